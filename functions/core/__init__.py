@@ -1,0 +1,1 @@
+"""The rules: no AWS, no runtime, no environment."""

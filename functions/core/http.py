@@ -1,0 +1,89 @@
+"""HTTP as API Gateway hands it to a function and takes it back."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from functions.core.errors import InvalidRequest
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One call: `path` begins with a slash and holds no stage or base path; header names are lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    request_id: str
+
+
+@dataclass(slots=True)
+class HttpResponse:
+    """One reply. `headers` may still be added to until it is sent."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def to_event(self) -> dict[str, Any]:
+        """As API Gateway's proxy integration wants it; base64, so that every byte survives."""
+        return {
+            "statusCode": self.status,
+            "headers": self.headers,
+            "body": base64.b64encode(self.body).decode("ascii"),
+            "isBase64Encoded": True,
+        }
+
+
+def json_response(status: int, value: object) -> HttpResponse:
+    """A JSON reply; values outside JSON are the caller's to spell."""
+    body = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode("utf-8", "replace")
+    return HttpResponse(status, body, {"content-type": "application/json"})
+
+
+def parse_event(event: Event, root: str) -> HttpRequest:
+    """The call in an API Gateway event: REST (v1), HTTP API and function URL (v2) alike.
+
+    `root` is the first segment that the function serves, e.g. "/v2": what stands before it in the path
+    is a stage or the base path of a custom domain.
+
+    Raises:
+        InvalidRequest: the body is labelled base64 and is not.
+    """
+    context = event.get("requestContext") or {}
+    http = context.get("http") or {}
+    path = event.get("rawPath") or event.get("path") or "/"
+    body = event.get("body") or ""
+    if event.get("isBase64Encoded"):
+        try:
+            raw = base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequest("the body is labelled base64 and is not") from error
+    else:
+        raw = body.encode("utf-8", "surrogatepass")
+    return HttpRequest(
+        method=event.get("httpMethod") or http.get("method") or "GET",
+        path=_below(unquote(path), root),
+        headers={str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()},
+        query={str(name): str(value) for name, value in (event.get("queryStringParameters") or {}).items()},
+        body=raw,
+        request_id=str(context.get("requestId") or ""),
+    )
+
+
+def _below(path: str, root: str) -> str:
+    """`path` from its first segment `root` on; unchanged when it has none.
+
+    >>> _below("/prod/v2/models/m", "/v2"), _below("/v2", "/v2"), _below("/v20/x", "/v2")
+    ('/v2/models/m', '/v2', '/v20/x')
+    """
+    at = (path + "/").find(root + "/")
+    return path[at:] if at >= 0 else path

@@ -1,0 +1,61 @@
+"""The names that the outside may choose: models, aliases, versions. ASCII only, so there are no twins."""
+
+import re
+
+from functions.core.errors import InvalidRequest, shown
+
+_MODEL = re.compile(r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII)
+_VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", re.ASCII)
+
+
+def is_model_name(name: str) -> bool:
+    r"""Whether `name` may name a model or an alias.
+
+    >>> is_model_name("digits-2"), is_model_name("Digits"), is_model_name("digits\n"), is_model_name("a/b")
+    (True, False, False, False)
+    """
+    return _MODEL.fullmatch(name) is not None
+
+
+def is_alias(name: str) -> bool:
+    """Whether `name` may be an alias: a model name that begins with a letter, so that it never looks like a version.
+
+    >>> is_alias("prod"), is_alias("7"), is_alias("2b")
+    (True, False, False)
+    """
+    return is_model_name(name) and name[0].isalpha()
+
+
+def is_file_name(name: str) -> bool:
+    """Whether `name` is a flat file name that is safe to create in a directory of ours.
+
+    >>> is_file_name("model.onnx.data"), is_file_name("../x"), is_file_name(".bashrc"), is_file_name("a/b")
+    (True, False, False, False)
+    """
+    return _FILE.fullmatch(name) is not None
+
+
+def parse_version(text: str) -> int | None:
+    """The version number that `text` spells, or None when it spells none.
+
+    >>> parse_version("7"), parse_version("07"), parse_version("+7"), parse_version("٧"), parse_version("prod")
+    (7, None, None, None, None)
+    """
+    return int(text) if _VERSION.fullmatch(text) else None
+
+
+def parse_reference(text: str) -> int | str:
+    """A version number or an alias, as it stands in a URL.
+
+    Raises:
+        InvalidRequest: `text` is neither.
+    """
+    number = parse_version(text)
+    if number is not None:
+        return number
+    if is_alias(text):
+        return text
+    raise InvalidRequest(
+        f"version {shown(text)} is neither a number like 7 nor an alias like prod (lower case, beginning with a letter)"
+    )

@@ -1,0 +1,1 @@
+"""Lambda: Open Inference Protocol v2 over every registered model."""

@@ -1,0 +1,1 @@
+"""Lambda: one upload becomes one version of a model."""
