@@ -1,0 +1,25 @@
+"""What can go wrong in training and is the user's to mend. Each is shown as one line, without a traceback."""
+
+
+class TrainingError(Exception):
+    """The message says what to change."""
+
+
+class InvalidRecipe(TrainingError):
+    """When a recipe does not exist, does not load, or its data do not fit its network."""
+
+
+class InvalidHyperparameter(TrainingError):
+    """When a name is unknown or a value does not have the declared type."""
+
+
+class InvalidCheckpoint(TrainingError):
+    """When a checkpoint cannot be read or was written by another run."""
+
+
+class ExportFailed(TrainingError):
+    """When no exporter produced a graph that computes what the network computes."""
+
+
+class InvalidJob(TrainingError):
+    """When a job request breaks the rules of CreateTrainingJob, or the job ended badly."""

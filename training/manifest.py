@@ -1,0 +1,129 @@
+"""What a model says about itself: the contract between training and the registry, carried inside model.onnx.
+
+The registry validates the same fields on its side (schema 1). No secrets and no file paths belong in here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+KEY = "mayfly.manifest"  # in the model's metadata_props
+LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-learn")
+
+
+class Input(TypedDict):
+    """`shape` has -1 where each request chooses the size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    preprocessing: str
+
+
+class Output(TypedDict):
+    """`labels` name the last dimension."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    kind: Literal["probabilities"]
+    labels: list[str]
+
+
+class Split(TypedDict):
+    """Rows in each part."""
+
+    seed: int
+    train: int
+    validation: int
+    test: int
+
+
+class Data(TypedDict):
+    source: str
+    sha256: str
+    split: Split
+
+
+class Training(TypedDict):
+    """Where and how the model was made; None where that is not known."""
+
+    job: str | None
+    image: str | None
+    instance_type: str | None
+    code_revision: str | None
+    libraries: dict[str, str]
+    device: str
+    duration_s: float
+    created: str
+
+
+class Tolerance(TypedDict):
+    """Runtimes agree when |a - b| <= atol + rtol * |b|."""
+
+    rtol: float
+    atol: float
+
+
+class Sample(TypedDict):
+    """An Open Inference Protocol request and the answer ONNX Runtime gave in training."""
+
+    request: dict[str, Any]
+    response: dict[str, Any]
+
+
+class Manifest(TypedDict):
+    schema: Literal[1]
+    task: Literal["classification"]
+    description: str
+    inputs: list[Input]
+    outputs: list[Output]
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    data: Data
+    hyperparameters: dict[str, Any]
+    training: Training
+    tolerance: Tolerance
+    samples: list[Sample]
+
+
+def dumps(manifest: Manifest) -> str:
+    """As compact JSON; refuses NaN and infinities, which JSON cannot spell."""
+    return json.dumps(manifest, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def libraries() -> dict[str, str]:
+    """Installed versions of what shaped the model."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # optional in some environments, e.g. onnxscript
+            continue
+    return found
+
+
+def code_revision(environ: Mapping[str, str] = os.environ, folder: Path = Path(__file__).parent) -> str | None:
+    """The commit this code is at: told by the submit step in MAYFLY_CODE_REVISION, or asked from git."""
+    told = environ.get("MAYFLY_CODE_REVISION", "")
+    if re.fullmatch(r"[0-9a-f]{40}(-dirty)?", told):
+        return told
+    head = _git(folder, "rev-parse", "HEAD")
+    if head is None:
+        return None
+    return head + ("-dirty" if _git(folder, "status", "--porcelain", "--", ".") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):  # no git here, e.g. in a container
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
