@@ -10,6 +10,7 @@
     ├── Unsupported          a part of the protocol not offered here    501
     ├── ExecutionFailed      the model refused these values             500
     ├── Unavailable          a dependency failed, or not now; retry     503
+    │   └── NotReady         the registry says: known, and not served   503
     └── TimedOut             no answer within the time limit            504
 
 Anything else is a bug and is left to Lambda. Every message is one printable line of at most 300 characters that names
@@ -117,6 +118,12 @@ class Unavailable(PlatformError):
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+
+class NotReady(Unavailable):
+    """When a model or version is known and not served: pending, rejected, archived or unloaded."""
+
+    code = "MODEL_NOT_READY"
 
 
 class TimedOut(PlatformError):

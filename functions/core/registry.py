@@ -10,9 +10,9 @@ One table. `pk` is `MODEL#<model>`; `sk` is one of
 
 and, apart from them because the data plane may write it, `pk = SERVING#<model>, sk = SWITCH`: served or not.
 
-Every write to a model is one transaction that moves META.revision from r to r + 1 on the condition that it is still r. So
-writes to one model are serial, each has exactly one audit record, and a writer that lost a race reads again and decides
-again. Nothing here depends on a clock.
+Every write to a model is one transaction that moves META.revision from r to r + 1 on the condition that it is still r.
+So writes to one model are serial, each has exactly one audit record, and a writer that lost a race reads again and
+decides again. Nothing here depends on a clock.
 """
 
 import hashlib
@@ -23,11 +23,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from functions.core.errors import ModelNotFound, Unavailable
+from functions.core.errors import ModelNotFound, NotReady, Unavailable
 from functions.core.signature import Signature
 
 DEFAULT_ALIAS = "prod"
 NEWEST_ALIAS = "latest"
+KEYS_AT_ONCE = 100  # what DynamoDB's BatchGetItem takes
 ATTEMPTS = 50  # lost races in a row; each loser waits a random time
 
 Item = Mapping[str, Any]
@@ -76,7 +77,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The exact object that a version was uploaded as. `object_version` is S3's VersionId, or the ETag in an unversioned bucket."""
+    """The exact object that a version was uploaded as.
+
+    `object_version` is S3's VersionId, or the ETag in a bucket without versions.
+    """
 
     bucket: str
     key: str
@@ -181,12 +185,29 @@ class Registry:
             reason = item.get("reason")
             yield model, int(number), State(item["state"]), reason["message"] if reason else ""
 
+    def reachable(self) -> None:
+        """One read, of nothing.
+
+        Raises:
+            Unavailable: the registry failed.
+        """
+        self._table.get([("HEALTH", "HEALTH")])
+
+    def unloaded(self, models: Iterable[str]) -> set[str]:
+        """Those of `models` that are switched off."""
+        pks = [f"SERVING#{model}" for model in dict.fromkeys(models)]
+        switches = []
+        for start in range(0, len(pks), KEYS_AT_ONCE):
+            switches += self._table.get([(pk, "SWITCH") for pk in pks[start : start + KEYS_AT_ONCE]])
+        return {item["pk"].removeprefix("SERVING#") for item in switches if item is not None and not item["serving"]}
+
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
         """The READY version that `reference` (a number, an alias, or None for the default) stands for.
 
         Raises:
             ModelNotFound: no such model, version or alias.
-            Unavailable: it exists and is not served: pending, rejected, archived, or unloaded.
+            NotReady: it exists and is not served: pending, rejected, archived, or unloaded.
+            Unavailable: the registry failed.
         """
         pk = _model_pk(model)
         target = _version_sk(reference) if isinstance(reference, int) else _alias_sk(reference or DEFAULT_ALIAS)
@@ -194,7 +215,9 @@ class Registry:
         if meta is None:
             raise ModelNotFound(f"Request for unknown model: '{model}' is not found")
         if found is None and reference is None:
-            raise Unavailable(f"Model version not ready: no version of '{model}' has been registered yet", retry_after_s=5)
+            raise NotReady(
+                f"Model version not ready: no version of '{model}' has been registered yet", retry_after_s=5
+            )
         if found is None:
             kind = "version" if isinstance(reference, int) else "version or alias"
             raise ModelNotFound(f"Request for unknown model: '{model}' {kind} '{reference}' is not found")
@@ -208,11 +231,12 @@ class Registry:
             version = pointed
         if version.state is not State.READY:
             why = f": {version.reason.message}" if version.reason else ""
-            raise Unavailable(
-                f"Model version not ready: version {version.number} of '{model}' is {version.state}{why}", retry_after_s=5
+            raise NotReady(
+                f"Model version not ready: version {version.number} of '{model}' is {version.state}{why}",
+                retry_after_s=5,
             )
         if switch is not None and not switch["serving"]:
-            raise Unavailable(f"Model version not ready: '{model}' is unloaded; load it first", retry_after_s=5)
+            raise NotReady(f"Model version not ready: '{model}' is unloaded; load it first", retry_after_s=5)
         return Resolved(version, alias)
 
     # --- registering ------------------------------------------------------------------------------------------------
@@ -258,7 +282,12 @@ class Registry:
         done = replace(version, finished_at=self._now())
         for _ in self._attempts():
             meta, standing, latest, prod = self._table.get(
-                [(pk, "META"), (pk, _version_sk(version.number)), (pk, _alias_sk(NEWEST_ALIAS)), (pk, _alias_sk(DEFAULT_ALIAS))]
+                [
+                    (pk, "META"),
+                    (pk, _version_sk(version.number)),
+                    (pk, _alias_sk(NEWEST_ALIAS)),
+                    (pk, _alias_sk(DEFAULT_ALIAS)),
+                ]
             )
             if meta is None or standing is None:
                 raise LookupError(f"version {version.number} of {version.model} was never claimed")
