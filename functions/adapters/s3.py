@@ -1,7 +1,6 @@
 """Objects in S3: uploads, read by their exact version, and blobs, stored once under their digest."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from functions.core.registry import Blob
 CHUNK = 1024 * 1024
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound", "405", "MethodNotAllowed"}  # 405: a delete marker
 _KEPT_AWAY = {"403", "AccessDenied"}
+_BUSY = {"SlowDown", "Throttling", "RequestTimeout"}
 _CHANGED = {"PreconditionFailed", "412"}
 
 
@@ -75,7 +75,10 @@ class S3Blobs:
                 if head["ContentLength"] == blob.size_bytes:
                     return
             self._client.upload_file(
-                str(path), self._bucket, blob.key, ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"name": blob.name}}
+                str(path),
+                self._bucket,
+                blob.key,
+                ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"name": blob.name}},
             )
 
     def fetch(self, blob: Blob, path: Path) -> None:
@@ -91,7 +94,7 @@ class S3Blobs:
                 digest = _write(reply["Body"], part, blob.size_bytes)
             if digest != blob.sha256:
                 raise Unavailable("a model file arrived corrupted from storage", code="BLOB_CORRUPTED")
-            os.replace(part, path)
+            part.replace(path)
         except ObjectGone as error:
             raise Unavailable("a model file is missing in storage", code="BLOB_MISSING") from error
         finally:
@@ -121,7 +124,8 @@ def _translated(bucket: str) -> Iterator[None]:
             raise ObjectGone from error
         if code in _KEPT_AWAY:  # a policy to mend, then the same upload registers
             raise Unavailable(f"access to the bucket {bucket} is denied", code="ACCESS_DENIED") from error
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) >= 500 or code in {"SlowDown", "Throttling"}:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        if status >= 500 or code in _BUSY:
             raise Unavailable("storage does not answer; try again") from error
         raise
     except BotoCoreError as error:  # connections, timeouts, broken streams

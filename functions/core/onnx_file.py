@@ -57,13 +57,14 @@ class _Walk:
         self._nodes = 0
 
     def model(self, size: int) -> OnnxFile:
-        ir_version, producer, metadata, has_graph = 0, ["", ""], {}, False
+        ir_version, producer, has_graph = 0, ["", ""], False
         opsets: dict[str, int] = {}
+        metadata: dict[str, str] = {}
         for number, kind, start, end in self._fields(0, size):
             match number, kind:
                 case 1, 0:
                     ir_version = start
-                case (2 | 3), 2:
+                case ((2 | 3), 2):
                     producer[number - 2] = self._text(start, end)
                 case 7, 2:
                     has_graph = True
@@ -74,7 +75,7 @@ class _Walk:
                 case 14, 2:
                     if len(metadata) == METADATA_ENTRIES or end - start > METADATA_BYTES:
                         raise InvalidModel(
-                            f"the model's metadata has over {METADATA_ENTRIES} entries or one over {METADATA_BYTES} bytes",
+                            f"the metadata has over {METADATA_ENTRIES} entries or one over {METADATA_BYTES} bytes",
                             code="TOO_COMPLEX",
                         )
                     key, value = self._entry(start, end)
@@ -82,7 +83,9 @@ class _Walk:
         if not has_graph or not ir_version:
             raise _not_onnx("it holds no graph" if ir_version else "it has no IR version")
         opset = opsets.get("", opsets.get("ai.onnx", 0))
-        return OnnxFile(ir_version, opset, " ".join(filter(None, producer)), metadata, tuple(self._external), self._nodes)
+        return OnnxFile(
+            ir_version, opset, " ".join(filter(None, producer)), metadata, tuple(self._external), self._nodes
+        )
 
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > SUBGRAPH_DEPTH:

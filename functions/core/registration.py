@@ -1,8 +1,8 @@
 """The way of an upload: claim a version, fetch that exact object, unpack, inspect, store, commit.
 
-Every step can be interrupted and done again: the claim gives the same version to the same object, blobs are stored under
-their digest, and the commit happens once. A fault of the upload becomes a REJECTED version that says why; a fault of
-anything else is raised, and the upload comes again.
+Every step can be interrupted and done again: the claim gives the same version to the same object, blobs are stored
+under their digest, and the commit happens once. A fault of the upload becomes a REJECTED version that says why; a fault
+of anything else is raised, and the upload comes again.
 """
 
 import hashlib
@@ -135,7 +135,7 @@ class Registration:
 
     def _build(self, version: Version, form: Form, pinned: Pinned, directory: Path) -> Version:
         package = self._unpack(form, pinned, directory)
-        [(name, model), *weights] = package.files
+        [(_, model), *weights] = package.files
         graph = read_onnx(model)
         _check_weights(graph, {file for file, _ in weights}, form)
         raw = package.manifest
@@ -184,7 +184,9 @@ class Registration:
         names = [file.path.rpartition("/")[2] for file in listed]
         models = [name for name in names if name.endswith(".onnx")]
         if len(models) != 1:
-            raise InvalidModel(f"manifest.json has to list one .onnx file under `files`; it lists {len(models)}", code="NO_MODEL")
+            raise InvalidModel(
+                f"manifest.json has to list one .onnx file under `files`; it lists {len(models)}", code="NO_MODEL"
+            )
         folder = pinned.key.rpartition("/")[0]
         files = []
         for file, name in zip(listed, names, strict=True):
@@ -207,7 +209,8 @@ class Registration:
             digest = self.uploads.fetch(member, target)
         except ObjectGone as error:
             raise InvalidModel(
-                f"{shown(file.path)} is listed in manifest.json and not there; upload manifest.json last", code="FILE_MISSING"
+                f"{shown(file.path)} is listed in manifest.json and not there; upload manifest.json last",
+                code="FILE_MISSING",
             ) from error
         if digest != file.sha256:
             raise InvalidModel(
@@ -227,11 +230,12 @@ def _unpack_archive(archive: Path, directory: Path) -> Package:
     """Two passes: find the model and the manifest, then the weight files that the model names."""
     inside = directory / "inside"
     inside.mkdir()
-    members = extract(archive, lambda member: None)
+    members = extract(archive, lambda _: None)
     models = [member for member in members if member.name.endswith(".onnx")]
     if len(models) != 1:
         raise InvalidModel(
-            f"the archive holds {len(models)} .onnx files and has to hold one; export the model to ONNX", code="NO_MODEL"
+            f"the archive holds {len(models)} .onnx files and has to hold one; export the model to ONNX",
+            code="NO_MODEL",
         )
     folder = models[0].name.rpartition("/")[0]
     beside = {_beside(member, folder): member for member in members if _beside(member, folder)}
@@ -243,6 +247,9 @@ def _unpack_archive(archive: Path, directory: Path) -> Package:
     _extract_some(archive, first, members, inside)
     external = read_onnx(inside / "model.onnx").external
     weights = {beside[name].name: name for name in external if name in beside and is_file_name(name)}
+    weights = {member: name for member, name in weights.items() if member not in first}  # a model may name itself
+    if "model.onnx" in weights.values():
+        raise InvalidModel("a weight file may not be called model.onnx", code="BAD_FILE_NAME")
     _extract_some(archive, weights, members, inside)
     opened = first.keys() | weights.keys()
     manifest = inside / "manifest.json"
@@ -268,7 +275,9 @@ def _beside(member: Member, folder: str) -> str:
 
 def _check_listed(file: ListedFile, name: str, names: list[str]) -> None:
     if not all(is_file_name(part) for part in file.path.split("/")):
-        raise InvalidModel(f"{shown(file.path)} in manifest.json is no relative path of plain names", code="BAD_FILE_NAME")
+        raise InvalidModel(
+            f"{shown(file.path)} in manifest.json is no relative path of plain names", code="BAD_FILE_NAME"
+        )
     if names.count(name) > 1:
         raise InvalidModel(f"manifest.json lists two files called {shown(name)}", code="BAD_FILE_NAME")
 
@@ -279,11 +288,13 @@ def _check_weights(graph: OnnxFile, present: set[str], form: Form) -> None:
         return
     if form is Form.ONNX:
         raise InvalidModel(
-            f"the weights are in another file ({shown(missing[0])}): save the model in one file (save_as_external_data=False), "
-            "or upload model.tar.gz or parts/ with manifest.json",
+            f"the weights are in another file ({shown(missing[0])}): save the model in one file "
+            "(save_as_external_data=False), or upload model.tar.gz or parts/ with manifest.json",
             code="WEIGHTS_OUTSIDE",
         )
-    raise InvalidModel(f"the model's weights {shown(missing[0])} are not in the package beside it", code="WEIGHTS_MISSING")
+    raise InvalidModel(
+        f"the model's weights {shown(missing[0])} are not in the package beside it", code="WEIGHTS_MISSING"
+    )
 
 
 def _described(signature: Signature, manifest: Manifest) -> Signature:
@@ -304,10 +315,14 @@ def _described(signature: Signature, manifest: Manifest) -> Signature:
             if tensor.datatype not in (None, spec.datatype):
                 raise _mismatch(f"{kind} {shown(name)} as {shown(tensor.datatype)}, and the model has {spec.datatype}")
             if tensor.shape is not None and not _agree(tensor.shape, spec.shape):
-                raise _mismatch(f"{kind} {shown(name)} with shape {list(tensor.shape)}, and the model has {list(spec.shape)}")
+                raise _mismatch(
+                    f"{kind} {shown(name)} with shape {list(tensor.shape)}, and the model has {list(spec.shape)}"
+                )
             width = spec.shape[-1] if spec.shape else 1
             if tensor.labels and width not in (DYNAMIC, len(tensor.labels)):
-                raise _mismatch(f"{len(tensor.labels)} labels for {kind} {shown(name)}, whose last dimension is {width}")
+                raise _mismatch(
+                    f"{len(tensor.labels)} labels for {kind} {shown(name)}, whose last dimension is {width}"
+                )
     labelled = tuple(replace(spec, labels=_labels(manifest, spec.name)) for spec in signature.outputs)
     return replace(signature, outputs=labelled)
 
@@ -338,10 +353,12 @@ def _check_room(size_bytes: int, directory: Path) -> None:
 
 
 def _check_record(version: Version) -> None:
-    size = len(json.dumps([version.card, version.signature.to_record() if version.signature else None, version.ignored]))
+    size = len(
+        json.dumps([version.card, version.signature.to_record() if version.signature else None, version.ignored])
+    )
     if size > RECORD_BYTES:
         raise InvalidModel(
-            f"signature, labels and manifest take {size} bytes and may take {RECORD_BYTES}: shorten labels or descriptions",
+            f"signature, labels and manifest take {size} of {RECORD_BYTES} bytes: shorten labels or descriptions",
             code="RECORD_TOO_LARGE",
         )
 

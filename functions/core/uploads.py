@@ -53,7 +53,8 @@ def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
                 yield Upload(record["s3"]["bucket"]["name"], unquote_plus(found["key"]), found.get("versionId") or None)
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidModel(
-            f"this is no S3 or EventBridge event: {shown(str(error))} is missing or malformed", code="NOT_AN_UPLOAD_EVENT"
+            f"this is no S3 or EventBridge event: {shown(str(error))} is missing or malformed",
+            code="NOT_AN_UPLOAD_EVENT",
         ) from error
 
 
