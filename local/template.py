@@ -351,7 +351,7 @@ class Template:
             if name in extra:
                 return _text(self.resolve(extra[name], where))
             if "." in name:
-                return self._attribute(*name.split(".", 1), where)
+                return self._attribute(name.split(".", 1)[0], name.split(".", 1)[1], where)
             return _text(self._ref(name, where))
 
         return re.sub(r"\$\{([^}]+)\}", replaced, text)

@@ -1,0 +1,112 @@
+"""`python -m local up`: serve template.yaml on loopback until Ctrl-C."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from local.pool import CONCURRENCY
+from local.processes import ROOT
+from local.stack import Settings, Stack, StackError
+from local.template import TemplateError
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local", description="The local stack: template.yaml served on loopback.")
+    up = parser.add_subparsers(required=True, metavar="up").add_parser("up", help="serve until Ctrl-C")
+    up.add_argument("--template", type=Path, default=ROOT / "template.yaml")
+    up.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the template; repeatable")
+    up.add_argument("--api-port", type=int, default=0, help="of the API under its stage; 0 takes a free one, here and below")
+    up.add_argument("--root-port", type=int, default=0, help="of the API without a stage, as under a custom domain")
+    up.add_argument("--aws-port", type=int, default=0, help="of S3, SQS, DynamoDB, SageMaker")
+    up.add_argument("--control-port", type=int, default=0, help="of the Lambda Invoke API")
+    up.add_argument("--concurrency", type=int, default=CONCURRENCY, help="environments a function may have (%(default)s)")
+    up.add_argument("--api-timeout", type=float, default=29.0, help="seconds the API waits for a function (%(default)s)")
+    up.add_argument("--state-dir", type=Path, default=ROOT / ".local", help="holds the logs (%(default)s)")
+    up.add_argument("--code-root", type=Path, default=ROOT, help="e.g. .aws-sam/build/InferFunction")
+    up.add_argument("--layer", type=Path, action="append", default=[], help="e.g. .aws-sam/build/DependenciesLayer")
+    up.add_argument("--python", default=sys.executable, help="runs the functions; needs awslambdaric")
+    up.add_argument("--logs", action="store_true", help="print what the functions log")
+    up.add_argument("--json", action="store_true", help="one line of JSON when it is up, for programs")
+    up.add_argument("--with-parent", action="store_true", help="end when standard input ends")
+    return parser.parse_args(arguments)
+
+
+def settings(arguments: argparse.Namespace) -> Settings:
+    parameters = {}
+    for pair in arguments.parameter:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise TemplateError(f"--parameter {pair}: write Name=Value")
+        parameters[name] = value
+    return Settings(
+        template=arguments.template,
+        parameters=parameters,
+        state_dir=arguments.state_dir,
+        api_port=arguments.api_port,
+        root_port=arguments.root_port,
+        aws_port=arguments.aws_port,
+        control_port=arguments.control_port,
+        concurrency=arguments.concurrency,
+        api_timeout_s=arguments.api_timeout,
+        code_root=arguments.code_root,
+        python=arguments.python,
+        layers=tuple(arguments.layer),
+        echo=(lambda function, line: print(f"{function} │ {line}", flush=True)) if arguments.logs else None,
+    )
+
+
+def account(stack: Stack) -> str:
+    """What a person needs to know of a running stack."""
+    outputs = stack.deployed.outputs
+    width = max(map(len, outputs), default=0)
+    bucket = outputs.get("ArtifactsBucketName", "<bucket>")
+    lines = [
+        *(f"{name:<{width}}  {value}" for name, value in outputs.items()),
+        "",
+        f"without a stage  {stack.root_url}",
+        f"AWS endpoint     {stack.endpoint_url}   (S3, SQS, DynamoDB, SageMaker; any credentials)",
+        f"Lambda endpoint  {stack.lambda_url}   (boto3: lambda.invoke of {', '.join(stack.pools)})",
+        f"logs             {stack.log_dir}",
+        "",
+        "Upload a model and ask for it:",
+        f"  AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1 \\\n"
+        f"    aws --endpoint-url {stack.endpoint_url} s3 cp model.onnx s3://{bucket}/models/mine/model.onnx",
+        f"  curl {stack.api_url}/v2/models/mine",
+        "",
+        "Ctrl-C ends it.",
+    ]
+    return "\n".join(lines)
+
+
+async def up(arguments: argparse.Namespace) -> None:
+    """Serve until SIGINT, SIGTERM, the end of standard input, or a failure."""
+    loop = asyncio.get_running_loop()
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, this.cancel)
+    if arguments.with_parent:
+        loop.add_reader(sys.stdin, lambda: sys.stdin.buffer.read1(4096) or (loop.remove_reader(sys.stdin), this.cancel()))
+    async with Stack(settings(arguments)) as stack:
+        print(json.dumps(stack.describe()) if arguments.json else account(stack), flush=True)
+        raise StackError(await stack.failed)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C: the stack has ended
+            asyncio.run(up(parse()))
+    except (StackError, TemplateError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

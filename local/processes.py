@@ -1,0 +1,74 @@
+"""Child processes that never outlive the stack: a small janitor ends them when the supervisor is gone, however it went.
+
+    python -m local.processes      the janitor; reads "add <pid>", "remove <pid>" and "folder <path>" until its input ends
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped,unused-ignore]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def end(pids: Iterable[int]) -> None:
+    """SIGKILL the sessions led by `pids` and all their descendants, those in sessions of their own included."""
+    family = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Janitor:
+    """Remembers, in a process of its own, what has to end when this one is killed."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "local.processes"]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        self.pid = self._process.pid
+
+    def tell(self, word: str, what: int | Path) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the janitor was killed: the stack works on without it
+            self._process.stdin.write(f"{word} {what}\n".encode())
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        """The janitor cleans up what it still knows of, and ends."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait(timeout=10)
+
+
+def main() -> None:
+    pids: set[int] = set()
+    folders: set[str] = set()
+    for line in sys.stdin:
+        word, _, what = line.rstrip("\n").partition(" ")
+        if word == "add":
+            pids.add(int(what))
+        elif word == "remove":
+            pids.discard(int(what))
+        elif word == "folder":
+            folders.add(what)
+    end(pids)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

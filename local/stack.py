@@ -1,0 +1,211 @@
+"""The supervisor: moto as a child, every function's environments as children, the gateway, the control API and the pollers here."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import boto3  # type: ignore[import-untyped,unused-ignore]
+from aiohttp import web
+from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
+
+from local import processes
+from local.control import make_control_app
+from local.gateway import TIMEOUT_S, Gateway
+from local.logs import Echo, FunctionLog
+from local.poller import Poller
+from local.pool import CONCURRENCY, FunctionPool
+from local.provision import Deployed, provision
+from local.runtime import HOST, Place
+from local.template import REGION, Template
+
+AWS_START_S = 60
+
+
+class StackError(Exception):
+    """The stack cannot start, and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a stack is started with. Port 0 means a free one."""
+
+    template: Path = processes.ROOT / "template.yaml"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    state_dir: Path = processes.ROOT / ".local"
+    api_port: int = 0
+    root_port: int = 0
+    aws_port: int = 0
+    control_port: int = 0
+    concurrency: int = CONCURRENCY
+    api_timeout_s: float = TIMEOUT_S
+    code_root: Path = processes.ROOT
+    python: str = sys.executable
+    layers: tuple[Path, ...] = ()
+    echo: Echo | None = None  # receives (function, line) for every line that a function logs
+
+
+class Stack:
+    """`async with Stack(Settings()) as stack`: up within the block, nothing left behind after it."""
+
+    deployed: Deployed
+    endpoint_url: str
+    api_url: str
+    root_url: str
+    lambda_url: str
+    pools: dict[str, FunctionPool]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log_dir = settings.state_dir.resolve() / "logs"
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the stack cannot go on
+        self._exits = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> "Stack":
+        try:
+            await self._start()
+        except BaseException:  # cancellation, too: whatever was started has to end
+            await self._exits.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exits.aclose()
+
+    def describe(self) -> dict[str, Any]:
+        """Where everything is, as JSON-ready values."""
+        return {
+            "api_url": self.api_url,
+            "root_url": self.root_url,
+            "endpoint_url": self.endpoint_url,
+            "lambda_url": self.lambda_url,
+            "log_dir": str(self.log_dir),
+            "outputs": self.deployed.outputs,
+            "environment": self.deployed.environment,
+            "pid": os.getpid(),
+        }
+
+    async def _start(self) -> None:
+        settings = self.settings
+        template = Template.load(settings.template, settings.parameters)
+        if shutil.which(settings.python) is None:
+            raise StackError(f"there is no Python at {settings.python}; see --python")
+        names = ("api", "root", "control")
+        api_socket, root_socket, control_socket = (_listen(name, getattr(settings, f"{name}_port")) for name in names)
+        for one in (api_socket, root_socket, control_socket):
+            self._exits.callback(one.close)
+        api_origin, self.root_url, self.lambda_url = (
+            f"http://{HOST}:{one.getsockname()[1]}" for one in (api_socket, root_socket, control_socket)
+        )
+        stage = f"/{template.api.stage}" if template.api else ""
+        self.api_url = api_origin + stage
+
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        work_dir = Path(tempfile.mkdtemp(prefix="mayfly-"))
+        self._exits.callback(shutil.rmtree, work_dir, ignore_errors=True)
+        janitor = processes.Janitor()
+        self._exits.push_async_callback(asyncio.to_thread, janitor.close)
+        janitor.tell("folder", work_dir)
+
+        self.endpoint_url = await self._start_aws(janitor, work_dir)
+        session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name=REGION)
+        self.deployed = await asyncio.to_thread(provision, template, session, self.endpoint_url, api_origin)
+
+        place = Place(
+            self.endpoint_url, work_dir, janitor,
+            settings.code_root.resolve(), settings.python, tuple(layer.resolve() for layer in settings.layers),
+        )  # fmt: skip
+        self.pools = {}
+        for name, function in self.deployed.template.functions.items():
+            log = FunctionLog(self.log_dir, name, settings.echo)
+            self._exits.callback(log.close)
+            self.pools[name] = FunctionPool(function, place, log, settings.concurrency)
+            self._exits.push_async_callback(self.pools[name].stop)
+
+        sqs = session.client(
+            "sqs", endpoint_url=self.endpoint_url, config=Config(proxies={}, retries={"total_max_attempts": 1}, read_timeout=60)
+        )
+        for name, function in self.deployed.template.functions.items():
+            for source in function.sources:
+                self._run(Poller(self.pools[name], source, sqs).run(), f"the poller of {name}")
+
+        if (api := self.deployed.template.api) is not None:
+            for prefix, one in ((stage, api_socket), ("", root_socket)):
+                await self._serve(Gateway(api, self.pools, prefix, settings.api_timeout_s).app(), one)
+        await self._serve(make_control_app(self.pools), control_socket)
+
+    async def _start_aws(self, janitor: processes.Janitor, work_dir: Path) -> str:
+        """Moto's server in a process of its own; it says on which port it listens."""
+        with (self.log_dir / "aws.log").open("wb") as log:
+            inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "local.aws", "--port", str(self.settings.aws_port),
+                cwd=processes.ROOT, start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE, stderr=log,
+                env=inherited | {
+                    "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION,
+                    "AWS_REGION": REGION, "MAYFLY_STATE_DIR": str(self.settings.state_dir.resolve()), "TMPDIR": str(work_dir),
+                },
+            )  # fmt: skip
+        janitor.tell("add", process.pid)
+
+        async def stop() -> None:
+            processes.end([process.pid])
+            await process.wait()
+            janitor.tell("remove", process.pid)
+
+        self._exits.push_async_callback(stop)
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), AWS_START_S)
+        except TimeoutError as error:
+            raise StackError(f"moto did not start within {AWS_START_S} s; see {self.log_dir}/aws.log") from error
+        if not line:
+            last = (self.log_dir / "aws.log").read_text().strip().splitlines()[-1:] or ["no message"]
+            raise StackError(f"moto did not start: {last[0]}; see {self.log_dir}/aws.log or choose another --aws-port")
+        self._run(self._fail_after(process), "AWS")
+        return f"http://{HOST}:{json.loads(line)['port']}"
+
+    async def _fail_after(self, process: asyncio.subprocess.Process) -> None:
+        await process.wait()
+        raise StackError(f"moto has ended; see {self.log_dir}/aws.log")
+
+    async def _serve(self, app: web.Application, listening: socket.socket) -> None:
+        runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=0.2)
+        await runner.setup()
+        self._exits.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listening).start()
+
+    def _run(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        """Run `work` until the stack ends; if it ends before, the stack has failed."""
+        task = asyncio.create_task(work)
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled() and not self.failed.done():
+                self.failed.set_result(f"{what} stopped: {task.exception()}")
+
+        task.add_done_callback(ended)
+        self._exits.push_async_callback(_cancel, task)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _listen(name: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise StackError(f"port {port} is not free ({error.strerror}): choose another --{name}-port") from error
