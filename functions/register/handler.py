@@ -78,7 +78,8 @@ def make_handler(registration: Registration, logger: Logger, metrics: Metrics) -
                 return dict(process_partial_response(event, on_message, processor, context))
             return {"versions": register_all(event, "invocation")}
         finally:
-            metrics.flush_metrics()
+            if metrics.metric_set:
+                metrics.flush_metrics()
 
     return lambda_handler
 

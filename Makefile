@@ -1,0 +1,98 @@
+# make demo and make test do all their own set-up: nothing but Python 3.11 or newer, make and git has to be there.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+# Where pip was told to look for wheels, uv looks too.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export SAM_CLI_TELEMETRY := 0
+export ORT_DISABLE_TELEMETRY := 1
+# The newest interpreter of the deployed runtime's version, if there is one; a shim that does not start does not count.
+PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) /opt/python/cp313*/bin/python3.13; do \
+	$$p -c 'import sys; assert sys.version_info[:2] == (3, 13)' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help demo local test check lint types imports template build deploy bench layer constraints clean
+
+help: ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: .venv/.demo ## Train, upload, register and call a model on the local stack, then stop
+	@$(BIN)/python -m local demo
+
+local: .venv/.demo ## The local stack, until Ctrl-C
+	@$(BIN)/python -m local up
+
+test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(PYTHON313),.venv-313/.done) ## Everything that can be tested here
+ifneq ($(PYTHON313),)
+	.venv-313/bin/python -m pytest -q -p no:cacheprovider -m "not train" tests/unit tests/integration --ignore-glob='*training*' --ignore-glob='*job*'
+endif
+	$(BIN)/python -m pytest
+
+check: lint types imports template test ## What CI runs: lint, types, import contracts, template, test
+
+lint: .venv/.all ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.all ## mypy --strict
+	$(BIN)/mypy
+
+imports: .venv/.all ## Who may import whom
+	$(BIN)/lint-imports
+
+template: .venv-sam/.done ## sam validate --lint
+	.venv-sam/bin/sam validate --lint
+
+build: .venv-sam/.done ## sam build (needs python3.13)
+	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: install it, or run make build PYTHON313=/path/to/python3.13"; exit 1; }
+	PATH="$(dir $(realpath $(PYTHON313))):$$PATH" .venv-sam/bin/sam build
+
+deploy: build ## sam deploy --guided (needs an AWS account)
+	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
+
+bench: .venv/.demo ## The benchmarks; results are added to benchmarks/results/
+	$(BIN)/python -m benchmarks.cold_start
+	$(BIN)/python -m benchmarks.warm_request
+
+layer: ## Generate layers/dependencies/requirements.txt from pyproject.toml
+	$(PYTHON) scripts/layer.py > layers/dependencies/requirements.txt
+
+constraints: .venv/.uv ## Pin again what the direct requirements pull in
+	$(BIN)/uv pip compile -q --upgrade --python $(BIN)/python --group lint --group train --no-header --no-annotate --no-emit-index-url -o constraints.txt
+	sed -i 's/+cpu$$//' constraints.txt
+
+clean: ## Remove environments, builds and the local stack's state
+	rm -rf .venv .venv-* .aws-sam .local artifacts
+
+# --- environments: each is made once, and again when its requirements change ----------------------------------------
+.venv/.uv:
+	@echo "Making the environment in .venv (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Mayfly needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+.venv/.demo: .venv/.uv pyproject.toml constraints.txt
+	@echo "Installing what the demo needs"
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --group local --group train
+	@touch $@
+
+.venv/.all: .venv/.demo
+	@echo "Installing what the tests need"
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --group lint --group train
+	@touch $@
+
+.venv-313/.done: .venv/.uv pyproject.toml constraints.txt
+	@echo "Making the environment of the deployed runtime's Python in .venv-313"
+	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-313
+	@$(BIN)/uv pip install -q --python .venv-313/bin/python -c constraints.txt --group test
+	@touch $@
+
+.venv-%/.done: .venv/.uv pyproject.toml
+	@echo "Making the environment of $* in .venv-$*"
+	@$(BIN)/uv venv -q --clear --python $(PYTHON) .venv-$*
+	@$(BIN)/uv pip install -q --python .venv-$*/bin/python --group $*
+	@touch $@
