@@ -5,9 +5,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
+from typing import cast
 
 from local.pool import CONCURRENCY
 from local.processes import ROOT
@@ -16,16 +18,16 @@ from local.template import TemplateError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local", description="The local stack: template.yaml served on loopback.")
+    parser = argparse.ArgumentParser(prog="python -m local", description="template.yaml on loopback.")
     up = parser.add_subparsers(required=True, metavar="up").add_parser("up", help="serve until Ctrl-C")
     up.add_argument("--template", type=Path, default=ROOT / "template.yaml")
-    up.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the template; repeatable")
-    up.add_argument("--api-port", type=int, default=0, help="of the API under its stage; 0 takes a free one, here and below")
+    up.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="repeatable")
+    up.add_argument("--api-port", type=int, default=0, help="of the API under its stage; by default a free one")
     up.add_argument("--root-port", type=int, default=0, help="of the API without a stage, as under a custom domain")
     up.add_argument("--aws-port", type=int, default=0, help="of S3, SQS, DynamoDB, SageMaker")
     up.add_argument("--control-port", type=int, default=0, help="of the Lambda Invoke API")
-    up.add_argument("--concurrency", type=int, default=CONCURRENCY, help="environments a function may have (%(default)s)")
-    up.add_argument("--api-timeout", type=float, default=29.0, help="seconds the API waits for a function (%(default)s)")
+    up.add_argument("--concurrency", type=int, default=CONCURRENCY, help="environments a function may have")
+    up.add_argument("--api-timeout", type=float, default=29.0, help="seconds the API waits for a function")
     up.add_argument("--state-dir", type=Path, default=ROOT / ".local", help="holds the logs (%(default)s)")
     up.add_argument("--code-root", type=Path, default=ROOT, help="e.g. .aws-sam/build/InferFunction")
     up.add_argument("--layer", type=Path, action="append", default=[], help="e.g. .aws-sam/build/DependenciesLayer")
@@ -86,12 +88,17 @@ def account(stack: Stack) -> str:
 async def up(arguments: argparse.Namespace) -> None:
     """Serve until SIGINT, SIGTERM, the end of standard input, or a failure."""
     loop = asyncio.get_running_loop()
-    this = asyncio.current_task()
-    assert this is not None
+    this = cast("asyncio.Task[None]", asyncio.current_task())
+
+    def read_parent() -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            loop.remove_reader(sys.stdin)
+            this.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, this.cancel)
     if arguments.with_parent:
-        loop.add_reader(sys.stdin, lambda: sys.stdin.buffer.read1(4096) or (loop.remove_reader(sys.stdin), this.cancel()))
+        loop.add_reader(sys.stdin, read_parent)
     async with Stack(settings(arguments)) as stack:
         print(json.dumps(stack.describe()) if arguments.json else account(stack), flush=True)
         raise StackError(await stack.failed)

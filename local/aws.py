@@ -76,7 +76,7 @@ def main() -> None:
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
     app = DomainDispatcherApplication(create_backend_app)
-    server = make_server(HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler)  # type: ignore[arg-type]
+    server = make_server(HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler)
     os.environ["AWS_ENDPOINT_URL"] = f"http://{HOST}:{server.server_port}"  # for the jobs started from here
     os.environ["MOTO_PORT"] = str(server.server_port)
     with as_aws_notifies():

@@ -10,13 +10,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-import boto3  # type: ignore[import-untyped,unused-ignore]
-from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
+from botocore.config import Config
 
 from local.processes import ROOT
-from local.template import REGION
+from local.provision import local_session
 
 START_S = 90
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # HTTP_PROXY is not for loopback
@@ -42,16 +41,16 @@ class RunningStack:
         return self.session().client(service, endpoint_url=url, config=config)
 
     def session(self) -> Any:
-        return boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name=REGION)
+        return local_session()
 
     def environments(self, function: str) -> list[dict[str, Any]]:
-        """Its execution environments, e.g. [{"pid": 123, "number": 1, "state": "idle"}], the one to be used next last."""
+        """Its execution environments, the one to be used next last: [{"pid": 123, "number": 1, "state": "idle"}]."""
         with _direct.open(f"{self.lambda_url}/environments", timeout=10) as answer:
             return list(json.load(answer)[function])
 
     def recycle(self, function: str) -> None:
         """End its idle environments: the next call is a cold start."""
-        request = urllib.request.Request(f"{self.lambda_url}/environments/{function}", method="DELETE")
+        request = urllib.request.Request(f"{self.lambda_url}/environments/{function}", method="DELETE")  # noqa: S310  # ours
         _direct.open(request, timeout=30).close()
 
     def log(self, function: str) -> str:
@@ -73,8 +72,8 @@ def start_stack(
     """
     state = Path(state_dir).resolve()
     state.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "local", "up", "--json", "--with-parent", "--template", str(Path(template).resolve())]
-    command += ["--state-dir", str(state), *arguments]
+    command = [sys.executable, "-m", "local", "up", "--json", "--with-parent"]
+    command += ["--template", str(Path(template).resolve()), "--state-dir", str(state), *arguments]
     for name, value in (parameters or {}).items():
         command += ["--parameter", f"{name}={value}"]
     said = state / "stack.log"
@@ -84,11 +83,11 @@ def start_stack(
             command, cwd=ROOT, env=os.environ | {"PYTHONPATH": search_path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
         )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
+    stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
     watchdog = threading.Timer(START_S, process.kill)
     watchdog.start()
     try:
-        line = process.stdout.readline()
+        line = stdout.readline()
         watchdog.cancel()
         if not line:
             last = said.read_text().strip().splitlines()[-1:] or [f"nothing within {START_S} s"]
@@ -97,10 +96,10 @@ def start_stack(
         yield RunningStack(**{**told, "log_dir": Path(told["log_dir"])})
     finally:
         watchdog.cancel()
-        process.stdin.close()  # --with-parent: this is how it knows
+        stdin.close()  # --with-parent: this is how it knows
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()  # its janitor ends the rest
             process.wait()
-        process.stdout.close()
+        stdout.close()

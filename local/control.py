@@ -1,8 +1,8 @@
 """The Lambda Invoke API on loopback, as `sam local start-lambda` has it, and what tests need to look inside.
 
-    POST   /2015-03-31/functions/<function>/invocations      boto3's lambda.invoke, RequestResponse or Event
-    GET    /environments                                     {"InferFunction": [{"pid": 1, "number": 1, "state": "idle"}]}
-    DELETE /environments/<function>                          ends the idle ones
+POST   /2015-03-31/functions/<function>/invocations      boto3's lambda.invoke, RequestResponse or Event
+GET    /environments               {"InferFunction": [{"pid": 1, "number": 1, "state": "idle"}]}
+DELETE /environments/<function>    ends the idle ones
 """
 
 import asyncio
@@ -23,7 +23,8 @@ def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
 
     async def invoke(request: web.Request) -> web.Response:
         if (name := named(request)) not in pools:
-            return refusal(404, "ResourceNotFoundException", f"Function not found: {name}. There are: {', '.join(pools)}")
+            known = ", ".join(pools)
+            return refusal(404, "ResourceNotFoundException", f"Function not found: {name}. There are: {known}")
         called, event = pools[name], await request.read() or b"{}"
         kind = request.headers.get("X-Amz-Invocation-Type", "RequestResponse")
         if kind == "DryRun":
@@ -46,7 +47,7 @@ def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
             headers["X-Amz-Log-Result"] = base64.b64encode(result.log_tail.encode()).decode()
         return web.Response(body=result.payload, headers=headers, content_type="application/json")
 
-    async def environments(request: web.Request) -> web.Response:
+    async def environments(_: web.Request) -> web.Response:
         return web.json_response({name: one.environments() for name, one in pools.items()})
 
     async def recycle(request: web.Request) -> web.Response:
@@ -67,4 +68,5 @@ def _decoded(client_context: str | None) -> str | None:
 
 def refusal(status: int, error_type: str, message: str) -> web.Response:
     """An error as the Lambda API words it, so that boto3 raises the exception of this name."""
-    return web.json_response({"Message": message, "message": message}, status=status, headers={"x-amzn-errortype": error_type})
+    body = {"Message": message, "message": message}
+    return web.json_response(body, status=status, headers={"x-amzn-errortype": error_type})

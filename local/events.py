@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 from local.template import ACCOUNT, REGION, Api, Route
 
 Headers = Sequence[tuple[str, str]]
-DROPPED = {"connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"}
+DROPPED = {"connection", "content-length", "expect", "keep-alive", "te", "transfer-encoding", "upgrade"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,16 @@ def match(routes: Iterable[Route], path: str) -> Match | None:
     """
     found = []
     for resource in {route.path for route in routes}:
-        pattern = re.sub(r"\\\{(\w+)(\\\+)?\\\}", lambda part: f"(?P<{part[1]}>{'.+' if part[2] else '[^/]+'})", re.escape(resource))
-        if matched := re.fullmatch(pattern, path.rstrip("/") or "/"):
+        if matched := re.fullmatch(_pattern(resource), path.rstrip("/") or "/"):
             rank = [2 if segment.endswith("+}") else int(segment.startswith("{")) for segment in resource.split("/")]
             found.append((rank, Match(resource, {name: unquote(value) for name, value in matched.groupdict().items()})))
     return min(found, key=lambda one: one[0])[1] if found else None
+
+
+def _pattern(resource: str) -> str:
+    """A resource path as a regular expression with its parameters as named groups."""
+    escaped = re.escape(resource)
+    return re.sub(r"\\\{(\w+)(\\\+)?\\\}", lambda part: f"(?P<{part[1]}>{'.+' if part[2] else '[^/]+'})", escaped)
 
 
 def find_route(routes: Sequence[Route], method: str, resource: str) -> Route | None:
@@ -97,7 +102,7 @@ def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> 
             "domainPrefix": api.id,
             "extendedRequestId": uuid.uuid4().hex[:15] + "=",
             "httpMethod": request.method,
-            "identity": {"sourceIp": request.source_ip, "userAgent": by_name.get("user-agent"), "apiKey": None, "userArn": None},
+            "identity": {"sourceIp": request.source_ip, "userAgent": by_name.get("user-agent"), "apiKey": None},
             "path": request.stage_path,
             "protocol": request.protocol,
             "requestId": request_id,

@@ -1,4 +1,4 @@
-"""API Gateway on loopback: HTTP in, REST proxy events to the functions, their answers out, with its limits and error shapes."""
+"""API Gateway on loopback: HTTP in, REST proxy events to the functions, their answers out; its limits, its errors."""
 
 import asyncio
 import base64
@@ -145,7 +145,8 @@ def gateway_response(api: Api, kind: str, request_id: str) -> web.Response:
         "requestId": request_id,
     }
     text = re.sub(r"\$context\.([\w.]+\w)", lambda found: values.get(found[1], ""), template)
-    headers = {"Content-Type": "application/json", "x-amzn-ErrorType": f"{kind.title().replace('_', '')}Exception", **chosen.headers}
+    error_type = f"{kind.title().replace('_', '')}Exception"
+    headers = {"Content-Type": "application/json", "x-amzn-ErrorType": error_type, **chosen.headers}
     return web.Response(status=chosen.status or default_status, body=text.encode(), headers=headers)
 
 

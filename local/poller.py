@@ -1,7 +1,7 @@
 """An SQS event source mapping: batches from a queue into a function, successes deleted, failures left to come back.
 
-What is not deleted becomes visible again after the queue's visibility timeout, and moves to the dead-letter queue by the queue's
-own count of receives.
+What is not deleted becomes visible again after the queue's visibility timeout, and moves to the dead-letter queue by
+the queue's own count of receives.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped,unused-ignore]
+from botocore.exceptions import BotoCoreError, ClientError
 
 from local.events import sqs_event
 from local.pool import FunctionPool, PayloadTooLarge, Result, Throttled
@@ -33,7 +33,8 @@ class Poller:
 
     async def run(self) -> None:
         """Poll until cancelled; a batch under way is given up then, and its messages come back."""
-        url = (await asyncio.to_thread(self._sqs.get_queue_url, QueueName=self._source.queue_arn.split(":")[-1]))["QueueUrl"]
+        name = self._source.queue_arn.split(":")[-1]
+        url = (await asyncio.to_thread(self._sqs.get_queue_url, QueueName=name))["QueueUrl"]
         try:
             while True:
                 await self._slots.acquire()
@@ -86,8 +87,8 @@ class Poller:
 def failed_messages(result: Result, message_ids: Sequence[str], partial_failures: bool) -> set[str]:
     """Which messages of a batch have to come back.
 
-    With ReportBatchItemFailures the function names them; nothing, null or an empty list means success, and an answer that cannot be
-    understood, or names a message that was not in the batch, fails them all.
+    With ReportBatchItemFailures the function names them; nothing, null or an empty list means success, and an answer
+    that cannot be understood, or names a message that was not in the batch, fails them all.
     """
     everything = set(message_ids)
     if result.error:

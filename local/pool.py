@@ -1,4 +1,4 @@
-"""A function as its callers see it: cold and warm environments, one invocation at a time in each, and Lambda's log lines."""
+"""A function as its callers see it: cold and warm environments, one invocation at a time each, Lambda's log lines."""
 
 import asyncio
 import math
@@ -129,8 +129,8 @@ class FunctionPool:
         try:
             await environment.start(INIT_LIMIT_S, request_id)
         except InitFailed as error:
-            environment.output.recent.clear()
-            self._log.write(f"INIT_REPORT Init Duration: {environment.init_ms:.2f} ms\tPhase: init\tStatus: {_status(error.answer)}")
+            status = _status(error.answer)
+            self._log.write(f"INIT_REPORT Init Duration: {environment.init_ms:.2f} ms\tPhase: init\tStatus: {status}")
         else:
             return environment, None, 0.0
         await self._drop(environment)
@@ -141,7 +141,9 @@ class FunctionPool:
             return environment, error.answer, environment.init_ms / 1000
         return environment, None, environment.init_ms / 1000
 
-    def _report(self, environment: Environment, request_id: str, answer: Answer, duration_ms: float, init_ms: float | None) -> None:
+    def _report(
+        self, environment: Environment, request_id: str, answer: Answer, duration_ms: float, init_ms: float | None
+    ) -> None:
         line = environment.output.line
         status = _status(answer) if answer.fatal else ""
         if status == "timeout":

@@ -1,6 +1,6 @@
 """Child processes that never outlive the stack: a small janitor ends them when the supervisor is gone, however it went.
 
-    python -m local.processes      the janitor; reads "add <pid>", "remove <pid>" and "folder <path>" until its input ends
+python -m local.processes      the janitor; reads "add <pid>", "remove <pid>" and "folder <path>" until its input ends
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, cast
 
-import psutil  # type: ignore[import-untyped,unused-ignore]
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,19 +39,18 @@ class Janitor:
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
+        self._input = cast(IO[bytes], self._process.stdin)
         self.pid = self._process.pid
 
     def tell(self, word: str, what: int | Path) -> None:
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the janitor was killed: the stack works on without it
-            self._process.stdin.write(f"{word} {what}\n".encode())
-            self._process.stdin.flush()
+            self._input.write(f"{word} {what}\n".encode())
+            self._input.flush()
 
     def close(self) -> None:
         """The janitor cleans up what it still knows of, and ends."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._input.close()
         self._process.wait(timeout=10)
 
 

@@ -1,13 +1,14 @@
-"""Makes the template's buckets, queues, tables and notifications in an AWS that boto3 can reach: moto, or a real account."""
+"""Makes the template's buckets, queues, tables and notifications in any AWS that boto3 can reach."""
 
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
+import boto3
+from botocore.config import Config
 
-from local.template import Template
+from local.template import REGION, Template
 
 TABLE_KEYS = (
     "AttributeDefinitions", "KeySchema", "BillingMode", "ProvisionedThroughput",
@@ -19,6 +20,11 @@ QUEUE_KEYS = (
 )  # fmt: skip
 
 
+def local_session() -> Any:
+    """A boto3 session with credentials that open nothing, for moto."""
+    return boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name=REGION)  # noqa: S106
+
+
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """What `provision` made. `template` resolves references to the real things, e.g. queue URLs."""
@@ -28,11 +34,13 @@ class Deployed:
     environment: dict[str, dict[str, str]]  # function → its environment variables
 
 
-def provision(template: Template, session: Any, endpoint_url: str | None = None, api_origin: str | None = None) -> Deployed:
+def provision(
+    template: Template, session: Any, endpoint_url: str | None = None, api_origin: str | None = None
+) -> Deployed:
     """Create everything that the functions use; `session` is a boto3.Session.
 
-    `api_origin` (http://127.0.0.1:8080) takes the place of the API's address in the outputs. Bucket policies, encryption,
-    lifecycles and alarms are left out: moto does not act on them.
+    `api_origin` (http://127.0.0.1:8080) takes the place of the API's address in the outputs. Bucket policies,
+    encryption, lifecycles and alarms are left out: moto does not act on them.
     """
     config = Config(proxies={}, retries={"total_max_attempts": 2})  # a developer's HTTP_PROXY must not see loopback
 
@@ -47,7 +55,9 @@ def provision(template: Template, session: Any, endpoint_url: str | None = None,
     if api_origin is not None and template.api is not None:
         pattern = rf"^https://{re.escape(template.api.id)}\.execute-api\.[^/]+"
         outputs = {name: re.sub(pattern, api_origin, value) for name, value in outputs.items()}
-    return Deployed(template, outputs, {name: dict(function.environment) for name, function in template.functions.items()})
+    return Deployed(
+        template, outputs, {name: dict(function.environment) for name, function in template.functions.items()}
+    )
 
 
 def make_queues(template: Template, sqs: Any) -> dict[str, str]:
@@ -59,7 +69,9 @@ def make_queues(template: Template, sqs: Any) -> dict[str, str]:
         urls[name] = str(sqs.create_queue(QueueName=template.physical_name(name), Attributes=attributes)["QueueUrl"])
     for name, url in urls.items():
         if "RedrivePolicy" in (properties := template.properties(name)):
-            sqs.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(properties["RedrivePolicy"])})
+            sqs.set_queue_attributes(
+                QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(properties["RedrivePolicy"])}
+            )
     return urls
 
 

@@ -1,7 +1,7 @@
 """An execution environment: one awslambdaric process and the Runtime API server that it talks to.
 
-The API is AWS's (docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). awslambdaric takes a host and a port only, so every
-environment has a port of its own.
+The API is AWS's (docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). awslambdaric takes a host and a port only,
+so every environment has a port of its own.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import psutil  # type: ignore[import-untyped,unused-ignore]
+import psutil
 from aiohttp import web
 
 from local import processes
@@ -90,7 +91,7 @@ class Environment:
         began = time.perf_counter()
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[Answer | None] = loop.create_future()
-        self._answer: asyncio.Future[Answer] = loop.create_future()
+        self._answer: asyncio.Future[Answer | None] = loop.create_future()
         self.output = ProcessOutput(self.log)
         self.tmp = self.place.work_dir / f"{self.function.name}-{self.number}"
         self.tmp.mkdir()
@@ -120,8 +121,7 @@ class Environment:
         self.state = "busy"
         self._answer = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(invocation)
-        answer = await self._until(self._answer, limit_s, invocation.request_id)
-        assert answer is not None
+        answer = await self._until(self._answer, limit_s, invocation.request_id) or Answer(b"null")
         if answer.fatal:
             await self.stop()
         else:
@@ -152,19 +152,19 @@ class Environment:
         await self._server.cleanup()
         await asyncio.to_thread(shutil.rmtree, self.tmp, ignore_errors=True)
 
-    async def _until(self, done: "asyncio.Future[Answer | None] | asyncio.Future[Answer]", limit_s: float, request_id: str) -> Answer | None:
+    async def _until(self, done: "asyncio.Future[Answer | None]", limit_s: float, request_id: str) -> Answer | None:
         """The result of `done`, or what came before it: an exit, too much memory, the time limit."""
         memory = asyncio.create_task(self._outgrown())
-        await asyncio.wait([done, self._exit, memory], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        events: set[asyncio.Future[Any]] = {done, self._exit, memory}
         try:
+            await asyncio.wait(events, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if done.done():
                 return done.result()
-            if memory.done():
-                processes.end([self.pid])
-                return failure("Runtime.ExitError", f"RequestId: {request_id} Error: Runtime exited with error: signal: killed")
-            if self._exit.done():
-                return failure("Runtime.ExitError", f"RequestId: {request_id} Error: {exit_reason(self._exit.result())}")
-            return failure("Sandbox.Timedout", f"RequestId: {request_id} Error: Task timed out after {self.function.timeout_s:.2f} seconds")
+            if memory.done() or self._exit.done():
+                reason = exit_reason(-9 if memory.done() else self._exit.result())
+                return failure("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}")
+            limit = f"{self.function.timeout_s:.2f} seconds"
+            return failure("Sandbox.Timedout", f"RequestId: {request_id} Error: Task timed out after {limit}")
         finally:
             memory.cancel()
 
@@ -190,9 +190,10 @@ class Environment:
             asyncio.get_running_loop().remove_reader(self.output)
 
     def _variables(self, port: int) -> dict[str, str]:
-        """The environment variables of the process: Lambda's own, then the template's; of ours only the search paths."""
+        """The environment variables of the process: Lambda's own, the template's; of ours the search paths only."""
         name = self.function.name
         inherited = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+        search_path = (self.place.code_root, *(layer / "python" for layer in self.place.layers))
         return inherited | self.function.environment | {
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
@@ -213,7 +214,7 @@ class Environment:
             "LANG": "en_US.UTF-8",
             "TZ": ":UTC",
             "TMPDIR": str(self.tmp),
-            "PYTHONPATH": os.pathsep.join(map(str, (self.place.code_root, *(layer / "python" for layer in self.place.layers)))),
+            "PYTHONPATH": os.pathsep.join(map(str, search_path)),
         }  # fmt: skip
 
     # --- the Runtime API ------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ class Environment:
         app.router.add_post(f"{runtime}/init/error", self._init_error)
         return app
 
-    async def _next(self, request: web.Request) -> web.Response:
+    async def _next(self, _: web.Request) -> web.Response:
         if not self._ready.done():
             self._ready.set_result(None)
         invocation = await self._queue.get()
@@ -246,9 +247,13 @@ class Environment:
             payload = await request.read()
         except web.HTTPRequestEntityTooLarge:
             size = request.content_length or 0
-            message = f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({RESPONSE_LIMIT} bytes)."
+            message = (
+                f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({RESPONSE_LIMIT} bytes)."
+            )
             self._answered(failure("Function.ResponseSizeTooLarge", message, fatal=False))
-            return web.json_response({"errorType": "Function.ResponseSizeTooLarge", "errorMessage": message}, status=413)
+            return web.json_response(
+                {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": message}, status=413
+            )
         return self._answered(Answer(payload))
 
     async def _fail(self, request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The supervisor: moto as a child, every function's environments as children, the gateway, the control API and the pollers here."""
+"""The supervisor: moto and the functions as children; gateway, control API and pollers in this process."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,10 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-import boto3  # type: ignore[import-untyped,unused-ignore]
 from aiohttp import web
-from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
+from botocore.config import Config
 
 from local import processes
 from local.control import make_control_app
@@ -24,7 +23,7 @@ from local.gateway import TIMEOUT_S, Gateway
 from local.logs import Echo, FunctionLog
 from local.poller import Poller
 from local.pool import CONCURRENCY, FunctionPool
-from local.provision import Deployed, provision
+from local.provision import Deployed, local_session, provision
 from local.runtime import HOST, Place
 from local.template import REGION, Template
 
@@ -119,7 +118,7 @@ class Stack:
         janitor.tell("folder", work_dir)
 
         self.endpoint_url = await self._start_aws(janitor, work_dir)
-        session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name=REGION)
+        session = local_session()
         self.deployed = await asyncio.to_thread(provision, template, session, self.endpoint_url, api_origin)
 
         place = Place(
@@ -134,7 +133,9 @@ class Stack:
             self._exits.push_async_callback(self.pools[name].stop)
 
         sqs = session.client(
-            "sqs", endpoint_url=self.endpoint_url, config=Config(proxies={}, retries={"total_max_attempts": 1}, read_timeout=60)
+            "sqs",
+            endpoint_url=self.endpoint_url,
+            config=Config(proxies={}, retries={"total_max_attempts": 1}, read_timeout=60),
         )
         for name, function in self.deployed.template.functions.items():
             for source in function.sources:
@@ -148,15 +149,18 @@ class Stack:
     async def _start_aws(self, janitor: processes.Janitor, work_dir: Path) -> str:
         """Moto's server in a process of its own; it says on which port it listens."""
         with (self.log_dir / "aws.log").open("wb") as log:
-            inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+            variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+                "AWS_ACCESS_KEY_ID": "local",
+                "AWS_SECRET_ACCESS_KEY": "local",
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_REGION": REGION,
+                "MAYFLY_STATE_DIR": str(self.settings.state_dir.resolve()),
+                "TMPDIR": str(work_dir),
+            }
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "local.aws", "--port", str(self.settings.aws_port),
                 cwd=processes.ROOT, start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=log,
-                env=inherited | {
-                    "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION,
-                    "AWS_REGION": REGION, "MAYFLY_STATE_DIR": str(self.settings.state_dir.resolve()), "TMPDIR": str(work_dir),
-                },
+                stdout=asyncio.subprocess.PIPE, stderr=log, env=variables,
             )  # fmt: skip
         janitor.tell("add", process.pid)
 
@@ -166,9 +170,9 @@ class Stack:
             janitor.tell("remove", process.pid)
 
         self._exits.push_async_callback(stop)
-        assert process.stdout is not None
+        said = cast(asyncio.StreamReader, process.stdout)
         try:
-            line = await asyncio.wait_for(process.stdout.readline(), AWS_START_S)
+            line = await asyncio.wait_for(said.readline(), AWS_START_S)
         except TimeoutError as error:
             raise StackError(f"moto did not start within {AWS_START_S} s; see {self.log_dir}/aws.log") from error
         if not line:

@@ -1,6 +1,6 @@
 """A SAM template as the local stack sees it: parsed, its parameters filled in, its functions resolved to plain values.
 
-Resources keep CloudFormation's words; `Template.functions`, `.buckets`, `.queues`, `.tables` and `.api` are what is served.
+`Template.functions` and `.api` are what is served; `.properties(name)` gives any other resource in its own words.
 """
 
 import base64
@@ -95,7 +95,7 @@ class Template:
             TemplateError: unreadable, or a parameter is unknown, missing or outside what the template allows.
         """
         try:
-            document = yaml.load(Path(path).read_text(), _Loader)
+            document = yaml.load(Path(path).read_text(), _Loader)  # noqa: S506  # a SafeLoader
         except (OSError, yaml.YAMLError) as error:
             raise TemplateError(f"{path}: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("Resources"), dict):
@@ -131,7 +131,7 @@ class Template:
             kind: GatewayResponse(
                 int(response["StatusCode"]) if "StatusCode" in response else None,
                 (response.get("ResponseTemplates") or {}).get("application/json"),
-                {key: str(value).strip("'") for key, value in response.get("ResponseParameters", {}).get("Headers", {}).items()},
+                _headers(response),
             )
             for kind, response in (properties.get("GatewayResponses") or {}).items()
         }
@@ -170,11 +170,15 @@ class Template:
                 raise TemplateError(f"{where}: missing")
             return found
 
+        def optional_number(key: str) -> int | None:
+            return number(key, None) if key in own else None
+
         def number(key: str, default: Any) -> int:
             try:
                 return int(value(key, default))
             except ValueError as error:
-                raise TemplateError(f"Resources.{name}.Properties.{key}: {value(key, default)!r} is no number") from error
+                where = f"Resources.{name}.Properties.{key}"
+                raise TemplateError(f"{where}: {value(key, default)!r} is no number") from error
 
         variables: dict[str, Any] = {}
         for where, source in (("Globals.Function", shared), (f"Resources.{name}.Properties", own)):
@@ -188,7 +192,7 @@ class Template:
             timeout_s=number("Timeout", 3),
             ephemeral_mb=int(value("EphemeralStorage", {"Size": 512})["Size"]),
             environment={key: _text(variable) for key, variable in variables.items()},
-            reserved_concurrency=number("ReservedConcurrentExecutions", -1) if "ReservedConcurrentExecutions" in own else None,
+            reserved_concurrency=optional_number("ReservedConcurrentExecutions"),
             sources=tuple(
                 QueueSource(
                     queue_arn=str(event["Queue"]),
@@ -368,7 +372,9 @@ def fill_parameters(declared: Mapping[str, Any], given: Mapping[str, Any]) -> di
     """
     for name in given:
         if name not in declared:
-            raise TemplateError(f"parameter {name}: the template has none of this name, but {', '.join(declared) or 'none'}")
+            raise TemplateError(
+                f"parameter {name}: the template has {', '.join(declared) or 'no parameters'}, not this one"
+            )
     values = {}
     for name, rules in declared.items():
         value = given.get(name, rules.get("Default"))
@@ -402,6 +408,11 @@ def _check_parameter(name: str, rules: Mapping[str, Any], value: Any) -> Any:
 def _text(value: Any) -> str:
     """A value as CloudFormation writes it into a string."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _headers(gateway_response: Mapping[str, Any]) -> dict[str, str]:
+    headers = (gateway_response.get("ResponseParameters") or {}).get("Headers") or {}
+    return {name: str(value).strip("'") for name, value in headers.items()}
 
 
 class _Loader(yaml.SafeLoader):
