@@ -1,0 +1,125 @@
+"""Uploads and blobs on S3, with the faults that it has."""
+
+import hashlib
+from pathlib import Path
+
+import boto3
+import pytest
+
+from functions.adapters.s3 import S3Blobs, S3Uploads
+from functions.core.errors import Unavailable
+from functions.core.registration import ObjectGone
+from functions.core.registry import Blob
+from local.provision import Deployed
+
+KEY = "models/demo/a b+c(ü).onnx"
+
+
+@pytest.fixture
+def bucket(deployed: Deployed) -> str:
+    return deployed.outputs["ArtifactsBucketName"]
+
+
+@pytest.fixture
+def blobs(deployed: Deployed) -> S3Blobs:
+    return S3Blobs(boto3.client("s3"), deployed.outputs["ServingBucketName"])
+
+
+def test_the_named_version_is_read_and_not_the_newest(bucket: str, tmp_path: Path) -> None:
+    s3 = boto3.client("s3")
+    first = s3.put_object(Bucket=bucket, Key=KEY, Body=b"first")["VersionId"]
+    second = s3.put_object(Bucket=bucket, Key=KEY, Body=b"second")["VersionId"]
+    uploads = S3Uploads(s3)
+
+    old, current = uploads.pin(bucket, KEY, first), uploads.pin(bucket, KEY, None)
+
+    assert (old.version_id, old.size_bytes) == (first, 5)
+    assert (current.version_id, current.size_bytes) == (second, 6)
+    assert uploads.fetch(old, tmp_path / "m") == hashlib.sha256(b"first").hexdigest()
+    assert (tmp_path / "m").read_bytes() == b"first"
+
+
+def test_a_bucket_without_versions_is_pinned_by_etag(tmp_path: Path, deployed: Deployed) -> None:
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="plain")
+    s3.put_object(Bucket="plain", Key=KEY, Body=b"first")
+    uploads = S3Uploads(s3)
+    pinned = uploads.pin("plain", KEY, None)
+    assert pinned.version_id is None
+    assert uploads.fetch(pinned, tmp_path / "m")
+
+    s3.put_object(Bucket="plain", Key=KEY, Body=b"other")
+
+    with pytest.raises(ObjectGone):
+        uploads.fetch(pinned, tmp_path / "m")
+
+
+def test_what_is_gone_is_gone(bucket: str, tmp_path: Path) -> None:
+    s3 = boto3.client("s3")
+    uploads = S3Uploads(s3)
+    version = s3.put_object(Bucket=bucket, Key=KEY, Body=b"first")["VersionId"]
+    pinned = uploads.pin(bucket, KEY, version)
+    s3.delete_object(Bucket=bucket, Key=KEY, VersionId=version)
+
+    with pytest.raises(ObjectGone):
+        uploads.fetch(pinned, tmp_path / "m")
+    with pytest.raises(ObjectGone):
+        uploads.pin(bucket, KEY, version)
+    with pytest.raises(ObjectGone):
+        uploads.pin(bucket, "models/demo/never", None)
+
+
+def test_a_deleted_object_still_gives_its_named_version(bucket: str, tmp_path: Path) -> None:
+    s3 = boto3.client("s3")
+    version = s3.put_object(Bucket=bucket, Key=KEY, Body=b"first")["VersionId"]
+    s3.delete_object(Bucket=bucket, Key=KEY)  # a delete marker
+    uploads = S3Uploads(s3)
+
+    assert uploads.fetch(uploads.pin(bucket, KEY, version), tmp_path / "m")
+    with pytest.raises(ObjectGone):
+        uploads.pin(bucket, KEY, None)
+
+
+def test_a_blob_is_stored_once_and_comes_back_verified(blobs: S3Blobs, tmp_path: Path, deployed: Deployed) -> None:
+    source = tmp_path / "model"
+    source.write_bytes(b"weights")
+    blob = Blob("model.onnx", hashlib.sha256(b"weights").hexdigest(), 7)
+
+    blobs.store(blob, source)
+    written = boto3.client("s3").head_object(Bucket=deployed.outputs["ServingBucketName"], Key=blob.key)
+    blobs.store(blob, source)
+    again = boto3.client("s3").head_object(Bucket=deployed.outputs["ServingBucketName"], Key=blob.key)
+    blobs.fetch(blob, tmp_path / "copy")
+
+    assert again["LastModified"] == written["LastModified"]
+    assert (tmp_path / "copy").read_bytes() == b"weights"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "model"]
+
+
+@pytest.mark.parametrize(("content", "code"), [(b"weighed", "BLOB_CORRUPTED"), (None, "BLOB_MISSING"), (b"we", "UNAVAILABLE")])
+def test_a_blob_that_is_not_what_it_should_be_is_never_served(
+    blobs: S3Blobs, tmp_path: Path, deployed: Deployed, content: bytes | None, code: str
+) -> None:
+    blob = Blob("model.onnx", hashlib.sha256(b"weights").hexdigest(), 7)
+    if content is not None:
+        boto3.client("s3").put_object(Bucket=deployed.outputs["ServingBucketName"], Key=blob.key, Body=content)
+
+    with pytest.raises(Unavailable) as caught:
+        blobs.fetch(blob, tmp_path / "copy")
+
+    assert caught.value.instance_code == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_may_not_be_read_is_tried_again(deployed: Deployed, tmp_path: Path) -> None:
+    s3 = boto3.client("s3")
+
+    def denied(**_: object) -> None:
+        from botocore.exceptions import ClientError
+
+        raise ClientError({"Error": {"Code": "403"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "HeadObject")
+
+    s3.meta.events.register("before-send.s3", denied)
+
+    with pytest.raises(Unavailable, match="denied"):
+        S3Uploads(s3).pin("up", KEY, None)
