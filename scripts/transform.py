@@ -1,0 +1,32 @@
+"""Prints template.yaml before and after the SAM transform, offline. Runs in .venv-sam: SAM pins an older pydantic."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from samtranslator.translator.transform import transform
+from samcli.yamlhelper import yaml_parse
+
+
+class ManagedPolicies:
+    """The one that SAM adds to every function; the template names none."""
+
+    def load(self) -> dict[str, str]:
+        return {"AWSLambdaBasicExecutionRole": "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"}
+
+
+def main() -> None:
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    source: dict[str, Any] = yaml_parse(Path("template.yaml").read_text())
+    for resource in source["Resources"].values():  # SAM CLI uploads local code first; here it only has to look so
+        for name in {"CodeUri", "ContentUri"} & resource.get("Properties", {}).keys():
+            resource["Properties"][name] = "s3://bucket/key"
+    defaults = {name: parameter["Default"] for name, parameter in source["Parameters"].items()}
+    before = json.loads(json.dumps(source))
+    after = transform(source, {**defaults, "AWS::Region": "us-east-1"}, ManagedPolicies())
+    print(json.dumps({"before": before, "after": after}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
