@@ -133,7 +133,8 @@ def test_gateway_responses_follow_the_template() -> None:
 
 def test_an_sqs_event() -> None:
     message = {
-        "MessageId": "m", "ReceiptHandle": "r", "Body": "b", "MD5OfBody": "5", "Attributes": {"ApproximateReceiveCount": 1},
+        "MessageId": "m", "ReceiptHandle": "r", "Body": "b", "MD5OfBody": "5",
+        "Attributes": {"ApproximateReceiveCount": 1},
         "MessageAttributes": {"a": {"StringValue": "v", "DataType": "String"}},
     }  # fmt: skip
     (record,) = sqs_event([message], "arn:aws:sqs:us-east-1:1:q")["Records"]
