@@ -26,7 +26,7 @@ class Stop:
         signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
 
 
@@ -42,7 +42,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, folder / FILE)
+    part.replace(folder / FILE)
 
 
 def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ class Dataset:
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, scaled bilinearly from 8×8 to (n, 1, 28, 28) in [0, 1]. Not MNIST.
+    """scikit-learn's 1,797 handwritten digits, scaled bilinearly from 8x8 to (n, 1, 28, 28) in [0, 1]. Not MNIST.
 
     Source: UCI Optical Recognition of Handwritten Digits, test part; 13 writers, who are not named in the data, so the
     split is by image and the same hand is in every part.
@@ -54,7 +54,8 @@ def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     size = images.shape[-1]
     centres = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
     weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(size)[None])).astype(np.float32)  # (side, from)
-    return np.clip(weights @ images @ weights.T, 0, 1, dtype=np.float32)
+    scaled: NDArray[np.float32] = np.clip(weights @ images @ weights.T, 0, 1)
+    return scaled
 
 
 def split(x: NDArray[np.float32], y: NDArray[np.int64], *, source: str, sha256: str,
@@ -67,5 +68,5 @@ def split(x: NDArray[np.float32], y: NDArray[np.int64], *, source: str, sha256: 
 
     rest, held_out = parts(np.arange(len(y)), round(len(y) * test))
     train, tuning = parts(rest, round(len(y) * validation))
-    examples = (Examples(x[rows], y[rows]) for rows in (train, tuning, held_out))
-    return Dataset(*examples, source=source, sha256=sha256, split_seed=SPLIT_SEED)
+    train_part, validation_part, test_part = (Examples(x[rows], y[rows]) for rows in (train, tuning, held_out))
+    return Dataset(train_part, validation_part, test_part, source=source, sha256=sha256, split_seed=SPLIT_SEED)

@@ -72,7 +72,7 @@ def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
         middle = (dim.low + dim.high) // 2
         choices[name] = [size for size in (dim.low, dim.low + 1, middle, dim.high) if size != traced[name]]
         if len(set(choices[name])) < 3:
-            raise ExportFailed(f"dimension {name!r}: {dim.low} to {dim.high} leaves too few sizes to prove the export at")
+            raise ExportFailed(f"dimension {name!r}: {dim.low} to {dim.high} leaves too few sizes for a proof")
     return [{name: sizes[(turn + position) % len(sizes)] for position, (name, sizes) in enumerate(choices.items())}
             for turn in range(4)]
 
@@ -90,7 +90,7 @@ def export(spec: Spec, ladder: Sequence[Callable[[Spec], onnx.ModelProto]] | Non
         try:
             with _quiet():
                 graph = strip(rung(spec), spec)
-        except Exception as error:  # noqa: BLE001  exporters raise anything, their own bugs included; the next is tried
+        except Exception as error:  # exporters raise anything, their own bugs included; the next is tried
             reasons.append(f"{name}: {_first_line(error)}")
             continue
         problem = disagreement(graph, spec)
@@ -105,7 +105,7 @@ def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
     try:
         onnx.checker.check_model(graph)
         session = runtime(graph.SerializeToString())
-    except Exception as error:  # noqa: BLE001  native errors of any kind: the graph cannot be loaded, which is the answer
+    except Exception as error:  # native errors of any kind: that it does not load is the answer
         return f"does not load: {_first_line(error)}"
     for sizes in proof_sizes(spec.dims):
         at = ", ".join(f"{name}={size}" for name, size in sizes.items())
@@ -115,7 +115,7 @@ def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
         expected = [tensor.numpy() for tensor in (answer if isinstance(answer, tuple) else (answer,))]
         try:
             got = session.run(list(spec.outputs), dict(zip(spec.inputs, (feed.numpy() for feed in feeds), strict=True)))
-        except Exception as error:  # noqa: BLE001  as above
+        except Exception as error:  # as above
             return f"fails at {at}: {_first_line(error)}"
         for name, ours, theirs in zip(spec.outputs, got, expected, strict=True):
             if ours.shape != theirs.shape:
@@ -211,8 +211,8 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     with os.fdopen(handle, "wb") as file:
         file.write(model.SerializeToString())
-    os.chmod(part, 0o644)
-    os.replace(part, path)
+    Path(part).chmod(0o644)  # mkstemp's 0600 would hide it from others
+    Path(part).replace(path)
 
 
 @contextlib.contextmanager

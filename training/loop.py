@@ -24,7 +24,7 @@ SAVE_EVERY_S = 60.0  # within an epoch; at its end the state is saved anyway
 SAY_EVERY_S = 5.0  # within an epoch
 
 
-def fit(  # noqa: PLR0913  one call, from one place
+def fit(
     model: nn.Module,
     data: Dataset,
     settings: Hyperparameters,
@@ -87,7 +87,7 @@ def fit(  # noqa: PLR0913  one call, from one place
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 loss = functional.cross_entropy(model(batch), y[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss_sum += loss.detach() * len(rows)
 
@@ -131,8 +131,8 @@ def schedule(step: int, total: int) -> float:
 def predict(model: nn.Module, examples: Examples, device: torch.device, batch_size: int = 1024) -> NDArray[np.int64]:
     """The most likely class number of each example, (n,)."""
     model.eval()
-    x = torch.from_numpy(examples.x)
-    batches = [model(part.to(device)).argmax(dim=1).cpu() for part in x.split(batch_size)]
+    batches = [model(torch.from_numpy(examples.x[start : start + batch_size]).to(device)).argmax(dim=1).cpu()
+               for start in range(0, len(examples), batch_size)]
     return torch.cat(batches).numpy().astype(np.int64)
 
 

@@ -77,7 +77,7 @@ def load(reference: str) -> Recipe[Any]:
     if not isinstance(recipe, Recipe):
         raise InvalidRecipe(f"{reference} defines no `recipe = Recipe(...)`")
     if not NAME.fullmatch(recipe.name):
-        raise InvalidRecipe(f"recipe name {recipe.name!r} is no model name: use lower-case letters, digits, '.', '_', '-'")
+        raise InvalidRecipe(f"recipe name {recipe.name!r} is no model name: use a-z, 0-9, '.', '_', '-'")
     return recipe
 
 
@@ -154,7 +154,7 @@ def encode(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def pairs(settings: Sequence[str]) -> dict[str, str]:
+def pairs(settings: Sequence[str], option: str = "--set") -> dict[str, str]:
     """`NAME=VALUE` of the command line, by name.
 
     Raises:
@@ -162,5 +162,5 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
     """
     for setting in settings:
         if "=" not in setting:
-            raise InvalidHyperparameter(f"--set {setting}: write NAME=VALUE")
+            raise InvalidHyperparameter(f"{option} {setting}: write NAME=VALUE")
     return dict(setting.split("=", 1) for setting in settings)

@@ -155,7 +155,7 @@ def _describe(recipe: Recipe[Any], settings: Hyperparameters, data: Dataset, env
 def _report(card: manifest.Manifest, history: Sequence[Mapping[str, float]], path: Path, folder: Path) -> None:
     """The result, to read and as report.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    report = {key: card[key] for key in ("metrics", "baselines", "data", "hyperparameters", "training")}  # type: ignore[literal-required]
+    report = {key: card[key] for key in ("metrics", "baselines", "data", "hyperparameters", "training")}
     (folder / "report.json").write_text(json.dumps(report | {"history": history}, indent=2) + "\n")
     rows = {"this model": card["metrics"], **card["baselines"]}
     for metric, value in card["metrics"].items():

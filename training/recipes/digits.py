@@ -1,4 +1,4 @@
-"""Handwritten digits: a small convolutional network on 28×28 grey images."""
+"""Handwritten digits: a small convolutional network on 28x28 grey images."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def wobble(images: Tensor) -> Tensor:
 
 recipe = Recipe(
     name="digits",
-    description="Which handwritten digit, 0 to 9, a 28×28 grey image shows. Trained on 8×8 scans scaled up, not on MNIST.",
+    description="A handwritten digit, 0 to 9, on a 28x28 grey image. Trained on 8x8 scans scaled up, not on MNIST.",
     task="classification",
     labels=tuple("0123456789"),
     input_name="image",
-    preprocessing="grey image scaled bilinearly to 28×28, ink 1.0 and paper 0.0, float32",
+    preprocessing="grey image scaled bilinearly to 28x28, ink 1.0 and paper 0.0, float32",
     hyperparameters=DigitsHyperparameters,
-    data=lambda channels: data.digits(),
+    data=lambda _: data.digits(),
     model=network,
     augment=wobble,
 )

@@ -1,0 +1,245 @@
+"""One training job, as the CreateTrainingJob request that every backend takes: pure, and checked without a network.
+
+    python -m training.job digits --bucket my-artifacts --role arn:aws:iam::123456789012:role/train --wait
+    python -m training.job digits --bucket my-artifacts --role arn:… --dry-run
+
+With AWS_ENDPOINT_URL set, the job goes to the local stack, which runs it for real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from training.errors import InvalidJob, TrainingError
+from training.recipe import encode, pairs
+
+Request = dict[str, Any]
+
+CODE = "/opt/ml/input/data/code"  # where SageMaker puts the channel `code`
+TORCH = "2.13"
+GPU_FAMILIES = re.compile(r"ml\.(g|p)\d")
+DEFAULT_ACCOUNT = "763104351884"  # AWS Deep Learning Containers
+OPT_IN_ACCOUNTS = {  # regions with an account of their own; from the table in sagemaker 3.27 (pytorch-amzn2023)
+    "af-south-1": "626614931356", "ap-east-1": "871362719292", "ap-east-2": "975050140332",
+    "ap-northeast-3": "364406365360", "ap-south-2": "772153158452", "ap-southeast-3": "907027046896",
+    "ap-southeast-4": "457447274322", "ap-southeast-5": "550225433462", "ap-southeast-6": "633930458069",
+    "ap-southeast-7": "590183813437", "ca-west-1": "204538143572", "eu-central-2": "380420809688",
+    "eu-south-1": "692866216735", "eu-south-2": "503227376785", "il-central-1": "780543022126",
+    "me-central-1": "914824155844", "me-south-1": "217643126080", "mx-central-1": "637423239942",
+}  # fmt: skip
+METRICS = {  # what loop.py and train.py print
+    "train:loss": r"epoch \d+/\d+ +loss=([0-9.eE+-]+)",
+    "validation:accuracy": r"validation_accuracy=([0-9.]+)",
+    "test:accuracy": r"test_accuracy=([0-9.]+)",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job is made of. `code_uri` is the S3 prefix that holds this package, as `backends.upload_code` returns."""
+
+    name: str
+    recipe: str
+    model: str
+    bucket: str
+    role: str
+    code_uri: str
+    region: str = "us-east-1"
+    hyperparameters: Mapping[str, object] = field(default_factory=dict)
+    channels: Mapping[str, str] = field(default_factory=dict)  # name → S3 prefix of input data
+    instance_type: str = "ml.g5.xlarge"
+    image: str | None = None  # default: AWS's PyTorch image for the instance type
+    spot: bool = True
+    max_runtime_s: int = 3600
+    max_wait_s: int | None = None  # for a spot job, runtime included; default: an hour more than max_runtime_s
+    volume_gb: int = 30
+    retries: int = 2  # after an internal error of SageMaker's
+    keep_alive_s: int = 0  # warm pool: the next job starts in seconds, the instance is paid for meanwhile
+    kms_key: str | None = None
+    subnets: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    code_revision: str | None = None
+
+
+def image_uri(region: str, instance_type: str) -> str:
+    """AWS's PyTorch training image for the processor of `instance_type`.
+
+    >>> image_uri("eu-west-1", "ml.g5.xlarge")
+    '763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch:2.13-cu133-amzn2023-sagemaker'
+    """
+    if not re.fullmatch(r"(af|ap|ca|eu|il|me|mx|sa|us)-[a-z]+-\d", region):
+        raise InvalidJob(f"no PyTorch image is known for region {region!r}; name one with --image")
+    processor = "cu133" if GPU_FAMILIES.match(instance_type) else "cpu"
+    account = OPT_IN_ACCOUNTS.get(region, DEFAULT_ACCOUNT)
+    return f"{account}.dkr.ecr.{region}.amazonaws.com/pytorch:{TORCH}-{processor}-amzn2023-sagemaker"
+
+
+def job_name(model: str, now: datetime | None = None, suffix: str | None = None) -> str:
+    """A name that is free: model, time and chance. SageMaker allows 63 letters, digits and hyphens.
+
+    >>> job_name("digits", datetime(2026, 11, 22, 8, 15, 30), "1a2b")
+    'digits-20261122-081530-1a2b'
+    """
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", model).strip("-")[:42] or "job"
+    return f"{stem}-{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{suffix or secrets.token_hex(2)}"
+
+
+def build(job: Job) -> Request:
+    """The CreateTrainingJob request of `job`. The same job gives the same request; nothing is read or sent.
+
+    The output is uncompressed: model.onnx lands under models/<model>/ by one PutObject, which is the registration.
+    """
+    image = job.image or image_uri(job.region, job.instance_type)
+    environment = {"MAYFLY_TRAINING_IMAGE": image, "ORT_DISABLE_TELEMETRY": "1", **job.environment}
+    if job.code_revision:
+        environment["MAYFLY_CODE_REVISION"] = job.code_revision
+    stopping = {"MaxRuntimeInSeconds": job.max_runtime_s}
+    if job.spot:
+        stopping["MaxWaitTimeInSeconds"] = job.max_wait_s or job.max_runtime_s + 3600
+    resources = {"InstanceType": job.instance_type, "InstanceCount": 1, "VolumeSizeInGB": job.volume_gb}
+    output = {"S3OutputPath": f"s3://{job.bucket}/models/{job.model}/", "CompressionType": "NONE"}
+    if job.keep_alive_s:
+        resources["KeepAlivePeriodInSeconds"] = job.keep_alive_s
+    if job.kms_key:
+        output["KmsKeyId"] = job.kms_key
+        resources["VolumeKmsKeyId"] = job.kms_key
+    request: Request = {
+        "TrainingJobName": job.name,
+        "RoleArn": job.role,
+        "AlgorithmSpecification": {
+            "TrainingImage": image,
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python3", f"{CODE}/training/bootstrap.py"],
+            "ContainerArguments": ["-m", "training.train", job.recipe],
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS.items()],
+        },
+        "HyperParameters": {name: encode(value) for name, value in job.hyperparameters.items()},
+        "InputDataConfig": [_channel("code", job.code_uri)] + [_channel(*pair) for pair in job.channels.items()],
+        "OutputDataConfig": output,
+        "ResourceConfig": resources,
+        "StoppingCondition": stopping,
+        "EnableManagedSpotTraining": job.spot,
+        "CheckpointConfig": {"S3Uri": f"s3://{job.bucket}/checkpoints/{job.name}/"},
+        "RetryStrategy": {"MaximumRetryAttempts": job.retries},
+        "Environment": environment,
+        "Tags": [{"Key": key, "Value": value} for key, value in {"mayfly:model": job.model, **job.tags}.items()],
+    }
+    if job.subnets:
+        request["VpcConfig"] = {"Subnets": list(job.subnets), "SecurityGroupIds": list(job.security_groups)}
+    return request
+
+
+def _channel(name: str, uri: str) -> Request:
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def validate(request: Request) -> None:
+    """Check `request` against the service model that ships with botocore, and what that model leaves out.
+
+    Raises:
+        InvalidJob: names the field at fault.
+    """
+    from botocore.session import get_session
+    from botocore.validate import ParamValidator
+
+    shape = get_session().get_service_model("sagemaker").operation_model("CreateTrainingJob").input_shape
+    report = ParamValidator().validate(request, shape)
+    if report.has_errors():
+        raise InvalidJob("; ".join(report.generate_report().splitlines()))
+    known = shape.members["ResourceConfig"].members["InstanceType"].enum  # the validator skips enumerations
+    instance = request["ResourceConfig"]["InstanceType"]
+    problems = [
+        (instance in known, f"instance type {instance!r} is none of SageMaker's, e.g. ml.g5.xlarge"),
+        (re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", request["TrainingJobName"]),
+         f"job name {request['TrainingJobName']!r}: at most 63 letters, digits and inner hyphens"),
+        (re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", request["RoleArn"]),
+         f"role {request['RoleArn']!r} is no role ARN, e.g. arn:aws:iam::123456789012:role/training"),
+        (all(len(text) <= limit for name, value in request["HyperParameters"].items()
+             for text, limit in ((name, 256), (value, 2500))), "a hyperparameter is longer than SageMaker allows"),
+        (request["StoppingCondition"].get("MaxWaitTimeInSeconds", sys.maxsize)
+         >= request["StoppingCondition"]["MaxRuntimeInSeconds"], "max wait includes the runtime: make it no shorter"),
+        (not ("VpcConfig" in request and not request["VpcConfig"]["SecurityGroupIds"]),
+         "subnets need security groups: add --security-group"),
+        (not (request["EnableManagedSpotTraining"] and "KeepAlivePeriodInSeconds" in request["ResourceConfig"]),
+         "a warm pool needs an instance on demand: add --no-spot"),
+    ]
+    for holds, message in problems:
+        if not holds:
+            raise InvalidJob(message)
+
+
+def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    try:
+        return _submit(_options(arguments), environ)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.job", description="Run a recipe as a training job.")
+    parser.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
+    parser.add_argument("--bucket", required=True, help="the artifacts bucket")
+    parser.add_argument("--role", required=True, help="ARN of the role the job runs as")
+    parser.add_argument("--model", help="name of the model [the recipe's]")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
+    parser.add_argument("--channel", action="append", default=[], metavar="NAME=S3URI", help="input data")
+    parser.add_argument("--backend", choices=["boto3", "sagemaker"], default="boto3",
+                        help="what sends the request: boto3, or the SageMaker SDK where it is installed")
+    parser.add_argument("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
+    parser.add_argument("--instance", default=Job.instance_type, help="instance type [%(default)s]")
+    parser.add_argument("--image", help="container image [AWS's PyTorch image for the instance]")
+    parser.add_argument("--no-spot", dest="spot", action="store_false", help="an instance on demand")
+    parser.add_argument("--max-runtime", type=int, default=Job.max_runtime_s, metavar="SECONDS")
+    parser.add_argument("--max-wait", type=int, metavar="SECONDS", help="for a spot instance, runtime included")
+    parser.add_argument("--keep-alive", type=int, default=0, metavar="SECONDS", help="warm pool after the job")
+    parser.add_argument("--kms-key", help="encrypts volume and output")
+    parser.add_argument("--subnet", action="append", default=[])
+    parser.add_argument("--security-group", action="append", default=[])
+    parser.add_argument("--dry-run", action="store_true", help="print the request; send and upload nothing")
+    parser.add_argument("--wait", action="store_true", help="follow the job to its end")
+    return parser.parse_args(arguments)
+
+
+def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from training import backends, manifest
+
+    region = options.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or Job.region
+    code = backends.collect_code(options.recipe)
+    hyperparameters = pairs(options.set)
+    name = backends.check_recipe(options.recipe, hyperparameters)
+    job = Job(
+        name=job_name(options.model or name), recipe=code.entry, model=options.model or name, bucket=options.bucket,
+        role=options.role, code_uri=code.uri(options.bucket), region=region, hyperparameters=hyperparameters,
+        channels=pairs(options.channel, "--channel"), instance_type=options.instance, image=options.image,
+        spot=options.spot, max_runtime_s=options.max_runtime, max_wait_s=options.max_wait,
+        keep_alive_s=options.keep_alive, kms_key=options.kms_key, subnets=options.subnet,
+        security_groups=options.security_group, code_revision=manifest.code_revision(environ))
+    request = build(job)
+    validate(request)
+    if options.dry_run:
+        print(json.dumps(request, indent=2, ensure_ascii=False))
+        return 0
+    code.upload(options.bucket, region)
+    backend = backends.BACKENDS[options.backend]
+    backend(request, region)
+    print(f"submitted {job.name}", flush=True)
+    if options.wait:
+        backends.wait(job.name, region)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
