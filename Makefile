@@ -20,10 +20,10 @@ help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: .venv/.demo ## Train, upload, register and call a model on the local stack, then stop
-	@$(BIN)/python -m local demo
+	@$(BIN)/python -m local.demo
 
-local: .venv/.demo ## The local stack, until Ctrl-C
-	@$(BIN)/python -m local up
+local: .venv/.demo ## The same, and the stack stays until Ctrl-C
+	@$(BIN)/python -m local.demo --keep
 
 test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(PYTHON313),.venv-313/.done) ## Everything that can be tested here
 ifneq ($(PYTHON313),)
