@@ -2,6 +2,7 @@
 
     PlatformError
     ├── InvalidRequest       the caller must change the request         400
+    │   ├── PathNotFound                                                404
     │   ├── MethodNotAllowed                                            405
     │   ├── PayloadTooLarge                                             413
     │   └── UnsupportedEncoding                                         415
@@ -62,6 +63,12 @@ class InvalidRequest(PlatformError):
     """When the caller must change the request."""
 
     code = "INVALID_REQUEST"
+
+
+class PathNotFound(InvalidRequest):
+    """When there is nothing at a path."""
+
+    code = "PATH_NOT_FOUND"
 
 
 class MethodNotAllowed(InvalidRequest):

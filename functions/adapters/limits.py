@@ -1,0 +1,37 @@
+"""What of a function's memory the handler process and its models may take."""
+
+import resource
+
+MB = 1024 * 1024
+OUTSIDE_MB = 128  # resident, but no private writable memory: code of libraries, Lambda's own processes, page tables
+PROCESS_MB = 100  # what Python, boto3 and onnxruntime take before the first model (measured: 89-96 MB)
+MODELS_SHARE = 0.6  # of the rest; requests need memory too
+
+
+def ceiling_bytes(memory_mb: int) -> int:
+    """How much private writable memory the process of a function with `memory_mb` may have.
+
+    >>> ceiling_bytes(3008) // MB, ceiling_bytes(128) // MB
+    (2880, 64)
+    """
+    return max(memory_mb - OUTSIDE_MB, memory_mb // 2) * MB
+
+
+def models_bytes(memory_mb: int) -> int:
+    """How much of it models may take.
+
+    >>> models_bytes(3008) // MB, models_bytes(512) // MB
+    (1668, 170)
+    """
+    return int(MODELS_SHARE * max(0, ceiling_bytes(memory_mb) - PROCESS_MB * MB))
+
+
+def set_memory_ceiling(limit_bytes: int) -> None:
+    """Make every allocation of this process beyond `limit_bytes` fail, so that one request cannot end the environment.
+
+    RLIMIT_DATA counts what RLIMIT_AS does except code, read-only maps and reserved addresses, which cost nothing.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        limit_bytes = min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard))

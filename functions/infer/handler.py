@@ -1,0 +1,190 @@
+"""HTTP, as API Gateway hands it over -> the data plane -> HTTP."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from functions.core import routing
+from functions.core.compression import compress, inflate
+from functions.core.errors import (
+    ExecutionFailed,
+    InvalidModel,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotReady,
+    PathNotFound,
+    PayloadTooLarge,
+    PlatformError,
+    TimedOut,
+    Unavailable,
+    Unsupported,
+    UnsupportedEncoding,
+)
+from functions.core.http import HttpResponse, json_response, parse_event
+from functions.core.inference import Answer, Call, InferenceService
+from functions.core.protocol import HEADER, REPLY_LIMIT, InferReply
+from functions.core.request_log import bug_line, request_line
+
+INFLATED_LIMIT = 64 * 1024 * 1024
+RESERVE_SECONDS = 1.0  # kept of an invocation's time to answer before Lambda would cut it off
+RESERVE_SHARE = 0.2  # the same, of an invocation that has little time
+NO_DEADLINE_SECONDS = 60.0  # where nobody says how long an invocation may take
+
+OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
+
+STATUS: Mapping[type[PlatformError], HTTPStatus] = {
+    PlatformError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    InvalidRequest: HTTPStatus.BAD_REQUEST,
+    PathNotFound: HTTPStatus.NOT_FOUND,
+    MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
+    PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    ModelNotFound: HTTPStatus.NOT_FOUND,
+    InvalidModel: HTTPStatus.INTERNAL_SERVER_ERROR,  # it was READY, so it is not the caller's fault
+    Unsupported: HTTPStatus.NOT_IMPLEMENTED,
+    ExecutionFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    TimedOut: HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
+
+
+class _Exchange:
+    """One request and what will be said about it."""
+
+    def __init__(self, event: Mapping[str, Any], context: Any) -> None:
+        self.call = Call()
+        self.action = "unknown"
+        self.code: str | None = None
+        self.bytes_in = 0
+        self.accept_encoding: str | None = None
+        self.request_id = str(
+            (event.get("requestContext") or {}).get("requestId") or getattr(context, "aws_request_id", "") or ""
+        )
+
+
+def make_handler(
+    service: InferenceService,
+    *,
+    inflated_limit: int = INFLATED_LIMIT,
+    write: Callable[[str], object] = sys.stdout.write,
+) -> Handler:
+    """The Lambda handler for everything under /v2, bound to `service`. `write` takes log lines.
+
+    It answers every event: what is no PlatformError is a bug, told in the log, and the environment lives on.
+    """
+    first = True
+
+    def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        nonlocal first
+        cold, first = first, False
+        exchange = _Exchange(event, context)
+        started = exchange.call.mark_ns
+        try:
+            answer = _answer(service, exchange, event, context, inflated_limit)
+            response = _success(answer, exchange.accept_encoding)
+        except PlatformError as error:
+            response = _refusal(error, exchange)
+        except MemoryError:
+            response = _refusal(PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY"), exchange)
+        except Exception as error:
+            write(bug_line(error, exchange.request_id) + "\n")
+            response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", "INTERNAL_ERROR", exchange)
+        cold = cold or exchange.call.loaded
+        _add_headers(response, exchange, cold)
+        line = request_line(
+            exchange.call,
+            action=exchange.action,
+            request_id=exchange.request_id,
+            status=response.status,
+            code=exchange.code,
+            latency_ms=(time.perf_counter_ns() - started) / 1e6,
+            cold=cold,
+            bytes_in=exchange.bytes_in,
+            bytes_out=len(response.body),
+        )
+        write(line + "\n")
+        return response.to_event()
+
+    return lambda_handler
+
+
+def _answer(
+    service: InferenceService, exchange: _Exchange, event: Mapping[str, Any], context: Any, inflated_limit: int
+) -> Answer:
+    request = parse_event(event, routing.ROOT)
+    exchange.bytes_in = len(request.body)
+    found = routing.match(request.method, request.path)
+    exchange.action = found.name
+    call = exchange.call
+    call.deadline = _deadline(context)
+    call.model = found.model
+    call.reference = routing.reference(found, request.headers, request.query)
+    call.header_length = request.headers.get(HEADER.lower())
+    call.body = inflate(request.body, request.headers.get("content-encoding"), inflated_limit)
+    exchange.accept_encoding = request.headers.get("accept-encoding")
+    call.lap("receive")
+    return found.action(service, call)
+
+
+def _deadline(context: Any) -> float:
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    left = remaining() / 1000 if remaining else NO_DEADLINE_SECONDS
+    return time.monotonic() + left - min(RESERVE_SECONDS, RESERVE_SHARE * left)
+
+
+def _success(answer: Answer, accept_encoding: str | None) -> HttpResponse:
+    """Only inferences are ever compressed: tritonclient.aio cannot inflate anything else."""
+    if not isinstance(answer, InferReply):
+        return _checked(json_response(HTTPStatus.OK, answer))
+    body, encoding = compress(answer.body, accept_encoding)
+    response = HttpResponse(HTTPStatus.OK, body, {"content-type": "application/json"})
+    if answer.header_length is not None:
+        response.headers["content-type"] = "application/octet-stream"
+        response.headers[HEADER.lower()] = str(answer.header_length)
+    if encoding is not None:
+        response.headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
+    return _checked(response)
+
+
+def _checked(response: HttpResponse) -> HttpResponse:
+    if len(response.body) > REPLY_LIMIT:
+        raise PayloadTooLarge(f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_LIMIT}")
+    return response
+
+
+def _refusal(error: PlatformError, exchange: _Exchange) -> HttpResponse:
+    response = _error(STATUS[type(error)], str(error), error.instance_code, exchange)
+    if isinstance(error, Unavailable):
+        response.headers["retry-after"] = str(error.retry_after_s)
+    elif isinstance(error, MethodNotAllowed):
+        response.headers["allow"] = ", ".join(error.allow)
+    elif isinstance(error, UnsupportedEncoding):
+        response.headers["accept-encoding"] = "gzip, deflate"
+    return response
+
+
+def _error(status: HTTPStatus, text: str, code: str, exchange: _Exchange) -> HttpResponse:
+    exchange.code = code
+    return json_response(status, {"error": text, "code": code, "request_id": exchange.request_id})
+
+
+def _add_headers(response: HttpResponse, exchange: _Exchange, cold: bool) -> None:
+    """What every reply carries. x-cold-start: this request waited for a model, or was the environment's first."""
+    call = exchange.call
+    timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in call.stages_ns.items())
+    response.headers |= call.headers
+    response.headers |= {
+        "x-request-id": exchange.request_id,
+        "x-cold-start": "1" if cold else "0",
+        "server-timing": timing or "receive;dur=0",
+    }
+    if call.resolved is not None:
+        response.headers["x-model-version"] = str(call.resolved.version.number)
+        if call.resolved.alias is not None:
+            response.headers["x-model-alias"] = call.resolved.alias
