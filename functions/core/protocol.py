@@ -7,6 +7,7 @@ the model's one input. Sources: kserve/open-inference-protocol `inference_rest.m
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,9 +82,7 @@ def decode_infer(body: bytes | memoryview, header_length: str | None, signature:
         inputs=inputs,
         outputs=_outputs(document, signature.outputs, everything_binary),
         timeout_us=_timeout_us(parameters),
-        parameters={
-            name: value for name, value in parameters.items() if name not in ("binary_data_output", "timeout")
-        },
+        parameters={name: value for name, value in parameters.items() if name not in ("binary_data_output", "timeout")},
     )
 
 
@@ -118,8 +117,7 @@ def _document(text: memoryview) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise InvalidRequest(f"the body is JSON with the key {shown(twice)} twice in one object")
     return members
 
@@ -274,7 +272,7 @@ def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
 
 
 def _raw_shape(spec: TensorSpec, size: int, batches: bool) -> tuple[int, ...]:
-    """The shape that `size` bytes of raw input stand for: batch size 1, and one more dimension may follow from the size.
+    """The shape that `size` bytes of raw input stand for: batch 1, and one more dimension may follow from the size.
 
     Raises:
         InvalidRequest: the shape does not follow from the size.
@@ -341,10 +339,13 @@ def encode_infer(
     chunks: list[bytes] = []
     size = 0
     for wanted in request.outputs:
-        spec, array, datatype = specs[wanted.name], outputs[wanted.name], specs[wanted.name].datatype
+        spec, array = specs[wanted.name], outputs[wanted.name]
+        datatype = spec.datatype
         if array.dtype != tensors.DTYPES[datatype]:
             raise TypeError(f"output {spec.name} is {array.dtype}, not {datatype}")
         if wanted.classes:
+            rows = array.shape[0] if signature.batches else 1
+            _check_size(size + min(array.size, wanted.classes * rows) * len("0:0"), limit)
             array, datatype = classify(spec, array, wanted.classes, batched=signature.batches), "BYTES"
         size += _least_size(datatype, array, wanted.binary)
         _check_size(size, limit)
@@ -371,7 +372,7 @@ def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, vers
 
 
 def _least_size(datatype: str, array: np.ndarray, binary: bool) -> int:
-    """At least how many bytes `array` takes in a reply: told before it is spelled, which takes many times the memory."""
+    """At least how many bytes `array` takes in a reply: known before it is spelled at many times its memory."""
     if datatype == "BYTES":
         return sum(map(len, array.ravel().tolist())) + array.size * (4 if binary else 3)
     return array.nbytes if binary else array.size * 2  # a digit and a comma

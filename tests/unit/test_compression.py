@@ -1,5 +1,6 @@
 """Compressed bodies: what is read, what is refused before it grows, and what is sent."""
 
+import contextlib
 import gzip
 import tracemalloc
 import zlib
@@ -90,12 +91,14 @@ def test_a_bomb_is_stopped_at_the_limit(encoding: str, pack) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(), st.sampled_from(["gzip", "deflate"]), st.sampled_from([b"", b"\x1f\x8b", b"\x1f\x8b\x08\0", b"\x78\x9c"]))
+@given(
+    st.binary(),
+    st.sampled_from(["gzip", "deflate"]),
+    st.sampled_from([b"", b"\x1f\x8b", b"\x1f\x8b\x08\0", b"\x78\x9c"]),
+)
 def test_whatever_the_bytes_are_they_are_read_or_refused(body: bytes, encoding: str, magic: bytes) -> None:
-    try:
-        inflate(magic + body, encoding, 100)
-    except InvalidRequest as error:
-        assert str(error).isprintable()
+    with contextlib.suppress(InvalidRequest):
+        assert len(inflate(magic + body, encoding, 100)) <= 100
 
 
 @pytest.mark.parametrize(
