@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import cast
 
+from local.cloudformation import TemplateError
 from local.pool import CONCURRENCY
 from local.processes import ROOT
 from local.stack import Settings, Stack, StackError
-from local.template import TemplateError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from local.template import ACCOUNT, REGION, Api, Route
+from local.cloudformation import ACCOUNT, REGION
+from local.template import Api, Route
 
 Headers = Sequence[tuple[str, str]]
 DROPPED = {"connection", "content-length", "expect", "keep-alive", "te", "transfer-encoding", "upgrade"}

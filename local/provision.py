@@ -8,7 +8,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from local.template import REGION, Template
+from local.cloudformation import REGION
+from local.template import Template
 
 TABLE_KEYS = (
     "AttributeDefinitions", "KeySchema", "BillingMode", "ProvisionedThroughput",

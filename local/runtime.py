@@ -19,8 +19,9 @@ import psutil
 from aiohttp import web
 
 from local import processes
+from local.cloudformation import REGION
 from local.logs import FunctionLog, ProcessOutput
-from local.template import REGION, Function
+from local.template import Function
 
 HOST = "127.0.0.1"
 PAYLOAD_LIMIT = 6_291_456  # bytes of a synchronous event; a response may have 100 more

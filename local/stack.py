@@ -18,6 +18,7 @@ from aiohttp import web
 from botocore.config import Config
 
 from local import processes
+from local.cloudformation import REGION
 from local.control import make_control_app
 from local.gateway import TIMEOUT_S, Gateway
 from local.logs import Echo, FunctionLog
@@ -25,7 +26,7 @@ from local.poller import Poller
 from local.pool import CONCURRENCY, FunctionPool
 from local.provision import Deployed, local_session, provision
 from local.runtime import HOST, Place
-from local.template import REGION, Template
+from local.template import Template
 
 AWS_START_S = 60
 

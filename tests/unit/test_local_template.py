@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from local.template import GatewayResponse, Route, Template, TemplateError, fill_parameters
+from local.cloudformation import TemplateError, fill_parameters
+from local.template import GatewayResponse, Route, Template
 
 OURS = Path(__file__).parents[2] / "template.yaml"
 
