@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from samtranslator.translator.transform import transform
 from samcli.yamlhelper import yaml_parse
+from samtranslator.translator.transform import transform
 
 
 class ManagedPolicies:

@@ -79,8 +79,12 @@ def test_the_whole_life_of_a_model(registry: Registry) -> None:
         registry.resolve("m", None)
 
 
-@pytest.mark.parametrize("code", ["ThrottlingException", "InternalServerError", "ProvisionedThroughputExceededException"])
-def test_what_a_second_try_can_mend_is_unavailable(table: DynamoTable, failing: Callable[[str], None], code: str) -> None:
+@pytest.mark.parametrize(
+    "code", ["ThrottlingException", "InternalServerError", "ProvisionedThroughputExceededException"]
+)
+def test_what_a_second_try_can_mend_is_unavailable(
+    table: DynamoTable, failing: Callable[[str], None], code: str
+) -> None:
     failing(code)
 
     with pytest.raises(Unavailable, match="the registry"):

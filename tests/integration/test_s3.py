@@ -96,7 +96,9 @@ def test_a_blob_is_stored_once_and_comes_back_verified(blobs: S3Blobs, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "model"]
 
 
-@pytest.mark.parametrize(("content", "code"), [(b"weighed", "BLOB_CORRUPTED"), (None, "BLOB_MISSING"), (b"we", "UNAVAILABLE")])
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"weighed", "BLOB_CORRUPTED"), (None, "BLOB_MISSING"), (b"we", "UNAVAILABLE")]
+)
 def test_a_blob_that_is_not_what_it_should_be_is_never_served(
     blobs: S3Blobs, tmp_path: Path, deployed: Deployed, content: bytes | None, code: str
 ) -> None:

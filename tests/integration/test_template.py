@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-
 SAM_PYTHON = os.environ.get("MAYFLY_SAM_PYTHON", ".venv-sam/bin/python")
 
 

@@ -68,7 +68,9 @@ def log() -> io.StringIO:
 @pytest.fixture
 def handler(uploads: Uploads, registry: Registry, log: io.StringIO, request: pytest.FixtureRequest) -> Handler:
     registration = Registration(registry, uploads, MemoryBlobs(), lambda _: SIGNATURE, read_manifest)
-    return make_handler(registration, Logger(service=request.node.name, stream=log), Metrics(namespace="Test", service="test"))
+    return make_handler(
+        registration, Logger(service=request.node.name, stream=log), Metrics(namespace="Test", service="test")
+    )
 
 
 @pytest.mark.parametrize("event", ["s3_put_model", "eventbridge_put_model"])

@@ -136,8 +136,16 @@ def manifest_of(files: dict[str, Any]) -> bytes:
         ("x.onnx", b"I am text, not a model", None),
         ("x.onnx", scale_model(manifest={"schema": 2}), "BAD_MANIFEST"),
         ("x.onnx", scale_model(manifest={"schema": 1, "outputs": [{"name": "z"}]}), "MANIFEST_MISMATCH"),
-        ("x.onnx", scale_model(manifest={"schema": 1, "outputs": [{"name": "y", "labels": ["a"]}]}), "MANIFEST_MISMATCH"),
-        ("x.onnx", scale_model(manifest={"schema": 1, "inputs": [{"name": "x", "datatype": "FP64"}]}), "MANIFEST_MISMATCH"),
+        (
+            "x.onnx",
+            scale_model(manifest={"schema": 1, "outputs": [{"name": "y", "labels": ["a"]}]}),
+            "MANIFEST_MISMATCH",
+        ),
+        (
+            "x.onnx",
+            scale_model(manifest={"schema": 1, "inputs": [{"name": "x", "datatype": "FP64"}]}),
+            "MANIFEST_MISMATCH",
+        ),
         ("model.tar.gz", tar(**{"readme.txt": b"no model"}), "NO_MODEL"),
         ("model.tar.gz", tar(**{"a.onnx": scale_model(), "b.onnx": scale_model()}), "NO_MODEL"),
         ("model.tar.gz", b"not an archive", "BAD_ARCHIVE"),
@@ -159,7 +167,9 @@ def test_a_fault_of_the_upload_is_rejected_with_its_reason_and_blocks_nothing(
     assert world.upload("models/m/good.onnx", scale_model()).state is State.READY
 
 
-@pytest.mark.parametrize(("change", "code"), [({"sha256": "0" * 64}, "DIGEST_MISMATCH"), ({"size": 5}, "SIZE_MISMATCH")])
+@pytest.mark.parametrize(
+    ("change", "code"), [({"sha256": "0" * 64}, "DIGEST_MISMATCH"), ({"size": 5}, "SIZE_MISMATCH")]
+)
 def test_a_listed_file_has_to_be_what_the_manifest_says(world: World, change: dict[str, Any], code: str) -> None:
     model = scale_model()
     world.uploads.put("up", "models/m/1/parts/m.onnx", model)
