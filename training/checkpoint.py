@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 from pathlib import Path
 from types import FrameType
@@ -56,7 +55,7 @@ def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch.load raises anything on torn bytes, a KeyError of its own included
         raise InvalidCheckpoint(f"{FILE} cannot be read; remove it to start anew") from error
     if state["run"] != run:
         raise InvalidCheckpoint(f"{FILE} belongs to a run with other settings; remove it, or use another directory")

@@ -74,7 +74,7 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     checkpoints = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
     history = loop.fit(network, data, settings, device=device, augment=recipe.augment, stop=stop,
                        checkpoints=Path(checkpoints) if checkpoints else None,
-                       run={"recipe": recipe.name, "data": data.sha256})
+                       identity={"recipe": recipe.name, "data": data.sha256})
     metrics = evaluate.classification(loop.predict(network, data.test, device), data.test.y)
 
     print("exporting and proving the graph", flush=True)

@@ -1,0 +1,137 @@
+"""The container's first process: the contract as variables, SIGTERM handed on, a failure that says why."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training import bootstrap
+
+SCRIPT = Path(bootstrap.__file__)
+
+
+def make_base(folder: Path, hyperparameters: dict[str, str] | None = None, code: str = "") -> Path:
+    """/opt/ml as SageMaker fills it, under `folder`."""
+    (folder / "input" / "config").mkdir(parents=True)
+    (folder / "input" / "data" / "code").mkdir(parents=True)
+    (folder / "input" / "data" / "code" / "entry.py").write_text(code, encoding="utf-8")
+    files = {
+        "hyperparameters": hyperparameters or {},
+        "inputdataconfig": {"code": {}, "train-set": {}},
+        "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"], "current_instance_type": "ml.g5.xlarge"},
+    }
+    for name, content in files.items():
+        (folder / "input" / "config" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def start(base: Path, **more: str) -> "subprocess.Popen[str]":
+    environment = {"PATH": os.environ["PATH"], "SAGEMAKER_BASE_DIR": str(base), **more}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), "entry.py"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True)  # fmt: skip
+
+
+def test_the_contract_is_told_in_variables(tmp_path: Path) -> None:
+    variables = bootstrap.contract(make_base(tmp_path, {"note": "o'brien", "flag": "true"}), {"KEPT": "1"})
+
+    assert variables["SM_MODEL_DIR"] == str(tmp_path / "model")
+    assert variables["SM_CHANNEL_CODE"] == str(tmp_path / "input" / "data" / "code")
+    assert variables["SM_CHANNEL_TRAIN-SET"] == str(tmp_path / "input" / "data" / "train-set")
+    assert json.loads(variables["SM_CHANNELS"]) == ["code", "train-set"]
+    assert json.loads(variables["SM_HPS"]) == {"note": "o'brien", "flag": "true"}
+    assert variables["SM_CURRENT_INSTANCE_TYPE"] == "ml.g5.xlarge"
+    assert variables["KEPT"] == "1"
+
+
+@pytest.mark.parametrize("text", ["o'brien", 'a "b" c', "grün 数 🪰", "$(touch x); `y`", "line\nbreak", "true"])
+def test_hyperparameters_reach_the_script_unharmed(tmp_path: Path, text: str) -> None:
+    code = """
+import json, os, pathlib
+pathlib.Path(os.environ["SM_MODEL_DIR"], "x").write_text(json.loads(os.environ["SM_HPS"])["note"])
+"""
+    start(make_base(tmp_path, {"note": text}, code), PYTHONUTF8="1").communicate(timeout=10)
+
+    assert (tmp_path / "model" / "x").read_text(encoding="utf-8") == text
+
+
+def test_sigterm_reaches_the_script_which_ends_in_its_own_time(tmp_path: Path) -> None:
+    code = """
+import pathlib, signal, sys
+def stop(*_):
+    pathlib.Path("saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+    process = start(make_base(tmp_path, code=code))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+
+    assert process.returncode == 143
+    assert (tmp_path / "input" / "data" / "code" / "saved").exists()
+    assert not (tmp_path / "output" / "failure").exists()  # being stopped is no failure
+
+
+def test_a_failure_leaves_the_end_of_its_traceback(tmp_path: Path) -> None:
+    code = "def load():\n    raise ValueError(\"boom: channel 'train' has 3 columns, expected 64\")\nload()\n"
+    process = start(make_base(tmp_path, code=code))
+    process.communicate(timeout=10)
+    reason = (tmp_path / "output" / "failure").read_text()
+
+    assert process.returncode == 1
+    assert reason.endswith("ValueError: boom: channel 'train' has 3 columns, expected 64")
+    assert "in load" in reason
+    assert len(reason) <= 1024
+
+
+def test_a_long_traceback_loses_its_beginning(tmp_path: Path) -> None:
+    code = "def f(n):\n    if n == 0: raise KeyError('the end')\n    f(n - 1) if n % 2 else f(n - 1)\nf(60)\n"
+    start(make_base(tmp_path, code=code)).communicate(timeout=10)
+    reason = (tmp_path / "output" / "failure").read_text()
+
+    assert reason.endswith("KeyError: 'the end'")
+    assert len(reason) <= 1024
+
+
+def test_the_scripts_own_failure_file_stays(tmp_path: Path) -> None:
+    code = "import os, sys; open(os.environ['SM_OUTPUT_FAILURE'], 'w').write('mine'); sys.exit(3)"
+    process = start(make_base(tmp_path, code=code))
+    process.communicate(timeout=10)
+
+    assert process.returncode == 3
+    assert (tmp_path / "output" / "failure").read_text() == "mine"
+
+
+def test_a_killed_script_is_called_killed(tmp_path: Path) -> None:
+    process = start(make_base(tmp_path, code="import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+    process.communicate(timeout=10)
+
+    assert process.returncode == 137
+    assert (tmp_path / "output" / "failure").read_text() == "killed by SIGKILL; out of memory?"
+
+
+def test_only_what_is_missing_is_to_be_installed(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("# a comment\nnumpy>=1  # here\n\nno-such-package-here>=0.7,<0.8\n")
+
+    assert list(bootstrap.missing_requirements(tmp_path / "requirements.txt")) == ["no-such-package-here>=0.7,<0.8"]
+
+
+def test_what_cannot_be_installed_is_the_reason(tmp_path: Path) -> None:
+    base = make_base(tmp_path, code="print('never')")
+    (base / "input" / "data" / "code" / "training").mkdir()
+    (base / "input" / "data" / "code" / "training" / "requirements.txt").write_text("no-such-package-here==1\n")
+    process = start(base, PIP_NO_INDEX="1")
+    out, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "never" not in out
+    assert "no-such-package-here" in (tmp_path / "output" / "failure").read_text()
