@@ -25,7 +25,7 @@ demo: .venv/.demo ## Train, upload, register and call a model on the local stack
 local: .venv/.demo ## The same, and the stack stays until Ctrl-C
 	@$(BIN)/python -m local.demo --keep
 
-test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(PYTHON313),.venv-313/.done) ## Everything that can be tested here
+test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(PYTHON313),.venv-313/.done .venv-lambda/.done .aws-sam/.built) ## Everything that can be tested here
 ifneq ($(PYTHON313),)
 	.venv-313/bin/python -m pytest -q -p no:cacheprovider -m "not train" tests/unit tests/integration --ignore-glob='*training*' --ignore-glob='*job*'
 endif
@@ -46,9 +46,7 @@ imports: .venv/.all ## Who may import whom
 template: .venv-sam/.done ## sam validate --lint
 	.venv-sam/bin/sam validate --lint
 
-build: .venv-sam/.done ## sam build (needs python3.13)
-	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: install it, or run make build PYTHON313=/path/to/python3.13"; exit 1; }
-	PATH="$(dir $(realpath $(PYTHON313))):$$PATH" .venv-sam/bin/sam build
+build: .aws-sam/.built ## sam build (needs python3.13)
 
 deploy: build ## sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
@@ -83,6 +81,19 @@ clean: ## Remove environments, builds and the local stack's state
 .venv/.all: .venv/.demo
 	@echo "Installing what the tests need"
 	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --group lint --group train
+	@touch $@
+
+.aws-sam/.built: .venv-sam/.done template.yaml layers/dependencies/requirements.txt $(shell find functions -name '*.py')
+	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: install it, or run make build PYTHON313=/path/to/python3.13"; exit 1; }
+	@echo "Building the bundle (sam build)"
+	@PATH="$(dir $(realpath $(PYTHON313))):$$PATH" .venv-sam/bin/sam build > .aws-sam.log 2>&1 || { tail -5 .aws-sam.log; exit 1; }
+	@rm -f .aws-sam.log
+	@touch $@
+
+.venv-lambda/.done: .venv/.uv pyproject.toml
+	@echo "Making the environment of the managed runtime in .venv-lambda"
+	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-lambda
+	@$(BIN)/uv pip install -q --python .venv-lambda/bin/python --group lambda
 	@touch $@
 
 .venv-313/.done: .venv/.uv pyproject.toml constraints.txt

@@ -1,7 +1,7 @@
 """The main job, watched: train a digit reader, let its upload register it, and ask it over HTTP. Every step can fail.
 
-    python -m local.demo            then everything stops
-    python -m local.demo --keep     then the stack stays until Ctrl-C
+python -m local.demo            then everything stops
+python -m local.demo --keep     then the stack stays until Ctrl-C
 """
 
 import argparse
@@ -49,9 +49,14 @@ def step(title: str) -> Iterator[Callable[[str], None]]:
     terminal = sys.stdout.isatty()
 
     def tick() -> None:
+        shown = ""
         while not done.wait(1):
-            text = f"  … {time.monotonic() - started:3.0f} s  {told[0]}"
-            print(f"\r{text[:110]:<110}" if terminal else text, end="" if terminal else "\n", flush=True)
+            text = f"  … {time.monotonic() - started:3.0f} s  {told[0]}"[:110]
+            if terminal:
+                print(f"\r{text:<110}", end="", flush=True)
+            elif told[0] != shown:  # a log keeps every line: only what is new
+                shown = told[0]
+                print(text, flush=True)
 
     print(f"\n{title}", flush=True)
     ticker = threading.Thread(target=tick, daemon=True)
@@ -107,7 +112,9 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     data = digits()
     with step(f"4. Call: {len(data.test)} held-out images through tritonclient, {BATCH} a request, binary") as say:
         accuracy, cold_ms, warm_ms = ask(running, data, say)
-    print(f"  accuracy over HTTP {accuracy:.4f} (goal {GOAL})   first call {cold_ms:.0f} ms, later ones {warm_ms:.1f} ms")
+    print(
+        f"  accuracy over HTTP {accuracy:.4f} (goal {GOAL})   first call {cold_ms:.0f} ms, later ones {warm_ms:.1f} ms"
+    )
 
     curl(running, data)
     print(f"\nAll of it took {time.monotonic() - started:.1f} s.", flush=True)

@@ -20,7 +20,6 @@ async def main(base_url: str, model: str) -> None:
         "model_ready": await client.is_model_ready(base_url, model_name=model),
         "y": answer.outputs[0].data,
         "by_alias": by_alias.outputs[0].data,
-        "version": answer.model_version,
     }
     await client.close()
     print(json.dumps(told))

@@ -31,7 +31,7 @@ def body(**change: Any) -> dict[str, Any]:
         ({"inputs": []}, "x"),
         ({"inputs": [GOOD, GOOD]}, "x"),
         ({"inputs": [GOOD], "outputs": [{"name": "nope"}]}, "nope"),
-        ({}, "inputs"),
+        ({}, "missing input 'x'"),
         (b"{", "JSON"),
         (b"", "JSON"),
         (b"[1]", "object"),

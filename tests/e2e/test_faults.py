@@ -25,7 +25,7 @@ def slow_model(factor: float) -> bytes:
 
 def kill_all(stack: RunningStack, function: str) -> int:
     """SIGKILL every environment of the function. Returns how many there were."""
-    pids = [environment["pid"] for environment in stack.environments(function)]
+    pids = [environment["pid"] for environment in stack.environments(function) if environment["pid"]]
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -41,7 +41,7 @@ def killing(stack: RunningStack) -> Iterator[threading.Event]:
 
     def loop() -> None:
         while not stop.wait(0.05):
-            busy = [e["pid"] for e in stack.environments("RegisterFunction") if e["state"] == "busy"]
+            busy = [e["pid"] for e in stack.environments("RegisterFunction") if e["state"] == "busy" and e["pid"]]
             for pid in busy:
                 try:
                     os.kill(pid, signal.SIGKILL)
