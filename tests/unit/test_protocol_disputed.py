@@ -46,9 +46,8 @@ def decode(request: object, raw: bytes | None = None, *, datatype: str = "FP32")
 
 
 def reply(values: np.ndarray, *, datatype: str = "FP32", **asked: object) -> InferReply:
-    request = decode(body(*[0, 0], **asked)) if datatype == "FP32" else decode(
-        body("", "", datatype=datatype, **asked), datatype=datatype
-    )  # fmt: skip
+    blank = "" if datatype == "BYTES" else 0
+    request = decode(body(blank, blank, datatype=datatype, **asked), datatype=datatype)
     return encode_infer(request, {"y": values, "z": values}, model(datatype), "m", 1)
 
 
