@@ -1,11 +1,13 @@
 """What of a function's memory the handler process and its models may take."""
 
+import ctypes
 import resource
 
 MB = 1024 * 1024
 OUTSIDE_MB = 128  # resident, but no private writable memory: code of libraries, Lambda's own processes, page tables
 PROCESS_MB = 100  # what Python, boto3 and onnxruntime take before the first model (measured: 89-96 MB)
 MODELS_SHARE = 0.6  # of the rest; requests need memory too
+M_ARENA_MAX = -8  # malloc.h
 
 
 def ceiling_bytes(memory_mb: int) -> int:
@@ -26,12 +28,23 @@ def models_bytes(memory_mb: int) -> int:
     return int(MODELS_SHARE * max(0, ceiling_bytes(memory_mb) - PROCESS_MB * MB))
 
 
-def set_memory_ceiling(limit_bytes: int) -> None:
+def limit_memory(limit_bytes: int) -> None:
     """Make every allocation of this process beyond `limit_bytes` fail, so that one request cannot end the environment.
 
     RLIMIT_DATA counts what RLIMIT_AS does except code, read-only maps and reserved addresses, which cost nothing.
     """
+    keep_one_heap()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         limit_bytes = min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard))
+
+
+def keep_one_heap() -> None:
+    """Let all threads allocate from one heap: models are loaded in threads, and glibc keeps what a heap has freed.
+
+    48 loads of 16 MB models with room for two kept 212-276 MB; from one heap 48-134 MB, as fast.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)

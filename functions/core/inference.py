@@ -28,6 +28,8 @@ from functions.core.serving import ModelCache, Session
 from functions.core.signature import Signature
 from functions.core.statistics import Statistics
 
+PATIENCE_SECONDS = 60.0  # where nobody says how long an answer may take
+
 Answer = Document | list[Document] | InferReply
 
 
@@ -39,7 +41,7 @@ class Call:
     reference: int | str | None = None
     body: bytes = b""
     header_length: str | None = None
-    deadline: float = float("inf")  # an instant of time.monotonic() by which the reply has to be on its way
+    deadline: float = field(default_factory=lambda: time.monotonic() + PATIENCE_SECONDS)  # by when it must be answered
     resolved: Resolved | None = None
     loaded: bool = False  # the model was not in memory
     headers: dict[str, str] = field(default_factory=dict)

@@ -31,7 +31,6 @@ from functions.core.request_log import bug_line, request_line
 INFLATED_LIMIT = 64 * 1024 * 1024
 RESERVE_SECONDS = 1.0  # kept of an invocation's time to answer before Lambda would cut it off
 RESERVE_SHARE = 0.2  # the same, of an invocation that has little time
-NO_DEADLINE_SECONDS = 60.0  # where nobody says how long an invocation may take
 
 OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
 
@@ -72,13 +71,14 @@ def make_handler(
     service: InferenceService,
     *,
     inflated_limit: int = INFLATED_LIMIT,
-    write: Callable[[str], object] = sys.stdout.write,
+    write: Callable[[str], object] | None = None,
 ) -> Handler:
-    """The Lambda handler for everything under /v2, bound to `service`. `write` takes log lines.
+    """The Lambda handler for everything under /v2, bound to `service`. `write` takes log lines; stdout by default.
 
     It answers every event: what is no PlatformError is a bug, told in the log, and the environment lives on.
     """
     first = True
+    log = write or _to_stdout
 
     def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         nonlocal first
@@ -93,7 +93,7 @@ def make_handler(
         except MemoryError:
             response = _refusal(PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY"), exchange)
         except Exception as error:
-            write(bug_line(error, exchange.request_id) + "\n")
+            log(bug_line(error, exchange.request_id) + "\n")
             response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", "INTERNAL_ERROR", exchange)
         cold = cold or exchange.call.loaded
         _add_headers(response, exchange, cold)
@@ -108,10 +108,15 @@ def make_handler(
             bytes_in=exchange.bytes_in,
             bytes_out=len(response.body),
         )
-        write(line + "\n")
+        log(line + "\n")
         return response.to_event()
 
     return lambda_handler
+
+
+def _to_stdout(line: str) -> None:
+    sys.stdout.write(line)
+    sys.stdout.flush()
 
 
 def _answer(
@@ -122,7 +127,8 @@ def _answer(
     found = routing.match(request.method, request.path)
     exchange.action = found.name
     call = exchange.call
-    call.deadline = _deadline(context)
+    if hasattr(context, "get_remaining_time_in_millis"):
+        call.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
     call.model = found.model
     call.reference = routing.reference(found, request.headers, request.query)
     call.header_length = request.headers.get(HEADER.lower())
@@ -132,10 +138,8 @@ def _answer(
     return found.action(service, call)
 
 
-def _deadline(context: Any) -> float:
-    remaining = getattr(context, "get_remaining_time_in_millis", None)
-    left = remaining() / 1000 if remaining else NO_DEADLINE_SECONDS
-    return time.monotonic() + left - min(RESERVE_SECONDS, RESERVE_SHARE * left)
+def _deadline(left_s: float) -> float:
+    return time.monotonic() + left_s - min(RESERVE_SECONDS, RESERVE_SHARE * left_s)
 
 
 def _success(answer: Answer, accept_encoding: str | None) -> HttpResponse:

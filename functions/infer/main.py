@@ -9,7 +9,7 @@ from botocore.config import Config
 
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.limits import ceiling_bytes, models_bytes, set_memory_ceiling
+from functions.adapters.limits import ceiling_bytes, limit_memory, models_bytes
 from functions.adapters.onnx import OnnxRuntime, threads_for
 from functions.adapters.s3 import S3Blobs
 from functions.core.inference import InferenceService
@@ -28,7 +28,7 @@ if missing:
 memory_mb = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
 size_mb = int(memory_mb or UNLIMITED_MB)
 if memory_mb:
-    set_memory_ceiling(ceiling_bytes(size_mb))
+    limit_memory(ceiling_bytes(size_mb))
 
 directory = tempfile.TemporaryDirectory(prefix="models-")  # removed with this process
 config = Config(retries={"mode": "standard", "total_max_attempts": 3}, connect_timeout=1, read_timeout=5)

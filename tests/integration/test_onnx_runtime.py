@@ -1,0 +1,440 @@
+"""ONNX Runtime as the functions use it: every datatype, every kind of failure, time and memory."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from functions.adapters.memory import MemoryBlobs
+from functions.adapters.onnx import DATATYPES, OnnxRuntime, inspect_signature
+from functions.core import tensors
+from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut
+from functions.core.registry import Source, State, Version
+from functions.core.serving import MB, ModelCache
+from functions.core.signature import TensorSpec
+from tests.models import make_model, outside_weights_model, scale_model
+from tests.serving import Client, World, rows
+
+ELEMENTS = {
+    "BOOL": (TensorProto.BOOL, [True, False]),
+    "UINT8": (TensorProto.UINT8, [0, 255]),
+    "UINT16": (TensorProto.UINT16, [0, 65535]),
+    "UINT32": (TensorProto.UINT32, [0, 2**32 - 1]),
+    "UINT64": (TensorProto.UINT64, [0, 2**64 - 1]),
+    "INT8": (TensorProto.INT8, [-128, 127]),
+    "INT16": (TensorProto.INT16, [-(2**15), 2**15 - 1]),
+    "INT32": (TensorProto.INT32, [-(2**31), 2**31 - 1]),
+    "INT64": (TensorProto.INT64, [-(2**63), 2**63 - 1]),
+    "FP16": (TensorProto.FLOAT16, [1.5, 65504.0]),
+    "BF16": (TensorProto.BFLOAT16, [0x3F80, 0xFF80]),  # 1.0 and -inf
+    "FP32": (TensorProto.FLOAT, [1.5, float("inf")]),
+    "FP64": (TensorProto.DOUBLE, [1e300, -0.0]),
+    "BYTES": (TensorProto.STRING, ["grün".encode(), b"a\x00"]),
+}
+
+
+def value(name: str, kind: int, shape: list[Any] | None) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def save(directory: Path, *args: Any, **options: Any) -> Path:
+    path = directory / "model.onnx"
+    path.write_bytes(make_model(*args, **options).SerializeToString())
+    return path
+
+
+def identity(directory: Path, kind: int, shape: list[Any]) -> Path:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    return save(directory, [node], [value("x", kind, shape)], [value("y", kind, shape)])
+
+
+def run(path: Path, outputs: list[str] | None = None, timeout_s: float = 30, **inputs: Any) -> dict[str, np.ndarray]:
+    return OnnxRuntime().load(path).run(inputs, outputs or ["y"], timeout_s)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_datatype_of_the_protocol_is_one_of_the_runtime() -> None:
+    assert set(DATATYPES.values()) == set(ELEMENTS) == set(tensors.DTYPES)
+
+
+@pytest.mark.parametrize("datatype", ELEMENTS)
+@pytest.mark.parametrize("shape", [(2,), (), (0,), (2, 1)], ids=str)
+def test_values_come_back_as_they_went_in(tmp_path: Path, datatype: str, shape: tuple[int, ...]) -> None:
+    kind, elements = ELEMENTS[datatype]
+    path = identity(tmp_path, kind, list(shape))
+    count = int(np.prod(shape))
+    array = np.empty(shape, tensors.DTYPES[datatype])
+    array.ravel()[:] = elements[:count]
+    array.flags.writeable = False  # as a request's may be
+
+    found = run(path, x=array)["y"]
+
+    assert found.dtype == array.dtype
+    assert found.shape == shape
+    assert found.ravel().tolist() == array.ravel().tolist()
+    assert inspect_signature(path).inputs == (TensorSpec("x", datatype, shape),)
+
+
+def test_bfloat16_beside_other_types(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16),
+        helper.make_node("Identity", ["b"], ["c"]),
+    ]
+    path = save(
+        tmp_path,
+        nodes,
+        [value("x", TensorProto.FLOAT, ["n"]), value("b", TensorProto.BFLOAT16, ["n"])],
+        [value("y", TensorProto.BFLOAT16, ["n"]), value("c", TensorProto.BFLOAT16, ["n"])],
+    )
+
+    found = run(path, ["y", "c"], x=np.float32([1, -2]), b=np.uint16([7, 8]))
+
+    assert found["y"].tolist() == [0x3F80, 0xC000]
+    assert found["c"].tolist() == [7, 8]
+
+
+def test_bytes_that_are_no_text_are_the_callers(tmp_path: Path) -> None:
+    path = identity(tmp_path, TensorProto.STRING, ["n"])
+
+    with pytest.raises(InvalidRequest, match="input 'x': strings of an ONNX model are UTF-8"):
+        run(path, x=np.array([b"\xff"], object))
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_that_a_request_chooses_are_dynamic(tmp_path: Path) -> None:
+    signature = inspect_signature(identity(tmp_path, TensorProto.FLOAT, ["batch", 3, None, -1]))
+
+    assert signature.inputs[0].shape == (-1, 3, -1, -1)
+    assert signature.batches
+
+
+def unsupported(name: str) -> Any:
+    if name == "sequence":
+        outputs = [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)]
+        return make_model(
+            [helper.make_node("SplitToSequence", ["x"], ["y"])], [value("x", TensorProto.FLOAT, ["n"])], outputs
+        )
+    if name == "float8":
+        kind = TensorProto.FLOAT8E4M3FN
+        return make_model(
+            [helper.make_node("Identity", ["x"], ["y"])], [value("x", kind, ["n"])], [value("y", kind, ["n"])]
+        )
+    if name == "bfloat16 out, strings in":
+        nodes = [helper.make_node("Identity", ["b"], ["y"]), helper.make_node("Identity", ["s"], ["t"])]
+        kinds = TensorProto.BFLOAT16, TensorProto.STRING
+        inputs = [value(name, kind, ["n"]) for name, kind in zip("bs", kinds, strict=True)]
+        return make_model(nodes, inputs, [value(name, kind, ["n"]) for name, kind in zip("yt", kinds, strict=True)])
+    zipmap = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    key_and_value = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    output = helper.make_value_info("y", helper.make_sequence_type_proto(key_and_value))
+    model = make_model([zipmap], [value("x", TensorProto.FLOAT, ["n", 2])], [output])
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sequence", "output 'y' is a seq(tensor(float)), only tensors"),
+        ("float8", "input 'x' is a tensor(float8e4m3fn), only tensors"),
+        ("zipmap", "export the classifier with zipmap=False"),
+        ("bfloat16 out, strings in", "cast its outputs to FP32"),
+    ],
+)
+def test_types_outside_the_protocol_are_refused(tmp_path: Path, name: str, words: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(unsupported(name).SerializeToString())
+
+    with pytest.raises(InvalidModel) as refused:
+        inspect_signature(path)
+
+    assert refused.value.instance_code == "UNSUPPORTED_TYPE"
+    assert words in str(refused.value)
+
+
+def broken(kind: str, directory: Path) -> bytes:
+    if kind == "external data missing":
+        return outside_weights_model(directory)[0]
+    if kind == "unknown operator":
+        node, shape = helper.make_node("Frobnicate", ["x"], ["y"]), ["n"]
+        model = make_model([node], [value("x", 1, shape)], [value("y", 1, shape)])
+        return bytes(model.SerializeToString())
+    if kind == "future opset":
+        model = onnx.load_model_from_string(scale_model())
+        model.opset_import[0].version = 99
+        return bytes(model.SerializeToString())
+    return {"text": b"just text, no model", "empty": b"", "truncated": scale_model()[:60]}[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["text", "empty", "truncated", "unknown operator", "future opset", "external data missing"]
+)
+def test_what_cannot_be_loaded_is_told_without_our_paths(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = broken(kind, tmp_path)
+    path = tmp_path / "somewhere"
+    path.mkdir()
+    (path / "model.onnx").write_bytes(model)
+
+    with pytest.raises(InvalidModel) as refused:
+        inspect_signature(path / "model.onnx")
+
+    text = str(refused.value)
+    assert refused.value.instance_code == "NOT_LOADABLE"
+    assert text.startswith("onnxruntime cannot load the model: ")
+    assert len(text) > len("onnxruntime cannot load the model: ") + 10
+    assert not any(word in text for word in ("/", ".onnx", ".cc", ".h:", "::", "ONNXRuntimeError", "somewhere"))
+    assert capfd.readouterr() == ("", "")
+
+
+# --- failures of a run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("node", "second", "told"),
+    [
+        (
+            helper.make_node("Gather", ["x", "i"], ["y"], name="/a/Gather"),
+            [7],
+            "Gather: indices element out of data bounds",
+        ),
+        (helper.make_node("Reshape", ["x", "i"], ["y"]), [2, 2], "Reshape: "),
+    ],
+    ids=["index", "reshape"],
+)
+def test_a_model_that_fails_on_values_says_so_in_its_words(
+    tmp_path: Path, node: Any, second: list[int], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = [value("x", TensorProto.FLOAT, ["n"]), value("i", TensorProto.INT64, ["k"])]
+    session = OnnxRuntime().load(save(tmp_path, [node], inputs, [value("y", TensorProto.FLOAT, None)]))
+
+    with pytest.raises(ExecutionFailed) as failed:
+        session.run({"x": np.zeros(3, np.float32), "i": np.array(second)}, ["y"], 30)
+
+    assert told in str(failed.value)
+    assert not any(word in str(failed.value) for word in ("/", ".h:", ".cc", "::", "ONNXRuntimeError"))
+    assert capfd.readouterr() == ("", "")
+    assert session.run({"x": np.ones(1, np.float32), "i": np.array([0])}, ["y"], 30)["y"].tolist() == [1.0]
+
+
+def endless(directory: Path) -> Path:
+    """Multiplies x `n` times in a loop."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["v"], ["w"])],
+        "body",
+        [value("k", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("v", TensorProto.FLOAT, [])],
+        [value("on", TensorProto.BOOL, []), value("w", TensorProto.FLOAT, [])],
+    )
+    loop = helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)
+    inputs = [value("n", TensorProto.INT64, []), value("x", TensorProto.FLOAT, [])]
+    return save(directory, [loop], inputs, [value("y", TensorProto.FLOAT, [])])
+
+
+def test_a_run_ends_in_its_time_and_the_session_lives_on(tmp_path: Path) -> None:
+    session = OnnxRuntime().load(endless(tmp_path))
+    inputs = {"n": np.int64(2**62), "x": np.float32(1)}
+    inputs = {name: np.asarray(array) for name, array in inputs.items()}
+    for timeout_s in (0.2, 0.1, 0.001):
+        began = time.monotonic()
+        with pytest.raises(TimedOut, match="stopped after"):
+            session.run(inputs, ["y"], timeout_s)
+        assert time.monotonic() - began < timeout_s + 1.0
+
+    short = {"n": np.asarray(np.int64(1)), "x": np.asarray(np.float32(0))}
+    assert session.run(short, ["y"], 30)["y"] == 0.0
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def weights_model(value_of_all: int, megabytes: int) -> bytes:
+    w = np.full((megabytes * MB // 4 // 1024, 1024), value_of_all, np.float32)
+    model = make_model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [value("x", TensorProto.FLOAT, ["n", w.shape[0]])],
+        [value("y", TensorProto.FLOAT, ["n", 1024])],
+        [numpy_helper.from_array(w, "w")],
+    )
+    return bytes(model.SerializeToString())
+
+
+def run_alone(script: str, *arguments: object) -> list[str]:
+    """The lines that `script` prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": ".", "OPENBLAS_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout.splitlines()
+
+
+EVICTING = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from functions.adapters.limits import ceiling_bytes, limit_memory
+from functions.adapters.memory import MemoryBlobs
+from functions.adapters.onnx import OnnxRuntime
+from functions.core.registry import Source, State, Version
+from functions.core.serving import ModelCache, footprint_bytes
+
+limit_memory(ceiling_bytes(512))
+
+class Files(MemoryBlobs):
+    def fetch(self, blob, path):
+        path.symlink_to(directory / blob.name)
+
+directory = Path(sys.argv[1])
+blobs = Files()
+names = sorted(file.name for file in directory.iterdir())
+versions = []
+for number, name in enumerate(names):
+    file = blobs.add(name, (directory / name).read_bytes())
+    blobs.content.clear()
+    versions.append(Version("m", number, State.READY, Source("b", "k", "v"), "now", files=(file,)))
+(directory / "loading").mkdir()
+models = ModelCache(
+    blobs, OnnxRuntime(), memory_bytes=2 * footprint_bytes(versions[0]), directory=directory / "loading"
+)
+
+def data_mb():
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")]
+    return int(line.split()[1]) // 1024
+
+x = np.ones((1, 4096), np.float32)
+before, growth = data_mb(), []
+for version in versions * 3:
+    with models.session(version, time.monotonic() + 60) as session:
+        assert session.run({"x": x}, ["y"], 30)["y"][0, 0] == 4096 * version.number
+    growth.append(data_mb() - before)
+print(max(growth), sum(models.holds(version) for version in versions))
+"""
+
+
+def test_evicted_models_give_their_memory_back(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.onnx").write_bytes(weights_model(number, 16))
+
+    [line] = run_alone(EVICTING, tmp_path)
+
+    growth_mb, held = map(int, line.split())
+    assert held == 2
+    assert growth_mb < 2 * 68 + 24  # twice the cache's bound: glibc keeps some of what was freed; without one heap, 276
+
+
+def test_weights_outside_the_model_outlive_their_file(tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "models").mkdir()
+    model, weights = outside_weights_model(tmp_path / "up", size=100_000)
+    blobs = MemoryBlobs()
+    files = (blobs.add("model.onnx", model), blobs.add("model.onnx.data", weights))
+    version = Version("m", 1, State.READY, Source("b", "k", "v"), "now", files=files)
+    models = ModelCache(blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=tmp_path / "models")
+
+    for _ in range(2):
+        with models.session(version, time.monotonic() + 60) as session:
+            assert list((tmp_path / "models").iterdir()) == []
+            y = session.run({"x": np.zeros((2, 100_000), np.float32)}, ["y"], 30)["y"]
+            assert y[1, -1] == 99_999
+
+
+GREEDY = """
+import sys
+from pathlib import Path
+import numpy as np
+from functions.adapters.limits import ceiling_bytes, limit_memory, models_bytes
+from functions.adapters.onnx import OnnxRuntime
+from tests.serving import Client, World
+from functions.core.serving import ModelCache
+from functions.core.inference import InferenceService
+from functions.core.signature import Signature, TensorSpec
+
+greedy, huge, directory = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]).read_bytes(), Path(sys.argv[3])
+limit_memory(ceiling_bytes(512))
+world = World(directory)
+models = ModelCache(world.blobs, OnnxRuntime(), memory_bytes=models_bytes(512), directory=directory)
+service = InferenceService(world.registry, world.resolver, models, world.statistics)
+from functions.infer.handler import make_handler
+client = Client(make_handler(service, write=lambda _: None))
+signature = Signature((TensorSpec("n", "INT64", (1,)),), (TensorSpec("y", "FP32", ()),))
+world.register("greedy", greedy, signature=signature)
+world.register("huge", huge, signature=signature)
+
+def ask(n, model="greedy"):
+    body = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [n]}]}
+    reply = client.post(f"/v2/models/{model}/infer", body)
+    print(reply.status, reply.json.get("code") or reply.json["outputs"][0]["data"])
+
+for n in (3, 3 * 2**28, 4, 3 * 2**28, 5):
+    ask(n)
+ask(3, "huge")
+ask(6)
+"""
+
+
+def test_a_greedy_request_is_refused_and_the_next_one_served(tmp_path: Path) -> None:
+    fill = helper.make_node("ConstantOfShape", ["n"], ["all"], value=numpy_helper.from_array(np.ones(1, np.float32)))
+    count = helper.make_node("ReduceSum", ["all"], ["y"], keepdims=0)
+    greedy = save(tmp_path, [fill, count], [value("n", TensorProto.INT64, [1])], [value("y", TensorProto.FLOAT, [])])
+    shape = numpy_helper.from_array(np.array([2**20, 2**10]), "shape")
+    constant = helper.make_node("ConstantOfShape", ["shape"], ["all"])  # folded into 4 GB when the model is loaded
+    total = helper.make_node("ReduceSum", ["all"], ["sum"], keepdims=0)
+    use = helper.make_node("CastLike", ["n", "sum"], ["cast"])
+    add = helper.make_node("Add", ["cast", "sum"], ["one"])
+    last = helper.make_node("Squeeze", ["one"], ["y"])
+    huge = tmp_path / "huge.onnx"
+    huge.write_bytes(
+        make_model(
+            [constant, total, use, add, last],
+            [value("n", TensorProto.INT64, [1])],
+            [value("y", TensorProto.FLOAT, [])],
+            [shape],
+        ).SerializeToString()
+    )
+    (tmp_path / "models").mkdir()
+
+    answers = run_alone(GREEDY, greedy, huge, tmp_path / "models")
+
+    assert answers[:5] == ["200 [3.0]", "413 OUT_OF_MEMORY", "200 [4.0]", "413 OUT_OF_MEMORY", "200 [5.0]"]
+    assert answers[5] in ("413 OUT_OF_MEMORY", "503 MODEL_TOO_LARGE")
+    assert answers[6] == "200 [6.0]"
+
+
+# --- the whole data plane ---------------------------------------------------------------------------------------------
+
+
+def test_an_upload_registered_by_its_signature_answers(tmp_path: Path) -> None:
+    from functions.core.inference import InferenceService
+    from functions.infer.handler import make_handler
+
+    world = World(tmp_path)
+    path = tmp_path / "up.onnx"
+    path.write_bytes(scale_model(5.0))
+    signature = inspect_signature(path)
+    path.unlink()
+    world.register("demo", scale_model(5.0), signature=signature)
+    models = ModelCache(world.blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=tmp_path)
+    service = InferenceService(world.registry, world.resolver, models, world.statistics)
+    client = Client(make_handler(service, write=lambda _: None))
+
+    reply = client.post("/v2/models/demo/infer", rows([1, 2, 3], [4, 5, 6]))
+
+    assert reply.json["outputs"][0]["data"] == [5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
+    assert list(tmp_path.iterdir()) == []
