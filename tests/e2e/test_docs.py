@@ -1,0 +1,57 @@
+"""The README's commands work: blocks marked `run` are run, in order, in one folder, against a running stack."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local.client import RunningStack
+
+README = Path("README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)( run)?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.train
+def test_the_readmes_blocks_run_and_print_the_answer(stack: RunningStack, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+        "API": stack.api_url,
+        "BUCKET": stack.outputs["ArtifactsBucketName"],
+        "AWS_ENDPOINT_URL": stack.endpoint_url,
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path.cwd()),
+        "NO_PROXY": "127.0.0.1",
+    }
+    said = ""
+    runnable = [(language, code) for language, run, code in BLOCKS if run]
+    assert len(runnable) >= 5
+    for language, code in runnable:
+        command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        said += done.stdout
+
+    assert '"data":[2.0,4.0,6.0]' in said.replace(" ", "")
+    assert said.count("[[2. 4. 6.]]") == 2
+    assert (tmp_path / "artifacts/digits/model.onnx").exists()
+    assert '"TrainingJobName"' in said
+
+
+def test_every_make_target_and_file_that_the_readme_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", Path("Makefile").read_text(), re.MULTILINE))
+    assert {target for target in re.findall(r"\bmake ([a-z]+)\b", README)} <= targets
+    for event in re.findall(r"-e (events/\S+)", README):
+        assert Path(event).is_file(), event
+
+
+def test_the_tree_names_every_source_file() -> None:
+    listed = README[README.index("## The tree") :]
+    for folder in ("functions", "training", "local"):
+        for path in Path(folder).rglob("*.py"):
+            if path.name != "__init__.py":
+                assert re.search(rf"\b{re.escape(path.name)}\b", listed), f"{path} is not in the README's tree"
