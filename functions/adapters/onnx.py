@@ -8,7 +8,7 @@ import ctypes
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
+from functions.core.onnx_file import read_onnx
 from functions.core.signature import DYNAMIC, Signature, TensorSpec
 
 FLOOR = (1, 31, 1)  # below it, crafted models crash the process (field notes on security, section 1.1)
@@ -62,15 +63,18 @@ def inspect_signature(path: Path) -> Signature:
     """What the model at `path` takes and gives. Its weights, if outside, lie beside it.
 
     Raises:
-        InvalidModel: `NOT_LOADABLE` or `UNSUPPORTED_TYPE`.
+        InvalidModel: `NOT_LOADABLE`, `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
     """
     try:
         session = _open(path, threads=1)
     except MemoryError as error:
         raise InvalidModel("the model does not fit into the memory that checks it", code="NOT_LOADABLE") from error
+    # The runtime shows no dimensions for a scalar and for a tensor that declares none alike.
+    unclear = any(not node.shape for node in (*session.get_inputs(), *session.get_outputs()))
+    unranked = read_onnx(path).unranked if unclear else frozenset()
     signature = Signature(
-        tuple(_spec("input", node) for node in session.get_inputs()),
-        tuple(_spec("output", node) for node in session.get_outputs()),
+        tuple(_spec("input", node, unranked) for node in session.get_inputs()),
+        tuple(_spec("output", node, unranked) for node in session.get_outputs()),
     )
     if _has(signature.outputs, "BF16") and _has(signature.inputs, "BYTES"):
         raise InvalidModel(
@@ -179,8 +183,7 @@ class _Watchdog:
 
 
 def _open(path: Path, threads: int) -> Any:
-    """A session. The arena and memory patterns are off: the arena never gives back what one large request took, and
-    with both off, runs are as fast as with both on (benchmarks in docs/decisions)."""
+    """A session. Arena and memory patterns are off: see docs/decisions/0008-memory-of-an-environment.md."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -200,13 +203,21 @@ def _open(path: Path, threads: int) -> Any:
         raise InvalidModel(f"onnxruntime cannot load the model: {_clean(error)}", code="NOT_LOADABLE") from None
 
 
-def _spec(kind: str, node: Any) -> TensorSpec:
+def _spec(kind: str, node: Any, unranked: Collection[str]) -> TensorSpec:
+    """An input or output. An output that declares no dimensions is said to have one, of any size; its values tell."""
     datatype = DATATYPES.get(node.type)
     if datatype is None:
         hint = "; export the classifier with zipmap=False" if node.type.startswith("seq(map(") else ""
         wanted = "tensors of booleans, integers, floats or strings"
         raise InvalidModel(
             f"{kind} {shown(node.name)} is a {node.type}, only {wanted} are served{hint}", code="UNSUPPORTED_TYPE"
+        )
+    if not node.shape and node.name in unranked:
+        if kind == "output":
+            return TensorSpec(node.name, datatype, (DYNAMIC,))
+        raise InvalidModel(
+            f"input {shown(node.name)} does not say how many dimensions it has; export it with a shape",
+            code="UNKNOWN_RANK",
         )
     shape = (size if isinstance(size, int) and size >= 0 else DYNAMIC for size in node.shape)
     return TensorSpec(node.name, datatype, tuple(shape))

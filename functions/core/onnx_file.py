@@ -23,7 +23,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """`external` names the files that hold weights outside this one."""
+    """`external` names the files with weights outside this one, `unranked` the inputs and outputs without a shape."""
 
     ir_version: int
     opset: int
@@ -31,6 +31,7 @@ class OnnxFile:
     metadata: dict[str, str]
     external: tuple[str, ...]
     nodes: int
+    unranked: frozenset[str] = frozenset()
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -55,6 +56,7 @@ class _Walk:
         self._data = data
         self._external: dict[str, None] = {}
         self._nodes = 0
+        self._unranked: set[str] = set()
 
     def model(self, size: int) -> OnnxFile:
         ir_version, producer, has_graph = 0, ["", ""], False
@@ -84,7 +86,13 @@ class _Walk:
             raise _not_onnx("it holds no graph" if ir_version else "it has no IR version")
         opset = opsets.get("", opsets.get("ai.onnx", 0))
         return OnnxFile(
-            ir_version, opset, " ".join(filter(None, producer)), metadata, tuple(self._external), self._nodes
+            ir_version,
+            opset,
+            " ".join(filter(None, producer)),
+            metadata,
+            tuple(self._external),
+            self._nodes,
+            frozenset(self._unranked),
         )
 
     def _graph(self, start: int, end: int, depth: int) -> None:
@@ -102,6 +110,20 @@ class _Walk:
                 self._tensor(first, last)
             elif number == 15 and kind == _BYTES:
                 self._sparse(first, last)
+            elif number in (11, 12) and kind == _BYTES and depth == 0:
+                self._value_info(first, last)
+
+    def _value_info(self, start: int, end: int) -> None:
+        name, ranked = "", False
+        for number, kind, first, last in self._fields(start, end):
+            if number == 1 and kind == _BYTES:
+                name = self._text(first, last)
+            elif number == 2 and kind == _BYTES:  # TypeProto
+                for field, wire, inner, outer in self._fields(first, last):
+                    if field == 1 and wire == _BYTES:  # tensor_type
+                        ranked = any(number == 2 for number, *_ in self._fields(inner, outer))
+        if not ranked:
+            self._unranked.add(name)
 
     def _attribute(self, start: int, end: int, depth: int) -> None:
         for number, kind, first, last in self._fields(start, end):

@@ -119,6 +119,22 @@ def test_sizes_that_a_request_chooses_are_dynamic(tmp_path: Path) -> None:
     assert signature.batches
 
 
+def test_a_tensor_without_a_rank_is_told_from_a_scalar(tmp_path: Path) -> None:
+    scalar_in = identity(tmp_path, TensorProto.FLOAT, [])
+    assert inspect_signature(scalar_in).inputs == (TensorSpec("x", "FP32", ()),)
+
+    reshape = helper.make_node("Reshape", ["x", "to"], ["y"])
+    inputs = [value("x", TensorProto.FLOAT, ["n"]), value("to", TensorProto.INT64, ["k"])]
+    unranked_out = save(tmp_path, [reshape], inputs, [value("y", TensorProto.FLOAT, None)])
+    assert inspect_signature(unranked_out).outputs == (TensorSpec("y", "FP32", (-1,)),)
+
+    node = helper.make_node("Identity", ["x"], ["y"])
+    unranked_in = save(tmp_path, [node], [value("x", TensorProto.FLOAT, None)], [value("y", TensorProto.FLOAT, None)])
+    with pytest.raises(InvalidModel, match="input 'x' does not say how many dimensions") as refused:
+        inspect_signature(unranked_in)
+    assert refused.value.instance_code == "UNKNOWN_RANK"
+
+
 def unsupported(name: str) -> Any:
     if name == "sequence":
         outputs = [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)]
