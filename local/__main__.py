@@ -22,10 +22,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     up = parser.add_subparsers(required=True, metavar="up").add_parser("up", help="serve until Ctrl-C")
     up.add_argument("--template", type=Path, default=ROOT / "template.yaml")
     up.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="repeatable")
-    up.add_argument("--api-port", type=int, default=0, help="of the API under its stage; by default a free one")
-    up.add_argument("--root-port", type=int, default=0, help="of the API without a stage, as under a custom domain")
-    up.add_argument("--aws-port", type=int, default=0, help="of S3, SQS, DynamoDB, SageMaker")
-    up.add_argument("--control-port", type=int, default=0, help="of the Lambda Invoke API")
+    up.add_argument("--api-port", type=_port, default=0, help="of the API under its stage; by default a free one")
+    up.add_argument("--root-port", type=_port, default=0, help="of the API without a stage, as under a custom domain")
+    up.add_argument("--aws-port", type=_port, default=0, help="of S3, SQS, DynamoDB, SageMaker")
+    up.add_argument("--control-port", type=_port, default=0, help="of the Lambda Invoke API")
     up.add_argument("--concurrency", type=int, default=CONCURRENCY, help="environments a function may have")
     up.add_argument("--api-timeout", type=float, default=29.0, help="seconds the API waits for a function")
     up.add_argument("--state-dir", type=Path, default=ROOT / ".local", help="holds the logs (%(default)s)")
@@ -36,6 +36,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     up.add_argument("--json", action="store_true", help="one line of JSON when it is up, for programs")
     up.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    if not 0 <= (number := int(text)) <= 65535:
+        raise argparse.ArgumentTypeError(f"{number} is not between 0 and 65535")
+    return number
 
 
 def settings(arguments: argparse.Namespace) -> Settings:

@@ -36,8 +36,10 @@ class Document:
         """
         try:
             document = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
-        except (OSError, yaml.YAMLError) as error:
-            raise TemplateError(f"{path}: {error}") from error
+        except OSError as error:
+            raise TemplateError(f"{path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise TemplateError(f"{path}: {' '.join(str(error).split())}") from error
         if not isinstance(document, dict) or not isinstance(document.get("Resources"), dict):
             raise TemplateError(f"{path}: a template needs a Resources section")
         return cls(document, fill_parameters(document.get("Parameters") or {}, parameters or {}), stack_name)

@@ -27,19 +27,18 @@ class Poller:
         self._pool = pool
         self._source = source
         self._sqs = sqs
+        self._url = ""
         limit = source.maximum_concurrency or pool.concurrency
         self._slots = asyncio.Semaphore(min(int(limit), pool.concurrency))
         self._batches: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Poll until cancelled; a batch under way is given up then, and its messages come back."""
-        name = self._source.queue_arn.split(":")[-1]
-        url = (await asyncio.to_thread(self._sqs.get_queue_url, QueueName=name))["QueueUrl"]
         try:
             while True:
                 await self._slots.acquire()
                 try:
-                    messages = await asyncio.to_thread(self._receive, url)
+                    messages = await asyncio.to_thread(self._receive)
                 except (BotoCoreError, ClientError) as error:  # the queue's side: try again, as AWS's pollers do
                     log.warning("%s: cannot receive: %s", self._source.queue_arn, error)
                     messages = []
@@ -47,7 +46,7 @@ class Poller:
                 if not messages:
                     self._slots.release()
                     continue
-                batch = asyncio.create_task(self._handle(url, messages))
+                batch = asyncio.create_task(self._handle(messages))
                 self._batches.add(batch)
                 batch.add_done_callback(self._finished)
         finally:
@@ -60,9 +59,12 @@ class Poller:
         if not batch.cancelled() and (error := batch.exception()):
             log.error("%s: a batch failed: %s", self._source.queue_arn, error)
 
-    def _receive(self, url: str) -> list[dict[str, Any]]:
+    def _receive(self) -> list[dict[str, Any]]:
+        if not self._url:
+            name = self._source.queue_arn.split(":")[-1]
+            self._url = self._sqs.get_queue_url(QueueName=name)["QueueUrl"]
         answer = self._sqs.receive_message(
-            QueueUrl=url,
+            QueueUrl=self._url,
             MaxNumberOfMessages=min(self._source.batch_size, 10),
             WaitTimeSeconds=WAIT_S,
             MessageSystemAttributeNames=["All"],
@@ -70,7 +72,7 @@ class Poller:
         )
         return list(answer.get("Messages", []))
 
-    async def _handle(self, url: str, messages: Sequence[dict[str, Any]]) -> None:
+    async def _handle(self, messages: Sequence[dict[str, Any]]) -> None:
         event = json.dumps(sqs_event(messages, self._source.queue_arn)).encode()
         try:
             result = await self._pool.invoke(event)
@@ -81,7 +83,7 @@ class Poller:
         done = [message for message in messages if message["MessageId"] not in failed]
         if done:
             entries = [{"Id": str(index), "ReceiptHandle": one["ReceiptHandle"]} for index, one in enumerate(done)]
-            await asyncio.to_thread(self._sqs.delete_message_batch, QueueUrl=url, Entries=entries)
+            await asyncio.to_thread(self._sqs.delete_message_batch, QueueUrl=self._url, Entries=entries)
 
 
 def failed_messages(result: Result, message_ids: Sequence[str], partial_failures: bool) -> set[str]:
