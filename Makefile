@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) /opt/python/cp313*/bin/python3.13; do \
 	$$p -c 'import sys; assert sys.version_info[:2] == (3, 13)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo local test check lint types imports template build deploy bench layer constraints clean
+.PHONY: help demo local test check lint types imports template build deploy bench layer tree constraints clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,7 +56,10 @@ bench: .venv/.demo ## The benchmarks; results are added to benchmarks/results/
 	$(BIN)/python -m benchmarks.warm_request
 
 layer: ## Generate layers/dependencies/requirements.txt from pyproject.toml
-	$(PYTHON) scripts/layer.py > layers/dependencies/requirements.txt
+	$(PYTHON) -m scripts.layer > layers/dependencies/requirements.txt
+
+tree: ## Write the README's tree from the files' docstrings
+	$(PYTHON) -m scripts.tree
 
 constraints: .venv/.uv ## Pin again what the direct requirements pull in
 	$(BIN)/uv pip compile -q --upgrade --python $(BIN)/python --group lint --group train --no-header --no-annotate --no-emit-index-url -o constraints.txt

@@ -1,1 +1,1 @@
-"""The Lambda functions: a folder is a verb (one function) or shared (`core`: rules, `adapters`: the outside)."""
+"""The Lambda functions: a folder is a verb, one function each, or shared by them: `core`, `adapters`."""

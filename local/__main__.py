@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -61,11 +62,19 @@ def settings(arguments: argparse.Namespace) -> Settings:
         control_port=arguments.control_port,
         concurrency=arguments.concurrency,
         api_timeout_s=arguments.api_timeout,
-        code_root=arguments.code_root,
-        python=arguments.python,
-        layers=tuple(arguments.layer),
+        code_root=arguments.code_root.absolute(),
+        python=interpreter(arguments.python),
+        layers=tuple(layer.absolute() for layer in arguments.layer),
         echo=(lambda function, line: print(f"{function} │ {line}", flush=True)) if arguments.logs else None,
     )
+
+
+def interpreter(name: str) -> str:
+    """The absolute path of an interpreter; the functions run in other folders. A link stays one: it may be a venv's."""
+    found = shutil.which(name)
+    if found is None:
+        raise StackError(f"--python {name}: there is no such interpreter")
+    return str(Path(found).absolute())
 
 
 def account(stack: Stack) -> str:

@@ -41,7 +41,8 @@ class Bucket:
         from botocore.config import Config
 
         self._client = boto3.session.Session(**FAKE, region_name=region).client(
-            "s3", endpoint_url=endpoint_url, config=Config(retries={"total_max_attempts": 2}))
+            "s3", endpoint_url=endpoint_url, config=Config(retries={"total_max_attempts": 2})
+        )
 
     def download(self, uri: str, folder: Path) -> int:
         """Every object under the prefix `uri` into `folder`; how many there were.
@@ -118,11 +119,18 @@ class Container:
         channels = self._request.get("InputDataConfig") or []
         configuration: dict[str, Any] = {
             "hyperparameters": self._request.get("HyperParameters") or {},
-            "inputdataconfig": {channel["ChannelName"]: {
-                "TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None",
-            } for channel in channels},
+            "inputdataconfig": {
+                channel["ChannelName"]: {
+                    "TrainingInputMode": "File",
+                    "S3DistributionType": "FullyReplicated",
+                    "RecordWrapperType": "None",
+                }
+                for channel in channels
+            },
             "resourceconfig": {
-                "current_host": "algo-1", "hosts": ["algo-1"], "current_group_name": "homogeneousCluster",
+                "current_host": "algo-1",
+                "hosts": ["algo-1"],
+                "current_group_name": "homogeneousCluster",
                 "current_instance_type": "local",  # what a model says about its training should be true
                 "network_interface_name": "lo",
             },
@@ -151,8 +159,14 @@ class Container:
     ) -> tuple[int, bool]:
         """Run the entry point to its end: its exit status, and whether it ran out of time."""
         self._process = process = subprocess.Popen(
-            self._command(), cwd=self.base, env=self._variables(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True)
+            self._command(),
+            cwd=self.base,
+            env=self._variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         janitor.tell("add", process.pid)
         reader = threading.Thread(target=_read, args=(process, on_line), daemon=True)
         reader.start()

@@ -37,8 +37,15 @@ _running: dict[str, "Job"] = {}  # by ARN
 class Job:
     """One job: moves moto's record of it from Starting to its end, in a thread."""
 
-    def __init__(self, request: dict[str, Any], record: Any, bucket: Bucket, janitor: Janitor, log: Path,
-                 environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        request: dict[str, Any],
+        record: Any,
+        bucket: Bucket,
+        janitor: Janitor,
+        log: Path,
+        environment: Mapping[str, str],
+    ) -> None:
         self._request = request
         self._record = record
         self._bucket = bucket
@@ -112,7 +119,8 @@ class Job:
             self._record.training_start_time = datetime.now(UTC)
         limit = (self._request.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", 86400)
         status, out_of_time = container.run(
-            self._janitor, self._on_line, self._stopping.is_set, limit - (time.monotonic() - started), self._grace_s)
+            self._janitor, self._on_line, self._stopping.is_set, limit - (time.monotonic() - started), self._grace_s
+        )
         self._log.write(f"exit status {status}\n")
         if status != 0 and self._interrupted.is_set() and not self._stopping.is_set() and not out_of_time:
             self._interrupt_on = None
@@ -151,10 +159,13 @@ class Job:
     def _status(self, secondary: str, message: str, status: str | None = None) -> None:
         """Replace, never change: another thread may be reading what is there."""
         now = datetime.now(UTC)
-        past = [item if "EndTime" in item else item | {"EndTime": now}
-                for item in self._record.secondary_status_transitions]
+        past = [
+            item if "EndTime" in item else item | {"EndTime": now} for item in self._record.secondary_status_transitions
+        ]
         self._record.secondary_status_transitions = [
-            *past, {"Status": secondary, "StartTime": now, "StatusMessage": message}]
+            *past,
+            {"Status": secondary, "StartTime": now, "StatusMessage": message},
+        ]
         self._record.secondary_status = secondary
         self._record.last_modified_time = now
         if status is not None:
@@ -199,8 +210,14 @@ def install(endpoint_url: str | None = None, log_dir: Path | None = None) -> Non
             answer = record_job(self)
             record = backend.training_jobs[name]
             try:
-                job = Job(copy.deepcopy(request), record, Bucket(endpoint, backend.region_name), janitor,
-                          logs / f"training-{name}.log", {"AWS_ENDPOINT_URL": endpoint})
+                job = Job(
+                    copy.deepcopy(request),
+                    record,
+                    Bucket(endpoint, backend.region_name),
+                    janitor,
+                    logs / f"training-{name}.log",
+                    {"AWS_ENDPOINT_URL": endpoint},
+                )
             except re.error as error:
                 del backend.training_jobs[name]
                 raise ValidationError(message=f"MetricDefinitions: {error}") from error

@@ -16,6 +16,19 @@ from typing import IO, cast
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+PF_EXITING = 0x4  # include/linux/sched.h
+
+
+def is_dying(pid: int) -> bool:
+    """Whether the process has ended, or is about to: SIGKILL is pending or its exit has begun."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    return fields["State"][0] in "ZX" or bool(flags & PF_EXITING) or bool(pending >> (signal.SIGKILL - 1) & 1)
 
 
 def end(pids: Iterable[int]) -> None:

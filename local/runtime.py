@@ -132,13 +132,8 @@ class Environment:
         return answer
 
     def is_alive(self) -> bool:
-        """Asks the kernel, since a process killed a moment ago may not have been noticed yet."""
-        if self._exit.done():
-            return False
-        try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        except ChildProcessError:
-            return False
+        """Asks the kernel, since a process killed a moment ago may still be on its way out."""
+        return not self._exit.done() and not processes.is_dying(self.pid)
 
     async def stop(self) -> None:
         """End the process, all its children, its Runtime API and its /tmp."""

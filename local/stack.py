@@ -1,4 +1,4 @@
-"""The supervisor: moto and the functions as children; gateway, control API and pollers in this process."""
+"""The supervisor: moto and the functions are its children, gateway, control API and pollers run in it."""
 
 import asyncio
 import contextlib

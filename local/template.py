@@ -1,4 +1,4 @@
-"""A SAM template as the local stack sees it: functions, routes, event sources and the API as plain values.
+"""A SAM template as plain values for the local stack: functions, routes, event sources, the API.
 
 `Template.functions` and `.api` are what is served; `.properties(name)` gives any other resource in its own words.
 """

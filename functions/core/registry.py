@@ -215,9 +215,7 @@ class Registry:
         if meta is None:
             raise ModelNotFound(f"Request for unknown model: '{model}' is not found")
         if found is None and reference is None:
-            raise NotReady(
-                f"Model version not ready: no version of '{model}' has been registered yet", retry_after_s=5
-            )
+            raise NotReady(f"Model version not ready: no version of '{model}' has been registered yet", retry_after_s=5)
         if found is None:
             kind = "version" if isinstance(reference, int) else "version or alias"
             raise ModelNotFound(f"Request for unknown model: '{model}' {kind} '{reference}' is not found")

@@ -1,4 +1,4 @@
-"""S3's events, however they come (SQS, bare, EventBridge) -> registrations -> what goes back to the queue."""
+"""S3's events, through SQS, EventBridge or bare, become registrations; what failed goes back to the queue."""
 
 import json
 from collections.abc import Callable, Mapping

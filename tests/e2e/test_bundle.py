@@ -18,9 +18,9 @@ def bundle(tmp_path: Path) -> Iterator[RunningStack]:
     if not (BUILD / "template.yaml").exists() or not PYTHON.exists():
         pytest.skip("no bundle: python3.13 was not found, so `make build` did not run")
     arguments = (
-        *("--code-root", str(BUILD.absolute() / "InferFunction")),
-        *("--layer", str(BUILD.absolute() / "DependenciesLayer")),
-        *("--python", str(PYTHON.absolute())),
+        *("--code-root", str(BUILD / "InferFunction")),
+        *("--layer", str(BUILD / "DependenciesLayer")),
+        *("--python", str(PYTHON)),
     )
     with start_stack(state_dir=tmp_path, arguments=arguments) as running:
         yield running

@@ -3,12 +3,13 @@
 import json
 import os
 import re
-import runpy
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from scripts.layer import layer_requirements
 
 SAM_PYTHON = os.environ.get("MAYFLY_SAM_PYTHON", ".venv-sam/bin/python")
 
@@ -153,5 +154,5 @@ def test_every_parameter_says_what_it_is_for(source: dict[str, Any]) -> None:
 
 
 def test_the_layer_holds_what_pyproject_pins() -> None:
-    wanted = runpy.run_path("scripts/layer.py")["layer_requirements"]()
+    wanted = layer_requirements()
     assert Path("layers/dependencies/requirements.txt").read_text() == wanted, "run `make layer`"
