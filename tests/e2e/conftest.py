@@ -1,7 +1,8 @@
 """The system over HTTP: the local stack, or any running one.
 
 STACK_URL (with the stage) and ARTIFACTS_BUCKET name a stack that is up already and lets the tests in without
-signatures: another local stack, or a deployed one behind a signing proxy on loopback. AWS_ENDPOINT_URL says where its S3 is.
+signatures: another local stack, or a deployed one behind a signing proxy on loopback. AWS_ENDPOINT_URL says where its
+S3 is.
 """
 
 import json

@@ -22,7 +22,8 @@ options.intra_op_num_threads = 1
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 session.run(None, {"x": np.ones((1, 3), np.float32)})
 files = [str(path) for path in Path(os.environ["HOME"]).rglob("*")]
-opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+links = [Path("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
+opened = [os.readlink(link) for link in links if link.exists()]
 print(json.dumps({"threads": len(os.listdir("/proc/self/task")), "files": files, "opened": opened}))
 """
 

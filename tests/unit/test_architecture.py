@@ -12,7 +12,13 @@ import yaml
 from local.template import Template
 
 FUNCTIONS = Path("functions")
-NUMPY_IN_CORE = {"classification.py", "inference.py", "protocol.py", "serving.py", "tensors.py"}  # whatever holds arrays
+NUMPY_IN_CORE = {
+    "classification.py",
+    "inference.py",
+    "protocol.py",
+    "serving.py",
+    "tensors.py",
+}  # whatever holds arrays
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -44,7 +50,12 @@ def test_the_template_sets_every_variable_that_main_reads_and_no_other(function:
     source = (FUNCTIONS / declared.handler.split(".")[1] / "main.py").read_text()
     read = set(re.findall(r"[\"']([A-Z][A-Z0-9_]{3,})[\"']", source))
     lambdas_own = {name for name in read if name.startswith("AWS_")}
-    by_libraries = {"ORT_DISABLE_TELEMETRY", "OPENBLAS_NUM_THREADS", "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE"}
+    by_libraries = {
+        "ORT_DISABLE_TELEMETRY",
+        "OPENBLAS_NUM_THREADS",
+        "POWERTOOLS_SERVICE_NAME",
+        "POWERTOOLS_METRICS_NAMESPACE",
+    }
 
     assert read - lambdas_own - by_libraries == set(declared.environment) - by_libraries
 
@@ -54,7 +65,9 @@ def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
     for path in FUNCTIONS.rglob("*.py"):
         tree = ast.parse(path.read_text())
         assert not banned & set(imports(path)), path
-        called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        called = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
         assert not {"eval", "exec", "__import__"} & called, path
 
 

@@ -86,8 +86,8 @@ def test_names_that_leave_the_folder_are_only_names(tmp_path: Path) -> None:
         (pack({"m.onnx": bytes(128 * 1024 * 1024)}), "inflates to more than"),
     ],
     ids=[
-        "empty", "text", "truncated", "trailing byte", "second gzip member", "data after the end", "symlink", "hard link",
-        "device", "fifo", "pax long name", "gnu long name", "too many", "no tar", "bomb",
+        "empty", "text", "truncated", "trailing byte", "second gzip member", "data after the end", "symlink",
+        "hard link", "device", "fifo", "pax long name", "gnu long name", "too many", "no tar", "bomb",
     ],
 )  # fmt: skip
 def test_what_is_no_plain_archive_is_refused(tmp_path: Path, content: bytes, why: str) -> None:

@@ -138,7 +138,9 @@ def test_an_upload_is_not_begun_when_time_is_short(handler: Handler, registry: R
     assert registry.versions("demo") == []
 
 
-@pytest.mark.parametrize("event", ["s3_test_event", "sqs_garbage", "s3_put_archive", "s3_put_manifest", "s3_put_model_gone"])
+@pytest.mark.parametrize(
+    "event", ["s3_test_event", "sqs_garbage", "s3_put_archive", "s3_put_manifest", "s3_put_model_gone"]
+)
 def test_what_registers_nothing_is_acknowledged_or_rejected_and_blocks_nothing(handler: Handler, event: str) -> None:
     assert handler(load(event), Context()) in (
         {"versions": []},
