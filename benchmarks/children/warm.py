@@ -1,0 +1,96 @@
+"""The environment of a function that has its model in memory: what calls of its handler take. `warm.py PLAN RESULT`
+
+PLAN is JSON: {"rounds": N, "model": path, "cases": [{"case", "rows", "values", "shape", "event", "naive"}, …]}.
+RESULT takes {"taken": {"<case>|<contender>": [µs of each round]}, "replies": {the same keys: reply}}.
+Log lines go to stdout, flushed one by one as awslambdaric does; somebody has to read them.
+"""
+
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.children.invoke import Context
+from benchmarks.measure import interleave
+
+sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+from functions.adapters.onnx import OnnxRuntime, threads_for  # noqa: E402
+from functions.core.inference import InferenceService  # noqa: E402
+from functions.core.statistics import Statistics  # noqa: E402
+from functions.infer import handler as infer_handler  # noqa: E402
+from functions.infer import main as deployed  # noqa: E402
+
+REPEATS = {1: 25, 128: 5}  # calls of one contender in a row; what a round counts is their median
+
+
+def quiet_handler() -> Any:
+    """The same handler without its log line, which is its metric record too. There is no switch for that, so this is
+    a second copy of the module in which the line is neither made nor written."""
+    spec = importlib.util.spec_from_file_location("quiet_handler", str(infer_handler.__file__))
+    if spec is None or spec.loader is None:
+        raise ImportError("the handler has no source")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.request_line = lambda *_, **__: ""  # type: ignore[attr-defined]
+    service = InferenceService(deployed.registry, deployed.resolver, deployed.models, Statistics())
+    return module.make_handler(service, write=lambda _: None)
+
+
+def block(call: Callable[[], Any], repeats: int) -> float:
+    """The median µs of `repeats` calls, after one that does not count."""
+    taken = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter_ns()
+        call()
+        taken.append(time.perf_counter_ns() - began)
+    return statistics.median(taken[1:]) / 1000
+
+
+def main() -> None:
+    plan = _read(sys.argv[1])
+    # The options of the function's own sessions: the difference is the handler's, and nothing spins on the other core.
+    session = OnnxRuntime(threads_for(deployed.size_mb)).load(Path(plan["model"]))._session
+    quiet, context = quiet_handler(), Context()
+    calls: dict[str, Callable[[], Any]] = {}
+    contenders: dict[str, Callable[[], float]] = {}
+    for case in plan["cases"]:
+        array = np.fromfile(case["values"], np.float32).reshape(case["shape"])
+        event = _read(case["event"])
+        found: dict[str, Callable[[], Any]] = {
+            "bare": partial(session.run, ["y"], {"x": array}),
+            "ours": partial(deployed.lambda_handler, event, context),
+            "quiet": partial(quiet, event, context),
+        }
+        if case["naive"]:
+            found["naive"] = partial(naive, session, _read(case["naive"]))
+        for contender, call in found.items():
+            name = f"{case['case']}|{contender}"
+            calls[name] = call
+            contenders[name] = partial(block, call, REPEATS[case["rows"]])
+    replies = {name: call() for name, call in calls.items()}
+    taken = interleave(contenders, plan["rounds"], what="warm request")
+    plain = {name: reply if isinstance(reply, dict) else reply[0].tolist() for name, reply in replies.items()}
+    Path(sys.argv[2]).write_text(json.dumps({"taken": taken, "replies": plain}), encoding="utf-8")
+
+
+def _read(path: str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def naive(session: Any, event: dict[str, Any]) -> dict[str, Any]:
+    """What everybody writes: no checks, no log line."""
+    array = np.array(json.loads(event["body"])["data"], dtype=np.float32)
+    [output] = session.run(None, {"x": array})
+    return {"statusCode": 200, "body": json.dumps({"prediction": output.tolist()})}
+
+
+if __name__ == "__main__":
+    main()
