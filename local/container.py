@@ -244,7 +244,6 @@ class Container:
             "HOME": str(self.base / "tmp"),
             "TMPDIR": str(self.base / "tmp"),
             "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "SAGEMAKER_BASE_DIR": str(self.base),
             "CUDA_VISIBLE_DEVICES": "",  # the same run on every machine
             "TRAINING_JOB_NAME": self._request["TrainingJobName"],
