@@ -89,6 +89,12 @@ def test_a_version_is_asked_for_by_path_header_or_query(
     assert reply.json["outputs"][0]["data"][0] == (2.0 if version == "1" else 3.0)
 
 
+def test_an_alias_stands_in_the_place_of_a_version(client: Client) -> None:
+    reply = client.deliver(load("apigw_infer_alias"))
+
+    assert (reply.status, reply.headers["x-model-version"], reply.headers["x-model-alias"]) == (200, "2", "latest")
+
+
 def test_a_binary_inference_is_an_octet_stream(client: Client) -> None:
     reply = client.deliver(load("apigw_infer_binary"))
 
