@@ -2,7 +2,7 @@
 
 PLAN is JSON: {"rounds": N, "model": path, "cases": [{"case", "rows", "values", "shape", "event", "naive"}, …]}.
 RESULT takes {"taken": {"<case>|<contender>": [µs of each round]}, "replies": {the same keys: reply}}.
-Log lines go to stdout, flushed one by one as awslambdaric does; somebody has to read them.
+Log lines go to stdout; somebody has to read them.
 """
 
 import importlib.util
@@ -19,14 +19,11 @@ import numpy as np
 
 from benchmarks.children.invoke import Context
 from benchmarks.measure import interleave
-
-sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-from functions.adapters.onnx import OnnxRuntime, threads_for  # noqa: E402
-from functions.core.inference import InferenceService  # noqa: E402
-from functions.core.statistics import Statistics  # noqa: E402
-from functions.infer import handler as infer_handler  # noqa: E402
-from functions.infer import main as deployed  # noqa: E402
+from functions.adapters.onnx import OnnxRuntime, threads_for
+from functions.core.inference import InferenceService
+from functions.core.statistics import Statistics
+from functions.infer import handler as infer_handler
+from functions.infer import main as deployed
 
 REPEATS = {1: 25, 128: 5}  # calls of one contender in a row; what a round counts is their median
 
