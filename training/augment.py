@@ -14,7 +14,8 @@ def affine(images: Tensor, *, turn: float, zoom: float, shift: float) -> Tensor:
     """
     count = len(images)
     angle, scale, x, y = (torch.rand(4, count, device=images.device) * 2 - 1) * torch.tensor(
-        [[turn], [zoom], [shift], [shift]], device=images.device)
+        [[turn], [zoom], [shift], [shift]], device=images.device
+    )
     cos, sin = angle.cos() * (1 + scale), angle.sin() * (1 + scale)
     maps = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(count, 2, 3)
     grid = functional.affine_grid(maps, list(images.shape), align_corners=False)

@@ -58,8 +58,15 @@ def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return scaled
 
 
-def split(x: NDArray[np.float32], y: NDArray[np.int64], *, source: str, sha256: str,
-          validation: float = 0.1, test: float = 0.2) -> Dataset:
+def split(
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    *,
+    source: str,
+    sha256: str,
+    validation: float = 0.1,
+    test: float = 0.2,
+) -> Dataset:
     """Rows in three parts with the same share of every class in each."""
     from sklearn.model_selection import train_test_split
 

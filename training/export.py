@@ -73,8 +73,10 @@ def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
         choices[name] = [size for size in (dim.low, dim.low + 1, middle, dim.high) if size != traced[name]]
         if len(set(choices[name])) < 3:
             raise ExportFailed(f"dimension {name!r}: {dim.low} to {dim.high} leaves too few sizes for a proof")
-    return [{name: sizes[(turn + position) % len(sizes)] for position, (name, sizes) in enumerate(choices.items())}
-            for turn in range(4)]
+    return [
+        {name: sizes[(turn + position) % len(sizes)] for position, (name, sizes) in enumerate(choices.items())}
+        for turn in range(4)
+    ]
 
 
 def export(spec: Spec, ladder: Sequence[Callable[[Spec], onnx.ModelProto]] | None = None) -> onnx.ModelProto:
@@ -145,8 +147,16 @@ def _automatic_dims(spec: Spec) -> onnx.ModelProto:
 
 def _dynamo(spec: Spec, shapes: tuple[dict[int, Any], ...]) -> onnx.ModelProto:
     program = torch.onnx.export(
-        spec.model, spec.sample(traced_sizes(spec.dims)), dynamo=True, dynamic_shapes=shapes, opset_version=OPSET,
-        input_names=list(spec.inputs), output_names=list(spec.outputs), external_data=False, verbose=False)
+        spec.model,
+        spec.sample(traced_sizes(spec.dims)),
+        dynamo=True,
+        dynamic_shapes=shapes,
+        opset_version=OPSET,
+        input_names=list(spec.inputs),
+        output_names=list(spec.outputs),
+        external_data=False,
+        verbose=False,
+    )
     if program is None:
         raise ExportFailed("the exporter returned nothing")
     proto: onnx.ModelProto = program.model_proto
@@ -156,9 +166,15 @@ def _dynamo(spec: Spec, shapes: tuple[dict[int, Any], ...]) -> onnx.ModelProto:
 def _torchscript(spec: Spec) -> onnx.ModelProto:
     buffer = io.BytesIO()
     torch.onnx.export(
-        spec.model, spec.sample(traced_sizes(spec.dims)), buffer, dynamo=False, opset_version=OPSET,  # type: ignore[arg-type]
-        input_names=list(spec.inputs), output_names=list(spec.outputs),
-        dynamic_axes={name: dict(axes) for name, axes in spec.inputs.items()})
+        spec.model,
+        spec.sample(traced_sizes(spec.dims)),
+        buffer,
+        dynamo=False,
+        opset_version=OPSET,  # type: ignore[arg-type]
+        input_names=list(spec.inputs),
+        output_names=list(spec.outputs),
+        dynamic_axes={name: dict(axes) for name, axes in spec.inputs.items()},
+    )
     return onnx.load_model_from_string(buffer.getvalue())
 
 
@@ -221,8 +237,11 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), \
-                contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -242,16 +261,23 @@ def samples(model: onnx.ModelProto, input_name: str, batches: Sequence[NDArray[n
     pairs: list[Sample] = []
     for batch in batches:
         rounded = batch.round(4)
-        answers = zip((output.name for output in session.get_outputs()), session.run(None, {input_name: rounded}),
-                      strict=True)
-        pairs.append({
-            "request": {"inputs": [_tensor(input_name, rounded)]},
-            "response": {"outputs": [_tensor(name, answer) for name, answer in answers]},
-        })
+        answers = zip(
+            (output.name for output in session.get_outputs()), session.run(None, {input_name: rounded}), strict=True
+        )
+        pairs.append(
+            {
+                "request": {"inputs": [_tensor(input_name, rounded)]},
+                "response": {"outputs": [_tensor(name, answer) for name, answer in answers]},
+            }
+        )
     return pairs
 
 
 def _tensor(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
     """FP32 as the protocol's JSON spells it; each number as short as it can be and still be the same float32."""
-    return {"name": name, "datatype": "FP32", "shape": list(values.shape),
-            "data": [float(np.format_float_positional(value)) if value % 1 else int(value) for value in values.flat]}
+    return {
+        "name": name,
+        "datatype": "FP32",
+        "shape": list(values.shape),
+        "data": [float(np.format_float_positional(value)) if value % 1 else int(value) for value in values.flat],
+    }

@@ -162,18 +162,35 @@ def validate(request: Request) -> None:
     instance = request["ResourceConfig"]["InstanceType"]
     problems = [
         (instance in known, f"instance type {instance!r} is none of SageMaker's, e.g. ml.g5.xlarge"),
-        (re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", request["TrainingJobName"]),
-         f"job name {request['TrainingJobName']!r}: at most 63 letters, digits and inner hyphens"),
-        (re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", request["RoleArn"]),
-         f"role {request['RoleArn']!r} is no role ARN, e.g. arn:aws:iam::123456789012:role/training"),
-        (all(len(text) <= limit for name, value in request["HyperParameters"].items()
-             for text, limit in ((name, 256), (value, 2500))), "a hyperparameter is longer than SageMaker allows"),
-        (request["StoppingCondition"].get("MaxWaitTimeInSeconds", sys.maxsize)
-         >= request["StoppingCondition"]["MaxRuntimeInSeconds"], "max wait includes the runtime: make it no shorter"),
-        (not ("VpcConfig" in request and not request["VpcConfig"]["SecurityGroupIds"]),
-         "subnets need security groups: add --security-group"),
-        (not (request["EnableManagedSpotTraining"] and "KeepAlivePeriodInSeconds" in request["ResourceConfig"]),
-         "a warm pool needs an instance on demand: add --no-spot"),
+        (
+            re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", request["TrainingJobName"]),
+            f"job name {request['TrainingJobName']!r}: at most 63 letters, digits and inner hyphens",
+        ),
+        (
+            re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", request["RoleArn"]),
+            f"role {request['RoleArn']!r} is no role ARN, e.g. arn:aws:iam::123456789012:role/training",
+        ),
+        (
+            all(
+                len(text) <= limit
+                for name, value in request["HyperParameters"].items()
+                for text, limit in ((name, 256), (value, 2500))
+            ),
+            "a hyperparameter is longer than SageMaker allows",
+        ),
+        (
+            request["StoppingCondition"].get("MaxWaitTimeInSeconds", sys.maxsize)
+            >= request["StoppingCondition"]["MaxRuntimeInSeconds"],
+            "max wait includes the runtime: make it no shorter",
+        ),
+        (
+            not ("VpcConfig" in request and not request["VpcConfig"]["SecurityGroupIds"]),
+            "subnets need security groups: add --security-group",
+        ),
+        (
+            not (request["EnableManagedSpotTraining"] and "KeepAlivePeriodInSeconds" in request["ResourceConfig"]),
+            "a warm pool needs an instance on demand: add --no-spot",
+        ),
     ]
     for holds, message in problems:
         if not holds:
@@ -196,8 +213,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="name of the model [the recipe's]")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
     parser.add_argument("--channel", action="append", default=[], metavar="NAME=S3URI", help="input data")
-    parser.add_argument("--backend", choices=["boto3", "sagemaker"], default="boto3",
-                        help="what sends the request: boto3, or the SageMaker SDK where it is installed")
+    parser.add_argument(
+        "--backend",
+        choices=["boto3", "sagemaker"],
+        default="boto3",
+        help="what sends the request: boto3, or the SageMaker SDK where it is installed",
+    )
     parser.add_argument("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
     parser.add_argument("--instance", default=Job.instance_type, help="instance type [%(default)s]")
     parser.add_argument("--image", help="container image [AWS's PyTorch image for the instance]")
@@ -221,12 +242,26 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     hyperparameters = pairs(options.set)
     name = backends.check_recipe(options.recipe, hyperparameters)
     job = Job(
-        name=job_name(options.model or name), recipe=code.entry, model=options.model or name, bucket=options.bucket,
-        role=options.role, code_uri=code.uri(options.bucket), region=region, hyperparameters=hyperparameters,
-        channels=pairs(options.channel, "--channel"), instance_type=options.instance, image=options.image,
-        spot=options.spot, max_runtime_s=options.max_runtime, max_wait_s=options.max_wait,
-        keep_alive_s=options.keep_alive, kms_key=options.kms_key, subnets=options.subnet,
-        security_groups=options.security_group, code_revision=manifest.code_revision(environ))
+        name=job_name(options.model or name),
+        recipe=code.entry,
+        model=options.model or name,
+        bucket=options.bucket,
+        role=options.role,
+        code_uri=code.uri(options.bucket),
+        region=region,
+        hyperparameters=hyperparameters,
+        channels=pairs(options.channel, "--channel"),
+        instance_type=options.instance,
+        image=options.image,
+        spot=options.spot,
+        max_runtime_s=options.max_runtime,
+        max_wait_s=options.max_wait,
+        keep_alive_s=options.keep_alive,
+        kms_key=options.kms_key,
+        subnets=options.subnet,
+        security_groups=options.security_group,
+        code_revision=manifest.code_revision(environ),
+    )
     request = build(job)
     validate(request)
     if options.dry_run:

@@ -42,10 +42,19 @@ class Run:
         if self.folder is None:
             return
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint.save(self.folder, {
-            "run": self.identity, "epoch": self.epoch, "step": self.step, "history": self.history,
-            "loss": self.loss.cpu(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "generators": {"cpu": torch.get_rng_state(), "cuda": cuda}})
+        checkpoint.save(
+            self.folder,
+            {
+                "run": self.identity,
+                "epoch": self.epoch,
+                "step": self.step,
+                "history": self.history,
+                "loss": self.loss.cpu(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "generators": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            },
+        )
 
     def restore(self) -> None:
         """Go on from the checkpoint, where there is one."""
@@ -92,9 +101,12 @@ class Progress:
 
     def epoch(self, row: dict[str, float], epochs: int, done: int) -> None:
         self._said = time.monotonic()
-        print(f"epoch {row['epoch']}/{epochs}  loss={row['loss']:.4f}  "
-              f"validation_accuracy={row['validation_accuracy']:.4f}  rate={row['examples_per_s']:.0f}/s  "
-              f"left={self.left_s(done):.0f}s", flush=True)
+        print(
+            f"epoch {row['epoch']}/{epochs}  loss={row['loss']:.4f}  "
+            f"validation_accuracy={row['validation_accuracy']:.4f}  rate={row['examples_per_s']:.0f}/s  "
+            f"left={self.left_s(done):.0f}s",
+            flush=True,
+        )
 
 
 def fit(
@@ -159,8 +171,14 @@ def fit(
         seen = len(x) - entered_step * settings.batch_size
         correct = float(np.mean(predict(model, data.validation, device) == data.validation.y))
         run.epoch, run.step, run.loss = run.epoch + 1, 0, torch.zeros((), device=device)
-        run.history.append({"epoch": run.epoch, "loss": mean_loss, "validation_accuracy": correct,
-                            "examples_per_s": seen / max(time.monotonic() - entered_at, 1e-9)})
+        run.history.append(
+            {
+                "epoch": run.epoch,
+                "loss": mean_loss,
+                "validation_accuracy": correct,
+                "examples_per_s": seen / max(time.monotonic() - entered_at, 1e-9),
+            }
+        )
         stopping = stop.requested
         run.save()
         saved_at = time.monotonic()
@@ -194,6 +212,8 @@ def schedule(step: int, total: int) -> float:
 def predict(model: nn.Module, examples: Examples, device: torch.device, batch_size: int = 1024) -> NDArray[np.int64]:
     """The most likely class number of each example, (n,)."""
     model.eval()
-    batches = [model(torch.from_numpy(examples.x[start : start + batch_size]).to(device)).argmax(dim=1).cpu()
-               for start in range(0, len(examples), batch_size)]
+    batches = [
+        model(torch.from_numpy(examples.x[start : start + batch_size]).to(device)).argmax(dim=1).cpu()
+        for start in range(0, len(examples), batch_size)
+    ]
     return torch.cat(batches).numpy().astype(np.int64)

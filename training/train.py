@@ -67,14 +67,23 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     print(f"{recipe.name} on {_title(device)}: {settings}", flush=True)
 
     data = recipe.data(_channels(environ))
-    print(f"{data.source}: {len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test",
-          flush=True)
+    print(
+        f"{data.source}: {len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test",
+        flush=True,
+    )
     torch.manual_seed(settings.seed)
     network = recipe.model(settings)
     checkpoints = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
-    history = loop.fit(network, data, settings, device=device, augment=recipe.augment, stop=stop,
-                       checkpoints=Path(checkpoints) if checkpoints else None,
-                       identity={"recipe": recipe.name, "data": data.sha256})
+    history = loop.fit(
+        network,
+        data,
+        settings,
+        device=device,
+        augment=recipe.augment,
+        stop=stop,
+        checkpoints=Path(checkpoints) if checkpoints else None,
+        identity={"recipe": recipe.name, "data": data.sha256},
+    )
     metrics = evaluate.classification(loop.predict(network, data.test, device), data.test.y)
 
     print("exporting and proving the graph", flush=True)
@@ -117,24 +126,42 @@ def _spec(recipe: Recipe[Any], network: torch.nn.Module, data: Dataset) -> expor
     )
 
 
-def _describe(recipe: Recipe[Any], settings: Hyperparameters, data: Dataset, environ: Mapping[str, str],
-              device: torch.device) -> manifest.Manifest:
+def _describe(
+    recipe: Recipe[Any], settings: Hyperparameters, data: Dataset, environ: Mapping[str, str], device: torch.device
+) -> manifest.Manifest:
     """The model's card; what is measured is filled in later."""
     return {
         "schema": 1,
         "task": recipe.task,
         "description": recipe.description,
-        "inputs": [{"name": recipe.input_name, "datatype": "FP32", "shape": [-1, *data.test.x.shape[1:]],
-                    "preprocessing": recipe.preprocessing}],
-        "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, len(recipe.labels)],
-                     "kind": "probabilities", "labels": list(recipe.labels)}],
+        "inputs": [
+            {
+                "name": recipe.input_name,
+                "datatype": "FP32",
+                "shape": [-1, *data.test.x.shape[1:]],
+                "preprocessing": recipe.preprocessing,
+            }
+        ],
+        "outputs": [
+            {
+                "name": "probabilities",
+                "datatype": "FP32",
+                "shape": [-1, len(recipe.labels)],
+                "kind": "probabilities",
+                "labels": list(recipe.labels),
+            }
+        ],
         "metrics": {},
         "baselines": {},
         "data": {
             "source": data.source,
             "sha256": data.sha256,
-            "split": {"seed": data.split_seed, "train": len(data.train), "validation": len(data.validation),
-                      "test": len(data.test)},
+            "split": {
+                "seed": data.split_seed,
+                "train": len(data.train),
+                "validation": len(data.validation),
+                "test": len(data.test),
+            },
         },
         "hyperparameters": asdict(settings),
         "training": {
@@ -162,8 +189,11 @@ def _report(card: manifest.Manifest, history: Sequence[Mapping[str, float]], pat
         print(f"test_{metric}={value:.4f}")
         for name, values in rows.items():
             print(f"  {name:<20} {metric} {values[metric]:.4f}")
-    print(f"{path.name}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside, "
-          f"{card['training']['duration_s']:.1f} s in all", flush=True)
+    print(
+        f"{path.name}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside, "
+        f"{card['training']['duration_s']:.1f} s in all",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -24,9 +24,14 @@ class DigitsHyperparameters(Hyperparameters):
 def network(h: DigitsHyperparameters) -> nn.Module:
     """(batch, 1, 28, 28) → (batch, 10) logits."""
     return nn.Sequential(
-        nn.Conv2d(1, 32, h.kernel, padding="same"), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, h.kernel, padding="same"), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64 * 7 * 7, 10),
+        nn.Conv2d(1, 32, h.kernel, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, h.kernel, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 7 * 7, 10),
     )
 
 
