@@ -225,9 +225,7 @@ def curl(running: RunningStack, data: Dataset) -> None:
     if not answer:
         raise DemoFailed(f"the endpoint refused the request in {short(request)}")
     value, index, *_ = answer["outputs"][0]["data"][0].split(":")
-    print(
-        f"\nThe same in JSON (a picture of a {truth}, answered {index} with {float(value):.3f}); `make local` keeps it up:"
-    )
+    print(f"\nThe same in JSON (a {truth}, answered {index} with {float(value):.3f}; `make local` stays up):")
     print(f"  curl -s {url} -d @{short(request)}", flush=True)
 
 
