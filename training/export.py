@@ -168,9 +168,9 @@ def _torchscript(spec: Spec) -> onnx.ModelProto:
     torch.onnx.export(
         spec.model,
         spec.sample(traced_sizes(spec.dims)),
-        buffer,
+        buffer,  # type: ignore[arg-type]  # torch takes a file object and does not say so
         dynamo=False,
-        opset_version=OPSET,  # type: ignore[arg-type]
+        opset_version=OPSET,
         input_names=list(spec.inputs),
         output_names=list(spec.outputs),
         dynamic_axes={name: dict(axes) for name, axes in spec.inputs.items()},
