@@ -6,8 +6,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.9
-# Where pip was told to look for wheels, uv looks too.
+COMPILE = $(BIN)/uv pip compile -q --upgrade --python $(BIN)/python --no-header --no-annotate --no-emit-index-url
+# Where pip was told to look, uv looks too.
+ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
 export SAM_CLI_TELEMETRY := 0
 export ORT_DISABLE_TELEMETRY := 1
 # The newest interpreter of the deployed runtime's version, if there is one; a shim that does not start does not count.
@@ -62,51 +68,54 @@ tree: ## Write the README's tree from the files' docstrings
 	$(PYTHON) -m scripts.tree
 
 constraints: .venv/.uv ## Pin again what the direct requirements pull in
-	$(BIN)/uv pip compile -q --upgrade --python $(BIN)/python --group lint --group train --no-header --no-annotate --no-emit-index-url -o constraints.txt
-	sed -i 's/+cpu$$//' constraints.txt
+	$(COMPILE) --group lint --group train -o constraints/main.txt
+	$(COMPILE) --group kserve -o constraints/kserve.txt
+	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
+	$(COMPILE) --group sam -o constraints/sam.txt
+	sed -i 's/+cpu$$//' constraints/*.txt
 
 clean: ## Remove environments, builds and the local stack's state
 	rm -rf .venv .venv-* .aws-sam .local artifacts
 
 # --- environments: each is made once, and again when its requirements change ----------------------------------------
+INSTALL = $(BIN)/uv pip install --python
+
 .venv/.uv:
-	@echo "Making the environment in .venv (once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Mayfly needs Python 3.11 or newer: make PYTHON=python3.11")'
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@scripts/progress "Making the environment in .venv" $(PYTHON) -m venv .venv
+	@scripts/progress "Installing uv" $(BIN)/python -m pip install --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
-.venv/.demo: .venv/.uv pyproject.toml constraints.txt
-	@echo "Installing what the demo needs"
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --group local --group train
+.venv/.demo: .venv/.uv pyproject.toml constraints/main.txt
+	@scripts/progress "Installing what the demo needs (1.4 GB, most of it torch)" \
+		$(INSTALL) $(BIN)/python -c constraints/main.txt --group local --group train
 	@touch $@
 
 .venv/.all: .venv/.demo
-	@echo "Installing what the tests need"
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --group lint --group train
+	@scripts/progress "Installing what the tests need" \
+		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train
 	@touch $@
 
+.venv-313/.done: .venv/.uv pyproject.toml constraints/main.txt
+	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-313
+	@scripts/progress "Installing the tests for the deployed Python in .venv-313" \
+		$(INSTALL) .venv-313/bin/python -c constraints/main.txt --group test
+	@touch $@
+
+.venv-lambda/.done: .venv/.uv pyproject.toml constraints/main.txt
+	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-lambda
+	@scripts/progress "Installing what the managed runtime holds in .venv-lambda" \
+		$(INSTALL) .venv-lambda/bin/python -c constraints/main.txt --group lambda
+	@touch $@
+
+.venv-%/.done: .venv/.uv pyproject.toml constraints/%.txt
+	@$(BIN)/uv venv -q --clear --python $(PYTHON) .venv-$*
+	@scripts/progress "Installing $* in .venv-$*, apart for its own requirements" \
+		$(INSTALL) .venv-$*/bin/python -c constraints/$*.txt --group $*
+	@touch $@
+
+# --- the bundle ------------------------------------------------------------------------------------------------------
 .aws-sam/.built: .venv-sam/.done template.yaml layers/dependencies/requirements.txt $(shell find functions -name '*.py')
 	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: install it, or run make build PYTHON313=/path/to/python3.13"; exit 1; }
-	@echo "Building the bundle (sam build)"
-	@PATH="$(dir $(realpath $(PYTHON313))):$$PATH" .venv-sam/bin/sam build > .aws-sam.log 2>&1 || { tail -5 .aws-sam.log; exit 1; }
-	@rm -f .aws-sam.log
-	@touch $@
-
-.venv-lambda/.done: .venv/.uv pyproject.toml
-	@echo "Making the environment of the managed runtime in .venv-lambda"
-	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-lambda
-	@$(BIN)/uv pip install -q --python .venv-lambda/bin/python --group lambda
-	@touch $@
-
-.venv-313/.done: .venv/.uv pyproject.toml constraints.txt
-	@echo "Making the environment of the deployed runtime's Python in .venv-313"
-	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-313
-	@$(BIN)/uv pip install -q --python .venv-313/bin/python -c constraints.txt --group test
-	@touch $@
-
-.venv-%/.done: .venv/.uv pyproject.toml
-	@echo "Making the environment of $* in .venv-$*"
-	@$(BIN)/uv venv -q --clear --python $(PYTHON) .venv-$*
-	@$(BIN)/uv pip install -q --python .venv-$*/bin/python --group $*
+	@PATH="$(dir $(realpath $(PYTHON313))):$$PATH" scripts/progress "Building the bundle (sam build)" .venv-sam/bin/sam build
 	@touch $@

@@ -10,7 +10,7 @@ TOP = {
     "README.md": "this page",
     "template.yaml": "the system; resources in the order a model travels",
     "pyproject.toml": "dependency groups, ruff, mypy, pytest, import contracts",
-    "constraints.txt": "what the pinned requirements pull in",
+    "constraints/": "what the pinned requirements pull in, one file an environment",
     "Makefile": "`make help` lists it",
     "CHANGELOG.md": "what changed",
 }

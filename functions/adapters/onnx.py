@@ -183,7 +183,7 @@ class _Watchdog:
 
 
 def _open(path: Path, threads: int) -> Any:
-    """A session. Arena and memory patterns are off: see docs/decisions/0008-memory-of-an-environment.md."""
+    """A session. Arena and memory patterns are off: see docs/decisions/0007-memory-of-an-environment.md."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
