@@ -10,9 +10,10 @@ from pytest_socket import disable_socket, enable_socket, socket_allow_hosts
 ROOT = Path(__file__).parent.parent
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime
-for name in [name for name in os.environ if name.startswith("AWS_")]:
+DEPLOYED = "STACK_URL" in os.environ  # the end-to-end tests then need the account that the caller chose
+for name in [name for name in os.environ if name.startswith("AWS_") and not DEPLOYED]:
     del os.environ[name]
-os.environ |= {
+defaults = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -20,14 +21,17 @@ os.environ |= {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+if not DEPLOYED or "AWS_ENDPOINT_URL" in os.environ:
+    os.environ |= {name: value for name, value in defaults.items() if name not in os.environ}
 
 
 @pytest.fixture(autouse=True)
 def _network(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Unit tests open no socket; the others reach loopback only."""
-    if "unit" in request.path.relative_to(ROOT).parts:
+    """Unit tests open no socket; the others reach loopback only, but for a deployed stack."""
+    kinds = request.path.relative_to(ROOT).parts
+    if "unit" in kinds:
         disable_socket(allow_unix_socket=True)
-    else:
+    elif not (DEPLOYED and "e2e" in kinds):
         socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
     yield
     enable_socket()
