@@ -130,6 +130,11 @@ class Version:
     graph: Mapping[str, Any] = field(default_factory=dict)  # opset, ir_version, producer
     card: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says about training: strings and numbers
     ignored: tuple[str, ...] = ()  # members of the package that were never opened
+    plan: Mapping[str, Any] = field(default_factory=dict)  # how infer loads it: core.workbench.Plan
+    measured: Mapping[str, float] = field(default_factory=dict)
+    memory_mb: int = 0  # what the process that serves it needs; 0 where nobody measured
+    notes: tuple[str, ...] = ()  # what was chosen at registration and why
+    sample: Blob | None = None  # a request with its response
 
     @property
     def digest(self) -> str:
@@ -412,6 +417,11 @@ def _version_item(version: Version) -> Item:
         "graph": dict(version.graph),
         "card": dict(version.card),
         "ignored": list(version.ignored),
+        "plan": dict(version.plan),
+        "measured": dict(version.measured),
+        "memory_mb": version.memory_mb,
+        "notes": list(version.notes),
+        "sample": _blob_record(version.sample) if version.sample else None,
     }
     if version.reason:
         item["reason"] = {"code": version.reason.code, "message": version.reason.message}
@@ -434,4 +444,9 @@ def _version(item: Item) -> Version:
         graph=item["graph"],
         card=item["card"],
         ignored=tuple(item["ignored"]),
+        plan=item.get("plan", {}),
+        measured=item.get("measured", {}),
+        memory_mb=item.get("memory_mb", 0),
+        notes=tuple(item.get("notes", ())),
+        sample=Blob(**item["sample"]) if item.get("sample") else None,
     )
