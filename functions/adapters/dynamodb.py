@@ -20,9 +20,10 @@ _LOST_RACE = {"ConditionalCheckFailed", "TransactionConflict"}
 
 
 class DynamoTable:
-    """`core.registry.Table` over a table with keys `pk` and `sk` and an index `listing` (`kind`, `listed`).
+    """`core.registry.Table` over a table with keys `pk` and `sk`.
 
-    Reads are strongly consistent, but for the listing.
+    Its indexes are `listing` (`kind`, `listed`) and `pending` (`pending`, `claimed_at`). Reads are strongly
+    consistent, but for these two.
 
     Raises:
         Unavailable: DynamoDB failed, throttled or could not be reached, botocore's own retries included.
@@ -51,11 +52,19 @@ class DynamoTable:
             ConsistentRead=True,
         )
 
-    def listing(self) -> Iterator[Item]:
+    def listing(self, after: str = "") -> Iterator[Item]:
+        values = {":kind": {"S": "VERSION"}} | ({":after": {"S": after}} if after else {})
         return self._pages(
             IndexName="listing",
-            KeyConditionExpression="kind = :kind",
-            ExpressionAttributeValues={":kind": {"S": "VERSION"}},
+            KeyConditionExpression="kind = :kind AND listed > :after" if after else "kind = :kind",
+            ExpressionAttributeValues=values,
+        )
+
+    def pending(self, before: str) -> Iterator[Item]:
+        return self._pages(
+            IndexName="pending",
+            KeyConditionExpression="pending = :pending AND claimed_at < :before",
+            ExpressionAttributeValues={":pending": {"S": "PENDING"}, ":before": {"S": before}},
         )
 
     def transact(self, puts: Sequence[Put]) -> None:

@@ -28,10 +28,16 @@ class MemoryTable:
             if key[0] == pk and key[1].startswith(prefix):
                 yield copy.deepcopy(self.items[key])
 
-    def listing(self) -> Iterator[Item]:
-        listed = [item for item in self.items.values() if item.get("kind") == "VERSION"]
+    def listing(self, after: str = "") -> Iterator[Item]:
+        versions = (item for item in self.items.values() if item.get("kind") == "VERSION")
+        listed = [item for item in versions if item["listed"] > after]
         for item in sorted(listed, key=lambda item: str(item["listed"])):
             yield {name: item[name] for name in ("listed", "state", "reason") if name in item}
+
+    def pending(self, before: str) -> Iterator[Item]:
+        versions = (item for item in self.items.values() if item.get("pending") and item["claimed_at"] < before)
+        for item in sorted(versions, key=lambda item: str(item["claimed_at"])):
+            yield {"pk": item["pk"], "sk": item["sk"]}
 
     def transact(self, puts: Sequence[Put]) -> None:
         for put in puts:

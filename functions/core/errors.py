@@ -7,6 +7,7 @@
     │   ├── PayloadTooLarge                                             413
     │   └── UnsupportedEncoding                                         415
     ├── ModelNotFound        no such model, version or alias            404
+    ├── StateConflict        what stands in the registry forbids it     409
     ├── InvalidModel         this upload can never be served            recorded as REJECTED, never retried
     ├── Unsupported          a part of the protocol not offered here    501
     ├── ExecutionFailed      the model refused these values             500
@@ -97,6 +98,12 @@ class ModelNotFound(PlatformError):
     """When no model, version or alias has this name."""
 
     code = "MODEL_NOT_FOUND"
+
+
+class StateConflict(PlatformError):
+    """When what stands in the registry forbids a change; look again, and decide again."""
+
+    code = "STATE_CONFLICT"
 
 
 class InvalidModel(PlatformError):

@@ -18,6 +18,7 @@ from functions.core.errors import (
     PathNotFound,
     PayloadTooLarge,
     PlatformError,
+    StateConflict,
     TimedOut,
     Unavailable,
     Unsupported,
@@ -42,6 +43,7 @@ STATUS: Mapping[type[PlatformError], HTTPStatus] = {
     PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     ModelNotFound: HTTPStatus.NOT_FOUND,
+    StateConflict: HTTPStatus.CONFLICT,
     InvalidModel: HTTPStatus.INTERNAL_SERVER_ERROR,  # it was READY, so it is not the caller's fault
     Unsupported: HTTPStatus.NOT_IMPLEMENTED,
     ExecutionFailed: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -38,7 +38,7 @@ def test_the_table_has_its_keys_and_index(deployed: Deployed) -> None:
     table = client("dynamodb").describe_table(TableName=deployed.outputs["RegistryTableName"])["Table"]
 
     assert [key["AttributeName"] for key in table["KeySchema"]] == ["pk", "sk"]
-    assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["listing"]
+    assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["listing", "pending"]
 
 
 def test_the_queue_gives_up_into_the_dead_letters(deployed: Deployed) -> None:

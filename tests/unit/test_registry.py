@@ -103,7 +103,17 @@ def test_every_change_has_one_audit_record_without_gaps() -> None:
 
     assert [record["sk"] for record in audit] == [f"AUDIT#{n:012d}" for n in range(1, 7)]
     assert [record["action"] for record in audit] == ["claim", "finish"] * 3
-    assert audit[1]["details"] == {"version": 1, "state": "READY", "aliases": ["latest", "prod"]}
+    assert audit[1] == {
+        "pk": "MODEL#m",
+        "sk": "AUDIT#000000000002",
+        "revision": 2,
+        "action": "finish",
+        "actor": "register",
+        "at": "2026-11-22T08:00:00.000Z",
+        "version": 1,
+        "before": {"state": "PENDING", "aliases": {"latest": None, "prod": None}},
+        "after": {"state": "READY", "aliases": {"latest": 1, "prod": 1}},
+    }
 
 
 @pytest.mark.parametrize(("reference", "alias"), [(None, "prod"), ("prod", "prod"), ("latest", "latest"), (1, None)])
