@@ -22,7 +22,7 @@ from benchmarks.measure import ROOT, progress
 from benchmarks.models import Workload
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.onnx import inspect_signature
+from functions.adapters.sandbox import Sandbox
 from functions.core.registration import Pinned, Registration
 from functions.core.registry import Blob, Registry, State
 from functions.core.uploads import Upload
@@ -161,7 +161,7 @@ def _registration(cloud: Cloud) -> Registration:
         registry=Registry(DynamoTable(client, variables["REGISTRY_TABLE"]), utc_now),
         uploads=_FileUploads(objects),
         blobs=_FileBlobs(objects / variables["SERVING_BUCKET"]),
-        inspect=inspect_signature,
+        workbench=Sandbox(),
         read_manifest=read_manifest,
     )
 

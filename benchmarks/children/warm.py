@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks.children.invoke import Context
 from benchmarks.measure import interleave
-from functions.adapters.onnx import OnnxRuntime, threads_for
+from functions.adapters.limits import threads_for
+from functions.adapters.onnx import OnnxRuntime
 from functions.core.inference import InferenceService
 from functions.core.statistics import Statistics
 from functions.infer import handler as infer_handler

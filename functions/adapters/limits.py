@@ -1,13 +1,24 @@
 """What of a function's memory the handler process and its models may take."""
 
 import ctypes
+import os
 import resource
 
 MB = 1024 * 1024
 OUTSIDE_MB = 128  # resident, but no private writable memory: code of libraries, Lambda's own processes, page tables
 PROCESS_MB = 100  # what Python, boto3 and onnxruntime take before the first model (measured: 89-96 MB)
 MODELS_SHARE = 0.6  # of the rest; requests need memory too
+MB_PER_CPU = 1769  # Lambda's share
 M_ARENA_MAX = -8  # malloc.h
+
+
+def threads_for(memory_mb: int) -> int:
+    """How many CPUs a function with `memory_mb` has.
+
+    >>> threads_for(512)
+    1
+    """
+    return max(1, min(round(memory_mb / MB_PER_CPU), len(os.sched_getaffinity(0))))
 
 
 def ceiling_bytes(memory_mb: int) -> int:

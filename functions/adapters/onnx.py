@@ -21,7 +21,6 @@ from functions.core.onnx_file import read_onnx
 from functions.core.signature import DYNAMIC, Signature, TensorSpec
 
 FLOOR = (1, 31, 1)  # below it, crafted models crash the process (field notes on security, section 1.1)
-MB_PER_CPU = 1769  # Lambda's share
 SECONDS_MAX = 3600.0
 
 if tuple(int(part) for part in ort.__version__.split(".")[:3]) < FLOOR:
@@ -48,15 +47,6 @@ _ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     *(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)),
 )
-
-
-def threads_for(memory_mb: int) -> int:
-    """How many CPUs a function with `memory_mb` has.
-
-    >>> threads_for(512)
-    1
-    """
-    return max(1, min(round(memory_mb / MB_PER_CPU), len(os.sched_getaffinity(0))))
 
 
 def inspect_signature(path: Path) -> Signature:

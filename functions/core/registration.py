@@ -1,4 +1,4 @@
-"""The way of an upload: claim a version, fetch that exact object, unpack, inspect, store, commit.
+"""The way of an upload: claim a version, fetch that exact object, let the workbench unpack and build it, store, commit.
 
 Every step can be interrupted and done again: the claim gives the same version to the same object, blobs are stored
 under their digest, and the commit happens once. A fault of the upload becomes a REJECTED version that says why; a fault
@@ -7,24 +7,24 @@ of anything else is raised, and the upload comes again.
 
 import hashlib
 import json
-import shutil
+import os
+import stat
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
 
-from functions.core.archive import Member, extract
 from functions.core.errors import InvalidModel, shown
 from functions.core.names import is_file_name
-from functions.core.onnx_file import MANIFEST_KEY, OnnxFile, read_onnx
 from functions.core.registry import Blob, Reason, Registry, Source, State, Version
 from functions.core.signature import DYNAMIC, Signature
 from functions.core.uploads import Form, Upload, model_and_form
+from functions.core.workbench import MANIFEST_BYTES, Brief, Built, Unpacked, Workbench, check_room, lied
 
-MANIFEST_BYTES = 8 * 1024 * 1024
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
-ROOM = 16 * 1024 * 1024  # left free in the working directory
 
 
 class ObjectGone(Exception):
@@ -73,6 +73,10 @@ class Manifest:
     outputs: Mapping[str, "DeclaredTensor"] = field(default_factory=dict)
     inputs: Mapping[str, "DeclaredTensor"] = field(default_factory=dict)
     files: tuple[ListedFile, ...] = ()
+    samples: tuple[Mapping[str, Any], ...] = ()
+    rtol: float = 1e-3
+    atol: float = 1e-5
+    variants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +88,6 @@ class DeclaredTensor:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
-    """An unpacked upload: `files` are (name, path) with the model first."""
-
-    files: list[tuple[str, Path]]
-    manifest: bytes | None = None
-    ignored: tuple[str, ...] = ()
-
-
 @dataclass(slots=True)
 class Registration:
     """Turns uploads into versions."""
@@ -100,8 +95,10 @@ class Registration:
     registry: Registry
     uploads: Uploads
     blobs: BlobStore
-    inspect: Callable[[Path], Signature]  # makes a session; raises InvalidModel
+    workbench: Workbench
     read_manifest: Callable[[bytes], Manifest]  # raises InvalidModel
+    memory_mb: int = 3008  # of the function that will serve the models
+    threads: int = 1  # its processors
 
     def register(self, upload: Upload) -> Version | None:
         """The version that `upload` became, READY or REJECTED; None where there is nothing to register.
@@ -134,53 +131,58 @@ class Registration:
         return self.registry.finish(done)
 
     def _build(self, version: Version, form: Form, pinned: Pinned, directory: Path) -> Version:
-        package = self._unpack(form, pinned, directory)
-        [(_, model), *weights] = package.files
-        graph = read_onnx(model)
-        _check_weights(graph, {file for file, _ in weights}, form)
-        raw = package.manifest
-        if raw is None and MANIFEST_KEY in graph.metadata:
-            raw = graph.metadata[MANIFEST_KEY].encode()
-        manifest = self.read_manifest(raw) if raw is not None else None
-        # Issue 3 puts the sandbox around what follows, and compilation and the golden samples after it.
-        signature = self.inspect(model)
-        if manifest:
-            signature = _described(signature, manifest)
-        blobs = tuple(_blob(file, path) for file, path in package.files)
-        for blob, (_, path) in zip(blobs, package.files, strict=True):
-            self.blobs.store(blob, path)
+        for folder in ("upload", "package", "serving"):
+            (directory / folder).mkdir()
+        self._fetch(form, pinned, directory / "upload")
+        unpacked = self.workbench.unpack(form, directory)
+        manifest = self.read_manifest(_manifest_in(directory / "package")) if unpacked.manifest else None
+        built = self.workbench.build(self._brief(unpacked, manifest), directory)
+        signature = _described(built.signature, manifest) if manifest else built.signature
         ready = replace(
             version,
             state=State.READY,
-            files=blobs,
-            manifest=self._store_manifest(manifest, directory) if manifest else None,
+            files=self._store_files(built, directory / "serving"),
+            manifest=self._store("manifest.json", manifest.raw, directory) if manifest else None,
             signature=signature,
-            graph={"opset": graph.opset, "ir_version": graph.ir_version, "producer": graph.producer[:256]},
+            graph=unpacked.graph,
             card=manifest.card if manifest else {},
-            ignored=package.ignored,
+            ignored=unpacked.ignored,
+            plan=asdict(built.plan),
+            measured=built.measured,
+            memory_mb=built.memory_mb,
+            notes=built.notes,
+            sample=self._store("sample.json", json.dumps(built.sample).encode(), directory) if built.sample else None,
         )
         _check_record(ready)
         return ready
 
-    def _unpack(self, form: Form, pinned: Pinned, directory: Path) -> Package:
-        _check_room(pinned.size_bytes, directory)
-        if form is Form.ONNX:
-            model = directory / "model.onnx"
-            self.uploads.fetch(pinned, model)
-            return Package([("model.onnx", model)])
-        if form is Form.ARCHIVE:
-            archive = directory / "archive"
-            self.uploads.fetch(pinned, archive)
-            return _unpack_archive(archive, directory)
-        return self._unpack_listed(pinned, directory)
+    def _brief(self, unpacked: Unpacked, manifest: Manifest | None) -> Brief:
+        asked = manifest or Manifest(b"", {})
+        return Brief(
+            unpacked.model,
+            unpacked.weights,
+            asked.samples,
+            asked.rtol,
+            asked.atol,
+            asked.variants,
+            self.threads,
+            self.memory_mb,
+        )
 
-    def _unpack_listed(self, pinned: Pinned, directory: Path) -> Package:
+    def _fetch(self, form: Form, pinned: Pinned, upload: Path) -> None:
+        """Write what was uploaded into `upload`, unopened: model.onnx, archive, or manifest.json and what it lists."""
+        if form is Form.MANIFEST:
+            self._fetch_all_listed(pinned, upload)
+        else:
+            check_room(pinned.size_bytes, upload)
+            self.uploads.fetch(pinned, upload / ("model.onnx" if form is Form.ONNX else "archive"))
+
+    def _fetch_all_listed(self, pinned: Pinned, upload: Path) -> None:
         if pinned.size_bytes > MANIFEST_BYTES:
             raise InvalidModel(f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE")
-        path = directory / "manifest.json"
+        path = upload / "manifest.json"
         self.uploads.fetch(pinned, path)
-        raw = path.read_bytes()
-        listed = self.read_manifest(raw).files
+        listed = self.read_manifest(path.read_bytes()).files
         names = [file.path.rpartition("/")[2] for file in listed]
         models = [name for name in names if name.endswith(".onnx")]
         if len(models) != 1:
@@ -188,15 +190,10 @@ class Registration:
                 f"manifest.json has to list one .onnx file under `files`; it lists {len(models)}", code="NO_MODEL"
             )
         folder = pinned.key.rpartition("/")[0]
-        files = []
         for file, name in zip(listed, names, strict=True):
             _check_listed(file, name, names)
-            _check_room(file.size_bytes, directory)
-            target = directory / name
-            files.append((name, target))
-            self._fetch_listed(file, pinned.bucket, f"{folder}/{file.path}", target)
-        files.sort(key=lambda pair: pair[0] != models[0])
-        return Package(files, raw)
+            check_room(file.size_bytes, upload)
+            self._fetch_listed(file, pinned.bucket, f"{folder}/{file.path}", upload / name)
 
     def _fetch_listed(self, file: ListedFile, bucket: str, key: str, target: Path) -> None:
         try:
@@ -218,59 +215,50 @@ class Registration:
                 code="DIGEST_MISMATCH",
             )
 
-    def _store_manifest(self, manifest: Manifest, directory: Path) -> Blob:
-        path = directory / "stored-manifest"
-        path.write_bytes(manifest.raw)
-        blob = _blob("manifest.json", path)
+    def _store_files(self, built: Built, serving: Path) -> tuple[Blob, ...]:
+        extra = {entry.name for entry in os.scandir(serving)} - set(built.files)
+        if extra:
+            raise lied(f"there is {shown(min(extra))} beside the files it named")
+        blobs = []
+        for name in built.files:
+            with _opened(serving / name) as file:
+                blobs.append(Blob(name, hashlib.file_digest(file, "sha256").hexdigest(), file.tell()))
+        for blob in blobs:
+            self.blobs.store(blob, serving / blob.name)
+        return tuple(blobs)
+
+    def _store(self, name: str, content: bytes, directory: Path) -> Blob:
+        path = directory / f"stored-{name}"
+        path.write_bytes(content)
+        blob = Blob(name, hashlib.sha256(content).hexdigest(), len(content))
         self.blobs.store(blob, path)
         return blob
 
 
-def _unpack_archive(archive: Path, directory: Path) -> Package:
-    """Two passes: find the model and the manifest, then the weight files that the model names."""
-    inside = directory / "inside"
-    inside.mkdir()
-    members = extract(archive, lambda _: None)
-    models = [member for member in members if member.name.endswith(".onnx")]
-    if len(models) != 1:
-        raise InvalidModel(
-            f"the archive holds {len(models)} .onnx files and has to hold one; export the model to ONNX",
-            code="NO_MODEL",
-        )
-    folder = models[0].name.rpartition("/")[0]
-    beside = {_beside(member, folder): member for member in members if _beside(member, folder)}
-    first = {models[0].name: "model.onnx"}
-    if "manifest.json" in beside:
-        if beside["manifest.json"].size_bytes > MANIFEST_BYTES:
-            raise InvalidModel(f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE")
-        first[beside["manifest.json"].name] = "manifest.json"
-    _extract_some(archive, first, members, inside)
-    external = read_onnx(inside / "model.onnx").external
-    weights = {beside[name].name: name for name in external if name in beside and is_file_name(name)}
-    weights = {member: name for member, name in weights.items() if member not in first}  # a model may name itself
-    if "model.onnx" in weights.values():
-        raise InvalidModel("a weight file may not be called model.onnx", code="BAD_FILE_NAME")
-    _extract_some(archive, weights, members, inside)
-    opened = first.keys() | weights.keys()
-    manifest = inside / "manifest.json"
-    return Package(
-        files=[("model.onnx", inside / "model.onnx"), *((name, inside / name) for name in weights.values())],
-        manifest=manifest.read_bytes() if manifest.exists() else None,
-        ignored=tuple(member.name[:256] for member in members if member.name not in opened),
-    )
+def _manifest_in(package: Path) -> bytes:
+    with _opened(package / "manifest.json") as file:
+        raw = file.read(MANIFEST_BYTES + 1)
+    if len(raw) > MANIFEST_BYTES:
+        raise InvalidModel(f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE")
+    return raw
 
 
-def _extract_some(archive: Path, wanted: Mapping[str, str], members: list[Member], inside: Path) -> None:
-    """Write the members of `wanted` (name in the archive -> name of ours)."""
-    if wanted:
-        _check_room(sum(member.size_bytes for member in members if member.name in wanted), inside)
-        extract(archive, lambda member: inside / wanted[member.name] if member.name in wanted else None)
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A file that the workbench left: a regular one, not empty, without another name.
 
-
-def _beside(member: Member, folder: str) -> str:
-    """The flat name of a member in the folder of the model; empty for the others."""
-    parent, _, name = member.name.rpartition("/")
-    return name if parent == folder else ""
+    Raises:
+        InvalidModel: it is something else, or not there; the code is `SANDBOX_LIED`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise lied(f"{shown(path.name)} is not there, or a link") from error
+    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or not status.st_size:
+            raise lied(f"{shown(path.name)} is empty, has two names, or is no regular file")
+        yield file
 
 
 def _check_listed(file: ListedFile, name: str, names: list[str]) -> None:
@@ -278,23 +266,8 @@ def _check_listed(file: ListedFile, name: str, names: list[str]) -> None:
         raise InvalidModel(
             f"{shown(file.path)} in manifest.json is no relative path of plain names", code="BAD_FILE_NAME"
         )
-    if names.count(name) > 1:
-        raise InvalidModel(f"manifest.json lists two files called {shown(name)}", code="BAD_FILE_NAME")
-
-
-def _check_weights(graph: OnnxFile, present: set[str], form: Form) -> None:
-    missing = [name for name in graph.external if name not in present]
-    if not missing:
-        return
-    if form is Form.ONNX:
-        raise InvalidModel(
-            f"the weights are in another file ({shown(missing[0])}): save the model in one file "
-            "(save_as_external_data=False), or upload model.tar.gz or parts/ with manifest.json",
-            code="WEIGHTS_OUTSIDE",
-        )
-    raise InvalidModel(
-        f"the model's weights {shown(missing[0])} are not in the package beside it", code="WEIGHTS_MISSING"
-    )
+    if names.count(name) > 1 or name == "manifest.json":
+        raise InvalidModel(f"manifest.json lists itself, or two files, as {shown(name)}", code="BAD_FILE_NAME")
 
 
 def _described(signature: Signature, manifest: Manifest) -> Signature:
@@ -342,27 +315,11 @@ def _mismatch(what: str) -> InvalidModel:
     return InvalidModel(f"the manifest describes {what}", code="MANIFEST_MISMATCH")
 
 
-def _check_room(size_bytes: int, directory: Path) -> None:
-    free = shutil.disk_usage(directory).free - ROOM
-    if size_bytes > free:
-        raise InvalidModel(
-            f"the package needs {size_bytes} bytes of temporary storage and {max(free, 0)} are free: "
-            "raise the parameter EphemeralStorage",
-            code="TOO_LARGE",
-        )
-
-
 def _check_record(version: Version) -> None:
-    size = len(
-        json.dumps([version.card, version.signature.to_record() if version.signature else None, version.ignored])
-    )
+    signature = version.signature.to_record() if version.signature else None
+    size = len(json.dumps([version.card, signature, version.ignored, version.notes, dict(version.measured)]))
     if size > RECORD_BYTES:
         raise InvalidModel(
             f"signature, labels and manifest take {size} of {RECORD_BYTES} bytes: shorten labels or descriptions",
             code="RECORD_TOO_LARGE",
         )
-
-
-def _blob(name: str, path: Path) -> Blob:
-    with path.open("rb") as file:
-        return Blob(name, hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)

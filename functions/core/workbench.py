@@ -1,7 +1,7 @@
-"""What a registration asks of the workbench, where uploaded files are read and run, and what it believes of the answer.
+"""What a registration asks of the workbench, where uploads are read and run, and what it believes of the answer.
 
-The workbench is a throw-away process (`adapters/sandbox.py` starts it, `functions/workbench/` is what runs in it). It works
-in one directory:
+The workbench is a throw-away process (`adapters/sandbox.py` starts it, `functions/workbench/` is what runs in it). It
+works in one directory:
 
     upload/    what was fetched, as it came
     package/   the model and its weights under flat names, and manifest.json where there is one      written by `unpack`
@@ -11,13 +11,26 @@ An answer is data from a process that has read hostile bytes: every field is che
 what can be computed (digests, sizes) is computed by the parent.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from functions.core.signature import Signature
+from functions.core.errors import InvalidModel, one_line, shown
+from functions.core.names import is_file_name
+from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
 from functions.core.uploads import Form
+
+MANIFEST_BYTES = 8 * 1024 * 1024
+REPORT_BYTES = 8 * 1024 * 1024  # one line; the largest thing in it is the sample
+ROOM = 16 * 1024 * 1024  # left free in the working directory
+FILES = 65  # a model and its weights
+TENSORS = 256
+RANK = 16
+TEXT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +99,182 @@ class Workbench(Protocol):
             InvalidModel: why this model can never be served.
             Unavailable: the process could not be started.
         """
+
+
+# --- between the processes: one line of JSON each way ---------------------------------------------------------------
+
+
+def unpack_task(form: Form, directory: Path) -> dict[str, Any]:
+    return {"step": "unpack", "form": form.name, "directory": str(directory)}
+
+
+def build_task(brief: Brief, directory: Path) -> dict[str, Any]:
+    return {"step": "build", "brief": asdict(brief), "directory": str(directory)}
+
+
+def brief_of(task: Mapping[str, Any]) -> Brief:
+    """The brief in a task of `build_task`."""
+    found = dict(task["brief"])
+    return Brief(**found | {name: tuple(found[name]) for name in ("weights", "samples", "variants")})
+
+
+def report(done: Unpacked | Built) -> dict[str, Any]:
+    """What the workbench answers."""
+    return asdict(done)
+
+
+def rejection(error: InvalidModel) -> dict[str, Any]:
+    return {"rejected": {"code": error.instance_code, "message": str(error)}}
+
+
+def read_unpacked(told: object) -> Unpacked:
+    """An answer to `unpack_task`, believed only as far as it is checked.
+
+    Raises:
+        InvalidModel: what it says: the reason why the upload was refused, or `SANDBOX_LIED`.
+    """
+    fields = _fields(told, {"model", "weights", "manifest", "graph", "ignored"})
+    model, weights = _file(fields["model"]), tuple(_list(fields["weights"], FILES, _file))
+    if len({model, "manifest.json", *weights}) != len(weights) + 2:
+        raise lied("it named one file twice")
+    graph = fields["graph"]
+    if not isinstance(graph, dict) or not graph.keys() <= {"opset", "ir_version", "producer", "nodes"}:
+        raise lied("`graph` is malformed")
+    checked = {
+        name: _text(value, TEXT) if name == "producer" else _whole(value, 2**63) for name, value in graph.items()
+    }
+    return Unpacked(
+        model,
+        weights,
+        _truth(fields["manifest"]),
+        checked,
+        tuple(_list(fields["ignored"], 64, lambda i: _text(i, TEXT))),
+    )
+
+
+def read_built(told: object) -> Built:
+    """An answer to `build_task`, believed only as far as it is checked.
+
+    Raises:
+        InvalidModel: what it says: the reason why the model was refused, or `SANDBOX_LIED`.
+    """
+    fields = _fields(told, {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"})
+    files = tuple(_list(fields["files"], FILES, _file))
+    if not files or len(set(files)) != len(files):
+        raise lied("`files` is empty or names one twice")
+    plan = fields["plan"]
+    if not isinstance(plan, dict) or plan.keys() != {"optimised", "prepacking", "threads", "warmup"}:
+        raise lied("`plan` is malformed")
+    if plan["optimised"] not in ("none", "extended"):
+        raise lied("`plan.optimised` is unknown")
+    measured = fields["measured"]
+    if not isinstance(measured, dict) or len(measured) > 64:
+        raise lied("`measured` is malformed")
+    sample = fields["sample"]
+    if sample is not None and (
+        not isinstance(sample, dict) or not sample.keys() <= {"request", "response", "synthetic"}
+    ):
+        raise lied("`sample` is malformed")
+    return Built(
+        files=files,
+        signature=_signature(fields["signature"]),
+        plan=Plan(plan["optimised"], _truth(plan["prepacking"]), _whole(plan["threads"], 64), _truth(plan["warmup"])),
+        measured={_text(name, 64): _finite(value) for name, value in measured.items()},
+        memory_mb=_whole(fields["memory_mb"], 1024 * 1024),
+        sample=sample,
+        notes=tuple(_list(fields["notes"], 64, lambda note: _text(note, TEXT))),
+    )
+
+
+def check_room(size_bytes: int, directory: Path) -> None:
+    """Raises:
+    InvalidModel: `size_bytes` more do not fit into the temporary storage; the code is `TOO_LARGE`.
+    """
+    free = shutil.disk_usage(directory).free - ROOM
+    if size_bytes > free:
+        raise InvalidModel(
+            f"the package needs {size_bytes} bytes of temporary storage and {max(free, 0)} are free: "
+            "raise the parameter EphemeralStorage",
+            code="TOO_LARGE",
+        )
+
+
+def lied(what: str) -> InvalidModel:
+    """The answer of a process that is not believed any more."""
+    return InvalidModel(f"the process that checks the model was taken over by it: {what}", code="SANDBOX_LIED")
+
+
+T = TypeVar("T")
+
+
+def _fields(told: object, names: set[str]) -> dict[str, Any]:
+    if not isinstance(told, dict):
+        raise lied("its answer is no object")
+    if told.keys() == {"rejected"}:
+        reason = told["rejected"]
+        if not isinstance(reason, dict) or reason.keys() != {"code", "message"}:
+            raise lied("`rejected` is malformed")
+        code, message = reason["code"], reason["message"]
+        if not isinstance(code, str) or not re.fullmatch(r"[A-Z][A-Z0-9_]{2,39}", code, re.ASCII):
+            raise lied("`rejected.code` is malformed")
+        if not isinstance(message, str):
+            raise lied("`rejected.message` is malformed")
+        raise InvalidModel(message, code=code)
+    if told.keys() != names:
+        raise lied(f"its answer has {shown(', '.join(sorted(map(str, told))))}")
+    return told
+
+
+def _signature(told: object) -> Signature:
+    if not isinstance(told, dict) or told.keys() != {"inputs", "outputs"}:
+        raise lied("`signature` is malformed")
+    inputs, outputs = (_list(told[side], TENSORS, _spec) for side in ("inputs", "outputs"))
+    for specs in (inputs, outputs):
+        if len({spec.name for spec in specs}) != len(specs):
+            raise lied("`signature` names a tensor twice")
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+def _spec(told: object) -> TensorSpec:
+    if not isinstance(told, dict) or not told.keys() <= {"name", "datatype", "shape", "labels"}:
+        raise lied("`signature` is malformed")
+    if told.get("datatype") not in DATATYPES:
+        raise lied("`signature` has an unknown datatype")
+    shape = _list(told.get("shape"), RANK, lambda size: DYNAMIC if size == DYNAMIC else _whole(size, 2**31))
+    return TensorSpec(_text(told.get("name"), TEXT), told["datatype"], tuple(shape))
+
+
+def _list(told: object, most: int, read: Callable[[Any], T]) -> list[T]:
+    if not isinstance(told, list | tuple) or len(told) > most:
+        raise lied("a list in its answer is malformed or too long")
+    return [read(item) for item in told]
+
+
+def _file(told: object) -> str:
+    if not isinstance(told, str) or not is_file_name(told):
+        raise lied("a file name in its answer is malformed")
+    return told
+
+
+def _text(told: object, most: int) -> str:
+    if not isinstance(told, str) or len(told) > most:
+        raise lied("a text in its answer is malformed or too long")
+    return one_line(told, most)
+
+
+def _whole(told: object, most: int) -> int:
+    if isinstance(told, bool) or not isinstance(told, int) or not 0 <= told <= most:
+        raise lied("a number in its answer is malformed")
+    return told
+
+
+def _finite(told: object) -> float:
+    if isinstance(told, bool) or not isinstance(told, int | float) or not math.isfinite(told):
+        raise lied("a number in its answer is malformed")
+    return told
+
+
+def _truth(told: object) -> bool:
+    if not isinstance(told, bool):
+        raise lied("a truth value in its answer is malformed")
+    return told

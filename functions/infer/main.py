@@ -9,8 +9,8 @@ from botocore.config import Config
 
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.limits import ceiling_bytes, limit_memory, models_bytes
-from functions.adapters.onnx import OnnxRuntime, threads_for
+from functions.adapters.limits import ceiling_bytes, limit_memory, models_bytes, threads_for
+from functions.adapters.onnx import OnnxRuntime
 from functions.adapters.s3 import S3Blobs
 from functions.core.inference import InferenceService
 from functions.core.registry import Registry

@@ -9,20 +9,27 @@ from botocore.config import Config
 
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.onnx import inspect_signature
+from functions.adapters.limits import threads_for
 from functions.adapters.s3 import S3Blobs, S3Uploads
+from functions.adapters.sandbox import Limits, Sandbox
 from functions.core.registration import Registration
 from functions.core.registry import Registry
 from functions.register.handler import make_handler
 from functions.register.manifest import read_manifest
 
+OWN_MB = 300  # of this function's memory: this process, Lambda's own, page tables
+
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)
+memory_mb = max(256, int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) - OWN_MB)
+infer_memory_mb = int(os.environ["INFER_MEMORY_MB"])
 s3 = boto3.client("s3", config=config)
 registration = Registration(
     registry=Registry(DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"]), utc_now),
     uploads=S3Uploads(s3),
     blobs=S3Blobs(s3, os.environ["SERVING_BUCKET"]),
-    inspect=inspect_signature,
+    workbench=Sandbox(Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True),
     read_manifest=read_manifest,
+    memory_mb=infer_memory_mb,
+    threads=threads_for(infer_memory_mb),
 )
 lambda_handler = make_handler(registration, Logger(), Metrics())

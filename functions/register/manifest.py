@@ -57,6 +57,7 @@ class ManifestSchema(_Open):
     hyperparameters: dict[Text, Any] = {}
     training: dict[Text, Any] = {}
     tolerance: Tolerance = Tolerance()
+    variants: Annotated[list[Literal["int8", "fp16"]], Field(max_length=2)] = []
     samples: Annotated[list[Sample], Field(max_length=64)] = []
     files: Annotated[list[File], Field(max_length=64)] = []
 
@@ -100,6 +101,10 @@ def read_manifest(raw: bytes) -> Manifest:
         inputs=_declared(checked.inputs),
         outputs=_declared(checked.outputs),
         files=tuple(ListedFile(file.path, file.size, file.sha256) for file in checked.files),
+        samples=tuple({"request": sample.request, "response": sample.response} for sample in checked.samples),
+        rtol=checked.tolerance.rtol,
+        atol=checked.tolerance.atol,
+        variants=tuple(dict.fromkeys(checked.variants)),
     )
 
 

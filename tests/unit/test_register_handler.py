@@ -14,13 +14,12 @@ from functions.adapters.memory import MemoryBlobs, MemoryTable, MemoryUploads
 from functions.core.errors import Unavailable
 from functions.core.registration import Registration
 from functions.core.registry import Registry, State
-from functions.core.signature import Signature, TensorSpec
 from functions.register.handler import Handler, make_handler
 from functions.register.manifest import read_manifest
 from tests.models import scale_model
+from tests.workbench import MemoryWorkbench
 
 BUCKET = "mayfly-artifacts"
-SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
 
 
 @dataclass
@@ -67,7 +66,7 @@ def log() -> io.StringIO:
 
 @pytest.fixture
 def handler(uploads: Uploads, registry: Registry, log: io.StringIO, request: pytest.FixtureRequest) -> Handler:
-    registration = Registration(registry, uploads, MemoryBlobs(), lambda _: SIGNATURE, read_manifest)
+    registration = Registration(registry, uploads, MemoryBlobs(), MemoryWorkbench(), read_manifest)
     return make_handler(
         registration, Logger(service=request.node.name, stream=log), Metrics(namespace="Test", service="test")
     )

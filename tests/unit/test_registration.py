@@ -13,12 +13,11 @@ from functions.adapters.memory import MemoryBlobs, MemoryTable, MemoryUploads
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.registration import Registration
 from functions.core.registry import Registry, State, Version
-from functions.core.signature import Signature, TensorSpec
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from tests.models import outside_weights_model, scale_model
+from tests.workbench import SIGNATURE, MemoryWorkbench
 
-SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
 MANIFEST = {
     "schema": 1,
     "task": "regression",
@@ -34,12 +33,8 @@ class World:
     def __init__(self) -> None:
         self.uploads, self.blobs, self.table = MemoryUploads(), MemoryBlobs(), MemoryTable()
         self.registry = Registry(self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None)
-        self.inspected: list[list[str]] = []
-        self.registration = Registration(self.registry, self.uploads, self.blobs, self.inspect, read_manifest)
-
-    def inspect(self, path: Path) -> Signature:
-        self.inspected.append(sorted(p.name for p in path.parent.iterdir() if p.is_file()))
-        return SIGNATURE
+        self.workbench = MemoryWorkbench()
+        self.registration = Registration(self.registry, self.uploads, self.blobs, self.workbench, read_manifest)
 
     def upload(self, key: str, content: bytes) -> Version | None:
         return self.registration.register(Upload("up", key, self.uploads.put("up", key, content)))
@@ -80,7 +75,7 @@ def test_a_bare_model_becomes_ready_and_its_bytes_are_stored_under_their_digest(
     assert (version.state, version.number, version.digest) == (State.READY, 1, digest(content))
     assert world.blobs.content[version.files[0].key] == content
     assert version.signature == SIGNATURE
-    assert version.graph == {"opset": 20, "ir_version": 10, "producer": "mayfly-tests"}
+    assert version.graph == {"opset": 20, "ir_version": 10, "producer": "mayfly-tests", "nodes": 1}
 
 
 def test_the_manifest_inside_gives_labels_and_card(world: World) -> None:
@@ -121,7 +116,7 @@ def test_a_manifest_written_last_gives_the_files_it_lists(world: World, tmp_path
 
     assert version.state is State.READY, version.reason
     assert [blob.name for blob in version.files] == ["big.onnx", "w.bin"]
-    assert world.inspected == [["big.onnx", "manifest.json", "w.bin"]]
+    assert world.workbench.built == [["big.onnx", "manifest.json", "w.bin"]]
 
 
 def manifest_of(files: dict[str, Any]) -> bytes:
@@ -187,13 +182,18 @@ def test_a_bare_model_with_weights_elsewhere_is_rejected(world: World, tmp_path:
     assert world.upload("models/m/x.onnx", model).reason.code == "WEIGHTS_OUTSIDE"
 
 
-@pytest.mark.parametrize("location", ["model.onnx", "missing.bin"])
-def test_weights_that_are_not_beside_the_model_are_missing(world: World, tmp_path: Path, location: str) -> None:
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [("model.onnx", "BAD_FILE_NAME"), ("manifest.json", "BAD_FILE_NAME"), ("missing.bin", "WEIGHTS_MISSING")],
+)
+def test_weights_that_are_not_beside_the_model_are_missing(
+    world: World, tmp_path: Path, location: str, code: str
+) -> None:
     model, _ = outside_weights_model(tmp_path, location)
 
     version = world.upload("models/m/model.tar.gz", tar(**{"model.onnx": model}))
 
-    assert version.reason.code == "WEIGHTS_MISSING"
+    assert version.reason.code == code
 
 
 def test_the_same_object_five_times_is_one_version(world: World) -> None:
@@ -202,7 +202,7 @@ def test_the_same_object_five_times_is_one_version(world: World) -> None:
     versions = [world.registration.register(upload) for _ in range(5)]
 
     assert {version.number for version in versions} == {1}
-    assert len(world.inspected) == 1
+    assert len(world.workbench.built) == 1
 
 
 def test_events_out_of_order_give_each_object_version_its_own_bytes(world: World) -> None:

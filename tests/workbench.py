@@ -1,0 +1,28 @@
+"""A workbench without a process and without ONNX Runtime: it unpacks for real, and believes every model."""
+
+from pathlib import Path
+
+from functions.core.signature import Signature, TensorSpec
+from functions.core.uploads import Form
+from functions.core.workbench import Brief, Built, Unpacked
+from functions.workbench.unpack import unpack
+
+SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
+
+
+class MemoryWorkbench:
+    """`core.workbench.Workbench`. `built` holds the names in package/ of every model that was built."""
+
+    def __init__(self, signature: Signature = SIGNATURE) -> None:
+        self.built: list[list[str]] = []
+        self._signature = signature
+
+    def unpack(self, form: Form, directory: Path) -> Unpacked:
+        return unpack(form, directory)
+
+    def build(self, brief: Brief, directory: Path) -> Built:
+        self.built.append(sorted(path.name for path in (directory / "package").iterdir()))
+        files = (brief.model, *brief.weights)
+        for name in files:
+            (directory / "package" / name).rename(directory / "serving" / name)
+        return Built(files, self._signature)
