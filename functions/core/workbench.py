@@ -65,7 +65,8 @@ class Plan:
     optimised: str = "none"  # graph optimisation done at registration: "none" or "extended"
     prepacking: bool = True
     threads: int = 1
-    warmup: bool = True  # one run with the sample before the first request
+    warmup: bool = True  # a load that no request waits for ends with one run of the sample
+    layout: bool = False  # at load, weights of convolutions are laid out anew for the processor at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +163,6 @@ def read_built(told: object) -> Built:
     files = tuple(_list(fields["files"], FILES, _file))
     if not files or len(set(files)) != len(files):
         raise lied("`files` is empty or names one twice")
-    plan = fields["plan"]
-    if not isinstance(plan, dict) or plan.keys() != {"optimised", "prepacking", "threads", "warmup"}:
-        raise lied("`plan` is malformed")
-    if plan["optimised"] not in ("none", "extended"):
-        raise lied("`plan.optimised` is unknown")
     measured = fields["measured"]
     if not isinstance(measured, dict) or len(measured) > 64:
         raise lied("`measured` is malformed")
@@ -178,7 +174,7 @@ def read_built(told: object) -> Built:
     return Built(
         files=files,
         signature=_signature(fields["signature"]),
-        plan=Plan(plan["optimised"], _truth(plan["prepacking"]), _whole(plan["threads"], 64), _truth(plan["warmup"])),
+        plan=_plan(fields["plan"]),
         measured={_text(name, 64): _finite(value) for name, value in measured.items()},
         memory_mb=_whole(fields["memory_mb"], 1024 * 1024),
         sample=sample,
@@ -223,6 +219,15 @@ def _fields(told: object, names: set[str]) -> dict[str, Any]:
     if told.keys() != names:
         raise lied(f"its answer has {shown(', '.join(sorted(map(str, told))))}")
     return told
+
+
+def _plan(told: object) -> Plan:
+    if not isinstance(told, dict) or told.keys() != {"optimised", "prepacking", "threads", "warmup", "layout"}:
+        raise lied("`plan` is malformed")
+    if told["optimised"] not in ("none", "extended"):
+        raise lied("`plan.optimised` is unknown")
+    flags = {name: _truth(told[name]) for name in ("prepacking", "warmup", "layout")}
+    return Plan(optimised=told["optimised"], threads=_whole(told["threads"], 64), **flags)
 
 
 def _signature(told: object) -> Signature:
