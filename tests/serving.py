@@ -18,6 +18,7 @@ from functions.core.resolution import Resolver
 from functions.core.serving import ModelCache
 from functions.core.signature import Signature, TensorSpec
 from functions.core.statistics import Statistics
+from functions.core.workbench import Plan
 from functions.infer.handler import Handler, make_handler
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),))
@@ -65,11 +66,13 @@ class ScaleRuntime:
     def __init__(self) -> None:
         self.loads: list[float] = []
         self.seen: list[list[str]] = []
+        self.plans: list[Plan | None] = []
         self.gate: threading.Event | None = None
         self.failure: BaseException | None = None  # of every run
         self.refusals: list[BaseException] = []  # of the next loads
 
-    def load(self, path: Path) -> ScaleSession:
+    def load(self, path: Path, plan: Plan | None = None) -> ScaleSession:
+        self.plans.append(plan)
         if self.gate is not None:
             self.gate.wait(10)
         self.seen.append(sorted(file.name for file in path.parent.iterdir()))

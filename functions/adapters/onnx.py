@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.onnx_file import read_onnx
 from functions.core.signature import DYNAMIC, Signature, TensorSpec
+from functions.core.workbench import Plan
 
 FLOOR = (1, 31, 1)  # below it, crafted models crash the process (field notes on security, section 1.1)
 SECONDS_MAX = 3600.0
@@ -43,6 +44,7 @@ DATATYPES = {
     "tensor(string)": "BYTES",
 }
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+_MAPPED_BYTES = 1024  # weights below stay in the graph, as the runtime advises: shape inference reads them
 _ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     *(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)),
@@ -56,33 +58,58 @@ def inspect_signature(path: Path) -> Signature:
         InvalidModel: `NOT_LOADABLE`, `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
     """
     try:
-        session = _open(path, threads=1)
+        return OnnxRuntime().load(path).signature(path)
     except MemoryError as error:
         raise InvalidModel("the model does not fit into the memory that checks it", code="NOT_LOADABLE") from error
-    # The runtime shows no dimensions for a scalar and for a tensor that declares none alike.
-    unclear = any(not node.shape for node in (*session.get_inputs(), *session.get_outputs()))
-    unranked = read_onnx(path).unranked if unclear else frozenset()
-    signature = Signature(
-        tuple(_spec("input", node, unranked) for node in session.get_inputs()),
-        tuple(_spec("output", node, unranked) for node in session.get_outputs()),
-    )
-    if _has(signature.outputs, "BF16") and _has(signature.inputs, "BYTES"):
-        raise InvalidModel(
-            "a model with BF16 outputs cannot take strings in this runtime; cast its outputs to FP32",
-            code="UNSUPPORTED_TYPE",
-        )
-    return signature
 
 
 class OnnxRuntime:
-    """`core.serving.Runtime`."""
+    """`core.serving.Runtime`. `threads` are those that this process may use."""
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
         self._watchdog = _Watchdog()
 
-    def load(self, path: Path) -> "OnnxSession":
-        return OnnxSession(_open(path, self._threads), self._watchdog)
+    def load(self, path: Path, plan: Plan | None = None) -> "OnnxSession":
+        """Without a plan, the graph is optimised for this processor, and weights are packed for its kernels."""
+        plan = plan or Plan(threads=self._threads)
+        options = self._options(plan)
+        if plan.optimised != "none":
+            levels = ort.GraphOptimizationLevel
+            options.graph_optimization_level = levels.ORT_ENABLE_LAYOUT if plan.layout else levels.ORT_DISABLE_ALL
+        return OnnxSession(_open(path, options), self._watchdog)
+
+    def compile(self, path: Path, target: Path, weights: str | None) -> "OnnxSession":
+        """A session that is optimised as far as any processor of this architecture allows, and `target`, that graph.
+
+        `weights` is the name of the file beside `target` for its larger weights, which are then mapped, not read.
+
+        Raises:
+            InvalidModel: the runtime refuses the model, or cannot write it.
+            MemoryError: it does not fit.
+        """
+        options = self._options(Plan(prepacking=False, threads=self._threads))
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(target)
+        if weights is not None:
+            prefix = "session.optimized_model_external_initializers"
+            options.add_session_config_entry(f"{prefix}_file_name", weights)
+            options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(_MAPPED_BYTES))
+        return OnnxSession(_open(path, options), self._watchdog)
+
+    def _options(self, plan: Plan) -> Any:
+        """Arena and memory patterns are off: see docs/decisions/0007-memory-of-an-environment.md."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, min(plan.threads, self._threads))
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # fatal: errors come as exceptions, and ORT's own lines may hold values
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.add_session_config_entry("session.disable_prepacking", "0" if plan.prepacking else "1")
+        return options
 
 
 class OnnxSession:
@@ -94,6 +121,27 @@ class OnnxSession:
         self._strings_in = {node.name for node in session.get_inputs() if node.type == "tensor(string)"}
         self._bfloats_in = {node.name for node in session.get_inputs() if node.type == "tensor(bfloat16)"}
         self._bfloats_out = {node.name for node in session.get_outputs() if node.type == "tensor(bfloat16)"}
+
+    def signature(self, path: Path) -> Signature:
+        """What it takes and gives. `path` is what it was loaded from.
+
+        Raises:
+            InvalidModel: `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
+        """
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        # The runtime shows no dimensions for a scalar and for a tensor that declares none alike.
+        unclear = any(not node.shape for node in (*inputs, *outputs))
+        unranked = read_onnx(path).unranked if unclear else frozenset()
+        signature = Signature(
+            tuple(_spec("input", node, unranked) for node in inputs),
+            tuple(_spec("output", node, unranked) for node in outputs),
+        )
+        if _has(signature.outputs, "BF16") and _has(signature.inputs, "BYTES"):
+            raise InvalidModel(
+                "a model with BF16 outputs cannot take strings in this runtime; cast its outputs to FP32",
+                code="UNSUPPORTED_TYPE",
+            )
+        return signature
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout_s: float) -> dict[str, np.ndarray]:
         options = ort.RunOptions()
@@ -172,17 +220,7 @@ class _Watchdog:
                 self._changed.wait(self._wakes_at - now)
 
 
-def _open(path: Path, threads: int) -> Any:
-    """A session. Arena and memory patterns are off: see docs/decisions/0007-memory-of-an-environment.md."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # fatal: errors come as exceptions, and ORT's own lines may hold values
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+def _open(path: Path, options: Any) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except MemoryError:

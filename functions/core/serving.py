@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from functions.core.errors import Unavailable
 from functions.core.registry import Blob, Version
+from functions.core.workbench import Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +48,10 @@ class Session(Protocol):
 class Runtime(Protocol):
     """What makes sessions."""
 
-    def load(self, path: Path) -> Session:
+    def load(self, path: Path, plan: Plan | None = None) -> Session:
         """The session of a model file; its weights, if outside, lie beside it under the names that it gives them.
+
+        Without a plan it is loaded as any file would be.
 
         Raises:
             InvalidModel: the runtime refuses the model.
@@ -68,7 +71,9 @@ class Blobs(Protocol):
 
 
 def footprint_bytes(version: Version) -> int:
-    """The memory that `version` is expected to take."""
+    """The memory that `version` is expected to take: what was measured at its registration, or else a guess."""
+    if measured := version.measured.get("resident_mb"):
+        return int(measured * MB) + MODEL_OVERHEAD_BYTES
     return WEIGHTS_FACTOR * version.size_bytes + MODEL_OVERHEAD_BYTES
 
 
@@ -182,12 +187,13 @@ class ModelCache:
             paths = [Path(name) / blob.name for blob in version.files]
             for blob, path in zip(version.files, paths, strict=True):
                 self._blobs.fetch(blob, path)
+            plan = Plan.from_record(version.plan) if version.plan else None
             try:
-                return self._runtime.load(paths[0])
+                return self._runtime.load(paths[0], plan)
             except MemoryError:
                 if not self._drop_idle():
                     raise
-            return self._runtime.load(paths[0])  # loading takes more for a moment than the model does afterwards
+            return self._runtime.load(paths[0], plan)  # loading takes more for a moment than the model does afterwards
 
     def _make_room(self, need: int) -> None:
         """Drop the longest unused until `need` more bytes fit. The lock is held."""

@@ -68,6 +68,11 @@ class Plan:
     warmup: bool = True  # a load that no request waits for ends with one run of the sample
     layout: bool = False  # at load, weights of convolutions are laid out anew for the processor at hand
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Plan":
+        """The plan in a version's record, whichever release wrote it."""
+        return cls(**{name: value for name, value in record.items() if name in cls.__dataclass_fields__})
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
