@@ -47,21 +47,24 @@ class DynamoTable:
 
     def query(self, pk: str, prefix: str) -> Iterator[Item]:
         return self._pages(
+            None,
             KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
             ExpressionAttributeValues={":pk": {"S": pk}, ":prefix": {"S": prefix}},
             ConsistentRead=True,
         )
 
-    def listing(self, after: str = "") -> Iterator[Item]:
+    def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
         values = {":kind": {"S": "VERSION"}} | ({":after": {"S": after}} if after else {})
         return self._pages(
+            limit,
             IndexName="listing",
             KeyConditionExpression="kind = :kind AND listed > :after" if after else "kind = :kind",
             ExpressionAttributeValues=values,
         )
 
-    def pending(self, before: str) -> Iterator[Item]:
+    def pending(self, before: str, limit: int) -> Iterator[Item]:
         return self._pages(
+            limit,
             IndexName="pending",
             KeyConditionExpression="pending = :pending AND claimed_at < :before",
             ExpressionAttributeValues={":pending": {"S": "PENDING"}, ":before": {"S": before}},
@@ -90,14 +93,19 @@ class DynamoTable:
             request["ExpressionAttributeValues"] = {f":{n}": _value(v) for n, v in enumerate(put.where.values())}
         return request
 
-    def _pages(self, **query: Any) -> Iterator[Item]:
-        start: dict[str, Any] = {}
-        while True:
-            reply = self._call("query", TableName=self._name, **query, **start)
+    def _pages(self, limit: int | None, **query: Any) -> Iterator[Item]:
+        """The items of a query, or the first `limit` of them."""
+        page: dict[str, Any] = {}
+        while limit is None or limit > 0:
+            if limit is not None:
+                page["Limit"] = limit
+            reply = self._call("query", TableName=self._name, **query, **page)
             yield from map(_unmarshal, reply["Items"])
             if not reply.get("LastEvaluatedKey"):
                 return
-            start = {"ExclusiveStartKey": reply["LastEvaluatedKey"]}
+            page["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+            if limit is not None:
+                limit -= len(reply["Items"])
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         try:

@@ -28,15 +28,15 @@ class MemoryTable:
             if key[0] == pk and key[1].startswith(prefix):
                 yield copy.deepcopy(self.items[key])
 
-    def listing(self, after: str = "") -> Iterator[Item]:
+    def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
         versions = (item for item in self.items.values() if item.get("kind") == "VERSION")
         listed = [item for item in versions if item["listed"] > after]
-        for item in sorted(listed, key=lambda item: str(item["listed"])):
+        for item in sorted(listed, key=lambda item: str(item["listed"]))[:limit]:
             yield {name: item[name] for name in ("listed", "state", "reason") if name in item}
 
-    def pending(self, before: str) -> Iterator[Item]:
+    def pending(self, before: str, limit: int) -> Iterator[Item]:
         versions = (item for item in self.items.values() if item.get("pending") and item["claimed_at"] < before)
-        for item in sorted(versions, key=lambda item: str(item["claimed_at"])):
+        for item in sorted(versions, key=lambda item: str(item["claimed_at"]))[:limit]:
             yield {"pk": item["pk"], "sk": item["sk"]}
 
     def transact(self, puts: Sequence[Put]) -> None:

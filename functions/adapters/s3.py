@@ -1,18 +1,21 @@
 """Objects in S3: uploads, read by their exact version, and blobs, stored once under their digest."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from functions.adapters.clock import utc_now
 from functions.core.errors import Unavailable
 from functions.core.registration import ObjectGone, Pinned
 from functions.core.registry import Blob
 
 CHUNK = 1024 * 1024
+FRESH = timedelta(hours=12)  # half of the reconciler's grace for blobs that no version has
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound", "405", "MethodNotAllowed"}  # 405: a delete marker
 _KEPT_AWAY = {"403", "AccessDenied"}
 _BUSY = {"SlowDown", "Throttling", "RequestTimeout"}
@@ -33,7 +36,7 @@ class S3Uploads:
             Unavailable: S3 failed; try again.
         """
         wanted = {"VersionId": version_id} if version_id else {}
-        with _translated(bucket):
+        with translated(bucket):
             head = self._client.head_object(Bucket=bucket, Key=key, **wanted)
         found = head.get("VersionId")
         versioned = found if found and found != "null" else None
@@ -47,32 +50,37 @@ class S3Uploads:
             Unavailable: S3 failed or sent too little; try again.
         """
         wanted = {"VersionId": pinned.version_id} if pinned.version_id else {"IfMatch": pinned.object_version}
-        with _translated(pinned.bucket):
+        with translated(pinned.bucket):
             reply = self._client.get_object(Bucket=pinned.bucket, Key=pinned.key, **wanted)
             return _write(reply["Body"], path, pinned.size_bytes)
 
 
 class S3Blobs:
-    """The serving bucket: `blobs/<aa>/<sha256>`, written once and never changed."""
+    """The serving bucket: `blobs/<aa>/<sha256>`, content that never changes."""
 
-    def __init__(self, client: Any, bucket: str) -> None:
+    def __init__(self, client: Any, bucket: str, now: Callable[[], str] = utc_now) -> None:
         self._client = client
         self._bucket = bucket
+        self._now = now
 
     def store(self, blob: Blob, path: Path) -> None:
-        """Put the file at `path` under its digest, unless it is there.
+        """Put the file at `path` under its digest, unless it has been there for less than half a day.
+
+        An older one may be about to be collected (`core/reconciliation.py`), and what is put anew is not: the bucket is
+        versioned, and the reconciler removes the object version that it saw.
 
         Raises:
             Unavailable: S3 failed; try again.
         """
-        with _translated(self._bucket):
+        with translated(self._bucket):
             try:
                 head = self._client.head_object(Bucket=self._bucket, Key=blob.key)
             except ClientError as error:
                 if _code(error) not in _GONE:
                     raise
             else:
-                if head["ContentLength"] == blob.size_bytes:
+                age = datetime.fromisoformat(self._now()) - head["LastModified"]
+                if head["ContentLength"] == blob.size_bytes and age < FRESH:
                     return
             self._client.upload_file(
                 str(path),
@@ -89,7 +97,7 @@ class S3Blobs:
         """
         part = path.with_name(path.name + ".part")
         try:
-            with _translated(self._bucket):
+            with translated(self._bucket):
                 reply = self._client.get_object(Bucket=self._bucket, Key=blob.key)
                 digest = _write(reply["Body"], part, blob.size_bytes)
             if digest != blob.sha256:
@@ -114,8 +122,13 @@ def _write(body: Any, path: Path, size_bytes: int) -> str:
 
 
 @contextmanager
-def _translated(bucket: str) -> Iterator[None]:
-    """S3's words into ours."""
+def translated(bucket: str) -> Iterator[None]:
+    """S3's words into ours.
+
+    Raises:
+        ObjectGone: there is no such object, or it has changed.
+        Unavailable: S3 failed, or lets nobody in; try again.
+    """
     try:
         yield
     except ClientError as error:

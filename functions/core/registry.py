@@ -22,7 +22,6 @@ Nothing here depends on a clock.
 """
 
 import hashlib
-import itertools
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,10 +67,10 @@ class Table(Protocol):
     def query(self, pk: str, prefix: str) -> Iterable[Item]:
         """The items of one partition whose sort key begins with `prefix`, ascending."""
 
-    def listing(self, after: str = "") -> Iterable[Item]:
+    def listing(self, after: str = "", limit: int | None = None) -> Iterable[Item]:
         """`listed`, `state` and `reason` of every version whose `listed` is above `after`, in its order; may lag."""
 
-    def pending(self, before: str) -> Iterable[Item]:
+    def pending(self, before: str, limit: int) -> Iterable[Item]:
         """`pk` and `sk` of the PENDING versions claimed before then, the longest-waiting first; may lag behind."""
 
     def transact(self, puts: Sequence[Put]) -> None:
@@ -163,6 +162,11 @@ class Version:
     @property
     def size_bytes(self) -> int:
         return sum(blob.size_bytes for blob in self.files)
+
+    @property
+    def listed(self) -> str:
+        """Its place in the listing: by model, then by number."""
+        return f"{self.model}#{self.number:010d}"
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
@@ -335,8 +339,8 @@ class Registry:
                 version = replace(standing, attempts=standing.attempts + 1, claimed_at=now)
                 counter = {}
                 puts = [Put(_version_item(version), {"state": State.PENDING.value})]
-                before, after = {"attempts": standing.attempts}, {"attempts": version.attempts}
-                change = Change("resume", actor, version.number, before, after)
+                count = {"attempts": standing.attempts}, {"attempts": version.attempts}
+                change = Change("resume", actor, version.number, *count)
             try:
                 self._commit(model, meta, counter, puts, change)
             except Conflict:
@@ -525,14 +529,13 @@ class Registry:
 
     def pending(self, before: str, limit: int) -> list[Version]:
         """Up to `limit` versions that are PENDING and were last claimed before then, the longest-waiting first."""
-        found = itertools.islice(self._table.pending(before), limit)
-        items = self._read_all([(item["pk"], item["sk"]) for item in found])
+        items = self._read_all([(item["pk"], item["sk"]) for item in self._table.pending(before, limit)])
         versions = [_version(item) for item in items if item]
         return [version for version in versions if version.state is State.PENDING and version.claimed_at < before]
 
     def ready_after(self, after: str, limit: int) -> tuple[list[Version], str]:
         """The READY ones among the next `limit` versions of the listing, and where to go on; "" at its end."""
-        rows = list(itertools.islice(self._table.listing(after), limit))
+        rows = list(self._table.listing(after, limit))
         names = [row["listed"].rpartition("#") for row in rows if row["state"] == State.READY]
         items = self._read_all([(_model_pk(model), _version_sk(int(number))) for model, _, number in names])
         versions = [_version(item) for item in items if item]
@@ -710,7 +713,7 @@ def _version_item(version: Version) -> Item:
         "pk": _model_pk(version.model),
         "sk": _version_sk(version.number),
         "kind": "VERSION",  # key of the index `listing`
-        "listed": f"{version.model}#{version.number:010d}",
+        "listed": version.listed,
         "model": version.model,
         "version": version.number,
         "state": version.state.value,

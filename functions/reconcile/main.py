@@ -1,0 +1,40 @@
+"""Lambda entry point: reads the environment, picks real adapters. Runs once, during INIT."""
+
+import os
+
+import boto3
+from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.metrics import Metrics
+from botocore.config import Config
+
+from functions.adapters.clock import utc_now
+from functions.adapters.dynamodb import DynamoTable
+from functions.adapters.shelves import S3BlobShelf, S3UploadShelf
+from functions.adapters.sqs import SqsDeadLetters, SqsQueue
+from functions.core.reconciliation import Limits, Reconciler
+from functions.core.registry import Registry
+from functions.reconcile.handler import audit_line, make_handler
+
+config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)
+s3, sqs = boto3.client("s3", config=config), boto3.client("sqs", config=config)
+logger = Logger()
+registry = Registry(
+    DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"]),
+    utc_now,
+    audit_log=audit_line(logger),
+)
+reconciler = Reconciler(
+    registry=registry,
+    uploads=S3UploadShelf(s3, os.environ["ARTIFACTS_BUCKET"]),
+    blobs=S3BlobShelf(s3, os.environ["SERVING_BUCKET"]),
+    queue=SqsQueue(sqs, os.environ["REGISTRATION_QUEUE_URL"]),
+    artifacts=os.environ["ARTIFACTS_BUCKET"],
+    now=utc_now,
+    limits=Limits(
+        upload_grace_s=float(os.environ["UPLOAD_GRACE_SECONDS"]),
+        pending_grace_s=float(os.environ["PENDING_GRACE_SECONDS"]),
+        blob_grace_s=float(os.environ["BLOB_GRACE_SECONDS"]),
+    ),
+)
+dead_letters = SqsDeadLetters(sqs, os.environ["DEAD_LETTERS_URL"], os.environ["DEAD_LETTERS_ARN"])
+lambda_handler = make_handler(reconciler, dead_letters, logger, Metrics())
