@@ -1,6 +1,7 @@
 """What of a function's memory the handler process and its models may take."""
 
 import ctypes
+import math
 import os
 import resource
 
@@ -37,6 +38,19 @@ def models_bytes(memory_mb: int) -> int:
     (1668, 170)
     """
     return int(MODELS_SHARE * max(0, ceiling_bytes(memory_mb) - PROCESS_MB * MB))
+
+
+def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:
+    """The smallest function that serves a model which keeps `resident_bytes` and takes `peak_bytes` at the most.
+
+    >>> memory_mb_for(100 * MB, 120 * MB), models_bytes(395) // MB
+    (395, 100)
+    >>> memory_mb_for(1 * MB, 500 * MB), memory_mb_for(0, 0)
+    (728, 200)
+    """
+    models = math.ceil(resident_bytes / MODELS_SHARE / MB)
+    process = PROCESS_MB + max(models, math.ceil(peak_bytes / MB))
+    return min(process + OUTSIDE_MB, 2 * process)  # the inverse of `ceiling_bytes`
 
 
 def limit_memory(limit_bytes: int) -> None:

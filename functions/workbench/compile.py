@@ -1,0 +1,77 @@
+"""The uploaded model as a graph that is optimised already, beside one file of weights that the runtime maps.
+
+EXTENDED and not ALL: a model optimised with ALL on one processor answered wrongly on another (field notes). What comes
+out is served only if it gives the same bits as what came in.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from functions.adapters.onnx import OnnxRuntime, OnnxSession
+from functions.core.errors import InvalidModel, one_line
+from functions.core.signature import Signature
+from functions.workbench.samples import Arrays, same_bits, try_answer
+
+MODEL, WEIGHTS = "model.onnx", "weights.bin"
+ONE_FILE_BYTES = 4 * 1024 * 1024  # below, a second file costs more to fetch than it saves to read
+GROWTH = 1.25  # of the files: folded constants may take more room than what they are made of
+GROWTH_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The files of the compiled form, or why there are none; and the uploaded model, loaded and optimised alike."""
+
+    session: OnnxSession
+    seconds: float
+    files: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def compile_model(runtime: OnnxRuntime, model: Path, size_bytes: int, serving: Path) -> Compiled:
+    """Compile `model`, which has `size_bytes` with its weights, into `serving`.
+
+    Raises:
+        InvalidModel: `NOT_LOADABLE`.
+        MemoryError: it does not fit.
+    """
+    weights = WEIGHTS if size_bytes >= ONE_FILE_BYTES else None
+    began = time.perf_counter()
+    try:
+        if shutil.disk_usage(serving).free < GROWTH * size_bytes + GROWTH_BYTES:
+            raise InvalidModel("the temporary storage has no room for it")
+        session = runtime.compile(model, serving / MODEL, weights)
+    except (InvalidModel, MemoryError) as error:  # of the model or only of the optimiser?
+        clear(serving)
+        plain = runtime.load(model)
+        return Compiled(plain, 0.0, problem=one_line(str(error), 160) or "there was no memory for it")
+    seconds = time.perf_counter() - began
+    files = tuple(name for name in (MODEL, WEIGHTS) if (serving / name).exists() and (serving / name).stat().st_size)
+    grown = sum((serving / name).stat().st_size for name in files)
+    if grown > GROWTH * size_bytes + GROWTH_BYTES:
+        clear(serving)
+        return Compiled(session, seconds, problem=f"it would grow from {size_bytes} to {grown} bytes")
+    return Compiled(session, seconds, files)
+
+
+def clear(serving: Path) -> None:
+    """Leave no half of a compiled form behind."""
+    for name in (MODEL, WEIGHTS):
+        (serving / name).unlink(missing_ok=True)
+
+
+def answers(
+    session: OnnxSession, questions: Sequence[Arrays], signature: Signature
+) -> list[Mapping[str, np.ndarray] | None]:
+    """To each question the outputs, or None where the model refuses it."""
+    return [try_answer(session, inputs, signature) for inputs in questions]
+
+
+def differs(one: Sequence[Mapping[str, np.ndarray] | None], other: Sequence[Mapping[str, np.ndarray] | None]) -> bool:
+    """Whether two lists of answers differ in any bit."""
+    return not all(same_bits(mine, yours) for mine, yours in zip(one, other, strict=True))
