@@ -101,6 +101,11 @@ def _weights(graph: OnnxFile, form: Form, model: str, present: Mapping[str, int]
             raise InvalidModel(
                 f"the model's weights {shown(name)} are not in the package beside it", code="WEIGHTS_MISSING"
             )
+        if present[name] < graph.external[name]:
+            raise InvalidModel(
+                f"{shown(name)} has {present[name]} bytes, and the model's weights reach to byte {graph.external[name]}",
+                code="WEIGHTS_TRUNCATED",
+            )
     return names
 
 

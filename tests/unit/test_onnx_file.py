@@ -29,13 +29,13 @@ def test_it_finds_what_the_onnx_package_finds(tmp_path: Path) -> None:
     assert found.producer == model.producer_name
     assert found.metadata == {p.key: p.value for p in model.metadata_props}
     assert found.nodes == len(model.graph.node)
-    assert found.external == ()
+    assert found.external == {}
 
 
 def test_it_finds_weights_in_other_files(tmp_path: Path) -> None:
     content, _ = outside_weights_model(tmp_path, "weights.bin")
 
-    assert read_onnx(write(tmp_path, content)).external == ("weights.bin",)
+    assert read_onnx(write(tmp_path, content)).external == {"weights.bin": 12}
 
 
 @pytest.mark.parametrize(
