@@ -6,6 +6,7 @@ from typing import Any
 from functions.core import VERSION
 from functions.core.registry import State, Version
 from functions.core.signature import Signature, TensorSpec
+from functions.core.workbench import Plan
 
 Document = dict[str, Any]
 
@@ -101,6 +102,7 @@ def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
     return (
         card
         | graph
+        | _built(version)
         | {
             "version": str(version.number),
             "aliases": ",".join(here),
@@ -109,3 +111,17 @@ def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
             "created_at": version.created_at,
         }
     )
+
+
+def _built(version: Version) -> dict[str, str]:
+    """What registration found out, if it did: how the model is loaded, what it needs, whether samples prove it."""
+    if not version.plan:
+        return {}
+    plan = Plan.from_record(version.plan)
+    words = [f"optimised: {plan.optimised}", f"prepacking: {'yes' if plan.prepacking else 'no'}"]
+    words += [f"threads: {plan.threads}", *(["layout: yes"] if plan.layout else [])]
+    return {
+        "load_plan": ", ".join(words),
+        "memory_mb": str(version.memory_mb),
+        "samples_checked": f"{version.measured.get('samples_checked', 0):.0f}",
+    }

@@ -186,8 +186,11 @@ class InferenceService:
         version = self._resolve(call).version
         call.lap("resolve")
         call.loaded = not self._models.holds(version)
-        with self._models.session(version, call.deadline):
+        with self._models.session(version, call.deadline) as session:
             call.lap("load")
+            if call.loaded:
+                self._models.warm_up(version, session, call.deadline)
+                call.lap("warm_up")
         return {}
 
     def unload(self, call: Call) -> Document:

@@ -4,6 +4,8 @@ The files of a model lie in a private directory only while it is loaded. What th
 they are removed, so nothing stays behind when an environment is killed.
 """
 
+import json
+import logging
 import shutil
 import tempfile
 import threading
@@ -14,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from functions.core.errors import Unavailable
+from functions.core.errors import PlatformError, Unavailable
+from functions.core.protocol import decode_infer
 from functions.core.registry import Blob, Version
 from functions.core.workbench import Plan
 
@@ -27,6 +30,8 @@ WEIGHTS_FACTOR = 2  # memory over file size: the weights, and the copy that the 
 DISK_RESERVE_BYTES = 16 * MB
 
 Files = tuple[Blob, ...]
+
+log = logging.getLogger(__name__)
 
 
 class Session(Protocol):
@@ -146,6 +151,24 @@ class ModelCache:
         finally:
             with self._lock:
                 slot.users -= 1
+
+    def warm_up(self, version: Version, session: Session, deadline: float) -> None:
+        """Run the sample of `version` once, so that the first request does not pay for what only a first run does.
+
+        For loads that no request waits for: where one does, it is that first run itself. Nothing that goes wrong here
+        is worth an error.
+        """
+        if version.sample is None or version.signature is None or not version.plan.get("warmup"):
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix="sample-", dir=self._directory) as name:
+                path = Path(name) / version.sample.name
+                self._blobs.fetch(version.sample, path)
+                body = json.dumps(json.loads(path.read_bytes())["request"]).encode()
+            request = decode_infer(body, None, version.signature)
+            session.run(request.inputs, [one.name for one in request.outputs], deadline - self._clock())
+        except (PlatformError, MemoryError, OSError, ValueError, LookupError, TypeError) as error:
+            log.warning("no warm-up of version %d of %s: %s", version.number, version.model, type(error).__name__)
 
     def evict(self, files: Files) -> None:
         """Free the memory of a model that nobody is using."""

@@ -70,6 +70,7 @@ class _Build:
         self.uploaded = Candidate(directory / "package", (brief.model, *brief.weights), "none")
         self.serving = directory / "serving"
         self.notes: list[str] = []
+        self.checked = 0  # samples that were answered as they say
         self.until = time.monotonic() + PATIENCE_S
 
     def run(self) -> Built:
@@ -102,7 +103,7 @@ class _Build:
         measured = best.record() | {"raw_size_bytes": float(raw_bytes), "size_bytes": float(form.size_bytes)}
         if form is not self.uploaded:
             measured["compile_ms"] = round(seconds * 1000, 3)
-        measured |= self._raw_load(form, raw_bytes)
+        measured |= self._raw_load(form, raw_bytes) | {"samples_checked": float(self.checked)}
         self._explain(form, best, measured)
         document = self._document(sample, outputs, signature)
         self._move(form)
@@ -188,6 +189,7 @@ class _Build:
                 session = session or self.runtime.load(form.path, best.plan)
                 outputs = self._answer(f"sample {at}", session, sample, signature)
             check(f"sample {at}", sample.expected, outputs, signature, self.brief.rtol, self.brief.atol)
+            self.checked += 1
         return first
 
     def _answer(

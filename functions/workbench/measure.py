@@ -25,6 +25,7 @@ from functions.workbench.samples import Arrays, Sample, answer, rows, try_answer
 SLOWER_1 = 1.75
 SLOWER_8 = 2.5
 SAME_MS = 3.0
+ALIKE = 1.2  # requests that differ by less do not decide
 RUNS = 8  # of each batch at the most,
 RUNS_S = 0.012  # and no new one after this time
 BATCH = 8
@@ -103,14 +104,15 @@ def _best_ms(session: OnnxSession, inputs: Arrays, signature: Signature) -> floa
 
 
 def choose(candidates: Sequence[Costs]) -> Costs:
-    """The one that the objective above asks for."""
+    """The one that the objective above asks for; where it leaves a choice, the earlier one."""
     slowness = {id(one): _slowness(one, candidates) for one in candidates}
     bounded = [one for one in candidates if slowness[id(one)] <= 1.0]
     if not bounded:
         return min(candidates, key=lambda one: slowness[id(one)])
     fastest = min(one.cold_ms for one in bounded)
     same = [one for one in bounded if one.cold_ms <= fastest + max(SAME_MS, fastest / 10)]
-    return min(same, key=lambda one: (one.batch_1_ms or 0.0) * (one.batch_8_ms or 1.0))
+    taken = [(one.batch_1_ms or 0.0) * (one.batch_8_ms or 1.0) for one in same]
+    return next(one for one, cost in zip(same, taken, strict=True) if cost <= min(taken) * ALIKE)
 
 
 def _slowness(one: Costs, among: Sequence[Costs]) -> float:
