@@ -1,7 +1,6 @@
 """Uploads that were given up by the queue: why, and once more."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,31 +64,35 @@ def dead_letters(queue: DeadLetterQueue, registry: Registry, limit: int = 100) -
     return [letter for message in queue.peek(limit) for letter in _explained(message, registry)]
 
 
-def _explained(message: Message, registry: Registry) -> Sequence[DeadLetter]:
+def _explained(message: Message, registry: Registry) -> list[DeadLetter]:
+    """One letter an upload: S3 puts one into a message, others may put more."""
     try:
         uploads = list(uploads_in(json.loads(message.body)))
-        models = [found[0] if (found := model_and_form(upload.key)) else None for upload in uploads]
+        letters = [_letter(message, upload, registry) for upload in uploads]
     except (ValueError, AttributeError, InvalidModel) as error:
-        reason = str(error) if isinstance(error, InvalidModel) else "this is no JSON object"
-        return [DeadLetter(message.id, message.sent_at, "", None, None, None, "NOT_AN_UPLOAD_EVENT", reason)]
-    letters = []
-    for upload, model in zip(uploads, models, strict=True):
-        version, state, reason_ = None, None, Reason("NOT_A_MODEL", "there is nothing to register")
-        if model:
-            source = Source(upload.bucket, upload.key, upload.version_id or "")
-            [(number, failure)] = registry.known([(model, source)])
-            known = registry.version(model, number) if number else None
-            if known and known.state is not State.PENDING:
-                reason_ = known.reason or Reason("REGISTERED", "it was registered after all")
-            elif failure:
-                reason_ = failure.reason
-            elif known:
-                died = f"{known.attempts} workers began it and none came to its end: too much memory or time"
-                reason_ = Reason("REGISTRATION_DIED", died)
-            else:
-                reason_ = Reason("UNKNOWN", UNKNOWN)
-            version, state = number, known.state if known else None
-        letters.append(
-            DeadLetter(message.id, message.sent_at, upload.key, model, version, state, reason_.code, reason_.message)
-        )
-    return letters
+        why = str(error) if isinstance(error, InvalidModel) else "the message is no JSON object"
+        letters = [DeadLetter(message.id, message.sent_at, "", None, None, None, "NOT_AN_UPLOAD_EVENT", why)]
+    return letters or [
+        DeadLetter(message.id, message.sent_at, "", None, None, None, "NO_UPLOAD", "the message tells of no upload")
+    ]
+
+
+def _letter(message: Message, upload: Upload, registry: Registry) -> DeadLetter:
+    found = model_and_form(upload.key)
+    if found is None:
+        nothing = "there is nothing to register at this key"
+        return DeadLetter(message.id, message.sent_at, upload.key, None, None, None, "NO_UPLOAD", nothing)
+    model, source = found[0], Source(upload.bucket, upload.key, upload.version_id or "")
+    [(number, failure)] = registry.known([(model, source)])
+    version = registry.version(model, number) if number else None
+    if version and version.state is not State.PENDING:
+        reason = version.reason or Reason("REGISTERED", "it was registered after all")
+    elif failure:
+        reason = failure.reason
+    elif version:
+        died = f"{version.attempts} workers began it and none came to its end: too much memory or time"
+        reason = Reason("REGISTRATION_DIED", died)
+    else:
+        reason = Reason("UNKNOWN", UNKNOWN)
+    state = version.state if version else None
+    return DeadLetter(message.id, message.sent_at, upload.key, model, number, state, reason.code, reason.message)

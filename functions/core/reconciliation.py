@@ -132,7 +132,11 @@ class Reconciler:
         at = self.registry.bookmark("uploads")
         for _ in range(self.limits.upload_pages):
             page, at = self.uploads.page(at)
-            old = [(stored, model) for stored in page if stored.stored_at < before and (model := _model(stored.key))]
+            old = [
+                (stored, model)
+                for stored in reversed(page)
+                if stored.stored_at < before and (model := _model(stored.key))
+            ]
             sources = [(model, Source(self.artifacts, stored.key, stored.object_version)) for stored, model in old]
             lost = []
             for (stored, _), (_, source), (version, failure) in zip(
@@ -142,7 +146,7 @@ class Reconciler:
                     found.stuck_uploads += 1
                 elif version is None:
                     lost.append((stored.stored_at, source))
-            lost.sort(key=lambda pair: pair[0])  # S3 lists a key's newest version first
+            lost.sort(key=lambda pair: pair[0])  # and reversed before: S3 lists a key's newest version first
             self.queue.send([upload_event(source) for _, source in lost])
             found.lost_uploads += len(lost)
             self.registry.set_bookmark("uploads", at)
@@ -223,8 +227,7 @@ class Reconciler:
         found.checked.add(version.listed)
         if wrong != version.damaged:
             self.registry.mark_damaged(version.model, version.number, wrong, actor=ACTOR)
-        if wrong:
-            found.damaged.add(version.listed)
+        (found.damaged.add if wrong else found.damaged.discard)(version.listed)
 
     # --- blobs that nobody has --------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from functions.core.dead_letters import DeadLetterQueue, dead_letters
 from functions.core.errors import InvalidRequest, Unavailable, shown
 from functions.core.reconciliation import Reconciler
-from functions.core.registry import Item
 
 RESERVE_MS = 30_000  # no further piece is begun with less time left
 NAMED = 100  # damaged versions in the log line
@@ -52,8 +51,3 @@ def make_handler(reconciler: Reconciler, letters: DeadLetterQueue, logger: Logge
         raise InvalidRequest(f"{shown(event['operation'])} is no operation: leave it out, or dead-letters or redrive")
 
     return lambda_handler
-
-
-def audit_line(logger: Logger) -> Callable[[Item], None]:
-    """Logs an audit record, one line each, as the table holds it."""
-    return lambda record: logger.info("audit", audit=dict(record))

@@ -13,7 +13,7 @@ from functions.adapters.shelves import S3BlobShelf, S3UploadShelf
 from functions.adapters.sqs import SqsDeadLetters, SqsQueue
 from functions.core.reconciliation import Limits, Reconciler
 from functions.core.registry import Registry
-from functions.reconcile.handler import audit_line, make_handler
+from functions.reconcile.handler import make_handler
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)
 s3, sqs = boto3.client("s3", config=config), boto3.client("sqs", config=config)
@@ -21,7 +21,7 @@ logger = Logger()
 registry = Registry(
     DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"]),
     utc_now,
-    audit_log=audit_line(logger),
+    audit_log=lambda record: logger.info("audit", audit=dict(record)),
 )
 reconciler = Reconciler(
     registry=registry,

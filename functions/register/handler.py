@@ -9,9 +9,9 @@ from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from functions.core.errors import InvalidModel, Unavailable
+from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.registration import Registration
-from functions.core.registry import State, Version
+from functions.core.registry import Reason, State, Version
 from functions.core.uploads import Upload, uploads_in
 
 RESERVE_MS = 10_000  # an upload is not begun with less time left: it goes back to the queue
@@ -19,8 +19,13 @@ RESERVE_MS = 10_000  # an upload is not begun with less time left: it goes back 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
 
-def make_handler(registration: Registration, logger: Logger, metrics: Metrics) -> Handler:
-    """The Lambda handler for uploads, bound to `registration`.
+def make_handler(
+    registration: Registration,
+    logger: Logger,
+    metrics: Metrics,
+    note: Callable[[Upload, Reason], None] = lambda *_: None,
+) -> Handler:
+    """The Lambda handler for uploads, bound to `registration`. `note` remembers why an upload was put off.
 
     SQS batches answer with `batchItemFailures`: the messages that should come again. Any other event answers with the
     versions it became, and raises when one of its uploads should come again.
@@ -57,9 +62,13 @@ def make_handler(registration: Registration, logger: Logger, metrics: Metrics) -
             except Unavailable as error:
                 logger.warning("to be tried again", code=error.instance_code, reason=str(error), **about)
                 metrics.add_metric("UploadsRetried", MetricUnit.Count, 1)
+                put_off(upload, Reason(error.instance_code, str(error)))
                 raise
-            except Exception:  # a bug: told in full, and the upload comes again until it lies in the dead letters
+            except (
+                Exception
+            ) as error:  # a bug: told in full, and the upload comes again until it lies in the dead letters
                 logger.exception("failed", **about)
+                put_off(upload, Reason("INTERNAL", f"register failed with {type(error).__name__}; its log has more"))
                 raise
             if version is None:
                 logger.info("nothing to register", **about)
@@ -70,6 +79,12 @@ def make_handler(registration: Registration, logger: Logger, metrics: Metrics) -
                 "UploadsRegistered" if version.state is State.READY else "UploadsRejected", MetricUnit.Count, 1
             )
             return told
+
+        def put_off(upload: Upload, reason: Reason) -> None:
+            try:
+                note(upload, reason)
+            except PlatformError as error:
+                logger.warning("no note", reason=str(error), key=upload.key[:1024])
 
         logger.append_keys(request_id=context.aws_request_id)
         try:

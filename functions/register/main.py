@@ -1,6 +1,7 @@
 """Lambda entry point: reads the environment, picks real adapters. Runs once, during INIT."""
 
 import os
+from functools import partial
 
 import boto3
 from aws_lambda_powertools.logging import Logger
@@ -12,6 +13,7 @@ from functions.adapters.dynamodb import DynamoTable
 from functions.adapters.limits import threads_for
 from functions.adapters.s3 import S3Blobs, S3Uploads
 from functions.adapters.sandbox import Limits, Sandbox
+from functions.core.dead_letters import note_failure
 from functions.core.registration import Registration
 from functions.core.registry import Registry
 from functions.register.handler import make_handler
@@ -23,8 +25,14 @@ config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout
 memory_mb = max(256, int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) - OWN_MB)
 infer_memory_mb = int(os.environ["INFER_MEMORY_MB"])
 s3 = boto3.client("s3", config=config)
+logger = Logger()
+registry = Registry(
+    DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"]),
+    utc_now,
+    audit_log=lambda record: logger.info("audit", audit=dict(record)),
+)
 registration = Registration(
-    registry=Registry(DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"]), utc_now),
+    registry=registry,
     uploads=S3Uploads(s3),
     blobs=S3Blobs(s3, os.environ["SERVING_BUCKET"]),
     workbench=Sandbox(Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True),
@@ -32,4 +40,4 @@ registration = Registration(
     memory_mb=infer_memory_mb,
     threads=threads_for(infer_memory_mb),
 )
-lambda_handler = make_handler(registration, Logger(), Metrics())
+lambda_handler = make_handler(registration, logger, Metrics(), partial(note_failure, registry))

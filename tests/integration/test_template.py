@@ -62,6 +62,38 @@ def test_infer_writes_to_no_bucket_and_to_no_registry_record(deployed: dict[str,
             assert statement["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["SERVING#*"]}}
 
 
+def test_only_the_reconciler_may_delete_and_only_versions_of_blobs(deployed: dict[str, Any]) -> None:
+    deleting = [
+        (name, action, statement["Resource"])
+        for name, statement in statements(deployed)
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+        if "Delete" in action and not action.startswith("sqs:")
+    ]
+
+    blobs = {"Fn::Sub": "${ServingBucket.Arn}/blobs/*"}
+    assert deleting == [("ReconcileFunctionRole", "s3:DeleteObjectVersion", blobs)]
+    assert deployed["ServingBucket"]["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
+
+
+def test_the_reconciler_runs_on_a_schedule_and_may_use_what_it_calls(deployed: dict[str, Any]) -> None:
+    [rule] = of_type(deployed, "AWS::Events::Rule").values()
+    assert rule["ScheduleExpression"] == {"Ref": "ReconcileSchedule"}
+    allowed = {
+        action
+        for name, statement in statements(deployed)
+        if name == "ReconcileFunctionRole"
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    # StartMessageMoveTask works with its caller's right to take from the one queue and to send to the other
+    assert {"sqs:StartMessageMoveTask", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:SendMessage"} <= allowed
+
+
+def test_every_function_that_reads_the_registry_may(deployed: dict[str, Any]) -> None:
+    for function in ("RegisterFunction", "ReconcileFunction", "InferFunction"):
+        allowed = [a for name, s in statements(deployed) if name == f"{function}Role" for a in s["Action"]]
+        assert "dynamodb:BatchGetItem" in allowed, function  # GetItem does not cover it
+
+
 def test_every_bucket_is_private_encrypted_and_tls_only(deployed: dict[str, Any]) -> None:
     buckets = of_type(deployed, "AWS::S3::Bucket")
     assert buckets.keys() == {"ArtifactsBucket", "ServingBucket"}
@@ -124,7 +156,7 @@ def test_every_function_runs_the_deployed_python_without_telemetry_and_keeps_its
     deployed: dict[str, Any],
 ) -> None:
     functions = of_type(deployed, "AWS::Lambda::Function")
-    assert functions.keys() == {"RegisterFunction", "InferFunction"}
+    assert functions.keys() == {"RegisterFunction", "ReconcileFunction", "InferFunction"}
     for function in functions.values():
         assert function["Runtime"] == "python3.13"
         assert function["Environment"]["Variables"]["ORT_DISABLE_TELEMETRY"] == "1"
@@ -134,7 +166,7 @@ def test_every_function_runs_the_deployed_python_without_telemetry_and_keeps_its
 
 def test_every_handler_exists() -> None:
     handlers = re.findall(r"Handler: (\S+)\.lambda_handler", Path("template.yaml").read_text())
-    assert len(handlers) == 2
+    assert len(handlers) == 3
     for handler in handlers:
         assert Path(handler.replace(".", "/") + ".py").is_file()
 
@@ -144,8 +176,14 @@ def test_dead_letters_age_errors_and_latency_raise_alarms(deployed: dict[str, An
     watched = {alarm["MetricName"] for alarm in alarms.values()}
     assert watched == {
         "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage", "Errors", "5XXError", "Duration",
+        "UploadsRejected", "UploadsRetried", "Reconciled", "Stuck", "Damaged",
     }  # fmt: skip
     assert all(alarm["AlarmDescription"] for alarm in alarms.values())
+    for alarm in alarms.values():
+        if alarm["Namespace"] == "Mayfly":  # a function's own metric, found under its name
+            [dimension] = alarm["Dimensions"]
+            source = Path(f"functions/{dimension['Value']}/handler.py").read_text()
+            assert f'"{alarm["MetricName"]}"' in source
 
 
 def test_every_parameter_says_what_it_is_for(source: dict[str, Any]) -> None:
