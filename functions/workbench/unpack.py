@@ -103,7 +103,7 @@ def _weights(graph: OnnxFile, form: Form, model: str, present: Mapping[str, int]
             )
         if present[name] < graph.external[name]:
             raise InvalidModel(
-                f"{shown(name)} has {present[name]} bytes, and the model's weights reach to byte {graph.external[name]}",
+                f"{shown(name)} has {present[name]} bytes, and the model's weights in it {graph.external[name]}",
                 code="WEIGHTS_TRUNCATED",
             )
     return names

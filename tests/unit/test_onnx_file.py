@@ -76,4 +76,5 @@ def test_no_bytes_bring_anything_but_a_reason(tmp_path_factory, data: st.DataObj
     try:
         read_onnx(path)
     except InvalidModel as error:
-        assert error.instance_code in {"EMPTY_FILE", "NOT_ONNX", "TRUNCATED", "TOO_COMPLEX"}
+        assert len(str(error)) <= 300
+        assert str(error).isprintable()
