@@ -76,7 +76,8 @@ class _Build:
     def run(self) -> Built:
         raw_bytes = self.uploaded.size_bytes
         self._check_fits(raw_bytes, raw_bytes)
-        compiled = compile_model(self.runtime, self.uploaded.path, raw_bytes, self.serving)
+        outside = bool(self.brief.weights)
+        compiled = compile_model(self.runtime, self.uploaded.path, raw_bytes, self.serving, outside=outside)
         signature = compiled.session.signature(self.uploaded.path)
         samples = read_samples(self.brief.samples, signature)
         sample = samples[0] if samples else self._made_up(compiled.session, signature)

@@ -19,6 +19,7 @@ from functions.workbench.samples import Arrays, same_bits, try_answer
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 ONE_FILE_BYTES = 4 * 1024 * 1024  # below, a second file costs more to fetch than it saves to read
+_LENGTH, _METADATA_PROPS = 2, 14  # of protobuf's wire format, and of ModelProto in onnx/onnx.proto
 GROWTH = 1.25  # of the files: folded constants may take more room than what they are made of
 GROWTH_BYTES = 1024 * 1024
 
@@ -33,14 +34,14 @@ class Compiled:
     problem: str = ""
 
 
-def compile_model(runtime: OnnxRuntime, model: Path, size_bytes: int, serving: Path) -> Compiled:
-    """Compile `model`, which has `size_bytes` with its weights, into `serving`.
+def compile_model(runtime: OnnxRuntime, model: Path, size_bytes: int, serving: Path, *, outside: bool) -> Compiled:
+    """Compile `model`, which has `size_bytes` with its weights, some of them perhaps outside, into `serving`.
 
     Raises:
         InvalidModel: `NOT_LOADABLE`.
         MemoryError: it does not fit.
     """
-    weights = WEIGHTS if size_bytes >= ONE_FILE_BYTES else None
+    weights = WEIGHTS if outside or size_bytes >= ONE_FILE_BYTES else None  # those outside would stay where they were
     began = time.perf_counter()
     try:
         if shutil.disk_usage(serving).free < GROWTH * size_bytes + GROWTH_BYTES:
@@ -50,6 +51,7 @@ def compile_model(runtime: OnnxRuntime, model: Path, size_bytes: int, serving: P
         clear(serving)
         plain = runtime.load(model)
         return Compiled(plain, 0.0, problem=one_line(str(error), 160) or "there was no memory for it")
+    _strip(serving / MODEL)
     seconds = time.perf_counter() - began
     files = tuple(name for name in (MODEL, WEIGHTS) if (serving / name).exists() and (serving / name).stat().st_size)
     grown = sum((serving / name).stat().st_size for name in files)
@@ -57,6 +59,34 @@ def compile_model(runtime: OnnxRuntime, model: Path, size_bytes: int, serving: P
         clear(serving)
         return Compiled(session, seconds, problem=f"it would grow from {size_bytes} to {grown} bytes")
     return Compiled(session, seconds, files)
+
+
+def _strip(model: Path) -> None:
+    """Drop the metadata, which the runtime copies: the manifest with its samples is a blob of its own."""
+    raw = model.read_bytes()
+    parts, at = [], 0
+    while at < len(raw):
+        start = at
+        tag, at = _varint(raw, at)
+        if tag & 7 == _LENGTH:
+            length, at = _varint(raw, at)
+            at += length
+        else:  # all other fields of a ModelProto are numbers
+            _, at = _varint(raw, at)
+        if tag >> 3 != _METADATA_PROPS:
+            parts.append(raw[start:at])
+    model.write_bytes(b"".join(parts))
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    """A number of protobuf at `at`, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = raw[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
 
 
 def clear(serving: Path) -> None:

@@ -155,11 +155,11 @@ def _check_floats(what: str, datatype: str, wanted: np.ndarray, got: np.ndarray,
     with np.errstate(invalid="ignore"):
         off = np.abs(have - want)
         allowed = atol + rtol * np.abs(want)
+        excess = np.where(np.isnan(off), np.inf, off - allowed)
         fits = (off <= allowed) & np.isfinite(want) | (have == want) | (np.isnan(have) & np.isnan(want))
     if fits.all():
         return
-    excess = np.where(fits, -np.inf, np.where(np.isnan(off), np.inf, off - allowed))
-    index = np.unravel_index(int(np.argmax(excess)), want.shape)
+    index = np.unravel_index(int(np.argmax(np.where(fits, -np.inf, excess))), want.shape)
     differing = f"{np.count_nonzero(~fits)} of {want.size} elements differ"
     raise _mismatch(
         f"{what}{_element(index)} is {have[index]:.9g}, expected {want[index]:.9g}: off by {off[index]:.3g}, "
@@ -226,7 +226,9 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, random: np.r
         return array
     if spec.datatype in ("FP16", "BF16", "FP32", "FP64"):
         eighths = np.asarray(random.integers(0, 9, shape) / 8, np.float32)
-        return (eighths.view(np.uint32) >> 16).astype(dtype) if spec.datatype == "BF16" else eighths.astype(dtype)
+        if spec.datatype == "BF16":  # the upper half of a float32
+            return np.asarray(eighths.view(np.uint32) >> 16, dtype)
+        return eighths.astype(dtype)
     return np.full(shape, integer, dtype)
 
 
