@@ -82,12 +82,13 @@ class S3Blobs:
                 age = datetime.fromisoformat(self._now()) - head["LastModified"]
                 if head["ContentLength"] == blob.size_bytes and age < FRESH:
                     return
-            self._client.upload_file(
-                str(path),
-                self._bucket,
-                blob.key,
-                ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"name": blob.name}},
-            )
+            with path.open("rb") as file:  # upload_file would wrap S3's errors in one without their code
+                self._client.upload_fileobj(
+                    file,
+                    self._bucket,
+                    blob.key,
+                    ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"name": blob.name}},
+                )
 
     def fetch(self, blob: Blob, path: Path) -> None:
         """Write the blob to `path`, complete and verified or not at all.
