@@ -1,7 +1,7 @@
 """From package/ to serving/: the model is loaded, asked its samples, compiled, measured, and its load plan chosen."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,18 +9,23 @@ import numpy as np
 
 from functions.adapters.limits import MB, memory_mb_for
 from functions.adapters.onnx import OnnxRuntime, OnnxSession
-from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut
+from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, one_line
 from functions.core.serving import MODEL_OVERHEAD_BYTES
 from functions.core.signature import Signature
 from functions.core.workbench import Brief, Built, Plan
+from functions.workbench import notes
 from functions.workbench.compile import answers, clear, compile_model, differs
 from functions.workbench.measure import BATCH, Costs, choose, measure
 from functions.workbench.samples import Arrays, Sample, answer, check, kept, read_samples, rows, synthesise
+from functions.workbench.variants import NotMade, make
 
-PATIENCE_S = 12.0  # after it, no further candidate is measured, and samples beyond the first are taken as they are
+PATIENCE_S = 12.0  # after it, no further plan is measured
+SAMPLES_S = 30.0  # after it, samples beyond the first are taken as they are
 PROVEN_SAMPLES = 4  # whose answers are compared bit by bit
-SLOW_RUN_S = 0.5  # a run that takes longer is not repeated with more rows for the proof
+SMALL_ROW_BYTES = 64 * 1024  # rows up to this size are repeated for the proof
 RAW_LOAD_BYTES = 64 * MB  # larger uploads are not loaded once more only to know how long it took
+SMALLER, FASTER, AS_LARGE, AS_SLOW = 0.9, 0.9, 1.0, 1.25  # what a variant has to gain, and may lose for it
+NOTE = 400  # characters
 _REFUSALS = (InvalidRequest, ExecutionFailed, TimedOut)
 
 
@@ -31,7 +36,9 @@ class Candidate:
     folder: Path
     files: tuple[str, ...]
     optimised: str
+    compile_ms: float = 0.0
     costs: list[Costs] = field(default_factory=list)
+    checked: int = 0  # samples that it answered as they say
 
     @property
     def path(self) -> Path:
@@ -66,57 +73,120 @@ def build(brief: Brief, directory: Path) -> Built:
 class _Build:
     def __init__(self, brief: Brief, directory: Path) -> None:
         self.brief = brief
+        self.directory = directory
         self.runtime = OnnxRuntime(brief.threads)
         self.uploaded = Candidate(directory / "package", (brief.model, *brief.weights), "none")
         self.serving = directory / "serving"
+        self.signature = Signature((), ())
+        self.samples: list[Sample] = []
+        self.sample: Sample | None = None  # the first, or one that was made up
         self.notes: list[str] = []
-        self.checked = 0  # samples that were answered as they say
-        self.until = time.monotonic() + PATIENCE_S
+        self.began = time.monotonic()
 
     def run(self) -> Built:
         raw_bytes = self.uploaded.size_bytes
-        self._check_fits(raw_bytes, raw_bytes)
-        outside = bool(self.brief.weights)
-        compiled = compile_model(self.runtime, self.uploaded.path, raw_bytes, self.serving, outside=outside)
-        signature = compiled.session.signature(self.uploaded.path)
-        samples = read_samples(self.brief.samples, signature)
-        sample = samples[0] if samples else self._made_up(compiled.session, signature)
-        questions = self._questions(samples, sample, signature)
-        before = answers(compiled.session, questions, signature)
-        session: OnnxSession | None = compiled.session
-        problem, files, seconds = compiled.problem, compiled.files, compiled.seconds
-        del compiled, session  # the memory of the uploaded model is free again before another one is loaded
-
-        form = Candidate(self.serving, files, "extended") if files else self.uploaded
-        if form.optimised != "none":
-            session = self._measure(form, form.plans(self.brief.threads)[0], sample, signature)
-            if session is None or differs(before, answers(session, questions, signature)):
-                problem = "its answers are not the same in every bit"
-                clear(self.serving)
-                form = self.uploaded
-            del session
-        if problem:
-            self.notes.append(f"Served as uploaded, because the optimised form was not taken: {problem}.")
-        self._measure_rest(form, sample, signature)
+        if not self.brief.variants:  # one of them may be small enough
+            self._check_fits(raw_bytes, raw_bytes)
+        form = self._optimise(self.uploaded, self.serving)
         best = choose(form.costs)
+        outputs = self._prove(form, best)
+        plain = form
+        for kind in self.brief.variants:
+            form = self._better(form, kind)
+        if form is not plain:
+            best = choose(form.costs)
+            outputs = best.outputs or {}
         self._check_fits(best.resident_bytes, best.peak_bytes)
-        outputs = self._prove(form, best, samples, signature)
         measured = best.record() | {"raw_size_bytes": float(raw_bytes), "size_bytes": float(form.size_bytes)}
-        if form is not self.uploaded:
-            measured["compile_ms"] = round(seconds * 1000, 3)
-        measured |= self._raw_load(form, raw_bytes) | {"samples_checked": float(self.checked)}
+        if form.compile_ms:
+            measured["compile_ms"] = round(form.compile_ms, 3)
+        measured |= self._raw_load(form, raw_bytes) | {"samples_checked": float(form.checked)}
         self._explain(form, best, measured)
-        document = self._document(sample, outputs, signature)
+        document = self._document(outputs)
         self._move(form)
         return Built(
             files=form.files,
-            signature=signature,
+            signature=self.signature,
             plan=replace(best.plan, warmup=document is not None),
             measured=measured,
-            memory_mb=memory_mb_for(best.resident_bytes + MODEL_OVERHEAD_BYTES, best.peak_bytes),
+            memory_mb=_memory_mb(best),
             sample=document,
             notes=tuple(self.notes),
         )
+
+    def _optimise(self, source: Candidate, folder: Path) -> Candidate:
+        """`source` compiled into `folder` or, where that does not give the same bits, itself; with all plans measured.
+
+        Raises:
+            InvalidModel: `NOT_LOADABLE`; of what was uploaded, also all that is wrong with signature and samples.
+        """
+        outside = len(source.files) > 1
+        compiled = compile_model(self.runtime, source.path, source.size_bytes, folder, outside=outside)
+        if source is self.uploaded:
+            self._read(compiled.session)
+        questions = self._questions()
+        before = answers(compiled.session, questions, self.signature)
+        problem, form = compiled.problem, source
+        if compiled.files:
+            form = Candidate(folder, compiled.files, "extended", compile_ms=compiled.seconds * 1000)
+        del compiled  # its memory is free again before another form is loaded
+        if form is not source:
+            session = self._measure(form, form.plans(self.brief.threads)[0])
+            if session is None or differs(before, answers(session, questions, self.signature)):
+                problem, form = "its answers are not the same in every bit", source
+                clear(folder)
+            del session
+        if problem:
+            self.notes.append(notes.AS_UPLOADED.format(problem=problem))
+        self._measure_rest(form)
+        return form
+
+    def _read(self, session: OnnxSession) -> None:
+        self.signature = session.signature(self.uploaded.path)
+        self.samples = read_samples(self.brief.samples, self.signature)
+        self.sample = self.samples[0] if self.samples else synthesise(session, self.signature)
+        if self.sample is None:
+            self.notes.append(notes.NEVER_RUN)
+
+    def _better(self, form: Candidate, kind: str) -> Candidate:
+        """The variant `kind` of the model if the samples allow it and it is smaller or faster; else `form`."""
+        if not self.samples:
+            self.notes.append(notes.NOT_JUDGED.format(kind=kind))
+            return form
+        so_far = list(self.notes)  # what is said about the variant's own plans would only confuse
+        try:
+            variant = self._variant(kind)
+        except NotMade as error:
+            self.notes = [*so_far, f"No {kind} variant: {error}."]
+            return form
+        except (InvalidModel, MemoryError) as error:
+            self.notes = [*so_far, one_line(f"The {kind} variant was not taken: {error or 'it does not fit'}.", NOTE)]
+            return form
+        before, after = choose(form.costs), choose(variant.costs)
+        sizes = form.size_bytes, variant.size_bytes
+        latencies = before.batch_1_ms or 0.0, after.batch_1_ms or 0.0
+        taken = _improves(sizes, latencies)
+        self.notes = [*so_far, notes.variant(kind, taken, sizes, latencies, variant.checked)]
+        return variant if taken else form
+
+    def _variant(self, kind: str) -> Candidate:
+        """The variant, measured, with all samples within the tolerance.
+
+        Raises:
+            NotMade: why there is none.
+            InvalidModel: why it cannot be served.
+        """
+        folder, target = self.directory / f"variant-{kind}", self.directory / f"serving-{kind}"
+        target.mkdir()
+        files = make(kind, self.uploaded.path, self.uploaded.size_bytes, folder)
+        variant = self._optimise(Candidate(folder, files, "none"), target)
+        self._prove(variant, choose(variant.costs))
+        if variant.checked < len(self.samples):
+            raise NotMade("there was no time to judge it by all samples")
+        return variant
+
+    def _is_over(self, seconds: float) -> bool:
+        return time.monotonic() - self.began > seconds
 
     def _check_fits(self, resident_bytes: int, peak_bytes: int) -> None:
         need = memory_mb_for(resident_bytes + MODEL_OVERHEAD_BYTES, peak_bytes)
@@ -127,126 +197,108 @@ class _Build:
                 code="TOO_LARGE_FOR_MEMORY",
             )
 
-    def _made_up(self, session: OnnxSession, signature: Signature) -> Sample | None:
-        sample = synthesise(session, signature)
-        if sample is None:
-            self.notes.append(
-                "No request could be made up that the model answers, so it was loaded and never run; "
-                "add samples to its manifest."
-            )
-        return sample
-
-    def _questions(self, samples: Sequence[Sample], sample: Sample | None, signature: Signature) -> list[Arrays]:
+    def _questions(self) -> list[Arrays]:
         """What both forms of the model are asked: the samples, and where rows are a batch, three and eight of them."""
-        asked: list[Arrays] = [one.inputs for one in samples[:PROVEN_SAMPLES]] or ([sample.inputs] if sample else [])
-        if sample is not None and signature.batches and sum(a.nbytes for a in sample.inputs.values()) < MB // 16:
-            asked += [more for count in (3, BATCH) if (more := rows(sample.inputs, count)) is not None]
+        asked: list[Arrays] = [one.inputs for one in self.samples[:PROVEN_SAMPLES]]
+        if self.sample is None:
+            return []
+        if not asked:
+            asked = [self.sample.inputs]
+        if self.signature.batches and sum(array.nbytes for array in self.sample.inputs.values()) < SMALL_ROW_BYTES:
+            asked += [more for count in (3, BATCH) if (more := rows(self.sample.inputs, count)) is not None]
         return asked
 
-    def _measure(self, form: Candidate, plan: Plan, sample: Sample | None, signature: Signature) -> OnnxSession | None:
+    def _measure(self, form: Candidate, plan: Plan) -> OnnxSession | None:
         """Measure one plan and keep what came of it. Returns None where it failed."""
 
         def load() -> OnnxSession:
             return self.runtime.load(form.path, plan)
 
         try:
-            costs, session = measure(load, plan, sample, signature, form.size_bytes)
+            costs, session = measure(load, plan, self.sample, self.signature, form.size_bytes)
         except (*_REFUSALS, InvalidModel, MemoryError):
             return None
         form.costs.append(costs)
         return session
 
-    def _measure_rest(self, form: Candidate, sample: Sample | None, signature: Signature) -> None:
+    def _measure_rest(self, form: Candidate) -> None:
         known = {costs.plan for costs in form.costs}
         for plan in form.plans(self.brief.threads):
-            if plan in known or (form.costs and (sample is None or time.monotonic() > self.until)):
+            if plan in known or (form.costs and (self.sample is None or self._is_over(PATIENCE_S))):
                 continue
-            self._measure(form, plan, sample, signature)
+            self._measure(form, plan)
         if not form.costs:  # the sample is refused under every plan: the model is loaded for what it says about it
             plan = form.plans(self.brief.threads)[-1]
             session = self.runtime.load(form.path, plan)
-            if sample is not None:
-                self._answer("sample 0", session, sample, signature)
-            form.costs.append(measure(lambda: session, plan, None, signature, form.size_bytes)[0])
+            for sample in self.samples[:1]:
+                self._answer("sample 0", session, sample)
+            form.costs.append(measure(lambda: session, plan, None, self.signature, form.size_bytes)[0])
 
-    def _prove(
-        self, form: Candidate, best: Costs, samples: Sequence[Sample], signature: Signature
-    ) -> Mapping[str, np.ndarray]:
+    def _prove(self, form: Candidate, best: Costs) -> Mapping[str, np.ndarray]:
         """The outputs of the first sample, after each sample was answered as it says.
 
         Raises:
             InvalidModel: `SAMPLE_MISMATCH`, or `SAMPLE_FAILED`.
         """
         first = best.outputs or {}
-        if not samples:
-            return first
         session: OnnxSession | None = None
-        for at, sample in enumerate(samples):
-            if at and time.monotonic() > self.until:
-                self.notes.append(f"Only the first {at} of {len(samples)} samples were checked: each takes long.")
+        for at, sample in enumerate(self.samples):
+            if at and self._is_over(SAMPLES_S):
+                self.notes.append(f"Only the first {at} of {len(self.samples)} samples were checked: each takes long.")
                 break
             outputs = first
             if at:
                 session = session or self.runtime.load(form.path, best.plan)
-                outputs = self._answer(f"sample {at}", session, sample, signature)
-            check(f"sample {at}", sample.expected, outputs, signature, self.brief.rtol, self.brief.atol)
-            self.checked += 1
+                outputs = self._answer(f"sample {at}", session, sample)
+            check(f"sample {at}", sample.expected, outputs, self.signature, self.brief.rtol, self.brief.atol)
+            form.checked += 1
         return first
 
-    def _answer(
-        self, what: str, session: OnnxSession, sample: Sample, signature: Signature
-    ) -> Mapping[str, np.ndarray]:
+    def _answer(self, what: str, session: OnnxSession, sample: Sample) -> Mapping[str, np.ndarray]:
         try:
-            return answer(session, sample.inputs, signature)
+            return answer(session, sample.inputs, self.signature)
         except _REFUSALS as error:
             raise InvalidModel(f"{what}: {error}", code="SAMPLE_FAILED") from error
 
     def _raw_load(self, form: Candidate, raw_bytes: int) -> dict[str, float]:
         """How long the uploaded file takes to load, for comparison."""
-        if form is self.uploaded or raw_bytes > RAW_LOAD_BYTES or time.monotonic() > self.until:
+        if not form.compile_ms or raw_bytes > RAW_LOAD_BYTES or self._is_over(PATIENCE_S):
             return {}
         began = time.perf_counter()
         self.runtime.load(self.uploaded.path)
         return {"raw_load_ms": round((time.perf_counter() - began) * 1000, 3)}
 
-    def _document(
-        self, sample: Sample | None, outputs: Mapping[str, np.ndarray], signature: Signature
-    ) -> Mapping[str, object] | None:
-        if sample is None:
+    def _document(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, object] | None:
+        if self.sample is None:
             return None
-        document = kept(sample, outputs, signature)
+        document = kept(self.sample, outputs, self.signature)
         if document is None:
-            self.notes.append("The sample is too large to be kept, so there is no warm-up with it.")
-        elif sample.synthetic:
-            self.notes.append("The package brought no samples: the one that is kept was made up, and proves nothing.")
+            self.notes.append(notes.NOT_KEPT)
+        elif self.sample.synthetic:
+            self.notes.append(notes.MADE_UP)
         return document
 
     def _explain(self, form: Candidate, best: Costs, measured: Mapping[str, float]) -> None:
-        if form is not self.uploaded:
-            where = "with its weights in a file that is mapped" if len(form.files) > 1 else "in one file"
-            raw = f", the upload in {measured['raw_load_ms']:.1f} ms" if "raw_load_ms" in measured else ""
-            self.notes.insert(
-                0, f"Optimised ahead of time, {where}, with the same answers in every bit: loads in "
-                f"{best.load_ms:.1f} ms{raw}.",
-            )  # fmt: skip
+        if form.optimised != "none":
+            self.notes.insert(0, notes.form(len(form.files), best.load_ms, measured.get("raw_load_ms")))
         others = [costs for costs in form.costs if costs is not best and costs.batch_1_ms is not None]
         if best.batch_1_ms is not None and others:
-            told = "; ".join(f"{_plan(one.plan)}: {_costs(one)}" for one in others)
-            self.notes.append(f"Load plan: {_plan(best.plan)} ({_costs(best)}), not {told}.")
-        need = memory_mb_for(best.resident_bytes + MODEL_OVERHEAD_BYTES, best.peak_bytes)
-        self.notes.append(f"Takes {best.resident_bytes / MB:.0f} MB of memory, fits a function of {need} MB and more.")
+            self.notes.append(notes.plan(best, others))
+        self.notes.append(notes.memory(best.resident_bytes, _memory_mb(best)))
 
     def _move(self, form: Candidate) -> None:
         if form.folder != self.serving:
+            clear(self.serving)
             for name in form.files:
                 (form.folder / name).rename(self.serving / name)
 
 
-def _plan(plan: Plan) -> str:
-    words = ["weights packed at load" if plan.prepacking else "weights used as they lie"]
-    return " and laid out for this processor".join([*words, ""]) if plan.layout else words[0]
+def _memory_mb(costs: Costs) -> int:
+    return memory_mb_for(costs.resident_bytes + MODEL_OVERHEAD_BYTES, costs.peak_bytes)
 
 
-def _costs(costs: Costs) -> str:
-    eight = f", eight rows in {costs.batch_8_ms:.2f} ms" if costs.batch_8_ms is not None else ""
-    return f"first answer after {costs.cold_ms:.1f} ms, then {costs.batch_1_ms:.2f} ms{eight}"
+def _improves(sizes: tuple[int, int], latencies: tuple[float, float]) -> bool:
+    """Whether what was first and is second is smaller and about as fast, or faster and no larger."""
+    size = sizes[1] / sizes[0]
+    latency = latencies[1] / latencies[0] if latencies[0] else 1.0
+    return (size <= SMALLER and latency <= AS_SLOW) or (latency <= FASTER and size <= AS_LARGE)

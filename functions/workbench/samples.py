@@ -1,6 +1,7 @@
 """What a model is asked to prove itself: the samples of its package or, where none came, a request made up for it."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from functions.core.signature import DYNAMIC, Signature, TensorSpec
 RUN_S = 30.0  # no single run may take longer
 SIZES = (1, 2, 4, 8, 16, 32, 224)  # of dynamic dimensions, tried in this order
 ELEMENTS = 2**24  # of a tensor that is made up
+ATTEMPTS_S = 5.0  # after it, no new one is made
 SEED = 20261122
 KEPT_BYTES = 64 * 1024  # of a sample in the serving bucket, as JSON
 
@@ -184,7 +186,10 @@ def _mismatch(message: str) -> InvalidModel:
 
 def synthesise(session: OnnxSession, signature: Signature) -> Sample | None:
     """A request that the model answers, made up from its signature; None where it refuses all that were tried."""
+    until = time.monotonic() + ATTEMPTS_S
     for inputs in _attempts(signature):
+        if time.monotonic() > until:
+            break
         if try_answer(session, inputs, signature) is not None:
             return Sample(inputs, {})
     return None

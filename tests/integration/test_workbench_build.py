@@ -1,6 +1,7 @@
 """What comes of a model on the workbench: the same answers in a form that loads faster, or the reason why not."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -442,8 +443,12 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("datatype", KINDS)
-@pytest.mark.parametrize("shape", [[], ["n"], [2, "n"], [0, 2], ["n", 3]], ids=str)
+@pytest.mark.parametrize(
+    ("datatype", "shape"),
+    [*((datatype, shape) for datatype in KINDS for shape in ([], ["n", 3])),
+     *(("FP32", shape) for shape in (["n"], [2, "n"], [0, 2], [3]))],
+    ids=str,
+)  # fmt: skip
 def test_a_sample_is_made_up_of_any_datatype_and_shape(
     bench: Callable[..., Built], tmp_path: Path, datatype: str, shape: list[Any]
 ) -> None:
@@ -564,11 +569,80 @@ def test_when_patience_is_over_the_first_plan_stands(
     bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(build_module, "SAMPLES_S", 0.0)
 
     built = bench(scale_model(2.0), samples=(sample([1, 2, 3], [2, 4, 6]), sample([1, 2, 3], [9, 9, 9])))
 
     assert built.plan == replace(QUICK, warmup=True)
     assert "Only the first 1 of 2 samples were checked: each takes long." in built.notes
+
+
+# --- variants ---------------------------------------------------------------------------------------------------------
+
+
+def proven(model: Any, width: int, tmp_path: Path, rtol: float = 1e-3) -> dict[str, Any]:
+    """What the manifest of `model` says: a sample, and how far off an answer may be."""
+    path = tmp_path / "proven.onnx"
+    path.write_bytes(model.SerializeToString())
+    x = np.random.default_rng(3).random((2, width)).astype(np.float32)
+    y = OnnxRuntime().load(path).run({"x": x}, ["y"], 30)["y"]
+    given = sample(x.ravel().tolist(), y.ravel().tolist(), [2, width])
+    given["response"]["outputs"][0]["shape"] = list(y.shape)
+    return {"samples": (given,), "rtol": rtol, "atol": rtol}
+
+
+def test_a_variant_that_is_within_the_tolerance_and_smaller_is_served(
+    bench: Callable[..., Built], tmp_path: Path
+) -> None:
+    model = perceptron(600)
+
+    built = bench(model, variants=("int8",), **proven(model, 600, tmp_path, rtol=0.2))
+
+    assert built.measured["size_bytes"] < 0.3 * built.measured["raw_size_bytes"], built.notes
+    assert any(note.startswith("The int8 variant was taken: from 1.") for note in built.notes), built.notes
+    served = (tmp_path / "serving" / built.files[0]).read_bytes()
+    assert b"MatMulInteger" in served or b"DynamicQuantizeMatMul" in served
+
+
+def test_a_variant_outside_the_tolerance_is_not(bench: Callable[..., Built], tmp_path: Path) -> None:
+    model = perceptron(600)
+
+    built = bench(model, variants=("int8", "fp16", "int3"), **proven(model, 600, tmp_path, rtol=1e-7))
+
+    assert built.measured["size_bytes"] == pytest.approx(built.measured["raw_size_bytes"], rel=0.01)
+    assert sum(note.startswith("The int8 variant was not taken: sample 0: output 'y'[") for note in built.notes) == 1
+    assert sum(note.startswith("The fp16 variant was not taken: ") for note in built.notes) == 1
+    assert "No int3 variant: there is no variant 'int3', only int8 and fp16." in built.notes
+
+
+def test_integer_convolutions_are_never_made(bench: Callable[..., Built], tmp_path: Path) -> None:
+    given = sample([0.5] * 192, [0.0] * 16, [1, 3, 8, 8])
+    given["response"]["outputs"][0]["shape"] = [1, 16, 1, 1]
+
+    built = bench(convolution(), variants=("int8",), samples=(given,), atol=100.0)
+
+    assert any(note.startswith("The int8 variant was not taken: from ") for note in built.notes), built.notes
+    assert b"Integer" not in (tmp_path / "serving" / built.files[0]).read_bytes()
+
+
+def test_without_samples_there_is_nothing_to_judge_a_variant_by(bench: Callable[..., Built]) -> None:
+    assert (
+        "No int8 variant: the package brought no samples to judge it by."
+        in bench(perceptron(), variants=("int8",)).notes
+    )
+
+
+def test_without_its_tools_there_is_no_variant(
+    bench: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = proven(perceptron(), 32, tmp_path)
+    model = perceptron().SerializeToString()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+
+    assert (
+        "No fp16 variant: the package onnx is not installed here, which makes it."
+        in bench(model, variants=("fp16",), **given).notes
+    )
 
 
 # --- a plan is data, and infer follows it -----------------------------------------------------------------------------
