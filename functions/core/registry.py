@@ -514,7 +514,7 @@ class Registry:
             "at": now,
             "expires_at": int(expires_at.timestamp()),  # DynamoDB deletes it after then
         }
-        self._table.transact([Put(item, {})])
+        self._overwrite(item)
 
     def known(self, uploads: Sequence[tuple[str, Source]]) -> list[tuple[int | None, Failure | None]]:
         """What is known of each upload (model, source): the version it became, and why it was last put off."""
@@ -578,7 +578,7 @@ class Registry:
         return item["at"] if item else ""
 
     def set_bookmark(self, walk: str, at: str) -> None:
-        self._table.transact([Put({"pk": "RECONCILE", "sk": walk, "at": at}, {})])
+        self._overwrite({"pk": "RECONCILE", "sk": walk, "at": at})
 
     # --- serving ----------------------------------------------------------------------------------------------------
 
@@ -628,6 +628,16 @@ class Registry:
         audit = self._audit(pk, revision + 1, change)
         self._table.transact([guard, *puts, audit])
         self._audit_log(_told(model, audit.item))
+
+    def _overwrite(self, item: Item) -> None:
+        """Write an item of no model's history, whatever stands; another transaction may hold it for a moment."""
+        for _ in self._attempts():
+            try:
+                self._table.transact([Put(item, {})])
+            except Conflict:
+                continue
+            return
+        raise _too_busy(item["pk"])
 
     def _audit(self, pk: str, revision: int, change: Change) -> Put:
         item: dict[str, Any] = {
