@@ -150,7 +150,11 @@ class _Scope:
         dividend, divisor = node.inputs
         if not {self.types.get(dividend), self.types.get(divisor)} & _SIGNED.keys():
             return
-        if self._free_of(divisor, lambda v: v in (0, -1)) or self._natural([dividend]) or self._natural([divisor]):
+        traps = {0} if self._natural([dividend]) else {0, -1}
+        if divisor in self.constants:
+            if self._free_of(divisor, lambda v: v in traps):
+                return
+        elif -1 not in traps or self._natural([divisor]):
             return
         name = node.name or next(iter(node.outputs), node.op)
         raise InvalidModel(

@@ -98,7 +98,7 @@ class _Walk:
         ir_version, producer, graph = 0, ["", ""], None
         opsets: dict[str, int] = {}
         metadata: dict[str, str] = {}
-        metadata_bytes = 0
+        entries = metadata_bytes = 0
         for number, kind, start, end in self._fields(0, size):
             match number, kind:
                 case 1, 0:
@@ -116,7 +116,8 @@ class _Walk:
                     opsets[domain] = version
                 case 14, 2:
                     metadata_bytes += end - start
-                    if len(metadata) == limits.METADATA_ENTRIES or metadata_bytes > limits.METADATA_BYTES:
+                    entries += 1
+                    if entries > limits.METADATA_ENTRIES or metadata_bytes > limits.METADATA_BYTES:
                         raise _complex(
                             f"the metadata has over {limits.METADATA_ENTRIES} entries or {limits.METADATA_BYTES} bytes"
                         )

@@ -245,7 +245,7 @@ def _manifest_in(package: Path) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A file that the workbench left: a regular one, not empty, without another name.
+    """A file that the workbench left: a regular one, without another name.
 
     Raises:
         InvalidModel: it is something else, or not there; the code is `SANDBOX_LIED`.
@@ -256,8 +256,8 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         raise lied(f"{shown(path.name)} is not there, or a link") from error
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or not status.st_size:
-            raise lied(f"{shown(path.name)} is empty, has two names, or is no regular file")
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise lied(f"{shown(path.name)} has two names, or is no regular file")
         yield file
 
 

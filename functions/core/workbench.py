@@ -250,7 +250,7 @@ def _spec(told: object) -> TensorSpec:
         raise lied("`signature` is malformed")
     if told.get("datatype") not in DATATYPES:
         raise lied("`signature` has an unknown datatype")
-    shape = _list(told.get("shape"), RANK, lambda size: DYNAMIC if size == DYNAMIC else _whole(size, 2**31))
+    shape = _list(told.get("shape"), RANK, lambda size: DYNAMIC if size == DYNAMIC else _whole(size, 2**63 - 1))
     return TensorSpec(_text(told.get("name"), TEXT), told["datatype"], tuple(shape))
 
 

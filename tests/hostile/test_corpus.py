@@ -1,0 +1,79 @@
+"""Every bad artifact through the real registration and the real sandbox: its reason, in time, and the next one works."""
+
+import resource
+import time
+
+import pytest
+
+from functions.adapters.memory import MemoryBlobs, MemoryTable, MemoryUploads
+from functions.adapters.sandbox import Limits, Sandbox
+from functions.core.registration import Registration
+from functions.core.registry import Registry, State, Version
+from functions.core.uploads import Upload
+from functions.register.manifest import read_manifest
+from tests.hostile.cases import Case
+from tests.hostile.corpus import GROUPS
+from tests.models import scale_model
+
+WORKER_MB = 700  # of this process, which makes and holds the uploads, too: 200 MB zeros among them
+BUILD_S, CPU_S = 5, 5
+
+
+class World:
+    """A worker with everything around it in memory, but the sandbox, which is real."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.uploads = MemoryUploads()
+        self.registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
+        self.sandbox = Sandbox(Limits(memory_mb=1500, cpu_s=CPU_S), unpack_s=BUILD_S, build_s=BUILD_S, spare=True)
+        self.registration = Registration(self.registry, self.uploads, MemoryBlobs(), self.sandbox, read_manifest)
+
+    def upload(self, key: str, content: bytes, **beside: bytes) -> Version:
+        self.number += 1
+        folder = f"models/m/{self.number}"
+        for path, data in beside.items():
+            self.uploads.put("up", f"{folder}/{path}", data)
+        pinned = self.uploads.put("up", f"{folder}/{key}", content)
+        version = self.registration.register(Upload("up", f"{folder}/{key}", pinned))
+        self.uploads.delete("up", f"{folder}/{key}")
+        assert version is not None
+        return version
+
+
+def check(world: World, case: Case) -> None:
+    content = case.make()
+    began = time.monotonic()
+    version = world.upload(case.key, content, **case.beside)
+    took = time.monotonic() - began
+
+    assert version.state is State.REJECTED, f"{case}: {version.notes}"
+    assert version.reason is not None
+    assert version.reason.code in case.codes, f"{case}: {version.reason}"
+    assert version.reason.message.isprintable(), case
+    assert 10 < len(version.reason.message) <= 300, case
+    assert took < 2 * BUILD_S + 3, case
+    print(f"{case}: {took:.1f} s, {version.reason.code}: {version.reason.message}")  # pytest -s shows what is answered
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_bad_artifact_is_refused_with_its_reason_and_a_good_one_registers_after(group: str) -> None:
+    world = World()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    faults = []
+    try:
+        for case in GROUPS[group]():
+            try:
+                check(world, case)
+            except AssertionError as error:
+                faults.append(str(error).splitlines()[0])
+        assert world.upload("good.onnx", scale_model()).state is State.READY
+    finally:
+        world.sandbox.close()
+
+    assert not faults, "\n".join(faults)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < WORKER_MB * 1024
+
+
+def test_there_are_enough_of_them() -> None:
+    assert sum(1 for group in GROUPS.values() for _ in group()) >= 120
