@@ -1,0 +1,242 @@
+"""Do mutated models ever end in anything but READY-and-right or REJECTED-with-a-reason? `make stress` asks with 10,000.
+
+Byte flips, truncations, insertions and splices of valid models, seeded, go through the two processes of the sandbox.
+A process takes many until it dies. What is built is right if its kept answer is what a plain session gives.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import helper
+
+from functions.adapters.sandbox import Child, Ended, Limits
+from functions.core.errors import InvalidModel
+from functions.core.uploads import Form
+from functions.core.workbench import Brief, Built, build_task, read_built, read_unpacked, unpack_task
+from tests.hostile.cases import BOOL, FLOAT, INT64, constant, graph, model, node, value
+from tests.models import scale_model
+
+LIMITS = Limits(memory_mb=1500, cpu_s=100_000)
+ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+TASK_S = 15.0
+KINDS = {"FP32": np.float32, "INT64": np.int64, "BOOL": np.bool_}
+
+
+def seeds() -> list[bytes]:
+    """Valid models of different kinds, small, so that a random byte is often structure."""
+    rng = np.random.default_rng(0)
+    convolution = model(
+        [node("Conv", "x w b", "c", kernel_shape=[3, 3]), node("Relu", "c", "r"), node("GlobalAveragePool", "r", "y")],
+        [value("x", shape=["batch", 1, 8, 8])],
+        [value("y", shape=["batch", 4, 1, 1])],
+        constant("w", rng.normal(size=(4, 1, 3, 3))),
+        constant("b", rng.normal(size=4)),
+    )
+    branches = {
+        name: graph(name, [node(op, "x", f"r{name}")], [], [value(f"r{name}")])
+        for name, op in (("then", "Relu"), ("else", "Neg"))
+    }
+    branch = model(
+        [node("If", "c", "y", then_branch=branches["then"], else_branch=branches["else"])],
+        [value("x"), value("c", BOOL, [])],
+        [value("y")],
+    )
+    shapes = model(
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n", axis=0),
+            node("Div", "n two", "h"),
+            node("Cast", "h", "f", to=FLOAT),
+            node("Mul", "x f", "y"),
+        ],
+        [value("x")],
+        [value("y")],
+        constant("zero", 0, np.int64),
+        constant("two", 2, np.int64),
+    )
+    forest = model(
+        [
+            node(
+                "TreeEnsembleRegressor", "x", "y", domain="ai.onnx.ml", n_targets=1, nodes_treeids=[0, 0, 0],
+                nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0], nodes_values=[0.5, 0.0, 0.0],
+                nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0],
+                target_treeids=[0, 0], target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1.0, 2.0],
+            )
+        ],
+        [value("x")],
+        [value("y", shape=["batch", 1])],
+        opsets={"ai.onnx.ml": 3},
+    )  # fmt: skip
+    integers = model(
+        [node("Mod", "x w", "y")], [value("x", INT64)], [value("y", INT64)], constant("w", [3, 5, 7], np.int64)
+    )
+    body = graph(
+        "body",
+        [node("Add", "v v", "w"), node("Identity", "go", "on")],
+        [value("i", INT64, []), value("go", BOOL, []), value("v", shape=None)],
+        [value("on", BOOL, []), value("w", shape=None)],
+    )
+    loop = model(
+        [helper.make_node("Loop", ["three", "", "x"], ["y"], body=body)],
+        [value("x", shape=[2])],
+        [value("y", shape=[2])],
+        constant("three", 3, np.int64),
+    )
+    described = scale_model(manifest={"schema": 1, "task": "regression", "outputs": [{"name": "y"}]})
+    return [scale_model(), described, convolution, branch, shapes, forest, integers, loop]
+
+
+def mutate(rng: random.Random, valid: Sequence[bytes]) -> bytes:
+    """One of `valid`, changed in one to four ways."""
+    content = bytearray(rng.choice(valid))
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        at = rng.randrange(len(content) + 1)
+        match rng.randrange(7):
+            case 0:
+                content[at : at + 1] = bytes([rng.randrange(256)])
+            case 1 if at < len(content):
+                content[at] ^= 1 << rng.randrange(8)
+            case 2:
+                del content[at:]
+            case 3:
+                del content[at : at + rng.randrange(1, 9)]
+            case 4:
+                content[at:at] = rng.choice((b"\0", b"\xff", b"\x7f\xff\xff\xff", rng.randbytes(rng.randrange(1, 9))))
+            case 5:  # a piece of another model
+                other = rng.choice(valid)
+                begin = rng.randrange(len(other))
+                content[at : at + rng.randrange(32)] = other[begin : begin + rng.randrange(1, 64)]
+            case _:  # a piece of itself, again
+                content[at:at] = content[at : at + rng.randrange(1, 64)]
+        if not content:
+            break
+    return bytes(content)
+
+
+class Line:
+    """The two processes, each started anew when it died."""
+
+    def __init__(self) -> None:
+        self._children: dict[str, Child] = {}
+        self.started = 0
+
+    def ask(self, step: str, task: Mapping[str, Any]) -> object:
+        child = self._children.get(step)
+        if child is None:
+            self.started += 1
+            child = self._children[step] = Child(step, LIMITS, ENVIRONMENT)
+        try:
+            return child.ask(task, TASK_S)
+        except (Ended, InvalidModel):
+            self._children.pop(step).end()
+            raise
+
+    def close(self) -> None:
+        while self._children:
+            self._children.popitem()[1].end()
+
+
+def outcome(line: Line, content: bytes) -> str:
+    """READY, or why not.
+
+    Raises:
+        AssertionError: anything else came of it.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        directory = Path(name)
+        for folder in ("upload", "package", "serving"):
+            (directory / folder).mkdir()
+        (directory / "upload/model.onnx").write_bytes(content)
+        try:
+            told = line.ask("unpack", unpack_task(Form.ONNX, directory))
+            assert not (isinstance(told, dict) and "crashed" in told), told
+            unpacked = read_unpacked(told)
+            shutil.copyfile(directory / "package/model.onnx", directory / "raw.onnx")
+            told = line.ask("build", build_task(Brief(unpacked.model), directory))
+            assert not (isinstance(told, dict) and "crashed" in told), told
+            if isinstance(told, dict) and "memory" in told:
+                return "memory"
+            built = read_built(told)
+        except Ended as ended:
+            assert ended.ready, ended
+            return f"ended: {ended}"
+        except InvalidModel as error:
+            assert error.instance_code != "SANDBOX_LIED", error
+            assert 10 < len(str(error)) <= 300, error
+            assert str(error).isprintable(), error
+            return error.instance_code
+        assert {path.name for path in (directory / "serving").iterdir()} == set(built.files)
+        return f"READY, {right(built, directory / 'raw.onnx')}"
+
+
+def right(built: Built, raw: Path) -> str:
+    """Whether the kept answer is that of the mutant itself, in a session without any optimisation."""
+    sample = built.sample
+    if sample is None:
+        return "never answered"
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
+    asked = {tensor["name"]: tensor for tensor in sample["request"]["inputs"]}
+    if any(tensor["datatype"] not in KINDS for tensor in asked.values()):
+        return "not compared"
+    feeds = {
+        name: np.array(tensor["data"], KINDS[tensor["datatype"]]).reshape(tensor["shape"])
+        for name, tensor in asked.items()
+    }
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(names, feeds), strict=True))
+    for tensor in sample["response"]["outputs"]:
+        wanted = np.array(tensor["data"], dtype=np.float64).reshape(tensor["shape"])
+        got = np.asarray(found[tensor["name"]], dtype=np.float64)
+        assert wanted.shape == got.shape, (wanted.shape, got.shape)
+        assert np.allclose(wanted, got, rtol=1e-4, atol=1e-5, equal_nan=True), (wanted, got)
+    return "right"
+
+
+def run(count: int, seed: int) -> Counter[str]:
+    """What came of `count` mutants.
+
+    Raises:
+        AssertionError: one was neither; the message says which.
+    """
+    rng, valid, line = random.Random(seed), seeds(), Line()  # noqa: S311 (no secret)
+    found: Counter[str] = Counter()
+    try:
+        for number in range(count):
+            content = mutate(rng, valid)
+            try:
+                found[outcome(line, content)] += 1
+            except AssertionError as error:
+                raise AssertionError(f"mutant {number} of seed {seed}: {error}; {content.hex()}") from error
+    finally:
+        line.close()
+    found["(processes started)"] = line.started
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=20261122)
+    asked = parser.parse_args()
+    began = time.monotonic()
+    found = run(asked.count, asked.seed)
+    for what, times in found.most_common():
+        print(f"{times:7,}  {what}")
+    print(json.dumps({"count": asked.count, "seed": asked.seed, "seconds": round(time.monotonic() - began), **found}))
+
+
+if __name__ == "__main__":
+    main()
