@@ -11,11 +11,13 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnx import helper
 
@@ -97,7 +99,64 @@ def seeds() -> list[bytes]:
 
 
 def mutate(rng: random.Random, valid: Sequence[bytes]) -> bytes:
-    """One of `valid`, changed in one to four ways."""
+    """One of `valid`, changed in one to four ways: every second one as a message, so that it still parses."""
+    return mutate_message(rng, valid) if rng.random() < 0.5 else mutate_bytes(rng, valid)
+
+
+def mutate_message(rng: random.Random, valid: Sequence[bytes]) -> bytes:
+    """Fields removed, repeated, exchanged with those of another model, or with other values."""
+    made, other = (onnx.ModelProto.FromString(rng.choice(valid)) for _ in range(2))
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        parts = list(messages(made))
+        part = rng.choice(parts)
+        fields = part.ListFields()
+        if not fields:
+            continue
+        field, content = rng.choice(fields)
+        if rng.random() < 0.1:
+            part.ClearField(field.name)
+        elif field.message_type:  # another message of its kind, or the same once more
+            alike = [
+                found
+                for source in (made, other)
+                for found in messages(source)
+                if found.DESCRIPTOR is field.message_type
+            ]
+            chosen = rng.choice(alike)
+            copied = type(chosen).FromString(chosen.SerializeToString())
+            if field.is_repeated:
+                (content.add() if rng.random() < 0.5 else rng.choice(content)).CopyFrom(copied)
+            else:
+                content.CopyFrom(copied)
+        else:
+            with suppress(ValueError):  # an enumerator or a number that protobuf does not take
+                if field.is_repeated:
+                    content[rng.randrange(len(content))] = changed(rng, content[0])
+                else:
+                    setattr(part, field.name, changed(rng, content))
+    return made.SerializeToString()
+
+
+def messages(part: Any) -> Iterator[Any]:
+    """`part` and every message in it."""
+    yield part
+    for field, content in part.ListFields():
+        if field.message_type:
+            for inner in content if field.is_repeated else [content]:
+                yield from messages(inner)
+
+
+def changed(rng: random.Random, content: Any) -> Any:
+    if isinstance(content, bool | int):
+        return rng.choice((0, 1, 2, 3, 6, 7, 9, 11, 16, 255, 2**31 - 1, int(content) ^ 1 << rng.randrange(8)))
+    if isinstance(content, float):
+        return rng.choice((0.0, -1.0, 1e30, float("nan"), float("inf")))
+    if isinstance(content, str):
+        return rng.choice(("", "x", "y", "w", "Relu", "Add", "axis", "value", content + "2", content[1:]))
+    return bytes(rng.randrange(256) if rng.random() < 0.1 else byte for byte in content)
+
+
+def mutate_bytes(rng: random.Random, valid: Sequence[bytes]) -> bytes:
     content = bytearray(rng.choice(valid))
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         at = rng.randrange(len(content) + 1)
