@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET, IR = 20, 10
 SEED = 20261122
 BLOCKS = (3, 4, 6, 3)  # of ResNet-50
+LAYERS, WIDTH, HEADS, TOKENS = 14, 768, 12, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class _Graph:
     def dense(self, x: str, before: int, after: int) -> str:
         return self.node("Gemm", [x, self.weight(after, before), self.bias(after)], transB=1)
 
+    def linear(self, x: str, before: int, after: int) -> str:
+        """As transformers are exported: not a Gemm."""
+        return self.node("Add", [self.node("MatMul", [x, self.weight(before, after, gain=1.0)]), self.bias(after)])
+
     def model(self, last: str, shape: Sequence[int], classes: int) -> onnx.ModelProto:
         self.nodes.append(helper.make_node("Identity", [last], ["y"]))
         graph = helper.make_graph(
@@ -112,6 +117,45 @@ def _bottleneck(graph: _Graph, x: str, channels: tuple[int, int, int], stride: i
     return graph.node("Relu", [graph.node("Add", [inner, x])])
 
 
+def encoder400() -> onnx.ModelProto:
+    """14 layers of BERT-base's structure, without the embeddings: 99 million weights, 397 MB."""
+    graph = _Graph(np.random.default_rng(SEED), [], [])
+    constants = {"heads": [0, 0, HEADS, WIDTH // HEADS], "flat": [0, 0, WIDTH], "tokens": [1]}
+    graph.weights += [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
+    numbers = {"scale": (WIDTH / HEADS) ** -0.5, "half": 0.5, "one": 1.0, "root": 2**0.5}
+    graph.weights += [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in numbers.items()]
+    x = "x"
+    for _ in range(LAYERS):
+        attended = graph.node("Add", [x, _attention(graph, x)])
+        x = graph.node("LayerNormalization", [attended, graph.bias(WIDTH), graph.bias(WIDTH)], axis=-1)
+        x = graph.node("Add", [x, graph.linear(_gelu(graph, graph.linear(x, WIDTH, 4 * WIDTH)), 4 * WIDTH, WIDTH)])
+        x = graph.node("LayerNormalization", [x, graph.bias(WIDTH), graph.bias(WIDTH)], axis=-1)
+    pooled = graph.node("ReduceMean", [x, "tokens"], keepdims=0)
+    return graph.model(graph.linear(pooled, WIDTH, 10), [TOKENS, WIDTH], 10)
+
+
+def _attention(graph: _Graph, x: str) -> str:
+    query, key, value = (
+        graph.node("Transpose", [graph.node("Reshape", [graph.linear(x, WIDTH, WIDTH), "heads"])], perm=axes)
+        for axes in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+    )
+    scores = graph.node("Mul", [graph.node("MatMul", [query, key]), "scale"])
+    mixed = graph.node("MatMul", [graph.node("Softmax", [scores], axis=-1), value])
+    together = graph.node("Reshape", [graph.node("Transpose", [mixed], perm=[0, 2, 1, 3]), "flat"])
+    return graph.linear(together, WIDTH, WIDTH)
+
+
+def _gelu(graph: _Graph, x: str) -> str:
+    phi = graph.node("Add", [graph.node("Erf", [graph.node("Div", [x, "root"])]), "one"])
+    return graph.node("Mul", [graph.node("Mul", [x, phi]), "half"])
+
+
 @cache
 def workloads() -> dict[str, Workload]:
+    """The models that benchmarks take unless they are told otherwise."""
     return {one.name: one for one in (Workload("tiny", tiny, (784,)), Workload("conv100", conv100, (3, 224, 224)))}
+
+
+@cache
+def all_workloads() -> dict[str, Workload]:
+    return workloads() | {"encoder400": Workload("encoder400", encoder400, (TOKENS, WIDTH))}

@@ -50,10 +50,12 @@ class Candidate:
 
     def plans(self, threads: int) -> list[Plan]:
         """The cheapest start first."""
-        plans = [Plan(self.optimised, prepacking=False, threads=threads), Plan(self.optimised, threads=threads)]
-        if self.optimised != "none" and b"Conv" in self.path.read_bytes()[: 16 * MB]:
-            plans.append(Plan(self.optimised, threads=threads, layout=True))
-        return plans
+        with self.path.open("rb") as file:
+            convolves = self.optimised != "none" and b"Conv" in file.read(16 * MB)  # an operator's name, or by chance
+        return [
+            Plan(self.optimised, prepacking=False, threads=threads),
+            Plan(self.optimised, threads=threads, layout=convolves),
+        ]
 
 
 def build(brief: Brief, directory: Path) -> Built:
@@ -122,17 +124,16 @@ class _Build:
         """
         outside = len(source.files) > 1
         compiled = compile_model(self.runtime, source.path, source.size_bytes, folder, outside=outside)
-        if source is self.uploaded:
-            self._read(compiled.session)
+        first = self._read(compiled.session) if source is self.uploaded else None
         questions = self._questions()
-        before = answers(compiled.session, questions, self.signature)
+        before = answers(compiled.session, questions, self.signature, first)
         problem, form = compiled.problem, source
         if compiled.files:
             form = Candidate(folder, compiled.files, "extended", compile_ms=compiled.seconds * 1000)
         del compiled  # its memory is free again before another form is loaded
         if form is not source:
             session = self._measure(form, form.plans(self.brief.threads)[0])
-            if session is None or differs(before, answers(session, questions, self.signature)):
+            if session is None or differs(before, answers(session, questions, self.signature, form.costs[0].outputs)):
                 problem, form = "its answers are not the same in every bit", source
                 clear(folder)
             del session
@@ -141,12 +142,17 @@ class _Build:
         self._measure_rest(form)
         return form
 
-    def _read(self, session: OnnxSession) -> None:
+    def _read(self, session: OnnxSession) -> Arrays | None:
+        """Find the signature and the samples. Returns what came of a sample that was made up."""
         self.signature = session.signature(self.uploaded.path)
         self.samples = read_samples(self.brief.samples, self.signature)
-        self.sample = self.samples[0] if self.samples else synthesise(session, self.signature)
+        if self.samples:
+            self.sample = self.samples[0]
+            return None
+        self.sample, outputs = synthesise(session, self.signature)
         if self.sample is None:
             self.notes.append(notes.NEVER_RUN)
+        return outputs
 
     def _better(self, form: Candidate, kind: str) -> Candidate:
         """The variant `kind` of the model if the samples allow it and it is smaller or faster; else `form`."""

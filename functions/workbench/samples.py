@@ -184,15 +184,16 @@ def _mismatch(message: str) -> InvalidModel:
 # --- making up and keeping --------------------------------------------------------------------------------------------
 
 
-def synthesise(session: OnnxSession, signature: Signature) -> Sample | None:
-    """A request that the model answers, made up from its signature; None where it refuses all that were tried."""
+def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Arrays | None]:
+    """A request made up from the signature, and the model's answer; two None where it refuses all that were tried."""
     until = time.monotonic() + ATTEMPTS_S
     for inputs in _attempts(signature):
         if time.monotonic() > until:
             break
-        if try_answer(session, inputs, signature) is not None:
-            return Sample(inputs, {})
-    return None
+        outputs = try_answer(session, inputs, signature)
+        if outputs is not None:
+            return Sample(inputs, {}), outputs
+    return None, None
 
 
 def _attempts(signature: Signature) -> Iterator[dict[str, np.ndarray]]:
