@@ -66,6 +66,25 @@ def as_aws_notifies() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def moves_messages() -> Iterator[None]:
+    """Moto's SQS with StartMessageMoveTask: at once, from a dead-letter queue to the queue it belongs to."""
+    from moto.core.responses import ActionResult
+    from moto.sqs.responses import SQSResponse
+
+    def start_message_move_task(response: Any) -> Any:
+        backend = response.sqs_backend
+        dead = backend.get_queue(response._get_param("SourceArn").rpartition(":")[2])
+        [source] = backend.list_dead_letter_source_queues(dead.name)
+        for message in [message for message in dead._messages if message.visible]:
+            dead._messages.remove(message)
+            backend.send_message(source.name, message.body)
+        return ActionResult({"TaskHandle": f"{next(_sequence):X}"})
+
+    with mock.patch.object(SQSResponse, "start_message_move_task", start_message_move_task, create=True):
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.aws", description="AWS on loopback, by moto.")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
@@ -79,7 +98,7 @@ def main() -> None:
     server = make_server(HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler)
     os.environ["AWS_ENDPOINT_URL"] = f"http://{HOST}:{server.server_port}"  # for the jobs started from here
     os.environ["MOTO_PORT"] = str(server.server_port)
-    with as_aws_notifies():
+    with as_aws_notifies(), moves_messages():
         if importlib.util.find_spec("local.jobs"):
             importlib.import_module("local.jobs").install()
         print(json.dumps({"port": server.server_port}), flush=True)

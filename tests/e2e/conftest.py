@@ -95,10 +95,15 @@ class Api:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """The local stack, with a queue that gives a lost message back within seconds."""
+    """The local stack, with a queue that gives a lost message back within seconds and a reconciler without patience."""
     if "STACK_URL" in os.environ:
         pytest.skip("needs the local stack: STACK_URL names another one")
-    parameters = {"RegistrationVisibilityTimeout": 8, "AliasCacheSeconds": 1}
+    parameters = {
+        "RegistrationVisibilityTimeout": 8,
+        "AliasCacheSeconds": 1,
+        "UploadGraceSeconds": 0,
+        "PendingGraceSeconds": 0,
+    }
     with start_stack(parameters=parameters, state_dir=tmp_path_factory.mktemp("stack")) as running:
         yield running
 

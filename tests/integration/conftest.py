@@ -6,14 +6,14 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from local.aws import as_aws_notifies
+from local.aws import as_aws_notifies, moves_messages
 from local.provision import Deployed, provision
 from local.template import Template
 
 
 @pytest.fixture
 def deployed() -> Iterator[Deployed]:
-    with mock_aws(), as_aws_notifies():
+    with mock_aws(), as_aws_notifies(), moves_messages():
         yield provision(Template.load("template.yaml"), boto3.Session(region_name="us-east-1"))
 
 

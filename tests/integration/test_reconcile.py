@@ -466,7 +466,18 @@ def test_register_notes_why_it_puts_an_upload_off(world: World, monkeypatch: pyt
 
 
 def test_a_redrive_is_one_call_that_moves_them_all(world: World, handler: Callable[..., dict[str, Any]]) -> None:
-    """Moto has no StartMessageMoveTask: the request is checked against botocore's own model."""
+    upload = world.upload("models/m/x.onnx")
+    world.lose_events()
+    world.sqs.send_message(QueueUrl=world.dead_url, MessageBody=json.dumps(upload_event(world.source(upload))))
+
+    assert handler(event("reconcile_redrive"))["task"]
+
+    assert world.deliver() == ["READY"]
+    assert handler(event("reconcile_dead_letters")) == {"dead_letters": []}
+
+
+def test_a_redrive_speaks_as_sqs_wants_it(world: World, handler: Callable[..., dict[str, Any]]) -> None:
+    """The local stack's StartMessageMoveTask is ours, so the request is checked against botocore's model."""
     with Stubber(world.sqs) as stub:
         arn = "arn:aws:sqs:us-east-1:123456789012:mayfly-RegistrationDeadLetters"
         stub.add_response(
