@@ -148,7 +148,8 @@ class _Scope:
 
     def _divide(self, node: Node) -> None:
         dividend, divisor = node.inputs
-        if not {self.types.get(dividend), self.types.get(divisor)} & _SIGNED.keys():
+        known = {self.types.get(name) for name in (dividend, divisor, *node.outputs)}
+        if not known & _SIGNED.keys():
             return
         traps = {0} if self._natural([dividend]) else {0, -1}
         if divisor in self.constants:

@@ -31,6 +31,7 @@ from tests.models import scale_model
 LIMITS = Limits(memory_mb=1500, cpu_s=100_000)
 ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 TASK_S = 15.0
+TASKS = 100  # of one process
 KINDS = {"FP32": np.float32, "INT64": np.int64, "BOOL": np.bool_}
 
 
@@ -183,14 +184,19 @@ def mutate_bytes(rng: random.Random, valid: Sequence[bytes]) -> bytes:
 
 
 class Line:
-    """The two processes, each started anew when it died."""
+    """The two processes, each started anew when it died, or has taken so many that the threads of each build add up."""
 
     def __init__(self) -> None:
         self._children: dict[str, Child] = {}
+        self._taken: Counter[str] = Counter()
         self.started = 0
 
     def ask(self, step: str, task: Mapping[str, Any]) -> object:
         child = self._children.get(step)
+        self._taken[step] += 1
+        if child and self._taken[step] % TASKS == 0:
+            self._children.pop(step).end()
+            child = None
         if child is None:
             self.started += 1
             child = self._children[step] = Child(step, LIMITS, ENVIRONMENT)
