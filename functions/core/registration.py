@@ -254,10 +254,11 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise lied(f"{shown(path.name)} is not there, or a link") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(descriptor)
+        raise lied(f"{shown(path.name)} has two names, or is no regular file")
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise lied(f"{shown(path.name)} has two names, or is no regular file")
         yield file
 
 
