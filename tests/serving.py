@@ -55,6 +55,7 @@ class ScaleSession:
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout_s: float) -> dict[str, np.ndarray]:
         self.timeouts.append(timeout_s)
+        self.runtime.runs.append(self.factor)
         if self.runtime.failure is not None:
             raise self.runtime.failure
         return dict.fromkeys(outputs, inputs["x"] * np.float32(self.factor))
@@ -66,6 +67,7 @@ class ScaleRuntime:
     def __init__(self) -> None:
         self.loads: list[float] = []
         self.seen: list[list[str]] = []
+        self.runs: list[float] = []
         self.plans: list[Plan | None] = []
         self.gate: threading.Event | None = None
         self.failure: BaseException | None = None  # of every run

@@ -1,7 +1,9 @@
 """Objects in S3: uploads, read by their exact version, and blobs, stored once under their digest."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +17,8 @@ from functions.core.registration import ObjectGone, Pinned
 from functions.core.registry import Blob
 
 CHUNK = 1024 * 1024
+PART = 8 * CHUNK  # of a large upload, fetched
+CONNECTIONS = 8  # at a time
 FRESH = timedelta(hours=12)  # half of the reconciler's grace for blobs that no version has
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound", "405", "MethodNotAllowed"}  # 405: a delete marker
 _KEPT_AWAY = {"403", "AccessDenied"}
@@ -51,8 +55,36 @@ class S3Uploads:
         """
         wanted = {"VersionId": pinned.version_id} if pinned.version_id else {"IfMatch": pinned.object_version}
         with translated(pinned.bucket):
+            if pinned.size_bytes > PART:
+                return self._fetch_parts(pinned, wanted, path)
             reply = self._client.get_object(Bucket=pinned.bucket, Key=pinned.key, **wanted)
             return _write(reply["Body"], path, pinned.size_bytes)
+
+    def _fetch_parts(self, pinned: Pinned, wanted: Mapping[str, str], path: Path) -> str:
+        """As many parts at a time as there are connections: one gets about 90 MB/s from S3. Hashed as they come."""
+        digest = hashlib.sha256()
+        with path.open("w+b") as file, ThreadPoolExecutor(CONNECTIONS) as pool:
+            parts = [
+                (start, pool.submit(self._fetch_part, pinned, wanted, file.fileno(), start))
+                for start in range(0, pinned.size_bytes, PART)
+            ]
+            try:
+                for start, part in parts:
+                    digest.update(os.pread(file.fileno(), part.result(), start))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return digest.hexdigest()
+
+    def _fetch_part(self, pinned: Pinned, wanted: Mapping[str, str], file: int, start: int) -> int:
+        size = min(PART, pinned.size_bytes - start)
+        reply = self._client.get_object(
+            Bucket=pinned.bucket, Key=pinned.key, Range=f"bytes={start}-{start + size - 1}", **wanted
+        )
+        content = reply["Body"].read()
+        if len(content) != size:
+            raise Unavailable(f"{len(content)} of {size} bytes arrived from storage")
+        os.pwrite(file, content, start)
+        return size
 
 
 class S3Blobs:

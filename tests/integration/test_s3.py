@@ -6,6 +6,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from functions.adapters import s3 as s3_adapter
 from functions.adapters.s3 import S3Blobs, S3Uploads
 from functions.core.errors import Unavailable
 from functions.core.registration import ObjectGone
@@ -37,6 +38,36 @@ def test_the_named_version_is_read_and_not_the_newest(bucket: str, tmp_path: Pat
     assert (current.version_id, current.size_bytes) == (second, 6)
     assert uploads.fetch(old, tmp_path / "m") == hashlib.sha256(b"first").hexdigest()
     assert (tmp_path / "m").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("size", [10, 16, 17, 95])
+def test_a_large_upload_comes_in_parts(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(s3_adapter, "PART", 8)
+    s3, content = boto3.client("s3"), bytes(range(size))
+    first = s3.put_object(Bucket=bucket, Key=KEY, Body=content)["VersionId"]
+    s3.put_object(Bucket=bucket, Key=KEY, Body=b"x" * size)
+    uploads = S3Uploads(s3)
+
+    digest = uploads.fetch(uploads.pin(bucket, KEY, first), tmp_path / "m")
+
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert (tmp_path / "m").read_bytes() == content
+
+
+def test_a_large_upload_that_changes_meanwhile_is_gone(
+    tmp_path: Path, deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_adapter, "PART", 8)
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="plain-parts")
+    s3.put_object(Bucket="plain-parts", Key=KEY, Body=b"a" * 40)
+    uploads = S3Uploads(s3)
+    pinned = uploads.pin("plain-parts", KEY, None)
+
+    s3.put_object(Bucket="plain-parts", Key=KEY, Body=b"b" * 40)
+
+    with pytest.raises(ObjectGone):
+        uploads.fetch(pinned, tmp_path / "m")
 
 
 def test_a_bucket_without_versions_is_pinned_by_etag(tmp_path: Path, deployed: Deployed) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cold_start, measure, models, requests, warm_request
+from benchmarks import cold_start, measure, models, register, requests, warm_request
 from benchmarks.measure import Spread
 from benchmarks.storage import byte_range
 from functions.core.protocol import HEADER, decode_infer, encode_infer
@@ -36,6 +36,22 @@ def test_everything_is_measured_unless_told_otherwise() -> None:
     assert (wanted.models, wanted.storages, wanted.save) == (["tiny", "conv100"], ["s3-like", "unthrottled"], True)
     assert wanted.rounds > 1
     assert warm_request.arguments([]).rounds > 1
+
+
+def test_registering_is_measured_with_a_large_model_too() -> None:
+    assert register.arguments([]).models == ["tiny", "conv100", "encoder400"]
+    taken = {name: [10.0, 30.0] for name in (register.OURS, register.SERVED)}
+    taken |= {name: [5.0, 10.0] for name in (register.REFERENCE, register.UPLOAD)}
+
+    found = register.results("tiny", taken, None)
+
+    assert {entry["what"]: entry.get("ratio") for entry in found} == {
+        register.OURS: {"median": 2.5, "p90": 2.9},
+        register.SERVED: {"median": 2.5, "p90": 2.9},
+        register.REFERENCE: None,
+        register.UPLOAD: None,
+    }
+    assert "2.50" in register.table(found)
 
 
 def test_arguments_choose() -> None:

@@ -1,5 +1,6 @@
 """What an environment remembers of names, what it keeps in memory, and the protocol's documents."""
 
+import json
 import threading
 import time
 import tomllib
@@ -12,13 +13,14 @@ import pytest
 
 from functions.core import VERSION, resolution
 from functions.core.documents import MAX_BATCH, model_config, model_metadata
-from functions.core.errors import InvalidModel, ModelNotFound, NotReady, Unavailable
+from functions.core.errors import ExecutionFailed, InvalidModel, ModelNotFound, NotReady, Unavailable
 from functions.core.inference import Call
 from functions.core.registry import Version
 from functions.core.resolution import Resolver
 from functions.core.serving import MB, MODEL_OVERHEAD_BYTES, ModelCache, footprint_bytes
 from functions.core.signature import Signature, TensorSpec
-from tests.serving import World
+from functions.core.workbench import Plan
+from tests.serving import Client, World, rows
 
 LATER = time.monotonic() + 3600
 
@@ -201,6 +203,56 @@ def test_a_model_in_use_is_never_evicted(tmp_path: Path) -> None:
     assert not world.models.holds(one)
 
 
+PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
+
+
+def test_a_version_is_loaded_as_its_plan_says(world: World) -> None:
+    factor(world.models, world.register("m", 2.0, plan=PLAN | {"of a later release": 1}))
+    factor(world.models, world.register("m", 3.0))
+
+    assert world.runtime.plans == [Plan(**PLAN), None]
+
+
+def test_what_was_measured_at_registration_counts(world: World) -> None:
+    version = world.register("m", 2.0, measured={"resident_mb": 100.5})
+
+    assert footprint_bytes(version) == int(100.5 * MB) + MODEL_OVERHEAD_BYTES
+
+
+def sampled(world: World, model: str, document: object, **plan: bool) -> Version:
+    blob = world.blobs.add("sample.json", document if isinstance(document, bytes) else json.dumps(document).encode())
+    return world.register(model, 2.0, plan=PLAN | plan, sample=blob)
+
+
+def test_a_load_that_nobody_waits_for_warms_up_and_a_request_does_not(world: World, tmp_path: Path) -> None:
+    client = Client(world.handler())
+    sampled(world, "loaded", {"request": rows([1.0, 2.0, 3.0])})
+    sampled(world, "asked", {"request": rows([1.0, 2.0, 3.0])})
+    sampled(world, "cold", {"request": rows([1.0, 2.0, 3.0])}, warmup=False)
+
+    for model in ("loaded", "loaded", "cold"):
+        assert client.post(f"/v2/repository/models/{model}/load").status == 200
+    assert client.post("/v2/models/asked/infer", rows([1.0, 2.0, 3.0])).status == 200
+
+    assert world.runtime.runs == [2.0, 2.0]  # of `loaded` once, and the request
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("document", [b"{", [], {"request": {}}, {"request": rows([1.0])}], ids=str)
+def test_a_warm_up_that_fails_is_no_error(world: World, document: object) -> None:
+    sampled(world, "m", document)
+
+    assert Client(world.handler()).post("/v2/repository/models/m/load").status == 200
+
+
+def test_a_model_that_fails_its_warm_up_stays_loaded(world: World) -> None:
+    world.runtime.failure = ExecutionFailed("no")
+    version = sampled(world, "m", {"request": rows([1.0, 2.0, 3.0])})
+
+    assert Client(world.handler()).post("/v2/repository/models/m/load").status == 200
+    assert world.models.holds(version)
+
+
 def test_a_model_that_cannot_fit_says_how_much_it_needs(tmp_path: Path) -> None:
     world = World(tmp_path, memory_bytes=4 * MB)
     version = world.register("m", b"2 " + b" " * (2 * MB))
@@ -325,6 +377,16 @@ def test_metadata_tells_tensors_versions_and_facts_as_strings(world: World) -> N
     assert all(type(value) is str for value in properties.values())
     assert (properties["task"], properties["opset"], properties["aliases"]) == ("classification", "20", "prod")
     assert properties["sha256"] == version.digest
+    assert "load_plan" not in properties
+
+
+def test_metadata_tells_how_a_model_is_loaded_and_what_proves_it(world: World) -> None:
+    version = world.register("m", plan=PLAN, memory_mb=395, measured={"samples_checked": 2.0})
+
+    properties = model_metadata(version, [version], {})["properties"]
+
+    assert properties["load_plan"] == "optimised: extended, prepacking: no, threads: 1"
+    assert (properties["memory_mb"], properties["samples_checked"]) == ("395", "2")
 
 
 def read_as_pytriton(config: dict[str, Any]) -> dict[str, Any]:
