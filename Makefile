@@ -20,7 +20,7 @@ export ORT_DISABLE_TELEMETRY := 1
 PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) /opt/python/cp313*/bin/python3.13; do \
 	$$p -c 'import sys; assert sys.version_info[:2] == (3, 13)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo local test check lint types imports template build deploy bench layer tree constraints clean
+.PHONY: help demo local test check lint types imports template build deploy stress bench layer tree constraints clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,9 +57,13 @@ build: .aws-sam/.built ## sam build (needs python3.13)
 deploy: build ## sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
 
+stress: .venv/.all ## The long runs: 10,000 mutated models through the sandbox
+	$(BIN)/python -m tests.stress.mutants
+
 bench: .venv/.demo ## The benchmarks; results are added to benchmarks/results/
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.warm_request
+	$(BIN)/python -m benchmarks.register
 
 layer: ## Generate layers/dependencies/requirements.txt from pyproject.toml
 	$(PYTHON) -m scripts.layer > layers/dependencies/requirements.txt
