@@ -1,0 +1,81 @@
+"""A model from its upload to its answer: the real registration in the real sandbox, and infer from what it recorded."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functions.adapters.memory import MemoryBlobs, MemoryTable, MemoryUploads
+from functions.adapters.onnx import OnnxRuntime
+from functions.adapters.sandbox import Sandbox
+from functions.core.inference import InferenceService
+from functions.core.registration import Registration
+from functions.core.registry import Registry, State, Version
+from functions.core.resolution import Resolver
+from functions.core.serving import MB, ModelCache, footprint_bytes
+from functions.core.statistics import Statistics
+from functions.core.uploads import Upload
+from functions.infer.handler import make_handler
+from functions.register.manifest import read_manifest
+from tests.models import scale_model
+from tests.serving import Client, rows
+
+KEY = "models/demo/model.onnx"
+
+
+class World:
+    """One registry and one serving bucket, between the two functions."""
+
+    def __init__(self, directory: Path, sandbox: Sandbox) -> None:
+        self.uploads, self.blobs = MemoryUploads(), MemoryBlobs()
+        registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
+        self.registration = Registration(registry, self.uploads, self.blobs, sandbox, read_manifest)
+        models = ModelCache(self.blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=directory)
+        service = InferenceService(registry, Resolver(registry, 0.0), models, Statistics())
+        self.client = Client(make_handler(service, write=lambda _: None))
+
+    def upload(self, model: bytes) -> Version:
+        version = self.registration.register(Upload("up", KEY, self.uploads.put("up", KEY, model)))
+        assert version is not None
+        return version
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    sandbox = Sandbox()
+    yield World(tmp_path, sandbox)
+    sandbox.close()
+
+
+def manifest(*expected: float) -> dict[str, Any]:
+    response = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 3], "data": list(expected)}]}
+    return {"schema": 1, "samples": [{"request": rows([1.0, 2.0, 3.0]), "response": response}]}
+
+
+def test_what_was_proven_is_what_answers(world: World) -> None:
+    version = world.upload(scale_model(3.0, manifest(3.0, 6.0, 9.0)))
+
+    assert version.state is State.READY, version.reason
+    assert version.plan["optimised"] == "extended"
+    assert version.measured["samples_checked"] == 1
+    assert footprint_bytes(version) < 8 * MB
+    assert version.sample is not None
+    assert json.loads(world.blobs.content[version.sample.key])["synthetic"] is False
+    assert world.client.post("/v2/repository/models/demo/load").status == 200
+    reply = world.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0]))
+    assert reply.json["outputs"][0]["data"] == [6.0, 12.0, 18.0]
+    properties = world.client.get("/v2/models/demo").json["properties"]
+    assert properties["load_plan"].startswith("optimised: extended, prepacking: ")
+    assert (properties["samples_checked"], properties["memory_mb"]) == ("1", str(version.memory_mb))
+
+
+def test_what_does_not_compute_what_it_did_in_training_never_serves(world: World) -> None:
+    version = world.upload(scale_model(3.0, manifest(3.0, 6.0, 9.5)))
+
+    assert version.state is State.REJECTED
+    assert version.reason is not None
+    assert version.reason.code == "SAMPLE_MISMATCH"
+    assert version.reason.message.startswith("sample 0: output 'y'[0, 2] is 9, expected 9.5: off by 0.5")
+    assert world.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0])).status == 503
