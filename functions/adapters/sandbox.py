@@ -191,7 +191,7 @@ class Sandbox:
     """`core.workbench.Workbench`. With `spare`, the next process is started ahead and has imported what it needs."""
 
     limits: Limits = field(default_factory=Limits)
-    unpack_s: float = 30
+    unpack_s: float = 20
     build_s: float = 60
     library_path: str = ""  # LD_LIBRARY_PATH of this process: Lambda's Python is found through it
     spare: bool = False

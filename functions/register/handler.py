@@ -14,7 +14,7 @@ from functions.core.registration import Registration
 from functions.core.registry import Reason, State, Version
 from functions.core.uploads import Upload, uploads_in
 
-RESERVE_MS = 10_000  # an upload is not begun with less time left: it goes back to the queue
+RESERVE_MS = 85_000  # an upload is not begun with less time left: it goes back to the queue. Building takes up to 60 s
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 

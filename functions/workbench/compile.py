@@ -18,6 +18,7 @@ from functions.workbench.samples import Arrays, same_bits, try_answer
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 ONE_FILE_BYTES = 4 * 1024 * 1024  # below, a second file costs more to fetch than it saves to read
 _LENGTH, _METADATA_PROPS = 2, 14  # of protobuf's wire format, and of ModelProto in onnx/onnx.proto
+_FIXED = {1: 8, 5: 4}  # wire type -> bytes
 GROWTH = 1.25  # of the files: folded constants may take more room than what they are made of
 GROWTH_BYTES = 1024 * 1024
 
@@ -69,7 +70,9 @@ def _strip(model: Path) -> None:
         if tag & 7 == _LENGTH:
             length, at = _varint(raw, at)
             at += length
-        else:  # all other fields of a ModelProto are numbers
+        elif tag & 7 in _FIXED:  # only in fields that nobody knows, which the runtime keeps
+            at += _FIXED[tag & 7]
+        else:
             _, at = _varint(raw, at)
         if tag >> 3 != _METADATA_PROPS:
             parts.append(raw[start:at])

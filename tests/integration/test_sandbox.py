@@ -84,6 +84,14 @@ def test_a_good_model_goes_through_both_steps_with_or_without_a_process_started_
         (directory / "upload/model.onnx").write_bytes(scale_model())
 
 
+def test_fields_that_nobody_knows_stop_nothing(directory: Path) -> None:
+    (directory / "upload/model.onnx").write_bytes(scale_model() + b"\xfd\x3e1234" + b"\xf9\x3e12345678")
+
+    bench = Sandbox()
+
+    assert bench.build(Brief(bench.unpack(Form.ONNX, directory).model), directory).files
+
+
 def test_it_sees_no_environment_but_its_own(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")

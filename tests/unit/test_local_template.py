@@ -34,10 +34,10 @@ def test_functions_carry_globals_parameters_and_references(ours: Template) -> No
 
 
 def test_parameters_reach_the_functions() -> None:
-    template = Template.load(OURS, {"RegisterTimeout": "30", "RegisterConcurrency": 2})
+    template = Template.load(OURS, {"RegisterTimeout": "90", "RegisterConcurrency": 2})
 
     register = template.functions["RegisterFunction"]
-    assert register.timeout_s == 30
+    assert register.timeout_s == 90
     (source,) = register.sources
     assert source.queue_arn.endswith(":mayfly-RegistrationQueue")
     assert (source.batch_size, source.partial_failures, source.maximum_concurrency) == (5, True, 2)
