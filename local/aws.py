@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -85,6 +86,24 @@ def moves_messages() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def one_table_request_at_a_time() -> Iterator[None]:
+    """Moto's DynamoDB, serially: a transaction that fails there restores the whole table as it was when it began, and
+    with that takes back what other requests wrote meanwhile.
+    """
+    from moto.dynamodb.responses import DynamoHandler
+
+    call_action = DynamoHandler.call_action
+    lock = threading.Lock()
+
+    def alone(handler: Any) -> Any:
+        with lock:
+            return call_action(handler)
+
+    with mock.patch.object(DynamoHandler, "call_action", alone):
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.aws", description="AWS on loopback, by moto.")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
@@ -98,7 +117,7 @@ def main() -> None:
     server = make_server(HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler)
     os.environ["AWS_ENDPOINT_URL"] = f"http://{HOST}:{server.server_port}"  # for the jobs started from here
     os.environ["MOTO_PORT"] = str(server.server_port)
-    with as_aws_notifies(), moves_messages():
+    with as_aws_notifies(), moves_messages(), one_table_request_at_a_time():
         if importlib.util.find_spec("local.jobs"):
             importlib.import_module("local.jobs").install()
         print(json.dumps({"port": server.server_port}), flush=True)

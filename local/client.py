@@ -91,7 +91,7 @@ def start_stack(
         watchdog.cancel()
         if not line:
             last = said.read_text().strip().splitlines()[-1:] or [f"nothing within {START_S} s"]
-            raise RuntimeError(f"the local stack did not start: {last[0]}")
+            raise RuntimeError(f"the local stack did not start: {last[0].removeprefix('error: ')}")
         told = json.loads(line)
         yield RunningStack(**{**told, "log_dir": Path(told["log_dir"])})
     finally:

@@ -15,19 +15,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tritonclient.http as triton
+from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
+from functions.core.errors import one_line
 from functions.core.registry import Registry, Version
 from local.client import RunningStack, start_stack
-from local.processes import ROOT
+from local.processes import ROOT, is_dying
 from training.data import Dataset, digits
 
+STATE = ROOT / ".local"
 MODEL = "digits"
 GOAL = 0.98  # accuracy on the held-out test set
 BATCH = 64
@@ -84,6 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
     except DemoFailed as failure:
         print(f"\nerror: {failure}", file=sys.stderr)
         return 1
+    except (BotoCoreError, ClientError, HTTPException, OSError) as error:  # the stack ended, or a part of it
+        print(f"\nerror: {one_line(str(error))}{last_words()}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 0 if options.keep else 130
@@ -94,7 +101,7 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     with step("1. Start the local stack: template.yaml on 127.0.0.1, without Docker and without an account"):
         ports = ("--api-port", str(options.api_port), "--aws-port", str(options.aws_port))
         try:
-            running = stack.enter_context(start_stack(state_dir=ROOT / ".local", arguments=ports))
+            running = stack.enter_context(start_stack(state_dir=STATE, arguments=ports))
         except RuntimeError as error:
             raise DemoFailed(str(error)) from error
     print(f"  API {running.api_url}   AWS {running.endpoint_url}   logs {short(running.log_dir)}")
@@ -122,7 +129,9 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
         raise DemoFailed(f"accuracy {accuracy:.4f} is below {GOAL}")
     if options.keep:
         print("The stack stays. Ctrl-C ends it.", flush=True)
-        threading.Event().wait()
+        while not is_dying(running.pid):
+            time.sleep(POLL_S)
+        raise DemoFailed(f"the local stack has ended{last_words()}")
 
 
 def submit(running: RunningStack) -> str:
@@ -216,7 +225,7 @@ def ask(running: RunningStack, data: Dataset, say: Callable[[str], None]) -> tup
 def curl(running: RunningStack, data: Dataset) -> None:
     """One request in a file and the line that sends it, run once to see that it works."""
     image, truth = data.test.x[:1], int(data.test.y[0])
-    request = ROOT / ".local" / "digit.json"
+    request = STATE / "digit.json"
     tensor = {"name": "image", "shape": list(image.shape), "datatype": "FP32", "data": image.round(4).ravel().tolist()}
     outputs = [{"name": "probabilities", "parameters": {"classification": 1}}]
     request.write_text(json.dumps({"inputs": [tensor], "outputs": outputs}))
@@ -249,6 +258,13 @@ def until(limit_s: float) -> Iterator[None]:
 
 def last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1]
+
+
+def last_words() -> str:
+    """What the stack said last, if anything, to follow an error."""
+    said = STATE / "stack.log"
+    line = last_line(said.read_text()) if said.exists() else ""
+    return f"; the local stack's last words: {line}" if line else ""
 
 
 def short(path: Path) -> str:

@@ -213,4 +213,5 @@ def _listen(name: str, port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
-        raise StackError(f"port {port} is not free ({error.strerror}): choose another --{name}-port") from error
+        why = os.strerror(error.errno or 0)
+        raise StackError(f"port {port} is not free ({why}): choose another --{name}-port") from error

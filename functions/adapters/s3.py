@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.adapters.clock import utc_now
@@ -20,7 +21,8 @@ CHUNK = 1024 * 1024
 PART = 8 * CHUNK  # of a large upload, fetched
 CONNECTIONS = 8  # at a time
 FRESH = timedelta(hours=12)  # half of the reconciler's grace for blobs that no version has
-_GONE = {"404", "NoSuchKey", "NoSuchVersion", "NotFound", "405", "MethodNotAllowed"}  # 405: a delete marker
+_DELETED = {"405", "MethodNotAllowed"}  # a delete marker
+_GONE = {"404", "NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound"} | _DELETED
 _KEPT_AWAY = {"403", "AccessDenied"}
 _BUSY = {"SlowDown", "Throttling", "RequestTimeout"}
 _CHANGED = {"PreconditionFailed", "412"}
@@ -174,6 +176,8 @@ def translated(bucket: str) -> Iterator[None]:
         if status >= 500 or code in _BUSY:
             raise Unavailable("storage does not answer; try again") from error
         raise
+    except S3UploadFailedError as error:  # boto3's wrapping of whatever S3 refused
+        raise Unavailable(f"the bucket {bucket} cannot be written", code="NOT_WRITTEN") from error
     except BotoCoreError as error:  # connections, timeouts, broken streams
         raise Unavailable("storage cannot be reached; try again") from error
 

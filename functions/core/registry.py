@@ -22,6 +22,7 @@ Nothing here depends on a clock.
 """
 
 import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -283,7 +284,8 @@ class Registry:
         if meta is None:
             raise ModelNotFound(f"Request for unknown model: '{model}' is not found")
         if found is None and reference is None:
-            raise NotReady(f"Model version not ready: no version of '{model}' has been registered yet", retry_after_s=5)
+            newest = self.version(model, meta["next_version"] - 1)
+            raise _not_ready(newest) if newest else LookupError(f"{model} has no version")
         if found is None:
             kind = "version" if isinstance(reference, int) else "version or alias"
             raise ModelNotFound(f"Request for unknown model: '{model}' {kind} '{reference}' is not found")
@@ -296,11 +298,7 @@ class Registry:
                 raise LookupError(f"alias {alias} of {model} points at a missing version")
             version = pointed
         if version.state is not State.READY:
-            why = f": {version.reason.message}" if version.reason else ""
-            raise NotReady(
-                f"Model version not ready: version {version.number} of '{model}' is {version.state}{why}",
-                retry_after_s=5,
-            )
+            raise _not_ready(version)
         if switch is not None and not switch["serving"]:
             raise NotReady(f"Model version not ready: '{model}' is unloaded; load it first", retry_after_s=5)
         return Resolved(version, alias)
@@ -660,6 +658,14 @@ class Registry:
             yield attempt
 
 
+def _not_ready(version: Version) -> NotReady:
+    why = f": {version.reason.message}" if version.reason else ""
+    return NotReady(
+        f"Model version not ready: version {version.number} of '{version.model}' is {version.state}{why}",
+        retry_after_s=5,
+    )
+
+
 def _too_busy(model: str) -> Unavailable:
     return Unavailable(f"'{model}' is being changed by too many writers at once; try again")
 
@@ -734,7 +740,7 @@ def _version_item(version: Version) -> Item:
         "manifest": _blob_record(version.manifest) if version.manifest else None,
         "signature": version.signature.to_record() if version.signature else None,
         "graph": dict(version.graph),
-        "card": dict(version.card),
+        "card": json.dumps(version.card),  # as text: DynamoDB has no NaN, no long numbers and no deep nesting
         "ignored": list(version.ignored),
         "plan": dict(version.plan),
         "measured": dict(version.measured),
@@ -766,7 +772,7 @@ def _version(item: Item) -> Version:
         manifest=Blob(**item["manifest"]) if item["manifest"] else None,
         signature=Signature.from_record(item["signature"]) if item["signature"] else None,
         graph=item["graph"],
-        card=item["card"],
+        card=json.loads(item["card"]),
         ignored=tuple(item["ignored"]),
         plan=item.get("plan", {}),
         measured=item.get("measured", {}),

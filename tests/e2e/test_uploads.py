@@ -216,6 +216,17 @@ def test_an_event_for_an_object_that_is_gone_is_rejected_or_acknowledged(
     assert (told["state"], told["code"]) == ("REJECTED", "OBJECT_GONE")
 
 
+@pytest.mark.parametrize("path", sorted(Path("events").glob("*.json")), ids=lambda path: path.stem)
+def test_every_event_can_be_sent_to_its_function(stack: RunningStack, path: Path) -> None:
+    """Its bucket and its model are not there: whoever tries the README's line gets an answer and no traceback."""
+    function = "InferFunction" if path.name.startswith("apigw") else "RegisterFunction"
+
+    answer = stack.client("lambda").invoke(FunctionName=function, Payload=path.read_bytes())
+
+    assert "FunctionError" not in answer, answer["Payload"].read()
+    assert json.load(answer["Payload"]).get("batchItemFailures", []) == []
+
+
 def test_the_queue_is_empty_in_the_end(api: Api, stack: RunningStack, scaled: str) -> None:
     sqs = stack.client("sqs")
 

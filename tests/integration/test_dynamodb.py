@@ -1,5 +1,6 @@
 """The registry's rules on the real table, as template.yaml declares it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,25 @@ def test_values_come_back_as_they_were_written(table: DynamoTable) -> None:
     table.transact([Put(item, None)])
 
     assert table.get([("P", "S"), ("P", "missing")]) == [item, None]
+
+
+def test_a_card_may_hold_what_dynamodb_has_no_room_for(registry: Registry) -> None:
+    deep: list[object] = []
+    for _ in range(50):
+        deep = [deep]
+    card = {
+        "metrics": {"loss": math.inf, "best": 1e-200, "": 1},
+        "hyperparameters": {"seed": 10**60},
+        "data": {"d": deep},
+    }
+    claimed = registry.claim("m", Source("up", "k", "v1"))
+
+    registry.finish(
+        replace(claimed, state=State.READY, card=card, signature=SIGNATURE, files=(Blob("m", "0" * 64, 1),))
+    )
+
+    assert registry.resolve("m", None).version.card == card
+    assert [number for _, number, _, _ in registry.listing()] == [1]
 
 
 def test_a_condition_that_does_not_hold_writes_nothing(table: DynamoTable) -> None:

@@ -120,7 +120,14 @@ Resources:
             Queue: !GetAtt Uploads.Arn
             Filter: {S3Key: {Rules: [{Name: suffix, Value: .onnx}]}}
   Uploads: {Type: "AWS::SQS::Queue"}
+  Table:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      BillingMode: PAY_PER_REQUEST
+      AttributeDefinitions: [{AttributeName: pk, AttributeType: S}]
+      KeySchema: [{AttributeName: pk, KeyType: HASH}]
 Outputs:
+  TableName: {Value: !Ref Table}
   QueueUrl: {Value: !Ref Queue}
   DeadUrl: {Value: !Ref Dead}
   UploadsUrl: {Value: !Ref Uploads}
@@ -429,6 +436,29 @@ def test_uploads_are_notified_as_aws_does(stack: RunningStack) -> None:
     assert "multipart" not in objects[2]
 
 
+def test_transactions_that_fail_take_nothing_back_of_others(stack: RunningStack) -> None:
+    table, client = stack.outputs["TableName"], stack.client("dynamodb")
+    for at in range(0, 500, 25):  # so that putting the table back takes a while
+        fill = [{"PutRequest": {"Item": {"pk": {"S": f"filler-{at + more}"}}}} for more in range(25)]
+        client.batch_write_item(RequestItems={table: fill})
+
+    def write(number: int, dynamodb: Any) -> None:
+        for at in range(20):
+            put: dict[str, Any] = {"TableName": table, "Item": {"pk": {"S": f"{number}-{at}"}}}
+            if number % 2:
+                put["ConditionExpression"] = "attribute_exists(pk)"
+            with contextlib.suppress(dynamodb.exceptions.TransactionCanceledException):
+                dynamodb.transact_write_items(TransactItems=[{"Put": put}])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(8), [stack.client("dynamodb") for _ in range(8)]))
+
+    written = {item["pk"]["S"] for item in client.scan(TableName=table)["Items"]}
+    assert written - {f"filler-{at}" for at in range(500)} == {
+        f"{number}-{at}" for number in range(0, 8, 2) for at in range(20)
+    }
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -462,7 +492,7 @@ def test_a_port_in_use_is_said(stack: RunningStack, project: Path, tmp_path: Pat
 
 def test_a_wrong_parameter_is_said(project: Path, tmp_path: Path) -> None:
     with (
-        pytest.raises(RuntimeError, match="error: parameter Colour: the template has Seconds, not this one"),
+        pytest.raises(RuntimeError, match="did not start: parameter Colour: the template has Seconds, not this one"),
         start_stack(project / "template.yaml", parameters={"Colour": 1}, state_dir=tmp_path),
     ):
         pass

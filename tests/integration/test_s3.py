@@ -9,7 +9,7 @@ import pytest
 from functions.adapters import s3 as s3_adapter
 from functions.adapters.s3 import S3Blobs, S3Uploads
 from functions.core.errors import Unavailable
-from functions.core.registration import ObjectGone
+from functions.core.registration import ObjectGone, Pinned
 from functions.core.registry import Blob
 from local.provision import Deployed
 
@@ -98,6 +98,8 @@ def test_what_is_gone_is_gone(bucket: str, tmp_path: Path) -> None:
         uploads.pin(bucket, KEY, version)
     with pytest.raises(ObjectGone):
         uploads.pin(bucket, "models/demo/never", None)
+    with pytest.raises(ObjectGone):  # with its whole bucket; S3 answers HEAD without saying so
+        uploads.fetch(Pinned("gone", KEY, "v", "v", 0), tmp_path / "m")
 
 
 def test_a_deleted_object_still_gives_its_named_version(bucket: str, tmp_path: Path) -> None:
@@ -125,6 +127,13 @@ def test_a_blob_is_stored_once_and_comes_back_verified(blobs: S3Blobs, tmp_path:
     assert again["LastModified"] == written["LastModified"]
     assert (tmp_path / "copy").read_bytes() == b"weights"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "model"]
+
+
+def test_a_blob_that_cannot_be_written_is_tried_again(deployed: Deployed, tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"weights")
+
+    with pytest.raises(Unavailable, match="nowhere"):
+        S3Blobs(boto3.client("s3"), "nowhere").store(Blob("model.onnx", "0" * 64, 7), tmp_path / "model")
 
 
 @pytest.mark.parametrize(
