@@ -1,4 +1,4 @@
-"""Every bad artifact through the real registration and the real sandbox: its reason, in time, and the next one works."""
+"""Every bad artifact through the real registration and the real sandbox: its reason, and the next upload works."""
 
 import resource
 import time
