@@ -20,7 +20,7 @@ from functions.core.signature import Signature
 from functions.core.workbench import Brief, Built, Plan, read_built, report
 from functions.workbench import build as build_module
 from functions.workbench.build import build
-from functions.workbench.measure import Costs, choose
+from functions.workbench.measure import Costs, choose, measure
 from functions.workbench.samples import same_bits
 from tests.models import make_model, outside_weights_model, scale_model
 
@@ -537,6 +537,20 @@ def test_where_no_plan_is_within_all_bounds_the_least_slow_wins() -> None:
     many, few = Costs(QUICK, 1, 1, 10.0, 10.0), Costs(PACKED, 1, 1, 1.0, 100.0)
 
     assert choose([many, few]).plan == PACKED
+
+
+def test_a_plan_that_gives_other_answers_is_out(bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure_wrongly(load: Any, plan: Plan, *args: Any) -> Any:
+        costs, session = measure(load, plan, *args)
+        wrong = {"y": costs.outputs["y"] + np.float32(plan.prepacking)} if costs.outputs else None
+        return replace(costs, outputs=wrong, load_ms=costs.load_ms / (100 if plan.prepacking else 1)), session
+
+    monkeypatch.setattr(build_module, "measure", measure_wrongly)
+
+    built = bench(perceptron())
+
+    assert built.plan.prepacking is False
+    assert not any(note.startswith("Load plan") for note in built.notes)
 
 
 def test_the_record_says_what_the_model_needs_and_costs(bench: Callable[..., Built]) -> None:
