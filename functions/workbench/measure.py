@@ -32,7 +32,7 @@ BATCH = 8
 BATCH_MS = 250.0  # a batch that will take longer than this is not measured
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Costs:
     """What one plan costs. Times in ms; None where it was not measured."""
 
