@@ -19,6 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+# Read when torch is loaded. Threads that spin while they wait starve whatever else runs, the same team included: on two
+# busy cores this recipe trained 45-122 images a second, and 660-2060 with threads that sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 from training import checkpoint, evaluate, export, loop, manifest

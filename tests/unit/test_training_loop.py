@@ -1,5 +1,8 @@
 """The loop: learns, says what it does, and goes on after SIGTERM as if nothing had been."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +120,15 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.01
+
+
+def test_waiting_threads_do_not_spin() -> None:
+    """OpenMP tells at its start what it took from the environment, which had to be set before torch was loaded."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import training.train"],
+        env=environment | {"OMP_DISPLAY_ENV": "true"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
