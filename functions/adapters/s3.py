@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.adapters.clock import utc_now
@@ -106,23 +105,27 @@ class S3Blobs:
         Raises:
             Unavailable: S3 failed; try again.
         """
-        with translated(self._bucket):
-            try:
-                head = self._client.head_object(Bucket=self._bucket, Key=blob.key)
-            except ClientError as error:
-                if _code(error) not in _GONE:
-                    raise
-            else:
-                age = datetime.fromisoformat(self._now()) - head["LastModified"]
-                if head["ContentLength"] == blob.size_bytes and age < FRESH:
-                    return
-            with path.open("rb") as file:  # upload_file would wrap S3's errors in one without their code
-                self._client.upload_fileobj(
-                    file,
-                    self._bucket,
-                    blob.key,
-                    ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"name": blob.name}},
-                )
+        try:
+            with translated(self._bucket):
+                if not self._is_fresh(blob):
+                    self._put(blob, path)
+        except ObjectGone as error:  # not the upload's fault: the bucket itself is missing
+            raise Unavailable(f"the bucket {self._bucket} is not there", code="NOT_WRITTEN") from error
+
+    def _is_fresh(self, blob: Blob) -> bool:
+        try:
+            head = self._client.head_object(Bucket=self._bucket, Key=blob.key)
+        except ClientError as error:
+            if _code(error) not in _GONE:
+                raise
+            return False
+        age = datetime.fromisoformat(self._now()) - head["LastModified"]
+        return bool(head["ContentLength"] == blob.size_bytes and age < FRESH)
+
+    def _put(self, blob: Blob, path: Path) -> None:
+        extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"name": blob.name}}
+        with path.open("rb") as file:  # upload_file would wrap S3's errors in one without their code
+            self._client.upload_fileobj(file, self._bucket, blob.key, ExtraArgs=extra)
 
     def fetch(self, blob: Blob, path: Path) -> None:
         """Write the blob to `path`, complete and verified or not at all.
@@ -176,8 +179,6 @@ def translated(bucket: str) -> Iterator[None]:
         if status >= 500 or code in _BUSY:
             raise Unavailable("storage does not answer; try again") from error
         raise
-    except S3UploadFailedError as error:  # boto3's wrapping of whatever S3 refused
-        raise Unavailable(f"the bucket {bucket} cannot be written", code="NOT_WRITTEN") from error
     except BotoCoreError as error:  # connections, timeouts, broken streams
         raise Unavailable("storage cannot be reached; try again") from error
 
