@@ -57,8 +57,9 @@ build: .aws-sam/.built ## sam build (needs python3.13)
 deploy: build ## sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
 
-stress: .venv/.all ## The long runs: 10,000 mutated models through the sandbox
+stress: .venv/.all ## The long runs: 10,000 mutated models, 500 histories, every planted fault, every kill
 	$(BIN)/python -m tests.stress.mutants
+	$(BIN)/python -m pytest -m stress tests/stateful tests/e2e
 
 bench: .venv/.demo ## The benchmarks; results are added to benchmarks/results/
 	$(BIN)/python -m benchmarks.cold_start

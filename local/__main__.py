@@ -33,6 +33,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     up.add_argument("--code-root", type=Path, default=ROOT, help="e.g. .aws-sam/build/InferFunction")
     up.add_argument("--layer", type=Path, action="append", default=[], help="e.g. .aws-sam/build/DependenciesLayer")
     up.add_argument("--python", default=sys.executable, help="runs the functions; needs awslambdaric")
+    up.add_argument(
+        "--function-endpoint-url", metavar="URL", help="AWS for the functions alone, e.g. a proxy before it"
+    )
     up.add_argument("--logs", action="store_true", help="print what the functions log")
     up.add_argument("--json", action="store_true", help="one line of JSON when it is up, for programs")
     up.add_argument("--with-parent", action="store_true", help="end when standard input ends")
@@ -65,6 +68,7 @@ def settings(arguments: argparse.Namespace) -> Settings:
         code_root=arguments.code_root.absolute(),
         python=interpreter(arguments.python),
         layers=tuple(layer.absolute() for layer in arguments.layer),
+        function_endpoint_url=arguments.function_endpoint_url,
         echo=(lambda function, line: print(f"{function} │ {line}", flush=True)) if arguments.logs else None,
     )
 

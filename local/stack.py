@@ -51,6 +51,7 @@ class Settings:
     code_root: Path = processes.ROOT
     python: str = sys.executable
     layers: tuple[Path, ...] = ()
+    function_endpoint_url: str | None = None  # AWS as the functions see it, e.g. a proxy before ours that loses replies
     echo: Echo | None = None  # receives (function, line) for every line that a function logs
 
 
@@ -123,7 +124,7 @@ class Stack:
         self.deployed = await asyncio.to_thread(provision, template, session, self.endpoint_url, api_origin)
 
         place = Place(
-            self.endpoint_url, work_dir, janitor,
+            settings.function_endpoint_url or self.endpoint_url, work_dir, janitor,
             settings.code_root.resolve(), settings.python, tuple(layer.resolve() for layer in settings.layers),
         )  # fmt: skip
         self.pools = {}

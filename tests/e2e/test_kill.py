@@ -1,0 +1,142 @@
+"""SIGKILL at every step of a registration: what comes after makes exactly one READY version of it.
+
+A step ends where the function calls AWS. The functions reach AWS through a proxy, which kills the register function at
+the n-th call: before the call arrives, or once it is applied and before the reply.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from local.client import RunningStack, start_stack
+from tests.e2e.proxy import Proxy, proxy
+from tests.models import scale_model
+
+WITHIN_S = 60
+VISIBLE_AGAIN_S = 5
+CALLS = 12  # of a registration with a manifest
+FEW = {(3, True), (6, False), (CALLS, True)}  # the claim; before a blob; the commit
+factors = itertools.count(2.0)
+
+
+@dataclass(frozen=True)
+class System:
+    """A stack whose functions call AWS through `proxy`."""
+
+    stack: RunningStack
+    proxy: Proxy
+
+    def upload(self, model: str) -> None:
+        """A model that shares no blob with another one."""
+        bucket = self.stack.outputs["ArtifactsBucketName"]
+        content = scale_model(next(factors), {"schema": 1, "task": "regression", "name": model})
+        self.stack.client("s3").put_object(Bucket=bucket, Key=f"models/{model}/x.onnx", Body=content)
+
+    def kill(self) -> None:
+        """SIGKILL the environments of the register function that are at work."""
+        for environment in self.stack.environments("RegisterFunction"):
+            if environment["state"] == "busy" and environment["pid"]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(environment["pid"], signal.SIGKILL)
+
+    def rows(self, model: str) -> dict[str, dict[str, Any]]:
+        """sk → item of a model, by DynamoDB's own client."""
+        reply = self.stack.client("dynamodb").query(
+            TableName=self.stack.outputs["RegistryTableName"],
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": f"MODEL#{model}"}},
+            ConsistentRead=True,
+        )
+        return {item["sk"]["S"]: item for item in reply["Items"]}
+
+    def is_ready(self, model: str) -> bool:
+        return self.rows(model).get("VERSION#0000000001", {}).get("state") == {"S": "READY"}
+
+    def blob(self, key: str) -> bytes:
+        bucket = self.stack.environment["RegisterFunction"]["SERVING_BUCKET"]
+        content: bytes = self.stack.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        return content
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    if "STACK_URL" in os.environ:
+        pytest.skip("needs the local stack: STACK_URL names another one")
+    parameters = {"RegistrationVisibilityTimeout": VISIBLE_AGAIN_S}
+    with proxy() as before_aws:
+        arguments = ("--function-endpoint-url", before_aws.url)
+        state_dir = tmp_path_factory.mktemp("kill")
+        with start_stack(parameters=parameters, state_dir=state_dir, arguments=arguments) as stack:
+            before_aws.upstream = stack.endpoint_url
+            yield System(stack, before_aws)
+
+
+def wait(found: Callable[[], Any], what: str) -> None:
+    end = time.monotonic() + WITHIN_S
+    while not found():
+        assert time.monotonic() < end, f"waited {WITHIN_S} s for {what}"
+        time.sleep(0.05)
+
+
+def check_registered_once(system: System, model: str) -> None:
+    rows = system.rows(model)
+    versions = [sk for sk in rows if sk.startswith("VERSION#")]
+    assert versions == ["VERSION#0000000001"]
+    assert len([sk for sk in rows if sk.startswith("SOURCE#")]) == 1
+    aliases = {item["alias"]["S"]: item["version"]["N"] for sk, item in rows.items() if sk.startswith("ALIAS#")}
+    assert aliases == {"latest": "1", "prod": "1"}
+    assert rows["META"]["next_version"] == {"N": "2"}
+    actions = [rows[sk]["action"]["S"] for sk in sorted(rows) if sk.startswith("AUDIT#")]
+    assert len(actions) == int(rows["META"]["revision"]["N"])
+    assert (actions[0], actions.count("claim"), actions.count("finish")) == ("claim", 1, 1)
+    version = rows[versions[0]]
+    blobs = [one["M"] for one in version["files"]["L"]] + [version["manifest"]["M"]]
+    blobs += [version["sample"]["M"]] if "M" in version["sample"] else []
+    for blob in blobs:
+        digest = blob["sha256"]["S"]
+        assert hashlib.sha256(system.blob(f"blobs/{digest[:2]}/{digest}")).hexdigest() == digest
+
+
+def new_name(stem: str) -> str:
+    return f"{stem}-{time.time_ns():x}"
+
+
+def test_a_registration_makes_the_calls_that_are_tested_here(system: System) -> None:
+    model = new_name("counted")
+    system.proxy.arm(0, applied=False, kill=lambda: None)
+
+    system.upload(model)
+    wait(lambda: system.is_ready(model), f"{model} to be READY")
+
+    assert len(system.proxy.calls) == CALLS, system.proxy.calls
+    check_registered_once(system, model)
+
+
+@pytest.mark.parametrize(
+    ("number", "applied"),
+    [
+        pytest.param(number, applied, marks=[] if (number, applied) in FEW else pytest.mark.stress)
+        for number in range(1, CALLS + 1)
+        for applied in (False, True)
+    ],
+    ids=lambda value: {True: "applied", False: "lost"}.get(value) if isinstance(value, bool) else f"call {value}",
+)
+def test_a_registration_killed_at_any_call_happens_once_on_redelivery(
+    system: System, number: int, applied: bool
+) -> None:
+    model = new_name("killed")
+    system.proxy.arm(number, applied=applied, kill=system.kill)
+
+    system.upload(model)
+
+    wait(lambda: not system.proxy.armed, "the kill")
+    wait(lambda: system.is_ready(model), f"{model} to be READY")
+    check_registered_once(system, model)

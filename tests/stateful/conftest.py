@@ -1,0 +1,13 @@
+"""One moto for all examples of a test file."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stateful.cloud import Cloud, cloud
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Cloud]:
+    with cloud() as made:
+        yield made
