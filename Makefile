@@ -33,7 +33,7 @@ local: .venv/.demo ## The same, and the stack stays until Ctrl-C
 
 test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(PYTHON313),.venv-313/.done .venv-lambda/.done .aws-sam/.built) ## Everything that can be tested here
 ifneq ($(PYTHON313),)
-	.venv-313/bin/python -m pytest -q -p no:cacheprovider -m "not train" tests/unit tests/integration --ignore-glob='*training*' --ignore-glob='*job*'
+	.venv-313/bin/python -m pytest -q -p no:cacheprovider -m "not train and not stress" tests/unit tests/integration --ignore-glob='*training*' --ignore-glob='*job*'
 endif
 	$(BIN)/python -m pytest
 
