@@ -13,6 +13,7 @@ NAMESPACE = "Mayfly"
 BY_NUMBER = "-"  # the alias of a request that named none; no alias can be called that
 UNITS = {"Requests": "Count", "Errors": "Count", "Latency": "Milliseconds", "ModelLoadMs": "Milliseconds"}
 BUG_FRAMES = 12
+NOT_OFFERED = 501  # the caller asked for a part of the protocol that is not there: no error of ours
 
 
 def request_line(
@@ -20,7 +21,7 @@ def request_line(
 ) -> str:
     """What happened to one request. `Errors` are ours (5xx); a refused request is none."""
     line: dict[str, Any] = {
-        "level": "ERROR" if status >= 500 else "INFO",
+        "level": "ERROR" if status >= 500 and status != NOT_OFFERED else "INFO",
         "message": "request",
         "request_id": request_id,
         "action": action,
