@@ -55,7 +55,7 @@ class Proxy:
         await asyncio.to_thread(self.kill)
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError
+        return web.Response()  # to nobody
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the n-th call: before the call arrives, or once it is applied and before the rep
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import signal
 import time
@@ -23,7 +24,6 @@ from tests.models import scale_model
 WITHIN_S = 60
 VISIBLE_AGAIN_S = 5
 CALLS = 12  # of a registration with a manifest
-FEW = {(3, True), (6, False), (CALLS, True)}  # the claim; before a blob; the commit
 factors = itertools.count(2.0)
 
 
@@ -57,6 +57,18 @@ class System:
         )
         return {item["sk"]["S"]: item for item in reply["Items"]}
 
+    def lose_messages(self) -> None:
+        """Empty the registration queue, of what is in a worker's hands, too."""
+        name = self.stack.environment["ReconcileFunction"]["REGISTRATION_QUEUE_URL"].rpartition("/")[2]
+        sqs = self.stack.client("sqs")
+        sqs.purge_queue(QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"])
+
+    def reconcile(self) -> dict[str, int]:
+        reply = self.stack.client("lambda").invoke(FunctionName="ReconcileFunction", Payload=b"{}")
+        counts: dict[str, int] = json.loads(reply["Payload"].read())
+        assert "FunctionError" not in reply, counts
+        return counts
+
     def is_ready(self, model: str) -> bool:
         return self.rows(model).get("VERSION#0000000001", {}).get("state") == {"S": "READY"}
 
@@ -70,7 +82,11 @@ class System:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     if "STACK_URL" in os.environ:
         pytest.skip("needs the local stack: STACK_URL names another one")
-    parameters = {"RegistrationVisibilityTimeout": VISIBLE_AGAIN_S}
+    parameters = {
+        "RegistrationVisibilityTimeout": VISIBLE_AGAIN_S,
+        "UploadGraceSeconds": 0,
+        "PendingGraceSeconds": 0,
+    }
     with proxy() as before_aws:
         arguments = ("--function-endpoint-url", before_aws.url)
         state_dir = tmp_path_factory.mktemp("kill")
@@ -120,15 +136,22 @@ def test_a_registration_makes_the_calls_that_are_tested_here(system: System) -> 
     check_registered_once(system, model)
 
 
-@pytest.mark.parametrize(
-    ("number", "applied"),
-    [
-        pytest.param(number, applied, marks=[] if (number, applied) in FEW else pytest.mark.stress)
+def boundaries(few: set[tuple[int, bool]], rounds: int) -> list[Any]:
+    """Every call, lost or applied, so many times; `few` of them once in `make test`, the others in `make stress`."""
+    return [
+        pytest.param(
+            number,
+            applied,
+            marks=[] if (number, applied) in few and not again else pytest.mark.stress,
+            id=f"call {number} {'applied' if applied else 'lost'}, round {again + 1}",
+        )
+        for again in range(rounds)
         for number in range(1, CALLS + 1)
         for applied in (False, True)
-    ],
-    ids=lambda value: {True: "applied", False: "lost"}.get(value) if isinstance(value, bool) else f"call {value}",
-)
+    ]
+
+
+@pytest.mark.parametrize(("number", "applied"), boundaries({(3, True), (6, False), (CALLS, True)}, rounds=3))
 def test_a_registration_killed_at_any_call_happens_once_on_redelivery(
     system: System, number: int, applied: bool
 ) -> None:
@@ -138,5 +161,23 @@ def test_a_registration_killed_at_any_call_happens_once_on_redelivery(
     system.upload(model)
 
     wait(lambda: not system.proxy.armed, "the kill")
+    wait(lambda: system.is_ready(model), f"{model} to be READY")
+    check_registered_once(system, model)
+
+
+@pytest.mark.parametrize(("number", "applied"), boundaries({(CALLS, False)}, rounds=1))
+def test_a_registration_killed_at_any_call_whose_message_is_lost_happens_once_by_the_reconciler(
+    system: System, number: int, applied: bool
+) -> None:
+    model = new_name("lost")
+    system.proxy.arm(number, applied=applied, kill=system.kill)
+    system.upload(model)
+    wait(lambda: not system.proxy.armed, "the kill")
+    system.lose_messages()
+    done = system.is_ready(model)
+
+    counts = system.reconcile()
+
+    assert done or counts["lost_uploads"] + counts["resumed_versions"] == 1, counts
     wait(lambda: system.is_ready(model), f"{model} to be READY")
     check_registered_once(system, model)

@@ -70,9 +70,9 @@ class Stored:
 
 
 class Worker:
-    """Runs `work` until a call that `plan` (number of the call, from 1 → fault) stops it at, or to its end."""
+    """Runs `work` until a call that `plan` (its number from 1, or its operation → fault) stops it at, or to its end."""
 
-    def __init__(self, cloud: "Cloud", work: Callable[[], Any], plan: Mapping[int, Fault]) -> None:
+    def __init__(self, cloud: "Cloud", work: Callable[[], Any], plan: Mapping[Any, Fault]) -> None:
         self._cloud = cloud
         self._work = work
         self._plan = dict(plan)
@@ -108,7 +108,7 @@ class Worker:
         if self.state == "died":
             raise Killed
         self.calls.append(operation)
-        fault = self._plan.get(len(self.calls))
+        fault = self._plan.get(len(self.calls)) or self._plan.get(operation)
         if fault is Fault.PAUSE:
             self.state = "paused"
             self._back.release()

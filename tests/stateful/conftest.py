@@ -9,5 +9,6 @@ from tests.stateful.cloud import Cloud, cloud
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Cloud]:
-    with cloud() as made:
+    with cloud() as made, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("POWERTOOLS_METRICS_DISABLED", "true")  # thousands of lines
         yield made

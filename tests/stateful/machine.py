@@ -61,6 +61,7 @@ def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
 
 PLANS = CHOICES.map(_plan)
 CALLS = CHOICES.map(lambda choices: choices.randint(1, 10))
+LATE = CHOICES.map(lambda choices: choices.randint(5, 10))  # about when blobs are stored
 WHICH = CHOICES.map(lambda choices: choices.randrange(100))  # modulo how many there are
 ORDERS = CHOICES.map(lambda choices: choices.choice([None] * 5 + [one for one in Fault if one is not Fault.PAUSE]))
 ALIASES = st.sampled_from(["prod", "canary"])
@@ -216,11 +217,31 @@ class Machine(RuleBasedStateMachine):
             self.go_on(delivery, Fault.KILL_BEFORE)
 
     @rule(plan=CHOICES.map(lambda choices: _plan(choices, calls=30)))
-    def reconcile(self, plan: dict[int, Fault]) -> None:
+    def reconcile(self, plan: dict[int | str, Fault]) -> None:
         worker = Worker(self.cloud, self.reconciler.run, plan)
+        delivery = Delivery(worker, (), False, not plan)
         worker.run()
-        self.settle(Delivery(worker, (), False, not plan))
+        self.settle(delivery)
         self.take_sent()
+
+    @rule(which=WHICH, died=LATE, number=LATE, inside=st.booleans())
+    @precondition(lambda self: self.queue)
+    def reconcile_meanwhile(self, which: int, died: int, number: int, inside: bool) -> None:
+        """A worker died and left what it stored; a day later another one and the reconciler meet, either inside."""
+        message = pick(self.queue, which)
+        self.receive([message], True, {died: Fault.KILL_BEFORE})
+        self.wait(30.0)
+        if inside:
+            delivery = self.receive([message], False, {number: Fault.PAUSE})
+            self.reconcile({})
+            self.go_on(delivery)
+        else:
+            known = len(self.paused)
+            self.reconcile({"DeleteObject": Fault.PAUSE})
+            self.receive([message], False, {})
+            while len(self.paused) > known:
+                self.go_on(self.paused[-1])
+            self.take_sent()
 
     def take_sent(self) -> None:
         """What the reconciler sent to the queue."""

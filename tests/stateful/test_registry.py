@@ -55,7 +55,7 @@ def find(aws: Cloud, plant: Callable[[], AbstractContextManager[None]], examples
 
 @pytest.mark.parametrize("name", FOUND_SOON)
 def test_a_planted_fault_is_found(aws: Cloud, name: str) -> None:
-    find(aws, PLANTS[name], 40)
+    find(aws, PLANTS[name], 100)
 
 
 @pytest.mark.stress
