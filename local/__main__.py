@@ -30,8 +30,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     up.add_argument("--concurrency", type=int, default=CONCURRENCY, help="environments a function may have")
     up.add_argument("--api-timeout", type=float, default=29.0, help="seconds the API waits for a function")
     up.add_argument("--state-dir", type=Path, default=ROOT / ".local", help="holds the logs (%(default)s)")
-    up.add_argument("--code-root", type=Path, default=ROOT, help="e.g. .aws-sam/build/InferFunction")
-    up.add_argument("--layer", type=Path, action="append", default=[], help="e.g. .aws-sam/build/DependenciesLayer")
+    up.add_argument("--code-root", type=Path, default=ROOT, help="where `functions` is")
+    up.add_argument("--built", type=Path, metavar="DIR", help="run what sam build made, e.g. .aws-sam/build")
     up.add_argument("--python", default=sys.executable, help="runs the functions; needs awslambdaric")
     up.add_argument(
         "--function-endpoint-url", metavar="URL", help="AWS for the functions alone, e.g. a proxy before it"
@@ -65,9 +65,9 @@ def settings(arguments: argparse.Namespace) -> Settings:
         control_port=arguments.control_port,
         concurrency=arguments.concurrency,
         api_timeout_s=arguments.api_timeout,
-        code_root=arguments.code_root.absolute(),
         python=interpreter(arguments.python),
-        layers=tuple(layer.absolute() for layer in arguments.layer),
+        code_root=arguments.code_root.absolute(),
+        built=arguments.built,
         function_endpoint_url=arguments.function_endpoint_url,
         echo=(lambda function, line: print(f"{function} │ {line}", flush=True)) if arguments.logs else None,
     )

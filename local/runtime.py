@@ -38,7 +38,13 @@ class Place:
     janitor: processes.Janitor
     code_root: Path = processes.ROOT
     python: str = sys.executable
-    layers: tuple[Path, ...] = ()
+    built: Path | None = None  # what sam build made, taken instead
+
+    def code(self, function: Function) -> Path:
+        return self.built / function.name if self.built else self.code_root
+
+    def layers(self, function: Function) -> list[Path]:
+        return [self.built / layer / "python" for layer in function.layers] if self.built else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ class Environment:
         port = self._server.addresses[0][1]
         self._process = await asyncio.create_subprocess_exec(
             self.place.python, "-m", "awslambdaric", self.function.handler,
-            cwd=self.place.code_root, env=self._variables(port), start_new_session=True,
+            cwd=self.place.code(self.function), env=self._variables(port), start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=self.output.write_end, stderr=self.output.write_end,
         )  # fmt: skip
         self.pid = self._process.pid
@@ -189,7 +195,8 @@ class Environment:
         """The environment variables of the process: Lambda's own, the template's; of ours the search paths only."""
         name = self.function.name
         inherited = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
-        search_path = (self.place.code_root, *(layer / "python" for layer in self.place.layers))
+        code_root = self.place.code(self.function)
+        search_path = (code_root, *self.place.layers(self.function))
         return inherited | self.function.environment | {
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
@@ -205,7 +212,7 @@ class Environment:
             "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
             "AWS_LAMBDA_LOG_STREAM_NAME": f"local/[$LATEST]{self.number}",
             "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{port}",
-            "LAMBDA_TASK_ROOT": str(self.place.code_root),
+            "LAMBDA_TASK_ROOT": str(code_root),
             "_HANDLER": self.function.handler,
             "LANG": "en_US.UTF-8",
             "TZ": ":UTC",

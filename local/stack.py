@@ -50,7 +50,7 @@ class Settings:
     api_timeout_s: float = TIMEOUT_S
     code_root: Path = processes.ROOT
     python: str = sys.executable
-    layers: tuple[Path, ...] = ()
+    built: Path | None = None  # what sam build made: every function runs from its folder there, with its layers
     function_endpoint_url: str | None = None  # AWS as the functions see it, e.g. a proxy before ours that loses replies
     echo: Echo | None = None  # receives (function, line) for every line that a function logs
 
@@ -125,7 +125,7 @@ class Stack:
 
         place = Place(
             settings.function_endpoint_url or self.endpoint_url, work_dir, janitor,
-            settings.code_root.resolve(), settings.python, tuple(layer.resolve() for layer in settings.layers),
+            settings.code_root.resolve(), settings.python, settings.built and settings.built.resolve(),
         )  # fmt: skip
         self.pools = {}
         for name, function in self.deployed.template.functions.items():

@@ -41,6 +41,7 @@ class Function:
     environment: dict[str, str]
     reserved_concurrency: int | None
     sources: tuple[QueueSource, ...]
+    layers: tuple[str, ...] = ()  # logical ids
 
     @property
     def arn(self) -> str:
@@ -152,6 +153,7 @@ class Template(Document):
                 for event in self._events(name, "SQS")
                 if event.get("Enabled", True)
             ),
+            layers=tuple(layer["Ref"] for layer in (*shared.get("Layers", ()), *own.get("Layers", ()))),
         )
 
     def _events(self, function: str, kind: str) -> list[dict[str, Any]]:

@@ -1,14 +1,27 @@
-"""Prints the requirements of the Lambda layer: the group `runtime` of pyproject.toml."""
+"""Writes the requirements of the Lambda layers: of each, the group of its name in pyproject.toml."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+LAYERS = Path("layers")
 
 
-def layer_requirements() -> str:
+def layer_requirements(name: str) -> str:
     groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
-    head = "# Generated from the group `runtime` of pyproject.toml by `make layer`; a test compares them.\n"
-    return head + "".join(f"{requirement}\n" for requirement in sorted(groups["runtime"]))
+    head = f"# Generated from the group `{name}` of pyproject.toml by `make layer`; a test compares them.\n"
+    return head + "".join(f"{requirement}\n" for requirement in sorted(_flat(groups, name)))
+
+
+def _flat(groups: dict[str, list[Any]], name: str) -> Iterator[str]:
+    for entry in groups[name]:
+        if isinstance(entry, dict):
+            yield from _flat(groups, entry["include-group"])
+        else:
+            yield entry
 
 
 if __name__ == "__main__":
-    print(layer_requirements(), end="")  # noqa: T201
+    for folder in LAYERS.iterdir():
+        (folder / "requirements.txt").write_text(layer_requirements(folder.name))

@@ -40,6 +40,19 @@ def scale_model(factor: float = 2.0, manifest: Mapping[str, Any] | None = None) 
     return model.SerializeToString()
 
 
+def dense_model(width: int, weight: float, manifest: Mapping[str, Any] | None = None) -> bytes:
+    """y = x @ W, both FP32 [-1, width], every weight the same: large enough to be worth a smaller form."""
+    weights = np.full((width, width), weight, np.float32)
+    model = make_model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", width])],
+        [numpy_helper.from_array(weights, "w")],
+        {"mayfly.manifest": json.dumps(manifest)} if manifest is not None else None,
+    )
+    return model.SerializeToString()
+
+
 def outside_weights_model(directory: Path, location: str = "model.onnx.data", size: int = 3) -> tuple[bytes, bytes]:
     """y = x + [0, 1, 2] whose weights are in a second file. Returns (model, weights)."""
     model = make_model(

@@ -1,4 +1,4 @@
-"""What `sam build` made, run as Lambda runs it: python3.13, the code, the layer, and nothing else of ours."""
+"""What `make build` made, run as Lambda runs it: python3.13, a function's code and layer, nothing else."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,22 +7,24 @@ import pytest
 
 from local.client import RunningStack, start_stack
 from tests.e2e.conftest import Api
-from tests.models import scale_model
+from tests.models import dense_model, scale_model
 
 BUILD = Path(".aws-sam/build")
 PYTHON = Path(".venv-lambda/bin/python")
+MB = 1_000_000
+WIDTH = 600
+LIMIT_MB = 250  # Lambda's, for the code and the layers of a function, unzipped
+SIZE_MB = {"InferFunction": 90, "RegisterFunction": 135, "ReconcileFunction": 135}  # at most: code and layer
+
+pytestmark = pytest.mark.skipif(
+    not (BUILD / "template.yaml").exists() or not PYTHON.exists(),
+    reason="no bundle: python3.13 was not found, so `make build` did not run",
+)
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Iterator[RunningStack]:
-    if not (BUILD / "template.yaml").exists() or not PYTHON.exists():
-        pytest.skip("no bundle: python3.13 was not found, so `make build` did not run")
-    arguments = (
-        *("--code-root", str(BUILD / "InferFunction")),
-        *("--layer", str(BUILD / "DependenciesLayer")),
-        *("--python", str(PYTHON)),
-    )
-    with start_stack(state_dir=tmp_path, arguments=arguments) as running:
+    with start_stack(state_dir=tmp_path, arguments=("--built", str(BUILD), "--python", str(PYTHON))) as running:
         yield running
 
 
@@ -36,9 +38,41 @@ def test_the_bundle_registers_and_answers(bundle: RunningStack, model: str) -> N
     assert "Traceback" not in bundle.log("RegisterFunction") + bundle.log("InferFunction")
 
 
-def test_the_bundle_fits_lambda() -> None:
-    if not BUILD.exists():
-        pytest.skip("no bundle: python3.13 was not found, so `make build` did not run")
-    size = sum(path.stat().st_size for path in BUILD.rglob("*") if path.is_file())
+def test_the_bundle_makes_the_variant_that_a_manifest_asks_for(bundle: RunningStack, model: str) -> None:
+    api = Api(bundle.api_url, None, bundle.outputs["ArtifactsBucketName"], bundle.client("s3"))
+    given, expected = [0.5] * WIDTH, [WIDTH * 0.5 * 0.01] * WIDTH
+    manifest = {
+        "schema": 1, "variants": ["int8"], "tolerance": {"rtol": 0.1},
+        "samples": [{
+            "request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": given}]},
+            "response": {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, WIDTH], "data": expected}]},
+        }],
+    }  # fmt: skip
+    api.upload(f"models/{model}/x.onnx", dense_model(WIDTH, 0.01, manifest))
+    api.wait_ready(model)
 
-    assert size < 250_000_000  # Lambda's limit for code and layers, unzipped
+    rows = bundle.client("dynamodb").get_item(
+        TableName=bundle.outputs["RegistryTableName"],
+        Key={"pk": {"S": f"MODEL#{model}"}, "sk": {"S": "VERSION#0000000001"}},
+    )
+    notes = [note["S"] for note in rows["Item"]["notes"]["L"]]
+    assert any(note.startswith("The int8 variant was taken") for note in notes), notes
+
+
+@pytest.mark.parametrize(
+    ("function", "layer"), [("InferFunction", "InferLayer"), ("RegisterFunction", "RegisterLayer")]
+)
+def test_its_size(function: str, layer: str) -> None:
+    files = [path for folder in (function, layer) for path in (BUILD / folder).rglob("*") if path.is_file()]
+
+    size_mb = sum(path.stat().st_size for path in files) / MB
+
+    assert size_mb <= SIZE_MB[function] < LIMIT_MB
+
+
+def test_every_module_has_byte_code_that_is_believed() -> None:
+    sources = [path for path in BUILD.rglob("*.py") if "__pycache__" not in path.parts]
+
+    for source in sources:
+        [compiled] = source.parent.glob(f"__pycache__/{source.stem}.cpython-313.pyc")
+        assert int.from_bytes(compiled.read_bytes()[4:8], "little") == 0b01, source  # hashed, not checked

@@ -191,6 +191,6 @@ def test_every_parameter_says_what_it_is_for(source: dict[str, Any]) -> None:
         assert parameter["Description"].endswith("."), name
 
 
-def test_the_layer_holds_what_pyproject_pins() -> None:
-    wanted = layer_requirements()
-    assert Path("layers/dependencies/requirements.txt").read_text() == wanted, "run `make layer`"
+@pytest.mark.parametrize("layer", ["infer", "register"])
+def test_a_layer_holds_what_pyproject_pins(layer: str) -> None:
+    assert Path(f"layers/{layer}/requirements.txt").read_text() == layer_requirements(layer), "run `make layer`"

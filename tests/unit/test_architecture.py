@@ -71,7 +71,7 @@ def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
         assert not {"eval", "exec", "__import__"} & called, path
 
 
-def test_what_the_lambda_layer_holds_is_what_functions_import() -> None:
+def test_what_the_layers_hold_is_what_functions_import() -> None:
     held = {"aws_lambda_powertools", "numpy", "onnxruntime", "pydantic"}
     in_the_runtime = {"boto3", "botocore"}
     imported = {name for path in FUNCTIONS.rglob("*.py") for name in imports(path)}
