@@ -16,6 +16,7 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 export SAM_CLI_TELEMETRY := 0
 export ORT_DISABLE_TELEMETRY := 1
+PEERS := flask fastapi bentoml mlserver litserve
 # The newest interpreter of the deployed runtime's version, if there is one; a shim that does not start does not count.
 PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) /opt/python/cp313*/bin/python3.13; do \
 	$$p -c 'import sys; assert sys.version_info[:2] == (3, 13)' 2>/dev/null && { echo $$p; break; }; done)
@@ -52,7 +53,7 @@ imports: .venv/.all ## Who may import whom
 template: .venv-sam/.done ## sam validate --lint
 	.venv-sam/bin/sam validate --lint
 
-build: .aws-sam/.built ## sam build (needs python3.13)
+build: .aws-sam/.built ## sam build, pruned and compiled (needs python3.13)
 
 deploy: build ## sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
@@ -61,13 +62,14 @@ stress: .venv/.all ## The long runs: 10,000 mutated models, 500 histories, every
 	$(BIN)/python -m tests.stress.mutants
 	$(BIN)/python -m pytest -m stress tests/stateful tests/e2e
 
-bench: .venv/.demo ## The benchmarks; results are added to benchmarks/results/
+bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## The benchmarks; results are added to benchmarks/results/
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.warm_request
 	$(BIN)/python -m benchmarks.register
+	$(BIN)/python -m benchmarks.peers
 
-layer: ## Generate layers/dependencies/requirements.txt from pyproject.toml
-	$(PYTHON) -m scripts.layer > layers/dependencies/requirements.txt
+layer: ## Generate layers/*/requirements.txt from pyproject.toml
+	$(PYTHON) -m scripts.layer
 
 tree: ## Write the README's tree from the files' docstrings
 	$(PYTHON) -m scripts.tree
@@ -77,6 +79,7 @@ constraints: .venv/.uv ## Pin again what the direct requirements pull in
 	$(COMPILE) --group kserve -o constraints/kserve.txt
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
+	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
 	sed -i 's/+cpu$$//' constraints/*.txt
 
 clean: ## Remove environments, builds and the local stack's state
@@ -120,7 +123,8 @@ INSTALL = $(BIN)/uv pip install --python
 	@touch $@
 
 # --- the bundle ------------------------------------------------------------------------------------------------------
-.aws-sam/.built: .venv-sam/.done template.yaml layers/dependencies/requirements.txt $(shell find functions -name '*.py')
+.aws-sam/.built: .venv-sam/.done template.yaml scripts/bundle.py $(wildcard layers/*/requirements.txt) $(shell find functions -name '*.py')
 	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: install it, or run make build PYTHON313=/path/to/python3.13"; exit 1; }
 	@PATH="$(dir $(realpath $(PYTHON313))):$$PATH" scripts/progress "Building the bundle (sam build)" .venv-sam/bin/sam build
+	@scripts/progress "Pruning and compiling it" $(PYTHON313) -m scripts.bundle .aws-sam/build
 	@touch $@
