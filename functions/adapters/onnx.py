@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+from functions.adapters.limits import pages_of_their_own
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.onnx_file import read_onnx
 from functions.core.signature import DYNAMIC, Signature, TensorSpec
@@ -222,7 +223,8 @@ class _Watchdog:
 
 def _open(path: Path, options: Any) -> Any:
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with pages_of_their_own():
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except MemoryError:
         raise MemoryError from None
     except _ERRORS as error:
@@ -283,7 +285,7 @@ def _bits(value: Any) -> np.ndarray:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """The runtime has no class for it."""
-    return "bad_alloc" in str(error) or "Failed to allocate memory" in str(error)
+    return any(words in str(error) for words in ("bad_alloc", "allocate memory", "pthread_create failed"))
 
 
 def _clean(error: Exception) -> str:

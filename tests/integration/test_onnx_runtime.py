@@ -352,7 +352,33 @@ def test_evicted_models_give_their_memory_back(tmp_path: Path) -> None:
 
     growth_mb, held = map(int, line.split())
     assert held == 2
-    assert growth_mb < 2 * 68 + 24  # twice the cache's bound: glibc keeps some of what was freed; without one heap, 276
+    assert growth_mb < 2 * (16 + 2) + 24  # two models and what a load takes for a moment
+
+
+SESSIONS = """
+import sys
+from pathlib import Path
+from functions.adapters.limits import ceiling_bytes, limit_memory
+from functions.adapters.onnx import OnnxRuntime
+from functions.core.workbench import Plan
+
+limit_memory(ceiling_bytes(512))
+runtime, sessions = OnnxRuntime(2), []
+for _ in range(100):
+    sessions.append(runtime.load(Path(sys.argv[1]), Plan(threads=2)))
+try:
+    while True:
+        sessions.append(runtime.load(Path(sys.argv[1]), Plan(threads=2)))
+except MemoryError:
+    print("out of memory")
+"""
+
+
+def test_sessions_with_threads_fit_and_their_lack_is_one_of_memory(tmp_path: Path) -> None:
+    """8 MB of stack a session were 39 sessions in 384 MB, and then "the model is invalid", on stdout, too."""
+    (tmp_path / "x.onnx").write_bytes(scale_model())
+
+    assert run_alone(SESSIONS, tmp_path / "x.onnx") == ["out of memory"]
 
 
 def test_weights_outside_the_model_outlive_their_file(tmp_path: Path) -> None:
