@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-MEASURED = ("functions", "benchmarks", "template.yaml", ":!benchmarks/results")  # what makes a commit dirty
+MEASURED = ("functions", "local", "benchmarks", "template.yaml", ":!benchmarks/results")  # what makes a commit dirty
 PACKAGES = ("onnxruntime", "numpy", "boto3", "aws-lambda-powertools")
 TOLERANCE = 1e-5  # between an answer and the reference's
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,14 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> Spread:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], float]], rounds: int, *, warm_up: int = 1, what: str = ""
-) -> dict[str, list[float]]:
+    contenders: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: int = 1, what: str = ""
+) -> dict[str, list[T]]:
     """What each contender returned in each round, after `warm_up` rounds that do not count.
 
     Every contender runs once a round, and another one begins each time, so that none has the better place and a change
     of the machine's load meets all of them. Progress goes to stderr.
     """
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    taken: dict[str, list[T]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(-warm_up, rounds):
         progress(f"{what}: " + (f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"))
@@ -74,7 +75,7 @@ def interleave(
 
 def add_arguments(parser: argparse.ArgumentParser, rounds: int) -> None:
     """The arguments of every benchmark."""
-    parser.add_argument("--rounds", type=_count, default=rounds, help=f"default: {rounds}")
+    parser.add_argument("--rounds", type=count, default=rounds, help=f"default: {rounds}")
     parser.add_argument("--no-save", dest="save", action="store_false", help="do not add to benchmarks/results/")
 
 
@@ -94,7 +95,7 @@ def one_of(names: Collection[str]) -> Callable[[str], list[str]]:
     return chosen
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError("must be a positive number")
     return int(text)

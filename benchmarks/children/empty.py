@@ -1,0 +1,14 @@
+"""A handler that does nothing: what is left is the runtime client, with an answer as large as a prediction."""
+
+from typing import Any
+
+REPLY = {
+    "statusCode": 200,
+    "headers": {"content-type": "application/json", "x-model-version": "1", "x-request-id": "0" * 36},
+    "body": "A" * 400,
+    "isBase64Encoded": True,
+}
+
+
+def lambda_handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001
+    return REPLY

@@ -1,0 +1,20 @@
+"""BentoML's hello world with an array in and out. `bentoml serve server:Predictor`"""
+
+import os
+
+import bentoml
+import numpy as np
+import onnxruntime as ort
+
+
+@bentoml.service(workers=1)
+class Predictor:
+    def __init__(self) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = ort.InferenceSession(os.environ["MODEL_PATH"], options)
+
+    @bentoml.api
+    def predict(self, data: np.ndarray) -> np.ndarray:
+        [output] = self.session.run(None, {"x": data.astype(np.float32)})
+        return output

@@ -1,0 +1,19 @@
+"""Flask's quick start behind gunicorn, as Flask's page on deploying has it. `gunicorn server:app`"""
+
+import os
+
+import numpy as np
+import onnxruntime as ort
+from flask import Flask, request
+
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+session = ort.InferenceSession(os.environ["MODEL_PATH"], options)
+app = Flask(__name__)
+
+
+@app.post("/predict")
+def predict():
+    array = np.array(request.get_json()["data"], dtype=np.float32)
+    [output] = session.run(None, {"x": array})
+    return {"prediction": output.tolist()}
