@@ -5,14 +5,19 @@ import math
 import os
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 MB = 1024 * 1024
 OUTSIDE_MB = 128  # resident, but no private writable memory: code of libraries, Lambda's own processes, page tables
 PROCESS_MB = 100  # what Python, boto3 and onnxruntime take before the first model (measured: 89-96 MB)
 MODELS_SHARE = 0.6  # of the rest; requests need memory too
+INIT_SECONDS = 10  # what Lambda gives an environment to start, before it starts it once more,
+PREPARED_SECONDS = 60  # and what we take where it is started before there is a request: there are 15 minutes
+INIT_RESERVE_SECONDS = 2.5  # of the former: what comes before the process and after the preloading
 MB_PER_CPU = 1769  # Lambda's share
 STACK_KB = 512  # of a native thread, as on macOS; each session has as many threads as the function has CPUs, less one
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
@@ -58,6 +63,19 @@ def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:
     models = math.ceil(resident_bytes / MODELS_SHARE / MB)
     process = PROCESS_MB + max(models, math.ceil(peak_bytes / MB))
     return min(process + OUTSIDE_MB, 2 * process)  # the inverse of `ceiling_bytes`
+
+
+def init_seconds(initialization: str) -> float:
+    """How long INIT may go on, by Lambda's word for what kind of start this is."""
+    if initialization != "on-demand":
+        return PREPARED_SECONDS
+    return max(0.0, INIT_SECONDS - INIT_RESERVE_SECONDS - _process_age())
+
+
+def _process_age() -> float:
+    """Seconds since this process was started."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def limit_memory(limit_bytes: int) -> None:

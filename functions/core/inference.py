@@ -185,6 +185,7 @@ class InferenceService:
         self._resolver.forget(call.model)
         version = self._resolve(call).version
         call.lap("resolve")
+        self._models.forgive(version.files)
         call.loaded = not self._models.holds(version)
         with self._models.session(version, call.deadline) as session:
             call.lap("load")

@@ -1,11 +1,16 @@
 """Models in the memory of this environment: each loaded once, together within a bound, the longest unused out first.
 
 The files of a model lie in a private directory only while it is loaded. What the runtime maps it keeps mapped after
-they are removed, so nothing stays behind when an environment is killed.
+they are removed, so nothing stays behind when an environment is killed; their blocks are taken until it lets go.
+
+A load goes on when the request that asked for it has given up, and when the environment is frozen in between.
 """
 
+import copy
+import errno
 import json
 import logging
+import math
 import shutil
 import tempfile
 import threading
@@ -27,7 +32,12 @@ if TYPE_CHECKING:
 MB = 1024 * 1024
 MODEL_OVERHEAD_BYTES = 2 * MB  # a session without weights takes 0.5-1 MB
 WEIGHTS_FACTOR = 2  # memory over file size: the weights, and the copy that the runtime packs for its kernels
-DISK_RESERVE_BYTES = 16 * MB
+STORAGE_RESERVE_BYTES = 16 * MB  # of temporary storage, left to others
+FETCHES = 8  # files of one model at a time
+WARM_UP_SECONDS = 10.0  # for the first run of a model that nobody waits for
+FAILURES = 256  # models that could not be loaded, remembered
+FAILED_SECONDS = 30  # how long: the same bytes fail again,
+UNAVAILABLE_SECONDS = 1  # storage may be back
 
 Files = tuple[Blob, ...]
 
@@ -82,13 +92,20 @@ def footprint_bytes(version: Version) -> int:
     return WEIGHTS_FACTOR * version.size_bytes + MODEL_OVERHEAD_BYTES
 
 
+def loading_bytes(version: Version) -> int:
+    """The same while it is loaded and run for the first time."""
+    peak = int(version.measured.get("peak_memory_mb", 0.0) * MB) + MODEL_OVERHEAD_BYTES
+    return max(peak, footprint_bytes(version))
+
+
 class _Slot:
     """One model, in memory or on its way. `users` counts the requests in it, and its loading."""
 
-    __slots__ = ("done", "error", "session", "size_bytes", "users")
+    __slots__ = ("done", "error", "file_bytes", "session", "size_bytes", "users")
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, file_bytes: int) -> None:
         self.size_bytes = size_bytes
+        self.file_bytes = file_bytes
         self.session: Session | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
@@ -96,7 +113,12 @@ class _Slot:
 
 
 class ModelCache:
-    """Sessions by content: versions with the same files share one. `memory_bytes` bounds the sum of footprints."""
+    """Sessions by content: versions with the same files share one.
+
+    `memory_bytes` bounds the sum of footprints, `storage_bytes` that of the files in `directory` and of those removed
+    but still mapped; by default it is what is free there now. One session is made at a time, so that only one model
+    takes for a moment more than it does afterwards.
+    """
 
     def __init__(
         self,
@@ -105,20 +127,31 @@ class ModelCache:
         *,
         memory_bytes: int,
         directory: Path,
+        storage_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if storage_bytes is None:
+            storage_bytes = shutil.disk_usage(directory).free - STORAGE_RESERVE_BYTES
         self._blobs = blobs
         self._runtime = runtime
         self._memory_bytes = memory_bytes
+        self._storage_bytes = storage_bytes
         self._directory = directory
         self._clock = clock
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._slots: OrderedDict[Files, _Slot] = OrderedDict()  # the longest unused first
+        self._failures: OrderedDict[Files, tuple[BaseException, float]] = OrderedDict()  # the oldest first
 
     def holds(self, version: Version) -> bool:
         """Whether `version` would be answered without loading it."""
         slot = self._slots.get(version.files)
         return slot is not None and slot.session is not None
+
+    def held_bytes(self) -> tuple[int, int]:
+        """Memory and temporary storage that are taken now."""
+        with self._lock:
+            return self._held()
 
     def check_fits(self, version: Version) -> None:
         """Raises:
@@ -128,29 +161,32 @@ class ModelCache:
         if need > self._memory_bytes:
             room = self._memory_bytes // MB
             raise _too_large(version, f"takes about {need // MB} MB of memory, {room} MB are kept for models")
+        if version.size_bytes > self._storage_bytes:
+            room = max(0, self._storage_bytes) // MB
+            raise _too_large(version, f"takes {version.size_bytes // MB} MB of temporary storage, there are {room} MB")
 
     @contextmanager
-    def session(self, version: Version, deadline: float) -> Iterator[Session]:
+    def session(self, version: Version, deadline: float, *, evict: bool = True) -> Iterator[Session]:
         """The session of `version`, loaded if need be, and kept as long as the caller is in here.
 
-        A load that does not end before `deadline` (an instant of the clock) goes on for the next request.
+        A load that does not end before `deadline` (an instant of the clock) goes on for the next request. One that
+        failed is not tried again for a while: its error stands. Without `evict` it takes only room that is free.
 
         Raises:
             Unavailable: it cannot be fetched, does not fit now, or is still loading.
             InvalidModel: the runtime refuses it.
         """
-        slot = self._enter(version)
+        slot = self._enter(version, evict)
         try:
             if not slot.done.is_set() and not slot.done.wait(max(0.0, deadline - self._clock())):
                 raise _not_ready(version, "is still loading; try again", code="MODEL_LOADING", retry_after_s=2)
             if slot.error is not None:
-                raise slot.error.with_traceback(None)
+                raise _again(slot.error)
             if slot.session is None:
                 raise LookupError("a model was loaded without a session")
             yield slot.session
         finally:
-            with self._lock:
-                slot.users -= 1
+            self._leave(slot)
 
     def warm_up(self, version: Version, session: Session, deadline: float) -> None:
         """Run the sample of `version` once, so that the first request does not pay for what only a first run does.
@@ -177,81 +213,168 @@ class ModelCache:
             if slot is not None and slot.users == 0:
                 del self._slots[files]
 
-    def _enter(self, version: Version) -> _Slot:
+    def forgive(self, files: Files) -> None:
+        """Let the next request load a model again that could not be loaded."""
+        with self._lock:
+            self._failures.pop(files, None)
+
+    def _enter(self, version: Version, evict: bool) -> _Slot:
         key = version.files
         with self._lock:
             slot = self._slots.get(key)
-            if slot is None:
-                self.check_fits(version)
-                slot = _Slot(footprint_bytes(version))
-                self._make_room(slot.size_bytes)
-                _start(self._load, version, slot)
-                self._slots[key] = slot
-            self._slots.move_to_end(key)
+            if slot is not None:
+                self._slots.move_to_end(key)
+                slot.users += 1
+                return slot
+            self._check_failed(key)
+            self.check_fits(version)
+            slot = _Slot(min(loading_bytes(version), self._memory_bytes), version.size_bytes)
+            self._make_room(slot, self._idle() if evict else [])
+            self._slots[key] = slot
             slot.users += 1
-            return slot
+        try:
+            threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True).start()
+        except RuntimeError as error:  # no memory for its stack
+            refusal = Unavailable("there is no memory to load a model now; try again", code="MODELS_BUSY")
+            refusal.__cause__ = error
+            self._loaded(version, slot, refusal)
+            self._leave(slot)
+        return slot
+
+    def _leave(self, slot: _Slot) -> None:
+        with self._lock:
+            slot.users -= 1
 
     def _load(self, version: Version, slot: _Slot) -> None:
         try:
             slot.session = self._open(version)
         except MemoryError:
-            slot.error = _too_large(version, f"({version.size_bytes // MB} MB) does not fit into the memory there is")
+            text = f"({version.size_bytes // MB} MB) does not fit into the memory there is"
+            self._loaded(version, slot, _too_large(version, text))
         except BaseException as error:  # whatever it is, it is told to the requests that wait for it
-            slot.error = error
+            self._loaded(version, slot, _full(version) if _is_full(error) else error)
+        else:
+            self._loaded(version, slot, None)
+            if slot.users == 1:  # nobody waits
+                self.warm_up(version, slot.session, self._clock() + WARM_UP_SECONDS)
+        self._leave(slot)
+
+    def _loaded(self, version: Version, slot: _Slot, error: BaseException | None) -> None:
         with self._lock:
-            slot.users -= 1
-            if slot.error is not None:
+            slot.error = error
+            if error is None:
+                slot.size_bytes = footprint_bytes(version)
+                slot.file_bytes = sum(blob.size_bytes for blob in version.files[1:])  # perhaps mapped
+            else:
                 del self._slots[version.files]
+                self._remember_failure(version.files, error)
         slot.done.set()
 
     def _open(self, version: Version) -> Session:
-        self._make_disk_room(version)
         with tempfile.TemporaryDirectory(prefix=f"{version.digest[:16]}-", dir=self._directory) as name:
             paths = [Path(name) / blob.name for blob in version.files]
-            for blob, path in zip(version.files, paths, strict=True):
-                self._blobs.fetch(blob, path)
+            self._fetch_all(version.files, paths)
             plan = Plan.from_record(version.plan) if version.plan else None
-            try:
-                return self._runtime.load(paths[0], plan)
-            except MemoryError:
-                if not self._drop_idle():
-                    raise
-            return self._runtime.load(paths[0], plan)  # loading takes more for a moment than the model does afterwards
+            with self._opening:
+                try:
+                    return self._runtime.load(paths[0], plan)
+                except MemoryError:
+                    if not self._drop_idle():
+                        raise
+                return self._runtime.load(paths[0], plan)  # loading took more for a moment than was measured
 
-    def _make_room(self, need: int) -> None:
-        """Drop the longest unused until `need` more bytes fit. The lock is held."""
-        room = self._memory_bytes - sum(slot.size_bytes for slot in self._slots.values())
-        for key in self._idle():
-            if room >= need:
+    def _fetch_all(self, files: Files, paths: Sequence[Path]) -> None:
+        """At once, because each begins with a wait for its first byte."""
+        if len(files) == 1:
+            return self._fetch(files[0], paths[0])
+        from concurrent.futures import ThreadPoolExecutor  # 2 ms that small models do not need
+
+        pool = ThreadPoolExecutor(min(len(files), FETCHES), thread_name_prefix="fetch")
+        try:
+            for done in [pool.submit(self._fetch, blob, path) for blob, path in zip(files, paths, strict=True)]:
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _fetch(self, blob: Blob, path: Path) -> None:
+        """Once more where it fails: the environment may have been frozen meanwhile, and its connections died."""
+        try:
+            self._blobs.fetch(blob, path)
+        except Unavailable as error:
+            if error.instance_code == "BLOB_MISSING":
+                raise
+            self._blobs.fetch(blob, path)
+
+    # --- with the lock held -----------------------------------------------------------------------------------------
+
+    def _held(self) -> tuple[int, int]:
+        slots = self._slots.values()
+        return sum(slot.size_bytes for slot in slots), sum(slot.file_bytes for slot in slots)
+
+    def _make_room(self, wanted: _Slot, idle: Sequence[Files]) -> None:
+        """Drop the first of `idle` until `wanted` fits."""
+        memory, storage = self._held()
+        memory += wanted.size_bytes - self._memory_bytes
+        storage += wanted.file_bytes - self._storage_bytes
+        dropped = []
+        for key in idle:
+            if memory <= 0 and storage <= 0:
                 break
-            room += self._slots.pop(key).size_bytes
-        if room < need:
+            slot = self._slots[key]
+            if (memory > 0 and slot.size_bytes) or (storage > 0 and slot.file_bytes):
+                memory, storage = memory - slot.size_bytes, storage - slot.file_bytes
+                dropped.append(key)
+        if memory > 0 or storage > 0:
             raise Unavailable("the models in use leave no memory for another one now; try again", code="MODELS_BUSY")
-
-    def _make_disk_room(self, version: Version) -> None:
-        """Drop the longest unused, which may hold mapped files, until the files of `version` fit."""
-        need = version.size_bytes + DISK_RESERVE_BYTES
-        while shutil.disk_usage(self._directory).free < need:
-            if not self._drop_idle(1):
-                raise _too_large(version, f"takes {need // MB} MB of temporary storage, more than there is")
-
-    def _drop_idle(self, count: int | None = None) -> int:
-        """Drop the `count` longest unused, or all idle ones. Returns how many there were."""
-        with self._lock:
-            dropped = self._idle()[:count]
-            for key in dropped:
-                del self._slots[key]
-            return len(dropped)
+        for key in dropped:
+            del self._slots[key]
 
     def _idle(self) -> list[Files]:
         return [key for key, slot in self._slots.items() if slot.users == 0]
 
+    def _check_failed(self, key: Files) -> None:
+        error, until = self._failures.get(key, (None, 0.0))
+        if error is None:
+            return
+        left = until - self._clock()
+        if left <= 0:
+            del self._failures[key]
+            return
+        again = _again(error)
+        if isinstance(again, Unavailable):
+            again.retry_after_s = math.ceil(left)
+        raise again
 
-def _start(load: Callable[[Version, _Slot], None], version: Version, slot: _Slot) -> None:
+    def _remember_failure(self, key: Files, error: BaseException) -> None:
+        too_large = isinstance(error, Unavailable) and error.instance_code == "MODEL_TOO_LARGE"
+        for_now = isinstance(error, Unavailable) and not too_large
+        seconds = UNAVAILABLE_SECONDS if for_now else FAILED_SECONDS
+        self._failures[key] = _again(error), self._clock() + seconds
+        self._failures.move_to_end(key)
+        if len(self._failures) > FAILURES:
+            self._failures.popitem(last=False)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _drop_idle(self) -> int:
+        """Returns how many there were."""
+        with self._lock:
+            dropped = self._idle()
+            for key in dropped:
+                del self._slots[key]
+            return len(dropped)
+
+
+def _again(error: BaseException) -> BaseException:
+    """A copy, because the traceback of an error that was raised holds on to the request and its body."""
     try:
-        threading.Thread(target=load, args=(version, slot), name="load", daemon=True).start()
-    except RuntimeError as error:  # no memory for its stack
-        raise Unavailable("there is no memory to load a model now; try again", code="MODELS_BUSY") from error
+        return copy.copy(error).with_traceback(None)
+    except TypeError:  # no exception of ours
+        return error.with_traceback(None)
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _not_ready(version: Version, why: str, code: str, retry_after_s: int) -> Unavailable:
@@ -259,5 +382,9 @@ def _not_ready(version: Version, why: str, code: str, retry_after_s: int) -> Una
     return Unavailable(text, code=code, retry_after_s=retry_after_s)
 
 
+def _full(version: Version) -> Unavailable:
+    return _not_ready(version, "does not fit into the temporary storage now; try again", "MODELS_BUSY", retry_after_s=2)
+
+
 def _too_large(version: Version, why: str) -> Unavailable:
-    return _not_ready(version, f"{why}; give this function more", code="MODEL_TOO_LARGE", retry_after_s=60)
+    return _not_ready(version, f"{why}; give this function more", code="MODEL_TOO_LARGE", retry_after_s=FAILED_SECONDS)

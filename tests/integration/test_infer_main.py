@@ -89,7 +89,7 @@ def test_a_registered_model_answers(
     assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [
         200, 200, 200, 200, 200, 503, 200,
     ]  # fmt: skip
-    assert list(Path(main.directory.name).iterdir()) == []
+    assert list(main.scratch.path.iterdir()) == []
 
 
 SCRIPT = """

@@ -73,7 +73,7 @@ def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
 
 def test_what_the_layers_hold_is_what_functions_import() -> None:
     held = {"aws_lambda_powertools", "numpy", "onnxruntime", "pydantic"}
-    in_the_runtime = {"boto3", "botocore"}
+    in_the_runtime = {"boto3", "botocore", "snapshot_restore_py"}
     imported = {name for path in FUNCTIONS.rglob("*.py") for name in imports(path)}
 
     assert imported - sys.stdlib_module_names - {"functions"} == held | in_the_runtime

@@ -1,9 +1,11 @@
 """What an environment remembers of names, what it keeps in memory, and the protocol's documents."""
 
+import gc
 import json
 import threading
 import time
 import tomllib
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +13,17 @@ from typing import Any
 
 import pytest
 
+from functions.adapters.clock import Elapsed
 from functions.core import VERSION, resolution
 from functions.core.documents import MAX_BATCH, model_config, model_metadata
 from functions.core.errors import ExecutionFailed, InvalidModel, ModelNotFound, NotReady, Unavailable
 from functions.core.inference import Call
-from functions.core.registry import Version
+from functions.core.registry import Resolved, Version
 from functions.core.resolution import Resolver
 from functions.core.serving import MB, MODEL_OVERHEAD_BYTES, ModelCache, footprint_bytes
 from functions.core.signature import Signature, TensorSpec
 from functions.core.workbench import Plan
-from tests.serving import Client, World, rows
+from tests.serving import Client, Clock, World, rows
 
 LATER = time.monotonic() + 3600
 
@@ -140,6 +143,97 @@ def test_unknown_names_push_out_no_known_ones(world: World, monkeypatch: pytest.
     world.resolver.resolve("m", None)
     assert world.table.reads == reads
     assert len(world.resolver._refusals) == 10
+
+
+def test_threads_that_want_to_know_the_same_ask_once(world: World) -> None:
+    world.register("m")
+    reads = world.table.reads
+    asked, answer = threading.Event(), threading.Event()
+    resolve = world.registry.resolve
+
+    def slowly(model: str, reference: int | str | None) -> Resolved:
+        asked.set()
+        assert answer.wait(10)
+        return resolve(model, reference)
+
+    world.registry.resolve = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(world.resolver.resolve, "m", None) for _ in range(8)]
+        assert asked.wait(10)
+        answer.set()
+        assert {one.result(10).version.number for one in found} == {1}
+    assert world.table.reads - reads == 2  # one resolution: the alias, and the version
+
+
+def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(world: World) -> None:
+    world.register("m")
+    resolve = world.registry.resolve
+
+    def overtaken(model: str, reference: int | str | None) -> Resolved:
+        found = resolve(model, reference)
+        world.registry.serve("m", False)
+        world.resolver.forget("m")
+        return found
+
+    world.registry.resolve = overtaken  # type: ignore[method-assign]
+    assert world.resolver.resolve("m", None).version.number == 1
+    world.registry.resolve = resolve  # type: ignore[method-assign]
+
+    with pytest.raises(NotReady, match="unloaded"):
+        world.resolver.resolve("m", None)
+
+
+def test_refusals_hold_on_to_no_request(world: World) -> None:
+    """A traceback would keep the frames of the request, and so its body, of as many requests as names are refused."""
+
+    class Body:
+        pass
+
+    def request() -> "weakref.ref[Body]":
+        body = Body()
+        with pytest.raises(ModelNotFound):
+            world.resolver.resolve("m", None)
+        return weakref.ref(body)
+
+    kept = [request() for _ in range(3)]
+    gc.collect()
+    assert [one() for one in kept] == [None] * 3
+
+
+def test_versions_with_many_labels_count_for_many_names(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolution, "ANSWERS", 40)
+    labels = tuple(map(str, range(640)))
+    wide = Signature((spec("x", "FP32", -1, 3),), (TensorSpec("y", "FP32", (-1, 640), labels=labels),))
+    for n in range(10):
+        world.register(f"m{n}", signature=wide)
+        world.resolver.resolve(f"m{n}", None)
+
+    assert list(world.resolver._answers) == [(f"m{n}", None) for n in (7, 8, 9)]
+    world.resolver.forget()
+    assert world.resolver._weight == 0
+
+
+def test_a_frozen_environment_believes_no_alias_longer(world: World) -> None:
+    """The clock that counts from the boot stands still while the machine does; the time of day is set afterwards."""
+    boot, day = Clock(), Clock()
+    resolver = Resolver(world.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
+    world.register("m")
+    resolver.resolve("m", "latest")
+    world.register("m")
+
+    boot.now += 4
+    day.now -= 3600  # set back: nothing gets younger
+    assert resolver.resolve("m", "latest").version.number == 1
+    day.now += 24 * 3600
+    assert resolver.resolve("m", "latest").version.number == 2
+
+
+def test_the_real_clocks_go_on() -> None:
+    elapsed = Elapsed()
+    before = elapsed(), time.monotonic()
+    while time.monotonic() == before[1]:
+        pass
+    assert elapsed() > before[0]
 
 
 # --- models in memory -------------------------------------------------------------------------------------------------
@@ -265,23 +359,6 @@ def test_a_model_that_cannot_fit_says_how_much_it_needs(tmp_path: Path) -> None:
     assert world.blobs.fetches == 0
 
 
-def test_a_model_is_not_downloaded_to_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = [0]
-
-    class Usage:
-        def __init__(self) -> None:
-            self.free = free[0]
-
-    monkeypatch.setattr("functions.core.serving.shutil.disk_usage", lambda _: Usage())
-    version = world.register("m")
-
-    with pytest.raises(Unavailable, match="temporary storage"):
-        factor(world.models, version)
-    assert world.blobs.fetches == 0
-    free[0] = 1 << 40
-    assert factor(world.models, version) == 2.0
-
-
 def test_a_load_that_lacks_memory_is_tried_again_without_the_idle_models(world: World) -> None:
     idle, wanted = world.register("m", 1.0), world.register("m", 2.0)
     factor(world.models, idle)
@@ -297,6 +374,7 @@ def test_a_load_that_lacks_memory_by_itself_is_told(world: World) -> None:
 
     with pytest.raises(Unavailable, match="does not fit"):
         factor(world.models, version)
+    world.models.forgive(version.files)
     assert factor(world.models, version) == 2.0
     assert list(world.directory.iterdir()) == []
 
@@ -310,6 +388,7 @@ def test_a_failed_load_leaves_nothing_and_is_tried_again(world: World, failure: 
         factor(world.models, version)
     assert not world.models.holds(version)
     assert list(world.directory.iterdir()) == []
+    world.models.forgive(version.files)
     assert factor(world.models, version) == 2.0
 
 
@@ -332,6 +411,18 @@ def test_a_load_that_takes_too_long_goes_on_for_the_next_request(world: World) -
     world.runtime.gate.set()
     assert factor(world.models, version) == 2.0
     assert world.runtime.loads == [2.0]
+
+
+def test_a_second_request_of_a_name_wants_no_second_download(world: World) -> None:
+    """load tries again at once what requests do not."""
+    client = Client(world.handler())
+    world.runtime.refusals = [InvalidModel("x")]
+    world.register("m")
+
+    assert [client.post("/v2/models/m/infer", rows([1.0, 2.0, 3.0])).status for _ in range(3)] == [500] * 3
+    assert world.blobs.fetches == 1
+    assert client.post("/v2/repository/models/m/load").status == 200
+    assert client.post("/v2/models/m/infer", rows([1.0, 2.0, 3.0])).status == 200
 
 
 def test_the_bound_holds_under_many_threads_and_models(tmp_path: Path) -> None:
