@@ -7,8 +7,9 @@ and by 8, weighed and ended, once a round, in a rotating order, one at a time; a
   flask, fastapi, bentoml, mlserver, litserve
          children/peers/<name>/server.py, written as the quick start of each says, in an environment of its own with the
          same Python, onnxruntime and numpy: one worker, one thread of ONNX Runtime, the model a local file, its own
-         defaults otherwise (its log, a connection a request for gunicorn, a second process for MLServer's and
-         LitServe's one worker). Asked over HTTP on loopback, connections kept where the server keeps them.
+         defaults otherwise: logs, a connection a request for gunicorn, a second process for LitServe's worker. FastAPI
+         has uvicorn's fast extras; MLServer's inference pool, a second process by default, is off. Asked over HTTP on
+         loopback, connections kept where the server keeps them.
   ours   one process of the infer function under awslambdaric, AWS's runtime client, as deployed: events of API Gateway
          through our Runtime API (local/runtime.py), the record from the registry (moto), the model from storage that
          answers after 15 ms and sends 90 MB/s ("s3-like"); "ours, unthrottled" starts from storage without that delay.
@@ -122,6 +123,7 @@ PEERS = {
                 "MLSERVER_HTTP_PORT": "{port}",
                 "MLSERVER_GRPC_PORT": "{port1}",
                 "MLSERVER_METRICS_PORT": "{port2}",
+                "MLSERVER_PARALLEL_WORKERS": "0",
             },
         ),
         Peer("litserve", ("litserve",), ("python", "{folder}/server.py", "{port}")),
@@ -343,13 +345,15 @@ def _flat(loads: Sequence[Mapping[str, float]]) -> Metrics:
     return {f"{name}_{one['clients']}": value for one in loads for name, value in one.items() if name != "clients"}
 
 
-def results(taken: Mapping[str, Sequence[Metrics]], missing: Mapping[str, str]) -> list[dict[str, Any]]:
+def results(
+    taken: Mapping[str, Sequence[Metrics]], missing: Mapping[str, str], versions: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """One entry a contender, for a peer with the ratios of ours to it in the same round; for the missing the reason."""
     found: list[dict[str, Any]] = []
     for name, rounds in taken.items():
         entry: dict[str, Any] = {"contender": name, "n": len(rounds)}
-        if name in PEERS:
-            entry["versions"] = PEERS[name].versions()
+        if name in versions:
+            entry["versions"] = versions[name]
         for metric in rounds[0]:
             entry[metric] = Spread.of(_each(rounds, metric), 2).to_record()
         if name in PEERS and OURS in taken:
@@ -455,7 +459,7 @@ def main() -> None:
             taken = measure.interleave(measured, wanted.rounds, warm_up=0, what="peers")
     finally:
         janitor.close()
-    found = results(taken, missing)
+    found = results(taken, missing, {name: PEERS[name].versions() for name in taken if name in PEERS})
     print(table(found), *goals(found), sep="\n")
     measure.finish(measure.result_line("peers", "as each name says", wanted.rounds, found), wanted.save)
 

@@ -1,9 +1,9 @@
 """One execution environment of the infer function under awslambdaric, and those who call it. `function.py PLAN`
 
-PLAN is JSON: {"handler", "registry_url", "storage_url", "event": file, "folder", "loads": [{"clients", "requests"}, …]}.
+PLAN is JSON: {"handler", "registry_url", "storage_url", "event": file, "folder", "loads": [{"clients", "requests"}]}.
 This process is the Runtime API (local/runtime.py); the function's own process is its child, and the only one whose CPU
-time and memory count. An environment has one invocation at a time: more clients wait for their turn, and their latency
-holds the wait.
+time and memory count. An environment has one invocation at a time: more clients wait for their turn, within their
+latency.
 Prints {"cold_start_ms", "answer", "memory_mb", "loads": [one `summary` each]}.
 """
 

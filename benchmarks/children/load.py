@@ -102,12 +102,14 @@ def load(port: int, path: str, body: bytes, pid: int, clients: int, requests: in
     """
     each = max(1, requests // clients)
     connections = [Connection(port, path, body) for _ in range(clients)]
-    _run(connections, max(1, each // 10))
-    before, began = cpu_seconds(pid), time.perf_counter()
-    taken = _run(connections, each)
-    seconds, after = time.perf_counter() - began, cpu_seconds(pid)
-    for connection in connections:
-        connection.close()
+    try:
+        _run(connections, max(1, each // 10))
+        before, began = cpu_seconds(pid), time.perf_counter()
+        taken = _run(connections, each)
+        seconds, after = time.perf_counter() - began, cpu_seconds(pid)
+    finally:
+        for connection in connections:
+            connection.close()
     return summary(clients, taken, seconds, after - before)
 
 
