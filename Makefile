@@ -21,7 +21,7 @@ PEERS := flask fastapi bentoml mlserver litserve
 PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) /opt/python/cp313*/bin/python3.13; do \
 	$$p -c 'import sys; assert sys.version_info[:2] == (3, 13)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo local test check lint types imports template build deploy stress bench layer tree constraints clean
+.PHONY: help demo local test check lint types imports template build deploy stress bench layer tree results constraints clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,14 +58,17 @@ build: .aws-sam/.built ## sam build, pruned and compiled (needs python3.13)
 deploy: build ## sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
 
-stress: .venv/.all ## The long runs: 10,000 mutated models, 500 histories, every planted fault, every kill
+stress: .venv/.all ## The long runs: 10,000 mutated models, 1,000 models in one environment, 500 histories, every planted fault, every kill
 	$(BIN)/python -m tests.stress.mutants
+	$(BIN)/python -m tests.stress.many_models
 	$(BIN)/python -m pytest -m stress tests/stateful tests/e2e
 
 bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## The benchmarks; results are added to benchmarks/results/
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.warm_request
 	$(BIN)/python -m benchmarks.register
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.many_models
 	$(BIN)/python -m benchmarks.peers
 
 layer: ## Generate layers/*/requirements.txt from pyproject.toml
@@ -73,6 +76,9 @@ layer: ## Generate layers/*/requirements.txt from pyproject.toml
 
 tree: ## Write the README's tree from the files' docstrings
 	$(PYTHON) -m scripts.tree
+
+results: ## Write the README's tables from benchmarks/results/
+	$(PYTHON) -m scripts.results
 
 constraints: .venv/.uv ## Pin again what the direct requirements pull in
 	$(COMPILE) --group lint --group train -o constraints/main.txt
