@@ -108,7 +108,7 @@ def contenders(results: Sequence[Line]) -> list[Sequence[str]]:
             rows.append((entry["contender"], "not measured", *[""] * (len(columns) - 1)))
         elif all(name in entry for name, _ in columns.values()):
             cells = [f"{entry[name]['median']:.{digits}f}" for name, digits in columns.values()]
-            label = NAMES.get(entry["contender"], entry["contender"])
+            label = str(NAMES.get(entry["contender"], entry["contender"]))
             rows.append((f"{label} ({entry['versions']})" if "versions" in entry else label, *cells))
     return rows
 
