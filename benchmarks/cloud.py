@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from botocore.config import Config
 
@@ -58,6 +59,11 @@ class Cloud:
     def variables(self) -> Mapping[str, str]:
         """What the template gives our function."""
         return self.template.functions[FUNCTION].environment
+
+    def dynamodb(self) -> Any:
+        """A client of the registry's database."""
+        config = Config(proxies={}, retries={"total_max_attempts": 2})
+        return local_session().client("dynamodb", endpoint_url=self.registry_url, config=config)
 
     def lambda_environment(self, storage: str, tmp: Path, variables: Mapping[str, str]) -> dict[str, str]:
         """The variables of a function's process: Lambda's own, the addresses of this cloud's, and `variables`."""
@@ -152,15 +158,14 @@ def _end(janitor: processes.Janitor, process: "subprocess.Popen[bytes]") -> None
 
 
 def _registration(cloud: Cloud) -> Registration:
-    config = Config(proxies={}, retries={"total_max_attempts": 2})
-    client = local_session().client("dynamodb", endpoint_url=cloud.registry_url, config=config)
+    client = cloud.dynamodb()
     make_tables(cloud.template, client)
     variables = cloud.variables
     objects = cloud.folder / "objects"
     return Registration(
         registry=Registry(DynamoTable(client, variables["REGISTRY_TABLE"]), utc_now),
-        uploads=_FileUploads(objects),
-        blobs=_FileBlobs(objects / variables["SERVING_BUCKET"]),
+        uploads=FileUploads(objects),
+        blobs=FileBlobs(objects / variables["SERVING_BUCKET"]),
         workbench=Sandbox(),
         read_manifest=read_manifest,
     )
@@ -180,7 +185,7 @@ def _key(workload: Workload) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _FileUploads:
+class FileUploads:
     """`core.registration.Uploads` over the folder of the storage."""
 
     folder: Path
@@ -195,7 +200,7 @@ class _FileUploads:
 
 
 @dataclass(frozen=True, slots=True)
-class _FileBlobs:
+class FileBlobs:
     """`core.registration.BlobStore` over the folder of the storage."""
 
     bucket: Path

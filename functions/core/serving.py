@@ -17,8 +17,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from functions.core.errors import PlatformError, Unavailable
@@ -181,7 +182,7 @@ class ModelCache:
             if not slot.done.is_set() and not slot.done.wait(max(0.0, deadline - self._clock())):
                 raise _not_ready(version, "is still loading; try again", code="MODEL_LOADING", retry_after_s=2)
             if slot.error is not None:
-                raise _again(slot.error)
+                raise _again(slot.error, slot.error.__traceback__)
             if slot.session is None:
                 raise LookupError("a model was loaded without a session")
             yield slot.session
@@ -285,16 +286,28 @@ class ModelCache:
 
     def _fetch_all(self, files: Files, paths: Sequence[Path]) -> None:
         """At once, because each begins with a wait for its first byte."""
-        if len(files) == 1:
-            return self._fetch(files[0], paths[0])
-        from concurrent.futures import ThreadPoolExecutor  # 2 ms that small models do not need
+        left = iter(zip(files, paths, strict=True))
+        failed: list[BaseException] = []
 
-        pool = ThreadPoolExecutor(min(len(files), FETCHES), thread_name_prefix="fetch")
-        try:
-            for done in [pool.submit(self._fetch, blob, path) for blob, path in zip(files, paths, strict=True)]:
-                done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        def work() -> None:
+            try:
+                for blob, path in left:
+                    if failed:
+                        return
+                    self._fetch(blob, path)
+            except BaseException as error:  # raised below
+                failed.append(error)
+
+        others = [threading.Thread(target=work, name="fetch", daemon=True) for _ in files[1:FETCHES]]
+        with suppress(RuntimeError):  # no memory for a stack: those that there are do it all
+            for other in others:
+                other.start()
+        work()
+        for other in others:
+            if other.ident is not None:
+                other.join()
+        if failed:
+            raise failed[0]
 
     def _fetch(self, blob: Blob, path: Path) -> None:
         """Once more where it fails: the environment may have been frozen meanwhile, and its connections died."""
@@ -365,12 +378,12 @@ class ModelCache:
             return len(dropped)
 
 
-def _again(error: BaseException) -> BaseException:
+def _again(error: BaseException, trace: TracebackType | None = None) -> BaseException:
     """A copy, because the traceback of an error that was raised holds on to the request and its body."""
     try:
-        return copy.copy(error).with_traceback(None)
+        return copy.copy(error).with_traceback(trace)
     except TypeError:  # no exception of ours
-        return error.with_traceback(None)
+        return error.with_traceback(trace)
 
 
 def _is_full(error: BaseException) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cold_start, measure, models, register, requests, warm_request
+from benchmarks import cold_start, fleet, many_models, measure, memory, models, register, requests, warm_request
 from benchmarks.measure import Spread
 from benchmarks.storage import byte_range
+from functions.adapters.onnx import OnnxRuntime
 from functions.core.protocol import HEADER, decode_infer, encode_infer
 from functions.core.signature import Signature, TensorSpec
 
@@ -247,3 +248,53 @@ def test_models_are_of_the_project_s_opset() -> None:
 )
 def test_storage_reads_ranges_as_s3_does(header: str | None, expected: range | None) -> None:
     assert byte_range(header, 10) == expected
+
+
+# --- many models, and their memory ------------------------------------------------------------------------------------
+
+
+def test_a_fleet_is_the_same_every_time_and_its_members_answer_with_themselves(tmp_path: Path) -> None:
+    ten, thousand = fleet.members(10), fleet.members(1000)
+    assert thousand[:10] == ten
+    assert {fleet.SMALLEST_BYTES <= one.size_bytes <= fleet.LARGEST_BYTES for one in thousand} == {True}
+    assert len({one.size_bytes for one in thousand}) > 900
+
+    member = fleet.Member(7, 100_000)
+    member.write(tmp_path / "model.onnx")
+    session = OnnxRuntime().load(tmp_path / "model.onnx")
+    [answer] = session.run({"x": np.full((1, fleet.WIDTH), 2.5, np.float32)}, ["y"], 30)["y"]
+
+    assert abs((tmp_path / "model.onnx").stat().st_size - 100_000) < 1000
+    assert member.is_answer(answer.tolist(), 2.5)
+    assert not fleet.Member(8, 100_000).is_answer(answer.tolist(), 2.5)
+    assert not member.is_answer(answer.tolist(), 3.0)
+
+
+SEEN = {
+    "hits_ms": [1.0, 2.0, 3.0], "misses_ms": [50.0], "refused": {}, "bare_mb": 100.0, "peaks_mb": [150.0, 160.0],
+    "held_mb": 40.0, "bound_mb": 170.0,
+}  # fmt: skip
+
+
+def test_many_models_are_told_by_hits_and_misses() -> None:
+    entry = many_models.result(10, SEEN)
+
+    assert (entry["models"], entry["n"], entry["hit_rate"]) == (10, 4, 0.75)
+    assert entry["hit"] == {"n": 3, "p50_ms": 2.0, "p99_ms": 3.0}
+    assert entry["miss"] == {"n": 1, "p50_ms": 50.0, "p99_ms": 50.0}
+    assert entry["memory_mb"] == {"bare": 100, "peak": 160, "held": 40, "bound": 170}
+    assert "0.750" in many_models.table([entry, many_models.result(10, SEEN | {"misses_ms": []})])
+    assert many_models.arguments(["--models", "5,6"]).models == [5, 6]
+    with pytest.raises(SystemExit):
+        many_models.arguments(["--models", "5,x"])
+
+
+def test_memory_is_compared_with_the_goal() -> None:
+    taken = {memory.BARE: [40.0, 42.0], memory.REFERENCE: [300.0, 302.0], memory.OURS: [140.0, 152.0]}
+
+    bare, reference, ours = memory.results("conv100", 100.0, taken)
+
+    assert "over_bare" not in bare
+    assert reference["over_bare"]["median"] == 260.0
+    assert (ours["over_bare"]["median"], ours["goal"], ours["weights_mb"]) == (105.0, 180.0, 100.0)
+    assert "105" in memory.table([bare, reference, ours])

@@ -186,6 +186,31 @@ def test_the_files_of_a_model_are_fetched_at_once(tmp_path: Path) -> None:
     assert world.runtime.seen == [["model.onnx", "weights.bin"]]
 
 
+def test_files_that_cannot_be_fetched_end_the_load(world: Cached) -> None:
+    version = wide(world, 2.0)
+    del world.blobs.content[version.files[1].key]
+
+    assert world.refused(version).instance_code == "BLOB_MISSING"
+    assert list(world.directory.iterdir()) == []
+
+
+def test_without_memory_for_a_thread_files_are_fetched_one_by_one(
+    world: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "fetch":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    version = wide(world, 2.0)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    assert world.ask(version) == 2.0
+    assert world.runtime.seen == [["model.onnx", "weights.bin"]]
+
+
 def test_an_evicted_session_is_gone(tmp_path: Path) -> None:
     """Nothing of the cache, of a request or of an error holds on to it."""
     world = Cached(tmp_path, memory_bytes=MODEL_OVERHEAD_BYTES + 100)
@@ -248,6 +273,16 @@ def test_a_failure_concerns_its_own_model_and_few_are_remembered(
 
     assert world.blobs.fetches == fetches + 2
     assert len(world.models._failures) == 3
+
+
+def test_a_bug_in_a_load_says_where_it_is(world: Cached) -> None:
+    world.runtime.refusals = [ValueError("a bug")]
+
+    with pytest.raises(ValueError, match="a bug") as caught:
+        world.ask(world.register("m"))
+
+    assert caught.traceback[-1].name == "load"
+    assert caught.value.__traceback__ is not None
 
 
 def test_failures_hold_on_to_no_request(world: Cached) -> None:
