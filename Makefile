@@ -70,6 +70,7 @@ bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## The benchmarks; results are 
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.many_models
 	$(BIN)/python -m benchmarks.peers
+	@$(MAKE) results
 
 layer: ## Generate layers/*/requirements.txt from pyproject.toml
 	$(PYTHON) -m scripts.layer
