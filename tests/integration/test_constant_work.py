@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import boto3
 import pytest
 
-from functions.adapters.dynamodb import DynamoTable, _marshal
+from functions.adapters.dynamodb import DynamoTable
+from functions.adapters.items import marshal
 from functions.adapters.s3 import S3Blobs, S3Uploads
 from functions.core.registration import Registration
 from functions.core.registry import Put, Registry, Source, State
@@ -82,7 +83,7 @@ class Counted:
 
     def write(self, puts: list[Put]) -> None:
         """Past the registry, and not counted."""
-        items = [{"PutRequest": {"Item": _marshal(put.item)}} for put in puts]
+        items = [{"PutRequest": {"Item": marshal(put.item)}} for put in puts]
         for start in range(0, len(items), 25):
             self.dynamodb.batch_write_item(RequestItems={self.table_name: items[start : start + 25]})
 

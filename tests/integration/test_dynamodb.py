@@ -19,8 +19,13 @@ SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP3
 
 
 @pytest.fixture
-def table(deployed: Deployed) -> DynamoTable:
-    return DynamoTable(boto3.client("dynamodb"), deployed.outputs["RegistryTableName"])
+def client(deployed: Deployed) -> Any:
+    return boto3.client("dynamodb")
+
+
+@pytest.fixture
+def table(client: Any, deployed: Deployed) -> DynamoTable:
+    return DynamoTable(client, deployed.outputs["RegistryTableName"])
 
 
 @pytest.fixture
@@ -112,7 +117,7 @@ def test_what_a_second_try_can_mend_is_unavailable(
 
 
 @pytest.fixture
-def failing(table: DynamoTable) -> Callable[[str], None]:
+def failing(client: Any) -> Callable[[str], None]:
     """Makes DynamoDB answer every call with an error of this code."""
 
     def answer(code: str) -> None:
@@ -125,7 +130,6 @@ def failing(table: DynamoTable) -> Callable[[str], None]:
 
             return AWSResponse("http://127.0.0.1", 500 if code == "InternalServerError" else 400, {}, Raw())
 
-        client = table._client
         client.meta.config.retries = None
         client.meta.events.register_first("before-send.dynamodb", reply)
         client.meta.events.register("needs-retry.dynamodb", lambda **_: None)

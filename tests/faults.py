@@ -1,0 +1,200 @@
+"""A server on 127.0.0.1 that answers as a test wants it to, byte by byte, and checks every signature by botocore's."""
+
+import datetime
+import re
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+from unittest import mock
+
+import botocore.auth
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+SECRET = "secret"
+AUTHORIZATION = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([^/]+)/([^/]+)/aws4_request, SignedHeaders=(\S+), .*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request as it arrived: the `number`th of all, over the `connection`th."""
+
+    number: int
+    connection: int
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def range(self) -> range | None:
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
+        return range(int(match[1]), int(match[2]) + 1) if match else None
+
+
+class Line:
+    """The server's end of a connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.open = True
+
+    def send(self, content: bytes) -> None:
+        self._connection.sendall(content)
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        """A whole answer; `content_type` becomes content-type."""
+        fields = {"content-length": str(len(body)), **{n.replace("_", "-"): v for n, v in headers.items()}}
+        self.send(head(status, fields) + body)
+
+    def hang_up(self) -> None:
+        self.open = False
+
+    def reset(self) -> None:
+        """Close without a farewell: the other side sees a reset."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.open = False
+
+
+Behaviour = Callable[[Seen, Line], None]
+
+
+def head(status: int, fields: Mapping[str, str]) -> bytes:
+    lines = [f"HTTP/1.1 {status} As Planned", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "\r\n"]).encode()
+
+
+class FaultServer:
+    """Runs `behave` for each request, in a thread for each connection. `errors` is what went wrong in them."""
+
+    def __init__(self, behave: Behaviour, context: ssl.SSLContext | None = None) -> None:
+        self.behave = behave
+        self.seen: list[Seen] = []
+        self.errors: list[BaseException] = []
+        self.connections = 0
+        self.signed = True  # whether requests have to be
+        self._context = context
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        scheme = "https" if context else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+        for one in self._ends:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._ends.append(connection)
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        with suppress(OSError), connection:
+            if self._context:
+                connection = self._context.wrap_socket(connection, server_side=True)
+            with connection, connection.makefile("rb") as stream:
+                self._talk(connection, stream, number)
+
+    def _talk(self, connection: socket.socket, stream: BinaryIO, number: int) -> None:
+        line = Line(connection)
+        while line.open and (first := stream.readline()):
+            words = first.decode("latin-1").split(" ")
+            if len(words) != 3 or not words[2].startswith("HTTP/1.1"):  # the beginning of TLS, perhaps
+                return
+            method, path, _ = words
+            headers = {}
+            while (header := stream.readline().decode("latin-1").strip()) != "":
+                name, _, value = header.partition(": ")
+                headers[name.lower()] = value
+            body = stream.read(int(headers.get("content-length", 0)))
+            with self._lock:
+                seen = Seen(len(self.seen) + 1, number, method, path, headers, body)
+                self.seen.append(seen)
+            try:
+                if self.signed:
+                    check_signature(seen)
+                self.behave(seen, line)
+            except OSError:
+                raise
+            except BaseException as error:
+                self.errors.append(error)
+                return
+
+
+@contextmanager
+def fault_server(behave: Behaviour, context: ssl.SSLContext | None = None) -> Iterator[FaultServer]:
+    """A FaultServer within the block. What went wrong in it is raised at the end."""
+    server = FaultServer(behave, context=context)
+    try:
+        yield server
+    finally:
+        server.close()
+    for error in server.errors:
+        raise error
+
+
+def check_signature(seen: Seen) -> None:
+    """Sign it once more, by botocore, and compare."""
+    found = AUTHORIZATION.fullmatch(seen.headers["authorization"])
+    assert found, seen.headers["authorization"]
+    key, region, service, names = found.groups()
+    signed = {name: seen.headers[name] for name in names.split(";")}
+    moment = datetime.datetime.strptime(signed.pop("x-amz-date"), "%Y%m%dT%H%M%SZ")
+    token = signed.pop("x-amz-security-token", None)
+    url = f"http://{signed.pop('host')}{seen.path}"
+    request = AWSRequest(seen.method, url, headers=signed, data=seen.body)
+    auth = S3SigV4Auth if service == "s3" else SigV4Auth
+    with mock.patch.object(botocore.auth, "get_current_datetime", return_value=moment):
+        auth(Credentials(key, SECRET, token), service, region).add_auth(request)
+    assert request.headers["Authorization"] == seen.headers["authorization"]
+
+
+class Stored:
+    """An object as S3 answers reads of it. Requests by their number (from 1) may get something else instead."""
+
+    def __init__(self, content: bytes, faults: Mapping[int, Behaviour] | None = None, etag: str = '"1"') -> None:
+        self.content = content
+        self.faults = dict(faults or {})
+        self.etag = etag
+
+    def __call__(self, seen: Seen, line: Line) -> None:
+        if fault := self.faults.get(seen.number):
+            fault(seen, line)
+        else:
+            self.answer(seen, line)
+
+    def answer(self, seen: Seen, line: Line) -> None:
+        wanted = self.wanted(seen)
+        line.send(self.head(seen) + self.content[wanted.start : wanted.stop])
+
+    def wanted(self, seen: Seen) -> range:
+        return range(len(self.content)) if seen.range is None else seen.range
+
+    def head(self, seen: Seen, **changes: str) -> bytes:
+        wanted = self.wanted(seen)
+        fields = {"etag": self.etag, "content-length": str(len(wanted))}
+        if seen.range is not None:
+            fields["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{len(self.content)}"
+        fields |= {name.replace("_", "-"): value for name, value in changes.items()}
+        return head(200 if seen.range is None else 206, {name: value for name, value in fields.items() if value})
