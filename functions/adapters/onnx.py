@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded, so it is set before the import
 
 import ctypes
+import math
 import re
 import threading
 import time
@@ -122,6 +123,10 @@ class OnnxSession:
         self._strings_in = {node.name for node in session.get_inputs() if node.type == "tensor(string)"}
         self._bfloats_in = {node.name for node in session.get_inputs() if node.type == "tensor(bfloat16)"}
         self._bfloats_out = {node.name for node in session.get_outputs() if node.type == "tensor(bfloat16)"}
+        self._plain = not any(  # the runtime takes and gives every tensor as numpy has it
+            node.type in ("tensor(string)", "tensor(bfloat16)")
+            for node in (*session.get_inputs(), *session.get_outputs())
+        )
 
     def signature(self, path: Path) -> Signature:
         """What it takes and gives. `path` is what it was loaded from.
@@ -146,9 +151,11 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout_s: float) -> dict[str, np.ndarray]:
         options = ort.RunOptions()
-        feeds = {name: self._feed(name, array) for name, array in inputs.items()}
+        feeds = inputs if self._plain else {name: self._feed(name, array) for name, array in inputs.items()}
         self._watchdog.watch(options, timeout_s)
         try:
+            if self._plain:
+                return dict(zip(outputs, self._session.run(outputs, feeds, options), strict=True))
             results = self._results(feeds, outputs, options)
         except MemoryError:
             raise MemoryError from None
@@ -187,37 +194,43 @@ class OnnxSession:
 
 
 class _Watchdog:
-    """Stops runs that take too long: one thread for all, asleep until the first of them may be over."""
+    """Stops runs that take too long: one thread for all, asleep until the first of them may be over.
+
+    A run takes the lock only where the thread would wake too late for it.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._until: dict[Any, float] = {}
-        self._wakes_at = 0.0
+        self._wakes_at = math.inf  # also while the thread looks for the first: who comes then has to tell it
         self._running = False
 
     def watch(self, options: Any, timeout_s: float) -> None:
         """Stop the run that has `options` after `timeout_s`, unless it is forgotten before."""
-        until = time.monotonic() + timeout_s
-        with self._changed:
-            self._until[options] = until
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._work, name="watchdog", daemon=True).start()
-            elif until < self._wakes_at:
-                self._changed.notify()
+        until = self._until[options] = time.monotonic() + timeout_s
+        if until < self._wakes_at:
+            with self._changed:
+                if self._running:
+                    self._changed.notify()
+                else:
+                    self._running = True
+                    threading.Thread(target=self._work, name="watchdog", daemon=True).start()
 
     def forget(self, options: Any) -> None:
-        with self._changed:
-            self._until.pop(options, None)
+        self._until.pop(options, None)
 
     def _work(self) -> None:
         with self._changed:
             while True:
+                self._wakes_at = math.inf
                 now = time.monotonic()
-                for options in [options for options, until in self._until.items() if until <= now]:
-                    options.terminate = True
-                    del self._until[options]
-                self._wakes_at = min(self._until.values(), default=now + SECONDS_MAX)
+                watched = self._until.copy()
+                for options, until in watched.items():
+                    if until <= now:
+                        options.terminate = True
+                        self.forget(options)
+                first = min((until for until in watched.values() if until > now), default=math.inf)
+                self._wakes_at = min(first, now + SECONDS_MAX)
                 self._changed.wait(self._wakes_at - now)
 
 

@@ -1,6 +1,7 @@
 """Compressed bodies: gzip, and deflate, which on the web means zlib (RFC 9110, section 8.4.1)."""
 
 import zlib
+from functools import lru_cache
 
 from functions.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding, shown
 
@@ -20,7 +21,7 @@ def inflate(body: bytes, encoding: str | None, limit: int) -> bytes:
         PayloadTooLarge: there are more than `limit` bytes in it.
         UnsupportedEncoding: `encoding` is not offered.
     """
-    name = (encoding or "identity").strip().lower()
+    name = "identity" if encoding is None else encoding.strip().lower()
     if name in ("gzip", "x-gzip"):
         plain = _expand(body, GZIP, limit) if body[:2] == b"\x1f\x8b" else body
     elif name == "deflate":
@@ -72,13 +73,14 @@ def compress(body: bytes, accept_encoding: str | None) -> tuple[bytes, str | Non
     >>> compress(b"a" * 100, "br, gzip;q=0.5, deflate")[1], compress(b"a" * 9, "gzip;q=0")
     ('deflate', (b'aaaaaaaaa', None))
     """
-    name = preferred(accept_encoding or "")
+    name = preferred(accept_encoding) if accept_encoding else None
     if name is None:
         return body, None
     smaller = zlib.compress(body, LEVEL, OFFERED[name])
     return (smaller, name) if len(smaller) < len(body) else (body, None)
 
 
+@lru_cache(maxsize=64)
 def preferred(accept_encoding: str) -> str | None:
     """The encoding on offer that an Accept-Encoding header asks for most, or None (RFC 9110, section 12.5.3).
 

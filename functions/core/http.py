@@ -1,6 +1,5 @@
 """HTTP as API Gateway hands it to a function and takes it back."""
 
-import base64
 import binascii
 import json
 from collections.abc import Mapping
@@ -8,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+import pybase64
+
 from functions.core.errors import InvalidRequest
 
 Event = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpRequest:
     """One call: `path` begins with a slash and holds no stage or base path; header names are lower case."""
 
@@ -38,7 +39,7 @@ class HttpResponse:
         return {
             "statusCode": self.status,
             "headers": self.headers,
-            "body": base64.b64encode(self.body).decode("ascii"),
+            "body": pybase64.b64encode_as_string(self.body),
             "isBase64Encoded": True,
         }
 
@@ -61,10 +62,11 @@ def parse_event(event: Event, root: str) -> HttpRequest:
     context = event.get("requestContext") or {}
     http = context.get("http") or {}
     path = event.get("rawPath") or event.get("path") or "/"
+    headers = event.get("headers") or {}
     body = event.get("body") or ""
     if event.get("isBase64Encoded"):
         try:
-            raw = base64.b64decode(body, validate=True)
+            raw = pybase64.b64decode(body, validate=True)
         except (binascii.Error, ValueError) as error:
             raise InvalidRequest("the body is labelled base64 and is not") from error
     else:
@@ -72,7 +74,7 @@ def parse_event(event: Event, root: str) -> HttpRequest:
     return HttpRequest(
         method=event.get("httpMethod") or http.get("method") or "GET",
         path=_below(unquote(path), root),
-        headers={str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()},
+        headers=dict(zip(map(str.lower, headers), map(str, headers.values()), strict=True)),
         query={str(name): str(value) for name, value in (event.get("queryStringParameters") or {}).items()},
         body=raw,
         request_id=str(context.get("requestId") or ""),

@@ -21,7 +21,7 @@ from functions.core.errors import (
     shown,
 )
 from functions.core.names import is_model_name
-from functions.core.protocol import InferReply, InferRequest, decode_infer, encode_infer
+from functions.core.protocol import Decoder, InferReply, InferRequest, encode_infer
 from functions.core.registry import Registry, Resolved, State, Version
 from functions.core.resolution import Resolver
 from functions.core.serving import ModelCache, Session
@@ -29,6 +29,7 @@ from functions.core.signature import Signature
 from functions.core.statistics import Statistics
 
 PATIENCE_SECONDS = 60.0  # where nobody says how long an answer may take
+DECODERS = 64  # versions whose forms of requests are remembered
 
 Answer = Document | list[Document] | InferReply
 
@@ -72,6 +73,7 @@ class InferenceService:
         self._models = models
         self._statistics = statistics
         self._clock = clock
+        self._decoders: dict[tuple[str, int], Decoder] = {}
 
     # --- the server -------------------------------------------------------------------------------------------------
 
@@ -130,7 +132,8 @@ class InferenceService:
             raise
 
     def _infer(self, call: Call, version: Version, signature: Signature) -> InferReply:
-        request = decode_infer(call.body, call.header_length, signature)
+        decoder = self._decoder(version, signature)
+        request = decoder.decode(call.body, call.header_length)
         call.lap("decode")
         call.loaded = not self._models.holds(version)
         with self._models.session(version, call.deadline) as session:
@@ -139,8 +142,18 @@ class InferenceService:
             call.lap("compute")
         reply = encode_infer(request, outputs, signature, version.model, version.number)
         call.lap("encode")
-        self._count(call, version, request, signature)
+        self._count(call, version, request, decoder)
         return reply
+
+    def _decoder(self, version: Version, signature: Signature) -> Decoder:
+        key = version.model, version.number
+        decoder = self._decoders.get(key)
+        if decoder is None or (decoder.signature is not signature and decoder.signature != signature):
+            if len(self._decoders) >= DECODERS:
+                self._decoders.clear()
+            decoder = self._decoders[key] = Decoder(signature)
+        decoder.signature = signature  # equal; the next request brings this very object, and comparing takes time
+        return decoder
 
     def _run(self, session: Session, request: InferRequest, deadline: float) -> Mapping[str, Any]:
         left = deadline - self._clock()
@@ -149,9 +162,8 @@ class InferenceService:
             raise TimedOut("no time was left to run the model; try again")
         return session.run(request.inputs, [output.name for output in request.outputs], timeout_s)
 
-    def _count(self, call: Call, version: Version, request: InferRequest, signature: Signature) -> None:
-        first = next(iter(request.inputs.values()), None)
-        batch = first.shape[0] if first is not None and signature.batches else 1
+    def _count(self, call: Call, version: Version, request: InferRequest, decoder: Decoder) -> None:
+        batch = next(iter(request.inputs.values())).shape[0] if decoder.batches and request.inputs else 1
         stages = call.stages_ns
         durations = {
             "queue": stages["load"],

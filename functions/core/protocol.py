@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from functions.core import tensors
 from functions.core.classification import CLASSES_LIMIT, classify, is_classifiable
@@ -23,6 +24,7 @@ from functions.core.tensors import described, refused
 HEADER = "Inference-Header-Content-Length"
 REPLY_LIMIT = 4_650_000  # bytes: 3/4 of Lambda's 6 MiB, because replies travel as base64, less 64 KiB for headers
 TIMEOUT_LIMIT_US = 2**63
+FORMS_LIMIT, FORM_BYTES = 32, 2048  # how many forms of a request a decoder remembers, and how long one may be
 
 Parameters = Mapping[str, Any]
 
@@ -36,7 +38,7 @@ class RequestedOutput:
     classes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferRequest:
     """What a caller asks of a model; arrays are C-contiguous, of the request's shape and perhaps read-only.
 
@@ -50,7 +52,7 @@ class InferRequest:
     parameters: Mapping[str, str | int | float | bool]  # whatever else was sent, for the log
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferReply:
     """A reply body. `header_length` None: JSON; else JSON of this length and then raw tensors (octet-stream)."""
 
@@ -75,6 +77,11 @@ def decode_infer(body: bytes | memoryview, header_length: str | None, signature:
         return _raw_request(view, signature)
     document = _document(view[:length])
     inputs = _inputs(document, None if length is None else view[length:], signature.inputs)
+    return _request(document, inputs, signature)
+
+
+def _request(document: Mapping[str, Any], inputs: Mapping[str, np.ndarray], signature: Signature) -> InferRequest:
+    """`inputs`, and what else `document` says."""
     parameters = _parameters(document, "the request")
     everything_binary = _flag(parameters, "binary_data_output", "the request")
     return InferRequest(
@@ -89,9 +96,10 @@ def decode_infer(body: bytes | memoryview, header_length: str | None, signature:
 def _json_length(header: str | None, size: int) -> int | None:
     if header is None:
         return None
-    if not re.fullmatch(r"[0-9]{1,15}", header.strip(), re.ASCII):
+    digits = header.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 15):
         raise InvalidRequest(f"header {HEADER} must be the length of the JSON part in bytes, not {shown(header)}")
-    length = int(header)
+    length = int(digits)
     if length > size:
         raise InvalidRequest(f"header {HEADER} is {length}, the body has only {size} bytes")
     return length
@@ -179,21 +187,45 @@ def _timeout_us(parameters: Parameters) -> int | None:
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class _Place:
+    """Where the values of one input lie: in the bytes after the JSON, or, without an `end`, in the JSON."""
+
+    spec: TensorSpec
+    shape: tuple[int, ...]
+    base64: bool = False
+    start: int = 0
+    end: int | None = None
+
+    def read(self, entry: Mapping[str, Any], binary: memoryview | None) -> np.ndarray:
+        """The array of the input. `binary` is what follows the JSON."""
+        if self.end is None or binary is None:
+            return tensors.from_json(self.spec, self.shape, entry["data"], base64=self.base64)
+        return tensors.from_bytes(self.spec, self.shape, binary[self.start : self.end])
+
+
 def _inputs(
     document: Mapping[str, Any], binary: memoryview | None, specs: Sequence[TensorSpec]
 ) -> dict[str, np.ndarray]:
     """All declared inputs, in the model's order. `binary` is what follows the JSON, None without the header."""
     declared = {spec.name: spec for spec in specs}
     arrays: dict[str, np.ndarray] = {}
-    rest = binary
+    size = None if binary is None else len(binary)
+    at = 0
     for spec, entry in _named(document, "input", declared):
-        arrays[spec.name], rest = _input(spec, entry, rest)
-    missing = [name for name in declared if name not in arrays]
+        place = _place(spec, entry, at, size)
+        arrays[spec.name] = place.read(entry, binary)
+        at = place.end or at
+    _check_all_given(declared, arrays, size, at)
+    return {name: arrays[name] for name in declared}
+
+
+def _check_all_given(declared: Collection[str], given: Collection[str], size: int | None, at: int) -> None:
+    missing = [name for name in declared if name not in given]
     if missing:
         raise InvalidRequest(f"missing input {shown(missing[0])}: the model takes {_listed(declared)}")
-    if rest:
-        raise InvalidRequest(f"the body has {len(rest)} bytes after the last tensor")
-    return {name: arrays[name] for name in declared}
+    if size is not None and at < size:
+        raise InvalidRequest(f"the body has {size - at} bytes after the last tensor")
 
 
 def _named(
@@ -222,10 +254,8 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(map(shown, names)) or "none"
 
 
-def _input(
-    spec: TensorSpec, entry: Mapping[str, Any], binary: memoryview | None
-) -> tuple[np.ndarray, memoryview | None]:
-    """The array of one input, and what is left of `binary` after it."""
+def _place(spec: TensorSpec, entry: Mapping[str, Any], at: int, behind: int | None) -> _Place:
+    """Where one input lies, if not in the JSON then at `at` of the `behind` bytes after it."""
     datatype = entry.get("datatype")
     if datatype != spec.datatype:
         raise refused(spec, f"datatype is {described(datatype)}, the model takes '{spec.datatype}'")
@@ -234,23 +264,22 @@ def _input(
     if "binary_data_size" not in parameters:
         if "data" not in entry:
             raise refused(spec, "send either data or the parameter binary_data_size")
-        base64 = spec.datatype == "BYTES" and parameters.get("content_type") == "base64"
-        return tensors.from_json(spec, shape, entry["data"], base64=base64), binary
+        return _Place(spec, shape, spec.datatype == "BYTES" and parameters.get("content_type") == "base64")
     size = parameters["binary_data_size"]
     if "data" in entry:
         raise refused(spec, "send either data or the parameter binary_data_size, not both")
     if type(size) is not int or size < 0:
         raise refused(spec, f"binary_data_size must be a non-negative integer, not {described(size)}")
-    if binary is None:
+    if behind is None:
         raise refused(spec, f"binary_data_size needs the header {HEADER}, the length of the JSON part of the body")
     expected = tensors.byte_size(spec, shape)
     if expected not in (None, size):
         raise refused(
             spec, f"binary_data_size is {shown(size)}, shape {list(shape)} of {spec.datatype} takes {expected}"
         )
-    if size > len(binary):
-        raise refused(spec, f"binary_data_size is {shown(size)}, the body has only {len(binary)} bytes left")
-    return tensors.from_bytes(spec, shape, binary[:size]), binary[size:]
+    if size > behind - at:
+        raise refused(spec, f"binary_data_size is {shown(size)}, the body has only {behind - at} bytes left")
+    return _Place(spec, shape, start=at, end=at + size)
 
 
 def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
@@ -289,6 +318,142 @@ def _raw_shape(spec: TensorSpec, size: int, batches: bool) -> tuple[int, ...]:
         shape[at] = 1
         shape[at] = size // max(tensors.byte_size(spec, tuple(shape)) or 0, 1)
     return tensors.read_shape(spec, shape)
+
+
+# --- requests like earlier ones ---------------------------------------------------------------------------------------
+
+_ID_FIRST = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"id"[ \t\n\r]*:[ \t\n\r]*"([ !#-\[\]-~]*)"')
+_DATA = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
+
+
+@dataclass(slots=True)
+class _Form:
+    """A request without the values of its inputs. `places` are in the model's order.
+
+    A place in the JSON is the list of the number beside it; `all_behind`: there is none.
+    """
+
+    request: InferRequest
+    places: list[tuple[_Place, int]]
+    all_behind: bool
+
+
+class Decoder:
+    """`decode_infer` for one signature: the same answers, and sooner for a body whose form it has seen.
+
+    The form of a body is its JSON without the numbers of its inputs, and without the id where that comes first. It is
+    read and checked as any JSON is, once; the numbers are cut out of the text before and read in bulk. Whatever is
+    unusual about a body, and every refusal, is left to `decode_infer`.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.batches = signature.batches
+        self._forms: dict[tuple[bytes, int | None], _Form] = {}
+
+    def decode(self, body: bytes | memoryview, header_length: str | None) -> InferRequest:
+        """Raises:
+        InvalidRequest: as `decode_infer` does.
+        """
+        try:
+            length = _json_length(header_length, len(body))
+            request = self._from_json(body) if length is None else self._from_both(body, length)
+        except InvalidRequest:
+            request = None
+        return request or decode_infer(body, header_length, self.signature)
+
+    def _from_both(self, body: bytes | memoryview, length: int) -> InferRequest | None:
+        """JSON and what follows it. One that names no id and holds no list is its own form."""
+        text, behind = bytes(body[:length]), len(body) - length
+        form = self._forms.get((text, behind)) if length <= FORM_BYTES else None
+        if form is not None and form.all_behind:
+            return _filled(form, form.request.id, body, text, ())
+        return self._from_text(body, text, behind)
+
+    def _from_json(self, body: bytes | memoryview) -> InferRequest | None:
+        text = bytes(body)
+        return self._from_text(text, text, None)
+
+    def _from_text(self, body: bytes | memoryview, text: bytes, behind: int | None) -> InferRequest | None:
+        begin = _ID_FIRST.match(text)
+        rest, at = (b'{"id":""', begin.end()) if begin else (b"", 0)
+        lists: list[tuple[int, int]] = []
+        while found := _DATA.search(text, at):
+            start = found.end() - 1
+            end = _list_end(text, start)
+            if end is None or len(lists) == len(self.signature.inputs):
+                return None
+            lists.append((start, end))
+            rest += text[at : start + 1]
+            at = end - 1
+        if len(rest) + len(text) - at > FORM_BYTES:
+            return None
+        rest += text[at:]
+        form = self._forms.get((rest, behind)) or self._learn(rest, behind, len(lists))
+        return _filled(form, begin[1].decode() if begin else form.request.id, body, text, lists) if form else None
+
+    def _learn(self, text: bytes, behind: int | None, lists: int) -> _Form | None:
+        """The form whose JSON is `text`, in which `lists` empty lists stand for the data of inputs.
+
+        Raises:
+            InvalidRequest: something is wrong with it.
+        """
+        if lists and b"\\" in text:
+            return None
+        document = _document(memoryview(text))
+        declared = {spec.name: spec for spec in self.signature.inputs}
+        places: dict[str, tuple[_Place, int]] = {}
+        at = seen = 0
+        for spec, entry in _named(document, "input", declared):
+            place = _place(spec, entry, at, behind)
+            places[spec.name] = place, seen
+            if place.end is None:
+                if type(entry["data"]) is not list:
+                    return None
+                seen += 1
+            at = place.end or at
+        _check_all_given(declared, places, behind, at)
+        if seen != lists:  # another "data" than those of the inputs
+            return None
+        form = _Form(_request(document, {}, self.signature), [places[name] for name in declared], not seen)
+        if len(self._forms) >= FORMS_LIMIT:
+            self._forms.clear()
+        self._forms[text, behind] = form
+        return form
+
+
+def _list_end(text: bytes, start: int) -> int | None:
+    """Where the list at `start` ends, if it holds no string and no object: at the last bracket before the next one.
+
+    In valid JSON without a backslash, `"data":[` is a key and the beginning of its value wherever it stands.
+    """
+    brace = text.find(b"}", start)
+    quote = text.find(b'"', start, max(brace, 0))
+    end = text.rfind(b"]", start, brace if quote < 0 else quote)
+    return None if end < 0 else end + 1
+
+
+def _filled(
+    form: _Form, name: str | None, body: bytes | memoryview, text: bytes, lists: Sequence[tuple[int, int]]
+) -> InferRequest | None:
+    """The request of this form with the values in `body`, whose JSON is `text`; None if one needs a closer look.
+
+    Raises:
+        InvalidRequest: as `tensors.from_bytes`.
+    """
+    inputs: dict[str, np.ndarray] = {}
+    for place, number in form.places:
+        array: np.ndarray | None
+        if place.end is None:
+            array = tensors.from_text(place.spec, place.shape, text, *lists[number])
+        else:
+            start, size = len(text) + place.start, place.end - place.start
+            array = tensors.from_bytes_at(place.spec, place.shape, body, start, size)
+        if array is None:
+            return None
+        inputs[place.spec.name] = array
+    known = form.request
+    return InferRequest(name, inputs, known.outputs, known.timeout_us, known.parameters)
 
 
 # --- requested outputs ------------------------------------------------------------------------------------------------
@@ -354,9 +519,11 @@ def encode_infer(
             chunks.append(tensors.to_bytes(datatype, array))
             entry["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
-            entry["data"], base64 = tensors.to_json(datatype, array)
-            if base64:
-                entry["parameters"] = {"content_type": "base64"}
+            entry["data"] = numbers = tensors.to_text(datatype, array)
+            if numbers is None:
+                entry["data"], base64 = tensors.to_json(datatype, array)
+                if base64:
+                    entry["parameters"] = {"content_type": "base64"}
         entries.append(entry)
     head = _head(request, entries, model, version)
     body = b"".join([head, *chunks])
@@ -368,7 +535,13 @@ def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, vers
     document: dict[str, Any] = {"model_name": model, "model_version": str(version), "outputs": entries}
     if request.id is not None:
         document["id"] = request.id
-    return json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if tensors.AMBIGUOUS in head:
+        for entry in entries:
+            if isinstance(entry.get("data"), np.ndarray):
+                entry["data"] = entry["data"].tolist()
+        head = orjson.dumps(document)
+    return head
 
 
 def _least_size(datatype: str, array: np.ndarray, binary: bool) -> int:

@@ -1,11 +1,14 @@
 """One JSON line a request, which for an inference is its metric record too (CloudWatch embedded metric format).
 
 A line holds what we know and nothing that a caller wrote: no payload, no path, no name of a model that does not exist.
+Of requests that went well only a share may be logged: docs/decisions/0014-one-line-a-request.md.
 """
 
 import json
 import traceback
 from typing import Any
+
+import orjson
 
 from functions.core.inference import Call
 
@@ -17,17 +20,33 @@ NOT_OFFERED = 501  # the caller asked for a part of the protocol that is not the
 
 
 def request_line(
-    call: Call, *, action: str, request_id: str, status: int, code: str | None, latency_ms: float, **more: Any
+    call: Call,
+    *,
+    action: str,
+    request_id: str,
+    status: int,
+    code: str | None,
+    latency_ns: int,
+    cold: bool,
+    bytes_in: int,
+    bytes_out: int,
+    sample_rate: float = 1.0,
 ) -> str:
-    """What happened to one request. `Errors` are ours (5xx); a refused request is none."""
+    """What happened to one request. `Errors` are ours (5xx); a refused request is none.
+
+    `sample_rate` is the share of such requests that are logged: the line counts for those that are not.
+    """
+    latency_ms = latency_ns // 1000 / 1000
     line: dict[str, Any] = {
         "level": "ERROR" if status >= 500 and status != NOT_OFFERED else "INFO",
         "message": "request",
         "request_id": request_id,
         "action": action,
         "status": status,
-        "latency_ms": round(latency_ms, 3),
-        **more,
+        "latency_ms": latency_ms,
+        "cold": cold,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
     }
     if code is not None:
         line["code"] = code
@@ -37,9 +56,14 @@ def request_line(
         line["alias"] = call.resolved.alias
     if call.stages_ns:
         line["stages_ms"] = {stage: ns / 1e6 for stage, ns in call.stages_ns.items()}
+    if sample_rate != 1:
+        line["sample_rate"] = sample_rate
     if action == "infer":
-        line |= _metrics(call, status, line["latency_ms"])
-    return json.dumps(line, separators=(",", ":"))
+        line |= _metrics(call, status, latency_ms, sample_rate)
+    try:
+        return orjson.dumps(line).decode()
+    except TypeError:  # a lone surrogate in the request id
+        return orjson.dumps(line | {"request_id": ascii(request_id)}).decode()
 
 
 def bug_line(error: BaseException, request_id: str) -> str:
@@ -55,15 +79,29 @@ def bug_line(error: BaseException, request_id: str) -> str:
     return json.dumps(line, separators=(",", ":"))
 
 
-def _metrics(call: Call, status: int, latency_ms: float) -> dict[str, Any]:
-    """The metrics by model and alias, where the model exists, and in total."""
-    values: dict[str, Any] = {"Requests": 1, "Errors": int(status >= 500), "Latency": latency_ms}
-    if call.loaded and "load" in call.stages_ns:
-        values["ModelLoadMs"] = call.stages_ns["load"] / 1e6
-    dimensions: list[list[str]] = [[]]
-    if call.resolved is not None:
-        dimensions.append(["Model", "Alias"])
-        values |= {"Model": call.resolved.version.model, "Alias": call.resolved.alias or BY_NUMBER}
-    metrics = [{"Name": name, "Unit": unit} for name, unit in UNITS.items() if name in values]
+def _directive(known: bool, loaded: bool) -> orjson.Fragment:
+    """What CloudWatch is to make of a line: of a model that exists or not, and was loaded for it or not."""
+    dimensions = [[], ["Model", "Alias"]] if known else [[]]
+    metrics = [{"Name": name, "Unit": unit} for name, unit in UNITS.items() if loaded or name != "ModelLoadMs"]
     directive = {"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": metrics}
-    return values | {"_aws": {"Timestamp": call.began_ms, "CloudWatchMetrics": [directive]}}
+    return orjson.Fragment(orjson.dumps([directive]))
+
+
+_DIRECTIVES = {(known, loaded): _directive(known, loaded) for known in (False, True) for loaded in (False, True)}
+
+
+def _metrics(call: Call, status: int, latency_ms: float, sample_rate: float) -> dict[str, Any]:
+    """The metrics by model and alias, where the model exists, and in total."""
+    resolved, loaded = call.resolved, call.loaded and "load" in call.stages_ns
+    values: dict[str, Any] = {
+        "Requests": 1 if sample_rate == 1 else 1 / sample_rate,
+        "Errors": int(status >= 500),
+        "Latency": latency_ms,
+        "_aws": {"Timestamp": call.began_ms, "CloudWatchMetrics": _DIRECTIVES[resolved is not None, loaded]},
+    }
+    if loaded:
+        values["ModelLoadMs"] = call.stages_ns["load"] / 1e6
+    if resolved is not None:
+        values["Model"] = resolved.version.model
+        values["Alias"] = resolved.alias or BY_NUMBER
+    return values

@@ -36,17 +36,29 @@ class Statistics:
     def succeeded(self, model: str, version: int, batch: int, durations_ns: Mapping[str, int]) -> None:
         """Count one run of `batch` rows. `durations_ns` are those of its parts, by their names in the extension."""
         with self._lock:
-            counters = self._counters.setdefault((model, version), _Counters())
+            counters = self._of(model, version)
             counters.inferences += batch
             counters.executions += 1
             counters.last_ms = int(self._clock() * 1000)
-            counters.add("success", sum(durations_ns.values()))
+            total = 0
+            durations = counters.durations
             for name, ns in durations_ns.items():
-                counters.add(name, ns)
+                total += ns
+                entry = durations[name]
+                entry[0] += 1
+                entry[1] += ns
+            counters.add("success", total)
 
     def failed(self, model: str, version: int, ns: int) -> None:
         with self._lock:
-            self._counters.setdefault((model, version), _Counters()).add("fail", ns)
+            self._of(model, version).add("fail", ns)
+
+    def _of(self, model: str, version: int) -> _Counters:
+        """The counters of one version. The lock is held."""
+        counters = self._counters.get((model, version))
+        if counters is None:
+            counters = self._counters[model, version] = _Counters()
+        return counters
 
     def counted(self, model: str | None = None) -> set[tuple[str, int]]:
         """The (model, version) that have counters, of `model` or of all."""

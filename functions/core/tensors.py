@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any
 
 import numpy as np
+import orjson
 
 from functions.core.errors import InvalidRequest, shown
 from functions.core.signature import DATATYPES, DYNAMIC, TensorSpec
@@ -38,6 +39,26 @@ DTYPES = {
 }
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NUMBERS: frozenset[type] = frozenset({int, float})
+# The one FP32 (of all 2^31 that were tried) whose shortest digits stand for its neighbour where they are read as FP64
+# and rounded to FP32 then, as most JSON readers do.
+AMBIGUOUS = b"7.038531e-26"
+
+_PACKED = {  # as `struct` spells a datatype, or what it is rounded from
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "d",
+    "BF16": "f",
+    "FP32": "f",
+    "FP64": "d",
+}
+_PACKED_DTYPES: dict[str, np.dtype] = DTYPES | {"FP16": np.dtype("<f8"), "BF16": np.dtype("<f4")}
 
 
 class Constant(str):
@@ -246,6 +267,54 @@ def _objects(elements: list[bytes]) -> np.ndarray:
     return array
 
 
+# --- from JSON text ---------------------------------------------------------------------------------------------------
+
+
+def from_text(spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int, end: int) -> np.ndarray | None:
+    """What `from_json` makes of the JSON list in `text[start:end]`, 5 times as fast, or None where it has to look.
+
+    The list holds no string. Types and ranges are checked in bulk: by `struct`, which takes a boolean for a number,
+    and by two letters, one of which is in each of true, false and null and neither in a number.
+    """
+    packed = _PACKED.get(spec.datatype)
+    if packed is None or not shape:
+        return None
+    words = text.find(b"u", start, end) >= 0 or text.find(b"a", start, end) >= 0
+    if words and packed != "?":
+        return None
+    try:
+        values = _flat(shape, orjson.loads(memoryview(text)[start:end]))
+        if values is None or (packed == "?" and not set(map(type, values)) <= {bool}):
+            return None
+        raw = struct.pack(f"{len(values)}{packed}", *values)
+    except (orjson.JSONDecodeError, struct.error, OverflowError):
+        return None
+    array: np.ndarray = np.frombuffer(raw, _PACKED_DTYPES[spec.datatype])
+    if spec.datatype in _FLOATS:
+        if spec.datatype == "BF16":
+            array, finite = _to_bf16(array)
+        else:
+            if spec.datatype == "FP16":
+                with np.errstate(over="ignore"):
+                    array = array.astype(DTYPES["FP16"])
+            finite = np.isfinite(array)
+        if np.count_nonzero(finite) != array.size:
+            return None
+    return array.reshape(shape)
+
+
+def _flat(shape: tuple[int, ...], level: list[Any]) -> list[Any] | None:
+    """The values of a list that is flat, or nested exactly like `shape` as far down as `struct` does not check."""
+    if level and type(level[0]) is list:
+        for size in shape[1:]:
+            if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+                return None
+            level = list(chain.from_iterable(level))
+            if not level:
+                return None
+    return level if len(level) == math.prod(shape) else None
+
+
 # --- from bytes -------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +343,16 @@ def from_bytes(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> np.
         raise refused(spec, "binary BOOL data must hold bytes 0 and 1 only")
     array = np.frombuffer(raw, DTYPES[spec.datatype])
     return (array if array.flags.aligned else array.copy()).reshape(shape)
+
+
+def from_bytes_at(
+    spec: TensorSpec, shape: tuple[int, ...], body: bytes | memoryview, start: int, size: int
+) -> np.ndarray:
+    """`from_bytes` of `size` bytes of `body`, which are known to be as many as `shape` takes."""
+    if spec.datatype in ("BOOL", "BYTES"):
+        return from_bytes(spec, shape, memoryview(body)[start : start + size])
+    array = np.ndarray(shape, DTYPES[spec.datatype], body, start)
+    return array if array.flags.aligned else array.copy()
 
 
 def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
@@ -315,6 +394,22 @@ def to_json(datatype: str, array: np.ndarray) -> tuple[list[Any], bool]:
         for i in np.flatnonzero(~np.isfinite(numbers)).tolist():
             values[i] = "NaN" if math.isnan(values[i]) else "Infinity" if values[i] > 0 else "-Infinity"
     return values, False
+
+
+def to_text(datatype: str, array: np.ndarray) -> np.ndarray | None:
+    """`array`, flat, for orjson to spell; None where a value has to be spelled by `to_json`.
+
+    Floats get the fewest digits that stand for them: 0.1 in FP32 is not 0.10000000149011612. See `AMBIGUOUS`.
+    """
+    if datatype == "BYTES":
+        return None
+    numbers = numeric(datatype, array).ravel()
+    if datatype in _FLOATS:
+        if np.count_nonzero(np.isfinite(numbers)) != numbers.size:
+            return None
+        if datatype == "FP16":
+            return numbers.astype(np.float32)
+    return numbers
 
 
 def to_bytes(datatype: str, array: np.ndarray) -> bytes:

@@ -1,8 +1,10 @@
 """HTTP, as API Gateway hands it over -> the data plane -> HTTP."""
 
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -32,6 +34,8 @@ from functions.core.request_log import bug_line, request_line
 INFLATED_LIMIT = 64 * 1024 * 1024
 RESERVE_SECONDS = 1.0  # kept of an invocation's time to answer before Lambda would cut it off
 RESERVE_SHARE = 0.2  # the same, of an invocation that has little time
+PATHS = 256  # remembered with their routes
+HEADER_LOWER = HEADER.lower()
 
 OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
 
@@ -55,8 +59,13 @@ STATUS: Mapping[type[PlatformError], HTTPStatus] = {
 Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
 
 
+_match = lru_cache(maxsize=PATHS)(routing.match)
+
+
 class _Exchange:
     """One request and what will be said about it."""
+
+    __slots__ = ("accept_encoding", "action", "bytes_in", "call", "code", "request_id")
 
     def __init__(self, event: Mapping[str, Any], context: Any) -> None:
         self.call = Call()
@@ -74,11 +83,17 @@ def make_handler(
     *,
     inflated_limit: int = INFLATED_LIMIT,
     write: Callable[[str], object] | None = None,
+    sample_rate: float = 1.0,
+    chance: Callable[[], float] = random.random,
 ) -> Handler:
     """The Lambda handler for everything under /v2, bound to `service`. `write` takes log lines; stdout by default.
 
+    Of the requests that went well and were not cold, the share `sample_rate` is logged; every other one always is.
+
     It answers every event: what is no PlatformError is a bug, told in the log, and the environment lives on.
     """
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"the sample rate of the log must be above 0 and at most 1, not {sample_rate}")
     first = True
     log = write or _to_stdout
 
@@ -99,18 +114,21 @@ def make_handler(
             response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", "INTERNAL_ERROR", exchange)
         cold = cold or exchange.call.loaded
         _add_headers(response, exchange, cold)
-        line = request_line(
-            exchange.call,
-            action=exchange.action,
-            request_id=exchange.request_id,
-            status=response.status,
-            code=exchange.code,
-            latency_ms=(time.perf_counter_ns() - started) / 1e6,
-            cold=cold,
-            bytes_in=exchange.bytes_in,
-            bytes_out=len(response.body),
-        )
-        log(line + "\n")
+        rate = 1.0 if cold or response.status >= 300 else sample_rate
+        if rate == 1 or chance() < rate:
+            line = request_line(
+                exchange.call,
+                action=exchange.action,
+                request_id=exchange.request_id,
+                status=response.status,
+                code=exchange.code,
+                latency_ns=time.perf_counter_ns() - started,
+                cold=cold,
+                bytes_in=exchange.bytes_in,
+                bytes_out=len(response.body),
+                sample_rate=rate,
+            )
+            log(line + "\n")
         return response.to_event()
 
     return lambda_handler
@@ -126,14 +144,14 @@ def _answer(
 ) -> Answer:
     request = parse_event(event, routing.ROOT)
     exchange.bytes_in = len(request.body)
-    found = routing.match(request.method, request.path)
+    found = _match(request.method, request.path)
     exchange.action = found.name
     call = exchange.call
     if hasattr(context, "get_remaining_time_in_millis"):
         call.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
     call.model = found.model
     call.reference = routing.reference(found, request.headers, request.query)
-    call.header_length = request.headers.get(HEADER.lower())
+    call.header_length = request.headers.get(HEADER_LOWER)
     call.body = inflate(request.body, request.headers.get("content-encoding"), inflated_limit)
     exchange.accept_encoding = request.headers.get("accept-encoding")
     call.lap("receive")
@@ -152,7 +170,7 @@ def _success(answer: Answer, accept_encoding: str | None) -> HttpResponse:
     response = HttpResponse(HTTPStatus.OK, body, {"content-type": "application/json"})
     if answer.header_length is not None:
         response.headers["content-type"] = "application/octet-stream"
-        response.headers[HEADER.lower()] = str(answer.header_length)
+        response.headers[HEADER_LOWER] = str(answer.header_length)
     if encoding is not None:
         response.headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
     return _checked(response)
@@ -183,14 +201,19 @@ def _error(status: HTTPStatus, text: str, code: str, exchange: _Exchange) -> Htt
 def _add_headers(response: HttpResponse, exchange: _Exchange, cold: bool) -> None:
     """What every reply carries. x-cold-start: this request waited for a model, or was the environment's first."""
     call = exchange.call
-    timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in call.stages_ns.items())
-    response.headers |= call.headers
-    response.headers |= {
-        "x-request-id": exchange.request_id,
-        "x-cold-start": "1" if cold else "0",
-        "server-timing": timing or "receive;dur=0",
-    }
+    timing = _timing(tuple(call.stages_ns)) % tuple([ns / 1e6 for ns in call.stages_ns.values()])
+    headers = response.headers
+    headers |= call.headers
+    headers["x-request-id"] = exchange.request_id
+    headers["x-cold-start"] = "1" if cold else "0"
+    headers["server-timing"] = timing or "receive;dur=0"
     if call.resolved is not None:
-        response.headers["x-model-version"] = str(call.resolved.version.number)
+        headers["x-model-version"] = str(call.resolved.version.number)
         if call.resolved.alias is not None:
-            response.headers["x-model-alias"] = call.resolved.alias
+            headers["x-model-alias"] = call.resolved.alias
+
+
+@cache
+def _timing(stages: tuple[str, ...]) -> str:
+    """The header server-timing of a request that went through these stages, for their milliseconds."""
+    return ", ".join(f"{stage};dur=%.3f" for stage in stages)

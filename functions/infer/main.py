@@ -49,4 +49,7 @@ if initialization == "snap-start":
 preload(
     parse_names(os.environ.get("PRELOAD_MODELS", "")), resolver, models, time.monotonic() + init_seconds(initialization)
 )
-lambda_handler = make_handler(InferenceService(registry, resolver, models, Statistics()))
+lambda_handler = make_handler(
+    InferenceService(registry, resolver, models, Statistics()),
+    sample_rate=float(os.environ.get("LOG_SAMPLE_RATE", "1")),
+)

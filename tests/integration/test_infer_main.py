@@ -31,6 +31,8 @@ IMPORTS = {
     "jmespath",
     "numpy",
     "onnxruntime",
+    "orjson",
+    "pybase64",
     "s3transfer",
     "six",
     "urllib3",

@@ -19,6 +19,12 @@ NUMPY_IN_CORE = {
     "serving.py",
     "tensors.py",
 }  # whatever holds arrays
+CODECS_IN_CORE = {  # what a request is spelled in: where it pays
+    "http.py": {"pybase64"},
+    "protocol.py": {"orjson"},
+    "request_log.py": {"orjson"},
+    "tensors.py": {"orjson"},
+}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -31,10 +37,10 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", sorted((FUNCTIONS / "core").glob("*.py")), ids=lambda path: path.name)
-def test_core_knows_the_standard_library_and_arrays_only_where_arrays_are(path: Path) -> None:
+def test_core_knows_the_standard_library_and_arrays_and_codecs_only_where_these_are(path: Path) -> None:
     foreign = set(imports(path)) - sys.stdlib_module_names - {"functions"}
 
-    assert foreign <= ({"numpy"} if path.name in NUMPY_IN_CORE else set())
+    assert foreign <= ({"numpy"} if path.name in NUMPY_IN_CORE else set()) | CODECS_IN_CORE.get(path.name, set())
 
 
 def test_only_main_reads_the_environment() -> None:
@@ -72,7 +78,7 @@ def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
 
 
 def test_what_the_layers_hold_is_what_functions_import() -> None:
-    held = {"aws_lambda_powertools", "numpy", "onnxruntime", "pydantic"}
+    held = {"aws_lambda_powertools", "numpy", "onnxruntime", "orjson", "pybase64", "pydantic"}
     in_the_runtime = {"boto3", "botocore", "snapshot_restore_py"}
     imported = {name for path in FUNCTIONS.rglob("*.py") for name in imports(path)}
 
