@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -262,14 +263,36 @@ def test_a_run_ends_in_its_time_and_the_session_lives_on(tmp_path: Path) -> None
     session = OnnxRuntime().load(endless(tmp_path))
     inputs = {"n": np.int64(2**62), "x": np.float32(1)}
     inputs = {name: np.asarray(array) for name, array in inputs.items()}
+    short = {"n": np.asarray(np.int64(1)), "x": np.asarray(np.float32(0))}
+    session.run(short, ["y"], 30)  # now the watchdog sleeps for half a minute
     for timeout_s in (0.2, 0.1, 0.001):
         began = time.monotonic()
         with pytest.raises(TimedOut, match="stopped after"):
             session.run(inputs, ["y"], timeout_s)
         assert time.monotonic() - began < timeout_s + 1.0
 
-    short = {"n": np.asarray(np.int64(1)), "x": np.asarray(np.float32(0))}
     assert session.run(short, ["y"], 30)["y"] == 0.0
+
+
+def test_each_of_many_runs_at_once_ends_in_its_own_time(tmp_path: Path) -> None:
+    session = OnnxRuntime().load(endless(tmp_path))
+    inputs = {"n": np.asarray(np.int64(2**62)), "x": np.asarray(np.float32(1))}
+    stopped: list[str] = []
+
+    def run(timeout_s: float) -> None:
+        with pytest.raises(TimedOut) as error:
+            session.run(inputs, ["y"], timeout_s)
+        stopped.append(str(error.value))
+
+    limits_s = [0.5, 0.1, 0.3, 0.2]
+    threads = [threading.Thread(target=run, args=(timeout_s,)) for timeout_s in limits_s]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert sorted(stopped) == [f"the model was stopped after {limit_s * 1000:.0f} ms" for limit_s in sorted(limits_s)]
+    assert not session._watchdog._until  # nothing is kept of a run that is over
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -481,6 +481,48 @@ def test_a_failure_of_ours_is_an_error_in_the_metrics(world: World, client: Clie
     assert (line["level"], line["Errors"], line["code"]) == ("ERROR", 1, "EXECUTION_FAILED")
 
 
+def test_the_rest_stands_for_what_is_not_logged(world: World) -> None:
+    """One in four is logged here, and counts for four."""
+    chances = iter([0.25, 0.5, 0.24, 0.75] * 25)
+    client = Client(world.handler(sample_rate=0.25, chance=lambda: next(chances)))
+    for _ in range(1 + 100):  # the first is cold
+        assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
+
+    cold, *sampled = world.lines
+    assert (cold["cold"], cold["Requests"], "sample_rate" in cold) == (True, 1, False)
+    assert {(line["sample_rate"], line["Requests"], line["Errors"]) for line in sampled} == {(0.25, 4, 0)}
+    assert sum(line["Requests"] for line in world.lines) == 101
+
+
+def test_what_went_wrong_is_always_logged(world: World) -> None:
+    client = Client(world.handler(sample_rate=0.001, chance=lambda: 1.0))
+    client.get("/v2/health/live")
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    client.post("/v2/models/demo/infer", b"{")
+    world.runtime.failure = ExecutionFailed("x")
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+
+    assert [(line["status"], line["cold"]) for line in world.lines] == [
+        (200, True), (200, True), (400, False), (500, False),
+    ]  # fmt: skip
+    assert [line.get("Requests") for line in world.lines] == [None, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.1, float("nan")])
+def test_a_sample_rate_is_a_share(world: World, rate: float) -> None:
+    with pytest.raises(ValueError, match="sample rate"):
+        world.handler(sample_rate=rate)
+
+
+@pytest.mark.parametrize("name", ["é\n\"", "\ud800", "x" * 300])
+def test_any_request_id_fits_into_the_line(world: World, client: Client, name: str) -> None:
+    client.deliver(load("apigw_infer") | {"requestContext": {"requestId": name}})
+
+    [line] = world.lines
+    assert line["request_id"] == (ascii(name) if name == "\ud800" else name)
+
+
 def test_classification_reads_the_labels_of_the_signature(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.register(
