@@ -37,7 +37,9 @@ class Reading:
         endpoint, prefix = settings.bucket("models")
         self.waits: list[float] = []
         client = Client(settings, "s3", endpoint, pause=self.waits.append, chance=lambda: 1.0, read_s=0.5)
-        self.reader = BlobReader(client, "models", prefix, range_bytes=range_bytes, connections=connections)
+        self.reader = BlobReader(
+            client, "models", prefix, range_bytes=(range_bytes, range_bytes), connections=connections
+        )
         self.client = client
         self.clients.append(client)
 
@@ -95,6 +97,20 @@ def test_a_small_blob_is_one_request(server: FaultServer, tmp_path: Path) -> Non
 
     assert reading.fetch(tmp_path) == CONTENT
     assert [one.range for one in server.seen] == [None]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "requests"), [(1000, 9000, 4), (9000, 9000, 2), (1000, 2000, 6), (20_000, 90_000, 1)]
+)
+def test_a_blob_is_divided_among_the_connections(
+    server: FaultServer, tmp_path: Path, least: int, most: int, requests: int
+) -> None:
+    reading = Reading(server.url)
+    reader = BlobReader(reading.client, "models", "/models", range_bytes=(least, most), connections=4)
+
+    reader.fetch(BLOB, tmp_path / "copy")
+
+    assert len(server.seen) == requests
 
 
 def test_an_empty_blob_is_a_file(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
@@ -343,7 +359,7 @@ def test_what_s3_refuses_has_our_code(
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 40_000,
         CHUNKED + b"zz\r\n",
-        CHUNKED + b"1\r\n\0b\r\n",
+        CHUNKED + b"1\r\n\0b\r\n3e7\r\n" + CONTENT[1:1000] + b"\r\n0\r\n\r\n",
         b"",
     ],
     ids=lambda garbage: repr(garbage[:60]),
@@ -418,6 +434,9 @@ def test_connections_are_opened_ahead(server: FaultServer, tmp_path: Path) -> No
     assert server.connections == 2
     assert reading.fetch(tmp_path) == CONTENT
     assert server.connections == 2
+    reading.reader.close()
+    assert reading.fetch(tmp_path) == CONTENT
+    assert server.connections == 4
 
 
 def test_two_blobs_at_once(server: FaultServer, stored: Stored, tmp_path: Path) -> None:

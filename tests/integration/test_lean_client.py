@@ -55,7 +55,7 @@ class Made:
         return ItemTable(DynamoCalls(self.client("dynamodb", url, **environment)), name, self.waits.append)
 
     def blobs(self, url: str, bucket: str, **environment: str) -> BlobReader:
-        return BlobReader(self.client("s3", url, **environment), bucket, f"/{bucket}", range_bytes=1000)
+        return BlobReader(self.client("s3", url, **environment), bucket, f"/{bucket}", range_bytes=(1000, 1000))
 
 
 @pytest.fixture
@@ -323,6 +323,19 @@ def test_a_wrong_clock_is_set_by_the_service_once(
     assert table.get([("P", "S")]) == [ITEM]
     assert len(server.seen) == 3
     assert made.waits == []
+
+
+def test_a_service_whose_clock_runs_away_is_followed_once(made: Made, serve: Callable[..., FaultServer]) -> None:
+    def never_content(seen: Seen, line: Line) -> None:
+        date = datetime.datetime.fromtimestamp(theirs(seen) + 3600, datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
+        answer(line, {"__type": "RequestExpired"}, 400, date=date)
+
+    server = serve(never_content)
+
+    with pytest.raises(OperationFailed, match="RequestExpired"):
+        made.table(server.url).get([("P", "S")])
+
+    assert len(server.seen) == 2
 
 
 @pytest.mark.parametrize("date", ["Sun, 22 Nov 2026 08:15:30 GMT", "", "yesterday", "Sun, 99 Nov 2026 08:15:30 GMT"])

@@ -39,7 +39,7 @@ def encoded(text: str, safe: str = "") -> str:
     >>> encoded("a b/ü", safe="/")
     'a%20b/%C3%BC'
     """
-    return quote(text, safe=safe + "~")
+    return quote(text, safe=safe)
 
 
 def encoded_query(parameters: Iterable[tuple[str, str]]) -> str:
