@@ -8,6 +8,7 @@ table for each transaction. So what a function reads is what a registration leav
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,7 +102,10 @@ def start(fleet: Sequence[Member], storage: str, memory_mb: int) -> Iterator[clo
             _register(registration, where.folder / "objects", member)
         _copy(table, where)
         progress("")
-        yield where
+        try:
+            yield where
+        finally:
+            shutil.rmtree(where.folder / "objects")  # gigabytes: more than there is time for at the end of a cloud
 
 
 def _register(registration: Registration, objects: Path, member: Member) -> None:
