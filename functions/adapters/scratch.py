@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 
@@ -17,23 +18,26 @@ class Scratch:
     def __init__(self, prefix: str) -> None:
         for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
             _remove_if_left(left)
-        self._lock = -1
-        while self._lock < 0:  # another process may take a new one for left, until it is locked
-            self._directory = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
-            self.path = Path(self._directory.name)
-            self._lock = _locked(self.path)
+        lock = -1
+        while lock < 0:  # another process may take a new one for left, until it is locked
+            self.path = Path(tempfile.mkdtemp(prefix=prefix))
+            lock = _locked(self.path)
+        self._end = weakref.finalize(self, _remove, self.path, lock)
 
     def close(self) -> None:
         """Remove it now."""
-        self._directory.cleanup()
-        os.close(self._lock)
+        self._end()
+
+
+def _remove(directory: Path, lock: int) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    os.close(lock)
 
 
 def _remove_if_left(directory: Path) -> None:
     lock = _locked(directory)
     if lock >= 0:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(lock)
+        _remove(directory, lock)
 
 
 def _locked(directory: Path) -> int:

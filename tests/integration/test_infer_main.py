@@ -94,6 +94,44 @@ def test_a_registered_model_answers(
     assert list(main.scratch.path.iterdir()) == []
 
 
+def test_models_are_preloaded_before_the_first_request_and_what_cannot_be_is_a_line(
+    function_environment: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
+    register(function_environment["InferFunction"], "other", 3.0, tmp_path)
+    monkeypatch.setenv("PRELOAD_MODELS", "demo,nobody, other:latest")
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")  # 60 s, however old this process is
+    sys.modules.pop("functions.infer.main", None)
+    try:
+        main = importlib.import_module("functions.infer.main")
+        versions = [main.resolver.resolve(model, None).version for model in ("demo", "other")]
+        assert [main.models.holds(version) for version in versions] == [True, True]
+        reply = Client(main.lambda_handler).post("/v2/models/other/infer", rows([1, 2, 3]))
+    finally:
+        sys.modules.pop("functions.infer.main", None)
+
+    assert reply.json["outputs"][0]["data"] == [3.0, 6.0, 9.0]
+    [line] = [record.getMessage() for record in caplog.records if "preload" in record.getMessage()]
+    assert "nobody" in line
+
+
+@pytest.mark.parametrize(("kind", "hooks"), [("snap-start", "1 1"), ("on-demand", "0 0")])
+def test_a_snapshot_is_prepared_only_where_one_is_taken(kind: str, hooks: str) -> None:
+    script = """
+import functions.infer.main
+import snapshot_restore_py as hooks
+print(len(hooks.get_before_snapshot()), len(hooks.get_after_restore()))
+for function, args, kwargs in (*hooks.get_before_snapshot(), *hooks.get_after_restore()):
+    function(*args, **kwargs)
+"""
+    done = run_alone(script, SERVING_BUCKET="b", REGISTRY_TABLE="t", AWS_LAMBDA_INITIALIZATION_TYPE=kind)
+
+    assert (done.stderr, done.stdout.strip()) == ("", hooks)
+
+
 SCRIPT = """
 import json, os, sys
 before = set(sys.modules)
