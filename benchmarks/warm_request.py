@@ -7,7 +7,8 @@ environment of the infer function:
   bare   session.run on a ready array, with the session options of the function
   ours   functions.infer.main.lambda_handler: event in, reply out, its log and metric line included, written to a pipe
          that another process reads
-  quiet  the same without that line. The function has no switch for it; the benchmark takes the line out.
+  quiet  the same for a request that is not among those that are logged (LOG_SAMPLE_RATE)
+  unseen the same as ours for a request of a form that it has not seen before
   naive  json.loads, np.array, session.run, json.dumps on the same session: no checks, no line. For information.
 Each round gives every contender a block of calls (25 of 1 row, 5 of 128, and one before that does not count), in a
 rotating order, and counts the block's median; p90 is over rounds. Ratios are of the same round. The event is a
@@ -30,7 +31,8 @@ from benchmarks import cloud, measure, requests
 from benchmarks.measure import ROOT, TOLERANCE, Spread
 from benchmarks.models import Workload, workloads
 
-ROWS = (1, 128)
+REPEATS = {1: 25, 128: 5}  # rows, and how many calls of one contender come in a row
+CONTENDERS = ("bare", "ours", "quiet", "unseen", "naive")
 BARE = "bare"
 LIMIT_S = 3600.0
 
@@ -38,26 +40,26 @@ LIMIT_S = 3600.0
 def plan(where: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, Any]:
     """What `children/warm.py` is to do; its files lie in the cloud's folder."""
     cases = []
-    for rows in ROWS:
+    for rows, repeats in REPEATS.items():
         values = where.folder / f"values-{rows}"
         workload.values(rows).astype(np.float32).tofile(values)
-        text = _written(where.folder / f"naive-{rows}.json", requests.predict_event(workload, rows))
+        text = written(where.folder / f"naive-{rows}.json", requests.predict_event(workload, rows))
         for encoding in ("json", "binary"):
             event = requests.infer_event(workload, rows, binary=encoding == "binary")
             cases.append(
                 {
                     "case": f"{encoding} {rows}",
-                    "rows": rows,
+                    "repeats": repeats,
                     "values": str(values),
                     "shape": [rows, *workload.shape],
-                    "event": _written(where.folder / f"{encoding}-{rows}.json", event),
+                    "event": written(where.folder / f"{encoding}-{rows}.json", event),
                     "naive": text if encoding == "json" else None,
                 }
             )
-    return {"rounds": rounds, "model": str(where.model_path(workload)), "cases": cases}
+    return {"rounds": rounds, "model": str(where.model_path(workload)), "contenders": CONTENDERS, "cases": cases}
 
 
-def _written(path: Path, document: object) -> str:
+def written(path: Path, document: object) -> str:
     path.write_text(json.dumps(document), encoding="utf-8")
     return str(path)
 
@@ -71,8 +73,8 @@ def run(where: cloud.Cloud, planned: Mapping[str, Any]) -> dict[str, Any]:
     tmp, result = where.folder / "tmp", where.folder / "result.json"
     tmp.mkdir()
     storage = next(iter(where.storage_urls))
-    written = _written(where.folder / "plan.json", planned)
-    command = [sys.executable, str(ROOT / "benchmarks" / "children" / "warm.py"), written, str(result)]
+    plan_path = written(where.folder / "plan.json", planned)
+    command = [sys.executable, str(ROOT / "benchmarks" / "children" / "warm.py"), plan_path, str(result)]
     done = subprocess.run(
         command, env=where.lambda_environment(storage, tmp, where.variables), cwd=tmp,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=LIMIT_S, check=False,

@@ -1,11 +1,11 @@
 """The environment of a function that has its model in memory: what calls of its handler take. `warm.py PLAN RESULT`
 
-PLAN is JSON: {"rounds": N, "model": path, "cases": [{"case", "rows", "values", "shape", "event", "naive"}, …]}.
+PLAN is JSON: {"rounds": N, "model": path, "contenders": […], "cases": [{"case", "repeats", "values", "shape", "event",
+"naive"}, …]}; `repeats` is how many calls of one contender come in a row: a round counts their median.
 RESULT takes {"taken": {"<case>|<contender>": [µs of each round]}, "replies": {the same keys: reply}}.
 Log lines go to stdout; somebody has to read them.
 """
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -23,23 +23,29 @@ from functions.adapters.limits import threads_for
 from functions.adapters.onnx import OnnxRuntime
 from functions.core.inference import InferenceService
 from functions.core.statistics import Statistics
-from functions.infer import handler as infer_handler
 from functions.infer import main as deployed
-
-REPEATS = {1: 25, 128: 5}  # calls of one contender in a row; what a round counts is their median
+from functions.infer.handler import make_handler
 
 
 def quiet_handler() -> Any:
-    """The same handler without its log line, which is its metric record too. There is no switch for that, so this is
-    a second copy of the module in which the line is neither made nor written."""
-    spec = importlib.util.spec_from_file_location("quiet_handler", str(infer_handler.__file__))
-    if spec is None or spec.loader is None:
-        raise ImportError("the handler has no source")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.request_line = lambda *_, **__: ""  # type: ignore[attr-defined]
-    service = InferenceService(deployed.registry, deployed.resolver, deployed.models, Statistics())
-    return module.make_handler(service, write=lambda _: None)
+    """The same handler, and no request that goes well is among those that are logged."""
+    return make_handler(_service(), sample_rate=0.5, chance=lambda: 1.0)
+
+
+def forgetful_handler() -> Any:
+    """The same handler, which knows the form of no request."""
+    service = _service()
+    handler = make_handler(service)
+
+    def forgetful(event: Any, context: Any) -> Any:
+        service._decoders.clear()
+        return handler(event, context)
+
+    return forgetful
+
+
+def _service() -> InferenceService:
+    return InferenceService(deployed.registry, deployed.resolver, deployed.models, Statistics())
 
 
 def block(call: Callable[[], Any], repeats: int) -> float:
@@ -56,7 +62,7 @@ def main() -> None:
     plan = _read(sys.argv[1])
     # The options of the function's own sessions: the difference is the handler's, and nothing spins on the other core.
     session = OnnxRuntime(threads_for(deployed.size_mb)).load(Path(plan["model"]))._session
-    quiet, context = quiet_handler(), Context()
+    quiet, forgetful, context = quiet_handler(), forgetful_handler(), Context()
     calls: dict[str, Callable[[], Any]] = {}
     contenders: dict[str, Callable[[], float]] = {}
     for case in plan["cases"]:
@@ -66,13 +72,16 @@ def main() -> None:
             "bare": partial(session.run, ["y"], {"x": array}),
             "ours": partial(deployed.lambda_handler, event, context),
             "quiet": partial(quiet, event, context),
+            "unseen": partial(forgetful, event, context),
         }
         if case["naive"]:
             found["naive"] = partial(naive, session, _read(case["naive"]))
         for contender, call in found.items():
+            if contender not in plan["contenders"]:
+                continue
             name = f"{case['case']}|{contender}"
             calls[name] = call
-            contenders[name] = partial(block, call, REPEATS[case["rows"]])
+            contenders[name] = partial(block, call, case["repeats"])
     replies = {name: call() for name, call in calls.items()}
     taken = interleave(contenders, plan["rounds"], what="warm request")
     plain = {name: reply if isinstance(reply, dict) else reply[0].tolist() for name, reply in replies.items()}

@@ -71,13 +71,14 @@ def parse_event(event: Event, root: str) -> HttpRequest:
             raise InvalidRequest("the body is labelled base64 and is not") from error
     else:
         raw = body.encode("utf-8", "surrogatepass")
+    query = event.get("queryStringParameters")
     return HttpRequest(
-        method=event.get("httpMethod") or http.get("method") or "GET",
-        path=_below(unquote(path), root),
-        headers=dict(zip(map(str.lower, headers), map(str, headers.values()), strict=True)),
-        query={str(name): str(value) for name, value in (event.get("queryStringParameters") or {}).items()},
-        body=raw,
-        request_id=str(context.get("requestId") or ""),
+        event.get("httpMethod") or http.get("method") or "GET",
+        _below(unquote(path) if "%" in path else path, root),
+        dict(zip(map(str.lower, headers), map(str, headers.values()), strict=True)),
+        {str(name): str(value) for name, value in query.items()} if query else {},
+        raw,
+        str(context.get("requestId") or ""),
     )
 
 
@@ -87,5 +88,7 @@ def _below(path: str, root: str) -> str:
     >>> _below("/prod/v2/models/m", "/v2"), _below("/v2", "/v2"), _below("/v20/x", "/v2")
     ('/v2/models/m', '/v2', '/v20/x')
     """
+    if path.startswith(root + "/"):
+        return path
     at = (path + "/").find(root + "/")
     return path[at:] if at >= 0 else path

@@ -40,14 +40,9 @@ class Statistics:
             counters.inferences += batch
             counters.executions += 1
             counters.last_ms = int(self._clock() * 1000)
-            total = 0
-            durations = counters.durations
+            counters.add("success", sum(durations_ns.values()))
             for name, ns in durations_ns.items():
-                total += ns
-                entry = durations[name]
-                entry[0] += 1
-                entry[1] += ns
-            counters.add("success", total)
+                counters.add(name, ns)
 
     def failed(self, model: str, version: int, ns: int) -> None:
         with self._lock:

@@ -34,6 +34,7 @@ from functions.core.request_log import bug_line, request_line
 INFLATED_LIMIT = 64 * 1024 * 1024
 RESERVE_SECONDS = 1.0  # kept of an invocation's time to answer before Lambda would cut it off
 RESERVE_SHARE = 0.2  # the same, of an invocation that has little time
+OK = int(HTTPStatus.OK)
 PATHS = 256  # remembered with their routes
 HEADER_LOWER = HEADER.lower()
 
@@ -167,7 +168,7 @@ def _success(answer: Answer, accept_encoding: str | None) -> HttpResponse:
     if not isinstance(answer, InferReply):
         return _checked(json_response(HTTPStatus.OK, answer))
     body, encoding = compress(answer.body, accept_encoding)
-    response = HttpResponse(HTTPStatus.OK, body, {"content-type": "application/json"})
+    response = HttpResponse(OK, body, {"content-type": "application/json"})
     if answer.header_length is not None:
         response.headers["content-type"] = "application/octet-stream"
         response.headers[HEADER_LOWER] = str(answer.header_length)

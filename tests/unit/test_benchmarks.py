@@ -10,12 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cold_start, fleet, many_models, measure, memory, models, register, requests, warm_request
+from benchmarks import (
+    cloud,
+    cold_start,
+    fleet,
+    many_models,
+    measure,
+    memory,
+    models,
+    payload,
+    register,
+    requests,
+    warm_request,
+)
 from benchmarks.measure import Spread
 from benchmarks.storage import byte_range
 from functions.adapters.onnx import OnnxRuntime
 from functions.core.protocol import HEADER, decode_infer, encode_infer
 from functions.core.signature import Signature, TensorSpec
+from local.template import Template
 
 TINY = models.workloads()["tiny"]
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 784)),), (TensorSpec("y", "FP32", (-1, 10)),))
@@ -37,6 +50,7 @@ def test_everything_is_measured_unless_told_otherwise() -> None:
     assert (wanted.models, wanted.storages, wanted.save) == (["tiny", "conv100"], ["s3-like", "unthrottled"], True)
     assert wanted.rounds > 1
     assert warm_request.arguments([]).rounds > 1
+    assert payload.arguments([]).rounds > 1
 
 
 def test_registering_is_measured_with_a_large_model_too() -> None:
@@ -134,8 +148,9 @@ def test_warm_requests_are_compared_with_the_bare_run() -> None:
     [
         (cold_start.table, cold_start.results("tiny", TAKEN_COLD, ["s3-like"])),
         (warm_request.table, warm_request.results(TAKEN_WARM)),
+        (payload.table, warm_request.results(TAKEN_WARM)),
     ],
-    ids=["cold start", "warm request"],
+    ids=["cold start", "warm request", "payload"],
 )
 def test_a_table_has_one_line_a_result(table: Callable[[Any], str], found: list[dict[str, Any]]) -> None:
     assert len(table(found).splitlines()) == 1 + len(found)
@@ -216,6 +231,17 @@ def test_a_wrong_answer_ends_the_benchmark() -> None:
     warm_request.check({"json 1|bare": [[0.5, 0.5001]], "json 1|ours": reply})
     with pytest.raises(RuntimeError, match="ours answered json 1 wrongly"):
         warm_request.check({"json 1|bare": [[0.5, 0.5]], "json 1|ours": reply})
+
+
+def test_payloads_are_what_lambda_lets_in(tmp_path: Path) -> None:
+    where = cloud.Cloud(tmp_path, "", {}, Template.load("template.yaml"))
+
+    plan = payload.plan(where, rounds=1)
+
+    assert [case["case"] for case in plan["cases"]][-1] == "binary 1100000"
+    largest = {case["event"]: Path(case["event"]).stat().st_size for case in plan["cases"]}
+    assert 5_500_000 < max(largest.values()) <= payload.EVENT_LIMIT
+    assert all(2 <= case["repeats"] <= 25 for case in plan["cases"])
 
 
 # --- models and storage -----------------------------------------------------------------------------------------------
