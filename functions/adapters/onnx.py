@@ -25,6 +25,7 @@ from functions.core.workbench import Plan
 
 FLOOR = (1, 31, 1)  # below it, crafted models crash the process (field notes on security, section 1.1)
 SECONDS_MAX = 3600.0
+THREADS_MAX = 768  # of this process, after which sessions get none of their own; Lambda allows 1,024
 
 if tuple(int(part) for part in ort.__version__.split(".")[:3]) < FLOOR:
     raise ImportError(f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, FLOOR))}, which fixes crashes")
@@ -99,10 +100,15 @@ class OnnxRuntime:
             options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(_MAPPED_BYTES))
         return OnnxSession(_open(path, options), self._watchdog)
 
+    def _threads_for(self, plan: Plan) -> int:
+        """One, where this process has about as many as Lambda allows: each session keeps its own."""
+        wanted = max(1, min(plan.threads, self._threads))
+        return wanted if wanted == 1 or Path("/proc/self/task").stat().st_nlink - 2 < THREADS_MAX else 1
+
     def _options(self, plan: Plan) -> Any:
         """Arena and memory patterns are off: see docs/decisions/0007-memory-of-an-environment.md."""
         options = ort.SessionOptions()
-        options.intra_op_num_threads = max(1, min(plan.threads, self._threads))
+        options.intra_op_num_threads = self._threads_for(plan)
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # fatal: errors come as exceptions, and ORT's own lines may hold values
         options.enable_cpu_mem_arena = False

@@ -249,11 +249,8 @@ class ModelCache:
     def _load(self, version: Version, slot: _Slot) -> None:
         try:
             slot.session = self._open(version)
-        except MemoryError:
-            text = f"({version.size_bytes // MB} MB) does not fit into the memory there is"
-            self._loaded(version, slot, _too_large(version, text))
         except BaseException as error:  # whatever it is, it is told to the requests that wait for it
-            self._loaded(version, slot, _full(version) if _is_full(error) else error)
+            self._loaded(version, slot, _told(error, version))
         else:
             self._loaded(version, slot, None)
             if slot.users == 1:  # nobody waits
@@ -386,17 +383,21 @@ def _again(error: BaseException, trace: TracebackType | None = None) -> BaseExce
         return error.with_traceback(trace)
 
 
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _told(error: BaseException, version: Version) -> BaseException:
+    """What a request is told of an error in a load."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        text = f"({version.size_bytes // MB} MB) does not fit into the memory there is"
+        return _too_large(version, text)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        text = "does not fit into the temporary storage now; try again"
+        return _not_ready(version, text, code="MODELS_BUSY", retry_after_s=2)
+    return error
 
 
 def _not_ready(version: Version, why: str, code: str, retry_after_s: int) -> Unavailable:
     text = f"Model version not ready: version {version.number} of '{version.model}' {why}"
     return Unavailable(text, code=code, retry_after_s=retry_after_s)
-
-
-def _full(version: Version) -> Unavailable:
-    return _not_ready(version, "does not fit into the temporary storage now; try again", "MODELS_BUSY", retry_after_s=2)
 
 
 def _too_large(version: Version, why: str) -> Unavailable:

@@ -20,6 +20,7 @@ from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest,
 from functions.core.registry import Source, State, Version
 from functions.core.serving import MB, ModelCache
 from functions.core.signature import TensorSpec
+from functions.core.workbench import Plan
 from tests.models import make_model, outside_weights_model, scale_model
 from tests.serving import Client, World, rows
 
@@ -376,6 +377,23 @@ def test_evicted_models_give_their_memory_back(tmp_path: Path) -> None:
     growth_mb, held = map(int, line.split())
     assert held == 2
     assert growth_mb < 2 * (16 + 2) + 24  # two models and what a load takes for a moment
+
+
+def test_sessions_work_alone_where_there_are_too_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.onnx").write_bytes(scale_model())
+    runtime = OnnxRuntime(2)
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = threads()
+    session = runtime.load(tmp_path / "x.onnx", Plan(threads=2))
+    assert threads() == before + 1
+    monkeypatch.setattr("functions.adapters.onnx.THREADS_MAX", before)
+    other = runtime.load(tmp_path / "x.onnx", Plan(threads=2))
+    assert threads() == before + 1
+    x = np.ones((1, 3), np.float32)
+    assert session.run({"x": x}, ["y"], 30)["y"][0, 0] == other.run({"x": x}, ["y"], 30)["y"][0, 0] == 2.0
 
 
 SESSIONS = """

@@ -129,14 +129,17 @@ def test_by_default_what_is_free_is_the_bound(tmp_path: Path, monkeypatch: pytes
     assert world.ask(wide(world, 2.0, weights=900)) == 2.0
 
 
-def test_storage_that_others_filled_is_no_bug(world: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "MODELS_BUSY"), (errno.ENOMEM, "MODEL_TOO_LARGE")])
+def test_what_the_system_lacks_is_no_bug(
+    world: Cached, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
     def full(blob: Blob, path: Path) -> None:
-        raise OSError(errno.ENOSPC, "no space left on device")
+        raise OSError(number, "no")
 
     version = world.register("m")
     monkeypatch.setattr(world.blobs, "fetch", full)
 
-    assert world.refused(version).instance_code == "MODELS_BUSY"
+    assert world.refused(version).instance_code == code
 
 
 def test_one_session_is_made_at_a_time(tmp_path: Path) -> None:
