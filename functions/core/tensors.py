@@ -8,7 +8,7 @@ checked at once (`set(map(type, values))`): Python visits single values only to 
 import binascii
 import math
 import struct
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from itertools import chain
 from types import NoneType
 from typing import Any
@@ -19,6 +19,7 @@ import orjson
 from functions.core.errors import InvalidRequest, shown
 from functions.core.signature import DATATYPES, DYNAMIC, TensorSpec
 
+PIECE_BYTES = 2**16  # of the text of a list, read at a time
 ELEMENTS_LIMIT = 2**26  # 64 MiB of the smallest elements; only tensors without elements could declare more
 
 DTYPES = {
@@ -282,13 +283,18 @@ def from_text(spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int,
     words = text.find(b"u", start, end) >= 0 or text.find(b"a", start, end) >= 0
     if words and packed != "?":
         return None
+    pieces, count = [], 0
     try:
-        values = _flat(shape, orjson.loads(memoryview(text)[start:end]))
-        if values is None or (packed == "?" and not set(map(type, values)) <= {bool}):
-            return None
-        raw = struct.pack(f"{len(values)}{packed}", *values)
+        for values in _pieces(shape, text, start, end):
+            if packed == "?" and not set(map(type, values)) <= {bool}:
+                return None
+            pieces.append(struct.pack(f"{len(values)}{packed}", *values))
+            count += len(values)
     except (orjson.JSONDecodeError, struct.error, OverflowError):
         return None
+    if count != math.prod(shape):
+        return None
+    raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     array: np.ndarray = np.frombuffer(raw, _PACKED_DTYPES[spec.datatype])
     if spec.datatype in _FLOATS:
         if spec.datatype == "BF16":
@@ -303,16 +309,33 @@ def from_text(spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int,
     return array.reshape(shape)
 
 
-def _flat(shape: tuple[int, ...], level: list[Any]) -> list[Any] | None:
-    """The values of a list that is flat, or nested exactly like `shape` as far down as `struct` does not check."""
+def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterator[list[Any]]:
+    """The values of a list that is flat, or nested like `shape` as far down as `struct` does not check, or [None].
+
+    Those of a long flat list come some at a time: so they stay in the processor's cache, and take no memory.
+    """
+    if end - start <= PIECE_BYTES or text[start + 1 : start + 16].lstrip()[:1] == b"[":
+        yield _flat(shape, orjson.loads(memoryview(text)[start:end]))
+        return
+    at, last = start + 1, end - 1
+    while at <= last:
+        comma = text.find(b",", at + PIECE_BYTES, last)
+        stop = last if comma < 0 else comma
+        values = orjson.loads(b"[" + text[at:stop] + b"]")
+        yield values or [None]  # nothing between two commas, or after the last
+        at = stop + 1
+
+
+def _flat(shape: tuple[int, ...], level: list[Any]) -> list[Any]:
+    """The values of a list that is flat, or nested like `shape` as far down as `struct` does not check, or [None]."""
     if level and type(level[0]) is list:
         for size in shape[1:]:
             if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
-                return None
+                return [None]
             level = list(chain.from_iterable(level))
             if not level:
-                return None
-    return level if len(level) == math.prod(shape) else None
+                return [None]
+    return level
 
 
 # --- from bytes -------------------------------------------------------------------------------------------------------

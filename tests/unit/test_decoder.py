@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functions.core import protocol
+from functions.core import protocol, tensors
 from functions.core.errors import InvalidRequest
 from functions.core.protocol import (
     FORM_BYTES,
@@ -24,6 +24,7 @@ from functions.core.protocol import (
 from functions.core.signature import DATATYPES, Signature, TensorSpec
 from functions.core.tensors import AMBIGUOUS
 
+X = Signature((TensorSpec("x", "FP32", (-1,)),), ())
 FLOATS = ("FP16", "BF16", "FP32", "FP64")
 Body = tuple[bytes, str | None]
 
@@ -182,9 +183,45 @@ def test_every_number_is_read_alike(numbers: list[str], datatype: str) -> None:
     check_same(Signature((TensorSpec("x", datatype, (-1,)),), ()), [(text.encode(), None)])
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.one_of(NUMBERS, NUMBERS, NUMBERS, WORDS, SPACES), max_size=12),
+    st.integers(0, 9),
+    st.sampled_from(["FP32", "INT16", "BOOL"]),
+)
+def test_long_lists_are_read_alike_wherever_they_are_cut(values: list[str], piece: int, datatype: str) -> None:
+    text = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[{len(values)}],"data":[{",".join(values)}]}}]}}'
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tensors, "PIECE_BYTES", piece)
+
+        check_same(Signature((TensorSpec("x", datatype, (-1,)),), ()), [(text.encode(), None)])
+
+
+@pytest.mark.parametrize(
+    "values", ["1,2,3", "1,2,", "1,,2", "1, ,2", " 1 , 2 ", "1,2],[3", "1,[2]", "[1],2", "1,true", ""]
+)
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_what_is_cut_has_to_be_a_list(values: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[{count}],"data":[{values}]}}]}}'
+    for piece in range(8):
+        monkeypatch.setattr(tensors, "PIECE_BYTES", piece)
+
+        check_same(X, [(text.encode(), None)])
+
+
+def test_many_numbers_are_read_in_pieces() -> None:
+    numbers = np.round(np.random.default_rng(1).random(100_000), 3)
+    text = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [100_000], "data": numbers.tolist()}]})
+    assert len(text) > 5 * tensors.PIECE_BYTES
+
+    request = Decoder(X)._from_json(text.encode())
+
+    assert request is not None
+    np.testing.assert_array_equal(request.inputs["x"], numbers.astype(np.float32))
+
+
 # --- what must not be mistaken ----------------------------------------------------------------------------------------
 
-X = Signature((TensorSpec("x", "FP32", (-1,)),), ())
 GOOD = '{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[1,2]}]}'
 
 
