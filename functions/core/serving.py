@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from functions.core.errors import PlatformError, Unavailable
-from functions.core.protocol import decode_infer
 from functions.core.registry import Blob, Version
 from functions.core.workbench import Plan
 
@@ -189,6 +188,14 @@ class ModelCache:
         finally:
             self._leave(slot)
 
+    def begin(self, version: Version) -> None:
+        """Load `version` if need be; whoever asks for it next waits for that.
+
+        Raises:
+            Unavailable, InvalidModel: as `session` does, where that is known already.
+        """
+        self._leave(self._enter(version, evict=True))
+
     def warm_up(self, version: Version, session: Session, deadline: float) -> None:
         """Run the sample of `version` once, so that the first request does not pay for what only a first run does.
 
@@ -197,6 +204,8 @@ class ModelCache:
         """
         if version.sample is None or version.signature is None or not version.plan.get("warmup"):
             return
+        from functions.core.protocol import decode_infer  # brings numpy, which is not there yet when a load can begin
+
         try:
             with tempfile.TemporaryDirectory(prefix="sample-", dir=self._directory) as name:
                 path = Path(name) / version.sample.name

@@ -1,25 +1,24 @@
-"""Lambda entry point: reads the environment, picks real adapters. Runs once, during INIT."""
+"""Lambda entry point: reads the environment, picks real adapters. Runs once, during INIT.
+
+What is imported up here is what has to be there before anything else can begin; `ahead.py` says why.
+"""
 
 import os
 import time
 
-import boto3
-from botocore.config import Config
-
+from functions.adapters.aws.blobs import BlobReader
+from functions.adapters.aws.client import Client
+from functions.adapters.aws.dynamodb import DynamoCalls
+from functions.adapters.aws.settings import Settings
 from functions.adapters.clock import Elapsed, utc_now
-from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.limits import ceiling_bytes, init_seconds, limit_memory, models_bytes, threads_for
-from functions.adapters.onnx import OnnxRuntime
-from functions.adapters.s3 import S3Blobs
+from functions.adapters.items import ItemTable
+from functions.adapters.late import LateRuntime
+from functions.adapters.limits import MB_PER_CPU, ceiling_bytes, init_seconds, limit_memory, models_bytes, threads_for
 from functions.adapters.scratch import Scratch
-from functions.core.inference import InferenceService
-from functions.core.preload import parse_names, preload
 from functions.core.registry import Registry
 from functions.core.resolution import Resolver
 from functions.core.serving import ModelCache
-from functions.core.statistics import Statistics
-from functions.infer.handler import make_handler
-from functions.infer.snapshot import prepare
+from functions.infer.ahead import Ahead, Handler
 
 UNLIMITED_MB = 3008  # taken for the size of the function where nobody says it, e.g. in a test
 
@@ -32,24 +31,40 @@ size_mb = int(memory_mb or UNLIMITED_MB)
 if memory_mb:
     limit_memory(ceiling_bytes(size_mb))
 
-scratch = Scratch("models-")
-config = Config(retries={"mode": "standard", "total_max_attempts": 3}, connect_timeout=1, read_timeout=5)
-dynamodb, s3 = (boto3.client(name, config=config) for name in ("dynamodb", "s3"))
-registry = Registry(DynamoTable(dynamodb, os.environ["REGISTRY_TABLE"]), utc_now)
-models = ModelCache(
-    S3Blobs(s3, os.environ["SERVING_BUCKET"]),
-    OnnxRuntime(threads_for(size_mb)),
-    memory_bytes=models_bytes(size_mb),
-    directory=scratch.path,
-)
-resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")), Elapsed())
+settings = Settings.of(os.environ)
+dynamodb = Client(settings, "dynamodb")
+blobs = BlobReader.of(settings, os.environ["SERVING_BUCKET"])
 initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+if initialization != "snap-start":  # whose connections would not live
+    dynamodb.open_ahead()
+    blobs.open_ahead()
+scratch = Scratch("models-")
+runtime = LateRuntime(threads_for(size_mb))
+registry = Registry(ItemTable(DynamoCalls(dynamodb), os.environ["REGISTRY_TABLE"]), utc_now)
+models = ModelCache(blobs, runtime, memory_bytes=models_bytes(size_mb), directory=scratch.path)
+resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")), Elapsed())
+
+
+def make() -> Handler:
+    runtime.real()
+    from functions.core.inference import InferenceService
+    from functions.core.statistics import Statistics
+    from functions.infer.handler import make_handler
+
+    service = InferenceService(registry, resolver, models, Statistics())
+    return make_handler(service, sample_rate=float(os.environ.get("LOG_SAMPLE_RATE", "1")))
+
+
+ahead = Ahead(make, resolver, models)
 if initialization == "snap-start":
-    prepare(resolver, (dynamodb.close, s3.close))
-preload(
-    parse_names(os.environ.get("PRELOAD_MODELS", "")), resolver, models, time.monotonic() + init_seconds(initialization)
-)
-lambda_handler = make_handler(
-    InferenceService(registry, resolver, models, Statistics()),
-    sample_rate=float(os.environ.get("LOG_SAMPLE_RATE", "1")),
-)
+    from functions.infer.snapshot import prepare
+
+    prepare(resolver, (dynamodb.close, blobs.close))
+names = os.environ.get("PRELOAD_MODELS", "")
+if names:
+    from functions.core.preload import parse_names, preload
+
+    preload(parse_names(names), resolver, models, time.monotonic() + init_seconds(initialization))
+# INIT has whole processors, however small the function: what has few of its own, or is started ahead, ends it here.
+prepared = initialization != "on-demand" or size_mb < MB_PER_CPU
+lambda_handler: Handler = ahead.wait() if prepared or names else ahead

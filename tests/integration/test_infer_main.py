@@ -1,18 +1,20 @@
 """The infer function as Lambda starts it: wiring, imports, environment. Moto stands in for AWS."""
 
+import ast
 import hashlib
 import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
@@ -24,20 +26,12 @@ from tests.serving import Client, rows
 
 # What an environment pays for before its first request: top-level packages, the standard library's left out.
 IMPORTS = {
-    "boto3",
-    "botocore",
-    "dateutil",
     "functions",
-    "jmespath",
     "numpy",
     "onnxruntime",
     "orjson",
     "pybase64",
-    "s3transfer",
-    "six",
-    "urllib3",
 }
-WHERE_INSTALLED = {"brotli", "certifi"}  # taken by botocore and urllib3; not in the Lambda bundle
 
 
 def run_alone(script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -53,11 +47,29 @@ def run_alone(script: str, **environment: str) -> "subprocess.CompletedProcess[s
 
 
 @pytest.fixture
-def main(function_environment: dict[str, dict[str, str]]) -> Iterator[Any]:
-    """functions.infer.main, freshly imported against the stack in moto."""
-    sys.modules.pop("functions.infer.main", None)
-    yield importlib.import_module("functions.infer.main")
-    sys.modules.pop("functions.infer.main", None)
+def start(function_environment: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Imports functions.infer.main afresh. Its AWS is a server over what moto holds in this process."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+
+    def begin() -> Any:
+        sys.modules.pop("functions.infer.main", None)
+        with monkeypatch.context() as patched:
+            patched.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+            main = importlib.import_module("functions.infer.main")
+        started.append(main)
+        return main
+
+    started: list[Any] = []
+    try:
+        yield begin
+    finally:
+        for main in started:
+            main.dynamodb.close()
+            main.blobs.close()
+        server.stop()
+        sys.modules.pop("functions.infer.main", None)
 
 
 def register(environment: dict[str, str], model: str, factor: float, directory: Path) -> None:
@@ -71,9 +83,18 @@ def register(environment: dict[str, str], model: str, factor: float, directory: 
     registry.finish(replace(claimed, state=State.READY, files=(blob,), signature=inspect_signature(path)))
 
 
+@pytest.mark.parametrize("memory_mb", ["512", "3008"])  # INIT waits for all imports, and does not
 def test_a_registered_model_answers(
-    main: Any, function_environment: dict[str, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Callable[[], Any],
+    memory_mb: str,
+    function_environment: dict[str, dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("functions.adapters.limits.limit_memory", lambda _: None)  # of this process
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_mb)
+    main = start()
     register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
     register(function_environment["InferFunction"], "demo", 3.0, tmp_path)
     client = Client(main.lambda_handler)
@@ -95,6 +116,7 @@ def test_a_registered_model_answers(
 
 
 def test_models_are_preloaded_before_the_first_request_and_what_cannot_be_is_a_line(
+    start: Callable[[], Any],
     function_environment: dict[str, dict[str, str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -104,15 +126,11 @@ def test_models_are_preloaded_before_the_first_request_and_what_cannot_be_is_a_l
     register(function_environment["InferFunction"], "other", 3.0, tmp_path)
     monkeypatch.setenv("PRELOAD_MODELS", "demo,nobody, other:latest")
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")  # 60 s, however old this process is
-    sys.modules.pop("functions.infer.main", None)
-    try:
-        main = importlib.import_module("functions.infer.main")
-        versions = [main.resolver.resolve(model, None).version for model in ("demo", "other")]
-        assert [main.models.holds(version) for version in versions] == [True, True]
-        reply = Client(main.lambda_handler).post("/v2/models/other/infer", rows([1, 2, 3]))
-    finally:
-        sys.modules.pop("functions.infer.main", None)
+    main = start()
 
+    versions = [main.resolver.resolve(model, None).version for model in ("demo", "other")]
+    assert [main.models.holds(version) for version in versions] == [True, True]
+    reply = Client(main.lambda_handler).post("/v2/models/other/infer", rows([1, 2, 3]))
     assert reply.json["outputs"][0]["data"] == [3.0, 6.0, 9.0]
     [line] = [record.getMessage() for record in caplog.records if "preload" in record.getMessage()]
     assert "nobody" in line
@@ -148,8 +166,17 @@ def test_what_the_infer_function_imports() -> None:
 
     assert done.stderr == ""
     imported, ceiling_mb = map(json.loads, done.stdout.splitlines())
-    assert set(imported) - WHERE_INSTALLED == IMPORTS
+    assert set(imported) == IMPORTS
     assert ceiling_mb == 384
+
+
+def test_what_comes_before_the_first_event_does_not_wait_for_numpy() -> None:
+    tree = ast.parse(Path("functions/infer/main.py").read_text())
+    first = "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+
+    done = run_alone(first + "\nimport sys\nprint(*sys.modules)")
+
+    assert not {"numpy", "onnxruntime", "orjson", "boto3", "ssl", "http.client", "email"} & set(done.stdout.split())
 
 
 def test_the_handler_knows_no_cloud_and_no_runtime() -> None:
