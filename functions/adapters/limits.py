@@ -102,9 +102,10 @@ def keep_one_heap() -> None:
 def keep_stacks_small() -> None:
     """Let native threads reserve 0.5 MB and not 8, which RLIMIT_DATA counts: 341 sessions of two threads filled 2.8 GB.
 
-    Threads of Python, which load models, keep 8 MB. The sandbox does the same: what overflows there is rejected.
+    Threads of Python get 2 MB, but for those that load models. The sandbox does the same: what overflows there is
+    rejected.
     """
-    threading.stack_size(8 * MB)
+    threading.stack_size(2 * MB)
     if hasattr(_libc, "pthread_setattr_default_np"):  # glibc's
         attributes = ctypes.create_string_buffer(256)  # a pthread_attr_t has 56 bytes, or 64
         _libc.pthread_attr_init(attributes)

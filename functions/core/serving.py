@@ -33,6 +33,7 @@ MB = 1024 * 1024
 MODEL_OVERHEAD_BYTES = 2 * MB  # a session without weights takes 0.5-1 MB
 WEIGHTS_FACTOR = 2  # memory over file size: the weights, and the copy that the runtime packs for its kernels
 STORAGE_RESERVE_BYTES = 16 * MB  # of temporary storage, left to others
+LOADING_STACK_BYTES = 8 * MB
 FETCHES = 8  # files of one model at a time
 WARM_UP_SECONDS = 10.0  # for the first run of a model that nobody waits for
 FAILURES = 256  # models that could not be loaded, remembered
@@ -243,9 +244,9 @@ class ModelCache:
             self._slots[key] = slot
             slot.users += 1
         try:
-            threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True).start()
+            _start(threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True))
         except RuntimeError as error:  # no memory for its stack
-            refusal = Unavailable("there is no memory to load a model now; try again", code="MODELS_BUSY")
+            refusal = _busy("memory")
             refusal.__cause__ = error
             self._loaded(version, slot, refusal)
             self._leave(slot)
@@ -259,7 +260,7 @@ class ModelCache:
         try:
             slot.session = self._open(version)
         except BaseException as error:  # whatever it is, it is told to the requests that wait for it
-            self._loaded(version, slot, _told(error, version))
+            self._loaded(version, slot, self._told(error, version))
         else:
             self._loaded(version, slot, None)
             if slot.users == 1:  # nobody waits
@@ -344,7 +345,7 @@ class ModelCache:
                 memory, storage = memory - slot.size_bytes, storage - slot.file_bytes
                 dropped.append(key)
         if memory > 0 or storage > 0:
-            raise Unavailable("the models in use leave no memory for another one now; try again", code="MODELS_BUSY")
+            raise _busy("memory" if memory > 0 else "temporary storage")
         for key in dropped:
             del self._slots[key]
 
@@ -375,6 +376,18 @@ class ModelCache:
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    def _told(self, error: BaseException, version: Version) -> BaseException:
+        """What a request is told of an error in a load."""
+        number = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, MemoryError) or number == errno.ENOMEM:
+            with self._lock:
+                others = sum(slot.users > 0 for slot in self._slots.values()) - 1
+            if others:
+                return _busy("memory")
+            text = f"({version.size_bytes // MB} MB) does not fit into the memory there is"
+            return _too_large(version, text)
+        return _busy("temporary storage") if number in (errno.ENOSPC, errno.EDQUOT) else error
+
     def _drop_idle(self) -> int:
         """Returns how many there were."""
         with self._lock:
@@ -382,6 +395,15 @@ class ModelCache:
             for key in dropped:
                 del self._slots[key]
             return len(dropped)
+
+
+def _start(thread: threading.Thread) -> None:
+    """With as much stack as the main thread has, where a registration loaded the model."""
+    before = threading.stack_size(LOADING_STACK_BYTES)
+    try:
+        thread.start()
+    finally:
+        threading.stack_size(before)
 
 
 def _again(error: BaseException, trace: TracebackType | None = None) -> BaseException:
@@ -392,16 +414,8 @@ def _again(error: BaseException, trace: TracebackType | None = None) -> BaseExce
         return error.with_traceback(trace)
 
 
-def _told(error: BaseException, version: Version) -> BaseException:
-    """What a request is told of an error in a load."""
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, MemoryError) or number == errno.ENOMEM:
-        text = f"({version.size_bytes // MB} MB) does not fit into the memory there is"
-        return _too_large(version, text)
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        text = "does not fit into the temporary storage now; try again"
-        return _not_ready(version, text, code="MODELS_BUSY", retry_after_s=2)
-    return error
+def _busy(what: str) -> Unavailable:
+    return Unavailable(f"the models in use leave no {what} for another one now; try again", code="MODELS_BUSY")
 
 
 def _not_ready(version: Version, why: str, code: str, retry_after_s: int) -> Unavailable:

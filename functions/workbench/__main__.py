@@ -72,8 +72,10 @@ def _step(name: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         from functions.workbench.unpack import unpack
 
         return lambda task: report(unpack(Form[task["form"]], Path(task["directory"])))
+    from functions.adapters.limits import keep_stacks_small
     from functions.workbench.build import build
 
+    keep_stacks_small()  # as in the function that will serve it
     return lambda task: report(build(brief_of(task), Path(task["directory"])))
 
 

@@ -39,7 +39,7 @@ from tests.serving import Clock
 
 VERSIONS = 6
 PATIENCE_S = 10.0  # for a thread to do what it does at once
-ENDINGS = {"unavailable": "UNAVAILABLE", "invalid": "NOT_LOADABLE", "memory": "MODEL_TOO_LARGE"}
+ENDINGS = {"unavailable": "BLOB_MISSING", "invalid": "NOT_LOADABLE", "memory": "MODEL_TOO_LARGE"}
 
 
 class Session:
@@ -237,7 +237,11 @@ class Caches(RuleBasedStateMachine):
             self.slots[number][:] = [footprint_bytes(version), version.files[1].size_bytes, len(waited)]
             assert [(one.answer, one.error) for one in waited] == [(number, None)] * len(waited)
             return waited
-        code = "BLOB_MISSING" if ending == "unavailable" else ENDINGS[ending]
+        code = ENDINGS[ending]
+        if ending == "memory" and any(
+            slot[2] or key in self.waiting for key, slot in self.slots.items() if key != number
+        ):
+            code = "MODELS_BUSY"
         assert [one.error and one.error.instance_code for one in waited] == [code] * len(waited)
         for request in waited:
             request.join(PATIENCE_S)
@@ -245,7 +249,8 @@ class Caches(RuleBasedStateMachine):
         if ending == "memory":  # it was tried once more, without the idle ones
             for idle in self._idle():
                 del self.slots[idle]
-        seconds = serving.UNAVAILABLE_SECONDS if ending == "unavailable" else serving.FAILED_SECONDS
+        for_now = code in ("BLOB_MISSING", "MODELS_BUSY")
+        seconds = serving.UNAVAILABLE_SECONDS if for_now else serving.FAILED_SECONDS
         self.failed[number] = code, self.clock.now + seconds
         return []
 

@@ -1,5 +1,6 @@
 """Many models in one environment: what is counted, what fails and for how long, what is loaded ahead."""
 
+import ctypes
 import errno
 import gc
 import logging
@@ -261,6 +262,15 @@ def test_a_model_that_could_not_be_loaded_is_not_downloaded_again_for_a_while(
     assert world.blobs.fetches == 2
 
 
+def test_a_load_that_lacks_memory_beside_models_in_use_is_too_large_for_now_only(world: Cached) -> None:
+    used, version = world.register("m", 1.0), world.register("m", 2.0)
+    with world.models.session(used, world.now.now + 60):
+        world.runtime.refusals = [MemoryError()]
+        assert world.refused(version).instance_code == "MODELS_BUSY"
+        world.now.now += serving.UNAVAILABLE_SECONDS
+        assert world.ask(version) == 2.0
+
+
 def test_a_failure_concerns_its_own_model_and_few_are_remembered(
     world: Cached, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +359,30 @@ def test_no_memory_for_a_thread_is_told_and_takes_nothing(world: Cached, monkeyp
     assert world.models.held_bytes() == (0, 0)
     world.now.now += serving.UNAVAILABLE_SECONDS
     assert world.ask(version) == 2.0
+
+
+def test_models_are_loaded_with_the_stack_of_a_main_thread(world: Cached) -> None:
+    """glibc says how much: the attributes of the running thread."""
+    sizes: list[int] = []
+    libc = ctypes.CDLL(None)
+
+    class Runtime:
+        def load(self, path: Path, plan: Plan | None = None) -> ScaleSession:
+            attributes, size = ctypes.create_string_buffer(256), ctypes.c_size_t()
+            libc.pthread_self.restype = ctypes.c_void_p
+            assert not libc.pthread_getattr_np(ctypes.c_void_p(libc.pthread_self()), attributes)
+            libc.pthread_attr_getstacksize(attributes, ctypes.byref(size))
+            sizes.append(size.value)
+            return ScaleSession(2.0, world.runtime)
+
+    before = threading.stack_size(1 * MB)
+    try:
+        world.models._runtime = Runtime()
+        world.ask(world.register("m"))
+        assert threading.stack_size() == 1 * MB
+    finally:
+        threading.stack_size(before)
+    assert sizes[0] >= 8 * MB - 64 * 1024
 
 
 # --- what is loaded ahead ---------------------------------------------------------------------------------------------
