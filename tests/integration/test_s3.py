@@ -26,6 +26,12 @@ def blobs(deployed: Deployed) -> S3Blobs:
     return S3Blobs(boto3.client("s3"), deployed.outputs["ServingBucketName"])
 
 
+def fetched(uploads: S3Uploads, pinned: Pinned, path: Path) -> str:
+    digest = hashlib.sha256()
+    uploads.fetch(pinned, path, digest)
+    return digest.hexdigest()
+
+
 def test_the_named_version_is_read_and_not_the_newest(bucket: str, tmp_path: Path) -> None:
     s3 = boto3.client("s3")
     first = s3.put_object(Bucket=bucket, Key=KEY, Body=b"first")["VersionId"]
@@ -36,7 +42,7 @@ def test_the_named_version_is_read_and_not_the_newest(bucket: str, tmp_path: Pat
 
     assert (old.version_id, old.size_bytes) == (first, 5)
     assert (current.version_id, current.size_bytes) == (second, 6)
-    assert uploads.fetch(old, tmp_path / "m") == hashlib.sha256(b"first").hexdigest()
+    assert fetched(uploads, old, tmp_path / "m") == hashlib.sha256(b"first").hexdigest()
     assert (tmp_path / "m").read_bytes() == b"first"
 
 
@@ -48,7 +54,7 @@ def test_a_large_upload_comes_in_parts(bucket: str, tmp_path: Path, monkeypatch:
     s3.put_object(Bucket=bucket, Key=KEY, Body=b"x" * size)
     uploads = S3Uploads(s3)
 
-    digest = uploads.fetch(uploads.pin(bucket, KEY, first), tmp_path / "m")
+    digest = fetched(uploads, uploads.pin(bucket, KEY, first), tmp_path / "m")
 
     assert digest == hashlib.sha256(content).hexdigest()
     assert (tmp_path / "m").read_bytes() == content
@@ -77,7 +83,7 @@ def test_a_bucket_without_versions_is_pinned_by_etag(tmp_path: Path, deployed: D
     uploads = S3Uploads(s3)
     pinned = uploads.pin("plain", KEY, None)
     assert pinned.version_id is None
-    assert uploads.fetch(pinned, tmp_path / "m")
+    assert fetched(uploads, pinned, tmp_path / "m")
 
     s3.put_object(Bucket="plain", Key=KEY, Body=b"other")
 
@@ -108,7 +114,7 @@ def test_a_deleted_object_still_gives_its_named_version(bucket: str, tmp_path: P
     s3.delete_object(Bucket=bucket, Key=KEY)  # a delete marker
     uploads = S3Uploads(s3)
 
-    assert uploads.fetch(uploads.pin(bucket, KEY, version), tmp_path / "m")
+    assert fetched(uploads, uploads.pin(bucket, KEY, version), tmp_path / "m")
     with pytest.raises(ObjectGone):
         uploads.pin(bucket, KEY, None)
 

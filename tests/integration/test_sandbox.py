@@ -31,7 +31,7 @@ def tell(value):
     raise InvalidModel(json.dumps(value), code="TOLD")
 def work(task):
 {body}
-m._step = lambda name: work
+m._step = lambda name, tell: work
 m.main(sys.argv[1], out, int(sys.argv[3]), json.loads(sys.argv[4]))
 """
 MB = 1024 * 1024
