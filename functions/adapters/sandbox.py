@@ -197,10 +197,7 @@ class Child:
 
 @dataclass(slots=True)
 class Sandbox:
-    """`core.workbench.Workbench`. With `spare`, the next processes are started ahead and have imported what they need.
-
-    They are started once the last one of an upload has ended, so that they take no time from it.
-    """
+    """`core.workbench.Workbench`. With `spare`, the next processes are started ahead, with their imports done."""
 
     limits: Limits = field(default_factory=Limits)
     unpack_s: float = 20
@@ -212,20 +209,25 @@ class Sandbox:
 
     def __post_init__(self) -> None:
         hide_environment()
-        self._refill()
+        self.refill()
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
-        try:
-            return read_unpacked(self._ask("unpack", unpack_task(form, directory), self.unpack_s))
-        except Exception:
-            self._refill()  # nothing will be built
-            raise
+        return read_unpacked(self._ask("unpack", unpack_task(form, directory), self.unpack_s))
 
     def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
+        return read_built(self._ask("build", build_task(brief, directory), self.build_s, written))
+
+    def refill(self) -> None:
+        """Start what the last upload used up: after it, so that nothing is taken from it."""
+        if not self.spare:
+            return
         try:
-            return read_built(self._ask("build", build_task(brief, directory), self.build_s, written))
-        finally:
-            self._refill()
+            for step in ("unpack", "build"):
+                spares = self._spares.setdefault(step, deque())
+                if not spares:
+                    spares.append(self._start(step))
+        except Unavailable as error:
+            log.warning("no process was started ahead: %s", error)
 
     def close(self) -> None:
         """End the processes that were started ahead."""
@@ -270,17 +272,6 @@ class Sandbox:
             return spares.pop() if spares else self._start(step)
         except IndexError:  # another thread took it
             return self._start(step)
-
-    def _refill(self) -> None:
-        if not self.spare:
-            return
-        try:
-            for step in ("unpack", "build"):
-                spares = self._spares.setdefault(step, deque())
-                if not spares:
-                    spares.append(self._start(step))
-        except Unavailable as error:
-            log.warning("no process was started ahead: %s", error)
 
 
 def hide_environment() -> None:

@@ -141,7 +141,7 @@ class Registration:
                     done = replace(version, state=State.REJECTED, reason=reason)
                 except InvalidModel as error:
                     done = replace(version, state=State.REJECTED, reason=Reason(error.instance_code, str(error)))
-        return self.registry.finish(done)
+                return self.registry.finish(done)
 
     def _build(self, version: Version, form: Form, directory: Path) -> Version:
         unpacked = self.workbench.unpack(form, directory)

@@ -24,8 +24,11 @@ def make_handler(
     logger: Logger,
     metrics: Metrics,
     note: Callable[[Upload, Reason], None] = lambda *_: None,
+    after: Callable[[], None] = lambda: None,
 ) -> Handler:
-    """The Lambda handler for uploads, bound to `registration`. `note` remembers why an upload was put off.
+    """The Lambda handler for uploads, bound to `registration`.
+
+    `note` remembers why an upload was put off; `after` is called when one is done with, however it ended.
 
     SQS batches answer with `batchItemFailures`: the messages that should come again. Any other event answers with the
     versions it became, and raises when one of its uploads should come again.
@@ -70,6 +73,8 @@ def make_handler(
                 logger.exception("failed", **about)
                 put_off(upload, Reason("INTERNAL", f"register failed with {type(error).__name__}; its log has more"))
                 raise
+            finally:
+                after()
             if version is None:
                 logger.info("nothing to register", **about)
                 return None

@@ -33,14 +33,15 @@ registry = Registry(
     utc_now,
     audit_log=lambda record: logger.info("audit", audit=dict(record)),
 )
+sandbox = Sandbox(Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True)
 registration = Registration(
     registry=registry,
     uploads=S3Uploads(s3),
     blobs=S3Blobs(s3, os.environ["SERVING_BUCKET"]),
-    workbench=Sandbox(Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True),
+    workbench=sandbox,
     read_manifest=read_manifest,
     memory_mb=infer_memory_mb,
     threads=threads_for(infer_memory_mb),
     background=Background(4),
 )
-lambda_handler = make_handler(registration, logger, Metrics(), partial(note_failure, registry))
+lambda_handler = make_handler(registration, logger, Metrics(), partial(note_failure, registry), sandbox.refill)

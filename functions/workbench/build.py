@@ -16,7 +16,7 @@ from functions.core.signature import Signature
 from functions.core.workbench import Brief, Built, Plan, Written
 from functions.workbench import notes
 from functions.workbench.compile import answers, clear, compile_model, differs
-from functions.workbench.measure import BATCH, Costs, choose, measure
+from functions.workbench.measure import BATCH, Costs, choose, clock, measure
 from functions.workbench.samples import Arrays, Sample, answer, check, kept, read_samples, rows, synthesise
 from functions.workbench.variants import NotMade, make
 
@@ -207,7 +207,7 @@ class _Build:
     def _questions(self) -> list[Arrays]:
         """What both forms of the model are asked: the samples, and where rows are a batch, three and eight of them.
 
-        Not eight of a large model: each of its runs takes long, and what depends on the batch does so for three.
+        Of a large model only two: its runs take long, and what depends on the number of rows does so for two.
         """
         asked: list[Arrays] = [one.inputs for one in self.samples[:PROVEN_SAMPLES]]
         if self.sample is None:
@@ -215,7 +215,7 @@ class _Build:
         if not asked:
             asked = [self.sample.inputs]
         if self.signature.batches and sum(array.nbytes for array in self.sample.inputs.values()) < SMALL_ROW_BYTES:
-            counts = (3, BATCH) if self.uploaded.size_bytes <= LARGE_BYTES else (3,)
+            counts = (3, BATCH) if self.uploaded.size_bytes <= LARGE_BYTES else (2,)
             asked += [more for count in counts if (more := rows(self.sample.inputs, count)) is not None]
         return asked
 
@@ -298,9 +298,10 @@ class _Build:
         """How long the uploaded file takes to load, for comparison."""
         if not form.compile_ms or raw_bytes > LARGE_BYTES or self._is_over(PATIENCE_S):
             return {}
-        began = time.perf_counter()
+        now = clock(self.brief.threads)
+        began = now()
         self.runtime.load(self.uploaded.path)
-        return {"raw_load_ms": round((time.perf_counter() - began) * 1000, 3)}
+        return {"raw_load_ms": round((now() - began) * 1000, 3)}
 
     def _document(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, object] | None:
         if self.sample is None:
