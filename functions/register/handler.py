@@ -12,7 +12,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.registration import Registration
 from functions.core.registry import Reason, State, Version
-from functions.core.uploads import Upload, uploads_in
+from functions.core.uploads import Upload, lacks_folder, uploads_in
 
 RESERVE_MS = 85_000  # an upload is not begun with less time left: it goes back to the queue. Building takes up to 60 s
 
@@ -75,6 +75,10 @@ def make_handler(
                 raise
             finally:
                 after()
+            if version is None and lacks_folder(upload.key):
+                logger.warning("ignored: the key names no model; upload it to models/<model>/", **about)
+                metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
+                return None
             if version is None:
                 logger.info("nothing to register", **about)
                 return None

@@ -17,7 +17,18 @@ from functions.core.workbench import Brief, Built, Plan, Written
 from functions.workbench import notes
 from functions.workbench.compile import answers, clear, compile_model, differs
 from functions.workbench.measure import BATCH, Costs, choose, clock, measure
-from functions.workbench.samples import Arrays, Sample, answer, check, kept, read_samples, rows, synthesise
+from functions.workbench.samples import (
+    Arrays,
+    Sample,
+    answer,
+    check,
+    first_row,
+    has_rows,
+    kept,
+    read_samples,
+    rows,
+    synthesise,
+)
 from functions.workbench.variants import NotMade, make
 
 PATIENCE_S = 12.0  # after it, no further plan is measured
@@ -103,7 +114,7 @@ class _Build:
             measured["compile_ms"] = round(form.compile_ms, 3)
         measured |= self._raw_load(form, raw_bytes) | {"samples_checked": float(form.checked)}
         self._explain(form, best, measured)
-        document = self._document(best.outputs or {})
+        document = self._document(form, best)
         self._move(form)
         return Built(
             files=form.files,
@@ -303,10 +314,14 @@ class _Build:
         self.runtime.load(self.uploaded.path)
         return {"raw_load_ms": round((now() - began) * 1000, 3)}
 
-    def _document(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, object] | None:
+    def _document(self, form: Candidate, best: Costs) -> Mapping[str, object] | None:
         if self.sample is None:
             return None
-        document = kept(self.sample, outputs, self.signature)
+        document = kept(self.sample, best.outputs or {}, self.signature)
+        if document is None and has_rows(self.sample.inputs, self.signature):
+            document = first_row(self.sample, self.runtime.load(form.path, best.plan), self.signature)
+            if document:
+                self.notes.append(notes.FIRST_ROW)
         if document is None:
             self.notes.append(notes.NOT_KEPT)
         elif self.sample.synthetic:
