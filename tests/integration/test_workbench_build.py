@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -580,6 +581,22 @@ def test_where_no_plan_is_within_all_bounds_the_least_slow_wins() -> None:
     many, few = Costs(QUICK, 1, 1, 10.0, 10.0), Costs(PACKED, 1, 1, 1.0, 100.0)
 
     assert choose([many, few]).plan == PACKED
+
+
+@pytest.mark.parametrize(("threads", "waiting_counts"), [(1, False), (2, True)])
+def test_what_others_do_meanwhile_does_not_count_against_a_plan_of_one_thread(
+    tmp_path: Path, threads: int, waiting_counts: bool
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(scale_model())
+    plan = Plan(threads=threads)
+
+    def load() -> Any:
+        time.sleep(0.5)  # the processor is somebody else's
+        return OnnxRuntime(threads).load(tmp_path / "model.onnx", plan)
+
+    costs, _ = measure(load, plan, None, Signature((), ()), 0)
+
+    assert (costs.load_ms >= 500) is waiting_counts
 
 
 def test_a_plan_that_gives_other_answers_is_out(bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch) -> None:
