@@ -4,7 +4,6 @@ Models get there by the registration that the register function uses, so what is
 Everything listens on 127.0.0.1 and ends with the block, or with this process, however it ends.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from benchmarks.models import Workload
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
 from functions.adapters.sandbox import Sandbox
-from functions.core.registration import Pinned, Registration
+from functions.core.registration import Digest, Pinned, Registration
 from functions.core.registry import Blob, Registry, State
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
@@ -193,10 +192,10 @@ class FileUploads:
     def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned:
         return Pinned(bucket, key, version_id, version_id or "1", (self.folder / bucket / key).stat().st_size)
 
-    def fetch(self, pinned: Pinned, path: Path) -> str:
+    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
         shutil.copyfile(self.folder / pinned.bucket / pinned.key, path)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if digest is not None:
+            digest.update(path.read_bytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from functions.core.signature import Signature, TensorSpec
 from functions.core.uploads import Form
-from functions.core.workbench import Brief, Built, Unpacked
+from functions.core.workbench import Brief, Built, Unpacked, Written
 from functions.workbench.unpack import unpack
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
@@ -20,7 +20,7 @@ class MemoryWorkbench:
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         return unpack(form, directory)
 
-    def build(self, brief: Brief, directory: Path) -> Built:
+    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
         self.built.append(sorted(path.name for path in (directory / "package").iterdir()))
         files = (brief.model, *brief.weights)
         for name in files:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from functions.core.errors import Unavailable
-from functions.core.registration import ObjectGone, Pinned
+from functions.core.registration import Digest, ObjectGone, Pinned
 from functions.core.registry import Blob, Conflict, Item, Put
 
 
@@ -74,12 +74,13 @@ class MemoryUploads:
             raise ObjectGone
         return Pinned(bucket, key, found, found, len(versions[found]))
 
-    def fetch(self, pinned: Pinned, path: Path) -> str:
+    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
         content = self._objects.get((pinned.bucket, pinned.key), {}).get(pinned.object_version)
         if content is None:
             raise ObjectGone
         path.write_bytes(content)
-        return hashlib.sha256(content).hexdigest()
+        if digest is not None:
+            digest.update(content)
 
 
 class MemoryBlobs:

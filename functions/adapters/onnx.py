@@ -169,7 +169,7 @@ class OnnxSession:
             raise ExecutionFailed("the model gave a string that is not UTF-8") from None
         except _ERRORS as error:
             if options.terminate:
-                raise TimedOut(f"the model was stopped after {timeout_s * 1000:.0f} ms") from None
+                raise TimedOut(f"the model was stopped after {math.ceil(timeout_s * 1000)} ms") from None
             if _is_out_of_memory(error):
                 raise MemoryError from None
             raise ExecutionFailed(f"the model failed on these values: {_clean(error)}") from None
@@ -315,12 +315,15 @@ def _clean(error: Exception) -> str:
     >>> _clean(RuntimeError("Non-zero status code returned while running Add node. Name:'a' Status Message: "
     ...     "/src/core/ops.h:56 void onnxruntime::Init(int) axis == 1 was false. 2 by 3"))
     'Add: axis == 1 was false. 2 by 3'
+    >>> _clean(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Pad node. "
+    ...     "Name:'' Status Message: /src/op_kernel.cc:87 virtual int ort::F(int) [ONNXRuntimeError] : 1 : FAIL : "
+    ...     "tensor.cc:57 StorageSize Tensor shape.Size() must be >= 0"))
+    'Pad: Tensor shape.Size() must be >= 0'
     """
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-    node = re.search(r"while running (\w+) node", text)
-    text = text.rpartition("Status Message: ")[2]
+    node = re.search(r"while running (\w+) node", str(error))
+    text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", str(error))[-1].rpartition("Status Message: ")[2]
     text = re.sub(r"Load model (from )?\S+ failed[:.]\s*", "", text)
-    text = re.sub(r"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:[^()]*?\([^()]*\)(?: const)?(?: \[[^\]]*\])?|\w+) ", "", text)
+    text = re.sub(r"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:[^().]*?\([^()]*\)(?: const)?(?: \[[^\]]*\])?|\w+) ", "", text)
     text = re.sub(r"\"?\S*(?:/\S*|\.(?:onnx|data|ort|cc|h|so)\b)\S*", "", text)
     text = " ".join(text.split())
     return f"{node[1]}: {text}" if node else text

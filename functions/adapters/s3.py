@@ -1,5 +1,6 @@
 """Objects in S3: uploads, read by their exact version, and blobs, stored once under their digest."""
 
+import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,18 +14,28 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.adapters.clock import utc_now
 from functions.core.errors import Unavailable
-from functions.core.registration import ObjectGone, Pinned
+from functions.core.registration import Digest, ObjectGone, Pinned
 from functions.core.registry import Blob
 
 CHUNK = 1024 * 1024
-PART = 8 * CHUNK  # of a large upload, fetched
-CONNECTIONS = 8  # at a time
+PART = 8 * CHUNK  # of what is larger; one request each
+CONNECTIONS = 16  # at a time: one gets about 90 MB/s from S3. The client's pool has to hold them
 FRESH = timedelta(hours=12)  # half of the reconciler's grace for blobs that no version has
 _DELETED = {"405", "MethodNotAllowed"}  # a delete marker
 _GONE = {"404", "NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound"} | _DELETED
 _KEPT_AWAY = {"403", "AccessDenied"}
 _BUSY = {"SlowDown", "Throttling", "RequestTimeout"}
 _CHANGED = {"PreconditionFailed", "412"}
+_TAKEN = _CHANGED | {"ConditionalRequestConflict"}  # somebody put it already, or does at this moment
+
+
+def part_bytes(size_bytes: int) -> int:
+    """How large the parts of a large blob are.
+
+    >>> part_bytes(20 * PART) / PART, part_bytes(PART + 1) / PART
+    (1.25, 1.0)
+    """
+    return max(PART, -(-size_bytes // CONNECTIONS))
 
 
 class S3Uploads:
@@ -47,8 +58,8 @@ class S3Uploads:
         versioned = found if found and found != "null" else None
         return Pinned(bucket, key, versioned, versioned or head["ETag"].strip('"'), head["ContentLength"])
 
-    def fetch(self, pinned: Pinned, path: Path) -> str:
-        """Write exactly that object to `path`. Returns its SHA-256.
+    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
+        """Write exactly that object to `path`, and tell its bytes to `digest`.
 
         Raises:
             ObjectGone: it was deleted or, in an unversioned bucket, overwritten meanwhile.
@@ -57,13 +68,13 @@ class S3Uploads:
         wanted = {"VersionId": pinned.version_id} if pinned.version_id else {"IfMatch": pinned.object_version}
         with translated(pinned.bucket):
             if pinned.size_bytes > PART:
-                return self._fetch_parts(pinned, wanted, path)
+                self._fetch_parts(pinned, wanted, path, digest)
+                return
             reply = self._client.get_object(Bucket=pinned.bucket, Key=pinned.key, **wanted)
-            return _write(reply["Body"], path, pinned.size_bytes)
+            _write(reply["Body"], path, pinned.size_bytes, digest)
 
-    def _fetch_parts(self, pinned: Pinned, wanted: Mapping[str, str], path: Path) -> str:
-        """As many parts at a time as there are connections: one gets about 90 MB/s from S3. Hashed as they come."""
-        digest = hashlib.sha256()
+    def _fetch_parts(self, pinned: Pinned, wanted: Mapping[str, str], path: Path, digest: Digest | None) -> None:
+        """As many parts at a time as there are connections. `digest` gets them as they come."""
         with path.open("w+b") as file, ThreadPoolExecutor(CONNECTIONS) as pool:
             parts = [
                 (start, pool.submit(self._fetch_part, pinned, wanted, file.fileno(), start))
@@ -71,20 +82,22 @@ class S3Uploads:
             ]
             try:
                 for start, part in parts:
-                    digest.update(os.pread(file.fileno(), part.result(), start))
+                    size = part.result()
+                    if digest is not None:
+                        digest.update(os.pread(file.fileno(), size, start))
             finally:
                 pool.shutdown(cancel_futures=True)
-        return digest.hexdigest()
 
     def _fetch_part(self, pinned: Pinned, wanted: Mapping[str, str], file: int, start: int) -> int:
         size = min(PART, pinned.size_bytes - start)
         reply = self._client.get_object(
             Bucket=pinned.bucket, Key=pinned.key, Range=f"bytes={start}-{start + size - 1}", **wanted
         )
-        content = reply["Body"].read()
-        if len(content) != size:
-            raise Unavailable(f"{len(content)} of {size} bytes arrived from storage")
-        os.pwrite(file, content, start)
+        written = 0
+        for chunk in reply["Body"].iter_chunks(CHUNK):
+            written += os.pwrite(file, chunk, start + written)
+        if written != size:
+            raise Unavailable(f"{written} of {size} bytes arrived from storage")
         return size
 
 
@@ -107,7 +120,7 @@ class S3Blobs:
         """
         try:
             with translated(self._bucket):
-                if not self._is_fresh(blob):
+                if not self._put_new(blob, path) and not self._is_fresh(blob):
                     self._put(blob, path)
         except ObjectGone as error:  # not the upload's fault: the bucket itself is missing
             raise Unavailable(f"the bucket {self._bucket} is not there", code="NOT_WRITTEN") from error
@@ -122,10 +135,38 @@ class S3Blobs:
         age = datetime.fromisoformat(self._now()) - head["LastModified"]
         return bool(head["ContentLength"] == blob.size_bytes and age < FRESH)
 
-    def _put(self, blob: Blob, path: Path) -> None:
-        extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"name": blob.name}}
-        with path.open("rb") as file:  # upload_file would wrap S3's errors in one without their code
-            self._client.upload_fileobj(file, self._bucket, blob.key, ExtraArgs=extra)
+    def _put_new(self, blob: Blob, path: Path) -> bool:
+        """Put a small blob unless it is there: a question before would take as long."""
+        if blob.size_bytes > PART:
+            return False
+        try:
+            self._put(blob, path, IfNoneMatch="*")
+        except ClientError as error:
+            if _code(error) not in _TAKEN:
+                raise
+            return False
+        return True
+
+    def _put(self, blob: Blob, path: Path, **condition: str) -> None:
+        """S3 compares what arrives with the digest or, where it comes in parts, with a checksum of each."""
+        metadata = {"name": blob.name}
+        if blob.size_bytes > PART:
+            self._put_parts(blob, path, {"ChecksumAlgorithm": "CRC32", "Metadata": metadata})
+            return
+        sha256 = base64.b64encode(bytes.fromhex(blob.sha256)).decode()
+        with path.open("rb") as file:
+            self._client.put_object(
+                Bucket=self._bucket, Key=blob.key, Body=file, ChecksumSHA256=sha256, Metadata=metadata, **condition
+            )
+
+    def _put_parts(self, blob: Blob, path: Path, extra: Mapping[str, Any]) -> None:
+        """As many parts as connections, so that none has to wait. Whoever fetches the blob compares the digest."""
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager  # `infer` puts nothing
+
+        config = TransferConfig(PART, CONNECTIONS, part_bytes(blob.size_bytes))
+        # not `upload_file`, which wraps S3's errors in one without their code
+        with create_transfer_manager(self._client, config) as manager:
+            manager.upload(str(path), self._bucket, blob.key, extra).result()
 
     def fetch(self, blob: Blob, path: Path) -> None:
         """Write the blob to `path`, complete and verified or not at all.
@@ -137,8 +178,9 @@ class S3Blobs:
         try:
             with translated(self._bucket):
                 reply = self._client.get_object(Bucket=self._bucket, Key=blob.key)
-                digest = _write(reply["Body"], part, blob.size_bytes)
-            if digest != blob.sha256:
+                digest = hashlib.sha256()
+                _write(reply["Body"], part, blob.size_bytes, digest)
+            if digest.hexdigest() != blob.sha256:
                 raise Unavailable("a model file arrived corrupted from storage", code="BLOB_CORRUPTED")
             part.replace(path)
         except ObjectGone as error:
@@ -147,16 +189,15 @@ class S3Blobs:
             part.unlink(missing_ok=True)
 
 
-def _write(body: Any, path: Path, size_bytes: int) -> str:
-    digest = hashlib.sha256()
+def _write(body: Any, path: Path, size_bytes: int, digest: Digest | None) -> None:
     written = 0
     with path.open("wb") as file:
         for chunk in body.iter_chunks(CHUNK):
-            digest.update(chunk)
+            if digest is not None:
+                digest.update(chunk)
             written += file.write(chunk)
     if written != size_bytes:
         raise Unavailable(f"{written} of {size_bytes} bytes arrived from storage")
-    return digest.hexdigest()
 
 
 @contextmanager

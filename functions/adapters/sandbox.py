@@ -26,10 +26,13 @@ from functions.core.workbench import (
     Brief,
     Built,
     Unpacked,
+    Written,
     build_task,
+    is_written,
     lied,
     read_built,
     read_unpacked,
+    read_written,
     unpack_task,
 )
 
@@ -101,8 +104,8 @@ class Child:
         finally:
             os.close(out)
 
-    def ask(self, task: Mapping[str, Any], timeout_s: float) -> object:
-        """The answer to `task`.
+    def ask(self, task: Mapping[str, Any], timeout_s: float, written: Written = lambda _: None) -> object:
+        """The answer to `task`. `written` is called with what is told before, which may happen once.
 
         Raises:
             Ended: there is none; the message says why.
@@ -114,11 +117,11 @@ class Child:
             self.ready = True
         deadline = time.monotonic() + timeout_s
         self._write(json.dumps(task).encode() + b"\n", deadline)
-        line = self._line(deadline)
-        try:
-            return json.loads(line, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise lied("its answer is no JSON") from error
+        told = self._told(deadline)
+        if is_written(told):
+            written(read_written(told))
+            told = self._told(deadline)
+        return told
 
     def end(self) -> Usage:
         """Kill the process and whatever it started, and see what it took."""
@@ -140,6 +143,12 @@ class Child:
         wall, cpu = time.monotonic() - self._started, used.ru_utime + used.ru_stime
         self.usage = Usage(self.step, wall, cpu, used.ru_maxrss / 1024)
         return self._process.returncode
+
+    def _told(self, deadline: float) -> object:
+        try:
+            return json.loads(self._line(deadline), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise lied("its answer is no JSON") from error
 
     def _line(self, deadline: float) -> bytes:
         poll = select.poll()
@@ -188,7 +197,7 @@ class Child:
 
 @dataclass(slots=True)
 class Sandbox:
-    """`core.workbench.Workbench`. With `spare`, the next process is started ahead and has imported what it needs."""
+    """`core.workbench.Workbench`. With `spare`, the next processes are started ahead, with their imports done."""
 
     limits: Limits = field(default_factory=Limits)
     unpack_s: float = 20
@@ -200,14 +209,25 @@ class Sandbox:
 
     def __post_init__(self) -> None:
         hide_environment()
-        self._refill("unpack")
-        self._refill("build")
+        self.refill()
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         return read_unpacked(self._ask("unpack", unpack_task(form, directory), self.unpack_s))
 
-    def build(self, brief: Brief, directory: Path) -> Built:
-        return read_built(self._ask("build", build_task(brief, directory), self.build_s))
+    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
+        return read_built(self._ask("build", build_task(brief, directory), self.build_s, written))
+
+    def refill(self) -> None:
+        """Start what the last upload used up: after it, so that nothing is taken from it."""
+        if not self.spare:
+            return
+        try:
+            for step in ("unpack", "build"):
+                spares = self._spares.setdefault(step, deque())
+                if not spares:
+                    spares.append(self._start(step))
+        except Unavailable as error:
+            log.warning("no process was started ahead: %s", error)
 
     def close(self) -> None:
         """End the processes that were started ahead."""
@@ -215,20 +235,18 @@ class Sandbox:
             while spares:
                 spares.pop().end()
 
-    def _ask(self, step: str, task: Mapping[str, Any], timeout_s: float) -> object:
+    def _ask(self, step: str, task: Mapping[str, Any], timeout_s: float, written: Written = lambda _: None) -> object:
         try:
-            told = self._asked(self._take(step), task, timeout_s)
+            told = self._asked(self._take(step), task, timeout_s, written)
         except Ended as ended:
             if ended.ready:
                 raise _reason(str(ended), timeout_s) from ended
             try:  # it never began: one that was started ahead may have been ended since
-                told = self._asked(self._start(step), task, timeout_s)
+                told = self._asked(self._start(step), task, timeout_s, written)
             except Ended as again:
                 if again.ready:
                     raise _reason(str(again), timeout_s) from again
                 raise Unavailable(f"the process that checks uploads did not start: {again}") from again
-        finally:
-            self._refill(step)
         if isinstance(told, dict) and "crashed" in told:
             log.error("the workbench failed on an upload: %s", json.dumps(str(told["crashed"])))
             raise _reason("an error", timeout_s)
@@ -236,9 +254,9 @@ class Sandbox:
             raise _reason("memory", timeout_s)
         return told
 
-    def _asked(self, child: Child, task: Mapping[str, Any], timeout_s: float) -> object:
+    def _asked(self, child: Child, task: Mapping[str, Any], timeout_s: float, written: Written) -> object:
         try:
-            return child.ask(task, timeout_s)
+            return child.ask(task, timeout_s, written)
         finally:
             self.used.append(child.end())
 
@@ -254,13 +272,6 @@ class Sandbox:
             return spares.pop() if spares else self._start(step)
         except IndexError:  # another thread took it
             return self._start(step)
-
-    def _refill(self, step: str) -> None:
-        if self.spare:
-            try:
-                self._spares.setdefault(step, deque()).append(self._start(step))
-            except Unavailable as error:
-                log.warning("no process was started ahead: %s", error)
 
 
 def hide_environment() -> None:

@@ -8,23 +8,24 @@ of anything else is raised, and the upload comes again.
 import hashlib
 import json
 import os
-import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from io import BufferedReader
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from functions.core.background import Background, Task
 from functions.core.errors import InvalidModel, shown
 from functions.core.names import is_file_name
 from functions.core.registry import Blob, Reason, Registry, Source, State, Version
+from functions.core.sealing import Seals, opened
 from functions.core.signature import DYNAMIC, Signature
 from functions.core.uploads import Form, Upload, model_and_form
-from functions.core.workbench import MANIFEST_BYTES, Brief, Built, Unpacked, Workbench, check_room, lied
+from functions.core.workbench import MANIFEST_BYTES, Brief, Unpacked, Workbench, check_room, lied
 
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
+SMALL_BYTES = 8 * 1024 * 1024  # an upload up to this size is fetched while its version is claimed
 
 
 class ObjectGone(Exception):
@@ -42,11 +43,17 @@ class Pinned:
     size_bytes: int
 
 
+class Digest(Protocol):
+    """A hash of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
 class Uploads(Protocol):
     """The artifacts bucket. `adapters/s3.py` documents the methods."""
 
     def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned: ...
-    def fetch(self, pinned: Pinned, path: Path) -> str: ...
+    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None: ...
 
 
 class BlobStore(Protocol):
@@ -99,6 +106,7 @@ class Registration:
     read_manifest: Callable[[bytes], Manifest]  # raises InvalidModel
     memory_mb: int = 3008  # of the function that will serve the models
     threads: int = 1  # its processors
+    background: Background = field(default_factory=Background)  # with threads, what can be done at once is
 
     def register(self, upload: Upload) -> Version | None:
         """The version that `upload` became, READY or REJECTED; None where there is nothing to register.
@@ -117,33 +125,43 @@ class Registration:
             if upload.version_id is None:
                 return None  # nothing was pinned, so there is nothing that could become a version
             pinned = Pinned(upload.bucket, upload.key, upload.version_id, upload.version_id, 0)
-        version = self.registry.claim(model, Source(pinned.bucket, pinned.key, pinned.object_version))
-        if version.state is not State.PENDING:
-            return version
-        with tempfile.TemporaryDirectory(prefix="register-") as directory:
-            try:
-                done = self._build(version, form, pinned, Path(directory))
-            except ObjectGone:
-                reason = Reason("OBJECT_GONE", "the object was deleted before it could be read; upload it again")
-                done = replace(version, state=State.REJECTED, reason=reason)
-            except InvalidModel as error:
-                done = replace(version, state=State.REJECTED, reason=Reason(error.instance_code, str(error)))
-        return self.registry.finish(done)
+        with tempfile.TemporaryDirectory(prefix="register-") as name:
+            directory = Path(name)
+            fetch = partial(self._fetch, form, pinned, directory)
+            early = form is not Form.MANIFEST and pinned.size_bytes <= SMALL_BYTES
+            with self.background.start(fetch) if early else Task(fetch) as fetched:
+                version = self.registry.claim(model, Source(pinned.bucket, pinned.key, pinned.object_version))
+                if version.state is not State.PENDING:
+                    return version
+                try:
+                    fetched.result()
+                    done = self._build(version, form, directory)
+                except ObjectGone:
+                    reason = Reason("OBJECT_GONE", "the object was deleted before it could be read; upload it again")
+                    done = replace(version, state=State.REJECTED, reason=reason)
+                except InvalidModel as error:
+                    done = replace(version, state=State.REJECTED, reason=Reason(error.instance_code, str(error)))
+                return self.registry.finish(done)
 
-    def _build(self, version: Version, form: Form, pinned: Pinned, directory: Path) -> Version:
-        for folder in ("upload", "package", "serving"):
-            (directory / folder).mkdir()
-        self._fetch(form, pinned, directory / "upload")
+    def _build(self, version: Version, form: Form, directory: Path) -> Version:
         unpacked = self.workbench.unpack(form, directory)
         manifest = self.read_manifest(_manifest_in(directory / "package")) if unpacked.manifest else None
-        built = self.workbench.build(self._brief(unpacked, manifest), directory)
-        signature = _described(built.signature, manifest) if manifest else built.signature
+        with Seals(directory / "serving", self.background) as seals:
+            built = self.workbench.build(self._brief(unpacked, manifest), directory, seals.begin)
+            _check_all_named(built.files, directory / "serving")
+            files = tuple(map(seals.blob, built.files))
+        stored = [(blob, directory / "serving" / blob.name) for blob in files]
+        if manifest:
+            stored.append(_written("manifest.json", manifest.raw, directory))
+        if built.sample:
+            stored.append(_written("sample.json", json.dumps(built.sample).encode(), directory))
+        blobs = {blob.name: blob for blob, _ in stored[len(files) :]}
         ready = replace(
             version,
             state=State.READY,
-            files=self._store_files(built, directory / "serving"),
-            manifest=self._store("manifest.json", manifest.raw, directory) if manifest else None,
-            signature=signature,
+            files=files,
+            manifest=blobs.get("manifest.json"),
+            signature=_described(built.signature, manifest) if manifest else built.signature,
             graph=unpacked.graph,
             card=manifest.card if manifest else {},
             ignored=unpacked.ignored,
@@ -151,9 +169,10 @@ class Registration:
             measured=built.measured,
             memory_mb=built.memory_mb,
             notes=built.notes,
-            sample=self._store("sample.json", json.dumps(built.sample).encode(), directory) if built.sample else None,
+            sample=blobs.get("sample.json"),
         )
         _check_record(ready)
+        self.background.all(partial(self.blobs.store, blob, path) for blob, path in stored)
         return ready
 
     def _brief(self, unpacked: Unpacked, manifest: Manifest | None) -> Brief:
@@ -169,8 +188,11 @@ class Registration:
             self.memory_mb,
         )
 
-    def _fetch(self, form: Form, pinned: Pinned, upload: Path) -> None:
-        """Write what was uploaded into `upload`, unopened: model.onnx, archive, or manifest.json and what it lists."""
+    def _fetch(self, form: Form, pinned: Pinned, directory: Path) -> None:
+        """Write what was uploaded into upload/, unopened: model.onnx, archive, or manifest.json and what it lists."""
+        for folder in ("upload", "package", "serving"):
+            (directory / folder).mkdir()
+        upload = directory / "upload"
         if form is Form.MANIFEST:
             self._fetch_all_listed(pinned, upload)
         else:
@@ -203,63 +225,38 @@ class Registration:
                     f"{shown(file.path)} has {member.size_bytes} bytes, and manifest.json says {file.size_bytes}",
                     code="SIZE_MISMATCH",
                 )
-            digest = self.uploads.fetch(member, target)
+            digest = hashlib.sha256()
+            self.uploads.fetch(member, target, digest)
         except ObjectGone as error:
             raise InvalidModel(
                 f"{shown(file.path)} is listed in manifest.json and not there; upload manifest.json last",
                 code="FILE_MISSING",
             ) from error
-        if digest != file.sha256:
+        if (found := digest.hexdigest()) != file.sha256:
             raise InvalidModel(
-                f"the sha256 of {shown(file.path)} is {digest[:16]}…, and manifest.json says {file.sha256[:16]}…",
+                f"the sha256 of {shown(file.path)} is {found[:16]}…, and manifest.json says {file.sha256[:16]}…",
                 code="DIGEST_MISMATCH",
             )
 
-    def _store_files(self, built: Built, serving: Path) -> tuple[Blob, ...]:
-        extra = {entry.name for entry in os.scandir(serving)} - set(built.files)
-        if extra:
-            raise lied(f"there is {shown(min(extra))} beside the files it named")
-        blobs = []
-        for name in built.files:
-            with _opened(serving / name) as file:
-                blobs.append(Blob(name, hashlib.file_digest(file, "sha256").hexdigest(), file.tell()))
-        for blob in blobs:
-            self.blobs.store(blob, serving / blob.name)
-        return tuple(blobs)
 
-    def _store(self, name: str, content: bytes, directory: Path) -> Blob:
-        path = directory / f"stored-{name}"
-        path.write_bytes(content)
-        blob = Blob(name, hashlib.sha256(content).hexdigest(), len(content))
-        self.blobs.store(blob, path)
-        return blob
+def _check_all_named(names: tuple[str, ...], serving: Path) -> None:
+    extra = {entry.name for entry in os.scandir(serving)} - set(names)
+    if extra:
+        raise lied(f"there is {shown(min(extra))} beside the files it named")
+
+
+def _written(name: str, content: bytes, directory: Path) -> tuple[Blob, Path]:
+    path = directory / f"stored-{name}"
+    path.write_bytes(content)
+    return Blob(name, hashlib.sha256(content).hexdigest(), len(content)), path
 
 
 def _manifest_in(package: Path) -> bytes:
-    with _opened(package / "manifest.json") as file:
+    with opened(package / "manifest.json") as file:
         raw = file.read(MANIFEST_BYTES + 1)
     if len(raw) > MANIFEST_BYTES:
         raise InvalidModel(f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE")
     return raw
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A file that the workbench left: a regular one, without another name.
-
-    Raises:
-        InvalidModel: it is something else, or not there; the code is `SANDBOX_LIED`.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise lied(f"{shown(path.name)} is not there, or a link") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        os.close(descriptor)
-        raise lied(f"{shown(path.name)} has two names, or is no regular file")
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
-        yield file
 
 
 def _check_listed(file: ListedFile, name: str, names: list[str]) -> None:

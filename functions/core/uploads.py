@@ -73,15 +73,8 @@ def model_and_form(key: str) -> tuple[str, Form] | None:
         return None
     model, _, rest = key.removeprefix(PREFIX).partition("/")
     *folders, name = rest.split("/")
-    if PARTS in folders:
-        return None
-    if name.endswith(".onnx"):
-        form = Form.ONNX
-    elif name.endswith("model.tar.gz"):
-        form = Form.ARCHIVE
-    elif name == "manifest.json":
-        form = Form.MANIFEST
-    else:
+    form = _form(name)
+    if PARTS in folders or form is None:
         return None
     if not is_model_name(model):
         raise InvalidModel(
@@ -89,3 +82,21 @@ def model_and_form(key: str) -> tuple[str, Form] | None:
             code="BAD_MODEL_NAME",
         )
     return model, form
+
+
+def lacks_folder(key: str) -> bool:
+    """Whether `key` would be a model's if it lay in a folder under models/, which gives the model its name.
+
+    >>> lacks_folder("models/digits.onnx"), lacks_folder("models/digits/model.onnx"), lacks_folder("models/readme.md")
+    (True, False, False)
+    """
+    name = key.removeprefix(PREFIX)
+    return key.startswith(PREFIX) and "/" not in name and _form(name) is not None
+
+
+def _form(name: str) -> Form | None:
+    if name.endswith(".onnx"):
+        return Form.ONNX
+    if name.endswith("model.tar.gz"):
+        return Form.ARCHIVE
+    return Form.MANIFEST if name == "manifest.json" else None

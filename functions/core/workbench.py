@@ -14,7 +14,7 @@ what can be computed (digests, sizes) is computed by the parent.
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -31,6 +31,8 @@ FILES = 65  # a model and its weights
 TENSORS = 256
 RANK = 16
 TEXT = 512
+
+Written = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,10 @@ class Workbench(Protocol):
             Unavailable: the process could not be started.
         """
 
-    def build(self, brief: Brief, directory: Path) -> Built:
+    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
         """From package/ to serving/: load, compile, compare with the samples, measure.
+
+        `written` may be called once before the end, with the names of files that are said to be complete by then.
 
         Raises:
             InvalidModel: why this model can never be served.
@@ -129,6 +133,11 @@ def report(done: Unpacked | Built) -> dict[str, Any]:
     return asdict(done)
 
 
+def written_report(files: Sequence[str]) -> dict[str, Any]:
+    """What `build` may tell before it answers."""
+    return {"written": list(files)}
+
+
 def rejection(error: InvalidModel) -> dict[str, Any]:
     return {"rejected": {"code": error.instance_code, "message": str(error)}}
 
@@ -156,6 +165,20 @@ def read_unpacked(told: object) -> Unpacked:
         checked,
         tuple(_list(fields["ignored"], 64, lambda i: _text(i, TEXT))),
     )
+
+
+def is_written(told: object) -> bool:
+    """Whether it is no answer yet."""
+    return isinstance(told, dict) and told.keys() == {"written"}
+
+
+def read_written(told: Any) -> list[str]:
+    """The names in a `written_report`.
+
+    Raises:
+        InvalidModel: `SANDBOX_LIED`.
+    """
+    return _list(told["written"], FILES, _file)
 
 
 def read_built(told: object) -> Built:

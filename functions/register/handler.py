@@ -12,7 +12,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.registration import Registration
 from functions.core.registry import Reason, State, Version
-from functions.core.uploads import Upload, uploads_in
+from functions.core.uploads import Upload, lacks_folder, uploads_in
 
 RESERVE_MS = 85_000  # an upload is not begun with less time left: it goes back to the queue. Building takes up to 60 s
 
@@ -24,8 +24,11 @@ def make_handler(
     logger: Logger,
     metrics: Metrics,
     note: Callable[[Upload, Reason], None] = lambda *_: None,
+    after: Callable[[], None] = lambda: None,
 ) -> Handler:
-    """The Lambda handler for uploads, bound to `registration`. `note` remembers why an upload was put off.
+    """The Lambda handler for uploads, bound to `registration`.
+
+    `note` remembers why an upload was put off; `after` is called when one is done with, however it ended.
 
     SQS batches answer with `batchItemFailures`: the messages that should come again. Any other event answers with the
     versions it became, and raises when one of its uploads should come again.
@@ -70,6 +73,12 @@ def make_handler(
                 logger.exception("failed", **about)
                 put_off(upload, Reason("INTERNAL", f"register failed with {type(error).__name__}; its log has more"))
                 raise
+            finally:
+                after()
+            if version is None and lacks_folder(upload.key):
+                logger.warning("ignored: the key names no model; upload it to models/<model>/", **about)
+                metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
+                return None
             if version is None:
                 logger.info("nothing to register", **about)
                 return None

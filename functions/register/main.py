@@ -11,8 +11,9 @@ from botocore.config import Config
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
 from functions.adapters.limits import threads_for
-from functions.adapters.s3 import S3Blobs, S3Uploads
+from functions.adapters.s3 import CONNECTIONS, S3Blobs, S3Uploads
 from functions.adapters.sandbox import Limits, Sandbox
+from functions.core.background import Background
 from functions.core.dead_letters import note_failure
 from functions.core.registration import Registration
 from functions.core.registry import Registry
@@ -21,7 +22,8 @@ from functions.register.manifest import read_manifest
 
 OWN_MB = 300  # of this function's memory: this process, Lambda's own, page tables
 
-config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)
+retries = {"mode": "standard", "max_attempts": 4}
+config = Config(retries=retries, connect_timeout=3, read_timeout=20, max_pool_connections=CONNECTIONS)
 memory_mb = max(256, int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) - OWN_MB)
 infer_memory_mb = int(os.environ["INFER_MEMORY_MB"])
 s3 = boto3.client("s3", config=config)
@@ -31,13 +33,15 @@ registry = Registry(
     utc_now,
     audit_log=lambda record: logger.info("audit", audit=dict(record)),
 )
+sandbox = Sandbox(Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True)
 registration = Registration(
     registry=registry,
     uploads=S3Uploads(s3),
     blobs=S3Blobs(s3, os.environ["SERVING_BUCKET"]),
-    workbench=Sandbox(Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True),
+    workbench=sandbox,
     read_manifest=read_manifest,
     memory_mb=infer_memory_mb,
     threads=threads_for(infer_memory_mb),
+    background=Background(4),
 )
-lambda_handler = make_handler(registration, logger, Metrics(), partial(note_failure, registry))
+lambda_handler = make_handler(registration, logger, Metrics(), partial(note_failure, registry), sandbox.refill)

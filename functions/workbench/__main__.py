@@ -13,7 +13,7 @@ from typing import Any
 
 from functions.core.errors import InvalidModel
 from functions.core.uploads import Form
-from functions.core.workbench import brief_of, rejection, report
+from functions.core.workbench import brief_of, rejection, report, written_report
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 _TRACE_CHARACTERS = 4000
@@ -23,7 +23,7 @@ MB = 1024 * 1024
 def main(step: str, out: int, parent: int, limits: Mapping[str, int]) -> None:
     """Answer the tasks on stdin, on the descriptor `out`: `ready` once, then a line of JSON each, until stdin ends."""
     _limit(parent, limits)
-    work = _step(step)
+    work = _step(step, lambda told: _say(out, json.dumps(told)))
     _say(out, "ready")
     for line in sys.stdin.buffer:
         _say(out, _answer(work, json.loads(line)))
@@ -66,8 +66,8 @@ def _threads_of_this_user() -> int:
     return found
 
 
-def _step(name: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What does the step; imports what it needs."""
+def _step(name: str, tell: Callable[[dict[str, Any]], None]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What does the step; imports what it needs. `tell` is for what is said before the answer."""
     if name == "unpack":
         from functions.workbench.unpack import unpack
 
@@ -76,7 +76,9 @@ def _step(name: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     from functions.workbench.build import build
 
     keep_stacks_small()  # as in the function that will serve it
-    return lambda task: report(build(brief_of(task), Path(task["directory"])))
+    return lambda task: report(
+        build(brief_of(task), Path(task["directory"]), lambda files: tell(written_report(files)))
+    )
 
 
 def _answer(work: Callable[[Mapping[str, Any]], dict[str, Any]], task: Mapping[str, Any]) -> str:

@@ -13,18 +13,29 @@ from functions.adapters.onnx import OnnxRuntime, OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, one_line
 from functions.core.serving import MODEL_OVERHEAD_BYTES
 from functions.core.signature import Signature
-from functions.core.workbench import Brief, Built, Plan
+from functions.core.workbench import Brief, Built, Plan, Written
 from functions.workbench import notes
 from functions.workbench.compile import answers, clear, compile_model, differs
-from functions.workbench.measure import BATCH, Costs, choose, measure
-from functions.workbench.samples import Arrays, Sample, answer, check, kept, read_samples, rows, synthesise
+from functions.workbench.measure import BATCH, Costs, choose, clock, measure
+from functions.workbench.samples import (
+    Arrays,
+    Sample,
+    answer,
+    check,
+    first_row,
+    has_rows,
+    kept,
+    read_samples,
+    rows,
+    synthesise,
+)
 from functions.workbench.variants import NotMade, make
 
 PATIENCE_S = 12.0  # after it, no further plan is measured
 SAMPLES_S = 30.0  # after it, samples beyond the first are taken as they are
 PROVEN_SAMPLES = 4  # whose answers are compared bit by bit
 SMALL_ROW_BYTES = 64 * 1024  # rows up to this size are repeated for the proof
-RAW_LOAD_BYTES = 64 * MB  # larger uploads are not loaded once more only to know how long it took
+LARGE_BYTES = 64 * MB  # larger uploads are asked less, and not loaded once more only to know how long it took
 SMALLER, FASTER, AS_LARGE, AS_SLOW = 0.9, 0.9, 1.0, 1.25  # what a variant has to gain, and may lose for it
 NOTE = 400  # characters
 _REFUSALS = (InvalidRequest, ExecutionFailed, TimedOut)
@@ -59,7 +70,7 @@ class Candidate:
         ]
 
 
-def build(brief: Brief, directory: Path) -> Built:
+def build(brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
     """What `core.workbench.Workbench.build` promises.
 
     Raises:
@@ -67,7 +78,7 @@ def build(brief: Brief, directory: Path) -> Built:
     """
     gc.freeze()  # what is imported stays: collecting garbage, which measuring memory does, then takes no time
     try:
-        return _Build(brief, directory).run()
+        return _Build(brief, directory, written).run()
     except MemoryError as error:
         raise InvalidModel(
             "the model does not fit into the memory of the function that checks it", code="SANDBOX_MEMORY"
@@ -75,9 +86,10 @@ def build(brief: Brief, directory: Path) -> Built:
 
 
 class _Build:
-    def __init__(self, brief: Brief, directory: Path) -> None:
+    def __init__(self, brief: Brief, directory: Path, written: Written) -> None:
         self.brief = brief
         self.directory = directory
+        self.written = written
         self.runtime = OnnxRuntime(brief.threads)
         self.uploaded = Candidate(directory / "package", (brief.model, *brief.weights), "none")
         self.serving = directory / "serving"
@@ -102,7 +114,7 @@ class _Build:
             measured["compile_ms"] = round(form.compile_ms, 3)
         measured |= self._raw_load(form, raw_bytes) | {"samples_checked": float(form.checked)}
         self._explain(form, best, measured)
-        document = self._document(best.outputs or {})
+        document = self._document(form, best)
         self._move(form)
         return Built(
             files=form.files,
@@ -131,6 +143,8 @@ class _Build:
         del compiled  # its memory is free again before another form is loaded
         if form is not source:
             session = self._measure(form, form.plans(self.brief.threads)[0])
+            if source is self.uploaded and not self.brief.variants:
+                self.written(form.files)  # whoever reads them now slows down neither what was measured nor the proof
             if session is None or differs(before, answers(session, questions, self.signature, form.costs[0].outputs)):
                 problem, form = "its answers are not the same in every bit", source
                 clear(folder)
@@ -202,14 +216,18 @@ class _Build:
             )
 
     def _questions(self) -> list[Arrays]:
-        """What both forms of the model are asked: the samples, and where rows are a batch, three and eight of them."""
+        """What both forms of the model are asked: the samples, and where rows are a batch, three and eight of them.
+
+        Of a large model only two: its runs take long, and what depends on the number of rows does so for two.
+        """
         asked: list[Arrays] = [one.inputs for one in self.samples[:PROVEN_SAMPLES]]
         if self.sample is None:
             return []
         if not asked:
             asked = [self.sample.inputs]
         if self.signature.batches and sum(array.nbytes for array in self.sample.inputs.values()) < SMALL_ROW_BYTES:
-            asked += [more for count in (3, BATCH) if (more := rows(self.sample.inputs, count)) is not None]
+            counts = (3, BATCH) if self.uploaded.size_bytes <= LARGE_BYTES else (2,)
+            asked += [more for count in counts if (more := rows(self.sample.inputs, count)) is not None]
         return asked
 
     def _measure(self, form: Candidate, plan: Plan) -> OnnxSession | None:
@@ -289,16 +307,21 @@ class _Build:
 
     def _raw_load(self, form: Candidate, raw_bytes: int) -> dict[str, float]:
         """How long the uploaded file takes to load, for comparison."""
-        if not form.compile_ms or raw_bytes > RAW_LOAD_BYTES or self._is_over(PATIENCE_S):
+        if not form.compile_ms or raw_bytes > LARGE_BYTES or self._is_over(PATIENCE_S):
             return {}
-        began = time.perf_counter()
+        now = clock(self.brief.threads)
+        began = now()
         self.runtime.load(self.uploaded.path)
-        return {"raw_load_ms": round((time.perf_counter() - began) * 1000, 3)}
+        return {"raw_load_ms": round((now() - began) * 1000, 3)}
 
-    def _document(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, object] | None:
+    def _document(self, form: Candidate, best: Costs) -> Mapping[str, object] | None:
         if self.sample is None:
             return None
-        document = kept(self.sample, outputs, self.signature)
+        document = kept(self.sample, best.outputs or {}, self.signature)
+        if document is None and has_rows(self.sample.inputs, self.signature):
+            document = first_row(self.sample, self.runtime.load(form.path, best.plan), self.signature)
+            if document:
+                self.notes.append(notes.FIRST_ROW)
         if document is None:
             self.notes.append(notes.NOT_KEPT)
         elif self.sample.synthetic:

@@ -11,6 +11,7 @@ NEVER_RUN = (
     "No request could be made up that the model answers, so it was loaded and never run; add samples to its manifest."
 )
 NOT_KEPT = "The sample is too large to be kept, so there is no warm-up with it."
+FIRST_ROW = "The first sample is too large to be kept; its first row is, with the model's own answer."
 MADE_UP = "The package brought no samples: the one that is kept was made up, and proves nothing."
 NOT_JUDGED = "No {kind} variant: the package brought no samples to judge it by."
 

@@ -238,11 +238,24 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, random: np.r
     return np.full(shape, integer, dtype)
 
 
+def has_rows(inputs: Arrays, signature: Signature) -> bool:
+    """Whether `inputs` are a batch of several rows."""
+    return signature.batches and any(len(array) > 1 for array in inputs.values())
+
+
 def rows(inputs: Arrays, count: int) -> dict[str, np.ndarray] | None:
     """`inputs` with their rows repeated to make `count`; None where they have none."""
     if any(not array.shape or not array.shape[0] for array in inputs.values()) or not inputs:
         return None
     return {name: np.ascontiguousarray(array[np.arange(count) % array.shape[0]]) for name, array in inputs.items()}
+
+
+def first_row(sample: Sample, session: OnnxSession, signature: Signature) -> dict[str, Any] | None:
+    """What is kept of a sample of many rows that is too large: the first of them, and what the model makes of it."""
+    one = rows(sample.inputs, 1)
+    outputs = try_answer(session, one, signature) if one else None
+    document = kept(Sample(one, {}), outputs, signature) if one and outputs else None
+    return document and document | {"synthetic": sample.synthetic}
 
 
 def kept(sample: Sample, outputs: Arrays, signature: Signature) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from tests.models import scale_model
 
 WITHIN_S = 60
 VISIBLE_AGAIN_S = 5
-CALLS = 12  # of a registration with a manifest
+CALLS = 9  # of a registration with a manifest
 factors = itertools.count(2.0)
 
 

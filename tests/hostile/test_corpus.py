@@ -36,6 +36,7 @@ class World:
             self.uploads.put("up", f"{folder}/{path}", data)
         pinned = self.uploads.put("up", f"{folder}/{key}", content)
         version = self.registration.register(Upload("up", f"{folder}/{key}", pinned))
+        self.sandbox.refill()
         self.uploads.delete("up", f"{folder}/{key}")
         assert version is not None
         return version

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from functions.adapters import s3 as s3_adapter
 from functions.adapters.s3 import S3Blobs, S3Uploads
@@ -26,6 +27,12 @@ def blobs(deployed: Deployed) -> S3Blobs:
     return S3Blobs(boto3.client("s3"), deployed.outputs["ServingBucketName"])
 
 
+def fetched(uploads: S3Uploads, pinned: Pinned, path: Path) -> str:
+    digest = hashlib.sha256()
+    uploads.fetch(pinned, path, digest)
+    return digest.hexdigest()
+
+
 def test_the_named_version_is_read_and_not_the_newest(bucket: str, tmp_path: Path) -> None:
     s3 = boto3.client("s3")
     first = s3.put_object(Bucket=bucket, Key=KEY, Body=b"first")["VersionId"]
@@ -36,7 +43,7 @@ def test_the_named_version_is_read_and_not_the_newest(bucket: str, tmp_path: Pat
 
     assert (old.version_id, old.size_bytes) == (first, 5)
     assert (current.version_id, current.size_bytes) == (second, 6)
-    assert uploads.fetch(old, tmp_path / "m") == hashlib.sha256(b"first").hexdigest()
+    assert fetched(uploads, old, tmp_path / "m") == hashlib.sha256(b"first").hexdigest()
     assert (tmp_path / "m").read_bytes() == b"first"
 
 
@@ -48,7 +55,7 @@ def test_a_large_upload_comes_in_parts(bucket: str, tmp_path: Path, monkeypatch:
     s3.put_object(Bucket=bucket, Key=KEY, Body=b"x" * size)
     uploads = S3Uploads(s3)
 
-    digest = uploads.fetch(uploads.pin(bucket, KEY, first), tmp_path / "m")
+    digest = fetched(uploads, uploads.pin(bucket, KEY, first), tmp_path / "m")
 
     assert digest == hashlib.sha256(content).hexdigest()
     assert (tmp_path / "m").read_bytes() == content
@@ -77,7 +84,7 @@ def test_a_bucket_without_versions_is_pinned_by_etag(tmp_path: Path, deployed: D
     uploads = S3Uploads(s3)
     pinned = uploads.pin("plain", KEY, None)
     assert pinned.version_id is None
-    assert uploads.fetch(pinned, tmp_path / "m")
+    assert fetched(uploads, pinned, tmp_path / "m")
 
     s3.put_object(Bucket="plain", Key=KEY, Body=b"other")
 
@@ -108,7 +115,7 @@ def test_a_deleted_object_still_gives_its_named_version(bucket: str, tmp_path: P
     s3.delete_object(Bucket=bucket, Key=KEY)  # a delete marker
     uploads = S3Uploads(s3)
 
-    assert uploads.fetch(uploads.pin(bucket, KEY, version), tmp_path / "m")
+    assert fetched(uploads, uploads.pin(bucket, KEY, version), tmp_path / "m")
     with pytest.raises(ObjectGone):
         uploads.pin(bucket, KEY, None)
 
@@ -127,6 +134,50 @@ def test_a_blob_is_stored_once_and_comes_back_verified(blobs: S3Blobs, tmp_path:
     assert again["LastModified"] == written["LastModified"]
     assert (tmp_path / "copy").read_bytes() == b"weights"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "model"]
+
+
+@pytest.mark.parametrize("size", [7, s3_adapter.PART, s3_adapter.PART + 1, 2 * s3_adapter.PART + 9], ids=str)
+def test_a_blob_of_any_size_is_stored_whole_in_few_requests(
+    tmp_path: Path, deployed: Deployed, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "model").write_bytes(content[:size])
+    blob = Blob("model.onnx", hashlib.sha256(content[:size]).hexdigest(), size)
+    s3, calls = boto3.client("s3"), []
+    s3.meta.events.register("before-send", lambda event_name, **_: calls.append(event_name.rpartition(".")[2]))
+    monkeypatch.setattr(s3_adapter, "CONNECTIONS", 2)
+    blobs = S3Blobs(s3, deployed.outputs["ServingBucketName"])
+
+    blobs.store(blob, tmp_path / "model")
+    stored = list(calls)
+    blobs.fetch(blob, tmp_path / "copy")
+
+    parts = ["HeadObject", "CreateMultipartUpload", "UploadPart", "UploadPart", "CompleteMultipartUpload"]
+    assert stored == (["PutObject"] if size <= s3_adapter.PART else parts)
+    assert (tmp_path / "copy").read_bytes() == content[:size]
+
+
+@pytest.mark.parametrize(("code", "status"), [("PreconditionFailed", 412), ("ConditionalRequestConflict", 409)])
+def test_a_blob_that_somebody_else_puts_is_asked_for(
+    blobs: S3Blobs, tmp_path: Path, deployed: Deployed, code: str, status: int
+) -> None:
+    """It may have been collected since, or its put may fail."""
+    (tmp_path / "model").write_bytes(b"weights")
+    blob = Blob("model.onnx", hashlib.sha256(b"weights").hexdigest(), 7)
+    refused: list[str] = []
+
+    def refuse(params: dict[str, object], **_: object) -> None:
+        if "IfNoneMatch" in params:
+            refused.append(code)
+            error = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+            raise ClientError(error, "PutObject")  # type: ignore[arg-type]
+
+    blobs._client.meta.events.register("before-parameter-build.s3.PutObject", refuse)
+
+    blobs.store(blob, tmp_path / "model")
+    blobs.fetch(blob, tmp_path / "copy")
+
+    assert refused == [code]
 
 
 def test_a_blob_that_cannot_be_written_is_tried_again(deployed: Deployed, tmp_path: Path) -> None:
@@ -157,8 +208,6 @@ def test_a_bucket_that_may_not_be_read_is_tried_again(deployed: Deployed, tmp_pa
     s3 = boto3.client("s3")
 
     def denied(**_: object) -> None:
-        from botocore.exceptions import ClientError
-
         raise ClientError({"Error": {"Code": "403"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "HeadObject")
 
     s3.meta.events.register("before-send.s3", denied)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -325,6 +326,34 @@ def test_samples_that_hold_are_kept(bench: Callable[..., Built]) -> None:
     assert built.plan.warmup
 
 
+def test_of_a_sample_that_is_too_large_its_first_row_is_kept(bench: Callable[..., Built], tmp_path: Path) -> None:
+    many = 9000
+    rows = [[1.0, 2.0, 3.0], *[[4.0, 5.0, 6.0]] * (many - 1)]
+    data = [value for row in rows for value in row]
+
+    built = bench(scale_model(2.0), samples=(sample(data, [2 * value for value in data], [many, 3]),))
+
+    assert built.sample is not None
+    assert built.sample["synthetic"] is False
+    assert built.sample["request"]["inputs"][0] == {
+        "name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1.0, 2.0, 3.0],
+    }  # fmt: skip
+    assert built.sample["response"]["outputs"][0]["data"] == [2.0, 4.0, 6.0]
+    assert built.plan.warmup
+    assert any("first row" in note for note in built.notes)
+
+
+def test_one_row_that_is_too_large_is_not_kept(bench: Callable[..., Built]) -> None:
+    width = 50_000
+    model = make_model([node("Neg", "x")], [value("x", FLOAT, ["n", width])], [value("y", FLOAT, ["n", width])])
+
+    built = bench(model)
+
+    assert built.sample is None
+    assert not built.plan.warmup
+    assert any("too large to be kept" in note for note in built.notes)
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_sample_that_differs_names_output_element_and_difference(bench: Callable[..., Built], at: int) -> None:
     good = sample([1, 2, 3], [2, 4, 6])
@@ -552,6 +581,22 @@ def test_where_no_plan_is_within_all_bounds_the_least_slow_wins() -> None:
     many, few = Costs(QUICK, 1, 1, 10.0, 10.0), Costs(PACKED, 1, 1, 1.0, 100.0)
 
     assert choose([many, few]).plan == PACKED
+
+
+@pytest.mark.parametrize(("threads", "waiting_counts"), [(1, False), (2, True)])
+def test_what_others_do_meanwhile_does_not_count_against_a_plan_of_one_thread(
+    tmp_path: Path, threads: int, waiting_counts: bool
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(scale_model())
+    plan = Plan(threads=threads)
+
+    def load() -> Any:
+        time.sleep(0.5)  # the processor is somebody else's
+        return OnnxRuntime(threads).load(tmp_path / "model.onnx", plan)
+
+    costs, _ = measure(load, plan, None, Signature((), ()), 0)
+
+    assert (costs.load_ms >= 500) is waiting_counts
 
 
 def test_a_plan_that_gives_other_answers_is_out(bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch) -> None:

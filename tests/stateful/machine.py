@@ -32,7 +32,7 @@ from functions.core.registration import Registration
 from functions.core.registry import Registry, Version
 from functions.core.signature import Signature, TensorSpec
 from functions.core.uploads import Form, Upload
-from functions.core.workbench import Brief, Built, Unpacked
+from functions.core.workbench import Brief, Built, Unpacked, Written
 from functions.register.handler import make_handler
 from functions.register.manifest import read_manifest
 from tests.stateful.cloud import HOUR, Cloud, Fault, Worker
@@ -80,7 +80,7 @@ class TrustingWorkbench:
         (directory / "package" / "model.onnx").write_bytes(content)
         return Unpacked("model.onnx", (), described, {"opset": 20})
 
-    def build(self, brief: Brief, directory: Path) -> Built:
+    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
         shutil.copy(directory / "package" / "model.onnx", directory / "serving" / "model.onnx")
         return Built(("model.onnx",), SIGNATURE)
 

@@ -135,7 +135,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "a blob is collected without grace": lambda: edited(
         (Reconciler, "_collect", "if stored.stored_at < before", "if True"),
     ),
-    "an old blob is trusted that may be collected": lambda: edited((S3Blobs, "store", " and age < FRESH", "")),
+    "an old blob is trusted that may be collected": lambda: edited((S3Blobs, "_is_fresh", " and age < FRESH", "")),
     "whatever is current is collected": lambda: edited(
         (S3BlobShelf, "remove", ", VersionId=stored.handle", ""),
     ),
@@ -152,6 +152,8 @@ FOUND_SOON = (
     "READY before the blob",
     "the latest bytes instead of the event's version",
     "latest moves back",
-    "a lost race is taken for a win",
     "a failure is acknowledged",
+    "an alias without the READY check",
+    "PENDING versions are not resumed",
+    "a referenced blob is collected",
 )  # within a few examples: these are part of `make test`

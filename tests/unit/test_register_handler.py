@@ -72,6 +72,37 @@ def handler(uploads: Uploads, registry: Registry, log: io.StringIO, request: pyt
     )
 
 
+@pytest.mark.parametrize("name", ["x.onnx", "model.tar.gz", "manifest.json"])
+def test_a_model_without_a_folder_is_told_where_to_go(handler: Handler, log: io.StringIO, name: str) -> None:
+    event = load("eventbridge_put_model")
+    event["detail"]["object"] = {"key": f"models/{name}"}
+
+    assert handler(event, Context()) == {"versions": []}
+
+    [line] = [json.loads(line) for line in log.getvalue().splitlines() if "models/<model>/" in line]
+    assert (line["level"], line["key"]) == ("WARNING", f"models/{name}")
+
+
+@pytest.mark.parametrize(("name", "number"), [("model.onnx", 1), ("notes.onnx", 1), ("gone.onnx", 0)])
+def test_whatever_became_of_an_upload_the_next_one_is_prepared_for(
+    uploads: Uploads, registry: Registry, log: io.StringIO, name: str, number: int
+) -> None:
+    seen: list[int] = []
+    registration = Registration(registry, uploads, MemoryBlobs(), MemoryWorkbench(), read_manifest)
+    handler = make_handler(
+        registration,
+        Logger(service="after", stream=log),
+        Metrics(namespace="Test", service="test"),
+        after=lambda: seen.append(len([one for one in registry.versions("demo") if one.finished_at])),
+    )
+    event = load("eventbridge_put_model")
+    event["detail"]["object"] = {"key": f"models/demo/{name}"}
+
+    handler(event, Context())
+
+    assert seen == [number]  # versions that were finished by then
+
+
 @pytest.mark.parametrize("event", ["s3_put_model", "eventbridge_put_model"])
 def test_a_bare_event_answers_with_the_version(handler: Handler, event: str) -> None:
     assert handler(load(event), Context()) == {"versions": [{"model": "demo", "version": 1, "state": "READY"}]}

@@ -19,6 +19,7 @@ from functions.core.workbench import (
     Built,
     Plan,
     Unpacked,
+    Written,
     brief_of,
     build_task,
     read_built,
@@ -175,7 +176,7 @@ def a_fifo(serving: Path) -> None:
 )
 def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) -> None:
     class Lying(MemoryWorkbench):
-        def build(self, brief: Brief, directory: Path) -> Built:
+        def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
             built = super().build(brief, directory)
             tamper(directory / "serving")
             return built
