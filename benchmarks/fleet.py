@@ -31,7 +31,7 @@ from functions.adapters.memory import MemoryTable
 from functions.core.registration import Registration
 from functions.core.registry import Registry, State
 from functions.core.uploads import Form, Upload
-from functions.core.workbench import Brief, Built, Unpacked
+from functions.core.workbench import Brief, Built, Unpacked, Written
 from functions.register.manifest import read_manifest
 
 SMALLEST_BYTES, LARGEST_BYTES = 16 * 1024, 24 * 1024 * 1024  # log-uniform: half are below 0.6 MB, the mean is 3.3 MB
@@ -136,7 +136,7 @@ class _Bench:
 
         return unpack(form, directory)
 
-    def build(self, brief: Brief, directory: Path) -> Built:
+    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
         from functions.workbench.build import build
 
-        return build(brief, directory)
+        return build(brief, directory, written)

@@ -98,7 +98,7 @@ def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
     """Facts about a version as the protocol wants them: strings, nothing but strings."""
     card = {name: str(value) for name, value in version.card.items() if isinstance(value, str | int | float)}
     here = sorted(alias for alias, number in aliases.items() if number == version.number)
-    graph = {name: str(value) for name, value in version.graph.items()}
+    graph = {name: str(value).lower() if value is True else str(value) for name, value in version.graph.items()}
     return (
         card
         | graph

@@ -13,6 +13,7 @@ from typing import Any
 from functions.core import documents
 from functions.core.documents import Document, signature_of
 from functions.core.errors import (
+    ExecutionFailed,
     InvalidRequest,
     ModelNotFound,
     NotReady,
@@ -138,7 +139,7 @@ class InferenceService:
         call.loaded = not self._models.holds(version)
         with self._models.session(version, call.deadline) as session:
             call.lap("load")
-            outputs = self._run(session, request, call.deadline)
+            outputs = self._run(session, request, call.deadline, never_empty=version.graph.get("refuses_empty", False))
             call.lap("compute")
         reply = encode_infer(request, outputs, signature, version.model, version.number)
         call.lap("encode")
@@ -155,12 +156,20 @@ class InferenceService:
         decoder.signature = signature  # equal; the next request brings this very object, and comparing takes time
         return decoder
 
-    def _run(self, session: Session, request: InferRequest, deadline: float) -> Mapping[str, Any]:
+    def _run(self, session: Session, request: InferRequest, deadline: float, *, never_empty: bool) -> Mapping[str, Any]:
+        empty = next((name for name, array in request.inputs.items() if array.size == 0), None)
+        if empty is not None and never_empty:
+            raise InvalidRequest(f"input {shown(empty)} is empty, and this model takes no empty input")
         left = deadline - self._clock()
         timeout_s = min(left, request.timeout_us / 1e6) if request.timeout_us else left
         if timeout_s <= 0:
             raise TimedOut("no time was left to run the model; try again")
-        return session.run(request.inputs, [output.name for output in request.outputs], timeout_s)
+        try:
+            return session.run(request.inputs, [output.name for output in request.outputs], timeout_s)
+        except ExecutionFailed as error:
+            if empty is None:
+                raise
+            raise InvalidRequest(f"input {shown(empty)} is empty, and the model refuses that: {error}") from error
 
     def _count(self, call: Call, version: Version, request: InferRequest, decoder: Decoder) -> None:
         batch = next(iter(request.inputs.values())).shape[0] if decoder.batches and request.inputs else 1

@@ -37,7 +37,7 @@ _TENSOR_RUNS = {
 class OnnxFile:
     """`external` names the files with weights outside this one and the bytes that each has to have at least.
 
-    `unranked` are the inputs and outputs without a shape.
+    `unranked` are the inputs and outputs without a shape. `refuses_empty`: a tensor without elements ends the process.
     """
 
     ir_version: int
@@ -47,6 +47,7 @@ class OnnxFile:
     external: dict[str, int]
     nodes: int
     unranked: frozenset[str] = frozenset()
+    refuses_empty: bool = False
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -91,6 +92,7 @@ class _Walk:
         self._fields_left = limits.FIELDS
         self._unranked: set[str] = set()
         self.graph = Graph()
+        self._refuses_empty = False
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -155,6 +157,7 @@ class _Walk:
             self._external,
             self._nodes,
             frozenset(self._unranked),
+            self._refuses_empty,
         )
 
     def _graph(self, start: int, end: int, depth: int) -> Graph:
@@ -222,6 +225,7 @@ class _Walk:
                 "operators of ai.onnx and ai.onnx.ml",
                 code="FOREIGN_OPERATOR",
             )
+        self._refuses_empty |= node.op in limits.NEVER_EMPTY
         return node
 
     def _attribute(self, start: int, end: int, depth: int, node: Node) -> None:

@@ -23,6 +23,9 @@ OPSETS = range(7, 27)  # of the default domain: what the runtime implements
 ML_OPSETS = range(1, 7)
 IR_VERSIONS = range(3, 14)
 
+# With a batch, or a sequence, of no elements these end the process (onnxruntime 1.31.1: SIGABRT).
+NEVER_EMPTY = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM"})
+
 # Operators of com.microsoft that quantisation tools and transformer optimisers write into files.
 MICROSOFT = frozenset({
     "Attention", "BiasGelu", "BiasSoftmax", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul",

@@ -42,7 +42,7 @@ class Unpacked:
     model: str
     weights: tuple[str, ...]
     manifest: bool  # package/manifest.json was written: from beside the model or from inside it
-    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes
+    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes; refuses_empty where it does
     ignored: tuple[str, ...] = ()  # members that were never opened
 
 
@@ -153,11 +153,9 @@ def read_unpacked(told: object) -> Unpacked:
     if len({model, "manifest.json", *weights}) != len(weights) + 2:
         raise lied("it named one file twice")
     graph = fields["graph"]
-    if not isinstance(graph, dict) or not graph.keys() <= {"opset", "ir_version", "producer", "nodes"}:
+    if not isinstance(graph, dict) or not graph.keys() <= _GRAPH.keys():
         raise lied("`graph` is malformed")
-    checked = {
-        name: _text(value, TEXT) if name == "producer" else _whole(value, 2**63) for name, value in graph.items()
-    }
+    checked = {name: _GRAPH[name](value) for name, value in graph.items()}
     return Unpacked(
         model,
         weights,
@@ -311,3 +309,12 @@ def _truth(told: object) -> bool:
     if not isinstance(told, bool):
         raise lied("a truth value in its answer is malformed")
     return told
+
+
+_GRAPH: Mapping[str, Callable[[object], Any]] = {
+    "opset": lambda told: _whole(told, 2**63),
+    "ir_version": lambda told: _whole(told, 2**63),
+    "producer": lambda told: _text(told, TEXT),
+    "nodes": lambda told: _whole(told, 2**63),
+    "refuses_empty": lambda told: _truth(told),
+}

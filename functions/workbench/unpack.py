@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from functions.core.archive import Member, extract
 from functions.core.errors import InvalidModel, one_line, shown
@@ -68,12 +69,14 @@ def _unpacked(model: str, weights: tuple[str, ...], graph: OnnxFile, package: Pa
     manifest = package / MANIFEST
     if not manifest.exists() and MANIFEST_KEY in graph.metadata:
         manifest.write_text(graph.metadata[MANIFEST_KEY])
-    described = {
+    described: dict[str, Any] = {
         "opset": graph.opset,
         "ir_version": graph.ir_version,
         "producer": one_line(graph.producer, TEXT),
         "nodes": graph.nodes,
     }
+    if graph.refuses_empty:
+        described["refuses_empty"] = True
     return Unpacked(model, weights, manifest.exists(), described, tuple(one_line(name, TEXT) for name in ignored))
 
 
