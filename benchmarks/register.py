@@ -14,7 +14,7 @@ Everything runs once a round, in a rotating order; the first round does not coun
 Storage sends as benchmarks/storage.py says ("s3-like": 15 ms to the first byte, 90 MB/s a connection). Puts are
 modelled request by request, as `S3Blobs` makes them and at the same pace, on connections that all blobs share: a small
 blob is one; a large one is a question whether it is there, a beginning, parts with their checksums, and an end.
-(Results before that of commit 20e0f73 took every put for one request at 900 MB/s, and hashed it once more.)
+(Results up to commit 20e0f73 took every put for one request at 900 MB/s, and hashed the file once more.)
 A warm function starts its next processes while nobody waits; so does this one, between the measurements.
 """
 
