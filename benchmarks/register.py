@@ -42,10 +42,10 @@ from functions.adapters.onnx import OnnxRuntime
 from functions.adapters.s3 import CONNECTIONS, PART, S3Uploads, part_bytes
 from functions.adapters.sandbox import Sandbox
 from functions.core.background import Background
+from functions.core.plan import Plan
 from functions.core.registration import Registration
 from functions.core.registry import Blob, Registry, State, Version
 from functions.core.uploads import Upload
-from functions.core.workbench import Plan
 from functions.register.manifest import read_manifest
 from local.provision import local_session
 

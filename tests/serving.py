@@ -13,12 +13,12 @@ import numpy as np
 from functions.adapters.memory import MemoryBlobs, MemoryTable
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.inference import InferenceService
+from functions.core.plan import Plan
 from functions.core.registry import Reason, Registry, Source, State, Version
 from functions.core.resolution import Resolver
 from functions.core.serving import ModelCache
 from functions.core.signature import Signature, TensorSpec
 from functions.core.statistics import Statistics
-from functions.core.workbench import Plan
 from functions.infer.handler import Handler, make_handler
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),))

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from functions.core.workbench import Plan
+from functions.core.plan import Plan
 
 if TYPE_CHECKING:
     from functions.adapters.onnx import OnnxRuntime, OnnxSession

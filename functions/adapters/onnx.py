@@ -19,9 +19,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from functions.adapters.limits import pages_of_their_own
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
-from functions.core.onnx_file import read_onnx
+from functions.core.plan import Plan
 from functions.core.signature import DYNAMIC, Signature, TensorSpec
-from functions.core.workbench import Plan
 
 FLOOR = (1, 31, 1)  # below it, crafted models crash the process (field notes on security, section 1.1)
 SECONDS_MAX = 3600.0
@@ -140,6 +139,8 @@ class OnnxSession:
         Raises:
             InvalidModel: `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
         """
+        from functions.core.onnx_file import read_onnx  # for registration alone
+
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         # The runtime shows no dimensions for a scalar and for a tensor that declares none alike.
         unclear = any(not node.shape for node in (*inputs, *outputs))

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from functions.core import VERSION
+from functions.core.plan import Plan
 from functions.core.registry import State, Version
 from functions.core.signature import Signature, TensorSpec
-from functions.core.workbench import Plan
 
 Document = dict[str, Any]
 

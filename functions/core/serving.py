@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from functions.core.errors import PlatformError, Unavailable
+from functions.core.plan import Plan
 from functions.core.registry import Blob, Version
-from functions.core.workbench import Plan
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from functions.core.errors import InvalidModel, one_line, shown
 from functions.core.names import is_file_name
+from functions.core.plan import Plan
 from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
 from functions.core.uploads import Form
 
@@ -58,22 +59,6 @@ class Brief:
     variants: tuple[str, ...] = ()  # "int8", "fp16": tried, kept if the samples stay within the tolerance
     threads: int = 1  # those of the function that will serve the model
     memory_mb: int = 3008  # its memory
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How `infer` loads the model: data, never code."""
-
-    optimised: str = "none"  # graph optimisation done at registration: "none" or "extended"
-    prepacking: bool = True
-    threads: int = 1
-    warmup: bool = True  # a load that no request waits for ends with one run of the sample
-    layout: bool = False  # at load, weights of convolutions are laid out anew for the processor at hand
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Plan":
-        """The plan in a version's record, whichever release wrote it."""
-        return cls(**{name: value for name, value in record.items() if name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, slots=True)

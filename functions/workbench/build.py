@@ -11,9 +11,10 @@ import numpy as np
 from functions.adapters.limits import MB, memory_mb_for
 from functions.adapters.onnx import OnnxRuntime, OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, one_line
+from functions.core.plan import Plan
 from functions.core.serving import MODEL_OVERHEAD_BYTES
 from functions.core.signature import Signature
-from functions.core.workbench import Brief, Built, Plan, Written
+from functions.core.workbench import Brief, Built, Written
 from functions.workbench import notes
 from functions.workbench.compile import answers, clear, compile_model, differs
 from functions.workbench.measure import BATCH, Costs, choose, clock, measure

@@ -18,8 +18,8 @@ import numpy as np
 
 from functions.adapters.limits import MB
 from functions.adapters.onnx import OnnxSession
+from functions.core.plan import Plan
 from functions.core.signature import Signature
-from functions.core.workbench import Plan
 from functions.workbench.samples import Arrays, Sample, answer, rows, try_answer
 
 SLOWER_1 = 1.75

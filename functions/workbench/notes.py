@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from functions.adapters.limits import MB
-from functions.core.workbench import Plan
+from functions.core.plan import Plan
 from functions.workbench.measure import Costs
 
 AS_UPLOADED = "Served as uploaded, because the optimised form was not taken: {problem}."

@@ -17,10 +17,10 @@ from functions.adapters.memory import MemoryBlobs
 from functions.adapters.onnx import DATATYPES, OnnxRuntime, inspect_signature
 from functions.core import tensors
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut
+from functions.core.plan import Plan
 from functions.core.registry import Source, State, Version
 from functions.core.serving import MB, ModelCache
 from functions.core.signature import TensorSpec
-from functions.core.workbench import Plan
 from tests.models import make_model, outside_weights_model, scale_model
 from tests.serving import Client, World, rows
 
@@ -401,7 +401,7 @@ import sys
 from pathlib import Path
 from functions.adapters.limits import ceiling_bytes, limit_memory
 from functions.adapters.onnx import OnnxRuntime
-from functions.core.workbench import Plan
+from functions.core.plan import Plan
 
 limit_memory(ceiling_bytes(512))
 runtime, sessions = OnnxRuntime(2), []

@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from functions.adapters.onnx import OnnxRuntime, inspect_signature
 from functions.core import tensors
 from functions.core.errors import InvalidModel
+from functions.core.plan import Plan
 from functions.core.protocol import decode_infer
 from functions.core.signature import Signature
-from functions.core.workbench import Brief, Built, Plan, read_built, report
+from functions.core.workbench import Brief, Built, read_built, report
 from functions.workbench import build as build_module
 from functions.workbench.build import build
 from functions.workbench.measure import Costs, choose, measure

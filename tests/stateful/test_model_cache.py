@@ -32,9 +32,9 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from functions.core import serving
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
+from functions.core.plan import Plan
 from functions.core.registry import Blob, Source, State, Version
 from functions.core.serving import MB, ModelCache, footprint_bytes, loading_bytes
-from functions.core.workbench import Plan
 from tests.serving import Clock
 
 VERSIONS = 6

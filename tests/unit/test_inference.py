@@ -18,11 +18,11 @@ from functions.core import VERSION, resolution
 from functions.core.documents import MAX_BATCH, model_config, model_metadata
 from functions.core.errors import ExecutionFailed, InvalidModel, ModelNotFound, NotReady, Unavailable
 from functions.core.inference import Call
+from functions.core.plan import Plan
 from functions.core.registry import Resolved, Version
 from functions.core.resolution import Resolver
 from functions.core.serving import MB, MODEL_OVERHEAD_BYTES, ModelCache, footprint_bytes
 from functions.core.signature import Signature, TensorSpec
-from functions.core.workbench import Plan
 from tests.serving import Client, Clock, World, rows
 
 LATER = time.monotonic() + 3600

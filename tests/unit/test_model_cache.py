@@ -15,10 +15,10 @@ import pytest
 from functions.adapters.memory import MemoryBlobs
 from functions.core import serving
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
+from functions.core.plan import Plan
 from functions.core.preload import parse_names, preload
 from functions.core.registry import Blob, Version
 from functions.core.serving import MB, MODEL_OVERHEAD_BYTES, ModelCache, footprint_bytes, loading_bytes
-from functions.core.workbench import Plan
 from tests.serving import Clock, ScaleSession, World
 
 PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
