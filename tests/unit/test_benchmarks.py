@@ -185,7 +185,7 @@ def test_the_last_line_printed_is_the_one_that_is_kept(
 def test_kept_results_have_the_schema() -> None:
     for path in measure.RESULTS.glob("*.jsonl"):
         for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-            assert set(line) == LINE
+            assert set(line) >= LINE  # and what a benchmark has to say besides
             assert line["benchmark"] == path.stem
 
 
