@@ -23,3 +23,7 @@ class ExportFailed(TrainingError):
 
 class InvalidJob(TrainingError):
     """When a job request breaks the rules of CreateTrainingJob, or the job ended badly."""
+
+
+class InvalidData(TrainingError):
+    """When data cannot be read, or do not hold what the recipe needs of them."""

@@ -17,13 +17,13 @@ def classification(predicted: NDArray[np.int64], expected: NDArray[np.int64]) ->
 
 def baselines(data: Dataset) -> dict[str, Metrics]:
     """The same metrics for the majority class (no effort) and for the nearest class mean (no network)."""
-    x, y = data.train.x.reshape(len(data.train), -1), data.train.y
-    test = data.test.x.reshape(len(data.test), -1)
+    x, y = next(iter(data.train.inputs.values())).reshape(len(data.train), -1), data.train.target
+    test = next(iter(data.test.inputs.values())).reshape(len(data.test), -1)
     classes = np.unique(y)
     means = np.stack([x[y == label].mean(axis=0) for label in classes])
     nearest = classes[np.argmin(((test[:, None] - means[None]) ** 2).sum(axis=2), axis=1)]
     majority = np.full(len(test), np.bincount(y).argmax())
     return {
-        "majority class": classification(majority, data.test.y),
-        "nearest class mean": classification(nearest, data.test.y),
+        "majority class": classification(majority, data.test.target),
+        "nearest class mean": classification(nearest, data.test.target),
     }

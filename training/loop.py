@@ -131,7 +131,8 @@ def fit(
     """
     stop = stop or checkpoint.Stop()
     model.to(device)
-    x, y = torch.from_numpy(data.train.x).to(device), torch.from_numpy(data.train.y).to(device)
+    (images,) = data.train.inputs.values()
+    x, y = torch.from_numpy(images).to(device), torch.from_numpy(data.train.target).to(device)
     steps = math.ceil(len(x) / settings.batch_size)
     total = steps * settings.epochs
     run = Run(
@@ -169,7 +170,7 @@ def fit(
 
         mean_loss = run.loss.item() / len(x)  # waits for the device
         seen = len(x) - entered_step * settings.batch_size
-        correct = float(np.mean(predict(model, data.validation, device) == data.validation.y))
+        correct = float(np.mean(predict(model, data.validation, device) == data.validation.target))
         run.epoch, run.step, run.loss = run.epoch + 1, 0, torch.zeros((), device=device)
         run.history.append(
             {
@@ -212,8 +213,9 @@ def schedule(step: int, total: int) -> float:
 def predict(model: nn.Module, examples: Examples, device: torch.device, batch_size: int = 1024) -> NDArray[np.int64]:
     """The most likely class number of each example, (n,)."""
     model.eval()
+    (x,) = examples.inputs.values()
     batches = [
-        model(torch.from_numpy(examples.x[start : start + batch_size]).to(device)).argmax(dim=1).cpu()
+        model(torch.from_numpy(x[start : start + batch_size]).to(device)).argmax(dim=1).cpu()
         for start in range(0, len(examples), batch_size)
     ]
     return torch.cat(batches).numpy().astype(np.int64)

@@ -37,19 +37,10 @@ class Output(TypedDict):
     labels: list[str]
 
 
-class Split(TypedDict):
-    """Rows in each part."""
-
-    seed: int
-    train: int
-    validation: int
-    test: int
-
-
 class Data(TypedDict):
     source: str
     sha256: str
-    split: Split
+    split: dict[str, Any]  # seed, by ("row" or what a group is), rows of train, validation, test
 
 
 class Training(TypedDict):

@@ -88,13 +88,14 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
         checkpoints=Path(checkpoints) if checkpoints else None,
         identity={"recipe": recipe.name, "data": data.sha256},
     )
-    metrics = evaluate.classification(loop.predict(network, data.test, device), data.test.y)
+    metrics = evaluate.classification(loop.predict(network, data.test, device), data.test.target)
 
     print("exporting and proving the graph", flush=True)
     graph = export.export(_spec(recipe, network, data))
     card = _describe(recipe, settings, data, environ, device)
     card["metrics"], card["baselines"] = metrics, evaluate.baselines(data)
-    card["samples"] = export.samples(graph, recipe.input_name, [data.test.x[:1], data.test.x[1:3]])
+    images = data.test.inputs[recipe.input_name]
+    card["samples"] = export.samples(graph, recipe.input_name, [images[:1], images[1:3]])
     card["training"]["duration_s"] = round(time.monotonic() - started, 3)
     graph.metadata_props.add(key=manifest.KEY, value=manifest.dumps(card))
     path = (options.model_dir or Path(environ.get("SM_MODEL_DIR", f"artifacts/{recipe.name}"))) / "model.onnx"
@@ -121,12 +122,13 @@ def _channels(environ: Mapping[str, str]) -> dict[str, Path]:
 
 def _spec(recipe: Recipe[Any], network: torch.nn.Module, data: Dataset) -> export.Spec:
     """What is exported: the network with its softmax, for any batch, proven on test images."""
+    images = data.test.inputs[recipe.input_name]
     return export.Spec(
         model=torch.nn.Sequential(network.cpu(), torch.nn.Softmax(dim=-1)),
         inputs={recipe.input_name: {0: "batch"}},
         outputs=["probabilities"],
         dims={"batch": export.Dim()},
-        sample=lambda sizes: (torch.from_numpy(data.test.x.take(range(sizes["batch"]), axis=0, mode="wrap")),),
+        sample=lambda sizes: (torch.from_numpy(images.take(range(sizes["batch"]), axis=0, mode="wrap")),),
     )
 
 
@@ -142,7 +144,7 @@ def _describe(
             {
                 "name": recipe.input_name,
                 "datatype": "FP32",
-                "shape": [-1, *data.test.x.shape[1:]],
+                "shape": [-1, *data.test.inputs[recipe.input_name].shape[1:]],
                 "preprocessing": recipe.preprocessing,
             }
         ],
@@ -160,12 +162,7 @@ def _describe(
         "data": {
             "source": data.source,
             "sha256": data.sha256,
-            "split": {
-                "seed": data.split_seed,
-                "train": len(data.train),
-                "validation": len(data.validation),
-                "test": len(data.test),
-            },
+            "split": dict(data.split),
         },
         "hyperparameters": asdict(settings),
         "training": {

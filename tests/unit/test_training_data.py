@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training import data, evaluate
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, bundled
 
 pytestmark = pytest.mark.train
 
@@ -12,17 +12,20 @@ pytestmark = pytest.mark.train
 def test_digits_are_images_of_28_by_28_between_0_and_1() -> None:
     digits = data.digits()
 
-    assert digits.test.x.shape[1:] == (1, 28, 28)
-    assert digits.test.x.dtype == np.float32
-    assert (digits.train.x.min(), digits.train.x.max()) == (0.0, 1.0)
+    assert digits.test.inputs["image"].shape[1:] == (1, 28, 28)
+    assert digits.test.inputs["image"].dtype == np.float32
+    assert (digits.train.inputs["image"].min(), digits.train.inputs["image"].max()) == (0.0, 1.0)
 
 
 def test_digits_are_split_the_same_way_every_time_and_share_no_image() -> None:
     first, second = data.digits(), data.digits()
 
-    assert np.array_equal(first.test.x, second.test.x)
+    assert np.array_equal(first.test.inputs["image"], second.test.inputs["image"])
     assert len(first.train) + len(first.validation) + len(first.test) == 1797
-    rows = {part: {image.tobytes() for image in getattr(first, part).x} for part in ("train", "validation", "test")}
+    rows = {
+        part: {image.tobytes() for image in getattr(first, part).inputs["image"]}
+        for part in ("train", "validation", "test")
+    }
     assert not rows["train"] & rows["test"]
     assert not rows["train"] & rows["validation"]
 
@@ -31,19 +34,19 @@ def test_every_part_holds_every_class_in_the_same_share() -> None:
     digits = data.digits()
 
     for part in (digits.train, digits.validation, digits.test):
-        assert np.abs(np.bincount(part.y, minlength=10) / len(part) - 0.1).max() < 0.02
+        assert np.abs(np.bincount(part.target, minlength=10) / len(part) - 0.1).max() < 0.02
 
 
 def test_resizing_is_bilinear_between_pixel_centres() -> None:
     ramp = np.tile(np.arange(4, dtype=np.float32) / 4, (1, 4, 1))
 
-    assert np.allclose(data.resize(ramp, 8)[0, 0], [0, 0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.75])
+    assert np.allclose(bundled.resize(ramp, 8)[0, 0], [0, 0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.75])
 
 
 def test_baselines_are_measured_on_the_same_test_set() -> None:
     x = np.array([[0.0], [0.1], [0.2], [1.0]], np.float32)
-    examples = Examples(x, np.array([0, 0, 0, 1]))
+    examples = Examples({"x": x}, np.array([0, 0, 0, 1]))
 
-    found = evaluate.baselines(Dataset(examples, examples, examples, source="", sha256="", split_seed=0))
+    found = evaluate.baselines(Dataset(examples, examples, examples, source="", sha256="", split={}))
 
     assert found == {"majority class": {"accuracy": 0.75}, "nearest class mean": {"accuracy": 1.0}}

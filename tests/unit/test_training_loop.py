@@ -29,8 +29,8 @@ def make_data() -> Dataset:
     x = generator.random((90, 1, 8, 8), dtype=np.float32)
     for image, right in zip(x, y, strict=True):
         image[:, :, 4 * right : 4 * right + 4] += 1
-    parts = [Examples(x[rows], y[rows]) for rows in (slice(0, 50), slice(50, 70), slice(70, 90))]
-    return Dataset(*parts, source="made", sha256="0", split_seed=0)  # type: ignore[arg-type, misc]
+    parts = [Examples({"image": x[rows]}, y[rows]) for rows in (slice(0, 50), slice(50, 70), slice(70, 90))]
+    return Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
 
 
 def make_model() -> Any:
