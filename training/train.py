@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from training import checkpoint, evaluate, export, loop, manifest
+from training import artifact, checkpoint, evaluate, export, loop, manifest
 from training.data import Dataset
 from training.errors import TrainingError
 from training.recipe import Hyperparameters, Recipe, load, override, pairs
@@ -95,11 +95,11 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     card = _describe(recipe, settings, data, environ, device)
     card["metrics"], card["baselines"] = metrics, evaluate.baselines(data)
     images = data.test.inputs[recipe.input_name]
-    card["samples"] = export.samples(graph, recipe.input_name, [images[:1], images[1:3]])
+    card["samples"] = artifact.samples(graph, [{recipe.input_name: images[:1]}, {recipe.input_name: images[1:3]}])
     card["training"]["duration_s"] = round(time.monotonic() - started, 3)
     graph.metadata_props.add(key=manifest.KEY, value=manifest.dumps(card))
     path = (options.model_dir or Path(environ.get("SM_MODEL_DIR", f"artifacts/{recipe.name}"))) / "model.onnx"
-    export.save(graph, path)
+    artifact.save(graph, path)
     _report(card, history, path, Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent)))
     return path
 
@@ -175,7 +175,7 @@ def _describe(
             "duration_s": 0.0,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
-        "tolerance": {"rtol": export.RTOL, "atol": export.ATOL},
+        "tolerance": {"rtol": artifact.RTOL, "atol": artifact.ATOL},
         "samples": [],
     }
 

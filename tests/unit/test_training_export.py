@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from training import export, train  # noqa: E402
+from training import artifact, export, train  # noqa: E402
 from training.errors import ExportFailed  # noqa: E402
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
@@ -130,7 +130,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def card(trained: Path) -> Mapping[str, Any]:
-    session = export.runtime((trained / "model" / "model.onnx").read_bytes())
+    session = artifact.runtime((trained / "model" / "model.onnx").read_bytes())
     card: Mapping[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map["mayfly.manifest"])
     return card
 
@@ -152,7 +152,7 @@ def test_the_entry_script_writes_one_file_that_describes_itself(trained: Path, c
 
 
 def test_its_samples_are_reproduced(trained: Path, card: Mapping[str, Any]) -> None:
-    session = export.runtime((trained / "model" / "model.onnx").read_bytes())
+    session = artifact.runtime((trained / "model" / "model.onnx").read_bytes())
     assert len(card["samples"]) >= 2
     for sample in card["samples"]:
         tensor, answer = sample["request"]["inputs"][0], sample["response"]["outputs"][0]
