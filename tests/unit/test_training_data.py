@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training import data, evaluate
-from training.data import Dataset, Examples, bundled
+from training import data
+from training.data import bundled
 
 pytestmark = pytest.mark.train
 
@@ -41,12 +41,3 @@ def test_resizing_is_bilinear_between_pixel_centres() -> None:
     ramp = np.tile(np.arange(4, dtype=np.float32) / 4, (1, 4, 1))
 
     assert np.allclose(bundled.resize(ramp, 8)[0, 0], [0, 0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.75])
-
-
-def test_baselines_are_measured_on_the_same_test_set() -> None:
-    x = np.array([[0.0], [0.1], [0.2], [1.0]], np.float32)
-    examples = Examples({"x": x}, np.array([0, 0, 0, 1]))
-
-    found = evaluate.baselines(Dataset(examples, examples, examples, source="", sha256="", split={}))
-
-    assert found == {"majority class": {"accuracy": 0.75}, "nearest class mean": {"accuracy": 1.0}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,20 +18,26 @@ SPLIT_SEED = 20  # fixed: a split that moves with the training seed would leak t
 class Examples:
     """Rows: inputs by tensor name, each (n, ...), float32, int64, or object arrays of str; target (n, ...).
 
-    `groups` (n,) says which rows belong together: one speaker, one user, one module.
+    `groups` (n,) says which rows belong together: one speaker, one user, one module. `known` holds what the source of
+    the data says of each row without a model, by name: a naive forecast, the best possible one.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     target: NDArray[Any]
     groups: NDArray[Any] | None = None
+    known: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)
 
     def take(self, rows: NDArray[np.int64] | Sequence[int] | slice) -> Examples:
         """These rows, in this order."""
-        inputs = {name: values[rows] for name, values in self.inputs.items()}
-        return Examples(inputs, self.target[rows], None if self.groups is None else self.groups[rows])
+        return Examples(
+            {name: values[rows] for name, values in self.inputs.items()},
+            self.target[rows],
+            None if self.groups is None else self.groups[rows],
+            {name: values[rows] for name, values in self.known.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
