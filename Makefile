@@ -73,7 +73,7 @@ tree: ## Write the README's tree from the files' docstrings
 	$(PYTHON) -m scripts.tree
 
 constraints: .venv/.uv ## Pin again what the direct requirements pull in
-	$(COMPILE) --group lint --group train -o constraints/main.txt
+	$(COMPILE) --group lint --group train --group parquet -o constraints/main.txt
 	$(COMPILE) --group kserve -o constraints/kserve.txt
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
@@ -98,7 +98,7 @@ INSTALL = $(BIN)/uv pip install --python
 
 .venv/.all: .venv/.demo
 	@scripts/progress "Installing what the tests need" \
-		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train
+		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train --group parquet
 	@touch $@
 
 .venv-313/.done: .venv/.uv pyproject.toml constraints/main.txt
