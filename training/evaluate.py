@@ -15,6 +15,7 @@ from training.data import Dataset, Examples
 from training.errors import InvalidData
 
 if TYPE_CHECKING:
+    from training.manifest import Evaluation, Lead
     from training.recipe import Task
 
 Metrics = dict[str, float]
@@ -73,7 +74,7 @@ def baselines(task: Task, data: Dataset) -> dict[str, Metrics]:
     return {name: metrics(task, outputs, data.test) for name, outputs in naive.outputs(task, data).items()}
 
 
-def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = ()) -> dict[str, Any]:
+def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = ()) -> Evaluation:
     """What a number alone does not say, small enough for a manifest (the test part of `data` is what is measured).
 
     `intervals` are bootstrap percentiles; groups are drawn whole where the split is by group. `lead` is the paired
@@ -87,7 +88,7 @@ def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (
         by, groups = "row", None
     statistics = _statistics(task, outputs, test.target)
     drawn = _finish(task, _bootstrap(statistics, groups))
-    found: dict[str, Any] = {
+    found: Evaluation = {
         "primary": {"metric": primary.metric, "higher_is_better": primary.higher_is_better},
         "rows": len(test),
         "intervals": {name: _interval(values) for name, values in drawn.items() if np.isfinite(values).any()},
@@ -325,9 +326,7 @@ def _interval(values: NDArray[np.float64]) -> list[float]:
     return [round(float(edge), 6) for edge in edges]
 
 
-def _lead(
-    task: Task, drawn: NDArray[np.float64], found: Metrics, data: Dataset, groups: Array | None
-) -> dict[str, Any] | None:
+def _lead(task: Task, drawn: NDArray[np.float64], found: Metrics, data: Dataset, groups: Array | None) -> Lead | None:
     """How much better than the best baseline: above zero is better, whatever the metric's direction."""
     primary = PRIMARY[task]
     sign = 1 if primary.higher_is_better else -1

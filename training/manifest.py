@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 KEY = "mayfly.manifest"  # in the model's metadata_props
 LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-learn")
@@ -33,14 +33,42 @@ class Output(TypedDict):
     name: str
     datatype: str
     shape: list[int]
-    kind: Literal["probabilities"]
-    labels: list[str]
+    kind: str  # "probabilities", "value", "ids", "scores", "logits", "embedding", "tensor"
+    labels: NotRequired[list[str]]
 
 
 class Data(TypedDict):
     source: str
     sha256: str
     split: dict[str, Any]  # seed, by ("row" or what a group is), rows of train, validation, test
+
+
+class Primary(TypedDict):
+    """The metric that decides."""
+
+    metric: str
+    higher_is_better: bool
+
+
+class Lead(TypedDict):
+    """The primary metric's distance to the best baseline: above zero is better, whatever its direction."""
+
+    over: str
+    by: float
+    interval: list[float]
+
+
+class Evaluation(TypedDict):
+    """What training/evaluate.py knows beside the metrics: how sure they are, for whom they hold."""
+
+    primary: Primary
+    rows: int  # of the test part
+    intervals: dict[str, list[float]]  # [low, high] by metric
+    bootstrap: dict[str, Any]  # level, draws, seed, by ("row" or what a group is)
+    lead: NotRequired[Lead]
+    groups: NotRequired[dict[str, Any]]  # by, count, mean, worst, best
+    classes: NotRequired[list[dict[str, Any]]]  # label, rows, precision, recall, f1; the worst first
+    calibration: NotRequired[dict[str, Any]]  # expected_error, bins
 
 
 class Training(TypedDict):
@@ -72,12 +100,13 @@ class Sample(TypedDict):
 
 class Manifest(TypedDict):
     schema: Literal[1]
-    task: Literal["classification"]
+    task: Literal["classification", "regression", "ranking", "generation", "embedding"]
     description: str
     inputs: list[Input]
     outputs: list[Output]
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    evaluation: NotRequired[Evaluation]
     data: Data
     hyperparameters: dict[str, Any]
     training: Training

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from functions.register.manifest import read_manifest
 from training import evaluate
 from training.data import Dataset, Examples, digits, split
 from training.errors import InvalidData
@@ -217,6 +218,15 @@ def test_everything_is_json_and_small() -> None:
     text = json.dumps(evaluate.details("classification", outputs, whole(examples, by="speaker")), allow_nan=False)
 
     assert len(text) < 20_000
+
+
+def test_the_registry_understands_the_evaluation() -> None:
+    outputs, examples = classified(groups=7)
+    evaluation = evaluate.details("classification", outputs, whole(examples, by="speaker"))
+
+    card = read_manifest(json.dumps({"schema": 1, "evaluation": evaluation}).encode()).card
+
+    assert card["evaluation"] == evaluation
 
 
 def test_baselines_are_measured_on_the_same_test_set() -> None:
