@@ -17,6 +17,10 @@ class InvalidCheckpoint(TrainingError):
     """When a checkpoint cannot be read or was written by another run."""
 
 
+class Diverged(TrainingError):
+    """When the loss of a run is no number any more."""
+
+
 class ExportFailed(TrainingError):
     """When no exporter produced a graph that computes what the network computes."""
 

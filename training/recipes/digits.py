@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from training import augment, data
-from training.recipe import Hyperparameters, Recipe
+from training.recipe import NetworkHyperparameters, Recipe
 
 
 @dataclass(frozen=True)
-class DigitsHyperparameters(Hyperparameters):
+class DigitsHyperparameters(NetworkHyperparameters):
     epochs: int = 15
     lr: float = 4e-3
     kernel: int = 3  # width of both convolutions, odd
@@ -44,10 +44,9 @@ recipe = Recipe(
     description="A handwritten digit, 0 to 9, on a 28x28 grey image. Trained on 8x8 scans scaled up, not on MNIST.",
     task="classification",
     labels=tuple("0123456789"),
-    input_name="image",
     preprocessing="grey image scaled bilinearly to 28x28, ink 1.0 and paper 0.0, float32",
     hyperparameters=DigitsHyperparameters,
-    data=lambda _: data.digits(),
+    data=data.digits,
     model=network,
     augment=wobble,
 )

@@ -1,0 +1,219 @@
+"""From a recipe to a model that has learned, and from there to a proven graph; torch and scikit-learn alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training import artifact, evaluate, export, loop, losses
+from training.checkpoint import Stop
+from training.data import Dataset, Examples
+from training.distributed import Ranks
+from training.errors import ExportFailed, InvalidRecipe
+from training.recipe import Arrays, Front, Hyperparameters, NetworkHyperparameters, Recipe, Run
+
+CHUNK = 256  # examples a graph is asked at a time
+SHOWN_LIMIT = 64 * 1024  # bytes of a sample, as JSON; the registry keeps no larger ones
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that has learned, with all that judging and exporting it takes."""
+
+    recipe: Recipe[Any]
+    settings: Hyperparameters
+    data: Dataset  # as the recipe gave it
+    encoded: Dataset  # as the model takes it
+    labels: tuple[str, ...]
+    front: Front | None
+    model: Any
+    history: list[loop.Row]
+    device: torch.device
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """What the exported graph would answer, computed by the model itself."""
+        served = serve(self.recipe, self.model).to(self.device)
+        encoded = self.front.encode(inputs) if self.front else inputs
+        return dict(zip(self.recipe.answers, loop.predict(served, encoded, self.device), strict=True))
+
+
+def fit(
+    recipe: Recipe[Any],
+    settings: Hyperparameters,
+    data: Dataset,
+    *,
+    device: torch.device,
+    checkpoints: Path | None = None,
+    stop: Stop | None = None,
+    ranks: Ranks | None = None,
+    watch: Any = None,
+) -> Trained:
+    """Train the model of `recipe` on `data`; the other arguments are those of `loop.fit`.
+
+    Raises:
+        TrainingError: recipe, settings and data do not fit together.
+        Interrupted: `stop` was requested; the checkpoint holds the state.
+    """
+    labels = recipe.labels_of(data)
+    front = recipe.make_front(settings, data)
+    encoded = _encode(front, data) if front else data
+    torch.manual_seed(settings.seed)
+    model = recipe.make_model(settings, encoded)
+    trained = Trained(recipe, settings, data, encoded, labels, front, model, [], device)
+    if not isinstance(settings, NetworkHyperparameters):
+        raise InvalidRecipe(f"recipe {recipe.name}: hyperparameters of a torch model extend NetworkHyperparameters")
+
+    def score(_: nn.Module) -> loop.Row:
+        primary = evaluate.PRIMARY[recipe.task].metric
+        metrics = measure(recipe, trained.run, data.validation, labels)[0]
+        return {primary: metrics[primary]} if primary in metrics else {}
+
+    history = loop.fit(
+        model,
+        encoded,
+        settings,
+        device=device,
+        loss=losses.choose(recipe.task, recipe.loss),
+        score=None if recipe.task == "generation" else score,  # its loss says as much, and logits are large
+        augment=recipe.augment,
+        checkpoints=checkpoints,
+        identity={"recipe": recipe.name, "data": data.sha256},
+        stop=stop,
+        ranks=ranks,
+        watch=watch,
+    )
+    return replace(trained, history=history)
+
+
+def _encode(front: Front, data: Dataset) -> Dataset:
+    train, validation, test = (
+        replace(part, inputs=front.encode(part.inputs)) for part in (data.train, data.validation, data.test)
+    )
+    return replace(data, train=train, validation=validation, test=test)
+
+
+def measure(
+    recipe: Recipe[Any], run: Run, examples: Examples, labels: tuple[str, ...]
+) -> tuple[dict[str, float], NDArray[Any]]:
+    """The metrics of what `run` answers for `examples`, and these answers."""
+    infer = recipe.infer or (lambda run, examples: run(examples.inputs)[next(iter(recipe.answers))])
+    outcome = infer(run, examples)
+    metrics = evaluate.metrics(recipe.task, outcome, examples, labels)
+    return metrics | (recipe.metric(outcome, examples) if recipe.metric else {}), outcome
+
+
+def serve(recipe: Recipe[Any], model: nn.Module) -> nn.Module:
+    """The module that is exported; it shares its weights with `model`."""
+    if recipe.serve is not None:
+        return recipe.serve(model)
+    return nn.Sequential(model, nn.Softmax(dim=-1)) if recipe.task == "classification" else model
+
+
+def asking(graph: onnx.ModelProto) -> Run:
+    """ONNX Runtime, asked in chunks where all inputs have as many rows."""
+    session = artifact.runtime(graph)
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        rows = {len(values) for values in inputs.values()}
+        chunk = CHUNK if len(rows) == 1 else max(rows)
+        parts = [
+            session.run(names, {name: values[start : start + chunk] for name, values in inputs.items()})
+            for start in range(0, max(rows), chunk)
+        ]
+        return {name: np.concatenate(answers) for name, answers in zip(names, zip(*parts, strict=True), strict=True)}
+
+    return run
+
+
+def to_graph(trained: Trained) -> onnx.ModelProto:
+    """The proven graph, from a caller's raw inputs on.
+
+    Raises:
+        ExportFailed: no exporter made a graph that computes what the model computes.
+    """
+    spec = _spec(trained)
+    graph = export.export(spec)
+    if trained.front is None:
+        return graph
+    whole = trained.front.attach(onnx.ModelProto.FromString(graph.SerializeToString()))
+    _prove_front(trained, graph, whole)
+    return whole
+
+
+def _spec(trained: Trained) -> export.Spec:
+    recipe, inputs = trained.recipe, trained.encoded.test.inputs
+    own = set(recipe.dynamic) - set(inputs)  # a served module may have other inputs, e.g. a cache
+    axes = {name: dict(recipe.dynamic.get(name, {})) for name in (recipe.dynamic if own else inputs)}
+    for names in axes.values():
+        if "batch" not in names.values():
+            names[0] = "batch"
+    dims = {"batch": export.Dim()} | {name: export.Dim() for one in axes.values() for name in one.values()}
+    dims |= {name: export.Dim(*bounds) for name, bounds in recipe.sizes.items()}
+
+    def sample(sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
+        if recipe.sample is not None:
+            return recipe.sample(sizes)
+        return tuple(torch.from_numpy(_resized(inputs[name], axes[name], sizes)) for name in axes)
+
+    rtol, atol = recipe.tolerance
+    return export.Spec(
+        model=serve(recipe, trained.model.cpu()),
+        inputs=axes,
+        outputs=list(recipe.answers),
+        dims=dims,
+        sample=sample,
+        rtol=rtol,
+        atol=atol,
+    )
+
+
+def _resized(values: NDArray[Any], axes: Mapping[int, str], sizes: Mapping[str, int]) -> NDArray[Any]:
+    """`values` cut, or repeated, to the sizes of their dynamic dimensions."""
+    for axis, name in axes.items():
+        values = values.take(range(sizes[name]), axis=axis, mode="wrap")
+    return np.ascontiguousarray(values)
+
+
+def _prove_front(trained: Trained, graph: onnx.ModelProto, whole: onnx.ModelProto) -> None:
+    """The graph for raw inputs answers what the inner one does for encoded ones."""
+    if trained.front is None:
+        return
+    inner, outer = asking(graph), asking(whole)
+    for rows in (slice(0, 1), slice(0, 2), slice(0, CHUNK)):
+        raw = trained.data.test.take(rows).inputs
+        expected, got = inner(trained.front.encode(raw)), outer(raw)
+        for name, theirs in expected.items():
+            problem = artifact.difference(got[name], theirs, *trained.recipe.tolerance)
+            if problem is not None:
+                raise ExportFailed(f"with its front, {name} {problem}")
+
+
+def requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
+    """Inputs to show what the graph does: one example of the test part and, if they are small, two more at once."""
+    names = [value.name for value in graph.graph.input]
+    test = trained.data.test
+    if set(names) == set(test.inputs):
+        shown = [test.take(slice(0, 1)).inputs, test.take(slice(1, 3)).inputs]
+    else:
+        spec = _spec(trained)
+        low = {name: max(dim.low, 1) for name, dim in spec.dims.items()}
+        shown = [
+            dict(zip(spec.inputs, (tensor.numpy() for tensor in spec.sample(low | {"batch": batch})), strict=True))
+            for batch in (1, 2)
+        ]
+    return [one for one in shown if _length(one) <= SHOWN_LIMIT] or shown[:1]
+
+
+def _length(inputs: Arrays) -> int:
+    return sum(len(json.dumps(np.asarray(values).round(4).tolist() if values.dtype.kind == "f" else values.tolist()))
+               for values in inputs.values())  # fmt: skip
