@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,9 +57,12 @@ def runtime(model: onnx.ModelProto | bytes, threads: int = 0) -> onnxruntime.Inf
     return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line of at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def first_line(error: BaseException) -> str:
+    """What an exception, or rather the first cause of it, says: one line of at most 200 characters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return (lines or [type(error).__name__])[0].strip()[:200]
 
 
 # --- cleaning ---------------------------------------------------------------------------------------------------------
@@ -125,13 +130,45 @@ def _inner(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [graph for attribute in node.attribute for graph in ([attribute.g] if attribute.HasField("g") else [])]
 
 
-def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """All nodes, those of branches and loop bodies included."""
-    return [one for node in graph.node for one in (node, *(n for inner in _inner(node) for n in _nodes(inner)))]
+    return [one for node in graph.node for one in (node, *(n for inner in _inner(node) for n in nodes(inner)))]
 
 
 def _domains(graph: onnx.GraphProto) -> set[str]:
-    return {node.domain for node in _nodes(graph)}
+    return {node.domain for node in nodes(graph)}
+
+
+def guard_recurrences(model: onnx.ModelProto) -> None:
+    """Make LSTM and GRU refuse an empty batch or sequence.
+
+    ONNX Runtime 1.31.1 ends the whole process there. Before each of them its input is now reshaped to its own shape,
+    which is looked up in a way that fails cleanly where a dimension is 0.
+    """
+    graph = model.graph
+    guarded = [node for node in graph.node if node.op_type in ("LSTM", "GRU")]
+    if not guarded:
+        return
+    integers = {"guard_good": [0, 1, 2], "guard_bad": [3, 3, 3], "guard_zero": 0}
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in integers.items()
+    )
+    wired: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type in ("LSTM", "GRU"):
+            at, x = f"guard_{len(wired)}", node.input[0]
+            wired += [
+                onnx.helper.make_node("Shape", [x], [f"{at}_shape"]),
+                onnx.helper.make_node("ReduceMin", [f"{at}_shape"], [f"{at}_smallest"], keepdims=0),
+                onnx.helper.make_node("Equal", [f"{at}_smallest", "guard_zero"], [f"{at}_empty"]),
+                onnx.helper.make_node("Where", [f"{at}_empty", "guard_bad", "guard_good"], [f"{at}_axes"]),
+                onnx.helper.make_node("Gather", [f"{at}_shape", f"{at}_axes"], [f"{at}_same"]),
+                onnx.helper.make_node("Reshape", [x, f"{at}_same"], [f"{at}_x"]),
+            ]
+            node.input[0] = f"{at}_x"
+        wired.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    del graph.node[:]
+    graph.node.extend(wired)
 
 
 def name_dims(model: onnx.ModelProto, dims: Mapping[str, Mapping[int, str]]) -> None:
@@ -157,7 +194,7 @@ def unfit(model: onnx.ModelProto) -> str | None:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises its own error, protobuf's and plain ones
         return f"does not load: {first_line(error)}"
-    for node in _nodes(model.graph):
+    for node in nodes(model.graph):
         told = [attribute.s.decode() for attribute in node.attribute if attribute.name == "locale"]
         if node.op_type == "StringNormalizer" and told != [LOCALE]:
             return f"needs the locale {''.join(told) or 'en_US'}, which a slim machine lacks"
@@ -178,6 +215,28 @@ def difference(ours: NDArray[Any], theirs: NDArray[Any], rtol: float = RTOL, ato
     if not np.allclose(ours, theirs, rtol=rtol, atol=atol):
         return f"is off by {np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max():.1e}"
     return None
+
+
+def risky_answers(model: onnx.ModelProto, questions: Sequence[Feeds]) -> list[dict[str, NDArray[Any]] | None] | None:
+    """The answers to questions that could end a process, from one of its own: None where the runtime refuses one.
+
+    Returns None, and no list, where they did end it.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        for at, feeds in enumerate(questions):
+            plain = {key: array.astype(str) if array.dtype == object else array for key, array in feeds.items()}
+            np.savez(folder / f"{at}.npz", **plain)  # type: ignore[arg-type]  # numpy means its own option
+        command = [sys.executable, str(Path(__file__).with_name("trial.py")), name]
+        ended = subprocess.run(command, capture_output=True, timeout=300, check=False)
+        if ended.returncode:
+            return None
+        answers: list[dict[str, NDArray[Any]] | None] = []
+        for at in range(len(questions)):
+            path = folder / f"{at}.answer.npz"
+            answers.append(dict(np.load(path)) if path.exists() else None)
+        return answers
 
 
 def misdeclared(session: onnxruntime.InferenceSession, answers: Sequence[NDArray[Any]]) -> str | None:
