@@ -49,7 +49,7 @@ def _classification(data: Dataset) -> dict[str, Array]:
         return float(-np.log(np.maximum(shares, 1e-9)).mean())
 
     spread = float(((means[counts > 0] - means[counts > 0].mean(axis=0)) ** 2).sum(axis=1).mean())
-    width = min(max(spread, 1e-9) * np.geomspace(0.01, 10, 13), key=surprise)
+    width = min(max(spread, 1e-9) * np.geomspace(0.1, 10, 9), key=surprise)
     return {
         "majority class": np.tile(counts / counts.sum(), (len(data.test), 1)),
         "nearest class mean": likelihood(test, width),
