@@ -136,6 +136,8 @@ def _graph(estimator: Any, ask: Any, inputs: Feeds, output: str, double: bool) -
             expected = ask(table({name: values[:1] for name, values in inputs.items()}))
             graph = artifact.clean(_frame(graph, inputs, output, expected, double))
         _mend_trees(graph, estimator)
+        if double:
+            _mend_imputers(graph)
     except Exception as error:  # the converter raises anything, its own bugs included
         raise ExportFailed(f"{_title(estimator)} cannot be converted to ONNX: {first_line(error)}") from error
     problem = artifact.unfit(graph)
@@ -207,10 +209,10 @@ def _fitted(estimator: Any) -> Iterator[Any]:
 
 
 def _pattern(pattern: str) -> str:
-    """A token pattern in the syntax of the runtime.
+    r"""A token pattern in the syntax of the runtime.
 
-    >>> _pattern(r"(?u)\\\\b\\\\w\\\\w+\\\\b")
-    '[\\\\p{L}\\\\p{N}_][\\\\p{L}\\\\p{N}_]+'
+    >>> print(_pattern(r"(?u)\b\w\w+\b"))
+    [\p{L}\p{N}_][\p{L}\p{N}_]+
     """
     plain = pattern.removeprefix("(?u)").replace(r"\w", _UNICODE_WORD)
     words = re.fullmatch(r"\\b(.*)\\b", plain)
@@ -248,6 +250,25 @@ def _mend_trees(model: onnx.ModelProto, estimator: Any) -> None:
     node.input[0] = "rounded_columns"
     at = next(at for at, one in enumerate(model.graph.node) if one.op_type == node.op_type)
     model.graph.node.insert(at, rounding)
+
+
+def _mend_imputers(model: onnx.ModelProto) -> None:
+    """The runtime has no Imputer of doubles: choose between the value and the imputed one by hand."""
+    wired: list[onnx.NodeProto] = []
+    for node in list(model.graph.node):
+        told = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type != "Imputer" or "imputed_value_floats" not in told:
+            wired.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            continue
+        (x,), (y,) = node.input, node.output
+        missing = told["replaced_value_float"].f if "replaced_value_float" in told else 0.0
+        for name, value in ((f"{y}_values", list(told["imputed_value_floats"].floats)), (f"{y}_missing", missing)):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float64), name))
+        operator, operands = ("IsNaN", [x]) if np.isnan(missing) else ("Equal", [x, f"{y}_missing"])
+        wired.append(helper.make_node(operator, operands, [f"{y}_asked"]))
+        wired.append(helper.make_node("Where", [f"{y}_asked", f"{y}_values", x], [y]))
+    del model.graph.node[:]
+    model.graph.node.extend(wired)
 
 
 def _frame(graph: onnx.ModelProto, inputs: Feeds, output: str, expected: NDArray[Any], double: bool) -> onnx.ModelProto:
