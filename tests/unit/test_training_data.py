@@ -119,7 +119,7 @@ def test_a_few_large_groups_still_make_three_parts() -> None:
     ("examples", "by", "message"),
     [
         (Examples({}, np.array([0] * 50 + [1] * 2)), "row", "class 'rare' has 2 rows; each needs 3"),
-        (Examples({}, np.arange(5)), "row", "5 rows are too few for three parts with 5 classes in each"),
+        (Examples({}, np.arange(5)), "row", "5 rows are too few for 3 parts with 5 classes in each"),
         (Examples({}, np.zeros(0)), "row", "0 rows are too few"),
         (Examples({}, np.zeros(9), np.repeat([1, 2], [4, 5])), "user", "2 groups (user) are too few"),
         (Examples({}, np.zeros(9)), "user", "a split by user needs the group of each row"),
@@ -132,6 +132,17 @@ def test_what_cannot_be_split_is_said(examples: Examples, by: str, message: str)
 
     assert str(caught.value).startswith("file:x.csv: ")
     assert message in str(caught.value)
+
+
+def test_parts_that_are_given_stay_as_they_are_and_may_share_no_group() -> None:
+    def made(rows: int, first: int) -> Examples:
+        return Examples({"x": np.zeros((rows, 1))}, np.arange(rows) % 2, np.arange(first, first + rows) // 4)
+
+    found = split(made(80, 0), source="made", sha256="0", by="user", validation=0.25, test=made(12, 80))
+
+    assert [found.split[part] for part in PARTS] == [60, 20, 12]
+    with pytest.raises(InvalidData, match="made: user '19' is in the (train|validation) and in the test part"):
+        split(made(80, 0), source="made", sha256="0", by="user", test=made(12, 76))
 
 
 def test_a_digest_is_of_the_values_not_of_their_last_bits() -> None:

@@ -90,7 +90,8 @@ def _table(name: str, **options: bool) -> Dataset:
     classes = target.dtype.kind == "i"
     examples = Examples({"features": features.astype(np.float32)}, target.astype(np.int64 if classes else np.float32))
     labels = [str(label) for label in found["target_names"]] if classes else []
-    return split(examples, source=f"sklearn:{name}", sha256=digest(features, target), labels=labels)
+    columns = {"features": [str(column) for column in found["feature_names"]]}
+    return split(examples, source=f"sklearn:{name}", sha256=digest(features, target), labels=labels, columns=columns)
 
 
 def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:

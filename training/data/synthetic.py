@@ -233,9 +233,12 @@ def churn(seed: int = 0, *, rows: int = 3000) -> Dataset:
         target,
         known={BEST_POSSIBLE: np.column_stack([1 - chance, chance])},
     )
-    sha256 = digest(numbers, categories, target)
     return split(
-        examples, source=f"synthetic:churn@1?seed={seed}&rows={rows}", sha256=sha256, labels=("stays", "leaves")
+        examples,
+        source=f"synthetic:churn@1?seed={seed}&rows={rows}",
+        sha256=digest(numbers, categories, target),
+        labels=("stays", "leaves"),
+        columns={"numbers": NUMBERS, "categories": CATEGORIES},
     )
 
 
