@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from training import artifact, manifest
-from training.manifest import Input, Manifest, Output
+from training.manifest import Input, Output
 
 
 def inputs(graph: onnx.ModelProto, preprocessing: str | Mapping[str, str]) -> list[Input]:
@@ -62,7 +62,7 @@ def origin(environ: Mapping[str, str], device: str, duration_s: float) -> manife
     }
 
 
-def embed(graph: onnx.ModelProto, card: Manifest) -> None:
+def embed(graph: onnx.ModelProto, card: Mapping[str, Any]) -> None:
     """Put `card` into the file, in the place of one that was there."""
     kept = [prop for prop in graph.metadata_props if prop.key != manifest.KEY]
     del graph.metadata_props[:]

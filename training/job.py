@@ -212,7 +212,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--role", required=True, help="ARN of the role the job runs as")
     parser.add_argument("--model", help="name of the model [the recipe's]")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
-    parser.add_argument("--channel", action="append", default=[], metavar="NAME=S3URI", help="input data")
+    parser.add_argument("--data", "--channel", action="append", default=[], metavar="NAME=S3URI", help="input data")
     parser.add_argument(
         "--backend",
         choices=["boto3", "sagemaker"],
@@ -222,7 +222,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
     parser.add_argument("--instance", default=Job.instance_type, help="instance type [%(default)s]")
     parser.add_argument("--image", help="container image [AWS's PyTorch image for the instance]")
-    parser.add_argument("--no-spot", dest="spot", action="store_false", help="an instance on demand")
+    parser.add_argument("--spot", action=argparse.BooleanOptionalAction, default=True, help="a spot instance, or not")
     parser.add_argument("--max-runtime", type=int, default=Job.max_runtime_s, metavar="SECONDS")
     parser.add_argument("--max-wait", type=int, metavar="SECONDS", help="for a spot instance, runtime included")
     parser.add_argument("--keep-alive", type=int, default=0, metavar="SECONDS", help="warm pool after the job")
@@ -250,7 +250,7 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         code_uri=code.uri(options.bucket),
         region=region,
         hyperparameters=hyperparameters,
-        channels=pairs(options.channel, "--channel"),
+        channels=pairs(options.data, "--data"),
         instance_type=options.instance,
         image=options.image,
         spot=options.spot,

@@ -114,7 +114,7 @@ class Manifest(TypedDict):
     samples: list[Sample]
 
 
-def dumps(manifest: Manifest) -> str:
+def dumps(manifest: Mapping[str, Any]) -> str:
     """As compact JSON; refuses NaN and infinities, which JSON cannot spell."""
     return json.dumps(manifest, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import onnx
 import torch
+from numpy.typing import NDArray
 
-from training import artifact, checkpoint, describe, distributed, evaluate, record, trained
+from training import artifact, checkpoint, describe, distributed, evaluate, record, report, trained
 from training.errors import TrainingError
 from training.manifest import Manifest
 from training.recipe import load, override, pairs
@@ -105,13 +106,13 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
     print("exporting and proving the graph", flush=True)
     graph = trained.to_graph(first)
-    card = _card(first, graph, environ, started)
+    card, outcome = _card(first, graph, environ, started)
     describe.embed(graph, card)
     path = (options.model_dir or Path(environ.get("SM_MODEL_DIR", f"artifacts/{recipe.name}"))) / "model.onnx"
     artifact.save(graph, path)
     told = record.make(
         recipe=recipe.name,
-        settings=asdict(settings),
+        settings=first.hyperparameters,
         seeds=[one.settings.seed for one in runs],
         metrics=by_seed or [card["metrics"]],
         histories=[one.history for one in runs],
@@ -119,7 +120,7 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
         processes=ranks.count,
         duration_s=time.monotonic() - started,
     )
-    _report(card, told, path, Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent)))
+    _report(first, card, outcome, told, path, Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent)))
     return path
 
 
@@ -142,8 +143,10 @@ def _channels(environ: Mapping[str, str]) -> dict[str, Path]:
     return {key.removeprefix(prefix).lower(): Path(value) for key, value in environ.items() if key.startswith(prefix)}
 
 
-def _card(run: Trained, graph: onnx.ModelProto, environ: Mapping[str, str], started: float) -> Manifest:
-    """The model's card, with what the graph itself reaches on the test part."""
+def _card(
+    run: Trained, graph: onnx.ModelProto, environ: Mapping[str, str], started: float
+) -> tuple[Manifest, NDArray[Any]]:
+    """The model's card, with what the graph itself reaches on the test part, and what it answered there."""
     recipe, data = run.recipe, run.data
     ask = trained.asking(graph)
     metrics, outcome = trained.measure(recipe, ask, data.test, run.labels)
@@ -158,25 +161,29 @@ def _card(run: Trained, graph: onnx.ModelProto, environ: Mapping[str, str], star
         "baselines": evaluate.baselines(recipe.task, data),
         "evaluation": evaluate.details(recipe.task, outcome, data, run.labels),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
-        "hyperparameters": asdict(run.settings),
+        "hyperparameters": run.hyperparameters,
         "training": describe.origin(environ, run.device.type, time.monotonic() - started),
         "tolerance": {"rtol": rtol, "atol": atol},
         "samples": artifact.samples(graph, trained.requests(run, graph)),
     }
-    return card
+    return card, outcome
 
 
-def _report(card: Manifest, told: Mapping[str, Any], path: Path, folder: Path) -> None:
-    """The result, to read and as report.json and record.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    report = {key: card[key] for key in ("metrics", "baselines", "data", "hyperparameters", "training")}
-    (folder / "report.json").write_text(json.dumps(report | {"history": told["history"][0]}, indent=2) + "\n")
+def _report(
+    run: Trained, card: Manifest, outcome: NDArray[Any], told: Mapping[str, Any], path: Path, folder: Path
+) -> None:
+    """The result to read, report.json, record.json and pictures, beside the model and in the job's output."""
+    report.write(
+        card,
+        history=run.history,
+        outputs=outcome,
+        target=run.data.test.target,
+        labels=run.labels,
+        folders=[folder, path.parent],
+    )
     (folder / "record.json").write_text(json.dumps(told, indent=2) + "\n")
-    rows = {"this model": card["metrics"], **card["baselines"]}
-    for metric, value in card["metrics"].items():
-        print(f"test_{metric}={value:.4f}")
-        for name, values in rows.items():
-            print(f"  {name:<20} {metric} {values[metric]:.4f}")
+    for line in report.lines(card):
+        print(line)
     if len(told["seeds"]) > 1:
         for metric, found in told["metrics"].items():
             print(f"over {len(told['seeds'])} seeds: {metric} {found['mean']:.4f} ± {found['deviation']:.4f}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training import artifact, evaluate, export, loop, losses
+from training import artifact, classic, evaluate, export, loop, losses, sklearn_export
 from training.checkpoint import Stop
 from training.data import Dataset, Examples
 from training.distributed import Ranks
@@ -41,9 +41,16 @@ class Trained:
 
     def run(self, inputs: Arrays) -> Arrays:
         """What the exported graph would answer, computed by the model itself."""
-        served = serve(self.recipe, self.model).to(self.device)
         encoded = self.front.encode(inputs) if self.front else inputs
+        if not isinstance(self.model, nn.Module):
+            return {next(iter(self.recipe.answers)): classic.predict(self.model, encoded)}
+        served = serve(self.recipe, self.model).to(self.device)
         return dict(zip(self.recipe.answers, loop.predict(served, encoded, self.device), strict=True))
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Those that were set and, of a search, those that it found."""
+        return asdict(self.settings) | classic.found(self.model)
 
 
 def fit(
@@ -69,6 +76,8 @@ def fit(
     torch.manual_seed(settings.seed)
     model = recipe.make_model(settings, encoded)
     trained = Trained(recipe, settings, data, encoded, labels, front, model, [], device)
+    if not isinstance(model, nn.Module):
+        return _fit_classic(trained, stop, ranks)
     if not isinstance(settings, NetworkHyperparameters):
         raise InvalidRecipe(f"recipe {recipe.name}: hyperparameters of a torch model extend NetworkHyperparameters")
 
@@ -92,6 +101,20 @@ def fit(
         watch=watch,
     )
     return replace(trained, history=history)
+
+
+def _fit_classic(trained: Trained, stop: Stop | None, ranks: Ranks | None) -> Trained:
+    recipe, model = trained.recipe, trained.model
+    if not classic.is_estimator(model):
+        raise InvalidRecipe(f"recipe {recipe.name}: model() returns a {type(model).__name__}, which is neither a torch "
+                            "module nor a scikit-learn estimator")  # fmt: skip
+    if ranks is not None and ranks.count > 1:
+        raise InvalidRecipe(f"recipe {recipe.name}: a scikit-learn estimator is fitted in one process")
+    classic.fit(model, trained.encoded.train, seed=trained.settings.seed, stop=stop)
+    classic.check_classes(model, trained.labels)
+    metrics, _ = measure(recipe, trained.run, trained.data.validation, trained.labels)
+    print("  ".join(f"validation_{name}={value:.4f}" for name, value in metrics.items()), flush=True)
+    return trained
 
 
 def _encode(front: Front, data: Dataset) -> Dataset:
@@ -141,8 +164,11 @@ def to_graph(trained: Trained) -> onnx.ModelProto:
     Raises:
         ExportFailed: no exporter made a graph that computes what the model computes.
     """
-    spec = _spec(trained)
-    graph = export.export(spec)
+    if isinstance(trained.model, nn.Module):
+        graph = export.export(_spec(trained))
+    else:
+        inputs, answer = trained.encoded.test.inputs, next(iter(trained.recipe.answers))
+        graph = sklearn_export.export(trained.model, inputs, answer).graph
     if trained.front is None:
         return graph
     whole = trained.front.attach(onnx.ModelProto.FromString(graph.SerializeToString()))
@@ -204,7 +230,7 @@ def requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
     test = trained.data.test
     if set(names) == set(test.inputs):
         shown = [test.take(slice(0, 1)).inputs, test.take(slice(1, 3)).inputs]
-    else:
+    else:  # a served module with inputs of its own
         spec = _spec(trained)
         low = {name: max(dim.low, 1) for name, dim in spec.dims.items()}
         shown = [

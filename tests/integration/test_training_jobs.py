@@ -360,11 +360,13 @@ def test_a_mistake_in_a_recipe_of_ones_own_comes_back_as_the_reason(
 ) -> None:
     text = (ROOT / "training" / "recipes" / "digits.py").read_text()
     recipe = tmp_path / "mine.py"
-    recipe.write_text(text.replace('name="digits"', 'name="mine"').replace("64 * 7 * 7", "65"))
+    recipe.write_text(
+        text.replace('name="digits"', 'name="mine"').replace("networks.cnn(10,", "networks.cnn(10, side=32,")
+    )
 
     assert main([str(recipe), "--bucket", BUCKET, "--role", ROLE, "--wait", "--set", "epochs=1"]) == 1
     error = capsys.readouterr().err
-    assert "ended as Failed: AlgorithmError: " in error
+    assert "ended as Failed: AlgorithmError: error: the data do not go through the model (image [2, 1, 28, 28]" in error
     assert "shapes cannot be multiplied" in error
 
 

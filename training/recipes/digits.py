@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from training import augment, data
+from training import augment, data, networks
 from training.recipe import NetworkHyperparameters, Recipe
 
 
@@ -23,16 +23,7 @@ class DigitsHyperparameters(NetworkHyperparameters):
 
 def network(h: DigitsHyperparameters) -> nn.Module:
     """(batch, 1, 28, 28) → (batch, 10) logits."""
-    return nn.Sequential(
-        nn.Conv2d(1, 32, h.kernel, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, h.kernel, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64 * 7 * 7, 10),
-    )
+    return networks.cnn(10, kernel=h.kernel)
 
 
 def wobble(images: Tensor) -> Tensor:

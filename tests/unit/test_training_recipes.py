@@ -1,0 +1,192 @@
+"""Every recipe beats what needs no model, by a margin, with settings that take seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+onnx = pytest.importorskip("onnx")
+
+from training import classic, evaluate, manifest, train, trained  # noqa: E402
+from training.data import Dataset, Examples  # noqa: E402
+from training.errors import ExportFailed, InvalidRecipe  # noqa: E402
+from training.recipe import Hyperparameters, Recipe, load, override  # noqa: E402
+
+pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
+CPU = torch.device("cpu")
+
+
+def fit(name: str, **settings: object) -> trained.Trained:
+    recipe = load(name)
+    chosen = override(recipe.hyperparameters(), settings)
+    return trained.fit(recipe, chosen, recipe.load_data({}, chosen), device=CPU)
+
+
+def lead(run: trained.Trained) -> tuple[float, float]:
+    """The primary metric on the test part, and the best that needs no model."""
+    task = run.recipe.task
+    primary = evaluate.PRIMARY[task]
+    metrics, _ = trained.measure(run.recipe, run.run, run.data.test, run.labels)
+    rivals = [values[primary.metric] for name, values in evaluate.baselines(task, run.data).items()
+              if name != "best possible"]  # fmt: skip
+    return metrics[primary.metric], max(rivals) if primary.higher_is_better else min(rivals)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "margin"),
+    [
+        ("digits", {"epochs": 4}, 0.05),
+        ("mlp", {"epochs": 6}, 0.05),
+        ("forest", {"trees": 15, "depth": [14], "folds": 2}, 0.05),
+        ("logistic", {}, 0.03),
+        ("linear", {}, 15.0),
+        ("penalised", {"penalty": "l1"}, 15.0),
+        ("penalised", {"penalty": "l2"}, 15.0),
+        ("sequence", {"series": 150, "epochs": 6, "cell": "rnn"}, 0.05),
+        ("sequence", {"series": 150, "epochs": 6, "cell": "lstm"}, 0.05),
+        ("sequence", {"series": 150, "epochs": 6, "cell": "gru"}, 0.05),
+    ],
+)
+def test_a_recipe_beats_what_needs_no_model(name: str, settings: dict[str, Any], margin: float) -> None:
+    run = fit(name, **settings)
+    ours, theirs = lead(run)
+
+    better = ours - theirs if evaluate.PRIMARY[run.recipe.task].higher_is_better else theirs - ours
+    assert better > margin, (ours, theirs)
+
+
+def test_l1_drops_measurements_and_l2_keeps_them_all() -> None:
+    lasso, ridge = (fit("penalised", penalty=penalty).model[-1].coef_ for penalty in ("l1", "l2"))
+
+    assert 1 <= (lasso == 0).sum() <= 8
+    assert (ridge != 0).all()
+    plain = fit("linear").model[-1].coef_
+    assert np.linalg.norm(fit("penalised", penalty="l2", strength=100).model[-1].coef_) < np.linalg.norm(plain)
+
+
+def test_a_grid_search_tries_every_pair_and_says_which_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("forest", trees=5, depth=[2, 10], pixels=[0.02], folds=2)
+    said = capsys.readouterr().out
+
+    assert "fitting 2 candidates of RandomForestClassifier" in said
+    assert [line.split()[-2] for line in said.splitlines() if " ± " in line] == ["max_depth=10,", "max_depth=2,"]
+    assert run.hyperparameters["max_depth"] == 10
+    assert run.hyperparameters["trees"] == 5
+
+
+def test_what_is_written_says_what_the_graph_itself_reaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["logistic", "--model-dir", str(tmp_path)], {}) == 0
+
+    graph = onnx.load(tmp_path / "model.onnx")
+    card = json.loads(next(prop.value for prop in graph.metadata_props if prop.key == manifest.KEY))
+    recipe = load("logistic")
+    data = recipe.load_data({}, Hyperparameters())
+    answers = trained.asking(graph)(data.test.inputs)["probabilities"]
+    assert card["metrics"]["accuracy"] == pytest.approx((answers.argmax(1) == data.test.target).mean(), abs=1e-6)
+    assert card["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 2], "kind": "probabilities",
+                                "labels": ["malignant", "benign"]}]  # fmt: skip
+    assert card["inputs"][0]["preprocessing"].startswith("in this order, as measured: mean radius")
+    assert [len(sample["request"]["inputs"][0]["data"]) for sample in card["samples"]] == [30, 60]
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["metrics"]["accuracy"] == {"mean": card["metrics"]["accuracy"], "deviation": 0.0,
+                                             "low": card["metrics"]["accuracy"],
+                                             "high": card["metrics"]["accuracy"]}  # fmt: skip
+    assert {"report.json", "confusion.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert f"test_accuracy={card['metrics']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_a_dynamic_dimension_is_free_in_the_graph(tmp_path: Path) -> None:
+    run = fit("sequence", series=60, epochs=1, cell="gru")
+    graph = trained.to_graph(run)
+
+    shape = [dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
+    assert shape == ["batch", "length", 1]
+    for length in (12, 31, 96):
+        x = np.random.default_rng(length).standard_normal((3, length, 1), np.float32)
+        ours, theirs = trained.asking(graph)({"series": x})["value"], run.run({"series": x})["value"]
+        assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_several_seeds_are_told_with_their_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["forest", "--seeds", "2", "--set", "trees=5", "--set", "depth=[4]", "--set", "pixels=[0.02]"]
+    assert train.main([*arguments, "--set", "folds=2", "--model-dir", str(tmp_path)], {}) == 0
+
+    record = json.loads((tmp_path / "record.json").read_text())
+    values = [one["accuracy"] for one in record["metrics_by_seed"]]
+    assert record["seeds"] == [0, 1]
+    assert values[0] != values[1]
+    assert record["metrics"]["accuracy"]["mean"] == pytest.approx(sum(values) / 2, abs=1e-6)
+    assert "over 2 seeds: accuracy " in capsys.readouterr().out
+
+
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+
+def examples(target: Any, **inputs: Any) -> Examples:
+    return Examples({name: np.asarray(values) for name, values in inputs.items()}, np.asarray(target))
+
+
+def test_one_seed_one_estimator() -> None:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+
+    rows = examples([0, 1] * 20, x=np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32))
+
+    def fitted(seed: int, given: int | None = None) -> Any:
+        made = make_pipeline(RandomForestClassifier(5, random_state=given))
+        return classic.predict(classic.fit(made, rows, seed=seed), rows.inputs)
+
+    assert np.array_equal(fitted(1), fitted(1))
+    assert not np.array_equal(fitted(1), fitted(2))
+    assert np.array_equal(fitted(1, given=7), fitted(2, given=7))
+
+
+def test_what_cannot_be_exported_is_not_fitted() -> None:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    with pytest.raises(ExportFailed, match="use GradientBoostingClassifier"):
+        classic.fit(HistGradientBoostingClassifier(), examples([0, 1], x=[[0.0], [1.0]]), seed=0)
+
+
+def test_data_that_an_estimator_refuses_are_named_in_one_sentence() -> None:
+    from sklearn.linear_model import LinearRegression
+
+    with pytest.raises(InvalidRecipe) as caught:
+        classic.fit(LinearRegression(), examples([0.0, 1.0], x=[[0.0], [np.nan]]), seed=0)
+
+    assert str(caught.value).startswith("LinearRegression does not take the data (x [2, 1]): Input X contains NaN.")
+    assert "\n" not in str(caught.value)
+
+
+def make_recipe(model: Any, target: Any) -> tuple[Recipe[Any], Dataset]:
+    part = examples(target, x=np.random.default_rng(0).standard_normal((len(target), 2)).astype(np.float32))
+    data = Dataset(part, part, part, source="made", sha256="0", split={})
+    recipe = Recipe(name="mine", description="", task="classification", hyperparameters=Hyperparameters,
+                    data=lambda: data, model=lambda: model, labels=("a", "b", "c"))  # fmt: skip
+    return recipe, data
+
+
+def test_a_class_without_a_training_row_is_named() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    recipe, data = make_recipe(LogisticRegression(), [0, 2, 0, 2])
+
+    with pytest.raises(InvalidRecipe, match="the training part has no row of class 'b'"):
+        trained.fit(recipe, Hyperparameters(), data, device=CPU)
+
+
+def test_a_model_of_neither_kind_is_refused() -> None:
+    recipe, data = make_recipe("a model", [0, 1, 2])
+
+    with pytest.raises(InvalidRecipe, match=r"model\(\) returns a str, which is neither a torch module nor"):
+        trained.fit(recipe, Hyperparameters(), data, device=CPU)
+
+
+def test_a_network_without_the_loops_hyperparameters_is_refused() -> None:
+    recipe, data = make_recipe(torch.nn.Linear(2, 3), [0, 1, 2])
+
+    with pytest.raises(InvalidRecipe, match="extend NetworkHyperparameters"):
+        trained.fit(recipe, Hyperparameters(), data, device=CPU)
