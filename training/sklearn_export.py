@@ -118,14 +118,19 @@ def export(estimator: Any, inputs: Feeds, output: str) -> Converted:
     estimator = getattr(estimator, "best_estimator_", estimator)
     check(estimator)
     ask = _question(estimator)
-    first: ExportFailed | None = None
+    found: list[Converted] = []
+    problems: list[ExportFailed] = []
     for double in (False, True):
         try:
             graph = _graph(estimator, ask, inputs, output, double)
-            return _prove(graph, ask, inputs, _title(estimator))
+            found.append(_prove(graph, ask, inputs, _title(estimator)))
         except ExportFailed as error:
-            first = first or error
-    raise first or ExportFailed("nothing was tried")
+            problems.append(error)
+        if found and not found[-1].off:
+            break
+    if not found:
+        raise problems[0]
+    return min(found, key=lambda one: one.off)
 
 
 def _graph(estimator: Any, ask: Any, inputs: Feeds, output: str, double: bool) -> onnx.ModelProto:
