@@ -58,12 +58,17 @@ class Ranks:
 
 
 def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch.device]:
-    """Meet the other processes that torchrun started, if it did; with the device that is this one's."""
+    """Meet the other processes that torchrun started, if it did; with the device that is this one's.
+
+    They meet at MASTER_ADDR or, without a network, at the file that MAYFLY_RENDEZVOUS names (file:///…).
+    """
     count = int(environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Ranks(), device
     if device.type == "cuda":
         device = torch.device("cuda", int(environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    return Ranks(int(environ["RANK"]), count), device
+    rank = int(environ["RANK"])
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=environ.get("MAYFLY_RENDEZVOUS"), rank=rank, world_size=count)
+    return Ranks(rank, count), device

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from training import checkpoint, speed, steps
 from training.data import Dataset, Examples
 from training.distributed import Ranks
-from training.errors import Diverged, InvalidRecipe
+from training.errors import Diverged, InvalidCheckpoint, InvalidRecipe
 from training.losses import Loss
 from training.recipe import NetworkHyperparameters
 
@@ -79,7 +79,7 @@ class Run:
 
     def restore(self) -> None:
         """Go on from the checkpoint, where there is one."""
-        saved = checkpoint.restore(self.folder, self.identity) if self.folder else None
+        saved = self._read() if self.folder else None
         if saved is None:
             return
         self.model.load_state_dict(saved["model"])
@@ -91,6 +91,19 @@ class Run:
             self.generators = saved["generators"][self.ranks.rank]
         if self.ranks.leads:
             print(f"resumed after {self.epoch} epochs and {self.step} steps", flush=True)
+
+    def _read(self) -> dict[str, Any] | None:
+        """Rank 0 reads for all: other hosts may have another disk, or see the file later."""
+        found: dict[str, Any] | InvalidCheckpoint | None = None
+        if self.ranks.leads and self.folder:
+            try:
+                found = checkpoint.restore(self.folder, self.identity)
+            except InvalidCheckpoint as error:  # told to the others, who would wait forever
+                found = error
+        found = self.ranks.told(found)
+        if isinstance(found, InvalidCheckpoint):
+            raise found
+        return found
 
     def enter_epoch(self, seed: int) -> None:
         """Every random draw of an epoch follows from (seed, epoch), wherever in it this run begins."""
