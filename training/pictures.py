@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import shutil
 import sys
@@ -85,7 +86,7 @@ def confusion(probabilities: Array, target: Array, labels: Sequence[str], path: 
     figure.savefig(path, dpi=110)
 
 
-def residuals(values: Array, target: Array, path: Path, *, unit: str = "") -> None:
+def residuals(values: Array, target: Array, path: Path) -> None:
     """Predicted against actual, and the distribution of what lies between."""
     actual, predicted = target.reshape(-1).astype(np.float64), values.reshape(-1).astype(np.float64)
     kept = np.random.default_rng(0).permutation(len(actual))[:MOST_POINTS]
@@ -93,15 +94,25 @@ def residuals(values: Array, target: Array, path: Path, *, unit: str = "") -> No
     left, right = figure.subplots(1, 2)
     low, high = float(min(actual.min(), predicted.min())), float(max(actual.max(), predicted.max()))
     left.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle="--", label="exact")
-    left.plot(actual[kept], predicted[kept], ".", color=BLUE, markersize=4, alpha=0.5, markeredgewidth=0)
-    _label(left, f"{len(kept)} of {len(actual)} test values", f"actual {unit}".strip(), f"predicted {unit}".strip())
+    left.plot(
+        actual[kept],
+        predicted[kept],
+        ".",
+        color=BLUE,
+        markersize=4 if len(kept) > 300 else 8,
+        alpha=0.5,
+        markeredgewidth=0,
+    )
+    _label(left, f"{len(kept)} of {len(actual)} test values", "actual", "predicted")
     left.legend(frameon=False, fontsize=8)
     error = predicted - actual
     low, high = np.percentile(error, [0.5, 99.5]).tolist()
-    right.hist(error, range=(low, high), bins=40, color=BLUE, edgecolor="white", linewidth=0.4)
+    right.hist(
+        error, range=(low, high), bins=min(40, 4 + math.isqrt(len(error))), color=BLUE, edgecolor="white", linewidth=0.4
+    )
     right.axvline(0, color=GREY, linewidth=1, linestyle="--")
     right.axvline(error.mean(), color=ORANGE, linewidth=1.4, label=f"mean {error.mean():.3g}")
-    _label(right, "residuals, the middle 99 %", f"predicted - actual {unit}".strip(), "test values")
+    _label(right, "residuals, the middle 99 %", "predicted - actual", "test values")
     right.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
