@@ -15,11 +15,10 @@ A file of your own, `churn.py`, anywhere:
         name="churn",
         description="Whether a customer leaves within the month.",
         task="classification",
-        labels=("stays", "leaves"),
         preprocessing="calls a day, minutes a call, months as a customer, as they are",
         hyperparameters=Knobs,
-        data=lambda channels: files.csv(channels["train"], target="churn", by="customer"),
-        model=lambda knobs, data: networks.mlp(3, (knobs.hidden,), 2),
+        data=lambda channels: files.table(channels["train"], target="leaves", groups="customer"),
+        model=lambda knobs, data: networks.mlp(len(data.columns["numbers"]), (knobs.hidden,), 2),
     )
 
     python -m training train churn.py --data train=my/folder --set hidden=128

@@ -81,6 +81,9 @@ def fit(
     if not isinstance(settings, NetworkHyperparameters):
         raise InvalidRecipe(f"recipe {recipe.name}: hyperparameters of a torch model extend NetworkHyperparameters")
 
+    if recipe.task == "classification" and recipe.loss is None:
+        _check_width(model, encoded.train, labels)
+
     def score(_: nn.Module) -> loop.Row:
         primary = evaluate.PRIMARY[recipe.task].metric
         metrics = measure(recipe, trained.run, data.validation, labels)[0]
@@ -115,6 +118,16 @@ def _fit_classic(trained: Trained, stop: Stop | None, ranks: Ranks | None) -> Tr
     metrics, _ = measure(recipe, trained.run, trained.data.validation, trained.labels)
     print("  ".join(f"validation_{name}={value:.4f}" for name, value in metrics.items()), flush=True)
     return trained
+
+
+def _check_width(model: nn.Module, examples: Examples, labels: tuple[str, ...]) -> None:
+    try:
+        width = loop.predict(model, examples.take(slice(0, 2)).inputs, torch.device("cpu"))[0].shape[-1]
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return  # the loop says what does not fit
+    if width != len(labels):
+        shown = ", ".join(labels)[:80]
+        raise InvalidRecipe(f"the model answers {width} numbers a row, and there are {len(labels)} labels: {shown}")
 
 
 def _encode(front: Front, data: Dataset) -> Dataset:

@@ -1,6 +1,7 @@
 """Every recipe beats what needs no model, by a margin, with settings that take seconds."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
 from training import classic, evaluate, manifest, train, trained  # noqa: E402
+from training import recipe as recipe_module  # noqa: E402
+from training.__main__ import main as command  # noqa: E402
 from training.data import Dataset, Examples  # noqa: E402
 from training.errors import ExportFailed, InvalidRecipe  # noqa: E402
 from training.recipe import Hyperparameters, Recipe, load, override  # noqa: E402
@@ -190,3 +193,96 @@ def test_a_network_without_the_loops_hyperparameters_is_refused() -> None:
 
     with pytest.raises(InvalidRecipe, match="extend NetworkHyperparameters"):
         trained.fit(recipe, Hyperparameters(), data, device=CPU)
+
+
+# --- a recipe of one's own --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """The example of recipe.py's docstring, and the customers it asks for: those with few minutes leave."""
+    lines = str(recipe_module.__doc__).split("anywhere:\n", 1)[1].split("    python -m", 1)[0]
+    (tmp_path / "churn.py").write_text(textwrap.dedent(lines))
+    generator = np.random.default_rng(0)
+    rows = ["customer,calls,minutes,months,leaves"]
+    for number in range(240):
+        calls, minutes, months = generator.integers(0, 9), generator.uniform(0, 9), generator.integers(1, 60)
+        rows.append(f"c{number // 2},{calls},{minutes:.2f},{months},{'yes' if minutes < 4 else 'no'}")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "customers.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def train_mine(folder: Path, *more: str) -> int:
+    arguments = ["train", str(folder / "churn.py"), "--data", f"train={folder / 'rows'}", "--device", "cpu"]
+    return command([*arguments, "--model-dir", str(folder / "out"), *more])
+
+
+def test_the_recipe_of_the_documentation_trains_on_a_users_own_file(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_mine(mine, "--set", "epochs=25", "--set", "lr=0.02", "--set", "hidden=16") == 0
+
+    graph = onnx.load(mine / "out" / "model.onnx")
+    card = json.loads(next(prop.value for prop in graph.metadata_props if prop.key == manifest.KEY))
+    assert card["metrics"]["accuracy"] > card["baselines"]["majority class"]["accuracy"] + 0.2
+    assert card["data"]["source"] == "file:customers.csv"
+    assert card["data"]["split"]["by"] == "customer"
+    assert card["outputs"][0]["labels"] == ["no", "yes"]
+    assert str(mine) not in json.dumps(card)
+
+
+def damage(folder: Path, old: str, new: str, count: int = -1) -> None:
+    path = folder / "rows" / "customers.csv"
+    path.write_text(path.read_text().replace(old, new, count))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("leaves", "left", "customers.csv has no column 'leaves'"),
+        ("c5,", "c5,many", "customers.csv, row "),
+        ("yes\n", "perhaps\n", "the model answers 2 numbers a row, and there are 3 labels: no, perhaps, yes"),
+    ],
+    ids=["missing column", "no number", "another label"],
+)
+def test_wrong_data_end_in_one_sentence(
+    mine: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+) -> None:
+    damage(mine, old, new, 1)
+
+    assert train_mine(mine, "--set", "epochs=1") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (mine / "out").exists()
+
+
+def test_a_channel_that_is_not_given_is_asked_for(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", str(mine / "churn.py")]) == 1
+    assert capsys.readouterr().err == "error: recipe churn reads the channel 'train': add --data train=FOLDER\n"
+
+
+def test_the_command_line_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["list"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"digits", "mlp", "forest", "linear", "logistic", "penalised", "sequence"} <= set(listed)
+    assert command([]) == 0
+    assert "publish FILE" in capsys.readouterr().out
+    assert command(["trian", "digits"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no command 'trian'; there are train, publish")
+
+
+def test_train_on_sagemaker_prints_the_request_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    role = "arn:aws:iam::123456789012:role/training"
+    asked = ["--bucket", "mine", "--role", role, "--instance", "ml.g6.xlarge", "--spot", "--set", "epochs=2"]
+    assert (
+        command(["train", "digits", "--on", "sagemaker", *asked, "--data", "train=s3://mine/rows/", "--dry-run"]) == 0
+    )
+
+    request = json.loads(capsys.readouterr().out)
+    assert request["ResourceConfig"]["InstanceType"] == "ml.g6.xlarge"
+    assert request["EnableManagedSpotTraining"] is True
+    assert [channel["ChannelName"] for channel in request["InputDataConfig"]] == ["code", "train"]
+    assert request["HyperParameters"] == {"epochs": "2"}
