@@ -48,10 +48,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """The form that was taken, possibly the one that came in, and the table of all."""
+    """The form that was taken, possibly the one that came in, and the table of all.
+
+    `atol` is for the manifest's tolerance: the kernels of compressed weights round in ways of their own, another on
+    each processor, so their answers count as equal as far as compressing moved them.
+    """
 
     graph: onnx.ModelProto
     rows: tuple[Row, ...]
+    atol: float
 
     @property
     def kind(self) -> str:
@@ -80,6 +85,7 @@ class _Form:
     size: int
     metric: float
     latency_ms: float = 0.0
+    atol: float = artifact.ATOL
 
 
 def compress(
@@ -117,6 +123,8 @@ def compress(
                 form = made[kind]() if kind in made else MAKERS[kind](source.graph, calibration)
             candidate = _Form(kind, form, form.ByteSize(), 0.0)
             candidate.metric = evaluate(form)
+            if kind not in made:
+                candidate.atol = max(artifact.ATOL, moved(source.graph, form, calibration))
         except Exception as error:  # the tools raise anything; the model itself is none the worse for it
             rows[kind] = Row(kind, 0, None, None, False, f"not made: {first_line(error)}")
             continue
@@ -132,7 +140,7 @@ def compress(
     for kind in good[:-1]:
         rows[kind] = replace(rows[kind], taken=False, why=f"good enough, and {good[-1]} is better")
     first = Row("fp32", base.size, base.metric, base.latency_ms, not good, "as trained")
-    return Compressed(best.graph, (first, *rows.values()))
+    return Compressed(best.graph, (first, *rows.values()), best.atol)
 
 
 def _judge(best: _Form, form: _Form, metric: float, budget: float, higher_is_better: bool) -> tuple[bool, str]:
@@ -144,6 +152,17 @@ def _judge(best: _Form, form: _Form, metric: float, budget: float, higher_is_bet
     gains = (size <= SMALLER and latency <= AS_SLOW) or (latency <= FASTER and size <= AS_LARGE)
     compared = f"size x{size:.2f}, latency x{latency:.2f} of {best.kind}"
     return gains, f"{'taken' if gains else 'not taken'}: {compared}"
+
+
+def moved(before: onnx.ModelProto, after: onnx.ModelProto, batches: Sequence[Feeds]) -> float:
+    """The largest difference between the answers of two graphs, over all outputs that are floats."""
+    sessions = [artifact.runtime(graph) for graph in (before, after)]
+    largest = 0.0
+    for batch in batches:
+        for one, other in zip(*(session.run(None, dict(batch)) for session in sessions), strict=True):
+            if np.issubdtype(one.dtype, np.floating):
+                largest = max(largest, float(np.abs(one - other).max(initial=0)))
+    return largest
 
 
 def latencies(graphs: Sequence[onnx.ModelProto], request: Feeds) -> list[float]:

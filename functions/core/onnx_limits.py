@@ -23,7 +23,7 @@ OPSETS = range(7, 27)  # of the default domain: what the runtime implements
 ML_OPSETS = range(1, 7)
 IR_VERSIONS = range(3, 14)
 
-# Operators of com.microsoft that quantisation tools and transformer optimisers write into files.
+# Operators of com.microsoft that quantisation tools, transformer optimisers and skl2onnx (Tokenizer) write into files.
 MICROSOFT = frozenset({
     "Attention", "BiasGelu", "BiasSoftmax", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul",
     "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "GatherBlockQuantized", "Gelu",
@@ -31,7 +31,7 @@ MICROSOFT = frozenset({
     "MultiHeadAttention", "NhwcMaxPool", "Pad", "QAttention", "QEmbedLayerNormalization", "QGemm", "QLinearAdd",
     "QLinearAveragePool", "QLinearConcat", "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul",
     "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QuantizeLinear", "QuickGelu",
-    "RotaryEmbedding", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Trilu",
+    "RotaryEmbedding", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Tokenizer", "Trilu",
 })  # fmt: skip
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")  # whose operators are all allowed
 

@@ -147,6 +147,7 @@ def test_the_best_form_within_the_budget_is_taken(dense: Any, even: None) -> Non
     assert all(row.metric is not None and row.latency_ms for row in result.rows)
     assert set(result.records()[0]) == {"kind", "size_bytes", "metric", "latency_ms", "taken", "why"}
     assert len(result.table("accuracy").splitlines()) == 5
+    assert result.atol == compress.moved(dense, result.graph, CALIBRATION) > artifact.ATOL
 
 
 @pytest.mark.parametrize(("higher", "worse"), [(True, 0.98), (False, 1.02)])
