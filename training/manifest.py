@@ -107,6 +107,7 @@ class Manifest(TypedDict):
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
     evaluation: NotRequired[Evaluation]
+    compression: NotRequired[list[dict[str, Any]]]  # the forms that were tried, and why each was taken or not
     data: Data
     hyperparameters: dict[str, Any]
     training: Training

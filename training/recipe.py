@@ -157,6 +157,7 @@ class Recipe(Generic[H]):
     metric: Callable[[NDArray[Any], Examples], dict[str, float]] | None = None  # of the same, beside the task's own
     sample: Callable[[Mapping[str, int]], tuple[Tensor, ...]] | None = None  # inputs of given sizes, for the proof
     tolerance: tuple[float, float] = (1e-3, 1e-5)  # relative, absolute: of runtimes and machines
+    student: Callable[..., nn.Module] | None = None  # (hyperparameters, data set): a smaller one, for --compress distil
     search: Mapping[str, Sequence[Any] | Range] = field(default_factory=dict)  # what --tune may try, by hyperparameter
 
     def __post_init__(self) -> None:
@@ -204,6 +205,9 @@ class Recipe(Generic[H]):
                 wrong = low if low < 0 else high
                 raise InvalidRecipe(f"{data.source}: class {wrong} has no name; labels are {', '.join(labels)[:80]}")
         return labels
+
+    def make_student(self, settings: H, data: Dataset) -> Any:
+        return _call(self.student, settings, data) if self.student else None
 
     @property
     def answers(self) -> Mapping[str, str]:

@@ -27,7 +27,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from training import artifact, checkpoint, describe, distributed, evaluate, record, report, trained
+from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained
 from training.errors import TrainingError
 from training.manifest import Manifest
 from training.recipe import load, override, pairs
@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
     made.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="a folder of input data")
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times; the first is written [1]")
+    made.add_argument(
+        "--compress", default="", metavar="KINDS", help="try distil, prune, int8, int8-static, int4, fp16"
+    )
+    made.add_argument("--budget", type=float, default=0.005, help="share of the metric a form may lose [%(default)s]")
     made.add_argument("--model-dir", type=Path, help="where model.onnx goes [$SM_MODEL_DIR or artifacts/<recipe>]")
     made.add_argument("--checkpoint-dir", type=Path, help="save the run here and resume it [$SM_CHECKPOINT_DIR]")
     made.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -69,6 +73,7 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     """
     started = time.monotonic()
     recipe = load(options.recipe)
+    kinds = forms.kinds(options.compress, recipe)
     settings = override(recipe.hyperparameters(), json.loads(environ.get("SM_HPS", "{}")))
     settings = override(settings, pairs(options.set))
     channels = _channels(environ) | {name: Path(folder) for name, folder in pairs(options.data, "--data").items()}
@@ -106,7 +111,15 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
     print("exporting and proving the graph", flush=True)
     graph = trained.to_graph(first)
+    compressed = forms.smallest(first, graph, kinds, options.budget) if kinds else None
+    if compressed is not None:
+        print(compressed.table(f"validation {evaluate.PRIMARY[recipe.task].metric}"), flush=True)
+        graph = compressed.graph
+    graph = trained.with_front(first, graph)
     card, outcome = _card(first, graph, environ, started)
+    if compressed is not None:
+        card["compression"] = compressed.records()
+        card["tolerance"]["atol"] = max(card["tolerance"]["atol"], compressed.atol)
     describe.embed(graph, card)
     path = (options.model_dir or Path(environ.get("SM_MODEL_DIR", f"artifacts/{recipe.name}"))) / "model.onnx"
     artifact.save(graph, path)

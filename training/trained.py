@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,20 +172,34 @@ def asking(graph: onnx.ModelProto) -> Run:
 
 
 def to_graph(trained: Trained) -> onnx.ModelProto:
-    """The proven graph, from a caller's raw inputs on.
+    """The proven graph of the model, which takes what the model takes.
 
     Raises:
         ExportFailed: no exporter made a graph that computes what the model computes.
     """
     if isinstance(trained.model, nn.Module):
-        graph = export.export(_spec(trained))
-    else:
-        inputs, answer = trained.encoded.test.inputs, next(iter(trained.recipe.answers))
-        graph = sklearn_export.export(trained.model, inputs, answer).graph
+        return export.export(_spec(trained))
+    inputs, answer = trained.encoded.test.inputs, next(iter(trained.recipe.answers))
+    return sklearn_export.export(trained.model, inputs, answer).graph
+
+
+def with_front(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
+    """`graph` from a caller's raw inputs on, proven to answer the same.
+
+    Raises:
+        ExportFailed: it does not.
+    """
     if trained.front is None:
         return graph
-    whole = trained.front.attach(onnx.ModelProto.FromString(graph.SerializeToString()))
-    _prove_front(trained, graph, whole)
+    whole = trained.front.attach(graph)
+    inner, outer = asking(graph), asking(whole)
+    for rows in (slice(0, 1), slice(0, 2), slice(0, CHUNK)):
+        raw = trained.data.test.take(rows).inputs
+        expected, got = inner(trained.front.encode(raw)), outer(raw)
+        for name, theirs in expected.items():
+            problem = artifact.difference(got[name], theirs, *trained.recipe.tolerance)
+            if problem is not None:
+                raise ExportFailed(f"with its front, {name} {problem}")
     return whole
 
 
@@ -223,34 +237,20 @@ def _resized(values: NDArray[Any], axes: Mapping[int, str], sizes: Mapping[str, 
     return np.ascontiguousarray(values)
 
 
-def _prove_front(trained: Trained, graph: onnx.ModelProto, whole: onnx.ModelProto) -> None:
-    """The graph for raw inputs answers what the inner one does for encoded ones."""
-    if trained.front is None:
-        return
-    inner, outer = asking(graph), asking(whole)
-    for rows in (slice(0, 1), slice(0, 2), slice(0, CHUNK)):
-        raw = trained.data.test.take(rows).inputs
-        expected, got = inner(trained.front.encode(raw)), outer(raw)
-        for name, theirs in expected.items():
-            problem = artifact.difference(got[name], theirs, *trained.recipe.tolerance)
-            if problem is not None:
-                raise ExportFailed(f"with its front, {name} {problem}")
-
-
 def requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
     """Inputs to show what the graph does: one example of the test part and, if they are small, two more at once."""
-    names = [value.name for value in graph.graph.input]
-    test = trained.data.test
-    if set(names) == set(test.inputs):
-        shown = [test.take(slice(0, 1)).inputs, test.take(slice(1, 3)).inputs]
-    else:  # a served module with inputs of its own
-        spec = _spec(trained)
-        low = {name: max(dim.low, 1) for name, dim in spec.dims.items()}
-        shown = [
-            dict(zip(spec.inputs, (tensor.numpy() for tensor in spec.sample(low | {"batch": batch})), strict=True))
-            for batch in (1, 2)
-        ]
+    shown = batches(trained, graph, trained.data.test, (slice(0, 1), slice(1, 3)))
     return [one for one in shown if _length(one) <= SHOWN_LIMIT] or shown[:1]
+
+
+def batches(trained: Trained, graph: onnx.ModelProto, examples: Examples, rows: Sequence[slice]) -> list[Arrays]:
+    """Inputs of `graph`: these rows of `examples` or, where it has other inputs than they, as many made-up ones."""
+    if {value.name for value in graph.graph.input} == set(examples.inputs):
+        return [examples.take(part).inputs for part in rows]
+    spec = _spec(trained)
+    low = {name: max(dim.low, 1) for name, dim in spec.dims.items()}
+    sizes = [low | {"batch": part.stop - part.start} for part in rows]
+    return [dict(zip(spec.inputs, (tensor.numpy() for tensor in spec.sample(size)), strict=True)) for size in sizes]
 
 
 def _length(inputs: Arrays) -> int:

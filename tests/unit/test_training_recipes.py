@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from training import classic, evaluate, manifest, train, trained  # noqa: E402
+from training import classic, evaluate, forms, manifest, networks, train, trained  # noqa: E402
 from training import recipe as recipe_module  # noqa: E402
 from training.__main__ import main as command  # noqa: E402
 from training.data import Dataset, Examples  # noqa: E402
@@ -286,3 +287,57 @@ def test_train_on_sagemaker_prints_the_request_of_the_job(capsys: pytest.Capture
     assert request["EnableManagedSpotTraining"] is True
     assert [channel["ChannelName"] for channel in request["InputDataConfig"]] == ["code", "train"]
     assert request["HyperParameters"] == {"epochs": "2"}
+
+
+# --- smaller forms ----------------------------------------------------------------------------------------------------
+
+
+def test_every_form_that_was_asked_for_is_judged_and_the_card_is_of_the_one_that_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["mlp", "--set", "epochs=4", "--compress", "int8,prune", "--model-dir", str(tmp_path)]
+    assert train.main(arguments, {}) == 0
+
+    graph = onnx.load(tmp_path / "model.onnx")
+    card = json.loads(next(prop.value for prop in graph.metadata_props if prop.key == manifest.KEY))
+    rows = {row["kind"]: row for row in card["compression"]}
+    assert list(rows) == ["fp32", "prune", "int8"]
+    assert [row["taken"] for row in rows.values()].count(True) == 1
+    assert 0.4 < rows["prune"]["size_bytes"] / rows["fp32"]["size_bytes"] < 0.6  # half of the neurons went
+    assert rows["int8"]["size_bytes"] < 0.3 * rows["fp32"]["size_bytes"]
+    data = load("mlp").load_data({}, Hyperparameters())
+    answers = trained.asking(graph)(data.test.inputs)["probabilities"]
+    assert card["metrics"]["accuracy"] == pytest.approx((answers.argmax(1) == data.test.target).mean(), abs=1e-6)
+    assert "validation accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mlp", "--compress", "zip"], "there is no compression 'zip': distil, prune, int8, int8-static, int4, fp16"),
+        (["linear", "--compress", "prune"], "prune: only torch networks; Pipeline is none"),
+        (
+            ["mlp", "--set", "epochs=1", "--compress", "distil"],
+            "recipe mlp has no student; --compress distil needs one",
+        ),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert train.main([*arguments, "--model-dir", str(tmp_path)], {}) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_student_learns_from_the_trained_network() -> None:
+    run = fit("mlp", epochs=4)
+    small = replace(run.recipe, student=lambda: networks.mlp(28 * 28, (16,), 10))
+    graph = trained.to_graph(run)
+    found = forms.smallest(replace(run, recipe=small), graph, ["distil"], budget=0.2)
+
+    [whole, student] = found.rows
+    assert student.kind == "distil"
+    assert student.size_bytes < 0.2 * whole.size_bytes
+    assert student.metric is not None
+    assert student.metric > 0.8
+    assert all(parameter.requires_grad for parameter in run.model.parameters())
