@@ -143,17 +143,19 @@ def attach(tokenizer: Tokenizer, graph: onnx.ModelProto, text: str, tokens: str)
 def _nodes(tokenizer: Tokenizer, text: str, tokens: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Strings → lines → words → numbers (n, lines, words) → the numbers of words alone, in rows (n, width).
 
+    An empty text is added at first and its row taken away at last: StringNormalizer refuses to read no text at all.
     Both splits stop at `length`: a text does not blow up to more than about length² words, wherever its spaces are.
     """
     length = tokenizer.length
     prefix = f"{tokens}_"
     values = {
         "zero": [0], "one": [1], "three": [3], "axis": 1, "most": [length], "pads": [0, 1, 0, 0], "start": START,
-        "pad": PAD, "single": 1, "last": length - 1,
+        "pad": PAD, "single": 1, "last": length - 1, "starts": [0, 0], "minus_one": [-1],
     }  # fmt: skip
     constants = [
         numpy_helper.from_array(np.array(value, np.int64), f"{prefix}{name}") for name, value in values.items()
     ]
+    constants.append(numpy_helper.from_array(np.array([""], object), f"{prefix}no_text"))
 
     def node(operator: str, inputs: str, output: str, domain: str = "", **settings: Any) -> onnx.NodeProto:
         names = [text if name == "TEXT" else prefix + name for name in inputs.split()]
@@ -162,7 +164,8 @@ def _nodes(tokenizer: Tokenizer, text: str, tokens: str) -> tuple[list[onnx.Node
 
     forms = {"": PAD, **tokenizer.words}
     return [
-        node("StringNormalizer", "TEXT", "lower", case_change_action="LOWER", is_case_sensitive=1,
+        node("Concat", "TEXT no_text", "texts", axis=0),
+        node("StringNormalizer", "texts", "lower", case_change_action="LOWER", is_case_sensitive=1,
              locale=artifact.LOCALE),
         node("StringSplit", "lower", "all_lines line_counts", delimiter="\n", maxsplit=length),
         node("Slice", "all_lines zero most one", "lines"),
@@ -190,8 +193,9 @@ def _nodes(tokenizer: Tokenizer, text: str, tokens: str) -> tuple[list[onnx.Node
         node("Add", "width one", "wider"),
         node("Concat", "rows wider", "wide_size", axis=0),
         node("Expand", "pad wide_size", "blank"),
+        node("Concat", "minus_one width", "ends", axis=0),
         node("ScatterElements", "blank target begun", "scattered", axis=1),
-        node("Slice", "scattered zero width one", "TOKENS"),
+        node("Slice", "scattered starts ends", "TOKENS"),
     ], constants  # fmt: skip
 
 

@@ -96,6 +96,13 @@ def test_a_text_cannot_blow_up(tokenizer: Tokenizer) -> None:
     assert session.run(None, {"text": texts})[0].shape == (1, 8)
 
 
+def test_no_text_at_all_has_no_numbers(tokenizer: Tokenizer) -> None:
+    nothing = np.array([], object)
+
+    assert artifact.runtime(graph_of(tokenizer)).run(None, {"text": nothing})[0].shape == (0, 1)
+    assert tokenizer(nothing).shape == (0, 1)
+
+
 def test_only_core_operators_are_used(tokenizer: Tokenizer) -> None:
     model = graph_of(tokenizer)
 
