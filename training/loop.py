@@ -190,7 +190,10 @@ def fit(
     stop, ranks = stop or checkpoint.Stop(), ranks or Ranks()
     try_out(model, data.train, loss)
     model.to(device)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what tensor cores convolve fastest
     inputs, target = _resident(data.train, device)
+    held_out = _resident(data.validation, device)
     per_epoch = math.ceil(len(target) / settings.batch_size)
     total = per_epoch * settings.epochs
     optimizer = steps.optimizer(model, settings, device)
@@ -236,7 +239,7 @@ def fit(
         mean_loss = ranks.total(run.loss).item() / len(target)  # waits for the device
         seen = len(target) - entered_step * settings.batch_size
         rate = seen / max(time.monotonic() - entered_at, 1e-9)
-        validation = ranks.told(_validate(model, data.validation, loss, score, device) if ranks.leads else None)
+        validation = ranks.told(_validate(model, *held_out, loss, score) if ranks.leads else None)
         run.epoch, run.step = run.epoch + 1, 0
         run.loss.zero_()
         row = {"epoch": run.epoch, "loss": mean_loss, **validation, "examples_per_s": rate}
@@ -302,18 +305,15 @@ def _on(device: torch.device, inputs: Mapping[str, NDArray[Any]]) -> tuple[Tenso
 
 
 @torch.no_grad()
-def _validate(model: nn.Module, examples: Examples, loss: Loss, score: Score | None, device: torch.device) -> Row:
+def _validate(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor, loss: Loss, score: Score | None) -> Row:
     """The mean loss, and the metrics, each with `validation_` before its name."""
     model.eval()
-    inputs, target = _resident(examples, device)
-    summed = torch.zeros((), device=device)
+    summed = torch.zeros((), device=target.device)
     for start in range(0, len(target), CHUNK):
         part = slice(start, start + CHUNK)
         rows = target[part]
         summed += loss(model, tuple(values[part] for values in inputs), rows).float() * len(rows)
-    found = {"loss": summed.item() / len(target)}
-    if score is not None:
-        found |= score(model)
+    found = {"loss": summed.item() / len(target)} | (score(model) if score is not None else {})
     return {f"validation_{name}": value for name, value in found.items()}
 
 

@@ -179,7 +179,7 @@ class Graphed:
 
     def step(self) -> None:
         if self._step >= self._full:
-            self._update(self._order[self._step * self._size :], self._rates[self._done])
+            self._update(self._order[self._step * self._size :], self._rate())
             self._done += 1
         elif self._graph is not None:
             self._graph.replay()
@@ -191,17 +191,31 @@ class Graphed:
                 self.self_contained()
             torch.cuda.current_stream().wait_stream(stream)
         else:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self.self_contained()
+            self._graph = self._recorded()
             self._graph.replay()
         self._step += 1
 
+    def _recorded(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.self_contained()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise InvalidHyperparameter(
+                f"engine: the step cannot be recorded as a CUDA graph ({reason}); something in the model, the loss or "
+                "the augmentation waits for the device, e.g. .item(): take it out, or set engine=eager"
+            ) from error
+        return graph
+
     def self_contained(self) -> None:
         """A step whose every input lies on the device, at an address that stays."""
-        self._update(self._order.index_select(0, self._offsets + self._at), self._rates.index_select(0, self._done)[0])
+        self._update(self._order.index_select(0, self._offsets + self._at), self._rate())
         self._at += self._size
         self._done += 1
+
+    def _rate(self) -> Tensor:
+        return self._rates.index_select(0, self._done)[0]  # self._rates[self._done] would wait for the device
 
 
 def engine(

@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except torch.OutOfMemoryError as error:
+        print(f"error: {str(error).splitlines()[0]} Lower batch_size, or set accumulate=2.", file=sys.stderr)
+        return 1
     except checkpoint.Interrupted as stopped:
         print(f"SIGTERM: {stopped}", file=sys.stderr)
         return STOPPED
@@ -143,6 +146,7 @@ def _device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.set_float32_matmul_precision("high")  # TF32 where fp32 is asked for
+    torch.backends.cudnn.benchmark = True  # shapes are static, so the fastest kernel is looked for once
     return torch.device("cuda")
 
 

@@ -298,6 +298,27 @@ def test_steps_that_read_all_from_the_device_compute_what_plain_ones_do() -> Non
     assert not torch.equal(weights[0], make_linear().weight)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cuda_graph_computes_what_plain_calls_do() -> None:
+    found = []
+    for engine in ("eager", "graph"):
+        model = make_linear()
+        settings = NetworkHyperparameters(
+            epochs=4, lr=0.03, batch_size=24, precision="fp32", engine=engine, l1=0.01, clip=1.0)  # fmt: skip
+        loop.fit(model, make_weak_data(), settings, device=torch.device("cuda"), loss=losses.mse)
+        found.append(model.weight.detach().cpu())
+
+    assert torch.allclose(*found, atol=1e-4)
+
+
+@pytest.mark.stress  # the compiler takes a minute, and a C++ compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own
+def test_a_compiled_step_computes_what_plain_calls_do() -> None:
+    plain, compiled = fit_linear(epochs=3), fit_linear(epochs=3, engine="compile")
+
+    assert torch.allclose(plain.weight, compiled.weight, atol=1e-5)
+
+
 def test_a_cuda_graph_is_refused_on_a_cpu() -> None:
     with pytest.raises(InvalidHyperparameter, match="engine: 'graph' needs one GPU"):
         fit_linear(engine="graph")

@@ -42,7 +42,7 @@ def lead(run: trained.Trained) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("name", "settings", "margin"),
     [
-        ("digits", {"epochs": 4}, 0.05),
+        ("digits", {"epochs": 2}, 0.03),
         ("mlp", {"epochs": 6}, 0.05),
         ("forest", {"trees": 15, "depth": [14], "folds": 2}, 0.05),
         ("logistic", {}, 0.03),
@@ -258,6 +258,18 @@ def test_wrong_data_end_in_one_sentence(
     assert error.count("\n") == 1
     assert message in error
     assert not (mine / "out").exists()
+
+
+def test_too_little_memory_ends_in_advice(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (mine / "churn.py").read_text()
+    (mine / "churn.py").write_text(
+        text.replace(
+            "networks.mlp(", "(_ for _ in ()).throw(__import__('torch').OutOfMemoryError('Tried 9 GiB.')) or ("
+        )
+    )
+
+    assert train_mine(mine) == 1
+    assert capsys.readouterr().err == "error: Tried 9 GiB. Lower batch_size, or set accumulate=2.\n"
 
 
 def test_a_channel_that_is_not_given_is_asked_for(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
