@@ -31,7 +31,7 @@ demo: .venv/.demo ## Train, upload, register and call a model on the local stack
 local: .venv/.demo ## The same, and the stack stays until Ctrl-C
 	@$(BIN)/python -m local.demo --keep
 
-test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(PYTHON313),.venv-313/.done .venv-lambda/.done .aws-sam/.built) ## Everything that can be tested here
+test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-313/.done .venv-lambda/.done .aws-sam/.built) ## Everything that can be tested here
 ifneq ($(PYTHON313),)
 	.venv-313/bin/python -m pytest -q -p no:cacheprovider -m "not train and not stress" tests/unit tests/integration --ignore-glob='*training*' --ignore-glob='*job*'
 endif
@@ -73,9 +73,10 @@ tree: ## Write the README's tree from the files' docstrings
 	$(PYTHON) -m scripts.tree
 
 constraints: .venv/.uv ## Pin again what the direct requirements pull in
-	$(COMPILE) --group lint --group train --group parquet -o constraints/main.txt
+	$(COMPILE) --group lint --group train --group parquet --group tune -o constraints/main.txt
 	$(COMPILE) --group kserve -o constraints/kserve.txt
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
+	$(COMPILE) --group toolkit -o constraints/toolkit.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
 	sed -i 's/+cpu$$//' constraints/*.txt
 
@@ -98,7 +99,7 @@ INSTALL = $(BIN)/uv pip install --python
 
 .venv/.all: .venv/.demo
 	@scripts/progress "Installing what the tests need" \
-		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train --group parquet
+		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train --group parquet --group tune
 	@touch $@
 
 .venv-313/.done: .venv/.uv pyproject.toml constraints/main.txt

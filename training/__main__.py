@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 HELP = """python -m training COMMAND …
 
-  train RECIPE   train here; with --on sagemaker, or --dry-run, as a training job (its options: job --help)
+  train RECIPE   train here; with --on sagemaker or --on local-stack as a training job (its options: job --help)
   publish FILE   describe an ONNX file that exists, prove that it loads, and upload it
   list           the recipes that come with this package
   job RECIPE     the same as train RECIPE --on sagemaker
@@ -29,9 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    where.add_argument("--on", choices=["here", "sagemaker"], default="here")
+    where.add_argument("--on", choices=["here", "local-stack", "sagemaker"])
     options, rest = where.parse_known_args(arguments)
-    if options.on == "sagemaker" or "--dry-run" in rest:
+    if options.on in ("local-stack", "sagemaker"):
+        return _job([*rest, "--on", options.on])
+    if "--dry-run" in rest and options.on is None:
         return _job(rest)
     from training import train
 

@@ -66,7 +66,7 @@ def metrics(task: Task, outputs: Array, examples: Examples, labels: Sequence[str
     found = {name: float(value) for name, value in _sklearn(task, outputs, examples.target).items()}
     statistics = _statistics(task, outputs, examples.target)
     found = {name: float(value) for name, value in _finish(task, statistics.sum(axis=0)).items()} | found
-    return {name: round(found[name], 6) for name in _order(task) if math.isfinite(found.get(name, math.nan))}
+    return {name: round(found[name], 6) for name in names(task) if math.isfinite(found.get(name, math.nan))}
 
 
 def baselines(task: Task, data: Dataset) -> dict[str, Metrics]:
@@ -148,7 +148,8 @@ def _check(task: Task, outputs: Array, target: Array, labels: Sequence[str]) -> 
         raise InvalidData(f"{outputs.shape[1]} items are ranked; it takes {TOP}")
 
 
-def _order(task: Task) -> tuple[str, ...]:
+def names(task: Task) -> tuple[str, ...]:
+    """The metrics of `task`, in the order in which they are shown."""
     return {
         "classification": ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc"),
         "regression": ("rmse", "mae", "r2"),
@@ -214,7 +215,7 @@ def _finish(task: Task, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float
                 found["balanced_accuracy"] = _mean_of_known(both / actual)
                 found["macro_f1"] = _mean_of_known(2 * both / (actual + predicted))
             return found
-        return {name: mean[..., column] for column, name in enumerate(_order(task))}
+        return {name: mean[..., column] for column, name in enumerate(names(task))}
 
 
 def _mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -29,14 +29,17 @@ def write(
     target: NDArray[Any],
     labels: Sequence[str] = (),
     folders: Sequence[Path],
+    search: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """report.json, learning.png and confusion.png or residuals.png in each of `folders`; the paths in the first.
 
-    `outputs` and `target` are those of the test part, as `evaluate.metrics` takes them.
+    `outputs` and `target` are those of the test part, as `evaluate.metrics` takes them; `search` is what a search for
+    hyperparameters tried.
     """
     first, *others = dict.fromkeys(folders)
     first.mkdir(parents=True, exist_ok=True)
     document = {name: card[name] for name in KEPT if name in card}  # type: ignore[literal-required]
+    document |= {"search": search} if search else {}
     text = json.dumps(document | {"history": list(history)}, indent=2, ensure_ascii=False)
     (first / "report.json").write_text(text + "\n", encoding="utf-8")
     made = [first / "report.json", *_draw(card, history, outputs, target, labels, first)]

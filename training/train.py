@@ -27,7 +27,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained
+from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained, tune
 from training.errors import TrainingError
 from training.manifest import Manifest
 from training.recipe import load, override, pairs
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--budget", type=float, default=0.005, help="share of the metric a form may lose [%(default)s]")
     made.add_argument("--model-dir", type=Path, help="where model.onnx goes [$SM_MODEL_DIR or artifacts/<recipe>]")
-    made.add_argument("--checkpoint-dir", type=Path, help="save the run here and resume it [$SM_CHECKPOINT_DIR]")
+    tune.add_options(made)
     made.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return made
 
@@ -84,12 +84,19 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     if ranks.leads:
         others = f", {ranks.count} processes" if ranks.count > 1 else ""
         print(f"{recipe.name} on {_title(device)}{others}: {settings}", flush=True)
+    trial = "MAYFLY_TRIAL" in environ  # of a search: it is judged, and that is all
     data = recipe.load_data(channels, settings)
+    if trial:
+        data = tune.without_test(data)
     if ranks.leads:
         sizes = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
         print(f"{data.source}: {sizes}", flush=True)
 
     folder = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
+    searched = None
+    if options.tune:
+        searched = tune.run(recipe, settings, options, environ, data, channels, device=device, stop=stop, ranks=ranks)
+        settings = override(settings, searched.best.settings)
     runs = []
     for seed in range(settings.seed, settings.seed + max(options.seeds, 1)):
         if options.seeds > 1 and ranks.leads:
@@ -111,6 +118,9 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
         return None
 
     first = runs[0]
+    if trial:
+        print(f"validation_{evaluate.PRIMARY[recipe.task].metric}={tune.judge(first)}", flush=True)
+        return None
     by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
     print("exporting and proving the graph", flush=True)
     graph = trained.to_graph(first)
@@ -136,6 +146,8 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
         processes=ranks.count,
         duration_s=time.monotonic() - started,
     )
+    if searched is not None:
+        told["search"] = searched.record()
     _report(first, card, outcome, told, path, Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent)))
     return path
 
@@ -197,6 +209,7 @@ def _report(
         target=run.data.test.target,
         labels=run.labels,
         folders=[folder, path.parent],
+        search=told.get("search"),
     )
     (folder / "record.json").write_text(json.dumps(told, indent=2) + "\n")
     for line in report.lines(card):

@@ -198,4 +198,4 @@ def test_the_jobs_metric_definitions_read_the_report() -> None:
     outputs, data = classified()
     text = "\n".join(report.lines(card("classification", outputs, data)))
 
-    assert re.search(job.METRICS["test:accuracy"], text)
+    assert re.search(job.metrics("classification")["test:accuracy"], text)
