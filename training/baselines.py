@@ -92,15 +92,22 @@ def _embedding(data: Dataset) -> dict[str, Array]:
     """Similarities (n, n): chance, and words in common weighted by their rarity (TF-IDF)."""
     rows = len(data.test)
     found: dict[str, Array] = {"random": np.random.default_rng(0).random((rows, rows))}
-    if len(data.test.inputs) == 2 and all(values.dtype == object for values in data.test.inputs.values()):
+    if len(data.test.inputs) == 2 and all(values.dtype.kind in "Oi" for values in data.test.inputs.values()):
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        texts = TfidfVectorizer(sublinear_tf=True).fit(
-            [str(text) for values in data.train.inputs.values() for text in values.ravel()]
+        words = TfidfVectorizer(sublinear_tf=True).fit(
+            [text for values in data.train.inputs.values() for text in _written(values)]
         )
-        one, other = (texts.transform([str(text) for text in values.ravel()]) for values in data.test.inputs.values())
+        one, other = (words.transform(_written(values)) for values in data.test.inputs.values())
         found["TF-IDF"] = np.asarray((one @ other.T).todense())
     return found
+
+
+def _written(values: Array) -> list[str]:
+    """Texts as such, or as rows of bytes padded by 0."""
+    if values.dtype.kind == "i":
+        return [bytes(row[row > 0].tolist()).decode(errors="replace") for row in values]
+    return [str(text) for text in values.ravel()]
 
 
 def features(train: Examples, *others: Examples) -> list[Any]:

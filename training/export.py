@@ -221,14 +221,24 @@ def _dynamo(spec: Spec, shapes: tuple[dict[int, Any], ...]) -> onnx.ModelProto:
         dynamic_shapes=shapes,
         opset_version=OPSET,
         input_names=list(spec.inputs),
-        output_names=list(spec.outputs),
         external_data=False,
         verbose=False,
     )
     if program is None:
         raise ExportFailed("the exporter returned nothing")
+    _name_outputs(program.model.graph, spec.outputs)
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """The exporter would give an output's name without looking whether a value inside has it, e.g. `embedding`."""
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in names:
+                value.name = f"{value.name}_inside"
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _torchscript(spec: Spec) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from training.errors import InvalidRecipe
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
-IGNORED = -100  # a target that no loss counts, e.g. padding
+IGNORED = -1  # a target that no loss counts, e.g. padding
 
 
 def cross_entropy(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:

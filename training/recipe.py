@@ -151,11 +151,12 @@ class Recipe(Generic[H]):
     outputs: Mapping[str, str] = field(default_factory=dict)  # name → kind, in order [the task's]
     augment: Callable[..., Tensor | tuple[Tensor, ...]] | None = None  # (*inputs), training only; torch's generator
     loss: str | Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor] | None = None  # (model, inputs, target), mean
-    serve: Callable[[nn.Module], nn.Module] | None = None  # what is exported of the trained model
+    serve: Callable[..., nn.Module] | None = None  # (model): what is exported of the trained one
     front: Callable[..., Front] | None = None  # (hyperparameters, data set); raw inputs such as text in the graph
+    request: Callable[[Examples], Arrays] | None = None  # what the graph is asked for examples [their own inputs]
     infer: Callable[[Run, Examples], NDArray[Any]] | None = None  # what evaluate.metrics takes [run's first output]
     metric: Callable[[NDArray[Any], Examples], dict[str, float]] | None = None  # of the same, beside the task's own
-    sample: Callable[[Mapping[str, int]], tuple[Tensor, ...]] | None = None  # inputs of given sizes, for the proof
+    sample: Callable[..., tuple[Tensor, ...]] | None = None  # (sizes, served module): inputs of its own, for the proof
     tolerance: tuple[float, float] = (1e-3, 1e-5)  # relative, absolute: of runtimes and machines
     student: Callable[..., nn.Module] | None = None  # (hyperparameters, data set): a smaller one, for --compress distil
     search: Mapping[str, Sequence[Any] | Range] = field(default_factory=dict)  # what --tune may try, by hyperparameter
@@ -205,6 +206,17 @@ class Recipe(Generic[H]):
                 wrong = low if low < 0 else high
                 raise InvalidRecipe(f"{data.source}: class {wrong} has no name; labels are {', '.join(labels)[:80]}")
         return labels
+
+    def make_sample(self, sizes: Mapping[str, int], served: nn.Module) -> tuple[Tensor, ...]:
+        """Inputs of the served module, in order.
+
+        Raises:
+            InvalidRecipe: nothing says what goes into inputs that the data do not have.
+        """
+        if self.sample is None:
+            raise InvalidRecipe(f"recipe {self.name}: its graph has inputs that its data lack, so it needs a `sample`")
+        made: tuple[Tensor, ...] = _call(self.sample, sizes, served)
+        return made
 
     def make_student(self, settings: H, data: Dataset) -> Any:
         return _call(self.student, settings, data) if self.student else None

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training import artifact, classic, evaluate, export, loop, losses, sklearn_export
+from training import artifact, classic, evaluate, export, loop, losses, networks, sklearn_export
 from training.checkpoint import Stop
 from training.data import Dataset, Examples
 from training.distributed import Ranks
@@ -46,6 +46,10 @@ class Trained:
             return {next(iter(self.recipe.answers)): classic.predict(self.model, encoded)}
         served = serve(self.recipe, self.model).to(self.device)
         return dict(zip(self.recipe.answers, loop.predict(served, encoded, self.device), strict=True))
+
+    def asks(self, examples: Examples) -> Arrays:
+        """What the graph is asked for `examples`, which are as the recipe gave them."""
+        return self.recipe.request(examples) if self.recipe.request else examples.inputs
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -151,15 +155,16 @@ def serve(recipe: Recipe[Any], model: nn.Module) -> nn.Module:
     """The module that is exported; it shares its weights with `model`."""
     if recipe.serve is not None:
         return recipe.serve(model)
-    return nn.Sequential(model, nn.Softmax(dim=-1)) if recipe.task == "classification" else model
+    return networks.After(model, nn.Softmax(dim=-1)) if recipe.task == "classification" else model
 
 
 def asking(graph: onnx.ModelProto) -> Run:
-    """ONNX Runtime, asked in chunks where all inputs have as many rows."""
+    """ONNX Runtime, asked in chunks where all inputs have as many rows. What a decoder remembers begins empty."""
     session = artifact.runtime(graph)
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
+        inputs = begun(graph, inputs)
         rows = {len(values) for values in inputs.values()}
         chunk = CHUNK if len(rows) == 1 else max(rows)
         parts = [
@@ -169,6 +174,18 @@ def asking(graph: onnx.ModelProto) -> Run:
         return {name: np.concatenate(answers) for name, answers in zip(names, zip(*parts, strict=True), strict=True)}
 
     return run
+
+
+def begun(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:
+    """`inputs` and, empty, those of `graph` that they lack: a decoder's past, before anything has passed."""
+    known = {"batch": len(next(iter(inputs.values())))}
+    missing = {}
+    for value in graph.graph.input:
+        if value.name not in inputs:
+            kind = value.type.tensor_type
+            shape = [known.get(dim.dim_param, 0) if dim.dim_param else dim.dim_value for dim in kind.shape.dim]
+            missing[value.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return {**inputs, **missing}
 
 
 def to_graph(trained: Trained) -> onnx.ModelProto:
@@ -194,7 +211,7 @@ def with_front(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
     whole = trained.front.attach(graph)
     inner, outer = asking(graph), asking(whole)
     for rows in (slice(0, 1), slice(0, 2), slice(0, CHUNK)):
-        raw = trained.data.test.take(rows).inputs
+        raw = trained.asks(trained.data.test.take(rows))
         expected, got = inner(trained.front.encode(raw)), outer(raw)
         for name, theirs in expected.items():
             problem = artifact.difference(got[name], theirs, *trained.recipe.tolerance)
@@ -204,7 +221,9 @@ def with_front(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _spec(trained: Trained) -> export.Spec:
-    recipe, inputs = trained.recipe, trained.encoded.test.inputs
+    recipe, inputs = trained.recipe, trained.asks(trained.data.test)
+    inputs = trained.front.encode(inputs) if trained.front else inputs
+    served = serve(recipe, trained.model.cpu())
     own = set(recipe.dynamic) - set(inputs)  # a served module may have other inputs, e.g. a cache
     axes = {name: dict(recipe.dynamic.get(name, {})) for name in (recipe.dynamic if own else inputs)}
     for names in axes.values():
@@ -214,13 +233,13 @@ def _spec(trained: Trained) -> export.Spec:
     dims |= {name: export.Dim(*bounds) for name, bounds in recipe.sizes.items()}
 
     def sample(sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
-        if recipe.sample is not None:
-            return recipe.sample(sizes)
+        if own or recipe.sample is not None:
+            return recipe.make_sample(sizes, served)
         return tuple(torch.from_numpy(_resized(inputs[name], axes[name], sizes)) for name in axes)
 
     rtol, atol = recipe.tolerance
     return export.Spec(
-        model=serve(recipe, trained.model.cpu()),
+        model=served,
         inputs=axes,
         outputs=list(recipe.answers),
         dims=dims,
@@ -240,17 +259,20 @@ def _resized(values: NDArray[Any], axes: Mapping[int, str], sizes: Mapping[str, 
 def requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
     """Inputs to show what the graph does: one example of the test part and, if they are small, two more at once."""
     shown = batches(trained, graph, trained.data.test, (slice(0, 1), slice(1, 3)))
+    if {value.name for value in graph.graph.input} != set(shown[0]):  # made up: short, without a past and with one
+        spec = _spec(trained)
+        sizes = [{name: dim.low + more for name, dim in spec.dims.items()} for more in (0, 1)]
+        return [dict(zip(spec.inputs, (tensor.numpy() for tensor in spec.sample(size)), strict=True)) for size in sizes]
     return [one for one in shown if _length(one) <= SHOWN_LIMIT] or shown[:1]
 
 
 def batches(trained: Trained, graph: onnx.ModelProto, examples: Examples, rows: Sequence[slice]) -> list[Arrays]:
-    """Inputs of `graph`: these rows of `examples` or, where it has other inputs than they, as many made-up ones."""
-    if {value.name for value in graph.graph.input} == set(examples.inputs):
-        return [examples.take(part).inputs for part in rows]
-    spec = _spec(trained)
-    low = {name: max(dim.low, 1) for name, dim in spec.dims.items()}
-    sizes = [low | {"batch": part.stop - part.start} for part in rows]
-    return [dict(zip(spec.inputs, (tensor.numpy() for tensor in spec.sample(size)), strict=True)) for size in sizes]
+    """What `graph`, with its front or without, is asked for rows of `examples`, which are as the recipe gave them."""
+    asked = [trained.asks(examples.take(part)) for part in rows]
+    names = {value.name for value in graph.graph.input}
+    if trained.front is not None and not names & set(asked[0]):
+        return [trained.front.encode(one) for one in asked]
+    return asked
 
 
 def _length(inputs: Arrays) -> int:

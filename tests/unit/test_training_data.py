@@ -185,11 +185,11 @@ def test_the_target_of_a_language_model_is_the_next_byte() -> None:
     found = texts.language(length=64)
 
     for part in (found.train, found.test):
-        shown, after = part.inputs["bytes"], part.target
+        shown, after = part.inputs["tokens"], part.target
         assert shown.shape == after.shape == (len(part), 64)
         known = after[:, :-1] >= 0
         assert np.array_equal(shown[:, 1:][known], after[:, :-1][known])
-    text = bytes(found.test.inputs["bytes"][0].tolist())
+    text = bytes(found.test.inputs["tokens"][0].tolist())
     from pydoc_data.topics import topics
 
     assert any(text in topic.encode() for topic in topics.values())

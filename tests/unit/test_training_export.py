@@ -102,6 +102,16 @@ def test_the_proof_is_at_sizes_that_were_not_traced() -> None:
         assert {dims[name].low, dims[name].high} <= sizes
 
 
+@pytest.mark.parametrize("rung", export.LADDER, ids=lambda rung: rung.__name__.strip("_"))
+def test_an_output_may_be_called_as_an_operator_is(rung: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(20, 4), torch.nn.Linear(4, 2))
+    spec = export.Spec(
+        model=model, inputs={"x": {0: "batch"}}, outputs=["embedding"], dims={"batch": export.Dim()},
+        sample=lambda sizes: (torch.arange(sizes["batch"]) % 20,))  # fmt: skip
+
+    assert [output.name for output in export.export(spec, [rung]).graph.output] == ["embedding"]
+
+
 def test_a_dimension_with_too_few_sizes_is_refused() -> None:
     with pytest.raises(ExportFailed, match="too few sizes"):
         export.proof_sizes({"batch": export.Dim(1, 3)})

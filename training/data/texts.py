@@ -13,10 +13,12 @@ import re
 import sysconfig
 import tokenize
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data.dataset import Dataset, Examples, digest, split
 from training.errors import InvalidData
@@ -97,10 +99,28 @@ def docstring_pairs() -> Dataset:
     return split(examples, source=source, sha256=digest(summaries, rest), by="module", stratify=False)
 
 
-def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
-    """The reference's topics as bytes for a language model: `bytes` (n, length), target the byte after each.
+def docstring_pairs_as_bytes() -> Dataset:
+    """The same, each text as its UTF-8 bytes (n, longest) int64, padded by 0."""
+    pairs = docstring_pairs()
 
-    Windows of `length` bytes do not overlap; the rest of a topic is padded, by 0 in `bytes` and by -1 in the target.
+    def encoded(part: Examples) -> Examples:
+        return replace(part, inputs={name: _bytes(values) for name, values in part.inputs.items()})
+
+    return replace(pairs, train=encoded(pairs.train), validation=encoded(pairs.validation), test=encoded(pairs.test))
+
+
+def _bytes(texts: NDArray[Any]) -> NDArray[np.int64]:
+    rows = [text.encode() for text in texts]
+    numbers = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for row, raw in zip(numbers, rows, strict=True):
+        row[: len(raw)] = np.frombuffer(raw, np.uint8)
+    return numbers
+
+
+def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
+    """The reference's topics as bytes for a language model: `tokens` (n, length), target the byte after each.
+
+    Windows of `length` bytes do not overlap; the rest of a topic is padded, by 0 in `tokens` and by -1 in the target.
     Split by topic; `with_docstrings` adds four times as much text, split by module.
     """
     from pydoc_data.topics import topics
@@ -118,7 +138,7 @@ def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
         windows.append(np.maximum(padded[:-1], 0).reshape(count, length))
         after.append(padded[1:].reshape(count, length))
         groups += [name] * count
-    examples = Examples({"bytes": np.concatenate(windows)}, np.concatenate(after), np.array(groups))
+    examples = Examples({"tokens": np.concatenate(windows)}, np.concatenate(after), np.array(groups))
     extent = "topics-and-docstrings" if with_docstrings else "topics"
     raw_texts = np.array(list(texts.values()), object)
     return split(
