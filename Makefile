@@ -32,7 +32,7 @@ demo: .venv/.demo ## Train, upload, register and call a model on the local stack
 local: .venv/.demo ## The same, and the stack stays until Ctrl-C
 	@$(BIN)/python -m local.demo --keep
 
-test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(PYTHON313),.venv-313/.done .venv-lambda/.done .aws-sam/.built) ## Everything that can be tested here
+test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-313/.done .venv-lambda/.done .aws-sam/.built) ## Everything that can be tested here
 ifneq ($(PYTHON313),)
 	.venv-313/bin/python -m pytest -q -p no:cacheprovider -m "not train and not stress" tests/unit tests/integration --ignore-glob='*training*' --ignore-glob='*job*'
 endif
@@ -82,9 +82,10 @@ results: ## Write the README's tables from benchmarks/results/
 	$(PYTHON) -m scripts.results
 
 constraints: .venv/.uv ## Pin again what the direct requirements pull in
-	$(COMPILE) --group lint --group train -o constraints/main.txt
+	$(COMPILE) --group lint --group train --group parquet --group tune -o constraints/main.txt
 	$(COMPILE) --group kserve -o constraints/kserve.txt
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
+	$(COMPILE) --group toolkit -o constraints/toolkit.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
 	sed -i 's/+cpu$$//' constraints/*.txt
@@ -108,7 +109,7 @@ INSTALL = $(BIN)/uv pip install --python
 
 .venv/.all: .venv/.demo
 	@scripts/progress "Installing what the tests need" \
-		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train
+		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train --group parquet --group tune
 	@touch $@
 
 .venv-313/.done: .venv/.uv pyproject.toml constraints/main.txt

@@ -207,7 +207,7 @@ def ask(running: RunningStack, data: Dataset, say: Callable[[str], None]) -> tup
     right, times = 0, []
     try:
         for at in range(0, len(data.test), BATCH):
-            images, truth = data.test.x[at : at + BATCH], data.test.y[at : at + BATCH]
+            images, truth = data.test.inputs["image"][at : at + BATCH], data.test.target[at : at + BATCH]
             tensor = triton.InferInput("image", list(images.shape), "FP32")
             tensor.set_data_from_numpy(images)
             began = time.perf_counter()
@@ -224,7 +224,7 @@ def ask(running: RunningStack, data: Dataset, say: Callable[[str], None]) -> tup
 
 def curl(running: RunningStack, data: Dataset) -> None:
     """One request in a file and the line that sends it, run once to see that it works."""
-    image, truth = data.test.x[:1], int(data.test.y[0])
+    image, truth = data.test.inputs["image"][:1], int(data.test.target[0])
     request = STATE / "digit.json"
     tensor = {"name": "image", "shape": list(image.shape), "datatype": "FP32", "data": image.round(4).ravel().tolist()}
     outputs = [{"name": "probabilities", "parameters": {"classification": 1}}]

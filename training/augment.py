@@ -13,9 +13,8 @@ def affine(images: Tensor, *, turn: float, zoom: float, shift: float) -> Tensor:
     `turn` in radians, `zoom` as a share of the size, `shift` as a share of half the size; each drawn from ± its limit.
     """
     count = len(images)
-    angle, scale, x, y = (torch.rand(4, count, device=images.device) * 2 - 1) * torch.tensor(
-        [[turn], [zoom], [shift], [shift]], device=images.device
-    )
+    drawn = torch.rand(4, count, device=images.device) * 2 - 1
+    angle, scale, x, y = drawn[0] * turn, drawn[1] * zoom, drawn[2] * shift, drawn[3] * shift  # no copy from the host
     cos, sin = angle.cos() * (1 + scale), angle.sin() * (1 + scale)
     maps = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(count, 2, 3)
     grid = functional.affine_grid(maps, list(images.shape), align_corners=False)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import importlib.util
+import io
 import os
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.errors import InvalidJob, InvalidRecipe
-from training.recipe import RECIPES, load, override
+from training.recipe import RECIPES, Task, load, override
 
 Request = dict[str, Any]
 PACKAGE = Path(__file__).parent
@@ -38,6 +42,16 @@ class Code:
     def uri(self, bucket: str) -> str:
         return f"s3://{bucket}/code/{self.digest}/"
 
+    def archive(self) -> bytes:
+        """All of it as the .tar.gz that the older contract wants; the same files give the same bytes."""
+        packed = io.BytesIO()
+        with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file, tarfile.open(fileobj=file, mode="w") as archive:
+            for name, content in sorted(self.files.items()):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        return packed.getvalue()
+
     def upload(self, bucket: str, region: str) -> None:
         """Put every file under `code/<digest>/`.
 
@@ -46,7 +60,7 @@ class Code:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        s3 = _client("s3", region)
+        s3 = client("s3", region)
         try:
             for name, content in self.files.items():
                 s3.put_object(Bucket=bucket, Key=f"code/{self.digest}/{name}", Body=content)
@@ -66,8 +80,8 @@ def collect_code(recipe: str) -> Code:
     return Code(files | {path.name: path.read_bytes()}, path.name)
 
 
-def check_recipe(recipe: str, hyperparameters: Mapping[str, object]) -> str:
-    """The model's name, after the mistakes that can be found before an instance is paid for.
+def check_recipe(recipe: str, hyperparameters: Mapping[str, object]) -> tuple[str, Task | None]:
+    """The model's name and its task, after the mistakes that can be found before an instance is paid for.
 
     Where torch is missing (the SageMaker SDK's environment) a recipe cannot be loaded: its file's name is the answer.
     """
@@ -75,10 +89,10 @@ def check_recipe(recipe: str, hyperparameters: Mapping[str, object]) -> str:
         name = Path(recipe).stem
         if not recipe.endswith(".py") and not (RECIPES / f"{recipe}.py").is_file():
             raise InvalidRecipe(f"there is no recipe {recipe!r}")
-        return name
+        return name, None
     loaded = load(recipe)
     override(loaded.hyperparameters(), hyperparameters)
-    return loaded.name
+    return loaded.name, loaded.task
 
 
 def submit_boto3(request: Request, region: str) -> None:
@@ -90,7 +104,7 @@ def submit_boto3(request: Request, region: str) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        _client("sagemaker", region).create_training_job(**request)
+        client("sagemaker", region).create_training_job(**request)
     except (BotoCoreError, ClientError) as error:
         raise InvalidJob(str(error)) from error
 
@@ -101,6 +115,22 @@ def submit_sagemaker(request: Request, region: str) -> None:
     Raises:
         InvalidJob: the SDK is not installed here, or SageMaker refuses.
     """
+    with quiet_sdk():
+        import boto3
+        from sagemaker.core.resources import TrainingJob
+
+        TrainingJob.create(**snake_case(request), session=boto3.Session(region_name=region), region=region)
+
+
+@contextlib.contextmanager
+def quiet_sdk() -> Iterator[None]:
+    """The SageMaker SDK 3, which is to send nothing that it was not asked for.
+
+    Raises:
+        InvalidJob: the SDK is not installed here, or SageMaker refuses.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     if importlib.util.find_spec("sagemaker") is None:
         raise InvalidJob("the SageMaker SDK is not installed in this Python; use the one of .venv-sagemaker")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
@@ -108,24 +138,29 @@ def submit_sagemaker(request: Request, region: str) -> None:
         config.flush()
         os.environ["SAGEMAKER_USER_CONFIG_OVERRIDE"] = config.name  # else a GET per call, with account and ARN
         os.environ["SAGEMAKER_VALIDATE_ROLE"] = "false"  # else iam:SimulatePrincipalPolicy
-        import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
-        from sagemaker.core.resources import TrainingJob
-
         try:
-            TrainingJob.create(**snake_case(request), session=boto3.Session(region_name=region), region=region)
+            yield
         except (BotoCoreError, ClientError, ValueError) as error:  # pydantic's errors are ValueErrors
             raise InvalidJob(str(error)) from error
 
 
+def snake(name: str) -> str:
+    """
+    >>> snake("VolumeSizeInGB")
+    'volume_size_in_gb'
+    """
+    from botocore import xform_name
+
+    return str(xform_name(name))
+
+
 def snake_case(request: Request) -> dict[str, Any]:
     """`request` with the names that the SDK gives the same fields. Keys of maps are the user's and stay."""
-    from botocore import xform_name
     from botocore.session import get_session
 
     def convert(value: Any, shape: Any) -> Any:
         if shape.type_name == "structure":
-            return {xform_name(name): convert(part, shape.members[name]) for name, part in value.items()}
+            return {snake(name): convert(part, shape.members[name]) for name, part in value.items()}
         if shape.type_name == "list":
             return [convert(part, shape.member) for part in value]
         return value
@@ -141,7 +176,7 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
     Raises:
         InvalidJob: it failed or was stopped; says why.
     """
-    sagemaker = _client("sagemaker", region)
+    sagemaker = client("sagemaker", region)
     said = ""
     while True:
         job: Request = sagemaker.describe_training_job(TrainingJobName=name)
@@ -159,7 +194,25 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
     return job
 
 
-def _client(service: str, region: str) -> Any:
+def artifacts_bucket(region: str) -> str:
+    """The one bucket of the local stack that models are uploaded to.
+
+    Raises:
+        InvalidJob: there is no stack, or no such bucket.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        names: list[str] = [bucket["Name"] for bucket in client("s3", region).list_buckets()["Buckets"]]
+    except (BotoCoreError, ClientError) as error:
+        raise InvalidJob(f"no local stack: {error}; start it, and set AWS_ENDPOINT_URL to its AWS address") from error
+    found = [name for name in names if "artifacts" in name]
+    if len(found) != 1:
+        raise InvalidJob(f"the local stack has {len(found)} artifacts buckets; name one with --bucket")
+    return found[0]
+
+
+def client(service: str, region: str) -> Any:
     """A client of AWS, or of the local stack where AWS_ENDPOINT_URL is set."""
     import boto3
 

@@ -9,36 +9,31 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: it phones home otherwise
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training import artifact
+from training.artifact import ATOL, OPSET, RTOL, first_line
 from training.errors import ExportFailed
-from training.manifest import Sample
-
-OPSET, IR = 20, 10  # what torch 2.13 emits; opset 23 and later breaks masked attention in ONNX Runtime 1.31
-RTOL, ATOL = 1e-3, 1e-5
-
 
 Sizes = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """A dimension whose size each request chooses, within the sizes that are proven."""
+    """A dimension whose size each request chooses, within the sizes that are proven.
+
+    With `low=0` the empty case has to work, as a decoder's past has to at the first token. Where `low` is higher, an
+    empty dimension may be refused by the runtime, but what it answers has to be right all the same.
+    """
 
     low: int = 1
     high: int = 257
@@ -46,22 +41,39 @@ class Dim:
 
 @dataclass(frozen=True)
 class Spec:
-    """What to export. `sample` makes the inputs, in order, for given sizes of the dynamic dimensions."""
+    """What to export. `sample` makes the inputs, in order, of any type, for given sizes of the dynamic dimensions."""
 
     model: nn.Module
     inputs: Mapping[str, Mapping[int, str]]  # input name → axis → name of its dynamic dimension
     outputs: Sequence[str]
     dims: Mapping[str, Dim]
     sample: Callable[[Sizes], tuple[Tensor, ...]]
+    rtol: float = RTOL
+    atol: float = ATOL
 
 
 def traced_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
-    """Sizes to trace with: neither 0 nor 1, which exporters take for constants, and different for each dimension."""
-    return {name: dim.low + 2 + position for position, (name, dim) in enumerate(dims.items())}
+    """Sizes to trace with: neither 0 nor 1, which exporters take for constants, and different for each dimension.
+
+    Neither are they bounds, which are left for the proof.
+
+    >>> traced_sizes({"batch": Dim(), "past": Dim(0, 24)})
+    {'batch': 3, 'past': 2}
+    """
+    traced: dict[str, int] = {}
+    for name, dim in dims.items():
+        inside = range(max(2, dim.low + 1), dim.high)
+        free = [size for size in inside if size not in traced.values()]
+        preferred = [size for size in free if size > dim.low + 1]
+        if not free:
+            raise _too_few(name, dim)
+        traced[name] = (preferred or free)[0]
+    return traced
 
 
 def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
-    """Four sets of sizes, none of them traced, each dimension at its smallest and its largest once.
+    """Sets of sizes, none of them traced: all dimensions at their smallest, then each once at its smallest, its
+    largest and in between while the others are elsewhere.
 
     >>> proof_sizes({"batch": Dim(1, 257)})
     [{'batch': 1}, {'batch': 2}, {'batch': 129}, {'batch': 257}]
@@ -72,11 +84,30 @@ def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
         middle = (dim.low + dim.high) // 2
         choices[name] = [size for size in (dim.low, dim.low + 1, middle, dim.high) if size != traced[name]]
         if len(set(choices[name])) < 3:
-            raise ExportFailed(f"dimension {name!r}: {dim.low} to {dim.high} leaves too few sizes for a proof")
-    return [
+            raise _too_few(name, dim)
+    turns = [
         {name: sizes[(turn + position) % len(sizes)] for position, (name, sizes) in enumerate(choices.items())}
         for turn in range(4)
     ]
+    smallest = {name: dim.low for name, dim in dims.items()}
+    return [smallest, *(sizes for sizes in turns if sizes != smallest)]
+
+
+def empty_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
+    """Sets of sizes with one dimension empty that need not be.
+
+    >>> empty_sizes({"batch": Dim(1, 257), "past": Dim(0, 24)})
+    [{'batch': 0, 'past': 1}]
+    """
+    return [
+        {other: 0 if other == name else bounds.low + 1 for other, bounds in dims.items()}
+        for name, dim in dims.items()
+        if dim.low > 0
+    ]
+
+
+def _too_few(name: str, dim: Dim) -> ExportFailed:
+    return ExportFailed(f"dimension {name!r}: {dim.low} to {dim.high} leaves too few sizes for a proof")
 
 
 def export(spec: Spec, ladder: Sequence[Callable[[Spec], onnx.ModelProto]] | None = None) -> onnx.ModelProto:
@@ -86,14 +117,22 @@ def export(spec: Spec, ladder: Sequence[Callable[[Spec], onnx.ModelProto]] | Non
         ExportFailed: no exporter made a graph that agrees with torch; says what each came to.
     """
     spec.model.eval()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in spec.model.state_dict().values())
+    if size > artifact.LIMIT_BYTES:
+        raise ExportFailed(
+            f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2.1 GB: make it smaller, or "
+            "export it in parts yourself"
+        )
     reasons = []
     for rung in ladder or LADDER:
         name = rung.__name__.strip("_")
         try:
             with _quiet():
-                graph = strip(rung(spec), spec)
+                graph = artifact.clean(rung(spec))
+            artifact.name_dims(graph, spec.inputs)
+            artifact.guard_recurrences(graph)
         except Exception as error:  # exporters raise anything, their own bugs included; the next is tried
-            reasons.append(f"{name}: {_first_line(error)}")
+            reasons.append(f"{name}: {first_line(error)}")
             continue
         problem = disagreement(graph, spec)
         if problem is None:
@@ -104,36 +143,65 @@ def export(spec: Spec, ladder: Sequence[Callable[[Spec], onnx.ModelProto]] | Non
 
 def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
     """What ONNX Runtime does differently from torch at any of the proof sizes, or None."""
+    problem = artifact.unfit(graph)
+    if problem is not None:
+        return problem
     try:
-        onnx.checker.check_model(graph)
-        session = runtime(graph.SerializeToString())
+        session = artifact.runtime(graph)
     except Exception as error:  # native errors of any kind: that it does not load is the answer
-        return f"does not load: {_first_line(error)}"
+        return f"does not load: {first_line(error)}"
     for sizes in proof_sizes(spec.dims):
-        at = ", ".join(f"{name}={size}" for name, size in sizes.items())
-        feeds = spec.sample(sizes)
-        with torch.no_grad():
-            answer = spec.model(*feeds)
-        expected = [tensor.numpy() for tensor in (answer if isinstance(answer, tuple) else (answer,))]
+        feeds, expected = _ask_torch(spec, sizes)
         try:
-            got = session.run(list(spec.outputs), dict(zip(spec.inputs, (feed.numpy() for feed in feeds), strict=True)))
+            got = session.run(list(spec.outputs), feeds)
         except Exception as error:  # as above
-            return f"fails at {at}: {_first_line(error)}"
-        for name, ours, theirs in zip(spec.outputs, got, expected, strict=True):
-            if ours.shape != theirs.shape:
-                return f"{name} has shape {list(ours.shape)} at {at}, torch's has {list(theirs.shape)}"
-            if not np.isfinite(theirs).all():
-                return f"{name} is not finite at {at}"
-            if not np.allclose(ours, theirs, rtol=RTOL, atol=ATOL):
-                return f"{name} is off by {np.abs(ours - theirs).max():.1e} at {at}"
+            return f"fails at {_spelled(sizes)}: {first_line(error)}"
+        problem = _compare(spec, sizes, got, expected) or artifact.misdeclared(session, got)
+        if problem is not None:
+            return problem
+    return _empty_disagreement(graph, spec)
+
+
+def _empty_disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
+    """What is wrong where a dimension is empty that need not be: an answer that is not torch's, or a dead process."""
+    asked = []
+    for sizes in empty_sizes(spec.dims):
+        try:
+            asked.append((sizes, *_ask_torch(spec, sizes)))
+        except Exception:  # noqa: S112  # torch refuses it, or there are no such inputs: nothing to compare with
+            continue
+    if not asked:
+        return None
+    answers = artifact.risky_answers(graph, [feeds for _, feeds, _ in asked])
+    if answers is None:
+        return f"ends the process at {' or '.join(_spelled(sizes) for sizes, _, _ in asked)}"
+    for (sizes, _, expected), got in zip(asked, answers, strict=True):
+        if got is not None and all(np.isfinite(theirs).all() for theirs in expected):
+            problem = _compare(spec, sizes, [got[name] for name in spec.outputs], expected)
+            if problem is not None:
+                return problem
     return None
 
 
-def runtime(model: bytes) -> onnxruntime.InferenceSession:
-    """A quiet CPU session."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def _ask_torch(spec: Spec, sizes: Sizes) -> tuple[artifact.Feeds, list[NDArray[Any]]]:
+    """Inputs of these sizes, and the network's answer."""
+    tensors = spec.sample(sizes)
+    with torch.no_grad():
+        answer = spec.model(*tensors)
+    expected = [tensor.numpy() for tensor in (answer if isinstance(answer, tuple | list) else (answer,))]
+    return dict(zip(spec.inputs, (tensor.numpy() for tensor in tensors), strict=True)), expected
+
+
+def _compare(spec: Spec, sizes: Sizes, got: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> str | None:
+    for name, ours, theirs in zip(spec.outputs, got, expected, strict=True):
+        problem = artifact.difference(ours, theirs, spec.rtol, spec.atol)
+        if problem is not None:
+            return f"{name} {problem} at {_spelled(sizes)}"
+    return None
+
+
+def _spelled(sizes: Sizes) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def _named_dims(spec: Spec) -> onnx.ModelProto:
@@ -153,14 +221,24 @@ def _dynamo(spec: Spec, shapes: tuple[dict[int, Any], ...]) -> onnx.ModelProto:
         dynamic_shapes=shapes,
         opset_version=OPSET,
         input_names=list(spec.inputs),
-        output_names=list(spec.outputs),
         external_data=False,
         verbose=False,
     )
     if program is None:
         raise ExportFailed("the exporter returned nothing")
+    _name_outputs(program.model.graph, spec.outputs)
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """The exporter would give an output's name without looking whether a value inside has it, e.g. `embedding`."""
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in names:
+                value.name = f"{value.name}_inside"
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _torchscript(spec: Spec) -> onnx.ModelProto:
@@ -181,56 +259,6 @@ def _torchscript(spec: Spec) -> onnx.ModelProto:
 LADDER = (_named_dims, _automatic_dims, _torchscript)
 
 
-def strip(model: onnx.ModelProto, spec: Spec) -> onnx.ModelProto:
-    """Drop class names, file names and inferred shapes; give dynamic dimensions the names of the spec."""
-    model.ir_version = IR
-    model.doc_string = ""
-    del model.metadata_props[:]
-    names = {}
-    for value in model.graph.input:
-        for axis, dim in spec.inputs[value.name].items():
-            names[value.type.tensor_type.shape.dim[axis].dim_param] = dim
-    for value in [*model.graph.input, *model.graph.output]:
-        for dim_proto in value.type.tensor_type.shape.dim:
-            if dim_proto.dim_param in names:
-                dim_proto.dim_param = names[dim_proto.dim_param]
-    _strip_graph(model.graph)
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        _strip_nodes(function.node)
-    return model
-
-
-def _strip_graph(graph: onnx.GraphProto) -> None:
-    graph.name, graph.doc_string = "model", ""
-    del graph.metadata_props[:]
-    del graph.value_info[:]  # 30 % of a small file, and in the way of quantisation
-    for item in [*graph.input, *graph.output, *graph.initializer]:
-        item.doc_string = ""
-        del item.metadata_props[:]
-    _strip_nodes(graph.node)
-
-
-def _strip_nodes(nodes: Sequence[onnx.NodeProto]) -> None:
-    for node in nodes:
-        node.doc_string = ""
-        del node.metadata_props[:]
-        for attribute in node.attribute:
-            for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                _strip_graph(graph)
-
-
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """One self-contained file, written in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        file.write(model.SerializeToString())
-    Path(part).chmod(0o644)  # mkstemp's 0600 would hide it from others
-    Path(part).replace(path)
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what exporters print: progress, deprecations and advice that say nothing about the model."""
@@ -246,38 +274,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def samples(model: onnx.ModelProto, input_name: str, batches: Sequence[NDArray[np.float32]]) -> list[Sample]:
-    """Open Inference Protocol requests of `batches` and the answers of ONNX Runtime.
-
-    Inputs are rounded to 4 decimals first, so that the request is short and says exactly what was computed.
-    """
-    session = runtime(model.SerializeToString())
-    pairs: list[Sample] = []
-    for batch in batches:
-        rounded = batch.round(4)
-        answers = zip(
-            (output.name for output in session.get_outputs()), session.run(None, {input_name: rounded}), strict=True
-        )
-        pairs.append(
-            {
-                "request": {"inputs": [_tensor(input_name, rounded)]},
-                "response": {"outputs": [_tensor(name, answer) for name, answer in answers]},
-            }
-        )
-    return pairs
-
-
-def _tensor(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
-    """FP32 as the protocol's JSON spells it; each number as short as it can be and still be the same float32."""
-    return {
-        "name": name,
-        "datatype": "FP32",
-        "shape": list(values.shape),
-        "data": [float(np.format_float_positional(value)) if value % 1 else int(value) for value in values.flat],
-    }

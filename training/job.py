@@ -1,9 +1,11 @@
 """One training job, as the CreateTrainingJob request that every backend takes: pure, and checked without a network.
 
-    python -m training.job digits --bucket my-artifacts --role arn:aws:iam::123456789012:role/train --wait
-    python -m training.job digits --bucket my-artifacts --role arn:… --dry-run
+    python -m training train digits --on sagemaker --instance ml.g5.xlarge --bucket my-artifacts --role arn:aws:… --wait
+    python -m training train digits --on sagemaker --spot --dry-run
+    python -m training train digits --on local-stack --wait
 
-With AWS_ENDPOINT_URL set, the job goes to the local stack, which runs it for real.
+The local stack runs the same request for real. It is looked for at AWS_ENDPOINT_URL or, as the README starts it, at
+127.0.0.1:8081.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from training import evaluate, tune
 from training.errors import InvalidJob, TrainingError
-from training.recipe import encode, pairs
+from training.recipe import Task, encode, pairs
 
 Request = dict[str, Any]
 
@@ -36,11 +39,10 @@ OPT_IN_ACCOUNTS = {  # regions with an account of their own; from the table in s
     "eu-south-1": "692866216735", "eu-south-2": "503227376785", "il-central-1": "780543022126",
     "me-central-1": "914824155844", "me-south-1": "217643126080", "mx-central-1": "637423239942",
 }  # fmt: skip
-METRICS = {  # what loop.py and train.py print
-    "train:loss": r"epoch \d+/\d+ +loss=([0-9.eE+-]+)",
-    "validation:accuracy": r"validation_accuracy=([0-9.]+)",
-    "test:accuracy": r"test_accuracy=([0-9.]+)",
-}
+NUMBER = r"(-?[0-9.]+(?:e[+-]?[0-9]+)?)"
+LOCAL_STACK = "http://127.0.0.1:8081"
+LOCAL_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}  # real ones stay at home
+EXAMPLE_BUCKET, EXAMPLE_ROLE = "my-artifacts", "arn:aws:iam::123456789012:role/training"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,29 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     code_revision: str | None = None
+    task: Task | None = None  # of the recipe, for the metrics; None: those of all tasks
+    instances: int = 1  # on more than one, as on several GPUs, bootstrap.py starts torchrun
+    processes: int | None = None  # on each instance [one for each GPU]
+    arguments: Sequence[str] = ()  # further ones of training.train
+    trial: bool = False  # one of a search: it is judged, and writes and registers no model
+
+
+def metrics(task: Task | None = None) -> dict[str, str]:
+    """Regular expressions by name, for what the loop and the report print of `task`, or of any task.
+
+    >>> metrics("regression")["test:r2"]
+    'test_r2=(-?[0-9.]+(?:e[+-]?[0-9]+)?)'
+    """
+    tasks: list[Task] = [task] if task else list(evaluate.PRIMARY)
+    validated = dict.fromkeys(["loss", *(evaluate.PRIMARY[one].metric for one in tasks)])
+    tested = dict.fromkeys(name for one in tasks for name in evaluate.names(one))
+    return {
+        "train:loss": rf"epoch \d+/\d+ +loss={NUMBER}",
+        "train:examples_per_s": r"  rate=([0-9.]+)/s",
+        **{f"validation:{name}": f"validation_{name}={NUMBER}" for name in validated},
+        **{f"test:{name}": f"test_{name}={NUMBER}" for name in tested},
+        "train:epoch": r"epoch (\d+)/\d+ ",  # last: who sees it sees what came with it
+    }
 
 
 def image_uri(region: str, instance_type: str) -> str:
@@ -98,17 +123,23 @@ def job_name(model: str, now: datetime | None = None, suffix: str | None = None)
 def build(job: Job) -> Request:
     """The CreateTrainingJob request of `job`. The same job gives the same request; nothing is read or sent.
 
-    The output is uncompressed: model.onnx lands under models/<model>/ by one PutObject, which is the registration.
+    The output is uncompressed: model.onnx lands under models/<model>/ by one PutObject, which is the registration. A
+    trial's lands under trials/<model>/.
     """
     image = job.image or image_uri(job.region, job.instance_type)
     environment = {"MAYFLY_TRAINING_IMAGE": image, "ORT_DISABLE_TELEMETRY": "1", **job.environment}
     if job.code_revision:
         environment["MAYFLY_CODE_REVISION"] = job.code_revision
+    if job.processes:
+        environment["MAYFLY_PROCESSES"] = str(job.processes)
+    if job.trial:
+        environment["MAYFLY_TRIAL"] = "1"
     stopping = {"MaxRuntimeInSeconds": job.max_runtime_s}
-    if job.spot:
+    if job.spot or job.max_wait_s:
         stopping["MaxWaitTimeInSeconds"] = job.max_wait_s or job.max_runtime_s + 3600
-    resources = {"InstanceType": job.instance_type, "InstanceCount": 1, "VolumeSizeInGB": job.volume_gb}
-    output = {"S3OutputPath": f"s3://{job.bucket}/models/{job.model}/", "CompressionType": "NONE"}
+    resources = {"InstanceType": job.instance_type, "InstanceCount": job.instances, "VolumeSizeInGB": job.volume_gb}
+    folder = f"{'trials' if job.trial else 'models'}/{job.model}"
+    output = {"S3OutputPath": f"s3://{job.bucket}/{folder}/", "CompressionType": "NONE"}
     if job.keep_alive_s:
         resources["KeepAlivePeriodInSeconds"] = job.keep_alive_s
     if job.kms_key:
@@ -121,8 +152,8 @@ def build(job: Job) -> Request:
             "TrainingImage": image,
             "TrainingInputMode": "File",
             "ContainerEntrypoint": ["python3", f"{CODE}/training/bootstrap.py"],
-            "ContainerArguments": ["-m", "training.train", job.recipe],
-            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS.items()],
+            "ContainerArguments": ["-m", "training.train", job.recipe, *job.arguments],
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in metrics(job.task).items()],
         },
         "HyperParameters": {name: encode(value) for name, value in job.hyperparameters.items()},
         "InputDataConfig": [_channel("code", job.code_uri)] + [_channel(*pair) for pair in job.channels.items()],
@@ -145,8 +176,8 @@ def _channel(name: str, uri: str) -> Request:
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
 
 
-def validate(request: Request) -> None:
-    """Check `request` against the service model that ships with botocore, and what that model leaves out.
+def check_shape(request: Request, operation: str) -> Any:
+    """Check `request` against the service model that ships with botocore, whose shape of it is returned.
 
     Raises:
         InvalidJob: names the field at fault.
@@ -154,43 +185,71 @@ def validate(request: Request) -> None:
     from botocore.session import get_session
     from botocore.validate import ParamValidator
 
-    shape = get_session().get_service_model("sagemaker").operation_model("CreateTrainingJob").input_shape
+    shape = get_session().get_service_model("sagemaker").operation_model(operation).input_shape
     report = ParamValidator().validate(request, shape)
     if report.has_errors():
         raise InvalidJob("; ".join(report.generate_report().splitlines()))
+    return shape
+
+
+def validate(request: Request) -> None:
+    """Check a CreateTrainingJob request against botocore's model, and what that model leaves out.
+
+    Raises:
+        InvalidJob: names the field at fault.
+    """
+    shape = check_shape(request, "CreateTrainingJob")
+    if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", request["TrainingJobName"]):
+        raise InvalidJob(f"job name {request['TrainingJobName']!r}: at most 63 letters, digits and inner hyphens")
+    check_rules(request, request["HyperParameters"], shape)
+
+
+def check_rules(request: Request, hyperparameters: Mapping[str, str], shape: Any) -> None:
+    """What botocore's validator does not look at, in a training job and in the definition of a tuning job's.
+
+    Raises:
+        InvalidJob: names the field at fault.
+    """
+    resources, stopping = request["ResourceConfig"], request["StoppingCondition"]
     known = shape.members["ResourceConfig"].members["InstanceType"].enum  # the validator skips enumerations
-    instance = request["ResourceConfig"]["InstanceType"]
+    instance, spot = resources["InstanceType"], request["EnableManagedSpotTraining"]
+    arguments = request["AlgorithmSpecification"].get("ContainerArguments", [])
     problems = [
         (instance in known, f"instance type {instance!r} is none of SageMaker's, e.g. ml.g5.xlarge"),
         (
-            re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", request["TrainingJobName"]),
-            f"job name {request['TrainingJobName']!r}: at most 63 letters, digits and inner hyphens",
-        ),
-        (
             re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", request["RoleArn"]),
-            f"role {request['RoleArn']!r} is no role ARN, e.g. arn:aws:iam::123456789012:role/training",
+            f"role {request['RoleArn']!r} is no role ARN, e.g. {EXAMPLE_ROLE}",
         ),
         (
-            all(
+            len(hyperparameters) <= 100
+            and all(
                 len(text) <= limit
-                for name, value in request["HyperParameters"].items()
+                for name, value in hyperparameters.items()
                 for text, limit in ((name, 256), (value, 2500))
             ),
-            "a hyperparameter is longer than SageMaker allows",
+            "there are more than 100 hyperparameters, or one is longer than SageMaker allows",
         ),
         (
-            request["StoppingCondition"].get("MaxWaitTimeInSeconds", sys.maxsize)
-            >= request["StoppingCondition"]["MaxRuntimeInSeconds"],
+            len(arguments) <= 100 and all(0 < len(argument) <= 256 for argument in arguments),
+            "an argument of the script is empty or longer than SageMaker allows",
+        ),
+        (
+            stopping.get("MaxWaitTimeInSeconds", sys.maxsize) >= stopping["MaxRuntimeInSeconds"],
             "max wait includes the runtime: make it no shorter",
+        ),
+        (
+            spot or "MaxWaitTimeInSeconds" not in stopping,
+            "max wait is for spot instances: leave it out, or add --spot",
         ),
         (
             not ("VpcConfig" in request and not request["VpcConfig"]["SecurityGroupIds"]),
             "subnets need security groups: add --security-group",
         ),
         (
-            not (request["EnableManagedSpotTraining"] and "KeepAlivePeriodInSeconds" in request["ResourceConfig"]),
+            not (spot and "KeepAlivePeriodInSeconds" in resources),
             "a warm pool needs an instance on demand: add --no-spot",
         ),
+        (resources["InstanceCount"] >= 1, "a job needs one instance at least"),
     ]
     for holds, message in problems:
         if not holds:
@@ -206,13 +265,20 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.job", description="Run a recipe as a training job.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training train RECIPE --on sagemaker", description="Run a recipe as a training job."
+    )
     parser.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
-    parser.add_argument("--bucket", required=True, help="the artifacts bucket")
-    parser.add_argument("--role", required=True, help="ARN of the role the job runs as")
+    parser.add_argument("--on", choices=["sagemaker", "local-stack"], default="sagemaker", help="[%(default)s]")
+    parser.add_argument("--bucket", help="the artifacts bucket [$MAYFLY_BUCKET; on the local stack: its own]")
+    parser.add_argument("--role", help="ARN of the role the job runs as [$MAYFLY_ROLE]")
     parser.add_argument("--model", help="name of the model [the recipe's]")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
-    parser.add_argument("--channel", action="append", default=[], metavar="NAME=S3URI", help="input data")
+    parser.add_argument("--data", "--channel", action="append", default=[], metavar="NAME=S3URI", help="input data")
+    parser.add_argument("--seeds", metavar="N", help="train N times; the first is written")
+    parser.add_argument("--compress", metavar="KINDS", help="as in training here")
+    parser.add_argument("--budget", help="share of the metric a compressed form may lose")
+    tune.add_options(parser, "sagemaker")
     parser.add_argument(
         "--backend",
         choices=["boto3", "sagemaker"],
@@ -221,59 +287,109 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
     parser.add_argument("--instance", default=Job.instance_type, help="instance type [%(default)s]")
+    parser.add_argument("--instances", type=int, default=Job.instances, metavar="N", help="hosts, by torchrun [1]")
+    parser.add_argument("--processes", type=int, metavar="N", help="on each host, by torchrun [one for each GPU]")
     parser.add_argument("--image", help="container image [AWS's PyTorch image for the instance]")
-    parser.add_argument("--no-spot", dest="spot", action="store_false", help="an instance on demand")
+    parser.add_argument("--spot", action=argparse.BooleanOptionalAction, default=True, help="a spot instance, or not")
     parser.add_argument("--max-runtime", type=int, default=Job.max_runtime_s, metavar="SECONDS")
     parser.add_argument("--max-wait", type=int, metavar="SECONDS", help="for a spot instance, runtime included")
+    parser.add_argument("--retries", type=int, default=Job.retries, metavar="N", help="after SageMaker's own errors")
+    parser.add_argument("--volume", type=int, default=Job.volume_gb, metavar="GB", help="[%(default)s]")
     parser.add_argument("--keep-alive", type=int, default=0, metavar="SECONDS", help="warm pool after the job")
     parser.add_argument("--kms-key", help="encrypts volume and output")
     parser.add_argument("--subnet", action="append", default=[])
     parser.add_argument("--security-group", action="append", default=[])
+    parser.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--dry-run", action="store_true", help="print the request; send and upload nothing")
     parser.add_argument("--wait", action="store_true", help="follow the job to its end")
     return parser.parse_args(arguments)
 
 
 def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from training import backends, manifest
+    from training import backends, manifest, tuning_job
 
+    if options.on == "local-stack":
+        os.environ["AWS_ENDPOINT_URL"] = environ.get("AWS_ENDPOINT_URL", LOCAL_STACK)
+        os.environ |= LOCAL_CREDENTIALS
     region = options.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or Job.region
     code = backends.collect_code(options.recipe)
     hyperparameters = pairs(options.set)
-    name = backends.check_recipe(options.recipe, hyperparameters)
+    name, task = backends.check_recipe(options.recipe, hyperparameters)
+    bucket = _bucket(options, environ, region)
     job = Job(
         name=job_name(options.model or name),
         recipe=code.entry,
         model=options.model or name,
-        bucket=options.bucket,
-        role=options.role,
-        code_uri=code.uri(options.bucket),
+        bucket=bucket,
+        role=_role(options, environ),
+        code_uri=code.uri(bucket),
         region=region,
         hyperparameters=hyperparameters,
-        channels=pairs(options.channel, "--channel"),
+        channels=pairs(options.data, "--data"),
         instance_type=options.instance,
         image=options.image,
         spot=options.spot,
         max_runtime_s=options.max_runtime,
         max_wait_s=options.max_wait,
+        volume_gb=options.volume,
+        retries=options.retries,
         keep_alive_s=options.keep_alive,
         kms_key=options.kms_key,
         subnets=options.subnet,
         security_groups=options.security_group,
+        tags=pairs(options.tag, "--tag"),
         code_revision=manifest.code_revision(environ),
+        task=task,
+        instances=options.instances,
+        processes=options.processes,
+        arguments=_passed_on(options),
     )
+    send = backends.BACKENDS[options.backend]
+    if options.tune and options.search == "sagemaker":
+        return tuning_job.run(job, options, code)
+    if options.tune and not options.dry_run:
+        code.upload(bucket, region)
+        found = tune.over_jobs(job, options, send)
+        job = replace(job, hyperparameters={**hyperparameters, **found})
     request = build(job)
     validate(request)
     if options.dry_run:
         print(json.dumps(request, indent=2, ensure_ascii=False))
         return 0
-    code.upload(options.bucket, region)
-    backend = backends.BACKENDS[options.backend]
-    backend(request, region)
+    code.upload(bucket, region)
+    send(request, region)
     print(f"submitted {job.name}", flush=True)
     if options.wait:
         backends.wait(job.name, region)
     return 0
+
+
+def _bucket(options: argparse.Namespace, environ: Mapping[str, str], region: str) -> str:
+    from training import backends
+
+    bucket: str | None = options.bucket or environ.get("MAYFLY_BUCKET")
+    if bucket:
+        return bucket
+    if options.dry_run:
+        return EXAMPLE_BUCKET
+    if options.on == "local-stack":
+        return backends.artifacts_bucket(region)
+    raise InvalidJob("name the artifacts bucket: --bucket, or MAYFLY_BUCKET")
+
+
+def _role(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    role: str | None = options.role or environ.get("MAYFLY_ROLE")
+    if role:
+        return role
+    if options.dry_run or options.on == "local-stack":
+        return EXAMPLE_ROLE
+    raise InvalidJob("name the role the job runs as: --role, or MAYFLY_ROLE")
+
+
+def _passed_on(options: argparse.Namespace) -> tuple[str, ...]:
+    """The arguments that mean the same in the job."""
+    given = {"--seeds": options.seeds, "--compress": options.compress, "--budget": options.budget}
+    return tuple(part for name, value in given.items() if value for part in (name, value))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 KEY = "mayfly.manifest"  # in the model's metadata_props
 LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-learn")
@@ -33,23 +33,42 @@ class Output(TypedDict):
     name: str
     datatype: str
     shape: list[int]
-    kind: Literal["probabilities"]
-    labels: list[str]
-
-
-class Split(TypedDict):
-    """Rows in each part."""
-
-    seed: int
-    train: int
-    validation: int
-    test: int
+    kind: str  # "probabilities", "value", "ids", "scores", "logits", "embedding", "tensor"
+    labels: NotRequired[list[str]]
 
 
 class Data(TypedDict):
     source: str
     sha256: str
-    split: Split
+    split: dict[str, Any]  # seed, by ("row" or what a group is), rows of train, validation, test
+
+
+class Primary(TypedDict):
+    """The metric that decides."""
+
+    metric: str
+    higher_is_better: bool
+
+
+class Lead(TypedDict):
+    """The primary metric's distance to the best baseline: above zero is better, whatever its direction."""
+
+    over: str
+    by: float
+    interval: list[float]
+
+
+class Evaluation(TypedDict):
+    """What training/evaluate.py knows beside the metrics: how sure they are, for whom they hold."""
+
+    primary: Primary
+    rows: int  # of the test part
+    intervals: dict[str, list[float]]  # [low, high] by metric
+    bootstrap: dict[str, Any]  # level, draws, seed, by ("row" or what a group is)
+    lead: NotRequired[Lead]
+    groups: NotRequired[dict[str, Any]]  # by, count, mean, worst, best
+    classes: NotRequired[list[dict[str, Any]]]  # label, rows, precision, recall, f1; the worst first
+    calibration: NotRequired[dict[str, Any]]  # expected_error, bins
 
 
 class Training(TypedDict):
@@ -81,12 +100,14 @@ class Sample(TypedDict):
 
 class Manifest(TypedDict):
     schema: Literal[1]
-    task: Literal["classification"]
+    task: Literal["classification", "regression", "ranking", "generation", "embedding"]
     description: str
     inputs: list[Input]
     outputs: list[Output]
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    evaluation: NotRequired[Evaluation]
+    compression: NotRequired[list[dict[str, Any]]]  # the forms that were tried, and why each was taken or not
     data: Data
     hyperparameters: dict[str, Any]
     training: Training
@@ -94,7 +115,7 @@ class Manifest(TypedDict):
     samples: list[Sample]
 
 
-def dumps(manifest: Manifest) -> str:
+def dumps(manifest: Mapping[str, Any]) -> str:
     """As compact JSON; refuses NaN and infinities, which JSON cannot spell."""
     return json.dumps(manifest, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 

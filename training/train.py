@@ -1,6 +1,7 @@
 """Train a recipe and write one self-describing model.onnx: on a laptop, in a local job and on SageMaker alike.
 
     python -m training.train digits --set epochs=5 --model-dir artifacts/digits
+    torchrun --nproc-per-node 8 -m training.train digits
 
 In a job the settings come from SM_HPS, SM_CHANNEL_*, SM_MODEL_DIR, SM_OUTPUT_DATA_DIR and SM_CHECKPOINT_DIR, which
 bootstrap.py sets.
@@ -14,8 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,27 @@ from typing import Any
 # busy cores this recipe trained 45-122 images a second, and 660-2060 with threads that sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import onnx
 import torch
+from numpy.typing import NDArray
 
-from training import checkpoint, evaluate, export, loop, manifest
-from training.data import Dataset
+from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained, tune
 from training.errors import TrainingError
-from training.recipe import Hyperparameters, Recipe, load, override, pairs
+from training.manifest import Manifest
+from training.recipe import load, override, pairs
+from training.trained import Trained
 
 STOPPED = 143  # exit status: 128 + SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    options = _options(arguments)
     try:
-        train(options, environ, stop=checkpoint.Stop().listen())
+        train(parser().parse_args(arguments), environ, stop=checkpoint.Stop().listen())
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        print(f"error: {str(error).splitlines()[0]} Lower batch_size, or set accumulate=2.", file=sys.stderr)
         return 1
     except checkpoint.Interrupted as stopped:
         print(f"SIGTERM: {stopped}", file=sys.stderr)
@@ -46,71 +51,119 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     return 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.train", description="Train a recipe, write model.onnx.")
-    parser.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
-    parser.add_argument("--model-dir", type=Path, help="where model.onnx goes [$SM_MODEL_DIR or artifacts/<recipe>]")
-    parser.add_argument("--checkpoint-dir", type=Path, help="save the run here and resume it [$SM_CHECKPOINT_DIR]")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    return parser.parse_args(arguments)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m training train", description="Train a recipe, write model.onnx.")
+    made.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
+    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
+    made.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="a folder of input data")
+    made.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times; the first is written [1]")
+    made.add_argument(
+        "--compress", default="", metavar="KINDS", help="try distil, prune, int8, int8-static, int4, fp16"
+    )
+    made.add_argument("--budget", type=float, default=0.005, help="share of the metric a form may lose [%(default)s]")
+    made.add_argument("--model-dir", type=Path, help="where model.onnx goes [$SM_MODEL_DIR or artifacts/<recipe>]")
+    tune.add_options(made)
+    made.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    return made
 
 
-def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpoint.Stop) -> Path:
-    """From data to the proven, described model.onnx, whose path is returned.
+def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpoint.Stop) -> Path | None:
+    """From data to the proven, described model.onnx, whose path is returned; None in all processes but the first.
 
     Raises:
-        TrainingError: a mistake of the user's, or a network that no exporter gets right.
+        TrainingError: a mistake of the user's, or a model that no exporter gets right.
         Interrupted: `stop` was requested; the checkpoint holds the state.
     """
     started = time.monotonic()
     recipe = load(options.recipe)
+    kinds = forms.kinds(options.compress, recipe)
     settings = override(recipe.hyperparameters(), json.loads(environ.get("SM_HPS", "{}")))
     settings = override(settings, pairs(options.set))
-    device = _device(options.device)
-    print(f"{recipe.name} on {_title(device)}: {settings}", flush=True)
+    channels = _channels(environ) | {name: Path(folder) for name, folder in pairs(options.data, "--data").items()}
+    ranks, device = distributed.join(environ, _device(options.device))
+    if ranks.leads:
+        others = f", {ranks.count} processes" if ranks.count > 1 else ""
+        print(f"{recipe.name} on {_title(device)}{others}: {settings}", flush=True)
+    trial = "MAYFLY_TRIAL" in environ  # of a search: it is judged, and that is all
+    data = recipe.load_data(channels, settings)
+    if trial:
+        data = tune.without_test(data)
+    if ranks.leads:
+        sizes = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
+        print(f"{data.source}: {sizes}", flush=True)
 
-    data = recipe.data(_channels(environ))
-    print(
-        f"{data.source}: {len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test",
-        flush=True,
-    )
-    torch.manual_seed(settings.seed)
-    network = recipe.model(settings)
-    checkpoints = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
-    history = loop.fit(
-        network,
-        data,
-        settings,
-        device=device,
-        augment=recipe.augment,
-        stop=stop,
-        checkpoints=Path(checkpoints) if checkpoints else None,
-        identity={"recipe": recipe.name, "data": data.sha256},
-    )
-    metrics = evaluate.classification(loop.predict(network, data.test, device), data.test.y)
+    folder = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
+    searched = None
+    if options.tune:
+        searched = tune.run(recipe, settings, options, environ, data, channels, device=device, stop=stop, ranks=ranks)
+        settings = override(settings, searched.best.settings)
+    runs = []
+    for seed in range(settings.seed, settings.seed + max(options.seeds, 1)):
+        if options.seeds > 1 and ranks.leads:
+            print(f"seed {seed}", flush=True)
+        checkpoints = Path(folder) if folder else None
+        runs.append(
+            trained.fit(
+                recipe,
+                replace(settings, seed=seed),
+                data,
+                device=device,
+                checkpoints=checkpoints / f"seed-{seed}" if checkpoints and options.seeds > 1 else checkpoints,
+                stop=stop,
+                ranks=ranks,
+            )
+        )
+    ranks.leave()
+    if not ranks.leads:
+        return None
 
+    first = runs[0]
+    if trial:
+        print(f"validation_{evaluate.PRIMARY[recipe.task].metric}={tune.judge(first)}", flush=True)
+        return None
+    by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
     print("exporting and proving the graph", flush=True)
-    graph = export.export(_spec(recipe, network, data))
-    card = _describe(recipe, settings, data, environ, device)
-    card["metrics"], card["baselines"] = metrics, evaluate.baselines(data)
-    card["samples"] = export.samples(graph, recipe.input_name, [data.test.x[:1], data.test.x[1:3]])
-    card["training"]["duration_s"] = round(time.monotonic() - started, 3)
-    graph.metadata_props.add(key=manifest.KEY, value=manifest.dumps(card))
+    graph = trained.to_graph(first)
+    compressed = forms.smallest(first, graph, kinds, options.budget) if kinds else None
+    if compressed is not None:
+        print(compressed.table(f"validation {evaluate.PRIMARY[recipe.task].metric}"), flush=True)
+        graph = compressed.graph
+    graph = trained.with_front(first, graph)
+    card, outcome = _card(first, graph, environ, started)
+    if compressed is not None:
+        card["compression"] = compressed.records()
+        card["tolerance"]["atol"] = max(card["tolerance"]["atol"], compressed.atol)
+    describe.embed(graph, card)
     path = (options.model_dir or Path(environ.get("SM_MODEL_DIR", f"artifacts/{recipe.name}"))) / "model.onnx"
-    export.save(graph, path)
-    _report(card, history, path, Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent)))
+    artifact.save(graph, path)
+    told = record.make(
+        recipe=recipe.name,
+        settings=first.hyperparameters,
+        seeds=[one.settings.seed for one in runs],
+        metrics=by_seed or [card["metrics"]],
+        histories=[one.history for one in runs],
+        device=device,
+        processes=ranks.count,
+        duration_s=time.monotonic() - started,
+    )
+    if searched is not None:
+        told["search"] = searched.record()
+    _report(first, card, outcome, told, path, Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent)))
     return path
 
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda: torch sees no GPU here")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision("high")  # TF32 where fp32 is asked for
+    torch.backends.cudnn.benchmark = True  # shapes are static, so the fastest kernel is looked for once
+    return torch.device("cuda")
 
 
 def _title(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def _channels(environ: Mapping[str, str]) -> dict[str, Path]:
@@ -119,80 +172,51 @@ def _channels(environ: Mapping[str, str]) -> dict[str, Path]:
     return {key.removeprefix(prefix).lower(): Path(value) for key, value in environ.items() if key.startswith(prefix)}
 
 
-def _spec(recipe: Recipe[Any], network: torch.nn.Module, data: Dataset) -> export.Spec:
-    """What is exported: the network with its softmax, for any batch, proven on test images."""
-    return export.Spec(
-        model=torch.nn.Sequential(network.cpu(), torch.nn.Softmax(dim=-1)),
-        inputs={recipe.input_name: {0: "batch"}},
-        outputs=["probabilities"],
-        dims={"batch": export.Dim()},
-        sample=lambda sizes: (torch.from_numpy(data.test.x.take(range(sizes["batch"]), axis=0, mode="wrap")),),
-    )
-
-
-def _describe(
-    recipe: Recipe[Any], settings: Hyperparameters, data: Dataset, environ: Mapping[str, str], device: torch.device
-) -> manifest.Manifest:
-    """The model's card; what is measured is filled in later."""
-    return {
+def _card(
+    run: Trained, graph: onnx.ModelProto, environ: Mapping[str, str], started: float
+) -> tuple[Manifest, NDArray[Any]]:
+    """The model's card, with what the graph itself reaches on the test part, and what it answered there."""
+    recipe, data = run.recipe, run.data
+    ask = trained.asking(graph)
+    metrics, outcome = trained.measure(recipe, ask, data.test, run.labels)
+    rtol, atol = recipe.tolerance
+    card: Manifest = {
         "schema": 1,
         "task": recipe.task,
         "description": recipe.description,
-        "inputs": [
-            {
-                "name": recipe.input_name,
-                "datatype": "FP32",
-                "shape": [-1, *data.test.x.shape[1:]],
-                "preprocessing": recipe.preprocessing,
-            }
-        ],
-        "outputs": [
-            {
-                "name": "probabilities",
-                "datatype": "FP32",
-                "shape": [-1, len(recipe.labels)],
-                "kind": "probabilities",
-                "labels": list(recipe.labels),
-            }
-        ],
-        "metrics": {},
-        "baselines": {},
-        "data": {
-            "source": data.source,
-            "sha256": data.sha256,
-            "split": {
-                "seed": data.split_seed,
-                "train": len(data.train),
-                "validation": len(data.validation),
-                "test": len(data.test),
-            },
-        },
-        "hyperparameters": asdict(settings),
-        "training": {
-            "job": environ.get("TRAINING_JOB_NAME"),
-            "image": environ.get("MAYFLY_TRAINING_IMAGE"),
-            "instance_type": environ.get("SM_CURRENT_INSTANCE_TYPE"),
-            "code_revision": manifest.code_revision(environ),
-            "libraries": manifest.libraries(),
-            "device": device.type,
-            "duration_s": 0.0,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-        "tolerance": {"rtol": export.RTOL, "atol": export.ATOL},
-        "samples": [],
+        "inputs": describe.inputs(graph, recipe.preprocessing),
+        "outputs": describe.outputs(graph, recipe.answers, run.labels),
+        "metrics": metrics,
+        "baselines": evaluate.baselines(recipe.task, data),
+        "evaluation": evaluate.details(recipe.task, outcome, data, run.labels),
+        "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
+        "hyperparameters": run.hyperparameters,
+        "training": describe.origin(environ, run.device.type, time.monotonic() - started),
+        "tolerance": {"rtol": rtol, "atol": atol},
+        "samples": artifact.samples(graph, trained.requests(run, graph)),
     }
+    return card, outcome
 
 
-def _report(card: manifest.Manifest, history: Sequence[Mapping[str, float]], path: Path, folder: Path) -> None:
-    """The result, to read and as report.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    report = {key: card[key] for key in ("metrics", "baselines", "data", "hyperparameters", "training")}
-    (folder / "report.json").write_text(json.dumps(report | {"history": history}, indent=2) + "\n")
-    rows = {"this model": card["metrics"], **card["baselines"]}
-    for metric, value in card["metrics"].items():
-        print(f"test_{metric}={value:.4f}")
-        for name, values in rows.items():
-            print(f"  {name:<20} {metric} {values[metric]:.4f}")
+def _report(
+    run: Trained, card: Manifest, outcome: NDArray[Any], told: Mapping[str, Any], path: Path, folder: Path
+) -> None:
+    """The result to read, report.json, record.json and pictures, beside the model and in the job's output."""
+    report.write(
+        card,
+        history=run.history,
+        outputs=outcome,
+        target=run.data.test.target,
+        labels=run.labels,
+        folders=[folder, path.parent],
+        search=told.get("search"),
+    )
+    (folder / "record.json").write_text(json.dumps(told, indent=2) + "\n")
+    for line in report.lines(card):
+        print(line)
+    if len(told["seeds"]) > 1:
+        for metric, found in told["metrics"].items():
+            print(f"over {len(told['seeds'])} seeds: {metric} {found['mean']:.4f} ± {found['deviation']:.4f}")
     print(
         f"{path.name}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside, "
         f"{card['training']['duration_s']:.1f} s in all",

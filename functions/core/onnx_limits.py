@@ -26,7 +26,7 @@ IR_VERSIONS = range(3, 14)
 # With a batch, or a sequence, of no elements these end the process (onnxruntime 1.31.1: SIGABRT).
 NEVER_EMPTY = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM"})
 
-# Operators of com.microsoft that quantisation tools and transformer optimisers write into files.
+# Operators of com.microsoft that quantisation tools, transformer optimisers and skl2onnx (Tokenizer) write into files.
 MICROSOFT = frozenset({
     "Attention", "BiasGelu", "BiasSoftmax", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul",
     "EmbedLayerNormalization", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul", "GatherBlockQuantized", "Gelu",
@@ -34,7 +34,7 @@ MICROSOFT = frozenset({
     "MultiHeadAttention", "NhwcMaxPool", "Pad", "QAttention", "QEmbedLayerNormalization", "QGemm", "QLinearAdd",
     "QLinearAveragePool", "QLinearConcat", "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul",
     "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QuantizeLinear", "QuickGelu",
-    "RotaryEmbedding", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Trilu",
+    "RotaryEmbedding", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Tokenizer", "Trilu",
 })  # fmt: skip
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")  # whose operators are all allowed
 

@@ -11,6 +11,7 @@ from functions.core.registration import DeclaredTensor, ListedFile, Manifest
 Text = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Scalars = dict[Text, str | int | float | bool | None]
 
 
@@ -43,6 +44,30 @@ class Tolerance(_Open):
     atol: Annotated[float, Field(ge=0)] = 1e-5
 
 
+class Primary(_Open):
+    metric: Text
+    higher_is_better: bool
+
+
+class Lead(_Open):
+    """How much better than the best baseline; above zero is better."""
+
+    over: Text
+    by: float
+    interval: Interval | None = None
+
+
+class Evaluation(_Open):
+    """How sure the metrics are and for whom they hold: what a gate may ask beside the metrics."""
+
+    primary: Primary | None = None
+    rows: Annotated[int, Field(ge=0)] | None = None
+    intervals: dict[Text, Interval] = {}
+    lead: Lead | None = None
+    groups: dict[Text, Any] = {}
+    calibration: dict[Text, Any] = {}
+
+
 class ManifestSchema(_Open):
     """`mayfly.manifest`: https://github.com/kserve/open-inference-protocol for the words of samples and tensors."""
 
@@ -53,6 +78,7 @@ class ManifestSchema(_Open):
     outputs: Annotated[list[Tensor], Field(max_length=256)] = []
     metrics: Scalars = {}
     baselines: dict[Text, Scalars] = {}
+    evaluation: Evaluation = Evaluation()
     data: dict[Text, Any] = {}
     hyperparameters: dict[Text, Any] = {}
     training: dict[Text, Any] = {}
@@ -69,6 +95,7 @@ CARD_FIELDS = (
     "outputs",
     "metrics",
     "baselines",
+    "evaluation",
     "data",
     "hyperparameters",
     "training",

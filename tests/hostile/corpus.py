@@ -778,6 +778,10 @@ def manifests() -> Iterator[Case]:
         "labels that are too few", {"schema": 1, "outputs": [{"name": "y", "labels": ["a"]}]}, "MANIFEST_MISMATCH"
     )
     yield inside("metrics as a list", {"schema": 1, "metrics": []}, "BAD_MANIFEST")
+    yield inside(
+        "an interval of one end", {"schema": 1, "evaluation": {"intervals": {"accuracy": [0.9]}}}, "BAD_MANIFEST"
+    )
+    yield inside("an evaluation as a number", {"schema": 1, "evaluation": 0.9}, "BAD_MANIFEST")
     yield inside("a tolerance below zero", {"schema": 1, "tolerance": {"rtol": -1}}, "BAD_MANIFEST")
     yield inside("an unknown variant", {"schema": 1, "variants": ["int1"]}, "BAD_MANIFEST")
     yield inside("65 samples", {"schema": 1, "samples": [{"request": {}, "response": {}}] * 65}, "BAD_MANIFEST")

@@ -1,6 +1,10 @@
 """The one request of a training job: pure, complete, and refused before anything is sent where it is wrong."""
 
 import copy
+import io
+import json
+import re
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -8,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from training import backends
+from training import backends, evaluate, report, tuning_job
+from training.__main__ import main as command
 from training.errors import InvalidJob
 from training.job import Job, build, image_uri, job_name, main, validate
+from training.recipe import NetworkHyperparameters, Range, Recipe, built_in
+from training.tune import Study
 
 JOB = Job(
     name="digits-20261122-081530-1a2b",
@@ -40,6 +47,152 @@ def test_every_option_together_is_valid() -> None:
     assert request["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
     assert request["OutputDataConfig"]["KmsKeyId"] == request["ResourceConfig"]["VolumeKmsKeyId"] == "alias/k"
     assert "MaxWaitTimeInSeconds" not in request["StoppingCondition"]
+
+
+def test_a_job_of_several_hosts_or_processes_says_so() -> None:
+    request = build(replace(JOB, instances=3, processes=2, instance_type="ml.g5.12xlarge"))
+    validate(request)
+
+    assert request["ResourceConfig"]["InstanceCount"] == 3
+    assert request["Environment"]["MAYFLY_PROCESSES"] == "2"
+    assert "MAYFLY_PROCESSES" not in build(JOB)["Environment"]
+
+
+def test_a_trial_writes_where_nothing_is_registered() -> None:
+    request = build(replace(JOB, trial=True))
+
+    assert request["OutputDataConfig"]["S3OutputPath"] == "s3://my-artifacts/trials/digits/"
+    assert request["Environment"]["MAYFLY_TRIAL"] == "1"
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("task", [None, *evaluate.PRIMARY])
+def test_the_metrics_of_every_task_are_few_enough_and_found_in_what_is_printed(
+    task: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = pytest.importorskip("training.loop", reason="the loop needs torch")
+    definitions = build(replace(JOB, task=task))["AlgorithmSpecification"]["MetricDefinitions"]
+    assert len(definitions) <= 40  # what SageMaker takes
+    assert definitions[-1]["Name"] == "train:epoch"  # who reads it finds what was printed with it
+
+    for one in [task] if task else evaluate.PRIMARY:
+        primary = evaluate.PRIMARY[one].metric
+        row = {
+            "epoch": 3,
+            "loss": 0.25,
+            "validation_loss": 0.5,
+            f"validation_{primary}": 0.75,
+            "examples_per_s": 1234.0,
+        }
+        loop.Progress(0, 10, loop.Ranks()).epoch(row, 10, 3)
+        names = evaluate.names(one)
+        card: Any = {"task": one, "metrics": dict.fromkeys(names, -12.5), "baselines": {"mean": {primary: 1.0}}}
+        text = capsys.readouterr().out + "\n".join(report.lines(card))
+
+        found = {item["Name"]: re.search(item["Regex"], text) for item in definitions}
+        values = {name: float(match[1]) for name, match in found.items() if match}
+        expected = {"train:loss": 0.25, "train:epoch": 3, "train:examples_per_s": 1234, "validation:loss": 0.5}
+        assert values == expected | {f"validation:{primary}": 0.75} | {f"test:{name}": -12.5 for name in names}
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", built_in())
+def test_every_recipes_request_is_valid(name: str) -> None:
+    pytest.importorskip("torch", reason="recipes need torch")
+    code = backends.collect_code(name)
+    model, task = backends.check_recipe(name, {})
+    job = replace(
+        JOB, name=job_name(model), recipe=code.entry, model=model, task=task, code_uri=code.uri("my-artifacts")
+    )
+    request = build(job)
+    validate(request)
+
+    assert request["AlgorithmSpecification"]["ContainerArguments"] == ["-m", "training.train", name]
+    primary = f"validation:{evaluate.PRIMARY[task].metric}"  # type: ignore[index]
+    assert primary in [one["Name"] for one in request["AlgorithmSpecification"]["MetricDefinitions"]]
+
+
+SEARCHED = Recipe(
+    name="toy",
+    description="",
+    task="regression",
+    hyperparameters=NetworkHyperparameters,
+    data=lambda: None,  # type: ignore[arg-type, return-value]
+    model=lambda: None,
+    search={"lr": Range(1e-4, 1e-1, log=True), "batch_size": Range(8, 64), "schedule": ("linear", "cosine")},
+)
+
+
+def tuning(job: Job = JOB, limit: int = 20, parallel: int = 4) -> Any:
+    study = Study(SEARCHED, NetworkHyperparameters(seed=3), fixed=(), kind="sagemaker", limit=limit)
+    return tuning_job.build(replace(job, name=job_name("toy", suffix="1a2b")), study, parallel)
+
+
+def test_a_tuning_job_searches_the_same_space_by_the_older_contract() -> None:
+    request = tuning(replace(JOB, hyperparameters={"epochs": 3, "note": "o'brien"}, channels={"train": "s3://d/t/"}))
+    tuning_job.validate(request)
+    config, definition = request["HyperParameterTuningJobConfig"], request["TrainingJobDefinition"]
+
+    assert config["ParameterRanges"] == {
+        "IntegerParameterRanges": [{"Name": "batch_size", "MinValue": "8", "MaxValue": "64", "ScalingType": "Linear"}],
+        "ContinuousParameterRanges": [
+            {"Name": "lr", "MinValue": "0.0001", "MaxValue": "0.1", "ScalingType": "Logarithmic"}
+        ],
+        "CategoricalParameterRanges": [{"Name": "schedule", "Values": ["linear", "cosine"]}],
+    }
+    assert config["HyperParameterTuningJobObjective"] == {"Type": "Minimize", "MetricName": "validation:rmse"}
+    assert config["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 20, "MaxParallelTrainingJobs": 4}
+    assert config["RandomSeed"] == 3
+    assert definition["StaticHyperParameters"] == {
+        "epochs": "3", "note": "o'brien", "sagemaker_program": "training/bootstrap.py",
+        "sagemaker_submit_directory": "s3://my-artifacts/code/abc/sourcedir.tar.gz"}  # fmt: skip
+    assert "ContainerEntrypoint" not in definition["AlgorithmSpecification"]
+    assert definition["Environment"]["MAYFLY_RECIPE"] == "digits"
+    assert definition["Environment"]["MAYFLY_TRIAL"] == "1"
+    assert definition["OutputDataConfig"]["S3OutputPath"] == "s3://my-artifacts/trials/digits/"
+    assert [channel["ChannelName"] for channel in definition["InputDataConfig"]] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(HyperParameterTuningJobName="x" * 33), "at most 32 letters"),
+        (
+            lambda r: r["TrainingJobDefinition"].pop("RoleArn"),
+            "in TrainingJobDefinition: ",
+        ),
+        (lambda r: r["TrainingJobDefinition"]["ResourceConfig"].update(InstanceType="ml.x"), "'ml.x' is none of"),
+        (
+            lambda r: r["HyperParameterTuningJobConfig"]["ResourceLimits"].update(MaxParallelTrainingJobs=21),
+            "--parallel",
+        ),
+        (
+            lambda r: r["HyperParameterTuningJobConfig"]["ParameterRanges"]["CategoricalParameterRanges"][0].update(
+                Values=[str(number) for number in range(31)]
+            ),
+            "30 choices",
+        ),
+    ],
+    ids=["name", "missing", "instance", "parallel", "choices"],
+)
+def test_a_wrong_tuning_job_is_refused_with_the_field(change: Callable[[Any], Any], message: str) -> None:
+    request = tuning()
+    change(request)
+
+    with pytest.raises(InvalidJob, match=re.escape(message)):
+        tuning_job.validate(request)
+
+
+def test_the_archive_of_the_older_contract_holds_the_same_code() -> None:
+    code = backends.collect_code("digits")
+    with tarfile.open(fileobj=io.BytesIO(code.archive())) as archive:
+        names = archive.getnames()
+        bootstrap = archive.extractfile("training/bootstrap.py")
+        assert bootstrap is not None
+        assert bootstrap.read() == code.files["training/bootstrap.py"]
+
+    assert names == sorted(code.files)
+    assert code.archive() == code.archive()
 
 
 def test_the_request_says_what_the_design_says() -> None:
@@ -125,6 +278,62 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(capsys: pytest.CaptureFi
 
     assert status == 0
     assert '"epochs": "1"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["sagemaker", "local-stack"])
+def test_training_elsewhere_needs_no_bucket_to_print_its_request(
+    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "unused")
+    options = ["--instance", "ml.g5.12xlarge", "--instances", "2", "--no-spot", "--keep-alive", "600",
+               "--retries", "3",
+               "--volume", "50", "--tag", "team=a", "--kms-key", "alias/k", "--subnet", "s-1",
+               "--security-group", "g-1", "--seeds", "3", "--compress", "int8"]  # fmt: skip
+
+    assert command(["train", "digits", "--on", where, "--dry-run", *options]) == 0
+    request = json.loads(capsys.readouterr().out)
+
+    validate(request)
+    assert request["AlgorithmSpecification"]["ContainerArguments"] == [
+        "-m", "training.train", "digits", "--seeds", "3", "--compress", "int8"]  # fmt: skip
+    assert request["ResourceConfig"] == {
+        "InstanceType": "ml.g5.12xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50, "KeepAlivePeriodInSeconds": 600,
+        "VolumeKmsKeyId": "alias/k"}  # fmt: skip
+    assert request["RetryStrategy"] == {"MaximumRetryAttempts": 3}
+    assert {"Key": "team", "Value": "a"} in request["Tags"]
+    assert request["VpcConfig"] == {"Subnets": ["s-1"], "SecurityGroupIds": ["g-1"]}
+
+
+@pytest.mark.train
+def test_a_tuning_job_is_printed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="the recipe needs torch")
+    options = ["--tune", "12", "--search", "sagemaker", "--parallel", "3", "--set", "dropout=0.1", "--dry-run"]
+
+    assert command(["train", "mlp", "--on", "sagemaker", *options]) == 0
+    request = json.loads(capsys.readouterr().out)
+
+    tuning_job.validate(request)
+    ranges = request["HyperParameterTuningJobConfig"]["ParameterRanges"]
+    assert [one["Name"] for one in ranges["ContinuousParameterRanges"]] == ["lr"]  # dropout is set
+    assert ranges["CategoricalParameterRanges"] == [{"Name": "hidden", "Values": ["[64]", "[128]", "[256]"]}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "name the artifacts bucket: --bucket, or MAYFLY_BUCKET"),
+        (["--bucket", "b"], "name the role the job runs as: --role, or MAYFLY_ROLE"),
+        (["--dry-run", "--no-spot", "--max-wait", "9000"], "max wait is for spot instances"),
+        (["--dry-run", "--keep-alive", "60"], "a warm pool needs an instance on demand"),
+        (["--dry-run", "--instances", "0"], "a job needs one instance at least"),
+    ],
+)
+def test_what_is_missing_or_cannot_be_is_said_before_anything_is_sent(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["digits", *options], {}) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,12 @@ MANIFEST = {
     "task": "regression",
     "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3], "labels": ["a", "b", "c"]}],
     "metrics": {"r2": 0.9},
+    "evaluation": {
+        "primary": {"metric": "r2", "higher_is_better": True},
+        "intervals": {"r2": [0.85, 0.93]},
+        "lead": {"over": "mean", "by": 0.9, "interval": [0.8, 0.95]},
+        "groups": {"by": "shop", "worst": [{"group": "7", "rows": 9, "r2": 0.1}]},
+    },
     "owner": "unknown fields are welcome",
 }
 
@@ -87,6 +93,7 @@ def test_the_manifest_inside_gives_labels_and_card(world: World) -> None:
 
     assert version.signature.outputs[0].labels == ("a", "b", "c")
     assert version.card["metrics"] == {"r2": 0.9}
+    assert version.card["evaluation"] == MANIFEST["evaluation"]
     assert json.loads(world.blobs.content[version.manifest.key]) == MANIFEST
 
 

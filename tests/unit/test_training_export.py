@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from training import export, train  # noqa: E402
+from training import artifact, export, train  # noqa: E402
 from training.errors import ExportFailed  # noqa: E402
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
@@ -102,6 +102,16 @@ def test_the_proof_is_at_sizes_that_were_not_traced() -> None:
         assert {dims[name].low, dims[name].high} <= sizes
 
 
+@pytest.mark.parametrize("rung", export.LADDER, ids=lambda rung: rung.__name__.strip("_"))
+def test_an_output_may_be_called_as_an_operator_is(rung: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(20, 4), torch.nn.Linear(4, 2))
+    spec = export.Spec(
+        model=model, inputs={"x": {0: "batch"}}, outputs=["embedding"], dims={"batch": export.Dim()},
+        sample=lambda sizes: (torch.arange(sizes["batch"]) % 20,))  # fmt: skip
+
+    assert [output.name for output in export.export(spec, [rung]).graph.output] == ["embedding"]
+
+
 def test_a_dimension_with_too_few_sizes_is_refused() -> None:
     with pytest.raises(ExportFailed, match="too few sizes"):
         export.proof_sizes({"batch": export.Dim(1, 3)})
@@ -130,7 +140,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def card(trained: Path) -> Mapping[str, Any]:
-    session = export.runtime((trained / "model" / "model.onnx").read_bytes())
+    session = artifact.runtime((trained / "model" / "model.onnx").read_bytes())
     card: Mapping[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map["mayfly.manifest"])
     return card
 
@@ -152,7 +162,7 @@ def test_the_entry_script_writes_one_file_that_describes_itself(trained: Path, c
 
 
 def test_its_samples_are_reproduced(trained: Path, card: Mapping[str, Any]) -> None:
-    session = export.runtime((trained / "model" / "model.onnx").read_bytes())
+    session = artifact.runtime((trained / "model" / "model.onnx").read_bytes())
     assert len(card["samples"]) >= 2
     for sample in card["samples"]:
         tensor, answer = sample["request"]["inputs"][0], sample["response"]["outputs"][0]

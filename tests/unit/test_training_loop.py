@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from training import augment, checkpoint, loop  # noqa: E402
+from training import augment, checkpoint, loop, losses, steps  # noqa: E402
 from training.checkpoint import Interrupted, Stop  # noqa: E402
 from training.data import Dataset, Examples  # noqa: E402
-from training.errors import InvalidCheckpoint  # noqa: E402
-from training.recipe import Hyperparameters  # noqa: E402
+from training.distributed import Ranks  # noqa: E402
+from training.errors import Diverged, InvalidCheckpoint, InvalidHyperparameter, InvalidRecipe  # noqa: E402
+from training.recipe import NetworkHyperparameters  # noqa: E402
 
 pytestmark = pytest.mark.train
 CPU = torch.device("cpu")
-SETTINGS = Hyperparameters(epochs=3, lr=0.01, batch_size=16)
+SETTINGS = NetworkHyperparameters(epochs=3, lr=0.01, batch_size=16, patience=2)
 
 
 def make_data() -> Dataset:
@@ -29,8 +31,8 @@ def make_data() -> Dataset:
     x = generator.random((90, 1, 8, 8), dtype=np.float32)
     for image, right in zip(x, y, strict=True):
         image[:, :, 4 * right : 4 * right + 4] += 1
-    parts = [Examples(x[rows], y[rows]) for rows in (slice(0, 50), slice(50, 70), slice(70, 90))]
-    return Dataset(*parts, source="made", sha256="0", split_seed=0)  # type: ignore[arg-type, misc]
+    parts = [Examples({"image": x[rows]}, y[rows]) for rows in (slice(0, 50), slice(50, 70), slice(70, 90))]
+    return Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
 
 
 def make_model() -> Any:
@@ -56,19 +58,20 @@ class StopAfter(Stop):
         return self.left < 0
 
 
-def train(model: Any, **more: Any) -> list[dict[str, float]]:
-    return loop.fit(model, make_data(), SETTINGS, device=CPU, augment=wobble, **more)
+def train(model: Any, settings: NetworkHyperparameters = SETTINGS, **more: Any) -> list[dict[str, float]]:
+    more = {"loss": losses.cross_entropy, "augment": wobble} | more
+    return loop.fit(model, more.pop("data", None) or make_data(), settings, device=CPU, **more)
 
 
 def test_it_learns_and_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    history = train(make_model())
+    history = train(make_model(), score=lambda _: {"accuracy": 0.5})
     lines = capsys.readouterr().out.splitlines()
 
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["loss"] < history[0]["loss"]
-    assert lines[-1].startswith("epoch 3/3  loss=")
-    for word in ("validation_accuracy=", "rate=", "left=0s"):
-        assert word in lines[-1]
+    assert lines[2].startswith("epoch 3/3  loss=")
+    for word in ("validation_loss=", "validation_accuracy=0.5", "rate=", "left=0s"):
+        assert word in lines[2]
 
 
 @pytest.mark.parametrize("steps", range(12))  # 3 inner steps and the end of each of 3 epochs
@@ -83,7 +86,8 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Pat
 
     for name, weights in whole.state_dict().items():
         assert torch.equal(weights, second.state_dict()[name]), name
-    assert [row["loss"] for row in resumed] == [row["loss"] for row in history]
+    for name in ("loss", "validation_loss"):
+        assert [row[name] for row in resumed] == [row[name] for row in history]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -96,10 +100,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(make_model(), checkpoints=tmp_path)
-    other = Hyperparameters(epochs=3, lr=0.02, batch_size=16)
 
     with pytest.raises(InvalidCheckpoint, match="belongs to a run with other settings"):
-        loop.fit(make_model(), make_data(), other, device=CPU, checkpoints=tmp_path)
+        train(make_model(), replace(SETTINGS, lr=0.02), checkpoints=tmp_path)
 
 
 def test_a_torn_checkpoint_is_refused_and_none_is_left_torn(tmp_path: Path) -> None:
@@ -113,13 +116,241 @@ def test_a_torn_checkpoint_is_refused_and_none_is_left_torn(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
 
 
-def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
-    rates = [loop.schedule(step, 100) for step in range(100)]
+def rates(kind: str, warm_up: float = 0.1) -> list[float]:
+    return [steps.schedule(step, 100, kind, warm_up) for step in range(100)]
 
-    assert rates[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
-    assert rates[10] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] < 0.01
+
+@pytest.mark.parametrize(("kind", "middle", "last"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1, 1)])
+def test_the_learning_rate_warms_up_and_falls_as_asked(kind: str, middle: float, last: float) -> None:
+    found = rates(kind)
+
+    assert found[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert found[10] == 1.0
+    assert found[10:] == sorted(found[10:], reverse=True)
+    assert found[55] == pytest.approx(middle)
+    assert found[-1] == pytest.approx(last, abs=0.02)
+
+
+def test_no_warm_up_begins_at_the_top() -> None:
+    assert rates("linear", 0.0)[0] == 1.0
+
+
+def make_weak_data(rows: int = 200) -> Dataset:
+    """One of 20 columns tells the answer, the others are noise."""
+    generator = np.random.default_rng(2)
+    x = generator.standard_normal((rows, 20)).astype(np.float32)
+    y = (2 * x[:, 3] + 0.1 * generator.standard_normal(rows)).astype(np.float32)
+    half = rows // 2
+    parts = [
+        Examples(
+            {
+                "x": x[part],
+            },
+            y[part],
+        )
+        for part in (slice(0, half), slice(half, rows), slice(half, rows))
+    ]
+    return Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
+
+
+def make_linear(columns: int = 20) -> Any:
+    torch.manual_seed(3)
+    return torch.nn.Linear(columns, 1)
+
+
+def fit_linear(**settings: Any) -> Any:
+    model = make_linear()
+    chosen = {"epochs": 60, "lr": 0.03, "batch_size": 25, "weight_decay": 0.0} | settings
+    train(model, NetworkHyperparameters(**chosen), data=make_weak_data(), loss=losses.mse, augment=None)
+    return model
+
+
+def test_l1_makes_useless_weights_zero_and_keeps_the_one_that_counts() -> None:
+    sparse, dense = fit_linear(l1=0.2), fit_linear()
+
+    zeros = (sparse.weight == 0).squeeze()
+    assert zeros.sum() == 19
+    assert abs(sparse.weight[0, 3].item() - 2) < 0.4
+    assert not (dense.weight == 0).any()
+
+
+def test_l2_makes_weights_small_and_leaves_biases_alone() -> None:
+    plain, decayed = fit_linear(), fit_linear(weight_decay=5.0)
+    groups = steps.optimizer(plain, NetworkHyperparameters(weight_decay=5.0), CPU).param_groups
+
+    assert decayed.weight.norm() < 0.8 * plain.weight.norm()
+    assert [(len(group["params"][0].shape), group["weight_decay"]) for group in groups] == [(2, 5.0), (1, 0.0)]
+
+
+class Recorder(torch.optim.SGD):  # type: ignore[misc]
+    """Notes how long the gradient is that it gets."""
+
+    norms: list[float]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        grads = [one.grad for group in self.param_groups for one in group["params"]]
+        self.norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
+        super().step(closure)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_clipping_bounds_the_gradient(monkeypatch: pytest.MonkeyPatch, clip: float) -> None:
+    recorder: list[float] = []
+
+    def make(model: Any, settings: Any, device: Any) -> Any:
+        made = Recorder(model.parameters(), settings.lr)
+        made.norms = recorder
+        return made
+
+    monkeypatch.setattr(steps, "optimizer", make)
+    fit_linear(clip=clip, epochs=2, l1=0.0)
+
+    assert len(recorder) == 8
+    if clip:
+        assert max(recorder) <= 0.5 + 1e-5
+    else:
+        assert max(recorder) > 1
+
+
+def test_early_stopping_stops_and_gives_the_best_weights_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """More columns than rows: the network learns its 10 rows by heart, and others the worse."""
+    generator = np.random.default_rng(5)
+    x, y = generator.standard_normal((60, 40), np.float32), generator.standard_normal(60, np.float32)
+    parts = [Examples({"x": x[part]}, y[part]) for part in (slice(0, 10), slice(10, 60), slice(10, 60))]
+    data = Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
+    model = make_linear(40)
+    settings = NetworkHyperparameters(epochs=200, lr=0.05, batch_size=10, patience=3, schedule="constant")
+    history = train(model, settings, data=data, loss=losses.mse, augment=None)
+
+    found = [row["validation_loss"] for row in history]
+    best = found.index(min(found))
+    assert len(history) == best + 1 + 3 < 200
+    (prediction,) = loop.predict(model, data.validation.inputs, CPU)
+    assert np.mean((prediction[:, 0] - y[10:]) ** 2) == pytest.approx(min(found), rel=1e-5)
+    assert f"the weights of epoch {best + 1} are kept" in capsys.readouterr().out
+
+
+def test_bf16_is_close_to_fp32_and_not_the_same() -> None:
+    full, half = fit_linear(), fit_linear(precision="bf16")
+
+    assert torch.allclose(full.weight, half.weight, atol=0.05)
+    assert not torch.equal(full.weight, half.weight)
+    assert half.weight.dtype == torch.float32
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
+    whole, parts = fit_linear(), fit_linear(accumulate=4)
+
+    assert torch.allclose(whole.weight, parts.weight, atol=1e-4)
+
+
+def test_a_huber_loss_minds_outliers_less() -> None:
+    outlier = torch.tensor([0.0, 0.0, 0.0, 100.0])
+
+    def loss(kind: str) -> float:
+        constant = torch.nn.Linear(1, 1, bias=False)
+        return losses.choose("regression", kind)(constant, (torch.zeros(4, 1),), outlier).item()
+
+    assert loss("huber") < loss("mse") / 50
+
+
+def test_next_token_leaves_out_what_is_ignored() -> None:
+    class Fixed(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, tokens: Any) -> Any:
+            return torch.nn.functional.one_hot(tokens, 5).float() * 10
+
+    tokens = torch.tensor([[1, 2, 3]])
+    right, padded = torch.tensor([[1, 2, 3]]), torch.tensor([[1, losses.IGNORED, 3]])
+    wrong = torch.tensor([[1, 4, 3]])
+
+    assert losses.next_token(Fixed(), (tokens,), right) < 0.01
+    assert losses.next_token(Fixed(), (tokens,), padded) < 0.01
+    assert losses.next_token(Fixed(), (tokens,), wrong) > 3
+
+
+def test_the_contrastive_loss_is_low_where_pairs_match() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(8, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+
+    assert losses.contrastive(rows, rows) < 0.1 < losses.contrastive(rows, rows.roll(1, 0))
+
+
+def test_steps_that_read_all_from_the_device_compute_what_plain_ones_do() -> None:
+    """What a CUDA graph records, run without recording: the same weights, the smaller last batch included."""
+    data = make_weak_data(134).train  # 67 rows: two batches of 25 and one of 17
+    inputs, target = (torch.from_numpy(data.inputs["x"]),), torch.from_numpy(data.target)
+    settings = NetworkHyperparameters(epochs=2, lr=0.03, batch_size=25, l1=0.01, clip=1.0)
+    weights = []
+    for graphed in (False, True):
+        model = make_linear()
+        optimizer = steps.optimizer(model, settings, CPU)
+        update = steps.Update(steps.Objective(model, losses.mse), optimizer, inputs, target, settings, None, Ranks(),
+                              torch.zeros(()))  # fmt: skip
+        rates = [settings.lr * steps.schedule(step, 6) for step in range(6)]
+        engine = steps.Graphed(update, rates, 25, 67, CPU) if graphed else steps.Eager(update, rates, 25)
+        for epoch in range(2):
+            engine.enter(torch.randperm(67, generator=torch.Generator().manual_seed(epoch)), 0, 3 * epoch)
+            for step in range(3):
+                engine.self_contained() if graphed and step < 2 else engine.step()
+                engine._step = step + 1
+        weights.append(model.weight.detach())
+
+    assert torch.allclose(*weights, atol=1e-6)
+    assert not torch.equal(weights[0], make_linear().weight)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cuda_graph_computes_what_plain_calls_do() -> None:
+    found = []
+    for engine in ("eager", "graph"):
+        model = make_linear()
+        settings = NetworkHyperparameters(
+            epochs=4, lr=0.03, batch_size=24, precision="fp32", engine=engine, l1=0.01, clip=1.0)  # fmt: skip
+        loop.fit(model, make_weak_data(), settings, device=torch.device("cuda"), loss=losses.mse)
+        found.append(model.weight.detach().cpu())
+
+    assert torch.allclose(*found, atol=1e-4)
+
+
+@pytest.mark.stress  # the compiler takes a minute, and a C++ compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own
+def test_a_compiled_step_computes_what_plain_calls_do() -> None:
+    plain, compiled = fit_linear(epochs=3), fit_linear(epochs=3, engine="compile")
+
+    assert torch.allclose(plain.weight, compiled.weight, atol=1e-5)
+
+
+def test_a_cuda_graph_is_refused_on_a_cpu() -> None:
+    with pytest.raises(InvalidHyperparameter, match="engine: 'graph' needs one GPU"):
+        fit_linear(engine="graph")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_sentence() -> None:
+    with pytest.raises(Diverged, match="the loss is nan in epoch 1: lower lr, or set clip=1"):
+        train(make_linear(), data=make_weak_data(), augment=None, loss=lambda m, x, y: m(*x).mean() * float("nan"))
+
+
+def test_data_that_do_not_fit_the_network_are_named_with_their_shapes() -> None:
+    with pytest.raises(InvalidRecipe) as caught:
+        train(make_linear(19), data=make_weak_data(), augment=None, loss=losses.mse)
+
+    assert str(caught.value).startswith("the data do not go through the model (x [2, 20], target [2] float32): ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_watcher_gets_every_epoch_and_may_end_the_run() -> None:
+    class Enough(Exception):
+        pass
+
+    seen: list[Any] = []
+
+    def watch(row: Any) -> None:
+        seen.append(row["epoch"])
+        if len(seen) == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(make_model(), watch=watch)
+    assert seen == [1, 2]
 
 
 def test_waiting_threads_do_not_spin() -> None:

@@ -3,19 +3,27 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.data import Dataset, Examples
 from training.errors import InvalidHyperparameter, InvalidRecipe
-from training.recipe import Hyperparameters, encode, load, override, pairs
+from training.recipe import NetworkHyperparameters, Recipe, encode, load, override, pairs
 
 
 @dataclass(frozen=True)
-class Knobs(Hyperparameters):
+class Knobs(NetworkHyperparameters):
     flag: bool = False
     note: str = ""
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    hidden: tuple[int, ...] = (128,)
+    limit: float | None = None
+    count: int = 0
+    share: float = 0.0
 
 
 @pytest.mark.parametrize("value", ["true", "True", True])
@@ -33,8 +41,8 @@ def test_text_survives_the_way_through_a_request(text: str) -> None:
 
 
 @given(st.text(), st.booleans(), st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False))
-def test_every_value_survives(note: str, flag: bool, epochs: int, lr: float) -> None:
-    values = {"note": note, "flag": flag, "epochs": epochs, "lr": lr}
+def test_every_value_survives(note: str, flag: bool, count: int, share: float) -> None:
+    values = {"note": note, "flag": flag, "count": count, "share": share}
 
     assert override(Knobs(), {name: encode(value) for name, value in values.items()}) == Knobs(**values)
 
@@ -54,6 +62,12 @@ def test_a_number_may_be_written_in_any_way() -> None:
         ("epochs", "true", "epochs: 'true' is not a whole number"),
         ("lr", "NaN", "lr: 'NaN' is not a number"),
         ("flag", "1", "flag: '1' is not true or false"),
+        ("epochs", "0", "epochs: 0 is below 1"),
+        ("lr", "0", "lr: 0.0 is not above 0"),
+        ("warm_up", "2", "warm_up: 2.0 is no share of the steps, 0 to 1"),
+        ("cell", "LSTM", "cell: 'LSTM' is none of rnn, lstm, gru"),
+        ("hidden", "64", "hidden: '64' is not a JSON list"),
+        ("hidden", '["a"]', "hidden: 'a' is not a whole number"),
         ("epoch", "3", "unknown hyperparameter 'epoch': did you mean 'epochs'?"),
     ],
 )
@@ -62,6 +76,13 @@ def test_a_wrong_value_is_named_with_what_was_expected(name: str, value: str, me
         override(Knobs(), {name: value})
 
     assert str(caught.value) == message
+
+
+def test_choices_lists_and_nothing_are_read_from_text() -> None:
+    read = override(Knobs(limit=1.0), {"cell": "gru", "hidden": "[64, 32]", "limit": "null"})
+
+    assert (read.cell, read.hidden, read.limit) == ("gru", (64, 32), None)
+    assert override(Knobs(), {"limit": "0.5"}).limit == 0.5
 
 
 def test_a_setting_needs_an_equals_sign() -> None:
@@ -79,3 +100,65 @@ def test_a_file_without_a_recipe_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidRecipe, match="defines no `recipe"):
         load(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nimport no_such_package\n", "mine.py, line 2: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("x = (\n", "mine.py, line 1: SyntaxError: '(' was never closed (mine.py, line 1)"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "mine.py, line 2: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_named_with_the_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+
+    with pytest.raises(InvalidRecipe) as caught:
+        load(str(tmp_path / "mine.py"))
+
+    assert str(caught.value) == message
+
+
+def make_data() -> Dataset:
+    part = Examples({"x": np.zeros((2, 1), np.float32)}, np.array([0, 1]))
+    return Dataset(part, part, part, source="made", sha256="0", split={})
+
+
+def make_recipe(**changes: Any) -> Recipe[Any]:
+    fields = {"name": "mine", "description": "", "task": "classification", "hyperparameters": Knobs,
+              "data": make_data, "model": lambda: None, "labels": ("a", "b")}  # fmt: skip
+    return Recipe(**fields | changes)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"name": "Mine!"}, "recipe name 'Mine!' is no model name"),
+    ({"task": "classify"}, "recipe mine: task 'classify' is none of classification, regression"),
+])  # fmt: skip
+def test_a_recipe_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRecipe, match=message):
+        make_recipe(**changes)
+
+
+def test_functions_of_a_recipe_take_as_many_arguments_as_they_need() -> None:
+    def data(channels: Any, knobs: Knobs) -> Dataset:
+        assert (channels["train"], knobs.note) == (Path("rows"), "hi")
+        return make_data()
+
+    recipe = make_recipe(data=data, model=lambda knobs, found: (knobs.note, len(found.train)))
+    found = recipe.load_data({"train": Path("rows")}, Knobs(note="hi"))
+
+    assert recipe.make_model(Knobs(note="hi"), found) == ("hi", 2)
+    assert len(make_recipe().load_data({}, Knobs()).train) == 2
+
+
+def test_a_channel_that_was_not_given_is_asked_for() -> None:
+    recipe = make_recipe(data=lambda channels: channels["train"])
+
+    with pytest.raises(InvalidRecipe, match="recipe mine reads the channel 'train': add --data train=FOLDER"):
+        recipe.load_data({}, Knobs())
+
+
+@pytest.mark.parametrize(("labels", "message"), [((), "needs labels"), (("a",), "class 1 has no name; labels are a")])
+def test_every_class_has_a_name(labels: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InvalidRecipe, match=message):
+        make_recipe(labels=labels).labels_of(make_data())

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from training import augment, data
-from training.recipe import Hyperparameters, Recipe
+from training import augment, data, networks
+from training.recipe import NetworkHyperparameters, Recipe
 
 
 @dataclass(frozen=True)
-class DigitsHyperparameters(Hyperparameters):
+class DigitsHyperparameters(NetworkHyperparameters):
     epochs: int = 15
     lr: float = 4e-3
     kernel: int = 3  # width of both convolutions, odd
@@ -23,16 +23,7 @@ class DigitsHyperparameters(Hyperparameters):
 
 def network(h: DigitsHyperparameters) -> nn.Module:
     """(batch, 1, 28, 28) → (batch, 10) logits."""
-    return nn.Sequential(
-        nn.Conv2d(1, 32, h.kernel, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, h.kernel, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64 * 7 * 7, 10),
-    )
+    return networks.cnn(10, kernel=h.kernel)
 
 
 def wobble(images: Tensor) -> Tensor:
@@ -44,10 +35,9 @@ recipe = Recipe(
     description="A handwritten digit, 0 to 9, on a 28x28 grey image. Trained on 8x8 scans scaled up, not on MNIST.",
     task="classification",
     labels=tuple("0123456789"),
-    input_name="image",
     preprocessing="grey image scaled bilinearly to 28x28, ink 1.0 and paper 0.0, float32",
     hyperparameters=DigitsHyperparameters,
-    data=lambda _: data.digits(),
+    data=data.digits,
     model=network,
     augment=wobble,
 )

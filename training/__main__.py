@@ -1,0 +1,73 @@
+"""One command line: train here or as a job, publish a model that exists, list the recipes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+HELP = """python -m training COMMAND …
+
+  train RECIPE   train here; with --on sagemaker or --on local-stack as a training job (its options: job --help)
+  publish FILE   describe an ONNX file that exists, prove that it loads, and upload it
+  list           the recipes that come with this package
+  job RECIPE     the same as train RECIPE --on sagemaker
+
+COMMAND --help says more. A RECIPE is the name of a built-in one or a .py file of yours."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
+    if command in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if command not in COMMANDS:
+        print(f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return COMMANDS[command](rest[:-1])
+
+
+def _train(arguments: Sequence[str]) -> int:
+    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    where.add_argument("--on", choices=["here", "local-stack", "sagemaker"])
+    options, rest = where.parse_known_args(arguments)
+    if options.on in ("local-stack", "sagemaker"):
+        return _job([*rest, "--on", options.on])
+    if "--dry-run" in rest and options.on is None:
+        return _job(rest)
+    from training import train
+
+    return train.main(rest)
+
+
+def _job(arguments: Sequence[str]) -> int:
+    from training import job
+
+    return job.main(arguments)
+
+
+def _publish(arguments: Sequence[str]) -> int:
+    from training import publish
+
+    return publish.main(arguments)
+
+
+def _list(arguments: Sequence[str]) -> int:
+    argparse.ArgumentParser(prog="python -m training list").parse_args(arguments)
+    from training.recipe import built_in, load
+
+    for name in built_in():
+        recipe = load(name)
+        print(f"{name:<14} {recipe.task:<15} {recipe.description}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "publish": _publish,
+    "list": _list,
+    "job": _job,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

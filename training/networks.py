@@ -1,0 +1,206 @@
+"""Networks that more than one recipe wants: perceptrons, a small convolutional network, recurrent ones, a GPT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.errors import InvalidHyperparameter
+
+Cell = Literal["rnn", "lstm", "gru"]
+CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, dropout: float = 0.0) -> nn.Sequential:
+    """(batch, ...) with `inputs` numbers each → (batch, outputs); ReLU between the layers."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+def cnn(outputs: int, *, channels: int = 1, side: int = 28, kernel: int = 3) -> nn.Sequential:
+    """(batch, channels, side, side) → (batch, outputs): conv 32, pool, conv 64, pool, dense; `kernel` is odd."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, kernel, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, kernel, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (side // 4) ** 2, outputs),
+    )
+
+
+class Recurrent(nn.Module):
+    """(batch, time, features) → (batch, outputs), read off the last state of a vanilla RNN, an LSTM or a GRU."""
+
+    def __init__(self, cell: Cell, features: int, width: int, outputs: int, *, layers: int = 1) -> None:
+        super().__init__()
+        self.cells = CELLS[cell](features, width, layers, batch_first=True)  # type: ignore[arg-type]
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.cells(x)
+        answer: Tensor = self.head(states[:, -1])
+        return answer
+
+
+class Block(nn.Module):
+    """Causal self-attention and a feed-forward part, each added to what came in."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.attend = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.think = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(
+        self, x: Tensor, turns: tuple[Tensor, Tensor], past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (batch, length, width) → the same, keys and values (batch, heads, past + length, width / heads)."""
+        batch, length, width = x.shape
+        q, k, v = self.attend(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads).unbind(2)
+        q, k, v = _turned(q.transpose(1, 2), turns), _turned(k.transpose(1, 2), turns), v.transpose(1, 2)
+        if past is None:
+            heard = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+            places = torch.arange(k.shape[2], device=x.device)
+            seen = places[None] <= places[past.shape[3] :, None]
+            heard = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        x = x + self.out(heard.transpose(1, 2).reshape(batch, length, width))
+        return x + self.think(x), k, v
+
+
+def _turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary places: halves of (batch, heads, length, width) as real and imaginary parts, turned by their place."""
+    cos, sin = (turn.to(x.dtype) for turn in turns)
+    real, imaginary = x.chunk(2, dim=-1)
+    return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
+
+
+class GPT(nn.Module):
+    """Numbers of bytes or tokens (batch, length) → logits of the next one (batch, length, tokens)."""
+
+    def __init__(self, *, width: int, heads: int, layers: int, tokens: int = 256) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise InvalidHyperparameter(f"width: {width} is not divisible by twice the {heads} heads")
+        self.embed = nn.Embedding(tokens, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, tokens, bias=False)
+        self.heads, self.size = heads, width // heads
+        self.register_buffer("speeds", 1e-4 ** torch.linspace(0, 1, self.size // 2), persistent=False)
+        self.speeds: Tensor
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                last = name.endswith(("out.weight", "think.3.weight"))  # of a block: what is added begins small
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if last else 0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        turns = self.turns(torch.arange(tokens.shape[1], device=tokens.device))
+        for block in self.blocks:
+            x, _, _ = block(x, turns)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+    def turns(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        angles = places[:, None] * self.speeds
+        return angles.cos(), angles.sin()
+
+
+class Decoder(nn.Module):
+    """A GPT that is served: what it keeps of the bytes before comes in as `past`, and goes out as `present` with more.
+
+    tokens (batch, length), past (2 x layers, batch, heads, past, size), keys and values of each layer in turn, empty
+    at first → logits (batch, length, tokens), present (2 x layers, batch, heads, past + length, size).
+    """
+
+    def __init__(self, gpt: GPT) -> None:
+        super().__init__()
+        self.gpt = gpt
+
+    def forward(self, tokens: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        gpt = self.gpt
+        if past is None:
+            past = self.empty(len(tokens), device=tokens.device)
+        x, present = gpt.embed(tokens), []
+        before, length = past.shape[3], tokens.shape[1]
+        turns = gpt.turns(torch.arange(length, device=tokens.device) + before)
+        for number, block in enumerate(gpt.blocks):
+            x, *kept = block(x, turns, past[2 * number : 2 * number + 2])
+            present += kept
+        return gpt.head(gpt.norm(x)), torch.stack(present)
+
+    def empty(self, batch: int, past: int = 0, device: torch.device | None = None) -> Tensor:
+        """A past of that many bytes, all zeros."""
+        return torch.zeros(2 * len(self.gpt.blocks), batch, self.gpt.heads, past, self.gpt.size, device=device)
+
+
+class Pieces(nn.Module):
+    """Texts as bytes (batch, length), padded by 0 → vectors of length 1 (batch, width): a weighted sum over pieces.
+
+    A piece is 3 to 5 letters or digits in a row, with the edge of its word where it reaches it; upper case counts as
+    lower. Read as a number, modulo `buckets`, it says which vector and weight are its own: no word is unknown. A text
+    without a piece is all zeros.
+    """
+
+    def __init__(self, buckets: int, width: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.vectors, self.weights = nn.Embedding(buckets, width), nn.Embedding(buckets, 1)
+        nn.init.normal_(self.vectors.weight, std=width**-0.5)
+        self.dropout = nn.Dropout(dropout)
+        letters = torch.zeros(256, dtype=torch.int64)  # 0: none, so between words
+        for number, letter in enumerate("0123456789abcdefghijklmnopqrstuvwxyz", 1):
+            letters[[ord(letter), ord(letter.upper())]] = number
+        self.register_buffer("letters", letters, persistent=False)
+        self.letters: Tensor
+
+    def numbers(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the pieces at each place (batch, 3 x (length + 1)), and which of them are inside one word."""
+        letters = functional.pad(self.letters[text], (1, 4))
+        found, inside = [], []
+        for length in (3, 4, 5):
+            window = [letters[:, at : at + text.shape[1] + 1] for at in range(length)]
+            number, whole = torch.full_like(window[0], length), torch.ones_like(window[0], dtype=torch.bool)
+            for letter in window:
+                number = 37 * number + letter
+            for letter in window[1:-1]:
+                whole = whole & (letter > 0)
+            found.append(number % len(self.vectors.weight))
+            inside.append(whole)
+        return torch.cat(found, 1), torch.cat(inside, 1)
+
+    @torch.no_grad()
+    def weigh(self, *texts: Tensor) -> None:
+        """Begin with the logarithm of how rare each piece is in `texts`, each (n, length)."""
+        seen = torch.ones(len(self.vectors.weight))
+        for text in (row for rows in texts for row in rows):
+            numbers, inside = self.numbers(text[None])
+            seen[numbers[inside].unique()] += 1  # type: ignore[no-untyped-call]
+        rarity = (sum(map(len, texts)) / seen).log()
+        self.weights.weight.copy_(rarity.clamp(min=0.05).log()[:, None])
+
+    def forward(self, text: Tensor) -> Tensor:
+        numbers, inside = self.numbers(text)
+        weights = self.dropout(self.weights(numbers).squeeze(-1).exp() * inside)
+        if self.training:  # the same, and quicker; exported, it would be a loop
+            summed = functional.embedding_bag(numbers, self.vectors.weight, per_sample_weights=weights, mode="sum")
+        else:
+            summed = (weights.unsqueeze(1) @ self.vectors(numbers)).squeeze(1)
+        length: Tensor = summed.norm(dim=-1, keepdim=True)
+        return summed / length.clamp(min=1e-12)

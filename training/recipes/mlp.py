@@ -1,0 +1,38 @@
+"""A perceptron 784-128-10: handwritten digits again, each image read as 784 numbers.
+
+Test accuracy 97.5 % on 359 held-out images, against 88.3 % of the nearest class mean; 10 s on a shared 2-core CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from training import networks
+from training.data import digits
+from training.recipe import NetworkHyperparameters, Range, Recipe
+
+
+@dataclass(frozen=True)
+class Perceptron(NetworkHyperparameters):
+    epochs: int = 20
+    lr: float = 3e-3
+    hidden: tuple[int, ...] = (128,)
+    dropout: float = 0.2
+
+
+def model(h: Perceptron) -> nn.Module:
+    return networks.mlp(28 * 28, h.hidden, 10, h.dropout)
+
+
+recipe = Recipe(
+    name="mlp",
+    description="A handwritten digit, 0 to 9, on a 28x28 grey image, without convolutions. Not trained on MNIST.",
+    task="classification",
+    preprocessing="grey image scaled bilinearly to 28x28, ink 1.0 and paper 0.0, float32",
+    hyperparameters=Perceptron,
+    data=digits,
+    model=model,
+    search={"lr": Range(3e-4, 1e-2, log=True), "hidden": ((64,), (128,), (256,)), "dropout": Range(0, 0.5)},
+)
