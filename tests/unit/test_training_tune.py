@@ -1,7 +1,8 @@
 """A search here and elsewhere: judged on the validation part alone, cut short where it is hopeless, resumed."""
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from training import train, trained, tune  # noqa: E402
 from training.checkpoint import Interrupted, Stop  # noqa: E402
 from training.data import Dataset, Examples  # noqa: E402
 from training.errors import Diverged, InvalidCheckpoint, TrainingError  # noqa: E402
-from training.recipe import NetworkHyperparameters, Recipe  # noqa: E402
+from training.recipe import NetworkHyperparameters, Recipe, load  # noqa: E402
 from training.search import Trial  # noqa: E402
 from training.tune import Look, Study  # noqa: E402
 
@@ -314,15 +315,18 @@ def test_a_setting_that_is_given_stays(own: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_trials_in_processes_of_their_own_say_the_same(own: Path, tmp_path: Path) -> None:
-    for number, parallel in enumerate((["--parallel", "2"], [])):
-        arguments = [str(own), "--tune", "2", "--search", "random", *parallel, "--checkpoint-dir"]
-        assert (
-            train.main([*arguments, str(tmp_path / f"{number}"), "--model-dir", str(tmp_path / f"{number}")], {}) == 0
-        )
-    two, one = (told(tmp_path / f"{number}")["search"] for number in (0, 1))
+    options = train.parser().parse_args(
+        [str(own), "--tune", "2", "--parallel", "2", "--device", "cpu", "--set", "seed=5", "--checkpoint-dir", "unused"]
+    )
+    recipe = load(str(own))
+    studies = [
+        Study(recipe, recipe.hyperparameters(seed=5), fixed=["seed"], kind="random", limit=2, folder=tmp_path / name)
+        for name in ("one", "two")
+    ]
+    one = tune.here(studies[0], lambda _: recipe.data(), device=CPU)
+    two = tune.processes(studies[1], options, {"PATH": os.environ["PATH"]}, Stop())
 
-    keys: Callable[[Any], Any] = lambda found: [(t["trial"], t["value"], t["settings"]) for t in found["tried"]]  # noqa: E731
-    assert [row[::2] for row in keys(two)] == [row[::2] for row in keys(one)]
-    np.testing.assert_allclose([row[1] for row in keys(two)], [row[1] for row in keys(one)], rtol=1e-4)
+    for ours, theirs in zip(one.trials, two.trials, strict=True):
+        assert (ours.settings, ours.state) == (theirs.settings, theirs.state)
+        assert ours.value == pytest.approx(theirs.value, rel=1e-6)
