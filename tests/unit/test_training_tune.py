@@ -257,6 +257,49 @@ def test_what_a_process_prints_is_what_a_trial_learns_of_it(kind: str) -> None:
     assert tune.read(study, lines[kind]) == ({1: 0.75, 2: 0.8}, 0.8125)
 
 
+class Cloud:
+    """SageMaker as far as a search sees it: each job trains one epoch a look, until it is stopped or done."""
+
+    def __init__(self, levels: Mapping[str, float]) -> None:
+        self._levels, self._epochs, self.stopped = levels, dict.fromkeys(levels, 0), list[str]()
+
+    def describe_training_job(self, TrainingJobName: str) -> Any:  # noqa: N803  # as boto3 spells it
+        name = TrainingJobName
+        if name in self.stopped:
+            return {"TrainingJobStatus": "Stopped", "SecondaryStatus": "Stopped"}
+        self._epochs[name] += 1
+        epoch = min(self._epochs[name], 4)
+        told = {"validation:loss": 9.0, "validation:rmse": self._levels[name] / epoch, "train:epoch": float(epoch)}
+        done = self._epochs[name] > 4
+        return {
+            "TrainingJobStatus": "Completed" if done else "InProgress",
+            "FinalMetricDataList": [{"MetricName": key, "Value": value} for key, value in told.items()],
+        }
+
+    def stop_training_job(self, TrainingJobName: str) -> None:  # noqa: N803  # as boto3 spells it
+        self.stopped.append(TrainingJobName)
+
+
+def test_jobs_are_read_by_their_metrics_and_stopped_where_they_lead_nowhere() -> None:
+    study = make_study(limit=8)
+    levels: dict[str, float] = {}
+    cloud = Cloud(levels)
+
+    def launch(trial: Trial) -> tune.Sent:
+        name = f"job-{trial.number}"
+        levels[name] = 50.0 if trial.settings["lr"] in BAD else 1.0 + trial.settings["lr"]
+        cloud._epochs[name] = 0
+        return tune.Sent(study, name, cloud)
+
+    tune.elsewhere(study, launch, parallel=2, poll_s=0)
+
+    assert cloud.stopped == [f"job-{one.number}" for one in study.trials if one.state == "pruned"]
+    assert cloud.stopped != []
+    assert study.best.settings == {"lr": 0.02}
+    assert study.best.values == {epoch: pytest.approx(1.02 / epoch) for epoch in range(1, 5)}
+    assert study.best.value == pytest.approx(1.02 / 4)
+
+
 OWN = """
 from dataclasses import dataclass
 from typing import Any
