@@ -59,7 +59,7 @@ deploy: build ## sam deploy --guided (needs an AWS account)
 
 stress: .venv/.all ## The long runs: 10,000 mutated models, 500 histories, every planted fault, every kill
 	$(BIN)/python -m tests.stress.mutants
-	$(BIN)/python -m pytest -m stress tests/stateful tests/e2e
+	$(BIN)/python -m pytest -m stress tests/stateful tests/e2e tests/integration
 
 bench: .venv/.demo ## The benchmarks; results are added to benchmarks/results/
 	$(BIN)/python -m benchmarks.cold_start

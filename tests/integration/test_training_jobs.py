@@ -165,7 +165,7 @@ def test_the_description_tells_what_happened(stack: Stack) -> None:
     assert [item["Status"] for item in transitions] == ["Starting", "Downloading", "Training", "Uploading", "Completed"]
     assert all("EndTime" in item for item in transitions[:-1])
     metrics = {item["MetricName"]: item["Value"] for item in job["FinalMetricDataList"]}
-    assert metrics == {"train:loss": 0.25, "validation:accuracy": 0.75}
+    assert metrics == {"train:epoch": 2, "train:loss": 0.25, "validation:accuracy": 0.75}
     assert job["RetryStrategy"] == {"MaximumRetryAttempts": 2}
     assert job["TrainingTimeInSeconds"] >= 1
 
