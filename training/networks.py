@@ -149,6 +149,13 @@ class Decoder(nn.Module):
             present += kept
         return gpt.head(gpt.norm(x)), torch.stack(present)
 
+    def sample(self, sizes: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+        """Made-up inputs, with which a recipe proves the graph; sizes of batch, length and past."""
+        generator = torch.Generator().manual_seed(sum(sizes.values()))
+        past = self.empty(sizes["batch"], sizes["past"])
+        tokens = torch.randint(self.gpt.embed.num_embeddings, (sizes["batch"], sizes["length"]), generator=generator)
+        return tokens, torch.randn(past.shape, generator=generator)
+
     def empty(self, batch: int, past: int = 0, device: torch.device | None = None) -> Tensor:
         """A past of that many bytes, all zeros."""
         return torch.zeros(2 * len(self.gpt.blocks), batch, self.gpt.heads, past, self.gpt.size, device=device)
