@@ -351,6 +351,14 @@ def test_the_command_trains_with_the_best_and_the_report_says_what_was_tried(
     assert out.index("strength=0.001") < out.index("exporting")
 
 
+@pytest.mark.parametrize("option", ["--tune", "--parallel"])
+def test_numbers_of_trials_are_above_zero(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["mlp", option, "0"], {})
+
+    assert f"argument {option}: 0 is below 1" in capsys.readouterr().err
+
+
 def test_a_setting_that_is_given_stays(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([str(own), "--tune", "4", "--set", "strength=1"], {}) == 1
 
