@@ -30,7 +30,8 @@ from typing import IO, Any
 
 FAILURE_LIMIT = 1024  # characters of the failure file that SageMaker shows
 RESERVED = ("sagemaker_", "_tuning_")  # how hyperparameters begin that are SageMaker's own
-CHILD_FAILED = re.compile(r"^.*torch/distributed/elastic/.* failed \(exitcode: (-?\d+)\)", re.MULTILINE)
+TORCHRUN_SAYS = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic/", re.MULTILINE)  # after the first failure
+CHILD_FAILED = re.compile(TORCHRUN_SAYS.pattern + r".* failed \(exitcode: (-?\d+)\)", re.MULTILINE)
 STOPPED = 128 + int(signal.SIGTERM)
 
 
@@ -115,7 +116,7 @@ def torchrun(environment: Mapping[str, str]) -> list[str]:
         "nnodes": len(hosts),
         "node-rank": hosts.index(environment["SM_CURRENT_HOST"]),
         "nproc-per-node": each,
-        "master-addr": hosts[0],
+        "master-addr": hosts[0] if len(hosts) > 1 else "127.0.0.1",
         "master-port": PORT,
         "shutdown-timeout": GRACE_S,
     }
@@ -164,7 +165,7 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path) -> tup
         failed = CHILD_FAILED.search(tail)
         status = int(failed[1]) if failed else status
         status = STOPPED if signal.SIGTERM in received else status
-        tail = tail[: failed.start()] if failed else tail
+        tail = TORCHRUN_SAYS.split(tail, maxsplit=1)[0] if failed else tail
     return (128 - status if status < 0 else status), tail
 
 

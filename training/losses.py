@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.data import Examples
 from training.errors import InvalidRecipe
+from training.recipe import Run
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 IGNORED = -1  # a target that no loss counts, e.g. padding
+PART = 32  # texts whose logits are in memory at a time
 
 
 def cross_entropy(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
@@ -31,6 +36,18 @@ def huber(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tenso
 def next_token(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
     """Of logits (batch, length, tokens) and the token that follows each (batch, length), IGNORED where none does."""
     return functional.cross_entropy(model(*inputs).flatten(0, -2), target.flatten(), ignore_index=IGNORED)
+
+
+def nats(run: Run, examples: Examples) -> NDArray[np.float32]:
+    """What each byte of the target costs (n, length), for a language model's evaluation: asked in parts, for logits are
+    large."""
+    inputs, costs = examples.inputs, []
+    for start in range(0, len(examples), PART):
+        part = slice(start, start + PART)
+        logits = torch.from_numpy(run({name: values[part] for name, values in inputs.items()})["logits"])
+        target = torch.from_numpy(examples.target[part]).clamp(min=0)
+        costs.append(functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").numpy())
+    return np.concatenate(costs)
 
 
 def contrastive(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:

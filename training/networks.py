@@ -1,12 +1,14 @@
-"""Networks that more than one recipe wants: perceptrons, a small convolutional network, recurrent ones, a GPT."""
+"""Networks for recipes: perceptrons, convolutions, recurrences, attention; for texts, sounds, tables and tastes."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +16,7 @@ from training.errors import InvalidHyperparameter
 
 Cell = Literal["rnn", "lstm", "gru"]
 CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+WIDEST = 8  # numbers for a category
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, dropout: float = 0.0) -> nn.Sequential:
@@ -146,6 +149,13 @@ class Decoder(nn.Module):
             present += kept
         return gpt.head(gpt.norm(x)), torch.stack(present)
 
+    def sample(self, sizes: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+        """Made-up inputs, with which a recipe proves the graph; sizes of batch, length and past."""
+        generator = torch.Generator().manual_seed(sum(sizes.values()))
+        past = self.empty(sizes["batch"], sizes["past"])
+        tokens = torch.randint(self.gpt.embed.num_embeddings, (sizes["batch"], sizes["length"]), generator=generator)
+        return tokens, torch.randn(past.shape, generator=generator)
+
     def empty(self, batch: int, past: int = 0, device: torch.device | None = None) -> Tensor:
         """A past of that many bytes, all zeros."""
         return torch.zeros(2 * len(self.gpt.blocks), batch, self.gpt.heads, past, self.gpt.size, device=device)
@@ -204,3 +214,178 @@ class Pieces(nn.Module):
             summed = (weights.unsqueeze(1) @ self.vectors(numbers)).squeeze(1)
         length: Tensor = summed.norm(dim=-1, keepdim=True)
         return summed / length.clamp(min=1e-12)
+
+
+class Encoder(nn.Module):
+    """Self-attention over numbers of words (batch, length), where 0 is padding → (batch, outputs).
+
+    They are read off the mean word, as it came and as its neighbours changed it. `length` is the longest that it takes;
+    padding is neither attended to nor counted.
+    """
+
+    def __init__(
+        self, words: int, length: int, outputs: int, *, width: int = 64, heads: int = 4, layers: int = 1,
+        dropout: float = 0.3,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.words = nn.Embedding(words, width, padding_idx=0)
+        self.places = nn.Parameter(torch.randn(length, width) * 0.02)
+        nn.init.normal_(self.words.weight, std=0.1)
+        self.dropout = nn.Dropout(dropout)
+        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(dropout), nn.Linear(2 * width, outputs))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        padding = tokens == 0
+        words = self.dropout(self.words(tokens) + self.places[: tokens.shape[1]])
+        states = self.layers(words, src_key_padding_mask=padding)
+        kept = (~padding).unsqueeze(-1).to(states.dtype)
+        mean = (torch.cat([words, states], 2) * kept).sum(1) / kept.sum(1).clamp(min=1)
+        answer: Tensor = self.head(mean)
+        return answer
+
+
+class LogMel(nn.Module):
+    """Audio (batch, samples) → log power in bands as wide as hearing has them (batch, bands, frames), mean 0 in each.
+
+    The Fourier transform of each window is a convolution with fixed waves, so that it is part of any graph. Loudness
+    is a constant in the logarithm, which taking the mean away removes.
+    """
+
+    waves: Tensor
+    triangles: Tensor
+
+    def __init__(self, rate: int, *, bands: int = 32, window: int = 256, hop: int = 80, lowest: float = 60.0) -> None:
+        super().__init__()
+        frequency = torch.arange(window // 2 + 1, dtype=torch.float64)
+        angle = 2 * math.pi / window * frequency[:, None] * torch.arange(window, dtype=torch.float64)
+        waves = torch.cat([angle.cos(), angle.sin()]) * torch.hann_window(window, dtype=torch.float64)
+        mels = torch.linspace(_mel(lowest), _mel(rate / 2), bands + 2, dtype=torch.float64)
+        edges = 700 * (10 ** (mels / 2595) - 1)
+        low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+        hertz = frequency * rate / window
+        triangles = torch.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clamp(min=0)
+        self.register_buffer("waves", waves[:, None].float(), persistent=False)
+        self.register_buffer("triangles", triangles.float(), persistent=False)
+        self.hop = hop
+
+    def forward(self, audio: Tensor) -> Tensor:
+        cosine, sine = functional.conv1d(audio.unsqueeze(1), self.waves, stride=self.hop).chunk(2, 1)
+        bands = (self.triangles @ (cosine**2 + sine**2) + 1e-6).log()
+        return bands - bands.mean((1, 2), keepdim=True)
+
+
+def _mel(hertz: float) -> float:
+    """Pitch as it is heard; O'Shaughnessy's formula."""
+    return 2595 * math.log10(1 + hertz / 700)
+
+
+class Listener(nn.Module):
+    """Audio (batch, samples) of any length from a tenth of a second → (batch, outputs): three convolutions over time.
+
+    What they find is pooled by mean and maximum.
+    """
+
+    def __init__(self, rate: int, outputs: int, *, bands: int = 32, width: int = 64, dropout: float = 0.2) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [LogMel(rate, bands=bands)]
+        for channels in (bands, width):
+            layers += [nn.Conv1d(channels, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU(), nn.MaxPool1d(2)]
+            layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Conv1d(width, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU())
+        self.head = nn.Linear(2 * width, outputs)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        heard = self.layers(audio)
+        answer: Tensor = self.head(torch.cat([heard.mean(2), heard.amax(2)], 1))
+        return answer
+
+
+class Table(nn.Module):
+    """Numbers (batch, k), NaN where there is none, and codes of categories (batch, m) → (batch, outputs).
+
+    `clean` is asked first. What it takes to fill a gap (the median), to mark it, and to bring a column to mean 0 and
+    deviation 1 is learned from `rows`, inputs of the training part. `categories` says how many codes each column has.
+    """
+
+    median: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, clean: nn.Module, rows: Mapping[str, NDArray[Any]], categories: Sequence[int], hidden: Sequence[int],
+        outputs: int, *, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.clean = clean
+        numbers, _ = clean(*(torch.from_numpy(values) for values in rows.values()))
+        median = numbers.nanmedian(0).values.nan_to_num()
+        filled = torch.where(numbers.isnan(), median, numbers)
+        self.register_buffer("median", median)
+        self.register_buffer("mean", filled.mean(0))
+        self.register_buffer("deviation", filled.std(0).clamp(min=1e-6))
+        widths = [min(count, WIDEST) for count in categories]
+        self.words = nn.ModuleList(nn.Embedding(count, width) for count, width in zip(categories, widths, strict=True))
+        self.layers = mlp(2 * numbers.shape[1] + sum(widths), hidden, outputs, dropout)
+
+    def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        numbers, codes = self.clean(numbers, codes)
+        gaps = numbers.isnan()
+        scaled = (torch.where(gaps, self.median, numbers) - self.mean) / self.deviation
+        words = [embedding(codes[:, column]) for column, embedding in enumerate(self.words)]
+        answer: Tensor = self.layers(torch.cat([scaled, gaps.to(scaled.dtype), *words], 1))
+        return answer
+
+
+class TwoTowers(nn.Module):
+    """What a user took (batch, taken), numbers of items with 0 for none, and its ratings → scores (batch, items + 1).
+
+    One tower makes a point of a user's history, the other has one for each item; near is liked. What was taken already
+    scores -1e9, and so does item 0. Numbers that no item has count as none.
+    """
+
+    def __init__(self, items: int, *, width: int = 32, hidden: int = 64, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.items, self.width = items, width
+        self.taken = nn.Embedding(items + 1, width, padding_idx=0)
+        self.user = nn.Sequential(
+            nn.Linear(2 * width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
+        self.item = nn.Embedding(items + 1, width)
+        self.popularity = nn.Parameter(torch.zeros(items + 1))
+        for embedding in (self.taken, self.item):
+            nn.init.normal_(embedding.weight, std=0.1)
+
+    def forward(self, history: Tensor, ratings: Tensor) -> Tensor:
+        known = (history > 0) & (history <= self.items)
+        history = torch.where(known, history, torch.zeros_like(history))
+        kept = known.unsqueeze(-1).to(ratings.dtype)
+        words = self.taken(history) * kept
+        count = kept.sum(1).clamp(min=1)
+        liked = (words * (ratings.unsqueeze(-1) - 3)).sum(1) / count
+        user = self.user(torch.cat([words.sum(1) / count, liked], 1))
+        scores = user @ self.item.weight.T + self.popularity
+        none = torch.zeros_like(scores)
+        seen = none.scatter(1, history, torch.ones_like(ratings)) + none.scatter(1, torch.zeros_like(history), 1.0)
+        masked: Tensor = scores.masked_fill(seen > 0, -1e9)
+        return masked
+
+
+class After(nn.Module):
+    """`model`, and then something done to what it answers. Exporters see the arguments of `model`, by their names."""
+
+    def __init__(self, model: nn.Module, then: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.model = model
+        self.forward = functools.wraps(model.forward)(lambda *inputs: then(self.model(*inputs)))
+
+
+def best(count: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """From scores (batch, items) the numbers and scores of the `count` highest, highest first, (batch, count) each."""
+
+    def choose(scores: Tensor) -> tuple[Tensor, Tensor]:
+        found = scores.topk(count)
+        return found.indices, found.values
+
+    return choose

@@ -53,12 +53,20 @@ PACKAGE = Path(__file__).parent
 
 
 def add_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
-    parser.add_argument("--tune", type=int, default=0, metavar="N", help="search the best hyperparameters in N trials")
+    parser.add_argument(
+        "--tune", type=_count, default=0, metavar="N", help="search the best hyperparameters in N trials"
+    )
     parser.add_argument(
         "--search", choices=["random", "grid", "optuna", *kinds], default="random", help="[%(default)s]"
     )
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="trials at a time [1]")
+    parser.add_argument("--parallel", type=_count, default=1, metavar="N", help="trials at a time [1]")
     parser.add_argument("--checkpoint-dir", type=Path, help="save the run, or the search, here and resume it")
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
 
 
 class Study:

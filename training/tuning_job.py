@@ -88,7 +88,7 @@ def ranges(study: Study) -> Request:
             found[kind].append({"Name": name, "MinValue": low, "MaxValue": high, "ScalingType": scaling})
         else:
             found["CategoricalParameterRanges"].append({"Name": name, "Values": [encode(value) for value in one]})
-    return found
+    return {kind: listed for kind, listed in found.items() if listed}
 
 
 def validate(request: Request) -> None:
@@ -105,7 +105,7 @@ def validate(request: Request) -> None:
     ranges, limits = config["ParameterRanges"], config["ResourceLimits"]
     if sum(map(len, ranges.values())) > 30:
         raise InvalidJob("SageMaker searches over 30 hyperparameters at most")
-    if any(len(one["Values"]) > 30 for one in ranges["CategoricalParameterRanges"]):
+    if any(len(one["Values"]) > 30 for one in ranges.get("CategoricalParameterRanges", [])):
         raise InvalidJob("SageMaker takes 30 choices of a hyperparameter at most")
     if not 1 <= limits["MaxParallelTrainingJobs"] <= limits["MaxNumberOfTrainingJobs"]:
         raise InvalidJob("--parallel is between 1 and the number of trials")
@@ -190,9 +190,9 @@ def send_sagemaker(request: Request, region: str, code: backends.Code) -> None:
             "ContinuousParameterRanges": (ContinuousParameter, float),
         }
         for kind, (parameter, number) in kinds.items():
-            for one in config["ParameterRanges"][kind]:
+            for one in config["ParameterRanges"].get(kind, []):
                 found[one["Name"]] = parameter(number(one["MinValue"]), number(one["MaxValue"]), one["ScalingType"])
-        for one in config["ParameterRanges"]["CategoricalParameterRanges"]:
+        for one in config["ParameterRanges"].get("CategoricalParameterRanges", []):
             found[one["Name"]] = CategoricalParameter(one["Values"])
         HyperparameterTuner(
             trainer,

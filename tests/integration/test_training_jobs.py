@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -164,7 +165,7 @@ def test_the_description_tells_what_happened(stack: Stack) -> None:
     assert [item["Status"] for item in transitions] == ["Starting", "Downloading", "Training", "Uploading", "Completed"]
     assert all("EndTime" in item for item in transitions[:-1])
     metrics = {item["MetricName"]: item["Value"] for item in job["FinalMetricDataList"]}
-    assert metrics == {"train:loss": 0.25, "validation:accuracy": 0.75}
+    assert metrics == {"train:epoch": 2, "train:loss": 0.25, "validation:accuracy": 0.75}
     assert job["RetryStrategy"] == {"MaximumRetryAttempts": 2}
     assert job["TrainingTimeInSeconds"] >= 1
 
@@ -380,9 +381,14 @@ def audit(event, arguments):
         print("LEAK", arguments[0], flush=True)
         raise PermissionError(f"look-up of {arguments[0]}")
 sys.addaudithook(audit)
-from training.job import main
-sys.exit(main(sys.argv[1:]))
+import json
+from training.__main__ import main
+sys.exit(any([main(["train", "--on", "sagemaker", *json.loads(options)]) for options in sys.argv[1:]]))
 """
+SPOT = ["--spot", "--max-wait", "9000", "--max-runtime", "7200", "--retries", "4", "--kms-key", "alias/k",
+        "--subnet", "subnet-1", "--security-group", "sg-1", "--tag", "team=a",
+        "--instance", "ml.g5.2xlarge"]  # fmt: skip
+WARM = ["--no-spot", "--keep-alive", "600", "--instances", "2", "--volume", "50", "--instance", "ml.g5.12xlarge"]
 
 
 @pytest.mark.skipif(os.environ.get("MAYFLY_SKIP_SAGEMAKER") == "1", reason="MAYFLY_SKIP_SAGEMAKER=1")
@@ -392,22 +398,32 @@ def test_the_sdk_takes_the_same_request_and_talks_to_nobody_else(stack: Stack) -
     environment = {**os.environ, "AWS_ENDPOINT_URL": stack.endpoint}
     dry, sent = (
         subprocess.run(
-            [str(SDK_PYTHON), "-c", GUARD, *options, *more], cwd=ROOT, env=environment, capture_output=True, text=True,
-            timeout=240, check=False)
+            [str(SDK_PYTHON), "-c", GUARD, *(json.dumps([*options, *kind, *more]) for kind in (SPOT, WARM))], cwd=ROOT,
+            env=environment, capture_output=True, text=True, timeout=240, check=False)
         for more in (["--dry-run"], ["--backend", "sagemaker"])
     )  # fmt: skip
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert "LEAK" not in dry.stdout + sent.stdout
-    name = sent.stdout.split("submitted ")[1].split()[0]
-    job, request = stack.until(name, *FINAL, seconds=90), json.loads(dry.stdout)
+    names = re.findall(r"^submitted (\S+)$", sent.stdout, re.MULTILINE)
+    requests = json.loads("[" + dry.stdout.replace("}\n{", "}\n,{") + "]")
 
-    assert "unknown hyperparameter 'note'" in job["FailureReason"]  # it ran, and the apostrophe did no harm
-    different = {"TrainingJobName", "Tags"}  # a new name each time; tags are no part of a description
-    for field in set(request) - different:
-        value = request[field]
-        if field == "CheckpointConfig":
-            value = {"S3Uri": f"s3://{BUCKET}/checkpoints/{name}/"}
-        assert job[field] == value, field
+    for name, request in zip(names, requests, strict=True):
+        job = stack.until(name, *FINAL, seconds=90)
+        assert "unknown hyperparameter 'note'" in job["FailureReason"]  # it ran, and the apostrophe did no harm
+        different = {"TrainingJobName", "Tags"}  # a new name each time; tags are no part of a description
+        for field in set(request) - different:
+            value = request[field]
+            if field == "CheckpointConfig":
+                value = {"S3Uri": f"s3://{BUCKET}/checkpoints/{name}/"}
+            assert job[field] == value, field
+        assert stack.sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"] == request["Tags"]
+    spot, warm = requests
+    assert spot["StoppingCondition"] == {"MaxRuntimeInSeconds": 7200, "MaxWaitTimeInSeconds": 9000}
+    assert spot["RetryStrategy"] == {"MaximumRetryAttempts": 4}
+    assert spot["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert warm["ResourceConfig"] == {
+        "InstanceType": "ml.g5.12xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50, "KeepAlivePeriodInSeconds": 600
+    }  # fmt: skip
 
 
 @pytest.mark.skipif(os.environ.get("MAYFLY_SKIP_SAGEMAKER") == "1", reason="MAYFLY_SKIP_SAGEMAKER=1")

@@ -14,12 +14,13 @@ onnx = pytest.importorskip("onnx")
 from functions.adapters.sandbox import Sandbox  # noqa: E402
 from functions.core.registry import State, Version  # noqa: E402
 from tests.integration.test_register_and_infer import World  # noqa: E402
-from training import artifact, manifest, train, trained  # noqa: E402
+from training import artifact, manifest, networks, train, trained  # noqa: E402
 from training.generate import generate  # noqa: E402
-from training.recipe import Arrays, Run  # noqa: E402
+from training.recipe import Arrays, Run, load, override  # noqa: E402
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
 QUICK_GPT = {"epochs": 1, "width": 64, "layers": 2, "lr": 1e-2, "length": 64}
+QUICK_EMBEDDER = {"epochs": 3, "width": 128}
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,89 @@ def test_a_registered_gpt_writes_over_http_what_it_writes_here(gpt: Made, world:
     there = b"".join(generate(ask, past_of(gpt), b"A class ", length=12, temperature=0))
 
     assert there == here
+
+
+# --- the sentence embedder --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made("embedder", QUICK_EMBEDDER, tmp_path_factory.mktemp("embedder"))
+
+
+def padded(*texts: str) -> Any:
+    rows = [text.encode() for text in texts]
+    numbers = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for row, raw in zip(numbers, rows, strict=True):
+        row[: len(raw)] = list(raw)
+    return numbers
+
+
+def test_an_embedder_beats_words_in_common(embedder: Made) -> None:
+    reached, known = embedder.card["metrics"], embedder.card["baselines"]
+
+    assert reached["recall_at_1"] > known["TF-IDF"]["recall_at_1"] + 0.03, (reached, known)
+    assert reached["recall_at_10"] > known["TF-IDF"]["recall_at_10"] + 0.02
+    assert known["random"]["recall_at_1"] < 0.02
+    assert embedder.card["data"]["split"]["by"] == "module"
+
+
+def test_learning_adds_to_what_the_pieces_know_by_their_rarity(embedder: Made) -> None:
+    recipe = load("embedder")
+    settings = override(recipe.hyperparameters(), QUICK_EMBEDDER)
+    data = recipe.load_data({}, settings)
+    torch.manual_seed(settings.seed)
+    untrained = recipe.make_model(settings, data).eval()
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def ask(inputs: Arrays) -> Arrays:
+        return {"embedding": untrained(torch.from_numpy(inputs["text"])).numpy()}
+
+    before, _ = trained.measure(recipe, ask, data.test, ())
+    assert embedder.card["metrics"]["recall_at_10"] > before["recall_at_10"] + 0.03
+
+
+def test_vectors_are_of_length_one_and_padding_changes_nothing(embedder: Made) -> None:
+    alone = embedder.ask({"text": padded("Return the name of a file.")})["embedding"]
+    among = embedder.ask({"text": padded("Return the name of a file.", "x" * 500, "", "çé 漢字")})["embedding"]
+
+    assert embedder.card["outputs"] == [
+        {"name": "embedding", "datatype": "FP32", "shape": [-1, 128], "kind": "embedding"}
+    ]
+    np.testing.assert_allclose(among[0], alone[0], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(among, axis=1), [1, 1, 0, 0], atol=1e-5)
+
+
+def test_near_is_what_shares_parts_of_words(embedder: Made) -> None:
+    asked, near, far = embedder.ask(
+        {"text": padded("How do I open a FILE?", "Opening files for reading", "A random number generator")}
+    )["embedding"]
+
+    assert asked @ near > asked @ far + 0.1
+
+
+def test_the_quick_sum_of_training_is_the_exported_one() -> None:
+    pieces = networks.Pieces(1009, 16)
+    text = torch.from_numpy(padded("Some text, 3 words", "another"))
+    pieces.weigh(text, text)
+
+    quick, exported = pieces.train()(text), pieces.eval()(text)
+
+    np.testing.assert_allclose(quick.detach(), exported.detach(), atol=1e-6)
+
+
+def test_a_piece_is_three_to_five_letters_of_one_word() -> None:
+    pieces = networks.Pieces(101, 1)
+    numbers, inside = pieces.numbers(torch.from_numpy(padded("ab, c")))
+
+    # edge-a-b, a-b-edge, edge-c-edge, edge-a-b-edge
+    assert int(inside.sum()) == 4
+    same = pieces.numbers(torch.from_numpy(padded("AB\n\tC")))
+    assert sorted(numbers[inside].tolist()) == sorted(same[0][same[1]].tolist())
+
+
+def test_a_registered_embedder_answers_what_it_answers_here(embedder: Made, world: World) -> None:
+    ask = over_http(world, registered(world, embedder))
+    text = {"text": padded("Read bytes from a socket.", "Nothing")}
+
+    np.testing.assert_allclose(ask(text)["embedding"], embedder.ask(text)["embedding"], atol=1e-5)

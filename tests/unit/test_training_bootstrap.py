@@ -59,6 +59,79 @@ pathlib.Path(os.environ["SM_MODEL_DIR"], "x").write_text(json.loads(os.environ["
     assert (tmp_path / "model" / "x").read_text(encoding="utf-8") == text
 
 
+def test_what_sagemaker_adds_for_itself_is_no_hyperparameter(tmp_path: Path) -> None:
+    given = {"lr": "0.1", "sagemaker_program": "training/bootstrap.py", "_tuning_objective_metric": "validation:rmse"}
+
+    assert json.loads(bootstrap.contract(make_base(tmp_path, given), {})["SM_HPS"]) == {"lr": "0.1"}
+
+
+def test_jobs_of_one_tuning_job_do_not_share_checkpoints(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    environ = {"TRAINING_JOB_NAME": "mlp-007"}
+
+    assert bootstrap.contract(base, environ)["SM_CHECKPOINT_DIR"] == str(tmp_path / "checkpoints")
+    told = bootstrap.contract(base, environ | {"MAYFLY_RECIPE": "mlp"})
+    assert told["SM_CHECKPOINT_DIR"] == str(tmp_path / "checkpoints" / "mlp-007")
+
+
+def cluster(folder: Path, hosts: int, environ: dict[str, str]) -> list[str]:
+    """torchrun's part of the command on the second of the hosts, or on the only one."""
+    base = make_base(folder)
+    names = [f"algo-{number}" for number in range(hosts, 0, -1)]
+    resources = {"current_host": names[0], "hosts": names, "network_interface_name": "eth0"}
+    (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
+    return bootstrap.torchrun(bootstrap.contract(base, environ))
+
+
+def test_several_hosts_meet_at_the_first(tmp_path: Path) -> None:
+    assert cluster(tmp_path, 2, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == [
+        "-m", "torch.distributed.run", "--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1",
+        "--master-port=29500", "--shutdown-timeout=110"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environ", "processes"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": ""}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "MAYFLY_PROCESSES": "1"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "", "MAYFLY_PROCESSES": "3"}, 3),
+    ],
+)
+def test_one_process_a_gpu_unless_told_otherwise(tmp_path: Path, environ: dict[str, str], processes: int) -> None:
+    started = cluster(tmp_path, 1, environ)
+
+    assert started == [] if processes == 1 else f"--nproc-per-node={processes}" in started
+    assert processes == 1 or "--master-addr=127.0.0.1" in started  # no name to look up
+
+
+def test_hosts_talk_over_the_network_that_sagemaker_names(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    resources = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth7"}
+    (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
+    told = bootstrap.contract(base, {"NCCL_SOCKET_IFNAME": "mine"})
+
+    assert (told["GLOO_SOCKET_IFNAME"], told["NCCL_SOCKET_IFNAME"]) == ("eth7", "mine")
+
+
+def test_the_older_contract_names_the_recipe_in_a_variable(tmp_path: Path) -> None:
+    """There the arguments are the hyperparameters, and the code lies where this file does."""
+    package = tmp_path / "code" / "training"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "train.py").write_text("import os, sys; print(sys.argv[1:], os.getcwd())")
+    (package / "bootstrap.py").write_text(SCRIPT.read_text())
+    base = make_base(tmp_path / "ml")
+    (base / "input" / "config" / "inputdataconfig.json").write_text("{}")
+    environment = {"PATH": os.environ["PATH"], "SAGEMAKER_BASE_DIR": str(base), "MAYFLY_RECIPE": "mlp"}
+    done = subprocess.run(
+        [sys.executable, str(package / "bootstrap.py"), "--lr", "0.1"], env=environment, capture_output=True, text=True,
+        check=True)  # fmt: skip
+
+    assert done.stdout == f"['mlp'] {tmp_path / 'code'}\n"
+
+
 def test_sigterm_reaches_the_script_which_ends_in_its_own_time(tmp_path: Path) -> None:
     code = """
 import pathlib, signal, sys

@@ -1,7 +1,8 @@
 """A search here and elsewhere: judged on the validation part alone, cut short where it is hopeless, resumed."""
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from training import train, trained, tune  # noqa: E402
 from training.checkpoint import Interrupted, Stop  # noqa: E402
 from training.data import Dataset, Examples  # noqa: E402
 from training.errors import Diverged, InvalidCheckpoint, TrainingError  # noqa: E402
-from training.recipe import NetworkHyperparameters, Recipe  # noqa: E402
+from training.recipe import NetworkHyperparameters, Recipe, load  # noqa: E402
 from training.search import Trial  # noqa: E402
 from training.tune import Look, Study  # noqa: E402
 
@@ -256,6 +257,49 @@ def test_what_a_process_prints_is_what_a_trial_learns_of_it(kind: str) -> None:
     assert tune.read(study, lines[kind]) == ({1: 0.75, 2: 0.8}, 0.8125)
 
 
+class Cloud:
+    """SageMaker as far as a search sees it: each job trains one epoch a look, until it is stopped or done."""
+
+    def __init__(self, levels: Mapping[str, float]) -> None:
+        self._levels, self._epochs, self.stopped = levels, dict.fromkeys(levels, 0), list[str]()
+
+    def describe_training_job(self, TrainingJobName: str) -> Any:  # noqa: N803  # as boto3 spells it
+        name = TrainingJobName
+        if name in self.stopped:
+            return {"TrainingJobStatus": "Stopped", "SecondaryStatus": "Stopped"}
+        self._epochs[name] += 1
+        epoch = min(self._epochs[name], 4)
+        told = {"validation:loss": 9.0, "validation:rmse": self._levels[name] / epoch, "train:epoch": float(epoch)}
+        done = self._epochs[name] > 4
+        return {
+            "TrainingJobStatus": "Completed" if done else "InProgress",
+            "FinalMetricDataList": [{"MetricName": key, "Value": value} for key, value in told.items()],
+        }
+
+    def stop_training_job(self, TrainingJobName: str) -> None:  # noqa: N803  # as boto3 spells it
+        self.stopped.append(TrainingJobName)
+
+
+def test_jobs_are_read_by_their_metrics_and_stopped_where_they_lead_nowhere() -> None:
+    study = make_study(limit=8)
+    levels: dict[str, float] = {}
+    cloud = Cloud(levels)
+
+    def launch(trial: Trial) -> tune.Sent:
+        name = f"job-{trial.number}"
+        levels[name] = 50.0 if trial.settings["lr"] in BAD else 1.0 + trial.settings["lr"]
+        cloud._epochs[name] = 0
+        return tune.Sent(study, name, cloud)
+
+    tune.elsewhere(study, launch, parallel=2, poll_s=0)
+
+    assert cloud.stopped == [f"job-{one.number}" for one in study.trials if one.state == "pruned"]
+    assert cloud.stopped != []
+    assert study.best.settings == {"lr": 0.02}
+    assert study.best.values == {epoch: pytest.approx(1.02 / epoch) for epoch in range(1, 5)}
+    assert study.best.value == pytest.approx(1.02 / 4)
+
+
 OWN = """
 from dataclasses import dataclass
 from typing import Any
@@ -307,6 +351,14 @@ def test_the_command_trains_with_the_best_and_the_report_says_what_was_tried(
     assert out.index("strength=0.001") < out.index("exporting")
 
 
+@pytest.mark.parametrize("option", ["--tune", "--parallel"])
+def test_numbers_of_trials_are_above_zero(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["mlp", option, "0"], {})
+
+    assert f"argument {option}: 0 is below 1" in capsys.readouterr().err
+
+
 def test_a_setting_that_is_given_stays(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([str(own), "--tune", "4", "--set", "strength=1"], {}) == 1
 
@@ -314,15 +366,18 @@ def test_a_setting_that_is_given_stays(own: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_trials_in_processes_of_their_own_say_the_same(own: Path, tmp_path: Path) -> None:
-    for number, parallel in enumerate((["--parallel", "2"], [])):
-        arguments = [str(own), "--tune", "2", "--search", "random", *parallel, "--checkpoint-dir"]
-        assert (
-            train.main([*arguments, str(tmp_path / f"{number}"), "--model-dir", str(tmp_path / f"{number}")], {}) == 0
-        )
-    two, one = (told(tmp_path / f"{number}")["search"] for number in (0, 1))
+    options = train.parser().parse_args(
+        [str(own), "--tune", "2", "--parallel", "2", "--device", "cpu", "--set", "seed=5", "--checkpoint-dir", "unused"]
+    )
+    recipe = load(str(own))
+    studies = [
+        Study(recipe, recipe.hyperparameters(seed=5), fixed=["seed"], kind="random", limit=2, folder=tmp_path / name)
+        for name in ("one", "two")
+    ]
+    one = tune.here(studies[0], lambda _: recipe.data(), device=CPU)
+    two = tune.processes(studies[1], options, {"PATH": os.environ["PATH"]}, Stop())
 
-    keys: Callable[[Any], Any] = lambda found: [(t["trial"], t["value"], t["settings"]) for t in found["tried"]]  # noqa: E731
-    assert [row[::2] for row in keys(two)] == [row[::2] for row in keys(one)]
-    np.testing.assert_allclose([row[1] for row in keys(two)], [row[1] for row in keys(one)], rtol=1e-4)
+    for ours, theirs in zip(one.trials, two.trials, strict=True):
+        assert (ours.settings, ours.state) == (theirs.settings, theirs.state)
+        assert ours.value == pytest.approx(theirs.value, rel=1e-6)
