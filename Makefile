@@ -60,12 +60,8 @@ deploy: build ## sam deploy --guided (needs an AWS account)
 
 stress: .venv/.all ## The long runs: 10,000 mutated models, 1,000 models in one environment, 500 histories, every planted fault, every kill
 	$(BIN)/python -m tests.stress.mutants
-<<<<<<< HEAD
 	$(BIN)/python -m tests.stress.many_models
-	$(BIN)/python -m pytest -m stress tests/stateful tests/e2e
-=======
-	$(BIN)/python -m pytest -m stress tests/stateful tests/e2e tests/integration
->>>>>>> issue-5
+	$(BIN)/python -m pytest -m stress tests
 
 bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## The benchmarks; results are added to benchmarks/results/
 	$(BIN)/python -m benchmarks.cold_start
