@@ -57,6 +57,18 @@ def runtime(model: onnx.ModelProto | bytes, threads: int = 0) -> onnxruntime.Inf
     return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
 
 
+def begun(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
+    """`feeds` and, empty, the inputs of `model` that they lack: a decoder's past, before anything has passed."""
+    known = {"batch": len(next(iter(feeds.values())))}
+    missing = {}
+    for value in model.graph.input:
+        if value.name not in feeds:
+            kind = value.type.tensor_type
+            shape = [known.get(dim.dim_param, 0) if dim.dim_param else dim.dim_value for dim in kind.shape.dim]
+            missing[value.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return {**feeds, **missing}
+
+
 def first_line(error: BaseException) -> str:
     """What an exception, or rather the first cause of it, says: one line of at most 200 characters."""
     while error.__cause__ is not None:

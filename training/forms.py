@@ -67,7 +67,7 @@ def smallest(run: Trained, graph: onnx.ModelProto, wanted: Sequence[str], budget
         wanted,
         metric,
         higher_is_better=primary.higher_is_better,
-        calibration=[trained.begun(graph, one) for one in trained.batches(run, graph, run.data.train, rows)],
+        calibration=trained.batches(run, graph, run.data.train, rows),
         budget=budget,
         made=chosen,
     )

@@ -11,6 +11,7 @@ and go in again as `past`, so that each request reads one byte only. Their size 
 from __future__ import annotations
 
 import argparse
+import codecs
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -132,10 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Served(options.url) as model:
             written = generate(model, model.past, options.prompt.encode(), seed=options.seed, **settings)
             print(options.prompt, end="", flush=True)
+            letters = codecs.getincrementaldecoder("utf-8")("replace")
             for byte in written:
-                sys.stdout.buffer.write(byte)
-                sys.stdout.buffer.flush()
-        print()
+                print(letters.decode(byte), end="", flush=True)
+        print(letters.decode(b"", final=True))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -39,8 +39,7 @@ def next_token(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> 
 
 
 def nats(run: Run, examples: Examples) -> NDArray[np.float32]:
-    """What each byte of the target costs (n, length), for a language model's evaluation: asked in parts, for logits are
-    large."""
+    """What each byte of the target costs (n, length); asked in parts, for logits are large. A recipe's `infer`."""
     inputs, costs = examples.inputs, []
     for start in range(0, len(examples), PART):
         part = slice(start, start + PART)

@@ -30,17 +30,20 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, dropout: float = 0.0) 
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
-def cnn(outputs: int, *, channels: int = 1, side: int = 28, kernel: int = 3) -> nn.Sequential:
-    """(batch, channels, side, side) → (batch, outputs): conv 32, pool, conv 64, pool, dense; `kernel` is odd."""
+def cnn(
+    outputs: int, *, channels: int = 1, side: int = 28, kernel: int = 3, widths: tuple[int, int] = (32, 64)
+) -> nn.Sequential:
+    """(batch, channels, side, side) → (batch, outputs): conv, pool, conv, pool, dense; `kernel` is odd."""
+    first, second = widths
     return nn.Sequential(
-        nn.Conv2d(channels, 32, kernel, padding="same"),
+        nn.Conv2d(channels, first, kernel, padding="same"),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, kernel, padding="same"),
+        nn.Conv2d(first, second, kernel, padding="same"),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(64 * (side // 4) ** 2, outputs),
+        nn.Linear(second * (side // 4) ** 2, outputs),
     )
 
 

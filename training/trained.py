@@ -164,7 +164,7 @@ def asking(graph: onnx.ModelProto) -> Run:
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
-        inputs = begun(graph, inputs)
+        inputs = artifact.begun(graph, inputs)
         rows = {len(values) for values in inputs.values()}
         chunk = CHUNK if len(rows) == 1 else max(rows)
         parts = [
@@ -174,18 +174,6 @@ def asking(graph: onnx.ModelProto) -> Run:
         return {name: np.concatenate(answers) for name, answers in zip(names, zip(*parts, strict=True), strict=True)}
 
     return run
-
-
-def begun(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:
-    """`inputs` and, empty, those of `graph` that they lack: a decoder's past, before anything has passed."""
-    known = {"batch": len(next(iter(inputs.values())))}
-    missing = {}
-    for value in graph.graph.input:
-        if value.name not in inputs:
-            kind = value.type.tensor_type
-            shape = [known.get(dim.dim_param, 0) if dim.dim_param else dim.dim_value for dim in kind.shape.dim]
-            missing[value.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    return {**inputs, **missing}
 
 
 def to_graph(trained: Trained) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 from functions.adapters.sandbox import Sandbox  # noqa: E402
 from functions.core.registry import State, Version  # noqa: E402
 from tests.integration.test_register_and_infer import World  # noqa: E402
-from training import artifact, manifest, networks, train, trained  # noqa: E402
+from training import artifact, compress, export, manifest, networks, train, trained  # noqa: E402
 from training.generate import generate  # noqa: E402
 from training.recipe import Arrays, Run, load, override  # noqa: E402
 
@@ -114,6 +114,18 @@ def test_no_byte_knows_what_comes_after_it(gpt: Made) -> None:
 
     np.testing.assert_allclose(ours[:, :12], theirs[:, :12], atol=1e-5)
     assert abs(ours[:, 12:] - theirs[:, 12:]).max() > 0.1
+
+
+def test_a_student_that_keeps_less_of_the_past_is_compared_all_the_same(gpt: Made) -> None:
+    student = networks.Decoder(networks.GPT(width=32, heads=2, layers=1))
+    dims = {"batch": export.Dim(1, 5), "length": export.Dim(1, 9), "past": export.Dim(0, 9)}
+    axes = {"tokens": {0: "batch", 1: "length"}, "past": {1: "batch", 3: "past"}}
+    graph = export.export(export.Spec(student, axes, ["logits", "present"], dims, student.sample))
+    tokens = {"tokens": np.zeros((2, 5), np.int64)}
+
+    assert artifact.begun(graph, tokens)["past"].shape == (2, 2, 2, 0, 16)
+    assert artifact.begun(gpt.graph, tokens)["past"].shape == (4, 2, 4, 0, 16)
+    assert min(compress.latencies([gpt.graph, graph], tokens)) > 0
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])

@@ -102,8 +102,9 @@ def test_what_is_written_says_what_the_graph_itself_reaches(tmp_path: Path, caps
     assert f"test_accuracy={card['metrics']['accuracy']:.4f}" in capsys.readouterr().out
 
 
-def test_a_dynamic_dimension_is_free_in_the_graph(tmp_path: Path) -> None:
-    run = fit("sequence", series=60, epochs=1, cell="gru")
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_a_dynamic_dimension_is_free_in_the_graph(cell: str) -> None:
+    run = fit("sequence", series=60, epochs=1, cell=cell)
     graph = trained.to_graph(run)
 
     shape = [dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim]
@@ -112,6 +113,16 @@ def test_a_dynamic_dimension_is_free_in_the_graph(tmp_path: Path) -> None:
         x = np.random.default_rng(length).standard_normal((3, length, 1), np.float32)
         ours, theirs = trained.asking(graph)({"series": x})["value"], run.run({"series": x})["value"]
         assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_forecast_is_told_beside_the_best_that_can_be() -> None:
+    run = fit("sequence", series=150, epochs=3)
+    found, _ = trained.measure(run.recipe, run.run, run.data.test, run.labels)
+    known = evaluate.baselines("regression", run.data)
+    best = known["best possible"]["rmse"]
+
+    assert found["times_best_possible"] == pytest.approx(found["rmse"] / best, rel=1e-4)
+    assert 1 < found["times_best_possible"] < known["seasonal naive"]["rmse"] / best
 
 
 def test_several_seeds_are_told_with_their_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

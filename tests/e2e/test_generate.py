@@ -1,0 +1,60 @@
+"""A decoder on the running system, written on with by the client that the repository brings."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from tests.e2e.conftest import Api  # noqa: E402
+from training import export, networks, trained  # noqa: E402
+from training.generate import Served, generate, main  # noqa: E402
+
+pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
+
+
+@pytest.fixture(scope="module")
+def graph() -> Any:
+    """A decoder that has learned nothing, but has opinions."""
+    torch.manual_seed(0)
+    decoder = networks.Decoder(networks.GPT(width=32, heads=2, layers=2))
+    torch.nn.init.normal_(decoder.gpt.head.weight)
+    return export.export(
+        export.Spec(
+            decoder, {"tokens": {0: "batch", 1: "length"}, "past": {1: "batch", 3: "past"}}, ["logits", "present"],
+            {"batch": export.Dim(1, 5), "length": export.Dim(1, 40), "past": export.Dim(0, 40)}, decoder.sample,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def url(api: Api, graph: Any, model: str) -> str:
+    api.upload(f"models/{model}/model.onnx", graph.SerializeToString())
+    api.wait_ready(model)
+    return f"{api.url}/v2/models/{model}"
+
+
+def test_over_http_it_writes_what_it_writes_here(url: str, graph: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    past = np.zeros((4, 1, 2, 0, 16), np.float32)
+    here = list(generate(trained.asking(graph), past, b"The", length=20, temperature=0, context=12))
+
+    with Served(f"{url}/versions/1") as model:
+        assert model.past.shape == past.shape
+        assert list(generate(model, model.past, b"The", length=20, temperature=0, context=12)) == here
+    capsys.readouterr()
+    assert main([url, "The", "--length", "20", "--temperature", "0", "--context", "12"]) == 0
+    assert capsys.readouterr().out.startswith("The")
+
+
+def test_what_cannot_be_written_with_is_one_sentence(url: str, scaled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([url.removesuffix(url.rpartition("/")[2]) + scaled, "The"]) == 1
+    assert capsys.readouterr().err == f"error: {scaled} has no input 'past' but x\n"
+    assert main([f"{url}-not", "The"]) == 1
+    assert "error: " in capsys.readouterr().err
+    assert main(["http://127.0.0.1:9/v2/models/gpt", "The"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert main(["gpt", "The"]) == 1
+    assert capsys.readouterr().err.startswith("error: gpt is no model's URL: ")
+    assert main([url, ""]) == 1
+    assert capsys.readouterr().err.startswith("error: the prompt is empty")
