@@ -146,7 +146,8 @@ def card(trained: Path) -> Mapping[str, Any]:
 
 
 def test_the_entry_script_writes_one_file_that_describes_itself(trained: Path, card: Mapping[str, Any]) -> None:
-    assert [path.name for path in (trained / "model").iterdir()] == ["model.onnx"]
+    pictures = {"confusion.png", "learning.png"}
+    assert {path.name for path in (trained / "model").iterdir()} == {"model.onnx", "report.json", *pictures}
     assert card["schema"] == 1
     assert card["inputs"][0]["name"] == "image"
     assert card["inputs"][0]["shape"] == [-1, 1, 28, 28]
