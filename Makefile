@@ -21,7 +21,7 @@ PEERS := flask fastapi bentoml mlserver litserve
 PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) /opt/python/cp313*/bin/python3.13; do \
 	$$p -c 'import sys; assert sys.version_info[:2] == (3, 13)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo local test check lint types imports template build deploy stress bench layer tree results constraints clean
+.PHONY: help demo local train-all test check lint types imports template build deploy stress bench layer tree results constraints clean
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ demo: .venv/.demo ## Train, upload, register and call a model on the local stack
 
 local: .venv/.demo ## The same, and the stack stays until Ctrl-C
 	@$(BIN)/python -m local.demo --keep
+
+train-all: .venv/.demo ## Train, register and ask every recipe on the local stack, then stop; a table
+	@$(BIN)/python -m local.train_all
 
 test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-313/.done .venv-lambda/.done .aws-sam/.built) ## Everything that can be tested here
 ifneq ($(PYTHON313),)

@@ -107,13 +107,13 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     print(f"  API {running.api_url}   AWS {running.endpoint_url}   logs {short(running.log_dir)}")
 
     with step("2. Train: submit the recipe `digits` as a SageMaker training job") as say:
-        job = submit(running)
+        job = submit(running, MODEL)
         say(f"job {job}")
         follow(running, job, say)
     print(f"  job {job}: Completed; its model.onnx landed in s3://…/models/{MODEL}/")
 
     with step("3. Register: the upload's event runs the register function") as say:
-        version = registered(running, say)
+        version = registered(running, MODEL, say)
     card(version)
 
     data = digits()
@@ -134,10 +134,10 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
         raise DemoFailed(f"the local stack has ended{last_words()}")
 
 
-def submit(running: RunningStack) -> str:
+def submit(running: RunningStack, recipe: str, *more: str) -> str:
     """Submit the job as a person would: by the command line, the endpoint being the only difference to AWS."""
-    command = [sys.executable, "-m", "training.job", MODEL, "--bucket", running.outputs["ArtifactsBucketName"]]
-    command += ["--role", "arn:aws:iam::123456789012:role/training"]
+    command = [sys.executable, "-m", "training.job", recipe, "--bucket", running.outputs["ArtifactsBucketName"]]
+    command += ["--role", "arn:aws:iam::123456789012:role/training", *more]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment = clean | {
         "AWS_ENDPOINT_URL": running.endpoint_url,
@@ -153,29 +153,30 @@ def submit(running: RunningStack) -> str:
     return last_line(done.stdout).removeprefix("submitted ")
 
 
-def follow(running: RunningStack, job: str, say: Callable[[str], None]) -> None:
+def follow(running: RunningStack, job: str, say: Callable[[str], None], limit_s: float = JOB_LIMIT_S) -> dict[str, Any]:
+    """The description of the job once it has completed."""
     sagemaker = running.client("sagemaker")
     log = running.log_dir / f"training-{job}.log"
-    for _ in until(JOB_LIMIT_S):
-        told = sagemaker.describe_training_job(TrainingJobName=job)
+    for _ in until(limit_s):
+        told: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=job)
         status = told["TrainingJobStatus"]
         if status == "Completed":
-            return
+            return told
         if status != "InProgress":
             raise DemoFailed(f"the training job is {status}: {told.get('FailureReason', 'no reason given')}")
         if log.exists() and (line := last_line(log.read_text())):
             say(line)
-    raise DemoFailed(f"the training job did not end within {JOB_LIMIT_S} s; see {short(log)}")
+    raise DemoFailed(f"the training job did not end within {limit_s:.0f} s; see {short(log)}")
 
 
-def registered(running: RunningStack, say: Callable[[str], None]) -> Version:
+def registered(running: RunningStack, model: str, say: Callable[[str], None]) -> Version:
     """Wait until the endpoint says that the model is ready, then read its record."""
     table = DynamoTable(running.client("dynamodb"), running.outputs["RegistryTableName"])
     registry = Registry(table, utc_now)
     for _ in until(READY_LIMIT_S):
-        if get(f"{running.api_url}/v2/models/{MODEL}/ready"):
-            return registry.resolve(MODEL, None).version
-        versions = registry.versions(MODEL)
+        if get(f"{running.api_url}/v2/models/{model}/ready"):
+            return registry.resolve(model, None).version
+        versions = registry.versions(model)
         for version in versions:
             if version.reason:
                 raise DemoFailed(f"version {version.number} was rejected: {version.reason.message}")

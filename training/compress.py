@@ -121,6 +121,8 @@ def compress(
         try:
             with _quiet():
                 form = made[kind]() if kind in made else MAKERS[kind](source.graph, calibration)
+            if artifact.risky_answers(form, [artifact.begun(graph, request)]) is None:
+                raise CompressionFailed("it ends the process that loads it")
             candidate = _Form(kind, form, form.ByteSize(), 0.0)
             candidate.metric = evaluate(form)
             if kind not in made:
@@ -155,13 +157,19 @@ def _judge(best: _Form, form: _Form, metric: float, budget: float, higher_is_bet
 
 
 def moved(before: onnx.ModelProto, after: onnx.ModelProto, batches: Sequence[Feeds]) -> float:
-    """The largest difference between the answers of two graphs, over all outputs that are floats."""
+    """The largest difference between the answers of two graphs, over all outputs that are floats.
+
+    Raises:
+        CompressionFailed: what was a number is none any more.
+    """
     sessions = [artifact.runtime(graph) for graph in (before, after)]
     largest = 0.0
     for batch in batches:
         feeds = dict(artifact.begun(before, batch))
         for one, other in zip(*(session.run(None, feeds) for session in sessions), strict=True):
             if np.issubdtype(one.dtype, np.floating):
+                if np.isfinite(one).all() and not np.isfinite(other).all():
+                    raise CompressionFailed("it answers NaN or infinity where the model does not")
                 largest = max(largest, float(np.abs(one - other).max(initial=0)))
     return largest
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -72,3 +74,12 @@ def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=environ.get("MAYFLY_RENDEZVOUS"), rank=rank, world_size=count)
     return Ranks(rank, count), device
+
+
+def end(status: int) -> NoReturn:
+    """End this process, one of several at once: threads that gloo leaves behind may abort one that ends as usual."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(status)
+    sys.exit(status)

@@ -258,7 +258,7 @@ def batches(trained: Trained, graph: onnx.ModelProto, examples: Examples, rows: 
     """What `graph`, with its front or without, is asked for rows of `examples`, which are as the recipe gave them."""
     asked = [trained.asks(examples.take(part)) for part in rows]
     names = {value.name for value in graph.graph.input}
-    if trained.front is not None and not names & set(asked[0]):
+    if trained.front is not None and not set(asked[0]) <= names:
         return [trained.front.encode(one) for one in asked]
     return asked
 

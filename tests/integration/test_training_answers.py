@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,3 +184,10 @@ def test_augmentation_teaches_what_does_not_matter() -> None:
         reached[shown] = trained.measure(one, run.run, test, run.labels)[0]["accuracy"]
 
     assert reached[True] > reached[False] + 0.05, reached
+
+
+def test_a_front_beside_other_inputs_is_compressed_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["churn", "--set", "epochs=4", "--compress", "int8", "--budget", "0.05", "--device", "cpu"]
+    assert train.main([*asked, "--model-dir", str(tmp_path)], {}) == 0
+
+    assert "latency x" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("int8"))

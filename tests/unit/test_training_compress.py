@@ -1,6 +1,7 @@
 """Each compression does what it says, and is taken only if the model stays good enough."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from sklearn.datasets import load_digits  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from training import artifact, compress, distil, export, losses, prune  # noqa: E402
+from tests.networks import spec  # noqa: E402
+from training import artifact, compress, distil, export, losses, networks, prune  # noqa: E402
 from training.errors import CompressionFailed  # noqa: E402
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]  # the tools' own
@@ -188,6 +190,22 @@ def test_a_kind_that_cannot_be_made_is_a_line_in_the_table() -> None:
 
     assert [row.why for row in result.rows[1:]] == ["not made: the model has no weights of that kind"] * 2
     assert result.graph is model
+
+
+def test_a_form_that_ends_the_process_or_overflows_is_a_line_in_the_table() -> None:
+    """ONNX Runtime 1.31.1 dies of this encoder in half precision, while it optimises it; 1e5 has no half precision."""
+    torch.manual_seed(0)
+    encoder = networks.Encoder(20, 64, 3, width=16, heads=2)
+    model = export.export(replace(spec("encoder"), model=encoder), [export.LADDER[0]])
+    tokens = {"tokens": np.ones((2, 5), np.int64)}
+
+    result = compressed(model, "fp16", evaluate=lambda _: 1.0, calibration=[tokens])
+
+    assert result.rows[1].why == "not made: it ends the process that loads it"
+    assert result.graph is model
+    loud = [{"x": np.full((2, 1, 8, 8), 1e5, np.float32)}]
+    result = compressed(graph_of(perceptron()), "fp16", evaluate=lambda _: 1.0, calibration=loud)
+    assert result.rows[1].why == "not made: it answers NaN or infinity where the model does not"
 
 
 @pytest.mark.parametrize(
