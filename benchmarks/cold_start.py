@@ -1,6 +1,6 @@
 """How long does the first prediction take, from the start of the process, with the model fetched from S3?
 
-    python -m benchmarks.cold_start [--rounds N] [--models tiny,conv100] [--storages s3-like,unthrottled] [--no-save]
+    python -m benchmarks.cold_start [--rounds N] [--models tiny,conv100,encoder400] [--storages s3-like] [--no-save]
 
 Each measurement is a fresh process, timed from before it is spawned until its prediction is read from its output:
   reference  import onnxruntime, InferenceSession(local file), one run. It fetches nothing and parses nothing.
@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks import cloud, measure, requests
 from benchmarks.measure import ROOT, TOLERANCE, Spread
-from benchmarks.models import Workload, workloads
+from benchmarks.models import Workload, all_workloads
 
 CHILDREN = ROOT / "benchmarks" / "children"
 MARK = b"ANSWER "
@@ -177,14 +177,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.cold_start", description=(__doc__ or "").splitlines()[0]
     )
     measure.add_arguments(parser, rounds=10)
-    parser.add_argument("--models", type=measure.one_of(workloads()), default=list(workloads()))
+    parser.add_argument("--models", type=measure.one_of(all_workloads()), default=list(all_workloads()))
     parser.add_argument("--storages", type=measure.one_of(cloud.STORAGES), default=list(cloud.STORAGES))
     return parser.parse_args(words)
 
 
 def main() -> None:
     wanted = arguments()
-    chosen = [workloads()[name] for name in wanted.models]
+    chosen = [all_workloads()[name] for name in wanted.models]
     found: list[dict[str, Any]] = []
     with cloud.start(chosen, wanted.storages) as where:
         for workload in chosen:
