@@ -45,7 +45,7 @@ def test_the_readmes_blocks_run_and_print_the_answer(stack: RunningStack, tmp_pa
 
 def test_every_make_target_and_file_that_the_readme_names_exists() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", Path("Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)\b", README, re.MULTILINE)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)\b", README, re.MULTILINE)) <= targets
     for event in re.findall(r"-e (events/\S+)", README):
         assert Path(event).is_file(), event
 

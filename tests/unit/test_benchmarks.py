@@ -30,6 +30,7 @@ from functions.core.protocol import HEADER, decode_infer, encode_infer
 from functions.core.signature import Signature, TensorSpec
 from local.template import Template
 
+MODELS = ["tiny", "conv100", "encoder400"]
 TINY = models.workloads()["tiny"]
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 784)),), (TensorSpec("y", "FP32", (-1, 10)),))
 LINE = {"benchmark", "commit", "date", "machine", "versions", "unit", "rounds", "results"}
@@ -47,14 +48,14 @@ TAKEN_WARM = {"json 1|bare": [10.0, 20.0], "json 1|ours": [50.0, 60.0], "binary 
 def test_everything_is_measured_unless_told_otherwise() -> None:
     wanted = cold_start.arguments([])
 
-    assert (wanted.models, wanted.storages, wanted.save) == (["tiny", "conv100"], ["s3-like", "unthrottled"], True)
+    assert (wanted.models, wanted.storages, wanted.save) == (MODELS, ["s3-like", "unthrottled"], True)
     assert wanted.rounds > 1
     assert warm_request.arguments([]).rounds > 1
     assert payload.arguments([]).rounds > 1
 
 
 def test_registering_is_measured_with_a_large_model_too() -> None:
-    assert register.arguments([]).models == ["tiny", "conv100", "encoder400"]
+    assert register.arguments([]).models == MODELS
     taken = {name: [10.0, 30.0] for name in (register.OURS, register.SERVED)}
     taken |= {name: [5.0, 10.0] for name in (register.REFERENCE, register.UPLOAD)}
 
