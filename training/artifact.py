@@ -323,3 +323,22 @@ def save(model: onnx.ModelProto, path: Path, limit_bytes: int = LIMIT_BYTES) -> 
         file.write(model.SerializeToString())
     Path(part).chmod(0o644)  # mkstemp's 0600 would hide it from others
     Path(part).replace(path)
+
+
+def put_before(
+    graph: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Sequence[onnx.TensorProto],
+    taken: str,
+    given: onnx.ValueInfoProto,
+) -> onnx.ModelProto:
+    """`graph` with `nodes`, which compute its input `taken` from the new input `given`, before its own."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    del model.graph.input[:], model.graph.node[:]
+    model.graph.input.extend(given if value.name == taken else value for value in graph.graph.input)
+    model.graph.node.extend([*nodes, *graph.graph.node])
+    model.graph.initializer.extend(constants)
+    if all(entry.domain != "ai.onnx.ml" for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 4))
+    return model

@@ -101,21 +101,10 @@ class CategoryFront:
 
 def attach(categories: Categories, graph: onnx.ModelProto, cells: str, codes: str) -> onnx.ModelProto:
     """A graph that takes `cells`, strings (batch, columns), where `graph` takes `codes`."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
     nodes, constants = _nodes(categories, cells, codes)
     shape: list[str | int | None] = ["batch", len(categories.columns)]
-    inputs = [
-        helper.make_tensor_value_info(cells, TensorProto.STRING, shape) if value.name == codes else value
-        for value in graph.graph.input
-    ]
-    del model.graph.input[:], model.graph.node[:]
-    model.graph.input.extend(inputs)
-    model.graph.node.extend([*nodes, *graph.graph.node])
-    model.graph.initializer.extend(constants)
-    if all(entry.domain != "ai.onnx.ml" for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 4))
-    return model
+    given = helper.make_tensor_value_info(cells, TensorProto.STRING, shape)
+    return artifact.put_before(graph, nodes, constants, codes, given)
 
 
 def _nodes(categories: Categories, cells: str, codes: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

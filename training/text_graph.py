@@ -124,20 +124,9 @@ class TextFront:
 
 def attach(tokenizer: Tokenizer, graph: onnx.ModelProto, text: str, tokens: str) -> onnx.ModelProto:
     """A graph that takes `text`, strings (batch,), where `graph` takes `tokens`."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
     nodes, constants = _nodes(tokenizer, text, tokens)
-    inputs = [
-        helper.make_tensor_value_info(text, TensorProto.STRING, ["batch"]) if value.name == tokens else value
-        for value in graph.graph.input
-    ]
-    del model.graph.input[:], model.graph.node[:]
-    model.graph.input.extend(inputs)
-    model.graph.node.extend([*nodes, *graph.graph.node])
-    model.graph.initializer.extend(constants)
-    if all(entry.domain != "ai.onnx.ml" for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 4))
-    return model
+    given = helper.make_tensor_value_info(text, TensorProto.STRING, ["batch"])
+    return artifact.put_before(graph, nodes, constants, tokens, given)
 
 
 def _nodes(tokenizer: Tokenizer, text: str, tokens: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

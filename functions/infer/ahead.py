@@ -6,18 +6,22 @@ needs are asked for meanwhile (docs/decisions/0015-cold-start.md).
 """
 
 import re
-import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from functions.core.errors import PlatformError
 from functions.core.names import is_model_name, parse_reference
 from functions.core.resolution import Resolver
 from functions.core.serving import ModelCache
 
-Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
-SWITCH_SECONDS = 0.0005  # instead of 5 ms: what waits for the network has little to do, and long imports beside it
+
+class Handler(Protocol):
+    """Answers an event, which reached this process at `began_ns` (`time.perf_counter_ns`) or just now."""
+
+    def __call__(self, event: Mapping[str, Any], context: Any, began_ns: int | None = None) -> dict[str, Any]: ...
+
+
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer", re.ASCII)
 
 
@@ -30,8 +34,6 @@ class Ahead:
         self._models = models
         self._handler: Handler | None = None
         self._error: BaseException | None = None
-        self._usual_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_SECONDS)
         self._thread = threading.Thread(target=self._work, name="import", daemon=True)
         self._thread.start()
 
@@ -42,16 +44,16 @@ class Ahead:
             whatever `make` raised.
         """
         self._thread.join()
-        sys.setswitchinterval(self._usual_s)
         if self._handler is None:
             raise self._error or LookupError("no handler was made")
         return self._handler
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        if self._handler is None:
-            self._begin(event)
-        handler = self._handler or self.wait()
-        return handler(event, context)
+        if self._handler is not None:
+            return self._handler(event, context)
+        began_ns = time.perf_counter_ns()
+        self._begin(event)
+        return self.wait()(event, context, began_ns)
 
     def _work(self) -> None:
         try:
@@ -61,15 +63,15 @@ class Ahead:
 
     def _begin(self, event: Mapping[str, Any]) -> None:
         """Ask for what an inference will need. A guess: the handler alone decides, and says what is wrong."""
-        found = _INFER.search(str(event.get("path") or event.get("rawPath") or ""))
-        if found is None or not is_model_name(found[1]):
-            return
         try:
+            found = _INFER.search(str(event.get("path") or event.get("rawPath") or ""))
+            if found is None or not is_model_name(found[1]):
+                return
             text = found[2] or _said(event.get("headers"), "x-model-version")
             text = text or _said(event.get("queryStringParameters"), "version")
             version = self._resolver.resolve(found[1], parse_reference(text) if text else None).version
             self._models.begin(version)
-        except PlatformError:
+        except Exception:  # whatever it is, the handler meets it too: it has an answer and a line for it
             return
 
 

@@ -30,6 +30,7 @@ from functions.core.http import HttpResponse, json_response, parse_event
 from functions.core.inference import Answer, Call, InferenceService
 from functions.core.protocol import HEADER, REPLY_LIMIT, InferReply
 from functions.core.request_log import bug_line, request_line
+from functions.infer.ahead import Handler
 
 INFLATED_LIMIT = 64 * 1024 * 1024
 RESERVE_SECONDS = 1.0  # kept of an invocation's time to answer before Lambda would cut it off
@@ -56,9 +57,6 @@ STATUS: Mapping[type[PlatformError], HTTPStatus] = {
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     TimedOut: HTTPStatus.GATEWAY_TIMEOUT,
 }
-
-Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
-
 
 _match = lru_cache(maxsize=PATHS)(routing.match)
 
@@ -98,11 +96,14 @@ def make_handler(
     first = True
     log = write or _to_stdout
 
-    def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    def lambda_handler(event: Mapping[str, Any], context: Any, began_ns: int | None = None) -> dict[str, Any]:
         nonlocal first
         cold, first = first, False
         exchange = _Exchange(event, context)
-        started = exchange.call.mark_ns
+        if began_ns is not None:
+            exchange.call.mark_ns = began_ns
+            exchange.call.lap("start")
+        started = began_ns or exchange.call.mark_ns
         try:
             answer = _answer(service, exchange, event, context, inflated_limit)
             response = _success(answer, exchange.accept_encoding)

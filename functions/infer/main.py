@@ -67,4 +67,4 @@ if names:
     preload(parse_names(names), resolver, models, time.monotonic() + init_seconds(initialization))
 # INIT has whole processors, however small the function: what has few of its own, or is started ahead, ends it here.
 prepared = initialization != "on-demand" or size_mb < MB_PER_CPU
-lambda_handler: Handler = ahead.wait() if prepared or names else ahead
+lambda_handler: Handler | Ahead = ahead.wait() if prepared or names else ahead

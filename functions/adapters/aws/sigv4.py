@@ -6,13 +6,12 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-re
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
 
 ALGORITHM = "AWS4-HMAC-SHA256"
-UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"  # S3 only; TLS protects the body then
 NO_PAYLOAD = hashlib.sha256(b"").hexdigest()
 
 
@@ -40,15 +39,6 @@ def encoded(text: str, safe: str = "") -> str:
     'a%20b/%C3%BC'
     """
     return quote(text, safe=safe)
-
-
-def encoded_query(parameters: Iterable[tuple[str, str]]) -> str:
-    """A query string in the order in which it is signed.
-
-    >>> encoded_query([("b", "1 2"), ("a", "")])
-    'a=&b=1%202'
-    """
-    return "&".join(f"{name}={value}" for name, value in sorted((encoded(n), encoded(v)) for n, v in parameters))
 
 
 def signed(
