@@ -27,7 +27,7 @@ from functions.core.plan import Plan
 from functions.core.registry import Blob, Version
 
 if TYPE_CHECKING:
-    import numpy as np
+    from functions.core.tensors import Tensor
 
 MB = 1024 * 1024
 MODEL_OVERHEAD_BYTES = 2 * MB  # a session without weights takes 0.5-1 MB
@@ -48,10 +48,8 @@ log = logging.getLogger(__name__)
 class Session(Protocol):
     """A model in memory."""
 
-    def run(
-        self, inputs: "Mapping[str, np.ndarray]", outputs: Sequence[str], timeout_s: float
-    ) -> "dict[str, np.ndarray]":
-        """The wanted outputs, in the array conventions of `core.tensors`.
+    def run(self, inputs: "Mapping[str, Tensor]", outputs: Sequence[str], timeout_s: float) -> "dict[str, Tensor]":
+        """The wanted outputs.
 
         Raises:
             InvalidRequest: values that a tensor of the runtime cannot hold.
@@ -205,7 +203,7 @@ class ModelCache:
         """
         if version.sample is None or version.signature is None or not version.plan.get("warmup"):
             return
-        from functions.core.protocol import decode_infer  # brings numpy, which is not there yet when a load can begin
+        from functions.core.protocol import decode_infer  # not imported yet when a load can begin
 
         try:
             with tempfile.TemporaryDirectory(prefix="sample-", dir=self._directory) as name:

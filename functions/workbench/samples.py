@@ -1,6 +1,7 @@
 """What a model is asked to prove itself: the samples of its package or, where none came, a request made up for it."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from functions.adapters.onnx import OnnxSession
 from functions.core import tensors
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.protocol import decode_infer
-from functions.core.signature import DYNAMIC, Signature, TensorSpec
+from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
+from functions.core.tensors import Tensor
 
 RUN_S = 30.0  # no single run may take longer
 SIZES = (1, 2, 4, 8, 16, 32, 224)  # of dynamic dimensions, tried in this order
@@ -21,15 +23,17 @@ ATTEMPTS_S = 5.0  # after it, no new one is made
 SEED = 20261122
 KEPT_BYTES = 64 * 1024  # of a sample in the serving bucket, as JSON
 
-Arrays = Mapping[str, np.ndarray]
+_FLOATS = {"FP16": np.float16, "BF16": np.float32, "FP32": np.float32, "FP64": np.float64}
+
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A request and, unless it is made up, what has to come of it. `origin` is what the manifest says."""
 
-    inputs: Arrays
-    expected: Arrays
+    inputs: Tensors
+    expected: Tensors
     origin: Mapping[str, Any] | None = None
 
     @property
@@ -60,16 +64,16 @@ def _read(what: str, origin: Mapping[str, Any], signature: Signature) -> Sample:
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise _bad(f"{what} needs a response with at least one of the model's outputs")
     declared = {spec.name: spec for spec in signature.outputs}
-    expected: dict[str, np.ndarray] = {}
+    expected: dict[str, Tensor] = {}
     for entry in entries:
-        name, array = _expected(what, entry, declared)
+        name, tensor = _expected(what, entry, declared)
         if name in expected:
             raise _bad(f"{what}: its response has the output {shown(name)} twice")
-        expected[name] = array
+        expected[name] = tensor
     return Sample(request.inputs, expected, origin)
 
 
-def _expected(what: str, entry: object, declared: Mapping[str, TensorSpec]) -> tuple[str, np.ndarray]:
+def _expected(what: str, entry: object, declared: Mapping[str, TensorSpec]) -> tuple[str, Tensor]:
     name = entry.get("name") if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(name, str) or name not in declared:
         known = shown(", ".join(declared))
@@ -97,7 +101,7 @@ def _bad(message: str) -> InvalidModel:
 # --- running and comparing --------------------------------------------------------------------------------------------
 
 
-def answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> dict[str, np.ndarray]:
+def answer(session: OnnxSession, inputs: Tensors, signature: Signature) -> dict[str, Tensor]:
     """All outputs.
 
     Raises:
@@ -106,7 +110,7 @@ def answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> dict[s
     return session.run(inputs, [spec.name for spec in signature.outputs], RUN_S)
 
 
-def try_answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> dict[str, np.ndarray] | None:
+def try_answer(session: OnnxSession, inputs: Tensors, signature: Signature) -> dict[str, Tensor] | None:
     """All outputs, or None where the model refuses these values."""
     try:
         return answer(session, inputs, signature)
@@ -114,46 +118,37 @@ def try_answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> di
         return None
 
 
-def same_bits(one: Arrays | None, other: Arrays | None) -> bool:
+def same_bits(one: Tensors | None, other: Tensors | None) -> bool:
     """Whether two answers are the same in every bit; two refusals are."""
-    if one is None or other is None:
-        return one is other
-    return one.keys() == other.keys() and all(_same_bits(array, other[name]) for name, array in one.items())
+    return one is other if one is None or other is None else dict(one) == dict(other)
 
 
-def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    if one.dtype == np.object_:
-        return bool(one.tolist() == other.tolist())
-    return one.tobytes() == other.tobytes()
-
-
-def check(what: str, expected: Arrays, outputs: Arrays, signature: Signature, rtol: float, atol: float) -> None:
+def check(what: str, expected: Tensors, outputs: Tensors, rtol: float, atol: float) -> None:
     """Raises:
     InvalidModel: `SAMPLE_MISMATCH`: |output - expected| > atol + rtol * |expected| somewhere, or, where the
         values are no floats, they differ at all. The element that is furthest off is named.
     """
-    datatypes = {spec.name: spec.datatype for spec in signature.outputs}
     for name, wanted in expected.items():
         got = outputs[name]
         if got.shape != wanted.shape:
             raise _mismatch(f"{what}: output {shown(name)} has shape {list(got.shape)}, expected {list(wanted.shape)}")
-        datatype = datatypes[name]
-        if datatype in ("FP16", "BF16", "FP32", "FP64"):
-            _check_floats(f"{what}: output {shown(name)}", datatype, wanted, got, rtol, atol)
+        if got.data == wanted.data:
             continue
-        differing = np.flatnonzero(wanted.ravel() != got.ravel())
-        if differing.size:
-            index = np.unravel_index(differing[0], wanted.shape)
+        if wanted.datatype in _FLOATS:
+            _check_floats(f"{what}: output {shown(name)}", wanted, got, rtol, atol)
+            continue
+        want, have = wanted.values(), got.values()
+        differing = [at for at, (one, other) in enumerate(zip(want, have, strict=True)) if one != other]
+        if differing:
+            at = differing[0]
             raise _mismatch(
-                f"{what}: output {shown(name)}{_element(index)} is {_spelled(got[index])}, "
-                f"expected {_spelled(wanted[index])}; {differing.size} of {wanted.size} elements differ"
+                f"{what}: output {shown(name)}{_element(np.unravel_index(at, wanted.shape))} is {_spelled(have[at])}, "
+                f"expected {_spelled(want[at])}; {len(differing)} of {wanted.size} elements differ"
             )
 
 
-def _check_floats(what: str, datatype: str, wanted: np.ndarray, got: np.ndarray, rtol: float, atol: float) -> None:
-    want, have = (tensors.numeric(datatype, array).astype(np.float64) for array in (wanted, got))
+def _check_floats(what: str, wanted: Tensor, got: Tensor, rtol: float, atol: float) -> None:
+    want, have = (np.array(tensor.values(), np.float64).reshape(tensor.shape) for tensor in (wanted, got))
     with np.errstate(invalid="ignore"):
         off = np.abs(have - want)
         allowed = atol + rtol * np.abs(want)
@@ -184,7 +179,7 @@ def _mismatch(message: str) -> InvalidModel:
 # --- making up and keeping --------------------------------------------------------------------------------------------
 
 
-def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Arrays | None]:
+def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Tensors | None]:
     """A request made up from the signature, and the model's answer; two None where it refuses all that were tried."""
     until = time.monotonic() + ATTEMPTS_S
     for inputs in _attempts(signature):
@@ -196,7 +191,7 @@ def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | Non
     return None, None
 
 
-def _attempts(signature: Signature) -> Iterator[dict[str, np.ndarray]]:
+def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
     """Ones where integers are asked for, because an index or a length of 1 mostly means something; then zeros.
 
     Where sizes are free, the first is the batch and stays 1, then all grow together.
@@ -208,7 +203,7 @@ def _attempts(signature: Signature) -> Iterator[dict[str, np.ndarray]]:
                 continue
             for integer in (1, 0):
                 shapes = [_sized(spec.shape, size, first_too) for spec in signature.inputs]
-                if all(np.prod(shape, dtype=float) <= ELEMENTS for shape in shapes):
+                if all(math.prod(shape) <= ELEMENTS for shape in shapes):
                     random = np.random.default_rng(SEED)
                     yield {
                         spec.name: _values(spec, shape, integer, random)
@@ -223,31 +218,36 @@ def _sized(shape: tuple[int, ...], size: int, first_too: bool) -> tuple[int, ...
     )
 
 
-def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, random: np.random.Generator) -> np.ndarray:
+def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, random: np.random.Generator) -> Tensor:
     """Floats are eighths from 0 to 1: exact in every datatype, and short in JSON."""
-    dtype = tensors.DTYPES[spec.datatype]
-    if spec.datatype == "BYTES":
-        array = np.empty(shape, dtype)
-        array.fill(b"a")
-        return array
-    if spec.datatype in ("FP16", "BF16", "FP32", "FP64"):
+    count, datatype = math.prod(shape), spec.datatype
+    if datatype == "BYTES":
+        return Tensor(datatype, shape, [b"a"] * count)
+    if datatype in _FLOATS:
         eighths = np.asarray(random.integers(0, 9, shape) / 8, np.float32)
-        if spec.datatype == "BF16":  # the upper half of a float32
-            return np.asarray(eighths.view(np.uint32) >> 16, dtype)
-        return eighths.astype(dtype)
-    return np.full(shape, integer, dtype)
+        if datatype == "BF16":  # the upper half of a float32
+            return Tensor(datatype, shape, (eighths.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+        return Tensor(datatype, shape, eighths.astype(_FLOATS[datatype]).tobytes())
+    return Tensor(datatype, shape, integer.to_bytes(DATATYPES[datatype] or 0, "little") * count)
 
 
-def has_rows(inputs: Arrays, signature: Signature) -> bool:
+def has_rows(inputs: Tensors, signature: Signature) -> bool:
     """Whether `inputs` are a batch of several rows."""
-    return signature.batches and any(len(array) > 1 for array in inputs.values())
+    return signature.batches and any(tensor.shape[0] > 1 for tensor in inputs.values())
 
 
-def rows(inputs: Arrays, count: int) -> dict[str, np.ndarray] | None:
+def rows(inputs: Tensors, count: int) -> dict[str, Tensor] | None:
     """`inputs` with their rows repeated to make `count`; None where they have none."""
-    if any(not array.shape or not array.shape[0] for array in inputs.values()) or not inputs:
+    if any(not tensor.shape or not tensor.shape[0] for tensor in inputs.values()) or not inputs:
         return None
-    return {name: np.ascontiguousarray(array[np.arange(count) % array.shape[0]]) for name, array in inputs.items()}
+    return {name: _repeated(tensor, count) for name, tensor in inputs.items()}
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    have = tensor.shape[0]
+    row = len(tensor.data) // have  # bytes or, of BYTES, elements
+    data = (tensor.data * math.ceil(count / have))[: count * row]
+    return Tensor(tensor.datatype, (count, *tensor.shape[1:]), data)
 
 
 def first_row(sample: Sample, session: OnnxSession, signature: Signature) -> dict[str, Any] | None:
@@ -258,12 +258,12 @@ def first_row(sample: Sample, session: OnnxSession, signature: Signature) -> dic
     return document and document | {"synthetic": sample.synthetic}
 
 
-def kept(sample: Sample, outputs: Arrays, signature: Signature) -> dict[str, Any] | None:
+def kept(sample: Sample, outputs: Tensors, signature: Signature) -> dict[str, Any] | None:
     """The sample as it is stored, shown and used to warm up; None where it is too large for that."""
     if sample.origin is not None:
         document = {"request": sample.origin["request"], "response": sample.origin["response"], "synthetic": False}
     else:
-        if sum(array.size for array in (*sample.inputs.values(), *outputs.values())) * 2 > KEPT_BYTES:
+        if sum(tensor.size for tensor in (*sample.inputs.values(), *outputs.values())) * 2 > KEPT_BYTES:
             return None
         document = {
             "request": {"inputs": _tensors(sample.inputs, signature.inputs)},
@@ -277,13 +277,13 @@ def kept(sample: Sample, outputs: Arrays, signature: Signature) -> dict[str, Any
     return document if fits else None
 
 
-def _tensors(arrays: Arrays, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+def _tensors(values: Tensors, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     found = []
     for spec in specs:
-        array = arrays[spec.name]
-        data, base64 = tensors.to_json(spec.datatype, array)
+        tensor = values[spec.name]
+        data, base64 = tensors.to_json(tensor)
         entry: dict[str, Any] = {
-            "name": spec.name, "datatype": spec.datatype, "shape": list(array.shape), "data": data,
+            "name": spec.name, "datatype": spec.datatype, "shape": list(tensor.shape), "data": data,
         }  # fmt: skip
         if base64:
             entry["parameters"] = {"content_type": "base64"}
