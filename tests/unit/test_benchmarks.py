@@ -29,6 +29,7 @@ from functions.adapters.onnx import OnnxRuntime
 from functions.core.protocol import HEADER, decode_infer, encode_infer
 from functions.core.signature import Signature, TensorSpec
 from local.template import Template
+from tests.arrays import array_of, tensor_of
 
 MODELS = ["tiny", "conv100", "encoder400"]
 TINY = models.workloads()["tiny"]
@@ -200,7 +201,7 @@ def test_the_event_holds_the_same_values_however_they_are_spelled(rows: int, bin
     request = decode_infer(base64.b64decode(event["body"]), event["headers"].get(HEADER), SIGNATURE)
 
     assert event["isBase64Encoded"]
-    np.testing.assert_array_equal(request.inputs["x"], TINY.values(rows).astype(np.float32))
+    np.testing.assert_array_equal(array_of(request.inputs["x"]), TINY.values(rows).astype(np.float32))
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["json", "binary"])
@@ -208,7 +209,7 @@ def test_a_prediction_is_read_from_the_reply(binary: bool) -> None:
     event = requests.infer_event(TINY, binary=binary)
     request = decode_infer(base64.b64decode(event["body"]), event["headers"].get(HEADER), SIGNATURE)
     expected = np.arange(10, dtype=np.float32).reshape(1, 10) / 3
-    reply = encode_infer(request, {"y": expected}, SIGNATURE, "tiny", 1)
+    reply = encode_infer(request, {"y": tensor_of(expected)}, SIGNATURE, "tiny", 1)
     headers = {} if reply.header_length is None else {HEADER.lower(): str(reply.header_length)}
     body = base64.b64encode(reply.body).decode()
 
@@ -289,7 +290,7 @@ def test_a_fleet_is_the_same_every_time_and_its_members_answer_with_themselves(t
     member = fleet.Member(7, 100_000)
     member.write(tmp_path / "model.onnx")
     session = OnnxRuntime().load(tmp_path / "model.onnx")
-    [answer] = session.run({"x": np.full((1, fleet.WIDTH), 2.5, np.float32)}, ["y"], 30)["y"]
+    [answer] = array_of(session.run({"x": tensor_of(np.full((1, fleet.WIDTH), 2.5, np.float32))}, ["y"], 30)["y"])
 
     assert abs((tmp_path / "model.onnx").stat().st_size - 100_000) < 1000
     assert member.is_answer(answer.tolist(), 2.5)
