@@ -233,12 +233,12 @@ def _floats(spec: TensorSpec, values: list[Any], types: set[type]) -> bytes:
     if not types <= _NUMBERS:
         values, spelled = _spelled_floats(spec, values, types)
     try:
-        packed = struct.pack(f"{len(values)}{_PACKED[spec.datatype]}", *values)
+        packed = struct.pack(f"<{len(values)}{_PACKED[spec.datatype]}", *values)  # without "<", 1e39 is infinite
         beyond = len(values) - spelled != sum(map(math.isfinite, values))
         if spec.datatype == "BF16":
             packed, infinite = _to_bf16(packed)
             beyond = beyond or infinite
-    except OverflowError:  # of `struct`, or an integer beyond FP64
+    except (struct.error, OverflowError):  # of floats OverflowError, of integers either
         beyond = True
     if beyond:
         raise refused(spec, f"data holds a number beyond the range of {spec.datatype}") from None
@@ -293,7 +293,7 @@ def from_text(spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int,
         for values in _pieces(shape, text, start, end):
             if packed == "?" and not set(map(type, values)) <= {bool}:
                 return None
-            pieces.append(struct.pack(f"{len(values)}{packed}", *values))
+            pieces.append(struct.pack(f"<{len(values)}{packed}", *values))  # without "<", 1e39 is infinite
             count += len(values)
     except (orjson.JSONDecodeError, struct.error, OverflowError):
         return None
