@@ -40,12 +40,9 @@ def classify(spec: TensorSpec, tensor: Tensor, count: int, *, batched: bool) -> 
 def _highest(scores: list[float], count: int) -> list[int]:
     """Where the `count` highest are, in descending order. Of equal ones the earlier comes first."""
     if any(score != score for score in scores):  # NaN, which no order has a place for
-        return heapq.nlargest(count, range(len(scores)), key=lambda at: _above_nan(scores[at]))
+        ranks = [(True, score) if score == score else (False, 0.0) for score in scores]
+        return heapq.nlargest(count, range(len(scores)), key=ranks.__getitem__)
     return heapq.nlargest(count, range(len(scores)), key=scores.__getitem__)
-
-
-def _above_nan(score: float) -> tuple[bool, float]:
-    return (True, score) if score == score else (False, 0.0)
 
 
 def _spelled(value: float, index: int, labels: tuple[str, ...], label: int) -> bytes:

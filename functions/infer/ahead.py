@@ -1,7 +1,7 @@
 """The first event, met before the code that answers it is there.
 
-Importing numpy and onnxruntime takes as long as reading a record and a small model. So where a function has the
-processors for it, INIT ends while they are still being imported, and the record and the files that the first event
+What reads a request and runs a model takes as long to import as reading a record. So where a function has the
+processors for it, INIT ends while that is still being imported, and the record and the files that the first event
 needs are asked for meanwhile (docs/decisions/0015-cold-start.md).
 """
 

@@ -51,7 +51,6 @@ def test_the_template_sets_every_variable_that_main_reads_and_no_other(function:
     lambdas_own = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH"}
     by_libraries = {
         "ORT_DISABLE_TELEMETRY",
-        "OPENBLAS_NUM_THREADS",
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_METRICS_NAMESPACE",
     }
