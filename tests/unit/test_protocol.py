@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
+from functions.core import protocol, tensors
 from functions.core.errors import InvalidRequest, PayloadTooLarge
 from functions.core.protocol import HEADER, InferReply, InferRequest, RequestedOutput, decode_infer, encode_infer
 from functions.core.signature import DATATYPES, Signature, TensorSpec
@@ -292,7 +293,9 @@ def test_which_outputs_are_sent(asked: dict[str, object], expected: list[tuple[s
     assert decode(document(**asked)).outputs == tuple(RequestedOutput(*output) for output in expected)
 
 
-def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled() -> None:
+def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name in [(tensors, "to_json"), (tensors, "to_bytes"), (protocol, "classify")]:
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("spelled"))
     signature = echo("FP32", 1)
     outputs = {"x": tensor_of(np.zeros(1000, np.float32))}
     for wanted in [
