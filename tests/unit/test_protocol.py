@@ -296,15 +296,17 @@ def test_which_outputs_are_sent(asked: dict[str, object], expected: list[tuple[s
 def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in [(tensors, "to_json"), (tensors, "to_bytes"), (protocol, "classify")]:
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("spelled"))
-    signature = echo("FP32", 1)
-    outputs = {"x": tensor_of(np.zeros(1000, np.float32))}
-    for wanted in [
-        RequestedOutput("x", binary=True, classes=0),
-        RequestedOutput("x", binary=False, classes=0),
-        RequestedOutput("x", binary=False, classes=1000),
+    numbers = tensor_of(np.zeros(1000, np.float32))
+    for tensor, wanted in [
+        (numbers, RequestedOutput("x", binary=True, classes=0)),
+        (numbers, RequestedOutput("x", binary=False, classes=0)),
+        (numbers, RequestedOutput("x", binary=False, classes=1000)),
+        (Tensor("BYTES", (1000,), [b""] * 1000), RequestedOutput("x", binary=True, classes=0)),
+        (Tensor("BYTES", (1000,), [b""] * 1000), RequestedOutput("x", binary=False, classes=0)),
+        (Tensor("BYTES", (1,), [b"a" * 1500]), RequestedOutput("x", binary=True, classes=0)),
     ]:
         with pytest.raises(PayloadTooLarge, match="the reply takes more than 1500 bytes: send fewer rows"):
-            encode_infer(asking(wanted), outputs, signature, "m", 1, limit=1500)
+            encode_infer(asking(wanted), {"x": tensor}, echo(tensor.datatype, 1), "m", 1, limit=1500)
 
 
 def test_the_limit_of_a_reply_counts_every_byte() -> None:
