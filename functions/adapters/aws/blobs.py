@@ -100,7 +100,6 @@ class BlobReader:
         finally:
             download.leave()
 
-
     def _range_bytes_of(self, size: int) -> int:
         """Such that every connection has as many ranges to fetch, and none waits for the last of another."""
         least, most = self._range_bytes
