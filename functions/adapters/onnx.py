@@ -17,6 +17,7 @@ from ctypes import (
     cast,
     create_string_buffer,
     memmove,
+    sizeof,
     string_at,
 )
 from itertools import pairwise
@@ -63,7 +64,6 @@ _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 0, 0
 _MAPPED_BYTES = 1024  # weights below stay in the graph, as the runtime advises: shape inference reads them
 _RANK_MAX = 64
 _SIZES = [c_int64 * rank for rank in range(_RANK_MAX + 1)]  # shapes, by their rank
-_VALUES = [c_void_p * count for count in range(9)]  # of the inputs or outputs of one run, by their number
 
 
 class _Library:
@@ -249,26 +249,19 @@ def _read_shape(api: Api, info: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-class _Seen(Structure):
-    """What the runtime says of a value."""
-
-    _fields_ = (("element", c_int), ("sizes", POINTER(c_int64)), ("rank", c_size_t), ("data", c_void_p))
-
-
 class OnnxSession:
     """`core.serving.Session`."""
 
     def __init__(self, library: _Library, handle: int, watchdog: "_Watchdog") -> None:
         self._library = library
-        self._api = library.api
         self._handle = handle
         self._release = library.api.ReleaseSession  # at hand also when the interpreter ends
         self._watchdog = watchdog
         self._inputs = _nodes(library, handle, "Input")
         self._outputs = _nodes(library, handle, "Output")
         self._names_in = _names([node.name for node in self._inputs])
-        self._runs: list[_Run] = []  # that are over, for others
-        self._wanted: dict[tuple[str, ...], Any] = {}  # names of outputs as the library takes them
+        self._names_out: dict[tuple[str, ...], Any] = {}  # of what was asked for, as the library takes them
+        self._idle: dict[tuple[str, ...], list[_Run]] = {}  # what runs for these have left for the next ones
 
     def __del__(self) -> None:
         self._release(self._handle)
@@ -291,42 +284,83 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float) -> dict[str, Tensor]:
         """`inputs` are all that the model declares."""
-        api = self._api
         wanted = tuple(outputs)
-        names = self._wanted.get(wanted)
-        if names is None:
-            names = self._wanted[wanted] = _names(wanted)
-        given, results = _values(len(self._inputs)), _values(len(wanted))
-        run = self._runs.pop() if self._runs else _Run(api)
+        if wanted not in self._idle:
+            self._names_out[wanted], self._idle[wanted] = _names(wanted), []
+        idle = self._idle[wanted]
+        run = idle.pop() if idle else _Run(self._library, len(self._inputs), len(wanted))
         self._watchdog.watch(run, timeout_s)
         try:
-            for at, node in enumerate(self._inputs):
-                self._feed(node.name, inputs[node.name], byref(given, at * 8))
-            api.Run(self._handle, run.handle, self._names_in, given, len(given), names, len(results), results)
-            return dict(zip(wanted, map(self._read, results), strict=True))
+            for node, place in zip(self._inputs, run.places, strict=True):
+                run.feed(place, node.name, inputs[node.name])
+            run.start(self._handle, self._names_in, self._names_out[wanted])
+            return dict(zip(wanted, map(run.read, run.results), strict=True))
         except OrtError as error:
             if run.terminated:
                 raise TimedOut(f"the model was stopped after {math.ceil(timeout_s * 1000)} ms") from None
             raise ExecutionFailed(f"the model failed on these values: {_clean(error)}") from None
         finally:
-            if self._watchdog.forget(run):
-                self._runs.append(run)
-            for value in (*given, *results):
-                if value:
-                    api.ReleaseValue(value)
+            unstopped = self._watchdog.forget(run)
+            run.clear()
+            if unstopped:
+                idle.append(run)
 
-    def _feed(self, name: str, tensor: Tensor, place: Any) -> None:
+
+def _names(names: Sequence[str]) -> Any:
+    return (c_char_p * len(names))(*(name.encode() for name in names))
+
+
+def _is_text(element: bytes) -> bool:
+    try:
+        str(element, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _Seen(Structure):
+    """What the runtime says of a value."""
+
+    _fields_ = (("element", c_int), ("sizes", POINTER(c_int64)), ("rank", c_size_t), ("data", c_void_p))
+
+
+class _Run:
+    """What one run of a session needs of the library: its values, and options by which another thread can end it.
+
+    Made once and used again, as is all that is handed to the library. Whoever holds it keeps it alive.
+    """
+
+    def __init__(self, library: _Library, inputs: int, outputs: int) -> None:
+        self._library = library
+        self._api = api = library.api
+        self._release = api.ReleaseRunOptions  # at hand also when the interpreter ends
+        self._handle = api.new(api.CreateRunOptions)
+        self.terminated = False
+        self._given = (c_void_p * inputs)()
+        self.places = [byref(self._given, at * sizeof(c_void_p)) for at in range(inputs)]
+        self.results = (c_void_p * outputs)()
+        self._seen = seen = _Seen()
+        self._told = byref(seen), byref(seen, _Seen.sizes.offset), byref(seen, _Seen.rank.offset)
+        self._data = byref(seen, _Seen.data.offset)
+
+    def __del__(self) -> None:
+        self._release(self._handle)
+
+    def terminate(self) -> None:
+        self.terminated = True
+        self._api.RunOptionsSetTerminate(self._handle)
+
+    def feed(self, place: Any, name: str, tensor: Tensor) -> None:
         """Put a value of the runtime for `tensor` at `place`. Its numbers stay where they are."""
-        sizes = _SIZES[len(tensor.shape)](*tensor.shape)
+        rank = len(tensor.shape)
+        sizes = _SIZES[rank](*tensor.shape)
         if tensor.datatype == "BYTES":
-            self._feed_strings(name, tensor, sizes, place)
+            self._feed_strings(place, name, tensor, sizes)
             return
-        data = tensor.data
-        self._api.CreateTensorWithDataAsOrtValue(
-            self._library.memory, data, len(data), sizes, len(sizes), ELEMENTS[tensor.datatype], place
-        )
+        data, element = tensor.data, ELEMENTS[tensor.datatype]
+        self._api.CreateTensorWithDataAsOrtValue(self._library.memory, data, len(data), sizes, rank, element, place)
 
-    def _feed_strings(self, name: str, tensor: Tensor, sizes: Any, place: Any) -> None:
+    def _feed_strings(self, place: Any, name: str, tensor: Tensor, sizes: Any) -> None:
         api = self._api
         api.CreateTensorAsOrtValue(self._library.allocator, sizes, len(sizes), _STRING, place)
         value, room = cast(place, POINTER(c_void_p))[0], c_void_p()
@@ -336,20 +370,23 @@ class OnnxSession:
             api.GetResizedStringTensorElementBuffer(value, at, len(element), byref(room))
             memmove(room, element, len(element))
 
-    def _read(self, value: int | None) -> Tensor:
+    def start(self, session: int, names_in: Any, names_out: Any) -> None:
+        """Returns when the results are there."""
+        given, results = self._given, self.results
+        self._api.Run(session, self._handle, names_in, given, len(given), names_out, len(results), results)
+
+    def read(self, value: int | None) -> Tensor:
         """What is in a value of the runtime, copied."""
         if not value:
             raise ExecutionFailed("the model gave no value for an output")
-        api, seen = self._api, _Seen()
-        api.GetTensorElementTypeAndShapeDataReference(
-            value, byref(seen), byref(seen, _Seen.sizes.offset), byref(seen, _Seen.rank.offset)
-        )
+        api, seen = self._api, self._seen
+        api.GetTensorElementTypeAndShapeDataReference(value, *self._told)
         shape = tuple(seen.sizes[: seen.rank]) if seen.rank else ()
         datatype = _DATATYPES[seen.element]
-        if seen.element == _STRING:
+        if datatype == "BYTES":
             return Tensor(datatype, shape, self._read_strings(value, math.prod(shape)))
         size = math.prod(shape) * (DATATYPES[datatype] or 0)
-        api.GetTensorMutableData(value, byref(seen, _Seen.data.offset))
+        api.GetTensorMutableData(value, self._data)
         return Tensor(datatype, shape, string_at(seen.data, size) if size else b"")
 
     def _read_strings(self, value: int, count: int) -> list[bytes]:
@@ -365,39 +402,13 @@ class OnnxSession:
             raise ExecutionFailed("the model gave a string that is not UTF-8")
         return elements
 
-
-def _names(names: Sequence[str]) -> Any:
-    return (c_char_p * len(names))(*(name.encode() for name in names))
-
-
-def _values(count: int) -> Any:
-    return _VALUES[count]() if count < len(_VALUES) else (c_void_p * count)()
-
-
-def _is_text(element: bytes) -> bool:
-    try:
-        str(element, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-class _Run:
-    """The options of one run, by which another thread can end it. What holds it keeps it alive."""
-
-    __slots__ = ("_release", "_terminate", "handle", "terminated")
-
-    def __init__(self, api: Api) -> None:
-        self.handle = api.new(api.CreateRunOptions)
-        self.terminated = False
-        self._terminate, self._release = api.RunOptionsSetTerminate, api.ReleaseRunOptions
-
-    def __del__(self) -> None:
-        self._release(self.handle)
-
-    def terminate(self) -> None:
-        self.terminated = True
-        self._terminate(self.handle)
+    def clear(self) -> None:
+        """Give the values back."""
+        for values in (self._given, self.results):
+            for at, value in enumerate(values):
+                if value:
+                    self._api.ReleaseValue(value)
+                    values[at] = None
 
 
 class _Watchdog:
