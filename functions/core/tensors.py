@@ -20,10 +20,10 @@ import orjson
 from functions.core.errors import InvalidRequest, shown
 from functions.core.signature import DATATYPES, DYNAMIC, TensorSpec
 
-PIECE_BYTES = 2**16  # of the text of a list, read at a time
+PIECE_BYTES = 2**14  # of the text of a list, read at a time
 ELEMENTS_LIMIT = 2**26  # 64 MiB of the smallest elements; only tensors without elements could declare more
 
-_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NUMBERS: frozenset[type] = frozenset({int, float})
 
 _PACKED = {  # as `struct` and `memoryview` spell a datatype, or what it is rounded from
@@ -159,7 +159,7 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: object, *, base64:
         InvalidRequest: structure, type or range of a value differs from what was declared.
     """
     values, types = _flatten(spec, shape, data)
-    if spec.datatype in _FLOATS:
+    if spec.datatype in FLOATS:
         return Tensor(spec.datatype, shape, _floats(spec, values, types))
     if spec.datatype == "BYTES":
         return Tensor(spec.datatype, shape, _byte_strings(spec, values, types, base64))
@@ -399,7 +399,7 @@ def to_json(tensor: Tensor) -> tuple[list[Any], bool]:
             return [str(element, "utf-8") for element in values], False
         except UnicodeDecodeError:
             return [binascii.b2a_base64(element, newline=False).decode("ascii") for element in values], True
-    if tensor.datatype in _FLOATS and not math.isfinite(sum(values)):  # of FP64, a finite sum may be beyond it, too
+    if tensor.datatype in FLOATS and not math.isfinite(sum(values)):  # of FP64, a finite sum may be beyond it, too
         return [value if math.isfinite(value) else _spelling(value) for value in values], False
     return values, False
 

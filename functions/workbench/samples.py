@@ -2,19 +2,18 @@
 
 import json
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from functions.adapters.onnx import OnnxSession
 from functions.core import tensors
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.protocol import decode_infer
 from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
-from functions.core.tensors import Tensor
+from functions.core.tensors import FLOATS, Tensor
 
 RUN_S = 30.0  # no single run may take longer
 SIZES = (1, 2, 4, 8, 16, 32, 224)  # of dynamic dimensions, tried in this order
@@ -22,8 +21,6 @@ ELEMENTS = 2**24  # of a tensor that is made up
 ATTEMPTS_S = 5.0  # after it, no new one is made
 SEED = 20261122
 KEPT_BYTES = 64 * 1024  # of a sample in the serving bucket, as JSON
-
-_FLOATS = {"FP16": np.float16, "BF16": np.float32, "FP32": np.float32, "FP64": np.float64}
 
 Tensors = Mapping[str, Tensor]
 
@@ -134,7 +131,7 @@ def check(what: str, expected: Tensors, outputs: Tensors, rtol: float, atol: flo
             raise _mismatch(f"{what}: output {shown(name)} has shape {list(got.shape)}, expected {list(wanted.shape)}")
         if got.data == wanted.data:
             continue
-        if wanted.datatype in _FLOATS:
+        if wanted.datatype in FLOATS:
             _check_floats(f"{what}: output {shown(name)}", wanted, got, rtol, atol)
             continue
         want, have = wanted.values(), got.values()
@@ -142,30 +139,48 @@ def check(what: str, expected: Tensors, outputs: Tensors, rtol: float, atol: flo
         if differing:
             at = differing[0]
             raise _mismatch(
-                f"{what}: output {shown(name)}{_element(np.unravel_index(at, wanted.shape))} is {_spelled(have[at])}, "
+                f"{what}: output {shown(name)}{_element(at, wanted.shape)} is {_spelled(have[at])}, "
                 f"expected {_spelled(want[at])}; {len(differing)} of {wanted.size} elements differ"
             )
 
 
 def _check_floats(what: str, wanted: Tensor, got: Tensor, rtol: float, atol: float) -> None:
-    want, have = (np.array(tensor.values(), np.float64).reshape(tensor.shape) for tensor in (wanted, got))
-    with np.errstate(invalid="ignore"):
-        off = np.abs(have - want)
-        allowed = atol + rtol * np.abs(want)
-        excess = np.where(np.isnan(off), np.inf, off - allowed)
-        fits = (off <= allowed) & np.isfinite(want) | (have == want) | (np.isnan(have) & np.isnan(want))
-    if fits.all():
+    want, have = wanted.values(), got.values()
+    differing = [
+        at for at, (one, other) in enumerate(zip(want, have, strict=True)) if not _fits(one, other, rtol, atol)
+    ]
+    if not differing:
         return
-    index = np.unravel_index(int(np.argmax(np.where(fits, -np.inf, excess))), want.shape)
-    differing = f"{np.count_nonzero(~fits)} of {want.size} elements differ"
+
+    def excess(at: int) -> float:
+        off = abs(have[at] - want[at]) - atol - rtol * abs(want[at])
+        return math.inf if math.isnan(off) else off
+
+    at = max(differing, key=excess)
+    off, allowed = abs(have[at] - want[at]), atol + rtol * abs(want[at])
     raise _mismatch(
-        f"{what}{_element(index)} is {have[index]:.9g}, expected {want[index]:.9g}: off by {off[index]:.3g}, "
-        f"allowed {allowed[index]:.3g} (rtol {rtol:g}, atol {atol:g}); {differing}"
+        f"{what}{_element(at, wanted.shape)} is {have[at]:.9g}, expected {want[at]:.9g}: off by {off:.3g}, "
+        f"allowed {allowed:.3g} (rtol {rtol:g}, atol {atol:g}); {len(differing)} of {wanted.size} elements differ"
     )
 
 
-def _element(index: Sequence[Any]) -> str:
-    return f"[{', '.join(str(int(at)) for at in index)}]" if len(index) else ""
+def _fits(want: float, have: float, rtol: float, atol: float) -> bool:
+    if math.isfinite(want):
+        return abs(have - want) <= atol + rtol * abs(want)
+    return have == want or (have != have and want != want)  # two NaN
+
+
+def _element(at: int, shape: tuple[int, ...]) -> str:
+    """Where the value number `at` is.
+
+    >>> _element(5, (2, 3)), _element(0, ())
+    ('[1, 2]', '')
+    """
+    index = []
+    for size in reversed(shape):
+        at, rest = divmod(at, size)
+        index.append(rest)
+    return f"[{', '.join(map(str, reversed(index)))}]" if index else ""
 
 
 def _spelled(value: Any) -> str:
@@ -204,9 +219,9 @@ def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
             for integer in (1, 0):
                 shapes = [_sized(spec.shape, size, first_too) for spec in signature.inputs]
                 if all(math.prod(shape) <= ELEMENTS for shape in shapes):
-                    random = np.random.default_rng(SEED)
+                    chance = random.Random(SEED)  # noqa: S311 (no secret)
                     yield {
-                        spec.name: _values(spec, shape, integer, random)
+                        spec.name: _values(spec, shape, integer, chance)
                         for spec, shape in zip(signature.inputs, shapes, strict=True)
                     }
 
@@ -218,17 +233,20 @@ def _sized(shape: tuple[int, ...], size: int, first_too: bool) -> tuple[int, ...
     )
 
 
-def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, random: np.random.Generator) -> Tensor:
+def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, chance: random.Random) -> Tensor:
     """Floats are eighths from 0 to 1: exact in every datatype, and short in JSON."""
     count, datatype = math.prod(shape), spec.datatype
     if datatype == "BYTES":
         return Tensor(datatype, shape, [b"a"] * count)
-    if datatype in _FLOATS:
-        eighths = np.asarray(random.integers(0, 9, shape) / 8, np.float32)
-        if datatype == "BF16":  # the upper half of a float32
-            return Tensor(datatype, shape, (eighths.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-        return Tensor(datatype, shape, eighths.astype(_FLOATS[datatype]).tobytes())
-    return Tensor(datatype, shape, integer.to_bytes(DATATYPES[datatype] or 0, "little") * count)
+    width = DATATYPES[datatype] or 0
+    if datatype not in FLOATS:
+        return Tensor(datatype, shape, integer.to_bytes(width, "little") * count)
+    exact = TensorSpec("", datatype, (256,))
+    spelled = tensors.from_json(exact, exact.shape, [byte % 9 / 8 for byte in range(256)]).data
+    drawn, data = chance.randbytes(count), bytearray(count * width)
+    for at in range(width):  # of a value: this byte, for each that was drawn
+        data[at::width] = drawn.translate(spelled[at::width])
+    return Tensor(datatype, shape, bytes(data))
 
 
 def has_rows(inputs: Tensors, signature: Signature) -> bool:

@@ -70,7 +70,7 @@ def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
 
 
 def test_what_the_layers_hold_is_what_functions_import() -> None:
-    held = {"aws_lambda_powertools", "numpy", "orjson", "pybase64", "pydantic"}  # and onnxruntime, for its library
+    held = {"aws_lambda_powertools", "orjson", "pybase64", "pydantic"}  # and onnxruntime, for its library
     in_the_runtime = {"boto3", "botocore", "snapshot_restore_py"}
     imported = {name for path in FUNCTIONS.rglob("*.py") for name in imports(path)}
 
