@@ -48,14 +48,14 @@ def test_the_template_sets_every_variable_that_main_reads_and_no_other(function:
     declared = Template.load("template.yaml").functions[function]
     source = (FUNCTIONS / declared.handler.split(".")[1] / "main.py").read_text()
     read = set(re.findall(r"[\"']([A-Z][A-Z0-9_]{3,})[\"']", source))
-    lambdas_own = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH"}
+    not_ours = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH", "TMPDIR"}
     by_libraries = {
         "ORT_DISABLE_TELEMETRY",
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_METRICS_NAMESPACE",
     }
 
-    assert read - lambdas_own - by_libraries == set(declared.environment) - by_libraries
+    assert read - not_ours - by_libraries == set(declared.environment) - by_libraries
 
 
 def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
