@@ -32,6 +32,7 @@ from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
 from functions.core.tensors import Tensor
 
 SECONDS_MAX = 3600.0
+ASKED = 32  # choices of outputs that a session remembers; a caller may make any number
 THREADS_MAX = 768  # of this process, after which sessions get none of their own; Lambda allows 1,024
 
 # ONNXTensorElementDataType of onnxruntime_c_api.h
@@ -260,8 +261,8 @@ class OnnxSession:
         self._inputs = _nodes(library, handle, "Input")
         self._outputs = _nodes(library, handle, "Output")
         self._names_in = _names([node.name for node in self._inputs])
-        self._names_out: dict[tuple[str, ...], Any] = {}  # of what was asked for, as the library takes them
-        self._idle: dict[tuple[str, ...], list[_Run]] = {}  # what runs for these have left for the next ones
+        # What was asked for: its names as the library takes them, and what runs for it have left for the next ones.
+        self._asked: dict[tuple[str, ...], tuple[Any, list[_Run]]] = {}
 
     def __del__(self) -> None:
         self._release(self._handle)
@@ -285,15 +286,13 @@ class OnnxSession:
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float) -> dict[str, Tensor]:
         """`inputs` are all that the model declares."""
         wanted = tuple(outputs)
-        if wanted not in self._idle:
-            self._names_out[wanted], self._idle[wanted] = _names(wanted), []
-        idle = self._idle[wanted]
+        names_out, idle = self._asked.get(wanted) or self._ask(wanted)
         run = idle.pop() if idle else _Run(self._library, len(self._inputs), len(wanted))
         self._watchdog.watch(run, timeout_s)
         try:
             for node, place in zip(self._inputs, run.places, strict=True):
                 run.feed(place, node.name, inputs[node.name])
-            run.start(self._handle, self._names_in, self._names_out[wanted])
+            run.start(self._handle, self._names_in, names_out)
             return dict(zip(wanted, map(run.read, run.results), strict=True))
         except OrtError as error:
             if run.terminated:
@@ -304,6 +303,12 @@ class OnnxSession:
             run.clear()
             if unstopped:
                 idle.append(run)
+
+    def _ask(self, wanted: tuple[str, ...]) -> tuple[Any, list["_Run"]]:
+        if len(self._asked) >= ASKED:
+            self._asked.clear()
+        found = self._asked[wanted] = _names(wanted), []
+        return found
 
 
 def _names(names: Sequence[str]) -> Any:

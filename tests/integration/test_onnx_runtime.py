@@ -294,6 +294,45 @@ def test_each_of_many_runs_at_once_ends_in_its_own_time(tmp_path: Path) -> None:
     assert not session._watchdog._until  # nothing is kept of a run that is over
 
 
+def test_what_is_used_again_is_never_stopped_by_an_earlier_deadline(tmp_path: Path) -> None:
+    """Runs that end just as their time does, between runs that have all the time they need."""
+    session = OnnxRuntime().load(endless(tmp_path))
+    turns = {"n": tensor_of(np.int64(300)), "x": tensor_of(np.float32(1))}
+    seen: list[type[BaseException] | None] = []
+
+    def run(seed: int) -> None:
+        timeouts_s = np.random.default_rng(seed).uniform(0.00001, 0.0005, 100)
+        for timeout_s in timeouts_s.tolist():
+            try:
+                session.run(turns, ["y"], timeout_s)
+                seen.append(None)
+            except TimedOut:
+                seen.append(TimedOut)
+            session.run(turns, ["y"], 30)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(seen) == 400  # no thread ended by an error, so no run with 30 s was stopped
+    assert TimedOut in seen
+
+
+def test_any_choice_of_outputs_is_answered_and_few_are_remembered(tmp_path: Path) -> None:
+    names = [f"y{number}" for number in range(8)]
+    nodes = [helper.make_node("Identity", ["x"], [name]) for name in names]
+    outputs = [value(name, TensorProto.FLOAT, ["n"]) for name in names]
+    session = OnnxRuntime().load(save(tmp_path, nodes, [value("x", TensorProto.FLOAT, ["n"])], outputs))
+
+    for chosen in range(1, 256):
+        wanted = [name for at, name in enumerate(names) if chosen >> at & 1]
+        assert list(ask(session, wanted, x=np.float32([chosen]))) == wanted
+
+    assert len(session._asked) <= 32
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
