@@ -1,5 +1,6 @@
 """ONNX Runtime as the functions use it: every datatype, every kind of failure, time and memory."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from functions.adapters import ort
 from functions.adapters.memory import MemoryBlobs
 from functions.adapters.onnx import ELEMENTS, OnnxRuntime, OnnxSession, inspect_signature
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut
@@ -114,6 +116,28 @@ def test_bytes_that_are_no_text_are_the_callers(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidRequest, match="input 'x': strings of an ONNX model are UTF-8"):
         run(path, x=np.array([b"\xff"], object))
+
+
+def test_an_old_library_is_refused_and_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "FLOOR", (99, 0, 0))
+    with pytest.raises(ImportError, match=r"onnxruntime 1\.31\.1 is older than 99\.0\.0, which fixes crashes"):
+        ort.Api(ort.library_path())
+
+    monkeypatch.setattr(ort.PathFinder, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match="the package onnxruntime, with its C library, is in none of"):
+        ort.library_path()
+
+
+def test_places_in_the_table_are_those_of_the_library(tmp_path: Path) -> None:
+    """Where a call fails, it does so in the words of the function that it was meant for."""
+    api = ort.Api(ort.library_path())
+
+    with pytest.raises(ort.OrtError, match="Load model from .*/none.onnx failed"):
+        api.new(api.CreateSession, api.new(api.CreateEnv, ort.FATAL, b"test"), str(tmp_path / "none.onnx").encode(),
+                api.new(api.CreateSessionOptions))  # fmt: skip
+    with pytest.raises(ort.OrtError, match="graph_optimization_level"):
+        api.SetSessionGraphOptimizationLevel(api.new(api.CreateSessionOptions), 7)
+    assert api.version == importlib.metadata.version("onnxruntime")
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
