@@ -63,8 +63,7 @@ _TENSOR, _SEQUENCE, _MAP, _SPARSE, _OPTIONAL = 1, 2, 3, 5, 6  # ONNXType
 _DISABLE_ALL, _EXTENDED, _LAYOUT = 0, 2, 3  # GraphOptimizationLevel
 _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 0, 0
 _MAPPED_BYTES = 1024  # weights below stay in the graph, as the runtime advises: shape inference reads them
-_RANK_MAX = 64
-_SIZES = [c_int64 * rank for rank in range(_RANK_MAX + 1)]  # shapes, by their rank
+_SIZES = [c_int64 * rank for rank in range(9)]  # shapes of usual ranks, at hand
 
 
 class _Library:
@@ -358,7 +357,7 @@ class _Run:
     def feed(self, place: Any, name: str, tensor: Tensor) -> None:
         """Put a value of the runtime for `tensor` at `place`. Its numbers stay where they are."""
         rank = len(tensor.shape)
-        sizes = _SIZES[rank](*tensor.shape)
+        sizes = (_SIZES[rank] if rank < len(_SIZES) else c_int64 * rank)(*tensor.shape)
         if tensor.datatype == "BYTES":
             self._feed_strings(place, name, tensor, sizes)
             return
