@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -70,4 +71,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 if __name__ == "__main__":
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun -m training train
+        from training import distributed
+
+        distributed.end(main)
     sys.exit(main())

@@ -225,4 +225,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    distributed.end(main())
+    distributed.end(main)
