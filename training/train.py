@@ -30,15 +30,16 @@ from numpy.typing import NDArray
 from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained, tune
 from training.errors import TrainingError
 from training.manifest import Manifest
-from training.recipe import load, override, pairs
+from training.recipe import load, mistake, override, pairs
 from training.trained import Trained
 
 STOPPED = 143  # exit status: 128 + SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    options = parser().parse_args(arguments)
     try:
-        train(parser().parse_args(arguments), environ, stop=checkpoint.Stop().listen())
+        train(options, environ, stop=checkpoint.Stop().listen())
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,6 +49,12 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     except checkpoint.Interrupted as stopped:
         print(f"SIGTERM: {stopped}", file=sys.stderr)
         return STOPPED
+    except Exception as error:
+        found = mistake(options.recipe, error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        return 1
     return 0
 
 

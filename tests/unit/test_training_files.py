@@ -158,6 +158,10 @@ def test_parquet_without_pyarrow_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         ([], HEADER, {}, NoRows, "churn.csv has a header and no rows"),
         ([], "", {}, NoRows, "churn.csv has no header"),
         ([row.replace(",", ";") for row in ROWS], HEADER.replace(",", ";"), {}, InvalidData, "give delimiter=';'"),
+        (
+            [row.replace("leaves", "stays") for row in ROWS], HEADER, {}, InvalidData,
+            "file:churn.csv: every row is of the class 'stays'; it takes two",
+        ),
         (ROWS[:2], HEADER, {}, InvalidData, "file:churn.csv: 2 rows are too few for 3 parts"),
         (ROWS, HEADER, {"numbers": [], "booleans": [], "units": {}}, MissingColumn, "churn.csv has no column beside"),
     ],
