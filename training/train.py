@@ -59,7 +59,12 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m training train", description="Train a recipe, write model.onnx.")
+    made = argparse.ArgumentParser(
+        prog="python -m training train",
+        description="Train a recipe, write model.onnx.",
+        epilog="With --on sagemaker or --on local-stack it runs as a job, whose request --dry-run prints; the options "
+        "of a job: python -m training job --help",
+    )
     made.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
     made.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="a folder of input data")

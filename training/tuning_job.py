@@ -18,7 +18,7 @@ from typing import Any
 
 from training import backends, tune
 from training.errors import InvalidJob
-from training.job import Job, check_rules, check_shape, job_name
+from training.job import Job, check_limits, check_rules, check_shape, job_name
 from training.job import build as build_job
 from training.recipe import encode
 from training.search import Numbers
@@ -97,7 +97,7 @@ def validate(request: Request) -> None:
     Raises:
         InvalidJob: names the field at fault.
     """
-    shape = check_shape(request, "CreateHyperParameterTuningJob").members["TrainingJobDefinition"]
+    shape = check_shape(request, "CreateHyperParameterTuningJob")
     name = request["HyperParameterTuningJobName"]
     if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,31}", name):
         raise InvalidJob(f"tuning job name {name!r}: at most 32 letters, digits and inner hyphens")
@@ -110,7 +110,8 @@ def validate(request: Request) -> None:
     if not 1 <= limits["MaxParallelTrainingJobs"] <= limits["MaxNumberOfTrainingJobs"]:
         raise InvalidJob("--parallel is between 1 and the number of trials")
     definition = request["TrainingJobDefinition"]
-    check_rules(definition, definition["StaticHyperParameters"], shape)
+    check_rules(definition, shape.members["TrainingJobDefinition"])
+    check_limits(request, shape)
 
 
 def send_boto3(request: Request, region: str, code: backends.Code) -> None:
@@ -183,7 +184,9 @@ def send_sagemaker(request: Request, region: str, code: backends.Code) -> None:
             hyperparameters={name: value for name, value in static.items() if not name.startswith("sagemaker_")},
             role=definition["RoleArn"],
             base_job_name=request["HyperParameterTuningJobName"],
-        ).with_retry_strategy(RetryStrategy(**fields("RetryStrategy")))
+        )
+        if "RetryStrategy" in definition:
+            trainer = trainer.with_retry_strategy(RetryStrategy(**fields("RetryStrategy")))
         found: dict[str, Any] = {}
         kinds = {
             "IntegerParameterRanges": (IntegerParameter, int),

@@ -58,6 +58,17 @@ def test_a_job_of_several_hosts_or_processes_says_so() -> None:
     assert "MAYFLY_PROCESSES" not in build(JOB)["Environment"]
 
 
+def test_a_job_may_be_tried_once_only() -> None:
+    request = build(replace(JOB, retries=0))
+    validate(request)
+
+    assert "RetryStrategy" not in request
+
+
+def test_a_tag_may_be_in_any_language() -> None:
+    validate(build(replace(JOB, tags={"équipe": "grün 数 1"})))
+
+
 def test_a_trial_writes_where_nothing_is_registered() -> None:
     request = build(replace(JOB, trial=True))
 
@@ -219,9 +230,44 @@ def test_the_request_says_what_the_design_says() -> None:
         (lambda r: r.update(TrainingJobName="under_score"), "job name 'under_score'"),
         (lambda r: r.update(RoleArn="arn:aws:iam::1:user/x-and-then-some"), "is no role ARN"),
         (lambda r: r["StoppingCondition"].update(MaxWaitTimeInSeconds=1), "max wait includes the runtime"),
-        (lambda r: r["HyperParameters"].update(note="x" * 3000), "longer than SageMaker allows"),
+        (
+            lambda r: r["HyperParameters"].update(note="x" * 3000),
+            "HyperParameters.note: 3000 characters where SageMaker",
+        ),
+        (lambda r: r["HyperParameters"].update({str(n): "" for n in range(101)}), "HyperParameters: 105 entries where"),
+        (lambda r: r["HyperParameters"].update({"n" * 300: ""}), "300 characters where SageMaker takes 256 at most"),
+        (
+            lambda r: r["RetryStrategy"].update(MaximumRetryAttempts=31),
+            "MaximumRetryAttempts: 31 where SageMaker takes 30",
+        ),
+        (
+            lambda r: r["ResourceConfig"].update(VolumeKmsKeyId="a key"),
+            "ResourceConfig.VolumeKmsKeyId: 'a key' does not",
+        ),
+        (lambda r: r["OutputDataConfig"].update(CompressionType="ZIP"), "CompressionType: 'ZIP' is none of GZIP, NONE"),
+        (lambda r: r["Tags"].append({"Key": "a#b", "Value": ""}), "Tags[1].Key: 'a#b' does not have the form"),
+        (
+            lambda r: r["InputDataConfig"][0]["DataSource"]["S3DataSource"].update(S3Uri="my/folder"),
+            "a job reads its data from S3: --data NAME=s3://bucket/prefix/, not 'my/folder'",
+        ),
     ],
-    ids=["missing", "type", "unknown", "instance", "name", "role", "wait", "long"],
+    ids=[
+        "missing",
+        "type",
+        "unknown",
+        "instance",
+        "name",
+        "role",
+        "wait",
+        "long",
+        "many",
+        "name of one",
+        "retries",
+        "key",
+        "choice",
+        "tag",
+        "folder",
+    ],
 )
 def test_a_wrong_request_is_refused_with_the_field(change: Callable[[Any], Any], message: str) -> None:
     request = build(JOB)
@@ -327,6 +373,9 @@ def test_a_tuning_job_is_printed_too(capsys: pytest.CaptureFixture[str]) -> None
         (["--dry-run", "--no-spot", "--max-wait", "9000"], "max wait is for spot instances"),
         (["--dry-run", "--keep-alive", "60"], "a warm pool needs an instance on demand"),
         (["--dry-run", "--instances", "0"], "a job needs one instance at least"),
+        (["--dry-run", "--subnet", "subnet-1"], "subnets and security groups go together: add --security-group"),
+        (["--dry-run", "--security-group", "sg-1"], "go together: add --security-group, or --subnet"),
+        (["--dry-run", "--data", "train=my/folder"], "a job reads its data from S3"),
     ],
 )
 def test_what_is_missing_or_cannot_be_is_said_before_anything_is_sent(
