@@ -423,9 +423,9 @@ def test_what_is_wrong_with_images_is_one_sentence(tmp_path: Path) -> None:
     pictures(tmp_path / "label")
 
     for name, options, error, message in [
-        ("size", {}, WrongShape, "x.png has 7x8 pixels, those before 6x8; give size=(height, width)"),
-        ("torn", {}, InvalidData, "x.png is no PNG or JPEG image, or is cut off"),
-        ("text", {}, InvalidData, "x.png is no PNG or JPEG image, or is cut off"),
+        ("size", {}, WrongShape, "dog/x.png has 7x8 pixels, those before 6x8; give size=(height, width)"),
+        ("torn", {}, InvalidData, "dog/x.png is no PNG or JPEG image, or is cut off"),
+        ("text", {}, InvalidData, "dog/x.png is no PNG or JPEG image, or is cut off"),
         ("loose", {}, InvalidData, "x.png lies in no class's folder: put it into <label>/x.png"),
         (
             "label",
@@ -492,16 +492,29 @@ def test_sounds_of_other_rates_lengths_and_channels_become_alike(tmp_path: Path)
     assert (found[:, 8500:] == 0).all(axis=1).sum() == 26  # half a second, then silence; but the long one
 
 
+def test_a_sound_whose_writer_did_not_know_its_length_is_read_to_its_end(tmp_path: Path) -> None:
+    """As ffmpeg writes into a pipe."""
+    wav(tmp_path / "x.wav", tone(8000))
+    raw = bytearray((tmp_path / "x.wav").read_bytes())
+    raw[4:8] = raw[40:44] = b"\xff" * 4
+    (tmp_path / "x.wav").write_bytes(bytes(raw))
+
+    assert len(files._wav(tmp_path / "x.wav")[0]) == 4000
+
+
 def test_what_is_wrong_with_sounds_is_one_sentence(tmp_path: Path) -> None:
     (words(tmp_path / "text") / "yes" / "x.wav").write_text("no sound")
     (words(tmp_path / "torn") / "yes" / "x.wav").write_bytes((tmp_path / "torn/yes/s0_0.wav").read_bytes()[:30])
+    whole = (words(tmp_path / "cut") / "yes" / "s0_0.wav").read_bytes()
+    (tmp_path / "cut" / "yes" / "x.wav").write_bytes(whole[:1044])
     wav(words(tmp_path / "none") / "yes" / "x.wav", [])
     float_header = bytearray((tmp_path / "none/yes/s0_0.wav").read_bytes())
     float_header[20:22] = (3).to_bytes(2, "little")  # IEEE float
     (words(tmp_path / "float") / "yes" / "x.wav").write_bytes(bytes(float_header))
 
     for name, error, message in [
-        ("text", InvalidData, "x.wav is no WAV file of PCM"),
+        ("text", InvalidData, "yes/x.wav is no WAV file of PCM"),
+        ("cut", InvalidData, "yes/x.wav is cut off: 500 of 4000 samples are there"),
         ("torn", InvalidData, "x.wav is no WAV file of PCM"),
         ("none", NoRows, "x.wav has no sound"),
         ("float", InvalidData, "x.wav is no WAV file of PCM: unknown format: 3"),
