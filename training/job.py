@@ -378,11 +378,14 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         arguments=_passed_on(options),
     )
     send = backends.BACKENDS[options.backend]
-    if options.tune and options.search == "sagemaker":
-        return tuning_job.run(job, options, code)
-    if options.tune and not options.dry_run:
-        code.upload(bucket, region)
-        found = tune.over_jobs(job, options, send)
+    if options.tune and (options.search == "sagemaker" or not options.dry_run):
+        if options.search == "sagemaker":
+            found = tuning_job.run(job, options, code)
+            if found is None:
+                return 0
+        else:
+            code.upload(bucket, region)
+            found = tune.over_jobs(job, options, send)
         job = replace(job, hyperparameters={**hyperparameters, **found})
     request = build(job)
     validate(request)

@@ -5,12 +5,14 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import boto3
 import pytest
+from botocore.stub import Stubber
 
 from training import backends, evaluate, report, tuning_job
 from training.__main__ import main as command
@@ -192,6 +194,106 @@ def test_a_wrong_tuning_job_is_refused_with_the_field(change: Callable[[Any], An
 
     with pytest.raises(InvalidJob, match=re.escape(message)):
         tuning_job.validate(request)
+
+
+def described(status: str, completed: int, best: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """A tuning job as SageMaker describes it; botocore's Stubber holds it against the service model."""
+    request = tuning()
+    found = {
+        "HyperParameterTuningJobName": "toy",
+        "HyperParameterTuningJobArn": "arn:aws:sagemaker:us-east-1:123456789012:hyper-parameter-tuning-job/toy",
+        "HyperParameterTuningJobConfig": request["HyperParameterTuningJobConfig"],
+        "HyperParameterTuningJobStatus": status,
+        "CreationTime": datetime(2026, 11, 22),
+        "TrainingJobStatusCounters": {"Completed": completed, "InProgress": 2},
+        "ObjectiveStatusCounters": {"Succeeded": completed},
+        **more,
+    }
+    if best is not None:
+        found["BestTrainingJob"] = {
+            "TrainingJobName": "toy-003",
+            "TrainingJobArn": "arn:aws:sagemaker:us-east-1:123456789012:training-job/toy-003",
+            "CreationTime": datetime(2026, 11, 22),
+            "TrainingJobStatus": "Completed",
+            "TunedHyperParameters": best,
+            "FinalHyperParameterTuningJobObjectiveMetric": {"MetricName": "validation:rmse", "Value": 0.125},
+        }
+    return found
+
+
+@pytest.fixture
+def sagemaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
+    client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    monkeypatch.setattr(backends, "client", lambda *_: client)
+    monkeypatch.setattr(tuning_job, "POLL_S", 0)
+    with Stubber(client) as stub:
+        yield stub
+        stub.assert_no_pending_responses()
+
+
+def test_a_tuning_job_is_followed_to_its_best_trial(sagemaker: Stubber) -> None:
+    best = {"lr": "0.01", "schedule": "cosine"}
+    for answer in (described("InProgress", 0), described("InProgress", 0), described("InProgress", 3, best),
+                   described("Completed", 20, best)):  # fmt: skip
+        sagemaker.add_response("describe_hyper_parameter_tuning_job", answer, {"HyperParameterTuningJobName": "toy"})
+    said: list[str] = []
+
+    assert tuning_job.wait("toy", "us-east-1", said.append) == best
+    assert said == [
+        "InProgress  completed=0  running=2  failed=0",
+        "InProgress  completed=3  running=2  failed=0  best validation:rmse=0.125",
+        "Completed   completed=20  running=2  failed=0  best validation:rmse=0.125",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (described("Failed", 0, FailureReason="no capacity"), "tuning job toy ended as Failed: no capacity"),
+        (described("Completed", 0), "tuning job toy ended as Completed: no trial ended well"),
+    ],
+    ids=["failed", "without a trial"],
+)
+def test_a_tuning_job_that_ends_badly_says_why(sagemaker: Stubber, answer: dict[str, Any], message: str) -> None:
+    sagemaker.add_response("describe_hyper_parameter_tuning_job", answer)
+
+    with pytest.raises(InvalidJob, match=f"^{message}$"):
+        tuning_job.wait("toy", "us-east-1", lambda _: None)
+
+
+@pytest.mark.train
+def test_the_best_settings_of_a_tuning_job_are_trained_when_it_is_waited_for(
+    sagemaker: Stubber, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="the recipe needs torch")
+    best = {"lr": "0.01", "hidden": "[64]"}
+    sagemaker.add_response("describe_hyper_parameter_tuning_job", described("Completed", 4, best))
+    sent: list[Any] = []
+    monkeypatch.setitem(tuning_job.SENDERS, "boto3", lambda *request: sent.append(request[0]))
+    monkeypatch.setitem(backends.BACKENDS, "boto3", lambda *request: sent.append(request[0]))
+    monkeypatch.setattr(backends.Code, "upload", lambda *_: None)
+    monkeypatch.setattr(backends, "wait", lambda *_: None)
+    options = ["mlp", "--bucket", "b-artifacts", "--role", JOB.role, "--set", "epochs=2", "--tune", "4", "--wait"]
+
+    assert main([*options, "--search", "sagemaker"], {}) == 0
+    search, job = sent
+    assert search["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"] == 4
+    assert job["HyperParameters"] == {"epochs": "2", **best}
+    assert job["OutputDataConfig"]["S3OutputPath"] == "s3://b-artifacts/models/mlp/"
+    assert "best: --set lr=0.01 --set hidden=[64]" in capsys.readouterr().out
+
+
+@pytest.mark.train
+def test_the_local_stack_has_no_search_of_sagemakers_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="the recipe needs torch")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "unused")
+    options = ["mlp", "--on", "local-stack", "--bucket", "b-artifacts", "--tune", "4", "--search", "sagemaker"]
+
+    assert main(options, {}) == 1
+    assert "on the local stack take random, grid or optuna" in capsys.readouterr().err
 
 
 def test_the_archive_of_the_older_contract_holds_the_same_code() -> None:
