@@ -25,7 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return COMMANDS[command](rest[:-1])
+    try:
+        return COMMANDS[command](rest[:-1])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _train(arguments: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ import pytest
 from botocore.stub import Stubber
 
 from training import backends, evaluate, report, tuning_job
+from training.__main__ import COMMANDS
 from training.__main__ import main as command
 from training.errors import InvalidJob
 from training.job import Job, build, image_uri, job_name, main, validate
@@ -485,6 +486,16 @@ def test_what_is_missing_or_cannot_be_is_said_before_anything_is_sent(
 ) -> None:
     assert main(["digits", *options], {}) == 1
     assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "job", interrupted)
+
+    assert command(["job", "digits"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

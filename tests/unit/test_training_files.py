@@ -101,6 +101,14 @@ def test_a_byte_order_mark_tabs_and_quotes_are_understood(tmp_path: Path) -> Non
     assert "0, or\nso" in {*data.train.inputs["text"], *data.validation.inputs["text"], *data.test.inputs["text"]}
 
 
+def test_a_cell_may_hold_a_document(tmp_path: Path) -> None:
+    rows = [f"{'word ' * 40_000},{row},{'ab'[row % 2]}" for row in range(20)]
+
+    data = files.table(csv_file(tmp_path, rows, "text,age,y"), target="y", texts=["text"])
+
+    assert len(data.train.inputs["text"][0]) == 200_000
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_parquet_reads_as_csv_does(tmp_path: Path, ending: str) -> None:
     csv_file(tmp_path)
@@ -523,3 +531,55 @@ def test_what_is_wrong_with_sounds_is_one_sentence(tmp_path: Path) -> None:
             files.sounds(tmp_path / name)
         assert message in str(caught.value), name
         assert type(caught.value) is error, name
+
+
+# --- by the command line ----------------------------------------------------------------------------------------------
+
+OWN = """
+import torch
+from training.data import files
+from training.recipe import NetworkHyperparameters, Recipe
+
+recipe = Recipe(name="own", description="", task="classification", hyperparameters=NetworkHyperparameters,
+                data=lambda channels: files.{loader}, model=lambda h, data: torch.nn.Linear(1, len(data.labels)))
+"""
+TABLE = "table(channels, target='churn', numbers=['age'])"
+ARRAYS = "arrays(channels, target='y', inputs=['image'])"
+
+
+@pytest.mark.parametrize(
+    ("loader", "train", "test", "message"),
+    [
+        (TABLE, {"header": HEADER.replace("age", "years")}, {}, "train.csv has no column 'age'; it has 'years', "),
+        (TABLE, {"rows": changed(3, "23,", ",")}, {}, "train.csv, row 5: column 'age' is empty; fill it, or "),
+        (TABLE, {}, {"rows": changed(3, "stays", "x")}, "test.csv, row 5, column 'churn': 'x' is none of the labels "),
+        (TABLE, {}, {"rows": [], "header": ""}, "test.csv has no header"),
+        (TABLE, {"rows": changed(3, "23,", "")}, {}, "train.csv, row 5 has 6 values; there are 7 columns"),
+        (
+            ARRAYS,
+            {"image": np.zeros((60, 1))},
+            {"image": np.zeros((60, 2))},
+            "test.npz: a row of 'image' has shape [2], ",
+        ),
+        (ARRAYS, {"image": np.full((60, 1), np.nan)}, {}, "train.npz, row 1: 'image' holds a NaN or an infinity"),
+    ],
+    ids=["missing column", "nan", "label never seen", "empty", "ragged", "wrong shape", "nan in an array"],
+)
+def test_wrong_data_end_a_command_in_one_sentence(
+    loader: str, train: Any, test: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    script = pytest.importorskip("training.train", reason="training needs torch")
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the process is pytest's
+    (tmp_path / "own.py").write_text(OWN.format(loader=loader))
+    for name, changes in (("train", train), ("test", test)):
+        if loader == TABLE:
+            csv_file(tmp_path / name, name=f"{name}.csv", **changes)
+        else:
+            npz(tmp_path / name, name=f"{name}.npz", **changes)
+    data = [part for name in ("train", "test") for part in ("--data", f"{name}={tmp_path / name}")]
+
+    assert script.main([str(tmp_path / "own.py"), *data, "--device", "cpu"], {}) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {message}")
+    assert str(tmp_path) not in said
