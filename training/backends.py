@@ -68,10 +68,20 @@ class Code:
             raise InvalidJob(f"cannot upload the code to bucket {bucket!r}: {error}") from error
 
 
-def collect_code(recipe: str) -> Code:
-    """This package, and the recipe's file where it lies outside."""
+def collect_code(recipe: str, wheels: Path | None = None) -> Code:
+    """This package, the recipe's file where it lies outside, and the packages in the folder `wheels`.
+
+    Raises:
+        InvalidRecipe: there is no such file.
+        InvalidJob: there is no wheel in that folder.
+    """
     sources = [*PACKAGE.rglob("*.py"), PACKAGE / "requirements.txt"]
     files = {f"training/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes() for path in sources}
+    if wheels is not None:
+        found = sorted(wheels.glob("*.whl"))
+        if not found:
+            raise InvalidJob(f"--wheels {wheels}: there is no .whl file in it")
+        files |= {f"wheels/{path.name}": path.read_bytes() for path in found}
     if not recipe.endswith(".py"):
         return Code(files, recipe)
     path = Path(recipe)

@@ -6,6 +6,12 @@
 
 The local stack runs the same request for real. It is looked for at AWS_ENDPOINT_URL or, as the README starts it, at
 127.0.0.1:8081.
+
+A job in a network without a way out (--subnet) brings what its image lacks along:
+
+    pip download -r training/requirements.txt -d wheels --only-binary :all: --platform manylinux_2_28_x86_64 \\
+        --python-version 3.12
+    python -m training train digits --on sagemaker --subnet … --security-group … --wheels wheels
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from training import evaluate, tune
@@ -332,6 +339,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kms-key", help="encrypts volume and output")
     parser.add_argument("--subnet", action="append", default=[])
     parser.add_argument("--security-group", action="append", default=[])
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="packages for a job without a way to the package index",
+    )
     parser.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--dry-run", action="store_true", help="print the request; send and upload nothing")
     parser.add_argument("--wait", action="store_true", help="follow the job to its end")
@@ -345,7 +358,7 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         os.environ["AWS_ENDPOINT_URL"] = environ.get("AWS_ENDPOINT_URL", LOCAL_STACK)
         os.environ |= LOCAL_CREDENTIALS
     region = options.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or Job.region
-    code = backends.collect_code(options.recipe)
+    code = backends.collect_code(options.recipe, options.wheels)
     hyperparameters = pairs(options.set)
     name, task = backends.check_recipe(options.recipe, hyperparameters)
     bucket = _bucket(options, environ, region)

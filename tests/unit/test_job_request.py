@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -420,6 +421,21 @@ def test_code_is_named_by_its_content_and_holds_the_entry_point() -> None:
     assert {"training/bootstrap.py", "training/train.py", "training/requirements.txt"} <= set(code.files)
     assert code.uri("b") == backends.collect_code("digits").uri("b")
     assert replace(code, files={**code.files, "more.py": b""}).digest != code.digest
+
+
+def test_packages_are_brought_along_with_the_code(tmp_path: Path) -> None:
+    (tmp_path / "a-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+    (tmp_path / "notes.txt").touch()
+    code = backends.collect_code("digits", tmp_path)
+
+    assert {name for name in code.files if not name.startswith("training/")} == {"wheels/a-1.0-py3-none-any.whl"}
+    assert code.digest != backends.collect_code("digits").digest
+    assert main(["digits", "--dry-run", "--wheels", str(tmp_path)], {}) == 0
+
+
+def test_a_folder_without_packages_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["digits", "--dry-run", "--wheels", str(tmp_path)], {}) == 1
+    assert "there is no .whl file in it" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_request_and_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
