@@ -189,7 +189,7 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
     sagemaker = client("sagemaker", region)
     said = ""
     while True:
-        job: Request = sagemaker.describe_training_job(TrainingJobName=name)
+        job = describe(sagemaker.describe_training_job, TrainingJobName=name)
         metrics = "  ".join(f"{item['MetricName']}={item['Value']:.4g}" for item in job.get("FinalMetricDataList", []))
         line = f"{job['SecondaryStatus']:<12} {metrics}".rstrip()
         if line != said:
@@ -202,6 +202,20 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
         reason = job.get("FailureReason", job["SecondaryStatus"])
         raise InvalidJob(f"job {name} ended as {job['TrainingJobStatus']}: {reason}")
     return job
+
+
+def describe(call: Callable[..., Request], **named: str) -> Request:
+    """What SageMaker says of a job that runs.
+
+    Raises:
+        InvalidJob: it does not answer, in its own words.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return call(**named)
+    except (BotoCoreError, ClientError) as error:
+        raise InvalidJob(f"{' '.join(named.values())} was sent, and cannot be followed: {error}") from error
 
 
 def artifacts_bucket(region: str) -> str:

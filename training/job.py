@@ -9,8 +9,8 @@ The local stack runs the same request for real. It is looked for at AWS_ENDPOINT
 
 A job in a network without a way out (--subnet) brings what its image lacks along:
 
-    pip download -r training/requirements.txt -d wheels --only-binary :all: --platform manylinux_2_28_x86_64 \\
-        --python-version 3.12
+    pip download -r training/requirements.txt -d wheels --only-binary :all: --python-version 3.12 \\
+        --platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64
     python -m training train digits --on sagemaker --subnet … --security-group … --wheels wheels
 """
 

@@ -235,7 +235,7 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> dict[str
     sagemaker = backends.client("sagemaker", region)
     said = ""
     while True:
-        found: Request = sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        found = backends.describe(sagemaker.describe_hyper_parameter_tuning_job, HyperParameterTuningJobName=name)
         counts, best = found["TrainingJobStatusCounters"], found.get("BestTrainingJob", {})
         line = f"{found['HyperParameterTuningJobStatus']:<12}" + "  ".join(
             f"{title}={counts.get(key, 0)}"

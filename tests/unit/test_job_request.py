@@ -263,6 +263,15 @@ def test_a_tuning_job_that_ends_badly_says_why(sagemaker: Stubber, answer: dict[
         tuning_job.wait("toy", "us-east-1", lambda _: None)
 
 
+def test_a_job_that_cannot_be_followed_any_more_is_one_sentence(sagemaker: Stubber) -> None:
+    for operation in ("describe_training_job", "describe_hyper_parameter_tuning_job"):
+        sagemaker.add_client_error(operation, "AccessDeniedException", "not for you")
+
+    for wait in (backends.wait, tuning_job.wait):
+        with pytest.raises(InvalidJob, match="^toy was sent, and cannot be followed: .* not for you$"):
+            wait("toy", "us-east-1")
+
+
 @pytest.mark.train
 def test_the_best_settings_of_a_tuning_job_are_trained_when_it_is_waited_for(
     sagemaker: Stubber, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
