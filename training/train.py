@@ -91,7 +91,7 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     kinds = forms.kinds(options.compress, recipe)
     settings = override(recipe.hyperparameters(), json.loads(environ.get("SM_HPS", "{}")))
     settings = override(settings, pairs(options.set))
-    channels = _channels(environ) | {name: Path(folder) for name, folder in pairs(options.data, "--data").items()}
+    channels = _channels(environ) | _folders(options.data)
     ranks, device = distributed.join(environ, _device(options.device))
     if ranks.leads:
         others = f", {ranks.count} processes" if ranks.count > 1 else ""
@@ -182,6 +182,15 @@ def _channels(environ: Mapping[str, str]) -> dict[str, Path]:
     """Input channels by lower-case name."""
     prefix = "SM_CHANNEL_"
     return {key.removeprefix(prefix).lower(): Path(value) for key, value in environ.items() if key.startswith(prefix)}
+
+
+def _folders(data: Sequence[str]) -> dict[str, Path]:
+    """Input channels of the command line."""
+    given = pairs(data, "--data")
+    for name, folder in given.items():
+        if folder.startswith("s3://"):
+            raise TrainingError(f"--data {name}={folder}: training here reads folders; --on sagemaker reads S3")
+    return {name: Path(folder).expanduser() for name, folder in given.items()}
 
 
 def _card(

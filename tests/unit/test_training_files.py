@@ -13,7 +13,7 @@ import pytest
 
 from training.data import files
 from training.data.tables import read_table
-from training.errors import InvalidData, InvalidValue, MissingColumn, NoRows, UnknownLabel, WrongShape
+from training.errors import InvalidData, InvalidValue, MissingColumn, NoRows, TrainingError, UnknownLabel, WrongShape
 
 pytestmark = pytest.mark.train
 
@@ -545,6 +545,17 @@ recipe = Recipe(name="own", description="", task="classification", hyperparamete
 """
 TABLE = "table(channels, target='churn', numbers=['age'])"
 ARRAYS = "arrays(channels, target='y', inputs=['image'])"
+
+
+def test_here_data_come_from_folders_of_which_one_may_be_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = pytest.importorskip("training.train", reason="training needs torch")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert script._folders(["train=~/rows", "test=/data"]) == {"train": tmp_path / "rows", "test": Path("/data")}
+    with pytest.raises(TrainingError, match="^--data train=s3://b/rows/: training here reads folders; --on sagemaker"):
+        script._folders(["train=s3://b/rows/"])
 
 
 @pytest.mark.parametrize(
