@@ -257,7 +257,7 @@ def test_the_nearest_class_mean_reads_tables_with_gaps_categories_texts_and_toke
         "tokens": np.column_stack([seen + 5, generator.integers(0, 5, 300)]),
     }
     for name, values in inputs.items():
-        data = split(Examples({name: values}, target), source="made", sha256="0")
+        data = split(Examples({name: values}, target), source="made", sha256="0", gaps=True)
         found = evaluate.baselines("classification", data)
         best = found["nearest class mean"]["accuracy"]
         assert best > found["majority class"]["accuracy"] + 0.1, name
