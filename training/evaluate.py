@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import baselines as naive
+from training import calibrate
 from training.data import Dataset, Examples
 from training.errors import InvalidData
 
@@ -74,12 +75,14 @@ def baselines(task: Task, data: Dataset) -> dict[str, Metrics]:
     return {name: metrics(task, outputs, data.test) for name, outputs in naive.outputs(task, data).items()}
 
 
-def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = ()) -> Evaluation:
+def details(
+    task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (), *, temperature: float = 1.0
+) -> Evaluation:
     """What a number alone does not say, small enough for a manifest (the test part of `data` is what is measured).
 
     `intervals` are bootstrap percentiles; groups are drawn whole where the split is by group. `lead` is the paired
     difference to the best baseline. `groups` names the worst and best ones, `classes` the worst labels, `calibration`
-    how often a classifier is right at each confidence.
+    how often a classifier is right at each confidence, and, where its softmax has a `temperature`, without it.
     """
     test, primary = data.test, PRIMARY[task]
     by = str(data.split.get("by", "row"))
@@ -102,6 +105,13 @@ def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (
     if task == "classification":
         found["classes"] = _by_class(outputs, test.target, labels or data.labels)
         found["calibration"] = calibration(outputs, test.target)
+        if temperature != 1:
+            plain = calibrate.scaled(outputs, 1 / temperature, TINY)
+            before = {
+                "expected_error_before": calibration(plain, test.target)["expected_error"],
+                "log_loss_before": metrics(task, plain, test)["log_loss"],
+            }
+            found["calibration"] |= {"temperature": temperature} | before
     return found
 
 

@@ -68,7 +68,7 @@ class Evaluation(TypedDict):
     lead: NotRequired[Lead]
     groups: NotRequired[dict[str, Any]]  # by, count, mean, worst, best
     classes: NotRequired[list[dict[str, Any]]]  # label, rows, precision, recall, f1; the worst first
-    calibration: NotRequired[dict[str, Any]]  # expected_error, bins
+    calibration: NotRequired[dict[str, Any]]  # expected_error, bins; temperature, and the error and loss before it
 
 
 class Training(TypedDict):

@@ -384,6 +384,13 @@ class After(nn.Module):
         self.forward = functools.wraps(model.forward)(lambda *inputs: then(self.model(*inputs)))
 
 
+def softmax(temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """From logits (batch, classes) their probabilities, the less sure the higher the temperature."""
+    if temperature == 1:
+        return nn.Softmax(dim=-1)
+    return lambda logits: functional.softmax(logits / temperature, dim=-1)
+
+
 def best(count: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """From scores (batch, items) the numbers and scores of the `count` highest, highest first, (batch, count) each."""
 

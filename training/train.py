@@ -124,8 +124,9 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
     print("exporting and proving the graph", flush=True)
     graph = trained.to_graph(first)
-    compressed = forms.smallest(first, graph, kinds, options.budget) if kinds else None
-    if compressed is not None:
+    compressed = None
+    if kinds:
+        compressed, first = forms.smallest(first, graph, kinds, options.budget)
         print(compressed.table(f"validation {evaluate.PRIMARY[recipe.task].metric}"), flush=True)
         graph = compressed.graph
     graph = trained.with_front(first, graph)
@@ -188,7 +189,7 @@ def _card(
         "outputs": describe.outputs(graph, recipe.answers, run.labels),
         "metrics": metrics,
         "baselines": evaluate.baselines(recipe.task, data),
-        "evaluation": evaluate.details(recipe.task, outcome, data, run.labels),
+        "evaluation": evaluate.details(recipe.task, outcome, data, run.labels, temperature=run.temperature),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
         "hyperparameters": run.hyperparameters,
         "training": describe.origin(environ, run.device.type, time.monotonic() - started),

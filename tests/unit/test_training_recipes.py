@@ -356,7 +356,7 @@ def test_a_student_learns_from_the_trained_network() -> None:
     run = fit("mlp", epochs=4)
     small = replace(run.recipe, student=lambda: networks.mlp(28 * 28, (16,), 10))
     graph = trained.to_graph(run)
-    found = forms.smallest(replace(run, recipe=small), graph, ["distil"], budget=0.2)
+    found, network = forms.smallest(replace(run, recipe=small), graph, ["distil"], budget=0.2)
 
     [whole, student] = found.rows
     assert student.kind == "distil"
