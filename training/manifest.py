@@ -25,6 +25,7 @@ class Input(TypedDict):
     datatype: str
     shape: list[int]
     preprocessing: str
+    columns: NotRequired[list[str]]  # of a table, in the order in which a caller sends them
 
 
 class Output(TypedDict):

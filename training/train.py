@@ -185,7 +185,7 @@ def _card(
         "schema": 1,
         "task": recipe.task,
         "description": recipe.description,
-        "inputs": describe.inputs(graph, recipe.preprocessing),
+        "inputs": describe.inputs(graph, recipe.preprocessing, data.columns),
         "outputs": describe.outputs(graph, recipe.answers, run.labels),
         "metrics": metrics,
         "baselines": evaluate.baselines(recipe.task, data),
