@@ -404,12 +404,25 @@ def _prove(graph: onnx.ModelProto, ask: Any, inputs: Feeds, title: str) -> Conve
             worst = np.abs(got - expected).max()
             raise ExportFailed(f"the graph of {title} is off by {worst:.1e}{what or ''}, in {wrong.sum()} rows")
         rows, off, relabelled = rows + len(wrong), off + int(wrong.sum()), relabelled + int((wrong & others).sum())
+    _prove_empty(graph, inputs, np.asarray(ask(table({name: values[:1] for name, values in inputs.items()}))), title)
     if off > OFF * rows or relabelled > RELABELLED * rows:
         raise ExportFailed(
             f"the graph of {title} differs from the estimator in {off} of {rows} rows, in {relabelled} of them by "
             f"another label; {_advice(graph)}"
         )
     return Converted(graph, rows, off / rows, relabelled / rows)
+
+
+def _prove_empty(graph: onnx.ModelProto, inputs: Feeds, one: NDArray[Any], title: str) -> None:
+    """No rows get no answers, or are refused: scikit-learn refuses them, too. `one` is the answer to a single row."""
+    answers = artifact.risky_answers(graph, [{name: values[:0] for name, values in inputs.items()}])
+    if answers is None:
+        raise ExportFailed(f"the graph of {title} ends the process that asks it about no rows")
+    for answer in answers:
+        if answer is not None and [got.shape for got in answer.values()] != [(0, *one.shape[1:])]:
+            raise ExportFailed(
+                f"the graph of {title} answers {len(next(iter(answer.values())))} rows where it is asked none"
+            )
 
 
 def _advice(graph: onnx.ModelProto) -> str:
