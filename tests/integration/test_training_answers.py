@@ -23,7 +23,7 @@ from training.recipe import Arrays, load  # noqa: E402
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
 
 QUICK: dict[str, tuple[dict[str, Any], float]] = {  # settings, and how much better than the best baseline
-    "topics": ({"epochs": 3, "width": 48}, 0.01),
+    "topics": ({"epochs": 2, "width": 32}, 0.05),
     "textures": ({"epochs": 6}, 0.3),
     "speech": ({"epochs": 6, "width": 32}, 0.2),
     "churn": ({"epochs": 8}, 0.07),
