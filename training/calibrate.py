@@ -24,7 +24,7 @@ def temperature(logits: Array, target: Array, groups: Array | None = None) -> fl
     """
     logits = logits.astype(np.float64)
     folds, plain = _folds(target, groups), nats(logits, target)
-    if len(logits) < FEWEST or logits.shape[1] < 2 or len(folds) < 2 or not np.isfinite(plain).all():
+    if len(logits) < FEWEST or logits.shape[1] < 2 or len(folds) < 2 or not np.isfinite(logits).all():
         return 1.0
     costs = np.zeros(len(logits))
     for held_out in folds:
@@ -37,34 +37,47 @@ def temperature(logits: Array, target: Array, groups: Array | None = None) -> fl
 
 def nats(logits: Array, target: Array, temperature: float = 1.0) -> Array:
     """Negative log likelihood of each row (n,)."""
+    return _costs(logits, temperature)[np.arange(len(target)), target]
+
+
+def _costs(logits: Array, temperature: float) -> Array:
+    """That of each class (n, classes)."""
     scaled = logits / temperature
     scaled = scaled - scaled.max(axis=1, keepdims=True)
-    costs: Array = np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(target)), target]
+    costs: Array = np.log(np.exp(scaled).sum(axis=1, keepdims=True)) - scaled
     return costs
 
 
-def logits(probabilities: Array, tiny: float = TINY) -> Array:
-    """What a softmax makes these probabilities (n, classes) of; those below `tiny` count as much."""
-    found: Array = np.log(np.maximum(probabilities.astype(np.float64), tiny))
+def logits(probabilities: Array) -> Array:
+    """What a softmax makes these probabilities (n, classes) of; those below TINY count as much."""
+    found: Array = np.log(np.maximum(probabilities.astype(np.float64), TINY))
     return found
 
 
-def scaled(probabilities: Array, temperature: float, tiny: float = TINY) -> Array:
+def scaled(probabilities: Array, temperature: float) -> Array:
     """Probabilities (n, classes) as they are at another temperature, in their own precision."""
-    cold = logits(probabilities, tiny) / temperature
+    cold = logits(probabilities) / temperature
     powers = np.exp(cold - cold.max(axis=1, keepdims=True))
     answer: Array = (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
     return answer
 
 
 def _best(logits: Array, target: Array) -> float:
-    """The cost has one minimum: it is convex in 1 / temperature."""
+    """The lowest cost, which is convex in 1 / temperature.
+
+    As if one more row had been right and one wrong (Platt 1999): where all are right, no finite temperature were best.
+    """
     from scipy.optimize import minimize_scalar
 
-    bounds = (np.log(LOWEST), np.log(HIGHEST))
-    found = minimize_scalar(
-        lambda log: nats(logits, target, float(np.exp(log))).mean(), bounds=bounds, method="bounded"
-    )
+    wrong = 1 / (len(target) + 2)
+
+    def cost(log: float) -> float:
+        costs = _costs(logits, float(np.exp(log)))
+        right = costs[np.arange(len(target)), target]
+        others = (costs.sum(axis=1) - right) / (costs.shape[1] - 1)
+        return float(((1 - wrong) * right + wrong * others).mean())
+
+    found = minimize_scalar(cost, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
     return float(np.exp(found.x))
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import baselines as naive
-from training import calibrate
 from training.data import Dataset, Examples
 from training.errors import InvalidData
 
@@ -77,13 +76,13 @@ def baselines(task: Task, data: Dataset) -> dict[str, Metrics]:
 
 
 def details(
-    task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (), *, temperature: float = 1.0
+    task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (), *, plain: Array | None = None
 ) -> Evaluation:
     """What a number alone does not say, small enough for a manifest (the test part of `data` is what is measured).
 
     `intervals` are bootstrap percentiles; groups are drawn whole where the split is by group. `lead` is the paired
     difference to the best baseline. `groups` names the worst and best ones, `classes` the worst labels, `calibration`
-    how often a classifier is right at each confidence, and, where its softmax has a `temperature`, without it.
+    how often a classifier is right at each confidence, and, where it has a temperature, at that of `plain` outputs.
     """
     test, primary = data.test, PRIMARY[task]
     by = str(data.split.get("by", "row"))
@@ -109,13 +108,11 @@ def details(
     if task == "classification":
         found["classes"] = _by_class(outputs, test.target, labels or data.labels)
         found["calibration"] = calibration(outputs, test.target)
-        if temperature != 1:
-            plain = calibrate.scaled(outputs, 1 / temperature, TINY)
-            before = {
+        if plain is not None:
+            found["calibration"] |= {
                 "expected_error_before": calibration(plain, test.target)["expected_error"],
                 "log_loss_before": metrics(task, plain, test)["log_loss"],
             }
-            found["calibration"] |= {"temperature": temperature} | before
     return found
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained, tune
 from training.errors import TrainingError
-from training.manifest import Manifest
+from training.manifest import Evaluation, Manifest
 from training.recipe import load, override, pairs
 from training.trained import Trained
 
@@ -189,7 +189,7 @@ def _card(
         "outputs": describe.outputs(graph, recipe.answers, run.labels),
         "metrics": metrics,
         "baselines": evaluate.baselines(recipe.task, data),
-        "evaluation": evaluate.details(recipe.task, outcome, data, run.labels, temperature=run.temperature),
+        "evaluation": _evaluation(run, outcome),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
         "hyperparameters": run.hyperparameters,
         "training": describe.origin(environ, run.device.type, time.monotonic() - started),
@@ -197,6 +197,16 @@ def _card(
         "samples": artifact.samples(graph, trained.requests(run, graph)),
     }
     return card, outcome
+
+
+def _evaluation(run: Trained, outcome: NDArray[Any]) -> Evaluation:
+    """Of what the graph answered and, where it has a temperature, of what the network says without one."""
+    if run.temperature == 1:
+        return evaluate.details(run.recipe.task, outcome, run.data, run.labels)
+    _, plain = trained.measure(run.recipe, replace(run, temperature=1.0).run, run.data.test, run.labels)
+    found = evaluate.details(run.recipe.task, outcome, run.data, run.labels, plain=plain)
+    found["calibration"]["temperature"] = run.temperature
+    return found
 
 
 def _report(
