@@ -135,7 +135,8 @@ class Recipe(Generic[H]):
     """How one model is made. Functions take as many of the arguments named here as they need, from the left.
 
     A torch `model` is called with the inputs in the data's order, first axis the batch. The exported graph is
-    `serve(model)`: for a classifier with a softmax behind its (batch, labels) logits.
+    `serve(model)`: for a classifier with a softmax behind its (batch, labels) logits, at the temperature at which it is
+    as sure as it is right (calibrate.py); one with a `serve` of its own goes out as that makes it.
     """
 
     name: str

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained, tune
 from training.errors import TrainingError
-from training.manifest import Manifest
+from training.manifest import Evaluation, Manifest
 from training.recipe import load, mistake, override, pairs
 from training.trained import Trained
 
@@ -136,8 +136,9 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
     print("exporting and proving the graph", flush=True)
     graph = trained.to_graph(first)
-    compressed = forms.smallest(first, graph, kinds, options.budget) if kinds else None
-    if compressed is not None:
+    compressed = None
+    if kinds:
+        compressed, first = forms.smallest(first, graph, kinds, options.budget)
         print(compressed.table(f"validation {evaluate.PRIMARY[recipe.task].metric}"), flush=True)
         graph = compressed.graph
     graph = trained.with_front(first, graph)
@@ -205,11 +206,11 @@ def _card(
         "schema": 1,
         "task": recipe.task,
         "description": recipe.description,
-        "inputs": describe.inputs(graph, recipe.preprocessing),
+        "inputs": describe.inputs(graph, recipe.preprocessing, data.columns),
         "outputs": describe.outputs(graph, recipe.answers, run.labels),
         "metrics": metrics,
         "baselines": evaluate.baselines(recipe.task, data),
-        "evaluation": evaluate.details(recipe.task, outcome, data, run.labels),
+        "evaluation": _evaluation(run, outcome),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
         "hyperparameters": run.hyperparameters,
         "training": describe.origin(environ, run.device.type, time.monotonic() - started),
@@ -217,6 +218,16 @@ def _card(
         "samples": artifact.samples(graph, trained.requests(run, graph)),
     }
     return card, outcome
+
+
+def _evaluation(run: Trained, outcome: NDArray[Any]) -> Evaluation:
+    """Of what the graph answered and, where it has a temperature, of what the network says without one."""
+    if run.temperature == 1:
+        return evaluate.details(run.recipe.task, outcome, run.data, run.labels)
+    _, plain = trained.measure(run.recipe, replace(run, temperature=1.0).run, run.data.test, run.labels)
+    found = evaluate.details(run.recipe.task, outcome, run.data, run.labels, plain=plain)
+    found["calibration"]["temperature"] = run.temperature
+    return found
 
 
 def _report(
