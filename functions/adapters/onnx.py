@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.adapters.limits import pages_of_their_own
-from functions.adapters.ort import FATAL, Api, OrtError, library_path
+from functions.adapters.ort import FATAL, Api, Library, OrtError, library
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.plan import Plan
 from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
@@ -61,30 +61,8 @@ _TYPES = (
 )  # fmt: skip
 _TENSOR, _SEQUENCE, _MAP, _SPARSE, _OPTIONAL = 1, 2, 3, 5, 6  # ONNXType
 _DISABLE_ALL, _EXTENDED, _LAYOUT = 0, 2, 3  # GraphOptimizationLevel
-_DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 0, 0
 _MAPPED_BYTES = 1024  # weights below stay in the graph, as the runtime advises: shape inference reads them
 _SIZES = [c_int64 * rank for rank in range(9)]  # shapes of usual ranks, at hand
-
-
-class _Library:
-    """The library and what all sessions share, made when it is needed first."""
-
-    def __init__(self) -> None:
-        self.api = api = Api(library_path())
-        self.environment = api.new(api.CreateEnv, FATAL, b"mayfly")
-        self.memory = api.new(api.CreateCpuMemoryInfo, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY)
-        self.allocator = api.new(api.GetAllocatorWithDefaultOptions)
-
-
-_making = threading.Lock()
-_made: list[_Library] = []
-
-
-def _library() -> _Library:
-    with _making:
-        if not _made:
-            _made.append(_Library())
-    return _made[0]
 
 
 def inspect_signature(path: Path) -> Signature:
@@ -104,7 +82,7 @@ class OnnxRuntime:
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
-        self._library = _library()
+        self._library = library()
         self._watchdog = _Watchdog()
 
     def load(self, path: Path, plan: Plan | None = None) -> "OnnxSession":
@@ -184,12 +162,12 @@ class _Options:
 class _Node:
     """An input or output of a session as the runtime shows it. `element` is None where it is no tensor."""
 
-    def __init__(self, library: _Library, name: str, info: int) -> None:
+    def __init__(self, library: Library, name: str, info: int) -> None:
         self.name = name
         self.element, self.shape, self.type = _read_type(library.api, info)
 
 
-def _nodes(library: _Library, session: int, kind: str) -> list[_Node]:
+def _nodes(library: Library, session: int, kind: str) -> list[_Node]:
     """`kind` is "Input" or "Output"."""
     api = library.api
     count = c_size_t()
@@ -252,7 +230,7 @@ def _read_shape(api: Api, info: int) -> tuple[int, ...]:
 class OnnxSession:
     """`core.serving.Session`."""
 
-    def __init__(self, library: _Library, handle: int, watchdog: "_Watchdog") -> None:
+    def __init__(self, library: Library, handle: int, watchdog: "_Watchdog") -> None:
         self._library = library
         self._handle = handle
         self._release = library.api.ReleaseSession  # at hand also when the interpreter ends
@@ -334,7 +312,7 @@ class _Run:
     Made once and used again, as is all that is handed to the library. Whoever holds it keeps it alive.
     """
 
-    def __init__(self, library: _Library, inputs: int, outputs: int) -> None:
+    def __init__(self, library: Library, inputs: int, outputs: int) -> None:
         self._library = library
         self._api = api = library.api
         self._release = api.ReleaseRunOptions  # at hand also when the interpreter ends

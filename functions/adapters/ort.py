@@ -1,7 +1,7 @@
 """ONNX Runtime's C API, as far as we use it, through ctypes.
 
-The wheel brings the library beside its Python package. Loading it takes 4 ms; importing the package and numpy takes 80,
-which every cold start would pay for (docs/decisions/0016-the-c-api.md). A table of functions in onnxruntime_c_api.h
+The wheel brings the library beside its Python package, whose import, with numpy's, every cold start would pay for
+(docs/decisions/0016-the-c-api.md). A table of functions in onnxruntime_c_api.h
 (`OrtApi`) that only ever grows at its end: a place in it is a promise.
 """
 
@@ -11,6 +11,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is 
 
 import ctypes
 import sys
+import threading
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 FLOOR = (1, 31, 1)  # below it, crafted models crash the process (field notes on security, section 1.1)
 API_VERSION = 24  # of the table: the first that has all of these
 FATAL = 4  # OrtLoggingLevel: errors come as statuses, and the library's own lines may hold values
+
+_DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 0, 0  # OrtAllocatorType, OrtMemType
 
 _P, _INT, _SIZE, _TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
 # name: place in the table, arguments. All of these are over in no time, and keep the GIL.
@@ -150,3 +153,29 @@ class Api:
         if any(words in text for words in ("bad_alloc", "allocate memory", "pthread_create failed")):
             raise MemoryError  # the library has no code for it
         raise OrtError(text)
+
+
+class Library:
+    """The library and what all sessions share."""
+
+    def __init__(self) -> None:
+        self.api = api = Api(library_path())
+        self.environment = api.new(api.CreateEnv, FATAL, b"mayfly")  # 11 ms: thousands of operators
+        self.memory = api.new(api.CreateCpuMemoryInfo, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY)
+        self.allocator = api.new(api.GetAllocatorWithDefaultOptions)
+
+
+_making = threading.Lock()
+_made: list[Library] = []
+
+
+def library() -> Library:
+    """The library of this process, made by whoever needs it first.
+
+    Raises:
+        ImportError: as `library_path` does, or it is too old.
+    """
+    with _making:
+        if not _made:
+            _made.append(Library())
+    return _made[0]
