@@ -30,6 +30,7 @@ from functions.workbench.samples import (
 )
 from functions.workbench.variants import NotMade, make
 
+ALONE_MS = 1.0  # one row in less: one thread is tried, too
 PATIENCE_S = 12.0  # after it, no further plan is measured
 SAMPLES_S = 30.0  # after it, samples beyond the first are taken as they are
 PROVEN_SAMPLES = 4  # whose answers are compared bit by bit
@@ -244,7 +245,7 @@ class _Build:
 
     def _measure_rest(self, form: Candidate) -> None:
         known = {costs.plan for costs in form.costs}
-        for plan in form.plans(self.brief.threads):
+        for plan in self._rest(form):
             if plan in known or (form.costs and (self.sample is None or self._is_over(PATIENCE_S))):
                 continue
             if self._measure(form, plan) is not None and not self._agrees(form.costs[0], form.costs[-1]):
@@ -255,6 +256,12 @@ class _Build:
             for sample in self.samples[:1]:
                 self._answer("sample 0", session, sample)
             form.costs.append(measure(lambda: session, plan, None, self.signature, form.size_bytes)[0])
+
+    def _rest(self, form: Candidate) -> list[Plan]:
+        """What is tried beside the first plan: what runs in no time may lose more to its threads than it gains."""
+        plans = form.plans(self.brief.threads)
+        runs_ms = form.costs[0].batch_1_ms if form.costs else None
+        return [replace(plan, threads=1) for plan in plans] if runs_ms is not None and runs_ms < ALONE_MS else plans
 
     def _agrees(self, proven: Costs, other: Costs) -> bool:
         """Whether another plan gives what the first one does, but for last bits: kernels add up in different orders."""

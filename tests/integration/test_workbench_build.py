@@ -640,8 +640,24 @@ def test_a_model_that_cannot_fit_is_refused_with_both_numbers(bench: Callable[..
     assert "and the one that serves has 97 MB: raise the parameter InferMemory" in message
 
 
-def test_threads_are_those_of_the_function_that_serves(bench: Callable[..., Built]) -> None:
-    assert bench(scale_model(), threads=2).plan.threads == 2
+@pytest.mark.parametrize(("short_ms", "tried"), [(0.0, {2}), (1e9, {1, 2})])
+def test_threads_are_those_of_the_function_that_serves_and_one_where_runs_are_short(
+    bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch, short_ms: float, tried: set[int]
+) -> None:
+    seen: set[int] = set()
+
+    def listen(load: Any, plan: Plan, *args: Any) -> Any:
+        seen.add(plan.threads)
+        return measure(load, plan, *args)
+
+    monkeypatch.setattr(build_module, "measure", listen)
+    monkeypatch.setattr(build_module, "ALONE_MS", short_ms)
+
+    built = bench(perceptron(), threads=2)
+
+    assert seen == tried
+    assert built.plan.threads in tried
+    assert any(" thread" in note for note in built.notes) == (len(tried) > 1)
 
 
 def test_when_patience_is_over_the_first_plan_stands(
