@@ -20,7 +20,6 @@ import onnxruntime as ort
 
 from benchmarks.children.invoke import Context
 from benchmarks.measure import interleave
-from functions.adapters.limits import threads_for
 from functions.core.inference import InferenceService
 from functions.core.statistics import Statistics
 from functions.infer import main as deployed
@@ -94,7 +93,7 @@ def _read(path: str) -> Any:
 def bare_session(path: Path) -> Any:
     """Of ONNX Runtime's Python package, with the options of the function's own: nothing spins on the other core."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads_for(deployed.size_mb)
+    options.intra_op_num_threads = deployed.resolver.resolve("tiny", None).version.plan["threads"]
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
