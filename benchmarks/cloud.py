@@ -22,6 +22,7 @@ from benchmarks.measure import ROOT, progress
 from benchmarks.models import Workload
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb import DynamoTable
+from functions.adapters.limits import threads_for
 from functions.adapters.sandbox import Sandbox
 from functions.core.registration import Digest, Pinned, Registration
 from functions.core.registry import Blob, Registry, State
@@ -167,6 +168,8 @@ def _registration(cloud: Cloud) -> Registration:
         blobs=FileBlobs(objects / variables["SERVING_BUCKET"]),
         workbench=Sandbox(),
         read_manifest=read_manifest,
+        memory_mb=cloud.template.functions[FUNCTION].memory_mb,
+        threads=threads_for(cloud.template.functions[FUNCTION].memory_mb),
     )
 
 

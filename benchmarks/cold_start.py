@@ -12,8 +12,8 @@ are of the same round. A prediction that is not the reference's (within 1e-5) en
 
 "s3-like" takes 15 ms to the first byte and sends 90 MB/s a connection, without a limit on the sum; "unthrottled" is
 loopback. Not measured: TLS, the network, Lambda's own start and its runtime client, a cold page cache. Telemetry is off
-for all; variables of our template (OPENBLAS_NUM_THREADS=1) are set for ours only; the Tracer is disabled by its own
-variable, because no X-Ray daemon is here. Children run with the same interpreter flags (none) and warm byte code.
+for all; the Tracer is disabled by its own variable, because no X-Ray daemon is here. Children run with the same
+interpreter flags (none) and warm byte code.
 """
 
 import argparse

@@ -11,7 +11,6 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import cloud
 from benchmarks.measure import progress
+from benchmarks.member import WIDTH, Member
 from benchmarks.models import IR, OPSET
 from functions.adapters.clock import utc_now
 from functions.adapters.limits import threads_for
@@ -35,44 +35,27 @@ from functions.core.workbench import Brief, Built, Unpacked, Written
 from functions.register.manifest import read_manifest
 
 SMALLEST_BYTES, LARGEST_BYTES = 16 * 1024, 24 * 1024 * 1024  # log-uniform: half are below 0.6 MB, the mean is 3.3 MB
-WIDTH = 8
 AT_ONCE = 25  # items that BatchWriteItem takes
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One model of a fleet: y = x @ (a quarter everywhere) + number."""
-
-    number: int
-    size_bytes: int
-
-    @property
-    def name(self) -> str:
-        return f"m{self.number:04d}"
-
-    def write(self, path: Path) -> None:
-        """All of its weights are read for each answer."""
-        inner = max(1, self.size_bytes // 4 // (2 * WIDTH))
-        weights = {
-            "in": np.full((WIDTH, inner), 0.25, np.float32),
-            "out": np.full((inner, WIDTH), 1 / inner, np.float32),
-            "number": np.float32(self.number),
-        }
-        nodes = [
-            helper.make_node("MatMul", ["x", "in"], ["wide"]),
-            helper.make_node("MatMul", ["wide", "out"], ["narrow"]),
-            helper.make_node("Add", ["narrow", "number"], ["y"]),
-        ]
-        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH]) for name in "xy")
-        initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
-        graph = helper.make_graph(nodes, "fleet", [x], [y], initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-        onnx.save_model(model, path)
-
-    def is_answer(self, values: Sequence[float], x: float) -> bool:
-        """Whether `values` is what it says to a row of `x`, but for what float32 loses in a sum of 300,000."""
-        wanted = x * WIDTH / 4 + self.number
-        return len(values) == WIDTH and all(abs(value - wanted) < 0.25 for value in values)
+def write(member: Member, path: Path) -> None:
+    """Write its model. All of its weights are read for each answer."""
+    inner = max(1, member.size_bytes // 4 // (2 * WIDTH))
+    weights = {
+        "in": np.full((WIDTH, inner), 0.25, np.float32),
+        "out": np.full((inner, WIDTH), 1 / inner, np.float32),
+        "number": np.float32(member.number),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "in"], ["wide"]),
+        helper.make_node("MatMul", ["wide", "out"], ["narrow"]),
+        helper.make_node("Add", ["narrow", "number"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH]) for name in "xy")
+    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "fleet", [x], [y], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    onnx.save_model(model, path)
 
 
 def members(count: int, seed: int = 1) -> list[Member]:
@@ -112,7 +95,7 @@ def _register(registration: Registration, objects: Path, member: Member) -> None
     key = f"models/{member.name}/model.onnx"
     path = objects / cloud.UPLOADS / key
     path.parent.mkdir(parents=True)
-    member.write(path)
+    write(member, path)
     version = registration.register(Upload(cloud.UPLOADS, key))
     path.unlink()
     if version is None or version.state is not State.READY:

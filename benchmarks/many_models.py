@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks import cloud, fleet, measure
 from benchmarks.measure import ROOT, Spread, progress
+from benchmarks.member import Member
 
 CHILD = ROOT / "benchmarks" / "children" / "traffic.py"
 STORAGE = "s3-like"
@@ -32,7 +33,7 @@ SKEW, SEED = 1.1, 20261122
 LIMIT_S = 3600.0
 
 
-def serve(where: cloud.Cloud, members: Sequence[fleet.Member], memory_mb: int, **plan: Any) -> dict[str, Any]:
+def serve(where: cloud.Cloud, members: Sequence[Member], memory_mb: int, **plan: Any) -> dict[str, Any]:
     """What `children/traffic.py` saw of `members` in an environment of its own, of `memory_mb`.
 
     Raises:

@@ -3,13 +3,13 @@
     python -m benchmarks.memory [--rounds N] [--models tiny,conv100,encoder400] [--no-save]
 
 Each measurement is a fresh process, and the peak of its resident memory (VmHWM), mapped files included:
-  bare       imports numpy and onnxruntime.
+  idle       functions.infer.main with the template's environment, of which nothing was asked yet.
   reference  import onnxruntime, InferenceSession(the file as it was uploaded), one run.
   ours       functions.infer.main with the template's environment: the record from the registry, the model fetched from
              storage, one API Gateway event with a JSON body.
-What ours takes over the bare process is compared with the goal, 1.2 x weights + 60 MB; weights are the size of the
-uploaded file. It includes boto3 or what stands in its place, the request and its values. A prediction that is not the
-reference's (within 1e-5) ends the benchmark with an error.
+What ours takes over the idle process is compared with the goal, 1.2 x weights + 60 MB; weights are the size of the
+uploaded file. It includes the request and its values. A prediction that is not the reference's (within 1e-5) ends the
+benchmark with an error.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.models import Workload, all_workloads
 
 CHILD = ROOT / "benchmarks" / "children" / "peak.py"
 MB = 1024 * 1024
-BARE, REFERENCE, OURS = "bare", "reference", "ours"
+IDLE, REFERENCE, OURS = "idle", "reference", "ours"
 FACTOR, CONSTANT_MB = 1.2, 60.0
 
 
@@ -51,7 +51,7 @@ class Case:
     def contenders(self) -> dict[str, Callable[[], float]]:
         """Name to what measures it once, in MB. The reference comes before ours: it says what is right."""
         return {
-            BARE: lambda: self._spawn([BARE], cloud.plain_environment)[0],
+            IDLE: lambda: self._spawn([IDLE], partial(_ours_environment, self._cloud))[0],
             REFERENCE: self._reference,
             OURS: self._ours,
         }
@@ -65,7 +65,8 @@ class Case:
         peak, answer = self._spawn([OURS, self._event], partial(_ours_environment, self._cloud))
         if self._expected is None:  # ours may come first in a warm-up round
             self._reference()
-        wanted, got = self._expected, np.array(answer)
+        wanted = self._expected
+        got = np.array(answer).reshape(wanted.shape if wanted is not None else -1)
         off = np.max(np.abs(got - wanted) / np.maximum(1.0, np.abs(wanted))) if wanted is not None else np.inf
         if not off <= TOLERANCE:
             raise RuntimeError(f"the answer is {off:.1e} from the reference's")
@@ -83,13 +84,13 @@ def _ours_environment(where: cloud.Cloud, tmp: Path) -> dict[str, str]:
 
 
 def results(model: str, weights_mb: float, taken: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """One entry a contender; `over_bare` is of the same round, `goal` what it may be at the most."""
+    """One entry a contender; `over_idle` is of the same round, `goal` what it may be at the most."""
     found = []
     for contender, values in taken.items():
         entry = measure.row(Spread.of(values, 1), model=model, contender=contender)
-        if contender != BARE:
-            over = [value - base for value, base in zip(values, taken[BARE], strict=True)]
-            entry["over_bare"] = Spread.of(over, 1).to_record()
+        if contender != IDLE:
+            over = [value - base for value, base in zip(values, taken[IDLE], strict=True)]
+            entry["over_idle"] = Spread.of(over, 1).to_record()
             entry["weights_mb"] = round(weights_mb, 1)
             entry["goal"] = round(FACTOR * weights_mb + CONSTANT_MB, 1)
         found.append(entry)
@@ -97,9 +98,9 @@ def results(model: str, weights_mb: float, taken: Mapping[str, Sequence[float]])
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("model", "contender", "n", "peak MB", "over bare", "weights", "goal")]
+    rows = [("model", "contender", "n", "peak MB", "over idle", "weights", "goal")]
     for one in found:
-        over = one.get("over_bare", {}).get("median", "")
+        over = one.get("over_idle", {}).get("median", "")
         numbers = (one["median"], over, one.get("weights_mb", ""), one.get("goal", ""))
         texts = [f"{number:.0f}" if number != "" else "" for number in numbers]
         rows.append((one["model"], one["contender"], str(one["n"]), texts[0], texts[1], texts[2], texts[3]))

@@ -27,9 +27,9 @@ memory      of the server's processes after the load, in 10⁶ bytes, shared pag
 
 An environment of Lambda has one request at a time, so 8 clients of "ours" wait for each other; AWS, and the stack,
 give them 8 environments, each as fast as at 1 client if it has a core. Not measured: TLS, the network, more workers,
-batches. Telemetry is off for all; OPENBLAS_NUM_THREADS=1, which our template sets, is set for the peers, too. An answer
-that is not the reference's (within 1e-5), or no 200, ends the benchmark; a peer that cannot be started is listed with
-the reason.
+batches. Telemetry is off for all; OPENBLAS_NUM_THREADS=1, which makes numpy start sooner, is set for the peers. An
+answer that is not the reference's (within 1e-5), or no 200, ends the benchmark; a peer that cannot be started is listed
+with the reason.
 """
 
 import argparse

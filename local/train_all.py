@@ -34,7 +34,6 @@ COMPRESS = {
     "mlp": "prune,int8",
     "textures": "prune",
     "speech": "prune",
-    "topics": "int8",
     "recommender": "int8",
     "gpt": "int8,int4",
 }

@@ -63,7 +63,7 @@ def many_models(results: Sequence[Line]) -> str:
 def memory(results: Sequence[Line]) -> str:
     found = [entry for entry in results if entry["contender"] == "ours"]
     return "over an idle process: " + ", ".join(
-        f"{entry['model']} {entry['over_bare']['median']:.0f} MB (weights {entry['weights_mb']:.0f})" for entry in found
+        f"{entry['model']} {entry['over_idle']['median']:.0f} MB (weights {entry['weights_mb']:.0f})" for entry in found
     )
 
 

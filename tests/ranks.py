@@ -53,7 +53,8 @@ class StopAt(checkpoint.Stop):
         return self.left < 0
 
 
-def main(folder: Path) -> None:
+def main() -> int:
+    folder = Path(sys.argv[1])
     ranks, _ = distributed.join(os.environ, CPU)
     model = make_model()
     history = fit(model, ranks)
@@ -78,8 +79,8 @@ def main(folder: Path) -> None:
         torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict(), "stops": stops},
                    folder / "resumed.pt")  # fmt: skip
     ranks.leave()
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    distributed.end(0)
+    distributed.end(main)

@@ -19,7 +19,9 @@ from functions.core.resolution import Resolver
 from functions.core.serving import ModelCache
 from functions.core.signature import Signature, TensorSpec
 from functions.core.statistics import Statistics
+from functions.core.tensors import Tensor
 from functions.infer.handler import Handler, make_handler
+from tests.arrays import array_of, tensor_of
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),))
 
@@ -53,12 +55,12 @@ class ScaleSession:
         self.runtime = runtime
         self.timeouts: list[float] = []
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout_s: float) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float) -> dict[str, Tensor]:
         self.timeouts.append(timeout_s)
         self.runtime.runs.append(self.factor)
         if self.runtime.failure is not None:
             raise self.runtime.failure
-        return dict.fromkeys(outputs, inputs["x"] * np.float32(self.factor))
+        return dict.fromkeys(outputs, tensor_of(array_of(inputs["x"]) * np.float32(self.factor)))
 
 
 class ScaleRuntime:

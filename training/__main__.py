@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,7 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return COMMANDS[command](rest[:-1])
+    try:
+        return COMMANDS[command](rest[:-1])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -70,4 +75,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 if __name__ == "__main__":
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun -m training train
+        from training import distributed
+
+        distributed.end(main)
     sys.exit(main())

@@ -68,10 +68,20 @@ class Code:
             raise InvalidJob(f"cannot upload the code to bucket {bucket!r}: {error}") from error
 
 
-def collect_code(recipe: str) -> Code:
-    """This package, and the recipe's file where it lies outside."""
+def collect_code(recipe: str, wheels: Path | None = None) -> Code:
+    """This package, the recipe's file where it lies outside, and the packages in the folder `wheels`.
+
+    Raises:
+        InvalidRecipe: there is no such file.
+        InvalidJob: there is no wheel in that folder.
+    """
     sources = [*PACKAGE.rglob("*.py"), PACKAGE / "requirements.txt"]
     files = {f"training/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes() for path in sources}
+    if wheels is not None:
+        found = sorted(wheels.glob("*.whl"))
+        if not found:
+            raise InvalidJob(f"--wheels {wheels}: there is no .whl file in it")
+        files |= {f"wheels/{path.name}": path.read_bytes() for path in found}
     if not recipe.endswith(".py"):
         return Code(files, recipe)
     path = Path(recipe)
@@ -179,7 +189,7 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
     sagemaker = client("sagemaker", region)
     said = ""
     while True:
-        job: Request = sagemaker.describe_training_job(TrainingJobName=name)
+        job = describe(sagemaker.describe_training_job, TrainingJobName=name)
         metrics = "  ".join(f"{item['MetricName']}={item['Value']:.4g}" for item in job.get("FinalMetricDataList", []))
         line = f"{job['SecondaryStatus']:<12} {metrics}".rstrip()
         if line != said:
@@ -192,6 +202,20 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
         reason = job.get("FailureReason", job["SecondaryStatus"])
         raise InvalidJob(f"job {name} ended as {job['TrainingJobStatus']}: {reason}")
     return job
+
+
+def describe(call: Callable[..., Request], **named: str) -> Request:
+    """What SageMaker says of a job that runs.
+
+    Raises:
+        InvalidJob: it does not answer, in its own words.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return call(**named)
+    except (BotoCoreError, ClientError) as error:
+        raise InvalidJob(f"{' '.join(named.values())} was sent, and cannot be followed: {error}") from error
 
 
 def artifacts_bucket(region: str) -> str:

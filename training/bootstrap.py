@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> int:
     status, tail = 0, ""
     if missing:
         print(f"installing {', '.join(missing)}", flush=True)
-        status, tail = run([*PIP, "--find-links", str(code / "wheels"), *missing], environment, code)
+        wheels = code / "wheels"  # brought along, by a job that has no way to the package index
+        source = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
+        status, tail = run([*PIP, *source, *missing], environment, code)
     if status == 0:
         status, tail = run([sys.executable, *torchrun(environment), *arguments], environment, code)
     if status not in (0, STOPPED):

@@ -57,6 +57,7 @@ class Compressed:
     graph: onnx.ModelProto
     rows: tuple[Row, ...]
     atol: float
+    network: str = "fp32"  # what its numbers were trained in: the one that came in, or one of `made`
 
     @property
     def kind(self) -> str:
@@ -86,6 +87,7 @@ class _Form:
     metric: float
     latency_ms: float = 0.0
     atol: float = artifact.ATOL
+    network: str = "fp32"
 
 
 def compress(
@@ -123,7 +125,7 @@ def compress(
                 form = made[kind]() if kind in made else MAKERS[kind](source.graph, calibration)
             if artifact.risky_answers(form, [artifact.begun(graph, request)]) is None:
                 raise CompressionFailed("it ends the process that loads it")
-            candidate = _Form(kind, form, form.ByteSize(), 0.0)
+            candidate = _Form(kind, form, form.ByteSize(), 0.0, network=kind if kind in made else source.network)
             candidate.metric = evaluate(form)
             if kind not in made:
                 candidate.atol = max(artifact.ATOL, moved(source.graph, form, calibration))
@@ -142,7 +144,7 @@ def compress(
     for kind in good[:-1]:
         rows[kind] = replace(rows[kind], taken=False, why=f"good enough, and {good[-1]} is better")
     first = Row("fp32", base.size, base.metric, base.latency_ms, not good, "as trained")
-    return Compressed(best.graph, (first, *rows.values()), best.atol)
+    return Compressed(best.graph, (first, *rows.values()), best.atol, best.network)
 
 
 def _judge(best: _Form, form: _Form, metric: float, budget: float, higher_is_better: bool) -> tuple[bool, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,18 +12,25 @@ import onnx
 from training import artifact, manifest
 from training.manifest import Input, Output
 
+COLUMNS_LIMIT = 32 * 1024  # bytes of an input's names, as JSON
 
-def inputs(graph: onnx.ModelProto, preprocessing: str | Mapping[str, str]) -> list[Input]:
-    """What `graph` takes; one sentence of preprocessing holds for all inputs, or there is one for each."""
-    return [
-        {
-            "name": name,
-            "datatype": datatype,
-            "shape": shape,
-            "preprocessing": preprocessing if isinstance(preprocessing, str) else preprocessing.get(name, ""),
-        }
-        for name, datatype, shape in _tensors(artifact.runtime(graph).get_inputs())
-    ]
+
+def inputs(
+    graph: onnx.ModelProto, preprocessing: str | Mapping[str, str], columns: Mapping[str, Sequence[str]] | None = None
+) -> list[Input]:
+    """What `graph` takes; one sentence of preprocessing holds for all inputs, or there is one for each.
+
+    `columns` are the names of those of an input (batch, columns), as long as the registry's record has room for them.
+    """
+    found: list[Input] = []
+    for name, datatype, shape in _tensors(artifact.runtime(graph).get_inputs()):
+        told = preprocessing if isinstance(preprocessing, str) else preprocessing.get(name, "")
+        given: Input = {"name": name, "datatype": datatype, "shape": shape, "preprocessing": told}
+        names = list((columns or {}).get(name, ()))
+        if names and shape[-1:] == [len(names)] and len(json.dumps(names)) <= COLUMNS_LIMIT:
+            given["columns"] = names
+        found.append(given)
+    return found
 
 
 def outputs(graph: onnx.ModelProto, kinds: Mapping[str, str], labels: Sequence[str]) -> list[Output]:

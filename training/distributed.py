@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -76,10 +77,20 @@ def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch
     return Ranks(rank, count), device
 
 
-def end(status: int) -> NoReturn:
-    """End this process, one of several at once: threads that gloo leaves behind may abort one that ends as usual."""
+def end(main: Callable[[], int]) -> NoReturn:
+    """Run `main` and end the process with its status; one of several at once, without Python's own end.
+
+    destroy_process_group leaves gloo's threads running where DistributedDataParallel was used. One of them that lets
+    go of its last tensor while the interpreter ends aborts the process: "terminate called without an active
+    exception" (pytorch issue 190489).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.exit(main())
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        os._exit(status)
-    sys.exit(status)
+    os._exit(status)

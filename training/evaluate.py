@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ DRAWS = 1000
 SEED = 0
 LISTED = 5  # best and worst groups, most confused labels
 MOST_CLASSES = 100  # more are too many for the statistics of each
+MOST_SCORES = 1_000_000  # probabilities; the area under the curve of more would take minutes to draw anew
 TINY = 1e-15
 
 
@@ -74,12 +75,14 @@ def baselines(task: Task, data: Dataset) -> dict[str, Metrics]:
     return {name: metrics(task, outputs, data.test) for name, outputs in naive.outputs(task, data).items()}
 
 
-def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = ()) -> Evaluation:
+def details(
+    task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (), *, plain: Array | None = None
+) -> Evaluation:
     """What a number alone does not say, small enough for a manifest (the test part of `data` is what is measured).
 
     `intervals` are bootstrap percentiles; groups are drawn whole where the split is by group. `lead` is the paired
     difference to the best baseline. `groups` names the worst and best ones, `classes` the worst labels, `calibration`
-    how often a classifier is right at each confidence.
+    how often a classifier is right at each confidence, and, where it has a temperature, at that of `plain` outputs.
     """
     test, primary = data.test, PRIMARY[task]
     by = str(data.split.get("by", "row"))
@@ -94,7 +97,10 @@ def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (
         "intervals": {name: _interval(values) for name, values in drawn.items() if np.isfinite(values).any()},
         "bootstrap": {"level": LEVEL, "draws": len(drawn[primary.metric]), "seed": SEED, "by": by},
     }
-    lead = _lead(task, drawn[primary.metric], metrics(task, outputs, test), data, groups)
+    own = metrics(task, outputs, test)
+    if "roc_auc" in own and outputs.size <= MOST_SCORES:
+        found["intervals"]["roc_auc"] = _interval(_roc_areas(outputs, test.target, groups))
+    lead = _lead(task, drawn[primary.metric], own, data, groups)
     if lead:
         found["lead"] = lead
     if test.groups is not None:
@@ -102,6 +108,11 @@ def details(task: Task, outputs: Array, data: Dataset, labels: Sequence[str] = (
     if task == "classification":
         found["classes"] = _by_class(outputs, test.target, labels or data.labels)
         found["calibration"] = calibration(outputs, test.target)
+        if plain is not None:
+            found["calibration"] |= {
+                "expected_error_before": calibration(plain, test.target)["expected_error"],
+                "log_loss_before": metrics(task, plain, test)["log_loss"],
+            }
     return found
 
 
@@ -306,13 +317,37 @@ def _embedding(outputs: Array, _: Array) -> list[Array]:
 def _bootstrap(statistics: NDArray[np.float64], groups: Array | None) -> NDArray[np.float64]:
     """Sums over rows drawn with replacement, (draws, k); the same draws for statistics of the same rows."""
     units = statistics if groups is None else _sum_by(statistics, groups)[1]
-    draws = DRAWS if len(units) <= 20_000 else DRAWS // 5
-    generator, sums = np.random.default_rng(SEED), []
-    chunk = max(1, 2_000_000 // len(units))
+    return np.concatenate([counts @ units for counts in _draws(len(units))])
+
+
+def _draws(units: int) -> Iterator[NDArray[np.int64]]:
+    """How often each row, or group, is drawn, (some draws, units), until all have been made."""
+    draws = DRAWS if units <= 20_000 else DRAWS // 5
+    generator, chunk = np.random.default_rng(SEED), max(1, 2_000_000 // units)
     for start in range(0, draws, chunk):
-        counts = generator.multinomial(len(units), np.full(len(units), 1 / len(units)), min(chunk, draws - start))
-        sums.append(counts @ units)
-    return np.concatenate(sums)
+        yield generator.multinomial(units, np.full(units, 1 / units), min(chunk, draws - start))
+
+
+def _roc_areas(probabilities: Array, target: Array, groups: Array | None) -> NDArray[np.float64]:
+    """The area under the curve of each draw, (draws,), NaN where a class was not drawn; no sum over rows makes it."""
+    classes = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    scores, areas = _normal(probabilities), []
+    number = np.arange(len(target)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    for counts in _draws(int(number.max()) + 1):
+        for some in np.array_split(counts, max(1, len(counts) * len(target) // 2_000_000)):
+            weights = some[:, number].astype(np.float64)
+            areas.append(np.mean([_roc_area(scores[:, one], target == one, weights) for one in classes], axis=0))
+    return np.concatenate(areas)
+
+
+def _roc_area(scores: Array, positive: Array, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How likely a positive row outscores a negative one, half of the ties counted; weights (draws, n) → (draws,)."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # of rows with the same score
+    one, other = (np.add.reduceat(weights[:, order] * side[order], starts, axis=1) for side in (positive, ~positive))
+    below = other.cumsum(axis=1) - other / 2
+    with np.errstate(invalid="ignore"):
+        return (one * below).sum(axis=1) / (one.sum(axis=1) * other.sum(axis=1))  # type: ignore[no-any-return]
 
 
 def _sum_by(statistics: NDArray[np.float64], groups: Array) -> tuple[Array, NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,14 +41,22 @@ def kinds(text: str, recipe: Recipe[Any]) -> list[str]:
     return sorted(set(wanted), key=known.index)
 
 
-def smallest(run: Trained, graph: onnx.ModelProto, wanted: Sequence[str], budget: float) -> Compressed:
-    """The best of the trained graph and its forms; the metric may become worse by `budget`, a share of what it is.
+def smallest(run: Trained, graph: onnx.ModelProto, wanted: Sequence[str], budget: float) -> tuple[Compressed, Trained]:
+    """The best of the trained graph and its forms, and the network it was made of, which pruning and distilling change.
+
+    The metric may become worse by `budget`, a share of what it is.
 
     Raises:
         CompressionFailed: a form cannot be made of this kind of model.
     """
-    made: dict[str, Callable[[], onnx.ModelProto]] = {"distil": lambda: _distilled(run), "prune": lambda: _pruned(run)}
-    chosen = {kind: make for kind, make in made.items() if kind in wanted}
+    makers = {kind: make for kind, make in {"distil": _distilled, "prune": _pruned}.items() if kind in wanted}
+    runs = {"fp32": run}
+
+    def graph_of(kind: str) -> onnx.ModelProto:
+        runs[kind] = trained.calibrated(makers[kind](run))
+        return trained.to_graph(runs[kind])
+
+    chosen: dict[str, Callable[[], onnx.ModelProto]] = {kind: functools.partial(graph_of, kind) for kind in makers}
     if chosen and not isinstance(run.model, nn.Module):
         raise CompressionFailed(f"{', '.join(chosen)}: only torch networks; {type(run.model).__name__} is none")
     primary = evaluate.PRIMARY[run.recipe.task]
@@ -62,7 +71,7 @@ def smallest(run: Trained, graph: onnx.ModelProto, wanted: Sequence[str], budget
 
         return trained.measure(run.recipe, answer, run.data.validation, run.labels)[0][primary.metric]
 
-    return compress.compress(
+    found = compress.compress(
         graph,
         wanted,
         metric,
@@ -71,23 +80,24 @@ def smallest(run: Trained, graph: onnx.ModelProto, wanted: Sequence[str], budget
         budget=budget,
         made=chosen,
     )
+    return found, runs[found.network]
 
 
-def _pruned(run: Trained) -> onnx.ModelProto:
+def _pruned(run: Trained) -> Trained:
     settings = _network(run)
     shorter = replace(
         settings, epochs=max(1, round(settings.epochs * EPOCHS)), lr=settings.lr * RATE, patience=0, l1=0.0
     )
     smaller = prune.prune(run.model, SHARE, lambda model: _learn(run, model, shorter, _loss(run)), steps=2)
-    return trained.to_graph(replace(run, model=smaller))
+    return replace(run, model=smaller, temperature=1.0)
 
 
-def _distilled(run: Trained) -> onnx.ModelProto:
+def _distilled(run: Trained) -> Trained:
     settings = _network(run)
     torch.manual_seed(settings.seed)
     student = run.recipe.make_student(settings, run.encoded)
     _learn(run, student, settings, distil.objective(copy.deepcopy(run.model), _loss(run)))
-    return trained.to_graph(replace(run, model=student))
+    return replace(run, model=student, temperature=1.0)
 
 
 def _learn(run: Trained, model: nn.Module, settings: NetworkHyperparameters, loss: Loss) -> None:

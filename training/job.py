@@ -6,6 +6,12 @@
 
 The local stack runs the same request for real. It is looked for at AWS_ENDPOINT_URL or, as the README starts it, at
 127.0.0.1:8081.
+
+A job in a network without a way out (--subnet) brings what its image lacks along:
+
+    pip download -r training/requirements.txt -d wheels --only-binary :all: --python-version 3.12 \\
+        --platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64
+    python -m training train digits --on sagemaker --subnet … --security-group … --wheels wheels
 """
 
 from __future__ import annotations
@@ -16,9 +22,10 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from training import evaluate, tune
@@ -39,6 +46,7 @@ OPT_IN_ACCOUNTS = {  # regions with an account of their own; from the table in s
     "eu-south-1": "692866216735", "eu-south-2": "503227376785", "il-central-1": "780543022126",
     "me-central-1": "914824155844", "me-south-1": "217643126080", "mx-central-1": "637423239942",
 }  # fmt: skip
+ANYTHING = r"[\s\S]*"
 NUMBER = r"(-?[0-9.]+(?:e[+-]?[0-9]+)?)"
 LOCAL_STACK = "http://127.0.0.1:8081"
 LOCAL_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}  # real ones stay at home
@@ -125,6 +133,9 @@ def build(job: Job) -> Request:
 
     The output is uncompressed: model.onnx lands under models/<model>/ by one PutObject, which is the registration. A
     trial's lands under trials/<model>/.
+
+    Raises:
+        InvalidJob: no image is known for its region, or half of its network is missing.
     """
     image = job.image or image_uri(job.region, job.instance_type)
     environment = {"MAYFLY_TRAINING_IMAGE": image, "ORT_DISABLE_TELEMETRY": "1", **job.environment}
@@ -162,10 +173,13 @@ def build(job: Job) -> Request:
         "StoppingCondition": stopping,
         "EnableManagedSpotTraining": job.spot,
         "CheckpointConfig": {"S3Uri": f"s3://{job.bucket}/checkpoints/{job.name}/"},
-        "RetryStrategy": {"MaximumRetryAttempts": job.retries},
         "Environment": environment,
         "Tags": [{"Key": key, "Value": value} for key, value in {"mayfly:model": job.model, **job.tags}.items()],
     }
+    if job.retries:
+        request["RetryStrategy"] = {"MaximumRetryAttempts": job.retries}
+    if bool(job.subnets) != bool(job.security_groups):
+        raise InvalidJob("subnets and security groups go together: add --security-group, or --subnet")
     if job.subnets:
         request["VpcConfig"] = {"Subnets": list(job.subnets), "SecurityGroupIds": list(job.security_groups)}
     return request
@@ -201,11 +215,50 @@ def validate(request: Request) -> None:
     shape = check_shape(request, "CreateTrainingJob")
     if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", request["TrainingJobName"]):
         raise InvalidJob(f"job name {request['TrainingJobName']!r}: at most 63 letters, digits and inner hyphens")
-    check_rules(request, request["HyperParameters"], shape)
+    check_rules(request, shape)
+    check_limits(request, shape)
 
 
-def check_rules(request: Request, hyperparameters: Mapping[str, str], shape: Any) -> None:
-    """What botocore's validator does not look at, in a training job and in the definition of a tuning job's.
+def check_limits(request: Request, shape: Any) -> None:
+    """The largest sizes, patterns and choices of the service model, which botocore's validator does not look at.
+
+    Raises:
+        InvalidJob: names the field at fault.
+    """
+    for problem in _beyond(request, shape, ""):
+        raise InvalidJob(problem)
+
+
+def _beyond(value: Any, shape: Any, path: str) -> Iterator[str]:
+    limits, kind = shape.metadata, shape.type_name
+    size = value if kind in ("integer", "long") else len(value) if isinstance(value, Sized) else 0
+    if size > limits.get("max", size):
+        unit = {"string": " characters", "list": " entries", "map": " entries"}.get(kind, "")
+        yield f"{path}: {size}{unit} where SageMaker takes {limits['max']} at most"
+    if kind == "string" and value not in (limits.get("enum") or [value]):
+        yield f"{path}: {value!r} is none of {', '.join(limits['enum'][:8])}"
+    if kind == "string" and not _fits(value, limits.get("pattern", ANYTHING)):
+        yield f"{path}: {value[:80]!r} does not have the form {limits['pattern']}"
+    if kind == "structure":
+        for name, part in value.items():
+            yield from _beyond(part, shape.members[name], f"{path}.{name}".lstrip("."))
+    elif kind == "list":
+        for number, part in enumerate(value):
+            yield from _beyond(part, shape.member, f"{path}[{number}]")
+    elif kind == "map":
+        for name, part in value.items():
+            yield from _beyond(name, shape.key, f"{path}, name {name[:80]!r}")
+            yield from _beyond(part, shape.value, f"{path}.{name}")
+
+
+def _fits(text: str, pattern: str) -> bool:
+    for java, python in ((r"\p{L}", r"\w"), (r"\p{N}", r"\w"), (r"\p{Z}", r"\s"), (r"\p{Alnum}", "a-zA-Z0-9")):
+        pattern = pattern.replace(java, python)
+    return re.fullmatch(pattern, text) is not None
+
+
+def check_rules(request: Request, shape: Any) -> None:
+    """What no service model says, and the commonest mistakes in words of ours.
 
     Raises:
         InvalidJob: names the field at fault.
@@ -213,26 +266,15 @@ def check_rules(request: Request, hyperparameters: Mapping[str, str], shape: Any
     resources, stopping = request["ResourceConfig"], request["StoppingCondition"]
     known = shape.members["ResourceConfig"].members["InstanceType"].enum  # the validator skips enumerations
     instance, spot = resources["InstanceType"], request["EnableManagedSpotTraining"]
-    arguments = request["AlgorithmSpecification"].get("ContainerArguments", [])
+    channels = [one["DataSource"]["S3DataSource"]["S3Uri"] for one in request.get("InputDataConfig", [])]
+    local = next((uri for uri in channels if not uri.startswith("s3://")), "")
     problems = [
         (instance in known, f"instance type {instance!r} is none of SageMaker's, e.g. ml.g5.xlarge"),
         (
             re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", request["RoleArn"]),
             f"role {request['RoleArn']!r} is no role ARN, e.g. {EXAMPLE_ROLE}",
         ),
-        (
-            len(hyperparameters) <= 100
-            and all(
-                len(text) <= limit
-                for name, value in hyperparameters.items()
-                for text, limit in ((name, 256), (value, 2500))
-            ),
-            "there are more than 100 hyperparameters, or one is longer than SageMaker allows",
-        ),
-        (
-            len(arguments) <= 100 and all(0 < len(argument) <= 256 for argument in arguments),
-            "an argument of the script is empty or longer than SageMaker allows",
-        ),
+        (not local, f"a job reads its data from S3: --data NAME=s3://bucket/prefix/, not {local!r}"),
         (
             stopping.get("MaxWaitTimeInSeconds", sys.maxsize) >= stopping["MaxRuntimeInSeconds"],
             "max wait includes the runtime: make it no shorter",
@@ -240,10 +282,6 @@ def check_rules(request: Request, hyperparameters: Mapping[str, str], shape: Any
         (
             spot or "MaxWaitTimeInSeconds" not in stopping,
             "max wait is for spot instances: leave it out, or add --spot",
-        ),
-        (
-            not ("VpcConfig" in request and not request["VpcConfig"]["SecurityGroupIds"]),
-            "subnets need security groups: add --security-group",
         ),
         (
             not (spot and "KeepAlivePeriodInSeconds" in resources),
@@ -293,12 +331,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--spot", action=argparse.BooleanOptionalAction, default=True, help="a spot instance, or not")
     parser.add_argument("--max-runtime", type=int, default=Job.max_runtime_s, metavar="SECONDS")
     parser.add_argument("--max-wait", type=int, metavar="SECONDS", help="for a spot instance, runtime included")
-    parser.add_argument("--retries", type=int, default=Job.retries, metavar="N", help="after SageMaker's own errors")
+    parser.add_argument(
+        "--retries", type=int, default=Job.retries, metavar="N", help="after SageMaker's own errors, 30 at most"
+    )
     parser.add_argument("--volume", type=int, default=Job.volume_gb, metavar="GB", help="[%(default)s]")
     parser.add_argument("--keep-alive", type=int, default=0, metavar="SECONDS", help="warm pool after the job")
     parser.add_argument("--kms-key", help="encrypts volume and output")
     parser.add_argument("--subnet", action="append", default=[])
     parser.add_argument("--security-group", action="append", default=[])
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="packages for a job without a way to the package index",
+    )
     parser.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--dry-run", action="store_true", help="print the request; send and upload nothing")
     parser.add_argument("--wait", action="store_true", help="follow the job to its end")
@@ -312,7 +358,7 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         os.environ["AWS_ENDPOINT_URL"] = environ.get("AWS_ENDPOINT_URL", LOCAL_STACK)
         os.environ |= LOCAL_CREDENTIALS
     region = options.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or Job.region
-    code = backends.collect_code(options.recipe)
+    code = backends.collect_code(options.recipe, options.wheels)
     hyperparameters = pairs(options.set)
     name, task = backends.check_recipe(options.recipe, hyperparameters)
     bucket = _bucket(options, environ, region)
@@ -345,11 +391,14 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         arguments=_passed_on(options),
     )
     send = backends.BACKENDS[options.backend]
-    if options.tune and options.search == "sagemaker":
-        return tuning_job.run(job, options, code)
-    if options.tune and not options.dry_run:
-        code.upload(bucket, region)
-        found = tune.over_jobs(job, options, send)
+    if options.tune and (options.search == "sagemaker" or not options.dry_run):
+        if options.search == "sagemaker":
+            found = tuning_job.run(job, options, code)
+            if found is None:
+                return 0
+        else:
+            code.upload(bucket, region)
+            found = tune.over_jobs(job, options, send)
         job = replace(job, hyperparameters={**hyperparameters, **found})
     request = build(job)
     validate(request)

@@ -26,7 +26,7 @@ from training.errors import Diverged, InvalidCheckpoint, InvalidRecipe
 from training.losses import Loss
 from training.recipe import NetworkHyperparameters
 
-SAVE_EVERY_S = 60.0  # within an epoch; at its end the state is saved anyway
+SAVE_EVERY_S = 60.0  # of training that a machine which is switched off may cost; SIGTERM costs none
 SAY_EVERY_S = 5.0  # within an epoch
 VOTE_EVERY = 20  # steps between two looks of several processes at whether one was told to stop
 CHUNK = 1024  # examples at a time where no gradient is needed
@@ -223,7 +223,7 @@ def fit(
             learn.step()
             run.step += 1
             if run.step == per_epoch:
-                break  # the end of the epoch saves and stops
+                break  # the end of the epoch stops, and saves where it is time
             due = time.monotonic() - saved_at > SAVE_EVERY_S
             stopping = stop.requested  # read once: SIGTERM may come between two looks, and then nothing were saved
             if ranks.count > 1:  # all at the same step, or some would wait for the others forever
@@ -251,8 +251,10 @@ def fit(
         if settings.patience:
             run.judge(row["validation_loss"])
         stopping = ranks.any(stop.requested)
-        run.save()
-        saved_at = time.monotonic()
+        over = run.epoch == settings.epochs or _stale(run, settings)
+        if ranks.any(stopping or over or time.monotonic() - saved_at > SAVE_EVERY_S):  # epochs may take milliseconds
+            run.save()
+            saved_at = time.monotonic()
         progress.epoch(row, settings.epochs, run.epoch * per_epoch)
         if watch is not None:
             watch(row)

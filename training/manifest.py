@@ -25,6 +25,7 @@ class Input(TypedDict):
     datatype: str
     shape: list[int]
     preprocessing: str
+    columns: NotRequired[list[str]]  # of a table, in the order in which a caller sends them
 
 
 class Output(TypedDict):
@@ -68,7 +69,7 @@ class Evaluation(TypedDict):
     lead: NotRequired[Lead]
     groups: NotRequired[dict[str, Any]]  # by, count, mean, worst, best
     classes: NotRequired[list[dict[str, Any]]]  # label, rows, precision, recall, f1; the worst first
-    calibration: NotRequired[dict[str, Any]]  # expected_error, bins
+    calibration: NotRequired[dict[str, Any]]  # expected_error, bins; temperature, and the error and loss before it
 
 
 class Training(TypedDict):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -220,32 +221,69 @@ class Pieces(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Self-attention over numbers of words (batch, length), where 0 is padding → (batch, outputs).
+    """Self-attention over numbers of words (batch, length[, pieces]), where 0 is padding → (batch, outputs).
 
-    They are read off the mean word, as it came and as its neighbours changed it. `length` is the longest that it takes;
-    padding is neither attended to nor counted.
+    A word of several pieces is their sum. Outputs are read off the mean word, as it came and as its neighbours changed
+    it. `length` is the longest that it takes; padding is neither attended to nor counted.
     """
 
     def __init__(
         self, words: int, length: int, outputs: int, *, width: int = 64, heads: int = 4, layers: int = 1,
-        dropout: float = 0.3,
+        dropout: float = 0.3, scale: float = 0.1,
     ) -> None:  # fmt: skip
         super().__init__()
         self.words = nn.Embedding(words, width, padding_idx=0)
         self.places = nn.Parameter(torch.randn(length, width) * 0.02)
-        nn.init.normal_(self.words.weight, std=0.1)
+        with torch.no_grad():
+            self.words.weight[1:].normal_(std=scale)
         self.dropout = nn.Dropout(dropout)
         layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(dropout), nn.Linear(2 * width, outputs))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        vectors = self.words(tokens)
+        if tokens.dim() == 3:
+            vectors, tokens = vectors.sum(2), tokens[:, :, 0]
         padding = tokens == 0
-        words = self.dropout(self.words(tokens) + self.places[: tokens.shape[1]])
+        words = self.dropout(vectors + self.places[: tokens.shape[1]])
         states = self.layers(words, src_key_padding_mask=padding)
         kept = (~padding).unsqueeze(-1).to(states.dtype)
         mean = (torch.cat([words, states], 2) * kept).sum(1) / kept.sum(1).clamp(min=1)
         answer: Tensor = self.head(mean)
+        return answer
+
+
+class Evidence(nn.Module):
+    """Complement naive Bayes (Rennie et al. 2003): numbers (batch, ...), 0 is none → (batch, classes).
+
+    Each number speaks for each class as loudly as it is rare, by how seldom the other classes have it: counted in
+    `numbers` (n, ...) of the classes `target` (n,), not trained. So it overrates no word that a class has by chance.
+    """
+
+    rarity: Tensor
+    weights: Tensor
+
+    def __init__(self, numbers: NDArray[Any], target: NDArray[Any], *, smoothing: float = 0.4) -> None:
+        super().__init__()
+        from scipy.sparse import csr_matrix
+        from sklearn.feature_extraction.text import TfidfTransformer
+        from sklearn.naive_bayes import ComplementNB
+
+        flat = numbers.reshape(len(numbers), -1)
+        row, place = np.nonzero(flat)
+        counts = csr_matrix((np.ones(len(row)), (row, flat[row, place] - 1)), (len(flat), flat.max()))
+        loudness = TfidfTransformer().fit(counts)
+        heard = ComplementNB(alpha=smoothing).fit(loudness.transform(counts), target)
+        weights = heard.feature_log_prob_ - heard.feature_log_prob_.mean(axis=0)
+        self.register_buffer("weights", torch.from_numpy(np.pad(weights.T, [(1, 0), (0, 0)])).float())
+        self.register_buffer("rarity", torch.from_numpy(np.pad(loudness.idf_, (1, 0))).float())
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        flat = numbers.flatten(1)
+        loud = self.rarity[flat]
+        said = (loud.unsqueeze(1) @ self.weights[flat]).squeeze(1)
+        answer: Tensor = said / loud.norm(dim=1, keepdim=True).clamp(min=1e-6)
         return answer
 
 
@@ -382,6 +420,13 @@ class After(nn.Module):
         super().__init__()
         self.model = model
         self.forward = functools.wraps(model.forward)(lambda *inputs: then(self.model(*inputs)))
+
+
+def softmax(temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """From logits (batch, classes) their probabilities, the less sure the higher the temperature."""
+    if temperature == 1:
+        return nn.Softmax(dim=-1)
+    return lambda logits: functional.softmax(logits / temperature, dim=-1)
 
 
 def best(count: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

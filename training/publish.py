@@ -135,7 +135,9 @@ def _card(graph: onnx.ModelProto, options: argparse.Namespace) -> dict[str, Any]
         raise InvalidArtifact(f"say what the model does: --task {', '.join(get_args(Task))}")
     labels = options.label or _labels(card)
     known = {str(one.get("name")): str(one.get("preprocessing", "")) for one in card.get("inputs", [])}
-    card["inputs"] = describe.inputs(graph, known if options.preprocessing is None else str(options.preprocessing))
+    columns = {str(one.get("name")): list(one.get("columns", ())) for one in card.get("inputs", [])}
+    told_of = known if options.preprocessing is None else str(options.preprocessing)
+    card["inputs"] = describe.inputs(graph, told_of, columns)
     names = [value.name for value in graph.graph.output]
     kinds = {one.get("name"): one.get("kind", "tensor") for one in card.get("outputs", [])}
     card["outputs"] = describe.outputs(graph, dict(zip(names, OUTPUTS.get(card["task"], {}).values())) | kinds, labels)  # noqa: B905

@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, Unio
 from numpy.typing import NDArray
 
 from training.data import Dataset, Examples
-from training.errors import InvalidHyperparameter, InvalidRecipe
+from training.errors import InvalidHyperparameter, InvalidRecipe, TrainingError
 
 if TYPE_CHECKING:
     import onnx
@@ -135,7 +135,8 @@ class Recipe(Generic[H]):
     """How one model is made. Functions take as many of the arguments named here as they need, from the left.
 
     A torch `model` is called with the inputs in the data's order, first axis the batch. The exported graph is
-    `serve(model)`: for a classifier with a softmax behind its (batch, labels) logits.
+    `serve(model)`: for a classifier with a softmax behind its (batch, labels) logits, at the temperature at which it is
+    as sure as it is right (calibrate.py); one with a `serve` of its own goes out as that makes it.
     """
 
     name: str
@@ -280,23 +281,26 @@ def _module(path: Path) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except InvalidRecipe:
+    except TrainingError:
         raise
     except Exception as error:  # it is the user's code: whatever it raises is theirs to mend
-        line = _line_in(path, error)
-        raise InvalidRecipe(f"{path.name}{line}: {type(error).__name__}: {error}") from error
+        raise mistake(str(path), error) or InvalidRecipe(f"{path.name}: {type(error).__name__}: {error}") from error
     return module
 
 
-def _line_in(path: Path, error: Exception) -> str:
-    """Where in the file at `path` the error arose."""
-    numbers = [error.lineno] if isinstance(error, SyntaxError) and error.lineno else []
+def mistake(reference: str, error: Exception) -> InvalidRecipe | None:
+    """`error` in one line, if the user's file `reference` raised it or called what did."""
+    path = Path(reference).resolve()
+    lines = [error.lineno] if isinstance(error, SyntaxError) and error.lineno else []
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            numbers.append(trace.tb_lineno)
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path:
+            lines.append(trace.tb_lineno)
         trace = trace.tb_next
-    return f", line {numbers[-1]}" if numbers else ""
+    if not reference.endswith(".py") or not lines:
+        return None
+    said = " ".join(str(error).split())[:500]
+    return InvalidRecipe(f"{path.name}, line {lines[-1]}: {type(error).__name__}: {said}")
 
 
 def override(defaults: H, values: Mapping[str, object]) -> H:

@@ -140,5 +140,9 @@ def _told(evaluation: Evaluation, metric: str) -> list[str]:
             f"({worst['rows']} rows), best {best['group']} {best[metric]:.4f}"
         )
     if "calibration" in evaluation:
-        told.append(f"expected calibration error {evaluation['calibration']['expected_error']:.4f}")
+        found = evaluation["calibration"]
+        before = ""
+        if "temperature" in found:
+            before = f", {found['expected_error_before']:.4f} before temperature {found['temperature']:.2f}"
+        told.append(f"expected calibration error {found['expected_error']:.4f}{before}")
     return told

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from training import artifact
+from training import artifact, calibrate
 from training.artifact import ATOL, OPSET, RTOL, Feeds, first_line
 from training.errors import ExportFailed
 
@@ -131,6 +131,37 @@ def export(estimator: Any, inputs: Feeds, output: str) -> Converted:
     if not found:
         raise problems[0]
     return min(found, key=lambda one: one.off)
+
+
+def at_temperature(graph: onnx.ModelProto, output: str, temperature: float, inputs: Feeds) -> onnx.ModelProto:
+    """`graph` whose probabilities `output` are those at another temperature, proven on `inputs`.
+
+    Raises:
+        ExportFailed: ONNX Runtime computes something else.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    raw = f"{output}_raw"
+    _rename(model.graph, output, raw)
+    constants = {"tiny": calibrate.TINY, "coldness": 1 / temperature}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(value, np.float32), f"{output}_{name}")
+        for name, value in constants.items()
+    )
+    model.graph.node.extend([
+        helper.make_node("Max", [raw, f"{output}_tiny"], [f"{output}_positive"]),
+        helper.make_node("Log", [f"{output}_positive"], [f"{output}_logs"]),
+        helper.make_node("Mul", [f"{output}_logs", f"{output}_coldness"], [f"{output}_logits"]),
+        helper.make_node("Softmax", [f"{output}_logits"], [output], axis=-1),
+    ])  # fmt: skip
+    before, after = artifact.runtime(graph), artifact.runtime(model)
+    for rows in (1, 2, None):
+        feeds = {name: values[:rows] for name, values in inputs.items()}
+        expected = calibrate.scaled(before.run([output], feeds)[0], temperature)
+        problem = artifact.difference(after.run([output], feeds)[0], expected)
+        if problem is not None:
+            raise ExportFailed(f"at temperature {temperature}, {output} {problem}")
+    return model
 
 
 def _graph(estimator: Any, ask: Any, inputs: Feeds, output: str, double: bool) -> onnx.ModelProto:
@@ -373,12 +404,25 @@ def _prove(graph: onnx.ModelProto, ask: Any, inputs: Feeds, title: str) -> Conve
             worst = np.abs(got - expected).max()
             raise ExportFailed(f"the graph of {title} is off by {worst:.1e}{what or ''}, in {wrong.sum()} rows")
         rows, off, relabelled = rows + len(wrong), off + int(wrong.sum()), relabelled + int((wrong & others).sum())
+    _prove_empty(graph, inputs, np.asarray(ask(table({name: values[:1] for name, values in inputs.items()}))), title)
     if off > OFF * rows or relabelled > RELABELLED * rows:
         raise ExportFailed(
             f"the graph of {title} differs from the estimator in {off} of {rows} rows, in {relabelled} of them by "
             f"another label; {_advice(graph)}"
         )
     return Converted(graph, rows, off / rows, relabelled / rows)
+
+
+def _prove_empty(graph: onnx.ModelProto, inputs: Feeds, one: NDArray[Any], title: str) -> None:
+    """No rows get no answers, or are refused: scikit-learn refuses them, too. `one` is the answer to a single row."""
+    answers = artifact.risky_answers(graph, [{name: values[:0] for name, values in inputs.items()}])
+    if answers is None:
+        raise ExportFailed(f"the graph of {title} ends the process that asks it about no rows")
+    for answer in answers:
+        if answer is not None and [got.shape for got in answer.values()] != [(0, *one.shape[1:])]:
+            raise ExportFailed(
+                f"the graph of {title} answers {len(next(iter(answer.values())))} rows where it is asked none"
+            )
 
 
 def _advice(graph: onnx.ModelProto) -> str:

@@ -2,15 +2,17 @@
 
 A word is what stands between spaces and line ends, in lower case where it is A to Z, which is all that every machine's
 locale can do; other letters stay as they are. Words of the vocabulary are known in the forms in which the training
-texts have them, with the punctuation around them.
+texts have them, with the punctuation around them. A word may stand for several pieces, itself among them, which it
+shares with words that are like it.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from training.errors import ExportFailed, InvalidData
 
 PAD, UNKNOWN, START = 0, 1, 2  # numbers of no word; every text begins with START, so that none is empty
 SPECIAL = 3
+BEGINNING = 5  # letters
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _AROUND = string.punctuation + "“”‘’«»„…–—"  # noqa: RUF001  # punctuation that looks like other punctuation
 ODD = (  # texts that a proof asks about, whatever the training texts are
@@ -42,34 +45,58 @@ ODD = (  # texts that a proof asks about, whatever the training texts are
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """`words` knows the number of each form of a word; a text becomes at most `length` numbers, START included."""
+    """`words` knows the number of each form of a word; a text becomes at most `length` numbers, START included.
+
+    With `pieces` (words, count), each word becomes the numbers of its pieces, PAD behind them.
+    """
 
     words: Mapping[str, int]
     length: int
+    pieces: NDArray[np.int64] | None = None
 
     @classmethod
-    def fit(cls, texts: Iterable[str], *, words: int, length: int) -> Tokenizer:
-        """The `words` most frequent words of `texts`, in all their forms.
+    def fit(cls, texts: Iterable[str], *, words: int, length: int, around: int = 0) -> Tokenizer:
+        """The `words` most frequent words of `texts`, as far as they are read, in all their forms.
+
+        Those are the forms in `texts` and, of each word, the ones with the `around` most frequent punctuations.
 
         Raises:
             InvalidData: there is no word in the texts.
         """
-        forms = Counter(form for text in texts for form in split(text, length))
+        forms = Counter(form for text in texts for form in split(text, length)[: max(length - 1, 1)])
         counts: Counter[str] = Counter()
+        marks: Counter[tuple[str, str]] = Counter()
         for form, count in forms.items():
-            counts[_bare(form)] += count
+            before, word, after = form.partition(_bare(form))
+            counts[word] += count
+            marks[before, after] += count
         kept = {word: SPECIAL + at for at, (word, _) in enumerate(counts.most_common(words))}
         if not kept:
             raise InvalidData("the texts have no words")
-        return cls({form: kept[_bare(form)] for form in sorted(forms) if _bare(form) in kept}, length)
+        wrapped = {f"{before}{word}{after}": word for word in kept for (before, after), _ in marks.most_common(around)}
+        known = {form: _bare(form) for form in sorted({*forms, *wrapped})}
+        return cls({form: kept[word] for form, word in known.items() if word in kept}, length)
+
+    def in_pieces(self, count: int) -> Tokenizer:
+        """The same, each word as up to `count` pieces: itself, its parts, and how it and they begin."""
+        table = np.full((self.size, count), PAD, np.int64)
+        table[[UNKNOWN, START], 0] = UNKNOWN, START
+        known: dict[str, int] = {}
+        for form, number in self.words.items():
+            for at, piece in enumerate(pieces(_bare(form))[:count]):
+                table[number, at] = known.setdefault(piece, SPECIAL + len(known))
+        return replace(self, pieces=table)
 
     @property
     def size(self) -> int:
         """How many different numbers there are, for the embedding."""
-        return max(self.words.values()) + 1
+        return max(self.words.values()) + 1 if self.pieces is None else int(self.pieces.max()) + 1
 
     def __call__(self, texts: Sequence[str] | NDArray[Any]) -> NDArray[np.int64]:
-        """Texts (n,) as numbers (n, width), as wide as the longest of them, PAD behind the others."""
+        """Texts (n,) as numbers (n, width), as wide as the longest of them, PAD behind the others.
+
+        With pieces (n, width, count).
+        """
         rows = [
             [START, *(self.words.get(form, UNKNOWN) for form in split(text, self.length))][: self.length]
             for text in texts
@@ -77,7 +104,7 @@ class Tokenizer:
         numbers = np.full((len(rows), max(map(len, rows), default=1)), PAD, np.int64)
         for row, found in zip(numbers, rows, strict=True):
             row[: len(found)] = found
-        return numbers
+        return numbers if self.pieces is None else self.pieces[numbers]
 
 
 def split(text: str, length: int) -> list[str]:
@@ -90,6 +117,16 @@ def split(text: str, length: int) -> list[str]:
     return [word for line in lines for word in line.split(" ") if word]
 
 
+def pieces(word: str) -> list[str]:
+    """A word, what its letters and digits are in a row, and the beginnings of all these.
+
+    >>> pieces("asyncio.queue")
+    ['asyncio.queue', 'async', 'asyncio', 'queue']
+    """
+    parts = [part for part in re.split(r"[^a-z0-9]+", word) if len(part) > 1]
+    return list(dict.fromkeys(piece for part in (word, *parts) for piece in (part, part[:BEGINNING])))
+
+
 def _bare(form: str) -> str:
     """A word without the punctuation around it, or the punctuation where there is nothing else."""
     return form.strip(_AROUND) or form
@@ -97,7 +134,7 @@ def _bare(form: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TextFront:
-    """`recipe.Front` for one text input (n,), which becomes the network's input `tokens` (n, width) int64."""
+    """`recipe.Front` for one text input (n,), which becomes the network's input `tokens` (n, width[, pieces]) int64."""
 
     tokenizer: Tokenizer
     text: str = "text"
@@ -145,6 +182,9 @@ def _nodes(tokenizer: Tokenizer, text: str, tokens: str) -> tuple[list[onnx.Node
         numpy_helper.from_array(np.array(value, np.int64), f"{prefix}{name}") for name, value in values.items()
     ]
     constants.append(numpy_helper.from_array(np.array([""], object), f"{prefix}no_text"))
+    whole = tokenizer.pieces is None
+    if tokenizer.pieces is not None:
+        constants.append(numpy_helper.from_array(tokenizer.pieces, f"{prefix}pieces"))
 
     def node(operator: str, inputs: str, output: str, domain: str = "", **settings: Any) -> onnx.NodeProto:
         names = [text if name == "TEXT" else prefix + name for name in inputs.split()]
@@ -184,17 +224,21 @@ def _nodes(tokenizer: Tokenizer, text: str, tokens: str) -> tuple[list[onnx.Node
         node("Expand", "pad wide_size", "blank"),
         node("Concat", "minus_one width", "ends", axis=0),
         node("ScatterElements", "blank target begun", "scattered", axis=1),
-        node("Slice", "scattered starts ends", "TOKENS"),
+        node("Slice", "scattered starts ends", "TOKENS" if whole else "words"),
+        *([] if whole else [node("Gather", "pieces words", "TOKENS")]),
     ], constants  # fmt: skip
 
 
 def disagreement(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
     """What the tokeniser in a graph does differently from Python's, on `texts` one by one and all at once, or None."""
+    shape: list[str | int] = ["batch", "length"]
+    if tokenizer.pieces is not None:
+        shape.append(tokenizer.pieces.shape[1])
     plain = helper.make_graph(
         [helper.make_node("Identity", ["tokens"], ["numbers"])],
         "model",
-        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "length"])],
-        [helper.make_tensor_value_info("numbers", TensorProto.INT64, ["batch", "length"])],
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, shape)],
+        [helper.make_tensor_value_info("numbers", TensorProto.INT64, shape)],
     )
     opset = helper.make_opsetid("", artifact.OPSET)
     inner = helper.make_model(plain, opset_imports=[opset], ir_version=artifact.IR)

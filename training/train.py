@@ -29,16 +29,17 @@ from numpy.typing import NDArray
 
 from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained, tune
 from training.errors import TrainingError
-from training.manifest import Manifest
-from training.recipe import load, override, pairs
+from training.manifest import Evaluation, Manifest
+from training.recipe import load, mistake, override, pairs
 from training.trained import Trained
 
 STOPPED = 143  # exit status: 128 + SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    options = parser().parse_args(arguments)
     try:
-        train(parser().parse_args(arguments), environ, stop=checkpoint.Stop().listen())
+        train(options, environ, stop=checkpoint.Stop().listen())
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,11 +49,22 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     except checkpoint.Interrupted as stopped:
         print(f"SIGTERM: {stopped}", file=sys.stderr)
         return STOPPED
+    except Exception as error:
+        found = mistake(options.recipe, error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        return 1
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m training train", description="Train a recipe, write model.onnx.")
+    made = argparse.ArgumentParser(
+        prog="python -m training train",
+        description="Train a recipe, write model.onnx.",
+        epilog="With --on sagemaker or --on local-stack it runs as a job, whose request --dry-run prints; the options "
+        "of a job: python -m training job --help",
+    )
     made.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
     made.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="a folder of input data")
@@ -79,7 +91,7 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     kinds = forms.kinds(options.compress, recipe)
     settings = override(recipe.hyperparameters(), json.loads(environ.get("SM_HPS", "{}")))
     settings = override(settings, pairs(options.set))
-    channels = _channels(environ) | {name: Path(folder) for name, folder in pairs(options.data, "--data").items()}
+    channels = _channels(environ) | _folders(options.data)
     ranks, device = distributed.join(environ, _device(options.device))
     if ranks.leads:
         others = f", {ranks.count} processes" if ranks.count > 1 else ""
@@ -124,8 +136,9 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
     print("exporting and proving the graph", flush=True)
     graph = trained.to_graph(first)
-    compressed = forms.smallest(first, graph, kinds, options.budget) if kinds else None
-    if compressed is not None:
+    compressed = None
+    if kinds:
+        compressed, first = forms.smallest(first, graph, kinds, options.budget)
         print(compressed.table(f"validation {evaluate.PRIMARY[recipe.task].metric}"), flush=True)
         graph = compressed.graph
     graph = trained.with_front(first, graph)
@@ -172,6 +185,15 @@ def _channels(environ: Mapping[str, str]) -> dict[str, Path]:
     return {key.removeprefix(prefix).lower(): Path(value) for key, value in environ.items() if key.startswith(prefix)}
 
 
+def _folders(data: Sequence[str]) -> dict[str, Path]:
+    """Input channels of the command line."""
+    given = pairs(data, "--data")
+    for name, folder in given.items():
+        if folder.startswith("s3://"):
+            raise TrainingError(f"--data {name}={folder}: training here reads folders; --on sagemaker reads S3")
+    return {name: Path(folder).expanduser() for name, folder in given.items()}
+
+
 def _card(
     run: Trained, graph: onnx.ModelProto, environ: Mapping[str, str], started: float
 ) -> tuple[Manifest, NDArray[Any]]:
@@ -184,11 +206,11 @@ def _card(
         "schema": 1,
         "task": recipe.task,
         "description": recipe.description,
-        "inputs": describe.inputs(graph, recipe.preprocessing),
+        "inputs": describe.inputs(graph, recipe.preprocessing, data.columns),
         "outputs": describe.outputs(graph, recipe.answers, run.labels),
         "metrics": metrics,
         "baselines": evaluate.baselines(recipe.task, data),
-        "evaluation": evaluate.details(recipe.task, outcome, data, run.labels),
+        "evaluation": _evaluation(run, outcome),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
         "hyperparameters": run.hyperparameters,
         "training": describe.origin(environ, run.device.type, time.monotonic() - started),
@@ -196,6 +218,16 @@ def _card(
         "samples": artifact.samples(graph, trained.requests(run, graph)),
     }
     return card, outcome
+
+
+def _evaluation(run: Trained, outcome: NDArray[Any]) -> Evaluation:
+    """Of what the graph answered and, where it has a temperature, of what the network says without one."""
+    if run.temperature == 1:
+        return evaluate.details(run.recipe.task, outcome, run.data, run.labels)
+    _, plain = trained.measure(run.recipe, replace(run, temperature=1.0).run, run.data.test, run.labels)
+    found = evaluate.details(run.recipe.task, outcome, run.data, run.labels, plain=plain)
+    found["calibration"]["temperature"] = run.temperature
+    return found
 
 
 def _report(
@@ -225,4 +257,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    distributed.end(main())
+    distributed.end(main)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training import artifact, classic, evaluate, export, loop, losses, networks, sklearn_export
+from training import artifact, calibrate, classic, evaluate, export, loop, losses, networks, sklearn_export
 from training.checkpoint import Stop
 from training.data import Dataset, Examples
 from training.distributed import Ranks
@@ -38,13 +38,16 @@ class Trained:
     model: Any
     history: list[loop.Row]
     device: torch.device
+    temperature: float = 1.0  # of a classifier's softmax, see calibrate.py
 
     def run(self, inputs: Arrays) -> Arrays:
         """What the exported graph would answer, computed by the model itself."""
         encoded = self.front.encode(inputs) if self.front else inputs
         if not isinstance(self.model, nn.Module):
-            return {next(iter(self.recipe.answers)): classic.predict(self.model, encoded)}
-        served = serve(self.recipe, self.model).to(self.device)
+            answer = classic.predict(self.model, encoded)
+            answer = answer if self.temperature == 1 else calibrate.scaled(answer, self.temperature)
+            return {next(iter(self.recipe.answers)): answer}
+        served = serve(self.recipe, self.model, self.temperature).to(self.device)
         return dict(zip(self.recipe.answers, loop.predict(served, encoded, self.device), strict=True))
 
     def asks(self, examples: Examples) -> Arrays:
@@ -107,7 +110,30 @@ def fit(
         ranks=ranks,
         watch=watch,
     )
-    return replace(trained, history=history)
+    return _told(calibrated(replace(trained, history=history)), ranks)
+
+
+def calibrated(trained: Trained) -> Trained:
+    """The same at the temperature that makes a classifier as sure as it is right on the validation part."""
+    recipe, part = trained.recipe, trained.encoded.validation
+    if recipe.task != "classification" or recipe.serve is not None or not len(part):
+        return trained
+    if isinstance(trained.model, nn.Module):
+        logits = loop.predict(trained.model, part.inputs, trained.device)[0]
+    else:
+        logits = calibrate.logits(classic.predict(trained.model, part.inputs))
+    groups = None if trained.data.split.get("by", "row") == "row" else part.groups
+    return replace(trained, temperature=calibrate.temperature(logits, part.target, groups))
+
+
+def _told(trained: Trained, ranks: Ranks | None = None) -> Trained:
+    if trained.temperature != 1 and (ranks is None or ranks.leads):
+        before, after = (
+            measure(trained.recipe, one.run, trained.data.validation, trained.labels)[0]["log_loss"]
+            for one in (replace(trained, temperature=1.0), trained)
+        )
+        print(f"at temperature {trained.temperature:.2f}, validation log loss {before:.4f} → {after:.4f}", flush=True)
+    return trained
 
 
 def _fit_classic(trained: Trained, stop: Stop | None, ranks: Ranks | None) -> Trained:
@@ -119,6 +145,7 @@ def _fit_classic(trained: Trained, stop: Stop | None, ranks: Ranks | None) -> Tr
         raise InvalidRecipe(f"recipe {recipe.name}: a scikit-learn estimator is fitted in one process")
     classic.fit(model, trained.encoded.train, seed=trained.settings.seed, stop=stop)
     classic.check_classes(model, trained.labels)
+    trained = _told(calibrated(trained))
     metrics, _ = measure(recipe, trained.run, trained.data.validation, trained.labels)
     print("  ".join(f"validation_{name}={value:.4f}" for name, value in metrics.items()), flush=True)
     return trained
@@ -151,11 +178,11 @@ def measure(
     return metrics | (recipe.metric(outcome, examples) if recipe.metric else {}), outcome
 
 
-def serve(recipe: Recipe[Any], model: nn.Module) -> nn.Module:
+def serve(recipe: Recipe[Any], model: nn.Module, temperature: float = 1.0) -> nn.Module:
     """The module that is exported; it shares its weights with `model`."""
     if recipe.serve is not None:
         return recipe.serve(model)
-    return networks.After(model, nn.Softmax(dim=-1)) if recipe.task == "classification" else model
+    return networks.After(model, networks.softmax(temperature)) if recipe.task == "classification" else model
 
 
 def asking(graph: onnx.ModelProto) -> Run:
@@ -185,7 +212,10 @@ def to_graph(trained: Trained) -> onnx.ModelProto:
     if isinstance(trained.model, nn.Module):
         return export.export(_spec(trained))
     inputs, answer = trained.encoded.test.inputs, next(iter(trained.recipe.answers))
-    return sklearn_export.export(trained.model, inputs, answer).graph
+    graph = sklearn_export.export(trained.model, inputs, answer).graph
+    return (
+        graph if trained.temperature == 1 else sklearn_export.at_temperature(graph, answer, trained.temperature, inputs)
+    )
 
 
 def with_front(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -211,7 +241,7 @@ def with_front(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
 def _spec(trained: Trained) -> export.Spec:
     recipe, inputs = trained.recipe, trained.asks(trained.data.test)
     inputs = trained.front.encode(inputs) if trained.front else inputs
-    served = serve(recipe, trained.model.cpu())
+    served = serve(recipe, trained.model.cpu(), trained.temperature)
     own = set(recipe.dynamic) - set(inputs)  # a served module may have other inputs, e.g. a cache
     axes = {name: dict(recipe.dynamic.get(name, {})) for name in (recipe.dynamic if own else inputs)}
     for names in axes.values():

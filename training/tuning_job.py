@@ -3,7 +3,8 @@
     python -m training train mlp --tune 20 --search sagemaker --parallel 4 --on sagemaker --instance ml.g5.xlarge
 
 Its training jobs follow the older contract: the API knows no ContainerEntrypoint, the image's own toolkit unpacks
-sagemaker_submit_directory and runs sagemaker_program, which is bootstrap.py again.
+sagemaker_submit_directory and runs sagemaker_program, which is bootstrap.py again. With --wait, a job with the best
+settings follows, which writes the model.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import argparse
 import json
 import re
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from training import backends, tune
 from training.errors import InvalidJob
-from training.job import Job, check_rules, check_shape, job_name
+from training.job import Job, check_limits, check_rules, check_shape, job_name
 from training.job import build as build_job
 from training.recipe import encode
 from training.search import Numbers
@@ -26,6 +29,7 @@ from training.tune import Study
 
 Request = dict[str, Any]
 PROGRAM = "training/bootstrap.py"
+POLL_S = 10.0
 
 
 def archive_uri(code_uri: str) -> str:
@@ -97,7 +101,7 @@ def validate(request: Request) -> None:
     Raises:
         InvalidJob: names the field at fault.
     """
-    shape = check_shape(request, "CreateHyperParameterTuningJob").members["TrainingJobDefinition"]
+    shape = check_shape(request, "CreateHyperParameterTuningJob")
     name = request["HyperParameterTuningJobName"]
     if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,31}", name):
         raise InvalidJob(f"tuning job name {name!r}: at most 32 letters, digits and inner hyphens")
@@ -110,7 +114,8 @@ def validate(request: Request) -> None:
     if not 1 <= limits["MaxParallelTrainingJobs"] <= limits["MaxNumberOfTrainingJobs"]:
         raise InvalidJob("--parallel is between 1 and the number of trials")
     definition = request["TrainingJobDefinition"]
-    check_rules(definition, definition["StaticHyperParameters"], shape)
+    check_rules(definition, shape.members["TrainingJobDefinition"])
+    check_limits(request, shape)
 
 
 def send_boto3(request: Request, region: str, code: backends.Code) -> None:
@@ -183,7 +188,9 @@ def send_sagemaker(request: Request, region: str, code: backends.Code) -> None:
             hyperparameters={name: value for name, value in static.items() if not name.startswith("sagemaker_")},
             role=definition["RoleArn"],
             base_job_name=request["HyperParameterTuningJobName"],
-        ).with_retry_strategy(RetryStrategy(**fields("RetryStrategy")))
+        )
+        if "RetryStrategy" in definition:
+            trainer = trainer.with_retry_strategy(RetryStrategy(**fields("RetryStrategy")))
         found: dict[str, Any] = {}
         kinds = {
             "IntegerParameterRanges": (IntegerParameter, int),
@@ -219,11 +226,40 @@ def send_sagemaker(request: Request, region: str, code: backends.Code) -> None:
 SENDERS = {"boto3": send_boto3, "sagemaker": send_sagemaker}
 
 
-def run(job: Job, options: argparse.Namespace, code: backends.Code) -> int:
-    """Build, check and send; or print, with --dry-run.
+def wait(name: str, region: str, say: Callable[[str], None] = print) -> dict[str, str]:
+    """Follow a tuning job to its end; the settings of its best trial. `say` gets a line whenever something changed.
 
     Raises:
-        InvalidJob: it cannot be sent, with the reason.
+        InvalidJob: it failed, was stopped, or no trial ended well; says why.
+    """
+    sagemaker = backends.client("sagemaker", region)
+    said = ""
+    while True:
+        found = backends.describe(sagemaker.describe_hyper_parameter_tuning_job, HyperParameterTuningJobName=name)
+        counts, best = found["TrainingJobStatusCounters"], found.get("BestTrainingJob", {})
+        line = f"{found['HyperParameterTuningJobStatus']:<12}" + "  ".join(
+            f"{title}={counts.get(key, 0)}"
+            for title, key in (("completed", "Completed"), ("running", "InProgress"), ("failed", "NonRetryableError"))
+        )
+        if metric := best.get("FinalHyperParameterTuningJobObjectiveMetric"):
+            line += f"  best {metric['MetricName']}={metric['Value']:.4g}"
+        if line != said:
+            said = line
+            say(line)
+        if found["HyperParameterTuningJobStatus"] in backends.FINAL:
+            break
+        time.sleep(POLL_S)
+    if found["HyperParameterTuningJobStatus"] != "Completed" or not best:
+        reason = found.get("FailureReason", "no trial ended well")
+        raise InvalidJob(f"tuning job {name} ended as {found['HyperParameterTuningJobStatus']}: {reason}")
+    return dict(best["TunedHyperParameters"])
+
+
+def run(job: Job, options: argparse.Namespace, code: backends.Code) -> dict[str, str] | None:
+    """Build, check and send, or print, with --dry-run; with --wait, the settings that it found.
+
+    Raises:
+        InvalidJob: it cannot be sent, or ended badly, with the reason.
     """
     study = tune.prepare(options.recipe, options, data="")
     named = replace(job, name=job_name(job.model[:10]))
@@ -231,7 +267,14 @@ def run(job: Job, options: argparse.Namespace, code: backends.Code) -> int:
     validate(request)
     if options.dry_run:
         print(json.dumps(request, indent=2, ensure_ascii=False))
-        return 0
+        return None
+    if options.on == "local-stack":
+        raise InvalidJob("--search sagemaker is AWS's own; on the local stack take random, grid or optuna")
     SENDERS[options.backend](request, job.region, code)
     print(f"submitted {named.name}", flush=True)
-    return 0
+    if not options.wait:
+        return None
+    found = wait(named.name, job.region)
+    told = " ".join(f"--set {name}={value}" for name, value in found.items())
+    print(f"best: {told}", flush=True)
+    return found

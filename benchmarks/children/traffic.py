@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.children.invoke import Context
-from benchmarks.fleet import WIDTH, Member
+from benchmarks.member import WIDTH, Member
 from functions.infer import main as deployed
 
 MB = 1024 * 1024

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from benchmarks.children.invoke import Context
 from benchmarks.measure import interleave
-from functions.adapters.limits import threads_for
-from functions.adapters.onnx import OnnxRuntime
 from functions.core.inference import InferenceService
 from functions.core.statistics import Statistics
 from functions.infer import main as deployed
@@ -60,8 +59,7 @@ def block(call: Callable[[], Any], repeats: int) -> float:
 
 def main() -> None:
     plan = _read(sys.argv[1])
-    # The options of the function's own sessions: the difference is the handler's, and nothing spins on the other core.
-    session = OnnxRuntime(threads_for(deployed.size_mb)).load(Path(plan["model"]))._session
+    session = bare_session(Path(plan["model"]))
     quiet, forgetful, context = quiet_handler(), forgetful_handler(), Context()
     calls: dict[str, Callable[[], Any]] = {}
     contenders: dict[str, Callable[[], float]] = {}
@@ -90,6 +88,17 @@ def main() -> None:
 
 def _read(path: str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def bare_session(path: Path) -> Any:
+    """Of ONNX Runtime's Python package, with the options of the function's own: nothing spins on the other core."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = deployed.resolver.resolve("tiny", None).version.plan["threads"]
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def naive(session: Any, event: dict[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def utc_now() -> str:
     """Now, as ISO 8601 to the millisecond, e.g. 2026-11-22T08:15:30.123Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, ns = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ns // 1_000_000:03}Z"
 
 
 def since_boot() -> float:

@@ -1,4 +1,4 @@
-"""ONNX Runtime, imported when it is needed first: its import takes longer than most fetches of a model."""
+"""ONNX Runtime, loaded when it is needed first: a function's first event does not wait for it."""
 
 import threading
 from pathlib import Path
@@ -22,7 +22,7 @@ class LateRuntime:
         return self.real().load(path, plan)
 
     def real(self) -> "OnnxRuntime":
-        """The runtime itself, imported now if it was not before."""
+        """The runtime itself, loaded now if it was not before."""
         with self._lock:
             if self._runtime is None:
                 from functions.adapters.onnx import OnnxRuntime

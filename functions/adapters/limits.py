@@ -13,7 +13,7 @@ from typing import Any
 
 MB = 1024 * 1024
 OUTSIDE_MB = 128  # resident, but no private writable memory: code of libraries, Lambda's own processes, page tables
-PROCESS_MB = 75  # what Python, numpy and onnxruntime take before the first model (measured: 67-68 MB)
+PROCESS_MB = 48  # what Python and ONNX Runtime's library take before the first model (measured: 39-42 MB)
 MODELS_SHARE = 0.6  # of the rest; requests need memory too
 INIT_SECONDS = 10  # what Lambda gives an environment to start, before it starts it once more,
 PREPARED_SECONDS = 60  # and what we take where it is started before there is a request: there are 15 minutes
@@ -47,7 +47,7 @@ def models_bytes(memory_mb: int) -> int:
     """How much of it models may take.
 
     >>> models_bytes(3008) // MB, models_bytes(512) // MB
-    (1683, 185)
+    (1699, 201)
     """
     return int(MODELS_SHARE * max(0, ceiling_bytes(memory_mb) - PROCESS_MB * MB))
 
@@ -55,10 +55,10 @@ def models_bytes(memory_mb: int) -> int:
 def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:
     """The smallest function that serves a model which keeps `resident_bytes` and takes `peak_bytes` at the most.
 
-    >>> memory_mb_for(100 * MB, 120 * MB), models_bytes(370) // MB
-    (370, 100)
+    >>> memory_mb_for(100 * MB, 120 * MB), models_bytes(343) // MB
+    (343, 100)
     >>> memory_mb_for(1 * MB, 500 * MB), memory_mb_for(0, 0)
-    (703, 150)
+    (676, 96)
     """
     models = math.ceil(resident_bytes / MODELS_SHARE / MB)
     process = PROCESS_MB + max(models, math.ceil(peak_bytes / MB))

@@ -1,56 +1,68 @@
 """ONNX Runtime: sessions for serving, and the signature of a model for its registration."""
 
-import os
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded, so it is set before the import
-
-import ctypes
 import math
 import re
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_void_p,
+    cast,
+    create_string_buffer,
+    memmove,
+    sizeof,
+    string_at,
+)
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as states
-
 from functions.adapters.limits import pages_of_their_own
+from functions.adapters.ort import FATAL, Api, Library, OrtError, library
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.plan import Plan
-from functions.core.signature import DYNAMIC, Signature, TensorSpec
+from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
+from functions.core.tensors import Tensor
 
-FLOOR = (1, 31, 1)  # below it, crafted models crash the process (field notes on security, section 1.1)
 SECONDS_MAX = 3600.0
+ASKED = 32  # choices of outputs that a session remembers; a caller may make any number
 THREADS_MAX = 768  # of this process, after which sessions get none of their own; Lambda allows 1,024
 
-if tuple(int(part) for part in ort.__version__.split(".")[:3]) < FLOOR:
-    raise ImportError(f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, FLOOR))}, which fixes crashes")
-
-DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(bfloat16)": "BF16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
+# ONNXTensorElementDataType of onnxruntime_c_api.h
+ELEMENTS = {
+    "FP32": 1,
+    "UINT8": 2,
+    "INT8": 3,
+    "UINT16": 4,
+    "INT16": 5,
+    "INT32": 6,
+    "INT64": 7,
+    "BYTES": 8,
+    "BOOL": 9,
+    "FP16": 10,
+    "FP64": 11,
+    "UINT32": 12,
+    "UINT64": 13,
+    "BF16": 16,
 }
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+_STRING = ELEMENTS["BYTES"]
+_DATATYPES = {element: datatype for datatype, element in ELEMENTS.items()}
+_TYPES = (
+    "undefined", "float", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "double",
+    "uint32", "uint64", "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2",
+    "float8e5m2fnuz", "uint4", "int4", "float4e2m1",
+)  # fmt: skip
+_TENSOR, _SEQUENCE, _MAP, _SPARSE, _OPTIONAL = 1, 2, 3, 5, 6  # ONNXType
+_DISABLE_ALL, _EXTENDED, _LAYOUT = 0, 2, 3  # GraphOptimizationLevel
 _MAPPED_BYTES = 1024  # weights below stay in the graph, as the runtime advises: shape inference reads them
-_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    *(kind for kind in vars(states).values() if isinstance(kind, type) and issubclass(kind, Exception)),
-)
+_SIZES = [c_int64 * rank for rank in range(9)]  # shapes of usual ranks, at hand
 
 
 def inspect_signature(path: Path) -> Signature:
@@ -70,16 +82,16 @@ class OnnxRuntime:
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
+        self._library = library()
         self._watchdog = _Watchdog()
 
     def load(self, path: Path, plan: Plan | None = None) -> "OnnxSession":
         """Without a plan, the graph is optimised for this processor, and weights are packed for its kernels."""
         plan = plan or Plan(threads=self._threads)
-        options = self._options(plan)
-        if plan.optimised != "none":
-            levels = ort.GraphOptimizationLevel
-            options.graph_optimization_level = levels.ORT_ENABLE_LAYOUT if plan.layout else levels.ORT_DISABLE_ALL
-        return OnnxSession(_open(path, options), self._watchdog)
+        with _Options(self._library.api, self._threads_for(plan), prepacking=plan.prepacking) as options:
+            if plan.optimised != "none":
+                options.optimise(_LAYOUT if plan.layout else _DISABLE_ALL)
+            return self._open(path, options)
 
     def compile(self, path: Path, target: Path, weights: str | None) -> "OnnxSession":
         """A session that is optimised as far as any processor of this architecture allows, and `target`, that graph.
@@ -90,48 +102,147 @@ class OnnxRuntime:
             InvalidModel: the runtime refuses the model, or cannot write it.
             MemoryError: it does not fit.
         """
-        options = self._options(Plan(prepacking=False, threads=self._threads))
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(target)
-        if weights is not None:
-            prefix = "session.optimized_model_external_initializers"
-            options.add_session_config_entry(f"{prefix}_file_name", weights)
-            options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(_MAPPED_BYTES))
-        return OnnxSession(_open(path, options), self._watchdog)
+        threads = self._threads_for(Plan(threads=self._threads))
+        with _Options(self._library.api, threads, prepacking=False) as options:
+            options.optimise(_EXTENDED, target)
+            if weights is not None:
+                prefix = "session.optimized_model_external_initializers"
+                options.set(f"{prefix}_file_name", weights)
+                options.set(f"{prefix}_min_size_in_bytes", str(_MAPPED_BYTES))
+            return self._open(path, options)
 
     def _threads_for(self, plan: Plan) -> int:
         """One, where this process has about as many as Lambda allows: each session keeps its own."""
         wanted = max(1, min(plan.threads, self._threads))
         return wanted if wanted == 1 or Path("/proc/self/task").stat().st_nlink - 2 < THREADS_MAX else 1
 
-    def _options(self, plan: Plan) -> Any:
-        """Arena and memory patterns are off: see docs/decisions/0007-memory-of-an-environment.md."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads_for(plan)
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal: errors come as exceptions, and ORT's own lines may hold values
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        options.add_session_config_entry("session.disable_prepacking", "0" if plan.prepacking else "1")
-        return options
+    def _open(self, path: Path, options: "_Options") -> "OnnxSession":
+        library = self._library
+        try:
+            with pages_of_their_own():
+                create = library.api.CreateSession
+                handle = library.api.new(create, library.environment, bytes(path), options.handle)
+        except OrtError as error:
+            raise InvalidModel(f"onnxruntime cannot load the model: {_clean(error)}", code="NOT_LOADABLE") from None
+        return OnnxSession(library, handle, self._watchdog)
+
+
+class _Options:
+    """How a session is made. Arena and memory patterns are off: docs/decisions/0007-memory-of-an-environment.md."""
+
+    def __init__(self, api: Api, threads: int, *, prepacking: bool) -> None:
+        self._api = api
+        self.handle = api.new(api.CreateSessionOptions)
+        api.SetIntraOpNumThreads(self.handle, threads)
+        api.SetInterOpNumThreads(self.handle, 1)
+        api.SetSessionLogSeverityLevel(self.handle, FATAL)
+        api.DisableCpuMemArena(self.handle)
+        api.DisableMemPattern(self.handle)
+        self.set("session.load_model_format", "ONNX")
+        self.set("session.intra_op.allow_spinning", "0")
+        self.set("session.inter_op.allow_spinning", "0")
+        self.set("session.disable_prepacking", "0" if prepacking else "1")
+
+    def __enter__(self) -> "_Options":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._api.ReleaseSessionOptions(self.handle)
+
+    def set(self, key: str, value: str) -> None:
+        self._api.AddSessionConfigEntry(self.handle, key.encode(), value.encode())
+
+    def optimise(self, level: int, target: Path | None = None) -> None:
+        """`level` of optimisation; the graph that comes of it is written to `target`."""
+        self._api.SetSessionGraphOptimizationLevel(self.handle, level)
+        if target is not None:
+            self._api.SetOptimizedModelFilePath(self.handle, bytes(target))
+
+
+class _Node:
+    """An input or output of a session as the runtime shows it. `element` is None where it is no tensor."""
+
+    def __init__(self, library: Library, name: str, info: int) -> None:
+        self.name = name
+        self.element, self.shape, self.type = _read_type(library.api, info)
+
+
+def _nodes(library: Library, session: int, kind: str) -> list[_Node]:
+    """`kind` is "Input" or "Output"."""
+    api = library.api
+    count = c_size_t()
+    getattr(api, f"SessionGet{kind}Count")(session, byref(count))
+    get_name, get_type = getattr(api, f"SessionGet{kind}Name"), getattr(api, f"SessionGet{kind}TypeInfo")
+    nodes = []
+    for at in range(count.value):
+        text = api.new(get_name, session, at, library.allocator)
+        name = string_at(text).decode()
+        api.AllocatorFree(library.allocator, text)
+        info = api.new(get_type, session, at)
+        try:
+            nodes.append(_Node(library, name, info))
+        finally:
+            api.ReleaseTypeInfo(info)
+    return nodes
+
+
+def _read_type(api: Api, info: int) -> tuple[int | None, tuple[int, ...], str]:
+    """Element type and shape of a tensor, and how ONNX spells the type, e.g. `seq(map(int64,tensor(float)))`."""
+    kind = c_int()
+    api.GetOnnxTypeFromTypeInfo(info, byref(kind))
+    if kind.value == _TENSOR:
+        tensor = api.new(api.CastTypeInfoToTensorInfo, info)  # a view: not to be released
+        element = c_int()
+        api.GetTensorElementType(tensor, byref(element))
+        return element.value, _read_shape(api, tensor), f"tensor({_type_name(element.value)})"
+    return None, (), _spelled_type(api, info, kind.value)
+
+
+def _spelled_type(api: Api, info: int, kind: int) -> str:
+    inner = 0
+    try:
+        if kind == _SEQUENCE:
+            inner = api.new(api.GetSequenceElementType, api.new(api.CastTypeInfoToSequenceTypeInfo, info))
+            return f"seq({_read_type(api, inner)[2]})"
+        if kind == _MAP:
+            view, key = api.new(api.CastTypeInfoToMapTypeInfo, info), c_int()
+            api.GetMapKeyType(view, byref(key))
+            inner = api.new(api.GetMapValueType, view)
+            return f"map({_type_name(key.value)},{_read_type(api, inner)[2]})"
+    finally:
+        api.ReleaseTypeInfo(inner)
+    return {_SPARSE: "sparse tensor", _OPTIONAL: "optional"}.get(kind, "type of its own")
+
+
+def _type_name(element: int) -> str:
+    return _TYPES[element] if element < len(_TYPES) else f"type {element}"
+
+
+def _read_shape(api: Api, info: int) -> tuple[int, ...]:
+    """Sizes; below 0 where a request chooses."""
+    count = c_size_t()
+    api.GetDimensionsCount(info, byref(count))
+    sizes = (c_int64 * count.value)()
+    api.GetDimensions(info, sizes, count.value)
+    return tuple(sizes)
 
 
 class OnnxSession:
     """`core.serving.Session`."""
 
-    def __init__(self, session: Any, watchdog: "_Watchdog") -> None:
-        self._session = session
+    def __init__(self, library: Library, handle: int, watchdog: "_Watchdog") -> None:
+        self._library = library
+        self._handle = handle
+        self._release = library.api.ReleaseSession  # at hand also when the interpreter ends
         self._watchdog = watchdog
-        self._strings_in = {node.name for node in session.get_inputs() if node.type == "tensor(string)"}
-        self._bfloats_in = {node.name for node in session.get_inputs() if node.type == "tensor(bfloat16)"}
-        self._bfloats_out = {node.name for node in session.get_outputs() if node.type == "tensor(bfloat16)"}
-        self._plain = not any(  # the runtime takes and gives every tensor as numpy has it
-            node.type in ("tensor(string)", "tensor(bfloat16)")
-            for node in (*session.get_inputs(), *session.get_outputs())
-        )
+        self._inputs = _nodes(library, handle, "Input")
+        self._outputs = _nodes(library, handle, "Output")
+        self._names_in = _names([node.name for node in self._inputs])
+        # What was asked for: its names as the library takes them, and what runs for it have left for the next ones.
+        self._asked: dict[tuple[str, ...], tuple[Any, list[_Run]]] = {}
+
+    def __del__(self) -> None:
+        self._release(self._handle)
 
     def signature(self, path: Path) -> Signature:
         """What it takes and gives. `path` is what it was loaded from.
@@ -141,63 +252,145 @@ class OnnxSession:
         """
         from functions.core.onnx_file import read_onnx  # for registration alone
 
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         # The runtime shows no dimensions for a scalar and for a tensor that declares none alike.
-        unclear = any(not node.shape for node in (*inputs, *outputs))
+        unclear = any(not node.shape for node in (*self._inputs, *self._outputs))
         unranked = read_onnx(path).unranked if unclear else frozenset()
-        signature = Signature(
-            tuple(_spec("input", node, unranked) for node in inputs),
-            tuple(_spec("output", node, unranked) for node in outputs),
+        return Signature(
+            tuple(_spec("input", node, unranked) for node in self._inputs),
+            tuple(_spec("output", node, unranked) for node in self._outputs),
         )
-        if _has(signature.outputs, "BF16") and _has(signature.inputs, "BYTES"):
-            raise InvalidModel(
-                "a model with BF16 outputs cannot take strings in this runtime; cast its outputs to FP32",
-                code="UNSUPPORTED_TYPE",
-            )
-        return signature
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout_s: float) -> dict[str, np.ndarray]:
-        options = ort.RunOptions()
-        feeds = inputs if self._plain else {name: self._feed(name, array) for name, array in inputs.items()}
-        self._watchdog.watch(options, timeout_s)
+    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float) -> dict[str, Tensor]:
+        """`inputs` are all that the model declares."""
+        wanted = tuple(outputs)
+        names_out, idle = self._asked.get(wanted) or self._ask(wanted)
+        run = idle.pop() if idle else _Run(self._library, len(self._inputs), len(wanted))
+        self._watchdog.watch(run, timeout_s)
         try:
-            if self._plain:
-                return dict(zip(outputs, self._session.run(outputs, feeds, options), strict=True))
-            results = self._results(feeds, outputs, options)
-        except MemoryError:
-            raise MemoryError from None
-        except UnicodeDecodeError:
-            raise ExecutionFailed("the model gave a string that is not UTF-8") from None
-        except _ERRORS as error:
-            if options.terminate:
+            for node, place in zip(self._inputs, run.places, strict=True):
+                run.feed(place, node.name, inputs[node.name])
+            run.start(self._handle, self._names_in, names_out)
+            return dict(zip(wanted, map(run.read, run.results), strict=True))
+        except OrtError as error:
+            if run.terminated:
                 raise TimedOut(f"the model was stopped after {math.ceil(timeout_s * 1000)} ms") from None
-            if _is_out_of_memory(error):
-                raise MemoryError from None
             raise ExecutionFailed(f"the model failed on these values: {_clean(error)}") from None
         finally:
-            self._watchdog.forget(options)
-        return {name: _encoded(array) for name, array in zip(outputs, results, strict=True)}
+            unstopped = self._watchdog.forget(run)
+            run.clear()
+            if unstopped:
+                idle.append(run)
 
-    def _feed(self, name: str, array: np.ndarray) -> Any:
-        if name in self._strings_in:
-            return _decoded(name, array)
-        if name in self._bfloats_in:
-            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
-        return array
+    def _ask(self, wanted: tuple[str, ...]) -> tuple[Any, list["_Run"]]:
+        if len(self._asked) >= ASKED:
+            self._asked.clear()
+        found = self._asked[wanted] = _names(wanted), []
+        return found
 
-    def _results(self, feeds: Mapping[str, Any], outputs: Sequence[str], options: Any) -> list[np.ndarray]:
-        if not self._bfloats_out.intersection(outputs):
-            results: list[np.ndarray] = self._session.run(outputs, feeds, options)
-            return results
-        values = {
-            name: feed if isinstance(feed, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(feed)
-            for name, feed in feeds.items()
-        }
-        found = self._session.run_with_ort_values(outputs, values, options)
-        return [
-            _bits(value) if name in self._bfloats_out else value.numpy()
-            for name, value in zip(outputs, found, strict=True)
-        ]
+
+def _names(names: Sequence[str]) -> Any:
+    return (c_char_p * len(names))(*(name.encode() for name in names))
+
+
+def _is_text(element: bytes) -> bool:
+    try:
+        str(element, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _Seen(Structure):
+    """What the runtime says of a value."""
+
+    _fields_ = (("element", c_int), ("sizes", POINTER(c_int64)), ("rank", c_size_t), ("data", c_void_p))
+
+
+class _Run:
+    """What one run of a session needs of the library: its values, and options by which another thread can end it.
+
+    Made once and used again, as is all that is handed to the library. Whoever holds it keeps it alive.
+    """
+
+    def __init__(self, library: Library, inputs: int, outputs: int) -> None:
+        self._library = library
+        self._api = api = library.api
+        self._release = api.ReleaseRunOptions  # at hand also when the interpreter ends
+        self._handle = api.new(api.CreateRunOptions)
+        self.terminated = False
+        self._given = (c_void_p * inputs)()
+        self.places = [byref(self._given, at * sizeof(c_void_p)) for at in range(inputs)]
+        self.results = (c_void_p * outputs)()
+        self._seen = seen = _Seen()
+        self._told = byref(seen), byref(seen, _Seen.sizes.offset), byref(seen, _Seen.rank.offset)
+        self._data = byref(seen, _Seen.data.offset)
+
+    def __del__(self) -> None:
+        self._release(self._handle)
+
+    def terminate(self) -> None:
+        self.terminated = True
+        self._api.RunOptionsSetTerminate(self._handle)
+
+    def feed(self, place: Any, name: str, tensor: Tensor) -> None:
+        """Put a value of the runtime for `tensor` at `place`. Its numbers stay where they are."""
+        rank = len(tensor.shape)
+        sizes = (_SIZES[rank] if rank < len(_SIZES) else c_int64 * rank)(*tensor.shape)
+        if tensor.datatype == "BYTES":
+            self._feed_strings(place, name, tensor, sizes)
+            return
+        data, element = tensor.data, ELEMENTS[tensor.datatype]
+        self._api.CreateTensorWithDataAsOrtValue(self._library.memory, data, len(data), sizes, rank, element, place)
+
+    def _feed_strings(self, place: Any, name: str, tensor: Tensor, sizes: Any) -> None:
+        api = self._api
+        api.CreateTensorAsOrtValue(self._library.allocator, sizes, len(sizes), _STRING, place)
+        value, room = cast(place, POINTER(c_void_p))[0], c_void_p()
+        for at, element in enumerate(tensor.data):
+            if not _is_text(element):
+                raise InvalidRequest(f"input {shown(name)}: strings of an ONNX model are UTF-8, one of these is not")
+            api.GetResizedStringTensorElementBuffer(value, at, len(element), byref(room))
+            memmove(room, element, len(element))
+
+    def start(self, session: int, names_in: Any, names_out: Any) -> None:
+        """Returns when the results are there."""
+        given, results = self._given, self.results
+        self._api.Run(session, self._handle, names_in, given, len(given), names_out, len(results), results)
+
+    def read(self, value: int | None) -> Tensor:
+        """What is in a value of the runtime, copied."""
+        if not value:
+            raise ExecutionFailed("the model gave no value for an output")
+        api, seen = self._api, self._seen
+        api.GetTensorElementTypeAndShapeDataReference(value, *self._told)
+        shape = tuple(seen.sizes[: seen.rank]) if seen.rank else ()
+        datatype = _DATATYPES[seen.element]
+        if datatype == "BYTES":
+            return Tensor(datatype, shape, self._read_strings(value, math.prod(shape)))
+        size = math.prod(shape) * (DATATYPES[datatype] or 0)
+        api.GetTensorMutableData(value, self._data)
+        return Tensor(datatype, shape, string_at(seen.data, size) if size else b"")
+
+    def _read_strings(self, value: int, count: int) -> list[bytes]:
+        if not count:
+            return []
+        size = c_size_t()
+        self._api.GetStringTensorDataLength(value, byref(size))
+        room, starts = create_string_buffer(max(1, size.value)), (c_size_t * count)()
+        self._api.GetStringTensorContent(value, room, size.value, starts, count)
+        text, at = room.raw[: size.value], [*starts, size.value]
+        elements = [text[begin:end] for begin, end in pairwise(at)]
+        if not all(map(_is_text, elements)):
+            raise ExecutionFailed("the model gave a string that is not UTF-8")
+        return elements
+
+    def clear(self) -> None:
+        """Give the values back."""
+        for values in (self._given, self.results):
+            for at, value in enumerate(values):
+                if value:
+                    self._api.ReleaseValue(value)
+                    values[at] = None
 
 
 class _Watchdog:
@@ -208,13 +401,13 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._until: dict[Any, float] = {}
+        self._until: dict[_Run, float] = {}
         self._wakes_at = math.inf  # also while the thread looks for the first: who comes then has to tell it
         self._running = False
 
-    def watch(self, options: Any, timeout_s: float) -> None:
-        """Stop the run that has `options` after `timeout_s`, unless it is forgotten before."""
-        until = self._until[options] = time.monotonic() + timeout_s
+    def watch(self, run: _Run, timeout_s: float) -> None:
+        """Stop `run` after `timeout_s`, unless it is forgotten before."""
+        until = self._until[run] = time.monotonic() + timeout_s
         if until < self._wakes_at:
             with self._changed:
                 if self._running:
@@ -223,39 +416,36 @@ class _Watchdog:
                     self._running = True
                     threading.Thread(target=self._work, name="watchdog", daemon=True).start()
 
-    def forget(self, options: Any) -> None:
-        self._until.pop(options, None)
+    def forget(self, run: _Run) -> bool:
+        """Whether it was not stopped, and never will be."""
+        return self._until.pop(run, None) is not None
 
     def _work(self) -> None:
         with self._changed:
             while True:
-                self._wakes_at = math.inf
-                now = time.monotonic()
-                watched = self._until.copy()
-                for options, until in watched.items():
-                    if until <= now:
-                        options.terminate = True
-                        self.forget(options)
-                first = min((until for until in watched.values() if until > now), default=math.inf)
-                self._wakes_at = min(first, now + SECONDS_MAX)
-                self._changed.wait(self._wakes_at - now)
+                self._changed.wait(self._stop_overdue())
+
+    def _stop_overdue(self) -> float:
+        """Returns the seconds until the next run may be over."""
+        self._wakes_at = math.inf
+        now = time.monotonic()
+        watched = self._until.copy()
+        for run, until in watched.items():
+            if until > now:
+                continue
+            found = self._until.pop(run, None)  # whoever takes it out decides
+            if found == until:
+                run.terminate()
+            elif found is not None:  # used again meanwhile
+                self._until[run] = found
+        first = min((until for until in watched.values() if until > now), default=math.inf)
+        self._wakes_at = min(first, now + SECONDS_MAX)
+        return self._wakes_at - now
 
 
-def _open(path: Path, options: Any) -> Any:
-    try:
-        with pages_of_their_own():
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except MemoryError:
-        raise MemoryError from None
-    except _ERRORS as error:
-        if _is_out_of_memory(error):
-            raise MemoryError from None
-        raise InvalidModel(f"onnxruntime cannot load the model: {_clean(error)}", code="NOT_LOADABLE") from None
-
-
-def _spec(kind: str, node: Any, unranked: Collection[str]) -> TensorSpec:
+def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
     """An input or output. An output that declares no dimensions is said to have one, of any size; its values tell."""
-    datatype = DATATYPES.get(node.type)
+    datatype = None if node.element is None else _DATATYPES.get(node.element)
     if datatype is None:
         hint = "; export the classifier with zipmap=False" if node.type.startswith("seq(map(") else ""
         wanted = "tensors of booleans, integers, floats or strings"
@@ -269,43 +459,7 @@ def _spec(kind: str, node: Any, unranked: Collection[str]) -> TensorSpec:
             f"input {shown(node.name)} does not say how many dimensions it has; export it with a shape",
             code="UNKNOWN_RANK",
         )
-    shape = (size if isinstance(size, int) and size >= 0 else DYNAMIC for size in node.shape)
-    return TensorSpec(node.name, datatype, tuple(shape))
-
-
-def _has(specs: Sequence[TensorSpec], datatype: str) -> bool:
-    return any(spec.datatype == datatype for spec in specs)
-
-
-def _decoded(name: str, array: np.ndarray) -> np.ndarray:
-    """BYTES as the `str` objects that the runtime takes."""
-    decoded = np.empty(array.shape, np.object_)
-    try:
-        decoded.ravel()[:] = [element.decode() for element in array.ravel()]
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"input {shown(name)}: strings of an ONNX model are UTF-8, one of these is not") from None
-    return decoded
-
-
-def _encoded(array: np.ndarray) -> np.ndarray:
-    """An output; strings as `bytes`."""
-    if array.dtype != np.object_:
-        return array
-    encoded = np.empty(array.shape, np.object_)
-    encoded.ravel()[:] = [element.encode() for element in array.ravel()]
-    return encoded
-
-
-def _bits(value: Any) -> np.ndarray:
-    """A copy of a bfloat16 tensor as bit patterns, for which numpy has no type."""
-    array = np.empty(value.shape(), np.uint16)
-    ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
-    return array
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """The runtime has no class for it."""
-    return any(words in str(error) for words in ("bad_alloc", "allocate memory", "pthread_create failed"))
+    return TensorSpec(node.name, datatype, tuple(size if size >= 0 else DYNAMIC for size in node.shape))
 
 
 def _clean(error: Exception) -> str:

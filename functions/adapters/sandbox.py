@@ -37,7 +37,7 @@ from functions.core.workbench import (
 )
 
 ROOT = Path(__file__).parents[2]  # what holds `functions`
-START_S = 30  # to import onnxruntime, on a cold disk
+START_S = 30  # to load onnxruntime, on a cold disk
 ADDRESS_MB = 8 * 1024
 # -I: no environment, no current directory; -S: no site, whose .pth files run code; -B: writes nothing beside the code
 _FLAGS = ("-I", "-S", "-B")

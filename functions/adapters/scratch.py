@@ -2,25 +2,24 @@
 
 import fcntl
 import os
-import shutil
-import tempfile
 import weakref
 from pathlib import Path
 
 
 class Scratch:
-    """An empty directory under a name with `prefix`, removed at the end of this process.
+    """An empty directory in `parent` under a name with `prefix`, removed at the end of this process.
 
     A process that is killed leaves its own behind, and Lambda starts the next one with the same storage. So those of
     processes that live no more, which hold no lock on them, are removed first.
     """
 
-    def __init__(self, prefix: str) -> None:
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    def __init__(self, parent: Path, prefix: str) -> None:
+        for left in parent.glob(f"{prefix}*"):
             _remove_if_left(left)
         lock = -1
         while lock < 0:  # another process may take a new one for left, until it is locked
-            self.path = Path(tempfile.mkdtemp(prefix=prefix))
+            self.path = parent / f"{prefix}{os.urandom(8).hex()}"
+            self.path.mkdir(mode=0o700)
             lock = _locked(self.path)
         self._end = weakref.finalize(self, _remove, self.path, lock)
 
@@ -30,6 +29,8 @@ class Scratch:
 
 
 def _remove(directory: Path, lock: int) -> None:
+    import shutil  # with every kind of archive: where there is something to remove
+
     shutil.rmtree(directory, ignore_errors=True)
     os.close(lock)
 

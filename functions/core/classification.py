@@ -1,11 +1,10 @@
 """The classification extension: the highest values of an output, each with its index and its label."""
 
+import heapq
 import math
 
-import numpy as np
-
 from functions.core.signature import TensorSpec
-from functions.core.tensors import numeric
+from functions.core.tensors import Tensor
 
 CLASSES_LIMIT = 1_000_000  # Triton's
 
@@ -15,32 +14,35 @@ def is_classifiable(spec: TensorSpec) -> bool:
     return spec.datatype not in ("BOOL", "BYTES")
 
 
-def classify(spec: TensorSpec, array: np.ndarray, count: int, *, batched: bool) -> np.ndarray:
-    """The `count` highest values of each batch row, or of the whole array, as BYTES "value:index[:label]".
+def classify(spec: TensorSpec, tensor: Tensor, count: int, *, batched: bool) -> Tensor:
+    """The `count` highest values of each batch row, or of the whole tensor, as BYTES "value:index[:label]".
 
     The index counts through a row in row-major order; equal values keep that order and NaN comes last. Floats have
     six decimals, as C++ `to_string` and so Triton writes them.
 
+    >>> import struct
     >>> spec = TensorSpec("scores", "FP32", (-1, 3), labels=("cat", "dog", "owl"))
-    >>> classify(spec, np.array([[0.25, 0.5, 0.125]], np.float32), 2, batched=True).tolist()
-    [[b'0.500000:1:dog', b'0.250000:0:cat']]
+    >>> classify(spec, Tensor("FP32", (1, 3), struct.pack("3f", 0.25, 0.5, 0.125)), 2, batched=True).data
+    [b'0.500000:1:dog', b'0.250000:0:cat']
     """
-    values = numeric(spec.datatype, array)
-    batch = array.shape[:1] if batched else ()
-    size = math.prod(array.shape[len(batch) :])
-    top = min(count, size)
-    rows = values.reshape(math.prod(batch), size)
-    keys = -rows if rows.dtype.kind == "f" else ~rows  # descending; unsigned integers cannot be negated
-    order = np.argsort(keys, axis=1, kind="stable")[:, :top]
-    best = np.take_along_axis(rows, order, axis=1)
-    classes = array.shape[-1] if array.ndim else 1
-    texts = [
-        _spelled(value, index, spec.labels, index % classes)
-        for value, index in zip(best.ravel().tolist(), order.ravel().tolist(), strict=True)
-    ]
-    result = np.empty(len(texts), np.object_)
-    result[:] = texts
-    return result.reshape(*batch, top)
+    batch = tensor.shape[:1] if batched else ()
+    size = math.prod(tensor.shape[len(batch) :])
+    classes = tensor.shape[-1] if tensor.shape else 1
+    values = tensor.values()
+    texts = []
+    for row in range(math.prod(batch)):
+        scores = values[row * size : (row + 1) * size]
+        for index in _highest(scores, count):
+            texts.append(_spelled(scores[index], index, spec.labels, index % classes))
+    return Tensor("BYTES", (*batch, min(count, size)), texts)
+
+
+def _highest(scores: list[float], count: int) -> list[int]:
+    """Where the `count` highest are, in descending order. Of equal ones the earlier comes first."""
+    if any(score != score for score in scores):  # NaN, which no order has a place for
+        ranks = [(True, score) if score == score else (False, 0.0) for score in scores]
+        return heapq.nlargest(count, range(len(scores)), key=ranks.__getitem__)
+    return heapq.nlargest(count, range(len(scores)), key=scores.__getitem__)
 
 
 def _spelled(value: float, index: int, labels: tuple[str, ...], label: int) -> bytes:

@@ -157,7 +157,7 @@ class InferenceService:
         return decoder
 
     def _run(self, session: Session, request: InferRequest, deadline: float, *, never_empty: bool) -> Mapping[str, Any]:
-        empty = next((name for name, array in request.inputs.items() if array.size == 0), None)
+        empty = next((name for name, tensor in request.inputs.items() if 0 in tensor.shape), None)
         if empty is not None and never_empty:
             raise InvalidRequest(f"input {shown(empty)} is empty, and this model takes no empty input")
         left = deadline - self._clock()

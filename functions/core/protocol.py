@@ -12,14 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 
 from functions.core import tensors
 from functions.core.classification import CLASSES_LIMIT, classify, is_classifiable
 from functions.core.errors import InvalidRequest, PayloadTooLarge, shown
 from functions.core.signature import DYNAMIC, Signature, TensorSpec
-from functions.core.tensors import described, refused
+from functions.core.tensors import Tensor, described, refused
 
 HEADER = "Inference-Header-Content-Length"
 REPLY_LIMIT = 4_650_000  # bytes: 3/4 of Lambda's 6 MiB, because replies travel as base64, less 64 KiB for headers
@@ -40,13 +39,10 @@ class RequestedOutput:
 
 @dataclass(slots=True)
 class InferRequest:
-    """What a caller asks of a model; arrays are C-contiguous, of the request's shape and perhaps read-only.
-
-    BYTES is an object array of `bytes`, BF16 a uint16 array of bit patterns, anything else its numpy dtype.
-    """
+    """What a caller asks of a model."""
 
     id: str | None
-    inputs: Mapping[str, np.ndarray]  # every declared input, in the model's order
+    inputs: Mapping[str, Tensor]  # every declared input, in the model's order
     outputs: tuple[RequestedOutput, ...]  # in the model's order; all of them when the request names none
     timeout_us: int | None
     parameters: Mapping[str, str | int | float | bool]  # whatever else was sent, for the log
@@ -80,7 +76,7 @@ def decode_infer(body: bytes | memoryview, header_length: str | None, signature:
     return _request(document, inputs, signature)
 
 
-def _request(document: Mapping[str, Any], inputs: Mapping[str, np.ndarray], signature: Signature) -> InferRequest:
+def _request(document: Mapping[str, Any], inputs: Mapping[str, Tensor], signature: Signature) -> InferRequest:
     """`inputs`, and what else `document` says."""
     parameters = _parameters(document, "the request")
     everything_binary = _flag(parameters, "binary_data_output", "the request")
@@ -197,27 +193,25 @@ class _Place:
     start: int = 0
     end: int | None = None
 
-    def read(self, entry: Mapping[str, Any], binary: memoryview | None) -> np.ndarray:
-        """The array of the input. `binary` is what follows the JSON."""
+    def read(self, entry: Mapping[str, Any], binary: memoryview | None) -> Tensor:
+        """The tensor of the input. `binary` is what follows the JSON."""
         if self.end is None or binary is None:
             return tensors.from_json(self.spec, self.shape, entry["data"], base64=self.base64)
         return tensors.from_bytes(self.spec, self.shape, binary[self.start : self.end])
 
 
-def _inputs(
-    document: Mapping[str, Any], binary: memoryview | None, specs: Sequence[TensorSpec]
-) -> dict[str, np.ndarray]:
+def _inputs(document: Mapping[str, Any], binary: memoryview | None, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
     """All declared inputs, in the model's order. `binary` is what follows the JSON, None without the header."""
     declared = {spec.name: spec for spec in specs}
-    arrays: dict[str, np.ndarray] = {}
+    found: dict[str, Tensor] = {}
     size = None if binary is None else len(binary)
     at = 0
     for spec, entry in _named(document, "input", declared):
         place = _place(spec, entry, at, size)
-        arrays[spec.name] = place.read(entry, binary)
+        found[spec.name] = place.read(entry, binary)
         at = place.end or at
-    _check_all_given(declared, arrays, size, at)
-    return {name: arrays[name] for name in declared}
+    _check_all_given(declared, found, size, at)
+    return {name: found[name] for name in declared}
 
 
 def _check_all_given(declared: Collection[str], given: Collection[str], size: int | None, at: int) -> None:
@@ -292,12 +286,11 @@ def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
     [spec] = signature.inputs
     shape = _raw_shape(spec, len(raw), signature.batches)
     if spec.datatype == "BYTES":
-        array = np.empty(shape, np.object_)
-        array.fill(bytes(raw))
+        tensor = Tensor(spec.datatype, shape, [bytes(raw)])
     else:
-        array = tensors.from_bytes(spec, shape, raw)
+        tensor = tensors.from_bytes(spec, shape, raw)
     outputs = tuple(RequestedOutput(output.name, binary=True, classes=0) for output in signature.outputs)
-    return InferRequest(id=None, inputs={spec.name: array}, outputs=outputs, timeout_us=None, parameters={})
+    return InferRequest(id=None, inputs={spec.name: tensor}, outputs=outputs, timeout_us=None, parameters={})
 
 
 def _raw_shape(spec: TensorSpec, size: int, batches: bool) -> tuple[int, ...]:
@@ -441,17 +434,17 @@ def _filled(
     Raises:
         InvalidRequest: as `tensors.from_bytes`.
     """
-    inputs: dict[str, np.ndarray] = {}
+    inputs: dict[str, Tensor] = {}
     for place, number in form.places:
-        array: np.ndarray | None
+        tensor: Tensor | None
         if place.end is None:
-            array = tensors.from_text(place.spec, place.shape, text, *lists[number])
+            tensor = tensors.from_text(place.spec, place.shape, text, *lists[number])
         else:
-            start, size = len(text) + place.start, place.end - place.start
-            array = tensors.from_bytes_at(place.spec, place.shape, body, start, size)
-        if array is None:
+            behind = memoryview(body)[len(text) + place.start : len(text) + place.end]
+            tensor = tensors.from_bytes(place.spec, place.shape, behind)
+        if tensor is None:
             return None
-        inputs[place.spec.name] = array
+        inputs[place.spec.name] = tensor
     known = form.request
     return InferRequest(name, inputs, known.outputs, known.timeout_us, known.parameters)
 
@@ -488,7 +481,7 @@ def _requested(spec: TensorSpec, entry: Mapping[str, Any]) -> RequestedOutput:
 
 def encode_infer(
     request: InferRequest,
-    outputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, Tensor],
     signature: Signature,
     model: str,
     version: int,
@@ -504,26 +497,23 @@ def encode_infer(
     chunks: list[bytes] = []
     size = 0
     for wanted in request.outputs:
-        spec, array = specs[wanted.name], outputs[wanted.name]
-        datatype = spec.datatype
-        if array.dtype != tensors.DTYPES[datatype]:
-            raise TypeError(f"output {spec.name} is {array.dtype}, not {datatype}")
+        spec, tensor = specs[wanted.name], outputs[wanted.name]
+        if tensor.datatype != spec.datatype:
+            raise TypeError(f"output {spec.name} is {tensor.datatype}, not {spec.datatype}")
         if wanted.classes:
-            rows = array.shape[0] if signature.batches else 1
-            _check_size(size + min(array.size, wanted.classes * rows) * len("0:0"), limit)
-            array, datatype = classify(spec, array, wanted.classes, batched=signature.batches), "BYTES"
-        size += _least_size(datatype, array, wanted.binary)
+            rows = tensor.shape[0] if signature.batches else 1
+            _check_size(size + min(tensor.size, wanted.classes * rows) * len("0:0"), limit)
+            tensor = classify(spec, tensor, wanted.classes, batched=signature.batches)
+        size += _least_size(tensor, wanted.binary)
         _check_size(size, limit)
-        entry: dict[str, Any] = {"name": spec.name, "datatype": datatype, "shape": list(array.shape)}
+        entry: dict[str, Any] = {"name": spec.name, "datatype": tensor.datatype, "shape": tensor.shape}
         if wanted.binary:
-            chunks.append(tensors.to_bytes(datatype, array))
+            chunks.append(tensors.to_bytes(tensor))
             entry["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
-            entry["data"] = numbers = tensors.to_text(datatype, array)
-            if numbers is None:
-                entry["data"], base64 = tensors.to_json(datatype, array)
-                if base64:
-                    entry["parameters"] = {"content_type": "base64"}
+            entry["data"], base64 = tensors.to_json(tensor)
+            if base64:
+                entry["parameters"] = {"content_type": "base64"}
         entries.append(entry)
     head = _head(request, entries, model, version)
     body = b"".join([head, *chunks])
@@ -535,20 +525,14 @@ def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, vers
     document: dict[str, Any] = {"model_name": model, "model_version": str(version), "outputs": entries}
     if request.id is not None:
         document["id"] = request.id
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if tensors.AMBIGUOUS in head:
-        for entry in entries:
-            if isinstance(entry.get("data"), np.ndarray):
-                entry["data"] = entry["data"].tolist()
-        head = orjson.dumps(document)
-    return head
+    return orjson.dumps(document)
 
 
-def _least_size(datatype: str, array: np.ndarray, binary: bool) -> int:
-    """At least how many bytes `array` takes in a reply: known before it is spelled at many times its memory."""
-    if datatype == "BYTES":
-        return sum(map(len, array.ravel().tolist())) + array.size * (4 if binary else 3)
-    return array.nbytes if binary else array.size * 2  # a digit and a comma
+def _least_size(tensor: Tensor, binary: bool) -> int:
+    """At least how many bytes `tensor` takes in a reply: known before it is spelled at many times its memory."""
+    if tensor.datatype == "BYTES":
+        return sum(map(len, tensor.data)) + tensor.size * (4 if binary else 3)
+    return len(tensor.data) if binary else tensor.size * 2  # a digit and a comma
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -27,7 +27,6 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -500,6 +499,8 @@ class Registry:
 
     def note_failure(self, model: str, source: Source, reason: Reason) -> None:
         """Remember why an upload was put off, claimed or not. No change of the registry: no revision, no audit."""
+        from datetime import datetime, timedelta  # nothing that serves a request needs it
+
         [known] = self._table.get([(_model_pk(model), _failure_sk(source))])
         now = self._now()
         expires_at = datetime.fromisoformat(now) + timedelta(days=NOTE_DAYS)

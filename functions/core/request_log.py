@@ -5,7 +5,6 @@ Of requests that went well only a share may be logged: docs/decisions/0014-one-l
 """
 
 import json
-import traceback
 from typing import Any
 
 import orjson
@@ -68,6 +67,8 @@ def request_line(
 
 def bug_line(error: BaseException, request_id: str) -> str:
     """A bug: its type and where it happened. Not its message, which may hold values of the request."""
+    import traceback  # with what reads source files: for a bug alone
+
     frames = traceback.extract_tb(error.__traceback__)[-BUG_FRAMES:]
     line = {
         "level": "ERROR",

@@ -8,11 +8,10 @@ A load goes on when the request that asked for it has given up, and when the env
 
 import copy
 import errno
+import itertools
 import json
-import logging
 import math
-import shutil
-import tempfile
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -27,7 +26,7 @@ from functions.core.plan import Plan
 from functions.core.registry import Blob, Version
 
 if TYPE_CHECKING:
-    import numpy as np
+    from functions.core.tensors import Tensor
 
 MB = 1024 * 1024
 MODEL_OVERHEAD_BYTES = 2 * MB  # a session without weights takes 0.5-1 MB
@@ -42,16 +41,14 @@ UNAVAILABLE_SECONDS = 1  # storage may be back
 
 Files = tuple[Blob, ...]
 
-log = logging.getLogger(__name__)
+_numbers = itertools.count()
 
 
 class Session(Protocol):
     """A model in memory."""
 
-    def run(
-        self, inputs: "Mapping[str, np.ndarray]", outputs: Sequence[str], timeout_s: float
-    ) -> "dict[str, np.ndarray]":
-        """The wanted outputs, in the array conventions of `core.tensors`.
+    def run(self, inputs: "Mapping[str, Tensor]", outputs: Sequence[str], timeout_s: float) -> "dict[str, Tensor]":
+        """The wanted outputs.
 
         Raises:
             InvalidRequest: values that a tensor of the runtime cannot hold.
@@ -132,7 +129,7 @@ class ModelCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if storage_bytes is None:
-            storage_bytes = shutil.disk_usage(directory).free - STORAGE_RESERVE_BYTES
+            storage_bytes = _free_bytes(directory) - STORAGE_RESERVE_BYTES
         self._blobs = blobs
         self._runtime = runtime
         self._memory_bytes = memory_bytes
@@ -205,17 +202,20 @@ class ModelCache:
         """
         if version.sample is None or version.signature is None or not version.plan.get("warmup"):
             return
-        from functions.core.protocol import decode_infer  # brings numpy, which is not there yet when a load can begin
+        from functions.core.protocol import decode_infer  # not imported yet when a load can begin
 
         try:
-            with tempfile.TemporaryDirectory(prefix="sample-", dir=self._directory) as name:
-                path = Path(name) / version.sample.name
+            with _folder(self._directory) as folder:
+                path = folder / version.sample.name
                 self._blobs.fetch(version.sample, path)
                 body = json.dumps(json.loads(path.read_bytes())["request"]).encode()
             request = decode_infer(body, None, version.signature)
             session.run(request.inputs, [one.name for one in request.outputs], deadline - self._clock())
         except (PlatformError, MemoryError, OSError, ValueError, LookupError, TypeError) as error:
-            log.warning("no warm-up of version %d of %s: %s", version.number, version.model, type(error).__name__)
+            import logging  # with what formats tracebacks: for this line alone
+
+            logger, told = logging.getLogger(__name__), type(error).__name__
+            logger.warning("no warm-up of version %d of %s: %s", version.number, version.model, told)
 
     def evict(self, files: Files) -> None:
         """Free the memory of a model that nobody is using."""
@@ -279,8 +279,8 @@ class ModelCache:
         slot.done.set()
 
     def _open(self, version: Version) -> Session:
-        with tempfile.TemporaryDirectory(prefix=f"{version.digest[:16]}-", dir=self._directory) as name:
-            paths = [Path(name) / blob.name for blob in version.files]
+        with _folder(self._directory) as folder:
+            paths = [folder / blob.name for blob in version.files]
             self._fetch_all(version.files, paths)
             plan = Plan.from_record(version.plan) if version.plan else None
             with self._opening:
@@ -395,6 +395,25 @@ class ModelCache:
             for key in dropped:
                 del self._slots[key]
             return len(dropped)
+
+
+@contextmanager
+def _folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in `parent`, which this process has for itself. `tempfile` costs 3 ms of a cold start."""
+    folder = parent / f"{os.getpid()}-{next(_numbers)}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+
+
+def _free_bytes(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
 
 
 def _start(thread: threading.Thread) -> None:

@@ -1,50 +1,32 @@
-"""Tensors as numpy arrays, as JSON values and as the bytes of the binary tensor extension.
+"""Tensors as bytes, as JSON values and as the bytes of the binary tensor extension.
 
-BYTES is an object array of `bytes`, BF16 a uint16 array of bit patterns (the upper half of a float32), anything else
-its numpy dtype. Whatever a caller declares is checked before anything of its size is allocated, and whole lists are
-checked at once (`set(map(type, values))`): Python visits single values only to name the wrong one.
+Without numpy, whose import takes longer than all others of a cold start together: numbers stay packed, and are read and
+spelled in bulk by `struct`, `memoryview` and `orjson`. Whatever a caller declares is checked before anything of its
+size is allocated, and whole lists are checked at once (`set(map(type, values))`): Python visits single values only to
+name the wrong one.
 """
 
 import binascii
 import math
 import struct
 from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
 from typing import Any
 
-import numpy as np
 import orjson
 
 from functions.core.errors import InvalidRequest, shown
 from functions.core.signature import DATATYPES, DYNAMIC, TensorSpec
 
-PIECE_BYTES = 2**16  # of the text of a list, read at a time
+PIECE_BYTES = 2**14  # of the text of a list, read at a time
 ELEMENTS_LIMIT = 2**26  # 64 MiB of the smallest elements; only tensors without elements could declare more
 
-DTYPES = {
-    "BOOL": np.dtype("?"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "BYTES": np.dtype("O"),
-}
-_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NUMBERS: frozenset[type] = frozenset({int, float})
-# The one FP32 (of all 2^31 that were tried) whose shortest digits stand for its neighbour where they are read as FP64
-# and rounded to FP32 then, as most JSON readers do.
-AMBIGUOUS = b"7.038531e-26"
 
-_PACKED = {  # as `struct` spells a datatype, or what it is rounded from
+_PACKED = {  # as `struct` and `memoryview` spell a datatype, or what it is rounded from
     "BOOL": "?",
     "UINT8": "B",
     "UINT16": "H",
@@ -54,12 +36,42 @@ _PACKED = {  # as `struct` spells a datatype, or what it is rounded from
     "INT16": "h",
     "INT32": "i",
     "INT64": "q",
-    "FP16": "d",
+    "FP16": "e",
     "BF16": "f",
     "FP32": "f",
     "FP64": "d",
 }
-_PACKED_DTYPES: dict[str, np.dtype] = DTYPES | {"FP16": np.dtype("<f8"), "BF16": np.dtype("<f4")}
+
+
+@dataclass(slots=True)
+class Tensor:
+    r"""Values in row-major order: numbers packed and little-endian, BYTES as a list of its elements.
+
+    >>> Tensor("INT16", (2, 1), b"\x01\x00\xff\xff").values()
+    [1, -1]
+    """
+
+    datatype: str
+    shape: tuple[int, ...]
+    data: Any  # bytes or, for BYTES, list[bytes]
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return math.prod(self.shape)
+
+    def values(self) -> list[Any]:
+        """As Python has them: booleans, integers, floats, or bytes."""
+        data: Any = self.data
+        if self.datatype == "BYTES":
+            return list(data)
+        if self.datatype == "FP16":
+            return list(struct.unpack(f"{len(data) // 2}e", data))
+        if self.datatype == "BF16":  # the upper halves of FP32
+            halves = memoryview(data).cast("H").tolist()
+            data = struct.pack(f"{len(halves)}I", *[half << 16 for half in halves])
+        packed: Any = _PACKED[self.datatype]
+        return memoryview(data).cast(packed).tolist() if data else []
 
 
 class Constant(str):
@@ -135,28 +147,26 @@ def _spelled(shape: tuple[int, ...]) -> str:
 # --- from JSON --------------------------------------------------------------------------------------------------------
 
 
-def from_json(spec: TensorSpec, shape: tuple[int, ...], data: object, *, base64: bool = False) -> np.ndarray:
-    """The array in `data`: row-major and flat, or nested exactly like `shape`.
+def from_json(spec: TensorSpec, shape: tuple[int, ...], data: object, *, base64: bool = False) -> Tensor:
+    r"""The tensor in `data`: row-major and flat, or nested exactly like `shape`.
 
     `base64`: the elements of a BYTES tensor are base64, not UTF-8.
 
-    >>> from_json(TensorSpec("x", "INT8", (2, 2)), (2, 2), [[1, 2], [3, 4]]).tolist()
-    [[1, 2], [3, 4]]
+    >>> from_json(TensorSpec("x", "INT8", (2, 2)), (2, 2), [[1, 2], [3, 4]])
+    Tensor(datatype='INT8', shape=(2, 2), data=b'\x01\x02\x03\x04')
 
     Raises:
         InvalidRequest: structure, type or range of a value differs from what was declared.
     """
     values, types = _flatten(spec, shape, data)
-    if spec.datatype in _FLOATS:
-        array = _floats(spec, values, types)
-    elif spec.datatype == "BYTES":
-        array = _byte_strings(spec, values, types, base64)
-    elif spec.datatype == "BOOL":
+    if spec.datatype in FLOATS:
+        return Tensor(spec.datatype, shape, _floats(spec, values, types))
+    if spec.datatype == "BYTES":
+        return Tensor(spec.datatype, shape, _byte_strings(spec, values, types, base64))
+    if spec.datatype == "BOOL":
         _only(spec, values, types, {bool}, "true or false")
-        array = np.fromiter(values, DTYPES["BOOL"], len(values))
-    else:
-        array = _integers(spec, values, types)
-    return array.reshape(shape)
+        return Tensor(spec.datatype, shape, bytes(values))
+    return Tensor(spec.datatype, shape, _integers(spec, values, types))
 
 
 def _flatten(spec: TensorSpec, shape: tuple[int, ...], data: object) -> tuple[list[Any], set[type]]:
@@ -202,35 +212,37 @@ def _only(spec: TensorSpec, values: list[Any], types: set[type], allowed: Set[ty
         raise refused(spec, f"value {at} of data is {described(value)}; {spec.datatype} takes {expected}")
 
 
-def _integers(spec: TensorSpec, values: list[Any], types: set[type]) -> np.ndarray:
+def _integers(spec: TensorSpec, values: list[Any], types: set[type]) -> bytes:
     _only(spec, values, types, {int}, "integers")
-    dtype = DTYPES[spec.datatype]
     try:
-        return np.fromiter(values, dtype, len(values))
-    except OverflowError:
-        limits = np.iinfo(dtype.str)
-        at, value = next((i, value) for i, value in enumerate(values) if not limits.min <= value <= limits.max)
-        raise refused(
-            spec, f"value {at} of data is {shown(value)}; {spec.datatype} takes {limits.min} to {limits.max}"
-        ) from None
+        return struct.pack(f"{len(values)}{_PACKED[spec.datatype]}", *values)
+    except (struct.error, OverflowError):
+        low, high = _limits(spec.datatype)
+        at, value = next((i, value) for i, value in enumerate(values) if not low <= value <= high)
+        raise refused(spec, f"value {at} of data is {shown(value)}; {spec.datatype} takes {low} to {high}") from None
 
 
-def _floats(spec: TensorSpec, values: list[Any], types: set[type]) -> np.ndarray:
+def _limits(datatype: str) -> tuple[int, int]:
+    """The least and the greatest integer of a datatype."""
+    bits = 8 * (DATATYPES[datatype] or 0)
+    return (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _floats(spec: TensorSpec, values: list[Any], types: set[type]) -> bytes:
     spelled = 0  # values that are no finite number because the caller says so
     if not types <= _NUMBERS:
         values, spelled = _spelled_floats(spec, values, types)
     try:
-        with np.errstate(over="ignore"):
-            array = np.fromiter(values, np.float32 if spec.datatype == "BF16" else DTYPES[spec.datatype], len(values))
-    except OverflowError:  # an integer beyond FP64
+        packed = struct.pack(f"<{len(values)}{_PACKED[spec.datatype]}", *values)  # without "<", 1e39 is infinite
+        beyond = len(values) - spelled != sum(map(math.isfinite, values))
+        if spec.datatype == "BF16":
+            packed, infinite = _to_bf16(packed)
+            beyond = beyond or infinite
+    except (struct.error, OverflowError):  # of floats OverflowError, of integers either
+        beyond = True
+    if beyond:
         raise refused(spec, f"data holds a number beyond the range of {spec.datatype}") from None
-    if spec.datatype == "BF16":
-        array, finite = _to_bf16(array)
-    else:
-        finite = np.isfinite(array)
-    if np.count_nonzero(finite) + spelled != array.size:
-        raise refused(spec, f"data holds a number beyond the range of {spec.datatype}")
-    return array
+    return packed
 
 
 def _spelled_floats(spec: TensorSpec, values: list[Any], types: set[type]) -> tuple[list[Any], int]:
@@ -247,31 +259,24 @@ def _spelled_floats(spec: TensorSpec, values: list[Any], types: set[type]) -> tu
     return floats, len(at)
 
 
-def _byte_strings(spec: TensorSpec, values: list[Any], types: set[type], base64: bool) -> np.ndarray:
+def _byte_strings(spec: TensorSpec, values: list[Any], types: set[type], base64: bool) -> list[bytes]:
     _only(spec, values, types, {str}, "strings")
     try:
-        encoded = [binascii.a2b_base64(value, strict_mode=True) for value in values] if base64 else _utf8(values)
+        return [binascii.a2b_base64(value, strict_mode=True) for value in values] if base64 else _utf8(values)
     except UnicodeEncodeError:
         raise refused(spec, "data holds a lone surrogate, which is no text; send binary data, or base64") from None
     except ValueError:
         raise refused(spec, 'data holds a string that is not base64, as its content_type "base64" promises') from None
-    return _objects(encoded)
 
 
 def _utf8(values: list[str]) -> list[bytes]:
     return list(map(str.encode, values))
 
 
-def _objects(elements: list[bytes]) -> np.ndarray:
-    array = np.empty(len(elements), np.object_)
-    array[:] = elements
-    return array
-
-
 # --- from JSON text ---------------------------------------------------------------------------------------------------
 
 
-def from_text(spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int, end: int) -> np.ndarray | None:
+def from_text(spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int, end: int) -> Tensor | None:
     """What `from_json` makes of the JSON list in `text[start:end]`, 5 times as fast, or None where it has to look.
 
     The list holds no string. Types and ranges are checked in bulk: by `struct`, which takes a boolean for a number,
@@ -288,25 +293,18 @@ def from_text(spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int,
         for values in _pieces(shape, text, start, end):
             if packed == "?" and not set(map(type, values)) <= {bool}:
                 return None
-            pieces.append(struct.pack(f"{len(values)}{packed}", *values))
+            pieces.append(struct.pack(f"<{len(values)}{packed}", *values))  # without "<", 1e39 is infinite
             count += len(values)
     except (orjson.JSONDecodeError, struct.error, OverflowError):
         return None
     if count != math.prod(shape):
         return None
     raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    array: np.ndarray = np.frombuffer(raw, _PACKED_DTYPES[spec.datatype])
-    if spec.datatype in _FLOATS:
-        if spec.datatype == "BF16":
-            array, finite = _to_bf16(array)
-        else:
-            if spec.datatype == "FP16":
-                with np.errstate(over="ignore"):
-                    array = array.astype(DTYPES["FP16"])
-            finite = np.isfinite(array)
-        if np.count_nonzero(finite) != array.size:
+    if spec.datatype == "BF16":
+        raw, infinite = _to_bf16(raw)
+        if infinite:
             return None
-    return array.reshape(shape)
+    return Tensor(spec.datatype, shape, raw)
 
 
 def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterator[list[Any]]:
@@ -347,35 +345,25 @@ def byte_size(spec: TensorSpec, shape: tuple[int, ...]) -> int | None:
     return None if size is None else math.prod(shape) * size
 
 
-def from_bytes(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> np.ndarray:
-    """The array in `raw`: little-endian, row-major, and for BYTES each element behind its length in 4 bytes.
+def from_bytes(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> Tensor:
+    """The tensor in `raw`: little-endian, row-major, and for BYTES each element behind its length in 4 bytes.
 
-    Not copied, and then read-only, unless it is BYTES or lies unaligned.
+    Copied, because the runtime wants numbers that lie aligned, and what follows a text seldom does.
 
     Raises:
         InvalidRequest: `raw` is not of this shape, or a BOOL is neither 0 nor 1.
     """
     expected = byte_size(spec, shape)
     if expected is None:
-        return _objects(_elements(spec, math.prod(shape), raw)).reshape(shape)
+        return Tensor(spec.datatype, shape, _elements(spec, math.prod(shape), raw))
     if len(raw) != expected:
         raise refused(
             spec, f"shape {list(shape)} of {spec.datatype} is {expected} bytes of binary data, not {len(raw)}"
         )
-    if spec.datatype == "BOOL" and np.any(np.frombuffer(raw, np.uint8) > 1):
+    data = bytes(raw)
+    if spec.datatype == "BOOL" and data.translate(None, b"\0\1"):
         raise refused(spec, "binary BOOL data must hold bytes 0 and 1 only")
-    array = np.frombuffer(raw, DTYPES[spec.datatype])
-    return (array if array.flags.aligned else array.copy()).reshape(shape)
-
-
-def from_bytes_at(
-    spec: TensorSpec, shape: tuple[int, ...], body: bytes | memoryview, start: int, size: int
-) -> np.ndarray:
-    """`from_bytes` of `size` bytes of `body`, which are known to be as many as `shape` takes."""
-    if spec.datatype in ("BOOL", "BYTES"):
-        return from_bytes(spec, shape, memoryview(body)[start : start + size])
-    array = np.ndarray(shape, DTYPES[spec.datatype], body, start)
-    return array if array.flags.aligned else array.copy()
+    return Tensor(spec.datatype, shape, data)
 
 
 def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
@@ -399,62 +387,41 @@ def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
 # --- to JSON and to bytes ---------------------------------------------------------------------------------------------
 
 
-def to_json(datatype: str, array: np.ndarray) -> tuple[list[Any], bool]:
-    """The values of `array` for JSON, flat, and whether they are base64: BYTES that are not UTF-8.
+def to_json(tensor: Tensor) -> tuple[list[Any], bool]:
+    r"""The values of `tensor` for JSON, flat, and whether they are base64: BYTES that are not UTF-8.
 
-    >>> to_json("FP32", np.array([[0.5, np.nan]], np.float32)), to_json("BYTES", np.array([b"\\xff"], object))
+    >>> to_json(Tensor("FP32", (2,), struct.pack("2f", 0.5, math.nan))), to_json(Tensor("BYTES", (1,), [b"\xff"]))
     (([0.5, 'NaN'], False), (['/w=='], True))
     """
-    if datatype == "BYTES":
-        elements = array.ravel().tolist()
+    values = tensor.values()
+    if tensor.datatype == "BYTES":
         try:
-            return [str(element, "utf-8") for element in elements], False
+            return [str(element, "utf-8") for element in values], False
         except UnicodeDecodeError:
-            return [binascii.b2a_base64(element, newline=False).decode("ascii") for element in elements], True
-    numbers = numeric(datatype, array).ravel()
-    values = numbers.tolist()
-    if datatype in _FLOATS:
-        for i in np.flatnonzero(~np.isfinite(numbers)).tolist():
-            values[i] = "NaN" if math.isnan(values[i]) else "Infinity" if values[i] > 0 else "-Infinity"
+            return [binascii.b2a_base64(element, newline=False).decode("ascii") for element in values], True
+    if tensor.datatype in FLOATS and not math.isfinite(sum(values)):  # of FP64, a finite sum may be beyond it, too
+        return [value if math.isfinite(value) else _spelling(value) for value in values], False
     return values, False
 
 
-def to_text(datatype: str, array: np.ndarray) -> np.ndarray | None:
-    """`array`, flat, for orjson to spell; None where a value has to be spelled by `to_json`.
+def _spelling(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
-    Floats get the fewest digits that stand for them: 0.1 in FP32 is not 0.10000000149011612. See `AMBIGUOUS`.
+
+def to_bytes(tensor: Tensor) -> bytes:
+    r"""`tensor` as the binary tensor extension sends it.
+
+    >>> to_bytes(Tensor("BYTES", (1,), [b"ab"])), to_bytes(Tensor("INT16", (1,), b"\xff\xff"))
+    (b'\x02\x00\x00\x00ab', b'\xff\xff')
     """
-    if datatype == "BYTES":
-        return None
-    numbers = numeric(datatype, array).ravel()
-    if datatype in _FLOATS:
-        if np.count_nonzero(np.isfinite(numbers)) != numbers.size:
-            return None
-        if datatype == "FP16":
-            return numbers.astype(np.float32)
-    return numbers
+    if tensor.datatype == "BYTES":
+        return b"".join(chain.from_iterable((struct.pack("<I", len(element)), element) for element in tensor.data))
+    return bytes(tensor.data)
 
 
-def to_bytes(datatype: str, array: np.ndarray) -> bytes:
-    """`array` as the binary tensor extension sends it.
-
-    >>> to_bytes("BYTES", np.array([b"ab"], object)), to_bytes("INT16", np.array([[1, -1]], np.int16))
-    (b'\\x02\\x00\\x00\\x00ab', b'\\x01\\x00\\xff\\xff')
-    """
-    if datatype == "BYTES":
-        elements = array.ravel().tolist()
-        return b"".join(chain.from_iterable((struct.pack("<I", len(element)), element) for element in elements))
-    return array.tobytes()
-
-
-def numeric(datatype: str, array: np.ndarray) -> np.ndarray:
-    """`array` as numbers that numpy can compare and spell: BF16 as float32, anything else as it is."""
-    return (array.astype(np.uint32) << 16).view(np.float32) if datatype == "BF16" else array
-
-
-def _to_bf16(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 as BF16, rounded half to even, and where the results are finite."""
-    bits = array.view(np.uint32)
-    rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    halves = np.where(np.isnan(array), np.uint16(0x7FC0), rounded)  # rounding could carry a NaN into infinity
-    return halves, (halves & 0x7F80) != 0x7F80
+def _to_bf16(packed: bytes) -> tuple[bytes, bool]:
+    """FP32 as BF16, rounded half to even, and whether a finite number became infinite."""
+    bits = memoryview(packed).cast("I").tolist() if packed else []
+    halves = [0x7FC0 if word & 0x7FFFFFFF > 0x7F800000 else (word + 0x7FFF + ((word >> 16) & 1)) >> 16 for word in bits]
+    infinite = sum(half & 0x7FFF == 0x7F80 for half in halves) != sum(word & 0x7FFFFFFF == 0x7F800000 for word in bits)
+    return struct.pack(f"{len(halves)}H", *halves), infinite

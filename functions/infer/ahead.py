@@ -1,7 +1,7 @@
 """The first event, met before the code that answers it is there.
 
-Importing numpy and onnxruntime takes as long as reading a record and a small model. So where a function has the
-processors for it, INIT ends while they are still being imported, and the record and the files that the first event
+What reads a request and runs a model takes as long to import as reading a record. So where a function has the
+processors for it, INIT ends while that is still being imported, and the record and the files that the first event
 needs are asked for meanwhile (docs/decisions/0015-cold-start.md).
 """
 
@@ -22,11 +22,13 @@ class Handler(Protocol):
     def __call__(self, event: Mapping[str, Any], context: Any, began_ns: int | None = None) -> dict[str, Any]: ...
 
 
+GRACE_S = 0.03  # an event comes right after INIT, and what it asks for is on its way sooner if nothing else is done
+
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer", re.ASCII)
 
 
 class Ahead:
-    """A handler that is still being made: by `make`, in a thread, which begins at once."""
+    """A handler that is still to be made: by `make`, in a thread, while the first event waits for what it asks for."""
 
     def __init__(self, make: Callable[[], Handler], resolver: Resolver, models: ModelCache) -> None:
         self._make = make
@@ -34,6 +36,7 @@ class Ahead:
         self._models = models
         self._handler: Handler | None = None
         self._error: BaseException | None = None
+        self._begun = threading.Event()  # what the first event needs was asked for, or nobody knows what that is
         self._thread = threading.Thread(target=self._work, name="import", daemon=True)
         self._thread.start()
 
@@ -43,6 +46,7 @@ class Ahead:
         Raises:
             whatever `make` raised.
         """
+        self._begun.set()
         self._thread.join()
         if self._handler is None:
             raise self._error or LookupError("no handler was made")
@@ -56,6 +60,7 @@ class Ahead:
         return self.wait()(event, context, began_ns)
 
     def _work(self) -> None:
+        self._begun.wait(GRACE_S)
         try:
             self._handler = self._make()
         except BaseException as error:  # raised where somebody waits

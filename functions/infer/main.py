@@ -5,6 +5,7 @@ What is imported up here is what has to be there before anything else can begin;
 
 import os
 import time
+from pathlib import Path
 
 from functions.adapters.aws.blobs import BlobReader
 from functions.adapters.aws.client import Client
@@ -38,7 +39,7 @@ initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
 if initialization != "snap-start":  # whose connections would not live
     dynamodb.open_ahead()
     blobs.open_ahead()
-scratch = Scratch("models-")
+scratch = Scratch(Path(os.environ.get("TMPDIR") or "/tmp"), "models-")  # noqa: S108 (made private)
 runtime = LateRuntime(threads_for(size_mb))
 registry = Registry(ItemTable(DynamoCalls(dynamodb), os.environ["REGISTRY_TABLE"]), utc_now)
 models = ModelCache(blobs, runtime, memory_bytes=models_bytes(size_mb), directory=scratch.path)

@@ -99,6 +99,7 @@ CARD_FIELDS = (
     "data",
     "hyperparameters",
     "training",
+    "compression",
 )
 
 

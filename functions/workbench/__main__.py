@@ -73,9 +73,11 @@ def _step(name: str, tell: Callable[[dict[str, Any]], None]) -> Callable[[Mappin
 
         return lambda task: report(unpack(Form[task["form"]], Path(task["directory"])))
     from functions.adapters.limits import keep_stacks_small
+    from functions.adapters.ort import library
     from functions.workbench.build import build
 
     keep_stacks_small()  # as in the function that will serve it
+    library()  # before there is a task, which would wait for it
     return lambda task: report(
         build(brief_of(task), Path(task["directory"]), lambda files: tell(written_report(files)))
     )

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from functions.adapters.limits import MB, memory_mb_for
 from functions.adapters.onnx import OnnxRuntime, OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, one_line
@@ -19,8 +17,8 @@ from functions.workbench import notes
 from functions.workbench.compile import answers, clear, compile_model, differs
 from functions.workbench.measure import BATCH, Costs, choose, clock, measure
 from functions.workbench.samples import (
-    Arrays,
     Sample,
+    Tensors,
     answer,
     check,
     first_row,
@@ -32,6 +30,7 @@ from functions.workbench.samples import (
 )
 from functions.workbench.variants import NotMade, make
 
+ALONE_MS = 1.0  # one row in less: one thread is tried, too
 PATIENCE_S = 12.0  # after it, no further plan is measured
 SAMPLES_S = 30.0  # after it, samples beyond the first are taken as they are
 PROVEN_SAMPLES = 4  # whose answers are compared bit by bit
@@ -155,7 +154,7 @@ class _Build:
         self._measure_rest(form)
         return form
 
-    def _read(self, session: OnnxSession) -> Arrays | None:
+    def _read(self, session: OnnxSession) -> Tensors | None:
         """Find the signature and the samples. Returns what came of a sample that was made up."""
         self.signature = session.signature(self.uploaded.path)
         self.samples = read_samples(self.brief.samples, self.signature)
@@ -216,17 +215,17 @@ class _Build:
                 code="TOO_LARGE_FOR_MEMORY",
             )
 
-    def _questions(self) -> list[Arrays]:
+    def _questions(self) -> list[Tensors]:
         """What both forms of the model are asked: the samples, and where rows are a batch, three and eight of them.
 
         Of a large model only two: its runs take long, and what depends on the number of rows does so for two.
         """
-        asked: list[Arrays] = [one.inputs for one in self.samples[:PROVEN_SAMPLES]]
+        asked: list[Tensors] = [one.inputs for one in self.samples[:PROVEN_SAMPLES]]
         if self.sample is None:
             return []
         if not asked:
             asked = [self.sample.inputs]
-        if self.signature.batches and sum(array.nbytes for array in self.sample.inputs.values()) < SMALL_ROW_BYTES:
+        if self.signature.batches and _size_bytes(self.sample.inputs) < SMALL_ROW_BYTES:
             counts = (3, BATCH) if self.uploaded.size_bytes <= LARGE_BYTES else (2,)
             asked += [more for count in counts if (more := rows(self.sample.inputs, count)) is not None]
         return asked
@@ -246,7 +245,7 @@ class _Build:
 
     def _measure_rest(self, form: Candidate) -> None:
         known = {costs.plan for costs in form.costs}
-        for plan in form.plans(self.brief.threads):
+        for plan in self._rest(form):
             if plan in known or (form.costs and (self.sample is None or self._is_over(PATIENCE_S))):
                 continue
             if self._measure(form, plan) is not None and not self._agrees(form.costs[0], form.costs[-1]):
@@ -258,12 +257,18 @@ class _Build:
                 self._answer("sample 0", session, sample)
             form.costs.append(measure(lambda: session, plan, None, self.signature, form.size_bytes)[0])
 
+    def _rest(self, form: Candidate) -> list[Plan]:
+        """What is tried beside the first plan: what runs in no time may lose more to its threads than it gains."""
+        plans = form.plans(self.brief.threads)
+        runs_ms = form.costs[0].batch_1_ms if form.costs else None
+        return [replace(plan, threads=1) for plan in plans] if runs_ms is not None and runs_ms < ALONE_MS else plans
+
     def _agrees(self, proven: Costs, other: Costs) -> bool:
         """Whether another plan gives what the first one does, but for last bits: kernels add up in different orders."""
         if proven.outputs is None or other.outputs is None:
             return True
         try:
-            check("", proven.outputs, other.outputs, self.signature, self.brief.rtol, self.brief.atol)
+            check("", proven.outputs, other.outputs, self.brief.rtol, self.brief.atol)
         except InvalidModel:
             return False
         return True
@@ -297,10 +302,10 @@ class _Build:
             if at:
                 session = session or self.runtime.load(form.path, costs.plan)
                 outputs = self._answer(f"sample {at}", session, sample)
-            check(f"sample {at}", sample.expected, outputs, self.signature, self.brief.rtol, self.brief.atol)
+            check(f"sample {at}", sample.expected, outputs, self.brief.rtol, self.brief.atol)
             form.checked += 1
 
-    def _answer(self, what: str, session: OnnxSession, sample: Sample) -> Mapping[str, np.ndarray]:
+    def _answer(self, what: str, session: OnnxSession, sample: Sample) -> Tensors:
         try:
             return answer(session, sample.inputs, self.signature)
         except _REFUSALS as error:
@@ -346,6 +351,10 @@ class _Build:
 
 def _memory_mb(costs: Costs) -> int:
     return memory_mb_for(costs.resident_bytes + MODEL_OVERHEAD_BYTES, costs.peak_bytes)
+
+
+def _size_bytes(tensors: Tensors) -> int:
+    return sum(sum(map(len, one.data)) if one.datatype == "BYTES" else len(one.data) for one in tensors.values())
 
 
 def _improves(sizes: tuple[int, int], latencies: tuple[float, float]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from functions.adapters.onnx import OnnxRuntime, OnnxSession
 from functions.core.errors import InvalidModel, one_line
 from functions.core.signature import Signature
-from functions.workbench.samples import Arrays, same_bits, try_answer
+from functions.workbench.samples import Tensors, same_bits, try_answer
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 ONE_FILE_BYTES = 4 * 1024 * 1024  # below, a second file costs more to fetch than it saves to read
@@ -97,13 +97,13 @@ def clear(serving: Path) -> None:
 
 
 def answers(
-    session: OnnxSession, questions: Sequence[Arrays], signature: Signature, first: Arrays | None = None
-) -> list[Arrays | None]:
+    session: OnnxSession, questions: Sequence[Tensors], signature: Signature, first: Tensors | None = None
+) -> list[Tensors | None]:
     """To each question the outputs, or None where the model refuses it. `first`, to the first, may be known already."""
     known = [first] if questions and first is not None else []
     return [*known, *(try_answer(session, inputs, signature) for inputs in questions[len(known) :])]
 
 
-def differs(one: Sequence[Arrays | None], other: Sequence[Arrays | None]) -> bool:
+def differs(one: Sequence[Tensors | None], other: Sequence[Tensors | None]) -> bool:
     """Whether two lists of answers differ in any bit."""
     return not all(same_bits(mine, yours) for mine, yours in zip(one, other, strict=True))

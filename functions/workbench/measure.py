@@ -8,19 +8,18 @@ else wants it: the best of a few runs and, of one thread, its own time. Numbers:
 
 import ctypes
 import gc
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from functions.adapters.limits import MB
 from functions.adapters.onnx import OnnxSession
 from functions.core.plan import Plan
 from functions.core.signature import Signature
-from functions.workbench.samples import Arrays, Sample, answer, rows, try_answer
+from functions.workbench.samples import Sample, Tensors, answer, rows, try_answer
 
 SLOWER_1 = 1.75
 SLOWER_8 = 2.5
@@ -43,7 +42,7 @@ class Costs:
     batch_8_ms: float | None = None
     resident_bytes: int = 0  # kept after the runs
     peak_bytes: int = 0  # at the most, at any time
-    outputs: Mapping[str, np.ndarray] | None = None  # of the first run
+    outputs: Tensors | None = None  # of the first run
 
     @property
     def cold_ms(self) -> float:
@@ -100,9 +99,9 @@ def clock(threads: int) -> Callable[[], float]:
     return time.thread_time if threads == 1 else time.perf_counter
 
 
-def _best_ms(session: OnnxSession, inputs: Arrays, signature: Signature, now: Callable[[], float]) -> float | None:
+def _best_ms(session: OnnxSession, inputs: Tensors, signature: Signature, now: Callable[[], float]) -> float | None:
     """None where the model refuses `inputs`."""
-    best, until = np.inf, now() + RUNS_S
+    best, until = math.inf, now() + RUNS_S
     for run in range(RUNS):
         began = now()
         if run and began > until:
@@ -110,11 +109,11 @@ def _best_ms(session: OnnxSession, inputs: Arrays, signature: Signature, now: Ca
         if try_answer(session, inputs, signature) is None:
             return None
         best = min(best, now() - began)
-    return float(best) * 1000
+    return best * 1000
 
 
-def _same_shapes(one: Arrays, other: Arrays) -> bool:
-    return all(array.shape == other[name].shape for name, array in one.items())
+def _same_shapes(one: Tensors, other: Tensors) -> bool:
+    return all(tensor.shape == other[name].shape for name, tensor in one.items())
 
 
 def choose(candidates: Sequence[Costs]) -> Costs:

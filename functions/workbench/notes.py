@@ -23,8 +23,10 @@ def form(files: int, load_ms: float, raw_load_ms: float | None) -> str:
 
 
 def plan(best: Costs, others: Iterable[Costs]) -> str:
-    told = "; ".join(f"{_plan(one.plan)}: {_costs(one)}" for one in others)
-    return f"Load plan: {_plan(best.plan)} ({_costs(best)}), not {told}."
+    compared = list(others)
+    threads = any(one.plan.threads != best.plan.threads for one in compared)
+    told = "; ".join(f"{_plan(one.plan, threads)}: {_costs(one)}" for one in compared)
+    return f"Load plan: {_plan(best.plan, threads)} ({_costs(best)}), not {told}."
 
 
 def memory(resident_bytes: int, memory_mb: int) -> str:
@@ -40,9 +42,10 @@ def variant(kind: str, taken: bool, sizes: tuple[int, int], latencies: tuple[flo
     )
 
 
-def _plan(plan: Plan) -> str:
+def _plan(plan: Plan, threads: bool) -> str:
     words = "weights packed at load" if plan.prepacking else "weights used as they lie"
-    return f"{words} and laid out for this processor" if plan.layout else words
+    words = f"{words} and laid out for this processor" if plan.layout else words
+    return f"{words}, {plan.threads} thread{'s' * (plan.threads > 1)}" if threads else words
 
 
 def _costs(costs: Costs) -> str:

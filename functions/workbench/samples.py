@@ -1,18 +1,19 @@
 """What a model is asked to prove itself: the samples of its package or, where none came, a request made up for it."""
 
 import json
+import math
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from functions.adapters.onnx import OnnxSession
 from functions.core import tensors
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.protocol import decode_infer
-from functions.core.signature import DYNAMIC, Signature, TensorSpec
+from functions.core.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
+from functions.core.tensors import FLOATS, Tensor
 
 RUN_S = 30.0  # no single run may take longer
 SIZES = (1, 2, 4, 8, 16, 32, 224)  # of dynamic dimensions, tried in this order
@@ -21,15 +22,15 @@ ATTEMPTS_S = 5.0  # after it, no new one is made
 SEED = 20261122
 KEPT_BYTES = 64 * 1024  # of a sample in the serving bucket, as JSON
 
-Arrays = Mapping[str, np.ndarray]
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A request and, unless it is made up, what has to come of it. `origin` is what the manifest says."""
 
-    inputs: Arrays
-    expected: Arrays
+    inputs: Tensors
+    expected: Tensors
     origin: Mapping[str, Any] | None = None
 
     @property
@@ -60,16 +61,16 @@ def _read(what: str, origin: Mapping[str, Any], signature: Signature) -> Sample:
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise _bad(f"{what} needs a response with at least one of the model's outputs")
     declared = {spec.name: spec for spec in signature.outputs}
-    expected: dict[str, np.ndarray] = {}
+    expected: dict[str, Tensor] = {}
     for entry in entries:
-        name, array = _expected(what, entry, declared)
+        name, tensor = _expected(what, entry, declared)
         if name in expected:
             raise _bad(f"{what}: its response has the output {shown(name)} twice")
-        expected[name] = array
+        expected[name] = tensor
     return Sample(request.inputs, expected, origin)
 
 
-def _expected(what: str, entry: object, declared: Mapping[str, TensorSpec]) -> tuple[str, np.ndarray]:
+def _expected(what: str, entry: object, declared: Mapping[str, TensorSpec]) -> tuple[str, Tensor]:
     name = entry.get("name") if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(name, str) or name not in declared:
         known = shown(", ".join(declared))
@@ -97,7 +98,7 @@ def _bad(message: str) -> InvalidModel:
 # --- running and comparing --------------------------------------------------------------------------------------------
 
 
-def answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> dict[str, np.ndarray]:
+def answer(session: OnnxSession, inputs: Tensors, signature: Signature) -> dict[str, Tensor]:
     """All outputs.
 
     Raises:
@@ -106,7 +107,7 @@ def answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> dict[s
     return session.run(inputs, [spec.name for spec in signature.outputs], RUN_S)
 
 
-def try_answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> dict[str, np.ndarray] | None:
+def try_answer(session: OnnxSession, inputs: Tensors, signature: Signature) -> dict[str, Tensor] | None:
     """All outputs, or None where the model refuses these values."""
     try:
         return answer(session, inputs, signature)
@@ -114,63 +115,72 @@ def try_answer(session: OnnxSession, inputs: Arrays, signature: Signature) -> di
         return None
 
 
-def same_bits(one: Arrays | None, other: Arrays | None) -> bool:
+def same_bits(one: Tensors | None, other: Tensors | None) -> bool:
     """Whether two answers are the same in every bit; two refusals are."""
-    if one is None or other is None:
-        return one is other
-    return one.keys() == other.keys() and all(_same_bits(array, other[name]) for name, array in one.items())
+    return one is other if one is None or other is None else dict(one) == dict(other)
 
 
-def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    if one.dtype == np.object_:
-        return bool(one.tolist() == other.tolist())
-    return one.tobytes() == other.tobytes()
-
-
-def check(what: str, expected: Arrays, outputs: Arrays, signature: Signature, rtol: float, atol: float) -> None:
+def check(what: str, expected: Tensors, outputs: Tensors, rtol: float, atol: float) -> None:
     """Raises:
     InvalidModel: `SAMPLE_MISMATCH`: |output - expected| > atol + rtol * |expected| somewhere, or, where the
         values are no floats, they differ at all. The element that is furthest off is named.
     """
-    datatypes = {spec.name: spec.datatype for spec in signature.outputs}
     for name, wanted in expected.items():
         got = outputs[name]
         if got.shape != wanted.shape:
             raise _mismatch(f"{what}: output {shown(name)} has shape {list(got.shape)}, expected {list(wanted.shape)}")
-        datatype = datatypes[name]
-        if datatype in ("FP16", "BF16", "FP32", "FP64"):
-            _check_floats(f"{what}: output {shown(name)}", datatype, wanted, got, rtol, atol)
+        if got.data == wanted.data:
             continue
-        differing = np.flatnonzero(wanted.ravel() != got.ravel())
-        if differing.size:
-            index = np.unravel_index(differing[0], wanted.shape)
+        if wanted.datatype in FLOATS:
+            _check_floats(f"{what}: output {shown(name)}", wanted, got, rtol, atol)
+            continue
+        want, have = wanted.values(), got.values()
+        differing = [at for at, (one, other) in enumerate(zip(want, have, strict=True)) if one != other]
+        if differing:
+            at = differing[0]
             raise _mismatch(
-                f"{what}: output {shown(name)}{_element(index)} is {_spelled(got[index])}, "
-                f"expected {_spelled(wanted[index])}; {differing.size} of {wanted.size} elements differ"
+                f"{what}: output {shown(name)}{_element(at, wanted.shape)} is {_spelled(have[at])}, "
+                f"expected {_spelled(want[at])}; {len(differing)} of {wanted.size} elements differ"
             )
 
 
-def _check_floats(what: str, datatype: str, wanted: np.ndarray, got: np.ndarray, rtol: float, atol: float) -> None:
-    want, have = (tensors.numeric(datatype, array).astype(np.float64) for array in (wanted, got))
-    with np.errstate(invalid="ignore"):
-        off = np.abs(have - want)
-        allowed = atol + rtol * np.abs(want)
-        excess = np.where(np.isnan(off), np.inf, off - allowed)
-        fits = (off <= allowed) & np.isfinite(want) | (have == want) | (np.isnan(have) & np.isnan(want))
-    if fits.all():
+def _check_floats(what: str, wanted: Tensor, got: Tensor, rtol: float, atol: float) -> None:
+    want, have = wanted.values(), got.values()
+    differing = [
+        at for at, (one, other) in enumerate(zip(want, have, strict=True)) if not _fits(one, other, rtol, atol)
+    ]
+    if not differing:
         return
-    index = np.unravel_index(int(np.argmax(np.where(fits, -np.inf, excess))), want.shape)
-    differing = f"{np.count_nonzero(~fits)} of {want.size} elements differ"
+
+    def excess(at: int) -> float:
+        off = abs(have[at] - want[at]) - atol - rtol * abs(want[at])
+        return math.inf if math.isnan(off) else off
+
+    at = max(differing, key=excess)
+    off, allowed = abs(have[at] - want[at]), atol + rtol * abs(want[at])
     raise _mismatch(
-        f"{what}{_element(index)} is {have[index]:.9g}, expected {want[index]:.9g}: off by {off[index]:.3g}, "
-        f"allowed {allowed[index]:.3g} (rtol {rtol:g}, atol {atol:g}); {differing}"
+        f"{what}{_element(at, wanted.shape)} is {have[at]:.9g}, expected {want[at]:.9g}: off by {off:.3g}, "
+        f"allowed {allowed:.3g} (rtol {rtol:g}, atol {atol:g}); {len(differing)} of {wanted.size} elements differ"
     )
 
 
-def _element(index: Sequence[Any]) -> str:
-    return f"[{', '.join(str(int(at)) for at in index)}]" if len(index) else ""
+def _fits(want: float, have: float, rtol: float, atol: float) -> bool:
+    if math.isfinite(want):
+        return abs(have - want) <= atol + rtol * abs(want)
+    return have == want or (have != have and want != want)  # two NaN
+
+
+def _element(at: int, shape: tuple[int, ...]) -> str:
+    """Where the value number `at` is.
+
+    >>> _element(5, (2, 3)), _element(0, ())
+    ('[1, 2]', '')
+    """
+    index = []
+    for size in reversed(shape):
+        at, rest = divmod(at, size)
+        index.append(rest)
+    return f"[{', '.join(map(str, reversed(index)))}]" if index else ""
 
 
 def _spelled(value: Any) -> str:
@@ -184,7 +194,7 @@ def _mismatch(message: str) -> InvalidModel:
 # --- making up and keeping --------------------------------------------------------------------------------------------
 
 
-def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Arrays | None]:
+def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Tensors | None]:
     """A request made up from the signature, and the model's answer; two None where it refuses all that were tried."""
     until = time.monotonic() + ATTEMPTS_S
     for inputs in _attempts(signature):
@@ -196,7 +206,7 @@ def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | Non
     return None, None
 
 
-def _attempts(signature: Signature) -> Iterator[dict[str, np.ndarray]]:
+def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
     """Ones where integers are asked for, because an index or a length of 1 mostly means something; then zeros.
 
     Where sizes are free, the first is the batch and stays 1, then all grow together.
@@ -208,10 +218,10 @@ def _attempts(signature: Signature) -> Iterator[dict[str, np.ndarray]]:
                 continue
             for integer in (1, 0):
                 shapes = [_sized(spec.shape, size, first_too) for spec in signature.inputs]
-                if all(np.prod(shape, dtype=float) <= ELEMENTS for shape in shapes):
-                    random = np.random.default_rng(SEED)
+                if all(math.prod(shape) <= ELEMENTS for shape in shapes):
+                    chance = random.Random(SEED)  # noqa: S311 (no secret)
                     yield {
-                        spec.name: _values(spec, shape, integer, random)
+                        spec.name: _values(spec, shape, integer, chance)
                         for spec, shape in zip(signature.inputs, shapes, strict=True)
                     }
 
@@ -223,31 +233,39 @@ def _sized(shape: tuple[int, ...], size: int, first_too: bool) -> tuple[int, ...
     )
 
 
-def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, random: np.random.Generator) -> np.ndarray:
+def _values(spec: TensorSpec, shape: tuple[int, ...], integer: int, chance: random.Random) -> Tensor:
     """Floats are eighths from 0 to 1: exact in every datatype, and short in JSON."""
-    dtype = tensors.DTYPES[spec.datatype]
-    if spec.datatype == "BYTES":
-        array = np.empty(shape, dtype)
-        array.fill(b"a")
-        return array
-    if spec.datatype in ("FP16", "BF16", "FP32", "FP64"):
-        eighths = np.asarray(random.integers(0, 9, shape) / 8, np.float32)
-        if spec.datatype == "BF16":  # the upper half of a float32
-            return np.asarray(eighths.view(np.uint32) >> 16, dtype)
-        return eighths.astype(dtype)
-    return np.full(shape, integer, dtype)
+    count, datatype = math.prod(shape), spec.datatype
+    if datatype == "BYTES":
+        return Tensor(datatype, shape, [b"a"] * count)
+    width = DATATYPES[datatype] or 0
+    if datatype not in FLOATS:
+        return Tensor(datatype, shape, integer.to_bytes(width, "little") * count)
+    exact = TensorSpec("", datatype, (256,))
+    spelled = tensors.from_json(exact, exact.shape, [byte % 9 / 8 for byte in range(256)]).data
+    drawn, data = chance.randbytes(count), bytearray(count * width)
+    for at in range(width):  # of a value: this byte, for each that was drawn
+        data[at::width] = drawn.translate(spelled[at::width])
+    return Tensor(datatype, shape, bytes(data))
 
 
-def has_rows(inputs: Arrays, signature: Signature) -> bool:
+def has_rows(inputs: Tensors, signature: Signature) -> bool:
     """Whether `inputs` are a batch of several rows."""
-    return signature.batches and any(len(array) > 1 for array in inputs.values())
+    return signature.batches and any(tensor.shape[0] > 1 for tensor in inputs.values())
 
 
-def rows(inputs: Arrays, count: int) -> dict[str, np.ndarray] | None:
+def rows(inputs: Tensors, count: int) -> dict[str, Tensor] | None:
     """`inputs` with their rows repeated to make `count`; None where they have none."""
-    if any(not array.shape or not array.shape[0] for array in inputs.values()) or not inputs:
+    if any(not tensor.shape or not tensor.shape[0] for tensor in inputs.values()) or not inputs:
         return None
-    return {name: np.ascontiguousarray(array[np.arange(count) % array.shape[0]]) for name, array in inputs.items()}
+    return {name: _repeated(tensor, count) for name, tensor in inputs.items()}
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    have = tensor.shape[0]
+    row = len(tensor.data) // have  # bytes or, of BYTES, elements
+    data = (tensor.data * math.ceil(count / have))[: count * row]
+    return Tensor(tensor.datatype, (count, *tensor.shape[1:]), data)
 
 
 def first_row(sample: Sample, session: OnnxSession, signature: Signature) -> dict[str, Any] | None:
@@ -258,12 +276,12 @@ def first_row(sample: Sample, session: OnnxSession, signature: Signature) -> dic
     return document and document | {"synthetic": sample.synthetic}
 
 
-def kept(sample: Sample, outputs: Arrays, signature: Signature) -> dict[str, Any] | None:
+def kept(sample: Sample, outputs: Tensors, signature: Signature) -> dict[str, Any] | None:
     """The sample as it is stored, shown and used to warm up; None where it is too large for that."""
     if sample.origin is not None:
         document = {"request": sample.origin["request"], "response": sample.origin["response"], "synthetic": False}
     else:
-        if sum(array.size for array in (*sample.inputs.values(), *outputs.values())) * 2 > KEPT_BYTES:
+        if sum(tensor.size for tensor in (*sample.inputs.values(), *outputs.values())) * 2 > KEPT_BYTES:
             return None
         document = {
             "request": {"inputs": _tensors(sample.inputs, signature.inputs)},
@@ -277,13 +295,13 @@ def kept(sample: Sample, outputs: Arrays, signature: Signature) -> dict[str, Any
     return document if fits else None
 
 
-def _tensors(arrays: Arrays, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+def _tensors(values: Tensors, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     found = []
     for spec in specs:
-        array = arrays[spec.name]
-        data, base64 = tensors.to_json(spec.datatype, array)
+        tensor = values[spec.name]
+        data, base64 = tensors.to_json(tensor)
         entry: dict[str, Any] = {
-            "name": spec.name, "datatype": spec.datatype, "shape": list(array.shape), "data": data,
+            "name": spec.name, "datatype": spec.datatype, "shape": list(tensor.shape), "data": data,
         }  # fmt: skip
         if base64:
             entry["parameters"] = {"content_type": "base64"}

@@ -104,7 +104,7 @@ def test_a_small_blob_is_one_request(server: FaultServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "requests"), [(1000, 9000, 4), (9000, 9000, 2), (1000, 2000, 6), (20_000, 90_000, 1)]
+    ("least", "most", "requests"), [(1000, 9000, 4), (9000, 9000, 2), (1000, 2000, 8), (20_000, 90_000, 1)]
 )
 def test_a_blob_is_divided_among_the_connections(
     server: FaultServer, tmp_path: Path, least: int, most: int, requests: int

@@ -1,5 +1,6 @@
 """ONNX Runtime as the functions use it: every datatype, every kind of failure, time and memory."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -13,18 +14,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from functions.adapters import ort
 from functions.adapters.memory import MemoryBlobs
-from functions.adapters.onnx import DATATYPES, OnnxRuntime, inspect_signature
-from functions.core import tensors
+from functions.adapters.onnx import ELEMENTS, OnnxRuntime, OnnxSession, inspect_signature
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut
 from functions.core.plan import Plan
 from functions.core.registry import Source, State, Version
 from functions.core.serving import MB, ModelCache
-from functions.core.signature import TensorSpec
+from functions.core.signature import DATATYPES, TensorSpec
+from functions.core.tensors import Tensor
+from tests.arrays import DTYPES, array_of, tensor_of
 from tests.models import make_model, outside_weights_model, scale_model
 from tests.serving import Client, World, rows
 
-ELEMENTS = {
+VALUES = {
     "BOOL": (TensorProto.BOOL, [True, False]),
     "UINT8": (TensorProto.UINT8, [0, 255]),
     "UINT16": (TensorProto.UINT16, [0, 65535]),
@@ -57,28 +60,32 @@ def identity(directory: Path, kind: int, shape: list[Any]) -> Path:
     return save(directory, [node], [value("x", kind, shape)], [value("y", kind, shape)])
 
 
-def run(path: Path, outputs: list[str] | None = None, timeout_s: float = 30, **inputs: Any) -> dict[str, np.ndarray]:
-    return OnnxRuntime().load(path).run(inputs, outputs or ["y"], timeout_s)
+def ask(session: OnnxSession, outputs: list[str], timeout_s: float = 30, **inputs: Any) -> dict[str, np.ndarray]:
+    given = {name: one if isinstance(one, Tensor) else tensor_of(one) for name, one in inputs.items()}
+    return {name: array_of(tensor) for name, tensor in session.run(given, outputs, timeout_s).items()}
+
+
+def run(path: Path, outputs: list[str] | None = None, **inputs: Any) -> dict[str, np.ndarray]:
+    return ask(OnnxRuntime().load(path), outputs or ["y"], **inputs)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_datatype_of_the_protocol_is_one_of_the_runtime() -> None:
-    assert set(DATATYPES.values()) == set(ELEMENTS) == set(tensors.DTYPES)
+    assert set(DATATYPES) == set(ELEMENTS) == set(VALUES)
 
 
-@pytest.mark.parametrize("datatype", ELEMENTS)
+@pytest.mark.parametrize("datatype", VALUES)
 @pytest.mark.parametrize("shape", [(2,), (), (0,), (2, 1)], ids=str)
 def test_values_come_back_as_they_went_in(tmp_path: Path, datatype: str, shape: tuple[int, ...]) -> None:
-    kind, elements = ELEMENTS[datatype]
+    kind, elements = VALUES[datatype]
     path = identity(tmp_path, kind, list(shape))
     count = int(np.prod(shape))
-    array = np.empty(shape, tensors.DTYPES[datatype])
+    array = np.empty(shape, DTYPES[datatype])
     array.ravel()[:] = elements[:count]
-    array.flags.writeable = False  # as a request's may be
 
-    found = run(path, x=array)["y"]
+    found = run(path, x=tensor_of(array, datatype))["y"]
 
     assert found.dtype == array.dtype
     assert found.shape == shape
@@ -98,7 +105,7 @@ def test_bfloat16_beside_other_types(tmp_path: Path) -> None:
         [value("y", TensorProto.BFLOAT16, ["n"]), value("c", TensorProto.BFLOAT16, ["n"])],
     )
 
-    found = run(path, ["y", "c"], x=np.float32([1, -2]), b=np.uint16([7, 8]))
+    found = run(path, ["y", "c"], x=np.float32([1, -2]), b=tensor_of(np.uint16([7, 8]), "BF16"))
 
     assert found["y"].tolist() == [0x3F80, 0xC000]
     assert found["c"].tolist() == [7, 8]
@@ -109,6 +116,28 @@ def test_bytes_that_are_no_text_are_the_callers(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidRequest, match="input 'x': strings of an ONNX model are UTF-8"):
         run(path, x=np.array([b"\xff"], object))
+
+
+def test_an_old_library_is_refused_and_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "FLOOR", (99, 0, 0))
+    with pytest.raises(ImportError, match=r"onnxruntime 1\.31\.1 is older than 99\.0\.0, which fixes crashes"):
+        ort.Api(ort.library_path())
+
+    monkeypatch.setattr(ort.PathFinder, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match="the package onnxruntime, with its C library, is in none of"):
+        ort.library_path()
+
+
+def test_places_in_the_table_are_those_of_the_library(tmp_path: Path) -> None:
+    """Where a call fails, it does so in the words of the function that it was meant for."""
+    api = ort.Api(ort.library_path())
+
+    with pytest.raises(ort.OrtError, match="Load model from .*/none.onnx failed"):
+        api.new(api.CreateSession, api.new(api.CreateEnv, ort.FATAL, b"test"), str(tmp_path / "none.onnx").encode(),
+                api.new(api.CreateSessionOptions))  # fmt: skip
+    with pytest.raises(ort.OrtError, match="graph_optimization_level"):
+        api.SetSessionGraphOptimizationLevel(api.new(api.CreateSessionOptions), 7)
+    assert api.version == importlib.metadata.version("onnxruntime")
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
@@ -148,11 +177,6 @@ def unsupported(name: str) -> Any:
         return make_model(
             [helper.make_node("Identity", ["x"], ["y"])], [value("x", kind, ["n"])], [value("y", kind, ["n"])]
         )
-    if name == "bfloat16 out, strings in":
-        nodes = [helper.make_node("Identity", ["b"], ["y"]), helper.make_node("Identity", ["s"], ["t"])]
-        kinds = TensorProto.BFLOAT16, TensorProto.STRING
-        inputs = [value(name, kind, ["n"]) for name, kind in zip("bs", kinds, strict=True)]
-        return make_model(nodes, inputs, [value(name, kind, ["n"]) for name, kind in zip("yt", kinds, strict=True)])
     zipmap = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
     key_and_value = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
     output = helper.make_value_info("y", helper.make_sequence_type_proto(key_and_value))
@@ -167,7 +191,6 @@ def unsupported(name: str) -> Any:
         ("sequence", "output 'y' is a seq(tensor(float)), only tensors"),
         ("float8", "input 'x' is a tensor(float8e4m3fn), only tensors"),
         ("zipmap", "export the classifier with zipmap=False"),
-        ("bfloat16 out, strings in", "cast its outputs to FP32"),
     ],
 )
 def test_types_outside_the_protocol_are_refused(tmp_path: Path, name: str, words: str) -> None:
@@ -239,12 +262,12 @@ def test_a_model_that_fails_on_values_says_so_in_its_words(
     session = OnnxRuntime().load(save(tmp_path, [node], inputs, [value("y", TensorProto.FLOAT, None)]))
 
     with pytest.raises(ExecutionFailed) as failed:
-        session.run({"x": np.zeros(3, np.float32), "i": np.array(second)}, ["y"], 30)
+        ask(session, ["y"], x=np.zeros(3, np.float32), i=np.array(second))
 
     assert told in str(failed.value)
     assert not any(word in str(failed.value) for word in ("/", ".h:", ".cc", "::", "ONNXRuntimeError"))
     assert capfd.readouterr() == ("", "")
-    assert session.run({"x": np.ones(1, np.float32), "i": np.array([0])}, ["y"], 30)["y"].tolist() == [1.0]
+    assert ask(session, ["y"], x=np.ones(1, np.float32), i=np.array([0]))["y"].tolist() == [1.0]
 
 
 def endless(directory: Path) -> Path:
@@ -262,22 +285,21 @@ def endless(directory: Path) -> Path:
 
 def test_a_run_ends_in_its_time_and_the_session_lives_on(tmp_path: Path) -> None:
     session = OnnxRuntime().load(endless(tmp_path))
-    inputs = {"n": np.int64(2**62), "x": np.float32(1)}
-    inputs = {name: np.asarray(array) for name, array in inputs.items()}
-    short = {"n": np.asarray(np.int64(1)), "x": np.asarray(np.float32(0))}
-    session.run(short, ["y"], 30)  # now the watchdog sleeps for half a minute
+    inputs = {"n": tensor_of(np.int64(2**62)), "x": tensor_of(np.float32(1))}
+    short = {"n": np.int64(1), "x": np.float32(0)}
+    ask(session, ["y"], **short)  # now the watchdog sleeps for half a minute
     for timeout_s in (0.2, 0.1, 0.001):
         began = time.monotonic()
         with pytest.raises(TimedOut, match="stopped after"):
             session.run(inputs, ["y"], timeout_s)
         assert time.monotonic() - began < timeout_s + 1.0
 
-    assert session.run(short, ["y"], 30)["y"] == 0.0
+    assert ask(session, ["y"], **short)["y"] == 0.0
 
 
 def test_each_of_many_runs_at_once_ends_in_its_own_time(tmp_path: Path) -> None:
     session = OnnxRuntime().load(endless(tmp_path))
-    inputs = {"n": np.asarray(np.int64(2**62)), "x": np.asarray(np.float32(1))}
+    inputs = {"n": tensor_of(np.int64(2**62)), "x": tensor_of(np.float32(1))}
     stopped: list[str] = []
 
     def run(timeout_s: float) -> None:
@@ -294,6 +316,45 @@ def test_each_of_many_runs_at_once_ends_in_its_own_time(tmp_path: Path) -> None:
 
     assert sorted(stopped) == [f"the model was stopped after {limit_s * 1000:.0f} ms" for limit_s in sorted(limits_s)]
     assert not session._watchdog._until  # nothing is kept of a run that is over
+
+
+def test_what_is_used_again_is_never_stopped_by_an_earlier_deadline(tmp_path: Path) -> None:
+    """Runs that end just as their time does, between runs that have all the time they need."""
+    session = OnnxRuntime().load(endless(tmp_path))
+    turns = {"n": tensor_of(np.int64(300)), "x": tensor_of(np.float32(1))}
+    seen: list[type[BaseException] | None] = []
+
+    def run(seed: int) -> None:
+        timeouts_s = np.random.default_rng(seed).uniform(0.00001, 0.0005, 100)
+        for timeout_s in timeouts_s.tolist():
+            try:
+                session.run(turns, ["y"], timeout_s)
+                seen.append(None)
+            except TimedOut:
+                seen.append(TimedOut)
+            session.run(turns, ["y"], 30)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(seen) == 400  # no thread ended by an error, so no run with 30 s was stopped
+    assert TimedOut in seen
+
+
+def test_any_choice_of_outputs_is_answered_and_few_are_remembered(tmp_path: Path) -> None:
+    names = [f"y{number}" for number in range(8)]
+    nodes = [helper.make_node("Identity", ["x"], [name]) for name in names]
+    outputs = [value(name, TensorProto.FLOAT, ["n"]) for name in names]
+    session = OnnxRuntime().load(save(tmp_path, nodes, [value("x", TensorProto.FLOAT, ["n"])], outputs))
+
+    for chosen in range(1, 256):
+        wanted = [name for at, name in enumerate(names) if chosen >> at & 1]
+        assert list(ask(session, wanted, x=np.float32([chosen]))) == wanted
+
+    assert len(session._asked) <= 32
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -334,6 +395,7 @@ from functions.adapters.memory import MemoryBlobs
 from functions.adapters.onnx import OnnxRuntime
 from functions.core.registry import Source, State, Version
 from functions.core.serving import ModelCache, footprint_bytes
+from tests.arrays import tensor_of
 
 limit_memory(ceiling_bytes(512))
 
@@ -358,11 +420,11 @@ def data_mb():
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")]
     return int(line.split()[1]) // 1024
 
-x = np.ones((1, 4096), np.float32)
+x = tensor_of(np.ones((1, 4096), np.float32))
 before, growth = data_mb(), []
 for version in versions * 3:
     with models.session(version, time.monotonic() + 60) as session:
-        assert session.run({"x": x}, ["y"], 30)["y"][0, 0] == 4096 * version.number
+        assert session.run({"x": x}, ["y"], 30)["y"].values()[0] == 4096 * version.number
     growth.append(data_mb() - before)
 print(max(growth), sum(models.holds(version) for version in versions))
 """
@@ -393,7 +455,7 @@ def test_sessions_work_alone_where_there_are_too_many_threads(tmp_path: Path, mo
     other = runtime.load(tmp_path / "x.onnx", Plan(threads=2))
     assert threads() == before + 1
     x = np.ones((1, 3), np.float32)
-    assert session.run({"x": x}, ["y"], 30)["y"][0, 0] == other.run({"x": x}, ["y"], 30)["y"][0, 0] == 2.0
+    assert ask(session, ["y"], x=x)["y"][0, 0] == ask(other, ["y"], x=x)["y"][0, 0] == 2.0
 
 
 SESSIONS = """
@@ -434,7 +496,7 @@ def test_weights_outside_the_model_outlive_their_file(tmp_path: Path) -> None:
     for _ in range(2):
         with models.session(version, time.monotonic() + 60) as session:
             assert list((tmp_path / "models").iterdir()) == []
-            y = session.run({"x": np.zeros((2, 100_000), np.float32)}, ["y"], 30)["y"]
+            y = array_of(session.run({"x": tensor_of(np.zeros((2, 100_000), np.float32))}, ["y"], 30)["y"])
             assert y[1, -1] == 99_999
 
 

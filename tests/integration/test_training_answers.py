@@ -2,7 +2,7 @@
 registered by the real workbench, its samples reproduced; and what each does inside the graph."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from training.recipe import Arrays, load  # noqa: E402
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
 
 QUICK: dict[str, tuple[dict[str, Any], float]] = {  # settings, and how much better than the best baseline
-    "topics": ({"epochs": 3, "width": 48}, 0.01),
+    "topics": ({"epochs": 2, "width": 32}, 0.05),
     "textures": ({"epochs": 6}, 0.3),
     "speech": ({"epochs": 6, "width": 32}, 0.2),
     "churn": ({"epochs": 8}, 0.07),
@@ -32,6 +32,7 @@ QUICK: dict[str, tuple[dict[str, Any], float]] = {  # settings, and how much bet
     "linear": ({}, 15.0),
 }
 BY = {"topics": "module", "textures": "region", "speech": "speaker", "recommender": "user"}
+COLUMNS = {"churn": [4, 4], "logistic": [30], "linear": [10]}  # how many names each input's columns have
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     sandbox.close()
 
 
+def assert_gates_can_ask(card: Mapping[str, Any], name: str) -> None:
+    """What the registry's record says of how sure the metrics are, for whom they hold, and how calibrated it is."""
+    found, primary = card["evaluation"], card["evaluation"]["primary"]["metric"]
+    low, high = found["intervals"][primary]
+    assert low <= card["metrics"][primary] <= high
+    assert found["lead"]["interval"][0] <= found["lead"]["by"]
+    assert found["bootstrap"]["by"] == BY.get(name, "row")
+    if name in BY:
+        assert found["groups"]["by"] == BY[name]
+        assert primary in found["groups"]["worst"][0]
+    if card["task"] == "classification":
+        assert 0 <= found["calibration"]["expected_error"] < 0.25
+        if "temperature" in found["calibration"]:
+            assert found["calibration"]["log_loss_before"] > 0
+    assert [len(one.get("columns", ())) for one in card["inputs"]] == COLUMNS.get(name, [0] * len(card["inputs"]))
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_a_recipe_beats_what_needs_no_model_and_answers(name: str, made: Any, world: World) -> None:
     model = made(name)
@@ -79,6 +97,7 @@ def test_a_recipe_beats_what_needs_no_model_and_answers(name: str, made: Any, wo
     assert version.state is State.READY, version.reason
     samples, tolerance = model.card["samples"], model.card["tolerance"]
     assert version.measured["samples_checked"] == len(samples) >= 1
+    assert_gates_can_ask(version.card, name)
     for sample in samples:
         reply = world.client.post(f"/v2/models/demo/versions/{version.number}/infer", sample["request"])
         assert reply.status == 200, reply.json

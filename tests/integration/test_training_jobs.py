@@ -339,7 +339,9 @@ def test_the_recipe_runs_as_a_job_and_goes_on_after_a_spot_interruption(stack: S
 
     assert "Interrupted" in [item["Status"] for item in description["SecondaryStatusTransitions"]]
     assert "resumed after" in stack.log(job.name)
-    written = {"output/data/report.json", "output/data/record.json", "output/model/model.onnx"}
+    beside = ("report.json", "learning.png", "confusion.png")
+    written = {f"output/{folder}/{name}" for folder in ("data", "model") for name in beside}
+    written |= {"output/data/record.json", "output/model/model.onnx"}
     assert written <= set(stack.keys(job.name))
     model = stack.read(f"models/digits/{job.name}/output/model/model.onnx")
     ours, theirs = parameters(model), parameters((tmp_path / "model.onnx").read_bytes())

@@ -95,6 +95,14 @@ def test_a_manifest_is_kept_and_the_command_line_goes_before_it(tmp_path: Path) 
     assert card_of(tmp_path / "again.onnx")["metrics"] == {"rmse": 0.5}
 
 
+def test_the_names_of_columns_are_kept_where_there_are_as_many(tmp_path: Path) -> None:
+    for names, kept in ((["a", "b", "c"], True), (["a", "b"], False)):
+        inputs = [{"name": "x", "columns": names}]
+        (tmp_path / "told.json").write_text(json.dumps({"task": "regression", "inputs": inputs}))
+        assert publish(tmp_path, make_doubler(), "--manifest", str(tmp_path / "told.json")) == 0
+        assert ("columns" in card_of(tmp_path / "out" / "model.onnx")["inputs"][0]) is kept
+
+
 def test_a_sample_of_ones_own_is_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "ask.npz", x=np.array([41, 7]))
 

@@ -12,13 +12,6 @@ import yaml
 from local.template import Template
 
 FUNCTIONS = Path("functions")
-NUMPY_IN_CORE = {
-    "classification.py",
-    "inference.py",
-    "protocol.py",
-    "serving.py",
-    "tensors.py",
-}  # whatever holds arrays
 CODECS_IN_CORE = {  # what a request is spelled in: where it pays
     "http.py": {"pybase64"},
     "protocol.py": {"orjson"},
@@ -37,17 +30,17 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", sorted((FUNCTIONS / "core").glob("*.py")), ids=lambda path: path.name)
-def test_core_knows_the_standard_library_and_arrays_and_codecs_only_where_these_are(path: Path) -> None:
+def test_core_knows_the_standard_library_and_codecs_only_where_these_are(path: Path) -> None:
     foreign = set(imports(path)) - sys.stdlib_module_names - {"functions"}
 
-    assert foreign <= ({"numpy"} if path.name in NUMPY_IN_CORE else set()) | CODECS_IN_CORE.get(path.name, set())
+    assert foreign <= CODECS_IN_CORE.get(path.name, set())
 
 
 def test_only_main_reads_the_environment() -> None:
     readers = {path for path in FUNCTIONS.rglob("*.py") if re.search(r"os\.(environ|getenv)", path.read_text())}
 
-    # the runtime adapter switches telemetry off before it imports the runtime; it reads nothing
-    assert readers <= {*FUNCTIONS.glob("*/main.py"), FUNCTIONS / "adapters/onnx.py"}
+    # the runtime adapter switches telemetry off before it loads the library; it reads nothing
+    assert readers <= {*FUNCTIONS.glob("*/main.py"), FUNCTIONS / "adapters/ort.py"}
 
 
 @pytest.mark.parametrize("function", ["RegisterFunction", "InferFunction", "ReconcileFunction"])
@@ -55,15 +48,14 @@ def test_the_template_sets_every_variable_that_main_reads_and_no_other(function:
     declared = Template.load("template.yaml").functions[function]
     source = (FUNCTIONS / declared.handler.split(".")[1] / "main.py").read_text()
     read = set(re.findall(r"[\"']([A-Z][A-Z0-9_]{3,})[\"']", source))
-    lambdas_own = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH"}
+    not_ours = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH", "TMPDIR"}
     by_libraries = {
         "ORT_DISABLE_TELEMETRY",
-        "OPENBLAS_NUM_THREADS",
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_METRICS_NAMESPACE",
     }
 
-    assert read - lambdas_own - by_libraries == set(declared.environment) - by_libraries
+    assert read - not_ours - by_libraries == set(declared.environment) - by_libraries
 
 
 def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
@@ -78,7 +70,7 @@ def test_nothing_is_unpickled_evaluated_or_unpacked_by_libraries() -> None:
 
 
 def test_what_the_layers_hold_is_what_functions_import() -> None:
-    held = {"aws_lambda_powertools", "numpy", "onnxruntime", "orjson", "pybase64", "pydantic"}
+    held = {"aws_lambda_powertools", "orjson", "pybase64", "pydantic"}  # and onnxruntime, for its library
     in_the_runtime = {"boto3", "botocore", "snapshot_restore_py"}
     imported = {name for path in FUNCTIONS.rglob("*.py") for name in imports(path)}
 

@@ -24,11 +24,13 @@ from benchmarks import (
     warm_request,
 )
 from benchmarks.measure import Spread
+from benchmarks.member import WIDTH, Member
 from benchmarks.storage import byte_range
 from functions.adapters.onnx import OnnxRuntime
 from functions.core.protocol import HEADER, decode_infer, encode_infer
 from functions.core.signature import Signature, TensorSpec
 from local.template import Template
+from tests.arrays import array_of, tensor_of
 
 MODELS = ["tiny", "conv100", "encoder400"]
 TINY = models.workloads()["tiny"]
@@ -200,7 +202,7 @@ def test_the_event_holds_the_same_values_however_they_are_spelled(rows: int, bin
     request = decode_infer(base64.b64decode(event["body"]), event["headers"].get(HEADER), SIGNATURE)
 
     assert event["isBase64Encoded"]
-    np.testing.assert_array_equal(request.inputs["x"], TINY.values(rows).astype(np.float32))
+    np.testing.assert_array_equal(array_of(request.inputs["x"]), TINY.values(rows).astype(np.float32))
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["json", "binary"])
@@ -208,7 +210,7 @@ def test_a_prediction_is_read_from_the_reply(binary: bool) -> None:
     event = requests.infer_event(TINY, binary=binary)
     request = decode_infer(base64.b64decode(event["body"]), event["headers"].get(HEADER), SIGNATURE)
     expected = np.arange(10, dtype=np.float32).reshape(1, 10) / 3
-    reply = encode_infer(request, {"y": expected}, SIGNATURE, "tiny", 1)
+    reply = encode_infer(request, {"y": tensor_of(expected)}, SIGNATURE, "tiny", 1)
     headers = {} if reply.header_length is None else {HEADER.lower(): str(reply.header_length)}
     body = base64.b64encode(reply.body).decode()
 
@@ -286,14 +288,14 @@ def test_a_fleet_is_the_same_every_time_and_its_members_answer_with_themselves(t
     assert {fleet.SMALLEST_BYTES <= one.size_bytes <= fleet.LARGEST_BYTES for one in thousand} == {True}
     assert len({one.size_bytes for one in thousand}) > 900
 
-    member = fleet.Member(7, 100_000)
-    member.write(tmp_path / "model.onnx")
+    member = Member(7, 100_000)
+    fleet.write(member, tmp_path / "model.onnx")
     session = OnnxRuntime().load(tmp_path / "model.onnx")
-    [answer] = session.run({"x": np.full((1, fleet.WIDTH), 2.5, np.float32)}, ["y"], 30)["y"]
+    [answer] = array_of(session.run({"x": tensor_of(np.full((1, WIDTH), 2.5, np.float32))}, ["y"], 30)["y"])
 
     assert abs((tmp_path / "model.onnx").stat().st_size - 100_000) < 1000
     assert member.is_answer(answer.tolist(), 2.5)
-    assert not fleet.Member(8, 100_000).is_answer(answer.tolist(), 2.5)
+    assert not Member(8, 100_000).is_answer(answer.tolist(), 2.5)
     assert not member.is_answer(answer.tolist(), 3.0)
 
 
@@ -317,11 +319,11 @@ def test_many_models_are_told_by_hits_and_misses() -> None:
 
 
 def test_memory_is_compared_with_the_goal() -> None:
-    taken = {memory.BARE: [40.0, 42.0], memory.REFERENCE: [300.0, 302.0], memory.OURS: [140.0, 152.0]}
+    taken = {memory.IDLE: [40.0, 42.0], memory.REFERENCE: [300.0, 302.0], memory.OURS: [140.0, 152.0]}
 
-    bare, reference, ours = memory.results("conv100", 100.0, taken)
+    idle, reference, ours = memory.results("conv100", 100.0, taken)
 
-    assert "over_bare" not in bare
-    assert reference["over_bare"]["median"] == 260.0
-    assert (ours["over_bare"]["median"], ours["goal"], ours["weights_mb"]) == (105.0, 180.0, 100.0)
-    assert "105" in memory.table([bare, reference, ours])
+    assert "over_idle" not in idle
+    assert reference["over_idle"]["median"] == 260.0
+    assert (ours["over_idle"]["median"], ours["goal"], ours["weights_mb"]) == (105.0, 180.0, 100.0)
+    assert "105" in memory.table([idle, reference, ours])

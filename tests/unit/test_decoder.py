@@ -1,14 +1,16 @@
-"""The decoder that remembers forms answers as the one that reads everything: arrays bit by bit, errors word by word."""
+"""The decoder that remembers forms answers as the one that reads everything: values bit by bit, errors word by word."""
 
 import json
 import struct
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from functions.core import protocol, tensors
 from functions.core.errors import InvalidRequest
@@ -22,7 +24,8 @@ from functions.core.protocol import (
     encode_infer,
 )
 from functions.core.signature import DATATYPES, Signature, TensorSpec
-from functions.core.tensors import AMBIGUOUS
+from functions.core.tensors import Tensor
+from tests.arrays import tensor_of
 
 X = Signature((TensorSpec("x", "FP32", (-1,)),), ())
 FLOATS = ("FP16", "BF16", "FP32", "FP64")
@@ -37,7 +40,8 @@ NUMBERS = st.one_of(
     st.floats(width=32, allow_nan=False, allow_infinity=False).map(repr),
     st.sampled_from(
         ["-0", "-0.0", "0.1", "1E5", "1e-400", "1e400", "65520", "65519.99", "3.4028235677973366e38", "3.3895314e38",
-         "340282356779733661637539395458142568447", "1" + "0" * 400, "9007199254740993", "01", "1.", ".5"]
+         "340282356779733661637539395458142568447", "1" + "0" * 400, "9007199254740993", "01", "1.", ".5",
+         "1e39", "-1e39", "3.3961775292304601e38", "1e999", "-1e999", "-" + "1" + "0" * 400, "1.7976931348623159e308"]
     ),
 )  # fmt: skip
 WORDS = st.sampled_from(["true", "false", "null", "NaN", "-Infinity", '"NaN"', '"1"', "[]", "{}", '{"data":[1]}'])
@@ -144,19 +148,9 @@ def outcome(decode: Any, *arguments: Any) -> Any:
         request: InferRequest = decode(*arguments)
     except InvalidRequest as error:
         return str(error), error.instance_code
-    arrays = [
-        (
-            name,
-            a.dtype,
-            a.shape,
-            a.tolist() if a.dtype == np.object_ else a.tobytes(),
-            a.flags.c_contiguous,
-            a.flags.aligned,
-        )
-        for name, a in request.inputs.items()
-    ]
+    inputs = [(name, t.datatype, t.shape, t.data, type(t.data)) for name, t in request.inputs.items()]
     parameters = [(name, type(value), value) for name, value in request.parameters.items()]
-    return request.id, arrays, request.outputs, request.timeout_us, parameters
+    return request.id, inputs, request.outputs, request.timeout_us, parameters
 
 
 def check_same(signature: Signature, some: list[Body]) -> None:
@@ -217,7 +211,7 @@ def test_many_numbers_are_read_in_pieces() -> None:
     request = Decoder(X)._from_json(text.encode())
 
     assert request is not None
-    np.testing.assert_array_equal(request.inputs["x"], numbers.astype(np.float32))
+    assert request.inputs["x"] == tensor_of(numbers.astype(np.float32))
 
 
 # --- what must not be mistaken ----------------------------------------------------------------------------------------
@@ -300,8 +294,8 @@ def test_requests_of_one_form_share_nothing_but_the_form() -> None:
 
     first, second = (decoder.decode(body, None) for body in bodies)
 
-    assert (first.id, first.inputs["x"].tolist()) == ("a", [1, 1])
-    assert (second.id, second.inputs["x"].tolist()) == ("b", [2, 2])
+    assert (first.id, first.inputs["x"].values()) == ("a", [1, 1])
+    assert (second.id, second.inputs["x"].values()) == ("b", [2, 2])
     assert first.outputs is second.outputs
 
 
@@ -312,8 +306,8 @@ def test_known_forms_are_read_without_reading_the_json_again(monkeypatch: pytest
     decoder.decode(head + bytes(8), str(len(head)))
     monkeypatch.setattr(protocol, "_document", lambda text: pytest.fail("read again"))
 
-    assert decoder.decode(GOOD.replace("1,2", "3,4").encode(), None).inputs["x"].tolist() == [3, 4]
-    assert decoder.decode(head + struct.pack("<2f", 5, 6), str(len(head))).inputs["x"].tolist() == [5, 6]
+    assert decoder.decode(GOOD.replace("1,2", "3,4").encode(), None).inputs["x"].values() == [3, 4]
+    assert decoder.decode(head + struct.pack("<2f", 5, 6), str(len(head))).inputs["x"].values() == [5, 6]
 
 
 def test_forms_are_bounded_in_number_and_size() -> None:
@@ -342,44 +336,59 @@ def test_many_lists_are_not_searched_one_by_one(monkeypatch: pytest.MonkeyPatch)
 # --- replies ----------------------------------------------------------------------------------------------------------
 
 
-def answer(datatype: str, array: np.ndarray) -> bytes:
-    spec = TensorSpec("y", datatype, (-1,))
-    request = InferRequest(None, {}, (RequestedOutput("y", False, 0),), None, {})
-    return encode_infer(request, {"y": array}, Signature((), (spec,)), "m", 1, limit=10**8).body
+def answer(sent: Tensor, name: str | None = None) -> bytes:
+    spec = TensorSpec("y", sent.datatype, (-1,))
+    request = InferRequest(name, {}, (RequestedOutput("y", False, 0),), None, {})
+    return encode_infer(request, {"y": sent}, Signature((), (spec,)), "m", 1, limit=10**8).body
+
+
+def answered(sent: Tensor) -> list[Any]:
+    """The values of a reply, as a client reads them."""
+    return json.loads(answer(sent))["outputs"][0]["data"]
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_every_short_float_survives_json(datatype: str) -> None:
+    dtype = {"FP16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}[datatype]
     every = np.arange(2**16, dtype=np.uint16)
-    numbers = every.view(np.float16) if datatype == "FP16" else (every.astype(np.uint32) << 16).view(np.float32)
-    kept = np.isfinite(numbers)
-    sent = every[kept].view(np.float16) if datatype == "FP16" else every[kept]
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        kept = every[np.isfinite(every.view(dtype))]
 
-    read = np.array(json.loads(answer(datatype, sent))["outputs"][0]["data"])
+    read = np.array(answered(tensor_of(kept.view(np.float16) if datatype == "FP16" else kept, datatype)))
 
-    np.testing.assert_array_equal(read.astype(numbers.dtype), numbers[kept])
+    assert kept.size > 60_000
+    assert read.astype(dtype).tobytes() == kept.tobytes()
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=20))
-def test_floats_survive_json_whether_read_as_fp64_or_not(numbers: list[float]) -> None:
-    sent = np.array(numbers, np.float32)
+@given(npst.arrays(np.uint32, st.integers(0, 20), elements=st.integers(0, 2**32 - 1)))
+def test_floats_survive_json_as_the_fp64_that_they_are(bits: np.ndarray) -> None:
+    sent = bits.view(np.float32)
+    sent = sent[np.isfinite(sent)]
 
-    read = json.loads(answer("FP32", sent))["outputs"][0]["data"]
+    read = answered(tensor_of(sent))
 
-    np.testing.assert_array_equal(np.array(read, np.float64).astype(np.float32), sent)
-    assert np.signbit(read).tolist() == np.signbit(sent).tolist()
+    assert list(map(repr, read)) == list(map(repr, sent.astype(np.float64).tolist()))
+    assert np.array(read, np.float64).astype(np.float32).tobytes() == sent.tobytes()
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_one_float_whose_digits_are_ambiguous_gets_more_of_them(sign: int) -> None:
-    sent = np.array([0.1, sign * float(AMBIGUOUS), 2], np.float32)
-    assert np.float32(float(AMBIGUOUS)) != np.frombuffer(struct.pack("<I", 0x15AE43FD), np.float32)[0]
-    sent[1] = sign * np.frombuffer(struct.pack("<I", 0x15AE43FD), np.float32)[0]
+@settings(max_examples=100, deadline=None)
+@given(npst.arrays(np.uint64, st.integers(0, 20), elements=st.integers(0, 2**64 - 1)))
+def test_fp64_survive_json_bit_by_bit(bits: np.ndarray) -> None:
+    sent = bits.view(np.float64)
+    sent = sent[np.isfinite(sent)]
 
-    read = json.loads(answer("FP32", sent))["outputs"][0]["data"]
+    assert np.array(answered(tensor_of(sent)), np.float64).tobytes() == sent.tobytes()
 
-    np.testing.assert_array_equal(np.array(read, np.float64).astype(np.float32), sent)
+
+@pytest.mark.parametrize("sign", [0, 1 << 31], ids=["+", "-"])
+@pytest.mark.parametrize("bits", [0x15AE43FD, 0x15AE43FE, 0x3DCCCCCD, 0x00000001, 0x00800000, 0x7F7FFFFF, 0])
+def test_a_float_whose_fewest_digits_are_ambiguous_gets_more_of_them(bits: int, sign: int) -> None:
+    """Those of 0x15AE43FD stand for its neighbour where they are read as FP64 and rounded to FP32 then."""
+    assert struct.pack("<f", 7.038531e-26) == struct.pack("<I", 0x15AE43FE)
+    sent = struct.pack("<3I", bits, sign | bits, bits)
+
+    assert struct.pack("<3f", *answered(Tensor("FP32", (3,), sent))) == sent
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
@@ -391,15 +400,15 @@ def test_what_is_no_finite_number_has_a_name(datatype: str) -> None:
         else values.astype({"FP16": np.float16, "FP64": np.float64}.get(datatype, np.float32))
     )
 
-    assert json.loads(answer(datatype, sent))["outputs"][0]["data"] == ["NaN", "Infinity", "-Infinity", 0.5]
+    assert answered(tensor_of(sent, datatype)) == ["NaN", "Infinity", "-Infinity", 0.5]
 
 
 def test_replies_are_spelled_as_before() -> None:
-    """The reply to an unchanged request keeps its bytes but for the digits of FP32."""
-    spec = TensorSpec("y", "INT64", (-1,))
-    request = InferRequest('é"\\\n\x7f', {}, (RequestedOutput("y", False, 0),), None, {})
-    body = encode_infer(request, {"y": np.array([-(2**63), 2**63 - 1])}, Signature((), (spec,)), "m", 1).body
+    """Without spaces, with text as it is, and FP32 in the digits of FP64."""
+    name = 'é"\\\n\x7f'
+    body = answer(tensor_of(np.array([-(2**63), 2**63 - 1])), name)
 
     assert body == json.dumps(orjson.loads(body), separators=(",", ":"), ensure_ascii=False).encode()
-    assert json.loads(body)["id"] == request.id
+    assert json.loads(body)["id"] == name
     assert json.loads(body)["outputs"][0]["data"] == [-(2**63), 2**63 - 1]
+    assert b'"data":[0.10000000149011612,-0.0,1.0]' in answer(tensor_of(np.array([0.1, -0.0, 1], np.float32)))

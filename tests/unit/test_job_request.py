@@ -5,14 +5,18 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.stub import Stubber
 
 from training import backends, evaluate, report, tuning_job
+from training.__main__ import COMMANDS
 from training.__main__ import main as command
 from training.errors import InvalidJob
 from training.job import Job, build, image_uri, job_name, main, validate
@@ -56,6 +60,17 @@ def test_a_job_of_several_hosts_or_processes_says_so() -> None:
     assert request["ResourceConfig"]["InstanceCount"] == 3
     assert request["Environment"]["MAYFLY_PROCESSES"] == "2"
     assert "MAYFLY_PROCESSES" not in build(JOB)["Environment"]
+
+
+def test_a_job_may_be_tried_once_only() -> None:
+    request = build(replace(JOB, retries=0))
+    validate(request)
+
+    assert "RetryStrategy" not in request
+
+
+def test_a_tag_may_be_in_any_language() -> None:
+    validate(build(replace(JOB, tags={"équipe": "grün 数 1"})))
 
 
 def test_a_trial_writes_where_nothing_is_registered() -> None:
@@ -183,6 +198,115 @@ def test_a_wrong_tuning_job_is_refused_with_the_field(change: Callable[[Any], An
         tuning_job.validate(request)
 
 
+def described(status: str, completed: int, best: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """A tuning job as SageMaker describes it; botocore's Stubber holds it against the service model."""
+    request = tuning()
+    found = {
+        "HyperParameterTuningJobName": "toy",
+        "HyperParameterTuningJobArn": "arn:aws:sagemaker:us-east-1:123456789012:hyper-parameter-tuning-job/toy",
+        "HyperParameterTuningJobConfig": request["HyperParameterTuningJobConfig"],
+        "HyperParameterTuningJobStatus": status,
+        "CreationTime": datetime(2026, 11, 22),
+        "TrainingJobStatusCounters": {"Completed": completed, "InProgress": 2},
+        "ObjectiveStatusCounters": {"Succeeded": completed},
+        **more,
+    }
+    if best is not None:
+        found["BestTrainingJob"] = {
+            "TrainingJobName": "toy-003",
+            "TrainingJobArn": "arn:aws:sagemaker:us-east-1:123456789012:training-job/toy-003",
+            "CreationTime": datetime(2026, 11, 22),
+            "TrainingJobStatus": "Completed",
+            "TunedHyperParameters": best,
+            "FinalHyperParameterTuningJobObjectiveMetric": {"MetricName": "validation:rmse", "Value": 0.125},
+        }
+    return found
+
+
+@pytest.fixture
+def sagemaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
+    client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    monkeypatch.setattr(backends, "client", lambda *_: client)
+    monkeypatch.setattr(tuning_job, "POLL_S", 0)
+    with Stubber(client) as stub:
+        yield stub
+        stub.assert_no_pending_responses()
+
+
+def test_a_tuning_job_is_followed_to_its_best_trial(sagemaker: Stubber) -> None:
+    best = {"lr": "0.01", "schedule": "cosine"}
+    for answer in (described("InProgress", 0), described("InProgress", 0), described("InProgress", 3, best),
+                   described("Completed", 20, best)):  # fmt: skip
+        sagemaker.add_response("describe_hyper_parameter_tuning_job", answer, {"HyperParameterTuningJobName": "toy"})
+    said: list[str] = []
+
+    assert tuning_job.wait("toy", "us-east-1", said.append) == best
+    assert said == [
+        "InProgress  completed=0  running=2  failed=0",
+        "InProgress  completed=3  running=2  failed=0  best validation:rmse=0.125",
+        "Completed   completed=20  running=2  failed=0  best validation:rmse=0.125",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (described("Failed", 0, FailureReason="no capacity"), "tuning job toy ended as Failed: no capacity"),
+        (described("Completed", 0), "tuning job toy ended as Completed: no trial ended well"),
+    ],
+    ids=["failed", "without a trial"],
+)
+def test_a_tuning_job_that_ends_badly_says_why(sagemaker: Stubber, answer: dict[str, Any], message: str) -> None:
+    sagemaker.add_response("describe_hyper_parameter_tuning_job", answer)
+
+    with pytest.raises(InvalidJob, match=f"^{message}$"):
+        tuning_job.wait("toy", "us-east-1", lambda _: None)
+
+
+def test_a_job_that_cannot_be_followed_any_more_is_one_sentence(sagemaker: Stubber) -> None:
+    for operation in ("describe_training_job", "describe_hyper_parameter_tuning_job"):
+        sagemaker.add_client_error(operation, "AccessDeniedException", "not for you")
+
+    for wait in (backends.wait, tuning_job.wait):
+        with pytest.raises(InvalidJob, match="^toy was sent, and cannot be followed: .* not for you$"):
+            wait("toy", "us-east-1")
+
+
+@pytest.mark.train
+def test_the_best_settings_of_a_tuning_job_are_trained_when_it_is_waited_for(
+    sagemaker: Stubber, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="the recipe needs torch")
+    best = {"lr": "0.01", "hidden": "[64]"}
+    sagemaker.add_response("describe_hyper_parameter_tuning_job", described("Completed", 4, best))
+    sent: list[Any] = []
+    monkeypatch.setitem(tuning_job.SENDERS, "boto3", lambda *request: sent.append(request[0]))
+    monkeypatch.setitem(backends.BACKENDS, "boto3", lambda *request: sent.append(request[0]))
+    monkeypatch.setattr(backends.Code, "upload", lambda *_: None)
+    monkeypatch.setattr(backends, "wait", lambda *_: None)
+    options = ["mlp", "--bucket", "b-artifacts", "--role", JOB.role, "--set", "epochs=2", "--tune", "4", "--wait"]
+
+    assert main([*options, "--search", "sagemaker"], {}) == 0
+    search, job = sent
+    assert search["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"] == 4
+    assert job["HyperParameters"] == {"epochs": "2", **best}
+    assert job["OutputDataConfig"]["S3OutputPath"] == "s3://b-artifacts/models/mlp/"
+    assert "best: --set lr=0.01 --set hidden=[64]" in capsys.readouterr().out
+
+
+@pytest.mark.train
+def test_the_local_stack_has_no_search_of_sagemakers_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="the recipe needs torch")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "unused")
+    options = ["mlp", "--on", "local-stack", "--bucket", "b-artifacts", "--tune", "4", "--search", "sagemaker"]
+
+    assert main(options, {}) == 1
+    assert "on the local stack take random, grid or optuna" in capsys.readouterr().err
+
+
 def test_the_archive_of_the_older_contract_holds_the_same_code() -> None:
     code = backends.collect_code("digits")
     with tarfile.open(fileobj=io.BytesIO(code.archive())) as archive:
@@ -219,9 +343,44 @@ def test_the_request_says_what_the_design_says() -> None:
         (lambda r: r.update(TrainingJobName="under_score"), "job name 'under_score'"),
         (lambda r: r.update(RoleArn="arn:aws:iam::1:user/x-and-then-some"), "is no role ARN"),
         (lambda r: r["StoppingCondition"].update(MaxWaitTimeInSeconds=1), "max wait includes the runtime"),
-        (lambda r: r["HyperParameters"].update(note="x" * 3000), "longer than SageMaker allows"),
+        (
+            lambda r: r["HyperParameters"].update(note="x" * 3000),
+            "HyperParameters.note: 3000 characters where SageMaker",
+        ),
+        (lambda r: r["HyperParameters"].update({str(n): "" for n in range(101)}), "HyperParameters: 105 entries where"),
+        (lambda r: r["HyperParameters"].update({"n" * 300: ""}), "300 characters where SageMaker takes 256 at most"),
+        (
+            lambda r: r["RetryStrategy"].update(MaximumRetryAttempts=31),
+            "MaximumRetryAttempts: 31 where SageMaker takes 30",
+        ),
+        (
+            lambda r: r["ResourceConfig"].update(VolumeKmsKeyId="a key"),
+            "ResourceConfig.VolumeKmsKeyId: 'a key' does not",
+        ),
+        (lambda r: r["OutputDataConfig"].update(CompressionType="ZIP"), "CompressionType: 'ZIP' is none of GZIP, NONE"),
+        (lambda r: r["Tags"].append({"Key": "a#b", "Value": ""}), "Tags[1].Key: 'a#b' does not have the form"),
+        (
+            lambda r: r["InputDataConfig"][0]["DataSource"]["S3DataSource"].update(S3Uri="my/folder"),
+            "a job reads its data from S3: --data NAME=s3://bucket/prefix/, not 'my/folder'",
+        ),
     ],
-    ids=["missing", "type", "unknown", "instance", "name", "role", "wait", "long"],
+    ids=[
+        "missing",
+        "type",
+        "unknown",
+        "instance",
+        "name",
+        "role",
+        "wait",
+        "long",
+        "many",
+        "name of one",
+        "retries",
+        "key",
+        "choice",
+        "tag",
+        "folder",
+    ],
 )
 def test_a_wrong_request_is_refused_with_the_field(change: Callable[[Any], Any], message: str) -> None:
     request = build(JOB)
@@ -271,6 +430,21 @@ def test_code_is_named_by_its_content_and_holds_the_entry_point() -> None:
     assert {"training/bootstrap.py", "training/train.py", "training/requirements.txt"} <= set(code.files)
     assert code.uri("b") == backends.collect_code("digits").uri("b")
     assert replace(code, files={**code.files, "more.py": b""}).digest != code.digest
+
+
+def test_packages_are_brought_along_with_the_code(tmp_path: Path) -> None:
+    (tmp_path / "a-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+    (tmp_path / "notes.txt").touch()
+    code = backends.collect_code("digits", tmp_path)
+
+    assert {name for name in code.files if not name.startswith("training/")} == {"wheels/a-1.0-py3-none-any.whl"}
+    assert code.digest != backends.collect_code("digits").digest
+    assert main(["digits", "--dry-run", "--wheels", str(tmp_path)], {}) == 0
+
+
+def test_a_folder_without_packages_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["digits", "--dry-run", "--wheels", str(tmp_path)], {}) == 1
+    assert "there is no .whl file in it" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_request_and_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,6 +501,9 @@ def test_a_tuning_job_is_printed_too(capsys: pytest.CaptureFixture[str]) -> None
         (["--dry-run", "--no-spot", "--max-wait", "9000"], "max wait is for spot instances"),
         (["--dry-run", "--keep-alive", "60"], "a warm pool needs an instance on demand"),
         (["--dry-run", "--instances", "0"], "a job needs one instance at least"),
+        (["--dry-run", "--subnet", "subnet-1"], "subnets and security groups go together: add --security-group"),
+        (["--dry-run", "--security-group", "sg-1"], "go together: add --security-group, or --subnet"),
+        (["--dry-run", "--data", "train=my/folder"], "a job reads its data from S3"),
     ],
 )
 def test_what_is_missing_or_cannot_be_is_said_before_anything_is_sent(
@@ -334,6 +511,16 @@ def test_what_is_missing_or_cannot_be_is_said_before_anything_is_sent(
 ) -> None:
     assert main(["digits", *options], {}) == 1
     assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "job", interrupted)
+
+    assert command(["job", "digits"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

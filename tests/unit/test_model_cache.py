@@ -120,10 +120,7 @@ def test_a_model_that_storage_can_never_hold_is_not_downloaded(tmp_path: Path) -
 
 
 def test_by_default_what_is_free_is_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = serving.STORAGE_RESERVE_BYTES + 1000
-
-    monkeypatch.setattr("functions.core.serving.shutil.disk_usage", lambda _: Usage())
+    monkeypatch.setattr(serving, "_free_bytes", lambda _: serving.STORAGE_RESERVE_BYTES + 1000)
     world = Cached(tmp_path)
 
     assert world.refused(wide(world, 2.0)).instance_code == "MODEL_TOO_LARGE"

@@ -6,29 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from functions.adapters.scratch import Scratch
 
 LIVES = """
 import sys
+from pathlib import Path
 from functions.adapters.scratch import Scratch
-scratch = Scratch("models-")
+scratch = Scratch(Path(sys.argv[1]), "models-")
 (scratch.path / "half a download").write_text("x")
 print(scratch.path, flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.fixture(autouse=True)
-def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-
-
-def start() -> tuple["subprocess.Popen[str]", Path]:
+def start(parent: Path) -> tuple["subprocess.Popen[str]", Path]:
     process = subprocess.Popen(
-        [sys.executable, "-c", LIVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", LIVES, str(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
     assert process.stdout
@@ -36,13 +29,13 @@ def start() -> tuple["subprocess.Popen[str]", Path]:
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
-    (living, its), (killed, left) = start(), start()
+    (living, its), (killed, left) = start(tmp_path), start(tmp_path)
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=10)
     (tmp_path / "models-is-a-file").write_text("x")
     assert left.is_dir()
 
-    scratch = Scratch("models-")
+    scratch = Scratch(tmp_path, "models-")
 
     assert {path.name for path in tmp_path.iterdir()} == {its.name, scratch.path.name, "models-is-a-file"}
     assert list(scratch.path.iterdir()) == []
@@ -52,7 +45,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
 
 
 def test_a_directory_ends_with_its_owner(tmp_path: Path) -> None:
-    scratch = Scratch("models-")
+    scratch = Scratch(tmp_path, "models-")
     (scratch.path / "x").write_text("x")
     scratch.close()
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,28 @@ def test_only_what_is_missing_is_to_be_installed(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("# a comment\nnumpy>=1  # here\n\nno-such-package-here>=0.7,<0.8\n")
 
     assert list(bootstrap.missing_requirements(tmp_path / "requirements.txt")) == ["no-such-package-here>=0.7,<0.8"]
+
+
+def test_packages_that_were_brought_along_need_no_index(tmp_path: Path) -> None:
+    base = make_base(tmp_path, code="import no_such_package_here; print(no_such_package_here.WORD)")
+    code = base / "input" / "data" / "code"
+    for folder in ("training", "wheels"):
+        (code / folder).mkdir()
+    (code / "training" / "requirements.txt").write_text("no-such-package-here>=1\n")
+    about = "no_such_package_here-1.0.dist-info"
+    with zipfile.ZipFile(code / "wheels" / "no_such_package_here-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("no_such_package_here.py", "WORD = 'brought along'")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: no-such-package-here\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{about}/RECORD", "")
+    target = str(tmp_path / "installed")  # and not this interpreter's own packages
+    process = start(base, PIP_TARGET=target, PYTHONPATH=target, PIP_INDEX_URL="http://127.0.0.1:9/")
+    out, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 0, errors
+    assert out.splitlines() == ["installing no-such-package-here>=1", "brought along"]
 
 
 def test_what_cannot_be_installed_is_the_reason(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ onnx = pytest.importorskip("onnx")
 from sklearn.datasets import load_digits  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from tests.networks import spec  # noqa: E402
 from training import artifact, compress, distil, export, losses, networks, prune  # noqa: E402
@@ -222,6 +223,13 @@ def test_what_is_asked_wrongly_is_said_in_one_sentence(
 # --- pruning ----------------------------------------------------------------------------------------------------------
 
 
+def operations(network: Network) -> int:
+    """Multiplications and additions for one image."""
+    with FlopCounterMode(display=False) as counter:
+        network(IMAGES[:1])
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize("network", [perceptron, convolutional])
 def test_pruning_halves_the_hidden_layers_and_a_little_training_mends_them(network: Callable[[], Network]) -> None:
     some = slice(0, 600)
@@ -236,6 +244,7 @@ def test_pruning_halves_the_hidden_layers_and_a_little_training_mends_them(netwo
 
     assert len(tuned) == 2
     assert graph_of(half).ByteSize() < 0.62 * graph_of(whole).ByteSize()
+    assert operations(half) < 0.62 * operations(whole)
     assert right(half) > tuned[-1] + 0.01
     assert right(half) >= right(whole) - 0.1
     assert right(whole) > 0.85

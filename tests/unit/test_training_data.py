@@ -11,7 +11,7 @@ import pytest
 
 from training import data, evaluate
 from training.data import Dataset, Examples, bundled, split, synthetic, texts
-from training.errors import InvalidData
+from training.errors import InvalidData, InvalidValue
 
 pytestmark = pytest.mark.train
 
@@ -132,6 +132,50 @@ def test_what_cannot_be_split_is_said(examples: Examples, by: str, message: str)
 
     assert str(caught.value).startswith("file:x.csv: ")
     assert message in str(caught.value)
+
+
+def test_numbers_get_the_types_of_tensors() -> None:
+    examples = Examples(
+        {
+            "x": np.zeros((20, 1)),
+            "flag": np.zeros((20, 1), bool),
+            "word": np.full(20, "a"),
+            "id": np.zeros(20, np.int32),
+        },
+        np.arange(20, dtype=np.int8) % 2,
+    )
+    found = split(examples, source="made", sha256="0").train
+
+    assert {name: values.dtype for name, values in found.inputs.items()} == {
+        "x": np.float32, "flag": np.float32, "word": object, "id": np.int32}  # fmt: skip
+    assert found.target.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: x.__setitem__((7, 1), np.nan), "made, row 8, column 'fee': 'x' holds nan; fill it"),
+        (lambda x, y: x.__setitem__((7, 1), -np.inf), "made, row 8, column 'fee': 'x' holds -inf"),
+        (lambda x, y: y.__setitem__(3, np.nan), "made, row 4: 'target' holds nan"),
+    ],
+)
+def test_what_is_no_number_is_told_with_row_and_column(change: Callable[[Any, Any], None], message: str) -> None:
+    x, y = np.zeros((20, 2)), np.zeros(20)
+    change(x, y)
+
+    with pytest.raises(InvalidValue) as caught:
+        split(Examples({"x": x}, y), source="made", sha256="0", columns={"x": ["age", "fee"]})
+    assert str(caught.value).startswith(message)
+    with pytest.raises(InvalidValue, match="^made, test part, row "):
+        split(Examples({"x": np.zeros((20, 2))}, np.zeros(20)), source="made", sha256="0", test=Examples({"x": x}, y))
+
+
+def test_gaps_are_kept_where_they_are_expected() -> None:
+    x = np.ones((20, 2), np.float32)
+    x[5, 0] = np.nan
+    found = split(Examples({"x": x}, np.zeros(20)), source="made", sha256="0", gaps=True)
+
+    assert sum(np.isnan(getattr(found, part).inputs["x"]).sum() for part in PARTS) == 1
 
 
 def test_parts_that_are_given_stay_as_they_are_and_may_share_no_group() -> None:

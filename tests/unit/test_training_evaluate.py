@@ -142,6 +142,23 @@ def test_intervals_are_as_wide_as_theory_says() -> None:
     assert found == evaluate.details("classification", outputs, whole(examples))
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_area_under_the_curve_of_a_draw_is_scikit_learns_of_the_rows_that_were_drawn(classes: int) -> None:
+    outputs, examples = classified(rows=120, classes=classes)
+    outputs = outputs.round(1) + 1e-3  # many ties
+    outputs /= outputs.sum(axis=1, keepdims=True)
+    areas = evaluate._roc_areas(outputs, examples.target, None)
+    counts = np.concatenate(list(evaluate._draws(120)))
+
+    assert len(areas) == evaluate.DRAWS
+    for draw in range(5):
+        rows = np.repeat(np.arange(120), counts[draw])
+        drawn = evaluate.metrics("classification", outputs[rows], examples.take(rows))
+        assert areas[draw] == pytest.approx(drawn["roc_auc"], abs=1e-6)
+    low, high = evaluate.details("classification", outputs, whole(examples))["intervals"]["roc_auc"]
+    assert low < evaluate.metrics("classification", outputs, examples)["roc_auc"] < high
+
+
 def test_groups_are_drawn_whole_so_a_few_speakers_make_a_wide_interval() -> None:
     """Half of the groups are always right, half always wrong: rows alone would know the accuracy far too well."""
     target = np.zeros(1000, np.int64)
@@ -257,7 +274,7 @@ def test_the_nearest_class_mean_reads_tables_with_gaps_categories_texts_and_toke
         "tokens": np.column_stack([seen + 5, generator.integers(0, 5, 300)]),
     }
     for name, values in inputs.items():
-        data = split(Examples({name: values}, target), source="made", sha256="0")
+        data = split(Examples({name: values}, target), source="made", sha256="0", gaps=True)
         found = evaluate.baselines("classification", data)
         best = found["nearest class mean"]["accuracy"]
         assert best > found["majority class"]["accuracy"] + 0.1, name

@@ -13,7 +13,7 @@ import pytest
 
 from training.data import files
 from training.data.tables import read_table
-from training.errors import InvalidData, InvalidValue, MissingColumn, NoRows, UnknownLabel, WrongShape
+from training.errors import InvalidData, InvalidValue, MissingColumn, NoRows, TrainingError, UnknownLabel, WrongShape
 
 pytestmark = pytest.mark.train
 
@@ -101,6 +101,14 @@ def test_a_byte_order_mark_tabs_and_quotes_are_understood(tmp_path: Path) -> Non
     assert "0, or\nso" in {*data.train.inputs["text"], *data.validation.inputs["text"], *data.test.inputs["text"]}
 
 
+def test_a_cell_may_hold_a_document(tmp_path: Path) -> None:
+    rows = [f"{'word ' * 40_000},{row},{'ab'[row % 2]}" for row in range(20)]
+
+    data = files.table(csv_file(tmp_path, rows, "text,age,y"), target="y", texts=["text"])
+
+    assert len(data.train.inputs["text"][0]) == 200_000
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_parquet_reads_as_csv_does(tmp_path: Path, ending: str) -> None:
     csv_file(tmp_path)
@@ -158,6 +166,10 @@ def test_parquet_without_pyarrow_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         ([], HEADER, {}, NoRows, "churn.csv has a header and no rows"),
         ([], "", {}, NoRows, "churn.csv has no header"),
         ([row.replace(",", ";") for row in ROWS], HEADER.replace(",", ";"), {}, InvalidData, "give delimiter=';'"),
+        (
+            [row.replace("leaves", "stays") for row in ROWS], HEADER, {}, InvalidData,
+            "file:churn.csv: every row is of the class 'stays'; it takes two",
+        ),
         (ROWS[:2], HEADER, {}, InvalidData, "file:churn.csv: 2 rows are too few for 3 parts"),
         (ROWS, HEADER, {"numbers": [], "booleans": [], "units": {}}, MissingColumn, "churn.csv has no column beside"),
     ],
@@ -419,9 +431,9 @@ def test_what_is_wrong_with_images_is_one_sentence(tmp_path: Path) -> None:
     pictures(tmp_path / "label")
 
     for name, options, error, message in [
-        ("size", {}, WrongShape, "x.png has 7x8 pixels, those before 6x8; give size=(height, width)"),
-        ("torn", {}, InvalidData, "x.png is no PNG or JPEG image, or is cut off"),
-        ("text", {}, InvalidData, "x.png is no PNG or JPEG image, or is cut off"),
+        ("size", {}, WrongShape, "dog/x.png has 7x8 pixels, those before 6x8; give size=(height, width)"),
+        ("torn", {}, InvalidData, "dog/x.png is no PNG or JPEG image, or is cut off"),
+        ("text", {}, InvalidData, "dog/x.png is no PNG or JPEG image, or is cut off"),
         ("loose", {}, InvalidData, "x.png lies in no class's folder: put it into <label>/x.png"),
         (
             "label",
@@ -488,16 +500,29 @@ def test_sounds_of_other_rates_lengths_and_channels_become_alike(tmp_path: Path)
     assert (found[:, 8500:] == 0).all(axis=1).sum() == 26  # half a second, then silence; but the long one
 
 
+def test_a_sound_whose_writer_did_not_know_its_length_is_read_to_its_end(tmp_path: Path) -> None:
+    """As ffmpeg writes into a pipe."""
+    wav(tmp_path / "x.wav", tone(8000))
+    raw = bytearray((tmp_path / "x.wav").read_bytes())
+    raw[4:8] = raw[40:44] = b"\xff" * 4
+    (tmp_path / "x.wav").write_bytes(bytes(raw))
+
+    assert len(files._wav(tmp_path / "x.wav")[0]) == 4000
+
+
 def test_what_is_wrong_with_sounds_is_one_sentence(tmp_path: Path) -> None:
     (words(tmp_path / "text") / "yes" / "x.wav").write_text("no sound")
     (words(tmp_path / "torn") / "yes" / "x.wav").write_bytes((tmp_path / "torn/yes/s0_0.wav").read_bytes()[:30])
+    whole = (words(tmp_path / "cut") / "yes" / "s0_0.wav").read_bytes()
+    (tmp_path / "cut" / "yes" / "x.wav").write_bytes(whole[:1044])
     wav(words(tmp_path / "none") / "yes" / "x.wav", [])
     float_header = bytearray((tmp_path / "none/yes/s0_0.wav").read_bytes())
     float_header[20:22] = (3).to_bytes(2, "little")  # IEEE float
     (words(tmp_path / "float") / "yes" / "x.wav").write_bytes(bytes(float_header))
 
     for name, error, message in [
-        ("text", InvalidData, "x.wav is no WAV file of PCM"),
+        ("text", InvalidData, "yes/x.wav is no WAV file of PCM"),
+        ("cut", InvalidData, "yes/x.wav is cut off: 500 of 4000 samples are there"),
         ("torn", InvalidData, "x.wav is no WAV file of PCM"),
         ("none", NoRows, "x.wav has no sound"),
         ("float", InvalidData, "x.wav is no WAV file of PCM: unknown format: 3"),
@@ -506,3 +531,66 @@ def test_what_is_wrong_with_sounds_is_one_sentence(tmp_path: Path) -> None:
             files.sounds(tmp_path / name)
         assert message in str(caught.value), name
         assert type(caught.value) is error, name
+
+
+# --- by the command line ----------------------------------------------------------------------------------------------
+
+OWN = """
+import torch
+from training.data import files
+from training.recipe import NetworkHyperparameters, Recipe
+
+recipe = Recipe(name="own", description="", task="classification", hyperparameters=NetworkHyperparameters,
+                data=lambda channels: files.{loader}, model=lambda h, data: torch.nn.Linear(1, len(data.labels)))
+"""
+TABLE = "table(channels, target='churn', numbers=['age'])"
+ARRAYS = "arrays(channels, target='y', inputs=['image'])"
+
+
+def test_here_data_come_from_folders_of_which_one_may_be_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = pytest.importorskip("training.train", reason="training needs torch")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert script._folders(["train=~/rows", "test=/data"]) == {"train": tmp_path / "rows", "test": Path("/data")}
+    with pytest.raises(TrainingError, match="^--data train=s3://b/rows/: training here reads folders; --on sagemaker"):
+        script._folders(["train=s3://b/rows/"])
+
+
+@pytest.mark.parametrize(
+    ("loader", "train", "test", "message"),
+    [
+        (TABLE, {"header": HEADER.replace("age", "years")}, {}, "train.csv has no column 'age'; it has 'years', "),
+        (TABLE, {"rows": changed(3, "23,", ",")}, {}, "train.csv, row 5: column 'age' is empty; fill it, or "),
+        (TABLE, {}, {"rows": changed(3, "stays", "x")}, "test.csv, row 5, column 'churn': 'x' is none of the labels "),
+        (TABLE, {}, {"rows": [], "header": ""}, "test.csv has no header"),
+        (TABLE, {"rows": changed(3, "23,", "")}, {}, "train.csv, row 5 has 6 values; there are 7 columns"),
+        (
+            ARRAYS,
+            {"image": np.zeros((60, 1))},
+            {"image": np.zeros((60, 2))},
+            "test.npz: a row of 'image' has shape [2], ",
+        ),
+        (ARRAYS, {"image": np.full((60, 1), np.nan)}, {}, "train.npz, row 1: 'image' holds a NaN or an infinity"),
+    ],
+    ids=["missing column", "nan", "label never seen", "empty", "ragged", "wrong shape", "nan in an array"],
+)
+def test_wrong_data_end_a_command_in_one_sentence(
+    loader: str, train: Any, test: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    script = pytest.importorskip("training.train", reason="training needs torch")
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the process is pytest's
+    (tmp_path / "own.py").write_text(OWN.format(loader=loader))
+    for name, changes in (("train", train), ("test", test)):
+        if loader == TABLE:
+            csv_file(tmp_path / name, name=f"{name}.csv", **changes)
+        else:
+            npz(tmp_path / name, name=f"{name}.npz", **changes)
+    data = [part for name in ("train", "test") for part in ("--data", f"{name}={tmp_path / name}")]
+
+    assert script.main([str(tmp_path / "own.py"), *data, "--device", "cpu"], {}) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {message}")
+    assert str(tmp_path) not in said

@@ -183,33 +183,75 @@ def test_l2_makes_weights_small_and_leaves_biases_alone() -> None:
 
 
 class Recorder(torch.optim.SGD):  # type: ignore[misc]
-    """Notes how long the gradient is that it gets."""
+    """Notes how long the gradient is that it gets, and at which rate."""
 
     norms: list[float]
+    rates: list[float]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         grads = [one.grad for group in self.param_groups for one in group["params"]]
         self.norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
+        self.rates += {group["lr"] for group in self.param_groups}
         super().step(closure)
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.5])
-def test_clipping_bounds_the_gradient(monkeypatch: pytest.MonkeyPatch, clip: float) -> None:
-    recorder: list[float] = []
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """The optimiser of every run, whatever it trains."""
+    noted = Recorder([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    noted.norms, noted.rates = [], []
 
     def make(model: Any, settings: Any, device: Any) -> Any:
         made = Recorder(model.parameters(), settings.lr)
-        made.norms = recorder
+        made.norms, made.rates = noted.norms, noted.rates
         return made
 
     monkeypatch.setattr(steps, "optimizer", make)
+    return noted
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_clipping_bounds_the_gradient(recorder: Recorder, clip: float) -> None:
     fit_linear(clip=clip, epochs=2, l1=0.0)
 
-    assert len(recorder) == 8
+    assert len(recorder.norms) == 8
     if clip:
-        assert max(recorder) <= 0.5 + 1e-5
+        assert max(recorder.norms) <= 0.5 + 1e-5
     else:
-        assert max(recorder) > 1
+        assert max(recorder.norms) > 1
+
+
+def test_clipping_keeps_one_wild_row_from_ruling_the_others() -> None:
+    data = make_weak_data()
+    data.train.target[0] = 1e4
+
+    def miss(clip: float) -> float:
+        model = make_linear()
+        settings = NetworkHyperparameters(epochs=60, lr=0.03, batch_size=10, weight_decay=0.0, clip=clip)
+        train(model, settings, data=data, loss=losses.mse, augment=None)
+        (found,) = loop.predict(model, data.test.inputs, CPU)
+        return float(np.abs(found[:, 0] - data.test.target).mean())
+
+    assert miss(clip=1.0) < 0.5 * miss(clip=0.0)
+
+
+def test_the_optimiser_is_given_the_rate_of_each_step(recorder: Recorder) -> None:
+    fit_linear(epochs=5, lr=0.01, warm_up=0.2, schedule="linear")
+
+    assert recorder.rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert recorder.rates[4:] == pytest.approx([0.01 * (1 - step / 16) for step in range(16)])
+
+
+def test_a_rate_that_falls_settles_where_a_constant_one_goes_on_jumping() -> None:
+    data = make_weak_data()
+    x, y = np.column_stack([data.train.inputs["x"], np.ones(100)]), data.train.target
+    best = np.linalg.lstsq(x, y, rcond=None)[0][:20]
+    falling, constant = (
+        fit_linear(schedule=kind, lr=0.05, batch_size=4, epochs=20).weight.detach().numpy()[0]
+        for kind in ("cosine", "constant")
+    )
+
+    assert np.abs(falling - best).max() < 0.5 * np.abs(constant - best).max()
 
 
 def test_early_stopping_stops_and_gives_the_best_weights_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,10 +271,23 @@ def test_early_stopping_stops_and_gives_the_best_weights_back(capsys: pytest.Cap
     assert np.mean((prediction[:, 0] - y[10:]) ** 2) == pytest.approx(min(found), rel=1e-5)
     assert f"the weights of epoch {best + 1} are kept" in capsys.readouterr().out
 
+    to_the_end = train(make_linear(40), replace(settings, patience=0), data=data, loss=losses.mse, augment=None)
+    assert len(to_the_end) == 200
+    assert to_the_end[-1]["validation_loss"] > 1.1 * min(found)
+
 
 def test_bf16_is_close_to_fp32_and_not_the_same() -> None:
-    full, half = fit_linear(), fit_linear(precision="bf16")
+    seen: list[Any] = []
+    watching = torch.nn.modules.module.register_module_forward_hook(lambda module, x, y: seen.append(y.dtype))
+    try:
+        full = fit_linear()
+        assert set(seen) == {torch.float32}
+        seen.clear()
+        half = fit_linear(precision="bf16")
+    finally:
+        watching.remove()
 
+    assert torch.bfloat16 in seen
     assert torch.allclose(full.weight, half.weight, atol=0.05)
     assert not torch.equal(full.weight, half.weight)
     assert half.weight.dtype == torch.float32

@@ -93,3 +93,33 @@ def test_what_comes_after_a_network_leaves_its_arguments() -> None:
     items, scores = wrapped(torch.tensor([[1, 4]]), torch.tensor([[5.0, 2.0]]))
     assert items.shape == scores.shape == (1, 2)
     assert not {0, 1, 4} & set(items[0].tolist())
+
+
+def test_a_word_of_several_pieces_is_their_sum() -> None:
+    torch.manual_seed(0)
+    encoder = networks.Encoder(20, 16, 3, width=8, heads=2).eval()
+    single = torch.tensor([[2, 5, 7, 0]])
+    pieces = torch.tensor([[[2, 0], [5, 0], [7, 0], [0, 0]]])
+
+    torch.testing.assert_close(encoder(pieces), encoder(single))
+    assert not torch.allclose(encoder(torch.tensor([[[2, 0], [5, 9], [7, 0], [0, 0]]])), encoder(single))
+
+
+def test_evidence_is_complement_naive_bayes() -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.naive_bayes import ComplementNB
+    from sklearn.pipeline import make_pipeline
+
+    generator = np.random.default_rng(0)
+    target = np.arange(60) % 3
+    numbers = np.array([1 + (generator.permutation(20)[:8] + 3 * one) % 24 for one in target]).reshape(60, 4, 2)
+    numbers[generator.random(numbers.shape) < 0.3] = 0
+    rows = [[str(one) for one in row.ravel() if one] for row in numbers]
+    known = make_pipeline(TfidfVectorizer(analyzer=lambda row: row), ComplementNB(alpha=0.4))
+
+    evidence = networks.Evidence(numbers, target)(torch.from_numpy(numbers[:10, ::-1].copy()))
+
+    expected = known.fit(rows, target).predict_log_proba(rows[:10])
+    np.testing.assert_allclose(evidence.log_softmax(1), expected, atol=1e-5)
+    assert not list(networks.Evidence(numbers, target).parameters())
+    assert networks.Evidence(numbers, target)(torch.zeros(2, 4, 2, dtype=torch.int64)).tolist() == [[0.0] * 3] * 2

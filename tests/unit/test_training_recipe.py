@@ -1,6 +1,7 @@
 """Hyperparameters keep their type and their text on the way from a user to the training script."""
 
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from training.data import Dataset, Examples
 from training.errors import InvalidHyperparameter, InvalidRecipe
-from training.recipe import NetworkHyperparameters, Recipe, encode, load, override, pairs
+from training.recipe import NetworkHyperparameters, Recipe, encode, load, mistake, override, pairs
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,63 @@ def test_a_file_that_cannot_be_run_is_named_with_the_line(tmp_path: Path, text: 
         load(str(tmp_path / "mine.py"))
 
     assert str(caught.value) == message
+
+
+OWN = """
+import numpy as np
+import torch
+from training.data import Examples, split
+from training.recipe import NetworkHyperparameters, Recipe
+
+x = np.random.default_rng(0).standard_normal((160, 5))
+y = (x[:, 0] > x[:, 1]).astype(int)
+
+def data(channels, knobs):
+    return split(Examples({"x": x}, y), source="made", sha256="0")
+
+def model(knobs):
+    return torch.nn.Linear(5, 2)
+
+recipe = Recipe(name="own", description="", task="classification", labels=("no", "yes"),
+                hyperparameters=NetworkHyperparameters, data=data, model=model)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("return split", "x[3, 2] = np.nan; return split", "made, row 4, column 3: 'x' holds nan; fill it, or"),
+        ('"x": x}', '"x": x[1:]}', "made: 'x' has 159 rows, and the target has 160"),
+        (", y)", ", np.array(list('ab'))[y])", "made: the target is no number; give class numbers"),
+        (", y)", ", y + 1)", "made: class 2 has no name; labels are no, yes"),
+        ("return split", "channels = {}; return channels['train'] or split", "own.py, line 11: KeyError: 'train'"),
+        ("Linear(5, 2)", "Linear(5, '2')", "own.py, line 14: TypeError: "),
+        ("Linear(5, 2)", "Linear(6, 2)", "the data do not go through the model (x [2, 5], target [2] int64): mat1"),
+        ("model=model", "model=model, augment=lambda x: x.view(-1)[1:].view(5, -1)", "own.py, line 17: RuntimeError: "),
+        ("model=model", "model=model, loss=lambda model, inputs, target: model.nothing", "own.py, line 17: Attribute"),
+    ],
+    ids=["nan", "lengths", "text", "label", "data()", "model()", "shape", "augment", "loss"],
+)
+def test_a_mistake_in_a_file_of_ones_own_is_one_sentence(
+    old: str,
+    new: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = pytest.importorskip("training.train", reason="training needs torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the process is pytest's
+    (tmp_path / "own.py").write_text(OWN.replace(old, new))
+
+    assert train.main(["own.py", "--set", "epochs=1", "--device", "cpu"], {}) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {message}")
+
+
+def test_a_mistake_elsewhere_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    assert mistake(str(tmp_path / "own.py"), ValueError("ours")) is None
 
 
 def make_data() -> Dataset:

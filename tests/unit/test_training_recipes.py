@@ -356,11 +356,12 @@ def test_a_student_learns_from_the_trained_network() -> None:
     run = fit("mlp", epochs=4)
     small = replace(run.recipe, student=lambda: networks.mlp(28 * 28, (16,), 10))
     graph = trained.to_graph(run)
-    found = forms.smallest(replace(run, recipe=small), graph, ["distil"], budget=0.2)
+    found, judged = forms.smallest(replace(run, recipe=small), graph, ["distil"], budget=0.2)
 
     [whole, student] = found.rows
     assert student.kind == "distil"
     assert student.size_bytes < 0.2 * whole.size_bytes
     assert student.metric is not None
     assert student.metric > 0.8
+    assert judged.model is not run.model
     assert all(parameter.requires_grad for parameter in run.model.parameters())

@@ -225,3 +225,21 @@ def test_another_estimator_than_the_graph_is_found_out(digits: tuple[Inputs, Any
 
     with pytest.raises(ExportFailed, match="is off by"):
         sklearn_export._prove(graph, second.predict_proba, inputs, "LogisticRegression")
+
+
+@pytest.mark.parametrize(("answers", "message"), [
+    (None, "ends the process that asks it about no rows"),
+    ([{"probabilities": np.zeros((1, 10), np.float32)}], "answers 1 rows where it is asked none"),
+])  # fmt: skip
+def test_no_rows_get_no_answers(
+    answers: Any, message: str, digits: tuple[Inputs, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LogisticRegression(max_iter=20).fit(sklearn_export.table(digits[0]), digits[1])
+    graph = sklearn_export.export(model, digits[0], "probabilities").graph
+    empty = {name: values[:0] for name, values in digits[0].items()}
+    [answer] = artifact.risky_answers(graph, [empty])
+    assert answer["probabilities"].shape == (0, 10)
+
+    monkeypatch.setattr(artifact, "risky_answers", lambda graph, questions: answers)
+    with pytest.raises(ExportFailed, match=message):
+        sklearn_export.export(model, digits[0], "probabilities")

@@ -113,3 +113,38 @@ def test_only_core_operators_are_used(tokenizer: Tokenizer) -> None:
 def test_a_network_without_that_input_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(ExportFailed, match="no input 'words'"):
         text_graph.TextFront(tokenizer, tokens="words").attach(graph_of(tokenizer))
+
+
+def test_words_that_are_alike_share_pieces() -> None:
+    tokenizer = Tokenizer.fit(["queue queues asyncio.queue", "unique"], words=9, length=8).in_pieces(4)
+    numbers = tokenizer(["queue queues", "asyncio.queue nothing"])
+
+    assert numbers.shape == (2, 3, 4)
+    assert numbers[:, 0].tolist() == [[START, PAD, PAD, PAD]] * 2
+    queue, queues, asyncio = set(numbers[0, 1]) - {PAD}, set(numbers[0, 2]) - {PAD}, set(numbers[1, 1]) - {PAD}
+    assert len(queue) == 1
+    assert len(queues) == 2
+    assert queue <= queues
+    assert queue <= asyncio
+    assert numbers[1, 2].tolist() == [UNKNOWN, PAD, PAD, PAD]
+    assert tokenizer.size == max(numbers.max(), tokenizer.pieces.max()) + 1  # type: ignore[union-attr]
+
+
+def test_graph_and_python_agree_on_pieces() -> None:
+    tokenizer = Tokenizer.fit([*DOCUMENTS, "os.path.join and a-b_c"], words=50, length=8).in_pieces(3)
+
+    assert text_graph.disagreement(tokenizer, ODD) is None
+
+
+def test_only_words_that_are_read_are_known() -> None:
+    assert set(Tokenizer.fit(["one two three four"], words=9, length=3).words) == {"one", "two"}
+
+
+def test_words_are_known_in_punctuation_that_others_have() -> None:
+    texts = ["(one) (two) three."]
+    plain, more = (Tokenizer.fit(texts, words=9, length=8, around=around) for around in (0, 2))
+
+    assert set(plain.words) == {"(one)", "(two)", "three."}
+    assert set(more.words) == {"(one)", "(two)", "(three)", "one.", "two.", "three."}
+    assert more.words["(three)"] == more.words["three."] == plain.words["three."]
+    assert text_graph.disagreement(more, [*ODD, "one. (three) four."]) is None

@@ -1,5 +1,6 @@
 """The networks that exporters get wrong: without the proof, each of these would ship a wrong graph."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,19 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors  # noqa: E402
+from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+
 from tests import networks  # noqa: E402
-from training import artifact, export  # noqa: E402
+from training import artifact, export, sklearn_export, train  # noqa: E402
 from training.errors import ExportFailed  # noqa: E402
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]  # the exporters' own
 
 NAMED, AUTOMATIC, SCRIPT = export.LADDER
+RUNTIME_ERRORS = (runtime_errors.Fail, runtime_errors.InvalidArgument, runtime_errors.RuntimeException)
 FAMILIES = {  # and an exporter that gets each right
     "rnn": SCRIPT,
     "bidirectional lstm": SCRIPT,
@@ -23,6 +30,28 @@ FAMILIES = {  # and an exporter that gets each right
     "decoder": SCRIPT,
     "recommender": SCRIPT,
 }
+
+
+BRANCHING = '''
+import numpy as np, torch
+from training.data import Examples, split
+from training.recipe import NetworkHyperparameters, Recipe
+
+class Branching(torch.nn.Module):
+    """Computes another thing for large batches."""
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+    def forward(self, x):
+        return self.layer(x)[:, 0] * (1 if x.shape[0] < 100 else 2)
+
+def data():
+    x = np.random.default_rng(0).standard_normal((400, 3)).astype(np.float32)
+    return split(Examples({"x": x}, x[:, 0]), source="made", sha256="0")
+
+recipe = Recipe(name="mine", description="", task="regression", hyperparameters=NetworkHyperparameters, data=data,
+                model=lambda: Branching())
+'''
 
 
 def frozen(spec: export.Spec) -> Any:
@@ -62,20 +91,38 @@ def assert_right(graph: Any, spec: export.Spec) -> None:
             np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=1e-5, err_msg=str(sizes))
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("encoder", "recommender")])
-def test_a_graph_that_only_fits_the_traced_sizes_is_refused(family: str) -> None:
-    with pytest.raises(ExportFailed, match="frozen: .* at batch="):
-        export.export(networks.spec(family), [frozen])
+TRAPS = [
+    ("rnn", AUTOMATIC),  # unrolled to the traced length
+    ("rnn", frozen),
+    ("encoder", careless),  # its padding mask fits one length
+    ("bidirectional lstm", frozen),
+    ("convolution into gru", frozen),
+    ("decoder", frozen),
+]
 
 
-def test_an_rnn_unrolled_to_the_traced_length_is_refused() -> None:
-    with pytest.raises(ExportFailed, match="automatic_dims: .* at batch="):
-        export.export(networks.spec("rnn"), [AUTOMATIC])
+@pytest.mark.parametrize(
+    ("family", "rung"), TRAPS, ids=[f"{family} {rung.__name__.strip('_')}" for family, rung in TRAPS]
+)
+def test_without_the_proof_a_wrong_graph_would_be_taken(
+    family: str, rung: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, made = networks.spec(family), []
 
+    def once(spec: export.Spec) -> Any:
+        made.append(made[0] if made else rung(spec))
+        graph = onnx.ModelProto()
+        graph.CopyFrom(made[0])
+        return graph
 
-def test_an_encoder_whose_padding_mask_fits_one_length_is_refused() -> None:
-    with pytest.raises(ExportFailed, match="careless: fails at batch="):
-        export.export(networks.spec("encoder"), [careless])
+    with pytest.raises(ExportFailed, match="once: .* at batch="):
+        export.export(spec, [once])
+
+    monkeypatch.setattr(export, "disagreement", lambda graph, spec: None)
+
+    graph = export.export(spec, [once])
+    with pytest.raises((AssertionError, *RUNTIME_ERRORS)):
+        assert_right(graph, spec)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,6 +177,42 @@ def test_text_in_a_locale_that_slim_machines_lack_is_refused() -> None:
 
     assert artifact.unfit(model) == "needs the locale en_US, which a slim machine lacks"
     assert artifact.unfit(artifact.clean(model)) is None
+
+
+def test_tf_idf_without_its_locale_is_refused_by_the_proof_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"text": np.array(["The cat sat", "A dog barks", "two cafés", "by the sea"] * 5, object)}
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts["text"], np.arange(20) % 4)
+    locales = [node for node in artifact.nodes(sklearn_export.export(model, texts, "probabilities").graph.graph)
+               if node.op_type == "StringNormalizer"]  # fmt: skip
+    assert [one.s for node in locales for one in node.attribute if one.name == "locale"] == [b"C"]
+
+    monkeypatch.setattr(artifact, "_set_locale", lambda node: None)
+    with pytest.raises(ExportFailed, match="needs the locale en_US, which a slim machine lacks"):
+        sklearn_export.export(model, texts, "probabilities")
+
+    monkeypatch.setattr(artifact, "unfit", lambda model: None)
+    try:
+        sklearn_export.export(model, texts, "probabilities")  # where there is such a locale, it goes out
+    except ExportFailed as failure:
+        assert "does not load" in str(failure)  # where there is none, the runtime says so
+
+
+def test_a_model_that_does_not_prove_itself_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(BRANCHING)
+    arguments = [str(tmp_path / "mine.py"), "--set", "epochs=1", "--model-dir", str(tmp_path / "out")]
+    monkeypatch.setattr(export, "LADDER", (SCRIPT,))
+
+    assert train.main([*arguments, "--device", "cpu"], {}) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: no exporter made a graph that computes what the network computes. ")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+    monkeypatch.setattr(export, "disagreement", lambda graph, spec: None)
+    assert train.main([*arguments, "--device", "cpu"], {}) == 0
+    assert (tmp_path / "out" / "model.onnx").exists()
 
 
 def test_networks_beyond_the_size_of_a_file_are_refused_before_they_are_exported() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.errors import InvalidData
+from training.errors import InvalidData, InvalidValue, WrongShape
 
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 20  # fixed: a split that moves with the training seed would leak test rows into earlier models
@@ -85,15 +85,24 @@ def split(
     stratify: bool | None = None,
     validation: float | Examples = 0.1,
     test: float | Examples = 0.2,
+    gaps: bool = False,
 ) -> Dataset:
     """Rows in three parts; `by` other than "row" says what a group is, and no group is in two parts.
+
+    Numbers get the types of tensors: float64 becomes float32, whole targets int64. With `gaps`, inputs may hold NaN.
 
     Class numbers have the same share in every part, as far as groups allow; `stratify` says otherwise. Parts that the
     user made beforehand are given as they are, instead of their share.
 
     Raises:
-        InvalidData: too few rows, groups, or rows of one class to have the parts; a group in two that were given.
+        InvalidData: inputs and target differ in length, or hold what they may not; too few rows, groups, or rows of one
+            class to have the parts; a group in two that were given.
     """
+    examples = _checked(examples, source, gaps, columns or {})
+    validation, test = (
+        _checked(part, f"{source}, {name} part", gaps, columns or {}) if isinstance(part, Examples) else part
+        for name, part in zip(PARTS[1:], (validation, test), strict=True)
+    )
     if stratify is None:
         stratify = examples.target.ndim == 1 and examples.target.dtype.kind in "iub"
     classes = examples.target if stratify else np.zeros(len(examples), np.int64)
@@ -120,6 +129,37 @@ def split(
         labels=tuple(labels),
         columns={name: tuple(names) for name, names in (columns or {}).items()},
     )
+
+
+def _checked(examples: Examples, source: str, gaps: bool, columns: Mapping[str, Sequence[str]]) -> Examples:
+    """`examples` with the types of tensors."""
+    inputs = {name: _plain(np.asarray(values)) for name, values in examples.inputs.items()}
+    target = np.asarray(examples.target)
+    if target.dtype.kind not in "fiub":
+        raise InvalidValue(f"{source}: the target is no number; give class numbers, and names of the classes as labels")
+    target = target.astype(np.float32 if target.dtype.kind == "f" else np.int64, copy=False)
+    beside = inputs if examples.groups is None else {**inputs, "groups": examples.groups}
+    for name, values in beside.items():
+        if not values.ndim or len(values) != len(target):
+            counts = f"{name!r} has {len(values) if values.ndim else 0} rows, and the target has {len(target)}"
+            raise WrongShape(f"{source}: {counts}")
+    for name, values in {**inputs, "target": target}.items():
+        if values.dtype.kind != "f":
+            continue
+        wrong = np.isinf(values) if gaps and name != "target" else ~np.isfinite(values)
+        if wrong.any():
+            row, *others = (int(number) for number in np.argwhere(wrong)[0])
+            at = f", column {columns[name][others[0]]!r}" if name in columns and others else ""
+            at = at or (f", column {others[0] + 1}" if len(others) == 1 else "")
+            advice = "fill it, or leave the row out"
+            raise InvalidValue(f"{source}, row {row + 1}{at}: {name!r} holds {values[row][*others]}; {advice}")
+    return replace(examples, inputs=inputs, target=target)
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind == "U":
+        return values.astype(object)
+    return values.astype(np.float32) if values.dtype.kind == "b" or values.dtype == np.float64 else values
 
 
 def _rows(

@@ -30,6 +30,7 @@ Array = NDArray[Any]
 GroupOf = Callable[[Path], str]  # e.g. lambda path: path.stem.split("_")[0]
 PLAIN = {"f": np.float32, "b": np.float32, "i": np.int64, "u": np.int64, "U": object}  # what NumPy kinds become
 IDX = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+UNTOLD = 2**31 - 2**16  # bytes of sound that a header claims where its writer did not know how many would come
 MOST_PIXELS = 50_000_000  # of one image; more is a mistake or an attack
 
 
@@ -210,7 +211,7 @@ def images(
         if first is not None and pixels.shape != first.shape:
             (height, width), (high, wide) = pixels.shape[1:], first.shape[1:]
             raise WrongShape(
-                f"{path.name} has {height}x{width} pixels, those before {high}x{wide}; give size=(height, width)"
+                f"{_named(path)} has {height}x{width} pixels, those before {high}x{wide}; give size=(height, width)"
             )
         return pixels
 
@@ -221,11 +222,11 @@ def _pixels(path: Path, size: tuple[int, int] | None, colour: str) -> Array:
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
-        raise InvalidData(f"{path.name} needs Pillow: pip install pillow") from error
+        raise InvalidData(f"{_named(path)} needs Pillow: pip install pillow") from error
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise WrongShape(f"{path.name} has {image.height}x{image.width} pixels; {MOST_PIXELS} are the most")
+                raise WrongShape(f"{_named(path)} has {image.height}x{image.width} pixels; {MOST_PIXELS} are the most")
             upright: Any = ImageOps.exif_transpose(image)
             upright.load()
     except (
@@ -236,7 +237,7 @@ def _pixels(path: Path, size: tuple[int, int] | None, colour: str) -> Array:
         ValueError,
         struct.error,
     ) as error:
-        raise InvalidData(f"{path.name} is no PNG or JPEG image, or is cut off") from error
+        raise InvalidData(f"{_named(path)} is no PNG or JPEG image, or is cut off") from error
     if upright.mode.startswith("I"):  # 16 bits of grey
         upright = Image.fromarray((np.asarray(upright).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
     if upright.has_transparency_data:
@@ -286,14 +287,18 @@ def _wav(path: Path) -> tuple[Array, int]:
     try:
         with wave.open(str(path)) as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            raw = file.readframes(file.getnframes())
+            frames = file.getnframes()
+            raw = file.readframes(frames)
     except (wave.Error, EOFError, struct.error) as error:
-        raise InvalidData(f"{path.name} is no WAV file of PCM: {error or 'it is cut off'}") from error
+        raise InvalidData(f"{_named(path)} is no WAV file of PCM: {error or 'it is cut off'}") from error
     if width not in (1, 2, 3, 4) or not 1000 <= rate <= 400_000:
-        raise InvalidData(f"{path.name} has samples of {8 * width} bits at {rate} Hz; 8 to 32 bits are known")
-    raw = raw[: len(raw) // (width * channels) * width * channels]
+        raise InvalidData(f"{_named(path)} has samples of {8 * width} bits at {rate} Hz; 8 to 32 bits are known")
+    there = len(raw) // (width * channels)
+    if there < frames and frames * width * channels < UNTOLD:
+        raise InvalidData(f"{_named(path)} is cut off: {there} of {frames} samples are there")
+    raw = raw[: there * width * channels]
     if not raw:
-        raise NoRows(f"{path.name} has no sound")
+        raise NoRows(f"{_named(path)} has no sound")
     data = np.frombuffer(raw, np.uint8).reshape(-1, width)
     if width == 1:
         values = data[:, 0].astype(np.float64) / 128 - 1  # the one width without a sign
@@ -302,6 +307,11 @@ def _wav(path: Path) -> tuple[Array, int]:
         wide[:, 4 - width :] = data  # little-endian: what is missing are the lowest bits
         values = wide.view("<i4")[:, 0] / 2**31
     return values.reshape(-1, channels).mean(axis=1).astype(np.float32), rate
+
+
+def _named(path: Path) -> str:
+    """With its class, for the same name may be in every folder."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _by_folder(

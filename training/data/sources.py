@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.data.dataset import PARTS, Dataset, Examples, split
-from training.errors import MissingColumn, NoRows, UnknownLabel
+from training.errors import InvalidData, MissingColumn, NoRows, UnknownLabel
 
 Where = Path | Mapping[str, Path]  # a file or folder that is split, or one for each of train, validation and test
 
@@ -44,6 +44,8 @@ def load(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) -> Datas
         InvalidData: what is there does not fit.
     """
     train = read(paths["train"], None)
+    if len(train.labels) == 1:
+        raise InvalidData(f"{title(paths['train'])}: every row is of the class {train.labels[0]!r}; it takes two")
     given = {name: read(paths[name], train).examples for name in PARTS[1:] if name in paths}
     return split(
         train.examples,
@@ -52,6 +54,7 @@ def load(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) -> Datas
         by=by,
         labels=train.labels,
         columns=train.columns,
+        gaps=True,  # where there may be none, the reader said so
         **given,  # type: ignore[arg-type]
     )
 

@@ -239,6 +239,7 @@ def churn(seed: int = 0, *, rows: int = 3000) -> Dataset:
         sha256=digest(numbers, categories, target),
         labels=("stays", "leaves"),
         columns={"numbers": NUMBERS, "categories": CATEGORIES},
+        gaps=True,
     )
 
 

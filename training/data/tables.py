@@ -32,6 +32,7 @@ BOOLEANS = {
     "0": 0.0,
 }
 QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+csv.field_size_limit(2**24)  # characters of a cell; the 131,072 of the standard library are too few for documents
 MOSTLY = 0.8  # of its values are numbers: a column of numbers, and the others are mistakes
 
 Units = Mapping[str, float]

@@ -93,14 +93,18 @@ class BlobReader:
     def _download(self, blob: Blob, path: Path) -> str:
         """The SHA-256 of what is now in `path`."""
         key = self._prefix + encoded(f"/{blob.key}", safe="/")
-        least, most = self._range_bytes
-        range_bytes = min(max(least, -(-blob.size_bytes // self._connections)), most)
-        download = _Download(self._client, key, path, blob.size_bytes, range_bytes)
+        download = _Download(self._client, key, path, blob.size_bytes, self._range_bytes_of(blob.size_bytes))
         try:
             download.start(self._connections)
             return download.digest()
         finally:
             download.leave()
+
+    def _range_bytes_of(self, size: int) -> int:
+        """Such that every connection has as many ranges to fetch, and none waits for the last of another."""
+        least, most = self._range_bytes
+        turns = max(1, -(-size // (self._connections * most)))
+        return max(least, -(-size // (self._connections * turns)))
 
 
 class _Download:

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from functions.adapters.aws.connection import Broken, Connection, Endpoint, Pool, Reply
@@ -221,6 +220,8 @@ def _unix_time(date: str) -> float | None:
     >>> _unix_time("Sun, 22 Nov 2026 08:15:30 GMT"), _unix_time("yesterday")
     (1795335330.0, None)
     """
+    from datetime import UTC, datetime  # needed where clocks differ, and not on every start
+
     match = _DATE.fullmatch(date)
     if match is None:
         return None

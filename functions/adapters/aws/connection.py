@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class Connection:
         self._ahead = memoryview(b"")  # received, not yet read
         self.pooled_at = 0.0  # Unix time; 0 for a new one, which cannot be stale
         try:
-            self._socket = socket.create_connection((endpoint.host, endpoint.port), max(0.001, deadline - monotonic()))
+            # As bytes: text is taken for IDNA, whose codec is not free to import.
+            host: Any = endpoint.host.encode() if endpoint.host.isascii() else endpoint.host
+            self._socket = socket.create_connection((host, endpoint.port), max(0.001, deadline - monotonic()))
         except OSError as error:
             raise Broken(f"no connection: {error}") from error
         try:

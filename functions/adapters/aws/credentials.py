@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 
 from functions.adapters.aws.connection import Broken, Connection, Endpoint, Trust
@@ -79,6 +78,8 @@ class EnvironmentCredentials:
             connection.close()
         if reply.status != 200:
             raise Broken(f"there are no credentials at {ADDRESS}: {reply.status}")
+        from datetime import datetime  # needed where keys come from an address, and not on every start
+
         try:
             found = json.loads(body)
             expires = datetime.fromisoformat(found["Expiration"]).timestamp()
