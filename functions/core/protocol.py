@@ -532,7 +532,9 @@ def _least_size(tensor: Tensor, binary: bool) -> int:
     """At least how many bytes `tensor` takes in a reply: known before it is spelled at many times its memory."""
     if tensor.datatype == "BYTES":
         return sum(map(len, tensor.data)) + tensor.size * (4 if binary else 3)
-    return len(tensor.data) if binary else tensor.size * 2  # a digit and a comma
+    if binary:
+        return len(tensor.data)
+    return tensor.size * (4 if tensor.datatype in tensors.FLOATS else 2)  # "0.0," or "0,"
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -301,6 +301,7 @@ def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled(monkeypa
         (numbers, RequestedOutput("x", binary=True, classes=0)),
         (numbers, RequestedOutput("x", binary=False, classes=0)),
         (numbers, RequestedOutput("x", binary=False, classes=1000)),
+        (tensor_of(np.zeros(400, np.float32)), RequestedOutput("x", binary=False, classes=0)),  # "0.0," each
         (Tensor("BYTES", (1000,), [b""] * 1000), RequestedOutput("x", binary=True, classes=0)),
         (Tensor("BYTES", (1000,), [b""] * 1000), RequestedOutput("x", binary=False, classes=0)),
         (Tensor("BYTES", (1,), [b"a" * 1500]), RequestedOutput("x", binary=True, classes=0)),
