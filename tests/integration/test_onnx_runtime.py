@@ -371,6 +371,11 @@ def weights_model(value_of_all: int, megabytes: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
+# The C library ends a process in which a thread that was just started finds no memory for its own copy of a library's
+# variables. Nobody can answer that; it takes a limit that lies between a thread's stack and these few bytes.
+NO_THREAD_DATA = "cannot allocate memory for thread-local data: ABORT\n"
+
+
 def run_alone(script: str, *arguments: object) -> list[str]:
     """The lines that `script` prints in a process of its own."""
     done = subprocess.run(
@@ -381,6 +386,8 @@ def run_alone(script: str, *arguments: object) -> list[str]:
         env={**os.environ, "PYTHONPATH": ".", "OPENBLAS_NUM_THREADS": "1"},
         check=False,
     )
+    if done.stderr == NO_THREAD_DATA:
+        return [NO_THREAD_DATA]
     assert done.stderr == ""
     assert done.returncode == 0
     return done.stdout.splitlines()
@@ -481,7 +488,12 @@ def test_sessions_with_threads_fit_and_their_lack_is_one_of_memory(tmp_path: Pat
     """8 MB of stack a session were 39 sessions in 384 MB, and then "the model is invalid", on stdout, too."""
     (tmp_path / "x.onnx").write_bytes(scale_model())
 
-    assert run_alone(SESSIONS, tmp_path / "x.onnx") == ["out of memory"]
+    told = [NO_THREAD_DATA]
+    for _ in range(3):  # it was seen once in 80 runs
+        if told == [NO_THREAD_DATA]:
+            told = run_alone(SESSIONS, tmp_path / "x.onnx")
+
+    assert told == ["out of memory"]
 
 
 def test_weights_outside_the_model_outlive_their_file(tmp_path: Path) -> None:
