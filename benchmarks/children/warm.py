@@ -59,7 +59,7 @@ def block(call: Callable[[], Any], repeats: int) -> float:
 
 def main() -> None:
     plan = _read(sys.argv[1])
-    session = bare_session(Path(plan["model"]))
+    session = bare_session(Path(plan["model"]), _read(plan["cases"][0]["event"])["path"].split("/")[-2])
     quiet, forgetful, context = quiet_handler(), forgetful_handler(), Context()
     calls: dict[str, Callable[[], Any]] = {}
     contenders: dict[str, Callable[[], float]] = {}
@@ -90,10 +90,10 @@ def _read(path: str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def bare_session(path: Path) -> Any:
-    """Of ONNX Runtime's Python package, with the options of the function's own: nothing spins on the other core."""
+def bare_session(path: Path, name: str) -> Any:
+    """The model `name` in ONNX Runtime's Python package, with the options of the function's own: nothing spins."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = deployed.resolver.resolve("tiny", None).version.plan["threads"]
+    options.intra_op_num_threads = deployed.resolver.resolve(name, None).version.plan["threads"]
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
