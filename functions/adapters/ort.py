@@ -118,7 +118,6 @@ class Api:
             return made
 
         keeps, lets = ctypes.PYFUNCTYPE(_P), ctypes.CFUNCTYPE(_P)
-        self._code = function(ctypes.PYFUNCTYPE(_INT), 1, _P)
         self._message = function(ctypes.PYFUNCTYPE(_TEXT), 2, _P)
         nothing = ctypes.PYFUNCTYPE(None)
         self._release_status = function(nothing, 93, _P)
