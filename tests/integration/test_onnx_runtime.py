@@ -111,6 +111,18 @@ def test_bfloat16_beside_other_types(tmp_path: Path) -> None:
     assert found["c"].tolist() == [7, 8]
 
 
+def test_bfloat16_out_beside_strings_in(tmp_path: Path) -> None:  # which Python's package cannot do
+    nodes = [helper.make_node("Identity", ["b"], ["y"]), helper.make_node("Identity", ["s"], ["t"])]
+    kinds = TensorProto.BFLOAT16, TensorProto.STRING
+    inputs = [value(name, kind, ["n"]) for name, kind in zip("bs", kinds, strict=True)]
+    path = save(tmp_path, nodes, inputs, [value(name, kind, ["n"]) for name, kind in zip("yt", kinds, strict=True)])
+
+    found = run(path, ["y", "t"], b=tensor_of(np.uint16([0x3F80]), "BF16"), s=np.array([b"a"], object))
+
+    assert [spec.datatype for spec in inspect_signature(path).outputs] == ["BF16", "BYTES"]
+    assert (found["y"].tolist(), found["t"].tolist()) == ([0x3F80], [b"a"])
+
+
 def test_bytes_that_are_no_text_are_the_callers(tmp_path: Path) -> None:
     path = identity(tmp_path, TensorProto.STRING, ["n"])
 
