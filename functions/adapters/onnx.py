@@ -236,7 +236,6 @@ class OnnxSession:
         self._release = library.api.ReleaseSession  # at hand also when the interpreter ends
         self._watchdog = watchdog
         self._inputs = _nodes(library, handle, "Input")
-        self._outputs = _nodes(library, handle, "Output")
         self._names_in = _names([node.name for node in self._inputs])
         # What was asked for: its names as the library takes them, and what runs for it have left for the next ones.
         self._asked: dict[tuple[str, ...], tuple[Any, list[_Run]]] = {}
@@ -253,11 +252,12 @@ class OnnxSession:
         from functions.core.onnx_file import read_onnx  # for registration alone
 
         # The runtime shows no dimensions for a scalar and for a tensor that declares none alike.
-        unclear = any(not node.shape for node in (*self._inputs, *self._outputs))
+        outputs = _nodes(self._library, self._handle, "Output")
+        unclear = any(not node.shape for node in (*self._inputs, *outputs))
         unranked = read_onnx(path).unranked if unclear else frozenset()
         return Signature(
             tuple(_spec("input", node, unranked) for node in self._inputs),
-            tuple(_spec("output", node, unranked) for node in self._outputs),
+            tuple(_spec("output", node, unranked) for node in outputs),
         )
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float) -> dict[str, Tensor]:

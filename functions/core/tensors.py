@@ -71,7 +71,7 @@ class Tensor:
             halves = memoryview(data).cast("H").tolist()
             data = struct.pack(f"{len(halves)}I", *[half << 16 for half in halves])
         packed: Any = _PACKED[self.datatype]
-        return memoryview(data).cast(packed).tolist() if data else []
+        return memoryview(data).cast(packed).tolist()
 
 
 class Constant(str):
@@ -420,8 +420,8 @@ def to_bytes(tensor: Tensor) -> bytes:
 
 
 def _to_bf16(packed: bytes) -> tuple[bytes, bool]:
-    """FP32 as BF16, rounded half to even, and whether a finite number became infinite."""
-    bits = memoryview(packed).cast("I").tolist() if packed else []
-    halves = [0x7FC0 if word & 0x7FFFFFFF > 0x7F800000 else (word + 0x7FFF + ((word >> 16) & 1)) >> 16 for word in bits]
+    """FP32 as BF16, rounded half to even, and whether a finite number became infinite. NaN is the one that JSON has."""
+    bits = memoryview(packed).cast("I").tolist()
+    halves = [(word + 0x7FFF + ((word >> 16) & 1)) >> 16 for word in bits]
     infinite = sum(half & 0x7FFF == 0x7F80 for half in halves) != sum(word & 0x7FFFFFFF == 0x7F800000 for word in bits)
     return struct.pack(f"{len(halves)}H", *halves), infinite
