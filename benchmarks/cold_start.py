@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cloud, measure, requests
-from benchmarks.measure import ROOT, TOLERANCE, Spread
-from benchmarks.models import Workload, all_workloads
+from benchmarks.harness import cloud, measure, requests
+from benchmarks.harness.measure import ROOT, TOLERANCE, Spread
+from benchmarks.harness.models import Workload, all_workloads
 
 CHILDREN = ROOT / "benchmarks" / "children"
 MARK = b"ANSWER "
@@ -51,7 +51,9 @@ class Case:
         self._folder.mkdir()
         workload.values().astype(np.float32).tofile(self._folder / "values")
         for name, event in (("infer", requests.infer_event), ("predict", requests.predict_event)):
-            (self._folder / f"{name}.json").write_text(json.dumps(event(workload)), encoding="utf-8")
+            (self._folder / f"{name}.json").write_text(
+                json.dumps(event(workload)), encoding="utf-8"
+            )
         self._expected: np.ndarray | None = None
 
     def contenders(self, storages: Sequence[str]) -> dict[str, Callable[[], float]]:
@@ -65,7 +67,9 @@ class Case:
     def _reference(self) -> float:
         shape = ",".join(map(str, (1, *self.workload.shape)))
         script, model = CHILDREN / "reference.py", self._cloud.model_path(self.workload)
-        taken, answer = spawn([script, model, self._folder / "values", shape], cloud.plain_environment, self._folder)
+        taken, answer = spawn(
+            [script, model, self._folder / "values", shape], cloud.plain_environment, self._folder
+        )
         if self._expected is None:
             self._expected = np.array(answer, np.float32)
         return self._checked(taken, np.array(answer, np.float32), REFERENCE)
@@ -83,24 +87,34 @@ class Case:
         return self._checked(taken, requests.usual_prediction(answer), USUAL)
 
     def _ours(self, storage: str) -> float:
-        taken, answer = self._spawn("functions.infer.main", "infer.json", storage, self._cloud.variables)
+        taken, answer = self._spawn(
+            "functions.infer.main", "infer.json", storage, self._cloud.variables
+        )
         if answer["headers"]["x-cold-start"] != "1":
             raise RuntimeError("the first request was no cold start")
         return self._checked(taken, requests.infer_prediction(answer), OURS)
 
-    def _spawn(self, module: str, event: str, storage: str, variables: Mapping[str, str]) -> tuple[float, Any]:
+    def _spawn(
+        self, module: str, event: str, storage: str, variables: Mapping[str, str]
+    ) -> tuple[float, Any]:
         def environment(tmp: Path) -> dict[str, str]:
             return self._cloud.lambda_environment(storage, tmp, variables)
 
-        return spawn([CHILDREN / "invoke.py", module, self._folder / event], environment, self._folder)
+        return spawn(
+            [CHILDREN / "invoke.py", module, self._folder / event], environment, self._folder
+        )
 
     def _checked(self, taken: float, prediction: np.ndarray, who: str) -> float:
         expected = self._expected
         if expected is None or prediction.shape != expected.shape:
-            raise RuntimeError(f"{who} answered {self.workload.name} with a wrong shape, {prediction.shape}")
+            raise RuntimeError(
+                f"{who} answered {self.workload.name} with a wrong shape, {prediction.shape}"
+            )
         off = float(np.max(np.abs(prediction - expected) / np.maximum(1.0, np.abs(expected))))
         if not off <= TOLERANCE:
-            raise RuntimeError(f"{who} answered {self.workload.name} wrongly: {off:.1e} from the reference")
+            raise RuntimeError(
+                f"{who} answered {self.workload.name} wrongly: {off:.1e} from the reference"
+            )
         return taken
 
 
@@ -125,7 +139,9 @@ def spawn(
             if answer is None or process.returncode:
                 errors.seek(0)
                 last = errors.read().decode(errors="replace").strip()[-1000:]
-                raise RuntimeError(f"{Path(arguments[0]).name} ended with {process.returncode}: {last}")
+                raise RuntimeError(
+                    f"{Path(arguments[0]).name} ended with {process.returncode}: {last}"
+                )
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return (ended - began) * 1000, json.loads(answer)
@@ -146,14 +162,20 @@ def _answer(process: "subprocess.Popen[bytes]") -> tuple[bytes | None, float]:
         watchdog.cancel()
 
 
-def results(model: str, taken: Mapping[str, Sequence[float]], storages: Sequence[str]) -> list[dict[str, Any]]:
+def results(
+    model: str, taken: Mapping[str, Sequence[float]], storages: Sequence[str]
+) -> list[dict[str, Any]]:
     """One entry a contender; the ratios of ours to the two others, of the same round."""
     reference = taken[REFERENCE]
-    found = [measure.row(Spread.of(reference, 1), model=model, contender=REFERENCE, storage="local file")]
+    found = [
+        measure.row(Spread.of(reference, 1), model=model, contender=REFERENCE, storage="local file")
+    ]
     for storage in storages:
         usual, ours = taken[f"{USUAL}, {storage}"], taken[f"{OURS}, {storage}"]
         for contender, values in ((USUAL, usual), (OURS, ours)):
-            entry = measure.row(Spread.of(values, 1), model=model, contender=contender, storage=storage)
+            entry = measure.row(
+                Spread.of(values, 1), model=model, contender=contender, storage=storage
+            )
             entry["over_reference"] = measure.ratios(values, reference).to_record()
             found.append(entry)
         found[-1]["over_usual"] = measure.ratios(ours, usual).to_record()
@@ -164,7 +186,9 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     def both(entry: Mapping[str, Any], ratio: str) -> list[str]:
         return [f"{entry[ratio][part]:.2f}" if ratio in entry else "" for part in ("median", "p90")]
 
-    rows = [("model", "contender", "storage", "n", "ms", "p90", "/reference", "p90", "/usual", "p90")]
+    rows = [
+        ("model", "contender", "storage", "n", "ms", "p90", "/reference", "p90", "/usual", "p90")
+    ]
     for entry in found:
         label = (entry["model"], entry["contender"], entry["storage"], str(entry["n"]))
         times = (f"{entry['median']:.0f}", f"{entry['p90']:.0f}")
@@ -177,8 +201,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.cold_start", description=(__doc__ or "").splitlines()[0]
     )
     measure.add_arguments(parser, rounds=10)
-    parser.add_argument("--models", type=measure.one_of(all_workloads()), default=list(all_workloads()))
-    parser.add_argument("--storages", type=measure.one_of(cloud.STORAGES), default=list(cloud.STORAGES))
+    parser.add_argument(
+        "--models", type=measure.one_of(all_workloads()), default=list(all_workloads())
+    )
+    parser.add_argument(
+        "--storages", type=measure.one_of(cloud.STORAGES), default=list(cloud.STORAGES)
+    )
     return parser.parse_args(words)
 
 

@@ -25,12 +25,12 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from benchmarks import measure
-from benchmarks.cloud import HOST, STORAGES
-from benchmarks.measure import ROOT, Spread
-from functions.adapters.aws.blobs import BlobReader
-from functions.adapters.aws.settings import Settings
-from functions.core.registry import Blob
+from benchmarks.harness import measure
+from benchmarks.harness.cloud import HOST, STORAGES
+from benchmarks.harness.measure import ROOT, Spread
+from functions.adapters.aws_http.blobs import BlobReader
+from functions.adapters.aws_http.settings import Settings
+from functions.core.registry.version import Blob
 
 BUCKET = "models"
 SIZES = ("1", "10", "100")
@@ -43,7 +43,7 @@ KEYS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACC
 def storage(folder: Path, name: str) -> Iterator[str]:
     """The address of a storage with the objects of `folder`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.storage", str(folder), *STORAGES[name]],
+        [sys.executable, "-m", "benchmarks.harness.storage", str(folder), *STORAGES[name]],
         cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     )  # fmt: skip
     with process:
@@ -104,7 +104,9 @@ def make_blob(folder: Path, megabytes: str) -> Blob:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fetch", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fetch", description=(__doc__ or "").splitlines()[0]
+    )
     measure.add_arguments(parser, rounds=10)
     parser.add_argument("--sizes", type=measure.one_of(SIZES), default=list(SIZES))
     parser.add_argument("--storages", type=measure.one_of(STORAGES), default=list(STORAGES))
@@ -121,9 +123,13 @@ def main() -> None:
         for kind in wanted.storages:
             with storage(folder / "objects", kind) as url:
                 for size, blob in blobs.items():
-                    taken = measure.interleave(contenders(url, blob, folder / "copy"), wanted.rounds, what=f"{size} MB")
+                    taken = measure.interleave(
+                        contenders(url, blob, folder / "copy"), wanted.rounds, what=f"{size} MB"
+                    )
                     for contender, values in taken.items():
-                        entry = measure.row(Spread.of(values, 1), megabytes=size, storage=kind, contender=contender)
+                        entry = measure.row(
+                            Spread.of(values, 1), megabytes=size, storage=kind, contender=contender
+                        )
                         entry["over_ours"] = measure.ratios(values, taken[OURS]).to_record()
                         found.append(entry)
                         ratio = entry["over_ours"]

@@ -10,7 +10,7 @@ whose model was in memory; a miss waits for a download from the "s3-like" storag
 connection), a session, and the first run. Every fresh name, and every name again after ALIAS_CACHE_SECONDS, is a read
 of the registry, moto's DynamoDB without delay: it is part of both.
 
-How 1,000 models are registered in a minute: benchmarks/fleet.py. Memory is that of the whole process: `bare` after
+How 1,000 models are registered in a minute: benchmarks/harness/fleet.py. Memory is that of the whole process: `bare` after
 INIT, `peak` (VmHWM) over all requests, `held` what the cache counts at the most, `bound` what it may.
 """
 
@@ -23,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cloud, fleet, measure
-from benchmarks.measure import ROOT, Spread, progress
-from benchmarks.member import Member
+from benchmarks.harness import cloud, fleet, measure
+from benchmarks.harness.measure import ROOT, Spread, progress
+from benchmarks.harness.member import Member
 
 CHILD = ROOT / "benchmarks" / "children" / "traffic.py"
 STORAGE = "s3-like"
@@ -33,14 +33,20 @@ SKEW, SEED = 1.1, 20261122
 LIMIT_S = 3600.0
 
 
-def serve(where: cloud.Cloud, members: Sequence[Member], memory_mb: int, **plan: Any) -> dict[str, Any]:
+def serve(
+    where: cloud.Cloud, members: Sequence[Member], memory_mb: int, **plan: Any
+) -> dict[str, Any]:
     """What `children/traffic.py` saw of `members` in an environment of its own, of `memory_mb`.
 
     Raises:
         RuntimeError: it failed, answered wrongly or left something behind.
     """
     tmp = Path(tempfile.mkdtemp(dir=where.folder))
-    plan |= {"members": [[one.number, one.size_bytes] for one in members], "skew": SKEW, "seed": SEED}
+    plan |= {
+        "members": [[one.number, one.size_bytes] for one in members],
+        "skew": SKEW,
+        "seed": SEED,
+    }
     (where.folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     result = where.folder / "result.json"
     variables = where.lambda_environment(STORAGE, tmp, where.variables)
@@ -52,7 +58,9 @@ def serve(where: cloud.Cloud, members: Sequence[Member], memory_mb: int, **plan:
             check=False, timeout=LIMIT_S,
         )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"the environment ended with {done.returncode}: {done.stderr.decode()[-1000:]}")
+        raise RuntimeError(
+            f"the environment ended with {done.returncode}: {done.stderr.decode()[-1000:]}"
+        )
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     left = [path.name for path in tmp.rglob("*") if path.is_file()]
     if found["wrong"] or found["left"] or left or found["threads_left"]:
@@ -67,7 +75,9 @@ def result(count: int, found: Mapping[str, Any]) -> dict[str, Any]:
     hits, misses = found["hits_ms"], found["misses_ms"]
     entry = measure.row(Spread.of(hits + misses), what="request", models=count)
     for name, values in (("hit", hits), ("miss", misses)):
-        entry[name] = {"n": len(values)} | {f"p{part}_ms": percentile(values, part) for part in (50, 99)}
+        entry[name] = {"n": len(values)} | {
+            f"p{part}_ms": percentile(values, part) for part in (50, 99)
+        }
     entry["hit_rate"] = round(len(hits) / (len(hits) + len(misses)), 4)
     entry["refused"] = found["refused"]
     return entry | {
@@ -105,10 +115,16 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.many_models", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--models", type=counts, default=[10, 100, 1000], help="default: 10,100,1000")
+    parser.add_argument(
+        "--models", type=counts, default=[10, 100, 1000], help="default: 10,100,1000"
+    )
     parser.add_argument("--requests", type=int, default=5000, help="default: 5000")
-    parser.add_argument("--memory", type=int, default=1769, help="of the function in MB; default: 1769")
-    parser.add_argument("--no-save", dest="save", action="store_false", help="do not add to benchmarks/results/")
+    parser.add_argument(
+        "--memory", type=int, default=1769, help="of the function in MB; default: 1769"
+    )
+    parser.add_argument(
+        "--no-save", dest="save", action="store_false", help="do not add to benchmarks/results/"
+    )
     return parser.parse_args(words)
 
 
@@ -133,7 +149,14 @@ def main() -> None:
     with fleet.start(members, STORAGE, wanted.memory) as where:
         for count in wanted.models:
             progress(f"{wanted.requests} requests to {count} models")
-            seen = serve(where, members[:count], wanted.memory, requests=wanted.requests, seconds=0, threads=1)
+            seen = serve(
+                where,
+                members[:count],
+                wanted.memory,
+                requests=wanted.requests,
+                seconds=0,
+                threads=1,
+            )
             found.append(result(count, seen))
     progress("")
     print(table(found))

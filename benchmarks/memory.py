@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cloud, measure, requests
 from benchmarks.cold_start import spawn
-from benchmarks.measure import ROOT, TOLERANCE, Spread
-from benchmarks.models import Workload, all_workloads
+from benchmarks.harness import cloud, measure, requests
+from benchmarks.harness.measure import ROOT, TOLERANCE, Spread
+from benchmarks.harness.models import Workload, all_workloads
 
 CHILD = ROOT / "benchmarks" / "children" / "peak.py"
 MB = 1024 * 1024
@@ -57,7 +57,9 @@ class Case:
         }
 
     def _reference(self) -> float:
-        peak, answer = self._spawn([REFERENCE, self._model, self._values, self._shape], cloud.plain_environment)
+        peak, answer = self._spawn(
+            [REFERENCE, self._model, self._values, self._shape], cloud.plain_environment
+        )
         self._expected = np.array(answer)
         return peak
 
@@ -67,7 +69,11 @@ class Case:
             self._reference()
         wanted = self._expected
         got = np.array(answer).reshape(wanted.shape if wanted is not None else -1)
-        off = np.max(np.abs(got - wanted) / np.maximum(1.0, np.abs(wanted))) if wanted is not None else np.inf
+        off = (
+            np.max(np.abs(got - wanted) / np.maximum(1.0, np.abs(wanted)))
+            if wanted is not None
+            else np.inf
+        )
         if not off <= TOLERANCE:
             raise RuntimeError(f"the answer is {off:.1e} from the reference's")
         return peak
@@ -83,7 +89,9 @@ def _ours_environment(where: cloud.Cloud, tmp: Path) -> dict[str, str]:
     return where.lambda_environment("unthrottled", tmp, where.variables)
 
 
-def results(model: str, weights_mb: float, taken: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def results(
+    model: str, weights_mb: float, taken: Mapping[str, Sequence[float]]
+) -> list[dict[str, Any]]:
     """One entry a contender; `over_idle` is of the same round, `goal` what it may be at the most."""
     found = []
     for contender, values in taken.items():
@@ -103,14 +111,20 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         over = one.get("over_idle", {}).get("median", "")
         numbers = (one["median"], over, one.get("weights_mb", ""), one.get("goal", ""))
         texts = [f"{number:.0f}" if number != "" else "" for number in numbers]
-        rows.append((one["model"], one["contender"], str(one["n"]), texts[0], texts[1], texts[2], texts[3]))
+        rows.append(
+            (one["model"], one["contender"], str(one["n"]), texts[0], texts[1], texts[2], texts[3])
+        )
     return measure.table(rows)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory", description=(__doc__ or "").splitlines()[0]
+    )
     measure.add_arguments(parser, rounds=5)
-    parser.add_argument("--models", type=measure.one_of(all_workloads()), default=list(all_workloads()))
+    parser.add_argument(
+        "--models", type=measure.one_of(all_workloads()), default=list(all_workloads())
+    )
     return parser.parse_args(words)
 
 

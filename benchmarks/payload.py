@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import cloud, measure, requests
-from benchmarks.models import IR, OPSET, Workload
+from benchmarks.harness import cloud, measure, requests
+from benchmarks.harness.models import IR, OPSET, Workload
 from benchmarks.warm_request import check, results, run, written
 
 BINARY = (1, 10, 100, 1_000, 10_000, 100_000, 1_100_000)
@@ -37,7 +37,10 @@ def adder() -> onnx.ModelProto:
         [numpy_helper.from_array(np.zeros(1, np.int64), "axes")],
     )
     return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="mayfly-benchmarks"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR,
+        producer_name="mayfly-benchmarks",
     )
 
 
@@ -70,11 +73,18 @@ def plan(where: cloud.Cloud, rounds: int) -> dict[str, Any]:
                     "naive": written(name.with_suffix(".naive"), naive) if naive else None,
                 }
             )
-    return {"rounds": rounds, "model": str(where.model_path(WORKLOAD)), "contenders": CONTENDERS, "cases": cases}
+    return {
+        "rounds": rounds,
+        "model": str(where.model_path(WORKLOAD)),
+        "contenders": CONTENDERS,
+        "cases": cases,
+    }
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows: list[Sequence[str]] = [("numbers", "body", "contender", "n", "µs", "p90", "- bare", "ns each")]
+    rows: list[Sequence[str]] = [
+        ("numbers", "body", "contender", "n", "µs", "p90", "- bare", "ns each")
+    ]
     for entry in found:
         line = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
         line += [f"{entry['median']:.1f}", f"{entry['p90']:.1f}"]
@@ -86,7 +96,9 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.payload", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.payload", description=(__doc__ or "").splitlines()[0]
+    )
     measure.add_arguments(parser, rounds=30)
     return parser.parse_args(words)
 

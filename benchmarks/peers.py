@@ -11,7 +11,7 @@ and by 8, weighed and ended, once a round, in a rotating order, one at a time; a
          has uvicorn's fast extras; MLServer's inference pool, a second process by default, is off. Asked over HTTP on
          loopback, connections kept where the server keeps them.
   ours   one process of the infer function under awslambdaric, AWS's runtime client, as deployed: events of API Gateway
-         through our Runtime API (local/runtime.py), the record from the registry (moto), the model from storage that
+         through our Runtime API (local/execution/runtime_api.py), the record from the registry (moto), the model from storage that
          answers after 15 ms and sends 90 MB/s ("s3-like"); "ours, unthrottled" starts from storage without that delay.
   empty  the same with children/empty.py for a handler, which answers at once: what the runtime client takes by itself.
   stack  the local stack as a user sees it: HTTP, our gateway, environments that start as they are needed.
@@ -52,21 +52,27 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cloud, measure, requests
 from benchmarks.children.load import HOST, Connection
 from benchmarks.cold_start import CHILDREN, spawn
-from benchmarks.measure import ROOT, TOLERANCE, Spread
-from benchmarks.models import Workload, workloads
-from benchmarks.usage import memory_mb
-from local import processes
+from benchmarks.harness import cloud, measure, requests
+from benchmarks.harness.measure import ROOT, TOLERANCE, Spread
+from benchmarks.harness.models import Workload, workloads
+from benchmarks.harness.usage import memory_mb
 from local.client import start_stack
+from local.execution import processes
 
 CLIENTS = (1, 8)
 OURS, UNTHROTTLED, EMPTY, STACK = "ours", "ours, unthrottled", "empty", "stack"
 GOAL = ("fastapi", 0.5)  # CPU of ours over that peer's, at 1 client
-AHEAD = {"cold_start_ms": "cold start", "cpu_us_1": "CPU", "memory_mb": "memory"}  # in which ours shall be ahead of all
+AHEAD = {
+    "cold_start_ms": "cold start",
+    "cpu_us_1": "CPU",
+    "memory_mb": "memory",
+}  # in which ours shall be ahead of all
 START_S, LOAD_S, POLL_S = 60.0, 120.0, 0.002
-Metrics = dict[str, float]  # cold_start_ms, memory_mb, and for 1 and 8 clients p50_ms_1, p99_ms_1, rps_1, cpu_us_1, …
+Metrics = dict[
+    str, float
+]  # cold_start_ms, memory_mb, and for 1 and 8 clients p50_ms_1, p99_ms_1, rps_1, cpu_us_1, …
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,10 @@ class Peer:
     def versions(self) -> str:
         """ "flask 3.1.3, gunicorn 27.0.1"."""
         [site] = self.environment.glob("lib/python3*/site-packages")
-        found = {one.metadata["Name"].lower(): one.version for one in metadata.distributions(path=[str(site)])}
+        found = {
+            one.metadata["Name"].lower(): one.version
+            for one in metadata.distributions(path=[str(site)])
+        }
         return ", ".join(f"{name} {found[name]}" for name in self.packages)
 
 
@@ -149,7 +158,9 @@ class Trial:
         values.astype(np.float32).tofile(raw)
         shape = ",".join(map(str, values.shape))
         script = CHILDREN / "reference.py"
-        _, answer = spawn([script, where.model_path(workload), raw, shape], cloud.plain_environment, self._folder)
+        _, answer = spawn(
+            [script, where.model_path(workload), raw, shape], cloud.plain_environment, self._folder
+        )
         self._expected = np.array(answer, np.float32).ravel()
 
     def peer(self, peer: Peer, count: int) -> Metrics:
@@ -158,7 +169,10 @@ class Trial:
             port, port1, port2 = _ports(3)
             names = {"folder": peer.folder, "port": port, "port1": port1, "port2": port2}
             bin_folder = peer.environment / "bin"
-            command = [str(bin_folder / peer.command[0]), *(word.format(**names) for word in peer.command[1:])]
+            command = [
+                str(bin_folder / peer.command[0]),
+                *(word.format(**names) for word in peer.command[1:]),
+            ]
             environment = cloud.plain_environment(tmp) | {
                 "MODEL_PATH": str(self._cloud.model_path(self._workload)),
                 "OPENBLAS_NUM_THREADS": "1",
@@ -175,16 +189,26 @@ class Trial:
 
     def ours(self, storage: str, count: int) -> Metrics:
         """One life of the function's process; without loads if `count` is 0."""
-        done = self._function(self._cloud.template.functions[cloud.FUNCTION].handler, storage, count)
+        done = self._function(
+            self._cloud.template.functions[cloud.FUNCTION].handler, storage, count
+        )
         self._check(requests.infer_prediction(done["answer"]).ravel(), OURS)
         if not count:
             return {"cold_start_ms": done["cold_start_ms"]}
-        return {"cold_start_ms": done["cold_start_ms"], "memory_mb": done["memory_mb"], **_flat(done["loads"])}
+        return {
+            "cold_start_ms": done["cold_start_ms"],
+            "memory_mb": done["memory_mb"],
+            **_flat(done["loads"]),
+        }
 
     def empty(self, count: int) -> Metrics:
         """One life of the runtime client around a handler that does nothing."""
         done = self._function("benchmarks.children.empty.lambda_handler", "unthrottled", count)
-        return {"cold_start_ms": done["cold_start_ms"], "memory_mb": done["memory_mb"], **_flat(done["loads"])}
+        return {
+            "cold_start_ms": done["cold_start_ms"],
+            "memory_mb": done["memory_mb"],
+            **_flat(done["loads"]),
+        }
 
     def stack(self, count: int) -> Metrics:
         """One life of the local stack, in which the model is uploaded and registered before anything is measured."""
@@ -267,7 +291,13 @@ class Trial:
 
     def _load(self, port: int, path: str, pid: int, count: int) -> Metrics:
         loads = [{"clients": clients, "requests": count} for clients in CLIENTS]
-        plan = {"port": port, "path": path, "body": str(self._body(path)), "pid": pid, "loads": loads}
+        plan = {
+            "port": port,
+            "path": path,
+            "body": str(self._body(path)),
+            "pid": pid,
+            "loads": loads,
+        }
         return _flat(self._child("load.py", self._written("load.json", plan)))
 
     def _child(self, script: str, plan: Path) -> Any:
@@ -342,7 +372,12 @@ def _flat(loads: Sequence[Mapping[str, float]]) -> Metrics:
     >>> _flat([{"clients": 8, "rps": 100.0}])
     {'rps_8': 100.0}
     """
-    return {f"{name}_{one['clients']}": value for one in loads for name, value in one.items() if name != "clients"}
+    return {
+        f"{name}_{one['clients']}": value
+        for one in loads
+        for name, value in one.items()
+        if name != "clients"
+    }
 
 
 def results(
@@ -358,7 +393,9 @@ def results(
             entry[metric] = Spread.of(_each(rounds, metric), 2).to_record()
         if name in PEERS and OURS in taken:
             entry["ours_over"] = {
-                metric: measure.ratios(_each(taken[OURS], metric), _each(rounds, metric)).to_record()
+                metric: measure.ratios(
+                    _each(taken[OURS], metric), _each(rounds, metric)
+                ).to_record()
                 for metric in (*AHEAD, "cpu_us_8")
             }
         found.append(entry)
@@ -376,15 +413,24 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         columns += [(f"p50/{clients}", f"p50_ms_{clients}", 2), ("p99", f"p99_ms_{clients}", 2)]
         columns += [("req/s", f"rps_{clients}", 0), ("CPU µs", f"cpu_us_{clients}", 0)]
     columns.append(("MB", "memory_mb", 0))
-    rows: list[Sequence[str]] = [("contender", "n", *(title for title, _, _ in columns), "ours/CPU", "p90")]
+    rows: list[Sequence[str]] = [
+        ("contender", "n", *(title for title, _, _ in columns), "ours/CPU", "p90")
+    ]
     for entry in found:
         if "missing" in entry:
             continue
-        cells = [f"{entry[name]['median']:.{digits}f}" if name in entry else "" for _, name, digits in columns]
+        cells = [
+            f"{entry[name]['median']:.{digits}f}" if name in entry else ""
+            for _, name, digits in columns
+        ]
         over = entry["ours_over"]["cpu_us_1"] if "ours_over" in entry else {}
         ratio = [f"{over[part]:.2f}" if over else "" for part in ("median", "p90")]
         rows.append((entry["contender"], str(entry["n"]), *cells, *ratio))
-    reasons = [f"{entry['contender']} was not measured: {entry['missing']}" for entry in found if "missing" in entry]
+    reasons = [
+        f"{entry['contender']} was not measured: {entry['missing']}"
+        for entry in found
+        if "missing" in entry
+    ]
     return "\n".join([measure.table(rows), *reasons])
 
 
@@ -396,21 +442,30 @@ def goals(found: Sequence[Mapping[str, Any]]) -> list[str]:
     peer, limit = GOAL
     if peer in over:
         ratio = over[peer]["cpu_us_1"]["median"]
-        lines.append(f"CPU over {peer}'s: {ratio:.2f}, goal {limit}: {'met' if ratio <= limit else 'missed'}")
+        lines.append(
+            f"CPU over {peer}'s: {ratio:.2f}, goal {limit}: {'met' if ratio <= limit else 'missed'}"
+        )
     if EMPTY in by_name and OURS in by_name:
         client, all_of_it = (by_name[name]["cpu_us_1"]["median"] for name in (EMPTY, OURS))
         lines.append(f"of our CPU, {client:.0f} µs of {all_of_it:.0f} are the runtime client's")
     for metric, what in AHEAD.items() if over else ():
         medians = {name: ratios[metric]["median"] for name, ratios in over.items()}
         behind = [f"{name} ({median:.2f})" for name, median in medians.items() if median >= 1]
-        lines.append(f"{what}: " + (f"behind {', '.join(behind)}" if behind else f"ahead of {', '.join(over)}"))
+        lines.append(
+            f"{what}: "
+            + (f"behind {', '.join(behind)}" if behind else f"ahead of {', '.join(over)}")
+        )
     return lines
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description=(__doc__ or "").splitlines()[0]
+    )
     measure.add_arguments(parser, rounds=5)
-    parser.add_argument("--requests", type=measure.count, default=1000, help="of a load; default: 1000")
+    parser.add_argument(
+        "--requests", type=measure.count, default=1000, help="of a load; default: 1000"
+    )
     parser.add_argument("--peers", type=measure.one_of(PEERS), default=list(PEERS))
     return parser.parse_args(words)
 
@@ -455,13 +510,19 @@ def main() -> None:
             contenders[EMPTY] = trial.empty
             contenders[STACK] = trial.stack
             contenders = startable(contenders, max(8, wanted.requests // 10), missing)
-            measured = {name: partial(contender, wanted.requests) for name, contender in contenders.items()}
+            measured = {
+                name: partial(contender, wanted.requests) for name, contender in contenders.items()
+            }
             taken = measure.interleave(measured, wanted.rounds, warm_up=0, what="peers")
     finally:
         janitor.close()
-    found = results(taken, missing, {name: PEERS[name].versions() for name in taken if name in PEERS})
+    found = results(
+        taken, missing, {name: PEERS[name].versions() for name in taken if name in PEERS}
+    )
     print(table(found), *goals(found), sep="\n")
-    measure.finish(measure.result_line("peers", "as each name says", wanted.rounds, found), wanted.save)
+    measure.finish(
+        measure.result_line("peers", "as each name says", wanted.rounds, found), wanted.save
+    )
 
 
 if __name__ == "__main__":

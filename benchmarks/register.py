@@ -11,7 +11,7 @@ Loading, over the uploaded file (page cache warm, one thread, both in this proce
   served     the files and the load plan that registration left.
 
 Everything runs once a round, in a rotating order; the first round does not count, and ratios are of the same round.
-Storage sends as benchmarks/storage.py says ("s3-like": 15 ms to the first byte, 90 MB/s a connection). Puts are
+Storage sends as benchmarks/harness/storage.py says ("s3-like": 15 ms to the first byte, 90 MB/s a connection). Puts are
 modelled request by request, as `S3Blobs` makes them and at the same pace, on connections that all blobs share: a small
 blob is one; a large one is a question whether it is there, a beginning, parts with their checksums, and an end.
 (Results up to commit 20e0f73 took every put for one request at 900 MB/s, and hashed the file once more.)
@@ -33,23 +33,24 @@ import numpy as np
 import onnxruntime as ort
 from botocore.config import Config
 
-from benchmarks import cloud, measure
-from benchmarks.measure import Spread
-from benchmarks.models import Workload, all_workloads
+from benchmarks.harness import cloud, measure
+from benchmarks.harness.measure import Spread
+from benchmarks.harness.models import Workload, all_workloads
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.s3 import CONNECTIONS, PART, S3Uploads, part_bytes
 from functions.adapters.clock import utc_now
-from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.limits import pages_of_their_own
-from functions.adapters.onnx import OnnxRuntime
-from functions.adapters.s3 import CONNECTIONS, PART, S3Uploads, part_bytes
+from functions.adapters.memory import pages_of_their_own
+from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.adapters.sandbox import Sandbox
-from functions.core.background import Background
-from functions.core.plan import Plan
-from functions.core.registration import Registration
-from functions.core.registry import Blob, Registry, State, Version
-from functions.core.tensors import Tensor
+from functions.core.protocol.tensors import Tensor
+from functions.core.registration.executor import Background
+from functions.core.registration.registration import Registration
+from functions.core.registry.load_plan import Plan
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import Blob, State, Version
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
-from local.provision import local_session
+from local.aws.provision import local_session
 
 STORAGE = "s3-like"
 FIRST_BYTE_S, BYTES_PER_S = 0.015, 90e6  # of one request that puts
@@ -61,7 +62,9 @@ class Case:
     """One workload, and everything that is measured with it."""
 
     def __init__(self, where: cloud.Cloud, workload: Workload, sandbox: Sandbox) -> None:
-        config = Config(proxies={}, retries={"total_max_attempts": 2}, max_pool_connections=CONNECTIONS)
+        config = Config(
+            proxies={}, retries={"total_max_attempts": 2}, max_pool_connections=CONNECTIONS
+        )
         session = local_session()
         self.workload = workload
         self._sandbox = sandbox
@@ -90,7 +93,12 @@ class Case:
 
     def contenders(self) -> dict[str, Callable[[], float]]:
         """Name to what measures it once, in ms. Ours comes first: it makes what is loaded."""
-        return {OURS: self._ours, REFERENCE: self._reference, UPLOAD: self._load_upload, SERVED: self._load_served}
+        return {
+            OURS: self._ours,
+            REFERENCE: self._reference,
+            UPLOAD: self._load_upload,
+            SERVED: self._load_served,
+        }
 
     def _ours(self) -> float:
         self._number += 1
@@ -101,7 +109,9 @@ class Case:
         version = self._registration.register(Upload(cloud.UPLOADS, key))
         taken = time.perf_counter() - began
         if version is None or version.state is not State.READY:
-            raise RuntimeError(f"{self.workload.name} was not registered: {version and version.reason}")
+            raise RuntimeError(
+                f"{self.workload.name} was not registered: {version and version.reason}"
+            )
         self.version = version
         self._sandbox.refill()  # as the function's handler does then
         time.sleep(SPARE_S)
@@ -119,7 +129,9 @@ class Case:
     def _load_upload(self) -> float:
         _give_back()
         began = time.perf_counter()
-        session = ort.InferenceSession(str(self._original), _options(), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(self._original), _options(), providers=["CPUExecutionProvider"]
+        )
         taken = (time.perf_counter() - began) * 1000
         self._run(session)
         return taken
@@ -134,9 +146,14 @@ class Case:
                 os.link(self._blobs.folder / blob.sha256, served / blob.name)
         _give_back()
         began = time.perf_counter()
-        session = OnnxRuntime().load(served / self.version.files[0].name, Plan.from_record(self.version.plan))
+        session = OnnxRuntime().load(
+            served / self.version.files[0].name, Plan.from_record(self.version.plan)
+        )
         taken = (time.perf_counter() - began) * 1000
-        tensors = {name: Tensor("FP32", values.shape, values.tobytes()) for name, values in self._feeds.items()}
+        tensors = {
+            name: Tensor("FP32", values.shape, values.tobytes())
+            for name, values in self._feeds.items()
+        }
         answer = session.run(tensors, [self.workload.output], 60)[self.workload.output]
         self._check(np.frombuffer(answer.data, np.float32).reshape(answer.shape))
         shutil.rmtree(served)
@@ -151,7 +168,9 @@ class Case:
         """It has to be the answer of the first that ran."""
         if self._expected is None:
             self._expected = answer
-        off = float(np.max(np.abs(answer - self._expected) / np.maximum(1.0, np.abs(self._expected))))
+        off = float(
+            np.max(np.abs(answer - self._expected) / np.maximum(1.0, np.abs(self._expected)))
+        )
         if not off <= 1e-4:
             raise RuntimeError(f"{self.workload.name}: one answer is {off:.1e} from another")
 
@@ -188,7 +207,9 @@ class PacedBlobs:
         with self.lock:
             for size in sizes:
                 at = min(range(CONNECTIONS), key=self.free_at.__getitem__)
-                self.free_at[at] = max(earliest, self.free_at[at]) + FIRST_BYTE_S + size / BYTES_PER_S
+                self.free_at[at] = (
+                    max(earliest, self.free_at[at]) + FIRST_BYTE_S + size / BYTES_PER_S
+                )
                 ends = max(ends, self.free_at[at])
         return ends
 
@@ -206,9 +227,13 @@ def _options() -> Any:
     return options
 
 
-def results(model: str, taken: Mapping[str, Sequence[float]], version: Version | None) -> list[dict[str, Any]]:
+def results(
+    model: str, taken: Mapping[str, Sequence[float]], version: Version | None
+) -> list[dict[str, Any]]:
     """One entry for what was measured; ratios are of the same round."""
-    found = [measure.row(Spread.of(values, 1), model=model, what=name) for name, values in taken.items()]
+    found = [
+        measure.row(Spread.of(values, 1), model=model, what=name) for name, values in taken.items()
+    ]
     ratios = {OURS: REFERENCE, SERVED: UPLOAD}
     for entry in found:
         if entry["what"] in ratios:
@@ -223,16 +248,24 @@ def results(model: str, taken: Mapping[str, Sequence[float]], version: Version |
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [("model", "what", "n", "ms", "p90", "ratio", "p90")]
     for entry in found:
-        ratio = [f"{entry['ratio'][part]:.2f}" for part in ("median", "p90")] if "ratio" in entry else ["", ""]
+        ratio = (
+            [f"{entry['ratio'][part]:.2f}" for part in ("median", "p90")]
+            if "ratio" in entry
+            else ["", ""]
+        )
         times = (f"{entry['median']:.1f}", f"{entry['p90']:.1f}")
         rows.append((entry["model"], entry["what"], str(entry["n"]), *times, *ratio))
     return measure.table(rows)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.register", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.register", description=(__doc__ or "").splitlines()[0]
+    )
     measure.add_arguments(parser, rounds=7)
-    parser.add_argument("--models", type=measure.one_of(all_workloads()), default=list(all_workloads()))
+    parser.add_argument(
+        "--models", type=measure.one_of(all_workloads()), default=list(all_workloads())
+    )
     return parser.parse_args(words)
 
 

@@ -6,7 +6,7 @@ Three networks, each trained by both loops in turn, on the same device, from the
   mlp  784-128-10, 60,000 images      goal: 80 % of its replay floor
   cnn  the digits recipe's, likewise  goal: 10 ms an epoch
   gpt  113 million parameters, bytes  goal: 50 % of the dense bf16 peak
-  ours      training/loop.py: data on the device, bf16, the step as one CUDA graph (cnn and gpt compiled first)
+  ours      training/fitting/loop.py: data on the device, bf16, the step as one CUDA graph (cnn and gpt compiled first)
   tutorial  DataLoader, a copy for each batch, Adam in fp32, loss.item() at every step
 The images are scikit-learn's 1,797 digits scaled to 28x28; the training part of them is enlarged to 60,000 by turning,
 scaling and shifting copies. Held out are 359 that were not enlarged. The text is Python's reference and docstrings.
@@ -37,19 +37,22 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait starve the others
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: threads that spin while they wait starve the others
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import measure
-from benchmarks.measure import Spread
-from training import augment, data, loop, losses, networks, speed, steps
+from benchmarks.harness import measure
+from benchmarks.harness.measure import Spread
+from training import data, networks
 from training.data import Dataset, Examples, texts
-from training.losses import Loss
-from training.recipe import NetworkHyperparameters
+from training.fitting import augment, engines, loop, losses, throughput
+from training.fitting.losses import Loss
+from training.hyperparameters import NetworkHyperparameters
 
 NAMES = ("mlp", "cnn", "gpt")
 OURS, TUTORIAL = "ours", "tutorial"
@@ -85,7 +88,9 @@ class Taken:
     reached: bool
 
     @classmethod
-    def of(cls, task: Task, ends: Sequence[float], epochs_s: Sequence[float], found: Sequence[float]) -> Taken:
+    def of(
+        cls, task: Task, ends: Sequence[float], epochs_s: Sequence[float], found: Sequence[float]
+    ) -> Taken:
         """From when each epoch ended, how long its steps took, and the metric after it."""
         good = [at for at, metric in enumerate(found) if task.reached(metric)]
         at = good[0] if good else len(found) - 1
@@ -115,19 +120,32 @@ def enlarged(rows: int) -> Dataset:
     torch.random.set_rng_state(generator)
     train = Examples({name: torch.cat(parts).numpy()}, found.train.target[chosen.numpy()])
     held_out = Examples(found.test.inputs, found.test.target)
-    return replace(found, train=train, validation=held_out, test=held_out, source=f"{found.source}?enlarged={rows}")
+    return replace(
+        found,
+        train=train,
+        validation=held_out,
+        test=held_out,
+        source=f"{found.source}?enlarged={rows}",
+    )
 
 
 def _mlp(on_gpu: bool) -> Task:
-    settings = NetworkHyperparameters(epochs=10 if on_gpu else 3, lr=3e-3, batch_size=480 if on_gpu else 64)
+    settings = NetworkHyperparameters(
+        epochs=10 if on_gpu else 3, lr=3e-3, batch_size=480 if on_gpu else 64
+    )
     target = 0.97 if on_gpu else 0.8
     rows = enlarged(IMAGES if on_gpu else 2000)
-    return Task("mlp", rows, lambda: networks.mlp(784, (128,), 10), losses.cross_entropy, settings, target)
+    return Task(
+        "mlp", rows, lambda: networks.mlp(784, (128,), 10), losses.cross_entropy, settings, target
+    )
 
 
 def _cnn(on_gpu: bool) -> Task:
     settings = NetworkHyperparameters(
-        epochs=10 if on_gpu else 2, lr=4e-3, batch_size=1200 if on_gpu else 64, engine="compile" if on_gpu else "auto"
+        epochs=10 if on_gpu else 2,
+        lr=4e-3,
+        batch_size=1200 if on_gpu else 64,
+        engine="compile" if on_gpu else "auto",
     )
 
     def model() -> nn.Module:
@@ -139,7 +157,11 @@ def _cnn(on_gpu: bool) -> Task:
 
 
 def _gpt(on_gpu: bool) -> Task:
-    size = {"width": 1024, "heads": 8, "layers": 9} if on_gpu else {"width": 64, "heads": 4, "layers": 2}
+    size = (
+        {"width": 1024, "heads": 8, "layers": 9}
+        if on_gpu
+        else {"width": 64, "heads": 4, "layers": 2}
+    )
     settings = NetworkHyperparameters(
         epochs=4 if on_gpu else 2,
         lr=6e-4 if on_gpu else 1e-2,
@@ -150,7 +172,11 @@ def _gpt(on_gpu: bool) -> Task:
     found = texts.language(1024 if on_gpu else 64, with_docstrings=on_gpu)
     rows = len(found.train) if on_gpu else 400
     rows -= rows % settings.batch_size  # a last, smaller batch would be no graph
-    found = replace(found, train=found.train.take(slice(0, rows)), validation=found.validation.take(slice(0, 128)))
+    found = replace(
+        found,
+        train=found.train.take(slice(0, rows)),
+        validation=found.validation.take(slice(0, 128)),
+    )
     target = 2.5 if on_gpu else 4.5
     return Task("gpt", found, lambda: networks.GPT(**size), losses.next_token, settings, target)
 
@@ -174,9 +200,16 @@ def ours(task: Task, device: torch.device) -> Taken:
     model = task.model()
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        loop.fit(model, task.data, task.settings, device=device, loss=task.loss, score=score, watch=watch)
-    found = [row["validation_loss"] / math.log(2) if task.name == "gpt" else row["validation_accuracy"] for row in rows]
-    return Taken.of(task, ends, [len(task.data.train) / row["examples_per_s"] for row in rows], found)
+        loop.fit(
+            model, task.data, task.settings, device=device, loss=task.loss, score=score, watch=watch
+        )
+    found = [
+        row["validation_loss"] / math.log(2) if task.name == "gpt" else row["validation_accuracy"]
+        for row in rows
+    ]
+    return Taken.of(
+        task, ends, [len(task.data.train) / row["examples_per_s"] for row in rows], found
+    )
 
 
 def tutorial(task: Task, device: torch.device) -> Taken:
@@ -188,7 +221,9 @@ def tutorial(task: Task, device: torch.device) -> Taken:
     started = time.perf_counter()
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=task.settings.lr)
-    loader = DataLoader(TensorDataset(*inputs, target), batch_size=task.settings.batch_size, shuffle=True)
+    loader = DataLoader(
+        TensorDataset(*inputs, target), batch_size=task.settings.batch_size, shuffle=True
+    )
     epochs, ends, found = [], [], []
     for _ in range(task.settings.epochs):
         model.train()
@@ -203,7 +238,9 @@ def tutorial(task: Task, device: torch.device) -> Taken:
             optimizer.step()
             running += loss.item()
         epochs.append(time.perf_counter() - entered)
-        found.append(bits(model, held_out, task.loss) if task.name == "gpt" else accuracy(model, held_out))
+        found.append(
+            bits(model, held_out, task.loss) if task.name == "gpt" else accuracy(model, held_out)
+        )
         ends.append(time.perf_counter() - started)
     return Taken.of(task, ends, epochs, found)
 
@@ -212,7 +249,10 @@ Held = tuple[tuple[Tensor, ...], Tensor]
 
 
 def _on(examples: Examples, device: torch.device) -> Held:
-    inputs = tuple(torch.from_numpy(np.ascontiguousarray(values)).to(device) for values in examples.inputs.values())
+    inputs = tuple(
+        torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        for values in examples.inputs.values()
+    )
     return inputs, torch.from_numpy(np.ascontiguousarray(examples.target)).to(device)
 
 
@@ -239,7 +279,7 @@ def bits(model: nn.Module, held_out: Held, loss: Loss, part: int = 64) -> float:
 def replay_floor_s(task: Task, device: torch.device) -> float:
     """Seconds of the smallest step: forward, backward and the fused optimiser on one batch, as a CUDA graph."""
     model = task.model().to(device)
-    optimizer = steps.optimizer(model, task.settings, device)
+    optimizer = engines.optimizer(model, task.settings, device)
     batch = task.data.train.take(slice(0, task.settings.batch_size))
     inputs, target = _on(batch, device)
 
@@ -253,7 +293,7 @@ def replay_floor_s(task: Task, device: torch.device) -> float:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(steps.WARM_STEPS):
+        for _ in range(engines.WARM_STEPS):
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -277,13 +317,17 @@ def floor_share(task: Task, epoch_s: float, floor_s: float) -> float:
 
 def peak_share(task: Task, epoch_s: float, device_name: str) -> float | None:
     """Of the dense bf16 peak, by 6 operations for each parameter of a matrix and token; None where none is known."""
-    top = speed.peak(device_name, bf16=True)
+    top = throughput.peak(device_name, bf16=True)
     tokens = next(iter(task.data.train.inputs.values())).size
-    matrices = sum(module.weight.numel() for module in task.model().modules() if isinstance(module, nn.Linear))
+    matrices = sum(
+        module.weight.numel() for module in task.model().modules() if isinstance(module, nn.Linear)
+    )
     return 6 * matrices * tokens / epoch_s / top if top else None
 
 
-def judged(task: Task, taken: Sequence[Taken], device: torch.device) -> tuple[str, dict[str, float]]:
+def judged(
+    task: Task, taken: Sequence[Taken], device: torch.device
+) -> tuple[str, dict[str, float]]:
     """A sentence on the goal, and its numbers; on a CPU it stays open."""
     goals = {"mlp": f"{FLOOR_GOAL:.0%} of the replay floor", "cnn": f"{EPOCH_GOAL_MS:.0f} ms an epoch of {IMAGES:,}",
              "gpt": f"{PEAK_GOAL:.0%} of the dense bf16 peak"}  # fmt: skip
@@ -293,7 +337,11 @@ def judged(task: Task, taken: Sequence[Taken], device: torch.device) -> tuple[st
     if task.name == "mlp":
         floor = replay_floor_s(task, device)
         share = floor_share(task, epoch_s, floor)
-        met, said, numbers = share >= FLOOR_GOAL, f"{share:.1%}", {"floor_us": floor * 1e6, "floor_share": share}
+        met, said, numbers = (
+            share >= FLOOR_GOAL,
+            f"{share:.1%}",
+            {"floor_us": floor * 1e6, "floor_share": share},
+        )
     elif task.name == "cnn":
         epoch_ms = epoch_s * 1000 * IMAGES / len(task.data.train)
         met, said, numbers = epoch_ms <= EPOCH_GOAL_MS, f"{epoch_ms:.2f} ms", {"epoch_ms": epoch_ms}
@@ -303,14 +351,18 @@ def judged(task: Task, taken: Sequence[Taken], device: torch.device) -> tuple[st
             return f"gpt: goal {goals['gpt']}: open, for the peak of this device is not known", {}
         met, said, numbers = reached >= PEAK_GOAL, f"{reached:.1%}", {"peak_share": reached}
     verdict = "met" if met else "missed"
-    return f"{task.name}: {said}, goal {goals[task.name]}: {verdict}", {k: round(v, 4) for k, v in numbers.items()}
+    return f"{task.name}: {said}, goal {goals[task.name]}: {verdict}", {
+        k: round(v, 4) for k, v in numbers.items()
+    }
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The training loop beside the tutorials' and beside the device's roof")
+    parser = argparse.ArgumentParser(
+        description="The training loop beside the tutorials' and beside the device's roof"
+    )
     measure.add_arguments(parser, rounds=3)
     parser.add_argument("--only", type=measure.one_of(NAMES), default=list(NAMES), metavar="NAMES")
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto")
@@ -322,7 +374,11 @@ def main(words: Sequence[str] | None = None) -> int:
     on_gpu = wanted.device == "auto" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     rounds = wanted.rounds if on_gpu else 1
-    where = torch.cuda.get_device_name(device) if on_gpu else "CPU, in small: this says nothing about a GPU"
+    where = (
+        torch.cuda.get_device_name(device)
+        if on_gpu
+        else "CPU, in small: this says nothing about a GPU"
+    )
     print(f"training on {where}, torch {metadata.version('torch')}")
     results: list[dict[str, Any]] = []
     goals = []
@@ -352,10 +408,13 @@ def main(words: Sequence[str] | None = None) -> int:
             spread = Spread.of(seconds[name], digits=4)
             ratio = measure.ratios(seconds[name], seconds[TUTORIAL])
             once, epoch = (
-                statistics.median(values) for values in zip(*((one.once_s, one.epoch_s) for one in taken), strict=True)
+                statistics.median(values)
+                for values in zip(*((one.once_s, one.epoch_s) for one in taken), strict=True)
             )
             last = taken[-1]
-            reached = f"{last.metric:.3f}" + ("" if all(one.reached for one in taken) else " (not the target)")
+            reached = f"{last.metric:.3f}" + (
+                "" if all(one.reached for one in taken) else " (not the target)"
+            )
             rows.append((f"{task.name} {name}", f"{spread.median:.3f}", f"{ratio.median:.2f}", f"{once:.2f} s",
                          f"{epoch * 1000:.1f} ms", str(last.epochs), reached))  # fmt: skip
             results.append(

@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cloud, measure, requests
-from benchmarks.measure import ROOT, TOLERANCE, Spread
-from benchmarks.models import Workload, workloads
+from benchmarks.harness import cloud, measure, requests
+from benchmarks.harness.measure import ROOT, TOLERANCE, Spread
+from benchmarks.harness.models import Workload, workloads
 
 REPEATS = {1: 25, 128: 5}  # rows, and how many calls of one contender come in a row
 CONTENDERS = ("bare", "ours", "quiet", "unseen", "naive")
@@ -56,7 +56,12 @@ def plan(where: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, Any]:
                     "naive": text if encoding == "json" else None,
                 }
             )
-    return {"rounds": rounds, "model": str(where.model_path(workload)), "contenders": CONTENDERS, "cases": cases}
+    return {
+        "rounds": rounds,
+        "model": str(where.model_path(workload)),
+        "contenders": CONTENDERS,
+        "cases": cases,
+    }
 
 
 def written(path: Path, document: object) -> str:
@@ -74,7 +79,12 @@ def run(where: cloud.Cloud, planned: Mapping[str, Any]) -> dict[str, Any]:
     tmp.mkdir()
     storage = next(iter(where.storage_urls))
     plan_path = written(where.folder / "plan.json", planned)
-    command = [sys.executable, str(ROOT / "benchmarks" / "children" / "warm.py"), plan_path, str(result)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "children" / "warm.py"),
+        plan_path,
+        str(result),
+    ]
     done = subprocess.run(
         command, env=where.lambda_environment(storage, tmp, where.variables), cwd=tmp,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=LIMIT_S, check=False,
@@ -96,7 +106,9 @@ def check(replies: Mapping[str, Any]) -> None:
             continue
         read = requests.usual_prediction if contender == "naive" else requests.infer_prediction
         found = read(reply)
-        if found.shape != expected.shape or not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+        if found.shape != expected.shape or not np.allclose(
+            found, expected, rtol=TOLERANCE, atol=TOLERANCE
+        ):
             raise RuntimeError(f"{contender} answered {case} wrongly")
 
 
@@ -106,7 +118,9 @@ def results(taken: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     for name, values in taken.items():
         case, _, contender = name.partition("|")
         encoding, rows = case.split()
-        entry = measure.row(Spread.of(values, 1), encoding=encoding, rows=int(rows), contender=contender)
+        entry = measure.row(
+            Spread.of(values, 1), encoding=encoding, rows=int(rows), contender=contender
+        )
         if contender != BARE:
             bare = taken[f"{case}|{BARE}"]
             entry["over_bare"] = measure.ratios(values, bare).to_record()
@@ -117,13 +131,19 @@ def results(taken: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows: list[Sequence[str]] = [("rows", "body", "contender", "n", "µs", "p90", "- bare", "/ bare", "p90")]
+    rows: list[Sequence[str]] = [
+        ("rows", "body", "contender", "n", "µs", "p90", "- bare", "/ bare", "p90")
+    ]
     for entry in found:
         line = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
         line += [f"{entry['median']:.1f}", f"{entry['p90']:.1f}"]
         if "over_bare" in entry:
             over = entry["over_bare"]
-            line += [f"{entry['minus_bare']['median']:.1f}", f"{over['median']:.2f}", f"{over['p90']:.2f}"]
+            line += [
+                f"{entry['minus_bare']['median']:.1f}",
+                f"{over['median']:.2f}",
+                f"{over['p90']:.2f}",
+            ]
         rows.append(line + [""] * (9 - len(line)))
     return measure.table(rows)
 

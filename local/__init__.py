@@ -5,7 +5,7 @@
 For tests that need AWS but no functions (moto in process, any boto3 session):
 
     from local.template import Template
-    from local.provision import provision
+    from local.aws.provision import provision
 
     template = Template.load("template.yaml", parameters={"RegistrationVisibilityTimeout": 5})
     with mock_aws():
@@ -14,7 +14,7 @@ For tests that need AWS but no functions (moto in process, any boto3 session):
     deployed.environment["InferFunction"]             # the function's environment variables
     deployed.template.functions["InferFunction"]      # handler, memory_mb, timeout_s, routes, …
 
-    from local.aws import as_aws_notifies             # S3 → SQS events as AWS sends them, for in-process moto
+    from local.aws.server import as_aws_notifies             # S3 → SQS events as AWS sends them, for in-process moto
     with mock_aws(), as_aws_notifies(): ...
 
 For tests that need the whole stack (a child process; everything ends with the block):

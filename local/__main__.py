@@ -13,31 +13,61 @@ from pathlib import Path
 from typing import cast
 
 from local.cloudformation import TemplateError
-from local.pool import CONCURRENCY
-from local.processes import ROOT
+from local.execution.pool import CONCURRENCY
+from local.execution.processes import ROOT
 from local.stack import Settings, Stack, StackError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local", description="template.yaml on loopback.")
-    up = parser.add_subparsers(required=True, metavar="up").add_parser("up", help="serve until Ctrl-C")
+    parser = argparse.ArgumentParser(
+        prog="python -m local", description="template.yaml on loopback."
+    )
+    up = parser.add_subparsers(required=True, metavar="up").add_parser(
+        "up", help="serve until Ctrl-C"
+    )
     up.add_argument("--template", type=Path, default=ROOT / "template.yaml")
-    up.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="repeatable")
-    up.add_argument("--api-port", type=_port, default=0, help="of the API under its stage; by default a free one")
-    up.add_argument("--root-port", type=_port, default=0, help="of the API without a stage, as under a custom domain")
+    up.add_argument(
+        "--parameter", action="append", default=[], metavar="NAME=VALUE", help="repeatable"
+    )
+    up.add_argument(
+        "--api-port",
+        type=_port,
+        default=0,
+        help="of the API under its stage; by default a free one",
+    )
+    up.add_argument(
+        "--root-port",
+        type=_port,
+        default=0,
+        help="of the API without a stage, as under a custom domain",
+    )
     up.add_argument("--aws-port", type=_port, default=0, help="of S3, SQS, DynamoDB, SageMaker")
     up.add_argument("--control-port", type=_port, default=0, help="of the Lambda Invoke API")
-    up.add_argument("--concurrency", type=int, default=CONCURRENCY, help="environments a function may have")
-    up.add_argument("--api-timeout", type=float, default=29.0, help="seconds the API waits for a function")
-    up.add_argument("--state-dir", type=Path, default=ROOT / ".local", help="holds the logs (%(default)s)")
-    up.add_argument("--code-root", type=Path, default=ROOT, help="where `functions` is")
-    up.add_argument("--built", type=Path, metavar="DIR", help="run what sam build made, e.g. .aws-sam/build")
-    up.add_argument("--python", default=sys.executable, help="runs the functions; needs awslambdaric")
     up.add_argument(
-        "--function-endpoint-url", metavar="URL", help="AWS for the functions alone, e.g. a proxy before it"
+        "--concurrency", type=int, default=CONCURRENCY, help="environments a function may have"
+    )
+    up.add_argument(
+        "--api-timeout", type=float, default=29.0, help="seconds the API waits for a function"
+    )
+    up.add_argument(
+        "--state-dir", type=Path, default=ROOT / ".local", help="holds the logs (%(default)s)"
+    )
+    up.add_argument("--code-root", type=Path, default=ROOT, help="where `functions` is")
+    up.add_argument(
+        "--built", type=Path, metavar="DIR", help="run what sam build made, e.g. .aws-sam/build"
+    )
+    up.add_argument(
+        "--python", default=sys.executable, help="runs the functions; needs awslambdaric"
+    )
+    up.add_argument(
+        "--function-endpoint-url",
+        metavar="URL",
+        help="AWS for the functions alone, e.g. a proxy before it",
     )
     up.add_argument("--logs", action="store_true", help="print what the functions log")
-    up.add_argument("--json", action="store_true", help="one line of JSON when it is up, for programs")
+    up.add_argument(
+        "--json", action="store_true", help="one line of JSON when it is up, for programs"
+    )
     up.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     return parser.parse_args(arguments)
 
@@ -69,7 +99,9 @@ def settings(arguments: argparse.Namespace) -> Settings:
         code_root=arguments.code_root.absolute(),
         built=arguments.built,
         function_endpoint_url=arguments.function_endpoint_url,
-        echo=(lambda function, line: print(f"{function} │ {line}", flush=True)) if arguments.logs else None,
+        echo=(lambda function, line: print(f"{function} │ {line}", flush=True))
+        if arguments.logs
+        else None,
     )
 
 

@@ -14,11 +14,13 @@ from typing import IO, Any, cast
 
 from botocore.config import Config
 
-from local.processes import ROOT
-from local.provision import local_session
+from local.aws.provision import local_session
+from local.execution.processes import ROOT
 
 START_S = 90
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # HTTP_PROXY is not for loopback
+_direct = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # HTTP_PROXY is not for loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class RunningStack:
 
     def recycle(self, function: str) -> None:
         """End its idle environments: the next call is a cold start."""
-        request = urllib.request.Request(f"{self.lambda_url}/environments/{function}", method="DELETE")  # noqa: S310  # ours
+        url = f"{self.lambda_url}/environments/{function}"
+        request = urllib.request.Request(url, method="DELETE")  # noqa: S310 (loopback)
         _direct.open(request, timeout=30).close()
 
     def log(self, function: str) -> str:

@@ -28,7 +28,12 @@ class Document:
     references: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path, parameters: Mapping[str, Any] | None = None, stack_name: str = "mayfly") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        parameters: Mapping[str, Any] | None = None,
+        stack_name: str = "mayfly",
+    ) -> Self:
         """The template at `path` with `parameters` over its defaults.
 
         Raises:
@@ -42,7 +47,11 @@ class Document:
             raise TemplateError(f"{path}: {' '.join(str(error).split())}") from error
         if not isinstance(document, dict) or not isinstance(document.get("Resources"), dict):
             raise TemplateError(f"{path}: a template needs a Resources section")
-        return cls(document, fill_parameters(document.get("Parameters") or {}, parameters or {}), stack_name)
+        return cls(
+            document,
+            fill_parameters(document.get("Parameters") or {}, parameters or {}),
+            stack_name,
+        )
 
     def with_references(self, references: Mapping[str, str]) -> Self:
         return replace(self, references={**self.references, **references})
@@ -92,7 +101,9 @@ class Document:
                 case "Ref":
                     return self._ref(argument, where)
                 case "GetAtt":
-                    name, attribute = argument.split(".", 1) if isinstance(argument, str) else argument
+                    name, attribute = (
+                        argument.split(".", 1) if isinstance(argument, str) else argument
+                    )
                     return self._attribute(name, attribute, where)
                 case "Sub":
                     return self._sub(argument, where)
@@ -123,7 +134,9 @@ class Document:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, TemplateError):
                 raise
-            raise TemplateError(f"{where}: !{function} cannot work with {argument!r:.80}") from error
+            raise TemplateError(
+                f"{where}: !{function} cannot work with {argument!r:.80}"
+            ) from error
         raise TemplateError(f"{where}: !{function} is not known to the local stack")
 
     def _ref(self, name: str, where: str) -> Any:
@@ -181,7 +194,9 @@ class Document:
             ("AWS::Serverless::Api", "RootResourceId"): "root",
         }
         if (kind, attribute) not in known:
-            raise TemplateError(f"{where}: the local stack does not know {name}.{attribute} ({kind})")
+            raise TemplateError(
+                f"{where}: the local stack does not know {name}.{attribute} ({kind})"
+            )
         return known[kind, attribute]
 
     def _kind(self, name: str, where: str) -> str:
@@ -238,14 +253,20 @@ def _check_parameter(name: str, rules: Mapping[str, Any], value: Any) -> Any:
         if not float(low) <= value <= float(high):
             raise TemplateError(f"parameter {name}: {value} is not between {low} and {high}")
     elif rules.get("Type") == "CommaDelimitedList":
-        value = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
+        value = (
+            value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
+        )
     else:
         value = as_text(value)
         if "AllowedPattern" in rules and not re.fullmatch(rules["AllowedPattern"], value):
-            raise TemplateError(f"parameter {name}: {value!r} does not match {rules['AllowedPattern']}")
+            raise TemplateError(
+                f"parameter {name}: {value!r} does not match {rules['AllowedPattern']}"
+            )
     allowed = rules.get("AllowedValues")
     if allowed is not None and as_text(value) not in map(as_text, allowed):
-        raise TemplateError(f"parameter {name}: {value!r} is not one of {', '.join(map(as_text, allowed))}")
+        raise TemplateError(
+            f"parameter {name}: {value!r} is not one of {', '.join(map(as_text, allowed))}"
+        )
     return value
 
 

@@ -23,12 +23,13 @@ import numpy as np
 import tritonclient.http as triton
 from botocore.exceptions import BotoCoreError, ClientError
 
+from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import utc_now
-from functions.adapters.dynamodb import DynamoTable
 from functions.core.errors import one_line
-from functions.core.registry import Registry, Version
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import Version
 from local.client import RunningStack, start_stack
-from local.processes import ROOT, is_dying
+from local.execution.processes import ROOT, is_dying
 from training.data import Dataset, digits
 
 STATE = ROOT / ".local"
@@ -77,9 +78,13 @@ def step(title: str) -> Iterator[Callable[[str], None]]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m local.demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave the stack running afterwards, until Ctrl-C")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the stack running afterwards, until Ctrl-C"
+    )
     parser.add_argument("--api-port", type=int, default=0, help="of the API [a free one]")
-    parser.add_argument("--aws-port", type=int, default=0, help="of S3, SQS, DynamoDB, SageMaker [a free one]")
+    parser.add_argument(
+        "--aws-port", type=int, default=0, help="of S3, SQS, DynamoDB, SageMaker [a free one]"
+    )
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
@@ -88,7 +93,12 @@ def main(arguments: list[str] | None = None) -> int:
     except DemoFailed as failure:
         print(f"\nerror: {failure}", file=sys.stderr)
         return 1
-    except (BotoCoreError, ClientError, HTTPException, OSError) as error:  # the stack ended, or a part of it
+    except (
+        BotoCoreError,
+        ClientError,
+        HTTPException,
+        OSError,
+    ) as error:  # the stack ended, or a part of it
         print(f"\nerror: {one_line(str(error))}{last_words()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -98,7 +108,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: float) -> None:
-    with step("1. Start the local stack: template.yaml on 127.0.0.1, without Docker and without an account"):
+    with step(
+        "1. Start the local stack: template.yaml on 127.0.0.1, without Docker and without an account"
+    ):
         ports = ("--api-port", str(options.api_port), "--aws-port", str(options.aws_port))
         try:
             running = stack.enter_context(start_stack(state_dir=STATE, arguments=ports))
@@ -117,7 +129,9 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     card(version)
 
     data = digits()
-    with step(f"4. Call: {len(data.test)} held-out images through tritonclient, {BATCH} a request, binary") as say:
+    with step(
+        f"4. Call: {len(data.test)} held-out images through tritonclient, {BATCH} a request, binary"
+    ) as say:
         accuracy, cold_ms, warm_ms = ask(running, data, say)
     print(
         f"  accuracy over HTTP {accuracy:.4f} (goal {GOAL})   first call {cold_ms:.0f} ms, later ones {warm_ms:.1f} ms"
@@ -136,7 +150,14 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
 
 def submit(running: RunningStack, recipe: str, *more: str) -> str:
     """Submit the job as a person would: by the command line, the endpoint being the only difference to AWS."""
-    command = [sys.executable, "-m", "training.job", recipe, "--bucket", running.outputs["ArtifactsBucketName"]]
+    command = [
+        sys.executable,
+        "-m",
+        "training.sagemaker.cli",
+        recipe,
+        "--bucket",
+        running.outputs["ArtifactsBucketName"],
+    ]
     command += ["--role", "arn:aws:iam::123456789012:role/training", *more]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment = clean | {
@@ -147,13 +168,17 @@ def submit(running: RunningStack, recipe: str, *more: str) -> str:
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "127.0.0.1",
     }
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise DemoFailed(f"the job was not accepted: {last_line(done.stderr)}")
     return last_line(done.stdout).removeprefix("submitted ")
 
 
-def follow(running: RunningStack, job: str, say: Callable[[str], None], limit_s: float = JOB_LIMIT_S) -> dict[str, Any]:
+def follow(
+    running: RunningStack, job: str, say: Callable[[str], None], limit_s: float = JOB_LIMIT_S
+) -> dict[str, Any]:
     """The description of the job once it has completed."""
     sagemaker = running.client("sagemaker")
     log = running.log_dir / f"training-{job}.log"
@@ -163,7 +188,9 @@ def follow(running: RunningStack, job: str, say: Callable[[str], None], limit_s:
         if status == "Completed":
             return told
         if status != "InProgress":
-            raise DemoFailed(f"the training job is {status}: {told.get('FailureReason', 'no reason given')}")
+            raise DemoFailed(
+                f"the training job is {status}: {told.get('FailureReason', 'no reason given')}"
+            )
         if log.exists() and (line := last_line(log.read_text())):
             say(line)
     raise DemoFailed(f"the training job did not end within {limit_s:.0f} s; see {short(log)}")
@@ -181,7 +208,9 @@ def registered(running: RunningStack, model: str, say: Callable[[str], None]) ->
             if version.reason:
                 raise DemoFailed(f"version {version.number} was rejected: {version.reason.message}")
         say(f"{len(versions)} version(s) so far")
-    raise DemoFailed(f"the model was not ready within {READY_LIMIT_S} s; see {short(running.log_dir)}")
+    raise DemoFailed(
+        f"the model was not ready within {READY_LIMIT_S} s; see {short(running.log_dir)}"
+    )
 
 
 def card(version: Version) -> None:
@@ -190,25 +219,44 @@ def card(version: Version) -> None:
     if signature is None:
         raise DemoFailed(f"version {version.number} is READY without a signature")
     [[metric, value], *_] = about["metrics"].items()
-    baselines = ", ".join(f"{name} {values[metric]:.4f}" for name, values in about["baselines"].items())
-    tensors = ", ".join(f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in signature.inputs)
-    answers = ", ".join(f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in signature.outputs)
+    baselines = ", ".join(
+        f"{name} {values[metric]:.4f}" for name, values in about["baselines"].items()
+    )
+    tensors = ", ".join(
+        f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in signature.inputs
+    )
+    answers = ", ".join(
+        f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in signature.outputs
+    )
     data = about["data"]
-    print(f"  {version.model} version {version.number}, aliases prod and latest, {version.size_bytes / 1000:.0f} KB")
+    print(
+        f"  {version.model} version {version.number}, aliases prod and latest, {version.size_bytes / 1000:.0f} KB"
+    )
     print(f"    what      {about['description']}")
     print(f"    in, out   {tensors}  →  {answers}")
     print(f"    {metric:<9} {value:.4f} on the held-out part   (baselines: {baselines})")
-    print(f"    data      {data['source']}, {data['split']['train']} to train, {data['split']['test']} to test")
-    print(f"    graph     opset {version.graph['opset']}, {version.graph['producer']}, sha256 {version.digest[:12]}…")
+    print(
+        f"    data      {data['source']}, {data['split']['train']} to train, {data['split']['test']} to test"
+    )
+    print(
+        f"    graph     opset {version.graph['opset']}, {version.graph['producer']}, sha256 {version.digest[:12]}…"
+    )
 
 
-def ask(running: RunningStack, data: Dataset, say: Callable[[str], None]) -> tuple[float, float, float]:
+def ask(
+    running: RunningStack, data: Dataset, say: Callable[[str], None]
+) -> tuple[float, float, float]:
     """(accuracy over the test set, ms of the first call, median ms of the others), by a client that is not ours."""
-    client = triton.InferenceServerClient(running.api_url.removeprefix("http://"), network_timeout=60)
+    client = triton.InferenceServerClient(
+        running.api_url.removeprefix("http://"), network_timeout=60
+    )
     right, times = 0, []
     try:
         for at in range(0, len(data.test), BATCH):
-            images, truth = data.test.inputs["image"][at : at + BATCH], data.test.target[at : at + BATCH]
+            images, truth = (
+                data.test.inputs["image"][at : at + BATCH],
+                data.test.target[at : at + BATCH],
+            )
             tensor = triton.InferInput("image", list(images.shape), "FP32")
             tensor.set_data_from_numpy(images)
             began = time.perf_counter()
@@ -227,7 +275,12 @@ def curl(running: RunningStack, data: Dataset) -> None:
     """One request in a file and the line that sends it, run once to see that it works."""
     image, truth = data.test.inputs["image"][:1], int(data.test.target[0])
     request = STATE / "digit.json"
-    tensor = {"name": "image", "shape": list(image.shape), "datatype": "FP32", "data": image.round(4).ravel().tolist()}
+    tensor = {
+        "name": "image",
+        "shape": list(image.shape),
+        "datatype": "FP32",
+        "data": image.round(4).ravel().tolist(),
+    }
     outputs = [{"name": "probabilities", "parameters": {"classification": 1}}]
     request.write_text(json.dumps({"inputs": [tensor], "outputs": outputs}))
     url = f"{running.api_url}/v2/models/{MODEL}/infer"
@@ -235,7 +288,9 @@ def curl(running: RunningStack, data: Dataset) -> None:
     if not answer:
         raise DemoFailed(f"the endpoint refused the request in {short(request)}")
     value, index, *_ = answer["outputs"][0]["data"][0].split(":")
-    print(f"\nThe same in JSON (a {truth}, answered {index} with {float(value):.3f}; `make local` stays up):")
+    print(
+        f"\nThe same in JSON (a {truth}, answered {index} with {float(value):.3f}; `make local` stays up):"
+    )
     print(f"  curl -s {url} -d @{short(request)}", flush=True)
 
 

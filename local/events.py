@@ -13,7 +13,15 @@ from local.cloudformation import ACCOUNT, REGION
 from local.template import Api, Route
 
 Headers = Sequence[tuple[str, str]]
-DROPPED = {"connection", "content-length", "expect", "keep-alive", "te", "transfer-encoding", "upgrade"}
+DROPPED = {
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +55,30 @@ def match(routes: Iterable[Route], path: str) -> Match | None:
     found = []
     for resource in {route.path for route in routes}:
         if matched := re.fullmatch(_pattern(resource), path.rstrip("/") or "/"):
-            rank = [2 if segment.endswith("+}") else int(segment.startswith("{")) for segment in resource.split("/")]
-            found.append((rank, Match(resource, {name: unquote(value) for name, value in matched.groupdict().items()})))
+            rank = [
+                2 if segment.endswith("+}") else int(segment.startswith("{"))
+                for segment in resource.split("/")
+            ]
+            found.append(
+                (
+                    rank,
+                    Match(
+                        resource,
+                        {name: unquote(value) for name, value in matched.groupdict().items()},
+                    ),
+                )
+            )
     return min(found, key=lambda one: one[0])[1] if found else None
 
 
 def _pattern(resource: str) -> str:
     """A resource path as a regular expression with its parameters as named groups."""
     escaped = re.escape(resource)
-    return re.sub(r"\\\{(\w+)(\\\+)?\\\}", lambda part: f"(?P<{part[1]}>{'.+' if part[2] else '[^/]+'})", escaped)
+    return re.sub(
+        r"\\\{(\w+)(\\\+)?\\\}",
+        lambda part: f"(?P<{part[1]}>{'.+' if part[2] else '[^/]+'})",
+        escaped,
+    )
 
 
 def find_route(routes: Sequence[Route], method: str, resource: str) -> Route | None:
@@ -66,7 +89,10 @@ def find_route(routes: Sequence[Route], method: str, resource: str) -> Route | N
 def is_binary(api: Api, content_type: str) -> bool:
     """Whether the API treats a body of this type as bytes. A missing type counts as JSON, as in API Gateway."""
     kind = (content_type.split(",")[0].split(";")[0].strip() or "application/json").lower()
-    return any(one in ("*/*", kind, kind.split("/")[0] + "/*") for one in map(str.lower, api.binary_media_types))
+    return any(
+        one in ("*/*", kind, kind.split("/")[0] + "/*")
+        for one in map(str.lower, api.binary_media_types)
+    )
 
 
 def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> dict[str, Any]:
@@ -78,14 +104,20 @@ def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> 
         ("X-Forwarded-Port", port),
         ("X-Forwarded-Proto", "https"),
     ]
-    headers = [(name, value) for name, value in request.headers if name.lower() not in DROPPED] + forwarded
+    headers = [
+        (name, value) for name, value in request.headers if name.lower() not in DROPPED
+    ] + forwarded
     by_name = {name.lower(): value for name, value in headers}
     query = parse_qsl(request.query, keep_blank_values=True)
     now = time.time()
     body: str | None = None
     binary = bool(request.body) and is_binary(api, by_name.get("content-type", ""))
     if request.body:
-        body = base64.b64encode(request.body).decode() if binary else request.body.decode("utf-8", "replace")
+        body = (
+            base64.b64encode(request.body).decode()
+            if binary
+            else request.body.decode("utf-8", "replace")
+        )
     return {
         "resource": matched.resource,
         "path": request.path,
@@ -103,7 +135,11 @@ def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> 
             "domainPrefix": api.id,
             "extendedRequestId": uuid.uuid4().hex[:15] + "=",
             "httpMethod": request.method,
-            "identity": {"sourceIp": request.source_ip, "userAgent": by_name.get("user-agent"), "apiKey": None},
+            "identity": {
+                "sourceIp": request.source_ip,
+                "userAgent": by_name.get("user-agent"),
+                "apiKey": None,
+            },
             "path": request.stage_path,
             "protocol": request.protocol,
             "requestId": request_id,
@@ -126,7 +162,9 @@ def sqs_event(messages: Iterable[Mapping[str, Any]], queue_arn: str) -> dict[str
                 "messageId": message["MessageId"],
                 "receiptHandle": message["ReceiptHandle"],
                 "body": message["Body"],
-                "attributes": {name: str(value) for name, value in message.get("Attributes", {}).items()},
+                "attributes": {
+                    name: str(value) for name, value in message.get("Attributes", {}).items()
+                },
                 "messageAttributes": {
                     name: {key[0].lower() + key[1:]: value for key, value in attribute.items()}
                     for name, attribute in message.get("MessageAttributes", {}).items()

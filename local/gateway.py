@@ -13,12 +13,17 @@ from typing import Any
 from aiohttp import web
 
 from local import events
-from local.pool import FunctionPool, PayloadTooLarge, Throttled
+from local.execution.pool import FunctionPool, PayloadTooLarge, Throttled
 from local.template import Api, GatewayResponse
 
 REQUEST_LIMIT = 10 * 1024 * 1024
 TIMEOUT_S = 29.0
-REMAPPED = {"date", "server", "www-authenticate", "host"}  # API Gateway has its own; the function's get a prefix
+REMAPPED = {
+    "date",
+    "server",
+    "www-authenticate",
+    "host",
+}  # API Gateway has its own; the function's get a prefix
 DROPPED = {"connection", "content-length", "transfer-encoding", "keep-alive", "trailer", "upgrade"}
 DEFAULTS = {  # what API Gateway answers where the template says nothing
     "MISSING_AUTHENTICATION_TOKEN": (403, "Missing Authentication Token"),
@@ -67,15 +72,23 @@ class Gateway:
             raise Refused("MISSING_AUTHENTICATION_TOKEN")
         path = raw_path.removeprefix(self.prefix) or "/"
         matched = events.match(self.api.routes, path)
-        route = events.find_route(self.api.routes, request.method, matched.resource) if matched else None
+        route = (
+            events.find_route(self.api.routes, request.method, matched.resource)
+            if matched
+            else None
+        )
         if matched is None or route is None:
             raise Refused("MISSING_AUTHENTICATION_TOKEN")
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge as error:
             raise Refused("REQUEST_TOO_LARGE") from error
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
-        received = events.Request(request.method, path, raw_path, query, headers, body, request.remote or "127.0.0.1")
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers
+        ]
+        received = events.Request(
+            request.method, path, raw_path, query, headers, body, request.remote or "127.0.0.1"
+        )
         event = events.proxy_event(self.api, received, matched, request_id)
         try:
             call = self.pools[route.function].invoke(json.dumps(event).encode())
@@ -105,7 +118,9 @@ def proxy_response(api: Api, payload: bytes, accept: str) -> web.Response:
         body = _body(api, answer, accept)
         headers = [(name, _text(value)) for name, value in (answer.get("headers") or {}).items()]
         multi = answer.get("multiValueHeaders") or {}
-        headers = [pair for pair in headers if pair[0].lower() not in {name.lower() for name in multi}]
+        headers = [
+            pair for pair in headers if pair[0].lower() not in {name.lower() for name in multi}
+        ]
         headers += [(name, _text(value)) for name, values in multi.items() for value in values]
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise Refused("INTEGRATION_FAILURE") from error
@@ -135,7 +150,9 @@ def gateway_response(api: Api, kind: str, request_id: str) -> web.Response:
     """What API Gateway says by itself, in the words of the template's GatewayResponses."""
     default_status, message = DEFAULTS[kind]
     wanted = api.responses.get(kind)
-    fallback = api.responses.get("DEFAULT_4XX" if default_status < 500 else "DEFAULT_5XX", GatewayResponse())
+    fallback = api.responses.get(
+        "DEFAULT_4XX" if default_status < 500 else "DEFAULT_5XX", GatewayResponse()
+    )
     chosen = wanted or fallback
     template = chosen.template or '{"message":$context.error.messageString}'
     values = {

@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local.events import sqs_event
-from local.pool import FunctionPool, PayloadTooLarge, Result, Throttled
+from local.execution.pool import FunctionPool, PayloadTooLarge, Result, Throttled
 from local.template import QueueSource
 
 log = logging.getLogger("local.poller")
@@ -39,7 +39,10 @@ class Poller:
                 await self._slots.acquire()
                 try:
                     messages = await asyncio.to_thread(self._receive)
-                except (BotoCoreError, ClientError) as error:  # the queue's side: try again, as AWS's pollers do
+                except (
+                    BotoCoreError,
+                    ClientError,
+                ) as error:  # the queue's side: try again, as AWS's pollers do
                     log.warning("%s: cannot receive: %s", self._source.queue_arn, error)
                     messages = []
                     await asyncio.sleep(1)
@@ -79,11 +82,18 @@ class Poller:
         except (Throttled, PayloadTooLarge) as error:
             log.warning("%s: %s", self._source.queue_arn, error)
             return
-        failed = failed_messages(result, [message["MessageId"] for message in messages], self._source.partial_failures)
+        failed = failed_messages(
+            result, [message["MessageId"] for message in messages], self._source.partial_failures
+        )
         done = [message for message in messages if message["MessageId"] not in failed]
         if done:
-            entries = [{"Id": str(index), "ReceiptHandle": one["ReceiptHandle"]} for index, one in enumerate(done)]
-            await asyncio.to_thread(self._sqs.delete_message_batch, QueueUrl=self._url, Entries=entries)
+            entries = [
+                {"Id": str(index), "ReceiptHandle": one["ReceiptHandle"]}
+                for index, one in enumerate(done)
+            ]
+            await asyncio.to_thread(
+                self._sqs.delete_message_batch, QueueUrl=self._url, Entries=entries
+            )
 
 
 def failed_messages(result: Result, message_ids: Sequence[str], partial_failures: bool) -> set[str]:

@@ -17,15 +17,15 @@ from typing import Any, cast
 from aiohttp import web
 from botocore.config import Config
 
-from local import processes
+from local.aws.provision import Deployed, local_session, provision
 from local.cloudformation import REGION
-from local.control import make_control_app
+from local.execution import processes
+from local.execution.control import make_control_app
+from local.execution.logs import Echo, FunctionLog
+from local.execution.pool import CONCURRENCY, FunctionPool
+from local.execution.runtime_api import HOST, Place
 from local.gateway import TIMEOUT_S, Gateway
-from local.logs import Echo, FunctionLog
 from local.poller import Poller
-from local.pool import CONCURRENCY, FunctionPool
-from local.provision import Deployed, local_session, provision
-from local.runtime import HOST, Place
 from local.template import Template
 
 AWS_START_S = 60
@@ -50,8 +50,12 @@ class Settings:
     api_timeout_s: float = TIMEOUT_S
     code_root: Path = processes.ROOT
     python: str = sys.executable
-    built: Path | None = None  # what sam build made: every function runs from its folder there, with its layers
-    function_endpoint_url: str | None = None  # AWS as the functions see it, e.g. a proxy before ours that loses replies
+    built: Path | None = (
+        None  # what sam build made: every function runs from its folder there, with its layers
+    )
+    function_endpoint_url: str | None = (
+        None  # AWS as the functions see it, e.g. a proxy before ours that loses replies
+    )
     echo: Echo | None = None  # receives (function, line) for every line that a function logs
 
 
@@ -68,7 +72,9 @@ class Stack:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.log_dir = settings.state_dir.resolve() / "logs"
-        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the stack cannot go on
+        self.failed: asyncio.Future[str] = (
+            asyncio.get_running_loop().create_future()
+        )  # why the stack cannot go on
         self._exits = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Stack":
@@ -80,7 +86,10 @@ class Stack:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._exits.aclose()
 
@@ -103,11 +112,14 @@ class Stack:
         if shutil.which(settings.python) is None:
             raise StackError(f"there is no Python at {settings.python}; see --python")
         names = ("api", "root", "control")
-        api_socket, root_socket, control_socket = (_listen(name, getattr(settings, f"{name}_port")) for name in names)
+        api_socket, root_socket, control_socket = (
+            _listen(name, getattr(settings, f"{name}_port")) for name in names
+        )
         for one in (api_socket, root_socket, control_socket):
             self._exits.callback(one.close)
         api_origin, self.root_url, self.lambda_url = (
-            f"http://{HOST}:{one.getsockname()[1]}" for one in (api_socket, root_socket, control_socket)
+            f"http://{HOST}:{one.getsockname()[1]}"
+            for one in (api_socket, root_socket, control_socket)
         )
         stage = f"/{template.api.stage}" if template.api else ""
         self.api_url = api_origin + stage
@@ -121,7 +133,9 @@ class Stack:
 
         self.endpoint_url = await self._start_aws(janitor, work_dir)
         session = local_session()
-        self.deployed = await asyncio.to_thread(provision, template, session, self.endpoint_url, api_origin)
+        self.deployed = await asyncio.to_thread(
+            provision, template, session, self.endpoint_url, api_origin
+        )
 
         place = Place(
             settings.function_endpoint_url or self.endpoint_url, work_dir, janitor,
@@ -145,13 +159,17 @@ class Stack:
 
         if (api := self.deployed.template.api) is not None:
             for prefix, one in ((stage, api_socket), ("", root_socket)):
-                await self._serve(Gateway(api, self.pools, prefix, settings.api_timeout_s).app(), one)
+                await self._serve(
+                    Gateway(api, self.pools, prefix, settings.api_timeout_s).app(), one
+                )
         await self._serve(make_control_app(self.pools), control_socket)
 
     async def _start_aws(self, janitor: processes.Janitor, work_dir: Path) -> str:
         """Moto's server in a process of its own; it says on which port it listens."""
         with (self.log_dir / "aws.log").open("wb") as log:
-            variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+            variables = {
+                name: value for name, value in os.environ.items() if not name.startswith("AWS_")
+            } | {
                 "AWS_ACCESS_KEY_ID": "local",
                 "AWS_SECRET_ACCESS_KEY": "local",
                 "AWS_DEFAULT_REGION": REGION,
@@ -160,7 +178,7 @@ class Stack:
                 "TMPDIR": str(work_dir),
             }
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "local.aws", "--port", str(self.settings.aws_port),
+                sys.executable, "-m", "local.aws.server", "--port", str(self.settings.aws_port),
                 cwd=processes.ROOT, start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=log, env=variables,
             )  # fmt: skip
@@ -176,10 +194,16 @@ class Stack:
         try:
             line = await asyncio.wait_for(said.readline(), AWS_START_S)
         except TimeoutError as error:
-            raise StackError(f"moto did not start within {AWS_START_S} s; see {self.log_dir}/aws.log") from error
+            raise StackError(
+                f"moto did not start within {AWS_START_S} s; see {self.log_dir}/aws.log"
+            ) from error
         if not line:
-            last = (self.log_dir / "aws.log").read_text().strip().splitlines()[-1:] or ["no message"]
-            raise StackError(f"moto did not start: {last[0]}; see {self.log_dir}/aws.log or choose another --aws-port")
+            last = (self.log_dir / "aws.log").read_text().strip().splitlines()[-1:] or [
+                "no message"
+            ]
+            raise StackError(
+                f"moto did not start: {last[0]}; see {self.log_dir}/aws.log or choose another --aws-port"
+            )
         self._run(self._fail_after(process), "AWS")
         return f"http://{HOST}:{json.loads(line)['port']}"
 
@@ -215,4 +239,6 @@ def _listen(name: str, port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        raise StackError(f"port {port} is not free ({why}): choose another --{name}-port") from error
+        raise StackError(
+            f"port {port} is not free ({why}): choose another --{name}-port"
+        ) from error

@@ -84,7 +84,9 @@ class Template(Document):
         )
         explicit = self.resources("AWS::Serverless::Api")
         if len(explicit) > 1:
-            raise TemplateError(f"Resources.{explicit[1]}: the local stack serves one API, {explicit[0]} is the first")
+            raise TemplateError(
+                f"Resources.{explicit[1]}: the local stack serves one API, {explicit[0]} is the first"
+            )
         if not explicit and not routes:
             return None
         name = explicit[0] if explicit else "ServerlessRestApi"
@@ -98,7 +100,9 @@ class Template(Document):
             )
             for kind, response in (properties.get("GatewayResponses") or {}).items()
         }
-        types = tuple(str(kind).replace("~1", "/") for kind in properties.get("BinaryMediaTypes") or ())
+        types = tuple(
+            str(kind).replace("~1", "/") for kind in properties.get("BinaryMediaTypes") or ()
+        )
         return Api(name, str(properties["StageName"]), types, responses, routes)
 
     @cached_property
@@ -147,13 +151,18 @@ class Template(Document):
                 QueueSource(
                     queue_arn=str(event["Queue"]),
                     batch_size=int(event.get("BatchSize", 10)),
-                    partial_failures="ReportBatchItemFailures" in (event.get("FunctionResponseTypes") or ()),
-                    maximum_concurrency=(event.get("ScalingConfig") or {}).get("MaximumConcurrency"),
+                    partial_failures="ReportBatchItemFailures"
+                    in (event.get("FunctionResponseTypes") or ()),
+                    maximum_concurrency=(event.get("ScalingConfig") or {}).get(
+                        "MaximumConcurrency"
+                    ),
                 )
                 for event in self._events(name, "SQS")
                 if event.get("Enabled", True)
             ),
-            layers=tuple(layer["Ref"] for layer in (*shared.get("Layers", ()), *own.get("Layers", ()))),
+            layers=tuple(
+                layer["Ref"] for layer in (*shared.get("Layers", ()), *own.get("Layers", ()))
+            ),
         )
 
     def _events(self, function: str, kind: str) -> list[dict[str, Any]]:

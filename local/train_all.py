@@ -24,10 +24,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from functions.core.errors import one_line
 from local.client import RunningStack, start_stack
 from local.demo import STATE, DemoFailed, follow, get, last_words, registered, step, submit
-from training.baselines import BEST_POSSIBLE
 from training.errors import TrainingError
-from training.manifest import KEY
-from training.recipe import built_in, pairs
+from training.evaluation.baselines import BEST_POSSIBLE
+from training.export.manifest import KEY
+from training.hyperparameters import pairs
+from training.recipe_loading import built_in
 
 COMPRESS = {
     "digits": "prune,int8-static",
@@ -74,12 +75,22 @@ HEAD = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m local.train_all", description="Train, register, ask every recipe.")
+    parser = argparse.ArgumentParser(
+        prog="python -m local.train_all", description="Train, register, ask every recipe."
+    )
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="[all built-in ones]")
-    parser.add_argument("--set", action="append", default=[], metavar="RECIPE.NAME=VALUE", help="a hyperparameter")
-    parser.add_argument("--compress", action="append", default=[], metavar="RECIPE=KINDS", help="none: RECIPE=")
     parser.add_argument(
-        "--limit", type=float, default=JOB_LIMIT_S, metavar="SECONDS", help="for each job [%(default)s]"
+        "--set", action="append", default=[], metavar="RECIPE.NAME=VALUE", help="a hyperparameter"
+    )
+    parser.add_argument(
+        "--compress", action="append", default=[], metavar="RECIPE=KINDS", help="none: RECIPE="
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=JOB_LIMIT_S,
+        metavar="SECONDS",
+        help="for each job [%(default)s]",
     )
     options = parser.parse_args(arguments)
     names = options.recipes or built_in()
@@ -87,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no recipe {unknown[0]!r}; there are {', '.join(built_in())}")
     try:
-        kinds = COMPRESS | {name: str(value) for name, value in pairs(options.compress, "--compress").items()}
+        kinds = COMPRESS | {
+            name: str(value) for name, value in pairs(options.compress, "--compress").items()
+        }
         settings = _settings(options.set)
         with start_stack(state_dir=STATE) as running:
             rows, failures = _all(running, names, settings, kinds, options.limit)
@@ -120,7 +133,9 @@ def _settings(told: Sequence[str]) -> dict[str, list[str]]:
     for key, value in pairs(told).items():
         recipe, dot, name = key.partition(".")
         if not dot or recipe not in built_in():
-            raise TrainingError(f"--set {key}={value}: write RECIPE.NAME=VALUE, with one of {', '.join(built_in())}")
+            raise TrainingError(
+                f"--set {key}={value}: write RECIPE.NAME=VALUE, with one of {', '.join(built_in())}"
+            )
         found.setdefault(recipe, []).extend(["--set", f"{name}={value}"])
     return found
 
@@ -140,17 +155,30 @@ def _all(
         try:
             with step(f"{at}/{len(names)} {name} {' '.join(more)}".rstrip()) as say:
                 rows.append(_one(running, name, more, limit_s, say))
-            print(f"  {rows[-1].metric} {rows[-1].value:.4f}, {rows[-1].samples} samples reproduced")
+            print(
+                f"  {rows[-1].metric} {rows[-1].value:.4f}, {rows[-1].samples} samples reproduced"
+            )
         except DemoFailed as failure:
             failures[name] = str(failure)
-        except (BotoCoreError, ClientError, HTTPException, OSError) as error:  # the stack ended, or a part of it
+        except (
+            BotoCoreError,
+            ClientError,
+            HTTPException,
+            OSError,
+        ) as error:  # the stack ended, or a part of it
             failures[name] = f"{one_line(str(error))}{last_words()}"
         if name in failures:
             print(f"  FAILED: {failures[name]}", flush=True)
     return rows, failures
 
 
-def _one(running: RunningStack, name: str, more: Sequence[str], limit_s: float, say: Callable[[str], None]) -> Row:
+def _one(
+    running: RunningStack,
+    name: str,
+    more: Sequence[str],
+    limit_s: float,
+    say: Callable[[str], None],
+) -> Row:
     """Everything for one recipe; every step can fail."""
     started = time.monotonic()
     job = submit(running, name, *more)
@@ -164,7 +192,11 @@ def _one(running: RunningStack, name: str, more: Sequence[str], limit_s: float, 
         _check(url, sample, card["tolerance"])
     primary = card["evaluation"]["primary"]
     value = card["metrics"][primary["metric"]]
-    rivals = {about: values[primary["metric"]] for about, values in card["baselines"].items() if about != BEST_POSSIBLE}
+    rivals = {
+        about: values[primary["metric"]]
+        for about, values in card["baselines"].items()
+        if about != BEST_POSSIBLE
+    }
     best = (max if primary["higher_is_better"] else min)(rivals, key=lambda about: rivals[about])
     forms = [form["kind"] for form in card.get("compression", []) if form["taken"]]
     return Row(
@@ -186,9 +218,15 @@ def _one(running: RunningStack, name: str, more: Sequence[str], limit_s: float, 
 def _card(running: RunningStack, prefix: str) -> dict[str, Any]:
     """What the uploaded file says about itself."""
     bucket, _, key = prefix.removeprefix("s3://").partition("/")
-    content = running.client("s3").get_object(Bucket=bucket, Key=f"{key.rstrip('/')}/model.onnx")["Body"].read()
+    content = (
+        running.client("s3")
+        .get_object(Bucket=bucket, Key=f"{key.rstrip('/')}/model.onnx")["Body"]
+        .read()
+    )
     model = onnx.load_model_from_string(content)
-    card: dict[str, Any] = json.loads(next(prop.value for prop in model.metadata_props if prop.key == KEY))
+    card: dict[str, Any] = json.loads(
+        next(prop.value for prop in model.metadata_props if prop.key == KEY)
+    )
     return card
 
 
@@ -202,7 +240,9 @@ def _check(url: str, sample: Mapping[str, Any], tolerance: Mapping[str, float]) 
     for got, expected in zip(answer["outputs"], sample["response"]["outputs"], strict=True):
         for key in ("name", "datatype", "shape"):
             if got[key] != expected[key]:
-                raise DemoFailed(f"output {expected['name']}: {key} {got[key]}, in training {expected[key]}")
+                raise DemoFailed(
+                    f"output {expected['name']}: {key} {got[key]}, in training {expected[key]}"
+                )
         same = got["data"] == expected["data"]
         if expected["datatype"].startswith("FP"):
             ours, theirs = (np.array(one["data"], np.float64) for one in (got, expected))

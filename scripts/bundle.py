@@ -42,7 +42,9 @@ def main(build: Path) -> None:
     for layer in build.glob("*Layer"):
         prune(layer / "python", EVERYWHERE + (NOT_FOR_INFER if layer.name == "InferLayer" else ()))
     # Unchecked: whatever times the files get in the zip, nothing is compiled again (and /opt cannot be written to).
-    if not compileall.compile_dir(build, quiet=1, force=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH):
+    if not compileall.compile_dir(
+        build, quiet=1, force=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+    ):
         sys.exit("a file of the bundle does not compile")
 
 

@@ -10,25 +10,38 @@ from scripts.tree import sentence
 
 SCRIPTS, RESULTS, README = Path("benchmarks"), Path("benchmarks/results"), Path("README.md")
 BEGIN, END = "<!-- by `make results` -->\n", "<!-- until here -->\n"
-ORDER = ("cold_start", "warm_request", "peers", "register", "many_models", "memory")  # others come after them, by name
+ORDER = (
+    "cold_start",
+    "warm_request",
+    "peers",
+    "register",
+    "many_models",
+    "memory",
+)  # others come after them, by name
 NAMES = {  # of contenders, in the README
     "ours": "**the infer function**, under AWS's runtime client",
     "empty": "AWS's runtime client, a handler that does nothing",
     "stack": "the local stack: gateway, moto, environments",
 }
 ENCODINGS = {"json": "JSON", "binary": "binary"}
-Line = Mapping[str, Any]  # one run, as benchmarks/measure.py keeps it
+Line = Mapping[str, Any]  # one run, as benchmarks/harness/measure.py keeps it
 
 
 def newest(folder: Path = RESULTS) -> list[Line]:
     """The last run of each benchmark, in the README's order."""
-    lines = [json.loads(path.read_text().splitlines()[-1]) for path in sorted(folder.glob("*.jsonl"))]
+    lines = [
+        json.loads(path.read_text().splitlines()[-1]) for path in sorted(folder.glob("*.jsonl"))
+    ]
     place = {name: at for at, name in enumerate(ORDER)}
-    return sorted(lines, key=lambda line: (place.get(line["benchmark"], len(ORDER)), line["benchmark"]))
+    return sorted(
+        lines, key=lambda line: (place.get(line["benchmark"], len(ORDER)), line["benchmark"])
+    )
 
 
 def cold_start(results: Sequence[Line]) -> str:
-    found = [entry for entry in results if entry["contender"] == "ours" and entry["storage"] == "s3-like"]
+    found = [
+        entry for entry in results if entry["contender"] == "ours" and entry["storage"] == "s3-like"
+    ]
     return "; ".join(
         f"{entry['model']} {entry['median']:.0f} ms, {times(entry['over_reference'])} what ONNX Runtime alone takes "
         f"with a local file, {times(entry['over_usual'])} what the usual handler takes"
@@ -38,17 +51,25 @@ def cold_start(results: Sequence[Line]) -> str:
 
 def warm_request(results: Sequence[Line]) -> str:
     found = [entry for entry in results if entry["contender"] == "ours" and entry["rows"] == 1]
-    return ", ".join(f"{ENCODINGS[entry['encoding']]} {entry['minus_bare']['median']:.0f} µs" for entry in found)
+    return ", ".join(
+        f"{ENCODINGS[entry['encoding']]} {entry['minus_bare']['median']:.0f} µs" for entry in found
+    )
 
 
 def peers(results: Sequence[Line]) -> str:
-    ratios = {entry["contender"]: entry["ours_over"]["cpu_us_1"] for entry in results if "ours_over" in entry}
+    ratios = {
+        entry["contender"]: entry["ours_over"]["cpu_us_1"]
+        for entry in results
+        if "ours_over" in entry
+    }
     return "CPU of ours: " + ", ".join(f"{times(ratio)} {name}'s" for name, ratio in ratios.items())
 
 
 def register(results: Sequence[Line]) -> str:
     found = [entry for entry in results if entry["what"] == "ours"]
-    ratios = "; ".join(f"{entry['model']} {entry['median']:.0f} ms, {times(entry['ratio'])}" for entry in found)
+    ratios = "; ".join(
+        f"{entry['model']} {entry['median']:.0f} ms, {times(entry['ratio'])}" for entry in found
+    )
     return f"{ratios} what download, session and one run take"
 
 
@@ -63,7 +84,8 @@ def many_models(results: Sequence[Line]) -> str:
 def memory(results: Sequence[Line]) -> str:
     found = [entry for entry in results if entry["contender"] == "ours"]
     return "over an idle process: " + ", ".join(
-        f"{entry['model']} {entry['over_idle']['median']:.0f} MB (weights {entry['weights_mb']:.0f})" for entry in found
+        f"{entry['model']} {entry['over_idle']['median']:.0f} MB (weights {entry['weights_mb']:.0f})"
+        for entry in found
     )
 
 
@@ -109,7 +131,9 @@ def contenders(results: Sequence[Line]) -> list[Sequence[str]]:
         elif all(name in entry for name, _ in columns.values()):
             cells = [f"{entry[name]['median']:.{digits}f}" for name, digits in columns.values()]
             label = str(NAMES.get(entry["contender"], entry["contender"]))
-            rows.append((f"{label} ({entry['versions']})" if "versions" in entry else label, *cells))
+            rows.append(
+                (f"{label} ({entry['versions']})" if "versions" in entry else label, *cells)
+            )
     return rows
 
 
@@ -122,10 +146,12 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def origin(lines: Sequence[Line]) -> str:
     """On what, with what and when the runs were made."""
     machines = {
-        f"{one['cores']} cores of {one['cpu']} ({one['architecture']})" for one in (line["machine"] for line in lines)
+        f"{one['cores']} cores of {one['cpu']} ({one['architecture']})"
+        for one in (line["machine"] for line in lines)
     }
     versions = {
-        f"Python {one['python']}, onnxruntime {one['onnxruntime']}" for one in (line["versions"] for line in lines)
+        f"Python {one['python']}, onnxruntime {one['onnxruntime']}"
+        for one in (line["versions"] for line in lines)
     }
     days = sorted({line["date"][:10] for line in lines})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
@@ -134,7 +160,9 @@ def origin(lines: Sequence[Line]) -> str:
 
 def block(lines: Sequence[Line]) -> str:
     parts = [origin(lines), markdown(overview(lines))]
-    parts += [markdown(contenders(line["results"])) for line in lines if line["benchmark"] == "peers"]
+    parts += [
+        markdown(contenders(line["results"])) for line in lines if line["benchmark"] == "peers"
+    ]
     return "\n".join(parts)
 
 

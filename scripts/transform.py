@@ -13,13 +13,17 @@ class ManagedPolicies:
     """The one that SAM adds to every function; the template names none."""
 
     def load(self) -> dict[str, str]:
-        return {"AWSLambdaBasicExecutionRole": "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"}
+        return {
+            "AWSLambdaBasicExecutionRole": "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+        }
 
 
 def main() -> None:
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
     source: dict[str, Any] = yaml_parse(Path("template.yaml").read_text())
-    for resource in source["Resources"].values():  # SAM CLI uploads local code first; here it only has to look so
+    for resource in source[
+        "Resources"
+    ].values():  # SAM CLI uploads local code first; here it only has to look so
         for name in {"CodeUri", "ContentUri"} & resource.get("Properties", {}).keys():
             resource["Properties"][name] = "s3://bucket/key"
     defaults = {name: parameter["Default"] for name, parameter in source["Parameters"].items()}

@@ -50,10 +50,18 @@ def with_tree(readme: str) -> str:
     lines = [line(name, text) for name, text in TOP.items()]
     for package in PACKAGES:
         init = Path(package) / "__init__.py"
-        lines += [line(package + "/", sentence(init) if init.exists() else ""), *folder(Path(package), 1)]
+        lines += [
+            line(package + "/", sentence(init) if init.exists() else ""),
+            *folder(Path(package), 1),
+        ]
     lines += [line(name, text) for name, text in BOTTOM.items()]
     block = "\n".join(lines)
-    return re.sub(r"(## The tree\n\n```\n).*?\n(```)", lambda m: f"{m[1]}{block}\n{m[2]}", readme, flags=re.DOTALL)
+    return re.sub(
+        r"(## The tree\n\n```\n).*?\n(```)",
+        lambda m: f"{m[1]}{block}\n{m[2]}",
+        readme,
+        flags=re.DOTALL,
+    )
 
 
 if __name__ == "__main__":

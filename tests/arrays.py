@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from functions.core.tensors import Tensor
+from functions.core.protocol.tensors import Tensor
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -31,7 +31,9 @@ def tensor_of(values: Any, datatype: str = "") -> Tensor:
     datatype = datatype or _DATATYPES[array.dtype]
     if array.dtype != DTYPES[datatype]:
         raise TypeError(f"{datatype} is {DTYPES[datatype]}, not {array.dtype}")
-    return Tensor(datatype, array.shape, array.ravel().tolist() if datatype == "BYTES" else array.tobytes())
+    return Tensor(
+        datatype, array.shape, array.ravel().tolist() if datatype == "BYTES" else array.tobytes()
+    )
 
 
 def array_of(tensor: Tensor) -> np.ndarray:

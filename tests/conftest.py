@@ -10,8 +10,12 @@ from pytest_socket import disable_socket, enable_socket, socket_allow_hosts
 ROOT = Path(__file__).parent.parent
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait starve all others
-DEPLOYED = "STACK_URL" in os.environ  # the end-to-end tests then need the account that the caller chose
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: threads that spin while they wait starve all others
+DEPLOYED = (
+    "STACK_URL" in os.environ
+)  # the end-to-end tests then need the account that the caller chose
 for name in [name for name in os.environ if name.startswith("AWS_") and not DEPLOYED]:
     del os.environ[name]
 defaults = {

@@ -52,7 +52,10 @@ class Line:
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         """A whole answer; `content_type` becomes content-type."""
-        fields = {"content-length": str(len(body)), **{n.replace("_", "-"): v for n, v in headers.items()}}
+        fields = {
+            "content-length": str(len(body)),
+            **{n.replace("_", "-"): v for n, v in headers.items()},
+        }
         self.send(head(status, fields) + body)
 
     def hang_up(self) -> None:
@@ -68,7 +71,10 @@ Behaviour = Callable[[Seen, Line], None]
 
 
 def head(status: int, fields: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} As Planned", *(f"{name}: {value}" for name, value in fields.items())]
+    lines = [
+        f"HTTP/1.1 {status} As Planned",
+        *(f"{name}: {value}" for name, value in fields.items()),
+    ]
     return "\r\n".join([*lines, "\r\n"]).encode()
 
 
@@ -107,7 +113,9 @@ class FaultServer:
                 return
             self._ends.append(connection)
             self.connections += 1
-            threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True).start()
+            threading.Thread(
+                target=self._serve, args=(connection, self.connections), daemon=True
+            ).start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         with suppress(OSError), connection:
@@ -120,7 +128,9 @@ class FaultServer:
         line = Line(connection)
         while line.open and (first := stream.readline()):
             words = first.decode("latin-1").split(" ")
-            if len(words) != 3 or not words[2].startswith("HTTP/1.1"):  # the beginning of TLS, perhaps
+            if len(words) != 3 or not words[2].startswith(
+                "HTTP/1.1"
+            ):  # the beginning of TLS, perhaps
                 return
             method, path, _ = words
             headers = {}
@@ -173,7 +183,9 @@ def check_signature(seen: Seen) -> None:
 class Stored:
     """An object as S3 answers reads of it. Requests by their number (from 1) may get something else instead."""
 
-    def __init__(self, content: bytes, faults: Mapping[int, Behaviour] | None = None, etag: str = '"1"') -> None:
+    def __init__(
+        self, content: bytes, faults: Mapping[int, Behaviour] | None = None, etag: str = '"1"'
+    ) -> None:
         self.content = content
         self.faults = dict(faults or {})
         self.etag = etag
@@ -197,4 +209,7 @@ class Stored:
         if seen.range is not None:
             fields["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{len(self.content)}"
         fields |= {name.replace("_", "-"): value for name, value in changes.items()}
-        return head(200 if seen.range is None else 206, {name: value for name, value in fields.items() if value})
+        return head(
+            200 if seen.range is None else 206,
+            {name: value for name, value in fields.items() if value},
+        )

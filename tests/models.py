@@ -21,7 +21,10 @@ def make_model(
 ) -> Any:
     graph = helper.make_graph(nodes, "test", inputs, outputs, initializers)
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="mayfly-tests"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR,
+        producer_name="mayfly-tests",
     )
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
@@ -53,7 +56,9 @@ def dense_model(width: int, weight: float, manifest: Mapping[str, Any] | None = 
     return model.SerializeToString()
 
 
-def outside_weights_model(directory: Path, location: str = "model.onnx.data", size: int = 3) -> tuple[bytes, bytes]:
+def outside_weights_model(
+    directory: Path, location: str = "model.onnx.data", size: int = 3
+) -> tuple[bytes, bytes]:
     """y = x + [0, 1, 2] whose weights are in a second file. Returns (model, weights)."""
     model = make_model(
         [helper.make_node("Add", ["x", "w"], ["y"])],

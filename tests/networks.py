@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.export import Dim, Spec
+from training.export.torch_exporter import Dim, Spec
 
 
 def numbers(*shape: int) -> Any:
@@ -36,7 +36,9 @@ class Heard(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.front = nn.Sequential(nn.Conv1d(1, 8, 9, stride=4), nn.ReLU(), nn.Conv1d(8, 8, 5, stride=4), nn.ReLU())
+        self.front = nn.Sequential(
+            nn.Conv1d(1, 8, 9, stride=4), nn.ReLU(), nn.Conv1d(8, 8, 5, stride=4), nn.ReLU()
+        )
         self.cells = nn.GRU(8, 8, batch_first=True)
         self.head = nn.Linear(8, 3)
 
@@ -57,7 +59,9 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Any) -> Any:
         padding = tokens == 0
-        states = self.layers(self.words(tokens) + self.places[: tokens.shape[1]], src_key_padding_mask=padding)
+        states = self.layers(
+            self.words(tokens) + self.places[: tokens.shape[1]], src_key_padding_mask=padding
+        )
         kept = (~padding).unsqueeze(-1).to(states.dtype)
         return self.head((states * kept).sum(1) / kept.sum(1).clamp(min=1))
 
@@ -69,13 +73,17 @@ class Decoder(nn.Module):
         super().__init__()
         self.bytes, self.places = nn.Embedding(256, 32), nn.Embedding(64, 32)
         self.norm, self.attend, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
-        self.think = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32))
+        self.think = nn.Sequential(
+            nn.LayerNorm(32), nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32)
+        )
         self.head = nn.Linear(32, 256, bias=False)
 
     def forward(self, tokens: Any, past: Any) -> Any:
         batch, length, before = *tokens.shape, past.shape[3]
         x = self.bytes(tokens) + self.places(torch.arange(length) + before)
-        q, k, v = self.attend(self.norm(x)).view(batch, length, 3, 2, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.attend(self.norm(x)).view(batch, length, 3, 2, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         seen = torch.arange(before + length)[None] <= torch.arange(length)[:, None] + before
         weights = (q @ k.transpose(-1, -2) / 4).masked_fill(~seen, float("-inf")).softmax(-1)
@@ -127,7 +135,9 @@ def spec(family: str) -> Spec:
             axes = text | {"past": {1: "batch", 3: "past"}}
 
             def tokens_and_past(s: Mapping[str, int]) -> tuple[Any, ...]:
-                return integers(256, s["batch"], s["length"]), numbers(2, s["batch"], 2, s["past"], 16)
+                return integers(256, s["batch"], s["length"]), numbers(
+                    2, s["batch"], 2, s["past"], 16
+                )
 
             return Spec(Decoder(), axes, ["logits", "present"], sizes, tokens_and_past)
         case "recommender":
@@ -138,6 +148,14 @@ def spec(family: str) -> Spec:
 
             return Spec(Recommender(), rows, ["scores", "items"], {"batch": Dim(1, 17)}, users)
         case "perceptron":
-            layers = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10), nn.Softmax(-1))
-            return Spec(layers, {"x": {0: "batch"}}, ["y"], {"batch": Dim()}, lambda s: (numbers(s["batch"], 64),))
+            layers = nn.Sequential(
+                nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10), nn.Softmax(-1)
+            )
+            return Spec(
+                layers,
+                {"x": {0: "batch"}},
+                ["y"],
+                {"batch": Dim()},
+                lambda s: (numbers(s["batch"], 64),),
+            )
     raise KeyError(family)

@@ -12,20 +12,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from training import checkpoint, distributed, loop, losses
 from training.data import Dataset, Examples
-from training.recipe import NetworkHyperparameters
+from training.fitting import checkpoint, distributed, loop, losses
+from training.hyperparameters import NetworkHyperparameters
 
 CPU = torch.device("cpu")
 # 101 examples: the last batch of 5 is split into 3 and 2 and, with accumulation, into parts of 2 and 1.
-SETTINGS = NetworkHyperparameters(epochs=4, lr=0.02, batch_size=16, l1=1e-3, clip=0.5, patience=3, accumulate=2)
+SETTINGS = NetworkHyperparameters(
+    epochs=4, lr=0.02, batch_size=16, l1=1e-3, clip=0.5, patience=3, accumulate=2
+)
 
 
 def make_data() -> Dataset:
     generator = np.random.default_rng(0)
     x = generator.standard_normal((161, 6), np.float32)
     y = (x[:, 0] > x[:, 1] * x[:, 2]).astype(np.int64)
-    parts = [Examples({"x": x[rows]}, y[rows]) for rows in (slice(0, 101), slice(101, 131), slice(131, 161))]
+    parts = [
+        Examples({"x": x[rows]}, y[rows])
+        for rows in (slice(0, 101), slice(101, 131), slice(131, 161))
+    ]
     return Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
 
 
@@ -38,7 +43,9 @@ def make_model(dropout: float = 0.0) -> Any:
 
 def fit(model: Any, ranks: distributed.Ranks | None = None, **more: Any) -> list[dict[str, float]]:
     settings = more.pop("settings", SETTINGS)
-    return loop.fit(model, make_data(), settings, device=CPU, loss=losses.cross_entropy, ranks=ranks, **more)
+    return loop.fit(
+        model, make_data(), settings, device=CPU, loss=losses.cross_entropy, ranks=ranks, **more
+    )
 
 
 class StopAt(checkpoint.Stop):
@@ -60,7 +67,9 @@ def main() -> int:
     history = fit(model, ranks)
     others = ranks.gathered(model.state_dict())
     if ranks.leads:
-        torch.save({"model": model.state_dict(), "history": history, "others": others}, folder / "plain.pt")
+        torch.save(
+            {"model": model.state_dict(), "history": history, "others": others}, folder / "plain.pt"
+        )
 
     drawing = replace(SETTINGS, accumulate=1, epochs=3)
     whole = make_model(0.3)

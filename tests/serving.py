@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from functions.adapters.memory import MemoryBlobs, MemoryTable
 from functions.core.errors import InvalidModel, Unavailable
-from functions.core.inference import InferenceService
-from functions.core.plan import Plan
-from functions.core.registry import Reason, Registry, Source, State, Version
-from functions.core.resolution import Resolver
-from functions.core.serving import ModelCache
-from functions.core.signature import Signature, TensorSpec
-from functions.core.statistics import Statistics
-from functions.core.tensors import Tensor
+from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.protocol.tensors import Tensor
+from functions.core.registry.load_plan import Plan
+from functions.core.registry.registry import Registry
+from functions.core.registry.resolver import Resolver
+from functions.core.registry.version import Reason, Source, State, Version
+from functions.core.serving.model_cache import ModelCache
+from functions.core.serving.service import InferenceService
+from functions.core.serving.statistics import Statistics
 from functions.infer.handler import Handler, make_handler
 from tests.arrays import array_of, tensor_of
+from tests.fakes import MemoryBlobs, MemoryTable
 
-SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),))
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),)
+)
 
 
 class Clock:
@@ -55,7 +58,9 @@ class ScaleSession:
         self.runtime = runtime
         self.timeouts: list[float] = []
 
-    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float) -> dict[str, Tensor]:
+    def run(
+        self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float
+    ) -> dict[str, Tensor]:
         self.timeouts.append(timeout_s)
         self.runtime.runs.append(self.factor)
         if self.runtime.failure is not None:
@@ -104,28 +109,49 @@ class Context:
 class World:
     """An environment of the infer function, and everything around it."""
 
-    def __init__(self, directory: Path, *, seconds: float = 5.0, memory_bytes: int = 1 << 30) -> None:
-        self.table, self.blobs, self.runtime, self.clock = BrokenTable(), MemoryBlobs(), ScaleRuntime(), Clock()
+    def __init__(
+        self, directory: Path, *, seconds: float = 5.0, memory_bytes: int = 1 << 30
+    ) -> None:
+        self.table, self.blobs, self.runtime, self.clock = (
+            BrokenTable(),
+            MemoryBlobs(),
+            ScaleRuntime(),
+            Clock(),
+        )
         self.directory = directory
-        self.registry = Registry(self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None)
+        self.registry = Registry(
+            self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
+        )
         self.resolver = Resolver(self.registry, seconds, self.clock, chance=lambda: 0.0)
-        self.models = ModelCache(self.blobs, self.runtime, memory_bytes=memory_bytes, directory=directory)
+        self.models = ModelCache(
+            self.blobs, self.runtime, memory_bytes=memory_bytes, directory=directory
+        )
         self.statistics = Statistics()
         self.service = InferenceService(self.registry, self.resolver, self.models, self.statistics)
         self.lines: list[dict[str, Any]] = []
 
     def register(
-        self, model: str, factor: float | bytes = 2.0, signature: Signature = SIGNATURE, **record: Any
+        self,
+        model: str,
+        factor: float | bytes = 2.0,
+        signature: Signature = SIGNATURE,
+        **record: Any,
     ) -> Version:
         """A READY version, as the register function leaves it."""
         content = factor if isinstance(factor, bytes) else str(factor).encode()
         claimed = self.claim(model)
-        ready = {"state": State.READY, "files": (self.blobs.add("model.onnx", content),), "signature": signature}
+        ready = {
+            "state": State.READY,
+            "files": (self.blobs.add("model.onnx", content),),
+            "signature": signature,
+        }
         return self.registry.finish(replace(claimed, **ready, **record))
 
     def claim(self, model: str) -> Version:
         """A PENDING version."""
-        return self.registry.claim(model, Source("up", f"models/{model}/x.onnx", str(self.table.transactions)))
+        return self.registry.claim(
+            model, Source("up", f"models/{model}/x.onnx", str(self.table.transactions))
+        )
 
     def reject(self, model: str) -> Version:
         reason = Reason("NOT_ONNX", "the file is no ONNX model")
@@ -194,4 +220,9 @@ class Client:
 
 def rows(*values: list[float], **more: Any) -> dict[str, Any]:
     """An infer request for the model that multiplies."""
-    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [len(values), 3], "data": list(values)}], **more}
+    return {
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [len(values), 3], "data": list(values)}
+        ],
+        **more,
+    }

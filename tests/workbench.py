@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from functions.core.signature import Signature, TensorSpec
+from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked, Written
 from functions.core.uploads import Form
-from functions.core.workbench import Brief, Built, Unpacked, Written
-from functions.workbench.unpack import unpack
+from functions.sandbox.unpack import unpack
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
 

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from training.sagemaker import cli
+
 HELP = """python -m training COMMAND …
 
   train RECIPE   train here; with --on sagemaker or --on local-stack as a training job (its options: job --help)
@@ -23,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP)
         return 0
     if command not in COMMANDS:
-        print(f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     try:
         return COMMANDS[command](rest[:-1])
@@ -46,9 +51,8 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _job(arguments: Sequence[str]) -> int:
-    from training import job
 
-    return job.main(arguments)
+    return cli.main(arguments)
 
 
 def _publish(arguments: Sequence[str]) -> int:
@@ -59,7 +63,7 @@ def _publish(arguments: Sequence[str]) -> int:
 
 def _list(arguments: Sequence[str]) -> int:
     argparse.ArgumentParser(prog="python -m training list").parse_args(arguments)
-    from training.recipe import built_in, load
+    from training.recipe_loading import built_in, load
 
     for name in built_in():
         recipe = load(name)
@@ -76,7 +80,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 if __name__ == "__main__":
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun -m training train
-        from training import distributed
+        from training.fitting import distributed
 
         distributed.end(main)
     sys.exit(main())

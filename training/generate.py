@@ -85,7 +85,9 @@ class Served:
 
         found = re.fullmatch(r"(https?)://(.+)/v2/models/([^/]+)(?:/versions/([^/]+))?/?", url)
         if found is None:
-            raise ValueError(f"{url} is no model's URL: http(s)://HOST[/STAGE]/v2/models/NAME[/versions/VERSION]")
+            raise ValueError(
+                f"{url} is no model's URL: http(s)://HOST[/STAGE]/v2/models/NAME[/versions/VERSION]"
+            )
         scheme, base, self._name, version = found.groups()
         self._version = version or ""
         self._triton: Any = triton
@@ -115,23 +117,40 @@ class Served:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
         self._client.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.generate", description="Let a served model write on.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.generate", description="Let a served model write on."
+    )
     parser.add_argument("url", help="http://HOST[/STAGE]/v2/models/NAME[/versions/VERSION]")
     parser.add_argument("prompt")
     parser.add_argument("--length", type=int, default=LENGTH, help="bytes [%(default)s]")
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="0: always the likeliest [%(default)s]")
-    parser.add_argument("--context", type=int, default=CONTEXT, help="the recipe's `length` [%(default)s]")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=TEMPERATURE,
+        help="0: always the likeliest [%(default)s]",
+    )
+    parser.add_argument(
+        "--context", type=int, default=CONTEXT, help="the recipe's `length` [%(default)s]"
+    )
     parser.add_argument("--seed", type=int)
     options = parser.parse_args(arguments)
-    settings = {"length": options.length, "temperature": options.temperature, "context": options.context}
+    settings = {
+        "length": options.length,
+        "temperature": options.temperature,
+        "context": options.context,
+    }
     try:
         with Served(options.url) as model:
-            written = generate(model, model.past, options.prompt.encode(), seed=options.seed, **settings)
+            written = generate(
+                model, model.past, options.prompt.encode(), seed=options.seed, **settings
+            )
             print(options.prompt, end="", flush=True)
             letters = codecs.getincrementaldecoder("utf-8")("replace")
             for byte in written:

@@ -32,7 +32,12 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, dropout: float = 0.0) 
 
 
 def cnn(
-    outputs: int, *, channels: int = 1, side: int = 28, kernel: int = 3, widths: tuple[int, int] = (32, 64)
+    outputs: int,
+    *,
+    channels: int = 1,
+    side: int = 28,
+    kernel: int = 3,
+    widths: tuple[int, int] = (32, 64),
 ) -> nn.Sequential:
     """(batch, channels, side, side) → (batch, outputs): conv, pool, conv, pool, dense; `kernel` is odd."""
     first, second = widths
@@ -51,7 +56,9 @@ def cnn(
 class Recurrent(nn.Module):
     """(batch, time, features) → (batch, outputs), read off the last state of a vanilla RNN, an LSTM or a GRU."""
 
-    def __init__(self, cell: Cell, features: int, width: int, outputs: int, *, layers: int = 1) -> None:
+    def __init__(
+        self, cell: Cell, features: int, width: int, outputs: int, *, layers: int = 1
+    ) -> None:
         super().__init__()
         self.cells = CELLS[cell](features, width, layers, batch_first=True)  # type: ignore[arg-type]
         self.head = nn.Linear(width, outputs)
@@ -79,8 +86,16 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (batch, length, width) → the same, keys and values (batch, heads, past + length, width / heads)."""
         batch, length, width = x.shape
-        q, k, v = self.attend(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads).unbind(2)
-        q, k, v = _turned(q.transpose(1, 2), turns), _turned(k.transpose(1, 2), turns), v.transpose(1, 2)
+        q, k, v = (
+            self.attend(self.norm(x))
+            .view(batch, length, 3, self.heads, width // self.heads)
+            .unbind(2)
+        )
+        q, k, v = (
+            _turned(q.transpose(1, 2), turns),
+            _turned(k.transpose(1, 2), turns),
+            v.transpose(1, 2),
+        )
         if past is None:
             heard = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
@@ -105,16 +120,22 @@ class GPT(nn.Module):
     def __init__(self, *, width: int, heads: int, layers: int, tokens: int = 256) -> None:
         super().__init__()
         if width % (2 * heads):
-            raise InvalidHyperparameter(f"width: {width} is not divisible by twice the {heads} heads")
+            raise InvalidHyperparameter(
+                f"width: {width} is not divisible by twice the {heads} heads"
+            )
         self.embed = nn.Embedding(tokens, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, tokens, bias=False)
         self.heads, self.size = heads, width // heads
-        self.register_buffer("speeds", 1e-4 ** torch.linspace(0, 1, self.size // 2), persistent=False)
+        self.register_buffer(
+            "speeds", 1e-4 ** torch.linspace(0, 1, self.size // 2), persistent=False
+        )
         self.speeds: Tensor
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
-                last = name.endswith(("out.weight", "think.3.weight"))  # of a block: what is added begins small
+                last = name.endswith(
+                    ("out.weight", "think.3.weight")
+                )  # of a block: what is added begins small
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if last else 0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -157,12 +178,16 @@ class Decoder(nn.Module):
         """Made-up inputs, with which a recipe proves the graph; sizes of batch, length and past."""
         generator = torch.Generator().manual_seed(sum(sizes.values()))
         past = self.empty(sizes["batch"], sizes["past"])
-        tokens = torch.randint(self.gpt.embed.num_embeddings, (sizes["batch"], sizes["length"]), generator=generator)
+        tokens = torch.randint(
+            self.gpt.embed.num_embeddings, (sizes["batch"], sizes["length"]), generator=generator
+        )
         return tokens, torch.randn(past.shape, generator=generator)
 
     def empty(self, batch: int, past: int = 0, device: torch.device | None = None) -> Tensor:
         """A past of that many bytes, all zeros."""
-        return torch.zeros(2 * len(self.gpt.blocks), batch, self.gpt.heads, past, self.gpt.size, device=device)
+        return torch.zeros(
+            2 * len(self.gpt.blocks), batch, self.gpt.heads, past, self.gpt.size, device=device
+        )
 
 
 class Pieces(nn.Module):
@@ -190,7 +215,10 @@ class Pieces(nn.Module):
         found, inside = [], []
         for length in (3, 4, 5):
             window = [letters[:, at : at + text.shape[1] + 1] for at in range(length)]
-            number, whole = torch.full_like(window[0], length), torch.ones_like(window[0], dtype=torch.bool)
+            number, whole = (
+                torch.full_like(window[0], length),
+                torch.ones_like(window[0], dtype=torch.bool),
+            )
             for letter in window:
                 number = 37 * number + letter
             for letter in window[1:-1]:
@@ -213,7 +241,9 @@ class Pieces(nn.Module):
         numbers, inside = self.numbers(text)
         weights = self.dropout(self.weights(numbers).squeeze(-1).exp() * inside)
         if self.training:  # the same, and quicker; exported, it would be a loop
-            summed = functional.embedding_bag(numbers, self.vectors.weight, per_sample_weights=weights, mode="sum")
+            summed = functional.embedding_bag(
+                numbers, self.vectors.weight, per_sample_weights=weights, mode="sum"
+            )
         else:
             summed = (weights.unsqueeze(1) @ self.vectors(numbers)).squeeze(1)
         length: Tensor = summed.norm(dim=-1, keepdim=True)
@@ -237,9 +267,13 @@ class Encoder(nn.Module):
         with torch.no_grad():
             self.words.weight[1:].normal_(std=scale)
         self.dropout = nn.Dropout(dropout)
-        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True
+        )
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(dropout), nn.Linear(2 * width, outputs))
+        self.head = nn.Sequential(
+            nn.LayerNorm(2 * width), nn.Dropout(dropout), nn.Linear(2 * width, outputs)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         vectors = self.words(tokens)
@@ -264,7 +298,9 @@ class Evidence(nn.Module):
     rarity: Tensor
     weights: Tensor
 
-    def __init__(self, numbers: NDArray[Any], target: NDArray[Any], *, smoothing: float = 0.4) -> None:
+    def __init__(
+        self, numbers: NDArray[Any], target: NDArray[Any], *, smoothing: float = 0.4
+    ) -> None:
         super().__init__()
         from scipy.sparse import csr_matrix
         from sklearn.feature_extraction.text import TfidfTransformer
@@ -272,11 +308,15 @@ class Evidence(nn.Module):
 
         flat = numbers.reshape(len(numbers), -1)
         row, place = np.nonzero(flat)
-        counts = csr_matrix((np.ones(len(row)), (row, flat[row, place] - 1)), (len(flat), flat.max()))
+        counts = csr_matrix(
+            (np.ones(len(row)), (row, flat[row, place] - 1)), (len(flat), flat.max())
+        )
         loudness = TfidfTransformer().fit(counts)
         heard = ComplementNB(alpha=smoothing).fit(loudness.transform(counts), target)
         weights = heard.feature_log_prob_ - heard.feature_log_prob_.mean(axis=0)
-        self.register_buffer("weights", torch.from_numpy(np.pad(weights.T, [(1, 0), (0, 0)])).float())
+        self.register_buffer(
+            "weights", torch.from_numpy(np.pad(weights.T, [(1, 0), (0, 0)])).float()
+        )
         self.register_buffer("rarity", torch.from_numpy(np.pad(loudness.idf_, (1, 0))).float())
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -297,22 +337,32 @@ class LogMel(nn.Module):
     waves: Tensor
     triangles: Tensor
 
-    def __init__(self, rate: int, *, bands: int = 32, window: int = 256, hop: int = 80, lowest: float = 60.0) -> None:
+    def __init__(
+        self, rate: int, *, bands: int = 32, window: int = 256, hop: int = 80, lowest: float = 60.0
+    ) -> None:
         super().__init__()
         frequency = torch.arange(window // 2 + 1, dtype=torch.float64)
-        angle = 2 * math.pi / window * frequency[:, None] * torch.arange(window, dtype=torch.float64)
-        waves = torch.cat([angle.cos(), angle.sin()]) * torch.hann_window(window, dtype=torch.float64)
+        angle = (
+            2 * math.pi / window * frequency[:, None] * torch.arange(window, dtype=torch.float64)
+        )
+        waves = torch.cat([angle.cos(), angle.sin()]) * torch.hann_window(
+            window, dtype=torch.float64
+        )
         mels = torch.linspace(_mel(lowest), _mel(rate / 2), bands + 2, dtype=torch.float64)
         edges = 700 * (10 ** (mels / 2595) - 1)
         low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
         hertz = frequency * rate / window
-        triangles = torch.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clamp(min=0)
+        triangles = torch.minimum(
+            (hertz - low) / (centre - low), (high - hertz) / (high - centre)
+        ).clamp(min=0)
         self.register_buffer("waves", waves[:, None].float(), persistent=False)
         self.register_buffer("triangles", triangles.float(), persistent=False)
         self.hop = hop
 
     def forward(self, audio: Tensor) -> Tensor:
-        cosine, sine = functional.conv1d(audio.unsqueeze(1), self.waves, stride=self.hop).chunk(2, 1)
+        cosine, sine = functional.conv1d(audio.unsqueeze(1), self.waves, stride=self.hop).chunk(
+            2, 1
+        )
         bands = (self.triangles @ (cosine**2 + sine**2) + 1e-6).log()
         return bands - bands.mean((1, 2), keepdim=True)
 
@@ -328,13 +378,22 @@ class Listener(nn.Module):
     What they find is pooled by mean and maximum.
     """
 
-    def __init__(self, rate: int, outputs: int, *, bands: int = 32, width: int = 64, dropout: float = 0.2) -> None:
+    def __init__(
+        self, rate: int, outputs: int, *, bands: int = 32, width: int = 64, dropout: float = 0.2
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [LogMel(rate, bands=bands)]
         for channels in (bands, width):
-            layers += [nn.Conv1d(channels, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU(), nn.MaxPool1d(2)]
+            layers += [
+                nn.Conv1d(channels, width, 5, padding=2),
+                nn.BatchNorm1d(width),
+                nn.ReLU(),
+                nn.MaxPool1d(2),
+            ]
             layers.append(nn.Dropout(dropout))
-        self.layers = nn.Sequential(*layers, nn.Conv1d(width, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU())
+        self.layers = nn.Sequential(
+            *layers, nn.Conv1d(width, width, 5, padding=2), nn.BatchNorm1d(width), nn.ReLU()
+        )
         self.head = nn.Linear(2 * width, outputs)
 
     def forward(self, audio: Tensor) -> Tensor:
@@ -367,7 +426,9 @@ class Table(nn.Module):
         self.register_buffer("mean", filled.mean(0))
         self.register_buffer("deviation", filled.std(0).clamp(min=1e-6))
         widths = [min(count, WIDEST) for count in categories]
-        self.words = nn.ModuleList(nn.Embedding(count, width) for count, width in zip(categories, widths, strict=True))
+        self.words = nn.ModuleList(
+            nn.Embedding(count, width) for count, width in zip(categories, widths, strict=True)
+        )
         self.layers = mlp(2 * numbers.shape[1] + sum(widths), hidden, outputs, dropout)
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
@@ -386,7 +447,9 @@ class TwoTowers(nn.Module):
     scores -1e9, and so does item 0. Numbers that no item has count as none.
     """
 
-    def __init__(self, items: int, *, width: int = 32, hidden: int = 64, dropout: float = 0.3) -> None:
+    def __init__(
+        self, items: int, *, width: int = 32, hidden: int = 64, dropout: float = 0.3
+    ) -> None:
         super().__init__()
         self.items, self.width = items, width
         self.taken = nn.Embedding(items + 1, width, padding_idx=0)
@@ -408,7 +471,9 @@ class TwoTowers(nn.Module):
         user = self.user(torch.cat([words.sum(1) / count, liked], 1))
         scores = user @ self.item.weight.T + self.popularity
         none = torch.zeros_like(scores)
-        seen = none.scatter(1, history, torch.ones_like(ratings)) + none.scatter(1, torch.zeros_like(history), 1.0)
+        seen = none.scatter(1, history, torch.ones_like(ratings)) + none.scatter(
+            1, torch.zeros_like(history), 1.0
+        )
         masked: Tensor = scores.masked_fill(seen > 0, -1e9)
         return masked
 
@@ -416,7 +481,9 @@ class TwoTowers(nn.Module):
 class After(nn.Module):
     """`model`, and then something done to what it answers. Exporters see the arguments of `model`, by their names."""
 
-    def __init__(self, model: nn.Module, then: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> None:
+    def __init__(
+        self, model: nn.Module, then: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+    ) -> None:
         super().__init__()
         self.model = model
         self.forward = functools.wraps(model.forward)(lambda *inputs: then(self.model(*inputs)))

@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from training import artifact, describe, manifest
-from training.artifact import first_line
 from training.errors import InvalidArtifact, TrainingError
+from training.export import graphs, manifest, model_card
+from training.export.graphs import first_line
 from training.recipe import NAME, OUTPUTS, Arrays, Task
 
 SIZES = (2, 1, 4, 8, 16, 32, 224)  # of free dimensions other than the batch, tried in this order
@@ -43,16 +43,34 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m training publish", description="Publish an ONNX file that exists.")
+    made = argparse.ArgumentParser(
+        prog="python -m training publish", description="Publish an ONNX file that exists."
+    )
     made.add_argument("file", type=Path, help="the ONNX file; it is read only")
     made.add_argument("--model", required=True, help="its name in the registry")
     made.add_argument("--task", choices=get_args(Task), help="[the manifest's]")
     made.add_argument("--description", help="what it answers, in a sentence [the manifest's]")
-    made.add_argument("--label", action="append", default=[], help="of a class, in the order of the probabilities")
+    made.add_argument(
+        "--label", action="append", default=[], help="of a class, in the order of the probabilities"
+    )
     made.add_argument("--preprocessing", help="what a caller has to do to raw data, in a sentence")
-    made.add_argument("--manifest", type=Path, metavar="FILE", help="JSON: metrics, data, … in the words of schema 1")
-    made.add_argument("--sample", type=Path, action="append", default=[], metavar="FILE.npz", help="inputs by name")
-    made.add_argument("--output", type=Path, help="the described copy [artifacts/<model>/model.onnx]")
+    made.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="JSON: metrics, data, … in the words of schema 1",
+    )
+    made.add_argument(
+        "--sample",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.npz",
+        help="inputs by name",
+    )
+    made.add_argument(
+        "--output", type=Path, help="the described copy [artifacts/<model>/model.onnx]"
+    )
     made.add_argument("--bucket", help="upload it to this artifacts bucket, which registers it")
     made.add_argument("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
     return made
@@ -67,22 +85,32 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
     if not NAME.fullmatch(options.model):
         raise InvalidArtifact(f"{options.model!r} is no model name: use a-z, 0-9, '.', '_', '-'")
     graph = read(options.file)
-    session = artifact.runtime(graph)
+    session = graphs.runtime(graph)
     print(f"{options.file.name}: loads; {_signature(session)}", flush=True)
     card = _card(graph, options)
     requests = [_sample(path, session) for path in options.sample] or made_up(session)
     try:
-        card["samples"] = artifact.samples(graph, requests)
+        card["samples"] = graphs.samples(graph, requests)
     except Exception as error:  # native errors of any kind: the samples are the user's
-        raise InvalidArtifact(f"the model does not answer its samples: {first_line(error)}") from error
-    describe.embed(graph, card)
+        raise InvalidArtifact(
+            f"the model does not answer its samples: {first_line(error)}"
+        ) from error
+    model_card.embed(graph, card)
     path: Path = options.output or Path("artifacts", options.model, "model.onnx")
     if path.exists() and path.samefile(options.file):
         raise InvalidArtifact(f"--output {path} is the file itself; it is not overwritten")
-    artifact.save(graph, path)
-    print(f"{path}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside", flush=True)
+    graphs.save(graph, path)
+    print(
+        f"{path}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside",
+        flush=True,
+    )
     if options.bucket:
-        region = options.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        region = (
+            options.region
+            or environ.get("AWS_REGION")
+            or environ.get("AWS_DEFAULT_REGION")
+            or "us-east-1"
+        )
         print(f"uploaded {upload(path, options.model, options.bucket, region)}", flush=True)
     return path
 
@@ -100,11 +128,13 @@ def read(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf's errors have no common base
         raise InvalidArtifact(f"{path.name} is no ONNX file") from error
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.graph.initializer):
-        raise InvalidArtifact(f"{path.name} keeps weights in other files; save it with save_as_external_data=False")
-    problem = artifact.unfit(graph)
+        raise InvalidArtifact(
+            f"{path.name} keeps weights in other files; save it with save_as_external_data=False"
+        )
+    problem = graphs.unfit(graph)
     if problem is None:
         try:
-            artifact.runtime(graph)
+            graphs.runtime(graph)
         except Exception as error:  # as above
             problem = f"does not load: {first_line(error)}"
     if problem is not None:
@@ -114,7 +144,9 @@ def read(path: Path) -> onnx.ModelProto:
 
 def _signature(session: Any) -> str:
     def spelled(values: Sequence[Any]) -> str:
-        return ", ".join(f"{value.name} {artifact.DATATYPES[value.type]}{list(value.shape)}" for value in values)
+        return ", ".join(
+            f"{value.name} {graphs.DATATYPES[value.type]}{list(value.shape)}" for value in values
+        )
 
     return f"{spelled(session.get_inputs())} → {spelled(session.get_outputs())}"
 
@@ -134,16 +166,21 @@ def _card(graph: onnx.ModelProto, options: argparse.Namespace) -> dict[str, Any]
     if "task" not in card:
         raise InvalidArtifact(f"say what the model does: --task {', '.join(get_args(Task))}")
     labels = options.label or _labels(card)
-    known = {str(one.get("name")): str(one.get("preprocessing", "")) for one in card.get("inputs", [])}
+    known = {
+        str(one.get("name")): str(one.get("preprocessing", "")) for one in card.get("inputs", [])
+    }
     columns = {str(one.get("name")): list(one.get("columns", ())) for one in card.get("inputs", [])}
     told_of = known if options.preprocessing is None else str(options.preprocessing)
-    card["inputs"] = describe.inputs(graph, told_of, columns)
+    card["inputs"] = model_card.inputs(graph, told_of, columns)
     names = [value.name for value in graph.graph.output]
     kinds = {one.get("name"): one.get("kind", "tensor") for one in card.get("outputs", [])}
-    card["outputs"] = describe.outputs(graph, dict(zip(names, OUTPUTS.get(card["task"], {}).values())) | kinds, labels)  # noqa: B905
+    by_position = dict(zip(names, OUTPUTS.get(card["task"], {}).values(), strict=False))
+    card["outputs"] = model_card.outputs(graph, by_position | kinds, labels)
     if labels and not any(output.get("labels") for output in card["outputs"]):
-        raise InvalidArtifact(f"{len(labels)} labels, and no output has a last dimension of that size")
-    card.setdefault("tolerance", {"rtol": artifact.RTOL, "atol": artifact.ATOL})
+        raise InvalidArtifact(
+            f"{len(labels)} labels, and no output has a last dimension of that size"
+        )
+    card.setdefault("tolerance", {"rtol": graphs.RTOL, "atol": graphs.ATOL})
     card.setdefault("published", datetime.now(UTC).isoformat(timespec="seconds"))
     return card
 
@@ -159,7 +196,9 @@ def _object(text: str, what: str) -> dict[str, Any]:
 
 
 def _labels(card: Mapping[str, Any]) -> list[str]:
-    return next((list(output["labels"]) for output in card.get("outputs", []) if output.get("labels")), [])
+    return next(
+        (list(output["labels"]) for output in card.get("outputs", []) if output.get("labels")), []
+    )
 
 
 def _sample(path: Path, session: Any) -> dict[str, NDArray[Any]]:
@@ -169,9 +208,11 @@ def _sample(path: Path, session: Any) -> dict[str, NDArray[Any]]:
             given = {name: file[name] for name in file.files}
     except (OSError, ValueError) as error:
         raise InvalidArtifact(f"{path.name} cannot be read as .npz: {first_line(error)}") from error
-    wanted = {value.name: DTYPES[artifact.DATATYPES[value.type]] for value in session.get_inputs()}
+    wanted = {value.name: DTYPES[graphs.DATATYPES[value.type]] for value in session.get_inputs()}
     if set(given) != set(wanted):
-        raise InvalidArtifact(f"{path.name} holds {', '.join(given)}; the model takes {', '.join(wanted)}")
+        raise InvalidArtifact(
+            f"{path.name} holds {', '.join(given)}; the model takes {', '.join(wanted)}"
+        )
     return {name: values.astype(wanted[name]) for name, values in given.items()}
 
 
@@ -194,7 +235,9 @@ def made_up(session: Any) -> list[Arrays]:
             reason = reason or first_line(error)
             continue
         return requests
-    raise InvalidArtifact(f"the model refuses every made-up request ({reason}); give it one: --sample FILE.npz")
+    raise InvalidArtifact(
+        f"the model refuses every made-up request ({reason}); give it one: --sample FILE.npz"
+    )
 
 
 def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
@@ -205,8 +248,11 @@ def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
         random = np.random.default_rng(SEED)
         yield {
             value.name: _values(
-                artifact.DATATYPES[value.type],
-                [have if isinstance(have, int) else size if at else rows for at, have in enumerate(value.shape)],
+                graphs.DATATYPES[value.type],
+                [
+                    have if isinstance(have, int) else size if at else rows
+                    for at, have in enumerate(value.shape)
+                ],
                 integer,
                 random,
             )
@@ -214,7 +260,9 @@ def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
         }
 
 
-def _values(datatype: str, shape: Sequence[int], integer: int, random: np.random.Generator) -> NDArray[Any]:
+def _values(
+    datatype: str, shape: Sequence[int], integer: int, random: np.random.Generator
+) -> NDArray[Any]:
     """Eighths from 0 to 1, which are short in JSON; ones or zeros where integers are asked for."""
     if datatype == "BYTES":
         return np.full(shape, "a", object)

@@ -27,11 +27,18 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from training import artifact, checkpoint, describe, distributed, evaluate, forms, record, report, trained, tune
+from training import pipeline
+from training.compression import select
 from training.errors import TrainingError
-from training.manifest import Evaluation, Manifest
-from training.recipe import load, mistake, override, pairs
-from training.trained import Trained
+from training.evaluation import metrics as evaluate
+from training.evaluation import record, report
+from training.export import graphs, model_card
+from training.export.manifest import Evaluation, Manifest
+from training.fitting import checkpoint, distributed
+from training.hyperparameters import override, pairs
+from training.pipeline import Trained
+from training.recipe_loading import load, mistake
+from training.tuning import study
 
 STOPPED = 143  # exit status: 128 + SIGTERM
 
@@ -44,7 +51,10 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         print(f"error: {error}", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError as error:
-        print(f"error: {str(error).splitlines()[0]} Lower batch_size, or set accumulate=2.", file=sys.stderr)
+        print(
+            f"error: {str(error).splitlines()[0]} Lower batch_size, or set accumulate=2.",
+            file=sys.stderr,
+        )
         return 1
     except checkpoint.Interrupted as stopped:
         print(f"SIGTERM: {stopped}", file=sys.stderr)
@@ -66,20 +76,38 @@ def parser() -> argparse.ArgumentParser:
         "of a job: python -m training job --help",
     )
     made.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
-    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4")
-    made.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="a folder of input data")
-    made.add_argument("--seeds", type=int, default=1, metavar="N", help="train N times; the first is written [1]")
     made.add_argument(
-        "--compress", default="", metavar="KINDS", help="try distil, prune, int8, int8-static, int4, fp16"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4"
     )
-    made.add_argument("--budget", type=float, default=0.005, help="share of the metric a form may lose [%(default)s]")
-    made.add_argument("--model-dir", type=Path, help="where model.onnx goes [$SM_MODEL_DIR or artifacts/<recipe>]")
-    tune.add_options(made)
+    made.add_argument(
+        "--data", action="append", default=[], metavar="NAME=DIR", help="a folder of input data"
+    )
+    made.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train N times; the first is written [1]"
+    )
+    made.add_argument(
+        "--compress",
+        default="",
+        metavar="KINDS",
+        help="try distil, prune, int8, int8-static, int4, fp16",
+    )
+    made.add_argument(
+        "--budget",
+        type=float,
+        default=0.005,
+        help="share of the metric a form may lose [%(default)s]",
+    )
+    made.add_argument(
+        "--model-dir", type=Path, help="where model.onnx goes [$SM_MODEL_DIR or artifacts/<recipe>]"
+    )
+    study.add_options(made)
     made.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return made
 
 
-def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpoint.Stop) -> Path | None:
+def train(
+    options: argparse.Namespace, environ: Mapping[str, str], stop: checkpoint.Stop
+) -> Path | None:
     """From data to the proven, described model.onnx, whose path is returned; None in all processes but the first.
 
     Raises:
@@ -88,7 +116,7 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     """
     started = time.monotonic()
     recipe = load(options.recipe)
-    kinds = forms.kinds(options.compress, recipe)
+    kinds = select.kinds(options.compress, recipe)
     settings = override(recipe.hyperparameters(), json.loads(environ.get("SM_HPS", "{}")))
     settings = override(settings, pairs(options.set))
     channels = _channels(environ) | _folders(options.data)
@@ -99,7 +127,7 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     trial = "MAYFLY_TRIAL" in environ  # of a search: it is judged, and that is all
     data = recipe.load_data(channels, settings)
     if trial:
-        data = tune.without_test(data)
+        data = study.without_test(data)
     if ranks.leads:
         sizes = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
         print(f"{data.source}: {sizes}", flush=True)
@@ -107,7 +135,17 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
     folder = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
     searched = None
     if options.tune:
-        searched = tune.run(recipe, settings, options, environ, data, channels, device=device, stop=stop, ranks=ranks)
+        searched = study.run(
+            recipe,
+            settings,
+            options,
+            environ,
+            data,
+            channels,
+            device=device,
+            stop=stop,
+            ranks=ranks,
+        )
         settings = override(settings, searched.best.settings)
     runs = []
     for seed in range(settings.seed, settings.seed + max(options.seeds, 1)):
@@ -115,12 +153,14 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
             print(f"seed {seed}", flush=True)
         checkpoints = Path(folder) if folder else None
         runs.append(
-            trained.fit(
+            pipeline.fit(
                 recipe,
                 replace(settings, seed=seed),
                 data,
                 device=device,
-                checkpoints=checkpoints / f"seed-{seed}" if checkpoints and options.seeds > 1 else checkpoints,
+                checkpoints=checkpoints / f"seed-{seed}"
+                if checkpoints and options.seeds > 1
+                else checkpoints,
                 stop=stop,
                 ranks=ranks,
             )
@@ -131,24 +171,30 @@ def train(options: argparse.Namespace, environ: Mapping[str, str], stop: checkpo
 
     first = runs[0]
     if trial:
-        print(f"validation_{evaluate.PRIMARY[recipe.task].metric}={tune.judge(first)}", flush=True)
+        print(f"validation_{evaluate.PRIMARY[recipe.task].metric}={study.judge(first)}", flush=True)
         return None
-    by_seed = [trained.measure(recipe, one.run, data.test, one.labels)[0] for one in runs] if len(runs) > 1 else []
+    by_seed = (
+        [pipeline.measure(recipe, one.run, data.test, one.labels)[0] for one in runs]
+        if len(runs) > 1
+        else []
+    )
     print("exporting and proving the graph", flush=True)
-    graph = trained.to_graph(first)
+    graph = pipeline.to_graph(first)
     compressed = None
     if kinds:
-        compressed, first = forms.smallest(first, graph, kinds, options.budget)
+        compressed, first = select.smallest(first, graph, kinds, options.budget)
         print(compressed.table(f"validation {evaluate.PRIMARY[recipe.task].metric}"), flush=True)
         graph = compressed.graph
-    graph = trained.with_front(first, graph)
+    graph = pipeline.with_front(first, graph)
     card, outcome = _card(first, graph, environ, started)
     if compressed is not None:
         card["compression"] = compressed.records()
         card["tolerance"]["atol"] = max(card["tolerance"]["atol"], compressed.atol)
-    describe.embed(graph, card)
-    path = (options.model_dir or Path(environ.get("SM_MODEL_DIR", f"artifacts/{recipe.name}"))) / "model.onnx"
-    artifact.save(graph, path)
+    model_card.embed(graph, card)
+    path = (
+        options.model_dir or Path(environ.get("SM_MODEL_DIR", f"artifacts/{recipe.name}"))
+    ) / "model.onnx"
+    graphs.save(graph, path)
     told = record.make(
         recipe=recipe.name,
         settings=first.hyperparameters,
@@ -171,18 +217,28 @@ def _device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.set_float32_matmul_precision("high")  # TF32 where fp32 is asked for
-    torch.backends.cudnn.benchmark = True  # shapes are static, so the fastest kernel is looked for once
+    torch.backends.cudnn.benchmark = (
+        True  # shapes are static, so the fastest kernel is looked for once
+    )
     return torch.device("cuda")
 
 
 def _title(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
 
 
 def _channels(environ: Mapping[str, str]) -> dict[str, Path]:
     """Input channels by lower-case name."""
     prefix = "SM_CHANNEL_"
-    return {key.removeprefix(prefix).lower(): Path(value) for key, value in environ.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix).lower(): Path(value)
+        for key, value in environ.items()
+        if key.startswith(prefix)
+    }
 
 
 def _folders(data: Sequence[str]) -> dict[str, Path]:
@@ -190,7 +246,9 @@ def _folders(data: Sequence[str]) -> dict[str, Path]:
     given = pairs(data, "--data")
     for name, folder in given.items():
         if folder.startswith("s3://"):
-            raise TrainingError(f"--data {name}={folder}: training here reads folders; --on sagemaker reads S3")
+            raise TrainingError(
+                f"--data {name}={folder}: training here reads folders; --on sagemaker reads S3"
+            )
     return {name: Path(folder).expanduser() for name, folder in given.items()}
 
 
@@ -199,23 +257,23 @@ def _card(
 ) -> tuple[Manifest, NDArray[Any]]:
     """The model's card, with what the graph itself reaches on the test part, and what it answered there."""
     recipe, data = run.recipe, run.data
-    ask = trained.asking(graph)
-    metrics, outcome = trained.measure(recipe, ask, data.test, run.labels)
+    ask = pipeline.asking(graph)
+    metrics, outcome = pipeline.measure(recipe, ask, data.test, run.labels)
     rtol, atol = recipe.tolerance
     card: Manifest = {
         "schema": 1,
         "task": recipe.task,
         "description": recipe.description,
-        "inputs": describe.inputs(graph, recipe.preprocessing, data.columns),
-        "outputs": describe.outputs(graph, recipe.answers, run.labels),
+        "inputs": model_card.inputs(graph, recipe.preprocessing, data.columns),
+        "outputs": model_card.outputs(graph, recipe.answers, run.labels),
         "metrics": metrics,
         "baselines": evaluate.baselines(recipe.task, data),
         "evaluation": _evaluation(run, outcome),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
         "hyperparameters": run.hyperparameters,
-        "training": describe.origin(environ, run.device.type, time.monotonic() - started),
+        "training": model_card.origin(environ, run.device.type, time.monotonic() - started),
         "tolerance": {"rtol": rtol, "atol": atol},
-        "samples": artifact.samples(graph, trained.requests(run, graph)),
+        "samples": graphs.samples(graph, pipeline.requests(run, graph)),
     }
     return card, outcome
 
@@ -224,14 +282,21 @@ def _evaluation(run: Trained, outcome: NDArray[Any]) -> Evaluation:
     """Of what the graph answered and, where it has a temperature, of what the network says without one."""
     if run.temperature == 1:
         return evaluate.details(run.recipe.task, outcome, run.data, run.labels)
-    _, plain = trained.measure(run.recipe, replace(run, temperature=1.0).run, run.data.test, run.labels)
+    _, plain = pipeline.measure(
+        run.recipe, replace(run, temperature=1.0).run, run.data.test, run.labels
+    )
     found = evaluate.details(run.recipe.task, outcome, run.data, run.labels, plain=plain)
     found["calibration"]["temperature"] = run.temperature
     return found
 
 
 def _report(
-    run: Trained, card: Manifest, outcome: NDArray[Any], told: Mapping[str, Any], path: Path, folder: Path
+    run: Trained,
+    card: Manifest,
+    outcome: NDArray[Any],
+    told: Mapping[str, Any],
+    path: Path,
+    folder: Path,
 ) -> None:
     """The result to read, report.json, record.json and pictures, beside the model and in the job's output."""
     report.write(
@@ -248,7 +313,9 @@ def _report(
         print(line)
     if len(told["seeds"]) > 1:
         for metric, found in told["metrics"].items():
-            print(f"over {len(told['seeds'])} seeds: {metric} {found['mean']:.4f} ± {found['deviation']:.4f}")
+            print(
+                f"over {len(told['seeds'])} seeds: {metric} {found['mean']:.4f} ± {found['deviation']:.4f}"
+            )
     print(
         f"{path.name}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside, "
         f"{card['training']['duration_s']:.1f} s in all",

@@ -4,7 +4,11 @@ from typing import Any
 
 REPLY = {
     "statusCode": 200,
-    "headers": {"content-type": "application/json", "x-model-version": "1", "x-request-id": "0" * 36},
+    "headers": {
+        "content-type": "application/json",
+        "x-model-version": "1",
+        "x-request-id": "0" * 36,
+    },
     "body": "A" * 400,
     "isBase64Encoded": True,
 }

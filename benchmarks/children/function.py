@@ -1,7 +1,7 @@
 """One execution environment of the infer function under awslambdaric, and those who call it. `function.py PLAN`
 
 PLAN is JSON: {"handler", "registry_url", "storage_url", "event": file, "folder", "loads": [{"clients", "requests"}]}.
-This process is the Runtime API (local/runtime.py); the function's own process is its child, and the only one whose CPU
+This process is the Runtime API (local/execution/runtime_api.py); the function's own process is its child, and the only one whose CPU
 time and memory count. An environment has one invocation at a time: more clients wait for their turn, within their
 latency.
 Prints {"cold_start_ms", "answer", "memory_mb", "loads": [one `summary` each]}.
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.children.load import summary
-from benchmarks.usage import cpu_seconds, memory_mb
-from local.logs import FunctionLog
-from local.processes import ROOT, Janitor
-from local.runtime import Environment, Invocation, Place
+from benchmarks.harness.usage import cpu_seconds, memory_mb
+from local.execution.logs import FunctionLog
+from local.execution.processes import ROOT, Janitor
+from local.execution.runtime_api import Environment, Invocation, Place
 from local.template import Template
 
 FUNCTION = "InferFunction"
@@ -40,7 +40,9 @@ async def call(environment: Environment, event: bytes) -> bytes:
     return answer.payload
 
 
-async def load(environment: Environment, event: bytes, clients: int, requests: int) -> dict[str, float]:
+async def load(
+    environment: Environment, event: bytes, clients: int, requests: int
+) -> dict[str, float]:
     each, turn = max(1, requests // clients), asyncio.Lock()
     taken: list[float] = []
 
@@ -63,8 +65,13 @@ async def load(environment: Environment, event: bytes, clients: int, requests: i
 
 async def measured(plan: dict[str, Any]) -> dict[str, Any]:
     function = Template.load(ROOT / "template.yaml").functions[FUNCTION]
-    endpoints = {"AWS_ENDPOINT_URL_DYNAMODB": plan["registry_url"], "AWS_ENDPOINT_URL_S3": plan["storage_url"]}
-    function = replace(function, handler=plan["handler"], environment=function.environment | endpoints)
+    endpoints = {
+        "AWS_ENDPOINT_URL_DYNAMODB": plan["registry_url"],
+        "AWS_ENDPOINT_URL_S3": plan["storage_url"],
+    }
+    function = replace(
+        function, handler=plan["handler"], environment=function.environment | endpoints
+    )
     event, folder = Path(plan["event"]).read_bytes(), Path(plan["folder"])
     janitor, log = Janitor(), FunctionLog(folder, FUNCTION)
     try:
@@ -74,14 +81,22 @@ async def measured(plan: dict[str, Any]) -> dict[str, Any]:
         try:
             answer = await call(environment, event)
             cold_start_ms = (time.perf_counter() - began) * 1000
-            loads = [await load(environment, event, one["clients"], one["requests"]) for one in plan["loads"]]
+            loads = [
+                await load(environment, event, one["clients"], one["requests"])
+                for one in plan["loads"]
+            ]
             used = memory_mb(environment.pid)
         finally:
             await environment.stop()
     finally:
         log.close()
         janitor.close()
-    return {"cold_start_ms": cold_start_ms, "answer": json.loads(answer), "memory_mb": used, "loads": loads}
+    return {
+        "cold_start_ms": cold_start_ms,
+        "answer": json.loads(answer),
+        "memory_mb": used,
+        "loads": loads,
+    }
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.usage import cpu_seconds
+from benchmarks.harness.usage import cpu_seconds
 
 HOST = "127.0.0.1"
 LIMIT_S = 30.0
@@ -96,7 +96,9 @@ def summary(clients: int, taken: Sequence[float], seconds: float, cpu_s: float) 
     }
 
 
-def load(port: int, path: str, body: bytes, pid: int, clients: int, requests: int) -> dict[str, float]:
+def load(
+    port: int, path: str, body: bytes, pid: int, clients: int, requests: int
+) -> dict[str, float]:
     """Raises:
     RuntimeError: an answer was no 200, or none came.
     """
@@ -141,7 +143,10 @@ def _run(connections: Sequence[Connection], each: int) -> list[float]:
 def main() -> None:
     plan: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     target = plan["port"], plan["path"], Path(plan["body"]).read_bytes(), plan["pid"]
-    print(json.dumps([load(*target, one["clients"], one["requests"]) for one in plan["loads"]]), flush=True)
+    print(
+        json.dumps([load(*target, one["clients"], one["requests"]) for one in plan["loads"]]),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -45,5 +45,7 @@ def ours(path: str) -> Any:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    prediction = idle() if what == "idle" else (reference if what == "reference" else ours)(*arguments)
+    prediction = (
+        idle() if what == "idle" else (reference if what == "reference" else ours)(*arguments)
+    )
     print("ANSWER " + json.dumps({"peak_mb": peak_mb(), "prediction": prediction}), flush=True)

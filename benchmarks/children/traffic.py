@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.children.invoke import Context
-from benchmarks.member import WIDTH, Member
+from benchmarks.harness.member import WIDTH, Member
 from functions.infer import main as deployed
 
 MB = 1024 * 1024
@@ -37,7 +37,9 @@ class Traffic:
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
         self._members = [Member(*one) for one in plan["members"]]
-        self._weights = list(accumulate((rank + 1) ** -plan["skew"] for rank in range(len(self._members))))
+        self._weights = list(
+            accumulate((rank + 1) ** -plan["skew"] for rank in range(len(self._members)))
+        )
         self._chance = random.Random(plan["seed"])  # noqa: S311 (no secret)
         self._chance.shuffle(self._members)
         self._lock = threading.Lock()
@@ -62,7 +64,11 @@ class Traffic:
         """Requests until the plan is done."""
         while (chosen := self._next()) is not None:
             member, x = chosen
-            body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [x] * WIDTH}]}
+            body = {
+                "inputs": [
+                    {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [x] * WIDTH}
+                ]
+            }
             event = request(f"/v2/models/{member.name}/infer", body)
             began = time.perf_counter()
             reply = deployed.lambda_handler(event, Context())
@@ -79,11 +85,15 @@ class Traffic:
             if reply["statusCode"] == 503:
                 self.refused[answer["code"]] = self.refused.get(answer["code"], 0) + 1
             elif reply["statusCode"] != 200:
-                self.wrong.append(f"{member.name} answered {reply['statusCode']}: {str(answer)[:300]}")
+                self.wrong.append(
+                    f"{member.name} answered {reply['statusCode']}: {str(answer)[:300]}"
+                )
             elif not member.is_answer(answer["outputs"][0]["data"], x):
                 self.wrong.append(f"{member.name} of {x} is {answer['outputs'][0]['data'][:1]}")
             else:
-                (self.misses if reply["headers"]["x-cold-start"] == "1" else self.hits).append(taken)
+                (self.misses if reply["headers"]["x-cold-start"] == "1" else self.hits).append(
+                    taken
+                )
 
 
 def request(path: str, body: object) -> dict[str, Any]:

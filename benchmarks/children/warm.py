@@ -19,9 +19,9 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.children.invoke import Context
-from benchmarks.measure import interleave
-from functions.core.inference import InferenceService
-from functions.core.statistics import Statistics
+from benchmarks.harness.measure import interleave
+from functions.core.serving.service import InferenceService
+from functions.core.serving.statistics import Statistics
 from functions.infer import main as deployed
 from functions.infer.handler import make_handler
 
@@ -59,7 +59,9 @@ def block(call: Callable[[], Any], repeats: int) -> float:
 
 def main() -> None:
     plan = _read(sys.argv[1])
-    session = bare_session(Path(plan["model"]), _read(plan["cases"][0]["event"])["path"].split("/")[-2])
+    session = bare_session(
+        Path(plan["model"]), _read(plan["cases"][0]["event"])["path"].split("/")[-2]
+    )
     quiet, forgetful, context = quiet_handler(), forgetful_handler(), Context()
     calls: dict[str, Callable[[], Any]] = {}
     contenders: dict[str, Callable[[], float]] = {}
@@ -82,7 +84,10 @@ def main() -> None:
             contenders[name] = partial(block, call, case["repeats"])
     replies = {name: call() for name, call in calls.items()}
     taken = interleave(contenders, plan["rounds"], what="warm request")
-    plain = {name: reply if isinstance(reply, dict) else reply[0].tolist() for name, reply in replies.items()}
+    plain = {
+        name: reply if isinstance(reply, dict) else reply[0].tolist()
+        for name, reply in replies.items()
+    }
     Path(sys.argv[2]).write_text(json.dumps({"taken": taken, "replies": plain}), encoding="utf-8")
 
 

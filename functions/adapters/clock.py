@@ -25,7 +25,9 @@ class Elapsed:
     set right afterwards. So what passed between two calls is the longer of what both clocks say.
     """
 
-    def __init__(self, boot: Callable[[], float] = since_boot, day: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, boot: Callable[[], float] = since_boot, day: Callable[[], float] = time.time
+    ) -> None:
         self._boot, self._day = boot, day
         self._lock = threading.Lock()
         self._seen = boot(), day()

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from functions.core.errors import InvalidModel, Unavailable
-from functions.core.uploads import Form
-from functions.core.workbench import (
+from functions.core.registration.sandbox_protocol import (
     REPORT_BYTES,
     Brief,
     Built,
@@ -35,14 +34,17 @@ from functions.core.workbench import (
     read_written,
     unpack_task,
 )
+from functions.core.uploads import Form
 
 ROOT = Path(__file__).parents[2]  # what holds `functions`
 START_S = 30  # to load onnxruntime, on a cold disk
 ADDRESS_MB = 8 * 1024
 # -I: no environment, no current directory; -S: no site, whose .pth files run code; -B: writes nothing beside the code
 _FLAGS = ("-I", "-S", "-B")
-_START = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from functions.workbench import __main__ as m; \
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from functions.sandbox import __main__ as m; \
 m.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
+)
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ class Limits:
     """What a process may take. RLIMIT_NPROC, and so `threads`, does not bind root."""
 
     memory_mb: int = 2048
-    address_mb: int = ADDRESS_MB  # beyond memory: maps of files, stacks, heaps that are reserved and not used
+    address_mb: int = (
+        ADDRESS_MB  # beyond memory: maps of files, stacks, heaps that are reserved and not used
+    )
     cpu_s: int = 90
     file_mb: int = 10 * 1024
     files: int = 128
@@ -91,7 +95,13 @@ class Child:
         self._started = time.monotonic()
         self._answers, out = os.pipe()
         paths = [str(ROOT), *(path for path in sys.path if Path(path).is_absolute())]
-        arguments = [json.dumps(paths), step, str(out), str(os.getpid()), json.dumps(asdict(limits))]
+        arguments = [
+            json.dumps(paths),
+            step,
+            str(out),
+            str(os.getpid()),
+            json.dumps(asdict(limits)),
+        ]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *_FLAGS, "-c", _START, *arguments],
@@ -100,11 +110,15 @@ class Child:
             )  # fmt: skip
         except OSError as error:
             os.close(self._answers)
-            raise Unavailable(f"no process could be started to check the upload: {error.strerror}") from error
+            raise Unavailable(
+                f"no process could be started to check the upload: {error.strerror}"
+            ) from error
         finally:
             os.close(out)
 
-    def ask(self, task: Mapping[str, Any], timeout_s: float, written: Written = lambda _: None) -> object:
+    def ask(
+        self, task: Mapping[str, Any], timeout_s: float, written: Written = lambda _: None
+    ) -> object:
         """The answer to `task`. `written` is called with what is told before, which may happen once.
 
         Raises:
@@ -235,7 +249,13 @@ class Sandbox:
             while spares:
                 spares.pop().end()
 
-    def _ask(self, step: str, task: Mapping[str, Any], timeout_s: float, written: Written = lambda _: None) -> object:
+    def _ask(
+        self,
+        step: str,
+        task: Mapping[str, Any],
+        timeout_s: float,
+        written: Written = lambda _: None,
+    ) -> object:
         try:
             told = self._asked(self._take(step), task, timeout_s, written)
         except Ended as ended:
@@ -246,7 +266,9 @@ class Sandbox:
             except Ended as again:
                 if again.ready:
                     raise _reason(str(again), timeout_s) from again
-                raise Unavailable(f"the process that checks uploads did not start: {again}") from again
+                raise Unavailable(
+                    f"the process that checks uploads did not start: {again}"
+                ) from again
         if isinstance(told, dict) and "crashed" in told:
             log.error("the workbench failed on an upload: %s", json.dumps(str(told["crashed"])))
             raise _reason("an error", timeout_s)
@@ -254,7 +276,9 @@ class Sandbox:
             raise _reason("memory", timeout_s)
         return told
 
-    def _asked(self, child: Child, task: Mapping[str, Any], timeout_s: float, written: Written) -> object:
+    def _asked(
+        self, child: Child, task: Mapping[str, Any], timeout_s: float, written: Written
+    ) -> object:
         try:
             return child.ask(task, timeout_s, written)
         finally:
@@ -282,7 +306,8 @@ def hide_environment() -> None:
 def _reason(how: str, timeout_s: float) -> InvalidModel:
     if how == "timeout":
         return InvalidModel(
-            f"the model was not checked within {timeout_s:.0f} s: it is too large or never ends", code="SANDBOX_TIMEOUT"
+            f"the model was not checked within {timeout_s:.0f} s: it is too large or never ends",
+            code="SANDBOX_TIMEOUT",
         )
     if how == "memory":
         return InvalidModel(
@@ -290,7 +315,8 @@ def _reason(how: str, timeout_s: float) -> InvalidModel:
             code="SANDBOX_MEMORY",
         )
     return InvalidModel(
-        f"the model ends the process that runs it ({how}): it would do so at every request", code="SANDBOX_CRASHED"
+        f"the model ends the process that runs it ({how}): it would do so at every request",
+        code="SANDBOX_CRASHED",
     )
 
 

@@ -42,9 +42,17 @@ def shown(value: object) -> str:
     >>> shown("x" * 1000) == "'" + "x" * 77 + "…"
     True
     """
-    text = value if isinstance(value, str) else str(value) if isinstance(value, int | float | bool) else repr(value)
+    text = (
+        value
+        if isinstance(value, str)
+        else str(value)
+        if isinstance(value, int | float | bool)
+        else repr(value)
+    )
     quoted = f"'{text[:QUOTE_LIMIT]}'" if isinstance(value, str) else text[: QUOTE_LIMIT + 1]
-    return one_line(quoted if len(text) <= QUOTE_LIMIT - 2 else quoted[: QUOTE_LIMIT - 2] + "…", QUOTE_LIMIT)
+    return one_line(
+        quoted if len(text) <= QUOTE_LIMIT - 2 else quoted[: QUOTE_LIMIT - 2] + "…", QUOTE_LIMIT
+    )
 
 
 class PlatformError(Exception):

@@ -45,12 +45,18 @@ def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
         if event.get("source") == "aws.s3":
             if event["detail-type"] == "Object Created":
                 found = event["detail"]["object"]
-                yield Upload(event["detail"]["bucket"]["name"], found["key"], found.get("version-id") or None)
+                yield Upload(
+                    event["detail"]["bucket"]["name"], found["key"], found.get("version-id") or None
+                )
             return
         for record in event["Records"]:
             if record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
                 found = record["s3"]["object"]
-                yield Upload(record["s3"]["bucket"]["name"], unquote_plus(found["key"]), found.get("versionId") or None)
+                yield Upload(
+                    record["s3"]["bucket"]["name"],
+                    unquote_plus(found["key"]),
+                    found.get("versionId") or None,
+                )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidModel(
             f"this is no S3 or EventBridge event: {shown(str(error))} is missing or malformed",

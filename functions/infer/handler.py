@@ -8,8 +8,6 @@ from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from functions.core import routing
-from functions.core.compression import compress, inflate
 from functions.core.errors import (
     ExecutionFailed,
     InvalidModel,
@@ -26,11 +24,13 @@ from functions.core.errors import (
     Unsupported,
     UnsupportedEncoding,
 )
-from functions.core.http import HttpResponse, json_response, parse_event
-from functions.core.inference import Answer, Call, InferenceService
-from functions.core.protocol import HEADER, REPLY_LIMIT, InferReply
-from functions.core.request_log import bug_line, request_line
-from functions.infer.ahead import Handler
+from functions.core.protocol.infer_body import HEADER, REPLY_LIMIT, InferReply
+from functions.core.serving import routing
+from functions.core.serving.compression import compress, inflate
+from functions.core.serving.http import HttpResponse, json_response, parse_event
+from functions.core.serving.request_log import bug_line, request_line
+from functions.core.serving.service import Answer, Call, InferenceService
+from functions.infer.prefetch import Handler
 
 INFLATED_LIMIT = 64 * 1024 * 1024
 RESERVE_SECONDS = 1.0  # kept of an invocation's time to answer before Lambda would cut it off
@@ -73,7 +73,9 @@ class _Exchange:
         self.bytes_in = 0
         self.accept_encoding: str | None = None
         self.request_id = str(
-            (event.get("requestContext") or {}).get("requestId") or getattr(context, "aws_request_id", "") or ""
+            (event.get("requestContext") or {}).get("requestId")
+            or getattr(context, "aws_request_id", "")
+            or ""
         )
 
 
@@ -92,11 +94,15 @@ def make_handler(
     It answers every event: what is no PlatformError is a bug, told in the log, and the environment lives on.
     """
     if not 0 < sample_rate <= 1:
-        raise ValueError(f"the sample rate of the log must be above 0 and at most 1, not {sample_rate}")
+        raise ValueError(
+            f"the sample rate of the log must be above 0 and at most 1, not {sample_rate}"
+        )
     first = True
     log = write or _to_stdout
 
-    def lambda_handler(event: Mapping[str, Any], context: Any, began_ns: int | None = None) -> dict[str, Any]:
+    def lambda_handler(
+        event: Mapping[str, Any], context: Any, began_ns: int | None = None
+    ) -> dict[str, Any]:
         nonlocal first
         cold, first = first, False
         exchange = _Exchange(event, context)
@@ -113,7 +119,9 @@ def make_handler(
             response = _refusal(PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY"), exchange)
         except Exception as error:
             log(bug_line(error, exchange.request_id) + "\n")
-            response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", "INTERNAL_ERROR", exchange)
+            response = _error(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", "INTERNAL_ERROR", exchange
+            )
         cold = cold or exchange.call.loaded
         _add_headers(response, exchange, cold)
         rate = 1.0 if cold or response.status >= 300 else sample_rate
@@ -142,7 +150,11 @@ def _to_stdout(line: str) -> None:
 
 
 def _answer(
-    service: InferenceService, exchange: _Exchange, event: Mapping[str, Any], context: Any, inflated_limit: int
+    service: InferenceService,
+    exchange: _Exchange,
+    event: Mapping[str, Any],
+    context: Any,
+    inflated_limit: int,
 ) -> Answer:
     request = parse_event(event, routing.ROOT)
     exchange.bytes_in = len(request.body)
@@ -180,7 +192,9 @@ def _success(answer: Answer, accept_encoding: str | None) -> HttpResponse:
 
 def _checked(response: HttpResponse) -> HttpResponse:
     if len(response.body) > REPLY_LIMIT:
-        raise PayloadTooLarge(f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_LIMIT}")
+        raise PayloadTooLarge(
+            f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_LIMIT}"
+        )
     return response
 
 

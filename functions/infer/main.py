@@ -7,25 +7,34 @@ import os
 import time
 from pathlib import Path
 
-from functions.adapters.aws.blobs import BlobReader
-from functions.adapters.aws.client import Client
-from functions.adapters.aws.dynamodb import DynamoCalls
-from functions.adapters.aws.settings import Settings
+from functions.adapters.aws_http.blobs import BlobReader
+from functions.adapters.aws_http.client import Client
+from functions.adapters.aws_http.dynamodb import DynamoCalls
+from functions.adapters.aws_http.settings import Settings
 from functions.adapters.clock import Elapsed, utc_now
-from functions.adapters.items import ItemTable
-from functions.adapters.late import LateRuntime
-from functions.adapters.limits import MB_PER_CPU, ceiling_bytes, init_seconds, limit_memory, models_bytes, threads_for
+from functions.adapters.dynamodb_table import ItemTable
+from functions.adapters.lambda_size import (
+    MB_PER_CPU,
+    ceiling_bytes,
+    init_seconds,
+    models_bytes,
+    threads_for,
+)
+from functions.adapters.memory import limit_memory
+from functions.adapters.onnx.lazy import LateRuntime
 from functions.adapters.scratch import Scratch
-from functions.core.registry import Registry
-from functions.core.resolution import Resolver
-from functions.core.serving import ModelCache
-from functions.infer.ahead import Ahead, Handler
+from functions.core.registry.registry import Registry
+from functions.core.registry.resolver import Resolver
+from functions.core.serving.model_cache import ModelCache
+from functions.infer.prefetch import Ahead, Handler
 
 UNLIMITED_MB = 3008  # taken for the size of the function where nobody says it, e.g. in a test
 
 missing = [name for name in ("SERVING_BUCKET", "REGISTRY_TABLE") if not os.environ.get(name)]
 if missing:
-    raise LookupError(f"environment variables are missing: {', '.join(missing)}; template.yaml sets them")
+    raise LookupError(
+        f"environment variables are missing: {', '.join(missing)}; template.yaml sets them"
+    )
 
 memory_mb = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
 size_mb = int(memory_mb or UNLIMITED_MB)
@@ -48,8 +57,8 @@ resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")),
 
 def make() -> Handler:
     runtime.real()
-    from functions.core.inference import InferenceService
-    from functions.core.statistics import Statistics
+    from functions.core.serving.service import InferenceService
+    from functions.core.serving.statistics import Statistics
     from functions.infer.handler import make_handler
 
     service = InferenceService(registry, resolver, models, Statistics())
@@ -63,7 +72,7 @@ if initialization == "snap-start":
     prepare(resolver, (dynamodb.close, blobs.close))
 names = os.environ.get("PRELOAD_MODELS", "")
 if names:
-    from functions.core.preload import parse_names, preload
+    from functions.core.serving.preload import parse_names, preload
 
     preload(parse_names(names), resolver, models, time.monotonic() + init_seconds(initialization))
 # INIT has whole processors, however small the function: what has few of its own, or is started ahead, ends it here.

@@ -4,7 +4,7 @@ import gc
 import random
 from collections.abc import Callable, Iterable
 
-from functions.core.resolution import Resolver
+from functions.core.registry.resolver import Resolver
 
 
 def prepare(resolver: Resolver, close: Iterable[Callable[[], object]]) -> bool:

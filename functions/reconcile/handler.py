@@ -7,9 +7,9 @@ from typing import Any
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 
-from functions.core.dead_letters import DeadLetterQueue, dead_letters
 from functions.core.errors import InvalidRequest, Unavailable, shown
-from functions.core.reconciliation import Reconciler
+from functions.core.registry.dead_letters import DeadLetterQueue, dead_letters
+from functions.core.registry.reconciler import Reconciler
 
 RESERVE_MS = 30_000  # no further piece is begun with less time left
 NAMED = 100  # damaged versions in the log line
@@ -17,7 +17,9 @@ NAMED = 100  # damaged versions in the log line
 Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
 
 
-def make_handler(reconciler: Reconciler, letters: DeadLetterQueue, logger: Logger, metrics: Metrics) -> Handler:
+def make_handler(
+    reconciler: Reconciler, letters: DeadLetterQueue, logger: Logger, metrics: Metrics
+) -> Handler:
     """The Lambda handler, bound to `reconciler` and the dead letters.
 
     {"operation": "dead-letters"} lists them with their reasons; {"operation": "redrive"} sends them back to the queue,
@@ -27,8 +29,12 @@ def make_handler(reconciler: Reconciler, letters: DeadLetterQueue, logger: Logge
     def reconcile(context: Any) -> dict[str, Any]:
         found = reconciler.run(lambda: bool(context.get_remaining_time_in_millis() > RESERVE_MS))
         counts = found.counts()
-        logger.info("reconciled", found=counts, damaged=sorted(found.damaged)[:NAMED], failed=found.failed)
-        metrics.add_metric("Reconciled", MetricUnit.Count, found.lost_uploads + found.resumed_versions)
+        logger.info(
+            "reconciled", found=counts, damaged=sorted(found.damaged)[:NAMED], failed=found.failed
+        )
+        metrics.add_metric(
+            "Reconciled", MetricUnit.Count, found.lost_uploads + found.resumed_versions
+        )
         metrics.add_metric("Stuck", MetricUnit.Count, found.stuck_uploads + found.given_up_versions)
         metrics.add_metric("Damaged", MetricUnit.Count, len(found.damaged))
         metrics.add_metric("BlobsCollected", MetricUnit.Count, found.collected_blobs)
@@ -43,11 +49,17 @@ def make_handler(reconciler: Reconciler, letters: DeadLetterQueue, logger: Logge
             case None:
                 return reconcile(context)
             case "dead-letters":
-                return {"dead_letters": [asdict(letter) for letter in dead_letters(letters, reconciler.registry)]}
+                return {
+                    "dead_letters": [
+                        asdict(letter) for letter in dead_letters(letters, reconciler.registry)
+                    ]
+                }
             case "redrive":
                 task = letters.redrive(event.get("per_second"))
                 logger.info("redrive begun", task=task)
                 return {"task": task}
-        raise InvalidRequest(f"{shown(event['operation'])} is no operation: leave it out, or dead-letters or redrive")
+        raise InvalidRequest(
+            f"{shown(event['operation'])} is no operation: leave it out, or dead-letters or redrive"
+        )
 
     return lambda_handler

@@ -7,12 +7,12 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics
 from botocore.config import Config
 
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.s3_listing import S3BlobShelf, S3UploadShelf
+from functions.adapters.aws.sqs import SqsDeadLetters, SqsQueue
 from functions.adapters.clock import utc_now
-from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.shelves import S3BlobShelf, S3UploadShelf
-from functions.adapters.sqs import SqsDeadLetters, SqsQueue
-from functions.core.reconciliation import Limits, Reconciler
-from functions.core.registry import Registry
+from functions.core.registry.reconciler import Limits, Reconciler
+from functions.core.registry.registry import Registry
 from functions.reconcile.handler import make_handler
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)

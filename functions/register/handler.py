@@ -6,12 +6,16 @@ from typing import Any
 
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch import (
+    BatchProcessor,
+    EventType,
+    process_partial_response,
+)
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
-from functions.core.registration import Registration
-from functions.core.registry import Reason, State, Version
+from functions.core.registration.registration import Registration
+from functions.core.registry.version import Reason, State, Version
 from functions.core.uploads import Upload, lacks_folder, uploads_in
 
 RESERVE_MS = 85_000  # an upload is not begun with less time left: it goes back to the queue. Building takes up to 60 s
@@ -63,29 +67,40 @@ def make_handler(
                 metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
                 return None
             except Unavailable as error:
-                logger.warning("to be tried again", code=error.instance_code, reason=str(error), **about)
+                logger.warning(
+                    "to be tried again", code=error.instance_code, reason=str(error), **about
+                )
                 metrics.add_metric("UploadsRetried", MetricUnit.Count, 1)
                 put_off(upload, Reason(error.instance_code, str(error)))
                 raise
-            except (
-                Exception
-            ) as error:  # a bug: told in full, and the upload comes again until it lies in the dead letters
+            except Exception as error:  # a bug: told in full, and the upload comes again until it lies in the dead letters
                 logger.exception("failed", **about)
-                put_off(upload, Reason("INTERNAL", f"register failed with {type(error).__name__}; its log has more"))
+                put_off(
+                    upload,
+                    Reason(
+                        "INTERNAL", f"register failed with {type(error).__name__}; its log has more"
+                    ),
+                )
                 raise
             finally:
                 after()
             if version is None and lacks_folder(upload.key):
-                logger.warning("ignored: the key names no model; upload it to models/<model>/", **about)
+                logger.warning(
+                    "ignored: the key names no model; upload it to models/<model>/", **about
+                )
                 metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
                 return None
             if version is None:
                 logger.info("nothing to register", **about)
                 return None
             told = _told(version)
-            logger.info("registered" if version.state is State.READY else "rejected", **told, **about)
+            logger.info(
+                "registered" if version.state is State.READY else "rejected", **told, **about
+            )
             metrics.add_metric(
-                "UploadsRegistered" if version.state is State.READY else "UploadsRejected", MetricUnit.Count, 1
+                "UploadsRegistered" if version.state is State.READY else "UploadsRejected",
+                MetricUnit.Count,
+                1,
             )
             return told
 
@@ -118,7 +133,11 @@ def _body(text: str) -> Mapping[str, Any]:
 
 
 def _told(version: Version) -> dict[str, Any]:
-    told: dict[str, Any] = {"model": version.model, "version": version.number, "state": version.state.value}
+    told: dict[str, Any] = {
+        "model": version.model,
+        "version": version.number,
+        "state": version.state.value,
+    }
     if version.reason:
         told |= {"code": version.reason.code, "reason": version.reason.message}
     return told

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from functions.core.errors import InvalidModel, one_line
-from functions.core.registration import DeclaredTensor, ListedFile, Manifest
+from functions.core.registration.registration import DeclaredTensor, ListedFile, Manifest
 
 Text = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=256)]
@@ -118,8 +118,12 @@ def read_manifest(raw: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise InvalidModel(f"the manifest's {one_line(where, 80)}: {first['msg']}", code="BAD_MANIFEST") from error
-    card = {name: document[name] for name in CARD_FIELDS if document.get(name) not in (None, {}, [])}
+        raise InvalidModel(
+            f"the manifest's {one_line(where, 80)}: {first['msg']}", code="BAD_MANIFEST"
+        ) from error
+    card = {
+        name: document[name] for name in CARD_FIELDS if document.get(name) not in (None, {}, [])
+    }
     for tensors in (card.get("inputs", []), card.get("outputs", [])):
         for tensor in tensors:
             tensor.pop("labels", None)  # they are in the signature
@@ -129,7 +133,9 @@ def read_manifest(raw: bytes) -> Manifest:
         inputs=_declared(checked.inputs),
         outputs=_declared(checked.outputs),
         files=tuple(ListedFile(file.path, file.size, file.sha256) for file in checked.files),
-        samples=tuple({"request": sample.request, "response": sample.response} for sample in checked.samples),
+        samples=tuple(
+            {"request": sample.request, "response": sample.response} for sample in checked.samples
+        ),
         rtol=checked.tolerance.rtol,
         atol=checked.tolerance.atol,
         variants=tuple(dict.fromkeys(checked.variants)),
@@ -139,7 +145,9 @@ def read_manifest(raw: bytes) -> Manifest:
 def _declared(tensors: list[Tensor]) -> dict[str, DeclaredTensor]:
     return {
         tensor.name: DeclaredTensor(
-            tensor.datatype, None if tensor.shape is None else tuple(tensor.shape), tuple(tensor.labels)
+            tensor.datatype,
+            None if tensor.shape is None else tuple(tensor.shape),
+            tuple(tensor.labels),
         )
         for tensor in tensors
     }

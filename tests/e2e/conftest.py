@@ -45,12 +45,16 @@ class Api:
     bucket: str
     s3: Any
 
-    def call(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
+    def call(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, dict(headers or {}), method=method)
         try:
             with _direct.open(request, timeout=60) as reply:
-                return Reply(reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read())
+                return Reply(
+                    reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read()
+                )
         except urllib.error.HTTPError as error:
             return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
 
@@ -67,7 +71,9 @@ class Api:
         return self.s3.put_object(Bucket=self.bucket, Key=key, Body=content).get("VersionId")
 
     def index(self, model: str) -> list[dict[str, str]]:
-        return [row for row in self.call("POST", "/v2/repository/index").json if row["name"] == model]
+        return [
+            row for row in self.call("POST", "/v2/repository/index").json if row["name"] == model
+        ]
 
     def wait_ready(self, model: str, version: int | None = None) -> None:
         """Until the version (by default any) answers ready."""
@@ -120,7 +126,11 @@ def api(request: pytest.FixtureRequest) -> Api:
 @pytest.fixture(scope="session")
 def scaled(api: Api) -> str:
     """A READY model: y = 2x, with labels a, b, c."""
-    manifest = {"schema": 1, "task": "regression", "outputs": [{"name": "y", "labels": ["a", "b", "c"]}]}
+    manifest = {
+        "schema": 1,
+        "task": "regression",
+        "outputs": [{"name": "y", "labels": ["a", "b", "c"]}],
+    }
     name = f"scaled-{time.time_ns():x}"
     api.upload(f"models/{name}/model.onnx", scale_model(2.0, manifest))
     api.wait_ready(name)

@@ -10,7 +10,13 @@ import aiohttp
 from aiohttp import web
 
 HOST = "127.0.0.1"
-OWN_HEADERS = {"connection", "content-length", "expect", "keep-alive", "transfer-encoding"}  # of one connection
+OWN_HEADERS = {
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "transfer-encoding",
+}  # of one connection
 
 
 @dataclass
@@ -34,18 +40,26 @@ class Proxy:
         body = await request.read()
         fatal = False
         if self.armed:
-            self.calls.append(request.headers.get("X-Amz-Target", request.method + " " + request.path))
+            self.calls.append(
+                request.headers.get("X-Amz-Target", request.method + " " + request.path)
+            )
             fatal = len(self.calls) == self.at
         if fatal and not self.applied:
             return await self._end(request)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in OWN_HEADERS}
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in OWN_HEADERS
+        }
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             url = self.upstream + request.raw_path
             async with session.request(request.method, url, data=body, headers=headers) as reply:
                 content = await reply.read()
         if fatal:
             return await self._end(request)
-        kept = {name: value for name, value in reply.headers.items() if name.lower() not in OWN_HEADERS}
+        kept = {
+            name: value for name, value in reply.headers.items() if name.lower() not in OWN_HEADERS
+        }
         if request.method == "HEAD":
             kept["Content-Length"] = reply.headers.get("Content-Length", "0")
         return web.Response(status=reply.status, body=content, headers=kept)

@@ -38,7 +38,9 @@ def body(**change: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_a_wrong_request_is_told_what_to_change(api: Api, scaled: str, request_body: Any, says: str) -> None:
+def test_a_wrong_request_is_told_what_to_change(
+    api: Api, scaled: str, request_body: Any, says: str
+) -> None:
     reply = api.call("POST", f"/v2/models/{scaled}/infer", request_body)
 
     assert reply.status == 400, reply.body
@@ -51,7 +53,10 @@ def test_a_wrong_request_is_told_what_to_change(api: Api, scaled: str, request_b
 @pytest.mark.parametrize("length", ["5", "-1", "x", "99999", "1" * 5000])
 def test_a_wrong_binary_length_is_told(api: Api, scaled: str, length: str) -> None:
     reply = api.call(
-        "POST", f"/v2/models/{scaled}/infer", b'{"inputs":[]}1234', {"Inference-Header-Content-Length": length}
+        "POST",
+        f"/v2/models/{scaled}/infer",
+        b'{"inputs":[]}1234',
+        {"Inference-Header-Content-Length": length},
     )
 
     assert reply.status == 400, reply.body
@@ -77,7 +82,9 @@ def test_what_is_not_there_is_404(api: Api, scaled: str, path: str, says: str) -
 
 
 @pytest.mark.parametrize("version", ["0", "01", "-1", "1.5", "Prod", "9" * 11])
-def test_a_version_that_is_neither_number_nor_alias_is_told(api: Api, scaled: str, version: str) -> None:
+def test_a_version_that_is_neither_number_nor_alias_is_told(
+    api: Api, scaled: str, version: str
+) -> None:
     reply = api.call("POST", f"/v2/models/{scaled}/versions/{version}/infer", body())
 
     assert reply.status in (400, 404)

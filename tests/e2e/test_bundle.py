@@ -14,7 +14,11 @@ PYTHON = Path(".venv-lambda/bin/python")
 MB = 1_000_000
 WIDTH = 600
 LIMIT_MB = 250  # Lambda's, for the code and the layers of a function, unzipped
-SIZE_MB = {"InferFunction": 35, "RegisterFunction": 160, "ReconcileFunction": 160}  # at most: code and layer
+SIZE_MB = {
+    "InferFunction": 35,
+    "RegisterFunction": 160,
+    "ReconcileFunction": 160,
+}  # at most: code and layer
 
 pytestmark = pytest.mark.skipif(
     not (BUILD / "template.yaml").exists() or not PYTHON.exists(),
@@ -24,7 +28,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Iterator[RunningStack]:
-    with start_stack(state_dir=tmp_path, arguments=("--built", str(BUILD), "--python", str(PYTHON))) as running:
+    with start_stack(
+        state_dir=tmp_path, arguments=("--built", str(BUILD), "--python", str(PYTHON))
+    ) as running:
         yield running
 
 
@@ -38,7 +44,9 @@ def test_the_bundle_registers_and_answers(bundle: RunningStack, model: str) -> N
     assert "Traceback" not in bundle.log("RegisterFunction") + bundle.log("InferFunction")
 
 
-def test_the_bundle_makes_the_variant_that_a_manifest_asks_for(bundle: RunningStack, model: str) -> None:
+def test_the_bundle_makes_the_variant_that_a_manifest_asks_for(
+    bundle: RunningStack, model: str
+) -> None:
     api = Api(bundle.api_url, None, bundle.outputs["ArtifactsBucketName"], bundle.client("s3"))
     given, expected = [0.5] * WIDTH, [WIDTH * 0.5 * 0.01] * WIDTH
     manifest = {
@@ -63,7 +71,12 @@ def test_the_bundle_makes_the_variant_that_a_manifest_asks_for(bundle: RunningSt
     ("function", "layer"), [("InferFunction", "InferLayer"), ("RegisterFunction", "RegisterLayer")]
 )
 def test_its_size(function: str, layer: str) -> None:
-    files = [path for folder in (function, layer) for path in (BUILD / folder).rglob("*") if path.is_file()]
+    files = [
+        path
+        for folder in (function, layer)
+        for path in (BUILD / folder).rglob("*")
+        if path.is_file()
+    ]
 
     size_mb = sum(path.stat().st_size for path in files) / MB
 
@@ -75,4 +88,6 @@ def test_every_module_has_byte_code_that_is_believed() -> None:
 
     for source in sources:
         [compiled] = source.parent.glob(f"__pycache__/{source.stem}.cpython-313.pyc")
-        assert int.from_bytes(compiled.read_bytes()[4:8], "little") == 0b01, source  # hashed, not checked
+        assert int.from_bytes(compiled.read_bytes()[4:8], "little") == 0b01, (
+            source
+        )  # hashed, not checked

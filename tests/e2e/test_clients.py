@@ -58,13 +58,18 @@ def test_triton_infers_without_naming_outputs_and_by_version_and_alias(
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_triton_compresses_both_ways(client: triton.InferenceServerClient, scaled: str, algorithm: str) -> None:
+def test_triton_compresses_both_ways(
+    client: triton.InferenceServerClient, scaled: str, algorithm: str
+) -> None:
     many = np.tile(X, (500, 1))
     x = triton.InferInput("x", list(many.shape), "FP32")
     x.set_data_from_numpy(many)
 
     answer = client.infer(
-        scaled, [x], request_compression_algorithm=algorithm, response_compression_algorithm=algorithm
+        scaled,
+        [x],
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
     )
 
     np.testing.assert_array_equal(answer.as_numpy("y"), 2 * many)
@@ -72,26 +77,39 @@ def test_triton_compresses_both_ways(client: triton.InferenceServerClient, scale
 
 def test_triton_classifies(client: triton.InferenceServerClient, scaled: str) -> None:
     answer = client.infer(
-        scaled, tensors(triton, True)["inputs"], outputs=[triton.InferRequestedOutput("y", class_count=2)]
+        scaled,
+        tensors(triton, True)["inputs"],
+        outputs=[triton.InferRequestedOutput("y", class_count=2)],
     )
 
-    assert answer.as_numpy("y").tolist() == [[b"6.000000:2:c", b"4.000000:1:b"], [b"12.000000:2:c", b"10.000000:1:b"]]
+    assert answer.as_numpy("y").tolist() == [
+        [b"6.000000:2:c", b"4.000000:1:b"],
+        [b"12.000000:2:c", b"10.000000:1:b"],
+    ]
 
 
-def test_triton_asks_for_health_and_metadata(client: triton.InferenceServerClient, scaled: str) -> None:
+def test_triton_asks_for_health_and_metadata(
+    client: triton.InferenceServerClient, scaled: str
+) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(scaled)
     assert client.is_model_ready(scaled, "latest")
     assert not client.is_model_ready("nobody")
-    assert {"binary_tensor_data", "classification"} <= set(client.get_server_metadata()["extensions"])
-    assert client.get_model_metadata(scaled, "prod")["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
+    assert {"binary_tensor_data", "classification"} <= set(
+        client.get_server_metadata()["extensions"]
+    )
+    assert client.get_model_metadata(scaled, "prod")["inputs"] == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3]}
+    ]
     assert client.get_model_config(scaled)["input"][0]["data_type"] == "TYPE_FP32"
     assert client.get_inference_statistics(scaled)["model_stats"][0]["name"] == scaled
     assert scaled in {row["name"] for row in client.get_model_repository_index()}
 
 
-def test_triton_unloads_and_loads(client: triton.InferenceServerClient, api: Api, scaled: str) -> None:
+def test_triton_unloads_and_loads(
+    client: triton.InferenceServerClient, api: Api, scaled: str
+) -> None:
     client.unload_model(scaled)
     try:
         api.wait(lambda: not client.is_model_ready(scaled), "the model to be unloaded")
@@ -108,9 +126,17 @@ def test_triton_unloads_and_loads(client: triton.InferenceServerClient, api: Api
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda c, m: c.infer("nobody", **tensors(triton, True)), "Request for unknown model: 'nobody'"),
+        (
+            lambda c, m: c.infer("nobody", **tensors(triton, True)),
+            "Request for unknown model: 'nobody'",
+        ),
         (lambda c, m: c.infer(m, **tensors(triton, True), model_version="9"), "'9'"),
-        (lambda c, m: c.infer(m, [triton.InferInput("z", [1], "FP32").set_data_from_numpy(X[0, :1])]), "'z'"),
+        (
+            lambda c, m: c.infer(
+                m, [triton.InferInput("z", [1], "FP32").set_data_from_numpy(X[0, :1])]
+            ),
+            "'z'",
+        ),
         (lambda c, m: c.get_model_metadata("nobody"), "Request for unknown model: 'nobody'"),
     ],
     ids=["model", "version", "input", "metadata"],
@@ -136,7 +162,9 @@ def test_triton_aio_does_the_same(base: str, scaled: str, binary: bool) -> None:
                     scaled, **tensors(triton_aio, binary), response_compression_algorithm=algorithm
                 )
                 np.testing.assert_array_equal(answer.as_numpy("y"), 2 * X)
-            with pytest.raises(triton_aio.InferenceServerException, match="Request for unknown model"):
+            with pytest.raises(
+                triton_aio.InferenceServerException, match="Request for unknown model"
+            ):
                 await client.infer("nobody", **tensors(triton_aio, binary))
 
     asyncio.run(ask())
@@ -145,10 +173,17 @@ def test_triton_aio_does_the_same(base: str, scaled: str, binary: bool) -> None:
 def test_triton_sends_every_datatype_of_the_wire(api: Api, scaled: str, base: str) -> None:
     """A wrong datatype comes back as our sentence, so its bytes were understood."""
     with triton.InferenceServerClient(base, network_timeout=60) as client:
-        for datatype, dtype in [("INT8", np.int8), ("UINT64", np.uint64), ("FP16", np.float16), ("BOOL", np.bool_)]:
+        for datatype, dtype in [
+            ("INT8", np.int8),
+            ("UINT64", np.uint64),
+            ("FP16", np.float16),
+            ("BOOL", np.bool_),
+        ]:
             x = triton.InferInput("x", [1, 3], datatype)
             x.set_data_from_numpy(np.ones((1, 3), dtype))
-            with pytest.raises(triton.InferenceServerException, match=f"{datatype}.*FP32|FP32.*{datatype}"):
+            with pytest.raises(
+                triton.InferenceServerException, match=f"{datatype}.*FP32|FP32.*{datatype}"
+            ):
                 client.infer(scaled, [x])
 
 
@@ -156,7 +191,10 @@ def test_kserve_infers(api: Api, scaled: str) -> None:
     """In an environment of its own: its requirements exclude ours."""
     for url in filter(None, [api.url, api.root_url]):
         done = subprocess.run(
-            [KSERVE_PYTHON, "tests/e2e/kserve_client.py", url, scaled], capture_output=True, text=True, timeout=180
+            [KSERVE_PYTHON, "tests/e2e/kserve_client.py", url, scaled],
+            capture_output=True,
+            text=True,
+            timeout=180,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads(done.stdout.splitlines()[-1]) == {

@@ -17,7 +17,9 @@ BLOCKS = re.findall(r"^```(\w+)( run)?\n(.*?)^```$", README, re.MULTILINE | re.D
 
 @pytest.mark.train
 def test_the_readmes_blocks_run_and_print_the_answer(stack: RunningStack, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("AWS_")
+    } | {
         "API": stack.api_url,
         "BUCKET": stack.outputs["ArtifactsBucketName"],
         "AWS_ENDPOINT_URL": stack.endpoint_url,
@@ -32,8 +34,14 @@ def test_the_readmes_blocks_run_and_print_the_answer(stack: RunningStack, tmp_pa
     runnable = [(language, code) for language, run, code in BLOCKS if run]
     assert len(runnable) >= 5
     for language, code in runnable:
-        command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        command = (
+            [sys.executable, "-c", code]
+            if language == "python"
+            else ["bash", "-euo", "pipefail", "-c", code]
+        )
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
+        )
         assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         said += done.stdout
 

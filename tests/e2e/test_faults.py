@@ -19,13 +19,17 @@ from tests.models import scale_model
 def slow_model(factor: float) -> bytes:
     """A scale_model of 40 MB: its registration takes long enough to be hit."""
     model = onnx.load_from_string(scale_model(factor))
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(10_000_000, np.float32), "unused"))
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.zeros(10_000_000, np.float32), "unused")
+    )
     return model.SerializeToString()
 
 
 def kill_all(stack: RunningStack, function: str) -> int:
     """SIGKILL every environment of the function. Returns how many there were."""
-    pids = [environment["pid"] for environment in stack.environments(function) if environment["pid"]]
+    pids = [
+        environment["pid"] for environment in stack.environments(function) if environment["pid"]
+    ]
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -41,7 +45,11 @@ def killing(stack: RunningStack) -> Iterator[threading.Event]:
 
     def loop() -> None:
         while not stop.wait(0.05):
-            busy = [e["pid"] for e in stack.environments("RegisterFunction") if e["state"] == "busy" and e["pid"]]
+            busy = [
+                e["pid"]
+                for e in stack.environments("RegisterFunction")
+                if e["state"] == "busy" and e["pid"]
+            ]
             for pid in busy:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -58,7 +66,9 @@ def killing(stack: RunningStack) -> Iterator[threading.Event]:
     thread.join()
 
 
-def test_a_registration_that_is_killed_happens_on_redelivery(api: Api, killing: threading.Event, model: str) -> None:
+def test_a_registration_that_is_killed_happens_on_redelivery(
+    api: Api, killing: threading.Event, model: str
+) -> None:
     api.upload(f"models/{model}/x.onnx", slow_model(7.0))
 
     api.wait_ready(model)

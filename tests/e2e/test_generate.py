@@ -7,11 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from tests.e2e.conftest import Api  # noqa: E402
-from training import export, networks, trained  # noqa: E402
-from training.generate import Served, generate, main  # noqa: E402
+from tests.e2e.conftest import Api
+from training import networks, pipeline
+from training.export import torch_exporter
+from training.generate import Served, generate, main
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # the exporters' own
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]  # the exporters' own
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +24,10 @@ def graph() -> Any:
     torch.manual_seed(0)
     decoder = networks.Decoder(networks.GPT(width=32, heads=2, layers=2))
     torch.nn.init.normal_(decoder.gpt.head.weight)
-    return export.export(
-        export.Spec(
+    return torch_exporter.export(
+        torch_exporter.Spec(
             decoder, {"tokens": {0: "batch", 1: "length"}, "past": {1: "batch", 3: "past"}}, ["logits", "present"],
-            {"batch": export.Dim(1, 5), "length": export.Dim(1, 40), "past": export.Dim(0, 40)}, decoder.sample,
+            {"batch": torch_exporter.Dim(1, 5), "length": torch_exporter.Dim(1, 40), "past": torch_exporter.Dim(0, 40)}, decoder.sample,
         )
     )  # fmt: skip
 
@@ -35,19 +39,27 @@ def url(api: Api, graph: Any, model: str) -> str:
     return f"{api.url}/v2/models/{model}"
 
 
-def test_over_http_it_writes_what_it_writes_here(url: str, graph: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_over_http_it_writes_what_it_writes_here(
+    url: str, graph: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     past = np.zeros((4, 1, 2, 0, 16), np.float32)
-    here = list(generate(trained.asking(graph), past, b"The", length=20, temperature=0, context=12))
+    here = list(
+        generate(pipeline.asking(graph), past, b"The", length=20, temperature=0, context=12)
+    )
 
     with Served(f"{url}/versions/1") as model:
         assert model.past.shape == past.shape
-        assert list(generate(model, model.past, b"The", length=20, temperature=0, context=12)) == here
+        assert (
+            list(generate(model, model.past, b"The", length=20, temperature=0, context=12)) == here
+        )
     capsys.readouterr()
     assert main([url, "The", "--length", "20", "--temperature", "0", "--context", "12"]) == 0
     assert capsys.readouterr().out.startswith("The")
 
 
-def test_what_cannot_be_written_with_is_one_sentence(url: str, scaled: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_written_with_is_one_sentence(
+    url: str, scaled: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([url.removesuffix(url.rpartition("/")[2]) + scaled, "The"]) == 1
     assert capsys.readouterr().err == f"error: {scaled} has no input 'past' but x\n"
     assert main([f"{url}-not", "The"]) == 1

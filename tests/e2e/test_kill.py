@@ -38,7 +38,9 @@ class System:
         """A model that shares no blob with another one."""
         bucket = self.stack.outputs["ArtifactsBucketName"]
         content = scale_model(next(factors), {"schema": 1, "task": "regression", "name": model})
-        self.stack.client("s3").put_object(Bucket=bucket, Key=f"models/{model}/x.onnx", Body=content)
+        self.stack.client("s3").put_object(
+            Bucket=bucket, Key=f"models/{model}/x.onnx", Body=content
+        )
 
     def kill(self) -> None:
         """SIGKILL the environments of the register function that are at work."""
@@ -59,7 +61,9 @@ class System:
 
     def lose_messages(self) -> None:
         """Empty the registration queue, of what is in a worker's hands, too."""
-        name = self.stack.environment["ReconcileFunction"]["REGISTRATION_QUEUE_URL"].rpartition("/")[2]
+        name = self.stack.environment["ReconcileFunction"]["REGISTRATION_QUEUE_URL"].rpartition(
+            "/"
+        )[2]
         sqs = self.stack.client("sqs")
         sqs.purge_queue(QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"])
 
@@ -107,7 +111,11 @@ def check_registered_once(system: System, model: str) -> None:
     versions = [sk for sk in rows if sk.startswith("VERSION#")]
     assert versions == ["VERSION#0000000001"]
     assert len([sk for sk in rows if sk.startswith("SOURCE#")]) == 1
-    aliases = {item["alias"]["S"]: item["version"]["N"] for sk, item in rows.items() if sk.startswith("ALIAS#")}
+    aliases = {
+        item["alias"]["S"]: item["version"]["N"]
+        for sk, item in rows.items()
+        if sk.startswith("ALIAS#")
+    }
     assert aliases == {"latest": "1", "prod": "1"}
     assert rows["META"]["next_version"] == {"N": "2"}
     actions = [rows[sk]["action"]["S"] for sk in sorted(rows) if sk.startswith("AUDIT#")]
@@ -151,7 +159,9 @@ def boundaries(few: set[tuple[int, bool]], rounds: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("number", "applied"), boundaries({(3, True), (6, False), (CALLS, True)}, rounds=3))
+@pytest.mark.parametrize(
+    ("number", "applied"), boundaries({(3, True), (6, False), (CALLS, True)}, rounds=3)
+)
 def test_a_registration_killed_at_any_call_happens_once_on_redelivery(
     system: System, number: int, applied: bool
 ) -> None:

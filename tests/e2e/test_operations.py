@@ -11,7 +11,9 @@ from tests.models import scale_model
 
 
 def invoke(stack: RunningStack, **event: Any) -> dict[str, Any]:
-    reply = stack.client("lambda").invoke(FunctionName="ReconcileFunction", Payload=json.dumps(event).encode())
+    reply = stack.client("lambda").invoke(
+        FunctionName="ReconcileFunction", Payload=json.dumps(event).encode()
+    )
     answer = json.loads(reply["Payload"].read())
     assert "FunctionError" not in reply, answer
     return dict(answer)
@@ -24,14 +26,20 @@ def deaf(api: Api) -> Any:
     def upload(key: str, content: bytes) -> None:
         notifications = api.s3.get_bucket_notification_configuration(Bucket=api.bucket)
         notifications.pop("ResponseMetadata")
-        api.s3.put_bucket_notification_configuration(Bucket=api.bucket, NotificationConfiguration={})
+        api.s3.put_bucket_notification_configuration(
+            Bucket=api.bucket, NotificationConfiguration={}
+        )
         api.upload(key, content)
-        api.s3.put_bucket_notification_configuration(Bucket=api.bucket, NotificationConfiguration=notifications)
+        api.s3.put_bucket_notification_configuration(
+            Bucket=api.bucket, NotificationConfiguration=notifications
+        )
 
     return upload
 
 
-def test_an_upload_whose_event_was_lost_is_found(stack: RunningStack, api: Api, model: str, deaf: Any) -> None:
+def test_an_upload_whose_event_was_lost_is_found(
+    stack: RunningStack, api: Api, model: str, deaf: Any
+) -> None:
     deaf(f"models/{model}/x.onnx", scale_model())
 
     assert invoke(stack)["lost_uploads"] == 1
@@ -40,7 +48,9 @@ def test_an_upload_whose_event_was_lost_is_found(stack: RunningStack, api: Api, 
     assert invoke(stack)["lost_uploads"] == 0
 
 
-def test_a_version_whose_blob_is_gone_is_flagged_until_it_is_back(stack: RunningStack, api: Api, model: str) -> None:
+def test_a_version_whose_blob_is_gone_is_flagged_until_it_is_back(
+    stack: RunningStack, api: Api, model: str
+) -> None:
     api.upload(f"models/{model}/x.onnx", scale_model(7.5))
     api.wait_ready(model)
     s3, bucket = api.s3, stack.outputs["ServingBucketName"]
@@ -48,7 +58,10 @@ def test_a_version_whose_blob_is_gone_is_flagged_until_it_is_back(stack: Running
     table = stack.client("dynamodb").query(
         TableName=stack.outputs["RegistryTableName"],
         KeyConditionExpression="pk = :pk AND sk = :sk",
-        ExpressionAttributeValues={":pk": {"S": f"MODEL#{model}"}, ":sk": {"S": "VERSION#0000000001"}},
+        ExpressionAttributeValues={
+            ":pk": {"S": f"MODEL#{model}"},
+            ":sk": {"S": "VERSION#0000000001"},
+        },
     )
     digest = table["Items"][0]["files"]["L"][0]["M"]["sha256"]["S"]
     [key] = [key for key in blobs if key.endswith(digest)]

@@ -59,7 +59,9 @@ def classifier() -> bytes:
     return model.SerializeToString()
 
 
-def test_any_valid_model_is_ready_within_seconds_and_without_a_restart(api: Api, model: str) -> None:
+def test_any_valid_model_is_ready_within_seconds_and_without_a_restart(
+    api: Api, model: str
+) -> None:
     assert api.get(f"/v2/models/{model}/ready").status == 404
 
     api.upload(f"models/{model}/any/folder/x.onnx", classifier())
@@ -93,9 +95,18 @@ def test_a_second_version_moves_latest_and_leaves_prod(api: Api, model: str) -> 
 
     api.upload(f"models/{model}/x.onnx", scale_model(3.0))
     api.wait_ready(model, version=2)
-    api.wait(lambda: api.infer(model, [1, 1, 1], "latest").json["model_version"] == "2", "latest to follow")
+    api.wait(
+        lambda: api.infer(model, [1, 1, 1], "latest").json["model_version"] == "2",
+        "latest to follow",
+    )
 
-    for reference, version, factor in [(None, 1, 2), ("prod", 1, 2), ("latest", 2, 3), (1, 1, 2), (2, 2, 3)]:
+    for reference, version, factor in [
+        (None, 1, 2),
+        ("prod", 1, 2),
+        ("latest", 2, 3),
+        (1, 1, 2),
+        (2, 2, 3),
+    ]:
         reply = api.infer(model, [1, 2, 3], reference)
         assert reply.json["outputs"][0]["data"] == [factor, 2 * factor, 3 * factor]
         assert reply.json["model_version"] == str(version)
@@ -125,12 +136,16 @@ def test_the_same_event_five_times_and_two_events_swapped_leave_one_version_an_u
     function = stack.client("lambda")
 
     for version_id in (second, first, first, first, second, first, first):
-        reply = function.invoke(FunctionName="RegisterFunction", Payload=event(api.bucket, key, version_id))
+        reply = function.invoke(
+            FunctionName="RegisterFunction", Payload=event(api.bucket, key, version_id)
+        )
         assert json.load(reply["Payload"])["versions"][0]["state"] == "READY"
 
     rows = api.wait_ended(model, 2)
     assert [row["version"] for row in rows] == ["1", "2"]
-    answers = {api.infer(model, [1, 1, 1], number).json["outputs"][0]["data"][0] for number in (1, 2)}
+    answers = {
+        api.infer(model, [1, 1, 1], number).json["outputs"][0]["data"][0] for number in (1, 2)
+    }
     assert answers == {2.0, 3.0}
 
 
@@ -159,9 +174,13 @@ def test_a_key_with_spaces_and_signs_registers(api: Api, model: str) -> None:
     api.wait_ready(model)
 
 
-def test_weights_beside_the_model_come_in_an_archive_or_with_a_manifest(api: Api, model: str, tmp_path: Path) -> None:
+def test_weights_beside_the_model_come_in_an_archive_or_with_a_manifest(
+    api: Api, model: str, tmp_path: Path
+) -> None:
     content, weights = outside_weights_model(tmp_path, "w.bin")
-    api.upload(f"models/{model}/job/output/model.tar.gz", tar({"net.onnx": content, "w.bin": weights}))
+    api.upload(
+        f"models/{model}/job/output/model.tar.gz", tar({"net.onnx": content, "w.bin": weights})
+    )
     api.wait_ready(model, 1)
     files = {"parts/net.onnx": content, "parts/w.bin": weights}
     for path, data in files.items():
@@ -173,7 +192,9 @@ def test_weights_beside_the_model_come_in_an_archive_or_with_a_manifest(api: Api
         assert api.infer(model, [1, 1, 1], version).json["outputs"][0]["data"] == [1, 2, 3]
 
 
-def test_what_cannot_be_served_is_rejected_with_its_reason_and_blocks_nothing(api: Api, model: str) -> None:
+def test_what_cannot_be_served_is_rejected_with_its_reason_and_blocks_nothing(
+    api: Api, model: str
+) -> None:
     folder = f"models/{model}"
     wrong = listing({"parts/m.onnx": scale_model()})
     wrong["files"][0]["sha256"] = "0" * 64
@@ -209,7 +230,9 @@ def test_an_event_for_an_object_that_is_gone_is_rejected_or_acknowledged(
     key = f"models/{model}/gone.onnx"
 
     unnamed = function.invoke(FunctionName="RegisterFunction", Payload=event(api.bucket, key, None))
-    named = function.invoke(FunctionName="RegisterFunction", Payload=event(api.bucket, key, "3sL4kqtJlcpXroDTDmJ"))
+    named = function.invoke(
+        FunctionName="RegisterFunction", Payload=event(api.bucket, key, "3sL4kqtJlcpXroDTDmJ")
+    )
 
     assert json.load(unnamed["Payload"]) == {"versions": []}
     [told] = json.load(named["Payload"])["versions"]
@@ -232,11 +255,14 @@ def test_the_queue_is_empty_in_the_end(api: Api, stack: RunningStack, scaled: st
 
     def waiting() -> bool:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        told = sqs.get_queue_attributes(QueueUrl=stack.outputs["RegistrationQueueUrl"], AttributeNames=names)
+        told = sqs.get_queue_attributes(
+            QueueUrl=stack.outputs["RegistrationQueueUrl"], AttributeNames=names
+        )
         return all(count == "0" for count in told["Attributes"].values())
 
     api.wait(waiting, "an empty queue")
     told = sqs.get_queue_attributes(
-        QueueUrl=stack.outputs["RegistrationDeadLettersUrl"], AttributeNames=["ApproximateNumberOfMessages"]
+        QueueUrl=stack.outputs["RegistrationDeadLettersUrl"],
+        AttributeNames=["ApproximateNumberOfMessages"],
     )
     assert told["Attributes"]["ApproximateNumberOfMessages"] == "0"

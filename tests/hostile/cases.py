@@ -16,7 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.models import make_model
 
-FLOAT, INT32, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL
+FLOAT, INT32, INT64, BOOL = (
+    TensorProto.FLOAT,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.BOOL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +39,20 @@ class Case:
 
 
 def case(
-    name: str, content: bytes | Callable[[], bytes], *codes: str, key: str = "model.onnx", **beside: bytes
+    name: str,
+    content: bytes | Callable[[], bytes],
+    *codes: str,
+    key: str = "model.onnx",
+    **beside: bytes,
 ) -> Case:
     made = content if callable(content) else lambda: content
-    return Case(name, made, frozenset(codes), key, {path.replace("__", "/"): data for path, data in beside.items()})
+    return Case(
+        name,
+        made,
+        frozenset(codes),
+        key,
+        {path.replace("__", "/"): data for path, data in beside.items()},
+    )
 
 
 # --- protobuf by hand -------------------------------------------------------------------------------------------------
@@ -74,12 +89,22 @@ def raw_value(name: bytes, datatype: int = 1, dims: Iterable[int] = (1,)) -> byt
 
 def raw_node(op: bytes, inputs: Iterable[bytes], outputs: Iterable[bytes], *rest: bytes) -> bytes:
     """A NodeProto in a GraphProto."""
-    return message(1, *(message(1, i) for i in inputs), *(message(2, o) for o in outputs), message(4, op), *rest)
+    return message(
+        1,
+        *(message(1, i) for i in inputs),
+        *(message(2, o) for o in outputs),
+        message(4, op),
+        *rest,
+    )
 
 
 def raw_identity(*more: bytes, x: bytes = b"x", y: bytes = b"y", **about: Any) -> bytes:
     return raw_model(
-        raw_node(b"Identity", [x], [y]), *more, message(11, raw_value(x)), message(12, raw_value(y)), **about
+        raw_node(b"Identity", [x], [y]),
+        *more,
+        message(11, raw_value(x)),
+        message(12, raw_value(y)),
+        **about,
     )
 
 
@@ -100,22 +125,36 @@ def node(op: str, inputs: str, outputs: str, **attributes: Any) -> Any:
 
 
 def model(
-    nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], *initializers: Any, **about: Any
+    nodes: Sequence[Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    *initializers: Any,
+    **about: Any,
 ) -> bytes:
     opsets = about.pop("opsets", {})
     made = make_model(nodes, inputs, outputs, initializers, **about)
-    made.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
+    made.opset_import.extend(
+        helper.make_opsetid(domain, version) for domain, version in opsets.items()
+    )
     return made.SerializeToString()
 
 
 def proto(change: Callable[[Any], object]) -> bytes:
     """A good model after `change`."""
-    good = make_model([node("Mul", "x w", "y")], [value("x")], [value("y")], [constant("w", [1, 2, 3])])
+    good = make_model(
+        [node("Mul", "x w", "y")], [value("x")], [value("y")], [constant("w", [1, 2, 3])]
+    )
     change(good)
     return good.SerializeToString()
 
 
-def graph(name: str, nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], *initializers: Any) -> Any:
+def graph(
+    name: str,
+    nodes: Sequence[Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    *initializers: Any,
+) -> Any:
     return helper.make_graph(nodes, name, inputs, outputs, initializers)
 
 
@@ -126,7 +165,9 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def tar(*members: tuple[str, bytes], form: int = tarfile.USTAR_FORMAT, level: int = 1, **header: Any) -> bytes:
+def tar(
+    *members: tuple[str, bytes], form: int = tarfile.USTAR_FORMAT, level: int = 1, **header: Any
+) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz", format=form, compresslevel=level) as archive:
         for name, content in members:
@@ -138,7 +179,9 @@ def tar(*members: tuple[str, bytes], form: int = tarfile.USTAR_FORMAT, level: in
     return out.getvalue()
 
 
-def block(name: bytes, size: bytes = b"00000000000\0", kind: bytes = b"0", link: bytes = b"") -> bytes:
+def block(
+    name: bytes, size: bytes = b"00000000000\0", kind: bytes = b"0", link: bytes = b""
+) -> bytes:
     """A header of ustar with the right checksum, whatever is in it."""
     header = bytearray(
         struct.pack(
@@ -166,11 +209,15 @@ def block(name: bytes, size: bytes = b"00000000000\0", kind: bytes = b"0", link:
 
 def packed(*blocks: bytes) -> bytes:
     """Blocks as one gzip member, with the end of an archive."""
-    return gzip.compress(b"".join(part + bytes(-len(part) % 512) for part in blocks) + bytes(1024), 1)
+    return gzip.compress(
+        b"".join(part + bytes(-len(part) % 512) for part in blocks) + bytes(1024), 1
+    )
 
 
 def listing(*files: tuple[str, bytes], **more: Any) -> dict[str, Any]:
-    listed = [{"path": path, "size": len(content), "sha256": digest(content)} for path, content in files]
+    listed = [
+        {"path": path, "size": len(content), "sha256": digest(content)} for path, content in files
+    ]
     return {"schema": 1, "files": listed, **more}
 
 
@@ -185,7 +232,12 @@ def outside(place: str, size: int = 12, **entries: str) -> bytes:
         [tensor] = good.graph.initializer
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        for key, content in {"location": place, "offset": "0", "length": str(size), **entries}.items():
+        for key, content in {
+            "location": place,
+            "offset": "0",
+            "length": str(size),
+            **entries,
+        }.items():
             tensor.external_data.add(key=key, value=content)
 
     return proto(change)

@@ -71,22 +71,34 @@ def not_a_model() -> Iterator[Case]:
     yield case("zeros", bytes(100_000), *NOT_ONNX)
     yield case("ones", b"\xff" * 1000, *NOT_ONNX)
     yield case("text", b"I am a text about models. " * 50, *NOT_ONNX)
-    yield case("html of a login page", b"<!DOCTYPE html><html><body>Sign in</body></html>", *NOT_ONNX)
+    yield case(
+        "html of a login page", b"<!DOCTYPE html><html><body>Sign in</body></html>", *NOT_ONNX
+    )
     yield case("json", b'{"model": [1, 2, 3]}', *NOT_ONNX)
-    yield case("xml of an S3 error", b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", *NOT_ONNX)
+    yield case(
+        "xml of an S3 error",
+        b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>",
+        *NOT_ONNX,
+    )
     yield case("pickle", pickle.dumps({"weights": [1.0] * 10}), *NOT_ONNX)
     yield case("pickle that runs code", pickle.dumps(_Evil()), *NOT_ONNX)
     yield case("zip, as torch.save writes it", zipped(), *NOT_ONNX)
     yield case("gzip of a model", gzip.compress(GOOD), *NOT_ONNX)
     yield case("pointer of git lfs", LFS, *NOT_ONNX)
-    yield case("flatbuffer of onnxruntime (.ort)", struct.pack("<I4s", 32, b"ORTM") + bytes(200), *NOT_ONNX)
-    yield case("flatbuffer of tensorflow lite", struct.pack("<I4s", 28, b"TFL3") + bytes(200), *NOT_ONNX)
+    yield case(
+        "flatbuffer of onnxruntime (.ort)", struct.pack("<I4s", 32, b"ORTM") + bytes(200), *NOT_ONNX
+    )
+    yield case(
+        "flatbuffer of tensorflow lite", struct.pack("<I4s", 28, b"TFL3") + bytes(200), *NOT_ONNX
+    )
     yield case("hdf5", b"\x89HDF\r\n\x1a\n" + bytes(100), *NOT_ONNX)
     yield case("safetensors", struct.pack("<Q", 2) + b"{}", *NOT_ONNX)
     yield case("elf", b"\x7fELF\x02\x01\x01" + bytes(100), *NOT_ONNX)
     yield case("png", b"\x89PNG\r\n\x1a\n" + bytes(100), *NOT_ONNX)
     yield case("utf-16 text", "model".encode("utf-16") * 20, *NOT_ONNX)
-    yield case("a tensor instead of a model", constant("w", [1, 2, 3]).SerializeToString(), *NOT_ONNX)
+    yield case(
+        "a tensor instead of a model", constant("w", [1, 2, 3]).SerializeToString(), *NOT_ONNX
+    )
     yield case("a graph instead of a model", lambda: make_graph_only(), *NOT_ONNX)
     yield case("no graph", number(1, 10), "NOT_ONNX")
     yield case("no IR version", message(7), "NOT_ONNX")
@@ -132,13 +144,17 @@ def archives() -> Iterator[Case]:
     yield bad("no gzip", b"I am no archive")
     yield bad("gzip of nothing", gzip.compress(b""))
     yield bad("an empty archive", tar(), "NO_MODEL")
-    yield bad("no model in it", tar(("model.pt", b"\x80\x04"), ("code/inference.py", b"")), "NO_MODEL")
+    yield bad(
+        "no model in it", tar(("model.pt", b"\x80\x04"), ("code/inference.py", b"")), "NO_MODEL"
+    )
     yield bad("only a pickle", tar(("model.pkl", pickle.dumps(_Evil()))), "NO_MODEL")
     yield bad("two models", tar(("a.onnx", GOOD), ("b.onnx", GOOD)), "NO_MODEL")
     yield bad("a model of text in it", tar(("model.onnx", b"text")), *NOT_ONNX)
     yield bad("an empty model in it", tar(("model.onnx", b"")), "EMPTY_FILE")
     yield bad("the same member twice", tar(("model.onnx", GOOD), ("model.onnx", GOOD)))
-    yield bad("the same member twice, once with ./", tar(("model.onnx", GOOD), ("./model.onnx", GOOD)))
+    yield bad(
+        "the same member twice, once with ./", tar(("model.onnx", GOOD), ("./model.onnx", GOOD))
+    )
     for kind, what in [
         (tarfile.SYMTYPE, "symbolic link"),
         (tarfile.LNKTYPE, "hard link"),
@@ -152,28 +168,45 @@ def archives() -> Iterator[Case]:
         yield bad(f"a {what}", packed(block(b"model.onnx", kind=kind, link=b"/etc/passwd")))
     yield bad(
         "a symbolic link beside a good model",
-        packed(block(b"w.bin", kind=b"2", link=b"/proc/self/environ"), block(b"model.onnx", size), GOOD),
+        packed(
+            block(b"w.bin", kind=b"2", link=b"/proc/self/environ"), block(b"model.onnx", size), GOOD
+        ),
     )
     yield bad("a long name of gnu", tar(("n" * 300 + ".onnx", GOOD), form=tarfile.GNU_FORMAT))
     yield bad("a long name of pax", tar(("n" * 300 + ".onnx", GOOD), form=tarfile.PAX_FORMAT))
-    yield bad("a size in pax", tar(("model.onnx", GOOD), form=tarfile.PAX_FORMAT, pax_headers={"size": "99999"}))
     yield bad(
-        "a sparse map in pax", tar(("model.onnx", GOOD), form=tarfile.PAX_FORMAT, pax_headers={"GNU.sparse.map": "0,1"})
+        "a size in pax",
+        tar(("model.onnx", GOOD), form=tarfile.PAX_FORMAT, pax_headers={"size": "99999"}),
     )
-    yield bad("a pax header of 300,000 digits (T37)", packed(block(b"x", b"%011o\0" % 300_000, b"x"), b"1" * 300_000))
     yield bad(
-        "a pax header of 200 MB (T35)", lambda: packed(block(b"x", b"%011o\0" % 200_000_000, b"x"), bytes(200_000_000))
+        "a sparse map in pax",
+        tar(("model.onnx", GOOD), form=tarfile.PAX_FORMAT, pax_headers={"GNU.sparse.map": "0,1"}),
+    )
+    yield bad(
+        "a pax header of 300,000 digits (T37)",
+        packed(block(b"x", b"%011o\0" % 300_000, b"x"), b"1" * 300_000),
+    )
+    yield bad(
+        "a pax header of 200 MB (T35)",
+        lambda: packed(block(b"x", b"%011o\0" % 200_000_000, b"x"), bytes(200_000_000)),
     )
     yield bad("a size of -512 (T32)", packed(block(b"model.onnx", b"-0000001000\0"), GOOD))
-    yield bad("a size in base 256", packed(block(b"model.onnx", b"\x80" + bytes(10) + b"\x08"), GOOD))
+    yield bad(
+        "a size in base 256", packed(block(b"model.onnx", b"\x80" + bytes(10) + b"\x08"), GOOD)
+    )
     yield bad("a size of 8 GiB in a kilobyte", packed(block(b"model.onnx", b"77777777777\0"), GOOD))
     yield bad("a size of nothing", packed(block(b"model.onnx", b" " * 12), GOOD))
-    yield bad("a wrong checksum", packed(bytes(bytearray(block(b"model.onnx", size)[:-1] + b"\1")), GOOD))
+    yield bad(
+        "a wrong checksum", packed(bytes(bytearray(block(b"model.onnx", size)[:-1] + b"\1")), GOOD)
+    )
     yield bad("a thousand members", tar(*((f"{n}.txt", b"") for n in range(1000))))
     yield bad("zeros, 1:1000 (T27)", lambda: tar(("model.onnx", bytes(150 * 1024 * 1024)), level=9))
     yield bad("a second gzip member", tar(("model.onnx", GOOD)) + tar(("model.onnx", GOOD)))
     yield bad("bytes after the end", tar(("model.onnx", GOOD)) + b"#!/bin/sh\n")
-    yield bad("members after the end", gzip.compress(gzip.decompress(tar(("model.onnx", GOOD))) + block(b"evil.onnx")))
+    yield bad(
+        "members after the end",
+        gzip.compress(gzip.decompress(tar(("model.onnx", GOOD))) + block(b"evil.onnx")),
+    )
     yield bad("a zip with the name of an archive", zipped())
     yield bad(
         "a manifest of 9 MB beside the model",
@@ -214,9 +247,17 @@ def external_data() -> Iterator[Case]:
         )
     with_nul = outside("w.bin").replace(b"\x12\x05w.bin", b"\x12\x05w\0bin")
     yield case(
-        "a location with a NUL in it", tar(("model.onnx", with_nul), ("w", bytes(12))), "BAD_FILE_NAME", key=ARCHIVE
+        "a location with a NUL in it",
+        tar(("model.onnx", with_nul), ("w", bytes(12))),
+        "BAD_FILE_NAME",
+        key=ARCHIVE,
     )
-    yield case("weights that are not there", tar(("model.onnx", outside("w.bin"))), "WEIGHTS_MISSING", key=ARCHIVE)
+    yield case(
+        "weights that are not there",
+        tar(("model.onnx", outside("w.bin"))),
+        "WEIGHTS_MISSING",
+        key=ARCHIVE,
+    )
     yield case(
         "weights in another folder",
         tar(("a/model.onnx", outside("w.bin")), ("w.bin", bytes(12))),
@@ -242,7 +283,10 @@ def external_data() -> Iterator[Case]:
         ("no location", {"location": ""}),
     ]:
         yield case(
-            name, tar(("model.onnx", outside("w.bin", **entries)), ("w.bin", bytes(12))), "BAD_CONSTANT", key=ARCHIVE
+            name,
+            tar(("model.onnx", outside("w.bin", **entries)), ("w.bin", bytes(12))),
+            "BAD_CONSTANT",
+            key=ARCHIVE,
         )
     yield case("strings in another file", proto_outside_strings, "BAD_CONSTANT")
     listed = [("parts/m.onnx", outside("../w.bin")), ("parts/w.bin", bytes(12))]
@@ -265,13 +309,23 @@ def proto_outside_strings() -> bytes:
 
 
 def graphs() -> Iterator[Case]:
-    yield case("local functions", lambda: proto(lambda m: m.functions.add(name="f", domain="d")), "LOCAL_FUNCTIONS")
-    yield case("a local function called Relu", lambda: proto(lambda m: m.functions.add(name="Relu")), "LOCAL_FUNCTIONS")
+    yield case(
+        "local functions",
+        lambda: proto(lambda m: m.functions.add(name="f", domain="d")),
+        "LOCAL_FUNCTIONS",
+    )
+    yield case(
+        "a local function called Relu",
+        lambda: proto(lambda m: m.functions.add(name="Relu")),
+        "LOCAL_FUNCTIONS",
+    )
     yield case("u03, billion laughs of functions", billion_laughs, "LOCAL_FUNCTIONS")
     yield case("u04, 5,000 functions that call each other", deep_functions, "LOCAL_FUNCTIONS")
     yield case("training information", lambda: proto(lambda m: m.training_info.add()), "TRAINING")
     yield case(
-        "a sparse initializer", lambda: proto(lambda m: m.graph.sparse_initializer.add(dims=[2**40])), "SPARSE_CONSTANT"
+        "a sparse initializer",
+        lambda: proto(lambda m: m.graph.sparse_initializer.add(dims=[2**40])),
+        "SPARSE_CONSTANT",
     )
     yield case("a sparse attribute", sparse_attribute, "SPARSE_CONSTANT")
     for domain, op in [
@@ -298,7 +352,11 @@ def graphs() -> Iterator[Case]:
     )
     yield case(
         "a cycle",
-        model([node("Add", "x b", "a"), node("Add", "x a", "b"), node("Add", "a b", "y")], [value("x")], [value("y")]),
+        model(
+            [node("Add", "x b", "a"), node("Add", "x a", "b"), node("Add", "a b", "y")],
+            [value("x")],
+            [value("y")],
+        ),
         "NOT_LOADABLE",
     )
     yield case(
@@ -312,11 +370,19 @@ def graphs() -> Iterator[Case]:
         "NOT_LOADABLE",
     )
     yield case(
-        "an output that nothing gives", model([node("Relu", "x", "z")], [value("x")], [value("y")]), "NOT_LOADABLE"
+        "an output that nothing gives",
+        model([node("Relu", "x", "z")], [value("x")], [value("y")]),
+        "NOT_LOADABLE",
     )
-    yield case("an unknown operator", model([node("Magic", "x", "y")], [value("x")], [value("y")]), "NOT_LOADABLE")
     yield case(
-        "an operator without its inputs", model([node("Add", "x", "y")], [value("x")], [value("y")]), "NOT_LOADABLE"
+        "an unknown operator",
+        model([node("Magic", "x", "y")], [value("x")], [value("y")]),
+        "NOT_LOADABLE",
+    )
+    yield case(
+        "an operator without its inputs",
+        model([node("Add", "x", "y")], [value("x")], [value("y")]),
+        "NOT_LOADABLE",
     )
     yield case(
         "an attribute of the wrong type",
@@ -324,27 +390,43 @@ def graphs() -> Iterator[Case]:
         "NOT_LOADABLE",
     )
     yield case(
-        "types that disagree", model([node("Relu", "x", "y")], [value("x")], [value("y", INT64)]), "NOT_LOADABLE"
+        "types that disagree",
+        model([node("Relu", "x", "y")], [value("x")], [value("y", INT64)]),
+        "NOT_LOADABLE",
     )
     yield case(
         "a type that does not exist",
         raw_model(
-            raw_node(b"Relu", [b"x"], [b"y"]), message(11, raw_value(b"x", 99)), message(12, raw_value(b"y", 99))
+            raw_node(b"Relu", [b"x"], [b"y"]),
+            message(11, raw_value(b"x", 99)),
+            message(12, raw_value(b"y", 99)),
         ),
         "NOT_LOADABLE",
         "UNSUPPORTED_TYPE",
     )
-    yield case("two outputs of one name", raw_identity(message(12, raw_value(b"y"))), "DUPLICATE_NAME")
-    yield case("two inputs of one name", raw_identity(message(11, raw_value(b"x"))), "DUPLICATE_NAME")
+    yield case(
+        "two outputs of one name", raw_identity(message(12, raw_value(b"y"))), "DUPLICATE_NAME"
+    )
+    yield case(
+        "two inputs of one name", raw_identity(message(11, raw_value(b"x"))), "DUPLICATE_NAME"
+    )
     yield case(
         "two initializers of one name",
-        model([node("Add", "x w", "y")], [value("x")], [value("y")], constant("w", 1), constant("w", 2)),
+        model(
+            [node("Add", "x w", "y")],
+            [value("x")],
+            [value("y")],
+            constant("w", 1),
+            constant("w", 2),
+        ),
         "DUPLICATE_NAME",
     )
     yield case("two graphs", raw_identity() + message(7), "NOT_ONNX")
     yield case(
         "an input of 2^40 x 2^40",
-        model([node("Relu", "x", "y")], [value("x", shape=[2**40, 2**40])], [value("y", shape=None)]),
+        model(
+            [node("Relu", "x", "y")], [value("x", shape=[2**40, 2**40])], [value("y", shape=None)]
+        ),
         "BAD_SHAPE",
     )
     yield case(
@@ -373,7 +455,11 @@ def graphs() -> Iterator[Case]:
     )
     yield case(
         "an input of complex numbers",
-        model([node("Identity", "x", "y")], [value("x", TensorProto.COMPLEX64)], [value("y", TensorProto.COMPLEX64)]),
+        model(
+            [node("Identity", "x", "y")],
+            [value("x", TensorProto.COMPLEX64)],
+            [value("y", TensorProto.COMPLEX64)],
+        ),
         "UNSUPPORTED_TYPE",
         "NOT_LOADABLE",
     )
@@ -389,18 +475,41 @@ def graphs() -> Iterator[Case]:
         "no type": {"data_type": 0},
     }.items():
         codes = ("BAD_CONSTANT", "TOO_COMPLEX")
-        yield case(f"a constant with {name}", lambda change=change: proto(lambda m: changed(m, change)), *codes)
-    yield case("n03, int64 Div by a request's value", division("Div", INT64), "UNSAFE_INTEGER_DIVISION")
-    yield case("n04, int32 Div by a request's value", division("Div", INT32), "UNSAFE_INTEGER_DIVISION")
-    yield case("n06, int64 Mod by a request's value", division("Mod", INT64), "UNSAFE_INTEGER_DIVISION")
-    yield case("n03c, INT_MIN / -1 of constants", constant_division("Div"), "UNSAFE_INTEGER_DIVISION")
-    yield case("n06c, INT_MIN % -1 of constants", constant_division("Mod"), "UNSAFE_INTEGER_DIVISION")
-    yield case("Div by a constant that a request replaces", replaceable_division(), "UNSAFE_INTEGER_DIVISION")
+        yield case(
+            f"a constant with {name}",
+            lambda change=change: proto(lambda m: changed(m, change)),
+            *codes,
+        )
+    yield case(
+        "n03, int64 Div by a request's value", division("Div", INT64), "UNSAFE_INTEGER_DIVISION"
+    )
+    yield case(
+        "n04, int32 Div by a request's value", division("Div", INT32), "UNSAFE_INTEGER_DIVISION"
+    )
+    yield case(
+        "n06, int64 Mod by a request's value", division("Mod", INT64), "UNSAFE_INTEGER_DIVISION"
+    )
+    yield case(
+        "n03c, INT_MIN / -1 of constants", constant_division("Div"), "UNSAFE_INTEGER_DIVISION"
+    )
+    yield case(
+        "n06c, INT_MIN % -1 of constants", constant_division("Mod"), "UNSAFE_INTEGER_DIVISION"
+    )
+    yield case(
+        "Div by a constant that a request replaces",
+        replaceable_division(),
+        "UNSAFE_INTEGER_DIVISION",
+    )
     yield case("Div after Cast to int64", cast_division(), "UNSAFE_INTEGER_DIVISION")
     yield case("Div in a branch of If", branch_division(), "UNSAFE_INTEGER_DIVISION")
     yield case(
         "Div by a 0 among the constants",
-        model([node("Div", "x w", "y")], [value("x", INT64)], [value("y", INT64)], constant("w", [2, 0, 3], np.int64)),
+        model(
+            [node("Div", "x w", "y")],
+            [value("x", INT64)],
+            [value("y", INT64)],
+            constant("w", [2, 0, 3], np.int64),
+        ),
         "UNSAFE_INTEGER_DIVISION",
     )
 
@@ -416,7 +525,12 @@ def billion_laughs() -> bytes:
             ]
             good.functions.add().CopyFrom(
                 helper.make_function(
-                    "d", f"f{level}", ["a"], ["b"], calls, [helper.make_opsetid("", 20), helper.make_opsetid("d", 1)]
+                    "d",
+                    f"f{level}",
+                    ["a"],
+                    ["b"],
+                    calls,
+                    [helper.make_opsetid("", 20), helper.make_opsetid("d", 1)],
                 )
             )
 
@@ -428,7 +542,9 @@ def deep_functions() -> bytes:
         for level in range(5000):
             call = helper.make_node(f"f{level + 1}", ["a"], ["b"], domain="d")
             good.functions.add().CopyFrom(
-                helper.make_function("d", f"f{level}", ["a"], ["b"], [call], [helper.make_opsetid("d", 1)])
+                helper.make_function(
+                    "d", f"f{level}", ["a"], ["b"], [call], [helper.make_opsetid("d", 1)]
+                )
             )
 
     return proto(change)
@@ -437,7 +553,11 @@ def deep_functions() -> bytes:
 def sparse_attribute() -> bytes:
     values, indices = constant("v", [1.0]), constant("i", [0], np.int64)
     sparse = helper.make_sparse_tensor(values, indices, [10])
-    return model([helper.make_node("Constant", [], ["y"], sparse_value=sparse)], [value("x")], [value("y", shape=[10])])
+    return model(
+        [helper.make_node("Constant", [], ["y"], sparse_value=sparse)],
+        [value("x")],
+        [value("y", shape=[10])],
+    )
 
 
 def changed(good: Any, change: dict[str, Any]) -> None:
@@ -451,7 +571,11 @@ def changed(good: Any, change: dict[str, Any]) -> None:
 
 
 def division(op: str, kind: int) -> bytes:
-    return model([node(op, "a b", "y")], [value("a", kind, [1]), value("b", kind, [1])], [value("y", kind, [1])])
+    return model(
+        [node(op, "a b", "y")],
+        [value("a", kind, [1]), value("b", kind, [1])],
+        [value("y", kind, [1])],
+    )
 
 
 def constant_division(op: str) -> bytes:
@@ -529,14 +653,19 @@ def bombs() -> Iterator[Case]:
     yield case(
         "a node of 100,000 inputs",
         lambda: raw_model(
-            raw_node(b"Sum", [b"x"] * 100_000, [b"y"]), message(11, raw_value(b"x")), message(12, raw_value(b"y"))
+            raw_node(b"Sum", [b"x"] * 100_000, [b"y"]),
+            message(11, raw_value(b"x")),
+            message(12, raw_value(b"y")),
         ),
         "TOO_COMPLEX",
     )
     yield case("30 graphs in each other", lambda: nested(30), "TOO_COMPLEX")
     yield case("5,000 graphs in each other", lambda: raw_nested(5000), "TOO_COMPLEX", "TRUNCATED")
     yield case(
-        "30 million empty fields", lambda: raw_identity(extra=b"\xf8\x07\x00" * 10_000_000), "TOO_COMPLEX", *KILLED
+        "30 million empty fields",
+        lambda: raw_identity(extra=b"\xf8\x07\x00" * 10_000_000),
+        "TOO_COMPLEX",
+        *KILLED,
     )
     yield case(
         "100,000 metadata entries",
@@ -587,7 +716,9 @@ def nested(depth: int) -> bytes:
         )
         inner = graph(f"g{level}", [chosen], [], [value(f"r{level}")])
     return model(
-        [node("If", "c", "y", then_branch=inner, else_branch=inner)], [value("x"), value("c", BOOL, [])], [value("y")]
+        [node("If", "c", "y", then_branch=inner, else_branch=inner)],
+        [value("x"), value("c", BOOL, [])],
+        [value("y")],
     )
 
 
@@ -648,11 +779,20 @@ def folded(op: str) -> bytes:
     else:
         nodes = [node("ConstantOfShape", "many", "s", value=constant("v", [1], np.int64))]
         constants = [constant("many", [50_000_000], np.int64)]
-    return model([*nodes, node("Reshape", "x s", "y")], [value("x", shape=[1])], [value("y", shape=None)], *constants)
+    return model(
+        [*nodes, node("Reshape", "x s", "y")],
+        [value("x", shape=[1])],
+        [value("y", shape=None)],
+        *constants,
+    )
 
 
 def constant_of_shape(size: int) -> bytes:
-    nodes = [node("ConstantOfShape", "s", "z"), node("ReduceSum", "z", "r", keepdims=0), node("Add", "x r", "y")]
+    nodes = [
+        node("ConstantOfShape", "s", "z"),
+        node("ReduceSum", "z", "r", keepdims=0),
+        node("Add", "x r", "y"),
+    ]
     return model(nodes, [value("x")], [value("y")], constant("s", [size], np.int64))
 
 
@@ -669,7 +809,12 @@ def many_constants() -> bytes:
     nodes: list[Any] = [node("ConstantOfShape", "s", f"c{n}") for n in range(64)]
     nodes += [node("Add", f"c{n} x", f"a{n}") for n in range(64)]
     nodes.append(node("Concat", " ".join(f"a{n}" for n in range(64)), "y", axis=0))
-    return model(nodes, [value("x", shape=[1])], [value("y", shape=["n"])], constant("s", [25_000_000], np.int64))
+    return model(
+        nodes,
+        [value("x", shape=[1])],
+        [value("y", shape=["n"])],
+        constant("s", [25_000_000], np.int64),
+    )
 
 
 def products() -> bytes:
@@ -677,7 +822,10 @@ def products() -> bytes:
     nodes += [node("MatMul", f"c{n} c{n}", f"c{n + 1}") for n in range(60)]
     nodes.append(node("Add", "c60 x", "y"))
     return model(
-        nodes, [value("x", shape=[1])], [value("y", shape=[3000, 3000])], constant("s", [3000, 3000], np.int64)
+        nodes,
+        [value("x", shape=[1])],
+        [value("y", shape=[3000, 3000])],
+        constant("s", [3000, 3000], np.int64),
     )
 
 
@@ -698,12 +846,20 @@ def loop(kind: str) -> bytes:
     else:
         body_nodes.append(node("Identity", "outer", "kept"))
         outputs.append(value("kept", shape=None))
-    inputs = [value("i", INT64, []), value("go", BOOL, []), *(value(name, shape=None) for name in carried)]
+    inputs = [
+        value("i", INT64, []),
+        value("go", BOOL, []),
+        *(value(name, shape=None) for name in carried),
+    ]
     body = graph("body", body_nodes, inputs, outputs)
     results = {"endless": "y", "doubles": "y", "gathers": "z y", "constant": "y"}[kind]
-    started = helper.make_node("Loop", ["", "true", *(["x"] if carried else [])], results.split(), body=body)
+    started = helper.make_node(
+        "Loop", ["", "true", *(["x"] if carried else [])], results.split(), body=body
+    )
     nodes = [node("Identity", "x", "outer"), started]
-    return model(nodes, [value("x", shape=["n"])], [value("y", shape=None)], constant("true", True, np.bool_))
+    return model(
+        nodes, [value("x", shape=["n"])], [value("y", shape=None)], constant("true", True, np.bool_)
+    )
 
 
 def tfidf(index: int) -> bytes:
@@ -737,7 +893,9 @@ def feature_vectorizer(size: int) -> bytes:
 
 def padded(by: int) -> bytes:
     padding = constant("p", [by, 0], np.int64)
-    return model([node("Pad", "x p", "y")], [value("x", shape=[3])], [value("y", shape=None)], padding)
+    return model(
+        [node("Pad", "x p", "y")], [value("x", shape=[3])], [value("y", shape=None)], padding
+    )
 
 
 def range_to(limit: float) -> bytes:
@@ -764,30 +922,52 @@ def manifests() -> Iterator[Case]:
     yield inside("no schema", {}, "BAD_MANIFEST")
     yield inside("schema as text", {"schema": "1"}, "BAD_MANIFEST")
     yield inside("a list", [], "BAD_MANIFEST")
-    yield inside("an output that is not there", {"schema": 1, "outputs": [{"name": "z"}]}, "MANIFEST_MISMATCH")
     yield inside(
-        "an input of another type", {"schema": 1, "inputs": [{"name": "x", "datatype": "INT8"}]}, "MANIFEST_MISMATCH"
+        "an output that is not there",
+        {"schema": 1, "outputs": [{"name": "z"}]},
+        "MANIFEST_MISMATCH",
     )
     yield inside(
-        "an output of another shape", {"schema": 1, "outputs": [{"name": "y", "shape": [-1, 10]}]}, "MANIFEST_MISMATCH"
+        "an input of another type",
+        {"schema": 1, "inputs": [{"name": "x", "datatype": "INT8"}]},
+        "MANIFEST_MISMATCH",
     )
     yield inside(
-        "an output of another rank", {"schema": 1, "outputs": [{"name": "y", "shape": [3]}]}, "MANIFEST_MISMATCH"
+        "an output of another shape",
+        {"schema": 1, "outputs": [{"name": "y", "shape": [-1, 10]}]},
+        "MANIFEST_MISMATCH",
     )
     yield inside(
-        "labels that are too few", {"schema": 1, "outputs": [{"name": "y", "labels": ["a"]}]}, "MANIFEST_MISMATCH"
+        "an output of another rank",
+        {"schema": 1, "outputs": [{"name": "y", "shape": [3]}]},
+        "MANIFEST_MISMATCH",
+    )
+    yield inside(
+        "labels that are too few",
+        {"schema": 1, "outputs": [{"name": "y", "labels": ["a"]}]},
+        "MANIFEST_MISMATCH",
     )
     yield inside("metrics as a list", {"schema": 1, "metrics": []}, "BAD_MANIFEST")
     yield inside(
-        "an interval of one end", {"schema": 1, "evaluation": {"intervals": {"accuracy": [0.9]}}}, "BAD_MANIFEST"
+        "an interval of one end",
+        {"schema": 1, "evaluation": {"intervals": {"accuracy": [0.9]}}},
+        "BAD_MANIFEST",
     )
     yield inside("an evaluation as a number", {"schema": 1, "evaluation": 0.9}, "BAD_MANIFEST")
     yield inside("a tolerance below zero", {"schema": 1, "tolerance": {"rtol": -1}}, "BAD_MANIFEST")
     yield inside("an unknown variant", {"schema": 1, "variants": ["int1"]}, "BAD_MANIFEST")
-    yield inside("65 samples", {"schema": 1, "samples": [{"request": {}, "response": {}}] * 65}, "BAD_MANIFEST")
-    yield inside("a sample without an answer", {"schema": 1, "samples": [{"request": {}}]}, "BAD_MANIFEST")
     yield inside(
-        "a sample that is no request", {"schema": 1, "samples": [{"request": {}, "response": {}}]}, "BAD_SAMPLE"
+        "65 samples",
+        {"schema": 1, "samples": [{"request": {}, "response": {}}] * 65},
+        "BAD_MANIFEST",
+    )
+    yield inside(
+        "a sample without an answer", {"schema": 1, "samples": [{"request": {}}]}, "BAD_MANIFEST"
+    )
+    yield inside(
+        "a sample that is no request",
+        {"schema": 1, "samples": [{"request": {}, "response": {}}]},
+        "BAD_SAMPLE",
     )
     right = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
     wrong = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 3], "data": [2, 4, 7]}]}
@@ -797,7 +977,9 @@ def manifests() -> Iterator[Case]:
         "SAMPLE_MISMATCH",
     )
     yield inside(
-        "400,000 bytes of labels and texts", {"schema": 1, "data": {"notes": ["n" * 1000] * 400}}, "RECORD_TOO_LARGE"
+        "400,000 bytes of labels and texts",
+        {"schema": 1, "data": {"notes": ["n" * 1000] * 400}},
+        "RECORD_TOO_LARGE",
     )
     for name, content in [
         ("no JSON", b"{"),
@@ -808,12 +990,30 @@ def manifests() -> Iterator[Case]:
     ]:
         yield case(f"manifest.json: {name}", content, "BAD_MANIFEST", key=MANIFEST)
         yield case(
-            f"in an archive: {name}", tar(("model.onnx", GOOD), (MANIFEST, content)), "BAD_MANIFEST", key=ARCHIVE
+            f"in an archive: {name}",
+            tar(("model.onnx", GOOD), (MANIFEST, content)),
+            "BAD_MANIFEST",
+            key=ARCHIVE,
         )
     yield case("no files", document({"schema": 1}), "NO_MODEL", key=MANIFEST)
-    yield case("no model among the files", document(listing(("parts/w.bin", b"w"))), "NO_MODEL", key=MANIFEST)
-    yield case("two models", document(listing(("a/m.onnx", GOOD), ("b/n.onnx", GOOD))), "NO_MODEL", key=MANIFEST)
-    yield case("files that are not there", document(listing(("parts/m.onnx", GOOD))), "FILE_MISSING", key=MANIFEST)
+    yield case(
+        "no model among the files",
+        document(listing(("parts/w.bin", b"w"))),
+        "NO_MODEL",
+        key=MANIFEST,
+    )
+    yield case(
+        "two models",
+        document(listing(("a/m.onnx", GOOD), ("b/n.onnx", GOOD))),
+        "NO_MODEL",
+        key=MANIFEST,
+    )
+    yield case(
+        "files that are not there",
+        document(listing(("parts/m.onnx", GOOD))),
+        "FILE_MISSING",
+        key=MANIFEST,
+    )
     for name, change, code in [
         ("another digest", {"sha256": "0" * 64}, "DIGEST_MISMATCH"),
         ("a smaller size", {"size": 5}, "SIZE_MISMATCH"),
@@ -825,7 +1025,12 @@ def manifests() -> Iterator[Case]:
         listed = listing(("parts/m.onnx", GOOD))
         listed["files"][0] |= change
         yield case(
-            f"{name} than the file", document(listed), code, key=MANIFEST, parts__m_onnx=b"", **{"parts__m.onnx": GOOD}
+            f"{name} than the file",
+            document(listed),
+            code,
+            key=MANIFEST,
+            parts__m_onnx=b"",
+            **{"parts__m.onnx": GOOD},
         )
     for path in (
         "../m.onnx",
@@ -835,7 +1040,9 @@ def manifests() -> Iterator[Case]:
         "parts/../../m.onnx",
         "parts\\..\\m.onnx",
     ):
-        yield case(f"the path {path}", document(listing((path, GOOD))), "BAD_FILE_NAME", key=MANIFEST)
+        yield case(
+            f"the path {path}", document(listing((path, GOOD))), "BAD_FILE_NAME", key=MANIFEST
+        )
     yield case(
         "itself among the files",
         document(listing(("parts/m.onnx", GOOD), (MANIFEST, b"{}"))),
@@ -844,7 +1051,9 @@ def manifests() -> Iterator[Case]:
         key=MANIFEST,
         **{"parts__m.onnx": GOOD},
     )
-    yield case("a manifest.json of 9 MB", lambda: b" " * 9_000_000, "MANIFEST_TOO_LARGE", key=MANIFEST)
+    yield case(
+        "a manifest.json of 9 MB", lambda: b" " * 9_000_000, "MANIFEST_TOO_LARGE", key=MANIFEST
+    )
     yield case(
         "65 files",
         document(listing(*((f"parts/{n}.bin", b"x") for n in range(64)), ("parts/m.onnx", GOOD))),
@@ -865,19 +1074,43 @@ def names() -> Iterator[Case]:
         ("a byte order mark", "\ufeffy".encode()),
         ("a header break", b"y\r\nSet-Cookie: a=b"),
     ]:
-        yield case(f"an output named with {what}", lambda name=name: raw_identity(y=name), "BAD_NAME")
+        yield case(
+            f"an output named with {what}", lambda name=name: raw_identity(y=name), "BAD_NAME"
+        )
     evil = "y\u202e\n\x1b"
-    yield case("an initializer", lambda: proto(lambda m: setattr(m.graph.initializer[0], "name", evil)), "BAD_NAME")
-    yield case("a node", lambda: proto(lambda m: setattr(m.graph.node[0], "name", evil)), "BAD_NAME")
-    yield case("an operator", lambda: proto(lambda m: setattr(m.graph.node[0], "op_type", evil)), "BAD_NAME")
-    yield case("a domain", lambda: proto(lambda m: setattr(m.graph.node[0], "domain", evil)), "BAD_NAME")
     yield case(
-        "a dimension",
-        lambda: model([node("Relu", "x", "y")], [value("x", shape=[evil])], [value("y", shape=None)]),
+        "an initializer",
+        lambda: proto(lambda m: setattr(m.graph.initializer[0], "name", evil)),
         "BAD_NAME",
     )
-    yield case("an attribute", lambda: proto(lambda m: m.graph.node[0].attribute.add(name=evil)), "BAD_NAME")
-    yield case("a metadata key", lambda: proto(lambda m: m.metadata_props.add(key=evil, value="")), "BAD_NAME")
+    yield case(
+        "a node", lambda: proto(lambda m: setattr(m.graph.node[0], "name", evil)), "BAD_NAME"
+    )
+    yield case(
+        "an operator",
+        lambda: proto(lambda m: setattr(m.graph.node[0], "op_type", evil)),
+        "BAD_NAME",
+    )
+    yield case(
+        "a domain", lambda: proto(lambda m: setattr(m.graph.node[0], "domain", evil)), "BAD_NAME"
+    )
+    yield case(
+        "a dimension",
+        lambda: model(
+            [node("Relu", "x", "y")], [value("x", shape=[evil])], [value("y", shape=None)]
+        ),
+        "BAD_NAME",
+    )
+    yield case(
+        "an attribute",
+        lambda: proto(lambda m: m.graph.node[0].attribute.add(name=evil)),
+        "BAD_NAME",
+    )
+    yield case(
+        "a metadata key",
+        lambda: proto(lambda m: m.metadata_props.add(key=evil, value="")),
+        "BAD_NAME",
+    )
     yield case(
         "an operator that is a format string",
         model([node("%s%n{0}", "x", "y")], [value("x")], [value("y")]),

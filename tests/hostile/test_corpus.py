@@ -5,12 +5,13 @@ import time
 
 import pytest
 
-from functions.adapters.memory import MemoryBlobs, MemoryTable, MemoryUploads
 from functions.adapters.sandbox import Limits, Sandbox
-from functions.core.registration import Registration
-from functions.core.registry import Registry, State, Version
+from functions.core.registration.registration import Registration
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import State, Version
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
+from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.hostile.cases import Case
 from tests.hostile.corpus import GROUPS
 from tests.models import scale_model
@@ -26,8 +27,12 @@ class World:
         self.number = 0
         self.uploads = MemoryUploads()
         self.registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
-        self.sandbox = Sandbox(Limits(memory_mb=1500, cpu_s=CPU_S), unpack_s=BUILD_S, build_s=BUILD_S, spare=True)
-        self.registration = Registration(self.registry, self.uploads, MemoryBlobs(), self.sandbox, read_manifest)
+        self.sandbox = Sandbox(
+            Limits(memory_mb=1500, cpu_s=CPU_S), unpack_s=BUILD_S, build_s=BUILD_S, spare=True
+        )
+        self.registration = Registration(
+            self.registry, self.uploads, MemoryBlobs(), self.sandbox, read_manifest
+        )
 
     def upload(self, key: str, content: bytes, **beside: bytes) -> Version:
         self.number += 1
@@ -55,11 +60,15 @@ def check(world: World, case: Case) -> None:
     assert 10 < len(version.reason.message) <= 300, case
     assert took < 2 * BUILD_S + 3, case
     assert world.upload("good.onnx", scale_model()).state is State.READY, f"after {case}"
-    print(f"{case}: {took:.1f} s, {version.reason.code}: {version.reason.message}")  # pytest -s shows what is answered
+    print(
+        f"{case}: {took:.1f} s, {version.reason.code}: {version.reason.message}"
+    )  # pytest -s shows what is answered
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_bad_artifact_is_refused_with_its_reason_and_a_good_one_registers_after(group: str) -> None:
+def test_every_bad_artifact_is_refused_with_its_reason_and_a_good_one_registers_after(
+    group: str,
+) -> None:
     world = World()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     faults = []

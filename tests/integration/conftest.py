@@ -6,8 +6,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from local.aws import as_aws_notifies, moves_messages
-from local.provision import Deployed, provision
+from local.aws.provision import Deployed, provision
+from local.aws.server import as_aws_notifies, moves_messages
 from local.template import Template
 
 
@@ -18,7 +18,9 @@ def deployed() -> Iterator[Deployed]:
 
 
 @pytest.fixture
-def function_environment(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
+def function_environment(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, dict[str, str]]:
     """The environment of each function, which `main.py` modules read; set for all of them."""
     for variables in deployed.environment.values():
         for name, value in variables.items():

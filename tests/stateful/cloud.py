@@ -32,8 +32,8 @@ from moto.core.model_instances import reset_model_data
 from moto.core.models import botocore_stubber
 from moto.moto_api._internal import mock_random
 
-from local.aws import s3_event
-from local.provision import provision
+from local.aws.provision import provision
+from local.aws.server import s3_event
 from local.template import Template
 
 REGION = "us-east-1"
@@ -149,14 +149,18 @@ class Cloud:
         queue = deployed.template.physical_name("RegistrationQueue")
         self.queue_url = self.sqs.get_queue_url(QueueName=queue)["QueueUrl"]
         for client in (self.dynamodb, self.s3, self.sqs):
-            client.meta.events.unregister("before-send", botocore_stubber)  # botocore calls every handler
+            client.meta.events.unregister(
+                "before-send", botocore_stubber
+            )  # botocore calls every handler
             client.meta.events.register("before-send", self._send)
         self.worker: Worker | None = None
         self.time = 0.0
         self.met: collections.Counter[tuple[str, str]] = (
             collections.Counter()
         )  # (operation, fault), to see what is tried
-        self.applied: Callable[[str], None] = lambda _: None  # called with the operation after each write
+        self.applied: Callable[[str], None] = lambda _: (
+            None
+        )  # called with the operation after each write
         self._s3 = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]
         self._dynamodb = get_backend("dynamodb")[DEFAULT_ACCOUNT_ID][REGION]
         self._queue = get_backend("sqs")[DEFAULT_ACCOUNT_ID][REGION].queues[queue]
@@ -170,7 +174,9 @@ class Cloud:
         self.sent()
         for bucket in (self.artifacts, self.serving):
             self._s3.buckets[bucket].keys = type(self._s3.buckets[bucket].keys)()
-        for one in moto.s3.models.FakeKey.instances_tracked:  # moto keeps every object that ever was
+        for (
+            one
+        ) in moto.s3.models.FakeKey.instances_tracked:  # moto keeps every object that ever was
             one.dispose()
         reset_model_data()
 
@@ -204,13 +210,19 @@ class Cloud:
     def rows(self) -> dict[str, dict[str, Any]]:
         """pk → sk → item."""
         partitions = self._dynamodb.tables[self.table_name].items.items()
-        return {pk.value: {sk.value: _row(item) for sk, item in rows.items()} for pk, rows in partitions if rows}
+        return {
+            pk.value: {sk.value: _row(item) for sk, item in rows.items()}
+            for pk, rows in partitions
+            if rows
+        }
 
     def objects(self, bucket: str) -> dict[str, list[Stored]]:
         """key → its versions, oldest first."""
         return {
             key: [
-                Stored(key, one.version_id, getattr(one, "value", None), one.last_modified.timestamp())
+                Stored(
+                    key, one.version_id, getattr(one, "value", None), one.last_modified.timestamp()
+                )
                 for one in versions
             ]
             for key, versions in self._s3.buckets[bucket].keys.lists()
@@ -220,7 +232,11 @@ class Cloud:
     # --- calls ------------------------------------------------------------------------------------------------------
 
     def now(self) -> str:
-        return datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return (
+            datetime.fromtimestamp(self.time, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z")
+        )
 
     def utcnow(self) -> datetime:
         return datetime.fromtimestamp(self.time, UTC).replace(tzinfo=None)
@@ -290,7 +306,9 @@ def cloud() -> Iterator[Cloud]:
         stack.enter_context(mock_aws())
         made = Cloud()
         stack.enter_context(mock.patch.object(moto.s3.models, "utcnow", made.utcnow))
-        stack.enter_context(mock.patch.object(moto.dynamodb.models, "copy", SimpleNamespace(deepcopy=_snapshot)))
+        stack.enter_context(
+            mock.patch.object(moto.dynamodb.models, "copy", SimpleNamespace(deepcopy=_snapshot))
+        )
         made.clear()
         yield made
         made.clear()
@@ -301,7 +319,9 @@ def _snapshot(thing: Any) -> Any:
     if not hasattr(thing, "hash_key_attr"):
         return copy.deepcopy(thing)
     table = copy.copy(thing)
-    table.items = collections.defaultdict(dict, {pk: dict(rows) for pk, rows in thing.items.items()})
+    table.items = collections.defaultdict(
+        dict, {pk: dict(rows) for pk, rows in thing.items.items()}
+    )
     return table
 
 
@@ -341,7 +361,11 @@ def _answer(
 def _throttled(request: AWSPreparedRequest, operation: str) -> AWSResponse:
     match _service(request):
         case "dynamodb":
-            return _json_error(request, 400, "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException")
+            return _json_error(
+                request,
+                400,
+                "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
+            )
         case "sqs":
             return _json_error(request, 403, "com.amazonaws.sqs#RequestThrottled")
     return _s3_error(request, operation, 503, "SlowDown")
@@ -354,7 +378,9 @@ def _failed(request: AWSPreparedRequest, operation: str) -> AWSResponse:
 
 
 def _cancelled(request: AWSPreparedRequest, code: str) -> AWSResponse:
-    reasons = [{"Code": code}] + [{"Code": "None"}] * (len(json.loads(request.body)["TransactItems"]) - 1)
+    reasons = [{"Code": code}] + [{"Code": "None"}] * (
+        len(json.loads(request.body)["TransactItems"]) - 1
+    )
     return _json_error(request, 400, "TransactionCanceledException", CancellationReasons=reasons)
 
 

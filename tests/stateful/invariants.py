@@ -67,16 +67,24 @@ class Checker:
             if content is not None:  # else: swept
                 digest = hashlib.sha256(content).hexdigest()
                 assert key == f"blobs/{digest[:2]}/{digest}", f"I3: {key} holds {digest}"
-        there = {(o.key, o.version_id): o.content for v in self.cloud.objects(self.cloud.artifacts).values() for o in v}
-        assert {at for at, content in there.items() if content is not None} == set(self.sent) - self.gone, (
-            "I10: the uploads were changed"
-        )
+        there = {
+            (o.key, o.version_id): o.content
+            for v in self.cloud.objects(self.cloud.artifacts).values()
+            for o in v
+        }
+        assert {at for at, content in there.items() if content is not None} == set(
+            self.sent
+        ) - self.gone, "I10: the uploads were changed"
 
     def _check_model(self, model: str, items: Rows) -> None:
         meta = items["META"]
         versions = {item["version"]: item for item in _of(items, "VERSION#")}
-        assert sorted(versions) == list(range(1, len(versions) + 1)), f"I2: versions {sorted(versions)}"
-        assert meta["next_version"] == len(versions) + 1, f"I2: {meta['next_version']} comes after {len(versions)}"
+        assert sorted(versions) == list(range(1, len(versions) + 1)), (
+            f"I2: versions {sorted(versions)}"
+        )
+        assert meta["next_version"] == len(versions) + 1, (
+            f"I2: {meta['next_version']} comes after {len(versions)}"
+        )
         for number, item in versions.items():
             assert f"VERSION#{number:010d}" in items, "I2: a version under another's key"
             self._check_version(model, item)
@@ -93,25 +101,40 @@ class Checker:
         source = item["source"]
         upload = self.sent.get((source["key"], source["object_version"]))
         assert upload is not None, f"I1: version of {source}, which was never uploaded"
-        assert (item["model"], source["bucket"]) == (model, self.cloud.artifacts), "I1: another model's upload"
+        assert (item["model"], source["bucket"]) == (model, self.cloud.artifacts), (
+            "I1: another model's upload"
+        )
         assert upload.model == model, "I1: another model's upload"
         state, reason = item["state"], item.get("reason")
         assert state in {"PENDING", "READY", "REJECTED", "ARCHIVED"}, f"I5: {state}"
-        assert (item["finished_at"] is None) == (state == "PENDING"), f"I5: {state} at {item['finished_at']}"
-        assert state == "ARCHIVED" or (reason is None) == (state != "REJECTED"), f"I10: {state} because of {reason}"
-        assert (item.get("pending") is not None) == (state == "PENDING"), f"I6: {state} in the list of what waits"
+        assert (item["finished_at"] is None) == (state == "PENDING"), (
+            f"I5: {state} at {item['finished_at']}"
+        )
+        assert state == "ARCHIVED" or (reason is None) == (state != "REJECTED"), (
+            f"I10: {state} because of {reason}"
+        )
+        assert (item.get("pending") is not None) == (state == "PENDING"), (
+            f"I6: {state} in the list of what waits"
+        )
         if reason is not None:
             assert reason["code"].isupper(), f"I10: {reason}"
             assert reason["message"].isprintable(), f"I10: {reason}"
             assert 0 < len(reason["message"]) <= 300, f"I10: {reason}"
-            fair = {"OBJECT_GONE": _at(source) in self.gone, "REGISTRATION_DIED": item["attempts"] >= DEATHS}
+            fair = {
+                "OBJECT_GONE": _at(source) in self.gone,
+                "REGISTRATION_DIED": item["attempts"] >= DEATHS,
+            }
             assert fair.get(reason["code"], not upload.valid), f"I6: {upload} is REJECTED: {reason}"
         if state == "READY" or (state == "ARCHIVED" and reason is None):
             assert upload.valid, "I10: a bad upload is READY"
             assert upload.stored.content is not None
             digest = hashlib.sha256(upload.stored.content).hexdigest()
-            assert item["files"][0]["sha256"] == digest, "I3: READY with other bytes than were uploaded"
-            assert item["files"][0]["size_bytes"] == len(upload.stored.content), "I3: READY with another size"
+            assert item["files"][0]["sha256"] == digest, (
+                "I3: READY with other bytes than were uploaded"
+            )
+            assert item["files"][0]["size_bytes"] == len(upload.stored.content), (
+                "I3: READY with another size"
+            )
 
     def _check_blobs(self, items: Rows, blobs: Mapping[str, list[Stored]]) -> None:
         for item in _of(items, "VERSION#"):
@@ -121,30 +144,49 @@ class Checker:
                     found = blobs.get(key, [])
                     content = found[-1].content if found else None
                     assert content is not None, f"I3: READY without {blob['name']}"
-                    assert len(content) == blob["size_bytes"], f"I3: {blob['name']} has another size"
+                    assert len(content) == blob["size_bytes"], (
+                        f"I3: {blob['name']} has another size"
+                    )
 
     def _check_played_back(self, meta: Rows, items: Rows, versions: Mapping[int, Rows]) -> None:
         audit = _of(items, "AUDIT#")
-        revisions = [int(sk.removeprefix("AUDIT#")) for sk in sorted(items) if sk.startswith("AUDIT#")]
-        assert revisions == list(range(1, meta["revision"] + 1)), f"I7: revision {meta['revision']} of {revisions}"
+        revisions = [
+            int(sk.removeprefix("AUDIT#")) for sk in sorted(items) if sk.startswith("AUDIT#")
+        ]
+        assert revisions == list(range(1, meta["revision"] + 1)), (
+            f"I7: revision {meta['revision']} of {revisions}"
+        )
         told = Told()
         for record in audit:
             told.play(record)
-        there = {number: {name: item.get(name) for name in TOLD} for number, item in versions.items()}
+        there = {
+            number: {name: item.get(name) for name in TOLD} for number, item in versions.items()
+        }
         assert told.versions == there, f"I7: the audit tells {told.versions}, and there is {there}"
         aliases = {item["alias"]: item for item in _of(items, "ALIAS#")}
         points = {alias: item["version"] for alias, item in aliases.items()}
         assert told.aliases == points, f"I7: the audit tells {told.aliases}, and there is {points}"
         states = {number: item["state"] for number, item in versions.items()}
         for alias, item in aliases.items():
-            assert states.get(item["version"]) == "READY", f"I4: {alias} points at {item['version']} of {states}"
-            assert (item["previous"], item["revision"]) == told.history[alias], f"I7: {item}, told {told.history}"
+            assert states.get(item["version"]) == "READY", (
+                f"I4: {alias} points at {item['version']} of {states}"
+            )
+            assert (item["previous"], item["revision"]) == told.history[alias], (
+                f"I7: {item}, told {told.history}"
+            )
         ready = [number for number, state in states.items() if state == "READY"]
-        assert points.get("latest", 0) == max(ready, default=0), f"I8: latest of {ready} is {points.get('latest')}"
+        assert points.get("latest", 0) == max(ready, default=0), (
+            f"I8: latest of {ready} is {points.get('latest')}"
+        )
         assert meta.get("ready", 0) == told.ready, f"I2: {meta} after {told.ready} READY versions"
 
     def _check_records(self, rows: Mapping[str, Rows]) -> None:
-        versions = [item for pk, items in rows.items() if pk.startswith("MODEL#") for item in _of(items, "VERSION#")]
+        versions = [
+            item
+            for pk, items in rows.items()
+            if pk.startswith("MODEL#")
+            for item in _of(items, "VERSION#")
+        ]
         needed = {f"BLOB#{blob['sha256']}" for item in versions for blob in _blobs(item)}
         there = {pk for pk in rows if pk.startswith("BLOB#")}
         assert there == needed, f"I3: records of {there - needed}, none of {needed - there}"
@@ -159,12 +201,21 @@ class Checker:
                 follows = {was["state"], *FOLLOWS.get(was["state"], set())}
                 assert now["state"] in follows, f"I5: {was['state']} became {now['state']}"
                 if was["state"] != "PENDING":
-                    assert _frozen(now) == _frozen(was), f"I5: a finished version was changed: {was} → {now}"
-                assert (now["source"], now["created_at"]) == (was["source"], was["created_at"]), f"I1: {sk} changed"
+                    assert _frozen(now) == _frozen(was), (
+                        f"I5: a finished version was changed: {was} → {now}"
+                    )
+                assert (now["source"], now["created_at"]) == (was["source"], was["created_at"]), (
+                    f"I1: {sk} changed"
+                )
 
 
 TOLD = ("state", "attempts", "damaged")  # what the audit records tell of a version
-FOLLOWS = {None: {"PENDING"}, "PENDING": {"READY", "REJECTED"}, "READY": {"ARCHIVED"}, "REJECTED": {"ARCHIVED"}}
+FOLLOWS = {
+    None: {"PENDING"},
+    "PENDING": {"READY", "REJECTED"},
+    "READY": {"ARCHIVED"},
+    "REJECTED": {"ARCHIVED"},
+}
 
 
 @dataclass
@@ -173,28 +224,38 @@ class Told:
 
     versions: dict[int, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
-    history: dict[str, tuple[int | None, int]] = field(default_factory=dict)  # alias → (previous, moves)
+    history: dict[str, tuple[int | None, int]] = field(
+        default_factory=dict
+    )  # alias → (previous, moves)
     ready: int = 0  # versions that ever were
 
     def play(self, record: Rows) -> None:
         number, before, after = record["version"], record["before"], record["after"]
         assert record["actor"], "I7: nobody did it"
         if number not in self.versions:
-            assert (record["action"], number) == ("claim", len(self.versions) + 1), f"I2: {record} comes out of order"
+            assert (record["action"], number) == ("claim", len(self.versions) + 1), (
+                f"I2: {record} comes out of order"
+            )
             self.versions[number] = {"state": None, "attempts": 1, "damaged": None}
         version = self.versions[number]
         for name in TOLD:
             if name in after:
                 assert before[name] == version[name], f"I7: {record} follows {version}"
         if "state" in after:
-            assert after["state"] in FOLLOWS.get(version["state"], set()), f"I5, I7: {record} follows {version}"
+            assert after["state"] in FOLLOWS.get(version["state"], set()), (
+                f"I5, I7: {record} follows {version}"
+            )
             self.ready += after["state"] == "READY"
         version |= {name: after[name] for name in TOLD if name in after}
         for alias, to in after.get("aliases", {}).items():
             was, (_, moves) = self.aliases.get(alias), self.history.get(alias, (None, 0))
             assert before["aliases"][alias] == was, f"I7: {record}, and {alias} pointed at {was}"
-            assert self.versions[to]["state"] == "READY", f"I4: {record}, and the version is {self.versions[to]}"
-            assert alias != "latest" or was is None or was < to, f"I8: latest moved back from {was} to {to}"
+            assert self.versions[to]["state"] == "READY", (
+                f"I4: {record}, and the version is {self.versions[to]}"
+            )
+            assert alias != "latest" or was is None or was < to, (
+                f"I8: latest moved back from {was} to {to}"
+            )
             self.history[alias] = (was, moves + 1)
             self.aliases[alias] = to
 
@@ -208,7 +269,9 @@ def _at(source: Rows) -> tuple[str, str]:
 
 
 def _source_id(source: Rows) -> str:
-    return hashlib.sha256(f"{source['bucket']}/{source['key']}?{source['object_version']}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{source['bucket']}/{source['key']}?{source['object_version']}".encode()
+    ).hexdigest()
 
 
 def _frozen(item: Rows) -> dict[str, Any]:

@@ -21,18 +21,19 @@ from aws_lambda_powertools.metrics import Metrics
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.s3 import S3Blobs, S3Uploads
-from functions.adapters.shelves import S3BlobShelf, S3UploadShelf
-from functions.adapters.sqs import SqsQueue
-from functions.core.dead_letters import note_failure
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.s3 import S3Blobs, S3Uploads
+from functions.adapters.aws.s3_listing import S3BlobShelf, S3UploadShelf
+from functions.adapters.aws.sqs import SqsQueue
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
-from functions.core.reconciliation import Limits, Reconciler
-from functions.core.registration import Registration
-from functions.core.registry import Registry, Version
-from functions.core.signature import Signature, TensorSpec
+from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.registration.registration import Registration
+from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked, Written
+from functions.core.registry.dead_letters import note_failure
+from functions.core.registry.reconciler import Limits, Reconciler
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import Version
 from functions.core.uploads import Form, Upload
-from functions.core.workbench import Brief, Built, Unpacked, Written
 from functions.register.handler import make_handler
 from functions.register.manifest import read_manifest
 from tests.stateful.cloud import HOUR, Cloud, Fault, Worker
@@ -46,7 +47,9 @@ MANIFEST = b'{"schema": 1, "task": "regression"}'
 
 MODELS = st.sampled_from(["a", "b"])
 FILES = st.sampled_from(["x.onnx", "job 1/ä+b.onnx"])
-CHOICES = st.randoms(use_true_random=True)  # uniform, where hypothesis prefers small numbers and what it had before
+CHOICES = st.randoms(
+    use_true_random=True
+)  # uniform, where hypothesis prefers small numbers and what it had before
 
 
 def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
@@ -56,14 +59,18 @@ def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
         return {}
     if kind < 4:
         return {choices.randint(1, calls): Fault.PAUSE}
-    return {choices.randint(1, calls): choices.choice(list(Fault)) for _ in range(1 if kind < 7 else 2)}
+    return {
+        choices.randint(1, calls): choices.choice(list(Fault)) for _ in range(1 if kind < 7 else 2)
+    }
 
 
 PLANS = CHOICES.map(_plan)
 CALLS = CHOICES.map(lambda choices: choices.randint(1, 10))
 LATE = CHOICES.map(lambda choices: choices.randint(5, 10))  # about when blobs are stored
 WHICH = CHOICES.map(lambda choices: choices.randrange(100))  # modulo how many there are
-ORDERS = CHOICES.map(lambda choices: choices.choice([None] * 5 + [one for one in Fault if one is not Fault.PAUSE]))
+ORDERS = CHOICES.map(
+    lambda choices: choices.choice([None] * 5 + [one for one in Fault if one is not Fault.PAUSE])
+)
 ALIASES = st.sampled_from(["prod", "canary"])
 
 
@@ -144,7 +151,9 @@ class Machine(RuleBasedStateMachine):
         self.checker = Checker(cloud)
         self.violation: AssertionError | None = None
         cloud.applied = lambda _: self.check()
-        self.registry = Registry(DynamoTable(cloud.dynamodb, cloud.table_name), cloud.now, pause=lambda _: None)
+        self.registry = Registry(
+            DynamoTable(cloud.dynamodb, cloud.table_name), cloud.now, pause=lambda _: None
+        )
         self.reconciler = Reconciler(
             self.registry,
             S3UploadShelf(cloud.s3, cloud.artifacts),
@@ -166,7 +175,9 @@ class Machine(RuleBasedStateMachine):
             Logger(stream=io.StringIO(), service="register"),
             Metrics(namespace="mayfly", service="register"),
         )
-        self.environment = lambda: make_handler(watched, logger, metrics, partial(note_failure, self.registry))
+        self.environment = lambda: make_handler(
+            watched, logger, metrics, partial(note_failure, self.registry)
+        )
         self.queue: list[Message] = []
         self.paused: list[Delivery] = []
         self.made = self.sends = 0
@@ -202,7 +213,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.checker.sent) > len(self.checker.gone))
     def delete(self, which: int, marker: bool) -> None:
         """A source object: with a marker its versions stay, without one this version is gone for good."""
-        key, version_id = pick([at for at in self.checker.sent if at not in self.checker.gone], which)
+        key, version_id = pick(
+            [at for at in self.checker.sent if at not in self.checker.gone], which
+        )
         if marker:
             self.cloud.delete(key)
         else:
@@ -213,7 +226,9 @@ class Machine(RuleBasedStateMachine):
     def wait(self, hours: float) -> None:
         """Grace periods pass, and Lambda ends the workers that are over their time."""
         self.cloud.time += hours * HOUR
-        for delivery in [one for one in self.paused if self.cloud.time - one.worker.since > LAMBDA_S]:
+        for delivery in [
+            one for one in self.paused if self.cloud.time - one.worker.since > LAMBDA_S
+        ]:
             self.go_on(delivery, Fault.KILL_BEFORE)
 
     @rule(plan=CHOICES.map(lambda choices: _plan(choices, calls=30)))
@@ -264,8 +279,13 @@ class Machine(RuleBasedStateMachine):
     @rule(model=MODELS, which=WHICH, plan=PLANS)
     def archive(self, model: str, which: int, plan: dict[int, Fault]) -> None:
         number, items = self.some_version(model, which)
-        held = any(sk.startswith("ALIAS#") and item["version"] == number for sk, item in items.items())
-        may = items.get(f"VERSION#{number:010d}", {}).get("state", "PENDING") != "PENDING" and not held
+        held = any(
+            sk.startswith("ALIAS#") and item["version"] == number for sk, item in items.items()
+        )
+        may = (
+            items.get(f"VERSION#{number:010d}", {}).get("state", "PENDING") != "PENDING"
+            and not held
+        )
         self.call(lambda: self.registry.archive(model, number, actor="me"), plan, may)
 
     @rule(model=MODELS, alias=ALIASES, asked=st.booleans(), plan=PLANS)
@@ -282,7 +302,9 @@ class Machine(RuleBasedStateMachine):
         items = self.cloud.rows().get(f"MODEL#{model}", {})
         return 1 + which % (1 + sum(sk.startswith("VERSION#") for sk in items)), items
 
-    def call(self, work: Callable[[], Any], plan: Mapping[int, Fault], may: bool, always: bool = False) -> None:
+    def call(
+        self, work: Callable[[], Any], plan: Mapping[int, Fault], may: bool, always: bool = False
+    ) -> None:
         """A person's call. If it `may`, it has to work when nothing interferes, or `always` if only time passes."""
         worker = Worker(self.cloud, work, plan)
         worker.run()
@@ -292,13 +314,17 @@ class Machine(RuleBasedStateMachine):
     # --- the queue --------------------------------------------------------------------------------------------------
 
     @rule(model=MODELS, file=FILES, kind=st.sampled_from([GOOD, GOOD, DESCRIBED, BAD]), plan=PLANS)
-    def upload_and_deliver(self, model: str, file: str, kind: bytes, plan: dict[int, Fault]) -> None:
+    def upload_and_deliver(
+        self, model: str, file: str, kind: bytes, plan: dict[int, Fault]
+    ) -> None:
         self.upload(model, file, kind)
         self.receive([self.queue[-1]], False, plan)
 
     @rule(which=WHICH, newest=st.booleans(), also=st.booleans(), again=st.booleans(), plan=PLANS)
     @precondition(lambda self: self.queue)
-    def deliver(self, which: int, newest: bool, also: bool, again: bool, plan: dict[int, Fault]) -> None:
+    def deliver(
+        self, which: int, newest: bool, also: bool, again: bool, plan: dict[int, Fault]
+    ) -> None:
         """One message, or two, to a worker that meets the faults of `plan`."""
         first = self.queue[-1] if newest else pick(self.queue, which)
         batch = [first, *([pick(self.queue, which + 1)] if also else [])]
@@ -342,7 +368,12 @@ class Machine(RuleBasedStateMachine):
     def receive(self, messages: list[Message], again: bool, plan: Mapping[int, Fault]) -> Delivery:
         """SQS hands messages to a worker that meets the faults of `plan`."""
         records = [
-            {"messageId": message.id, "eventSource": "aws:sqs", "body": message.body, "attributes": {}}
+            {
+                "messageId": message.id,
+                "eventSource": "aws:sqs",
+                "body": message.body,
+                "attributes": {},
+            }
             for message in messages
         ]
         handler = self.environment()  # one each: an environment has one batch at a time
@@ -360,14 +391,23 @@ class Machine(RuleBasedStateMachine):
             self.paused.append(delivery)
             return
         if worker.error is not None and not isinstance(worker.error, PlatformError):
-            self.fail(f"{type(worker.error).__name__} came out: {worker.error}; calls: {worker.calls}")
-        if worker.error is not None and clean and delivery.clean and (delivery.may or delivery.messages):
+            self.fail(
+                f"{type(worker.error).__name__} came out: {worker.error}; calls: {worker.calls}"
+            )
+        if (
+            worker.error is not None
+            and clean
+            and delivery.clean
+            and (delivery.may or delivery.messages)
+        ):
             self.fail(f"nothing failed, and {type(worker.error).__name__} came out: {worker.error}")
         if worker.state == "died" or worker.error or not delivery.messages:
             return
         failed = {failure["itemIdentifier"] for failure in worker.result["batchItemFailures"]}
         if failed and clean and delivery.clean:
-            self.fail(f"nothing failed, and {failed} come again: {self.put_off!r}; calls: {worker.calls}")
+            self.fail(
+                f"nothing failed, and {failed} come again: {self.put_off!r}; calls: {worker.calls}"
+            )
         for message in delivery.messages:
             if message.id not in failed:
                 self.expect_done(message.upload)
@@ -388,7 +428,8 @@ class Machine(RuleBasedStateMachine):
         found = [
             item
             for sk, item in items.items()
-            if sk.startswith("VERSION#") and (item["source"]["key"], item["source"]["object_version"]) == at
+            if sk.startswith("VERSION#")
+            and (item["source"]["key"], item["source"]["object_version"]) == at
         ]
         return found[0] if found else None
 
@@ -439,15 +480,23 @@ class Machine(RuleBasedStateMachine):
         for at, sent in self.checker.sent.items():
             version = self.version_of(sent)
             if version is None:
-                assert at in self.checker.gone or self.is_marked(sent), f"I6: {at} became no version"
+                assert at in self.checker.gone or self.is_marked(sent), (
+                    f"I6: {at} became no version"
+                )
             elif at not in self.checker.gone and version["attempts"] < DEATHS:
                 states = {"READY", "ARCHIVED"} if sent.valid else {"REJECTED", "ARCHIVED"}
                 assert version["state"] in states, f"I6: {version}"
             assert version is None or version["state"] != "PENDING", f"I6: {version}"
         records = {pk.removeprefix("BLOB#") for pk in self.cloud.rows() if pk.startswith("BLOB#")}
         blobs = self.cloud.objects(self.cloud.serving)
-        left = {key.rpartition("/")[2] for key, versions in blobs.items() if versions[-1].content is not None}
-        assert left == records, f"blobs that nobody has: {left - records}; that are gone: {records - left}"
+        left = {
+            key.rpartition("/")[2]
+            for key, versions in blobs.items()
+            if versions[-1].content is not None
+        }
+        assert left == records, (
+            f"blobs that nobody has: {left - records}; that are gone: {records - left}"
+        )
 
     def is_marked(self, sent: Sent) -> bool:
         return self.cloud.objects(self.cloud.artifacts)[sent.stored.key][-1].content is None

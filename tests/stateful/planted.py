@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from functions.adapters.dynamodb import DynamoTable
-from functions.adapters.s3 import S3Blobs, S3Uploads
-from functions.adapters.shelves import S3BlobShelf
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.s3 import S3Blobs, S3Uploads
+from functions.adapters.aws.s3_listing import S3BlobShelf
 from functions.core.errors import Unavailable
-from functions.core.reconciliation import Reconciler
-from functions.core.registration import Registration
-from functions.core.registry import Blob, Conflict, Put, Registry, Version
+from functions.core.registration.registration import Registration
+from functions.core.registry.reconciler import Reconciler
+from functions.core.registry.registry import Registry
+from functions.core.registry.table import Conflict, Put
+from functions.core.registry.version import Blob, Version
 from functions.core.uploads import Upload
 from tests.stateful.machine import Watched
 
-Edit = tuple[type, str, str, str]  # class, method, what has to be in its source exactly once, what takes its place
+Edit = tuple[
+    type, str, str, str
+]  # class, method, what has to be in its source exactly once, what takes its place
 
 
 @contextmanager
@@ -28,8 +32,12 @@ def edited(*edits: Edit) -> Iterator[None]:
     with ExitStack() as stack:
         sources: dict[tuple[type, str], str] = {}
         for owner, name, old, new in edits:
-            source = sources.get((owner, name)) or textwrap.dedent(inspect.getsource(getattr(owner, name)))
-            assert source.count(old) == 1, f"{owner.__name__}.{name} has {source.count(old)} times {old!r}: plant anew"
+            source = sources.get((owner, name)) or textwrap.dedent(
+                inspect.getsource(getattr(owner, name))
+            )
+            assert source.count(old) == 1, (
+                f"{owner.__name__}.{name} has {source.count(old)} times {old!r}: plant anew"
+            )
             sources[owner, name] = source.replace(old, new)
         for (owner, name), source in sources.items():
             made: dict[str, Any] = {}
@@ -56,7 +64,10 @@ def ready_before_the_blob() -> Iterator[None]:
             store(blobs, blob, kept)
         return version
 
-    with mock.patch.object(S3Blobs, "store", put_off), mock.patch.object(Registration, "register", then_store):
+    with (
+        mock.patch.object(S3Blobs, "store", put_off),
+        mock.patch.object(Registration, "register", then_store),
+    ):
         yield
 
 
@@ -94,7 +105,12 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         (Registry, "claim", '"version": number}, None)', '"version": number}, {})'),
     ),
     "the idempotency key is not written": lambda: edited(
-        (Registry, "claim", 'Put({"pk": pk, "sk": f"SOURCE#{source.id}", "version": number}, None),', ""),
+        (
+            Registry,
+            "claim",
+            'Put({"pk": pk, "sk": f"SOURCE#{source.id}", "version": number}, None),',
+            "",
+        ),
     ),
     "no condition on the revision": lambda: edited(
         (Registry, "_commit", 'Put(new, {"revision": revision} if meta else None)', "Put(new, {})"),
@@ -107,13 +123,23 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     ),
     "READY before the blob": ready_before_the_blob,
     "the latest bytes instead of the event's version": lambda: edited(
-        (S3Uploads, "fetch", '{"VersionId": pinned.version_id} if pinned.version_id else', "{} if True else"),
+        (
+            S3Uploads,
+            "fetch",
+            '{"VersionId": pinned.version_id} if pinned.version_id else',
+            "{} if True else",
+        ),
     ),
     "an alias without the READY check": lambda: edited(
         (Registry, "_move", "if version.state is not State.READY:", "if False:"),
     ),
     "latest moves back": lambda: edited(
-        (Registry, "finish", 'if latest is None or latest["version"] < version.number:', "if True:"),
+        (
+            Registry,
+            "finish",
+            'if latest is None or latest["version"] < version.number:',
+            "if True:",
+        ),
     ),
     "archive ignores aliases": lambda: edited((Registry, "archive", "if held_by:", "if False:")),
     "archive reads the aliases before META": lambda: edited(
@@ -125,7 +151,9 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         ),
         (Registry, "archive", "in self.aliases(model).items()", "in aliases.items()"),
     ),
-    "the audit record is dropped": lambda: edited((Registry, "_commit", "[guard, *puts, audit]", "[guard, *puts]")),
+    "the audit record is dropped": lambda: edited(
+        (Registry, "_commit", "[guard, *puts, audit]", "[guard, *puts]")
+    ),
     "the record of a blob is not written": lambda: edited(
         (Registry, "finish", "[_blob_put(blob) for blob in done.blobs]", "[]"),
     ),
@@ -135,7 +163,9 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "a blob is collected without grace": lambda: edited(
         (Reconciler, "_collect", "if stored.stored_at < before", "if True"),
     ),
-    "an old blob is trusted that may be collected": lambda: edited((S3Blobs, "_is_fresh", " and age < FRESH", "")),
+    "an old blob is trusted that may be collected": lambda: edited(
+        (S3Blobs, "_is_fresh", " and age < FRESH", "")
+    ),
     "whatever is current is collected": lambda: edited(
         (S3BlobShelf, "remove", ", VersionId=stored.handle", ""),
     ),
@@ -143,7 +173,9 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "PENDING versions are not resumed": lambda: edited(
         (Reconciler, "_resume", "self.queue.send(events)", "pass"),
     ),
-    "lost uploads are not found": lambda: edited((Reconciler, "_find_uploads", "elif version is None:", "elif False:")),
+    "lost uploads are not found": lambda: edited(
+        (Reconciler, "_find_uploads", "elif version is None:", "elif False:")
+    ),
 }
 FOUND_SOON = (
     "no dedupe on the object version",

@@ -30,11 +30,11 @@ from hypothesis.stateful import (
 )
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from functions.core import serving
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
-from functions.core.plan import Plan
-from functions.core.registry import Blob, Source, State, Version
-from functions.core.serving import MB, ModelCache, footprint_bytes, loading_bytes
+from functions.core.registry.load_plan import Plan
+from functions.core.registry.version import Blob, Source, State, Version
+from functions.core.serving import model_cache
+from functions.core.serving.model_cache import MB, ModelCache, footprint_bytes, loading_bytes
 from tests.serving import Clock
 
 VERSIONS = 6
@@ -120,7 +120,11 @@ class Request(threading.Thread):
         super().__init__(daemon=True)
         self.number = number
         self._cache, self._version, self._deadline = cache, version, deadline
-        self.entered, self.settled, self.leave = threading.Event(), threading.Event(), threading.Event()
+        self.entered, self.settled, self.leave = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
         self.admitted = False
         self.answer: int | None = None
         self.error: PlatformError | None = None
@@ -141,12 +145,16 @@ class Caches(RuleBasedStateMachine):
     requests = Bundle("requests")
 
     @initialize(
-        sizes=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 15)), min_size=VERSIONS, max_size=VERSIONS),
+        sizes=st.lists(
+            st.tuples(st.integers(0, 20), st.integers(0, 15)), min_size=VERSIONS, max_size=VERSIONS
+        ),
         bound=st.integers(15, 80),
         files=st.lists(st.integers(1, 9), min_size=VERSIONS, max_size=VERSIONS),
         storage=st.integers(8, 50),
     )
-    def begin(self, sizes: list[tuple[int, int]], bound: int, files: list[int], storage: int) -> None:
+    def begin(
+        self, sizes: list[tuple[int, int]], bound: int, files: list[int], storage: int
+    ) -> None:
         self.folder = Path(mkdtemp(prefix="cache-"))
         self.world, self.clock = World(), Clock()
         self.memory, self.storage = bound * MB, storage
@@ -162,7 +170,10 @@ class Caches(RuleBasedStateMachine):
                 State.READY,
                 Source("b", "k", str(n)),
                 "now",
-                files=(Blob("model.onnx", f"{n:064d}", 1), Blob("weights.bin", f"{n:064d}", files[n])),
+                files=(
+                    Blob("model.onnx", f"{n:064d}", 1),
+                    Blob("weights.bin", f"{n:064d}", files[n]),
+                ),
                 measured={"resident_mb": resident or 0.5, "peak_memory_mb": float(resident + more)},
             )
             for n, (resident, more) in enumerate(sizes)
@@ -220,7 +231,11 @@ class Caches(RuleBasedStateMachine):
         return []
 
     @precondition(lambda self: getattr(self, "waiting", None))
-    @rule(target=requests, which=st.integers(0, VERSIONS - 1), ending=st.sampled_from(["ok", "ok", "ok", *ENDINGS]))
+    @rule(
+        target=requests,
+        which=st.integers(0, VERSIONS - 1),
+        ending=st.sampled_from(["ok", "ok", "ok", *ENDINGS]),
+    )
     def end_load(self, which: int, ending: str) -> Any:
         return multiple(*self._end_load(sorted(self.waiting)[which % len(self.waiting)], ending))
 
@@ -234,7 +249,11 @@ class Caches(RuleBasedStateMachine):
         for request in waited:
             assert request.settled.wait(PATIENCE_S)
         if ending == "ok":
-            self.slots[number][:] = [footprint_bytes(version), version.files[1].size_bytes, len(waited)]
+            self.slots[number][:] = [
+                footprint_bytes(version),
+                version.files[1].size_bytes,
+                len(waited),
+            ]
             assert [(one.answer, one.error) for one in waited] == [(number, None)] * len(waited)
             return waited
         code = ENDINGS[ending]
@@ -250,7 +269,7 @@ class Caches(RuleBasedStateMachine):
             for idle in self._idle():
                 del self.slots[idle]
         for_now = code in ("BLOB_MISSING", "MODELS_BUSY")
-        seconds = serving.UNAVAILABLE_SECONDS if for_now else serving.FAILED_SECONDS
+        seconds = model_cache.UNAVAILABLE_SECONDS if for_now else model_cache.FAILED_SECONDS
         self.failed[number] = code, self.clock.now + seconds
         return []
 
@@ -295,7 +314,8 @@ class Caches(RuleBasedStateMachine):
         need = min(loading_bytes(version), self.memory), version.size_bytes
         busy = [slot for key, slot in self.slots.items() if key not in self._idle()]
         if any(
-            sum(slot[kind] for slot in busy) + need[kind] > most for kind, most in ((0, self.memory), (1, self.storage))
+            sum(slot[kind] for slot in busy) + need[kind] > most
+            for kind, most in ((0, self.memory), (1, self.storage))
         ):
             return "MODELS_BUSY", False
         for idle in self._idle():
@@ -328,7 +348,9 @@ class Caches(RuleBasedStateMachine):
         assert [memory, storage] == wanted
         loaded = self.slots.keys() - self.waiting.keys()
         assert {n for n, version in enumerate(self.versions) if self.cache.holds(version)} == loaded
-        assert sorted(session.number for session in self.world.alive) == sorted(loaded)  # what is dropped is gone
+        assert sorted(session.number for session in self.world.alive) == sorted(
+            loaded
+        )  # what is dropped is gone
         assert len(list(self.folder.iterdir())) == len(self.waiting)
 
     def teardown(self) -> None:
@@ -371,12 +393,14 @@ def test_every_history_keeps_the_bounds_for_long() -> None:
 
 def evicts_what_is_used(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(
-        ModelCache, "_idle", lambda self: [k for k, slot in self._slots.items() if slot.session and slot.users < 2]
+        ModelCache,
+        "_idle",
+        lambda self: [k for k, slot in self._slots.items() if slot.session and slot.users < 2],
     )
 
 
 def counts_no_peak(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(serving, "loading_bytes", footprint_bytes)
+    patched.setattr(model_cache, "loading_bytes", footprint_bytes)
 
 
 def counts_no_mapped_files(patched: pytest.MonkeyPatch) -> None:
@@ -404,7 +428,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
-def test_a_planted_fault_is_found(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_fault_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(monkeypatch)
 
     with pytest.raises((AssertionError, KeyError)):

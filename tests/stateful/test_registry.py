@@ -32,10 +32,14 @@ def test_every_invariant_holds(aws: Cloud) -> None:
 @pytest.mark.stress
 @pytest.mark.timeout(EVERYTHING_S)
 def test_every_invariant_holds_for_long(aws: Cloud) -> None:
-    run_state_machine_as_test(lambda: Machine(aws), settings=size(500, 50, derandomize=False, print_blob=True))
+    run_state_machine_as_test(
+        lambda: Machine(aws), settings=size(500, 50, derandomize=False, print_blob=True)
+    )
 
     print(
-        "calls and faults:", *(f"{what} {fault} {count}" for (what, fault), count in sorted(aws.met.items())), sep="\n"
+        "calls and faults:",
+        *(f"{what} {fault} {count}" for (what, fault), count in sorted(aws.met.items())),
+        sep="\n",
     )
 
 

@@ -14,13 +14,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import fleet, many_models
+from benchmarks import many_models
+from benchmarks.harness import fleet
 
-ALLOWED_MB = 48  # for requests, for what a load takes for a moment, for names, and for what the heap keeps
+ALLOWED_MB = (
+    48  # for requests, for what a load takes for a moment, for names, and for what the heap keeps
+)
 BUSY = {"MODELS_BUSY"}
 
 
-def run(*, models: int, memory_mb: int, threads: int, seconds: float = 0, requests: int = 0) -> dict[str, Any]:
+def run(
+    *, models: int, memory_mb: int, threads: int, seconds: float = 0, requests: int = 0
+) -> dict[str, Any]:
     """What was seen. It ends after `requests` or, where there are none, after `seconds`.
 
     Raises:
@@ -28,7 +33,9 @@ def run(*, models: int, memory_mb: int, threads: int, seconds: float = 0, reques
     """
     members = fleet.members(models)
     with fleet.start(members, many_models.STORAGE, memory_mb) as where:
-        found = many_models.serve(where, members, memory_mb, requests=requests, seconds=seconds, threads=threads)
+        found = many_models.serve(
+            where, members, memory_mb, requests=requests, seconds=seconds, threads=threads
+        )
     if problems := list(check(found)):
         raise RuntimeError("; ".join(problems))
     return found
@@ -40,10 +47,14 @@ def check(found: Mapping[str, Any]) -> list[str]:
     peak, allowed = max(found["peaks_mb"]), found["bare_mb"] + found["bound_mb"] + ALLOWED_MB
     if peak > allowed:
         first = next(number for number, one in enumerate(found["peaks_mb"]) if one > allowed)
-        problems.append(f"the process took {peak:.0f} MB and may take {allowed:.0f}, first after request {first}")
+        problems.append(
+            f"the process took {peak:.0f} MB and may take {allowed:.0f}, first after request {first}"
+        )
     for counted, bound in (("held_mb", "bound_mb"), ("files_mb", "storage_mb")):
         if found[counted] > found[bound]:
-            problems.append(f"the cache counted {found[counted]:.1f} MB, above its bound of {found[bound]:.1f}")
+            problems.append(
+                f"the cache counted {found[counted]:.1f} MB, above its bound of {found[bound]:.1f}"
+            )
     if unknown := found["refused"].keys() - BUSY:
         problems.append(f"requests were refused with {', '.join(sorted(unknown))}")
     return problems
@@ -70,7 +81,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     wanted = arguments()
     try:
-        found = run(models=wanted.models, memory_mb=wanted.memory, threads=wanted.threads, seconds=60 * wanted.minutes)
+        found = run(
+            models=wanted.models,
+            memory_mb=wanted.memory,
+            threads=wanted.threads,
+            seconds=60 * wanted.minutes,
+        )
     except RuntimeError as error:
         sys.exit(str(error))
     print(summary(found))

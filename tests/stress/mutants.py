@@ -23,8 +23,15 @@ from onnx import helper
 
 from functions.adapters.sandbox import Child, Ended, Limits
 from functions.core.errors import InvalidModel
+from functions.core.registration.sandbox_protocol import (
+    Brief,
+    Built,
+    build_task,
+    read_built,
+    read_unpacked,
+    unpack_task,
+)
 from functions.core.uploads import Form
-from functions.core.workbench import Brief, Built, build_task, read_built, read_unpacked, unpack_task
 from tests.hostile.cases import BOOL, FLOAT, INT64, constant, graph, model, node, value
 from tests.models import scale_model
 
@@ -39,7 +46,11 @@ def seeds() -> list[bytes]:
     """Valid models of different kinds, small, so that a random byte is often structure."""
     rng = np.random.default_rng(0)
     convolution = model(
-        [node("Conv", "x w b", "c", kernel_shape=[3, 3]), node("Relu", "c", "r"), node("GlobalAveragePool", "r", "y")],
+        [
+            node("Conv", "x w b", "c", kernel_shape=[3, 3]),
+            node("Relu", "c", "r"),
+            node("GlobalAveragePool", "r", "y"),
+        ],
         [value("x", shape=["batch", 1, 8, 8])],
         [value("y", shape=["batch", 4, 1, 1])],
         constant("w", rng.normal(size=(4, 1, 3, 3))),
@@ -81,7 +92,10 @@ def seeds() -> list[bytes]:
         opsets={"ai.onnx.ml": 3},
     )  # fmt: skip
     integers = model(
-        [node("Mod", "x w", "y")], [value("x", INT64)], [value("y", INT64)], constant("w", [3, 5, 7], np.int64)
+        [node("Mod", "x w", "y")],
+        [value("x", INT64)],
+        [value("y", INT64)],
+        constant("w", [3, 5, 7], np.int64),
     )
     body = graph(
         "body",
@@ -95,7 +109,9 @@ def seeds() -> list[bytes]:
         [value("y", shape=[2])],
         constant("three", 3, np.int64),
     )
-    described = scale_model(manifest={"schema": 1, "task": "regression", "outputs": [{"name": "y"}]})
+    described = scale_model(
+        manifest={"schema": 1, "task": "regression", "outputs": [{"name": "y"}]}
+    )
     return [scale_model(), described, convolution, branch, shapes, forest, integers, loop]
 
 
@@ -149,11 +165,15 @@ def messages(part: Any) -> Iterator[Any]:
 
 def changed(rng: random.Random, content: Any) -> Any:
     if isinstance(content, bool | int):
-        return rng.choice((0, 1, 2, 3, 6, 7, 9, 11, 16, 255, 2**31 - 1, int(content) ^ 1 << rng.randrange(8)))
+        return rng.choice(
+            (0, 1, 2, 3, 6, 7, 9, 11, 16, 255, 2**31 - 1, int(content) ^ 1 << rng.randrange(8))
+        )
     if isinstance(content, float):
         return rng.choice((0.0, -1.0, 1e30, float("nan"), float("inf")))
     if isinstance(content, str):
-        return rng.choice(("", "x", "y", "w", "Relu", "Add", "axis", "value", content + "2", content[1:]))
+        return rng.choice(
+            ("", "x", "y", "w", "Relu", "Add", "axis", "value", content + "2", content[1:])
+        )
     return bytes(rng.randrange(256) if rng.random() < 0.1 else byte for byte in content)
 
 
@@ -171,7 +191,9 @@ def mutate_bytes(rng: random.Random, valid: Sequence[bytes]) -> bytes:
             case 3:
                 del content[at : at + rng.randrange(1, 9)]
             case 4:
-                content[at:at] = rng.choice((b"\0", b"\xff", b"\x7f\xff\xff\xff", rng.randbytes(rng.randrange(1, 9))))
+                content[at:at] = rng.choice(
+                    (b"\0", b"\xff", b"\x7f\xff\xff\xff", rng.randbytes(rng.randrange(1, 9)))
+                )
             case 5:  # a piece of another model
                 other = rng.choice(valid)
                 begin = rng.randrange(len(other))
@@ -284,7 +306,9 @@ def run(count: int, seed: int) -> Counter[str]:
             try:
                 found[outcome(line, content)] += 1
             except AssertionError as error:
-                raise AssertionError(f"mutant {number} of seed {seed}: {error}; {content.hex()}") from error
+                raise AssertionError(
+                    f"mutant {number} of seed {seed}: {error}; {content.hex()}"
+                ) from error
     finally:
         line.close()
     found["(processes started)"] = line.started
@@ -300,7 +324,16 @@ def main() -> None:
     found = run(asked.count, asked.seed)
     for what, times in found.most_common():
         print(f"{times:7,}  {what}")
-    print(json.dumps({"count": asked.count, "seed": asked.seed, "seconds": round(time.monotonic() - began), **found}))
+    print(
+        json.dumps(
+            {
+                "count": asked.count,
+                "seed": asked.seed,
+                "seconds": round(time.monotonic() - began),
+                **found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "told"), BAD, ids=[*map(str, range(len(BAD)))])
-def test_the_check_of_the_long_run_sees_what_it_looks_for(change: dict[str, object], told: str) -> None:
+def test_the_check_of_the_long_run_sees_what_it_looks_for(
+    change: dict[str, object], told: str
+) -> None:
     assert many_models.check(GOOD) == []
     assert told in "".join(many_models.check(GOOD | change))

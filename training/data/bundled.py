@@ -23,10 +23,14 @@ def digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     images, target = load_digits(return_X_y=True)
-    raw = hashlib.sha256(images.astype("<f8").tobytes() + target.astype("<i8").tobytes()).hexdigest()
+    raw = hashlib.sha256(
+        images.astype("<f8").tobytes() + target.astype("<i8").tobytes()
+    ).hexdigest()
     pixels = resize(images.reshape(-1, 8, 8).astype(np.float32) / 16, 28)  # 16 is full ink
     examples = Examples({"image": pixels[:, None]}, target.astype(np.int64))
-    return split(examples, source="sklearn:digits", sha256=raw, labels=[str(digit) for digit in range(10)])
+    return split(
+        examples, source="sklearn:digits", sha256=raw, labels=[str(digit) for digit in range(10)]
+    )
 
 
 def iris() -> Dataset:
@@ -75,11 +79,19 @@ def textures() -> Dataset:
         cut = image[: rows * PATCH, : columns * PATCH].reshape(rows, PATCH, columns, PATCH, 3)
         patches.append(cut.transpose(0, 2, 4, 1, 3).reshape(-1, 3, PATCH, PATCH))
         target += [number] * rows * columns
-        groups += [f"{number}:{row // REGION},{column // REGION}" for row in range(rows) for column in range(columns)]
+        groups += [
+            f"{number}:{row // REGION},{column // REGION}"
+            for row in range(rows)
+            for column in range(columns)
+        ]
     pixels = np.concatenate(patches)
-    examples = Examples({"image": pixels.astype(np.float32) / 255}, np.array(target), np.array(groups))
+    examples = Examples(
+        {"image": pixels.astype(np.float32) / 255}, np.array(target), np.array(groups)
+    )
     labels = [Path(name).stem for name in found["filenames"]]
-    return split(examples, source="sklearn:sample-images", sha256=digest(pixels), by="region", labels=labels)
+    return split(
+        examples, source="sklearn:sample-images", sha256=digest(pixels), by="region", labels=labels
+    )
 
 
 def _table(name: str, **options: bool) -> Dataset:
@@ -88,16 +100,27 @@ def _table(name: str, **options: bool) -> Dataset:
     found = getattr(datasets, f"load_{name}")(**options)
     features, target = found["data"], found["target"]
     classes = target.dtype.kind == "i"
-    examples = Examples({"features": features.astype(np.float32)}, target.astype(np.int64 if classes else np.float32))
+    examples = Examples(
+        {"features": features.astype(np.float32)},
+        target.astype(np.int64 if classes else np.float32),
+    )
     labels = [str(label) for label in found["target_names"]] if classes else []
     columns = {"features": [str(column) for column in found["feature_names"]]}
-    return split(examples, source=f"sklearn:{name}", sha256=digest(features, target), labels=labels, columns=columns)
+    return split(
+        examples,
+        source=f"sklearn:{name}",
+        sha256=digest(features, target),
+        labels=labels,
+        columns=columns,
+    )
 
 
 def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Square images (n, from, from) to (n, side, side), bilinear between pixel centres, edges repeated."""
     size = images.shape[-1]
     centres = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
-    weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(size)[None])).astype(np.float32)  # (side, from)
+    weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(size)[None])).astype(
+        np.float32
+    )  # (side, from)
     scaled: NDArray[np.float32] = np.clip(weights @ images @ weights.T, 0, 1)
     return scaled

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from training.errors import InvalidData, InvalidValue, WrongShape
 
 PARTS = ("train", "validation", "test")
-SPLIT_SEED = 20  # fixed: a split that moves with the training seed would leak test rows into earlier models
+SPLIT_SEED = (
+    20  # fixed: a split that moves with the training seed would leak test rows into earlier models
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class Dataset:
     test: Examples
     source: str  # "sklearn:digits", "synthetic:speech-formant@1?seed=7", "file:churn.csv"
     sha256: str  # of the raw values, before any scaling
-    split: Mapping[str, Any]  # {"seed": 20, "by": "row" or what a group is, "train": rows, "validation": …, "test": …}
+    split: Mapping[
+        str, Any
+    ]  # {"seed": 20, "by": "row" or what a group is, "train": rows, "validation": …, "test": …}
     labels: tuple[str, ...] = ()  # class names, where the data itself knows them
     columns: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
@@ -70,7 +74,11 @@ def digest(*arrays: NDArray[Any]) -> str:
         elif values.dtype.kind in "iub":
             told.update(values.astype("<i8").tobytes())
         else:
-            told.update(b"".join(str(text).encode("utf-8", "surrogatepass") + b"\0" for text in values.ravel()))
+            told.update(
+                b"".join(
+                    str(text).encode("utf-8", "surrogatepass") + b"\0" for text in values.ravel()
+                )
+            )
     return told.hexdigest()
 
 
@@ -100,7 +108,9 @@ def split(
     """
     examples = _checked(examples, source, gaps, columns or {})
     validation, test = (
-        _checked(part, f"{source}, {name} part", gaps, columns or {}) if isinstance(part, Examples) else part
+        _checked(part, f"{source}, {name} part", gaps, columns or {})
+        if isinstance(part, Examples)
+        else part
         for name, part in zip(PARTS[1:], (validation, test), strict=True)
     )
     if stratify is None:
@@ -114,7 +124,10 @@ def split(
         raise InvalidData(f"{source}: a split by {by} needs the group of each row")
     else:
         rows = _groups(classes, examples.groups, shares, by, source)
-    parts = [examples.take(taken) if ready is None else ready for ready, taken in zip(given, rows, strict=True)]
+    parts = [
+        examples.take(taken) if ready is None else ready
+        for ready, taken in zip(given, rows, strict=True)
+    ]
     if by != "row":
         _check_groups(parts, by, source)
     sizes = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
@@ -131,12 +144,16 @@ def split(
     )
 
 
-def _checked(examples: Examples, source: str, gaps: bool, columns: Mapping[str, Sequence[str]]) -> Examples:
+def _checked(
+    examples: Examples, source: str, gaps: bool, columns: Mapping[str, Sequence[str]]
+) -> Examples:
     """`examples` with the types of tensors."""
     inputs = {name: _plain(np.asarray(values)) for name, values in examples.inputs.items()}
     target = np.asarray(examples.target)
     if target.dtype.kind not in "fiub":
-        raise InvalidValue(f"{source}: the target is no number; give class numbers, and names of the classes as labels")
+        raise InvalidValue(
+            f"{source}: the target is no number; give class numbers, and names of the classes as labels"
+        )
     target = target.astype(np.float32 if target.dtype.kind == "f" else np.int64, copy=False)
     beside = inputs if examples.groups is None else {**inputs, "groups": examples.groups}
     for name, values in beside.items():
@@ -152,14 +169,20 @@ def _checked(examples: Examples, source: str, gaps: bool, columns: Mapping[str, 
             at = f", column {columns[name][others[0]]!r}" if name in columns and others else ""
             at = at or (f", column {others[0] + 1}" if len(others) == 1 else "")
             advice = "fill it, or leave the row out"
-            raise InvalidValue(f"{source}, row {row + 1}{at}: {name!r} holds {values[row][*others]}; {advice}")
+            raise InvalidValue(
+                f"{source}, row {row + 1}{at}: {name!r} holds {values[row][*others]}; {advice}"
+            )
     return replace(examples, inputs=inputs, target=target)
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "U":
         return values.astype(object)
-    return values.astype(np.float32) if values.dtype.kind == "b" or values.dtype == np.float64 else values
+    return (
+        values.astype(np.float32)
+        if values.dtype.kind == "b" or values.dtype == np.float64
+        else values
+    )
 
 
 def _rows(
@@ -170,21 +193,25 @@ def _rows(
     values, counts = np.unique(classes, return_counts=True)
     sizes = [round(len(classes) * share) for share in shares]
     wanted = 1 + sum(share > 0 for share in shares)
-    if min(size for size, share in zip([len(classes), *sizes], [1, *shares], strict=True) if share) < max(
-        len(values), 1
-    ):
+    if min(
+        size for size, share in zip([len(classes), *sizes], [1, *shares], strict=True) if share
+    ) < max(len(values), 1):
         what = f" with {len(values)} classes in each" if len(values) > 1 else ""
         raise InvalidData(f"{source}: {len(classes)} rows are too few for {wanted} parts{what}")
     if counts.min() < wanted:
         rare = values[counts.argmin()]
         name = labels[rare] if len(labels) > rare else rare
         has = f"{counts.min()} row{'s' if counts.min() > 1 else ''}"
-        raise InvalidData(f"{source}: class {str(name)!r} has {has}; each needs {wanted}, one for every part")
+        raise InvalidData(
+            f"{source}: class {str(name)!r} has {has}; each needs {wanted}, one for every part"
+        )
 
     def parts(rows: NDArray[np.int64], size: int) -> Any:
         if not size:
             return rows, rows[:0]
-        return train_test_split(rows, test_size=size, stratify=classes[rows], random_state=SPLIT_SEED)
+        return train_test_split(
+            rows, test_size=size, stratify=classes[rows], random_state=SPLIT_SEED
+        )
 
     rest, held_out = parts(np.arange(len(classes)), sizes[1])
     train, tuning = parts(rest, sizes[0])
@@ -198,7 +225,9 @@ def _groups(
     shares = np.array([1 - sum(fractions), *fractions])
     names, group_of = np.unique(groups, return_inverse=True)
     if len(names) < (shares > 0).sum():
-        raise InvalidData(f"{source}: {len(names)} groups ({by}) are too few for {(shares > 0).sum()} parts")
+        raise InvalidData(
+            f"{source}: {len(names)} groups ({by}) are too few for {(shares > 0).sum()} parts"
+        )
     _, class_of = np.unique(classes, return_inverse=True)
     counts = np.zeros((len(names), class_of.max() + 1))
     np.add.at(counts, (group_of, class_of), 1)
@@ -207,7 +236,9 @@ def _groups(
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
     have, part_of = np.zeros_like(wanted), np.zeros(len(names), np.int64)
     for left, group in zip(range(len(order), 0, -1), order, strict=True):
-        cost = (((have + counts[group] - wanted) ** 2 - (have - wanted) ** 2) / np.maximum(wanted, 1e-9)).sum(axis=1)
+        cost = (
+            ((have + counts[group] - wanted) ** 2 - (have - wanted) ** 2) / np.maximum(wanted, 1e-9)
+        ).sum(axis=1)
         cost[shares == 0] = np.inf
         empty = (have.sum(axis=1) == 0) & (shares > 0)
         if left <= empty.sum():
@@ -221,8 +252,12 @@ def _check_groups(parts: Sequence[Examples], by: str, source: str) -> None:
     first: dict[Any, str] = {}
     for name, part in zip(PARTS, parts, strict=True):
         if part.groups is None:
-            raise InvalidData(f"{source}: a split by {by} needs the group of each row of the {name} part")
+            raise InvalidData(
+                f"{source}: a split by {by} needs the group of each row of the {name} part"
+            )
         for group in np.unique(part.groups).tolist():
             if group in first:
-                raise InvalidData(f"{source}: {by} {str(group)!r} is in the {first[group]} and in the {name} part")
+                raise InvalidData(
+                    f"{source}: {by} {str(group)!r} is in the {first[group]} and in the {name} part"
+                )
             first[group] = name

@@ -28,9 +28,17 @@ __all__ = ["arrays", "idx", "images", "sounds", "table"]
 
 Array = NDArray[Any]
 GroupOf = Callable[[Path], str]  # e.g. lambda path: path.stem.split("_")[0]
-PLAIN = {"f": np.float32, "b": np.float32, "i": np.int64, "u": np.int64, "U": object}  # what NumPy kinds become
+PLAIN = {
+    "f": np.float32,
+    "b": np.float32,
+    "i": np.int64,
+    "u": np.int64,
+    "U": object,
+}  # what NumPy kinds become
 IDX = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-UNTOLD = 2**31 - 2**16  # bytes of sound that a header claims where its writer did not know how many would come
+UNTOLD = (
+    2**31 - 2**16
+)  # bytes of sound that a header claims where its writer did not know how many would come
 MOST_PIXELS = 50_000_000  # of one image; more is a mistake or an attack
 
 
@@ -61,16 +69,28 @@ def arrays(
         for path, one in zip(paths, stored, strict=True):
             for name, values in one.items():
                 if name in first and values.shape[1:] != first[name].shape[1:]:
-                    shapes = f"{list(values.shape[1:])}, those before have {list(first[name].shape[1:])}"
+                    shapes = (
+                        f"{list(values.shape[1:])}, those before have {list(first[name].shape[1:])}"
+                    )
                     raise WrongShape(f"{path.name}: a row of {name!r} has shape {shapes}")
-                if name not in optional and values.dtype.kind == "f" and not np.isfinite(values).all():
+                if (
+                    name not in optional
+                    and values.dtype.kind == "f"
+                    and not np.isfinite(values).all()
+                ):
                     row = int(np.argwhere(~np.isfinite(values))[0][0])
-                    raise InvalidValue(f"{path.name}, row {row + 1}: {name!r} holds a NaN or an infinity")
+                    raise InvalidValue(
+                        f"{path.name}, row {row + 1}: {name!r} holds a NaN or an infinity"
+                    )
         whole = {name: np.concatenate([one[name] for one in stored]) for name in stored[0]}
         rows = [(path.name, len(one[target])) for path, one in zip(paths, stored, strict=True)]
         known = before.labels if before else tuple(labels)
-        values, known = _classes(whole.pop(target), known, lambda row: f"{place(rows, row)}, {target!r}")
-        return Read(Examples(whole, values, whole.pop(groups).astype(str) if groups else None), known)
+        values, known = _classes(
+            whole.pop(target), known, lambda row: f"{place(rows, row)}, {target!r}"
+        )
+        return Read(
+            Examples(whole, values, whole.pop(groups).astype(str) if groups else None), known
+        )
 
     return load(parts(where, (".npz",)), read, by=groups or "row")
 
@@ -82,35 +102,53 @@ def _npz(path: Path, target: str, names: Sequence[str], groups: str | None) -> d
         with np.load(path, allow_pickle=False) as stored:
             found: dict[str, Array] = {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        why = "holds pickled objects, which are refused" if "allow_pickle" in str(error) else "is no .npz file"
+        why = (
+            "holds pickled objects, which are refused"
+            if "allow_pickle" in str(error)
+            else "is no .npz file"
+        )
         raise InvalidData(f"{path.name} {why}") from error
     apart = [target, *([groups] if groups else [])]
     wanted = [*(names or sorted(set(found) - set(apart))), *apart]
     for name in [*apart, *wanted]:
         if name not in found:
-            raise MissingColumn(f"{path.name} has no array {name!r}; it has {', '.join(map(repr, sorted(found)))}")
+            raise MissingColumn(
+                f"{path.name} has no array {name!r}; it has {', '.join(map(repr, sorted(found)))}"
+            )
         if not found[name].ndim or not len(found[name]):
             raise NoRows(f"{path.name}: {name!r} has no rows")
         if len(found[name]) != len(found[target]):
             counts = f"{name!r} has {len(found[name])} rows and {target!r} has {len(found[target])}"
             raise WrongShape(f"{path.name}: {counts}")
         if found[name].dtype.kind not in PLAIN:
-            raise InvalidValue(f"{path.name}: {name!r} holds {found[name].dtype.name}; numbers or texts are known")
+            raise InvalidValue(
+                f"{path.name}: {name!r} holds {found[name].dtype.name}; numbers or texts are known"
+            )
     return {name: found[name].astype(PLAIN[found[name].dtype.kind]) for name in wanted}
 
 
-def _classes(values: Array, labels: Sequence[str], where: Callable[[int], str]) -> tuple[Array, tuple[str, ...]]:
+def _classes(
+    values: Array, labels: Sequence[str], where: Callable[[int], str]
+) -> tuple[Array, tuple[str, ...]]:
     """Class numbers (n,) and the names of all classes; or other values as they are."""
     if values.dtype.kind == "f" or values.ndim > 1:
         return values, tuple(labels)
     texts = values.dtype == object
     if not labels:
-        labels = sorted(set(values)) if texts else [str(number) for number in range(int(values.max()) + 1)]
+        labels = (
+            sorted(set(values))
+            if texts
+            else [str(number) for number in range(int(values.max()) + 1)]
+        )
     number_of = {label if texts else number: number for number, label in enumerate(labels)}
     numbers = np.array([number_of.get(value, -1) for value in values.tolist()], np.int64)
     if (numbers < 0).any():
         row = int((numbers < 0).argmax())
-        raise unknown(str(values[row]), labels if texts else [str(number) for number in range(len(labels))], where(row))
+        raise unknown(
+            str(values[row]),
+            labels if texts else [str(number) for number in range(len(labels))],
+            where(row),
+        )
     return numbers, tuple(labels)
 
 
@@ -129,7 +167,9 @@ def idx(where: Where, *, labels: Sequence[str] = ()) -> Dataset:
     def read(paths: Sequence[Path], before: Read | None) -> Read:
         pairs = [(path, _partner(path, paths)) for path in paths if "images" in path.name]
         if not pairs:
-            raise MissingColumn(f"{paths[0].name}: no name has the word images in it, and its partner's labels")
+            raise MissingColumn(
+                f"{paths[0].name}: no name has the word images in it, and its partner's labels"
+            )
         pictures, numbers = [_idx(path) for path, _ in pairs], [_idx(path) for _, path in pairs]
         size = before.examples.inputs["image"].shape[2:] if before else pictures[0].shape[1:]
         for (path, partner), images, classes in zip(pairs, pictures, numbers, strict=True):
@@ -139,8 +179,13 @@ def idx(where: Where, *, labels: Sequence[str] = ()) -> Dataset:
                     f"{path.name} and {partner.name} have shapes {shapes}, not [n, {size[0]}, {size[-1]}] and [n]"
                 )
             if len(images) != len(classes):
-                raise WrongShape(f"{path.name} has {len(images)} images and {partner.name} {len(classes)} labels")
-        rows = [(partner.name, len(classes)) for (_, partner), classes in zip(pairs, numbers, strict=True)]
+                raise WrongShape(
+                    f"{path.name} has {len(images)} images and {partner.name} {len(classes)} labels"
+                )
+        rows = [
+            (partner.name, len(classes))
+            for (_, partner), classes in zip(pairs, numbers, strict=True)
+        ]
         target, known = _classes(
             np.concatenate(numbers).astype(np.int64),
             before.labels if before else labels,
@@ -148,7 +193,10 @@ def idx(where: Where, *, labels: Sequence[str] = ()) -> Dataset:
         )
         pixels = np.concatenate(pictures)
         most = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
-        return Read(Examples({"image": (pixels / np.float32(most)).astype(np.float32)[:, None]}, target), known)
+        return Read(
+            Examples({"image": (pixels / np.float32(most)).astype(np.float32)[:, None]}, target),
+            known,
+        )
 
     found = parts(where, ("ubyte", "ubyte.gz", ".idx", ".idx.gz"))
     if isinstance(where, Path):
@@ -171,7 +219,9 @@ def _idx(path: Path) -> Array:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             zeros, kind, rank = struct.unpack(">HBB", file.read(4))
             if zeros or kind not in IDX or not 1 <= rank <= 4:
-                raise InvalidData(f"{path.name} is no IDX file: it starts with {zeros:04x}{kind:02x}{rank:02x}")
+                raise InvalidData(
+                    f"{path.name} is no IDX file: it starts with {zeros:04x}{kind:02x}{rank:02x}"
+                )
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             size = math.prod(shape) * np.dtype(IDX[kind]).itemsize
             raw = file.read(size + 1)
@@ -226,7 +276,9 @@ def _pixels(path: Path, size: tuple[int, int] | None, colour: str) -> Array:
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise WrongShape(f"{_named(path)} has {image.height}x{image.width} pixels; {MOST_PIXELS} are the most")
+                raise WrongShape(
+                    f"{_named(path)} has {image.height}x{image.width} pixels; {MOST_PIXELS} are the most"
+                )
             upright: Any = ImageOps.exif_transpose(image)
             upright.load()
     except (
@@ -239,9 +291,13 @@ def _pixels(path: Path, size: tuple[int, int] | None, colour: str) -> Array:
     ) as error:
         raise InvalidData(f"{_named(path)} is no PNG or JPEG image, or is cut off") from error
     if upright.mode.startswith("I"):  # 16 bits of grey
-        upright = Image.fromarray((np.asarray(upright).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
+        upright = Image.fromarray(
+            (np.asarray(upright).astype(np.float32) / 257).clip(0, 255).astype(np.uint8)
+        )
     if upright.has_transparency_data:
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+        upright = Image.alpha_composite(
+            Image.new("RGBA", upright.size, "white"), upright.convert("RGBA")
+        )
     upright = upright.convert("L" if colour == "grey" else "RGB")
     if size is not None:
         upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -290,9 +346,13 @@ def _wav(path: Path) -> tuple[Array, int]:
             frames = file.getnframes()
             raw = file.readframes(frames)
     except (wave.Error, EOFError, struct.error) as error:
-        raise InvalidData(f"{_named(path)} is no WAV file of PCM: {error or 'it is cut off'}") from error
+        raise InvalidData(
+            f"{_named(path)} is no WAV file of PCM: {error or 'it is cut off'}"
+        ) from error
     if width not in (1, 2, 3, 4) or not 1000 <= rate <= 400_000:
-        raise InvalidData(f"{_named(path)} has samples of {8 * width} bits at {rate} Hz; 8 to 32 bits are known")
+        raise InvalidData(
+            f"{_named(path)} has samples of {8 * width} bits at {rate} Hz; 8 to 32 bits are known"
+        )
     there = len(raw) // (width * channels)
     if there < frames and frames * width * channels < UNTOLD:
         raise InvalidData(f"{_named(path)} is cut off: {there} of {frames} samples are there")
@@ -328,7 +388,9 @@ def _by_folder(
     def read(paths: Sequence[Path], before: Read | None) -> Read:
         for path in paths:
             if path.parent in roots:
-                raise InvalidData(f"{path.name} lies in no class's folder: put it into <label>/{path.name}")
+                raise InvalidData(
+                    f"{path.name} lies in no class's folder: put it into <label>/{path.name}"
+                )
         classes = [path.parent.name for path in paths]
         known = before.labels if before else (tuple(labels) or tuple(sorted(set(classes))))
         for path, label in zip(paths, classes, strict=True):
@@ -337,7 +399,9 @@ def _by_folder(
         values: list[Array] = []
         first = before.examples.inputs[name][0] if before else None
         for path in paths:
-            values.append(read_one(path, first if first is not None else (values[0] if values else None)))
+            values.append(
+                read_one(path, first if first is not None else (values[0] if values else None))
+            )
         target = np.array([known.index(label) for label in classes], np.int64)
         members = np.array([groups(path) for path in paths]) if groups else None
         return Read(Examples({name: np.stack(values)}, target, members), known)

@@ -10,7 +10,9 @@ from pathlib import Path
 from training.data.dataset import PARTS, Dataset, Examples, split
 from training.errors import InvalidData, MissingColumn, NoRows, UnknownLabel
 
-Where = Path | Mapping[str, Path]  # a file or folder that is split, or one for each of train, validation and test
+Where = (
+    Path | Mapping[str, Path]
+)  # a file or folder that is split, or one for each of train, validation and test
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,9 @@ class Read:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-Reader = Callable[[Sequence[Path], Read | None], Read]  # (files, the training part if it was read before)
+Reader = Callable[
+    [Sequence[Path], Read | None], Read
+]  # (files, the training part if it was read before)
 
 
 def parts(where: Where, endings: Sequence[str], *, deep: bool = False) -> dict[str, list[Path]]:
@@ -31,9 +35,15 @@ def parts(where: Where, endings: Sequence[str], *, deep: bool = False) -> dict[s
     Raises:
         InvalidData: there are none.
     """
-    folders = {"train": where} if isinstance(where, Path) else {name: where[name] for name in PARTS if name in where}
+    folders = (
+        {"train": where}
+        if isinstance(where, Path)
+        else {name: where[name] for name in PARTS if name in where}
+    )
     if "train" not in folders:
-        raise MissingColumn(f"there is no channel train; there are {', '.join(sorted(where)) or 'none'}")  # type: ignore[arg-type]
+        raise MissingColumn(
+            f"there is no channel train; there are {', '.join(sorted(folders)) or 'none'}"
+        )
     return {name: find(folder, endings, deep=deep) for name, folder in folders.items()}
 
 
@@ -45,7 +55,9 @@ def load(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) -> Datas
     """
     train = read(paths["train"], None)
     if len(train.labels) == 1:
-        raise InvalidData(f"{title(paths['train'])}: every row is of the class {train.labels[0]!r}; it takes two")
+        raise InvalidData(
+            f"{title(paths['train'])}: every row is of the class {train.labels[0]!r}; it takes two"
+        )
     given = {name: read(paths[name], train).examples for name in PARTS[1:] if name in paths}
     return split(
         train.examples,
@@ -68,12 +80,20 @@ def find(where: Path, endings: Sequence[str], *, deep: bool = False) -> list[Pat
     if where.is_file():
         found = [where]
     elif where.is_dir():
-        every = sorted(path for path in (where.rglob("*") if deep else where.iterdir()) if path.is_file())
-        every = [path for path in every if not any(part.startswith(".") for part in path.relative_to(where).parts)]
+        every = sorted(
+            path for path in (where.rglob("*") if deep else where.iterdir()) if path.is_file()
+        )
+        every = [
+            path
+            for path in every
+            if not any(part.startswith(".") for part in path.relative_to(where).parts)
+        ]
         found = [path for path in every if path.name.lower().endswith(tuple(endings))]
         if not found:
             others = ", ".join(path.name for path in every[:3]) or "nothing"
-            raise NoRows(f"the folder {where.name} holds no {' or '.join(endings)} file; it holds {others}")
+            raise NoRows(
+                f"the folder {where.name} holds no {' or '.join(endings)} file; it holds {others}"
+            )
     else:
         raise NoRows(f"there is no file or folder {where.name}")
     for path in found:
@@ -93,7 +113,9 @@ def sha256(paths: Sequence[Path]) -> str:
     for path in paths:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    )
 
 
 def place(rows: Sequence[tuple[str, int]], row: int, first: int = 1) -> str:

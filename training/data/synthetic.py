@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.baselines import BEST_POSSIBLE
 from training.data.dataset import Dataset, Examples, digest, split
+from training.evaluation.baselines import BEST_POSSIBLE
 
 Array = NDArray[Any]
 
@@ -61,7 +61,13 @@ def series(seed: int = 0, *, count: int = 300, windows: int = 5, length: int = 4
 
 
 def interactions(
-    seed: int = 0, *, users: int = 1200, items: int = 300, rank: int = 6, taken: int = 24, held_out: int = 6
+    seed: int = 0,
+    *,
+    users: int = 1200,
+    items: int = 300,
+    rank: int = 6,
+    taken: int = 24,
+    held_out: int = 6,
 ) -> Dataset:
     """What a user takes next: `history` (n, taken) item numbers 1 to `items`, `ratings` (n, taken) of them, 1 to 5.
 
@@ -93,7 +99,13 @@ def interactions(
         {BEST_POSSIBLE: best.astype(np.float32)},
     )
     source = f"synthetic:interactions@1?seed={seed}&users={users}&items={items}&rank={rank}&taken={taken}"
-    return split(examples, source=source, sha256=digest(history, ratings, relevance), by="user", stratify=False)
+    return split(
+        examples,
+        source=source,
+        sha256=digest(history, ratings, relevance),
+        by="user",
+        stratify=False,
+    )
 
 
 RATE = 8000  # Hz
@@ -107,7 +119,9 @@ VOWELS = {  # formants in Hz and bandwidths near a tenth of them, after Peterson
 WORDS = ("ai", "au", "ea", "ei", "ia", "io", "oi", "ou", "ua", "ui")
 
 
-def speech(seed: int = 7, *, speakers: int = 30, takes: int = 4, seconds: float = 0.4, snr_db: float = 10.0) -> Dataset:
+def speech(
+    seed: int = 7, *, speakers: int = 30, takes: int = 4, seconds: float = 0.4, snr_db: float = 10.0
+) -> Dataset:
     """Ten two-vowel words of many voices: `audio` (n, seconds x 8000) in [-1, 1]. Split by speaker.
 
     A train of glottal pulses goes through three resonators whose frequencies glide from the first vowel's formants to
@@ -119,23 +133,31 @@ def speech(seed: int = 7, *, speakers: int = 30, takes: int = 4, seconds: float 
     rows, samples = speakers * len(WORDS) * takes, round(seconds * RATE)
     speaker = np.repeat(np.arange(speakers), len(WORDS) * takes)
     word = np.tile(np.repeat(np.arange(len(WORDS)), takes), speakers)
-    habit = generator.normal(1, 0.06, (speakers, len(VOWELS), 3)) * generator.uniform(0.88, 1.22, (speakers, 1, 1))
+    habit = generator.normal(1, 0.06, (speakers, len(VOWELS), 3)) * generator.uniform(
+        0.88, 1.22, (speakers, 1, 1)
+    )
     formants = np.array(list(VOWELS.values()))[None] * habit  # (speakers, vowels, 3)
     letters = np.array([[list(VOWELS).index(letter) for letter in pair] for pair in WORDS])
     first, second = (formants[speaker, letters[word, side]] for side in (0, 1))  # (rows, 3)
 
     length = generator.uniform(0.6, 0.95, rows) * samples
     onset = generator.uniform(0, 1, rows) * (samples - length)
-    position = (np.arange(samples)[None] - onset[:, None]) / length[:, None]  # 0 to 1 within the word
+    position = (np.arange(samples)[None] - onset[:, None]) / length[
+        :, None
+    ]  # 0 to 1 within the word
     middle, speed = generator.uniform(0.4, 0.6, rows), generator.uniform(6, 12, rows)
     glide = 1 / (1 + np.exp(-speed[:, None] * (position - middle[:, None])))
     envelope = np.sin(np.pi * np.clip(position, 0, 1)) ** 0.5
 
-    pitch = np.exp(generator.uniform(np.log(85), np.log(240), speakers))[speaker] * generator.normal(1, 0.06, rows)
+    pitch = np.exp(generator.uniform(np.log(85), np.log(240), speakers))[
+        speaker
+    ] * generator.normal(1, 0.06, rows)
     fall = 1 - generator.uniform(0, 0.2, rows)[:, None] * np.clip(position, 0, 1)
     cycles = np.cumsum(pitch[:, None] * fall, axis=1) / RATE
     pulses = np.diff(np.floor(cycles), axis=1, prepend=0)
-    breath = generator.uniform(0.005, 0.05, speakers)[speaker][:, None] * generator.normal(size=(rows, samples))
+    breath = generator.uniform(0.005, 0.05, speakers)[speaker][:, None] * generator.normal(
+        size=(rows, samples)
+    )
     sound = (pulses + breath) * envelope
     for number in range(3):
         frequency = first[:, number, None] + (second - first)[:, number, None] * glide
@@ -145,16 +167,18 @@ def speech(seed: int = 7, *, speakers: int = 30, takes: int = 4, seconds: float 
     sound /= np.sqrt((sound**2).mean(axis=1, keepdims=True))
     noisy = sound + generator.normal(size=sound.shape) * 10 ** (-snr_db / 20)
     loudness = generator.uniform(0.1, 0.9, (rows, 1))
-    audio = np.rint(noisy / np.abs(noisy).max(axis=1, keepdims=True) * loudness * 32767)  # as a recording of 16 bits
+    audio = np.rint(
+        noisy / np.abs(noisy).max(axis=1, keepdims=True) * loudness * 32767
+    )  # as a recording of 16 bits
     examples = Examples(
         {"audio": (audio / 32768).astype(np.float32)},
         word.astype(np.int64),
         np.array([f"speaker {number}" for number in speaker]),
     )
-    source = (
-        f"synthetic:speech-formant@1?seed={seed}&speakers={speakers}&takes={takes}&seconds={seconds}&snr_db={snr_db}"
+    source = f"synthetic:speech-formant@1?seed={seed}&speakers={speakers}&takes={takes}&seconds={seconds}&snr_db={snr_db}"
+    data = split(
+        examples, source=source, sha256=digest(audio.astype(np.int64)), by="speaker", labels=WORDS
     )
-    data = split(examples, source=source, sha256=digest(audio.astype(np.int64)), by="speaker", labels=WORDS)
     return replace(data, test=replace(data.test, known={"mean spectrum": _by_spectrum(data)}))
 
 
@@ -165,7 +189,9 @@ def _by_spectrum(data: Dataset) -> Array:
     from sklearn.preprocessing import StandardScaler
 
     def spectrum(audio: Array) -> Array:
-        frames = audio[:, : audio.shape[1] // 256 * 256].reshape(len(audio), -1, 256) * np.hanning(256)
+        frames = audio[:, : audio.shape[1] // 256 * 256].reshape(len(audio), -1, 256) * np.hanning(
+            256
+        )
         power = (np.abs(np.fft.rfft(frames, axis=2)) ** 2).mean(axis=1)[:, 1:]
         bands: Array = np.log(power.reshape(len(audio), 32, 4).mean(axis=2) + 1e-9)
         level: Array = bands.mean(axis=1, keepdims=True)
@@ -227,7 +253,9 @@ def churn(seed: int = 0, *, rows: int = 3000) -> Dataset:
     numbers[gaps[:, 2] & (generator.random(rows) < 0.5), 2] = 999
     texts = [np.array(names, object)[values] for names, values in
              ((CONTRACTS, contract), (PAYMENTS, payment), (REGIONS, region))]  # fmt: skip
-    categories = np.column_stack([*(_spelled(values, generator) for values in texts), unit.astype(object)])
+    categories = np.column_stack(
+        [*(_spelled(values, generator) for values in texts), unit.astype(object)]
+    )
     examples = Examples(
         {"numbers": numbers.astype(np.float32), "categories": categories},
         target,

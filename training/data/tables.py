@@ -32,7 +32,9 @@ BOOLEANS = {
     "0": 0.0,
 }
 QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
-csv.field_size_limit(2**24)  # characters of a cell; the 131,072 of the standard library are too few for documents
+csv.field_size_limit(
+    2**24
+)  # characters of a cell; the 131,072 of the standard library are too few for documents
 MOSTLY = 0.8  # of its values are numbers: a column of numbers, and the others are mistakes
 
 Units = Mapping[str, float]
@@ -56,7 +58,11 @@ class Table:
     def column(self, name: str) -> list[Any]:
         if name not in self.columns:
             close = difflib.get_close_matches(name, self.columns, n=1)
-            has = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, list(self.columns)[:12]))}"
+            has = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"it has {', '.join(map(repr, list(self.columns)[:12]))}"
+            )
             raise MissingColumn(f"{self.files[0][0]} has no column {name!r}; {has}")
         return self.columns[name]
 
@@ -102,26 +108,41 @@ def table(
         numeric, named = _kinds(found, numbers, categories, apart)
         numeric = [*numeric, *booleans, *quantities]
         if before is not None:
-            numeric, named = (list(before.columns.get(name, ())) for name in ("numbers", "categories"))
+            numeric, named = (
+                list(before.columns.get(name, ())) for name in ("numbers", "categories")
+            )
         inputs: dict[str, NDArray[Any]] = {}
         if numeric:
-            parsed = [_parsed(found, name, _parser(name, booleans, quantities), name in optional) for name in numeric]
+            parsed = [
+                _parsed(found, name, _parser(name, booleans, quantities), name in optional)
+                for name in numeric
+            ]
             inputs["numbers"] = np.column_stack(parsed).astype(np.float32)
         if named:
-            inputs["categories"] = np.column_stack([_text(found, name, name in optional) for name in named])
+            inputs["categories"] = np.column_stack(
+                [_text(found, name, name in optional) for name in named]
+            )
         inputs |= {name: _text(found, name, name in optional) for name in texts}
         if not inputs:
-            raise MissingColumn(f"{found.files[0][0]} has no column beside {', '.join(sorted(apart))}")
+            raise MissingColumn(
+                f"{found.files[0][0]} has no column beside {', '.join(sorted(apart))}"
+            )
         known_labels = tuple(before.labels if before else labels)
         if task == "classification":
             values, known_labels = _classes(found, targets[0], known_labels)
         else:
-            values = np.column_stack([_parsed(found, name, _number, False) for name in targets]).astype(np.float32)
+            values = np.column_stack(
+                [_parsed(found, name, _number, False) for name in targets]
+            ).astype(np.float32)
             values = values[:, 0] if isinstance(target, str) else values
         return Read(
             Examples(inputs, values, _text(found, groups, False).astype(str) if groups else None),
             known_labels,
-            {name: tuple(names) for name, names in (("numbers", numeric), ("categories", named)) if names},
+            {
+                name: tuple(names)
+                for name, names in (("numbers", numeric), ("categories", named))
+                if names
+            },
         )
 
     return load(parts(where, (".csv", ".tsv", ".txt", ".parquet")), read, by=groups or "row")
@@ -141,7 +162,11 @@ def read_table(paths: Sequence[Path], delimiter: str = ",") -> Table:
             continue
         if set(part.columns) != set(whole.columns):
             differing = sorted(set(part.columns) ^ set(whole.columns))[0]
-            has, lacks = (path.name, paths[0].name) if differing in part.columns else (paths[0].name, path.name)
+            has, lacks = (
+                (path.name, paths[0].name)
+                if differing in part.columns
+                else (paths[0].name, path.name)
+            )
             raise MissingColumn(f"{lacks} has no column {differing!r}, {has} has one")
         for name, cells in part.columns.items():
             whole.columns[name].extend(cells)
@@ -171,7 +196,9 @@ def _csv(path: Path, delimiter: str) -> Table:
                 for cells, cell in zip(columns, row, strict=True):
                     cells.append(cell)
     except UnicodeDecodeError as error:
-        raise InvalidData(f"{path.name}, after row {number}: {error.reason}; save it as UTF-8") from error
+        raise InvalidData(
+            f"{path.name}, after row {number}: {error.reason}; save it as UTF-8"
+        ) from error
     except csv.Error as error:
         raise InvalidData(f"{path.name}, after row {number}: {error}") from error
     if not columns[0]:
@@ -185,11 +212,15 @@ def _check_header(path: Path, header: Sequence[str], delimiter: str) -> None:
     for name in header:
         if header.count(name) > 1:
             raise InvalidData(
-                f"{path.name}: the header names {name!r} twice" if name else f"{path.name}: a column has no name"
+                f"{path.name}: the header names {name!r} twice"
+                if name
+                else f"{path.name}: a column has no name"
             )
     for other in (";", "\t", ","):
         if len(header) == 1 and other != delimiter and other in header[0]:
-            raise InvalidData(f"{path.name} has one column, {header[0][:60]!r}; give delimiter={other!r}")
+            raise InvalidData(
+                f"{path.name} has one column, {header[0][:60]!r}; give delimiter={other!r}"
+            )
 
 
 def _parquet(path: Path) -> Table:
@@ -197,14 +228,20 @@ def _parquet(path: Path) -> Table:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise InvalidData(f"{path.name} needs pyarrow: pip install pyarrow, or save it as CSV") from error
+        raise InvalidData(
+            f"{path.name} needs pyarrow: pip install pyarrow, or save it as CSV"
+        ) from error
     try:
         read = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InvalidData(f"{path.name} is no Parquet file: {str(error).splitlines()[0][:200]}") from error
+        raise InvalidData(
+            f"{path.name} is no Parquet file: {str(error).splitlines()[0][:200]}"
+        ) from error
     if not read.num_rows or not read.num_columns:
         raise NoRows(f"{path.name} has no rows")
-    columns = {str(name): read.column(number).to_pylist() for number, name in enumerate(read.column_names)}
+    columns = {
+        str(name): read.column(number).to_pylist() for number, name in enumerate(read.column_names)
+    }
     return Table(columns, [(path.name, read.num_rows)], first=1)
 
 
@@ -240,7 +277,9 @@ def _missing(cell: Any) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _parsed(found: Table, name: str, parse: Callable[[Any], float], optional: bool) -> NDArray[np.float64]:
+def _parsed(
+    found: Table, name: str, parse: Callable[[Any], float], optional: bool
+) -> NDArray[np.float64]:
     cells = found.column(name)
     values = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
@@ -251,7 +290,9 @@ def _parsed(found: Table, name: str, parse: Callable[[Any], float], optional: bo
         try:
             values[row] = parse(cell)
         except ValueError as error:
-            raise InvalidValue(f"{found.place(row)}, column {name!r}: {str(cell)[:60]!r} {error}") from None
+            raise InvalidValue(
+                f"{found.place(row)}, column {name!r}: {str(cell)[:60]!r} {error}"
+            ) from None
     return values
 
 
@@ -266,7 +307,9 @@ def _text(found: Table, name: str, optional: bool) -> NDArray[Any]:
     return values
 
 
-def _classes(found: Table, name: str, labels: tuple[str, ...]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _classes(
+    found: Table, name: str, labels: tuple[str, ...]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     cells = [cell.strip() for cell in _text(found, name, False)]
     labels = labels or tuple(sorted(set(cells), key=_natural))
     number_of = {label: number for number, label in enumerate(labels)}
@@ -285,10 +328,14 @@ def _natural(label: str) -> tuple[float, str]:
 
 
 def _gap(found: Table, row: int, name: str) -> InvalidValue:
-    return InvalidValue(f"{found.place(row)}: column {name!r} is empty; fill it, or name the column in optional=")
+    return InvalidValue(
+        f"{found.place(row)}: column {name!r} is empty; fill it, or name the column in optional="
+    )
 
 
-def _parser(name: str, booleans: Sequence[str], units: Mapping[str, Units]) -> Callable[[Any], float]:
+def _parser(
+    name: str, booleans: Sequence[str], units: Mapping[str, Units]
+) -> Callable[[Any], float]:
     if name in booleans:
         return _boolean
     return (lambda cell: _quantity(cell, units[name])) if name in units else _number

@@ -74,7 +74,13 @@ def topics_of_docstrings() -> Dataset:
         np.array([labels.index(one.topic) for one in found]),
         np.array([one.module for one in found]),
     )
-    return split(examples, source=f"cpython:docstrings@{_version()}", sha256=digest(text), by="module", labels=labels)
+    return split(
+        examples,
+        source=f"cpython:docstrings@{_version()}",
+        sha256=digest(text),
+        by="module",
+        labels=labels,
+    )
 
 
 def docstring_pairs() -> Dataset:
@@ -87,16 +93,25 @@ def docstring_pairs() -> Dataset:
     for one in docstrings():
         summary, _, body = one.text.partition("\n\n")
         summary, body = " ".join(summary.split()), " ".join(body.split())[:LONGEST]
-        if len(summary) >= SHORTEST and len(body) >= 2 * SHORTEST and summary not in pairs and body not in bodies:
+        if (
+            len(summary) >= SHORTEST
+            and len(body) >= 2 * SHORTEST
+            and summary not in pairs
+            and body not in bodies
+        ):
             pairs[summary] = one.module, body
             bodies.add(body)
     summaries = np.array(list(pairs), object)
     rest = np.array([body for _, body in pairs.values()], object)
     examples = Examples(
-        {"summary": summaries, "body": rest}, np.arange(len(pairs)), np.array([module for module, _ in pairs.values()])
+        {"summary": summaries, "body": rest},
+        np.arange(len(pairs)),
+        np.array([module for module, _ in pairs.values()]),
     )
     source = f"cpython:docstring-pairs@{_version()}"
-    return split(examples, source=source, sha256=digest(summaries, rest), by="module", stratify=False)
+    return split(
+        examples, source=source, sha256=digest(summaries, rest), by="module", stratify=False
+    )
 
 
 def docstring_pairs_as_bytes() -> Dataset:
@@ -106,7 +121,12 @@ def docstring_pairs_as_bytes() -> Dataset:
     def encoded(part: Examples) -> Examples:
         return replace(part, inputs={name: _bytes(values) for name, values in part.inputs.items()})
 
-    return replace(pairs, train=encoded(pairs.train), validation=encoded(pairs.validation), test=encoded(pairs.test))
+    return replace(
+        pairs,
+        train=encoded(pairs.train),
+        validation=encoded(pairs.validation),
+        test=encoded(pairs.test),
+    )
 
 
 def _bytes(texts: NDArray[Any]) -> NDArray[np.int64]:
@@ -138,7 +158,9 @@ def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
         windows.append(np.maximum(padded[:-1], 0).reshape(count, length))
         after.append(padded[1:].reshape(count, length))
         groups += [name] * count
-    examples = Examples({"tokens": np.concatenate(windows)}, np.concatenate(after), np.array(groups))
+    examples = Examples(
+        {"tokens": np.concatenate(windows)}, np.concatenate(after), np.array(groups)
+    )
     extent = "topics-and-docstrings" if with_docstrings else "topics"
     raw_texts = np.array(list(texts.values()), object)
     return split(
@@ -161,11 +183,15 @@ def docstrings() -> tuple[Docstring, ...]:
     found: dict[str, Docstring] = {}
     for topic in sorted(TOPICS):
         for path in _sources(library, topic):
-            module = ".".join(path.relative_to(library).with_suffix("").parts).removesuffix(".__init__")
+            module = ".".join(path.relative_to(library).with_suffix("").parts).removesuffix(
+                ".__init__"
+            )
             for text in _docstrings_in(path):
                 found.setdefault(text, Docstring(module, topic, text))
     if not found:
-        raise InvalidData(f"this Python {_version()} came without the sources of its library, so without docstrings")
+        raise InvalidData(
+            f"this Python {_version()} came without the sources of its library, so without docstrings"
+        )
     return tuple(found.values())
 
 
@@ -173,7 +199,9 @@ def _sources(library: Path, topic: str) -> Iterator[Path]:
     for name in sorted(TOPICS[topic].split()):
         folder = library / name
         files = sorted(folder.rglob("*.py")) if folder.is_dir() else [library / f"{name}.py"]
-        yield from (path for path in files if path.is_file() and not {"test", "tests"} & set(path.parts))
+        yield from (
+            path for path in files if path.is_file() and not {"test", "tests"} & set(path.parts)
+        )
 
 
 def _docstrings_in(path: Path) -> Iterator[str]:

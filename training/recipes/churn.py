@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from training import networks
 from training.data import Dataset, synthetic
+from training.export.category_graph import SPECIAL, Categories, CategoryFront
 from training.recipe import NetworkHyperparameters, Range, Recipe
-from training.table_graph import SPECIAL, Categories, CategoryFront
 
-CODES = Categories.of(synthetic.CONTRACTS, synthetic.PAYMENTS, synthetic.REGIONS, tuple(synthetic.MEGABYTES))
+CODES = Categories.of(
+    synthetic.CONTRACTS, synthetic.PAYMENTS, synthetic.REGIONS, tuple(synthetic.MEGABYTES)
+)
 NOT_KNOWN = 999  # calls
 
 
@@ -48,7 +50,9 @@ class Cleaner(nn.Module):
 
 
 def model(h: Churn, data: Dataset) -> nn.Module:
-    return networks.Table(Cleaner(), data.train.inputs, CODES.sizes[:-1], h.hidden, 2, dropout=h.dropout)
+    return networks.Table(
+        Cleaner(), data.train.inputs, CODES.sizes[:-1], h.hidden, 2, dropout=h.dropout
+    )
 
 
 recipe = Recipe(
@@ -63,5 +67,9 @@ recipe = Recipe(
     data=lambda: synthetic.churn(),
     front=lambda: CategoryFront(CODES),
     model=model,
-    search={"hidden": ((16,), (32,), (32, 32)), "lr": Range(3e-4, 1e-2, log=True), "dropout": Range(0, 0.5)},
+    search={
+        "hidden": ((16,), (32,), (32, 32)),
+        "lr": Range(3e-4, 1e-2, log=True),
+        "dropout": Range(0, 0.5),
+    },
 )

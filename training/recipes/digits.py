@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from training import augment, data, networks
+from training import data, networks
+from training.fitting import augment
 from training.recipe import NetworkHyperparameters, Recipe
 
 

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training import losses, networks
+from training import networks
 from training.data import Dataset, Examples, texts
+from training.fitting import losses
 from training.recipe import NetworkHyperparameters, Range, Recipe, Run
 
 LEARNED = 400  # bytes of a text; most bodies are shorter
@@ -45,7 +46,9 @@ def loss(model: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
 
 
 def both(run: Run, examples: Examples) -> NDArray[np.float32]:
-    return np.stack([run({"text": values})["embedding"] for values in examples.inputs.values()], axis=1)
+    return np.stack(
+        [run({"text": values})["embedding"] for values in examples.inputs.values()], axis=1
+    )
 
 
 recipe = Recipe(

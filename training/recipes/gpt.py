@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training import losses, networks
+from training import networks
 from training.data import Dataset, texts
+from training.fitting import losses
 from training.recipe import NetworkHyperparameters, Range, Recipe
 
 

@@ -34,5 +34,9 @@ recipe = Recipe(
     hyperparameters=Perceptron,
     data=digits,
     model=model,
-    search={"lr": Range(3e-4, 1e-2, log=True), "hidden": ((64,), (128,), (256,)), "dropout": Range(0, 0.5)},
+    search={
+        "lr": Range(3e-4, 1e-2, log=True),
+        "hidden": ((64,), (128,), (256,)),
+        "dropout": Range(0, 0.5),
+    },
 )

@@ -23,7 +23,9 @@ class Penalty(Hyperparameters):
 
 
 def model(h: Penalty) -> Pipeline:
-    return make_pipeline(StandardScaler(), Lasso(h.strength) if h.penalty == "l1" else Ridge(h.strength))
+    return make_pipeline(
+        StandardScaler(), Lasso(h.strength) if h.penalty == "l1" else Ridge(h.strength)
+    )
 
 
 recipe = Recipe(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training import networks
-from training.baselines import BEST_POSSIBLE
 from training.data import Dataset, Examples, synthetic
+from training.evaluation.baselines import BEST_POSSIBLE
 from training.recipe import NetworkHyperparameters, Range, Recipe
 
 
@@ -62,5 +62,9 @@ recipe = Recipe(
     data=data,
     model=model,
     metric=beside_best,
-    search={"cell": ("rnn", "lstm", "gru"), "width": (16, 32, 64), "lr": Range(1e-3, 3e-2, log=True)},
+    search={
+        "cell": ("rnn", "lstm", "gru"),
+        "width": (16, 32, 64),
+        "lr": Range(1e-3, 3e-2, log=True),
+    },
 )

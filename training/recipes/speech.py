@@ -32,7 +32,9 @@ def data(_: object, h: Speech) -> Dataset:
 
 
 def model(h: Speech) -> nn.Module:
-    return networks.Listener(synthetic.RATE, len(synthetic.WORDS), bands=h.bands, width=h.width, dropout=h.dropout)
+    return networks.Listener(
+        synthetic.RATE, len(synthetic.WORDS), bands=h.bands, width=h.width, dropout=h.dropout
+    )
 
 
 recipe = Recipe(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training import augment, networks
+from training import networks
 from training.data import bundled
+from training.fitting import augment
 from training.recipe import NetworkHyperparameters, Range, Recipe
 
 

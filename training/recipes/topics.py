@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from training import networks
 from training.data import Dataset, texts
+from training.export.tokenizer_graph import SPECIAL, UNKNOWN, TextFront, Tokenizer
 from training.recipe import NetworkHyperparameters, Range, Recipe
-from training.text_graph import SPECIAL, UNKNOWN, TextFront, Tokenizer
 
 LENGTH = 64  # words of a text that are read, the mark of its beginning included
 PIECES = 6  # of a word
@@ -38,7 +38,9 @@ class Topics(NetworkHyperparameters):
 
 def front(h: Topics, data: Dataset) -> TextFront:
     return TextFront(
-        Tokenizer.fit(data.train.inputs["text"], words=h.words, length=LENGTH, around=AROUND).in_pieces(PIECES)
+        Tokenizer.fit(
+            data.train.inputs["text"], words=h.words, length=LENGTH, around=AROUND
+        ).in_pieces(PIECES)
     )
 
 
@@ -57,14 +59,22 @@ class Advised(nn.Module):
 def model(h: Topics, data: Dataset) -> nn.Module:
     tokens, classes = data.train.inputs["tokens"], len(data.labels)
     encoder = networks.Encoder(
-        int(tokens.max()) + 1, LENGTH, classes, width=h.width, layers=h.layers, dropout=h.dropout, scale=0.01
+        int(tokens.max()) + 1,
+        LENGTH,
+        classes,
+        width=h.width,
+        layers=h.layers,
+        dropout=h.dropout,
+        scale=0.01,
     )
     return Advised(encoder, networks.Evidence(tokens, data.train.target), h.advice)
 
 
 def forget(tokens: Tensor) -> Tensor:
     """Three words of five are read as ones never seen, so that no text is known by a single word."""
-    forgotten = (torch.rand(tokens.shape[:2], device=tokens.device) < 0.6) & (tokens[:, :, 0] >= SPECIAL)
+    forgotten = (torch.rand(tokens.shape[:2], device=tokens.device) < 0.6) & (
+        tokens[:, :, 0] >= SPECIAL
+    )
     unknown = torch.zeros_like(tokens[:1, :1])
     unknown[:, :, 0] = UNKNOWN
     return torch.where(forgotten.unsqueeze(2), unknown, tokens)
@@ -72,7 +82,9 @@ def forget(tokens: Tensor) -> Tensor:
 
 def loss(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
     """Cross entropy that is never quite sure while training: labels are by module, and some texts fit several."""
-    return functional.cross_entropy(model(*inputs), target, label_smoothing=0.1 if model.training else 0.0)
+    return functional.cross_entropy(
+        model(*inputs), target, label_smoothing=0.1 if model.training else 0.0
+    )
 
 
 recipe = Recipe(

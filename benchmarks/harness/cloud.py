@@ -1,0 +1,227 @@
+"""The AWS that a measured process sees: the registry in moto's DynamoDB, model files on S3-like servers.
+
+Models get there by the registration that the register function uses, so what is fetched is what would be deployed.
+Everything listens on 127.0.0.1 and ends with the block, or with this process, however it ends.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.config import Config
+
+from benchmarks.harness.measure import ROOT, progress
+from benchmarks.harness.models import Workload
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.clock import utc_now
+from functions.adapters.lambda_size import threads_for
+from functions.adapters.sandbox import Sandbox
+from functions.core.registration.registration import Digest, Pinned, Registration
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import Blob, State
+from functions.core.uploads import Upload
+from functions.register.manifest import read_manifest
+from local.aws.provision import local_session, make_tables
+from local.cloudformation import REGION
+from local.execution import processes
+from local.template import Template
+
+HOST = "127.0.0.1"
+FUNCTION = "InferFunction"
+UPLOADS = "uploads"  # the bucket that uploads lie in as they are
+STORAGES: Mapping[str, Sequence[str]] = {
+    "s3-like": ("--first-byte-ms", "15", "--mb-per-second", "90"),
+    "unthrottled": ("--first-byte-ms", "0", "--mb-per-second", "0"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """Where everything is. `storage_urls` are by the names of STORAGES."""
+
+    folder: Path
+    registry_url: str
+    storage_urls: Mapping[str, str]
+    template: Template
+
+    def model_path(self, workload: Workload) -> Path:
+        """The file as it was uploaded."""
+        return self.folder / "objects" / UPLOADS / _key(workload)
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What the template gives our function."""
+        return self.template.functions[FUNCTION].environment
+
+    def dynamodb(self) -> Any:
+        """A client of the registry's database."""
+        config = Config(proxies={}, retries={"total_max_attempts": 2})
+        return local_session().client("dynamodb", endpoint_url=self.registry_url, config=config)
+
+    def lambda_environment(
+        self, storage: str, tmp: Path, variables: Mapping[str, str]
+    ) -> dict[str, str]:
+        """The variables of a function's process: Lambda's own, the addresses of this cloud's, and `variables`."""
+        function = self.template.functions[FUNCTION]
+        return (
+            plain_environment(tmp)
+            | dict(variables)
+            | {
+                "AWS_ACCESS_KEY_ID": "local",
+                "AWS_SECRET_ACCESS_KEY": "local",
+                "AWS_SESSION_TOKEN": "local",
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_REGION": REGION,
+                "AWS_ENDPOINT_URL_DYNAMODB": self.registry_url,
+                "AWS_ENDPOINT_URL_S3": self.storage_urls[storage],
+                "AWS_EXECUTION_ENV": f"AWS_Lambda_{function.runtime}",
+                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
+                "AWS_LAMBDA_FUNCTION_NAME": function.name,
+                "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+                "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+                "LAMBDA_TASK_ROOT": str(ROOT),
+                "_HANDLER": function.handler,
+            }
+        )
+
+
+def plain_environment(tmp: Path) -> dict[str, str]:
+    """The variables of every measured process: nothing of the developer's but the way to Python."""
+    inherited = {
+        name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
+    }
+    return inherited | {
+        "HOME": str(tmp),
+        "LANG": "en_US.UTF-8",
+        "ORT_DISABLE_TELEMETRY": "1",  # nothing measured here may phone home
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(tmp),
+        "TZ": ":UTC",
+    }
+
+
+@contextmanager
+def start(workloads: Sequence[Workload], storages: Sequence[str]) -> Iterator[Cloud]:
+    """A cloud in which `workloads` are registered under their names."""
+    with ExitStack() as exits:
+        folder = Path(tempfile.mkdtemp(prefix="mayfly-bench-"))
+        exits.callback(shutil.rmtree, folder, ignore_errors=True)
+        janitor = processes.Janitor()
+        exits.callback(janitor.close)
+        janitor.tell("folder", folder)
+        objects = folder / "objects"
+        objects.mkdir()
+        progress("starting the registry and the storage")
+        registry_url = _serve(exits, janitor, folder, "local.aws.server")
+        urls = {
+            name: _serve(
+                exits, janitor, folder, "benchmarks.harness.storage", objects, *STORAGES[name]
+            )
+            for name in storages
+        }
+        cloud = Cloud(folder, registry_url, urls, Template.load(ROOT / "template.yaml"))
+        registration = _registration(cloud)
+        for workload in workloads:
+            progress(f"building and registering {workload.name}")
+            _register(registration, cloud, workload)
+        progress("")
+        yield cloud
+
+
+def _serve(
+    exits: ExitStack, janitor: processes.Janitor, folder: Path, module: str, *arguments: str | Path
+) -> str:
+    """The address of a server in a process of its own, which says on which port it listens."""
+    variables = plain_environment(folder) | {
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_DEFAULT_REGION": REGION,
+    }
+    with (folder / f"{module}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT, env=variables, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+        )  # fmt: skip
+    janitor.tell("add", process.pid)
+    exits.callback(_end, janitor, process)
+    line = process.stdout.readline() if process.stdout else b""
+    if not line:
+        raise SystemExit(
+            f"{module} did not start: {(folder / f'{module}.log').read_text().strip()[-500:]}"
+        )
+    return f"http://{HOST}:{json.loads(line)['port']}"
+
+
+def _end(janitor: processes.Janitor, process: "subprocess.Popen[bytes]") -> None:
+    processes.end([process.pid])
+    process.wait(timeout=10)
+    if process.stdout:
+        process.stdout.close()
+    janitor.tell("remove", process.pid)
+
+
+def _registration(cloud: Cloud) -> Registration:
+    client = cloud.dynamodb()
+    make_tables(cloud.template, client)
+    variables = cloud.variables
+    objects = cloud.folder / "objects"
+    return Registration(
+        registry=Registry(DynamoTable(client, variables["REGISTRY_TABLE"]), utc_now),
+        uploads=FileUploads(objects),
+        blobs=FileBlobs(objects / variables["SERVING_BUCKET"]),
+        workbench=Sandbox(),
+        read_manifest=read_manifest,
+        memory_mb=cloud.template.functions[FUNCTION].memory_mb,
+        threads=threads_for(cloud.template.functions[FUNCTION].memory_mb),
+    )
+
+
+def _register(registration: Registration, cloud: Cloud, workload: Workload) -> None:
+    path = cloud.model_path(workload)
+    path.parent.mkdir(parents=True)
+    workload.write(path)
+    version = registration.register(Upload(UPLOADS, _key(workload)))
+    if version is None or version.state is not State.READY:
+        raise SystemExit(f"{workload.name} was not registered: {version and version.reason}")
+
+
+def _key(workload: Workload) -> str:
+    return f"models/{workload.name}/model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class FileUploads:
+    """`core.registration.Uploads` over the folder of the storage."""
+
+    folder: Path
+
+    def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned:
+        return Pinned(
+            bucket, key, version_id, version_id or "1", (self.folder / bucket / key).stat().st_size
+        )
+
+    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
+        shutil.copyfile(self.folder / pinned.bucket / pinned.key, path)
+        if digest is not None:
+            digest.update(path.read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class FileBlobs:
+    """`core.registration.BlobStore` over the folder of the storage."""
+
+    bucket: Path
+
+    def store(self, blob: Blob, path: Path) -> None:
+        target = self.bucket / blob.key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)

@@ -1,0 +1,180 @@
+"""The registry's table in DynamoDB's words, whoever carries them"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from functions.core.errors import Unavailable
+from functions.core.registry.table import Conflict, Item, Put
+
+IDLE_READS = (
+    6  # in which DynamoDB hands back every key unprocessed: a second, and it counts as throttled
+)
+_LOST_RACE = {"ConditionalCheckFailed", "TransactionConflict"}
+_THROTTLED = {"ThrottlingError", "ProvisionedThroughputExceeded"}
+
+
+class OperationFailed(Exception):
+    """When DynamoDB refuses an operation. `reasons` are the codes for each part of a cancelled transaction."""
+
+    def __init__(self, code: str, message: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.reasons = reasons
+
+
+class Call(Protocol):
+    """Carries out one operation of DynamoDB."""
+
+    def __call__(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to `operation`, e.g. "Query", retries included.
+
+        Raises:
+            OperationFailed: DynamoDB refuses it.
+            Unavailable: it failed, throttled or could not be reached.
+        """
+
+
+class ItemTable:
+    """`core.registry.Table` over a table with keys `pk` and `sk`.
+
+    Its indexes are `listing` (`kind`, `listed`) and `pending` (`pending`, `claimed_at`). Reads are strongly
+    consistent, but for these two.
+
+    Raises:
+        Unavailable: DynamoDB failed, throttled or could not be reached.
+    """
+
+    def __init__(self, call: Call, name: str, pause: Callable[[float], None] = time.sleep) -> None:
+        self._call = call
+        self._name = name
+        self._pause = pause
+
+    def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
+        wanted = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
+        found: dict[tuple[str, str], Item] = {}
+        request = {self._name: {"Keys": wanted, "ConsistentRead": True}}
+        idle = 0
+        while request:
+            reply = self._call("BatchGetItem", {"RequestItems": request})
+            items = reply["Responses"].get(self._name, [])
+            for raw in items:
+                item = _unmarshal(raw)
+                found[item["pk"], item["sk"]] = item
+            request = reply.get("UnprocessedKeys") or {}
+            if request and not items:
+                idle += 1
+                if idle == IDLE_READS:
+                    raise Unavailable("the registry is throttled; try again")
+                self._pause(random.uniform(0, 0.025 * 2**idle))  # noqa: S311 (jitter, no secret)
+        return [found.get(key) for key in keys]
+
+    def query(self, pk: str, prefix: str) -> Iterator[Item]:
+        return self._pages(
+            None,
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
+            ExpressionAttributeValues={":pk": {"S": pk}, ":prefix": {"S": prefix}},
+            ConsistentRead=True,
+        )
+
+    def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
+        values = {":kind": {"S": "VERSION"}} | ({":after": {"S": after}} if after else {})
+        return self._pages(
+            limit,
+            IndexName="listing",
+            KeyConditionExpression="kind = :kind AND listed > :after" if after else "kind = :kind",
+            ExpressionAttributeValues=values,
+        )
+
+    def pending(self, before: str, limit: int) -> Iterator[Item]:
+        return self._pages(
+            limit,
+            IndexName="pending",
+            KeyConditionExpression="pending = :pending AND claimed_at < :before",
+            ExpressionAttributeValues={":pending": {"S": "PENDING"}, ":before": {"S": before}},
+        )
+
+    def transact(self, puts: Sequence[Put]) -> None:
+        try:
+            self._call(
+                "TransactWriteItems", {"TransactItems": [{"Put": self._put(put)} for put in puts]}
+            )
+        except OperationFailed as error:
+            codes = set(error.reasons)
+            if codes & _LOST_RACE:
+                raise Conflict(", ".join(sorted(codes))) from error
+            if codes & _THROTTLED:
+                raise Unavailable("the registry is throttled; try again") from error
+            raise
+
+    def _put(self, put: Put) -> dict[str, Any]:
+        request: dict[str, Any] = {"TableName": self._name, "Item": marshal(put.item)}
+        if put.where is None:
+            request["ConditionExpression"] = "attribute_not_exists(pk)"
+        elif put.where:
+            request["ConditionExpression"] = " AND ".join(
+                f"#{n} = :{n}" for n in range(len(put.where))
+            )
+            request["ExpressionAttributeNames"] = {
+                f"#{n}": name for n, name in enumerate(put.where)
+            }
+            request["ExpressionAttributeValues"] = {
+                f":{n}": _value(v) for n, v in enumerate(put.where.values())
+            }
+        return request
+
+    def _pages(self, limit: int | None, **query: Any) -> Iterator[Item]:
+        """The items of a query, or the first `limit` of them."""
+        page: dict[str, Any] = {}
+        while limit is None or limit > 0:
+            if limit is not None:
+                page["Limit"] = limit
+            reply = self._call("Query", {"TableName": self._name, **query, **page})
+            yield from map(_unmarshal, reply["Items"])
+            if not reply.get("LastEvaluatedKey"):
+                return
+            page["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+            if limit is not None:
+                limit -= len(reply["Items"])
+
+
+def marshal(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _value(value) for name, value in item.items()}
+
+
+def _value(value: Any) -> dict[str, Any]:
+    match value:
+        case None:
+            return {"NULL": True}
+        case bool():
+            return {"BOOL": value}
+        case str():
+            return {"S": value}
+        case int() | float():
+            return {"N": repr(value)}
+        case list():
+            return {"L": [_value(item) for item in value]}
+        case dict():
+            return {"M": marshal(value)}
+    raise TypeError(f"a {type(value).__name__} cannot be stored in the registry")
+
+
+def _unmarshal(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in raw.items()}
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    [(kind, content)] = value.items()
+    match kind:
+        case "NULL":
+            return None
+        case "BOOL" | "S":
+            return content
+        case "N":
+            return int(content) if content.lstrip("-").isdigit() else float(content)
+        case "L":
+            return [_plain(item) for item in content]
+        case "M":
+            return _unmarshal(content)
+    raise TypeError(f"the registry holds a value of type {kind}")

@@ -1,0 +1,112 @@
+"""Compressed bodies: gzip, and deflate, which on the web means zlib (RFC 9110, section 8.4.1)."""
+
+import zlib
+from functools import lru_cache
+
+from functions.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding, shown
+
+# zlib's wbits for each container
+GZIP, ZLIB, RAW = 31, 15, -15
+OFFERED = {"gzip": GZIP, "deflate": ZLIB}  # in order of preference
+LEVEL = 1  # of 9: most of the gain at a fraction of the time
+
+
+def inflate(body: bytes, encoding: str | None, limit: int) -> bytes:
+    """`body` as it was before `encoding` (the Content-Encoding header; None: none), never more than `limit` bytes.
+
+    API Gateway may have inflated it already and left the header, so a body that is not compressed is taken as it is.
+
+    Raises:
+        InvalidRequest: `body` is damaged.
+        PayloadTooLarge: there are more than `limit` bytes in it.
+        UnsupportedEncoding: `encoding` is not offered.
+    """
+    name = "identity" if encoding is None else encoding.strip().lower()
+    if name in ("gzip", "x-gzip"):
+        plain = _expand(body, GZIP, limit) if body[:2] == b"\x1f\x8b" else body
+    elif name == "deflate":
+        plain = _expand_deflate(body, limit)
+    elif name in ("identity", ""):
+        plain = body
+    else:
+        raise UnsupportedEncoding(
+            f"Content-Encoding {shown(name)} is not offered: send gzip, deflate or none"
+        )
+    if len(plain) > limit:
+        raise _too_large(limit)
+    return plain
+
+
+def _expand_deflate(body: bytes, limit: int) -> bytes:
+    # RFC 1950: method 8, and the first two bytes a multiple of 31; JSON never begins like that
+    looks_like_zlib = (
+        len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+    )
+    if looks_like_zlib:
+        return _expand(body, ZLIB, limit)
+    try:
+        return _expand(body, RAW, limit)  # as some clients send it
+    except PayloadTooLarge:
+        raise
+    except InvalidRequest:
+        return body
+
+
+def _expand(body: bytes, wbits: int, limit: int) -> bytes:
+    expander = zlib.decompressobj(wbits)
+    try:
+        plain = expander.decompress(body, limit + 1)  # stops there: a small body may hold gigabytes
+    except zlib.error:
+        raise InvalidRequest("the body is damaged: its compressed data cannot be read") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not expander.eof:
+        raise InvalidRequest("the body is damaged: its compressed data ends too early")
+    if expander.unused_data:
+        raise InvalidRequest(
+            f"the body has {len(expander.unused_data)} bytes after its compressed data"
+        )
+    return plain
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body holds more than {limit} bytes: send fewer rows at once")
+
+
+def compress(body: bytes, accept_encoding: str | None) -> tuple[bytes, str | None]:
+    """`body` in the encoding the caller prefers, and its name; as it is, and None, if not asked for or not smaller.
+
+    >>> compress(b"a" * 100, "br, gzip;q=0.5, deflate")[1], compress(b"a" * 9, "gzip;q=0")
+    ('deflate', (b'aaaaaaaaa', None))
+    """
+    name = preferred(accept_encoding) if accept_encoding else None
+    if name is None:
+        return body, None
+    smaller = zlib.compress(body, LEVEL, OFFERED[name])
+    return (smaller, name) if len(smaller) < len(body) else (body, None)
+
+
+@lru_cache(maxsize=64)
+def preferred(accept_encoding: str) -> str | None:
+    """The encoding on offer that an Accept-Encoding header asks for most, or None (RFC 9110, section 12.5.3).
+
+    >>> preferred("deflate, gzip"), preferred("gzip;q=0.1, identity"), preferred("*"), preferred("br"), preferred("")
+    ('gzip', None, 'gzip', None, None)
+    """
+    weights = dict(map(_weighted, accept_encoding.lower().split(",")))
+    rest = weights.get("*", 0.0)
+    name = max(OFFERED, key=lambda offered: weights.get(offered, rest))
+    weight = weights.get(name, rest)
+    return name if weight > 0 and weight >= weights.get("identity", 0.0) else None
+
+
+def _weighted(item: str) -> tuple[str, float]:
+    name, *parameters = (part.strip() for part in item.split(";"))
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip() == "q":
+            try:
+                return name, float(value)
+            except ValueError:
+                return name, 0.0
+    return name, 1.0

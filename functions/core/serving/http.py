@@ -1,0 +1,96 @@
+"""HTTP as API Gateway hands it to a function and takes it back."""
+
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import pybase64
+
+from functions.core.errors import InvalidRequest
+
+Event = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class HttpRequest:
+    """One call: `path` begins with a slash and holds no stage or base path; header names are lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    request_id: str
+
+
+@dataclass(slots=True)
+class HttpResponse:
+    """One reply. `headers` may still be added to until it is sent."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def to_event(self) -> dict[str, Any]:
+        """As API Gateway's proxy integration wants it; base64, so that every byte survives."""
+        return {
+            "statusCode": self.status,
+            "headers": self.headers,
+            "body": pybase64.b64encode_as_string(self.body),
+            "isBase64Encoded": True,
+        }
+
+
+def json_response(status: int, value: object) -> HttpResponse:
+    """A JSON reply; values outside JSON are the caller's to spell."""
+    body = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode(
+        "utf-8", "replace"
+    )
+    return HttpResponse(status, body, {"content-type": "application/json"})
+
+
+def parse_event(event: Event, root: str) -> HttpRequest:
+    """The call in an API Gateway event: REST (v1), HTTP API and function URL (v2) alike.
+
+    `root` is the first segment that the function serves, e.g. "/v2": what stands before it in the path
+    is a stage or the base path of a custom domain.
+
+    Raises:
+        InvalidRequest: the body is labelled base64 and is not.
+    """
+    context = event.get("requestContext") or {}
+    http = context.get("http") or {}
+    path = event.get("rawPath") or event.get("path") or "/"
+    headers = event.get("headers") or {}
+    body = event.get("body") or ""
+    if event.get("isBase64Encoded"):
+        try:
+            raw = pybase64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequest("the body is labelled base64 and is not") from error
+    else:
+        raw = body.encode("utf-8", "surrogatepass")
+    query = event.get("queryStringParameters")
+    return HttpRequest(
+        event.get("httpMethod") or http.get("method") or "GET",
+        _below(unquote(path) if "%" in path else path, root),
+        dict(zip(map(str.lower, headers), map(str, headers.values()), strict=True)),
+        {str(name): str(value) for name, value in query.items()} if query else {},
+        raw,
+        str(context.get("requestId") or ""),
+    )
+
+
+def _below(path: str, root: str) -> str:
+    """`path` from its first segment `root` on; unchanged when it has none.
+
+    >>> _below("/prod/v2/models/m", "/v2"), _below("/v2", "/v2"), _below("/v20/x", "/v2")
+    ('/v2/models/m', '/v2', '/v20/x')
+    """
+    if path.startswith(root + "/"):
+        return path
+    at = (path + "/").find(root + "/")
+    return path[at:] if at >= 0 else path

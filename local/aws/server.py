@@ -1,0 +1,150 @@
+"""Moto's server as the local stack's AWS, corrected where our events would differ from the real ones.
+
+    python -m local.aws.server --port 5000
+
+Prints {"port": …} once it listens. Hooks of `local.aws.training_jobs` make submitted SageMaker jobs run for real.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+from urllib.parse import quote_plus
+
+HOST = "127.0.0.1"
+_sequence = itertools.count(time.time_ns())  # S3 promises growing sequencers per key only
+
+
+def s3_event(event_name: str, bucket: Any, key: Any, notification_id: str) -> dict[str, Any]:
+    """What S3 sends for one change of one object (event structure 2.1), from moto's bucket and key."""
+    now = time.time()
+    moment = (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+    )
+    changed: dict[str, Any] = {
+        "key": quote_plus(key.name, safe="/"),
+        "size": key.size,
+        "eTag": key.etag.strip('"'),
+    }
+    if bucket.is_versioned:
+        changed["versionId"] = key.version_id
+    changed["sequencer"] = f"{next(_sequence):018X}"
+    record = {
+        "eventVersion": "2.1",
+        "eventSource": "aws:s3",
+        "awsRegion": bucket.region_name,
+        "eventTime": moment,
+        "eventName": str(getattr(event_name, "value", event_name)).removeprefix("s3:"),
+        "userIdentity": {"principalId": "AWS:LOCAL"},
+        "requestParameters": {"sourceIPAddress": HOST},
+        "responseElements": {"x-amz-request-id": f"{next(_sequence):016X}", "x-amz-id-2": "local"},
+        "s3": {
+            "s3SchemaVersion": "1.0",
+            "configurationId": notification_id,
+            "bucket": {
+                "name": bucket.name,
+                "ownerIdentity": {"principalId": "LOCAL"},
+                "arn": bucket.arn,
+            },
+            "object": changed,
+        },
+    }
+    return {"Records": [record]}
+
+
+@contextlib.contextmanager
+def as_aws_notifies() -> Iterator[None]:
+    """Moto's S3 notifications as AWS sends them: with versionId and sequencer, and one for a multipart upload."""
+    from moto.s3 import notifications
+
+    send_event = notifications.send_event
+
+    def send_once(account_id: str, event_name: Any, bucket: Any, key: Any) -> None:
+        put = notifications.S3NotificationEvent.OBJECT_CREATED_PUT_EVENT
+        if event_name == put and key.multipart is not None:
+            return  # moto completes a multipart upload through put_object; the real event follows
+        send_event(account_id, event_name, bucket, key)
+
+    with mock.patch.multiple(notifications, _get_s3_event=s3_event, send_event=send_once):
+        yield
+
+
+@contextlib.contextmanager
+def moves_messages() -> Iterator[None]:
+    """Moto's SQS with StartMessageMoveTask: at once, from a dead-letter queue to the queue it belongs to."""
+    from moto.core.responses import ActionResult
+    from moto.sqs.responses import SQSResponse
+
+    def start_message_move_task(response: Any) -> Any:
+        backend = response.sqs_backend
+        dead = backend.get_queue(response._get_param("SourceArn").rpartition(":")[2])
+        [source] = backend.list_dead_letter_source_queues(dead.name)
+        for message in [message for message in dead._messages if message.visible]:
+            dead._messages.remove(message)
+            backend.send_message(source.name, message.body)
+        return ActionResult({"TaskHandle": f"{next(_sequence):X}"})
+
+    with mock.patch.object(
+        SQSResponse, "start_message_move_task", start_message_move_task, create=True
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def one_table_request_at_a_time() -> Iterator[None]:
+    """Moto's DynamoDB, serially: a transaction that fails there restores the whole table as it was when it began, and
+    with that takes back what other requests wrote meanwhile.
+    """
+    from moto.dynamodb.responses import DynamoHandler
+
+    call_action = DynamoHandler.call_action
+    lock = threading.Lock()
+
+    def alone(handler: Any) -> Any:
+        with lock:
+            return call_action(handler)
+
+    with mock.patch.object(DynamoHandler, "call_action", alone):
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m local.aws.server", description="AWS on loopback, by moto."
+    )
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    arguments = parser.parse_args()
+
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
+    app = DomainDispatcherApplication(create_backend_app)
+    server = make_server(
+        HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler
+    )
+    os.environ["AWS_ENDPOINT_URL"] = (
+        f"http://{HOST}:{server.server_port}"  # for the jobs started from here
+    )
+    os.environ["MOTO_PORT"] = str(server.server_port)
+    with as_aws_notifies(), moves_messages(), one_table_request_at_a_time():
+        if importlib.util.find_spec("local.aws.training_jobs"):
+            importlib.import_module("local.aws.training_jobs").install()
+        print(json.dumps({"port": server.server_port}), flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

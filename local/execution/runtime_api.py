@@ -1,0 +1,299 @@
+"""An execution environment: one awslambdaric process and the Runtime API server that it talks to.
+
+The API is AWS's (docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). awslambdaric takes a host and a port only,
+so every environment has a port of its own.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from aiohttp import web
+
+from local.cloudformation import REGION
+from local.execution import processes
+from local.execution.logs import FunctionLog, ProcessOutput
+from local.template import Function
+
+HOST = "127.0.0.1"
+PAYLOAD_LIMIT = 6_291_456  # bytes of a synchronous event; a response may have 100 more
+RESPONSE_LIMIT = PAYLOAD_LIMIT + 100
+MEMORY_INTERVAL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the functions' code is and what runs it; the same for every environment of a stack."""
+
+    endpoint_url: str  # of AWS
+    work_dir: Path  # holds the environments' /tmp
+    janitor: processes.Janitor
+    code_root: Path = processes.ROOT
+    python: str = sys.executable
+    built: Path | None = None  # what sam build made, taken instead
+
+    def code(self, function: Function) -> Path:
+        return self.built / function.name if self.built else self.code_root
+
+    def layers(self, function: Function) -> list[Path]:
+        return [self.built / layer / "python" for layer in function.layers] if self.built else []
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    request_id: str
+    event: bytes
+    deadline: float  # time.time() seconds
+    trace_id: str
+    client_context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an invocation came to; `error` is set when the payload is Lambda's error JSON."""
+
+    payload: bytes
+    error: bool = False
+    fatal: bool = False  # the environment is gone, too
+
+
+def failure(error_type: str, message: str, fatal: bool = True) -> Answer:
+    return Answer(
+        json.dumps({"errorType": error_type, "errorMessage": message}).encode(),
+        error=True,
+        fatal=fatal,
+    )
+
+
+class InitFailed(Exception):
+    """The process did not get as far as asking for its first event."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.payload.decode())
+        self.answer = answer
+
+
+@dataclass
+class Environment:
+    function: Function
+    number: int  # counts the environments of a function, from 1
+    place: Place
+    log: FunctionLog
+    state: str = "starting"
+    max_memory_mb: int = 0
+    init_ms: float = 0.0
+    pid: int = 0
+    _queue: "asyncio.Queue[Invocation]" = field(default_factory=asyncio.Queue)
+
+    async def start(self, limit_s: float, request_id: str) -> None:
+        """Spawn the process and wait until it asks for an event.
+
+        Raises:
+            InitFailed: it said why it cannot, ended, or took longer than `limit_s` or more memory than it has.
+        """
+        began = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Answer | None] = loop.create_future()
+        self._answer: asyncio.Future[Answer | None] = loop.create_future()
+        self.output = ProcessOutput(self.log)
+        self.tmp = self.place.work_dir / f"{self.function.name}-{self.number}"
+        self.tmp.mkdir()
+        self._server = web.AppRunner(self._runtime_api(), access_log=None, shutdown_timeout=0.1)
+        await self._server.setup()
+        site = web.TCPSite(self._server, HOST, 0)
+        await site.start()
+        port = self._server.addresses[0][1]
+        self._process = await asyncio.create_subprocess_exec(
+            self.place.python, "-m", "awslambdaric", self.function.handler,
+            cwd=self.place.code(self.function), env=self._variables(port), start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL, stdout=self.output.write_end, stderr=self.output.write_end,
+        )  # fmt: skip
+        self.pid = self._process.pid
+        self.place.janitor.tell("add", self.pid)
+        self.output.close_write_end()
+        loop.add_reader(self.output, self._pump)
+        self._exit = asyncio.create_task(self._process.wait())
+        failed = await self._until(self._ready, limit_s, request_id)
+        self.init_ms = (time.perf_counter() - began) * 1000
+        if failed is not None:
+            await self.stop()
+            raise InitFailed(failed)
+
+    async def invoke(self, invocation: Invocation, limit_s: float) -> Answer:
+        """Hand one event to the process, wait for its answer. After a fatal answer the environment has ended."""
+        self.state = "busy"
+        self._answer = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(invocation)
+        answer = await self._until(self._answer, limit_s, invocation.request_id) or Answer(b"null")
+        if answer.fatal:
+            await self.stop()
+        else:
+            self._measure(family=False)
+            self.output.pump()
+            self.state = "idle"
+        return answer
+
+    def is_alive(self) -> bool:
+        """Asks the kernel, since a process killed a moment ago may still be on its way out."""
+        return not self._exit.done() and not processes.is_dying(self.pid)
+
+    async def stop(self) -> None:
+        """End the process, all its children, its Runtime API and its /tmp."""
+        if self.state == "ended":
+            return
+        self.state = "ended"
+        processes.end([self.pid])
+        await self._exit
+        self.place.janitor.tell("remove", self.pid)
+        asyncio.get_running_loop().remove_reader(self.output)
+        self.output.close()
+        await self._server.cleanup()
+        await asyncio.to_thread(shutil.rmtree, self.tmp, ignore_errors=True)
+
+    async def _until(
+        self, done: "asyncio.Future[Answer | None]", limit_s: float, request_id: str
+    ) -> Answer | None:
+        """The result of `done`, or what came before it: an exit, too much memory, the time limit."""
+        memory = asyncio.create_task(self._outgrown())
+        events: set[asyncio.Future[Any]] = {done, self._exit, memory}
+        try:
+            await asyncio.wait(events, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if done.done():
+                return done.result()
+            if memory.done() or self._exit.done():
+                reason = exit_reason(-9 if memory.done() else self._exit.result())
+                return failure("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}")
+            limit = f"{self.function.timeout_s:.2f} seconds"
+            return failure(
+                "Sandbox.Timedout", f"RequestId: {request_id} Error: Task timed out after {limit}"
+            )
+        finally:
+            memory.cancel()
+
+    async def _outgrown(self) -> None:
+        """Returns once the process and its children hold more memory than the function has."""
+        for tick in range(sys.maxsize):
+            self._measure(family=tick % 10 == 9)  # finding the children means reading all of /proc
+            if self.max_memory_mb > self.function.memory_mb:
+                return
+            await asyncio.sleep(MEMORY_INTERVAL_S)
+
+    def _measure(self, family: bool) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            used = process.memory_info().rss
+            for child in process.children(recursive=True) if family else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    used += child.memory_info().rss
+            self.max_memory_mb = max(self.max_memory_mb, used >> 20)
+
+    def _pump(self) -> None:
+        if not self.output.pump():
+            asyncio.get_running_loop().remove_reader(self.output)
+
+    def _variables(self, port: int) -> dict[str, str]:
+        """The environment variables of the process: Lambda's own, the template's; of ours the search paths only."""
+        name = self.function.name
+        inherited = {
+            key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ
+        }
+        code_root = self.place.code(self.function)
+        search_path = (code_root, *self.place.layers(self.function))
+        return inherited | self.function.environment | {
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_SESSION_TOKEN": "local",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.place.endpoint_url,
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_{self.function.runtime}",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.function.memory_mb),
+            "AWS_LAMBDA_FUNCTION_NAME": name,
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": f"local/[$LATEST]{self.number}",
+            "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{port}",
+            "LAMBDA_TASK_ROOT": str(code_root),
+            "_HANDLER": self.function.handler,
+            "LANG": "en_US.UTF-8",
+            "TZ": ":UTC",
+            "TMPDIR": str(self.tmp),
+            "PYTHONPATH": os.pathsep.join(map(str, search_path)),
+        }  # fmt: skip
+
+    # --- the Runtime API ------------------------------------------------------------------------------------------
+
+    def _runtime_api(self) -> web.Application:
+        app = web.Application(client_max_size=RESPONSE_LIMIT + 1)
+        runtime = "/2018-06-01/runtime"
+        app.router.add_get(f"{runtime}/invocation/next", self._next)
+        app.router.add_post(f"{runtime}/invocation/{{id}}/response", self._respond)
+        app.router.add_post(f"{runtime}/invocation/{{id}}/error", self._fail)
+        app.router.add_post(f"{runtime}/init/error", self._init_error)
+        return app
+
+    async def _next(self, _: web.Request) -> web.Response:
+        if not self._ready.done():
+            self._ready.set_result(None)
+        invocation = await self._queue.get()
+        headers = {
+            "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
+            "Lambda-Runtime-Deadline-Ms": str(int(invocation.deadline * 1000)),
+            "Lambda-Runtime-Invoked-Function-Arn": self.function.arn,
+            "Lambda-Runtime-Trace-Id": invocation.trace_id,
+        }
+        if invocation.client_context:
+            headers["Lambda-Runtime-Client-Context"] = invocation.client_context
+        return web.Response(body=invocation.event, headers=headers, content_type="application/json")
+
+    async def _respond(self, request: web.Request) -> web.Response:
+        try:
+            payload = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            size = request.content_length or 0
+            message = f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({RESPONSE_LIMIT} bytes)."
+            self._answered(failure("Function.ResponseSizeTooLarge", message, fatal=False))
+            return web.json_response(
+                {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": message}, status=413
+            )
+        return self._answered(Answer(payload))
+
+    async def _fail(self, request: web.Request) -> web.Response:
+        return self._answered(Answer(await request.read(), error=True))
+
+    async def _init_error(self, request: web.Request) -> web.Response:
+        if not self._ready.done():
+            self._ready.set_result(Answer(await request.read(), error=True, fatal=True))
+        return web.json_response({"status": "OK"}, status=202)
+
+    def _answered(self, answer: Answer) -> web.Response:
+        if not self._answer.done():
+            self._answer.set_result(answer)
+        return web.json_response({"status": "OK"}, status=202)
+
+
+def exit_reason(status: int) -> str:
+    """Lambda's words for how a process ended; `status` is as subprocess gives it.
+
+    >>> exit_reason(-9), exit_reason(1)
+    ('Runtime exited with error: signal: killed', 'Runtime exited with error: exit status 1')
+    """
+    if status == -9:
+        return "Runtime exited with error: signal: killed"
+    if status < 0:
+        names = {6: "aborted", 11: "segmentation fault", 15: "terminated"}
+        return f"Runtime exited with error: signal: {names.get(-status, -status)}"
+    return (
+        f"Runtime exited with error: exit status {status}"
+        if status
+        else "Runtime exited without providing a reason"
+    )

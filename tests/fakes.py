@@ -1,0 +1,116 @@
+"""Fakes for tests: the same behaviour as the real thing, in a dictionary."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from functions.core.errors import Unavailable
+from functions.core.registration.registration import Digest, ObjectGone, Pinned
+from functions.core.registry.table import Conflict, Item, Put
+from functions.core.registry.version import Blob
+
+
+class MemoryTable:
+    """`core.registry.Table` in a dictionary. `transactions` counts the writes."""
+
+    def __init__(self) -> None:
+        self.items: dict[tuple[str, str], Item] = {}
+        self.transactions = 0
+        self.reads = 0
+
+    def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
+        self.reads += 1
+        return [copy.deepcopy(self.items.get(key)) for key in keys]
+
+    def query(self, pk: str, prefix: str) -> Iterator[Item]:
+        self.reads += 1
+        for key in sorted(self.items):
+            if key[0] == pk and key[1].startswith(prefix):
+                yield copy.deepcopy(self.items[key])
+
+    def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
+        versions = (item for item in self.items.values() if item.get("kind") == "VERSION")
+        listed = [item for item in versions if item["listed"] > after]
+        for item in sorted(listed, key=lambda item: str(item["listed"]))[:limit]:
+            yield {name: item[name] for name in ("listed", "state", "reason") if name in item}
+
+    def pending(self, before: str, limit: int) -> Iterator[Item]:
+        versions = (
+            item
+            for item in self.items.values()
+            if item.get("pending") and item["claimed_at"] < before
+        )
+        for item in sorted(versions, key=lambda item: str(item["claimed_at"]))[:limit]:
+            yield {"pk": item["pk"], "sk": item["sk"]}
+
+    def transact(self, puts: Sequence[Put]) -> None:
+        for put in puts:
+            standing = self.items.get((put.item["pk"], put.item["sk"]))
+            if put.where is None and standing is not None:
+                raise Conflict(f"{put.item['sk']} exists")
+            if put.where and (
+                standing is None or any(standing.get(k) != v for k, v in put.where.items())
+            ):
+                raise Conflict(f"{put.item['sk']} is not as expected")
+        for put in puts:
+            self.items[put.item["pk"], put.item["sk"]] = copy.deepcopy(put.item)
+        self.transactions += 1
+
+
+class MemoryUploads:
+    """`core.registration.Uploads`: a versioned bucket in a dictionary."""
+
+    def __init__(self) -> None:
+        self._objects: dict[tuple[str, str], dict[str, bytes]] = {}
+
+    def put(self, bucket: str, key: str, content: bytes) -> str:
+        """Store a new version of an object. Returns its version id."""
+        versions = self._objects.setdefault((bucket, key), {})
+        version_id = f"v{len(versions) + 1}"
+        versions[version_id] = content
+        return version_id
+
+    def delete(self, bucket: str, key: str) -> None:
+        self._objects.pop((bucket, key))
+
+    def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned:
+        versions = self._objects.get((bucket, key), {})
+        found = version_id or next(reversed(versions), None)
+        if found is None or found not in versions:
+            raise ObjectGone
+        return Pinned(bucket, key, found, found, len(versions[found]))
+
+    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
+        content = self._objects.get((pinned.bucket, pinned.key), {}).get(pinned.object_version)
+        if content is None:
+            raise ObjectGone
+        path.write_bytes(content)
+        if digest is not None:
+            digest.update(content)
+
+
+class MemoryBlobs:
+    """The serving bucket in a dictionary: blob key -> content. `fetches` counts the downloads."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, bytes] = {}
+        self.fetches = 0
+
+    def add(self, name: str, content: bytes) -> Blob:
+        """Store `content` and describe it, as a registration would have."""
+        blob = Blob(name, hashlib.sha256(content).hexdigest(), len(content))
+        self.content[blob.key] = content
+        return blob
+
+    def store(self, blob: Blob, path: Path) -> None:
+        self.content[blob.key] = path.read_bytes()
+
+    def fetch(self, blob: Blob, path: Path) -> None:
+        self.fetches += 1
+        content = self.content.get(blob.key)
+        if content is None:
+            raise Unavailable("a model file is missing in storage", code="BLOB_MISSING")
+        if hashlib.sha256(content).hexdigest() != blob.sha256:
+            raise Unavailable("a model file arrived corrupted from storage", code="BLOB_CORRUPTED")
+        path.write_bytes(content)

@@ -1,0 +1,165 @@
+"""The registry's rules on the real table, as template.yaml declares it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.clock import utc_now
+from functions.core.errors import Unavailable
+from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.registry.registry import Registry
+from functions.core.registry.table import Conflict, Put
+from functions.core.registry.version import Blob, Source, State
+from local.aws.provision import Deployed
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 2), ("no", "ja")),)
+)
+
+
+@pytest.fixture
+def client(deployed: Deployed) -> Any:
+    return boto3.client("dynamodb")
+
+
+@pytest.fixture
+def table(client: Any, deployed: Deployed) -> DynamoTable:
+    return DynamoTable(client, deployed.outputs["RegistryTableName"])
+
+
+@pytest.fixture
+def registry(table: DynamoTable) -> Registry:
+    return Registry(table, utc_now, pause=lambda _: None)
+
+
+def test_values_come_back_as_they_were_written(table: DynamoTable) -> None:
+    item = {
+        "pk": "P",
+        "sk": "S",
+        "a": None,
+        "b": True,
+        "c": -7,
+        "d": 1.5e-9,
+        "e": ["x", {"f": 2**40}],
+        "g": "",
+    }
+
+    table.transact([Put(item, None)])
+
+    assert table.get([("P", "S"), ("P", "missing")]) == [item, None]
+
+
+def test_a_card_may_hold_what_dynamodb_has_no_room_for(registry: Registry) -> None:
+    deep: list[object] = []
+    for _ in range(50):
+        deep = [deep]
+    card = {
+        "metrics": {"loss": math.inf, "best": 1e-200, "": 1},
+        "hyperparameters": {"seed": 10**60},
+        "data": {"d": deep},
+    }
+    claimed = registry.claim("m", Source("up", "k", "v1"))
+
+    registry.finish(
+        replace(
+            claimed,
+            state=State.READY,
+            card=card,
+            signature=SIGNATURE,
+            files=(Blob("m", "0" * 64, 1),),
+        )
+    )
+
+    assert registry.resolve("m", None).version.card == card
+    assert [number for _, number, _, _ in registry.listing()] == [1]
+
+
+def test_a_condition_that_does_not_hold_writes_nothing(table: DynamoTable) -> None:
+    table.transact([Put({"pk": "P", "sk": "A", "n": 1}, None)])
+
+    for where in (None, {"n": 2}):
+        with pytest.raises(Conflict):
+            table.transact(
+                [Put({"pk": "P", "sk": "B"}, None), Put({"pk": "P", "sk": "A", "n": 3}, where)]
+            )
+
+    assert table.get([("P", "A"), ("P", "B")]) == [{"pk": "P", "sk": "A", "n": 1}, None]
+
+
+def test_a_partition_is_read_to_its_end(table: DynamoTable) -> None:
+    blob = "x" * 200_000  # a page of DynamoDB ends at 1 MB
+    for number in range(12):
+        table.transact([Put({"pk": "P", "sk": f"V#{number:02d}", "blob": blob}, None)])
+    table.transact([Put({"pk": "P", "sk": "W#01"}, None)])
+
+    assert [item["sk"] for item in table.query("P", "V#")] == [
+        f"V#{number:02d}" for number in range(12)
+    ]
+
+
+def test_the_whole_life_of_a_model(registry: Registry) -> None:
+    for key in "ab":
+        claimed = registry.claim("m", Source("up", key, "v1"))
+        assert registry.claim("m", Source("up", key, "v1")).number == claimed.number
+        done = replace(
+            claimed,
+            state=State.READY,
+            files=(Blob("model.onnx", key * 64, 2**40),),
+            signature=SIGNATURE,
+            card={"metrics": {"accuracy": 0.98765}},
+        )
+        assert registry.finish(done) == registry.version("m", claimed.number)
+
+    assert registry.aliases("m") == {"latest": 2, "prod": 1}
+    assert registry.resolve("m", None).version.card == {"metrics": {"accuracy": 0.98765}}
+    assert registry.resolve("m", "latest").version.number == 2
+    assert [(name, number, state) for name, number, state, _ in registry.listing()] == [
+        ("m", 1, State.READY),
+        ("m", 2, State.READY),
+    ]
+    registry.serve("m", False)
+    with pytest.raises(Unavailable, match="unloaded"):
+        registry.resolve("m", None)
+
+
+@pytest.mark.parametrize(
+    "code", ["ThrottlingException", "InternalServerError", "ProvisionedThroughputExceededException"]
+)
+def test_what_a_second_try_can_mend_is_unavailable(
+    table: DynamoTable, failing: Callable[[str], None], code: str
+) -> None:
+    failing(code)
+
+    with pytest.raises(Unavailable, match="the registry"):
+        table.get([("P", "S")])
+
+
+@pytest.fixture
+def failing(client: Any) -> Callable[[str], None]:
+    """Makes DynamoDB answer every call with an error of this code."""
+
+    def answer(code: str) -> None:
+        def reply(**_: Any) -> Any:
+            from botocore.awsrequest import AWSResponse
+
+            class Raw:
+                def stream(self, **_: object) -> list[bytes]:
+                    return [
+                        b'{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"no"}'
+                        % code.encode()
+                    ]
+
+            return AWSResponse(
+                "http://127.0.0.1", 500 if code == "InternalServerError" else 400, {}, Raw()
+            )
+
+        client.meta.config.retries = None
+        client.meta.events.register_first("before-send.dynamodb", reply)
+        client.meta.events.register("needs-retry.dynamodb", lambda **_: None)
+
+    return answer

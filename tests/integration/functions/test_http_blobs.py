@@ -1,0 +1,521 @@
+"""Blobs read by the lean client, from a storage with every fault that it may have."""
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from functions.adapters.aws_http import blobs as blobs_adapter
+from functions.adapters.aws_http.blobs import ATTEMPTS, BlobReader
+from functions.adapters.aws_http.client import Client
+from functions.adapters.aws_http.settings import Settings
+from functions.core.errors import Unavailable
+from functions.core.registry.version import Blob
+from tests.faults import Behaviour, FaultServer, Line, Seen, Stored, fault_server
+
+CONTENT = bytes(range(256)) * 40
+BLOB = Blob("model.onnx", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+RANGE = 1000
+RANGES = -(-len(CONTENT) // RANGE)
+CHUNKED = b'HTTP/1.1 206 OK\r\ntransfer-encoding: chunked\r\ncontent-range: bytes 0-999/10240\r\netag: "1"\r\n\r\n'
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>no</Message></Error>"
+
+
+class Reading:
+    """A reader of the server's objects that never waits between attempts, but notes how long it would have."""
+
+    clients: ClassVar[list[Client]] = []
+
+    def __init__(
+        self, url: str, connections: int = 3, range_bytes: int = RANGE, read_s: float = 5.0
+    ) -> None:
+        environment = {
+            "AWS_REGION": "eu-west-1",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+        settings = Settings.of({**environment, "AWS_ENDPOINT_URL_S3": url})
+        endpoint, prefix = settings.bucket("models")
+        self.waits: list[float] = []
+        client = Client(
+            settings,
+            "s3",
+            endpoint,
+            pause=self.waits.append,
+            chance=lambda: 1.0,
+            connect_s=10,
+            read_s=read_s,
+        )
+        self.reader = BlobReader(
+            client,
+            "models",
+            prefix,
+            range_bytes=(range_bytes, range_bytes),
+            connections=connections,
+        )
+        self.client = client
+        self.clients.append(client)
+
+    def fetch(self, directory: Path, blob: Blob = BLOB) -> bytes:
+        self.reader.fetch(blob, directory / "copy")
+        assert [path.name for path in directory.iterdir()] == ["copy"]
+        return (directory / "copy").read_bytes()
+
+    def fails(self, directory: Path, blob: Blob = BLOB) -> Unavailable:
+        before = list(directory.iterdir())
+        with pytest.raises(Unavailable) as caught:
+            self.reader.fetch(blob, directory / "copy")
+        assert list(directory.iterdir()) == before
+        return caught.value
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """However busy this machine is, only what a test makes slow is too slow."""
+    monkeypatch.setattr(blobs_adapter, "ANSWER_S", 20.0)
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "fetch":  # nobody waits for these after an error
+            thread.join(10)
+    while Reading.clients:
+        Reading.clients.pop().close()
+
+
+@pytest.fixture
+def stored() -> Stored:
+    return Stored(CONTENT)
+
+
+@pytest.fixture
+def server(stored: Stored) -> Iterator[FaultServer]:
+    with fault_server(stored) as running:
+        yield running
+
+
+def asked(server: FaultServer) -> list[range]:
+    return sorted((one.range for one in server.seen if one.range), key=lambda one: one.start)
+
+
+def test_a_blob_comes_in_ranges_over_kept_connections(server: FaultServer, tmp_path: Path) -> None:
+    reading = Reading(server.url)
+
+    assert reading.fetch(tmp_path) == CONTENT
+    assert asked(server) == [
+        range(at, min(at + RANGE, len(CONTENT))) for at in range(0, len(CONTENT), RANGE)
+    ]
+    assert {one.path for one in server.seen} == {f"/models/{BLOB.key}"}
+    assert reading.fetch(tmp_path) == CONTENT
+    assert server.connections <= 3
+    assert reading.waits == []
+
+
+def test_a_small_blob_is_one_request(server: FaultServer, tmp_path: Path) -> None:
+    reading = Reading(server.url, range_bytes=len(CONTENT))
+
+    assert reading.fetch(tmp_path) == CONTENT
+    assert [one.range for one in server.seen] == [None]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "requests"),
+    [(1000, 9000, 4), (9000, 9000, 2), (1000, 2000, 8), (20_000, 90_000, 1)],
+)
+def test_a_blob_is_divided_among_the_connections(
+    server: FaultServer, tmp_path: Path, least: int, most: int, requests: int
+) -> None:
+    reading = Reading(server.url)
+    reader = BlobReader(
+        reading.client, "models", "/models", range_bytes=(least, most), connections=4
+    )
+
+    reader.fetch(BLOB, tmp_path / "copy")
+
+    assert len(server.seen) == requests
+
+
+def test_an_empty_blob_is_a_file(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+    stored.content = b""
+
+    assert Reading(server.url).fetch(tmp_path, Blob("w", hashlib.sha256(b"").hexdigest(), 0)) == b""
+
+
+def truncated(stored: Stored, count: int, end: Callable[[Line], None]) -> Behaviour:
+    """Answers `count` bytes of what it announces."""
+
+    def behave(seen: Seen, line: Line) -> None:
+        wanted = stored.wanted(seen)
+        line.send(stored.head(seen) + stored.content[wanted.start : wanted.start + count])
+        end(line)
+
+    return behave
+
+
+@pytest.mark.parametrize("end", [Line.hang_up, Line.reset], ids=["closed", "reset"])
+@pytest.mark.parametrize("number", [1, 4, RANGES])
+def test_after_a_break_only_what_is_missing_is_asked_for(
+    server: FaultServer, stored: Stored, tmp_path: Path, end: Callable[[Line], None], number: int
+) -> None:
+    stored.faults[number] = truncated(stored, 123, end)
+    reading = Reading(server.url, connections=1)
+
+    assert reading.fetch(tmp_path) == CONTENT
+    broken, again = server.seen[number - 1], server.seen[number]
+    assert broken.range is not None
+    assert again.range is not None
+    if end is Line.hang_up:  # a reset may overtake what was sent
+        assert again.range.start == broken.range.start + 123
+    assert again.range.stop == broken.range.stop
+    assert again.headers["if-match"] == '"1"'
+    assert reading.waits == [0.05]
+
+
+def test_a_small_blob_goes_on_where_it_broke(
+    server: FaultServer, stored: Stored, tmp_path: Path
+) -> None:
+    stored.faults[1] = truncated(stored, 5000, Line.hang_up)
+
+    assert Reading(server.url, range_bytes=len(CONTENT)).fetch(tmp_path) == CONTENT
+    assert [one.range for one in server.seen] == [None, range(5000, len(CONTENT))]
+
+
+def test_a_connection_that_drips_is_given_up_and_what_it_brought_is_kept(
+    server: FaultServer, stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs_adapter, "ANSWER_S", 1.0)
+    over = threading.Event()
+
+    def drips(seen: Seen, line: Line) -> None:
+        wanted = stored.wanted(seen)
+        line.send(stored.head(seen))
+        for at in wanted:
+            line.send(stored.content[at : at + 1])
+            if over.wait(0.02):
+                return
+
+    stored.faults[1] = drips
+    began = time.monotonic()
+    try:
+        assert Reading(server.url, connections=1).fetch(tmp_path) == CONTENT
+    finally:
+        over.set()
+
+    assert time.monotonic() - began < 15  # a thousand bytes would have taken 20
+    assert server.seen[1].range is not None
+    assert 1 <= server.seen[1].range.start < RANGE
+
+
+def test_silence_is_given_up(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+    over = threading.Event()
+    stored.faults[2] = lambda *_: (over.wait(10), None)[1]
+    try:
+        assert Reading(server.url, read_s=0.5).fetch(tmp_path) == CONTENT
+    finally:
+        over.set()
+
+
+@pytest.mark.parametrize(
+    "content_range",
+    ["bytes 1-1000/10240", "bytes 0-998/10240", "bytes 0-999/*", "0-999/10240", ""],
+    ids=["late", "short", "no size", "no unit", "missing"],
+)
+def test_a_wrong_range_is_asked_for_again(
+    server: FaultServer, stored: Stored, tmp_path: Path, content_range: str
+) -> None:
+    def wrong(seen: Seen, line: Line) -> None:
+        line.send(
+            stored.head(seen, content_range=content_range)
+            + CONTENT[1 : len(stored.wanted(seen)) + 1]
+        )
+
+    stored.faults[1] = wrong
+    reading = Reading(server.url, connections=1)
+
+    assert reading.fetch(tmp_path) == CONTENT
+    assert server.seen[1].range == range(RANGE)
+
+    stored.faults = dict.fromkeys(range(1, 99), wrong)
+    assert reading.fails(tmp_path).instance_code == "UNAVAILABLE"
+
+
+def test_a_server_without_ranges_will_do(
+    server: FaultServer, stored: Stored, tmp_path: Path
+) -> None:
+    def whole(seen: Seen, line: Line) -> None:
+        line.answer(200, CONTENT, etag=stored.etag)
+
+    stored.faults = dict.fromkeys(range(1, 99), whole)
+
+    assert Reading(server.url).fetch(tmp_path) == CONTENT
+
+
+def test_a_body_in_chunks_will_do(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+    def chunked(seen: Seen, line: Line) -> None:
+        wanted = stored.wanted(seen)
+        line.send(stored.head(seen, content_length="", transfer_encoding="chunked"))
+        for at in range(wanted.start, wanted.stop, 300):
+            piece = CONTENT[at : min(at + 300, wanted.stop)]
+            line.send(b"%x;a=b\r\n%s\r\n" % (len(piece), piece))
+        line.send(b"0\r\ntrailer: 1\r\n\r\n")
+
+    stored.faults = dict.fromkeys(range(1, RANGES + 1), chunked)
+    reading = Reading(server.url)
+
+    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.waits == []
+    assert server.connections <= 3  # such a connection is kept, too
+
+
+def test_a_busy_storage_is_asked_again_with_growing_waits(
+    server: FaultServer, stored: Stored, tmp_path: Path
+) -> None:
+    def busy(_: Seen, line: Line) -> None:
+        line.answer(503, SLOW_DOWN)
+
+    stored.faults = dict.fromkeys([2, 3, 4], busy)
+    reading = Reading(server.url, connections=1)
+
+    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.waits == [0.05, 0.1, 0.2]
+    assert server.connections == 1
+
+    stored.faults = dict.fromkeys(range(1, 99), busy)
+    reading, before = Reading(server.url, connections=1), len(server.seen)
+    assert str(reading.fails(tmp_path)) == "storage does not answer; try again"
+    assert len(server.seen) - before == ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_failures_of_the_service_are_tried_again(
+    server: FaultServer, stored: Stored, tmp_path: Path, status: int
+) -> None:
+    stored.faults[1] = lambda _, line: line.answer(status)
+
+    assert Reading(server.url).fetch(tmp_path) == CONTENT
+
+
+def test_other_bytes_are_never_served(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+    stored.content = CONTENT[:5000] + b"X" + CONTENT[5001:]
+
+    error = Reading(server.url).fails(tmp_path)
+
+    assert error.instance_code == "BLOB_CORRUPTED"
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"+", b"", CONTENT[:RANGE]])
+@pytest.mark.parametrize("range_bytes", [RANGE, len(CONTENT)])
+def test_another_size_is_never_served(
+    server: FaultServer, stored: Stored, tmp_path: Path, content: bytes, range_bytes: int
+) -> None:
+    def as_s3_does(seen: Seen, line: Line) -> None:
+        if seen.range and seen.range.start >= len(content):
+            line.answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+        elif seen.range:
+            cut = content[seen.range.start : seen.range.stop]
+            last = seen.range.start + len(cut) - 1
+            line.answer(
+                206,
+                cut,
+                content_range=f"bytes {seen.range.start}-{last}/{len(content)}",
+                etag='"1"',
+            )
+        else:
+            line.answer(200, content, etag='"1"')
+
+    stored.faults = dict.fromkeys(range(1, 99), as_s3_does)
+
+    error = Reading(server.url, range_bytes=range_bytes).fails(tmp_path)
+
+    assert error.instance_code == "UNAVAILABLE"
+    assert "bytes arrived from storage" in str(error)
+
+
+def test_ranges_of_two_objects_are_never_put_together(
+    server: FaultServer, stored: Stored, tmp_path: Path
+) -> None:
+    """The object is put anew, with other content, after the third read; S3 refuses what names the old one."""
+    old = bytes(reversed(CONTENT))
+    stored.content, stored.etag = old, '"old"'
+    reading = Reading(server.url, connections=1)
+
+    def as_s3_does(seen: Seen, line: Line) -> None:
+        if seen.number == 4:
+            stored.content, stored.etag = CONTENT, '"new"'
+        if seen.headers.get("if-match", stored.etag) != stored.etag:
+            line.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+        else:
+            stored.answer(seen, line)
+
+    stored.faults = dict.fromkeys(range(1, 99), as_s3_does)
+
+    assert reading.fetch(tmp_path) == CONTENT
+
+
+def test_an_object_that_changes_all_the_time_is_not_served(
+    server: FaultServer, stored: Stored, tmp_path: Path
+) -> None:
+    def another(seen: Seen, line: Line) -> None:
+        line.send(stored.head(seen, etag=f'"{seen.number}"') + CONTENT[: len(stored.wanted(seen))])
+
+    stored.faults = dict.fromkeys(range(1, 99), another)
+
+    assert Reading(server.url).fails(tmp_path).instance_code == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (404, "NoSuchKey", "BLOB_MISSING"),
+        (404, "NoSuchBucket", "BLOB_MISSING"),
+        (405, "MethodNotAllowed", "BLOB_MISSING"),
+        (403, "AccessDenied", "ACCESS_DENIED"),
+        (400, "RequestTimeout", "UNAVAILABLE"),
+    ],
+)
+def test_what_s3_refuses_has_our_code(
+    server: FaultServer, stored: Stored, tmp_path: Path, status: int, code: str, expected: str
+) -> None:
+    body = (
+        f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    )
+    stored.faults = dict.fromkeys(range(1, 99), lambda _, line: line.answer(status, body))
+
+    assert Reading(server.url).fails(tmp_path).instance_code == expected
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"HTTP/1.1 OK\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0x10\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno header\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n folded: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 40_000,
+        CHUNKED + b"zz\r\n",
+        CHUNKED + b"1\r\n\0b\r\n3e7\r\n" + CONTENT[1:1000] + b"\r\n0\r\n\r\n",
+        b"",
+    ],
+    ids=lambda garbage: repr(garbage[:60]),
+)  # fmt: skip
+def test_what_is_not_http_is_no_answer(
+    server: FaultServer, stored: Stored, tmp_path: Path, garbage: bytes
+) -> None:
+    def talk(_: Seen, line: Line) -> None:
+        line.send(garbage)
+        line.hang_up()
+
+    stored.faults[1] = talk
+    reading = Reading(server.url, connections=1)
+
+    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.waits == [0.05]
+
+
+def test_an_interim_answer_is_passed_over(
+    server: FaultServer, stored: Stored, tmp_path: Path
+) -> None:
+    def early(seen: Seen, line: Line) -> None:
+        line.send(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+        stored.answer(seen, line)
+
+    stored.faults[1] = early
+
+    assert Reading(server.url).fetch(tmp_path) == CONTENT
+
+
+def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    reading = Reading(f"http://127.0.0.1:{port}", connections=1)
+
+    assert str(reading.fails(tmp_path)) == "storage cannot be reached; try again"
+    assert reading.waits == [0.05, 0.1, 0.2]
+
+
+def test_a_connection_that_was_closed_while_idle_costs_no_attempt(
+    server: FaultServer, stored: Stored, tmp_path: Path
+) -> None:
+    def last(seen: Seen, line: Line) -> None:
+        stored.answer(seen, line)
+        line.hang_up()
+
+    stored.faults = dict.fromkeys(range(1, 99), last)
+    reading = Reading(server.url, connections=1)
+
+    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.waits == []
+    assert server.connections == RANGES
+
+
+def test_a_connection_that_idles_too_long_is_not_used(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = Reading(server.url, connections=1)
+    reading.fetch(tmp_path)
+    assert server.connections == 1
+    monkeypatch.setattr("functions.adapters.aws_http.connection.IDLE_S", 0.0)
+
+    reading.fetch(tmp_path)
+
+    assert server.connections > 1
+
+
+def test_connections_are_opened_ahead(server: FaultServer, tmp_path: Path) -> None:
+    reading = Reading(server.url, connections=2)
+
+    reading.reader.open_ahead(2)
+    deadline = time.monotonic() + 10
+    while (
+        len(reading.client._pool._idle) < 2 or server.connections < 2
+    ) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+    assert server.connections == 2
+    assert reading.fetch(tmp_path) == CONTENT
+    assert server.connections == 2
+    reading.reader.close()
+    assert reading.fetch(tmp_path) == CONTENT
+    assert server.connections > 2
+
+
+def test_two_blobs_at_once(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+    reading = Reading(server.url)
+    found: dict[str, bytes] = {}
+
+    def fetch(name: str) -> None:
+        (tmp_path / name).mkdir()
+        found[name] = reading.fetch(tmp_path / name)
+
+    threads = [threading.Thread(target=fetch, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert found == {"a": CONTENT, "b": CONTENT}
+
+
+def test_where_no_thread_can_be_made_one_is_enough(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reading, start = Reading(server.url), threading.Thread.start
+    monkeypatch.setattr(
+        threading.Thread, "start", lambda t: refuse(t) if t.name == "fetch" else start(t)
+    )
+
+    assert reading.fetch(tmp_path) == CONTENT

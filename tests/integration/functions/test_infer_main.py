@@ -1,0 +1,242 @@
+"""The infer function as Lambda starts it: wiring, imports, environment. Moto stands in for AWS."""
+
+import ast
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.s3 import S3Blobs
+from functions.adapters.clock import utc_now
+from functions.adapters.onnx.sessions import inspect_signature
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import Blob, Source, State
+from tests.models import scale_model
+from tests.serving import Client, rows
+
+# What an environment pays for before its first request: top-level packages, the standard library's left out.
+IMPORTS = {
+    "functions",
+    "orjson",
+    "pybase64",
+}
+
+
+def run_alone(script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**kept, "PYTHONPATH": ".", **environment},
+        check=False,
+    )
+
+
+@pytest.fixture
+def start(
+    function_environment: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """Imports functions.infer.main afresh. Its AWS is a server over what moto holds in this process."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+
+    def begin() -> Any:
+        sys.modules.pop("functions.infer.main", None)
+        with monkeypatch.context() as patched:
+            patched.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+            main = importlib.import_module("functions.infer.main")
+        started.append(main)
+        return main
+
+    started: list[Any] = []
+    try:
+        yield begin
+    finally:
+        for main in started:
+            main.dynamodb.close()
+            main.blobs.close()
+        server.stop()
+        sys.modules.pop("functions.infer.main", None)
+
+
+def register(environment: dict[str, str], model: str, factor: float, directory: Path) -> None:
+    """Leave a version as the register function does."""
+    path = directory / "up.onnx"
+    path.write_bytes(scale_model(factor))
+    registry = Registry(
+        DynamoTable(boto3.client("dynamodb"), environment["REGISTRY_TABLE"]), utc_now
+    )
+    blob = Blob("model.onnx", hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+    S3Blobs(boto3.client("s3"), environment["SERVING_BUCKET"]).store(blob, path)
+    claimed = registry.claim(model, Source("up", f"models/{model}/x.onnx", str(factor)))
+    registry.finish(
+        replace(claimed, state=State.READY, files=(blob,), signature=inspect_signature(path))
+    )
+
+
+@pytest.mark.parametrize("memory_mb", ["512", "3008"])  # INIT waits for all imports, and does not
+def test_a_registered_model_answers(
+    start: Callable[[], Any],
+    memory_mb: str,
+    function_environment: dict[str, dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("functions.adapters.memory.limit_memory", lambda _: None)  # of this process
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_mb)
+    main = start()
+    register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
+    register(function_environment["InferFunction"], "demo", 3.0, tmp_path)
+    client = Client(main.lambda_handler)
+
+    first = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    second = client.post("/v2/models/demo/versions/latest/infer", rows([1, 2, 3]))
+
+    assert first.json["outputs"][0]["data"] == [2.0, 4.0, 6.0]
+    assert second.json["outputs"][0]["data"] == [3.0, 6.0, 9.0]
+    assert client.get("/v2/health/ready").status == 200
+    assert client.get("/v2/models").json == {"models": ["demo"]}
+    assert client.post("/v2/repository/models/demo/unload").status == 200
+    assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 503
+    assert client.post("/v2/repository/models/demo/load").status == 200
+    assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [
+        200, 200, 200, 200, 200, 503, 200,
+    ]  # fmt: skip
+    assert list(main.scratch.path.iterdir()) == []
+
+
+def test_models_are_preloaded_before_the_first_request_and_what_cannot_be_is_a_line(
+    start: Callable[[], Any],
+    function_environment: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
+    register(function_environment["InferFunction"], "other", 3.0, tmp_path)
+    monkeypatch.setenv("PRELOAD_MODELS", "demo,nobody, other:latest")
+    monkeypatch.setenv(
+        "AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency"
+    )  # 60 s, however old this process is
+    main = start()
+
+    versions = [main.resolver.resolve(model, None).version for model in ("demo", "other")]
+    assert [main.models.holds(version) for version in versions] == [True, True]
+    reply = Client(main.lambda_handler).post("/v2/models/other/infer", rows([1, 2, 3]))
+    assert reply.json["outputs"][0]["data"] == [3.0, 6.0, 9.0]
+    [line] = [record.getMessage() for record in caplog.records if "preload" in record.getMessage()]
+    assert "nobody" in line
+
+
+@pytest.mark.parametrize(("kind", "hooks"), [("snap-start", "1 1"), ("on-demand", "0 0")])
+def test_a_snapshot_is_prepared_only_where_one_is_taken(kind: str, hooks: str) -> None:
+    script = """
+import functions.infer.main
+import snapshot_restore_py as hooks
+print(len(hooks.get_before_snapshot()), len(hooks.get_after_restore()))
+for function, args, kwargs in (*hooks.get_before_snapshot(), *hooks.get_after_restore()):
+    function(*args, **kwargs)
+"""
+    done = run_alone(
+        script, SERVING_BUCKET="b", REGISTRY_TABLE="t", AWS_LAMBDA_INITIALIZATION_TYPE=kind
+    )
+
+    assert (done.stderr, done.stdout.strip()) == ("", hooks)
+
+
+SCRIPT = """
+import json, os, sys
+before = set(sys.modules)
+import functions.infer.main
+known = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(name for name in known if name not in sys.stdlib_module_names and not name.startswith("_"))))
+import resource
+print(resource.getrlimit(resource.RLIMIT_DATA)[0] // 2**20)
+"""
+
+
+def test_what_the_infer_function_imports() -> None:
+    done = run_alone(
+        SCRIPT, SERVING_BUCKET="b", REGISTRY_TABLE="t", AWS_LAMBDA_FUNCTION_MEMORY_SIZE="512"
+    )
+
+    assert done.stderr == ""
+    imported, ceiling_mb = map(json.loads, done.stdout.splitlines())
+    assert set(imported) == IMPORTS
+    assert ceiling_mb == 384
+
+
+def test_what_comes_before_the_first_event_is_little() -> None:
+    tree = ast.parse(Path("functions/infer/main.py").read_text())
+    first = "\n".join(
+        ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+
+    done = run_alone(first + "\nimport sys\nprint(*sys.modules)")
+
+    assert not {
+        "functions.core.protocol.infer_body",
+        "orjson",
+        "boto3",
+        "ssl",
+        "http.client",
+        "email",
+    } & set(done.stdout.split())
+
+
+def test_the_handler_knows_no_cloud_and_no_runtime() -> None:
+    done = run_alone("import sys, functions.infer.handler; print(*sys.modules)")
+
+    assert not {
+        "boto3",
+        "botocore",
+        "numpy",
+        "onnxruntime",
+        "aws_lambda_powertools",
+        "functions.adapters.onnx.sessions",
+    } & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("missing", ["SERVING_BUCKET", "REGISTRY_TABLE"])
+def test_a_missing_variable_is_named(missing: str) -> None:
+    variables = {"SERVING_BUCKET": "b", "REGISTRY_TABLE": "t", missing: ""}
+
+    done = run_alone("import functions.infer.main", **variables)
+
+    assert done.returncode != 0
+    assert f"environment variables are missing: {missing}" in done.stderr.splitlines()[-1]
+
+
+def test_the_runtime_sends_no_telemetry(tmp_path: Path) -> None:
+    """No thread and no file but ours, though the variable is not in the environment: the adapter sets it."""
+    (tmp_path / "x.onnx").write_bytes(scale_model())
+    script = f"""
+import os
+from pathlib import Path
+from functions.adapters.onnx.sessions import OnnxRuntime
+from functions.core.protocol.tensors import Tensor
+OnnxRuntime().load(Path({str(tmp_path / "x.onnx")!r})).run({{"x": Tensor("FP32", (1, 3), bytes(12))}}, ["y"], 30)
+print(*sorted(Path(f"/proc/self/task/{{task}}/comm").read_text().strip() for task in os.listdir("/proc/self/task")))
+"""
+    (tmp_path / "home").mkdir()
+
+    done = run_alone(script, HOME=str(tmp_path / "home"), OPENBLAS_NUM_THREADS="1")
+
+    assert done.stderr == ""
+    assert len(done.stdout.split()) == 2  # the main thread and the watchdog
+    assert list((tmp_path / "home").rglob("*")) == []

@@ -1,0 +1,559 @@
+"""The reconciler on the buckets, the queue and the table of template.yaml: what it finds, mends and leaves alone."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.metrics import Metrics
+from botocore.stub import Stubber
+
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.s3 import S3Blobs, S3Uploads
+from functions.adapters.aws.s3_listing import S3BlobShelf, S3UploadShelf
+from functions.adapters.aws.sqs import SqsDeadLetters, SqsQueue
+from functions.adapters.clock import utc_now
+from functions.core.errors import InvalidRequest, StateConflict, Unavailable
+from functions.core.registration.registration import Registration
+from functions.core.registry.dead_letters import UNKNOWN, dead_letters, note_failure
+from functions.core.registry.reconciler import Reconciler, upload_event
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import Blob, Reason, Source, State
+from functions.core.uploads import Upload
+from functions.reconcile.handler import make_handler
+from functions.register.handler import make_handler as make_register_handler
+from functions.register.manifest import read_manifest
+from local.aws.provision import Deployed
+from tests.models import scale_model
+from tests.workbench import MemoryWorkbench
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+class Context:
+    aws_request_id = "request"
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        return 300_000
+
+
+class World:
+    """A stack whose clock can be put forward; its events do not register by themselves."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self.s3, self.sqs = boto3.client("s3"), boto3.client("sqs")
+        self.ahead = timedelta(0)
+        variables = deployed.environment["ReconcileFunction"]
+        self.artifacts, self.serving = variables["ARTIFACTS_BUCKET"], variables["SERVING_BUCKET"]
+        self.queue_url, self.dead_url = (
+            variables["REGISTRATION_QUEUE_URL"],
+            variables["DEAD_LETTERS_URL"],
+        )
+        self.registry = Registry(
+            DynamoTable(boto3.client("dynamodb"), variables["REGISTRY_TABLE"]),
+            self.now,
+            lambda _: None,
+        )
+        self.blobs = S3Blobs(self.s3, self.serving, self.now)
+        self.registration = Registration(
+            self.registry, S3Uploads(self.s3), self.blobs, MemoryWorkbench(), read_manifest
+        )
+        self.reconciler = Reconciler(
+            self.registry,
+            S3UploadShelf(self.s3, self.artifacts),
+            S3BlobShelf(self.s3, self.serving),
+            SqsQueue(self.sqs, self.queue_url),
+            self.artifacts,
+            self.now,
+        )
+        self.letters = SqsDeadLetters(self.sqs, self.dead_url, variables["DEAD_LETTERS_ARN"])
+
+    def now(self) -> str:
+        then = datetime.fromisoformat(utc_now()) + self.ahead
+        return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def upload(self, key: str, content: bytes | None = None) -> Upload:
+        reply = self.s3.put_object(Bucket=self.artifacts, Key=key, Body=content or scale_model())
+        return Upload(self.artifacts, key, reply["VersionId"])
+
+    def source(self, upload: Upload) -> Source:
+        return Source(upload.bucket, upload.key, upload.version_id or "")
+
+    def lose_events(self) -> None:
+        self.sqs.purge_queue(QueueUrl=self.queue_url)
+
+    def deliver(self) -> list[str]:
+        """What register makes of the queue: the state of every upload in it, in order."""
+        handler = make_register_handler(
+            self.registration, Logger(stream=io.StringIO()), Metrics(namespace="t", service="t")
+        )
+        states = []
+        while messages := self.sqs.receive_message(
+            QueueUrl=self.queue_url, MaxNumberOfMessages=10
+        ).get("Messages"):
+            for message in messages:
+                states += [
+                    told["state"]
+                    for told in handler(json.loads(message["Body"]), Context())["versions"]
+                ]
+                self.sqs.delete_message(
+                    QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"]
+                )
+        return states
+
+    def limit(self, **limits: Any) -> None:
+        self.reconciler.limits = dataclasses.replace(self.reconciler.limits, **limits)
+
+
+@pytest.fixture
+def world(deployed: Deployed) -> World:
+    return World(deployed)
+
+
+@pytest.fixture
+def small_pages(world: World) -> None:
+    """S3 lists two object versions at a time."""
+    world.s3.meta.events.register(
+        "provide-client-params.s3.ListObjectVersions", lambda params, **_: {**params, "MaxKeys": 2}
+    )
+
+
+# --- lost events ------------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_whose_event_was_lost_registers_once(world: World) -> None:
+    world.upload("models/m/a b+ü.onnx")
+    world.lose_events()
+    world.ahead = 2 * HOUR
+
+    assert world.reconciler.run().lost_uploads == 1
+    assert world.reconciler.run().lost_uploads == 1  # nothing is a version yet; twice does no harm
+    assert world.deliver() == ["READY", "READY"]
+    assert [version.state for version in world.registry.versions("m")] == [State.READY]
+    assert world.reconciler.run().lost_uploads == 0
+
+
+def test_overwritten_uploads_are_found_in_their_order(world: World) -> None:
+    uploads = [world.upload("models/m/x.onnx", scale_model(factor)) for factor in (2.0, 3.0)]
+    world.lose_events()
+    world.ahead = 2 * HOUR
+
+    world.reconciler.run()
+    world.deliver()
+
+    assert [version.source for version in world.registry.versions("m")] == [
+        world.source(one) for one in uploads
+    ]
+
+
+def test_what_is_young_deleted_or_no_model_is_left_alone(world: World) -> None:
+    world.upload("models/m/deleted.onnx")
+    world.s3.delete_object(Bucket=world.artifacts, Key="models/m/deleted.onnx")
+    world.upload("models/m/notes.txt")
+    world.upload("models/Bad Name/x.onnx")
+    world.upload("models/m/parts/x.onnx")
+    world.upload("checkpoints/m/x.onnx")
+    world.lose_events()
+    world.ahead = 2 * HOUR
+    assert world.reconciler.run().lost_uploads == 0
+
+    world.ahead = timedelta(0)
+    world.upload("models/m/young.onnx")
+    assert world.reconciler.run().lost_uploads == 0
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_run_does_a_bounded_piece_and_the_next_goes_on_there(world: World) -> None:
+    for number in range(5):
+        world.upload(f"models/m{number}/x.onnx")
+    for _ in range(3):  # its marker and its versions lie on different pages
+        world.upload("models/m2/gone.onnx")
+    world.s3.delete_object(Bucket=world.artifacts, Key="models/m2/gone.onnx")
+    world.lose_events()
+    world.ahead = 2 * HOUR
+    world.limit(upload_pages=1)
+
+    assert [world.reconciler.run().lost_uploads for _ in range(5)] == [2, 0, 0, 2, 1]
+    assert world.registry.bookmark("uploads") == ""
+    world.deliver()
+    assert [world.reconciler.run().lost_uploads for _ in range(5)] == [0] * 5
+    assert all(world.registry.aliases(f"m{number}") for number in range(5))
+
+
+def test_an_upload_that_was_always_put_off_waits_for_a_redrive(world: World) -> None:
+    upload = world.upload("models/m/x.onnx")
+    world.lose_events()
+    world.ahead = 2 * HOUR
+    world.limit(tries=2)
+    for _ in range(2):
+        note_failure(
+            world.registry, upload, Reason("ACCESS_DENIED", "access to the bucket is denied")
+        )
+
+    found = world.reconciler.run()
+
+    assert (found.lost_uploads, found.stuck_uploads) == (0, 1)
+
+
+# --- dead workers -----------------------------------------------------------------------------------------------------
+
+
+def test_a_version_whose_worker_died_is_registered_by_another(world: World) -> None:
+    upload = world.upload("models/m/x.onnx")
+    world.registry.claim("m", world.source(upload))
+    world.lose_events()
+    world.ahead = HOUR
+    assert world.reconciler.run().resumed_versions == 0  # the queue's own tries come first
+
+    world.ahead = 3 * HOUR
+    assert world.reconciler.run().resumed_versions == 1
+    assert world.deliver() == ["READY"]
+
+    version = world.registry.version("m", 1)
+    assert (version.state, version.attempts) == (State.READY, 2)
+    assert version.claimed_at > version.created_at
+    assert world.reconciler.run().resumed_versions == 0
+
+
+def test_an_upload_that_costs_worker_after_worker_is_rejected(world: World) -> None:
+    upload = world.upload("models/m/x.onnx")
+    world.limit(deaths=3)
+    for _ in range(3):
+        world.registry.claim("m", world.source(upload))
+    world.ahead = 3 * HOUR
+
+    assert world.reconciler.run().given_up_versions == 1
+
+    version = world.registry.version("m", 1)
+    assert version.state is State.REJECTED
+    assert version.reason.code == "REGISTRATION_DIED"
+    assert version.reason.message.startswith("3 workers began this upload and none came to its end")
+    assert world.registry.audit("m")[-1]["actor"] == "reconcile"
+
+
+def test_an_upload_is_not_blamed_for_what_storage_did(world: World) -> None:
+    upload = world.upload("models/m/x.onnx")
+    world.limit(deaths=3)
+    for _ in range(9):
+        world.registry.claim("m", world.source(upload))
+        note_failure(
+            world.registry, upload, Reason("UNAVAILABLE", "storage does not answer; try again")
+        )
+    world.ahead = 3 * HOUR
+
+    found = world.reconciler.run()
+
+    assert (found.resumed_versions, found.given_up_versions) == (1, 0)
+
+
+# --- orphans ----------------------------------------------------------------------------------------------------------
+
+
+def store(world: World, content: bytes, directory: Path, name: str = "model.onnx") -> Blob:
+    path = directory / name
+    path.write_bytes(content)
+    blob = Blob(name, hashlib.sha256(content).hexdigest(), len(content))
+    world.blobs.store(blob, path)
+    return blob
+
+
+def keys(world: World) -> set[str]:
+    return {
+        one["Key"] for one in world.s3.list_objects_v2(Bucket=world.serving).get("Contents", [])
+    }
+
+
+def test_a_blob_that_no_version_has_is_collected_after_a_day(world: World, tmp_path: Path) -> None:
+    world.registration.register(world.upload("models/m/x.onnx"))
+    world.registration.register(world.upload("models/m/x.onnx", scale_model(3.0)))
+    world.registry.move_alias("m", "prod", 2, actor="ann")
+    world.registry.archive("m", 1, actor="ann")
+    kept = keys(world)
+    orphan = store(world, b"from a worker that died", tmp_path)
+    world.s3.put_object(Bucket=world.serving, Key="blobs/readme.txt", Body=b"not ours")
+    world.ahead = DAY - HOUR
+    assert world.reconciler.run().collected_blobs == 0
+
+    world.ahead = DAY + HOUR
+    assert world.reconciler.run().collected_blobs == 1
+
+    assert orphan.key not in keys(world)
+    assert keys(world) == kept | {"blobs/readme.txt"}
+    assert kept  # those of the READY and of the ARCHIVED version
+
+
+def test_a_registration_under_way_keeps_the_old_blob_it_counts_on(
+    world: World, tmp_path: Path
+) -> None:
+    """The worst order: the reconciler has seen the orphan, then a worker stores it, then the reconciler removes it."""
+    orphan = store(world, b"weights", tmp_path)
+    world.ahead = DAY + HOUR
+    page, _ = world.reconciler.blobs.page("")
+
+    store(world, b"weights", tmp_path)
+    for stored in page:
+        world.reconciler.blobs.remove(stored)
+
+    assert orphan.key in keys(world)
+
+
+def test_a_fresh_blob_is_not_stored_twice(world: World, tmp_path: Path) -> None:
+    for _ in range(2):
+        store(world, b"weights", tmp_path)
+
+    assert len(world.s3.list_object_versions(Bucket=world.serving)["Versions"]) == 1
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blob(world: World) -> Blob:
+    version = world.registration.register(world.upload("models/m/x.onnx"))
+    assert version is not None
+    return version.files[0]
+
+
+def damage(world: World) -> str | None:
+    return world.registry.version("m", 1).damaged
+
+
+def test_a_missing_blob_flags_its_version_until_it_is_back(world: World, blob: Blob) -> None:
+    content = world.s3.get_object(Bucket=world.serving, Key=blob.key)["Body"].read()
+    world.s3.delete_object(Bucket=world.serving, Key=blob.key)
+
+    for _ in range(2):
+        assert world.reconciler.run().damaged == {"m#0000000001"}
+    assert damage(world) == f"{blob.name} is missing in storage"
+    assert world.registry.version("m", 1).state is State.READY
+    with pytest.raises(StateConflict, match="damaged"):
+        world.registry.move_alias("m", "canary", 1, actor="ann")
+
+    world.s3.put_object(Bucket=world.serving, Key=blob.key, Body=content)
+    assert world.reconciler.run().counts()["damaged"] == 0
+    assert damage(world) is None
+    assert [record["action"] for record in world.registry.audit("m")] == [
+        "claim",
+        "finish",
+        "damaged",
+        "mended",
+    ]
+
+
+def test_a_blob_of_another_size_is_found_without_reading_it(world: World, blob: Blob) -> None:
+    world.s3.put_object(Bucket=world.serving, Key=blob.key, Body=b"short")
+    world.limit(digest_bytes=0)
+
+    world.reconciler.run()
+
+    assert damage(world) == f"{blob.name} has 5 bytes in storage instead of {blob.size_bytes}"
+
+
+def test_a_flipped_byte_is_found_by_reading_and_not_forgotten_by_looking(
+    world: World, blob: Blob
+) -> None:
+    world.s3.put_object(Bucket=world.serving, Key=blob.key, Body=b"x" * blob.size_bytes)
+
+    world.reconciler.run()
+    assert damage(world).startswith(f"{blob.name} is not what was registered: its sha256 is ")
+    world.limit(digest_bytes=0)
+
+    assert world.reconciler.run().damaged == {"m#0000000001"}
+    assert damage(world).startswith(f"{blob.name} is not what was registered: its sha256 is ")
+
+
+def test_reading_is_bounded_and_comes_round(world: World) -> None:
+    for number in range(3):
+        world.registration.register(
+            world.upload(f"models/m{number}/x.onnx", scale_model(float(number)))
+        )
+    world.limit(digest_bytes=1)  # so one version a run
+    read = []
+    world.s3.meta.events.register(
+        "before-call.s3.GetObject", lambda params, **_: read.append(params["url_path"])
+    )
+
+    places = []
+    for _ in range(4):
+        world.reconciler.run()
+        places.append(world.registry.bookmark("digests"))
+
+    assert places == ["m0#0000000001", "m1#0000000001", "m2#0000000001", ""]
+    assert len(set(read)) == 3
+
+
+# --- the function -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def handler(
+    world: World, log: io.StringIO, request: pytest.FixtureRequest
+) -> Callable[..., dict[str, Any]]:
+    logger = Logger(service=request.node.name, stream=log)
+    metrics = Metrics(namespace="Mayfly", service="reconcile")
+    return partial(
+        make_handler(world.reconciler, world.letters, logger, metrics), context=Context()
+    )
+
+
+def event(name: str) -> dict[str, Any]:
+    return json.loads(Path(f"events/{name}.json").read_text())
+
+
+def test_the_schedule_runs_it_and_its_findings_are_metrics(
+    world: World,
+    handler: Callable[..., dict[str, Any]],
+    log: io.StringIO,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    world.upload("models/m/x.onnx")
+    world.lose_events()
+    world.ahead = 2 * HOUR
+
+    counts = handler(event("schedule_reconcile"))
+
+    assert counts["lost_uploads"] == 1
+    emf = json.loads(capsys.readouterr().out)
+    assert (emf["Reconciled"], emf["Damaged"], emf["Stuck"], emf["BlobsCollected"]) == (
+        [1.0],
+        [0.0],
+        [0.0],
+        [0.0],
+    )
+    [line] = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert line["found"] == counts
+
+
+def test_a_part_that_fails_stops_no_other_and_is_told(
+    world: World,
+    handler: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    blob: Blob,
+) -> None:
+    def failing(_: str) -> Any:
+        raise Unavailable("storage does not answer; try again")
+
+    monkeypatch.setattr(world.reconciler.uploads, "page", failing)
+    world.s3.delete_object(Bucket=world.serving, Key=blob.key)
+
+    with pytest.raises(Unavailable, match="find_uploads: storage does not answer"):
+        handler({})
+    assert damage(world)
+
+
+def test_an_unknown_operation_is_refused(handler: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(InvalidRequest, match="'drop' is no operation"):
+        handler({"operation": "drop"})
+
+
+# --- dead letters -----------------------------------------------------------------------------------------------------
+
+
+def test_every_dead_letter_has_its_reason(
+    world: World, handler: Callable[..., dict[str, Any]]
+) -> None:
+    """Whether the upload was claimed or not, noted or not, and whatever the message is."""
+    denied, died, never, late = (
+        world.upload(f"models/m/{name}.onnx") for name in ("denied", "died", "never", "late")
+    )
+    note_failure(world.registry, denied, Reason("ACCESS_DENIED", "access to the bucket is denied"))
+    for _ in range(5):
+        world.registry.claim("m", world.source(died))
+    world.registration.register(late)
+    while messages := world.sqs.receive_message(
+        QueueUrl=world.queue_url, MaxNumberOfMessages=10
+    ).get("Messages"):
+        for message in messages:
+            if "TestEvent" not in message["Body"]:
+                world.sqs.send_message(QueueUrl=world.dead_url, MessageBody=message["Body"])
+    world.sqs.send_message(QueueUrl=world.dead_url, MessageBody="no json")
+
+    for _ in range(2):  # looking takes nothing away
+        letters = handler(event("reconcile_dead_letters"))["dead_letters"]
+        told = {
+            letter["key"]: (letter["version"], letter["state"], letter["code"])
+            for letter in letters
+        }
+        assert told == {
+            denied.key: (None, None, "ACCESS_DENIED"),
+            died.key: (1, "PENDING", "REGISTRATION_DIED"),
+            never.key: (None, None, "UNKNOWN"),
+            late.key: (2, "READY", "REGISTERED"),
+            "": (None, None, "NOT_AN_UPLOAD_EVENT"),
+        }
+    assert json.dumps(letters)
+    assert [letter["reason"] for letter in letters if letter["code"] == "UNKNOWN"] == [UNKNOWN]
+    assert len(dead_letters(world.letters, world.registry, limit=2)) == 2
+
+
+def test_register_notes_why_it_puts_an_upload_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = world.upload("models/m/x.onnx")
+
+    def failing(*_: object) -> Any:
+        raise Unavailable("access to the bucket up is denied", code="ACCESS_DENIED")
+
+    monkeypatch.setattr(world.registration.uploads, "pin", failing)
+    register = make_register_handler(
+        world.registration,
+        Logger(stream=io.StringIO()),
+        Metrics(namespace="t", service="t"),
+        partial(note_failure, world.registry),
+    )
+    body = json.dumps(upload_event(world.source(upload)))
+    sqs = {"Records": [{"messageId": "1", "body": body, "eventSource": "aws:sqs"}]}
+
+    assert register(sqs, Context()) == {"batchItemFailures": [{"itemIdentifier": "1"}]}
+
+    [(version, failure)] = world.registry.known([("m", world.source(upload))])
+    assert version is None
+    assert (failure.reason.code, failure.attempts) == ("ACCESS_DENIED", 1)
+
+
+def test_a_redrive_is_one_call_that_moves_them_all(
+    world: World, handler: Callable[..., dict[str, Any]]
+) -> None:
+    upload = world.upload("models/m/x.onnx")
+    world.lose_events()
+    world.sqs.send_message(
+        QueueUrl=world.dead_url, MessageBody=json.dumps(upload_event(world.source(upload)))
+    )
+
+    assert handler(event("reconcile_redrive"))["task"]
+
+    assert world.deliver() == ["READY"]
+    assert handler(event("reconcile_dead_letters")) == {"dead_letters": []}
+
+
+def test_a_redrive_speaks_as_sqs_wants_it(
+    world: World, handler: Callable[..., dict[str, Any]]
+) -> None:
+    """The local stack's StartMessageMoveTask is ours, so the request is checked against botocore's model."""
+    with Stubber(world.sqs) as stub:
+        arn = "arn:aws:sqs:us-east-1:123456789012:mayfly-RegistrationDeadLetters"
+        stub.add_response(
+            "start_message_move_task",
+            {"TaskHandle": "handle"},
+            {"SourceArn": arn, "MaxNumberOfMessagesPerSecond": 5},
+        )
+        assert handler(event("reconcile_redrive")) == {"task": "handle"}
+        stub.add_client_error(
+            "start_message_move_task", "AWS.SimpleQueueService.UnsupportedOperation"
+        )
+        with pytest.raises(Unavailable, match="moved already"):
+            world.letters.redrive()

@@ -1,0 +1,329 @@
+"""The process that reads uploads, when what runs in it is on the attacker's side."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from functions.adapters import sandbox
+from functions.adapters.sandbox import Limits, Sandbox
+from functions.core.errors import InvalidModel, Unavailable
+from functions.core.registration.sandbox_protocol import Brief
+from functions.core.uploads import Form
+from tests.models import scale_model
+
+# The real start with the work replaced: `work` gets the task, `m` is the module of the process.
+TAKEN_OVER = """
+import sys, json, os, signal, time, resource
+sys.path[:] = json.loads(sys.argv.pop(1))
+from functions.sandbox import __main__ as m
+from functions.core.errors import InvalidModel
+out = int(sys.argv[2])
+def tell(value):
+    raise InvalidModel(json.dumps(value), code="TOLD")
+def work(task):
+{body}
+m._step = lambda name, tell: work
+m.main(sys.argv[1], out, int(sys.argv[3]), json.loads(sys.argv[4]))
+"""
+MB = 1024 * 1024
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for folder in ("upload", "package", "serving"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "upload/model.onnx").write_bytes(scale_model())
+    return tmp_path
+
+
+Unpack = Callable[..., object]
+
+
+@pytest.fixture
+def unpack(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Unpack]:
+    """Unpack with this code in place of ours."""
+
+    def run(body: str, *, timeout_s: float = 10, **limits: int) -> object:
+        monkeypatch.setattr(
+            sandbox,
+            "_START",
+            TAKEN_OVER.format(body=textwrap.indent(textwrap.dedent(body), "    ")),
+        )
+        bench = Sandbox(
+            Limits(memory_mb=limits.pop("memory_mb", 512), **limits), unpack_s=timeout_s
+        )
+        return bench.unpack(Form.ONNX, directory)
+
+    return run
+
+
+def told(unpack: Unpack, body: str, **limits: int) -> object:
+    with pytest.raises(InvalidModel) as caught:
+        unpack(body, **limits)
+    assert caught.value.instance_code == "TOLD", caught.value
+    return json.loads(str(caught.value))
+
+
+def test_a_good_model_goes_through_both_steps_with_or_without_a_process_started_ahead(
+    directory: Path,
+) -> None:
+    for spare in (False, True):
+        bench = Sandbox(spare=spare)
+        try:
+            unpacked = bench.unpack(Form.ONNX, directory)
+            built = bench.build(Brief(unpacked.model), directory)
+        finally:
+            bench.close()
+
+        assert [spec.name for spec in built.signature.inputs] == ["x"]
+        assert {path.name for path in (directory / "serving").iterdir()} == set(built.files)
+        assert [usage.step for usage in bench.used] == ["unpack", "build"]
+        for path in (directory / "serving").iterdir():
+            path.unlink()
+        (directory / "upload/model.onnx").write_bytes(scale_model())
+
+
+def test_fields_that_nobody_knows_stop_nothing(directory: Path) -> None:
+    (directory / "upload/model.onnx").write_bytes(
+        scale_model() + b"\xfd\x3e1234" + b"\xf9\x3e12345678"
+    )
+
+    bench = Sandbox()
+
+    assert bench.build(Brief(bench.unpack(Form.ONNX, directory).model), directory).files
+
+
+def test_it_sees_no_environment_but_its_own(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+
+    assert set(told(unpack, "tell(dict(os.environ))")) <= {
+        "ORT_DISABLE_TELEMETRY",
+        "OPENBLAS_NUM_THREADS",
+        "LC_CTYPE",
+    }
+
+
+def test_it_inherits_nothing(unpack: Unpack, tmp_path: Path) -> None:
+    with (tmp_path / "secret").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        found = told(
+            unpack,
+            "tell({fd: os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')"
+            " if os.path.exists(f'/proc/self/fd/{fd}')})",
+        )
+
+    assert (
+        len([path for path in found.values() if path.startswith("pipe:")]) == 2
+    )  # its task and its answer
+    assert {path for path in found.values() if not path.startswith(("pipe:", "/proc/"))} <= {
+        "/dev/null"
+    }
+
+
+def test_it_is_alone_in_its_session_and_directory(unpack: Unpack, directory: Path) -> None:
+    found = told(
+        unpack,
+        "tell([os.getsid(0) == os.getpid(), os.getcwd(), sys.flags.isolated, sys.flags.no_site, '' in sys.path])",
+    )
+
+    assert found == [True, str(directory), 1, 1, False]
+
+
+def test_it_gains_no_privileges(unpack: Unpack) -> None:
+    status = told(
+        unpack,
+        "tell([line for line in open('/proc/self/status') if line.startswith('NoNewPrivs')])",
+    )
+
+    assert status == ["NoNewPrivs:\t1\n"]
+
+
+@pytest.mark.skipif(not os.getuid(), reason="root reads everything")
+def test_it_cannot_read_the_environment_of_its_parent(unpack: Unpack) -> None:
+    body = """
+        try:
+            open(f"/proc/{os.getppid()}/environ").read()
+        except PermissionError:
+            tell("kept out")
+    """
+    assert told(unpack, body) == "kept out"
+
+
+def test_its_limits_are_set_before_it_gets_its_task(unpack: Unpack) -> None:
+    names = ["DATA", "AS", "CPU", "FSIZE", "NOFILE", "CORE"]
+    found = told(
+        unpack,
+        f"tell([resource.getrlimit(getattr(resource, 'RLIMIT_' + n)) for n in {names}])",
+        memory_mb=400,
+        address_mb=1000,
+        cpu_s=7,
+        file_mb=5,
+        files=33,
+    )
+
+    assert found == [[400 * MB] * 2, [1400 * MB] * 2, [7, 9], [5 * MB] * 2, [33, 33], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SANDBOX_CRASHED"),
+        ("os.kill(os.getpid(), signal.SIGFPE)", "SANDBOX_CRASHED"),
+        ("os.abort()", "SANDBOX_CRASHED"),
+        ("os._exit(0)", "SANDBOX_CRASHED"),
+        ("sys.exit(3)", "SANDBOX_CRASHED"),
+        ("raise KeyError('a fault of ours')", "SANDBOX_CRASHED"),
+        ("def deeper(): deeper()\ndeeper()", "SANDBOX_CRASHED"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SANDBOX_MEMORY"),
+        ("bytearray(600 * 1024 * 1024)", "SANDBOX_MEMORY"),
+        ("time.sleep(60)", "SANDBOX_TIMEOUT"),
+        (
+            "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\ntime.sleep(60)",
+            "SANDBOX_TIMEOUT",
+        ),
+        ("while True: pass", "SANDBOX_TIMEOUT"),
+        ("os.close(out)\ntime.sleep(60)", "SANDBOX_TIMEOUT"),
+        ("m._say(out, 'x' * 20_000_000)", "SANDBOX_LIED"),
+        ("while True: os.write(out, b'x' * 65536)", "SANDBOX_LIED"),
+        ("m._say(out, 'no json')", "SANDBOX_LIED"),
+        ("m._say(out, '[' * 100_000)", "SANDBOX_LIED"),
+        ("m._say(out, '{\"model\": NaN}')", "SANDBOX_LIED"),
+        ("m._say(out, '1' * 5000)", "SANDBOX_LIED"),
+        ("return {}", "SANDBOX_LIED"),
+        ("return []", "SANDBOX_LIED"),
+        ("return {'rejected': {'code': 'no code', 'message': ''}}", "SANDBOX_LIED"),
+        ("open('big', 'wb').truncate(2**40)", "SANDBOX_CRASHED"),
+        ("[os.open('/', 0) for _ in range(500)]", "SANDBOX_CRASHED"),
+    ],
+)
+def test_whatever_it_does_becomes_a_reason_in_time(unpack: Unpack, body: str, code: str) -> None:
+    began = time.monotonic()
+
+    with pytest.raises(InvalidModel) as caught:
+        unpack(body, timeout_s=2, cpu_s=1, file_mb=64)
+
+    assert caught.value.instance_code == code
+    assert time.monotonic() - began < 6
+
+
+def test_it_can_tell_of_files_before_it_answers(unpack: Unpack, directory: Path) -> None:
+    for spare in (False, True):
+        bench, heard = Sandbox(spare=spare), []
+        try:
+            unpacked = bench.unpack(Form.ONNX, directory)
+            built = bench.build(Brief(unpacked.model), directory, heard.append)
+        finally:
+            bench.close()
+
+        assert heard == [list(built.files)]
+        for path in (directory / "serving").iterdir():
+            path.unlink()
+        (directory / "upload/model.onnx").write_bytes(scale_model())
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["['../x']", "['a'] * 100", "'model.onnx'", "[7]", "['a'])\n    say(['a']"],
+    ids=["a path", "too many", "no list", "no name", "twice"],
+)
+def test_what_it_tells_before_is_believed_as_little(unpack: Unpack, said: str) -> None:
+    body = (
+        f"def say(names): m._say(out, json.dumps({{'written': names}}))\nsay({said})\nreturn {{}}"
+    )
+
+    with pytest.raises(InvalidModel) as caught:
+        unpack(textwrap.dedent(body).replace("\n    say", "\nsay"))
+
+    assert caught.value.instance_code == "SANDBOX_LIED"
+
+
+def test_what_was_used_up_is_started_again_when_it_is_asked_for(directory: Path) -> None:
+    bench = Sandbox(spare=True)
+    try:
+        bench.unpack(Form.ONNX, directory)
+        assert [len(spares) for spares in bench._spares.values()] == [0, 1]
+        bench.refill()
+        bench.refill()
+        assert [len(spares) for spares in bench._spares.values()] == [1, 1]
+    finally:
+        bench.close()
+
+
+def test_what_it_started_ends_with_it(unpack: Unpack) -> None:
+    [pid] = told(unpack, "import subprocess\ntell([subprocess.Popen(['/bin/sleep', '60']).pid])")
+
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_upload_is_tried_again_where_no_process_starts(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(Unavailable, match="no process could be started"):
+        Sandbox().unpack(Form.ONNX, directory)
+
+
+def test_an_upload_is_tried_again_where_our_own_code_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    monkeypatch.setattr(sandbox, "_START", "import nothing_of_this_name")
+    with pytest.raises(Unavailable, match="did not start"):
+        Sandbox().unpack(Form.ONNX, directory)
+
+
+def test_a_process_that_died_before_its_task_is_replaced(directory: Path) -> None:
+    bench = Sandbox(spare=True)
+    try:
+        for spares in bench._spares.values():
+            os.kill(spares[0]._process.pid, signal.SIGKILL)
+        assert bench.unpack(Form.ONNX, directory).model == "model.onnx"
+    finally:
+        bench.close()
+
+
+PARENT = """
+import sys, tempfile
+from pathlib import Path
+from functions.adapters import sandbox
+from functions.core.uploads import Form
+sandbox._START = sys.argv[1]
+directory = Path(sys.argv[2])
+sandbox.Sandbox(spare=False).unpack(Form.ONNX, directory)
+"""
+
+
+def test_it_ends_when_its_parent_is_killed(directory: Path) -> None:
+    body = "    open('pid', 'w').write(str(os.getpid()))\n    os.rename('pid', 'started')\n    time.sleep(60)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, TAKEN_OVER.format(body=body), str(directory)]
+    )
+    try:
+        started = directory / "started"
+        deadline = time.monotonic() + 20
+        while not started.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        pid = int(started.read_text())
+        assert psutil.pid_exists(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,75 @@
+"""What template.yaml declares exists after `provision`, in moto, as the functions will find it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from local.aws.provision import Deployed, local_session, provision
+from local.aws.server import as_aws_notifies
+from local.execution.processes import ROOT
+from local.template import Template
+
+
+@pytest.fixture
+def deployed() -> Iterator[Deployed]:
+    with mock_aws(), as_aws_notifies():
+        template = Template.load(ROOT / "template.yaml", {"RegistrationVisibilityTimeout": 7})
+        yield provision(template, local_session(), api_origin="http://127.0.0.1:8080")
+
+
+def client(service: str) -> Any:
+    return boto3.client(service, region_name="us-east-1")
+
+
+def test_outputs_name_what_exists(deployed: Deployed) -> None:
+    outputs = deployed.outputs
+
+    assert outputs["ApiUrl"] == "http://127.0.0.1:8080/prod"
+    client("s3").head_bucket(Bucket=outputs["ServingBucketName"])
+    assert (
+        client("s3").get_bucket_versioning(Bucket=outputs["ArtifactsBucketName"])["Status"]
+        == "Enabled"
+    )
+    assert deployed.environment["InferFunction"]["SERVING_BUCKET"] == outputs["ServingBucketName"]
+
+
+def test_the_table_has_its_keys_and_index(deployed: Deployed) -> None:
+    table = client("dynamodb").describe_table(TableName=deployed.outputs["RegistryTableName"])[
+        "Table"
+    ]
+
+    assert [key["AttributeName"] for key in table["KeySchema"]] == ["pk", "sk"]
+    assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == [
+        "listing",
+        "pending",
+    ]
+
+
+def test_the_queue_gives_up_into_the_dead_letters(deployed: Deployed) -> None:
+    url = deployed.outputs["RegistrationQueueUrl"]
+    attributes = client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])[
+        "Attributes"
+    ]
+
+    assert attributes["VisibilityTimeout"] == "7"
+    redrive = json.loads(attributes["RedrivePolicy"])
+    assert redrive["maxReceiveCount"] == 5
+    assert redrive["deadLetterTargetArn"].endswith(":mayfly-RegistrationDeadLetters")
+
+
+@pytest.mark.parametrize(
+    "key", ["models/a/x.onnx", "models/a/model.tar.gz", "models/a/b/manifest.json"]
+)
+def test_every_package_form_is_notified_once(deployed: Deployed, key: str) -> None:
+    bucket, url = deployed.outputs["ArtifactsBucketName"], deployed.outputs["RegistrationQueueUrl"]
+    for other in ("models/a/x.txt", "other/x.onnx", key):
+        version = client("s3").put_object(Bucket=bucket, Key=other, Body=b"x")["VersionId"]
+
+    messages = client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    bodies = [json.loads(message["Body"]) for message in messages]
+    uploads = [body["Records"][0]["s3"]["object"] for body in bodies if "Records" in body]
+    assert [(one["key"], one["versionId"]) for one in uploads] == [(key, version)]

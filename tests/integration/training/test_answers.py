@@ -1,0 +1,276 @@
+"""Every short recipe from its data to its answers over HTTP: trained in seconds, better than what needs no model,
+registered by the real workbench, its samples reproduced; and what each does inside the graph."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+onnx = pytest.importorskip("onnx")
+
+from functions.adapters.sandbox import Sandbox
+from functions.core.registry.version import State
+from tests.integration.functions.test_register_and_infer import World
+from training import pipeline, train
+from training.evaluation import metrics
+from training.export import manifest
+from training.recipe import Arrays
+from training.recipe_loading import load
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]  # the exporters' own
+
+QUICK: dict[
+    str, tuple[dict[str, Any], float]
+] = {  # settings, and how much better than the best baseline
+    "topics": ({"epochs": 2, "width": 32}, 0.05),
+    "textures": ({"epochs": 6}, 0.3),
+    "speech": ({"epochs": 6, "width": 32}, 0.2),
+    "churn": ({"epochs": 8}, 0.07),
+    "recommender": ({"epochs": 12}, 0.1),
+    "logistic": ({}, 0.03),
+    "linear": ({}, 15.0),
+}
+BY = {"topics": "module", "textures": "region", "speech": "speaker", "recommender": "user"}
+COLUMNS = {
+    "churn": [4, 4],
+    "logistic": [30],
+    "linear": [10],
+}  # how many names each input's columns have
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model as training left it, and what it says about itself."""
+
+    content: bytes
+    card: dict[str, Any]
+    ask: Any
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def make(name: str) -> Made:
+        folder = tmp_path_factory.mktemp(name)
+        words = [
+            word
+            for setting in QUICK[name][0].items()
+            for word in ("--set", "{}={}".format(*setting))
+        ]
+        assert train.main([name, *words, "--device", "cpu", "--model-dir", str(folder)], {}) == 0
+        graph = onnx.load(folder / "model.onnx")
+        card = json.loads(
+            next(prop.value for prop in graph.metadata_props if prop.key == manifest.KEY)
+        )
+        return Made((folder / "model.onnx").read_bytes(), card, pipeline.asking(graph))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    sandbox = Sandbox()
+    yield World(tmp_path_factory.mktemp("models"), sandbox)
+    sandbox.close()
+
+
+def assert_gates_can_ask(card: Mapping[str, Any], name: str) -> None:
+    """What the registry's record says of how sure the metrics are, for whom they hold, and how calibrated it is."""
+    found, primary = card["evaluation"], card["evaluation"]["primary"]["metric"]
+    low, high = found["intervals"][primary]
+    assert low <= card["metrics"][primary] <= high
+    assert found["lead"]["interval"][0] <= found["lead"]["by"]
+    assert found["bootstrap"]["by"] == BY.get(name, "row")
+    if name in BY:
+        assert found["groups"]["by"] == BY[name]
+        assert primary in found["groups"]["worst"][0]
+    if card["task"] == "classification":
+        assert 0 <= found["calibration"]["expected_error"] < 0.25
+        if "temperature" in found["calibration"]:
+            assert found["calibration"]["log_loss_before"] > 0
+    assert [len(one.get("columns", ())) for one in card["inputs"]] == COLUMNS.get(
+        name, [0] * len(card["inputs"])
+    )
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_recipe_beats_what_needs_no_model_and_answers(name: str, made: Any, world: World) -> None:
+    model = made(name)
+    primary = metrics.PRIMARY[model.card["task"]]
+    ours = model.card["metrics"][primary.metric]
+    rivals = [
+        one[primary.metric]
+        for about, one in model.card["baselines"].items()
+        if about != "best possible"
+    ]
+    better = ours - max(rivals) if primary.higher_is_better else min(rivals) - ours
+    assert better > QUICK[name][1], (ours, rivals)
+    assert model.card["data"]["split"]["by"] == BY.get(name, "row")
+
+    version = world.upload(model.content)
+
+    assert version.state is State.READY, version.reason
+    samples, tolerance = model.card["samples"], model.card["tolerance"]
+    assert version.measured["samples_checked"] == len(samples) >= 1
+    assert_gates_can_ask(version.card, name)
+    for sample in samples:
+        reply = world.client.post(
+            f"/v2/models/demo/versions/{version.number}/infer", sample["request"]
+        )
+        assert reply.status == 200, reply.json
+        for got, expected in zip(reply.json["outputs"], sample["response"]["outputs"], strict=True):
+            assert {key: got[key] for key in ("name", "datatype", "shape")} == {
+                key: expected[key] for key in ("name", "datatype", "shape")
+            }
+            np.testing.assert_allclose(got["data"], expected["data"], **tolerance)
+
+
+def test_a_text_is_read_the_same_alone_and_beside_longer_ones(made: Any) -> None:
+    model = made("topics")
+    assert [(one["name"], one["datatype"], one["shape"]) for one in model.card["inputs"]] == [
+        ("text", "BYTES", [-1])
+    ]
+    texts = np.array(
+        ["Open a socket and wait.", "", "word " * 3000, "Return the square root.\n\nOf x."], object
+    )
+
+    together = model.ask({"text": texts})["probabilities"]
+
+    alone = [
+        model.ask({"text": texts[at : at + 1]})["probabilities"][0] for at in range(len(texts))
+    ]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert together.sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_word_sounds_the_same_loud_and_soft(made: Any) -> None:
+    recipe = load("speech")
+    audio = recipe.load_data({}, recipe.hyperparameters()).test.inputs["audio"][:16]
+    ask = made("speech").ask
+    loud, soft = (
+        ask({"audio": factor * audio})["probabilities"]
+        for factor in (np.float32(1), np.float32(0.5))
+    )
+
+    np.testing.assert_allclose(loud, soft, atol=0.02)
+    padded = ask({"audio": np.pad(audio, ((0, 0), (0, 800)))})["probabilities"]
+    assert padded.shape == loud.shape
+
+
+def customers(ask: Any, **changed: Any) -> Any:
+    """What the model says of one customer, with some of what is known of them changed."""
+    known = {"tenure": 5.0, "fee": 60.0, "calls": 3.0, "used": 2.0, "contract": "monthly", "payment": "card",
+             "region": "north", "unit": "GB"} | changed  # fmt: skip
+    values = list(known.values())
+    inputs = {
+        "numbers": np.array([values[:4]], np.float32),
+        "categories": np.array([values[4:]], object),
+    }
+    return ask(inputs)["probabilities"][0]
+
+
+def test_a_table_is_cleaned_inside_the_graph(made: Any) -> None:
+    ask = made("churn").ask
+    plain = customers(ask)
+
+    for same in (
+        {"contract": "  Monthly "},
+        {"region": "NORTH", "payment": " CARD"},
+        {"used": 2048.0, "unit": "mb"},
+    ):
+        np.testing.assert_allclose(customers(ask, **same), plain, atol=1e-5)
+    np.testing.assert_allclose(customers(ask, calls=999), customers(ask, calls=np.nan), atol=1e-6)
+    np.testing.assert_allclose(
+        customers(ask, unit="litres"), customers(ask, used=np.nan, unit="litres"), atol=1e-6
+    )
+    for other in (
+        {"contract": "two years"},
+        {"calls": 0.0},
+        {"used": 2000.0},
+        {"contract": ""},
+        {"calls": np.nan},
+    ):
+        answer = customers(ask, **other)
+        assert np.isfinite(answer).all()
+        assert abs(answer - plain).max() > 0.003, other
+
+
+def test_nobody_is_told_to_take_what_they_took(made: Any) -> None:
+    recipe = load("recommender")
+    rows = recipe.load_data({}, recipe.hyperparameters()).test.take(slice(0, 100))
+    ask = made("recommender").ask
+
+    def best(history: Any, ratings: Any) -> Arrays:
+        return ask({"history": history, "ratings": ratings})
+
+    history, ratings = rows.inputs["history"], rows.inputs["ratings"]
+    answer = best(history, ratings)
+    assert answer["items"].shape == answer["scores"].shape == (100, 10)
+    assert (np.diff(answer["scores"], axis=1) <= 0).all()
+    for items, taken in zip(answer["items"], history, strict=True):
+        assert len(set(items)) == 10
+        assert not set(items) & {0, *taken}
+    nothing = np.full((100, 3), -5), np.full((100, 3), 4, np.float32)
+    more = best(np.concatenate([history, nothing[0]], 1), np.concatenate([ratings, nothing[1]], 1))
+    np.testing.assert_allclose(more["scores"], answer["scores"], atol=1e-4)
+    assert best(*nothing)["items"].min() > 0
+
+
+def test_the_changed_patches_are_still_images() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(32, 3, 32, 32)
+
+    changed = load("textures").augment(images)
+
+    assert changed.shape == images.shape
+    assert 0 <= changed.min() <= changed.max() <= 1
+    assert (abs(changed - images).mean((1, 2, 3)) > 0.05).all()
+
+
+def test_augmentation_teaches_what_does_not_matter() -> None:
+    """A digit that is moved and turned is the same digit; from few images, that is learned only if it is shown."""
+    recipe = load("digits")
+    settings = recipe.hyperparameters(epochs=6)
+    data = recipe.load_data({}, settings)
+    data = replace(data, train=data.train.take(slice(0, 400)))
+    torch.manual_seed(0)
+    moved = recipe.augment(torch.from_numpy(data.test.inputs["image"])).numpy()
+    test = replace(data.test, inputs={"image": moved})
+
+    reached = {}
+    for shown in (True, False):
+        one = recipe if shown else replace(recipe, augment=None)
+        run = pipeline.fit(one, settings, data, device=torch.device("cpu"))
+        reached[shown] = pipeline.measure(one, run.run, test, run.labels)[0]["accuracy"]
+
+    assert reached[True] > reached[False] + 0.05, reached
+
+
+def test_a_front_beside_other_inputs_is_compressed_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        "churn",
+        "--set",
+        "epochs=4",
+        "--compress",
+        "int8",
+        "--budget",
+        "0.05",
+        "--device",
+        "cpu",
+    ]
+    assert train.main([*asked, "--model-dir", str(tmp_path)], {}) == 0
+
+    assert "latency x" in next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("int8")
+    )

@@ -1,0 +1,252 @@
+"""An ONNX file that exists becomes a described one that the registry accepts; what is wrong is one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+from onnx import TensorProto, helper, numpy_helper
+
+from functions.register.manifest import read_manifest
+from local.aws.provision import Deployed
+from training.export import manifest
+from training.publish import main
+
+pytestmark = pytest.mark.train
+
+
+def make_graph(x: Any, y: Any, nodes: list[Any], constants: list[Any] | None = None) -> Any:
+    graph = helper.make_graph(nodes, "g", [x], [y], constants or [])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def make_doubler(shape: tuple[Any, ...] = ("batch", 3)) -> Any:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    return make_graph(
+        x,
+        y,
+        [helper.make_node("Mul", ["x", "two"], ["y"])],
+        [numpy_helper.from_array(np.float32(2), "two")],
+    )
+
+
+def make_table(rows: int) -> Any:
+    """Answers a row of a table for each number: any number beyond it is refused."""
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])
+    table = numpy_helper.from_array(np.arange(2 * rows, dtype=np.float32).reshape(rows, 2), "table")
+    return make_graph(x, y, [helper.make_node("Gather", ["table", "x"], ["y"])], [table])
+
+
+def publish(tmp_path: Path, model: Any, *options: str, task: str | None = "regression") -> int:
+    file = tmp_path / "mine.onnx"
+    file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    told = ["--task", task] if task else []
+    return main(
+        [
+            str(file),
+            "--model",
+            "mine",
+            *told,
+            "--output",
+            str(tmp_path / "out" / "model.onnx"),
+            *options,
+        ]
+    )
+
+
+def card_of(path: Path) -> dict[str, Any]:
+    graph = onnx.load(path)
+    read: dict[str, Any] = json.loads(
+        next(prop.value for prop in graph.metadata_props if prop.key == manifest.KEY)
+    )
+    return read
+
+
+def test_a_file_is_described_by_what_it_declares_and_by_what_it_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        publish(
+            tmp_path, make_doubler(), "--description", "Doubles.", "--preprocessing", "as they are"
+        )
+        == 0
+    )
+
+    card = card_of(tmp_path / "out" / "model.onnx")
+    assert card["task"] == "regression"
+    assert card["inputs"] == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3], "preprocessing": "as they are"}
+    ]
+    assert card["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 3], "kind": "value"}]
+    for sample, rows in zip(card["samples"], (1, 2), strict=True):
+        asked, answered = sample["request"]["inputs"][0], sample["response"]["outputs"][0]
+        assert asked["shape"] == answered["shape"] == [rows, 3]
+        assert answered["data"] == [2 * value for value in asked["data"]]
+    assert "mine.onnx: loads; x FP32['batch', 3] → y FP32['batch', 3]" in capsys.readouterr().out
+    read_manifest(json.dumps(card).encode())  # the registry's own check
+
+
+def test_the_file_itself_is_not_touched(tmp_path: Path) -> None:
+    assert publish(tmp_path, make_doubler()) == 0
+    assert (tmp_path / "mine.onnx").read_bytes() == make_doubler().SerializeToString()
+
+
+def test_labels_go_to_the_output_that_has_as_many_values(tmp_path: Path) -> None:
+    labels = [word for label in ("a", "b", "c") for word in ("--label", label)]
+
+    assert publish(tmp_path, make_doubler(), *labels, task="classification") == 0
+    assert card_of(tmp_path / "out" / "model.onnx")["outputs"][0]["labels"] == ["a", "b", "c"]
+
+
+def test_a_manifest_is_kept_and_the_command_line_goes_before_it(tmp_path: Path) -> None:
+    told = {
+        "task": "ranking",
+        "description": "old",
+        "metrics": {"rmse": 0.5},
+        "data": {"source": "file:x.csv"},
+    }
+    (tmp_path / "told.json").write_text(json.dumps(told))
+
+    assert (
+        publish(
+            tmp_path,
+            make_doubler(),
+            "--manifest",
+            str(tmp_path / "told.json"),
+            "--description",
+            "new",
+        )
+        == 0
+    )
+    card = card_of(tmp_path / "out" / "model.onnx")
+    assert (card["task"], card["description"], card["metrics"]) == (
+        "regression",
+        "new",
+        {"rmse": 0.5},
+    )
+
+    again = (
+        tmp_path / "out" / "model.onnx"
+    ).read_bytes()  # what is inside the file counts as told, too
+    assert publish(tmp_path, again, "--output", str(tmp_path / "again.onnx"), task=None) == 0
+    assert card_of(tmp_path / "again.onnx")["metrics"] == {"rmse": 0.5}
+
+
+def test_the_names_of_columns_are_kept_where_there_are_as_many(tmp_path: Path) -> None:
+    for names, kept in ((["a", "b", "c"], True), (["a", "b"], False)):
+        inputs = [{"name": "x", "columns": names}]
+        (tmp_path / "told.json").write_text(json.dumps({"task": "regression", "inputs": inputs}))
+        assert publish(tmp_path, make_doubler(), "--manifest", str(tmp_path / "told.json")) == 0
+        assert ("columns" in card_of(tmp_path / "out" / "model.onnx")["inputs"][0]) is kept
+
+
+def test_a_sample_of_ones_own_is_used(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ask.npz", x=np.array([41, 7]))
+
+    assert publish(tmp_path, make_table(50), "--sample", str(tmp_path / "ask.npz")) == 0
+    [sample] = card_of(tmp_path / "out" / "model.onnx")["samples"]
+    assert sample["response"]["outputs"][0]["data"] == [82, 83, 14, 15]
+
+
+def test_numbers_are_made_up_that_a_model_takes(tmp_path: Path) -> None:
+    assert publish(tmp_path, make_table(1)) == 0  # refuses 1, takes 0
+
+
+def test_an_upload_lands_where_the_registry_looks(tmp_path: Path, deployed: Deployed) -> None:
+    bucket = deployed.outputs["ArtifactsBucketName"]
+
+    assert publish(tmp_path, make_doubler(), "--bucket", bucket) == 0
+    [found] = boto3.client("s3").list_objects_v2(Bucket=bucket)["Contents"]
+    assert found["Key"].startswith("models/mine/")
+    assert found["Key"].endswith("/model.onnx")
+    body = boto3.client("s3").get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
+    assert body == (tmp_path / "out" / "model.onnx").read_bytes()
+
+
+def make_external() -> Any:
+    model = make_doubler()
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    return model
+
+
+def make_new() -> Any:
+    model = make_doubler()
+    model.opset_import[0].version = 99
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (b"no onnx", [], "mine.onnx is no ONNX file"),
+        (
+            make_external(),
+            [],
+            "mine.onnx keeps weights in other files; save it with save_as_external_data=False",
+        ),
+        (make_new(), [], "mine.onnx does not load: "),
+        (
+            make_doubler(),
+            ["--label", "a"],
+            "1 labels, and no output has a last dimension of that size",
+        ),
+        (make_doubler(), ["--model", "Mine!"], "'Mine!' is no model name: use a-z"),
+        (make_doubler(), ["--manifest", "nowhere.json"], "there is no file nowhere.json"),
+        (make_doubler(), ["--sample", "nowhere.npz"], "nowhere.npz cannot be read as .npz: "),
+        (make_table(0), [], "the model refuses every made-up request ("),
+        (
+            make_doubler(),
+            ["--bucket", "no-such-bucket"],
+            "cannot upload to bucket 'no-such-bucket': ",
+        ),
+    ],
+    ids=[
+        "no onnx",
+        "external",
+        "too new",
+        "labels",
+        "name",
+        "manifest",
+        "sample",
+        "refuses",
+        "bucket",
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    deployed: Deployed,
+    model: Any,
+    options: list[str],
+    message: str,
+) -> None:
+    assert publish(tmp_path, model, *options) == 1
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_a_sample_for_other_inputs_is_refused_by_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "ask.npz", z=np.zeros(3))
+
+    assert publish(tmp_path, make_doubler(), "--sample", str(tmp_path / "ask.npz")) == 1
+    assert capsys.readouterr().err == "error: ask.npz holds z; the model takes x\n"
+
+
+def test_a_task_has_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert publish(tmp_path, make_doubler(), task=None) == 1
+    assert "say what the model does: --task classification, regression" in capsys.readouterr().err
+
+
+def test_the_file_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert publish(tmp_path, make_doubler(), "--output", str(tmp_path / "mine.onnx")) == 1
+    assert "is the file itself; it is not overwritten" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""The README's tables are those of the newest kept runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import results
+
+MACHINE = {"cpu": "EPYC", "architecture": "x86_64", "cores": 2, "load": 1.0}
+VERSIONS = {"python": "3.13.1", "onnxruntime": "1.31.1"}
+PARTS = ("cold_start_ms", "cpu_us_1", "memory_mb", "p50_ms_1", "rps_1", "rps_8")
+
+
+def line(
+    benchmark: str, *entries: dict[str, Any], date: str = "2026-11-22T10:00:00Z"
+) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark,
+        "date": date,
+        "machine": MACHINE,
+        "versions": VERSIONS,
+        "results": list(entries),
+    }
+
+
+def spread(median: float) -> dict[str, float]:
+    return {"median": median, "p90": 2 * median}
+
+
+def test_the_readme_has_the_newest_results() -> None:
+    readme = Path("README.md").read_text()
+
+    assert results.BEGIN in readme
+    assert results.with_results(readme, results.newest()) == readme, "run `make results`"
+
+
+def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
+    for name, dates in {"zebra": ["1"], "warm_request": ["1", "2"], "cold_start": ["3"]}.items():
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(line(name, date=date)) + "\n" for date in dates)
+        )
+
+    found = [(one["benchmark"], one["date"]) for one in results.newest(tmp_path)]
+    assert found == [("cold_start", "3"), ("warm_request", "2"), ("zebra", "1")]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "entry", "said"),
+    [
+        (
+            "cold_start",
+            {"model": "tiny", "storage": "s3-like", "contender": "ours", **spread(199.6)}
+            | {"over_reference": spread(0.9), "over_usual": spread(0.333)},
+            "tiny 200 ms, 0.90x what ONNX Runtime alone takes with a local file, 0.33x what the usual handler takes",
+        ),
+        (
+            "warm_request",
+            {"encoding": "json", "rows": 1, "contender": "ours", "minus_bare": spread(51.4)},
+            "JSON 51 µs",
+        ),
+        (
+            "peers",
+            {"contender": "flask", "ours_over": {"cpu_us_1": spread(0.5)}},
+            "CPU of ours: 0.50x flask's",
+        ),
+        (
+            "register",
+            {"model": "tiny", "what": "ours", "ratio": spread(3), **spread(100)},
+            "tiny 100 ms, 3.00x what download, session and one run take",
+        ),
+        ("unheard", {"n": 1}, "[unheard.jsonl](benchmarks/results/unheard.jsonl)"),
+    ],
+)
+def test_a_benchmark_is_one_row(
+    benchmark: str, entry: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{benchmark}.py").write_text('"""How fast? Very."""')
+
+    [_, row] = results.overview([line(benchmark, entry)], tmp_path)
+
+    assert list(row) == [f"`benchmarks.{benchmark}`", "How fast? Very", said]
+
+
+def test_peers_are_a_row_each_and_the_missing_are_named() -> None:
+    whole = {part: spread(10) for part in PARTS}
+    entries = [
+        {"contender": "ours", **whole},
+        {"contender": "flask", "versions": "flask 3.1.3", **whole},
+        {"contender": "ours, unthrottled", "cold_start_ms": spread(5)},
+        {"contender": "bentoml", "missing": "no environment"},
+    ]
+
+    labels = [row[:2] for row in results.contenders(entries)[1:]]
+
+    assert labels == [
+        (results.NAMES["ours"], "10"),
+        ("flask (flask 3.1.3)", "10"),
+        ("bentoml", "not measured"),
+    ]
+
+
+def test_tables_say_where_and_when() -> None:
+    said = results.block([line("cold_start"), line("warm_request", date="2026-11-24T10:00:00Z")])
+
+    assert (
+        "2 cores of EPYC (x86_64), Python 3.13.1, onnxruntime 1.31.1, 2026-11-22 to 2026-11-24."
+        in said
+    )
+    assert said.count("|---") == 3
+
+
+def test_nothing_but_the_block_is_changed() -> None:
+    readme = f"# Mayfly\n{results.BEGIN}stale\n{results.END}The end\n"
+
+    written = results.with_results(readme, [line("cold_start")])
+
+    assert written.startswith(f"# Mayfly\n{results.BEGIN}")
+    assert written.endswith(f"{results.END}The end\n")
+    assert "stale" not in written
+    assert results.with_results(written, [line("cold_start")]) == written

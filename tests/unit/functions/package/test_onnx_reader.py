@@ -1,0 +1,90 @@
+"""What the walk over an ONNX file finds, and refuses, against the onnx package."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from functions.core.errors import InvalidModel
+from functions.core.package.onnx_reader import read_onnx
+from tests.models import outside_weights_model, scale_model
+
+
+def write(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    return path
+
+
+def test_it_finds_what_the_onnx_package_finds(tmp_path: Path) -> None:
+    path = write(tmp_path, scale_model(manifest={"schema": 1}))
+    model = onnx.load(path)
+
+    found = read_onnx(path)
+
+    assert found.ir_version == model.ir_version
+    assert found.opset == model.opset_import[0].version
+    assert found.producer == model.producer_name
+    assert found.metadata == {p.key: p.value for p in model.metadata_props}
+    assert found.nodes == len(model.graph.node)
+    assert found.external == {}
+
+
+def test_it_finds_weights_in_other_files(tmp_path: Path) -> None:
+    content, _ = outside_weights_model(tmp_path, "weights.bin")
+
+    assert read_onnx(write(tmp_path, content)).external == {"weights.bin": 12}
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "EMPTY_FILE"),
+        (scale_model()[:-10], "TRUNCATED"),
+        (b"\x08\x0a", "NOT_ONNX"),
+        (b"this is a text file\n" * 10, None),
+        (b"<html><body>404</body></html>", None),
+        (b"\x80\x04\x95pickle", None),
+        (b"PK\x03\x04zip", None),
+        (b'{"json": true}', None),
+        (b"\xff" * 100, "NOT_ONNX"),
+    ],
+    ids=[
+        "empty",
+        "truncated",
+        "no graph",
+        "text",
+        "html",
+        "pickle",
+        "zip",
+        "json",
+        "endless number",
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, code: str | None) -> None:
+    with pytest.raises(InvalidModel) as caught:
+        read_onnx(write(tmp_path, content))
+    assert caught.value.instance_code in ({code} if code else {"NOT_ONNX", "TRUNCATED"})
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_bytes_bring_anything_but_a_reason(tmp_path_factory, data: st.DataObject) -> None:
+    good = scale_model(manifest={"schema": 1})
+    content = data.draw(
+        st.one_of(
+            st.binary(max_size=200),
+            st.tuples(st.integers(0, len(good) - 1), st.binary(min_size=1, max_size=8)).map(
+                lambda change: good[: change[0]] + change[1] + good[change[0] + len(change[1]) :]
+            ),
+        )
+    )
+    path = tmp_path_factory.mktemp("fuzz") / "model.onnx"
+    path.write_bytes(content)
+    try:
+        read_onnx(path)
+    except InvalidModel as error:
+        assert len(str(error)) <= 300
+        assert str(error).isprintable()

@@ -1,0 +1,408 @@
+"""The way of an upload, in every package form, with a bucket, a table and a serving bucket in memory."""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functions.core.errors import InvalidModel, Unavailable
+from functions.core.registration.executor import Background
+from functions.core.registration.registration import Registration
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import Blob, State, Version
+from functions.core.uploads import Upload
+from functions.register.manifest import read_manifest
+from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
+from tests.models import outside_weights_model, scale_model
+from tests.workbench import SIGNATURE, MemoryWorkbench
+
+MANIFEST = {
+    "schema": 1,
+    "task": "regression",
+    "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3], "labels": ["a", "b", "c"]}],
+    "metrics": {"r2": 0.9},
+    "evaluation": {
+        "primary": {"metric": "r2", "higher_is_better": True},
+        "intervals": {"r2": [0.85, 0.93]},
+        "lead": {"over": "mean", "by": 0.9, "interval": [0.8, 0.95]},
+        "groups": {"by": "shop", "worst": [{"group": "7", "rows": 9, "r2": 0.1}]},
+    },
+    "owner": "unknown fields are welcome",
+}
+
+
+class World:
+    """A registration and everything around it."""
+
+    def __init__(self, threads: int = 0) -> None:
+        self.uploads, self.blobs, self.table = MemoryUploads(), MemoryBlobs(), MemoryTable()
+        self.registry = Registry(
+            self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
+        )
+        self.workbench = MemoryWorkbench()
+        self.registration = Registration(
+            self.registry,
+            self.uploads,
+            self.blobs,
+            self.workbench,
+            read_manifest,
+            background=Background(threads),
+        )
+
+    def upload(self, key: str, content: bytes) -> Version | None:
+        return self.registration.register(Upload("up", key, self.uploads.put("up", key, content)))
+
+
+@pytest.fixture(params=[0, 4], ids=["one after another", "at once"])
+def world(request: pytest.FixtureRequest) -> World:
+    return World(request.param)
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def tar(**members: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace("__", "/"))
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def listing(**files: bytes) -> dict[str, Any]:
+    files = {name.replace("__", "/"): content for name, content in files.items()}
+    return {
+        "schema": 1,
+        "files": [
+            {"path": p, "size": len(content), "sha256": digest(content)}
+            for p, content in files.items()
+        ],
+    }
+
+
+def test_a_bare_model_becomes_ready_and_its_bytes_are_stored_under_their_digest(
+    world: World,
+) -> None:
+    content = scale_model()
+
+    version = world.upload("models/m/x.onnx", content)
+
+    assert (version.state, version.number, version.digest) == (State.READY, 1, digest(content))
+    assert world.blobs.content[version.files[0].key] == content
+    assert version.signature == SIGNATURE
+    assert version.graph == {"opset": 20, "ir_version": 10, "producer": "mayfly-tests", "nodes": 1}
+
+
+def test_the_manifest_inside_gives_labels_and_card(world: World) -> None:
+    version = world.upload("models/m/x.onnx", scale_model(manifest=MANIFEST))
+
+    assert version.signature.outputs[0].labels == ("a", "b", "c")
+    assert version.card["metrics"] == {"r2": 0.9}
+    assert version.card["evaluation"] == MANIFEST["evaluation"]
+    assert json.loads(world.blobs.content[version.manifest.key]) == MANIFEST
+
+
+def test_an_archive_gives_the_model_its_weights_and_a_note_of_the_rest(
+    world: World, tmp_path: Path
+) -> None:
+    model, weights = outside_weights_model(tmp_path, "w.bin")
+    packed = tar(**{
+        "model/w.bin": weights, "model/net.onnx": model, "model/manifest.json": json.dumps(MANIFEST).encode(),
+        "model/code.pkl": b"\x80\x04", "w.bin": b"decoy",
+    })  # fmt: skip
+
+    version = world.upload("models/m/job/output/model.tar.gz", packed)
+
+    assert version.state is State.READY, version.reason
+    assert [(blob.name, blob.sha256) for blob in version.files] == [
+        ("model.onnx", digest(model)),
+        ("w.bin", digest(weights)),
+    ]
+    assert version.ignored == ("model/code.pkl", "w.bin")
+    assert version.card["task"] == "regression"
+
+
+def test_a_manifest_written_last_gives_the_files_it_lists(world: World, tmp_path: Path) -> None:
+    model, weights = outside_weights_model(tmp_path, "w.bin")
+    assert world.upload("models/m/1/parts/big.onnx", model) is None
+    world.uploads.put("up", "models/m/1/parts/w.bin", weights)
+
+    version = world.upload(
+        "models/m/1/manifest.json",
+        json.dumps(
+            listing(parts__w_bin=b"") | listing(**{"parts/w.bin": weights, "parts/big.onnx": model})
+        ).encode(),
+    )
+
+    assert version.state is State.READY, version.reason
+    assert [blob.name for blob in version.files] == ["big.onnx", "w.bin"]
+    assert world.workbench.built == [["big.onnx", "manifest.json", "w.bin"]]
+
+
+def manifest_of(files: dict[str, Any]) -> bytes:
+    return json.dumps(files).encode()
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "code"),
+    [
+        ("x.onnx", b"", "EMPTY_FILE"),
+        ("x.onnx", scale_model()[:-5], "TRUNCATED"),
+        ("x.onnx", b"I am text, not a model", None),
+        ("x.onnx", scale_model(manifest={"schema": 2}), "BAD_MANIFEST"),
+        (
+            "x.onnx",
+            scale_model(manifest={"schema": 1, "outputs": [{"name": "z"}]}),
+            "MANIFEST_MISMATCH",
+        ),
+        (
+            "x.onnx",
+            scale_model(manifest={"schema": 1, "outputs": [{"name": "y", "labels": ["a"]}]}),
+            "MANIFEST_MISMATCH",
+        ),
+        (
+            "x.onnx",
+            scale_model(manifest={"schema": 1, "inputs": [{"name": "x", "datatype": "FP64"}]}),
+            "MANIFEST_MISMATCH",
+        ),
+        ("model.tar.gz", tar(**{"readme.txt": b"no model"}), "NO_MODEL"),
+        ("model.tar.gz", tar(**{"a.onnx": scale_model(), "b.onnx": scale_model()}), "NO_MODEL"),
+        ("model.tar.gz", b"not an archive", "BAD_ARCHIVE"),
+        ("manifest.json", b"{", "BAD_MANIFEST"),
+        ("manifest.json", manifest_of({"schema": 1}), "NO_MODEL"),
+        ("manifest.json", manifest_of(listing(**{"parts/m.onnx": b"?"})), "FILE_MISSING"),
+        ("manifest.json", manifest_of(listing(**{"parts/../m.onnx": b"?"})), "BAD_FILE_NAME"),
+        ("manifest.json", manifest_of(listing(**{"a/m.onnx": b"?", "b/m.onnx": b"?"})), "NO_MODEL"),
+    ],
+)
+def test_a_fault_of_the_upload_is_rejected_with_its_reason_and_blocks_nothing(
+    world: World, key: str, content: bytes, code: str | None
+) -> None:
+    version = world.upload(f"models/m/{key}", content)
+
+    assert version.state is State.REJECTED
+    assert version.reason.code in ({code} if code else {"NOT_ONNX", "TRUNCATED"})
+    assert len(version.reason.message) <= 300
+    assert world.upload("models/m/good.onnx", scale_model()).state is State.READY
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [({"sha256": "0" * 64}, "DIGEST_MISMATCH"), ({"size": 5}, "SIZE_MISMATCH")]
+)
+def test_a_listed_file_has_to_be_what_the_manifest_says(
+    world: World, change: dict[str, Any], code: str
+) -> None:
+    model = scale_model()
+    world.uploads.put("up", "models/m/1/parts/m.onnx", model)
+    document = listing(**{"parts/m.onnx": model})
+    document["files"][0] |= change
+
+    version = world.upload("models/m/1/manifest.json", json.dumps(document).encode())
+
+    assert (version.state, version.reason.code) == (State.REJECTED, code)
+
+
+def test_a_bare_model_with_weights_elsewhere_is_rejected(world: World, tmp_path: Path) -> None:
+    model, _ = outside_weights_model(tmp_path)
+
+    assert world.upload("models/m/x.onnx", model).reason.code == "WEIGHTS_OUTSIDE"
+
+
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [
+        ("model.onnx", "BAD_FILE_NAME"),
+        ("manifest.json", "BAD_FILE_NAME"),
+        ("missing.bin", "WEIGHTS_MISSING"),
+    ],
+)
+def test_weights_that_are_not_beside_the_model_are_missing(
+    world: World, tmp_path: Path, location: str, code: str
+) -> None:
+    model, _ = outside_weights_model(tmp_path, location)
+
+    version = world.upload("models/m/model.tar.gz", tar(**{"model.onnx": model}))
+
+    assert version.reason.code == code
+
+
+def test_the_same_object_five_times_is_one_version(world: World) -> None:
+    upload = Upload(
+        "up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", scale_model())
+    )
+
+    versions = [world.registration.register(upload) for _ in range(5)]
+
+    assert {version.number for version in versions} == {1}
+    assert len(world.workbench.built) == 1
+
+
+def test_events_out_of_order_give_each_object_version_its_own_bytes(world: World) -> None:
+    contents = [scale_model(2.0), scale_model(3.0)]
+    uploads = [
+        Upload("up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", c))
+        for c in contents
+    ]
+
+    late, early = world.registration.register(uploads[1]), world.registration.register(uploads[0])
+
+    assert (late.digest, early.digest) == (digest(contents[1]), digest(contents[0]))
+    assert world.registry.aliases("m") == {"latest": 2, "prod": 1}
+
+
+def test_an_event_without_a_version_reads_the_current_object(world: World) -> None:
+    world.uploads.put("up", "models/m/x.onnx", scale_model(2.0))
+    pinned = world.uploads.put("up", "models/m/x.onnx", scale_model(3.0))
+
+    version = world.registration.register(Upload("up", "models/m/x.onnx"))
+
+    assert version.source.object_version == pinned
+    assert version.digest == digest(scale_model(3.0))
+
+
+def test_an_object_that_is_gone_is_rejected_if_it_was_named_and_acknowledged_if_not(
+    world: World,
+) -> None:
+    version = world.registration.register(Upload("up", "models/m/x.onnx", "v1"))
+    assert (version.state, version.reason.code) == (State.REJECTED, "OBJECT_GONE")
+
+    assert world.registration.register(Upload("up", "models/m/y.onnx")) is None
+
+
+def test_keys_that_are_no_models_become_nothing(world: World) -> None:
+    for key in [
+        "models/m/readme.txt",
+        "models/m/output.tar.gz",
+        "other/m/x.onnx",
+        "models/x.onnx/parts/y.onnx",
+    ]:
+        assert world.upload(key, scale_model()) is None
+    assert world.table.transactions == 0
+
+
+@pytest.mark.parametrize("model", ["Digits", "di gits", "-digits", "d" * 129, ""])
+def test_a_key_that_names_no_possible_model_says_what_is_allowed(world: World, model: str) -> None:
+    with pytest.raises(InvalidModel, match="cannot name a model: upload to models/<model>/"):
+        world.upload(f"models/{model}/x.onnx", scale_model())
+
+
+def test_a_crash_after_any_step_is_mended_by_the_next_delivery(world: World) -> None:
+    upload = Upload(
+        "up",
+        "models/m/x.onnx",
+        world.uploads.put("up", "models/m/x.onnx", scale_model(manifest=MANIFEST)),
+    )
+    steps: list[tuple[object, str]] = [
+        (world.table, "transact"), (world.uploads, "fetch"), (world.blobs, "store"), (world.registry, "finish"),
+    ]  # fmt: skip
+
+    class Killed(BaseException):
+        """As SIGKILL: nothing in the code may catch it."""
+
+    for number, (owner, method) in enumerate(steps):
+        original = getattr(owner, method)
+
+        def killed(*args: Any, original: Any = original, after: bool = number < 3) -> None:
+            if after:
+                original(*args)
+            raise Killed
+
+        setattr(owner, method, killed)
+        with pytest.raises(Killed):
+            world.registration.register(upload)
+        setattr(owner, method, original)
+        assert world.registry.version("m", 1).state is State.PENDING
+
+    assert world.registration.register(upload).state is State.READY
+    assert [version.number for version in world.registry.versions("m")] == [1]
+    actions = [record["action"] for record in world.registry.audit("m")]
+    assert actions == ["claim", "resume", "resume", "resume", "resume", "finish"]
+
+
+def test_a_failing_store_leaves_the_version_pending_for_the_next_delivery(world: World) -> None:
+    upload = Upload(
+        "up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", scale_model())
+    )
+    store = world.blobs.store
+
+    def failing(*_: object) -> None:
+        raise Unavailable("storage does not answer; try again")
+
+    world.blobs.store = failing
+    with pytest.raises(Unavailable):
+        world.registration.register(upload)
+    assert world.registry.version("m", 1).state is State.PENDING
+
+    world.blobs.store = store
+    assert world.registration.register(upload).state is State.READY
+
+
+def test_what_can_be_done_at_once_is() -> None:
+    world = World(threads=4)
+    content = scale_model(manifest=MANIFEST)
+    upload = Upload("up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", content))
+    both = threading.Barrier(2, timeout=10)  # nobody goes on alone
+    for owner, method in (
+        (world.uploads, "fetch"),
+        (world.registry, "claim"),
+        (world.blobs, "store"),
+    ):
+        original = getattr(owner, method)
+
+        def together(*args: Any, original: Any = original) -> Any:
+            both.wait()
+            return original(*args)
+
+        setattr(owner, method, together)
+
+    version = world.registration.register(upload)
+
+    assert version.state is State.READY, version.reason
+    assert {blob.key for blob in version.blobs} == set(world.blobs.content)
+    assert len(version.blobs) == 2  # the model and its manifest
+
+
+def test_one_store_that_fails_leaves_none_at_work() -> None:
+    world = World(threads=4)
+    content = scale_model(manifest=MANIFEST)
+    upload = Upload("up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", content))
+    failed, stored = threading.Event(), []
+
+    def store(blob: Blob, path: Path) -> None:
+        if blob.name != "manifest.json":
+            failed.set()
+            raise Unavailable("storage does not answer; try again")
+        assert failed.wait(10)
+        stored.append(path.read_bytes())
+
+    world.blobs.store = store
+    with pytest.raises(Unavailable):
+        world.registration.register(upload)
+
+    assert [json.loads(raw) for raw in stored] == [MANIFEST]
+    assert world.registry.version("m", 1).state is State.PENDING
+
+
+def test_a_large_upload_is_not_fetched_again_for_an_event_that_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("functions.core.registration.registration.SMALL_BYTES", 10)
+    world = World(threads=4)
+    upload = Upload(
+        "up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", scale_model())
+    )
+    assert world.registration.register(upload).state is State.READY
+
+    def fetch(*_: object) -> None:
+        raise AssertionError("it is known what it became")
+
+    world.uploads.fetch = fetch
+    assert world.registration.register(upload).number == 1

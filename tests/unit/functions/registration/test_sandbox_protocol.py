@@ -1,0 +1,230 @@
+"""What is believed of the workbench: its answers, and the files that it leaves."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functions.core.errors import InvalidModel
+from functions.core.registration.registration import Registration
+from functions.core.registration.sandbox_protocol import (
+    Brief,
+    Built,
+    Plan,
+    Unpacked,
+    Written,
+    brief_of,
+    build_task,
+    read_built,
+    read_unpacked,
+    report,
+)
+from functions.core.registry.registry import Registry
+from functions.core.registry.version import State
+from functions.core.uploads import Upload
+from functions.register.manifest import read_manifest
+from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
+from tests.models import scale_model
+from tests.workbench import SIGNATURE, MemoryWorkbench
+
+UNPACKED = Unpacked(
+    "model.onnx",
+    ("w.bin",),
+    True,
+    {"opset": 20, "ir_version": 10, "producer": "p", "nodes": 1},
+    ("a.txt",),
+)
+BUILT = Built(
+    ("model.onnx",),
+    SIGNATURE,
+    Plan(),
+    {"load_ms": 1.5},
+    200,
+    {"request": {}, "response": {}, "synthetic": True},
+    ("Fits.",),
+)
+
+
+def sent(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def test_an_honest_answer_arrives_as_it_was() -> None:
+    assert read_unpacked(sent(report(UNPACKED))) == UNPACKED
+    assert read_built(sent(report(BUILT))) == BUILT
+
+
+def test_a_brief_arrives_as_it_was() -> None:
+    brief = Brief("m.onnx", ("w",), ({"request": {}, "response": {}},), 0.1, 0.2, ("int8",), 2, 512)
+
+    assert brief_of(sent(build_task(brief, Path("/d")))) == brief
+
+
+def test_a_rejection_is_told_in_one_printable_line() -> None:
+    with pytest.raises(InvalidModel) as caught:
+        read_unpacked({"rejected": {"code": "NOT_ONNX", "message": "a\nb\x1b[31m" + "c" * 1000}})
+
+    assert caught.value.instance_code == "NOT_ONNX"
+    assert str(caught.value).startswith("a b?[31m")
+    assert len(str(caught.value)) <= 300
+
+
+LIES: list[tuple[str, Any]] = [
+    ("model", "../model.onnx"),
+    ("model", "/etc/passwd"),
+    ("model", ""),
+    ("model", None),
+    ("model", ["model.onnx"]),
+    ("model", "manifest.json"),
+    ("weights", ["a/b"]),
+    ("weights", ["w", "w"]),
+    ("weights", ["model.onnx"]),
+    ("weights", "w"),
+    ("weights", [f"w{n}" for n in range(100)]),
+    ("manifest", 1),
+    ("manifest", "yes"),
+    ("graph", []),
+    ("graph", {"opset": "20"}),
+    ("graph", {"opset": True}),
+    ("graph", {"opset": -1}),
+    ("graph", {"refuses_empty": 1}),
+    ("graph", {"secret": 1}),
+    ("graph", {"producer": "p" * 10_000}),
+    ("ignored", ["x" * 10_000]),
+    ("ignored", [1]),
+    ("ignored", ["x"] * 1000),
+    ("files", []),
+    ("files", ["a", "a"]),
+    ("files", [".."]),
+    ("signature", {}),
+    ("signature", {"inputs": [], "outputs": {}}),
+    ("signature", {"inputs": [{"name": "x", "datatype": "PICKLE", "shape": []}], "outputs": []}),
+    ("signature", {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-5]}], "outputs": []}),
+    (
+        "signature",
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1] * 99}], "outputs": []},
+    ),
+    (
+        "signature",
+        {"inputs": [{"name": "x" * 9999, "datatype": "FP32", "shape": []}], "outputs": []},
+    ),
+    ("signature", {"inputs": [{"name": "x", "datatype": "FP32", "shape": []}] * 2, "outputs": []}),
+    ("plan", {}),
+    ("plan", {"optimised": "all"}),
+    ("measured", []),
+    ("measured", {"ms": float("nan")}),
+    ("measured", {"ms": "1"}),
+    ("measured", {"ms": True}),
+    ("measured", {"m" * 100: 1}),
+    ("measured", {f"m{n}": 1 for n in range(1000)}),
+    ("memory_mb", -1),
+    ("memory_mb", 1.5),
+    ("memory_mb", 10**12),
+    ("sample", []),
+    ("sample", {"code": 1}),
+    ("notes", ["n" * 10_000]),
+    ("notes", "all is well"),
+    ("notes", ["n"] * 1000),
+    ("more", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "lie"), LIES, ids=[f"{name}={str(lie)[:40]}" for name, lie in LIES]
+)
+def test_a_lie_is_a_reason_to_refuse(name: str, lie: Any) -> None:
+    honest: list[tuple[Callable[[object], object], dict[str, Any]]] = [
+        (read_unpacked, asdict(UNPACKED)),
+        (read_built, asdict(BUILT)),
+    ]
+    for read, answer in honest:
+        if name in answer or name == "more":
+            with pytest.raises(InvalidModel) as caught:
+                read(answer | {name: lie})
+            assert caught.value.instance_code == "SANDBOX_LIED"
+            assert len(str(caught.value)) <= 300
+            assert str(caught.value).isprintable()
+
+
+def test_a_missing_field_is_a_lie() -> None:
+    for read, answer in ((read_unpacked, asdict(UNPACKED)), (read_built, asdict(BUILT))):
+        for name in answer:
+            with pytest.raises(InvalidModel, match="its answer has"):
+                read({key: value for key, value in answer.items() if key != name})  # type: ignore[operator]
+
+
+def linked(serving: Path) -> None:
+    (serving / "model.onnx").unlink()
+    (serving / "model.onnx").symlink_to("/etc/passwd")
+
+
+def two_names(serving: Path) -> None:
+    os.link(serving / "model.onnx", serving.parent / "other")
+
+
+def a_folder(serving: Path) -> None:
+    (serving / "model.onnx").unlink()
+    (serving / "model.onnx").mkdir()
+
+
+def a_fifo(serving: Path) -> None:
+    (serving / "model.onnx").unlink()
+    os.mkfifo(serving / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        linked,
+        two_names,
+        a_folder,
+        a_fifo,
+        lambda s: (s / "model.onnx").unlink(),
+        lambda s: (s / "more").write_bytes(b"x"),
+    ],
+    ids=["a link", "two names", "a folder", "a fifo", "nothing", "a file more"],
+)
+def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) -> None:
+    class Lying(MemoryWorkbench):
+        def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
+            built = super().build(brief, directory)
+            tamper(directory / "serving")
+            return built
+
+    uploads, blobs = MemoryUploads(), MemoryBlobs()
+    registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
+    pinned = uploads.put("up", "models/m/x.onnx", scale_model())
+
+    version = Registration(registry, uploads, blobs, Lying(), read_manifest).register(
+        Upload("up", "models/m/x.onnx", pinned)
+    )
+
+    assert version is not None
+    assert (version.state, version.reason and version.reason.code) == (
+        State.REJECTED,
+        "SANDBOX_LIED",
+    )
+    assert not blobs.content
+
+
+def test_the_manifest_it_leaves_is_no_link() -> None:
+    class Lying(MemoryWorkbench):
+        def unpack(self, form: Any, directory: Path) -> Unpacked:
+            (directory / "package/manifest.json").symlink_to("/proc/self/environ")
+            return replace(super().unpack(form, directory), manifest=True)
+
+    uploads = MemoryUploads()
+    registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
+    pinned = uploads.put("up", "models/m/x.onnx", scale_model())
+
+    version = Registration(registry, uploads, MemoryBlobs(), Lying(), read_manifest).register(
+        Upload("up", "models/m/x.onnx", pinned)
+    )
+
+    assert version is not None
+    assert version.reason is not None
+    assert version.reason.code == "SANDBOX_LIED"

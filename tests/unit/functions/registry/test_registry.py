@@ -1,0 +1,492 @@
+"""The rules of the registry, on a table in memory."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from functions.core.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    StateConflict,
+    Unavailable,
+)
+from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.registry.registry import Registry
+from functions.core.registry.table import Conflict, Item, Put
+from functions.core.registry.version import Blob, Failure, Reason, Source, State, Version
+from tests.fakes import MemoryTable
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 2), ("no", "yes")),)
+)
+
+
+def make_registry(table: MemoryTable | None = None) -> Registry:
+    return Registry(
+        table or MemoryTable(), lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
+    )
+
+
+def source(key: str, version: str = "v1") -> Source:
+    return Source("uploads", key, version)
+
+
+def ready(version: Version) -> Version:
+    files = (Blob("model.onnx", "ab" * 32, 10),)
+    return replace(
+        version,
+        state=State.READY,
+        files=files,
+        signature=SIGNATURE,
+        card={"task": "regression", "metrics": {"r2": 0.5}},
+        graph={"opset": 20},
+    )
+
+
+def rejected(version: Version) -> Version:
+    return replace(
+        version, state=State.REJECTED, reason=Reason("NOT_ONNX", "the file is no ONNX model")
+    )
+
+
+def test_an_upload_becomes_one_version_however_often_it_is_claimed() -> None:
+    registry = make_registry()
+
+    numbers = [registry.claim("m", source("a")).number for _ in range(5)]
+
+    assert numbers == [1] * 5
+    assert [version.number for version in registry.versions("m")] == [1]
+
+
+def test_numbers_follow_the_claims_and_are_never_reused() -> None:
+    registry = make_registry()
+    registry.finish(rejected(registry.claim("m", source("a"))))
+
+    assert registry.claim("m", source("b")).number == 2
+    assert (
+        registry.claim("m", source("a", "v2")).number == 3
+    )  # an overwritten object is another upload
+    assert registry.claim("other", source("a")).number == 1
+
+
+def test_a_ready_version_comes_back_as_it_was_written() -> None:
+    registry = make_registry()
+    done = registry.finish(ready(registry.claim("m", source("a"))))
+
+    assert registry.version("m", 1) == done
+    assert done.signature == SIGNATURE
+    assert done.card == {"task": "regression", "metrics": {"r2": 0.5}}
+
+
+def test_the_first_ready_version_is_prod_and_latest_follows() -> None:
+    registry = make_registry()
+    first, second, third = (registry.claim("m", source(key)) for key in "abc")
+    registry.finish(rejected(first))
+    registry.finish(ready(second))
+    registry.finish(ready(third))
+
+    assert registry.aliases("m") == {"latest": 3, "prod": 2}
+
+
+def test_latest_never_moves_back_when_an_older_upload_is_ready_later() -> None:
+    registry = make_registry()
+    first, second = registry.claim("m", source("a")), registry.claim("m", source("b"))
+    registry.finish(ready(second))
+    registry.finish(ready(first))
+
+    assert registry.aliases("m") == {"latest": 2, "prod": 2}
+
+
+def test_a_registration_ends_once() -> None:
+    registry = make_registry()
+    version = registry.claim("m", source("a"))
+    registry.finish(ready(version))
+
+    standing = registry.finish(rejected(version))
+
+    assert standing.state is State.READY
+    assert registry.version("m", 1).state is State.READY
+
+
+def test_every_change_has_one_audit_record_without_gaps() -> None:
+    registry = make_registry()
+    for key in "abc":
+        registry.finish(ready(registry.claim("m", source(key))))
+
+    audit = registry.audit("m")
+
+    assert [record["sk"] for record in audit] == [f"AUDIT#{n:012d}" for n in range(1, 7)]
+    assert [record["action"] for record in audit] == ["claim", "finish"] * 3
+    assert audit[1] == {
+        "pk": "MODEL#m",
+        "sk": "AUDIT#000000000002",
+        "revision": 2,
+        "action": "finish",
+        "actor": "register",
+        "at": "2026-11-22T08:00:00.000Z",
+        "version": 1,
+        "before": {"state": "PENDING", "aliases": {"latest": None, "prod": None}},
+        "after": {"state": "READY", "aliases": {"latest": 1, "prod": 1}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("reference", "alias"), [(None, "prod"), ("prod", "prod"), ("latest", "latest"), (1, None)]
+)
+def test_a_reference_resolves_to_the_concrete_version(
+    reference: int | str | None, alias: str | None
+) -> None:
+    registry = make_registry()
+    registry.finish(ready(registry.claim("m", source("a"))))
+
+    found = registry.resolve("m", reference)
+
+    assert (found.version.number, found.alias) == (1, alias)
+
+
+def test_what_does_not_exist_is_not_found() -> None:
+    registry = make_registry()
+    registry.finish(ready(registry.claim("m", source("a"))))
+
+    for model, reference in [("nobody", None), ("m", 2), ("m", "staging")]:
+        with pytest.raises(ModelNotFound, match="^Request for unknown model: "):
+            registry.resolve(model, reference)
+
+
+def test_what_exists_and_cannot_be_served_says_why() -> None:
+    registry = make_registry()
+    first = registry.claim("m", source("a"))
+    for reference in (1, None):
+        with pytest.raises(Unavailable, match="version 1 of 'm' is PENDING"):
+            registry.resolve("m", reference)
+
+    registry.finish(rejected(first))
+
+    for reference in (1, None):
+        with pytest.raises(
+            Unavailable, match="version 1 of 'm' is REJECTED: the file is no ONNX model"
+        ):
+            registry.resolve("m", reference)
+
+
+def test_an_unloaded_model_is_not_served_until_it_is_loaded() -> None:
+    registry = make_registry()
+    registry.finish(ready(registry.claim("m", source("a"))))
+
+    registry.serve("m", False)
+    registry.serve("m", False)
+    with pytest.raises(Unavailable, match="'m' is unloaded"):
+        registry.resolve("m", 1)
+
+    registry.serve("m", True)
+    assert registry.resolve("m", 1).version.number == 1
+
+
+def test_the_listing_names_every_version_with_its_reason() -> None:
+    registry = make_registry()
+    registry.finish(ready(registry.claim("b", source("b"))))
+    registry.finish(rejected(registry.claim("a", source("a"))))
+
+    assert list(registry.listing()) == [
+        ("a", 1, State.REJECTED, "the file is no ONNX model"),
+        ("b", 1, State.READY, ""),
+    ]
+
+
+class RacingTable(MemoryTable):
+    """Lets another writer in before each of the first `races` transactions."""
+
+    def __init__(self, races: int) -> None:
+        super().__init__()
+        self._races = races
+        self._inside = False
+
+    def transact(self, puts: Sequence[Put]) -> None:
+        if self._races and not self._inside:
+            self._races -= 1
+            self._inside = True
+            make_registry(self).claim("m", source(f"rival-{self._races}"))
+            self._inside = False
+        super().transact(puts)
+
+
+def test_a_lost_race_is_decided_again() -> None:
+    table = RacingTable(races=3)
+    registry = make_registry(table)
+
+    version = registry.claim("m", source("mine"))
+
+    assert version.number == 4
+    assert [v.number for v in registry.versions("m")] == [1, 2, 3, 4]
+
+
+def test_a_race_that_is_never_won_ends() -> None:
+    class Hopeless(MemoryTable):
+        def transact(self, puts: Sequence[Put]) -> None:
+            raise Conflict("always")
+
+    with pytest.raises(Unavailable, match="too many writers"):
+        make_registry(Hopeless()).claim("m", source("a"))
+
+
+# --- aliases and archives ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """Model m: versions 1 and 2 READY, 3 REJECTED, 4 PENDING; prod → 1, latest → 2."""
+    registry = make_registry()
+    for key, end in (("a", ready), ("b", ready), ("c", rejected)):
+        registry.finish(end(registry.claim("m", source(key))))
+    registry.claim("m", source("d"))
+    return registry
+
+
+def test_an_alias_moves_and_remembers_where_it_was(registry: Registry) -> None:
+    moved = registry.move_alias("m", "prod", 2, actor="ann")
+
+    assert (moved.version, moved.previous, moved.revision) == (2, 1, 2)
+    assert registry.alias("m", "prod") == moved
+    last = registry.audit("m")[-1]
+    assert (last["action"], last["actor"], last["version"]) == ("move_alias", "ann", 2)
+    assert (last["before"], last["after"]) == ({"aliases": {"prod": 1}}, {"aliases": {"prod": 2}})
+
+
+def test_a_new_alias_is_a_move_from_nowhere(registry: Registry) -> None:
+    assert registry.move_alias("m", "canary", 2, actor="ann", expected=0).revision == 1
+
+
+def test_a_move_to_where_it_is_changes_nothing(registry: Registry) -> None:
+    before = registry.audit("m")
+
+    assert registry.move_alias("m", "prod", 1, actor="ann", expected=99).revision == 1
+    assert registry.audit("m") == before
+
+
+def test_a_move_that_saw_an_older_alias_is_refused(registry: Registry) -> None:
+    registry.move_alias("m", "prod", 2, actor="ann", expected=1)
+
+    with pytest.raises(
+        StateConflict, match="alias canary of 'm' is at revision 0, not 1: look again"
+    ):
+        registry.move_alias("m", "canary", 2, actor="bob", expected=1)
+
+
+@pytest.mark.parametrize(
+    ("alias", "number", "error", "text"),
+    [
+        ("latest", 1, InvalidRequest, "latest follows the newest READY version by itself"),
+        ("7", 1, InvalidRequest, "'7' is no alias"),
+        ("Prod\n", 1, InvalidRequest, "is no alias"),
+        ("prod", 9, ModelNotFound, "'m' version 9 is not found"),
+        (
+            "prod",
+            3,
+            StateConflict,
+            "version 3 of 'm' is REJECTED, not READY: the file is no ONNX model",
+        ),
+        ("prod", 4, StateConflict, "version 4 of 'm' is PENDING"),
+    ],
+)
+def test_moves_that_are_refused_change_nothing(
+    registry: Registry, alias: str, number: int, error: type[Exception], text: str
+) -> None:
+    before = registry.audit("m"), registry.aliases("m")
+
+    with pytest.raises(error, match=text):
+        registry.move_alias("m", alias, number, actor="ann")
+
+    assert (registry.audit("m"), registry.aliases("m")) == before
+
+
+def test_an_alias_rolls_back_and_forth(registry: Registry) -> None:
+    registry.move_alias("m", "prod", 2, actor="ann")
+
+    assert registry.rollback("m", "prod", actor="ann").version == 1
+    assert registry.rollback("m", "prod", actor="ann").version == 2
+    assert [record["action"] for record in registry.audit("m")[-2:]] == ["rollback"] * 2
+
+
+def test_a_rollback_needs_a_past_that_is_ready(registry: Registry) -> None:
+    with pytest.raises(StateConflict, match="only ever pointed at version 1"):
+        registry.rollback("m", "prod", actor="ann")
+    with pytest.raises(ModelNotFound):
+        registry.rollback("m", "nowhere", actor="ann")
+    registry.move_alias("m", "prod", 2, actor="ann")
+    registry.archive("m", 1, actor="ann")
+
+    with pytest.raises(StateConflict, match="version 1 of 'm' is ARCHIVED"):
+        registry.rollback("m", "prod", actor="ann")
+
+
+def test_ready_and_rejected_versions_are_archived_once(registry: Registry) -> None:
+    registry.move_alias("m", "prod", 2, actor="ann")
+
+    for number in (1, 3, 1):
+        assert registry.archive("m", number, actor="ann").state is State.ARCHIVED
+
+    assert [record["action"] for record in registry.audit("m")[-3:]] == [
+        "move_alias",
+        "archive",
+        "archive",
+    ]
+    assert registry.version("m", 3).reason == Reason(
+        "NOT_ONNX", "the file is no ONNX model"
+    )  # for ever
+    with pytest.raises(NotReady, match="version 1 of 'm' is ARCHIVED"):
+        registry.resolve("m", 1)
+    assert (
+        registry.claim("m", source("a")).state is State.ARCHIVED
+    )  # the late event of an archived upload
+
+
+def test_what_an_alias_points_at_or_a_worker_has_is_not_archived(registry: Registry) -> None:
+    registry.move_alias("m", "canary", 1, actor="ann")
+
+    with pytest.raises(StateConflict, match="has the aliases canary, prod: move them first"):
+        registry.archive("m", 1, actor="ann")
+    with pytest.raises(StateConflict, match="version 4 of 'm' is PENDING"):
+        registry.archive("m", 4, actor="ann")
+    with pytest.raises(ModelNotFound):
+        registry.archive("m", 9, actor="ann")
+
+
+class InterruptedTable(MemoryTable):
+    """Calls `rival` once, before the call number `at` from now on: a read or a write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rival: Callable[[], object] | None = None
+        self.at = 0
+
+    def _tick(self) -> None:
+        self.at -= 1
+        if self.at == 0 and self.rival:
+            rival, self.rival = self.rival, None
+            rival()
+
+    def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
+        self._tick()
+        return super().get(keys)
+
+    def query(self, pk: str, prefix: str) -> Iterator[Item]:
+        self._tick()
+        return super().query(pk, prefix)
+
+    def transact(self, puts: Sequence[Put]) -> None:
+        self._tick()
+        super().transact(puts)
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("first", ["move", "archive"])
+def test_an_alias_never_ends_on_a_version_that_is_archived_meanwhile(first: str, call: int) -> None:
+    table = InterruptedTable()
+    registry = make_registry(table)
+    for key in "ab":
+        registry.finish(ready(registry.claim("m", source(key))))
+    registry.move_alias("m", "prod", 2, actor="ann")
+    actions: dict[str, Callable[[], object]] = {
+        "move": lambda: registry.move_alias("m", "prod", 1, actor="ann"),
+        "archive": lambda: registry.archive("m", 1, actor="bob"),
+    }
+    second = actions["archive" if first == "move" else "move"]
+    done = []
+
+    def attempt(action: Callable[[], object]) -> None:
+        with contextlib.suppress(StateConflict):
+            done.append(action())
+
+    table.rival, table.at = lambda: attempt(second), call
+    attempt(actions[first])
+
+    assert len(done) == 1 or table.rival is not None  # one of them was refused
+    assert registry.version("m", registry.aliases("m")["prod"]).state is State.READY
+    assert len(registry.audit("m")) == table.items["MODEL#m", "META"]["revision"]
+
+
+# --- taking over, damage, notes ---------------------------------------------------------------------------------------
+
+
+def test_a_version_that_is_claimed_again_counts_its_attempts() -> None:
+    registry = make_registry()
+
+    attempts = [registry.claim("m", source("a")).attempts for _ in range(3)]
+
+    assert attempts == [1, 2, 3]
+    assert [record["action"] for record in registry.audit("m")] == ["claim", "resume", "resume"]
+
+
+def test_two_workers_at_one_version_finish_it_once_and_lose_no_count() -> None:
+    registry = make_registry()
+    slow, quick = registry.claim("m", source("a")), registry.claim("m", source("a"))
+    registry.finish(ready(slow))
+
+    assert registry.finish(rejected(quick)).state is State.READY
+    assert registry.version("m", 1).attempts == 2
+    assert [record["action"] for record in registry.audit("m")] == ["claim", "resume", "finish"]
+
+
+def test_a_damaged_version_is_served_as_it_is_and_takes_no_alias(registry: Registry) -> None:
+    registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
+    registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
+
+    assert registry.resolve("m", 2).version.damaged == "model.onnx is missing in storage"
+    with pytest.raises(StateConflict, match="version 2 of 'm' is damaged: model.onnx is missing"):
+        registry.move_alias("m", "prod", 2, actor="ann")
+
+    registry.mark_damaged("m", 2, None, actor="reconcile")
+    assert registry.move_alias("m", "prod", 2, actor="ann").version == 2
+    assert [record["action"] for record in registry.audit("m")[-3:]] == [
+        "damaged",
+        "mended",
+        "move_alias",
+    ]
+
+
+def test_a_ready_version_records_each_of_its_blobs_once() -> None:
+    registry = make_registry()
+    blob = Blob("model.onnx", "ab" * 32, 10)
+    version = replace(
+        ready(registry.claim("m", source("a"))),
+        files=(blob, replace(blob, name="twin")),
+        manifest=blob,
+    )
+    registry.finish(version)
+
+    assert registry.recorded(["ab" * 32, "cd" * 32]) == {"ab" * 32}
+
+
+def test_a_note_about_a_failure_changes_no_model_and_expires() -> None:
+    table = MemoryTable()
+    registry = make_registry(table)
+    for message in ("one", "two"):
+        registry.note_failure("m", source("a"), Reason("UNAVAILABLE", message))
+
+    [(version, failure)] = registry.known([("m", source("a"))])
+
+    assert version is None
+    assert failure == Failure(
+        source("a"), Reason("UNAVAILABLE", "two"), 2, "2026-11-22T08:00:00.000Z"
+    )
+    assert registry.audit("m") == []
+    [item] = table.items.values()
+    assert item["expires_at"] == 1797926400 == 1795334400 + 30 * 86400
+
+
+def test_every_audit_record_is_told_once_it_stands() -> None:
+    table, told = MemoryTable(), list[Item]()
+    registry = Registry(
+        table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None, audit_log=told.append
+    )
+    registry.finish(ready(registry.claim("m", source("a"))))
+    registry.serve("m", False)
+
+    stored = [*registry.audit("m"), table.items["SERVING#m", "AUDIT#000000000001"]]
+    assert told == [
+        {"model": "m", **{k: v for k, v in record.items() if k not in ("pk", "sk")}}
+        for record in stored
+    ]

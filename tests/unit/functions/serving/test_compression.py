@@ -1,0 +1,159 @@
+"""Compressed bodies: what is read, what is refused before it grows, and what is sent."""
+
+import contextlib
+import gzip
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tritonclient.http import InferResult
+
+from functions.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
+from functions.core.serving.compression import compress, inflate
+
+LIMIT = 1_000_000
+BODY = b'{"inputs": []}' * 20
+
+
+def raw_deflate(body: bytes) -> bytes:
+    return zlib.compress(body, wbits=-15)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sent"),
+    [
+        (None, BODY),
+        ("", BODY),
+        ("identity", BODY),
+        ("gzip", gzip.compress(BODY)),
+        (" GZIP ", gzip.compress(BODY)),
+        ("x-gzip", gzip.compress(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("deflate", zlib.compress(BODY, 9)),
+        ("deflate", raw_deflate(BODY)),
+        ("gzip", BODY),  # API Gateway has inflated it and left the header
+        ("deflate", BODY),
+        ("gzip", b""),
+        ("deflate", b""),
+    ],
+)
+def test_a_body_is_read_as_it_was(encoding: str | None, sent: bytes) -> None:
+    assert inflate(sent, encoding, LIMIT) == (BODY if sent else b"")
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, deflate", "compress", "*", "\n\0" * 500])
+def test_any_other_encoding_is_refused(encoding: str) -> None:
+    with pytest.raises(UnsupportedEncoding, match="is not offered: send gzip, deflate or none"):
+        inflate(BODY, encoding, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sent", "says"),
+    [
+        ("gzip", gzip.compress(BODY)[:-3], "ends too early"),
+        ("gzip", gzip.compress(BODY)[:5], "ends too early"),
+        ("gzip", gzip.compress(BODY)[:-8] + b"\0" * 8, "cannot be read"),
+        ("gzip", gzip.compress(BODY) + b"abc", "has 3 bytes after its compressed data"),
+        ("gzip", gzip.compress(b"a") * 1000, "bytes after its compressed data"),
+        ("deflate", zlib.compress(BODY)[:-3], "ends too early"),
+        ("deflate", zlib.compress(BODY)[:-4] + b"\0" * 4, "cannot be read"),
+        ("deflate", zlib.compress(BODY) + b"abc", "has 3 bytes after its compressed data"),
+    ],
+)
+def test_a_damaged_body_is_refused(encoding: str, sent: bytes, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        inflate(sent, encoding, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [(None, bytes), ("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)],
+)
+def test_the_limit_is_exact(encoding: str | None, pack) -> None:
+    assert len(inflate(pack(bytes(LIMIT)), encoding, LIMIT)) == LIMIT
+    with pytest.raises(PayloadTooLarge, match="holds more than 1000000 bytes"):
+        inflate(pack(bytes(LIMIT + 1)), encoding, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)],
+)
+def test_a_bomb_is_stopped_at_the_limit(encoding: str, pack) -> None:
+    bomb = pack(bytes(100_000_000))
+    tracemalloc.start()
+    with pytest.raises(PayloadTooLarge):
+        inflate(bomb, encoding, LIMIT)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 4 * LIMIT
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.binary(),
+    st.sampled_from(["gzip", "deflate"]),
+    st.sampled_from([b"", b"\x1f\x8b", b"\x1f\x8b\x08\0", b"\x78\x9c"]),
+)
+def test_whatever_the_bytes_are_they_are_read_or_refused(
+    body: bytes, encoding: str, magic: bytes
+) -> None:
+    with contextlib.suppress(InvalidRequest):
+        assert len(inflate(magic + body, encoding, 100)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("accepted", "chosen"),
+    [
+        (None, None),
+        ("", None),
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("GZip", "gzip"),
+        ("gzip, deflate, br", "gzip"),
+        ("deflate, gzip", "gzip"),
+        ("gzip;q=0.5, deflate;q=0.8", "deflate"),
+        ("gzip ; q = 0.5 , deflate", "deflate"),
+        ("gzip;q=0", None),
+        ("gzip;q=0, *", "deflate"),
+        ("*", "gzip"),
+        ("*;q=0", None),
+        ("identity", None),
+        ("identity, gzip;q=0.5", None),
+        ("identity;q=0.5, gzip", "gzip"),
+        ("gzip;q=high, deflate;q=0.1", "deflate"),
+        ("gzip;q=nan", None),
+        ("br, zstd", None),
+        (";;,,q=1", None),
+    ],
+)
+def test_the_caller_chooses_the_encoding_of_the_reply(
+    accepted: str | None, chosen: str | None
+) -> None:
+    sent, encoding = compress(BODY, accepted)
+
+    assert encoding == chosen
+    assert inflate(sent, encoding, LIMIT) == BODY
+
+
+def test_a_body_that_would_grow_is_sent_as_it_is() -> None:
+    assert compress(b"{}", "gzip") == (b"{}", None)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_tritonclient_reads_what_is_sent(encoding: str) -> None:
+    reply = (
+        b'{"model_name":"m","outputs":[{"name":"y","datatype":"INT8","shape":[99],"data":['
+        + b"1," * 98
+        + b"1]}]}"
+    )
+    sent, chosen = compress(reply, encoding)
+
+    assert chosen == encoding
+    assert (
+        InferResult.from_response_body(sent, content_encoding=encoding).as_numpy("y").tolist()
+        == [1] * 99
+    )

@@ -1,0 +1,638 @@
+"""The data plane over real API Gateway events: statuses, headers, bodies, log lines."""
+
+import gzip
+import json
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functions.core.errors import (
+    ExecutionFailed,
+    InvalidModel,
+    PlatformError,
+    TimedOut,
+    Unavailable,
+)
+from functions.core.protocol.signature import Signature, TensorSpec
+from functions.infer import handler as module
+from functions.infer.handler import STATUS
+from tests.serving import Client, Context, World, rows
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.register("demo", 2.0)
+    world.register("demo", 3.0)
+    return world
+
+
+@pytest.fixture
+def client(world: World) -> Client:
+    return Client(world.handler())
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((Path("events") / f"{name}.json").read_text())
+
+
+def binary(*values: float, **parameters: Any) -> tuple[bytes, dict[str, str]]:
+    """A request whose tensor follows the JSON as bytes, and its header."""
+    raw = struct.pack(f"<{len(values)}f", *values)
+    tensor = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [len(values) // 3, 3],
+        "parameters": {"binary_data_size": len(raw)},
+    }
+    head = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+    return head + raw, {"Inference-Header-Content-Length": str(len(head))}
+
+
+# --- inference --------------------------------------------------------------------------------------------------------
+
+
+def test_an_inference_names_the_version_that_answered(client: Client) -> None:
+    reply = client.deliver(load("apigw_infer"))
+
+    assert reply.status == 200
+    assert reply.json == {
+        "model_name": "demo",
+        "model_version": "1",
+        "id": "1",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 3], "data": [2.0, 4.0, 6.0]}],
+    }
+    assert reply.headers["x-model-version"] == "1"
+    assert reply.headers["x-model-alias"] == "prod"
+    assert reply.headers["x-request-id"] == "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
+    assert reply.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "query", "version", "alias"),
+    [
+        ("/v2/models/demo/infer", {}, {}, "1", "prod"),
+        ("/v2/models/demo/versions/2/infer", {}, {}, "2", None),
+        ("/v2/models/demo/versions/latest/infer", {}, {}, "2", "latest"),
+        ("/prod/v2/models/demo/versions/latest/infer/", {}, {}, "2", "latest"),
+        ("/v2/models/demo/infer", {"X-Model-Version": "latest"}, {"version": "1"}, "2", "latest"),
+        ("/v2/models/demo/infer", {}, {"version": "2"}, "2", None),
+        ("/v2/models/demo/versions/1/infer", {"x-model-version": "2"}, {}, "1", None),
+    ],
+)
+def test_a_version_is_asked_for_by_path_header_or_query(
+    client: Client,
+    path: str,
+    headers: dict[str, str],
+    query: dict[str, str],
+    version: str,
+    alias: str | None,
+) -> None:
+    reply = client.post(path, rows([1, 2, 3]), headers=headers, query=query)
+
+    assert reply.json["model_version"] == reply.headers["x-model-version"] == version
+    assert reply.headers.get("x-model-alias") == alias
+    assert reply.json["outputs"][0]["data"][0] == (2.0 if version == "1" else 3.0)
+
+
+def test_an_alias_stands_in_the_place_of_a_version(client: Client) -> None:
+    reply = client.deliver(load("apigw_infer_alias"))
+
+    assert (reply.status, reply.headers["x-model-version"], reply.headers["x-model-alias"]) == (
+        200,
+        "2",
+        "latest",
+    )
+
+
+def test_a_binary_inference_is_an_octet_stream(client: Client) -> None:
+    reply = client.deliver(load("apigw_infer_binary"))
+
+    length = int(reply.headers["inference-header-content-length"])
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert struct.unpack("<3f", reply.body[length:]) == (2.0, 4.0, 6.0)
+    assert json.loads(reply.body[:length])["model_version"] == "1"
+
+
+def test_the_first_request_and_every_load_are_cold(client: Client) -> None:
+    paths = ["/v2/health/live", "/v2/models/demo", "/v2/models/demo/infer", "/v2/models/demo/infer"]
+    methods = ["GET", "GET", "POST", "POST"]
+    cold = [
+        client.send(m, p, rows([1, 2, 3])).headers["x-cold-start"]
+        for m, p in zip(methods, paths, strict=True)
+    ]
+
+    assert cold == ["1", "0", "1", "0"]
+
+
+def test_server_timing_tells_where_the_time_went(client: Client) -> None:
+    timing = client.post("/v2/models/demo/infer", rows([1, 2, 3])).headers["server-timing"]
+
+    entries = dict(entry.split(";dur=") for entry in timing.split(", "))
+    assert list(entries) == ["receive", "resolve", "decode", "load", "compute", "encode"]
+    assert all(float(ms) >= 0 for ms in entries.values())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "squeeze"),
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("identity", bytes),
+        ("GZIP", gzip.compress),
+    ],
+)
+def test_request_bodies_may_be_compressed(client: Client, encoding: str, squeeze: Any) -> None:
+    body = squeeze(json.dumps(rows([1, 2, 3])).encode())
+
+    assert (
+        client.post("/v2/models/demo/infer", body, headers={"Content-Encoding": encoding}).status
+        == 200
+    )
+
+
+def test_an_inflated_body_has_a_bound(world: World) -> None:
+    client = Client(world.handler(inflated_limit=1000))
+    reply = client.post(
+        "/v2/models/demo/infer", gzip.compress(b" " * 10_000), headers={"Content-Encoding": "gzip"}
+    )
+
+    assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+def test_only_inferences_are_compressed(client: Client) -> None:
+    many = [[1.0, 2.0, 3.0]] * 100
+    accept = {"Accept-Encoding": "gzip"}
+    reply = client.post("/v2/models/demo/infer", rows(*many), headers=accept)
+
+    assert reply.headers["content-encoding"] == "gzip"
+    assert json.loads(gzip.decompress(reply.body))["outputs"][0]["shape"] == [100, 3]
+    for other in (
+        client.get("/v2/models/demo", headers=accept),
+        client.post("/v2/models/demo/infer", b"{" * 1000, headers=accept),
+        client.get("/v2/" + "x" * 500, headers=accept),
+    ):
+        assert "content-encoding" not in other.headers
+        assert other.json
+
+
+def test_a_reply_that_lambda_could_not_return_is_refused_before(
+    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, headers = binary(*[1.0] * 3 * 400_000, binary_data_output=True)
+    reply = client.post("/v2/models/demo/infer", body, headers=headers)
+    assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
+
+    monkeypatch.setattr(module, "REPLY_LIMIT", 100)
+    assert client.get("/v2/models/demo").status == 413
+
+
+def test_time_left_bounds_the_run_and_so_does_the_caller(world: World, client: Client) -> None:
+    version = world.registry.resolve("demo", None).version
+    with world.models.session(version, time.monotonic() + 60) as session:
+        client.post("/v2/models/demo/infer", rows([1, 2, 3]), context=Context(remaining_ms=9000))
+        client.post("/v2/models/demo/infer", rows([1, 2, 3], parameters={"timeout": 50_000}))
+        late, asked = session.timeouts  # type: ignore[attr-defined]
+
+    assert 7.5 < late <= 8.0
+    assert asked == 0.05
+    reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]), context=Context(remaining_ms=0))
+    assert (reply.status, reply.json["code"]) == (504, "TIMED_OUT")
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+REFUSALS = [
+    ("GET", "/nothing", b"", {}, 404, "PATH_NOT_FOUND"),
+    ("GET", "/v2/models/demo/infer", b"", {}, 405, "METHOD_NOT_ALLOWED"),
+    ("HEAD", "/v2/health/live", b"", {}, 405, "METHOD_NOT_ALLOWED"),
+    ("POST", "/v2/models/demo/generate", b"", {}, 501, "UNSUPPORTED"),
+    ("GET", "/v2/systemsharedmemory/status", b"", {}, 501, "UNSUPPORTED"),
+    ("POST", "/v2/models/nobody/infer", b"", {}, 404, "MODEL_NOT_FOUND"),
+    ("POST", "/v2/models/No%20Body/infer", b"", {}, 404, "MODEL_NOT_FOUND"),
+    ("GET", "/v2/models/nobody", b"", {}, 404, "MODEL_NOT_FOUND"),
+    ("GET", "/v2/models/nobody/ready", b"", {}, 404, "MODEL_NOT_FOUND"),
+    ("GET", "/v2/models/demo/versions/9", b"", {}, 404, "MODEL_NOT_FOUND"),
+    ("GET", "/v2/models/demo/versions/staging/config", b"", {}, 404, "MODEL_NOT_FOUND"),
+    ("GET", "/v2/models/demo/versions/Staging!", b"", {}, 400, "INVALID_REQUEST"),
+    ("POST", "/v2/models/demo/infer", b"", {}, 400, "INVALID_REQUEST"),
+    ("POST", "/v2/models/demo/infer", b"{", {}, 400, "INVALID_REQUEST"),
+    (
+        "POST",
+        "/v2/models/demo/infer",
+        b"x",
+        {"content-encoding": "br"},
+        415,
+        "UNSUPPORTED_ENCODING",
+    ),
+    ("POST", "/v2/repository/index", b"[]", {}, 400, "INVALID_REQUEST"),
+    ("POST", "/v2/repository/index", b'{"ready":1}', {}, 400, "INVALID_REQUEST"),
+    (
+        "POST",
+        "/v2/repository/models/demo/load",
+        b'{"parameters":{"config":"{}"}}',
+        {},
+        400,
+        "INVALID_REQUEST",
+    ),
+    (
+        "POST",
+        "/v2/repository/models/demo/load",
+        b'{"parameters":{"file:1/m":"eA=="}}',
+        {},
+        400,
+        "INVALID_REQUEST",
+    ),
+    ("POST", "/v2/repository/models/nobody/load", b"{}", {}, 404, "MODEL_NOT_FOUND"),
+    ("POST", "/v2/repository/models/No!/load", b"{}", {}, 404, "MODEL_NOT_FOUND"),
+    ("POST", "/v2/repository/models/nobody/unload", b"{}", {}, 404, "MODEL_NOT_FOUND"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "headers", "status", "code"), REFUSALS)
+def test_every_refusal_is_json_that_says_what_to_change(
+    client: Client,
+    method: str,
+    path: str,
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+) -> None:
+    reply = client.send(method, path, body, headers=headers)
+
+    assert (reply.status, reply.json["code"]) == (status, code)
+    assert set(reply.json) == {"error", "code", "request_id"}
+    assert 0 < len(reply.json["error"]) <= 300
+    assert reply.headers["content-type"] == "application/json"
+    assert {"x-request-id", "x-cold-start", "server-timing"} <= set(reply.headers)
+    assert reply.json["request_id"] == reply.headers["x-request-id"] == "the-request"
+
+
+@pytest.mark.parametrize(
+    "name", ["apigw_infer_bad_shape", "apigw_infer_broken_json", "apigw_infer_unknown_model"]
+)
+def test_the_events_of_refusals_are_refused(client: Client, name: str) -> None:
+    assert client.deliver(load(name)).status == (404 if name.endswith("model") else 400)
+
+
+def test_texts_that_clients_look_for(client: Client) -> None:
+    def text(method: str, path: str) -> str:
+        return client.send(method, path).json["error"]
+
+    assert text("POST", "/v2/models/nobody/infer").startswith("Request for unknown model: 'nobody'")
+    assert text("GET", "/v2/models/No%20Body").startswith("Request for unknown model: 'No Body'")
+    assert text("POST", "/v2/repository/models/nobody/load").startswith("failed to load 'nobody', ")
+    assert text("POST", "/v2/repository/models/nobody/unload").startswith(
+        "failed to unload 'nobody', "
+    )
+
+
+def test_headers_that_go_with_a_status(world: World, client: Client) -> None:
+    world.claim("empty")
+
+    assert client.send("PUT", "/v2/models/demo/infer").headers["allow"] == "POST"
+    assert client.post("/v2/models/demo/infer", b"x", headers={"content-encoding": "br"}).headers[
+        "accept-encoding"
+    ] == ("gzip, deflate")
+    assert int(client.get("/v2/models/empty/ready").headers["retry-after"]) > 0
+
+
+def _all(kind: type[PlatformError]) -> Iterator[type[PlatformError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _all(below)
+
+
+def test_every_platform_error_has_a_status() -> None:
+    assert set(_all(PlatformError)) == set(STATUS)
+    assert all(400 <= status <= 599 and status != 422 for status in STATUS.values())
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ExecutionFailed("Gather: index 7 is out of bounds"), 500, "EXECUTION_FAILED"),
+        (MemoryError(), 413, "OUT_OF_MEMORY"),
+        (TimedOut("the model was stopped"), 504, "TIMED_OUT"),
+        (Unavailable("not now"), 503, "UNAVAILABLE"),
+    ],
+)
+def test_failures_of_a_run_name_the_version_and_are_counted(
+    world: World, client: Client, failure: Exception, status: int, code: str
+) -> None:
+    world.runtime.failure = failure
+    reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    world.runtime.failure = None
+
+    assert (reply.status, reply.json["code"]) == (status, code)
+    assert (reply.headers["x-model-version"], reply.headers["x-model-alias"]) == ("1", "prod")
+    assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
+    [stats] = client.get("/v2/models/demo/stats").json["model_stats"]
+    assert (
+        stats["inference_stats"]["fail"]["count"]
+        == stats["inference_stats"]["success"]["count"]
+        == 1
+    )
+
+
+def test_a_model_that_the_runtime_refuses_is_our_fault(world: World, client: Client) -> None:
+    world.runtime.refusals = [InvalidModel("cannot load it", code="NOT_LOADABLE")]
+
+    reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+
+    assert (reply.status, reply.json["code"]) == (500, "NOT_LOADABLE")
+
+
+def test_a_bug_is_told_in_the_log_and_the_environment_lives_on(
+    world: World, client: Client
+) -> None:
+    world.runtime.failure = ZeroDivisionError("secret payload")
+    reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    world.runtime.failure = None
+
+    assert reply.status == 500
+    assert reply.json == {
+        "error": "internal error",
+        "code": "INTERNAL_ERROR",
+        "request_id": "the-request",
+    }
+    bug, line = world.lines
+    assert bug["type"] == "builtins.ZeroDivisionError"
+    assert any("serving.py" in frame for frame in bug["traceback"])
+    assert "secret" not in json.dumps(bug)
+    assert (line["status"], line["code"]) == (500, "INTERNAL_ERROR")
+    assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
+
+
+@pytest.mark.parametrize(
+    "event", [{}, {"body": "%%%", "isBase64Encoded": True}, {"headers": None, "path": None}]
+)
+def test_an_event_of_any_shape_is_answered(client: Client, event: dict[str, Any]) -> None:
+    assert client.deliver(event).status in (400, 404)
+
+
+def test_it_answers_without_a_context(world: World) -> None:
+    assert world.handler()(load("apigw_infer"), None)["statusCode"] == 200
+
+
+# --- server and models ------------------------------------------------------------------------------------------------
+
+
+def test_health(world: World, client: Client) -> None:
+    assert client.get("/v2/health/live").json == {"live": True}
+    assert client.deliver(load("apigw_health_ready")).json == {"live": True, "ready": True}
+    assert world.runtime.loads == []
+
+    world.table.broken = True
+    assert client.get("/v2/health/live").status == 200
+    reply = client.get("/v2/health/ready")
+    assert reply.status == 503
+    assert "error" in reply.json
+
+
+def test_server_metadata_advertises_what_is_true(client: Client) -> None:
+    document = client.get("/v2").json
+
+    assert document == client.get("/v2/").json
+    assert document["name"] == "mayfly"
+    assert {"binary_tensor_data", "classification", "statistics", "model_repository"} <= set(
+        document["extensions"]
+    )
+    assert not {"system_shared_memory", "trace", "logging", "sequence"} & set(
+        document["extensions"]
+    )
+
+
+def test_models_that_have_a_ready_version_are_listed(world: World, client: Client) -> None:
+    world.claim("pending")
+    world.register("another")
+
+    assert client.get("/v2/models").json == {"models": ["another", "demo"]}
+
+
+def test_model_metadata(client: Client) -> None:
+    document = client.deliver(load("apigw_model_metadata")).json
+
+    assert document["versions"] == ["1", "2"]
+    assert document["properties"]["version"] == "1"
+    assert client.get("/v2/models/demo/versions/latest").json["properties"]["version"] == "2"
+
+
+def test_ready_tells_whether_the_model_is_in_memory(client: Client) -> None:
+    reply = client.get("/v2/models/demo/versions/latest/ready")
+    assert reply.json == {"name": "demo", "version": "2", "ready": True}
+    assert reply.headers["x-model-residency"] == "cold"
+
+    client.post("/v2/models/demo/versions/2/infer", rows([1, 2, 3]))
+    assert client.get("/v2/models/demo/versions/2/ready").headers["x-model-residency"] == "warm"
+
+
+def test_known_and_not_deployable_is_503(world: World, client: Client) -> None:
+    world.claim("pending")
+    world.reject("rejected")
+
+    for path in ("pending/ready", "pending/infer", "rejected/versions/1/ready", "rejected"):
+        reply = client.send("POST" if path.endswith("infer") else "GET", f"/v2/models/{path}")
+        assert reply.status == 503
+        assert reply.json["error"].startswith("Model version not ready")
+
+
+def test_a_new_version_is_seen_without_a_restart(world: World, client: Client) -> None:
+    assert client.get("/v2/models/new/ready").status == 404
+    world.register("new")
+    world.clock.now += 1.0
+    assert client.get("/v2/models/new/ready").status == 200
+
+
+def test_statistics_by_model_and_of_everything(client: Client) -> None:
+    client.post("/v2/models/demo/infer", rows([1, 2, 3], [4, 5, 6]))
+    client.post("/v2/models/demo/versions/2/infer", rows([1, 2, 3]))
+
+    everything = client.get("/v2/models/stats").json["model_stats"]
+    assert [(s["name"], s["version"], s["inference_count"]) for s in everything] == [
+        ("demo", "1", 2),
+        ("demo", "2", 1),
+    ]
+    assert client.get("/v2/models/demo/stats").json["model_stats"] == everything
+    assert client.get("/v2/models/demo/versions/2/stats").json["model_stats"] == everything[1:]
+    assert client.get("/v2/models/nobody/stats").status == 404
+
+
+def test_a_model_called_stats(world: World, client: Client) -> None:
+    world.register("stats")
+
+    assert client.get("/v2/models/stats").json == {"model_stats": []}
+    assert client.get("/v2/models/stats/versions/prod").json["name"] == "stats"
+    assert client.post("/v2/models/stats/infer", rows([1, 2, 3])).status == 200
+    assert client.get("/v2/models/stats/stats").json["model_stats"][0]["inference_count"] == 1
+
+
+# --- the repository ---------------------------------------------------------------------------------------------------
+
+
+def test_the_index_tells_the_state_of_every_version(world: World, client: Client) -> None:
+    world.reject("broken")
+    world.claim("pending")
+    world.register("off")
+    world.registry.serve("off", False)
+
+    index = client.deliver(load("apigw_repository_index")).json
+    assert index == [
+        {
+            "name": "broken",
+            "version": "1",
+            "state": "UNAVAILABLE",
+            "reason": "the file is no ONNX model",
+        },
+        {"name": "demo", "version": "1", "state": "READY", "reason": ""},
+        {"name": "demo", "version": "2", "state": "READY", "reason": ""},
+        {"name": "off", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"},
+        {"name": "pending", "version": "1", "state": "LOADING", "reason": "pending"},
+    ]
+    assert client.post("/v2/repository/index", {"ready": False}).json == index
+    ready = client.post("/v2/repository/index", {"ready": True}).json
+    assert [(row["name"], row["version"]) for row in ready] == [("demo", "1"), ("demo", "2")]
+
+
+def test_unload_and_load(world: World, client: Client) -> None:
+    assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
+    version = world.registry.resolve("demo", None).version
+
+    reply = client.post(
+        "/v2/repository/models/demo/unload", {"parameters": {"unload_dependents": False}}
+    )
+    assert (reply.status, reply.body) == (200, b"{}")
+    assert not world.models.holds(version)
+    assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 503
+
+    reply = client.post("/v2/repository/models/demo/load")
+    assert (reply.status, reply.body) == (200, b"{}")
+    assert reply.headers["x-model-version"] == "1"
+    assert reply.headers["x-cold-start"] == "1"
+    assert world.models.holds(version)
+    reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    assert (reply.status, reply.headers["x-cold-start"]) == (200, "0")
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_inference_is_one_line_that_is_its_metrics_too(world: World, client: Client) -> None:
+    client.post("/v2/models/demo/infer", rows([1.25, 2.5, 3.75]))
+    client.post("/v2/models/demo/versions/1/infer", rows([1.25, 2.5, 3.75]))
+
+    first, second = world.lines
+    assert first["message"] == "request"
+    assert (first["model"], first["version"], first["alias"], first["status"]) == (
+        "demo",
+        1,
+        "prod",
+        200,
+    )
+    assert (first["action"], first["cold"], first["request_id"]) == ("infer", True, "the-request")
+    assert first["bytes_in"] > 0 < first["bytes_out"]
+    [directive] = first["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == "Mayfly"
+    assert directive["Dimensions"] == [[], ["Model", "Alias"]]
+    assert (first["Model"], first["Alias"], second["Alias"]) == ("demo", "prod", "-")
+    units = {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}
+    assert units == {
+        "Requests": "Count",
+        "Errors": "Count",
+        "Latency": "Milliseconds",
+        "ModelLoadMs": "Milliseconds",
+    }
+    assert all(isinstance(first[name], int | float) for name in units)
+    assert (first["Requests"], first["Errors"], first["Latency"]) == (1, 0, first["latency_ms"])
+    assert "ModelLoadMs" not in second
+    assert second["alias"] is None
+    assert "1.25" not in json.dumps(world.lines)
+
+
+def test_an_unknown_model_makes_no_dimension_and_is_not_repeated(
+    world: World, client: Client
+) -> None:
+    client.post("/v2/models/made-up-by-a-caller/infer", rows([1, 2, 3]))
+    client.get("/v2/models/made-up-by-a-caller")
+    client.get("/v2/made-up-by-a-caller")
+
+    assert "made-up" not in json.dumps(world.lines)
+    infer, metadata, unknown = world.lines
+    assert infer["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [[]]
+    assert (infer["code"], infer["Errors"]) == ("MODEL_NOT_FOUND", 0)
+    assert "_aws" not in metadata
+    assert unknown["action"] == "unknown"
+
+
+def test_a_failure_of_ours_is_an_error_in_the_metrics(world: World, client: Client) -> None:
+    world.runtime.failure = ExecutionFailed("x")
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+
+    [line] = world.lines
+    assert (line["level"], line["Errors"], line["code"]) == ("ERROR", 1, "EXECUTION_FAILED")
+
+
+def test_the_rest_stands_for_what_is_not_logged(world: World) -> None:
+    """One in four is logged here, and counts for four."""
+    chances = iter([0.25, 0.5, 0.24, 0.75] * 25)
+    client = Client(world.handler(sample_rate=0.25, chance=lambda: next(chances)))
+    for _ in range(1 + 100):  # the first is cold
+        assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
+
+    cold, *sampled = world.lines
+    assert (cold["cold"], cold["Requests"], "sample_rate" in cold) == (True, 1, False)
+    assert {(line["sample_rate"], line["Requests"], line["Errors"]) for line in sampled} == {
+        (0.25, 4, 0)
+    }
+    assert sum(line["Requests"] for line in world.lines) == 101
+
+
+def test_what_went_wrong_is_always_logged(world: World) -> None:
+    client = Client(world.handler(sample_rate=0.001, chance=lambda: 1.0))
+    client.get("/v2/health/live")
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    client.post("/v2/models/demo/infer", b"{")
+    world.runtime.failure = ExecutionFailed("x")
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+
+    assert [(line["status"], line["cold"]) for line in world.lines] == [
+        (200, True), (200, True), (400, False), (500, False),
+    ]  # fmt: skip
+    assert [line.get("Requests") for line in world.lines] == [None, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.1, float("nan")])
+def test_a_sample_rate_is_a_share(world: World, rate: float) -> None:
+    with pytest.raises(ValueError, match="sample rate"):
+        world.handler(sample_rate=rate)
+
+
+@pytest.mark.parametrize("name", ['é\n"', "\ud800", "x" * 300])
+def test_any_request_id_fits_into_the_line(world: World, client: Client, name: str) -> None:
+    client.deliver(load("apigw_infer") | {"requestContext": {"requestId": name}})
+
+    [line] = world.lines
+    assert line["request_id"] == (ascii(name) if name == "\ud800" else name)
+
+
+def test_classification_reads_the_labels_of_the_signature(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.register(
+        "m",
+        signature=Signature(
+            (TensorSpec("x", "FP32", (-1, 3)),),
+            (TensorSpec("y", "FP32", (-1, 3), ("a", "b", "c")),),
+        ),
+    )
+    asked = rows([1, 3, 2], outputs=[{"name": "y", "parameters": {"classification": 2}}])
+
+    reply = Client(world.handler()).post("/v2/models/m/infer", asked)
+
+    assert reply.json["outputs"][0]["data"] == ["6.000000:1:b", "4.000000:2:c"]

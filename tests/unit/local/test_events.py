@@ -1,0 +1,198 @@
+"""Events and answers, as API Gateway and SQS spell them."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from local.events import Match, Request, find_route, is_binary, match, proxy_event, sqs_event
+from local.execution.pool import Result
+from local.execution.runtime_api import exit_reason
+from local.gateway import Refused, gateway_response, proxy_response
+from local.poller import failed_messages
+from local.template import Api, GatewayResponse, Route
+
+ROUTES = (
+    Route("GET", "/v2", "F"),
+    Route("GET", "/v2/{path+}", "F"),
+    Route("POST", "/v2/{path+}", "F"),
+    Route("ANY", "/v2/models/{name}", "G"),
+    Route("GET", "/v2/health/ready", "H"),
+)
+
+
+def make_api(types: tuple[str, ...] = ("*/*",), **responses: GatewayResponse) -> Api:
+    return Api("api", "prod", types, responses, ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("path", "resource", "parameters"),
+    [
+        ("/v2", "/v2", {}),
+        ("/v2/", "/v2", {}),
+        ("/v2/health/ready", "/v2/health/ready", {}),
+        ("/v2/health/ready/", "/v2/health/ready", {}),
+        ("/v2/models/a%20b", "/v2/models/{name}", {"name": "a b"}),
+        ("/v2/models/a/infer", "/v2/{path+}", {"path": "models/a/infer"}),
+    ],
+)
+def test_the_most_specific_resource_wins(
+    path: str, resource: str, parameters: dict[str, str]
+) -> None:
+    assert match(ROUTES, path) == Match(resource, parameters)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v22", "/prod/v2"])
+def test_other_paths_have_no_resource(path: str) -> None:
+    assert match(ROUTES, path) is None
+
+
+def test_methods_are_looked_up_within_the_resource() -> None:
+    assert find_route(ROUTES, "DELETE", "/v2/models/{name}") == ROUTES[3]
+    assert find_route(ROUTES, "POST", "/v2/health/ready") is None  # although /v2/{path+} has a POST
+
+
+def test_a_proxy_event_holds_the_request_as_received() -> None:
+    headers = [
+        ("Host", "h:1"),
+        ("X-Twice", "1"),
+        ("X-Twice", "2"),
+        ("Content-Length", "2"),
+        ("user-agent", "ua"),
+    ]
+    request = Request("POST", "/v2/a%20b", "/prod/v2/a%20b", "q=1&q=%202&e=", headers, b"\x00\xff")
+    event = proxy_event(make_api(), request, Match("/v2/{path+}", {"path": "a b"}), "id")
+
+    assert event["path"] == "/v2/a%20b"
+    assert event["resource"] == event["requestContext"]["resourcePath"] == "/v2/{path+}"
+    assert event["requestContext"]["path"] == "/prod/v2/a%20b"
+    assert event["headers"]["X-Twice"] == "2"
+    assert event["multiValueHeaders"]["X-Twice"] == ["1", "2"]
+    assert "Content-Length" not in event["headers"]
+    assert event["queryStringParameters"] == {"q": " 2", "e": ""}
+    assert event["multiValueQueryStringParameters"] == {"q": ["1", " 2"], "e": [""]}
+    assert event["requestContext"]["identity"]["userAgent"] == "ua"
+    assert base64.b64decode(event["body"]) == b"\x00\xff"
+    assert event["isBase64Encoded"] is True
+    json.dumps(event)
+
+
+def test_an_empty_request_has_nulls() -> None:
+    event = proxy_event(
+        make_api(), Request("GET", "/v2", "/prod/v2", "", [], b""), Match("/v2", {}), "id"
+    )
+
+    empty = (
+        "body",
+        "queryStringParameters",
+        "multiValueQueryStringParameters",
+        "pathParameters",
+        "stageVariables",
+    )
+    assert [event[name] for name in empty] == [None] * 5
+    assert event["isBase64Encoded"] is False
+
+
+@pytest.mark.parametrize(
+    ("types", "content_type", "binary"),
+    [
+        (("*/*",), "", True),
+        ((), "application/octet-stream", False),
+        (("application/octet-stream",), "application/octet-stream; a=b", True),
+        (("image/*",), "image/png", True),
+        (("image/*",), "", False),
+    ],
+)
+def test_binary_media_types(types: tuple[str, ...], content_type: str, binary: bool) -> None:
+    assert is_binary(make_api(types), content_type) is binary
+
+
+def test_an_answer_becomes_http() -> None:
+    answer = {
+        "statusCode": 200,
+        "headers": {"X-One": 1, "x-many": "lost", "Server": "mine", "Content-Length": "999"},
+        "multiValueHeaders": {"X-Many": ["a", "b"]},
+        "body": base64.b64encode(b"\x00").decode(),
+        "isBase64Encoded": True,
+    }
+    response = proxy_response(make_api(), json.dumps(answer).encode(), "")
+
+    assert (response.status, response.body) == (200, b"\x00")
+    assert response.headers["X-One"] == "1"
+    assert response.headers.getall("X-Many") == ["a", "b"]
+    assert response.headers["x-amzn-Remapped-Server"] == "mine"
+    assert response.headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, "text", [], {}, {"statusCode": "x"}, {"statusCode": 200, "body": {}}, {"statusCode": 200, "headers": 5},
+     {"statusCode": 200, "body": "?", "isBase64Encoded": True}],
+)  # fmt: skip
+def test_a_malformed_answer_is_refused(answer: Any) -> None:
+    with pytest.raises(Refused, match="INTEGRATION_FAILURE"):
+        proxy_response(make_api(), json.dumps(answer).encode(), "")
+
+
+def test_gateway_responses_follow_the_template() -> None:
+    api = make_api(
+        DEFAULT_4XX=GatewayResponse(None, '{"error": $context.error.messageString}'),
+        MISSING_AUTHENTICATION_TOKEN=GatewayResponse(404, '{"error": "no"}', {"X-A": "b"}),
+    )
+
+    missing = gateway_response(api, "MISSING_AUTHENTICATION_TOKEN", "id")
+    assert (missing.status, missing.body, missing.headers["X-A"]) == (404, b'{"error": "no"}', "b")
+    assert gateway_response(api, "THROTTLED", "id").body == b'{"error": "Too Many Requests"}'
+    assert (
+        gateway_response(api, "INTEGRATION_FAILURE", "id").body
+        == b'{"message":"Internal server error"}'
+    )
+
+
+def test_an_sqs_event() -> None:
+    message = {
+        "MessageId": "m", "ReceiptHandle": "r", "Body": "b", "MD5OfBody": "5",
+        "Attributes": {"ApproximateReceiveCount": 1},
+        "MessageAttributes": {"a": {"StringValue": "v", "DataType": "String"}},
+    }  # fmt: skip
+    (record,) = sqs_event([message], "arn:aws:sqs:us-east-1:1:q")["Records"]
+
+    assert record == {
+        "messageId": "m", "receiptHandle": "r", "body": "b", "md5OfBody": "5",
+        "attributes": {"ApproximateReceiveCount": "1"},
+        "messageAttributes": {"a": {"stringValue": "v", "dataType": "String"}},
+        "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:1:q", "awsRegion": "us-east-1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("payload", "failed"),
+    [
+        ("null", ""), ("", ""), ("{}", ""), ('{"batchItemFailures": null}', ""), ('{"batchItemFailures": []}', ""),
+        ('{"batchItemFailures": [{"itemIdentifier": "b"}]}', "b"),
+        ('{"batchItemFailures": [{"itemIdentifier": "z"}]}', "abc"),
+        ('{"batchItemFailures": [{"itemIdentifier": null}]}', "abc"),
+        ('{"batchItemFailures": [{}]}', "abc"), ('{"batchItemFailures": 5}', "abc"), ('"text"', "abc"), ("{", "abc"),
+    ],
+)  # fmt: skip
+def test_partial_failures(payload: str, failed: str) -> None:
+    assert failed_messages(Result("id", payload.encode(), False, ""), "abc", True) == set(failed)
+
+
+def test_whole_batches() -> None:
+    assert failed_messages(Result("id", b"{", False, ""), "abc", False) == set()
+    assert failed_messages(Result("id", b"null", True, ""), "abc", True) == set("abc")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (-9, "Runtime exited with error: signal: killed"),
+        (-11, "Runtime exited with error: signal: segmentation fault"),
+        (3, "Runtime exited with error: exit status 3"),
+        (0, "Runtime exited without providing a reason"),
+    ],
+)
+def test_exits_are_named_as_lambda_names_them(status: int, reason: str) -> None:
+    assert exit_reason(status) == reason

@@ -1,0 +1,289 @@
+"""Estimators become graphs that answer what they answer, with what they do to raw columns inside."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("skl2onnx", reason="training needs skl2onnx")
+pytest.importorskip("sklearn")
+
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.decomposition import PCA
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import Lasso, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
+
+from training.errors import ExportFailed
+from training.export import graphs, sklearn_exporter
+
+pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]  # the converter's own
+
+Inputs = dict[str, Any]
+TEXTS = [
+    "the cat sat on the mat",
+    "A dog, barked loudly!",
+    "two cafés by the sea",
+    "don't x y zz",
+] * 10
+SIDES = [0, 1, 0, 1] * 10
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Inputs, Any]:
+    x, y = load_digits(return_X_y=True)
+    return {"image": x.astype(np.float32).reshape(-1, 1, 8, 8)}, y
+
+
+def customers(rows: int = 600) -> tuple[Inputs, Any]:
+    """Mixed columns: measures with gaps, a category with gaps, whole years and a flag; the target depends on all."""
+    random = np.random.default_rng(0)
+    use = random.standard_normal((rows, 2)).astype(np.float32)
+    use[random.random(rows) < 0.1, 0] = np.nan
+    plan = np.array(random.choice(["gold", "tin", ""], (rows, 1)), object)
+    years, mobile = random.integers(0, 90, rows), random.random(rows) < 0.5
+    target = ((np.nan_to_num(use[:, 0]) + years / 90 + mobile > 1) ^ (plan[:, 0] == "tin")).astype(
+        int
+    )
+    return {"use": use, "plan": plan, "years": years, "mobile": mobile}, target
+
+
+def cleaning() -> Any:
+    measures = make_pipeline(SimpleImputer(), StandardScaler())
+    plans = make_pipeline(
+        SimpleImputer(missing_values="", strategy="constant", fill_value="none"),
+        OneHotEncoder(handle_unknown="ignore"),
+    )
+    return ColumnTransformer([("measures", measures, [0, 1, 3, 4]), ("plans", plans, [2])])
+
+
+def converted(estimator: Any, data: tuple[Inputs, Any], output: str = "probabilities") -> Any:
+    inputs, target = data
+    table = sklearn_exporter.table(inputs)
+    middle = len(table) * 3 // 4
+    estimator.fit(table[:middle], target[:middle])
+    return sklearn_exporter.export(
+        estimator, {name: values[middle:] for name, values in inputs.items()}, output
+    )
+
+
+def answer(result: Any, **feeds: Any) -> Any:
+    return graphs.runtime(result.graph).run(None, feeds)[0]
+
+
+def test_a_forest_reads_pictures_and_answers_probabilities_alone(
+    digits: tuple[Inputs, Any],
+) -> None:
+    forest = RandomForestClassifier(30, random_state=0)
+
+    result = converted(forest, digits)
+
+    assert [output.name for output in result.graph.graph.output] == ["probabilities"]
+    assert next((entry.domain, entry.version) for entry in result.graph.opset_import) == ("", 20)
+    assert len({entry.domain for entry in result.graph.opset_import}) == len(
+        result.graph.opset_import
+    )
+    assert result.graph.ir_version == 10
+    images = digits[0]["image"][:7]
+    np.testing.assert_allclose(
+        answer(result, image=images), forest.predict_proba(images.reshape(7, -1)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("forest", [RandomForestClassifier, RandomForestRegressor])
+def test_trees_send_missing_values_where_scikit_learn_does(
+    forest: Any, digits: tuple[Inputs, Any]
+) -> None:
+    output = "probabilities" if forest is RandomForestClassifier else "value"
+    with_gaps = digits[0]["image"].copy()
+    with_gaps[np.random.default_rng(0).random(with_gaps.shape) < 0.2] = np.nan
+
+    result = converted(forest(10, random_state=0), ({"image": with_gaps}, digits[1]), output)
+
+    assert (result.off, result.relabelled) == (0.0, 0.0)
+
+
+def test_a_tree_behind_a_scaler_decides_as_scikit_learn_does(digits: tuple[Inputs, Any]) -> None:
+    """Whole numbers, scaled, lie on thresholds exactly: in float32 a sixth of the rows would differ."""
+    estimator = make_pipeline(StandardScaler(), RandomForestClassifier(10, random_state=0))
+
+    result = converted(estimator, digits)
+
+    assert (result.off, result.relabelled) == (0.0, 0.0)
+    held_out = {"image": digits[0]["image"][1347:]}
+    graph = sklearn_exporter._graph(
+        estimator, estimator.predict_proba, held_out, "probabilities", False
+    )
+    with pytest.raises(ExportFailed, match="differs from the estimator in"):
+        sklearn_exporter._prove(graph, estimator.predict_proba, held_out, "in float32")
+
+
+@pytest.mark.parametrize(
+    "model", [LogisticRegression(), RandomForestClassifier(10, random_state=0)]
+)
+def test_mixed_columns_are_cleaned_inside_the_graph(model: Any) -> None:
+    inputs, target = customers()
+    pipeline = make_pipeline(cleaning(), model)
+
+    result = converted(pipeline, (inputs, target))
+
+    assert [value.name for value in result.graph.graph.input] == ["use", "plan", "years", "mobile"]
+    assert result.off == 0.0
+    odd = {
+        "use": np.array([[np.nan, np.nan]], np.float32),
+        "plan": np.array([["a plan of next year"]], object),
+        "years": np.array([200]),
+        "mobile": np.array([True]),
+    }
+    expected = pipeline.predict_proba(sklearn_exporter.table(odd))
+    np.testing.assert_allclose(answer(result, **odd), expected, atol=1e-5)
+
+
+def test_a_grid_search_is_its_best_estimator(digits: tuple[Inputs, Any]) -> None:
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        {"logisticregression__C": [0.1, 1]},
+        cv=2,
+    )
+
+    result = converted(search, ({"image": digits[0]["image"][:400]}, digits[1][:400]))
+
+    assert result.off == 0.0
+    assert sklearn_exporter.probabilities_of(search)[9] == 9
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_regressors_answer_one_value_a_row_or_one_for_each_target(targets: int) -> None:
+    x, y = load_diabetes(return_X_y=True)
+    target = y if targets == 1 else np.stack([y, -y], axis=1)
+
+    result = converted(
+        make_pipeline(StandardScaler(), Ridge() if targets > 1 else Lasso(0.1)),
+        ({"x": x.astype(np.float32)}, target),
+        "value",
+    )
+
+    assert answer(result, x=x[:3].astype(np.float32)).shape == ((3,) if targets == 1 else (3, 2))
+
+
+def test_transformers_answer_their_features(digits: tuple[Inputs, Any]) -> None:
+    assert answer(converted(PCA(5), digits, "embedding"), image=digits[0]["image"][:2]).shape == (
+        2,
+        5,
+    )
+
+
+def test_words_of_any_alphabet_count_without_the_locale_en_us() -> None:
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression())
+
+    result = converted(pipeline, ({"text": np.array(TEXTS, object)}, np.array(SIDES)))
+
+    assert result.off == 0.0
+    texts = ["THREE CATS, two cafés", "", "unheard-of"]
+    np.testing.assert_allclose(
+        answer(result, text=np.array(texts, object)),
+        pipeline.predict_proba(texts),
+        rtol=1e-3,
+        atol=1e-5,
+    )
+    (normaliser,) = (node for node in result.graph.graph.node if node.op_type == "StringNormalizer")
+    assert {attribute.name: attribute.s for attribute in normaliser.attribute}["locale"] == b"C"
+
+
+def test_capitals_that_the_runtime_cannot_lower_are_found_out() -> None:
+    texts = np.array(["ÉTÉ au café" if side else "hiver au bar" for side in SIDES], object)
+
+    with pytest.raises(ExportFailed, match="lower-cases A to Z only: lower-case the texts in data"):
+        converted(
+            make_pipeline(TfidfVectorizer(), LogisticRegression()),
+            ({"text": texts}, np.array(SIDES)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "advice"),
+    [
+        (HistGradientBoostingClassifier(), "use GradientBoostingClassifier"),
+        (make_pipeline(HashingVectorizer(), LogisticRegression()), "use TfidfVectorizer"),
+        (
+            make_pipeline(TfidfVectorizer(analyzer="char_wb"), LogisticRegression()),
+            "use analyzer='word'",
+        ),
+        (make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression()), "leave it out"),
+        (
+            ColumnTransformer([("t", TfidfVectorizer(strip_accents="unicode"), 0)]),
+            "strip accents in data",
+        ),
+    ],
+    ids=["histogram boosting", "hashing", "character n-grams", "sublinear", "accents"],
+)
+def test_what_cannot_be_converted_says_what_to_use_instead_before_the_fit(
+    estimator: Any, advice: str
+) -> None:
+    with pytest.raises(ExportFailed, match=advice) as caught:
+        sklearn_exporter.check(estimator)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "why"),
+    [
+        (LinearSVC(), "LinearSVC gives no probabilities: wrap it in CalibratedClassifierCV"),
+        (
+            make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()),
+            "cannot be converted to ONNX",
+        ),
+    ],
+    ids=["no probabilities", "a function of one's own"],
+)
+def test_what_is_found_out_only_at_the_end_is_one_sentence_too(
+    estimator: Any, why: str, digits: tuple[Inputs, Any]
+) -> None:
+    with pytest.raises(ExportFailed, match=why) as caught:
+        converted(estimator, ({"image": digits[0]["image"][:200]}, digits[1][:200]))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_that_sentence_advises_works(digits: tuple[Inputs, Any]) -> None:
+    few = {"image": digits[0]["image"][:300]}, digits[1][:300]
+
+    assert converted(CalibratedClassifierCV(LinearSVC(), cv=2), few).off == 0.0
+
+
+def test_another_estimator_than_the_graph_is_found_out(digits: tuple[Inputs, Any]) -> None:
+    inputs, target = {"image": digits[0]["image"][:300]}, digits[1][:300]
+    first = LogisticRegression().fit(sklearn_exporter.table(inputs), target)
+    second = LogisticRegression(C=0.01).fit(sklearn_exporter.table(inputs), target)
+    graph = sklearn_exporter._graph(first, first.predict_proba, inputs, "probabilities", False)
+
+    with pytest.raises(ExportFailed, match="is off by"):
+        sklearn_exporter._prove(graph, second.predict_proba, inputs, "LogisticRegression")
+
+
+@pytest.mark.parametrize(("answers", "message"), [
+    (None, "ends the process that asks it about no rows"),
+    ([{"probabilities": np.zeros((1, 10), np.float32)}], "answers 1 rows where it is asked none"),
+])  # fmt: skip
+def test_no_rows_get_no_answers(
+    answers: Any, message: str, digits: tuple[Inputs, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LogisticRegression(max_iter=20).fit(sklearn_exporter.table(digits[0]), digits[1])
+    graph = sklearn_exporter.export(model, digits[0], "probabilities").graph
+    empty = {name: values[:0] for name, values in digits[0].items()}
+    [answer] = graphs.risky_answers(graph, [empty])
+    assert answer["probabilities"].shape == (0, 10)
+
+    monkeypatch.setattr(graphs, "risky_answers", lambda graph, questions: answers)
+    with pytest.raises(ExportFailed, match=message):
+        sklearn_exporter.export(model, digits[0], "probabilities")

@@ -1,0 +1,472 @@
+"""The loop: learns, says what it does, and goes on after SIGTERM as if nothing had been."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from training.data import Dataset, Examples
+from training.errors import Diverged, InvalidCheckpoint, InvalidHyperparameter, InvalidRecipe
+from training.fitting import augment, checkpoint, engines, loop, losses
+from training.fitting.checkpoint import Interrupted, Stop
+from training.fitting.distributed import Ranks
+from training.hyperparameters import NetworkHyperparameters
+
+pytestmark = pytest.mark.train
+CPU = torch.device("cpu")
+SETTINGS = NetworkHyperparameters(epochs=3, lr=0.01, batch_size=16, patience=2)
+
+
+def make_data() -> Dataset:
+    """A bright half of an 8x8 image, left or right, under noise."""
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 2, 90)
+    x = generator.random((90, 1, 8, 8), dtype=np.float32)
+    for image, right in zip(x, y, strict=True):
+        image[:, :, 4 * right : 4 * right + 4] += 1
+    parts = [
+        Examples({"image": x[rows]}, y[rows])
+        for rows in (slice(0, 50), slice(50, 70), slice(70, 90))
+    ]
+    return Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
+
+
+def make_model() -> Any:
+    """Dropout and augmentation draw random numbers in every step: resuming has to restore them."""
+    torch.manual_seed(1)
+    layers = [torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Dropout(0.3)]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(4 * 36, 2))
+
+
+def wobble(images: Any) -> Any:
+    return augment.affine(images, turn=0.1, zoom=0.1, shift=0.1)
+
+
+class StopAfter(Stop):
+    """SIGTERM arrives during step `steps`, counted from the start."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]
+        self.left -= 1
+        return self.left < 0
+
+
+def train(
+    model: Any, settings: NetworkHyperparameters = SETTINGS, **more: Any
+) -> list[dict[str, float]]:
+    more = {"loss": losses.cross_entropy, "augment": wobble} | more
+    return loop.fit(model, more.pop("data", None) or make_data(), settings, device=CPU, **more)
+
+
+def test_it_learns_and_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    history = train(make_model(), score=lambda _: {"accuracy": 0.5})
+    lines = capsys.readouterr().out.splitlines()
+
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert lines[2].startswith("epoch 3/3  loss=")
+    for word in ("validation_loss=", "validation_accuracy=0.5", "rate=", "left=0s"):
+        assert word in lines[2]
+
+
+@pytest.mark.parametrize("steps", range(12))  # 3 inner steps and the end of each of 3 epochs
+def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
+    tmp_path: Path, steps: int
+) -> None:
+    whole = make_model()
+    history = train(whole)
+    first = make_model()
+    with pytest.raises(Interrupted):
+        train(first, checkpoints=tmp_path, stop=StopAfter(steps))
+    second = make_model()
+    resumed = train(second, checkpoints=tmp_path)
+
+    for name, weights in whole.state_dict().items():
+        assert torch.equal(weights, second.state_dict()[name]), name
+    for name in ("loss", "validation_loss"):
+        assert [row[name] for row in resumed] == [row[name] for row in history]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first, second = make_model(), make_model()
+    train(first, checkpoints=tmp_path)
+    train(second, checkpoints=tmp_path)
+
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    train(make_model(), checkpoints=tmp_path)
+
+    with pytest.raises(InvalidCheckpoint, match="belongs to a run with other settings"):
+        train(make_model(), replace(SETTINGS, lr=0.02), checkpoints=tmp_path)
+
+
+def test_a_torn_checkpoint_is_refused_and_none_is_left_torn(tmp_path: Path) -> None:
+    (tmp_path / checkpoint.FILE).write_bytes(b"half")
+
+    with pytest.raises(InvalidCheckpoint, match="cannot be read; remove it"):
+        train(make_model(), checkpoints=tmp_path)
+
+    (tmp_path / checkpoint.FILE).unlink()
+    train(make_model(), checkpoints=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def rates(kind: str, warm_up: float = 0.1) -> list[float]:
+    return [engines.schedule(step, 100, kind, warm_up) for step in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "middle", "last"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1, 1)]
+)
+def test_the_learning_rate_warms_up_and_falls_as_asked(
+    kind: str, middle: float, last: float
+) -> None:
+    found = rates(kind)
+
+    assert found[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert found[10] == 1.0
+    assert found[10:] == sorted(found[10:], reverse=True)
+    assert found[55] == pytest.approx(middle)
+    assert found[-1] == pytest.approx(last, abs=0.02)
+
+
+def test_no_warm_up_begins_at_the_top() -> None:
+    assert rates("linear", 0.0)[0] == 1.0
+
+
+def make_weak_data(rows: int = 200) -> Dataset:
+    """One of 20 columns tells the answer, the others are noise."""
+    generator = np.random.default_rng(2)
+    x = generator.standard_normal((rows, 20)).astype(np.float32)
+    y = (2 * x[:, 3] + 0.1 * generator.standard_normal(rows)).astype(np.float32)
+    half = rows // 2
+    parts = [
+        Examples(
+            {
+                "x": x[part],
+            },
+            y[part],
+        )
+        for part in (slice(0, half), slice(half, rows), slice(half, rows))
+    ]
+    return Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
+
+
+def make_linear(columns: int = 20) -> Any:
+    torch.manual_seed(3)
+    return torch.nn.Linear(columns, 1)
+
+
+def fit_linear(**settings: Any) -> Any:
+    model = make_linear()
+    chosen = {"epochs": 60, "lr": 0.03, "batch_size": 25, "weight_decay": 0.0} | settings
+    train(
+        model,
+        NetworkHyperparameters(**chosen),
+        data=make_weak_data(),
+        loss=losses.mse,
+        augment=None,
+    )
+    return model
+
+
+def test_l1_makes_useless_weights_zero_and_keeps_the_one_that_counts() -> None:
+    sparse, dense = fit_linear(l1=0.2), fit_linear()
+
+    zeros = (sparse.weight == 0).squeeze()
+    assert zeros.sum() == 19
+    assert abs(sparse.weight[0, 3].item() - 2) < 0.4
+    assert not (dense.weight == 0).any()
+
+
+def test_l2_makes_weights_small_and_leaves_biases_alone() -> None:
+    plain, decayed = fit_linear(), fit_linear(weight_decay=5.0)
+    groups = engines.optimizer(plain, NetworkHyperparameters(weight_decay=5.0), CPU).param_groups
+
+    assert decayed.weight.norm() < 0.8 * plain.weight.norm()
+    assert [(len(group["params"][0].shape), group["weight_decay"]) for group in groups] == [
+        (2, 5.0),
+        (1, 0.0),
+    ]
+
+
+class Recorder(torch.optim.SGD):  # type: ignore[misc]
+    """Notes how long the gradient is that it gets, and at which rate."""
+
+    norms: list[float]
+    rates: list[float]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        grads = [one.grad for group in self.param_groups for one in group["params"]]
+        self.norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
+        self.rates += {group["lr"] for group in self.param_groups}
+        super().step(closure)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """The optimiser of every run, whatever it trains."""
+    noted = Recorder([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    noted.norms, noted.rates = [], []
+
+    def make(model: Any, settings: Any, device: Any) -> Any:
+        made = Recorder(model.parameters(), settings.lr)
+        made.norms, made.rates = noted.norms, noted.rates
+        return made
+
+    monkeypatch.setattr(engines, "optimizer", make)
+    return noted
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_clipping_bounds_the_gradient(recorder: Recorder, clip: float) -> None:
+    fit_linear(clip=clip, epochs=2, l1=0.0)
+
+    assert len(recorder.norms) == 8
+    if clip:
+        assert max(recorder.norms) <= 0.5 + 1e-5
+    else:
+        assert max(recorder.norms) > 1
+
+
+def test_clipping_keeps_one_wild_row_from_ruling_the_others() -> None:
+    data = make_weak_data()
+    data.train.target[0] = 1e4
+
+    def miss(clip: float) -> float:
+        model = make_linear()
+        settings = NetworkHyperparameters(
+            epochs=60, lr=0.03, batch_size=10, weight_decay=0.0, clip=clip
+        )
+        train(model, settings, data=data, loss=losses.mse, augment=None)
+        (found,) = loop.predict(model, data.test.inputs, CPU)
+        return float(np.abs(found[:, 0] - data.test.target).mean())
+
+    assert miss(clip=1.0) < 0.5 * miss(clip=0.0)
+
+
+def test_the_optimiser_is_given_the_rate_of_each_step(recorder: Recorder) -> None:
+    fit_linear(epochs=5, lr=0.01, warm_up=0.2, schedule="linear")
+
+    assert recorder.rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert recorder.rates[4:] == pytest.approx([0.01 * (1 - step / 16) for step in range(16)])
+
+
+def test_a_rate_that_falls_settles_where_a_constant_one_goes_on_jumping() -> None:
+    data = make_weak_data()
+    x, y = np.column_stack([data.train.inputs["x"], np.ones(100)]), data.train.target
+    best = np.linalg.lstsq(x, y, rcond=None)[0][:20]
+    falling, constant = (
+        fit_linear(schedule=kind, lr=0.05, batch_size=4, epochs=20).weight.detach().numpy()[0]
+        for kind in ("cosine", "constant")
+    )
+
+    assert np.abs(falling - best).max() < 0.5 * np.abs(constant - best).max()
+
+
+def test_early_stopping_stops_and_gives_the_best_weights_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """More columns than rows: the network learns its 10 rows by heart, and others the worse."""
+    generator = np.random.default_rng(5)
+    x, y = (
+        generator.standard_normal((60, 40), np.float32),
+        generator.standard_normal(60, np.float32),
+    )
+    parts = [
+        Examples({"x": x[part]}, y[part]) for part in (slice(0, 10), slice(10, 60), slice(10, 60))
+    ]
+    data = Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
+    model = make_linear(40)
+    settings = NetworkHyperparameters(
+        epochs=200, lr=0.05, batch_size=10, patience=3, schedule="constant"
+    )
+    history = train(model, settings, data=data, loss=losses.mse, augment=None)
+
+    found = [row["validation_loss"] for row in history]
+    best = found.index(min(found))
+    assert len(history) == best + 1 + 3 < 200
+    (prediction,) = loop.predict(model, data.validation.inputs, CPU)
+    assert np.mean((prediction[:, 0] - y[10:]) ** 2) == pytest.approx(min(found), rel=1e-5)
+    assert f"the weights of epoch {best + 1} are kept" in capsys.readouterr().out
+
+    to_the_end = train(
+        make_linear(40), replace(settings, patience=0), data=data, loss=losses.mse, augment=None
+    )
+    assert len(to_the_end) == 200
+    assert to_the_end[-1]["validation_loss"] > 1.1 * min(found)
+
+
+def test_bf16_is_close_to_fp32_and_not_the_same() -> None:
+    seen: list[Any] = []
+    watching = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, x, y: seen.append(y.dtype)
+    )
+    try:
+        full = fit_linear()
+        assert set(seen) == {torch.float32}
+        seen.clear()
+        half = fit_linear(precision="bf16")
+    finally:
+        watching.remove()
+
+    assert torch.bfloat16 in seen
+    assert torch.allclose(full.weight, half.weight, atol=0.05)
+    assert not torch.equal(full.weight, half.weight)
+    assert half.weight.dtype == torch.float32
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
+    whole, parts = fit_linear(), fit_linear(accumulate=4)
+
+    assert torch.allclose(whole.weight, parts.weight, atol=1e-4)
+
+
+def test_a_huber_loss_minds_outliers_less() -> None:
+    outlier = torch.tensor([0.0, 0.0, 0.0, 100.0])
+
+    def loss(kind: str) -> float:
+        constant = torch.nn.Linear(1, 1, bias=False)
+        return losses.choose("regression", kind)(constant, (torch.zeros(4, 1),), outlier).item()
+
+    assert loss("huber") < loss("mse") / 50
+
+
+def test_next_token_leaves_out_what_is_ignored() -> None:
+    class Fixed(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, tokens: Any) -> Any:
+            return torch.nn.functional.one_hot(tokens, 5).float() * 10
+
+    tokens = torch.tensor([[1, 2, 3]])
+    right, padded = torch.tensor([[1, 2, 3]]), torch.tensor([[1, losses.IGNORED, 3]])
+    wrong = torch.tensor([[1, 4, 3]])
+
+    assert losses.next_token(Fixed(), (tokens,), right) < 0.01
+    assert losses.next_token(Fixed(), (tokens,), padded) < 0.01
+    assert losses.next_token(Fixed(), (tokens,), wrong) > 3
+
+
+def test_the_contrastive_loss_is_low_where_pairs_match() -> None:
+    rows = torch.nn.functional.normalize(
+        torch.randn(8, 16, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+
+    assert losses.contrastive(rows, rows) < 0.1 < losses.contrastive(rows, rows.roll(1, 0))
+
+
+def test_steps_that_read_all_from_the_device_compute_what_plain_ones_do() -> None:
+    """What a CUDA graph records, run without recording: the same weights, the smaller last batch included."""
+    data = make_weak_data(134).train  # 67 rows: two batches of 25 and one of 17
+    inputs, target = (torch.from_numpy(data.inputs["x"]),), torch.from_numpy(data.target)
+    settings = NetworkHyperparameters(epochs=2, lr=0.03, batch_size=25, l1=0.01, clip=1.0)
+    weights = []
+    for graphed in (False, True):
+        model = make_linear()
+        optimizer = engines.optimizer(model, settings, CPU)
+        update = engines.Update(engines.Objective(model, losses.mse), optimizer, inputs, target, settings, None, Ranks(),
+                              torch.zeros(()))  # fmt: skip
+        rates = [settings.lr * engines.schedule(step, 6) for step in range(6)]
+        engine = (
+            engines.Graphed(update, rates, 25, 67, CPU)
+            if graphed
+            else engines.Eager(update, rates, 25)
+        )
+        for epoch in range(2):
+            engine.enter(
+                torch.randperm(67, generator=torch.Generator().manual_seed(epoch)), 0, 3 * epoch
+            )
+            for step in range(3):
+                engine.self_contained() if graphed and step < 2 else engine.step()
+                engine._step = step + 1
+        weights.append(model.weight.detach())
+
+    assert torch.allclose(*weights, atol=1e-6)
+    assert not torch.equal(weights[0], make_linear().weight)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cuda_graph_computes_what_plain_calls_do() -> None:
+    found = []
+    for engine in ("eager", "graph"):
+        model = make_linear()
+        settings = NetworkHyperparameters(
+            epochs=4, lr=0.03, batch_size=24, precision="fp32", engine=engine, l1=0.01, clip=1.0)  # fmt: skip
+        loop.fit(model, make_weak_data(), settings, device=torch.device("cuda"), loss=losses.mse)
+        found.append(model.weight.detach().cpu())
+
+    assert torch.allclose(*found, atol=1e-4)
+
+
+@pytest.mark.stress  # the compiler takes a minute, and a C++ compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own
+def test_a_compiled_step_computes_what_plain_calls_do() -> None:
+    plain, compiled = fit_linear(epochs=3), fit_linear(epochs=3, engine="compile")
+
+    assert torch.allclose(plain.weight, compiled.weight, atol=1e-5)
+
+
+def test_a_cuda_graph_is_refused_on_a_cpu() -> None:
+    with pytest.raises(InvalidHyperparameter, match="engine: 'graph' needs one GPU"):
+        fit_linear(engine="graph")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_sentence() -> None:
+    with pytest.raises(Diverged, match="the loss is nan in epoch 1: lower lr, or set clip=1"):
+        train(
+            make_linear(),
+            data=make_weak_data(),
+            augment=None,
+            loss=lambda m, x, y: m(*x).mean() * float("nan"),
+        )
+
+
+def test_data_that_do_not_fit_the_network_are_named_with_their_shapes() -> None:
+    with pytest.raises(InvalidRecipe) as caught:
+        train(make_linear(19), data=make_weak_data(), augment=None, loss=losses.mse)
+
+    assert str(caught.value).startswith(
+        "the data do not go through the model (x [2, 20], target [2] float32): "
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_watcher_gets_every_epoch_and_may_end_the_run() -> None:
+    class Enough(Exception):
+        pass
+
+    seen: list[Any] = []
+
+    def watch(row: Any) -> None:
+        seen.append(row["epoch"])
+        if len(seen) == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(make_model(), watch=watch)
+    assert seen == [1, 2]
+
+
+def test_waiting_threads_do_not_spin() -> None:
+    """OpenMP tells at its start what it took from the environment, which had to be set before torch was loaded."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import training.train"],
+        env=environment | {"OMP_DISPLAY_ENV": "true"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr

@@ -1,0 +1,156 @@
+"""Two processes that share every batch learn what one does: within 1e-5, for sums come in another order."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from tests import ranks as script
+from training.errors import InvalidCheckpoint
+
+pytestmark = pytest.mark.train
+ROOT = Path(__file__).parents[4]
+ATOL = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes, started with torchrun's variables, leave behind. They meet in a file and talk over lo."""
+    folder = tmp_path_factory.mktemp("ranks")
+    shared = {
+        "WORLD_SIZE": "2",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "MAYFLY_RENDEZVOUS": f"file://{folder}/meeting",
+    }
+    children = [
+        subprocess.Popen([sys.executable, "-m", "tests.ranks", str(folder)], cwd=ROOT, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True,
+                         env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [child.communicate(timeout=200) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0, 0], said
+    assert "epoch 4/4" in said[0][0]
+    assert said[1][0] == ""  # one of them speaks
+    return folder
+
+
+def load(path: Path) -> Any:
+    return torch.load(path, weights_only=True)
+
+
+def test_two_processes_learn_what_one_does(folder: Path) -> None:
+    alone = script.make_model()
+    history = script.fit(alone)
+    together = load(folder / "plain.pt")
+
+    for name, weights in alone.state_dict().items():
+        assert torch.allclose(weights, together["model"][name], atol=ATOL, rtol=0), name
+    for one, other in zip(history, together["history"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=ATOL)
+        assert one["validation_loss"] == pytest.approx(other["validation_loss"], abs=ATOL)
+    moved = [not torch.allclose(a, b, atol=0.05) for a, b in
+             zip(alone.parameters(), script.make_model().parameters(), strict=True)]  # fmt: skip
+    assert any(moved)
+
+
+def test_both_hold_the_same_weights_to_the_last_bit(folder: Path) -> None:
+    first, second = load(folder / "plain.pt")["others"]
+
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_one_process_told_to_stop_stops_both_and_they_go_on_bit_for_bit(folder: Path) -> None:
+    """Each draws its own dropout, so each state of the generators has to come back to its own process."""
+    found = load(folder / "resumed.pt")
+
+    assert found["stops"] == [True, True]
+    for name, weights in found["whole"].items():
+        assert torch.equal(weights, found["resumed"][name]), name
+
+
+def test_a_checkpoint_of_two_processes_is_not_for_one(folder: Path) -> None:
+    settings = script.replace(script.SETTINGS, accumulate=1, epochs=3)
+
+    with pytest.raises(InvalidCheckpoint, match="belongs to a run with other settings"):
+        script.fit(script.make_model(0.3), settings=settings, checkpoints=folder / "state")
+
+
+@pytest.mark.parametrize(
+    ("processes", "main", "status", "out", "error"),
+    [
+        ("2", "lambda: print('said') or 3", 3, "said\n", ""),
+        ("2", "lambda: 1 / 0", 1, "", "ZeroDivisionError"),
+        ("1", "lambda: 3", 3, "ended by Python\n", ""),
+    ],
+)
+def test_one_of_several_processes_ends_before_the_interpreter_does(
+    processes: str, main: str, status: int, out: str, error: str
+) -> None:
+    """While it finalises, a thread of gloo's that lets a tensor go would abort the process."""
+    code = f"""import atexit
+from training.fitting import distributed
+atexit.register(print, "ended by Python")
+distributed.end({main})"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "WORLD_SIZE": processes},
+                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (status, out)
+    assert error in done.stderr
+
+
+UP = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_command_and_one_process_writes_the_model(tmp_path: Path) -> None:
+    """In a network of its own, for torchrun listens on every interface."""
+    alone = ["unshare", "--map-root-user", "--net"]
+    if (
+        not sys.platform.startswith("linux")
+        or subprocess.run([*alone, "true"], check=False).returncode
+    ):
+        pytest.skip("this machine allows no network namespaces")
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    train = [
+        "-m",
+        "training.train",
+        "mlp",
+        "--set",
+        "epochs=2",
+        "--device",
+        "cpu",
+        "--model-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", UP, *torchrun, *train], cwd=ROOT, capture_output=True, text=True, timeout=240,
+        check=False, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert len(re.findall(r"^epoch 2/2 ", done.stdout, re.MULTILINE)) == 1
+    assert (tmp_path / "model.onnx").exists()

@@ -1,0 +1,74 @@
+"""The record of a run: what is needed to believe its numbers and to make them again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from training.export import manifest
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, standard deviation, lowest and highest of what several seeds reached.
+
+    >>> spread([0.5, 1.0])
+    {'mean': 0.75, 'deviation': 0.353553, 'low': 0.5, 'high': 1.0}
+    """
+    return {
+        "mean": round(statistics.fmean(values), 6),
+        "deviation": round(statistics.stdev(values), 6) if len(values) > 1 else 0.0,
+        "low": min(values),
+        "high": max(values),
+    }
+
+
+def environment(device: torch.device, processes: int) -> dict[str, Any]:
+    """Where a run was made; no names of people, machines or folders."""
+    on_gpu = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "libraries": manifest.libraries(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }
+
+
+def make(
+    *,
+    recipe: str,
+    settings: Mapping[str, Any],
+    seeds: Sequence[int],
+    metrics: Sequence[Mapping[str, float]],
+    histories: Sequence[Sequence[Mapping[str, float]]],
+    device: torch.device,
+    processes: int,
+    duration_s: float,
+) -> dict[str, Any]:
+    """The record of runs that differ in their seed only, one of `metrics` and `histories` each."""
+    rates = [row["examples_per_s"] for history in histories for row in history[1:] or history]
+    shares = [
+        row["roof"] for history in histories for row in history[1:] or history if "roof" in row
+    ]
+    return {
+        "schema": 1,
+        "recipe": recipe,
+        "code_revision": manifest.code_revision(),
+        "environment": environment(device, processes),
+        "hyperparameters": dict(settings),
+        "seeds": list(seeds),
+        "metrics": {name: spread([one[name] for one in metrics]) for name in metrics[0]},
+        "metrics_by_seed": [dict(one) for one in metrics],
+        "examples_per_s": round(statistics.median(rates), 1) if rates else None,
+        "share_of_peak": round(statistics.median(shares), 4) if shares else None,
+        "duration_s": round(duration_s, 3),
+        "history": [list(history) for history in histories],
+    }

@@ -1,0 +1,98 @@
+"""Losses: (model, inputs, target) → the mean over the examples of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.data import Examples
+from training.errors import InvalidRecipe
+from training.recipe import Run
+
+Loss = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+IGNORED = -1  # a target that no loss counts, e.g. padding
+PART = 32  # texts whose logits are in memory at a time
+
+
+def cross_entropy(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Of logits (batch, classes) and class numbers (batch,)."""
+    return functional.cross_entropy(model(*inputs), target)
+
+
+def mse(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    return functional.mse_loss(_like(model(*inputs), target), target)
+
+
+def huber(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Squared up to an error of 1, straight beyond: outliers pull less."""
+    return functional.huber_loss(_like(model(*inputs), target), target)
+
+
+def next_token(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Of logits (batch, length, tokens) and the token that follows each (batch, length), IGNORED where none does."""
+    return functional.cross_entropy(
+        model(*inputs).flatten(0, -2), target.flatten(), ignore_index=IGNORED
+    )
+
+
+def nats(run: Run, examples: Examples) -> NDArray[np.float32]:
+    """What each byte of the target costs (n, length); asked in parts, for logits are large. A recipe's `infer`."""
+    inputs, costs = examples.inputs, []
+    for start in range(0, len(examples), PART):
+        part = slice(start, start + PART)
+        logits = torch.from_numpy(
+            run({name: values[part] for name, values in inputs.items()})["logits"]
+        )
+        target = torch.from_numpy(examples.target[part]).clamp(min=0)
+        costs.append(
+            functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").numpy()
+        )
+    return np.concatenate(costs)
+
+
+def contrastive(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
+    """InfoNCE both ways: row i of one belongs to row i of the other, every other row of the batch does not.
+
+    Both (batch, width), of length 1. For a recipe's own loss: `contrastive(model(a), model(b))`.
+    """
+    similarity = first @ second.T / temperature
+    pairs = torch.arange(len(first), device=first.device)
+    return (
+        functional.cross_entropy(similarity, pairs) + functional.cross_entropy(similarity.T, pairs)
+    ) / 2
+
+
+def _like(prediction: Tensor, target: Tensor) -> Tensor:
+    """(batch, 1) for (batch,): broadcasting would compare every row with every other."""
+    return prediction.reshape(target.shape)
+
+
+NAMED: Mapping[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mse": mse,
+    "huber": huber,
+    "next_token": next_token,
+}
+BY_TASK = {"classification": cross_entropy, "regression": mse, "generation": next_token}
+
+
+def choose(task: str, loss: str | Loss | None) -> Loss:
+    """What a recipe of `task` that asks for `loss` is trained on.
+
+    Raises:
+        InvalidRecipe: the name is unknown, or the task has no loss of its own.
+    """
+    if loss is None and task not in BY_TASK:
+        raise InvalidRecipe(
+            f"a {task} recipe brings its own loss: loss=lambda model, inputs, target: …"
+        )
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise InvalidRecipe(f"loss {loss!r} is none of {', '.join(NAMED)}")
+        return NAMED[loss]
+    return loss or BY_TASK[task]
