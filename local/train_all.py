@@ -26,8 +26,8 @@ from local.client import RunningStack, start_stack
 from local.demo import STATE, DemoFailed, follow, get, last_words, registered, step, submit
 from training.errors import TrainingError
 from training.evaluation.baselines import BEST_POSSIBLE
-from training.export.manifest import KEY
 from training.hyperparameters import pairs
+from training.manifest import KEY
 from training.recipe_loading import built_in
 
 COMPRESS = {

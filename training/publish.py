@@ -19,8 +19,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from training import manifest
 from training.errors import InvalidArtifact, TrainingError
-from training.export import graphs, manifest, model_card
+from training.export import graphs, model_card
 from training.export.graphs import first_line
 from training.recipe import NAME, OUTPUTS, Arrays, Task
 

@@ -33,9 +33,9 @@ from training.errors import TrainingError
 from training.evaluation import metrics as evaluate
 from training.evaluation import record, report
 from training.export import graphs, model_card
-from training.export.manifest import Evaluation, Manifest
 from training.fitting import checkpoint, distributed
 from training.hyperparameters import override, pairs
+from training.manifest import Evaluation, Manifest
 from training.pipeline import Trained
 from training.recipe_loading import load, mistake
 from training.tuning import study

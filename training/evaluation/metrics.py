@@ -15,7 +15,7 @@ from training.errors import InvalidData
 from training.evaluation import baselines as naive
 
 if TYPE_CHECKING:
-    from training.export.manifest import Evaluation, Lead
+    from training.manifest import Evaluation, Lead
     from training.recipe import Task
 
 Metrics = dict[str, float]

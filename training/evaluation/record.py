@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from training.export import manifest
+from training import manifest
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.evaluation import metrics, plots
 from training.evaluation.baselines import BEST_POSSIBLE
-from training.export.manifest import Evaluation, Manifest
+from training.manifest import Evaluation, Manifest
 
 if TYPE_CHECKING:
     from training.recipe import Task

@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from training.errors import ExportFailed
-from training.export.manifest import Sample
+from training.manifest import Sample
 
 OPSET, IR = (
     20,

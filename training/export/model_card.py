@@ -9,8 +9,9 @@ from typing import Any
 
 import onnx
 
-from training.export import graphs, manifest
-from training.export.manifest import Input, Output
+from training import manifest
+from training.export import graphs
+from training.manifest import Input, Output
 
 COLUMNS_LIMIT = 32 * 1024  # bytes of an input's names, as JSON
 

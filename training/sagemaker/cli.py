@@ -112,7 +112,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from training.export import manifest
+    from training import manifest
     from training.sagemaker import backends, tuning_job
 
     if options.on == "local-stack":

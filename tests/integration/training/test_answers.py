@@ -17,9 +17,8 @@ onnx = pytest.importorskip("onnx")
 from functions.adapters.sandbox import Sandbox
 from functions.core.registry.version import State
 from tests.integration.functions.test_register_and_infer import World
-from training import pipeline, train
+from training import manifest, pipeline, train
 from training.evaluation import metrics
-from training.export import manifest
 from training.recipe import Arrays
 from training.recipe_loading import load
 

@@ -14,9 +14,9 @@ onnx = pytest.importorskip("onnx")
 from functions.adapters.sandbox import Sandbox
 from functions.core.registry.version import State, Version
 from tests.integration.functions.test_register_and_infer import World
-from training import networks, pipeline, train
+from training import manifest, networks, pipeline, train
 from training.compression import quantize
-from training.export import graphs, manifest, torch_exporter
+from training.export import graphs, torch_exporter
 from training.generate import generate
 from training.hyperparameters import override
 from training.recipe import Arrays, Run

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from functions.register.manifest import read_manifest
 from local.aws.provision import Deployed
-from training.export import manifest
+from training import manifest
 from training.publish import main
 
 pytestmark = pytest.mark.train

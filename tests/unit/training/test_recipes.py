@@ -12,14 +12,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from training import networks, pipeline, train
+from training import manifest, networks, pipeline, train
 from training import recipe as recipe_module
 from training.__main__ import main as command
 from training.compression import select
 from training.data import Dataset, Examples
 from training.errors import ExportFailed, InvalidRecipe
 from training.evaluation import metrics as evaluate
-from training.export import manifest
 from training.fitting import estimators
 from training.hyperparameters import Hyperparameters, override
 from training.recipe import Recipe

@@ -11,10 +11,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from training import pipeline, train
+from training import manifest, pipeline, train
 from training.data import Dataset, Examples, split
 from training.evaluation import calibration, metrics, report
-from training.export import graphs, manifest
+from training.export import graphs
 from training.hyperparameters import NetworkHyperparameters
 from training.recipe import Recipe
 from training.recipe_loading import load
