@@ -25,7 +25,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items() if datatype != "BF16"}
 
 
-def tensor_of(values: Any, datatype: str = "") -> Tensor:
+def to_tensor(values: Any, datatype: str = "") -> Tensor:
     """The tensor of an array, or of what numpy makes an array of; `datatype` where its dtype leaves a choice."""
     array = np.asarray(values)
     datatype = datatype or _DATATYPES[array.dtype]
@@ -36,7 +36,7 @@ def tensor_of(values: Any, datatype: str = "") -> Tensor:
     )
 
 
-def array_of(tensor: Tensor) -> np.ndarray:
+def to_array(tensor: Tensor) -> np.ndarray:
     """The array of a tensor, which may be written to."""
     if tensor.datatype == "BYTES":
         array = np.empty(len(tensor.data), np.object_)

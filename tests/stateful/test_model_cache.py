@@ -35,7 +35,7 @@ from functions.core.registry.load_plan import Plan
 from functions.core.registry.version import Blob, Source, State, Version
 from functions.core.serving import model_cache
 from functions.core.serving.model_cache import MB, ModelCache, footprint_bytes, loading_bytes
-from tests.serving import Clock
+from tests.data_plane import Clock
 
 VERSIONS = 6
 PATIENCE_S = 10.0  # for a thread to do what it does at once

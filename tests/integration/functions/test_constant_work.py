@@ -20,7 +20,7 @@ from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from local.aws.provision import Deployed
 from tests.models import scale_model
-from tests.workbench import MemoryWorkbench
+from tests.sandbox import MemorySandbox
 
 MANY = 1000
 NOW = "2026-11-22T08:00:00.000Z"
@@ -39,7 +39,7 @@ class Counted:
         self.registry = Registry(self.table, lambda: NOW, pause=lambda _: None)
         serving = deployed.outputs["ServingBucketName"]
         self.registration = Registration(
-            self.registry, S3Uploads(s3), S3Blobs(s3, serving), MemoryWorkbench(), read_manifest
+            self.registry, S3Uploads(s3), S3Blobs(s3, serving), MemorySandbox(), read_manifest
         )
         for client in (s3, dynamodb):
             client.meta.events.register("before-send", self._count)

@@ -16,7 +16,14 @@ from functions.adapters.aws_http.client import Client
 from functions.adapters.aws_http.settings import Settings
 from functions.core.errors import Unavailable
 from functions.core.registry.version import Blob
-from tests.faults import Behaviour, FaultServer, Line, Seen, Stored, fault_server
+from tests.fault_server import (
+    Behaviour,
+    FaultServer,
+    ReceivedRequest,
+    ServerConnection,
+    StoredObject,
+    fault_server,
+)
 
 CONTENT = bytes(range(256)) * 40
 BLOB = Blob("model.onnx", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
@@ -87,12 +94,12 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def stored() -> Stored:
-    return Stored(CONTENT)
+def stored() -> StoredObject:
+    return StoredObject(CONTENT)
 
 
 @pytest.fixture
-def server(stored: Stored) -> Iterator[FaultServer]:
+def server(stored: StoredObject) -> Iterator[FaultServer]:
     with fault_server(stored) as running:
         yield running
 
@@ -138,16 +145,18 @@ def test_a_blob_is_divided_among_the_connections(
     assert len(server.seen) == requests
 
 
-def test_an_empty_blob_is_a_file(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+def test_an_empty_blob_is_a_file(server: FaultServer, stored: StoredObject, tmp_path: Path) -> None:
     stored.content = b""
 
     assert Reading(server.url).fetch(tmp_path, Blob("w", hashlib.sha256(b"").hexdigest(), 0)) == b""
 
 
-def truncated(stored: Stored, count: int, end: Callable[[Line], None]) -> Behaviour:
+def truncated(
+    stored: StoredObject, count: int, end: Callable[[ServerConnection], None]
+) -> Behaviour:
     """Answers `count` bytes of what it announces."""
 
-    def behave(seen: Seen, line: Line) -> None:
+    def behave(seen: ReceivedRequest, line: ServerConnection) -> None:
         wanted = stored.wanted(seen)
         line.send(stored.head(seen) + stored.content[wanted.start : wanted.start + count])
         end(line)
@@ -155,10 +164,16 @@ def truncated(stored: Stored, count: int, end: Callable[[Line], None]) -> Behavi
     return behave
 
 
-@pytest.mark.parametrize("end", [Line.hang_up, Line.reset], ids=["closed", "reset"])
+@pytest.mark.parametrize(
+    "end", [ServerConnection.hang_up, ServerConnection.reset], ids=["closed", "reset"]
+)
 @pytest.mark.parametrize("number", [1, 4, RANGES])
 def test_after_a_break_only_what_is_missing_is_asked_for(
-    server: FaultServer, stored: Stored, tmp_path: Path, end: Callable[[Line], None], number: int
+    server: FaultServer,
+    stored: StoredObject,
+    tmp_path: Path,
+    end: Callable[[ServerConnection], None],
+    number: int,
 ) -> None:
     stored.faults[number] = truncated(stored, 123, end)
     reading = Reading(server.url, connections=1)
@@ -167,7 +182,7 @@ def test_after_a_break_only_what_is_missing_is_asked_for(
     broken, again = server.seen[number - 1], server.seen[number]
     assert broken.range is not None
     assert again.range is not None
-    if end is Line.hang_up:  # a reset may overtake what was sent
+    if end is ServerConnection.hang_up:  # a reset may overtake what was sent
         assert again.range.start == broken.range.start + 123
     assert again.range.stop == broken.range.stop
     assert again.headers["if-match"] == '"1"'
@@ -175,21 +190,21 @@ def test_after_a_break_only_what_is_missing_is_asked_for(
 
 
 def test_a_small_blob_goes_on_where_it_broke(
-    server: FaultServer, stored: Stored, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
-    stored.faults[1] = truncated(stored, 5000, Line.hang_up)
+    stored.faults[1] = truncated(stored, 5000, ServerConnection.hang_up)
 
     assert Reading(server.url, range_bytes=len(CONTENT)).fetch(tmp_path) == CONTENT
     assert [one.range for one in server.seen] == [None, range(5000, len(CONTENT))]
 
 
 def test_a_connection_that_drips_is_given_up_and_what_it_brought_is_kept(
-    server: FaultServer, stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, stored: StoredObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blobs_adapter, "ANSWER_S", 1.0)
     over = threading.Event()
 
-    def drips(seen: Seen, line: Line) -> None:
+    def drips(seen: ReceivedRequest, line: ServerConnection) -> None:
         wanted = stored.wanted(seen)
         line.send(stored.head(seen))
         for at in wanted:
@@ -209,7 +224,7 @@ def test_a_connection_that_drips_is_given_up_and_what_it_brought_is_kept(
     assert 1 <= server.seen[1].range.start < RANGE
 
 
-def test_silence_is_given_up(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+def test_silence_is_given_up(server: FaultServer, stored: StoredObject, tmp_path: Path) -> None:
     over = threading.Event()
     stored.faults[2] = lambda *_: (over.wait(10), None)[1]
     try:
@@ -224,9 +239,9 @@ def test_silence_is_given_up(server: FaultServer, stored: Stored, tmp_path: Path
     ids=["late", "short", "no size", "no unit", "missing"],
 )
 def test_a_wrong_range_is_asked_for_again(
-    server: FaultServer, stored: Stored, tmp_path: Path, content_range: str
+    server: FaultServer, stored: StoredObject, tmp_path: Path, content_range: str
 ) -> None:
-    def wrong(seen: Seen, line: Line) -> None:
+    def wrong(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.send(
             stored.head(seen, content_range=content_range)
             + CONTENT[1 : len(stored.wanted(seen)) + 1]
@@ -243,9 +258,9 @@ def test_a_wrong_range_is_asked_for_again(
 
 
 def test_a_server_without_ranges_will_do(
-    server: FaultServer, stored: Stored, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
-    def whole(seen: Seen, line: Line) -> None:
+    def whole(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.answer(200, CONTENT, etag=stored.etag)
 
     stored.faults = dict.fromkeys(range(1, 99), whole)
@@ -253,8 +268,10 @@ def test_a_server_without_ranges_will_do(
     assert Reading(server.url).fetch(tmp_path) == CONTENT
 
 
-def test_a_body_in_chunks_will_do(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
-    def chunked(seen: Seen, line: Line) -> None:
+def test_a_body_in_chunks_will_do(
+    server: FaultServer, stored: StoredObject, tmp_path: Path
+) -> None:
+    def chunked(seen: ReceivedRequest, line: ServerConnection) -> None:
         wanted = stored.wanted(seen)
         line.send(stored.head(seen, content_length="", transfer_encoding="chunked"))
         for at in range(wanted.start, wanted.stop, 300):
@@ -271,9 +288,9 @@ def test_a_body_in_chunks_will_do(server: FaultServer, stored: Stored, tmp_path:
 
 
 def test_a_busy_storage_is_asked_again_with_growing_waits(
-    server: FaultServer, stored: Stored, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
-    def busy(_: Seen, line: Line) -> None:
+    def busy(_: ReceivedRequest, line: ServerConnection) -> None:
         line.answer(503, SLOW_DOWN)
 
     stored.faults = dict.fromkeys([2, 3, 4], busy)
@@ -291,14 +308,16 @@ def test_a_busy_storage_is_asked_again_with_growing_waits(
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_failures_of_the_service_are_tried_again(
-    server: FaultServer, stored: Stored, tmp_path: Path, status: int
+    server: FaultServer, stored: StoredObject, tmp_path: Path, status: int
 ) -> None:
     stored.faults[1] = lambda _, line: line.answer(status)
 
     assert Reading(server.url).fetch(tmp_path) == CONTENT
 
 
-def test_other_bytes_are_never_served(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+def test_other_bytes_are_never_served(
+    server: FaultServer, stored: StoredObject, tmp_path: Path
+) -> None:
     stored.content = CONTENT[:5000] + b"X" + CONTENT[5001:]
 
     error = Reading(server.url).fails(tmp_path)
@@ -309,9 +328,9 @@ def test_other_bytes_are_never_served(server: FaultServer, stored: Stored, tmp_p
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"+", b"", CONTENT[:RANGE]])
 @pytest.mark.parametrize("range_bytes", [RANGE, len(CONTENT)])
 def test_another_size_is_never_served(
-    server: FaultServer, stored: Stored, tmp_path: Path, content: bytes, range_bytes: int
+    server: FaultServer, stored: StoredObject, tmp_path: Path, content: bytes, range_bytes: int
 ) -> None:
-    def as_s3_does(seen: Seen, line: Line) -> None:
+    def as_s3_does(seen: ReceivedRequest, line: ServerConnection) -> None:
         if seen.range and seen.range.start >= len(content):
             line.answer(416, b"<Error><Code>InvalidRange</Code></Error>")
         elif seen.range:
@@ -335,14 +354,14 @@ def test_another_size_is_never_served(
 
 
 def test_ranges_of_two_objects_are_never_put_together(
-    server: FaultServer, stored: Stored, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
     """The object is put anew, with other content, after the third read; S3 refuses what names the old one."""
     old = bytes(reversed(CONTENT))
     stored.content, stored.etag = old, '"old"'
     reading = Reading(server.url, connections=1)
 
-    def as_s3_does(seen: Seen, line: Line) -> None:
+    def as_s3_does(seen: ReceivedRequest, line: ServerConnection) -> None:
         if seen.number == 4:
             stored.content, stored.etag = CONTENT, '"new"'
         if seen.headers.get("if-match", stored.etag) != stored.etag:
@@ -356,9 +375,9 @@ def test_ranges_of_two_objects_are_never_put_together(
 
 
 def test_an_object_that_changes_all_the_time_is_not_served(
-    server: FaultServer, stored: Stored, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
-    def another(seen: Seen, line: Line) -> None:
+    def another(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.send(stored.head(seen, etag=f'"{seen.number}"') + CONTENT[: len(stored.wanted(seen))])
 
     stored.faults = dict.fromkeys(range(1, 99), another)
@@ -377,7 +396,7 @@ def test_an_object_that_changes_all_the_time_is_not_served(
     ],
 )
 def test_what_s3_refuses_has_our_code(
-    server: FaultServer, stored: Stored, tmp_path: Path, status: int, code: str, expected: str
+    server: FaultServer, stored: StoredObject, tmp_path: Path, status: int, code: str, expected: str
 ) -> None:
     body = (
         f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
@@ -410,9 +429,9 @@ def test_what_s3_refuses_has_our_code(
     ids=lambda garbage: repr(garbage[:60]),
 )  # fmt: skip
 def test_what_is_not_http_is_no_answer(
-    server: FaultServer, stored: Stored, tmp_path: Path, garbage: bytes
+    server: FaultServer, stored: StoredObject, tmp_path: Path, garbage: bytes
 ) -> None:
-    def talk(_: Seen, line: Line) -> None:
+    def talk(_: ReceivedRequest, line: ServerConnection) -> None:
         line.send(garbage)
         line.hang_up()
 
@@ -424,9 +443,9 @@ def test_what_is_not_http_is_no_answer(
 
 
 def test_an_interim_answer_is_passed_over(
-    server: FaultServer, stored: Stored, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
-    def early(seen: Seen, line: Line) -> None:
+    def early(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.send(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
         stored.answer(seen, line)
 
@@ -445,9 +464,9 @@ def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_connection_that_was_closed_while_idle_costs_no_attempt(
-    server: FaultServer, stored: Stored, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
-    def last(seen: Seen, line: Line) -> None:
+    def last(seen: ReceivedRequest, line: ServerConnection) -> None:
         stored.answer(seen, line)
         line.hang_up()
 
@@ -490,7 +509,7 @@ def test_connections_are_opened_ahead(server: FaultServer, tmp_path: Path) -> No
     assert server.connections > 2
 
 
-def test_two_blobs_at_once(server: FaultServer, stored: Stored, tmp_path: Path) -> None:
+def test_two_blobs_at_once(server: FaultServer, stored: StoredObject, tmp_path: Path) -> None:
     reading = Reading(server.url)
     found: dict[str, bytes] = {}
 

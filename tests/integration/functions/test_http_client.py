@@ -30,7 +30,14 @@ from functions.core.registry.table import Conflict, Put
 from functions.core.registry.version import Blob, Source
 from local.aws.provision import Deployed, provision
 from local.template import Template
-from tests.faults import Behaviour, FaultServer, Line, Seen, Stored, fault_server
+from tests.fault_server import (
+    Behaviour,
+    FaultServer,
+    ReceivedRequest,
+    ServerConnection,
+    StoredObject,
+    fault_server,
+)
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token"}
 ENVIRONMENT = {"AWS_REGION": "us-east-1", **KEYS}
@@ -193,7 +200,9 @@ def test_a_blob_that_boto3_stored(
 # --- DynamoDB's faults ----------------------------------------------------------------------------------------------
 
 
-def answer(line: Line, content: Mapping[str, Any], status: int = 200, **headers: str) -> None:
+def answer(
+    line: ServerConnection, content: Mapping[str, Any], status: int = 200, **headers: str
+) -> None:
     body = json.dumps(content).encode()
     line.answer(status, body, **{"x_amz_crc32": str(zlib.crc32(body)), **headers})
 
@@ -201,28 +210,28 @@ def answer(line: Line, content: Mapping[str, Any], status: int = 200, **headers:
 class Script:
     """Answers the requests in their order, the last one for ever."""
 
-    def __init__(self, *answers: Callable[[Line], None]) -> None:
+    def __init__(self, *answers: Callable[[ServerConnection], None]) -> None:
         self.answers = answers
 
-    def __call__(self, seen: Seen, line: Line) -> None:
+    def __call__(self, seen: ReceivedRequest, line: ServerConnection) -> None:
         self.answers[min(seen.number, len(self.answers)) - 1](line)
 
 
-def failed(code: str, status: int = 400, **details: Any) -> Callable[[Line], None]:
+def failed(code: str, status: int = 400, **details: Any) -> Callable[[ServerConnection], None]:
     return lambda line: answer(
         line, {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", **details}, status
     )
 
 
-def found(line: Line) -> None:
+def found(line: ServerConnection) -> None:
     answer(line, FOUND)
 
 
-def garbled(line: Line) -> None:
+def garbled(line: ServerConnection) -> None:
     answer(line, FOUND, x_amz_crc32="1")
 
 
-def cut(line: Line) -> None:
+def cut(line: ServerConnection) -> None:
     line.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
     line.hang_up()
 
@@ -251,13 +260,13 @@ def serve() -> Iterator[Callable[..., FaultServer]]:
         lambda line: line.answer(503, b"<html>"),
         garbled,
         cut,
-        Line.reset,
+        ServerConnection.reset,
         lambda line: line.answer(200, b"[]"),
         lambda line: line.answer(200, b"{"),
     ],
 )  # fmt: skip
 def test_what_a_second_try_can_mend_is_tried_again(
-    made: Made, serve: Callable[..., FaultServer], fault: Callable[[Line], None]
+    made: Made, serve: Callable[..., FaultServer], fault: Callable[[ServerConnection], None]
 ) -> None:
     assert made.table(serve(Script(fault, fault, found)).url).get([("P", "S")]) == [ITEM]
     assert made.waits == [0.05, 0.1]
@@ -285,15 +294,15 @@ def test_what_no_second_try_mends_is_said_at_once(
 def test_keys_that_were_not_processed_are_asked_for_again(
     made: Made, serve: Callable[..., FaultServer]
 ) -> None:
-    def half(line: Line) -> None:
+    def half(line: ServerConnection) -> None:
         left = {"t": {"Keys": [{"pk": {"S": "P"}, "sk": {"S": "T"}}], "ConsistentRead": True}}
         answer(line, {"Responses": FOUND["Responses"], "UnprocessedKeys": left})
 
-    def nothing(line: Line) -> None:
+    def nothing(line: ServerConnection) -> None:
         left = {"t": {"Keys": [{"pk": {"S": "P"}, "sk": {"S": "T"}}], "ConsistentRead": True}}
         answer(line, {"Responses": {}, "UnprocessedKeys": left})
 
-    def rest(line: Line) -> None:
+    def rest(line: ServerConnection) -> None:
         answer(
             line,
             {"Responses": {"t": [{"pk": {"S": "P"}, "sk": {"S": "T"}}]}, "UnprocessedKeys": {}},
@@ -348,7 +357,7 @@ def test_a_cancelled_transaction(
 # --- time -----------------------------------------------------------------------------------------------------------
 
 
-def theirs(seen: Seen) -> float:
+def theirs(seen: ReceivedRequest) -> float:
     moment = datetime.datetime.strptime(seen.headers["x-amz-date"], "%Y%m%dT%H%M%SZ")
     return moment.replace(tzinfo=datetime.UTC).timestamp()
 
@@ -361,7 +370,7 @@ def theirs(seen: Seen) -> float:
 def test_a_wrong_clock_is_set_by_the_service_once(
     made: Made, serve: Callable[..., FaultServer], off_s: float, status: int, code: str
 ) -> None:
-    def strict(seen: Seen, line: Line) -> None:
+    def strict(seen: ReceivedRequest, line: ServerConnection) -> None:
         date = datetime.datetime.fromtimestamp(made.now + off_s, datetime.UTC).strftime(
             "%a, %d %b %Y %H:%M:%S GMT"
         )
@@ -382,7 +391,7 @@ def test_a_wrong_clock_is_set_by_the_service_once(
 def test_a_service_whose_clock_runs_away_is_followed_once(
     made: Made, serve: Callable[..., FaultServer]
 ) -> None:
-    def never_content(seen: Seen, line: Line) -> None:
+    def never_content(seen: ReceivedRequest, line: ServerConnection) -> None:
         date = datetime.datetime.fromtimestamp(theirs(seen) + 3600, datetime.UTC).strftime(
             "%a, %d %b %Y %H:%M:%S GMT"
         )
@@ -464,7 +473,7 @@ class Keys:
         self.lives_s = 3600.0
         self.status = 200
 
-    def __call__(self, seen: Seen, line: Line) -> None:
+    def __call__(self, seen: ReceivedRequest, line: ServerConnection) -> None:
         self.asked.append(seen.headers["authorization"])
         at = datetime.datetime.fromtimestamp(1_800_000_000 + self.lives_s, datetime.UTC)
         answer(
@@ -594,7 +603,7 @@ def test_tls_with_the_authorities_of_a_file(
     content = bytes(range(256)) * 400
     trusted = {"AWS_CA_BUNDLE": str(authority.file)}
     table = serve(Script(found), authority.server_context("127.0.0.1"))
-    storage = serve(Stored(content), authority.server_context("127.0.0.1"))
+    storage = serve(StoredObject(content), authority.server_context("127.0.0.1"))
 
     assert made.table(table.url, **trusted).get([("P", "S")]) == [ITEM]
     reader = made.blobs(storage.url, "b", **trusted)

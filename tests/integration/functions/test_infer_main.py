@@ -22,8 +22,8 @@ from functions.adapters.clock import utc_now
 from functions.adapters.onnx.sessions import inspect_signature
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Source, State
+from tests.data_plane import Client, rows
 from tests.models import scale_model
-from tests.serving import Client, rows
 
 # What an environment pays for before its first request: top-level packages, the standard library's left out.
 IMPORTS = {

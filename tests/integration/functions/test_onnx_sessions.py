@@ -22,10 +22,10 @@ from functions.core.protocol.tensors import Tensor
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.version import Source, State, Version
 from functions.core.serving.model_cache import MB, ModelCache
-from tests.arrays import DTYPES, array_of, tensor_of
+from tests.arrays import DTYPES, to_array, to_tensor
+from tests.data_plane import Client, DataPlane, rows
 from tests.fakes import MemoryBlobs
 from tests.models import make_model, outside_weights_model, scale_model
-from tests.serving import Client, World, rows
 
 VALUES = {
     "BOOL": (TensorProto.BOOL, [True, False]),
@@ -64,10 +64,10 @@ def ask(
     session: OnnxSession, outputs: list[str], timeout_s: float = 30, **inputs: Any
 ) -> dict[str, np.ndarray]:
     given = {
-        name: one if isinstance(one, Tensor) else tensor_of(one) for name, one in inputs.items()
+        name: one if isinstance(one, Tensor) else to_tensor(one) for name, one in inputs.items()
     }
     return {
-        name: array_of(tensor) for name, tensor in session.run(given, outputs, timeout_s).items()
+        name: to_array(tensor) for name, tensor in session.run(given, outputs, timeout_s).items()
     }
 
 
@@ -93,7 +93,7 @@ def test_values_come_back_as_they_went_in(
     array = np.empty(shape, DTYPES[datatype])
     array.ravel()[:] = elements[:count]
 
-    found = run(path, x=tensor_of(array, datatype))["y"]
+    found = run(path, x=to_tensor(array, datatype))["y"]
 
     assert found.dtype == array.dtype
     assert found.shape == shape
@@ -113,7 +113,7 @@ def test_bfloat16_beside_other_types(tmp_path: Path) -> None:
         [value("y", TensorProto.BFLOAT16, ["n"]), value("c", TensorProto.BFLOAT16, ["n"])],
     )
 
-    found = run(path, ["y", "c"], x=np.float32([1, -2]), b=tensor_of(np.uint16([7, 8]), "BF16"))
+    found = run(path, ["y", "c"], x=np.float32([1, -2]), b=to_tensor(np.uint16([7, 8]), "BF16"))
 
     assert found["y"].tolist() == [0x3F80, 0xC000]
     assert found["c"].tolist() == [7, 8]
@@ -131,7 +131,7 @@ def test_bfloat16_out_beside_strings_in(tmp_path: Path) -> None:  # which Python
     )
 
     found = run(
-        path, ["y", "t"], b=tensor_of(np.uint16([0x3F80]), "BF16"), s=np.array([b"a"], object)
+        path, ["y", "t"], b=to_tensor(np.uint16([0x3F80]), "BF16"), s=np.array([b"a"], object)
     )
 
     assert [spec.datatype for spec in inspect_signature(path).outputs] == ["BF16", "BYTES"]
@@ -342,7 +342,7 @@ def endless(directory: Path) -> Path:
 
 def test_a_run_ends_in_its_time_and_the_session_lives_on(tmp_path: Path) -> None:
     session = OnnxRuntime().load(endless(tmp_path))
-    inputs = {"n": tensor_of(np.int64(2**62)), "x": tensor_of(np.float32(1))}
+    inputs = {"n": to_tensor(np.int64(2**62)), "x": to_tensor(np.float32(1))}
     short = {"n": np.int64(1), "x": np.float32(0)}
     ask(session, ["y"], **short)  # now the watchdog sleeps for half a minute
     for timeout_s in (0.2, 0.1, 0.001):
@@ -356,7 +356,7 @@ def test_a_run_ends_in_its_time_and_the_session_lives_on(tmp_path: Path) -> None
 
 def test_each_of_many_runs_at_once_ends_in_its_own_time(tmp_path: Path) -> None:
     session = OnnxRuntime().load(endless(tmp_path))
-    inputs = {"n": tensor_of(np.int64(2**62)), "x": tensor_of(np.float32(1))}
+    inputs = {"n": to_tensor(np.int64(2**62)), "x": to_tensor(np.float32(1))}
     stopped: list[str] = []
 
     def run(timeout_s: float) -> None:
@@ -380,7 +380,7 @@ def test_each_of_many_runs_at_once_ends_in_its_own_time(tmp_path: Path) -> None:
 def test_what_is_used_again_is_never_stopped_by_an_earlier_deadline(tmp_path: Path) -> None:
     """Runs that end just as their time does, between runs that have all the time they need."""
     session = OnnxRuntime().load(endless(tmp_path))
-    turns = {"n": tensor_of(np.int64(300)), "x": tensor_of(np.float32(1))}
+    turns = {"n": to_tensor(np.int64(300)), "x": to_tensor(np.float32(1))}
     seen: list[type[BaseException] | None] = []
 
     def run(seed: int) -> None:
@@ -464,7 +464,7 @@ from tests.fakes import MemoryBlobs
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.registry.registry import Source, State, Version
 from functions.core.serving.model_cache import ModelCache, footprint_bytes
-from tests.arrays import tensor_of
+from tests.arrays import to_tensor
 
 limit_memory(ceiling_bytes(512))
 
@@ -489,7 +489,7 @@ def data_mb():
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")]
     return int(line.split()[1]) // 1024
 
-x = tensor_of(np.ones((1, 4096), np.float32))
+x = to_tensor(np.ones((1, 4096), np.float32))
 before, growth = data_mb(), []
 for version in versions * 3:
     with models.session(version, time.monotonic() + 60) as session:
@@ -573,8 +573,8 @@ def test_weights_outside_the_model_outlive_their_file(tmp_path: Path) -> None:
     for _ in range(2):
         with models.session(version, time.monotonic() + 60) as session:
             assert list((tmp_path / "models").iterdir()) == []
-            y = array_of(
-                session.run({"x": tensor_of(np.zeros((2, 100_000), np.float32))}, ["y"], 30)["y"]
+            y = to_array(
+                session.run({"x": to_tensor(np.zeros((2, 100_000), np.float32))}, ["y"], 30)["y"]
             )
             assert y[1, -1] == 99_999
 
@@ -586,14 +586,14 @@ import numpy as np
 from functions.adapters.lambda_size import ceiling_bytes, models_bytes
 from functions.adapters.memory import limit_memory
 from functions.adapters.onnx.sessions import OnnxRuntime
-from tests.serving import Client, World
+from tests.data_plane import Client, DataPlane
 from functions.core.serving.model_cache import ModelCache
 from functions.core.serving.service import InferenceService
 from functions.core.protocol.signature import Signature, TensorSpec
 
 greedy, huge, directory = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]).read_bytes(), Path(sys.argv[3])
 limit_memory(ceiling_bytes(512))
-world = World(directory)
+world = DataPlane(directory)
 models = ModelCache(world.blobs, OnnxRuntime(), memory_bytes=models_bytes(512), directory=directory)
 service = InferenceService(world.registry, world.resolver, models, world.statistics)
 from functions.infer.handler import make_handler
@@ -664,7 +664,7 @@ def test_an_upload_registered_by_its_signature_answers(tmp_path: Path) -> None:
     from functions.core.serving.service import InferenceService
     from functions.infer.handler import make_handler
 
-    world = World(tmp_path)
+    world = DataPlane(tmp_path)
     path = tmp_path / "up.onnx"
     path.write_bytes(scale_model(5.0))
     signature = inspect_signature(path)

@@ -33,7 +33,7 @@ from functions.register.handler import make_handler as make_register_handler
 from functions.register.manifest import read_manifest
 from local.aws.provision import Deployed
 from tests.models import scale_model
-from tests.workbench import MemoryWorkbench
+from tests.sandbox import MemorySandbox
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -65,7 +65,7 @@ class World:
         )
         self.blobs = S3Blobs(self.s3, self.serving, self.now)
         self.registration = Registration(
-            self.registry, S3Uploads(self.s3), self.blobs, MemoryWorkbench(), read_manifest
+            self.registry, S3Uploads(self.s3), self.blobs, MemorySandbox(), read_manifest
         )
         self.reconciler = Reconciler(
             self.registry,

@@ -21,9 +21,9 @@ from functions.core.serving.statistics import Statistics
 from functions.core.uploads import Upload
 from functions.infer.handler import make_handler
 from functions.register.manifest import read_manifest
+from tests.data_plane import Client, rows
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import make_model, scale_model
-from tests.serving import Client, rows
 
 KEY = "models/demo/model.onnx"
 

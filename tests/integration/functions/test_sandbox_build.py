@@ -25,7 +25,7 @@ from functions.sandbox import build as build_module
 from functions.sandbox.build import build
 from functions.sandbox.measure import Costs, choose, measure
 from functions.sandbox.samples import same_bits
-from tests.arrays import DTYPES, array_of, tensor_of
+from tests.arrays import DTYPES, to_array, to_tensor
 from tests.models import make_model, outside_weights_model, scale_model
 
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
@@ -214,11 +214,11 @@ def inputs_for(signature: Signature) -> dict[str, Tensor]:
     for spec in signature.inputs:
         shape = tuple(5 if size < 0 else size for size in spec.shape)
         if spec.datatype == "BYTES":
-            found[spec.name] = tensor_of(np.array([b"abc"] * 5, object))
+            found[spec.name] = to_tensor(np.array([b"abc"] * 5, object))
         elif spec.datatype == "BF16":
-            found[spec.name] = tensor_of(np.full(shape, 0x4049, np.uint16), "BF16")
+            found[spec.name] = to_tensor(np.full(shape, 0x4049, np.uint16), "BF16")
         else:
-            found[spec.name] = tensor_of(
+            found[spec.name] = to_tensor(
                 np.asarray(random.standard_normal(shape), DTYPES[spec.datatype])
             )
     return found
@@ -279,7 +279,7 @@ def test_weights_outside_become_part_of_the_served_form(
     assert built.files == ("model.onnx",)
     [spec] = built.signature.inputs
     session = OnnxRuntime().load(tmp_path / "serving" / "model.onnx", built.plan)
-    zeros = tensor_of(np.zeros((1, 3), np.float32))
+    zeros = to_tensor(np.zeros((1, 3), np.float32))
     assert session.run({spec.name: zeros}, ["y"], 30)["y"].values() == [0, 1, 2]
 
 
@@ -441,8 +441,8 @@ def test_a_plan_under_which_the_samples_hold_is_found(
     def measure_inexactly(load: Any, plan: Plan, *args: Any) -> Any:
         costs, session = measure(load, plan, *args)
         outputs = {
-            "y": tensor_of(
-                array_of(costs.outputs["y"]) + np.float32(0 if plan.prepacking else 0.01)
+            "y": to_tensor(
+                to_array(costs.outputs["y"]) + np.float32(0 if plan.prepacking else 0.01)
             )
         }
         return replace(costs, outputs=outputs, load_ms=500.0 if plan.prepacking else 1.0), session
@@ -714,8 +714,8 @@ def test_a_plan_that_gives_other_answers_is_out(
 ) -> None:
     def measure_wrongly(load: Any, plan: Plan, *args: Any) -> Any:
         costs, session = measure(load, plan, *args)
-        right = costs.outputs and array_of(costs.outputs["y"])
-        wrong = {"y": tensor_of(right + np.float32(plan.prepacking))} if costs.outputs else None
+        right = costs.outputs and to_array(costs.outputs["y"])
+        wrong = {"y": to_tensor(right + np.float32(plan.prepacking))} if costs.outputs else None
         return replace(
             costs, outputs=wrong, load_ms=costs.load_ms / (100 if plan.prepacking else 1)
         ), session
@@ -801,7 +801,7 @@ def proven(model: Any, width: int, tmp_path: Path, rtol: float = 1e-3) -> dict[s
     path = tmp_path / "proven.onnx"
     path.write_bytes(model.SerializeToString())
     x = np.random.default_rng(3).random((2, width)).astype(np.float32)
-    y = array_of(OnnxRuntime().load(path).run({"x": tensor_of(x)}, ["y"], 30)["y"])
+    y = to_array(OnnxRuntime().load(path).run({"x": to_tensor(x)}, ["y"], 30)["y"])
     given = sample(x.ravel().tolist(), y.ravel().tolist(), [2, width])
     given["response"]["outputs"][0]["shape"] = list(y.shape)
     return {"samples": (given,), "rtol": rtol, "atol": rtol}

@@ -19,7 +19,7 @@ from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.protocol.infer_body import HEADER, decode_infer, encode_infer
 from functions.core.protocol.signature import Signature, TensorSpec
 from local.template import Template
-from tests.arrays import array_of, tensor_of
+from tests.arrays import to_array, to_tensor
 
 MODELS = ["tiny", "conv100", "encoder400"]
 TINY = models.workloads()["tiny"]
@@ -215,7 +215,7 @@ def test_the_event_holds_the_same_values_however_they_are_spelled(rows: int, bin
 
     assert event["isBase64Encoded"]
     np.testing.assert_array_equal(
-        array_of(request.inputs["x"]), TINY.values(rows).astype(np.float32)
+        to_array(request.inputs["x"]), TINY.values(rows).astype(np.float32)
     )
 
 
@@ -224,7 +224,7 @@ def test_a_prediction_is_read_from_the_reply(binary: bool) -> None:
     event = requests.infer_event(TINY, binary=binary)
     request = decode_infer(base64.b64decode(event["body"]), event["headers"].get(HEADER), SIGNATURE)
     expected = np.arange(10, dtype=np.float32).reshape(1, 10) / 3
-    reply = encode_infer(request, {"y": tensor_of(expected)}, SIGNATURE, "tiny", 1)
+    reply = encode_infer(request, {"y": to_tensor(expected)}, SIGNATURE, "tiny", 1)
     headers = {} if reply.header_length is None else {HEADER.lower(): str(reply.header_length)}
     body = base64.b64encode(reply.body).decode()
 
@@ -309,8 +309,8 @@ def test_a_fleet_is_the_same_every_time_and_its_members_answer_with_themselves(
     member = Member(7, 100_000)
     fleet.write(member, tmp_path / "model.onnx")
     session = OnnxRuntime().load(tmp_path / "model.onnx")
-    [answer] = array_of(
-        session.run({"x": tensor_of(np.full((1, WIDTH), 2.5, np.float32))}, ["y"], 30)["y"]
+    [answer] = to_array(
+        session.run({"x": to_tensor(np.full((1, WIDTH), 2.5, np.float32))}, ["y"], 30)["y"]
     )
 
     assert abs((tmp_path / "model.onnx").stat().st_size - 100_000) < 1000

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 
 from functions.core.protocol.classification import classify
 from functions.core.protocol.signature import DATATYPES, TensorSpec
-from tests.arrays import DTYPES, array_of, tensor_of
+from tests.arrays import DTYPES, to_array, to_tensor
 
 NUMBERS = sorted(DATATYPES.keys() - {"BOOL", "BYTES"})
 
@@ -24,12 +24,12 @@ def classes(
     batched: bool = True,
     **more: tuple[str, ...],
 ) -> np.ndarray:
-    tensor = tensor_of(array, datatype)
+    tensor = to_tensor(array, datatype)
     result = classify(
         TensorSpec("scores", tensor.datatype, (), **more), tensor, count, batched=batched
     )
     assert result.datatype == "BYTES"
-    return array_of(result)
+    return to_array(result)
 
 
 def test_each_batch_row_has_its_highest_values_first() -> None:

@@ -23,7 +23,7 @@ from functions.core.protocol.infer_body import (
 )
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.serving.compression import compress, inflate
-from tests.arrays import array_of, tensor_of
+from tests.arrays import to_array, to_tensor
 
 LIMIT = 1_000_000
 
@@ -64,7 +64,7 @@ def reply(values: np.ndarray, *, datatype: str = "FP32", **asked: object) -> Inf
     blank = "" if datatype == "BYTES" else 0
     request = decode(body(blank, blank, datatype=datatype, **asked), datatype=datatype)
     return encode_infer(
-        request, dict.fromkeys("yz", tensor_of(values, datatype)), model(datatype), "m", 1
+        request, dict.fromkeys("yz", to_tensor(values, datatype)), model(datatype), "m", 1
     )
 
 
@@ -153,7 +153,7 @@ def test_a_named_output_with_binary_data_output_only_is_json() -> (
 
 
 def test_nested_data_is_taken() -> None:
-    assert array_of(decode(body([1, 2], [3, 4], shape=[2, 2])).inputs["a"]).tolist() == [
+    assert to_array(decode(body([1, 2], [3, 4], shape=[2, 2])).inputs["a"]).tolist() == [
         [1, 2],
         [3, 4],
     ]
@@ -244,7 +244,7 @@ def test_bare_nan_and_infinity_come_in(spelling: str, value: float) -> None:  # 
     text = json.dumps(body(0, "?")).replace('"?"', spelling).encode()
 
     np.testing.assert_array_equal(
-        array_of(decode_infer(text, None, model()).inputs["a"]), [[0, value]]
+        to_array(decode_infer(text, None, model()).inputs["a"]), [[0, value]]
     )
 
 
@@ -281,7 +281,7 @@ def test_the_id_is_sent_back_only_if_there_was_one() -> (
 
 
 def test_binary_tensors_are_taken() -> None:  # not by MLServer
-    assert array_of(decode(binary_body(8), raw=ROW.tobytes()).inputs["a"]).tolist() == [[1, 2]]
+    assert to_array(decode(binary_body(8), raw=ROW.tobytes()).inputs["a"]).tolist() == [[1, 2]]
 
 
 def test_binary_without_the_header_is_refused() -> None:
@@ -331,7 +331,7 @@ def test_neither_data_nor_binary_data_size_is_refused() -> None:  # OVMS compute
 
 def test_an_empty_binary_output_needs_no_header_and_is_json() -> None:  # as Triton
     request = decode(binary_body(0, shape=[0, 2], parameters={"binary_data_output": True}), raw=b"")
-    empty = tensor_of(np.empty((0, 2), np.float32))
+    empty = to_tensor(np.empty((0, 2), np.float32))
     answer = encode_infer(request, {"y": empty, "z": empty}, model(), "m", 1)
 
     assert request.inputs["a"].shape == (0, 2)
@@ -351,7 +351,7 @@ def test_a_compressed_request_counts_its_header_uncompressed(
     head = json.dumps(binary_body(8)).encode()
     plain = inflate(pack(head + ROW.tobytes()), encoding, LIMIT)
 
-    assert array_of(decode_infer(plain, str(len(head)), model()).inputs["a"]).tolist() == [[1, 2]]
+    assert to_array(decode_infer(plain, str(len(head)), model()).inputs["a"]).tolist() == [[1, 2]]
 
 
 def test_raw_deflate_is_read_too() -> None:  # fails in Triton

@@ -23,7 +23,7 @@ from functions.core.protocol.infer_body import (
 )
 from functions.core.protocol.signature import DATATYPES, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor
-from tests.arrays import tensor_of
+from tests.arrays import to_tensor
 
 X = Signature((TensorSpec("x", "FP32", (-1,)),), ())
 FLOATS = ("FP16", "BF16", "FP32", "FP64")
@@ -264,7 +264,7 @@ def test_many_numbers_are_read_in_pieces() -> None:
     request = Decoder(X)._from_json(text.encode())
 
     assert request is not None
-    assert request.inputs["x"] == tensor_of(numbers.astype(np.float32))
+    assert request.inputs["x"] == to_tensor(numbers.astype(np.float32))
 
 
 # --- what must not be mistaken ----------------------------------------------------------------------------------------
@@ -423,7 +423,7 @@ def test_every_short_float_survives_json(datatype: str) -> None:
         kept = every[np.isfinite(every.view(dtype))]
 
     read = np.array(
-        answered(tensor_of(kept.view(np.float16) if datatype == "FP16" else kept, datatype))
+        answered(to_tensor(kept.view(np.float16) if datatype == "FP16" else kept, datatype))
     )
 
     assert kept.size > 60_000
@@ -436,7 +436,7 @@ def test_floats_survive_json_as_the_fp64_that_they_are(bits: np.ndarray) -> None
     sent = bits.view(np.float32)
     sent = sent[np.isfinite(sent)]
 
-    read = answered(tensor_of(sent))
+    read = answered(to_tensor(sent))
 
     assert list(map(repr, read)) == list(map(repr, sent.astype(np.float64).tolist()))
     assert np.array(read, np.float64).astype(np.float32).tobytes() == sent.tobytes()
@@ -448,7 +448,7 @@ def test_fp64_survive_json_bit_by_bit(bits: np.ndarray) -> None:
     sent = bits.view(np.float64)
     sent = sent[np.isfinite(sent)]
 
-    assert np.array(answered(tensor_of(sent)), np.float64).tobytes() == sent.tobytes()
+    assert np.array(answered(to_tensor(sent)), np.float64).tobytes() == sent.tobytes()
 
 
 @pytest.mark.parametrize("sign", [0, 1 << 31], ids=["+", "-"])
@@ -472,13 +472,13 @@ def test_what_is_no_finite_number_has_a_name(datatype: str) -> None:
         else values.astype({"FP16": np.float16, "FP64": np.float64}.get(datatype, np.float32))
     )
 
-    assert answered(tensor_of(sent, datatype)) == ["NaN", "Infinity", "-Infinity", 0.5]
+    assert answered(to_tensor(sent, datatype)) == ["NaN", "Infinity", "-Infinity", 0.5]
 
 
 def test_replies_are_spelled_as_before() -> None:
     """Without spaces, with text as it is, and FP32 in the digits of FP64."""
     name = 'é"\\\n\x7f'
-    body = answer(tensor_of(np.array([-(2**63), 2**63 - 1])), name)
+    body = answer(to_tensor(np.array([-(2**63), 2**63 - 1])), name)
 
     assert (
         body == json.dumps(orjson.loads(body), separators=(",", ":"), ensure_ascii=False).encode()
@@ -486,5 +486,5 @@ def test_replies_are_spelled_as_before() -> None:
     assert json.loads(body)["id"] == name
     assert json.loads(body)["outputs"][0]["data"] == [-(2**63), 2**63 - 1]
     assert b'"data":[0.10000000149011612,-0.0,1.0]' in answer(
-        tensor_of(np.array([0.1, -0.0, 1], np.float32))
+        to_tensor(np.array([0.1, -0.0, 1], np.float32))
     )

@@ -26,7 +26,7 @@ from functions.core.protocol.infer_body import (
 )
 from functions.core.protocol.signature import DATATYPES, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor, byte_size
-from tests.arrays import DTYPES, array_of, tensor_of
+from tests.arrays import DTYPES, to_array, to_tensor
 
 few = settings(max_examples=25, deadline=None)
 
@@ -39,7 +39,7 @@ SIGNATURE = Signature(
     ),
 )
 OUTPUTS = {
-    "scores": tensor_of(np.array([[0.25, 0.75]], np.float32)),
+    "scores": to_tensor(np.array([[0.25, 0.75]], np.float32)),
     "title": Tensor("BYTES", (1,), ["Mäuschen".encode()]),
 }
 
@@ -126,7 +126,7 @@ def test_binary_tensors_of_tritonclient_arrive_bit_by_bit(datatype: str) -> None
         body, length = triton_body(triton_input("x", datatype, array, binary=True))
         request = decode_infer(body, length, echo(datatype, array.ndim))
 
-        assert request.inputs["x"] == tensor_of(array, datatype)
+        assert request.inputs["x"] == to_tensor(array, datatype)
         assert request.outputs == (RequestedOutput("x", binary=True, classes=0),)
 
     check()
@@ -142,7 +142,7 @@ def test_json_tensors_of_tritonclient_arrive_exactly(datatype: str) -> None:
 
         assert length is None
         assert request.inputs["x"].datatype == datatype
-        assert_same(array_of(request.inputs["x"]), array)
+        assert_same(to_array(request.inputs["x"]), array)
 
     check()
 
@@ -160,7 +160,7 @@ def test_tritonclient_reads_the_reply(datatype: str, binary: bool) -> None:
                 array = np.where(
                     np.isfinite(array.view(ml_dtypes.bfloat16)), array, DTYPES["BF16"].type(0)
                 )
-        outputs = {"x": tensor_of(array, datatype)}
+        outputs = {"x": to_tensor(array, datatype)}
         reply = encode_infer(
             asking(RequestedOutput("x", binary, 0)), outputs, echo(datatype, array.ndim), "m", 7
         )
@@ -193,13 +193,13 @@ def test_binary_and_json_tensors_mix(first: bool, second: bool) -> None:
         request = decode_infer(*triton_body(*inputs), SIGNATURE)
 
         assert list(request.inputs) == ["numbers", "name"]  # the model's
-        assert request.inputs["numbers"] == tensor_of(numbers)
-        assert request.inputs["name"] == tensor_of(name)
+        assert request.inputs["numbers"] == to_tensor(numbers)
+        assert request.inputs["name"] == to_tensor(name)
 
     wanted = asking(RequestedOutput("scores", first, 0), RequestedOutput("title", second, 0))
     result = read(encode_infer(wanted, OUTPUTS, SIGNATURE, "m", 7))
 
-    assert_same(result.as_numpy("scores"), array_of(OUTPUTS["scores"]))
+    assert_same(result.as_numpy("scores"), to_array(OUTPUTS["scores"]))
     assert result.as_numpy("title").tolist() in ([b"M\xc3\xa4uschen"], ["Mäuschen"])
 
 
@@ -249,7 +249,7 @@ def test_a_request_in_json() -> None:
     )  # KServe's client sends model_name in the body
 
     assert request.id == ""
-    assert request.inputs["numbers"] == tensor_of(np.array([[1, 2.5, 3]], np.float32))
+    assert request.inputs["numbers"] == to_tensor(np.array([[1, 2.5, 3]], np.float32))
     assert request.inputs["name"] == Tensor("BYTES", (1,), [b"Maus"])
     assert request.outputs == (
         RequestedOutput("scores", False, 0),
@@ -290,9 +290,9 @@ def test_a_scalar() -> None:
         {"inputs": [{"name": "x", "datatype": "INT64", "shape": [], "data": [5]}]},
         signature=signature,
     )
-    reply = encode_infer(request, {"x": tensor_of(5)}, signature, "m", 1)
+    reply = encode_infer(request, {"x": to_tensor(5)}, signature, "m", 1)
 
-    assert request.inputs["x"] == tensor_of(5)
+    assert request.inputs["x"] == to_tensor(5)
     assert request.inputs["x"].shape == ()
     assert json.loads(reply.body)["outputs"] == [
         {"name": "x", "datatype": "INT64", "shape": [], "data": [5]}
@@ -360,13 +360,13 @@ def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled(
 ) -> None:
     for owner, name in [(tensors, "to_json"), (tensors, "to_bytes"), (infer_body, "classify")]:
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("spelled"))
-    numbers = tensor_of(np.zeros(1000, np.float32))
+    numbers = to_tensor(np.zeros(1000, np.float32))
     for tensor, wanted in [
         (numbers, RequestedOutput("x", binary=True, classes=0)),
         (numbers, RequestedOutput("x", binary=False, classes=0)),
         (numbers, RequestedOutput("x", binary=False, classes=1000)),
         (
-            tensor_of(np.zeros(400, np.float32)),
+            to_tensor(np.zeros(400, np.float32)),
             RequestedOutput("x", binary=False, classes=0),
         ),  # "0.0," each
         (Tensor("BYTES", (1000,), [b""] * 1000), RequestedOutput("x", binary=True, classes=0)),
@@ -395,7 +395,7 @@ def test_an_output_that_is_not_what_the_model_declared_is_our_bug() -> None:
     with pytest.raises(TypeError, match="output scores is FP64, not FP32"):
         encode_infer(
             decode(document()),
-            {**OUTPUTS, "scores": tensor_of(np.zeros((1, 2)))},
+            {**OUTPUTS, "scores": to_tensor(np.zeros((1, 2)))},
             SIGNATURE,
             "m",
             1,
@@ -435,7 +435,7 @@ def test_a_raw_body_is_one_batch_row_and_asks_for_bytes(
 ) -> None:
     request = decode_infer(body, "0", signature)
 
-    assert array_of(request.inputs["x"]).tolist() == expected
+    assert to_array(request.inputs["x"]).tolist() == expected
     assert all(output.binary for output in request.outputs)
     assert len(request.outputs) == len(signature.outputs)
 

@@ -24,7 +24,7 @@ from functions.core.protocol.tensors import (
     to_bytes,
     to_json,
 )
-from tests.arrays import DTYPES, array_of, tensor_of
+from tests.arrays import DTYPES, to_array, to_tensor
 
 INTEGERS = [datatype for datatype in DATATYPES if "INT" in datatype]
 FLOATS: dict[str, Any] = {
@@ -62,7 +62,7 @@ def in_bulk(datatype: str, text: str, *shape: int) -> Tensor | None:
 
 def numbers(tensor: Tensor) -> np.ndarray:
     """The array of a tensor, that of BF16 as ml_dtypes has it."""
-    return array_of(tensor).view(FLOATS.get(tensor.datatype, DTYPES[tensor.datatype]))
+    return to_array(tensor).view(FLOATS.get(tensor.datatype, DTYPES[tensor.datatype]))
 
 
 def assert_same(got: Tensor, sent: Tensor) -> None:
@@ -98,7 +98,7 @@ def test_values_are_what_numpy_sees(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
-        tensor = tensor_of(array, datatype)
+        tensor = to_tensor(array, datatype)
         with np.errstate(invalid="ignore"):  # a NaN that signals
             expected = numbers(tensor).astype(np.float64) if datatype == "BF16" else numbers(tensor)
 
@@ -133,7 +133,7 @@ def test_json_gives_back_what_it_was_made_of(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
-        sent = tensor_of(array, datatype)
+        sent = to_tensor(array, datatype)
         values, base64 = to_json(sent)
         text = json.dumps(values, allow_nan=False)
 
@@ -147,7 +147,7 @@ def test_json_text_gives_back_what_it_was_made_of(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
-        sent = tensor_of(array, datatype)
+        sent = to_tensor(array, datatype)
         values, _ = to_json(sent)
         back = in_bulk(datatype, json.dumps(values), *array.shape)
 
@@ -165,7 +165,7 @@ def test_bytes_give_back_what_they_were_made_of(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
-        sent = tensor_of(array, datatype)
+        sent = to_tensor(array, datatype)
         raw = to_bytes(sent)
         back = from_bytes(spec(datatype, *array.shape), array.shape, memoryview(raw))
 
@@ -246,7 +246,7 @@ def test_bf16_rounds_as_ml_dtypes_does(bits: np.ndarray) -> None:
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_binary_data_is_read_wherever_it_lies_and_not_held_on_to(datatype: str) -> None:
-    sent = tensor_of(
+    sent = to_tensor(
         np.array([b"one", b"", b"three", b"\xff"], np.object_)
         if datatype == "BYTES"
         else np.array([1, 0, 0, 1]).astype(DTYPES[datatype]),
@@ -286,7 +286,7 @@ def test_data_is_flat_or_nested_like_its_shape(
     tensor = read("INT64", data, *shape)
 
     assert tensor.shape == shape
-    assert array_of(tensor).tolist() == expected
+    assert to_array(tensor).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_integers_are_exact_up_to_their_limits_and_never_wrap(datatype: str) -> 
 
     for tensor in (read(datatype, [low, high], 2), in_bulk(datatype, f"[{low},{high}]", 2)):
         assert tensor is not None
-        assert array_of(tensor).tolist() == tensor.values() == to_json(tensor)[0] == [low, high]
+        assert to_array(tensor).tolist() == tensor.values() == to_json(tensor)[0] == [low, high]
     assert f"value 1 of data is {high + 1}; {datatype} takes {low} to {high}" in refusal(
         datatype, [0, high + 1], 2
     )
@@ -544,7 +544,7 @@ LARGEST = 1.7976931348623157e308
 def test_only_what_is_no_finite_number_is_spelled_as_text(
     sent: list[float], spelled: list[object]
 ) -> None:
-    assert to_json(tensor_of(np.array(sent))) == (spelled, False)
+    assert to_json(to_tensor(np.array(sent))) == (spelled, False)
 
 
 @pytest.mark.parametrize("datatype", FLOATS)

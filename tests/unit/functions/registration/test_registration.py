@@ -19,7 +19,7 @@ from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import outside_weights_model, scale_model
-from tests.workbench import SIGNATURE, MemoryWorkbench
+from tests.sandbox import SIGNATURE, MemorySandbox
 
 MANIFEST = {
     "schema": 1,
@@ -44,7 +44,7 @@ class World:
         self.registry = Registry(
             self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
         )
-        self.workbench = MemoryWorkbench()
+        self.workbench = MemorySandbox()
         self.registration = Registration(
             self.registry,
             self.uploads,

@@ -29,7 +29,7 @@ from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import scale_model
-from tests.workbench import SIGNATURE, MemoryWorkbench
+from tests.sandbox import SIGNATURE, MemorySandbox
 
 UNPACKED = Unpacked(
     "model.onnx",
@@ -189,7 +189,7 @@ def a_fifo(serving: Path) -> None:
     ids=["a link", "two names", "a folder", "a fifo", "nothing", "a file more"],
 )
 def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) -> None:
-    class Lying(MemoryWorkbench):
+    class Lying(MemorySandbox):
         def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
             built = super().build(brief, directory)
             tamper(directory / "serving")
@@ -212,7 +212,7 @@ def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) ->
 
 
 def test_the_manifest_it_leaves_is_no_link() -> None:
-    class Lying(MemoryWorkbench):
+    class Lying(MemorySandbox):
         def unpack(self, form: Any, directory: Path) -> Unpacked:
             (directory / "package/manifest.json").symlink_to("/proc/self/environ")
             return replace(super().unpack(form, directory), manifest=True)

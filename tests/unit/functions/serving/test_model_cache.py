@@ -24,13 +24,13 @@ from functions.core.serving.model_cache import (
     loading_bytes,
 )
 from functions.core.serving.preload import parse_names, preload
+from tests.data_plane import Clock, DataPlane, ScaleSession
 from tests.fakes import MemoryBlobs
-from tests.serving import Clock, ScaleSession, World
 
 PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
 
 
-class Cached(World):
+class Cached(DataPlane):
     """A world whose cache has a clock that moves when told to."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
@@ -56,7 +56,7 @@ def world(tmp_path: Path) -> Cached:
     return Cached(tmp_path)
 
 
-def wide(world: World, factor: float, graph: int = 10, weights: int = 1000) -> Version:
+def wide(world: DataPlane, factor: float, graph: int = 10, weights: int = 1000) -> Version:
     """A version with a file of weights, which the runtime maps."""
     text = f"{factor} "
     files = (
@@ -407,7 +407,7 @@ def test_models_are_loaded_with_the_stack_of_a_main_thread(world: Cached) -> Non
 # --- what is loaded ahead ---------------------------------------------------------------------------------------------
 
 
-def sampled(world: World, model: str, factor: float, **record: Any) -> Version:
+def sampled(world: DataPlane, model: str, factor: float, **record: Any) -> Version:
     document = b'{"request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}}'
     return world.register(
         model, factor, plan=PLAN, sample=world.blobs.add("sample.json", document), **record

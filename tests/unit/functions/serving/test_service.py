@@ -29,14 +29,14 @@ from functions.core.registry.version import Resolved, Version
 from functions.core.serving.metadata import MAX_BATCH, VERSION, model_config, model_metadata
 from functions.core.serving.model_cache import MB, MODEL_OVERHEAD_BYTES, ModelCache, footprint_bytes
 from functions.core.serving.service import Call
-from tests.serving import Client, Clock, World, rows
+from tests.data_plane import Client, Clock, DataPlane, rows
 
 LATER = time.monotonic() + 3600
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> DataPlane:
+    return DataPlane(tmp_path)
 
 
 def factor(models: ModelCache, version: Version, deadline: float = LATER) -> float:
@@ -47,7 +47,7 @@ def factor(models: ModelCache, version: Version, deadline: float = LATER) -> flo
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(world: World) -> None:
+def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(world: DataPlane) -> None:
     world.register("m")
     world.resolver.resolve("m", "latest")
     world.register("m")
@@ -59,7 +59,7 @@ def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(world: World)
     assert world.resolver.resolve("m", "latest").version.number == 2
 
 
-def test_lifetimes_are_cut_short_at_random_and_never_extended(world: World) -> None:
+def test_lifetimes_are_cut_short_at_random_and_never_extended(world: DataPlane) -> None:
     world.register("m")
     eager = Resolver(world.registry, 5.0, world.clock, chance=lambda: 1.0)
     eager.resolve("m", "latest")
@@ -72,7 +72,7 @@ def test_lifetimes_are_cut_short_at_random_and_never_extended(world: World) -> N
 
 
 def test_zero_seconds_remember_nothing(tmp_path: Path) -> None:
-    world = World(tmp_path, seconds=0)
+    world = DataPlane(tmp_path, seconds=0)
     world.register("m")
     world.resolver.resolve("m", "latest")
     world.register("m")
@@ -84,7 +84,7 @@ def test_zero_seconds_remember_nothing(tmp_path: Path) -> None:
     assert world.resolver.resolve("new", None).version.number == 1
 
 
-def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(world: World) -> None:
+def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(world: DataPlane) -> None:
     world.register("m")
     world.resolver.resolve("m", None)
     world.table.broken = True
@@ -100,7 +100,7 @@ def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(world: 
     assert world.resolver.resolve("m", None).version.number == 1
 
 
-def test_a_failing_registry_is_asked_once_a_second(world: World) -> None:
+def test_a_failing_registry_is_asked_once_a_second(world: DataPlane) -> None:
     world.register("m")
     world.resolver.resolve("m", None)
     world.table.broken = True
@@ -116,7 +116,7 @@ def test_a_failing_registry_is_asked_once_a_second(world: World) -> None:
     assert world.table.reads > reads
 
 
-def test_an_unloaded_model_is_no_failure_of_the_registry(world: World) -> None:
+def test_an_unloaded_model_is_no_failure_of_the_registry(world: DataPlane) -> None:
     world.register("m")
     world.resolver.resolve("m", None)
     world.registry.serve("m", False)
@@ -126,7 +126,7 @@ def test_an_unloaded_model_is_no_failure_of_the_registry(world: World) -> None:
         world.resolver.resolve("m", None)
 
 
-def test_an_unknown_name_is_believed_for_a_second(world: World) -> None:
+def test_an_unknown_name_is_believed_for_a_second(world: DataPlane) -> None:
     for _ in range(3):
         with pytest.raises(ModelNotFound, match="Request for unknown model: 'm'"):
             world.resolver.resolve("m", None)
@@ -138,7 +138,7 @@ def test_an_unknown_name_is_believed_for_a_second(world: World) -> None:
 
 
 def test_unknown_names_push_out_no_known_ones(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "REFUSALS", 10)
     world.register("m")
@@ -153,7 +153,7 @@ def test_unknown_names_push_out_no_known_ones(
     assert len(world.resolver._refusals) == 10
 
 
-def test_threads_that_want_to_know_the_same_ask_once(world: World) -> None:
+def test_threads_that_want_to_know_the_same_ask_once(world: DataPlane) -> None:
     world.register("m")
     reads = world.table.reads
     asked, answer = threading.Event(), threading.Event()
@@ -173,7 +173,7 @@ def test_threads_that_want_to_know_the_same_ask_once(world: World) -> None:
     assert world.table.reads - reads == 2  # one resolution: the alias, and the version
 
 
-def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(world: World) -> None:
+def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(world: DataPlane) -> None:
     world.register("m")
     resolve = world.registry.resolve
 
@@ -191,7 +191,7 @@ def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(world: Worl
         world.resolver.resolve("m", None)
 
 
-def test_refusals_hold_on_to_no_request(world: World) -> None:
+def test_refusals_hold_on_to_no_request(world: DataPlane) -> None:
     """A traceback would keep the frames of the request, and so its body, of as many requests as names are refused."""
 
     class Body:
@@ -209,7 +209,7 @@ def test_refusals_hold_on_to_no_request(world: World) -> None:
 
 
 def test_versions_with_many_labels_count_for_many_names(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "ANSWERS", 40)
     labels = tuple(map(str, range(640)))
@@ -225,7 +225,7 @@ def test_versions_with_many_labels_count_for_many_names(
     assert world.resolver._weight == 0
 
 
-def test_a_frozen_environment_believes_no_alias_longer(world: World) -> None:
+def test_a_frozen_environment_believes_no_alias_longer(world: DataPlane) -> None:
     """The clock that counts from the boot stands still while the machine does; the time of day is set afterwards."""
     boot, day = Clock(), Clock()
     resolver = Resolver(world.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
@@ -251,7 +251,7 @@ def test_the_real_clocks_go_on() -> None:
 # --- models in memory -------------------------------------------------------------------------------------------------
 
 
-def test_a_version_is_loaded_once_and_leaves_no_file(world: World) -> None:
+def test_a_version_is_loaded_once_and_leaves_no_file(world: DataPlane) -> None:
     version = world.register("m", 3.0)
 
     assert [factor(world.models, version) for _ in range(3)] == [3.0] * 3
@@ -259,14 +259,14 @@ def test_a_version_is_loaded_once_and_leaves_no_file(world: World) -> None:
     assert list(world.directory.iterdir()) == []
 
 
-def test_files_are_named_as_the_model_names_them(world: World) -> None:
+def test_files_are_named_as_the_model_names_them(world: DataPlane) -> None:
     files = (world.blobs.add("model.onnx", b"2"), world.blobs.add("weights.bin", b"w"))
     factor(world.models, replace(world.register("m"), files=files))
 
     assert world.runtime.seen == [["model.onnx", "weights.bin"]]
 
 
-def test_versions_with_the_same_files_share_a_session(world: World) -> None:
+def test_versions_with_the_same_files_share_a_session(world: DataPlane) -> None:
     one, two = world.register("m", 3.0), world.register("other", 3.0)
     factor(world.models, one)
 
@@ -275,7 +275,7 @@ def test_versions_with_the_same_files_share_a_session(world: World) -> None:
     assert world.blobs.fetches == 1
 
 
-def test_many_threads_wait_for_one_load(world: World) -> None:
+def test_many_threads_wait_for_one_load(world: DataPlane) -> None:
     world.runtime.gate = threading.Event()
     version = world.register("m", 3.0)
     with ThreadPoolExecutor(8) as pool:
@@ -286,7 +286,7 @@ def test_many_threads_wait_for_one_load(world: World) -> None:
 
 
 def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
-    world = World(tmp_path, memory_bytes=2 * MODEL_OVERHEAD_BYTES + 100)
+    world = DataPlane(tmp_path, memory_bytes=2 * MODEL_OVERHEAD_BYTES + 100)
     one, two, three = (world.register("m", n) for n in (1.0, 2.0, 3.0))
     for version in (one, two, one, three):
         factor(world.models, version)
@@ -295,7 +295,7 @@ def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
 
 
 def test_a_model_in_use_is_never_evicted(tmp_path: Path) -> None:
-    world = World(tmp_path, memory_bytes=MODEL_OVERHEAD_BYTES + 100)
+    world = DataPlane(tmp_path, memory_bytes=MODEL_OVERHEAD_BYTES + 100)
     one, two = world.register("m", 1.0), world.register("m", 2.0)
     with world.models.session(one, LATER):
         world.models.evict(one.files)
@@ -312,20 +312,20 @@ def test_a_model_in_use_is_never_evicted(tmp_path: Path) -> None:
 PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
 
 
-def test_a_version_is_loaded_as_its_plan_says(world: World) -> None:
+def test_a_version_is_loaded_as_its_plan_says(world: DataPlane) -> None:
     factor(world.models, world.register("m", 2.0, plan=PLAN | {"of a later release": 1}))
     factor(world.models, world.register("m", 3.0))
 
     assert world.runtime.plans == [Plan(**PLAN), None]
 
 
-def test_what_was_measured_at_registration_counts(world: World) -> None:
+def test_what_was_measured_at_registration_counts(world: DataPlane) -> None:
     version = world.register("m", 2.0, measured={"resident_mb": 100.5})
 
     assert footprint_bytes(version) == int(100.5 * MB) + MODEL_OVERHEAD_BYTES
 
 
-def sampled(world: World, model: str, document: object, **plan: bool) -> Version:
+def sampled(world: DataPlane, model: str, document: object, **plan: bool) -> Version:
     blob = world.blobs.add(
         "sample.json", document if isinstance(document, bytes) else json.dumps(document).encode()
     )
@@ -333,7 +333,7 @@ def sampled(world: World, model: str, document: object, **plan: bool) -> Version
 
 
 def test_a_load_that_nobody_waits_for_warms_up_and_a_request_does_not(
-    world: World, tmp_path: Path
+    world: DataPlane, tmp_path: Path
 ) -> None:
     client = Client(world.handler())
     sampled(world, "loaded", {"request": rows([1.0, 2.0, 3.0])})
@@ -349,13 +349,13 @@ def test_a_load_that_nobody_waits_for_warms_up_and_a_request_does_not(
 
 
 @pytest.mark.parametrize("document", [b"{", [], {"request": {}}, {"request": rows([1.0])}], ids=str)
-def test_a_warm_up_that_fails_is_no_error(world: World, document: object) -> None:
+def test_a_warm_up_that_fails_is_no_error(world: DataPlane, document: object) -> None:
     sampled(world, "m", document)
 
     assert Client(world.handler()).post("/v2/repository/models/m/load").status == 200
 
 
-def test_a_model_that_fails_its_warm_up_stays_loaded(world: World) -> None:
+def test_a_model_that_fails_its_warm_up_stays_loaded(world: DataPlane) -> None:
     world.runtime.failure = ExecutionFailed("no")
     version = sampled(world, "m", {"request": rows([1.0, 2.0, 3.0])})
 
@@ -364,7 +364,7 @@ def test_a_model_that_fails_its_warm_up_stays_loaded(world: World) -> None:
 
 
 def test_a_model_that_cannot_fit_says_how_much_it_needs(tmp_path: Path) -> None:
-    world = World(tmp_path, memory_bytes=4 * MB)
+    world = DataPlane(tmp_path, memory_bytes=4 * MB)
     version = world.register("m", b"2 " + b" " * (2 * MB))
 
     with pytest.raises(
@@ -377,7 +377,7 @@ def test_a_model_that_cannot_fit_says_how_much_it_needs(tmp_path: Path) -> None:
     assert world.blobs.fetches == 0
 
 
-def test_a_load_that_lacks_memory_is_tried_again_without_the_idle_models(world: World) -> None:
+def test_a_load_that_lacks_memory_is_tried_again_without_the_idle_models(world: DataPlane) -> None:
     idle, wanted = world.register("m", 1.0), world.register("m", 2.0)
     factor(world.models, idle)
     world.runtime.refusals = [MemoryError()]
@@ -386,7 +386,7 @@ def test_a_load_that_lacks_memory_is_tried_again_without_the_idle_models(world: 
     assert not world.models.holds(idle)
 
 
-def test_a_load_that_lacks_memory_by_itself_is_told(world: World) -> None:
+def test_a_load_that_lacks_memory_by_itself_is_told(world: DataPlane) -> None:
     world.runtime.refusals = [MemoryError()]
     version = world.register("m")
 
@@ -400,7 +400,9 @@ def test_a_load_that_lacks_memory_by_itself_is_told(world: World) -> None:
 @pytest.mark.parametrize(
     "failure", [InvalidModel("x"), ValueError("a bug")], ids=["refused", "bug"]
 )
-def test_a_failed_load_leaves_nothing_and_is_tried_again(world: World, failure: Exception) -> None:
+def test_a_failed_load_leaves_nothing_and_is_tried_again(
+    world: DataPlane, failure: Exception
+) -> None:
     world.runtime.refusals = [failure]
     version = world.register("m")
 
@@ -412,7 +414,7 @@ def test_a_failed_load_leaves_nothing_and_is_tried_again(world: World, failure: 
     assert factor(world.models, version) == 2.0
 
 
-def test_a_damaged_download_is_never_opened(world: World) -> None:
+def test_a_damaged_download_is_never_opened(world: DataPlane) -> None:
     version = world.register("m")
     world.blobs.content[version.files[0].key] = b"666"
 
@@ -421,7 +423,7 @@ def test_a_damaged_download_is_never_opened(world: World) -> None:
     assert world.runtime.seen == []
 
 
-def test_a_load_that_takes_too_long_goes_on_for_the_next_request(world: World) -> None:
+def test_a_load_that_takes_too_long_goes_on_for_the_next_request(world: DataPlane) -> None:
     world.runtime.gate = threading.Event()
     version = world.register("m")
 
@@ -433,7 +435,7 @@ def test_a_load_that_takes_too_long_goes_on_for_the_next_request(world: World) -
     assert world.runtime.loads == [2.0]
 
 
-def test_a_second_request_of_a_name_wants_no_second_download(world: World) -> None:
+def test_a_second_request_of_a_name_wants_no_second_download(world: DataPlane) -> None:
     """load tries again at once what requests do not."""
     client = Client(world.handler())
     world.runtime.refusals = [InvalidModel("x")]
@@ -448,7 +450,7 @@ def test_a_second_request_of_a_name_wants_no_second_download(world: World) -> No
 
 
 def test_the_bound_holds_under_many_threads_and_models(tmp_path: Path) -> None:
-    world = World(tmp_path, memory_bytes=4 * MODEL_OVERHEAD_BYTES + 1000)
+    world = DataPlane(tmp_path, memory_bytes=4 * MODEL_OVERHEAD_BYTES + 1000)
     versions = [world.register(f"m{n}", float(n + 1)) for n in range(12)]
     held: list[int] = []
 
@@ -475,7 +477,7 @@ def test_the_version_stands_in_one_place_more_than_the_project() -> None:
     assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"] == VERSION
 
 
-def test_metadata_tells_tensors_versions_and_facts_as_strings(world: World) -> None:
+def test_metadata_tells_tensors_versions_and_facts_as_strings(world: DataPlane) -> None:
     card = {"task": "classification", "metrics": {"accuracy": 0.99}}
     version = world.register("m", card=card, graph={"opset": 20})
     world.reject("m")
@@ -497,7 +499,7 @@ def test_metadata_tells_tensors_versions_and_facts_as_strings(world: World) -> N
     assert "load_plan" not in properties
 
 
-def test_metadata_tells_how_a_model_is_loaded_and_what_proves_it(world: World) -> None:
+def test_metadata_tells_how_a_model_is_loaded_and_what_proves_it(world: DataPlane) -> None:
     version = world.register("m", plan=PLAN, memory_mb=395, measured={"samples_checked": 2.0})
 
     properties = model_metadata(version, [version], {})["properties"]
@@ -549,7 +551,7 @@ def read_as_pytriton(config: dict[str, Any]) -> dict[str, Any]:
     ids=["batches", "strings", "fixed batch", "a tensor of nothing but its batch"],
 )
 def test_configuration_batches_only_where_every_tensor_does(
-    world: World,
+    world: DataPlane,
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],
     batching: bool,
@@ -563,7 +565,7 @@ def test_configuration_batches_only_where_every_tensor_does(
     assert config["max_batch_size"] in (0, MAX_BATCH)
 
 
-def test_one_session_serves_while_the_service_counts(world: World) -> None:
+def test_one_session_serves_while_the_service_counts(world: DataPlane) -> None:
     world.register("m")
     call = Call(
         model="m",

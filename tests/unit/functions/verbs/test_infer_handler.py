@@ -21,19 +21,19 @@ from functions.core.errors import (
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.infer import handler as module
 from functions.infer.handler import STATUS
-from tests.serving import Client, Context, World, rows
+from tests.data_plane import Client, Context, DataPlane, rows
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    world = World(tmp_path)
+def world(tmp_path: Path) -> DataPlane:
+    world = DataPlane(tmp_path)
     world.register("demo", 2.0)
     world.register("demo", 3.0)
     return world
 
 
 @pytest.fixture
-def client(world: World) -> Client:
+def client(world: DataPlane) -> Client:
     return Client(world.handler())
 
 
@@ -156,7 +156,7 @@ def test_request_bodies_may_be_compressed(client: Client, encoding: str, squeeze
     )
 
 
-def test_an_inflated_body_has_a_bound(world: World) -> None:
+def test_an_inflated_body_has_a_bound(world: DataPlane) -> None:
     client = Client(world.handler(inflated_limit=1000))
     reply = client.post(
         "/v2/models/demo/infer", gzip.compress(b" " * 10_000), headers={"Content-Encoding": "gzip"}
@@ -182,7 +182,7 @@ def test_only_inferences_are_compressed(client: Client) -> None:
 
 
 def test_a_reply_that_lambda_could_not_return_is_refused_before(
-    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+    world: DataPlane, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, headers = binary(*[1.0] * 3 * 400_000, binary_data_output=True)
     reply = client.post("/v2/models/demo/infer", body, headers=headers)
@@ -192,7 +192,7 @@ def test_a_reply_that_lambda_could_not_return_is_refused_before(
     assert client.get("/v2/models/demo").status == 413
 
 
-def test_time_left_bounds_the_run_and_so_does_the_caller(world: World, client: Client) -> None:
+def test_time_left_bounds_the_run_and_so_does_the_caller(world: DataPlane, client: Client) -> None:
     version = world.registry.resolve("demo", None).version
     with world.models.session(version, time.monotonic() + 60) as session:
         client.post("/v2/models/demo/infer", rows([1, 2, 3]), context=Context(remaining_ms=9000))
@@ -293,7 +293,7 @@ def test_texts_that_clients_look_for(client: Client) -> None:
     )
 
 
-def test_headers_that_go_with_a_status(world: World, client: Client) -> None:
+def test_headers_that_go_with_a_status(world: DataPlane, client: Client) -> None:
     world.claim("empty")
 
     assert client.send("PUT", "/v2/models/demo/infer").headers["allow"] == "POST"
@@ -324,7 +324,7 @@ def test_every_platform_error_has_a_status() -> None:
     ],
 )
 def test_failures_of_a_run_name_the_version_and_are_counted(
-    world: World, client: Client, failure: Exception, status: int, code: str
+    world: DataPlane, client: Client, failure: Exception, status: int, code: str
 ) -> None:
     world.runtime.failure = failure
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
@@ -341,7 +341,7 @@ def test_failures_of_a_run_name_the_version_and_are_counted(
     )
 
 
-def test_a_model_that_the_runtime_refuses_is_our_fault(world: World, client: Client) -> None:
+def test_a_model_that_the_runtime_refuses_is_our_fault(world: DataPlane, client: Client) -> None:
     world.runtime.refusals = [InvalidModel("cannot load it", code="NOT_LOADABLE")]
 
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
@@ -350,7 +350,7 @@ def test_a_model_that_the_runtime_refuses_is_our_fault(world: World, client: Cli
 
 
 def test_a_bug_is_told_in_the_log_and_the_environment_lives_on(
-    world: World, client: Client
+    world: DataPlane, client: Client
 ) -> None:
     world.runtime.failure = ZeroDivisionError("secret payload")
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
@@ -364,7 +364,7 @@ def test_a_bug_is_told_in_the_log_and_the_environment_lives_on(
     }
     bug, line = world.lines
     assert bug["type"] == "builtins.ZeroDivisionError"
-    assert any("serving.py" in frame for frame in bug["traceback"])
+    assert any("data_plane.py" in frame for frame in bug["traceback"])
     assert "secret" not in json.dumps(bug)
     assert (line["status"], line["code"]) == (500, "INTERNAL_ERROR")
     assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
@@ -377,14 +377,14 @@ def test_an_event_of_any_shape_is_answered(client: Client, event: dict[str, Any]
     assert client.deliver(event).status in (400, 404)
 
 
-def test_it_answers_without_a_context(world: World) -> None:
+def test_it_answers_without_a_context(world: DataPlane) -> None:
     assert world.handler()(load("apigw_infer"), None)["statusCode"] == 200
 
 
 # --- server and models ------------------------------------------------------------------------------------------------
 
 
-def test_health(world: World, client: Client) -> None:
+def test_health(world: DataPlane, client: Client) -> None:
     assert client.get("/v2/health/live").json == {"live": True}
     assert client.deliver(load("apigw_health_ready")).json == {"live": True, "ready": True}
     assert world.runtime.loads == []
@@ -409,7 +409,7 @@ def test_server_metadata_advertises_what_is_true(client: Client) -> None:
     )
 
 
-def test_models_that_have_a_ready_version_are_listed(world: World, client: Client) -> None:
+def test_models_that_have_a_ready_version_are_listed(world: DataPlane, client: Client) -> None:
     world.claim("pending")
     world.register("another")
 
@@ -433,7 +433,7 @@ def test_ready_tells_whether_the_model_is_in_memory(client: Client) -> None:
     assert client.get("/v2/models/demo/versions/2/ready").headers["x-model-residency"] == "warm"
 
 
-def test_known_and_not_deployable_is_503(world: World, client: Client) -> None:
+def test_known_and_not_deployable_is_503(world: DataPlane, client: Client) -> None:
     world.claim("pending")
     world.reject("rejected")
 
@@ -443,7 +443,7 @@ def test_known_and_not_deployable_is_503(world: World, client: Client) -> None:
         assert reply.json["error"].startswith("Model version not ready")
 
 
-def test_a_new_version_is_seen_without_a_restart(world: World, client: Client) -> None:
+def test_a_new_version_is_seen_without_a_restart(world: DataPlane, client: Client) -> None:
     assert client.get("/v2/models/new/ready").status == 404
     world.register("new")
     world.clock.now += 1.0
@@ -464,7 +464,7 @@ def test_statistics_by_model_and_of_everything(client: Client) -> None:
     assert client.get("/v2/models/nobody/stats").status == 404
 
 
-def test_a_model_called_stats(world: World, client: Client) -> None:
+def test_a_model_called_stats(world: DataPlane, client: Client) -> None:
     world.register("stats")
 
     assert client.get("/v2/models/stats").json == {"model_stats": []}
@@ -476,7 +476,7 @@ def test_a_model_called_stats(world: World, client: Client) -> None:
 # --- the repository ---------------------------------------------------------------------------------------------------
 
 
-def test_the_index_tells_the_state_of_every_version(world: World, client: Client) -> None:
+def test_the_index_tells_the_state_of_every_version(world: DataPlane, client: Client) -> None:
     world.reject("broken")
     world.claim("pending")
     world.register("off")
@@ -500,7 +500,7 @@ def test_the_index_tells_the_state_of_every_version(world: World, client: Client
     assert [(row["name"], row["version"]) for row in ready] == [("demo", "1"), ("demo", "2")]
 
 
-def test_unload_and_load(world: World, client: Client) -> None:
+def test_unload_and_load(world: DataPlane, client: Client) -> None:
     assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
     version = world.registry.resolve("demo", None).version
 
@@ -523,7 +523,7 @@ def test_unload_and_load(world: World, client: Client) -> None:
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_inference_is_one_line_that_is_its_metrics_too(world: World, client: Client) -> None:
+def test_an_inference_is_one_line_that_is_its_metrics_too(world: DataPlane, client: Client) -> None:
     client.post("/v2/models/demo/infer", rows([1.25, 2.5, 3.75]))
     client.post("/v2/models/demo/versions/1/infer", rows([1.25, 2.5, 3.75]))
 
@@ -556,7 +556,7 @@ def test_an_inference_is_one_line_that_is_its_metrics_too(world: World, client: 
 
 
 def test_an_unknown_model_makes_no_dimension_and_is_not_repeated(
-    world: World, client: Client
+    world: DataPlane, client: Client
 ) -> None:
     client.post("/v2/models/made-up-by-a-caller/infer", rows([1, 2, 3]))
     client.get("/v2/models/made-up-by-a-caller")
@@ -570,7 +570,7 @@ def test_an_unknown_model_makes_no_dimension_and_is_not_repeated(
     assert unknown["action"] == "unknown"
 
 
-def test_a_failure_of_ours_is_an_error_in_the_metrics(world: World, client: Client) -> None:
+def test_a_failure_of_ours_is_an_error_in_the_metrics(world: DataPlane, client: Client) -> None:
     world.runtime.failure = ExecutionFailed("x")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
@@ -578,7 +578,7 @@ def test_a_failure_of_ours_is_an_error_in_the_metrics(world: World, client: Clie
     assert (line["level"], line["Errors"], line["code"]) == ("ERROR", 1, "EXECUTION_FAILED")
 
 
-def test_the_rest_stands_for_what_is_not_logged(world: World) -> None:
+def test_the_rest_stands_for_what_is_not_logged(world: DataPlane) -> None:
     """One in four is logged here, and counts for four."""
     chances = iter([0.25, 0.5, 0.24, 0.75] * 25)
     client = Client(world.handler(sample_rate=0.25, chance=lambda: next(chances)))
@@ -593,7 +593,7 @@ def test_the_rest_stands_for_what_is_not_logged(world: World) -> None:
     assert sum(line["Requests"] for line in world.lines) == 101
 
 
-def test_what_went_wrong_is_always_logged(world: World) -> None:
+def test_what_went_wrong_is_always_logged(world: DataPlane) -> None:
     client = Client(world.handler(sample_rate=0.001, chance=lambda: 1.0))
     client.get("/v2/health/live")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
@@ -609,13 +609,13 @@ def test_what_went_wrong_is_always_logged(world: World) -> None:
 
 
 @pytest.mark.parametrize("rate", [0, -1, 1.1, float("nan")])
-def test_a_sample_rate_is_a_share(world: World, rate: float) -> None:
+def test_a_sample_rate_is_a_share(world: DataPlane, rate: float) -> None:
     with pytest.raises(ValueError, match="sample rate"):
         world.handler(sample_rate=rate)
 
 
 @pytest.mark.parametrize("name", ['é\n"', "\ud800", "x" * 300])
-def test_any_request_id_fits_into_the_line(world: World, client: Client, name: str) -> None:
+def test_any_request_id_fits_into_the_line(world: DataPlane, client: Client, name: str) -> None:
     client.deliver(load("apigw_infer") | {"requestContext": {"requestId": name}})
 
     [line] = world.lines
@@ -623,7 +623,7 @@ def test_any_request_id_fits_into_the_line(world: World, client: Client, name: s
 
 
 def test_classification_reads_the_labels_of_the_signature(tmp_path: Path) -> None:
-    world = World(tmp_path)
+    world = DataPlane(tmp_path)
     world.register(
         "m",
         signature=Signature(

@@ -18,7 +18,7 @@ from functions.register.handler import Handler, make_handler
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import scale_model
-from tests.workbench import MemoryWorkbench
+from tests.sandbox import MemorySandbox
 
 BUCKET = "mayfly-artifacts"
 
@@ -71,7 +71,7 @@ def log() -> io.StringIO:
 def handler(
     uploads: Uploads, registry: Registry, log: io.StringIO, request: pytest.FixtureRequest
 ) -> Handler:
-    registration = Registration(registry, uploads, MemoryBlobs(), MemoryWorkbench(), read_manifest)
+    registration = Registration(registry, uploads, MemoryBlobs(), MemorySandbox(), read_manifest)
     return make_handler(
         registration,
         Logger(service=request.node.name, stream=log),
@@ -99,7 +99,7 @@ def test_whatever_became_of_an_upload_the_next_one_is_prepared_for(
     uploads: Uploads, registry: Registry, log: io.StringIO, name: str, number: int
 ) -> None:
     seen: list[int] = []
-    registration = Registration(registry, uploads, MemoryBlobs(), MemoryWorkbench(), read_manifest)
+    registration = Registration(registry, uploads, MemoryBlobs(), MemorySandbox(), read_manifest)
     handler = make_handler(
         registration,
         Logger(service="after", stream=log),

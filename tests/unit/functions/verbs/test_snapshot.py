@@ -8,7 +8,7 @@ import pytest
 import snapshot_restore_py
 
 from functions.infer import snapshot
-from tests.serving import World
+from tests.data_plane import DataPlane
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def hooks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[object], list[object]]:
 def test_a_restored_environment_asks_for_its_aliases_again_and_draws_its_own_numbers(
     tmp_path: Path, hooks: tuple[list[object], list[object]]
 ) -> None:
-    world = World(tmp_path)
+    world = DataPlane(tmp_path)
     world.register("m")
     closed: list[int] = []
     assert snapshot.prepare(world.resolver, [lambda: closed.append(1), lambda: closed.append(2)])
@@ -48,4 +48,4 @@ def test_a_runtime_without_hooks_is_no_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
 
-    assert not snapshot.prepare(World(tmp_path).resolver, [])
+    assert not snapshot.prepare(DataPlane(tmp_path).resolver, [])

@@ -21,7 +21,7 @@ from functions.core.serving.model_cache import ModelCache
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.infer.handler import Handler, make_handler
-from tests.arrays import array_of, tensor_of
+from tests.arrays import to_array, to_tensor
 from tests.fakes import MemoryBlobs, MemoryTable
 
 SIGNATURE = Signature(
@@ -65,7 +65,7 @@ class ScaleSession:
         self.runtime.runs.append(self.factor)
         if self.runtime.failure is not None:
             raise self.runtime.failure
-        return dict.fromkeys(outputs, tensor_of(array_of(inputs["x"]) * np.float32(self.factor)))
+        return dict.fromkeys(outputs, to_tensor(to_array(inputs["x"]) * np.float32(self.factor)))
 
 
 class ScaleRuntime:
@@ -106,7 +106,7 @@ class Context:
         return self.remaining_ms
 
 
-class World:
+class DataPlane:
     """An environment of the infer function, and everything around it."""
 
     def __init__(

@@ -10,7 +10,7 @@ from functions.sandbox.unpack import unpack
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
 
 
-class MemoryWorkbench:
+class MemorySandbox:
     """`core.workbench.Workbench`. `built` holds the names in package/ of every model that was built."""
 
     def __init__(self, signature: Signature = SIGNATURE) -> None:

@@ -24,7 +24,7 @@ AUTHORIZATION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReceivedRequest:
     """A request as it arrived: the `number`th of all, over the `connection`th."""
 
     number: int
@@ -40,7 +40,7 @@ class Seen:
         return range(int(match[1]), int(match[2]) + 1) if match else None
 
 
-class Line:
+class ServerConnection:
     """The server's end of a connection."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -67,7 +67,7 @@ class Line:
         self.open = False
 
 
-Behaviour = Callable[[Seen, Line], None]
+Behaviour = Callable[[ReceivedRequest, ServerConnection], None]
 
 
 def head(status: int, fields: Mapping[str, str]) -> bytes:
@@ -83,7 +83,7 @@ class FaultServer:
 
     def __init__(self, behave: Behaviour, context: ssl.SSLContext | None = None) -> None:
         self.behave = behave
-        self.seen: list[Seen] = []
+        self.seen: list[ReceivedRequest] = []
         self.errors: list[BaseException] = []
         self.connections = 0
         self.signed = True  # whether requests have to be
@@ -125,7 +125,7 @@ class FaultServer:
                 self._talk(connection, stream, number)
 
     def _talk(self, connection: socket.socket, stream: BinaryIO, number: int) -> None:
-        line = Line(connection)
+        line = ServerConnection(connection)
         while line.open and (first := stream.readline()):
             words = first.decode("latin-1").split(" ")
             if len(words) != 3 or not words[2].startswith(
@@ -139,7 +139,7 @@ class FaultServer:
                 headers[name.lower()] = value
             body = stream.read(int(headers.get("content-length", 0)))
             with self._lock:
-                seen = Seen(len(self.seen) + 1, number, method, path, headers, body)
+                seen = ReceivedRequest(len(self.seen) + 1, number, method, path, headers, body)
                 self.seen.append(seen)
             try:
                 if self.signed:
@@ -164,7 +164,7 @@ def fault_server(behave: Behaviour, context: ssl.SSLContext | None = None) -> It
         raise error
 
 
-def check_signature(seen: Seen) -> None:
+def check_signature(seen: ReceivedRequest) -> None:
     """Sign it once more, by botocore, and compare."""
     found = AUTHORIZATION.fullmatch(seen.headers["authorization"])
     assert found, seen.headers["authorization"]
@@ -180,7 +180,7 @@ def check_signature(seen: Seen) -> None:
     assert request.headers["Authorization"] == seen.headers["authorization"]
 
 
-class Stored:
+class StoredObject:
     """An object as S3 answers reads of it. Requests by their number (from 1) may get something else instead."""
 
     def __init__(
@@ -190,20 +190,20 @@ class Stored:
         self.faults = dict(faults or {})
         self.etag = etag
 
-    def __call__(self, seen: Seen, line: Line) -> None:
+    def __call__(self, seen: ReceivedRequest, line: ServerConnection) -> None:
         if fault := self.faults.get(seen.number):
             fault(seen, line)
         else:
             self.answer(seen, line)
 
-    def answer(self, seen: Seen, line: Line) -> None:
+    def answer(self, seen: ReceivedRequest, line: ServerConnection) -> None:
         wanted = self.wanted(seen)
         line.send(self.head(seen) + self.content[wanted.start : wanted.stop])
 
-    def wanted(self, seen: Seen) -> range:
+    def wanted(self, seen: ReceivedRequest) -> range:
         return range(len(self.content)) if seen.range is None else seen.range
 
-    def head(self, seen: Seen, **changes: str) -> bytes:
+    def head(self, seen: ReceivedRequest, **changes: str) -> bytes:
         wanted = self.wanted(seen)
         fields = {"etag": self.etag, "content-length": str(len(wanted))}
         if seen.range is not None:
