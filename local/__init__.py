@@ -22,7 +22,7 @@ For tests that need the whole stack (a child process; everything ends with the b
     from local.client import start_stack
 
     with start_stack(parameters={"RegistrationVisibilityTimeout": 5}, state_dir=tmp_path) as stack:
-        stack.outputs["ApiUrl"]                       # http://127.0.0.1:PORT/prod
+        stack.outputs["ApiUrl"]                       # http://127.0.0.1:PORT/live
         stack.root_url                                # the same API without a stage, as a custom domain
         stack.endpoint_url                            # AWS (moto); stack.client("s3") is a boto3 client of it
         stack.client("lambda").invoke(FunctionName="RegisterFunction", Payload=b"{}")

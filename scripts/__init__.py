@@ -1,1 +1,1 @@
-"""What the Makefile needs."""
+"""Scripts that the Makefile runs."""

@@ -1,6 +1,8 @@
-"""Makes what `sam build` left smaller and quicker to start: prunes the layers, ships byte code.
+"""Prune the output of `sam build` and compile it to byte code.
 
-python3.13 -m scripts.bundle .aws-sam/build        (`make build` does it; the interpreter has to be the deployed one)
+    python3.13 -m scripts.bundle .aws-sam/build
+
+`make build` runs this with the deployed Python version, because byte code is specific to it.
 """
 
 import compileall
@@ -10,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-# Nothing that a function runs imports these; tests/e2e/test_bundle.py runs what is left.
+# Files that no function imports; tests/e2e/test_bundle.py runs the pruned bundle.
 EVERYWHERE = (
     "*.a", "*.h", "*.pxd", "*.pyi", "**/tests", "numpy/_core/include", "numpy/f2py",
     "onnxruntime/backend", "onnxruntime/datasets",
     "onnx/backend/test", "onnx/bin",
 )  # fmt: skip
-# What only registration does: comparing answers, and making variants with the tools of onnxruntime's Python package, of
-# which serving a model takes the C library alone.
+# Packages for registration alone. Infer needs only ONNX Runtime's C library.
 NOT_FOR_INFER = (
     "flatbuffers*", "google", "numpy*", "packaging*", "protobuf*",
     "onnxruntime/capi/onnxruntime_pybind11_state*",
@@ -26,12 +27,12 @@ NOT_FOR_INFER = (
 
 
 def prune(packages: Path, patterns: tuple[str, ...]) -> None:
-    """Remove what matches; a pattern without a slash in front of a suffix is looked for in every folder."""
-    for found in [path for pattern in patterns for path in _matches(packages, pattern)]:
-        if found.is_dir():
-            shutil.rmtree(found)
+    """Remove files and folders that match; `*.suffix` matches in every folder."""
+    for path in [path for pattern in patterns for path in _matches(packages, pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path)
         else:
-            found.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _matches(packages: Path, pattern: str) -> Iterator[Path]:
@@ -39,12 +40,13 @@ def _matches(packages: Path, pattern: str) -> Iterator[Path]:
 
 
 def main(build: Path) -> None:
+    """Prune each layer, then compile everything."""
     for layer in build.glob("*Layer"):
-        prune(layer / "python", EVERYWHERE + (NOT_FOR_INFER if layer.name == "InferLayer" else ()))
-    # Unchecked: whatever times the files get in the zip, nothing is compiled again (and /opt cannot be written to).
-    if not compileall.compile_dir(
-        build, quiet=1, force=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
-    ):
+        infer_only = NOT_FOR_INFER if layer.name == "InferLayer" else ()
+        prune(layer / "python", EVERYWHERE + infer_only)
+    # Unchecked hashes: Lambda cannot write to /opt, and zip files change the files' times.
+    mode = PycInvalidationMode.UNCHECKED_HASH
+    if not compileall.compile_dir(build, quiet=1, force=True, invalidation_mode=mode):
         sys.exit("a file of the bundle does not compile")
 
 

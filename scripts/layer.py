@@ -1,4 +1,4 @@
-"""Writes the requirements of the Lambda layers: of each, the group of its name in pyproject.toml."""
+"""Write layers/*/requirements.txt from the dependency groups in pyproject.toml."""
 
 import tomllib
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ LAYERS = Path("layers")
 
 
 def layer_requirements(name: str) -> str:
+    """Return the requirements file of the layer with this name."""
     groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
-    head = f"# Generated from the group `{name}` of pyproject.toml by `make layer`; a test compares them.\n"
+    head = f"# Generated from the group `{name}` of pyproject.toml by `make layer`.\n"
     return head + "".join(f"{requirement}\n" for requirement in sorted(_flat(groups, name)))
 
 

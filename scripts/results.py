@@ -1,121 +1,126 @@
-"""Writes the README's benchmark tables from the newest run of each file in benchmarks/results/. `make results`"""
+"""Write the tables of docs/performance.md from the newest benchmark runs."""
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.tree import sentence
-
-SCRIPTS, RESULTS, README = Path("benchmarks"), Path("benchmarks/results"), Path("README.md")
-BEGIN, END = "<!-- by `make results` -->\n", "<!-- until here -->\n"
-ORDER = (
-    "cold_start",
-    "warm_request",
-    "peers",
-    "register",
-    "many_models",
-    "memory",
-)  # others come after them, by name
-NAMES = {  # of contenders, in the README
-    "ours": "**the infer function**, under AWS's runtime client",
+SCRIPTS, RESULTS = Path("benchmarks"), Path("benchmarks/results")
+PAGE = Path("docs/performance.md")
+BEGIN, END = "<!-- begin: make results -->\n", "<!-- end: make results -->\n"
+# Order of the rows; other benchmarks follow by name.
+ORDER = ("cold_start", "warm_request", "peers", "register", "many_models", "memory")
+NAMES = {  # display names of contenders
+    "ours": "**Mayfly's infer function**, under AWS's runtime client",
     "empty": "AWS's runtime client, a handler that does nothing",
     "stack": "the local stack: gateway, moto, environments",
 }
 ENCODINGS = {"json": "JSON", "binary": "binary"}
-Line = Mapping[str, Any]  # one run, as benchmarks/harness/measure.py keeps it
+Run = Mapping[str, Any]  # one line of a results file, see benchmarks/harness/measure.py
+Rows = list[Sequence[str]]
 
 
-def newest(folder: Path = RESULTS) -> list[Line]:
-    """The last run of each benchmark, in the README's order."""
-    lines = [
+def newest(folder: Path = RESULTS) -> list[Run]:
+    """Return the last run of each benchmark, in the page's order."""
+    runs = [
         json.loads(path.read_text().splitlines()[-1]) for path in sorted(folder.glob("*.jsonl"))
     ]
-    place = {name: at for at, name in enumerate(ORDER)}
-    return sorted(
-        lines, key=lambda line: (place.get(line["benchmark"], len(ORDER)), line["benchmark"])
-    )
+    place = {name: index for index, name in enumerate(ORDER)}
+    return sorted(runs, key=lambda run: (place.get(run["benchmark"], len(ORDER)), run["benchmark"]))
 
 
-def cold_start(results: Sequence[Line]) -> str:
-    found = [
-        entry for entry in results if entry["contender"] == "ours" and entry["storage"] == "s3-like"
-    ]
+def cold_start(results: Sequence[Run]) -> str:
+    """Summarize Mayfly's cold starts with S3-like storage."""
+    rows = [row for row in results if (row["contender"], row["storage"]) == ("ours", "s3-like")]
     return "; ".join(
-        f"{entry['model']} {entry['median']:.0f} ms, {times(entry['over_reference'])} what ONNX Runtime alone takes "
-        f"with a local file, {times(entry['over_usual'])} what the usual handler takes"
-        for entry in found
+        f"{row['model']} {row['median']:.0f} ms: {times(row['over_reference'])} of ONNX Runtime"
+        f" with a local file, {times(row['over_usual'])} of the usual handler"
+        for row in rows
     )
 
 
-def warm_request(results: Sequence[Line]) -> str:
-    found = [entry for entry in results if entry["contender"] == "ours" and entry["rows"] == 1]
+def warm_request(results: Sequence[Run]) -> str:
+    """Summarize the time that the handler adds to a one-row run."""
+    rows = [row for row in results if row["contender"] == "ours" and row["rows"] == 1]
     return ", ".join(
-        f"{ENCODINGS[entry['encoding']]} {entry['minus_bare']['median']:.0f} µs" for entry in found
+        f"{ENCODINGS[row['encoding']]} {row['minus_bare']['median']:.0f} µs" for row in rows
     )
 
 
-def peers(results: Sequence[Line]) -> str:
+def peers(results: Sequence[Run]) -> str:
+    """Summarize CPU time a request as a ratio to each peer's."""
     ratios = {
-        entry["contender"]: entry["ours_over"]["cpu_us_1"]
-        for entry in results
-        if "ours_over" in entry
+        row["contender"]: row["ours_over"]["cpu_us_1"] for row in results if "ours_over" in row
     }
-    return "CPU of ours: " + ", ".join(f"{times(ratio)} {name}'s" for name, ratio in ratios.items())
+    return "CPU a request: " + ", ".join(
+        f"{times(ratio)} {name}'s" for name, ratio in ratios.items()
+    )
 
 
-def register(results: Sequence[Line]) -> str:
-    found = [entry for entry in results if entry["what"] == "ours"]
+def register(results: Sequence[Run]) -> str:
+    """Summarize the time from an upload's event to READY."""
+    rows = [row for row in results if row["what"] == "ours"]
     ratios = "; ".join(
-        f"{entry['model']} {entry['median']:.0f} ms, {times(entry['ratio'])}" for entry in found
+        f"{row['model']} {row['median']:.0f} ms, {times(row['ratio'])}" for row in rows
     )
-    return f"{ratios} what download, session and one run take"
+    return f"{ratios} of download, session and one run"
 
 
-def many_models(results: Sequence[Line]) -> str:
+def many_models(results: Sequence[Run]) -> str:
+    """Summarize cache hits, latency and peak memory by number of models."""
     return "; ".join(
-        f"of {entry['models']} models: {entry['hit_rate']:.1%} hits, hit {entry['hit']['p50_ms']:.1f} ms, "
-        f"miss {entry['miss']['p50_ms'] or 0:.0f} ms, peak {entry['memory_mb']['peak']} MB"
-        for entry in results
+        f"{row['models']} models: {row['hit_rate']:.1%} hits, hit {row['hit']['p50_ms']:.1f} ms,"
+        f" miss {row['miss']['p50_ms'] or 0:.0f} ms, peak {row['memory_mb']['peak']} MB"
+        for row in results
     )
 
 
-def memory(results: Sequence[Line]) -> str:
-    found = [entry for entry in results if entry["contender"] == "ours"]
+def memory(results: Sequence[Run]) -> str:
+    """Summarize the peak memory of a loaded model over an idle process."""
+    rows = [row for row in results if row["contender"] == "ours"]
     return "over an idle process: " + ", ".join(
-        f"{entry['model']} {entry['over_idle']['median']:.0f} MB (weights {entry['weights_mb']:.0f})"
-        for entry in found
+        f"{row['model']} {row['over_idle']['median']:.0f} MB (weights {row['weights_mb']:.0f})"
+        for row in rows
     )
 
 
 def times(ratio: Mapping[str, float]) -> str:
-    """
+    """Format a median ratio.
+
     >>> times({"median": 0.4512, "p90": 0.5})
     '0.45x'
     """
     return f"{ratio['median']:.2f}x"
 
 
-SUMMARIES: Mapping[str, Callable[[Sequence[Line]], str]] = {
-    one.__name__: one for one in (cold_start, warm_request, peers, register, many_models, memory)
+SUMMARIES: Mapping[str, Callable[[Sequence[Run]], str]] = {
+    summary.__name__: summary
+    for summary in (cold_start, warm_request, peers, register, many_models, memory)
 }
 
 
-def overview(lines: Iterable[Line], scripts: Path = SCRIPTS) -> list[Sequence[str]]:
-    """A row a benchmark: what it asks, which is the first line of its script, and what it found."""
-    rows: list[Sequence[str]] = [("`python -m …`", "asks", "found")]
-    for line in lines:
-        name = line["benchmark"]
+def question(script: Path) -> str:
+    """Return the first line of a benchmark's docstring, without the full stop."""
+    text = (ast.get_docstring(ast.parse(script.read_text())) or "").split("\n")[0]
+    return text.split(". ")[0].removesuffix(".")
+
+
+def overview(runs: Iterable[Run], scripts: Path = SCRIPTS) -> Rows:
+    """Return a row for each benchmark: its command, question and result."""
+    rows: Rows = [("`python -m …`", "Question", "Result")]
+    for run in runs:
+        name = run["benchmark"]
         summary = SUMMARIES.get(name)
-        kept = f"[{name}.jsonl](benchmarks/results/{name}.jsonl)"
-        found = summary(line["results"]) if summary else kept
-        rows.append((f"`benchmarks.{name}`", sentence(scripts / f"{name}.py"), found))
+        link = f"[{name}.jsonl](../benchmarks/results/{name}.jsonl)"
+        result = summary(run["results"]) if summary else link
+        rows.append((f"`benchmarks.{name}`", question(scripts / f"{name}.py"), result))
     return rows
 
 
-def contenders(results: Sequence[Line]) -> list[Sequence[str]]:
-    """The peers, a row each."""
+def contenders(results: Sequence[Run]) -> Rows:
+    """Return a row for each peer of the peers benchmark."""
     columns = {
         "cold start, ms": ("cold_start_ms", 0),
         "CPU a request, µs": ("cpu_us_1", 0),
@@ -124,53 +129,48 @@ def contenders(results: Sequence[Line]) -> list[Sequence[str]]:
         "requests/s": ("rps_1", 0),
         "requests/s, 8 clients": ("rps_8", 0),
     }
-    rows: list[Sequence[str]] = [("", *columns)]
+    rows: Rows = [("", *columns)]
     for entry in results:
+        label = str(NAMES.get(entry["contender"], entry["contender"]))
         if "missing" in entry:
-            rows.append((entry["contender"], "not measured", *[""] * (len(columns) - 1)))
+            rows.append((label, "not measured", *[""] * (len(columns) - 1)))
         elif all(name in entry for name, _ in columns.values()):
             cells = [f"{entry[name]['median']:.{digits}f}" for name, digits in columns.values()]
-            label = str(NAMES.get(entry["contender"], entry["contender"]))
-            rows.append(
-                (f"{label} ({entry['versions']})" if "versions" in entry else label, *cells)
-            )
+            versions = f" ({entry['versions']})" if "versions" in entry else ""
+            rows.append((label + versions, *cells))
     return rows
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is its head."""
+    """Format rows as a Markdown table; the first row is the header."""
     head, *body = ("| " + " | ".join(cell.strip() for cell in row) + " |" for row in rows)
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body]) + "\n"
 
 
-def origin(lines: Sequence[Line]) -> str:
-    """On what, with what and when the runs were made."""
+def origin(runs: Sequence[Run]) -> str:
+    """Describe machine, versions and dates of the runs."""
     machines = {
-        f"{one['cores']} cores of {one['cpu']} ({one['architecture']})"
-        for one in (line["machine"] for line in lines)
+        "{cores} cores of {cpu} ({architecture})".format_map(run["machine"]) for run in runs
     }
     versions = {
-        f"Python {one['python']}, onnxruntime {one['onnxruntime']}"
-        for one in (line["versions"] for line in lines)
+        "Python {python}, onnxruntime {onnxruntime}".format_map(run["versions"]) for run in runs
     }
-    days = sorted({line["date"][:10] for line in lines})
+    days = sorted({run["date"][:10] for run in runs})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"Medians, {'; '.join(sorted(machines))}, {'; '.join(sorted(versions))}, {when}.\n"
 
 
-def block(lines: Sequence[Line]) -> str:
-    parts = [origin(lines), markdown(overview(lines))]
-    parts += [
-        markdown(contenders(line["results"])) for line in lines if line["benchmark"] == "peers"
-    ]
-    return "\n".join(parts)
+def block(runs: Sequence[Run]) -> str:
+    """Return the generated part of the page: origin, overview, peers."""
+    tables = [contenders(run["results"]) for run in runs if run["benchmark"] == "peers"]
+    return "\n".join([origin(runs), markdown(overview(runs)), *map(markdown, tables)])
 
 
-def with_results(readme: str, lines: Sequence[Line]) -> str:
-    """The text of the README with the tables of `lines`."""
+def with_results(page: str, runs: Sequence[Run]) -> str:
+    """Return the page's text with its generated part replaced."""
     between = re.compile(f"({re.escape(BEGIN)}).*?({re.escape(END)})", re.DOTALL)
-    return between.sub(lambda found: f"{found[1]}\n{block(lines)}\n{found[2]}", readme)
+    return between.sub(lambda match: f"{match[1]}\n{block(runs)}\n{match[2]}", page)
 
 
 if __name__ == "__main__":
-    README.write_text(with_results(README.read_text(), newest()))
+    PAGE.write_text(with_results(PAGE.read_text(), newest()))

@@ -1,4 +1,7 @@
-"""Prints template.yaml before and after the SAM transform, offline. Runs in .venv-sam: SAM pins an older pydantic."""
+"""Print template.yaml before and after the SAM transform, offline.
+
+Runs in .venv-sam, because SAM pins an older pydantic.
+"""
 
 import json
 import os
@@ -8,24 +11,24 @@ from typing import Any
 from samcli.yamlhelper import yaml_parse
 from samtranslator.translator.transform import transform
 
+LOGS_POLICY = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+
 
 class ManagedPolicies:
-    """The one that SAM adds to every function; the template names none."""
+    """Managed policies that SAM adds to every function."""
 
     def load(self) -> dict[str, str]:
-        return {
-            "AWSLambdaBasicExecutionRole": "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
-        }
+        """Return policy ARNs by name."""
+        return {"AWSLambdaBasicExecutionRole": LOGS_POLICY}
 
 
 def main() -> None:
+    """Print {"before": template, "after": transformed template} as JSON."""
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
     source: dict[str, Any] = yaml_parse(Path("template.yaml").read_text())
-    for resource in source[
-        "Resources"
-    ].values():  # SAM CLI uploads local code first; here it only has to look so
+    for resource in source["Resources"].values():
         for name in {"CodeUri", "ContentUri"} & resource.get("Properties", {}).keys():
-            resource["Properties"][name] = "s3://bucket/key"
+            resource["Properties"][name] = "s3://bucket/key"  # as if SAM CLI had uploaded the code
     defaults = {name: parameter["Default"] for name, parameter in source["Parameters"].items()}
     before = json.loads(json.dumps(source))
     after = transform(source, {**defaults, "AWS::Region": "us-east-1"}, ManagedPolicies())

@@ -1,7 +1,7 @@
-"""Text from a served language model: python -m training.generate http://127.0.0.1:8080/prod/v2/models/gpt "The for"
+"""Text from a served language model: python -m training.generate http://127.0.0.1:8080/live/v2/models/gpt "The for"
 
     from training.generate import Served, generate
-    with Served("http://127.0.0.1:8080/prod/v2/models/gpt") as model:
+    with Served("http://127.0.0.1:8080/live/v2/models/gpt") as model:
         print(b"".join(generate(model, model.past, b"The for statement", temperature=0.5)))
 
 The service remembers nothing between two requests: keys and values of what the model has read come back as `present`

@@ -82,5 +82,5 @@ def _post(
     event: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     event["headers"] |= headers
     event["multiValueHeaders"] |= {name: [value] for name, value in headers.items()}
-    event["requestContext"] |= {"path": f"/prod{path}"}
+    event["requestContext"] |= {"path": f"/live{path}"}
     return event | {"path": path, "resource": path, "body": body, "isBase64Encoded": is_base64}

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from local.client import RunningStack
-from scripts.tree import with_tree
 
 README = Path("README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)( run)?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -56,7 +55,3 @@ def test_every_make_target_and_file_that_the_readme_names_exists() -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)\b", README, re.MULTILINE)) <= targets
     for event in re.findall(r"-e (events/\S+)", README):
         assert Path(event).is_file(), event
-
-
-def test_the_tree_is_that_of_the_folders() -> None:
-    assert with_tree(README) == README, "run `make tree`"

@@ -28,7 +28,7 @@ def client(service: str) -> Any:
 def test_outputs_name_what_exists(deployed: Deployed) -> None:
     outputs = deployed.outputs
 
-    assert outputs["ApiUrl"] == "http://127.0.0.1:8080/prod"
+    assert outputs["ApiUrl"] == "http://127.0.0.1:8080/live"
     client("s3").head_bucket(Bucket=outputs["ServingBucketName"])
     assert (
         client("s3").get_bucket_versioning(Bucket=outputs["ArtifactsBucketName"])["Status"]

@@ -1,4 +1,4 @@
-"""The README's tables are those of the newest kept runs."""
+"""Tables of docs/performance.md: newest runs, one row each, nothing else changed."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ VERSIONS = {"python": "3.13.1", "onnxruntime": "1.31.1"}
 PARTS = ("cold_start_ms", "cpu_us_1", "memory_mb", "p50_ms_1", "rps_1", "rps_8")
 
 
-def line(
+def run(
     benchmark: str, *entries: dict[str, Any], date: str = "2026-11-22T10:00:00Z"
 ) -> dict[str, Any]:
     return {
@@ -29,31 +29,31 @@ def spread(median: float) -> dict[str, float]:
     return {"median": median, "p90": 2 * median}
 
 
-def test_the_readme_has_the_newest_results() -> None:
-    readme = Path("README.md").read_text()
+def test_the_page_has_the_newest_results() -> None:
+    page = results.PAGE.read_text()
 
-    assert results.BEGIN in readme
-    assert results.with_results(readme, results.newest()) == readme, "run `make results`"
+    assert results.BEGIN in page
+    assert results.with_results(page, results.newest()) == page, "run `make results`"
 
 
 def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
     for name, dates in {"zebra": ["1"], "warm_request": ["1", "2"], "cold_start": ["3"]}.items():
         (tmp_path / f"{name}.jsonl").write_text(
-            "".join(json.dumps(line(name, date=date)) + "\n" for date in dates)
+            "".join(json.dumps(run(name, date=date)) + "\n" for date in dates)
         )
 
-    found = [(one["benchmark"], one["date"]) for one in results.newest(tmp_path)]
-    assert found == [("cold_start", "3"), ("warm_request", "2"), ("zebra", "1")]
+    newest = [(run["benchmark"], run["date"]) for run in results.newest(tmp_path)]
+    assert newest == [("cold_start", "3"), ("warm_request", "2"), ("zebra", "1")]
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "entry", "said"),
+    ("benchmark", "entry", "summary"),
     [
         (
             "cold_start",
             {"model": "tiny", "storage": "s3-like", "contender": "ours", **spread(199.6)}
             | {"over_reference": spread(0.9), "over_usual": spread(0.333)},
-            "tiny 200 ms, 0.90x what ONNX Runtime alone takes with a local file, 0.33x what the usual handler takes",
+            "tiny 200 ms: 0.90x of ONNX Runtime with a local file, 0.33x of the usual handler",
         ),
         (
             "warm_request",
@@ -63,24 +63,24 @@ def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
         (
             "peers",
             {"contender": "flask", "ours_over": {"cpu_us_1": spread(0.5)}},
-            "CPU of ours: 0.50x flask's",
+            "CPU a request: 0.50x flask's",
         ),
         (
             "register",
             {"model": "tiny", "what": "ours", "ratio": spread(3), **spread(100)},
-            "tiny 100 ms, 3.00x what download, session and one run take",
+            "tiny 100 ms, 3.00x of download, session and one run",
         ),
-        ("unheard", {"n": 1}, "[unheard.jsonl](benchmarks/results/unheard.jsonl)"),
+        ("unheard", {"n": 1}, "[unheard.jsonl](../benchmarks/results/unheard.jsonl)"),
     ],
 )
 def test_a_benchmark_is_one_row(
-    benchmark: str, entry: dict[str, Any], said: str, tmp_path: Path
+    benchmark: str, entry: dict[str, Any], summary: str, tmp_path: Path
 ) -> None:
     (tmp_path / f"{benchmark}.py").write_text('"""How fast? Very."""')
 
-    [_, row] = results.overview([line(benchmark, entry)], tmp_path)
+    [_, row] = results.overview([run(benchmark, entry)], tmp_path)
 
-    assert list(row) == [f"`benchmarks.{benchmark}`", "How fast? Very", said]
+    assert list(row) == [f"`benchmarks.{benchmark}`", "How fast? Very", summary]
 
 
 def test_peers_are_a_row_each_and_the_missing_are_named() -> None:
@@ -102,21 +102,21 @@ def test_peers_are_a_row_each_and_the_missing_are_named() -> None:
 
 
 def test_tables_say_where_and_when() -> None:
-    said = results.block([line("cold_start"), line("warm_request", date="2026-11-24T10:00:00Z")])
+    text = results.block([run("cold_start"), run("warm_request", date="2026-11-24T10:00:00Z")])
 
     assert (
         "2 cores of EPYC (x86_64), Python 3.13.1, onnxruntime 1.31.1, 2026-11-22 to 2026-11-24."
-        in said
+        in text
     )
-    assert said.count("|---") == 3
+    assert text.count("|---") == 3
 
 
 def test_nothing_but_the_block_is_changed() -> None:
-    readme = f"# Mayfly\n{results.BEGIN}stale\n{results.END}The end\n"
+    page = f"# Mayfly\n{results.BEGIN}stale\n{results.END}The end\n"
 
-    written = results.with_results(readme, [line("cold_start")])
+    written = results.with_results(page, [run("cold_start")])
 
     assert written.startswith(f"# Mayfly\n{results.BEGIN}")
     assert written.endswith(f"{results.END}The end\n")
     assert "stale" not in written
-    assert results.with_results(written, [line("cold_start")]) == written
+    assert results.with_results(written, [run("cold_start")]) == written

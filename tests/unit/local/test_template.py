@@ -62,7 +62,7 @@ def test_the_api_has_its_stage_routes_and_error_shapes(ours: Template) -> None:
 
 def test_outputs_resolve(ours: Template) -> None:
     assert ours.outputs["ArtifactsBucketName"] == "mayfly-artifactsbucket"
-    assert ours.outputs["ApiUrl"] == "https://Api.execute-api.us-east-1.amazonaws.com/prod"
+    assert ours.outputs["ApiUrl"] == "https://Api.execute-api.us-east-1.amazonaws.com/live"
 
 
 INTRINSICS = """
