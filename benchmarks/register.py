@@ -41,7 +41,7 @@ from functions.adapters.aws.s3 import CONNECTIONS, PART, S3Uploads, part_bytes
 from functions.adapters.clock import utc_now
 from functions.adapters.memory import pages_of_their_own
 from functions.adapters.onnx.sessions import OnnxRuntime
-from functions.adapters.sandbox import Sandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.protocol.tensors import Tensor
 from functions.core.registration.executor import Background
 from functions.core.registration.registration import Registration
@@ -61,7 +61,7 @@ REFERENCE, OURS, UPLOAD, SERVED = "reference", "ours", "load upload", "load serv
 class Case:
     """One workload, and everything that is measured with it."""
 
-    def __init__(self, where: cloud.Cloud, workload: Workload, sandbox: Sandbox) -> None:
+    def __init__(self, where: cloud.Cloud, workload: Workload, sandbox: ProcessSandbox) -> None:
         config = Config(
             proxies={}, retries={"total_max_attempts": 2}, max_pool_connections=CONNECTIONS
         )
@@ -273,7 +273,7 @@ def main() -> None:
     wanted = arguments()
     chosen = [all_workloads()[name] for name in wanted.models]
     found: list[dict[str, Any]] = []
-    sandbox = Sandbox(spare=True)
+    sandbox = ProcessSandbox(spare=True)
     try:
         with cloud.start(chosen, [STORAGE]) as where:
             for workload in chosen:

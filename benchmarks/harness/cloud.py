@@ -23,7 +23,7 @@ from benchmarks.harness.models import Workload
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
-from functions.adapters.sandbox import Sandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registration.registration import Digest, Pinned, Registration
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, State
@@ -178,7 +178,7 @@ def _registration(cloud: Cloud) -> Registration:
         registry=Registry(DynamoTable(client, variables["REGISTRY_TABLE"]), utc_now),
         uploads=FileUploads(objects),
         blobs=FileBlobs(objects / variables["SERVING_BUCKET"]),
-        workbench=Sandbox(),
+        sandbox=ProcessSandbox(),
         read_manifest=read_manifest,
         memory_mb=cloud.template.functions[FUNCTION].memory_mb,
         threads=threads_for(cloud.template.functions[FUNCTION].memory_mb),

@@ -84,7 +84,7 @@ def start(fleet: Sequence[Member], storage: str, memory_mb: int) -> Iterator[clo
             registry=Registry(table, utc_now),
             uploads=cloud.FileUploads(where.folder / "objects"),
             blobs=cloud.FileBlobs(where.folder / "objects" / where.variables["SERVING_BUCKET"]),
-            workbench=_Bench(),
+            sandbox=InProcessSandbox(),
             read_manifest=read_manifest,
             memory_mb=memory_mb,
             threads=threads_for(memory_mb),
@@ -125,8 +125,8 @@ def _copy(table: MemoryTable, where: cloud.Cloud) -> None:
         )
 
 
-class _Bench:
-    """`core.workbench.Workbench` without the sandbox."""
+class InProcessSandbox:
+    """Run the sandbox steps in this process."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         from functions.sandbox.unpack import unpack

@@ -26,9 +26,9 @@ from functions.core.registration.sandbox_protocol import (
     Built,
     Unpacked,
     Written,
+    bad_answer,
     build_task,
     is_written,
-    lied,
     read_built,
     read_unpacked,
     read_written,
@@ -123,7 +123,7 @@ class Child:
 
         Raises:
             Ended: there is none; the message says why.
-            InvalidModel: it is no line of JSON of a bounded length; the code is `SANDBOX_LIED`.
+            InvalidModel: it is no line of JSON of a bounded length; the code is `SANDBOX_BAD_ANSWER`.
         """
         if not self.ready:
             if self._line(time.monotonic() + START_S) != b"ready":
@@ -162,14 +162,14 @@ class Child:
         try:
             return json.loads(self._line(deadline), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise lied("its answer is no JSON") from error
+            raise bad_answer("its answer is no JSON") from error
 
     def _line(self, deadline: float) -> bytes:
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > REPORT_BYTES:
-                raise lied("its answer is too long")
+                raise bad_answer("its answer is too long")
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise Ended("timeout", ready=self.ready)
             chunk = os.read(self._answers, 1024 * 1024)
@@ -210,7 +210,7 @@ class Child:
 
 
 @dataclass(slots=True)
-class Sandbox:
+class ProcessSandbox:
     """`core.workbench.Workbench`. With `spare`, the next processes are started ahead, with their imports done."""
 
     limits: Limits = field(default_factory=Limits)

@@ -12,7 +12,7 @@ from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import CONNECTIONS, S3Blobs, S3Uploads
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
-from functions.adapters.sandbox import Limits, Sandbox
+from functions.adapters.sandbox import Limits, ProcessSandbox
 from functions.core.registration.executor import Background
 from functions.core.registration.registration import Registration
 from functions.core.registry.dead_letters import note_failure
@@ -35,12 +35,14 @@ registry = Registry(
     utc_now,
     audit_log=lambda record: logger.info("audit", audit=dict(record)),
 )
-sandbox = Sandbox(Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True)
+sandbox = ProcessSandbox(
+    Limits(memory_mb), library_path=os.environ.get("LD_LIBRARY_PATH", ""), spare=True
+)
 registration = Registration(
     registry=registry,
     uploads=S3Uploads(s3),
     blobs=S3Blobs(s3, os.environ["SERVING_BUCKET"]),
-    workbench=sandbox,
+    sandbox=sandbox,
     read_manifest=read_manifest,
     memory_mb=infer_memory_mb,
     threads=threads_for(infer_memory_mb),

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from functions.adapters.sandbox import Limits, Sandbox
+from functions.adapters.sandbox import Limits, ProcessSandbox
 from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import State, Version
@@ -27,7 +27,7 @@ class World:
         self.number = 0
         self.uploads = MemoryUploads()
         self.registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
-        self.sandbox = Sandbox(
+        self.sandbox = ProcessSandbox(
             Limits(memory_mb=1500, cpu_s=CPU_S), unpack_s=BUILD_S, build_s=BUILD_S, spare=True
         )
         self.registration = Registration(

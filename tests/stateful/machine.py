@@ -74,7 +74,7 @@ ORDERS = CHOICES.map(
 ALIASES = st.sampled_from(["prod", "canary"])
 
 
-class TrustingWorkbench:
+class TrustingSandbox:
     """Takes a file for what its first word says, and serves it as it is."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
@@ -167,7 +167,7 @@ class Machine(RuleBasedStateMachine):
             self.registry,
             S3Uploads(cloud.s3),
             S3Blobs(cloud.s3, cloud.serving, cloud.now),
-            TrustingWorkbench(),
+            TrustingSandbox(),
             read_manifest,
         )
         watched = Watched(registration, self.fail, self.remember)

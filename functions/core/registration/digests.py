@@ -18,7 +18,7 @@ from pathlib import Path
 
 from functions.core.errors import InvalidModel, shown
 from functions.core.registration.executor import Background, Task
-from functions.core.registration.sandbox_protocol import lied
+from functions.core.registration.sandbox_protocol import bad_answer
 from functions.core.registry.version import Blob
 
 CHUNK = 1024 * 1024
@@ -48,7 +48,7 @@ class Seals:
         """What the file `name` is, once nobody works in the folder any more.
 
         Raises:
-            InvalidModel: it is no regular file with one name; the code is `SANDBOX_LIED`.
+            InvalidModel: it is no regular file with one name; the code is `SANDBOX_BAD_ANSWER`.
         """
         with opened(self._folder / name) as file:
             early = self._early.get(name)
@@ -108,15 +108,15 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     """A file that the workbench left: a regular one, without another name.
 
     Raises:
-        InvalidModel: it is something else, or not there; the code is `SANDBOX_LIED`.
+        InvalidModel: it is something else, or not there; the code is `SANDBOX_BAD_ANSWER`.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise lied(f"{shown(path.name)} is not there, or a link") from error
+        raise bad_answer(f"{shown(path.name)} is not there, or a link") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)
-        raise lied(f"{shown(path.name)} has two names, or is no regular file")
+        raise bad_answer(f"{shown(path.name)} has two names, or is no regular file")
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor)
         yield file

@@ -23,10 +23,10 @@ from functions.core.registration.executor import Background, Task
 from functions.core.registration.sandbox_protocol import (
     MANIFEST_BYTES,
     Brief,
+    Sandbox,
     Unpacked,
-    Workbench,
+    bad_answer,
     check_room,
-    lied,
 )
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Reason, Source, State, Version
@@ -110,7 +110,7 @@ class Registration:
     registry: Registry
     uploads: Uploads
     blobs: BlobStore
-    workbench: Workbench
+    sandbox: Sandbox
     read_manifest: Callable[[bytes], Manifest]  # raises InvalidModel
     memory_mb: int = 3008  # of the function that will serve the models
     threads: int = 1  # its processors
@@ -163,12 +163,12 @@ class Registration:
                 return self.registry.finish(done)
 
     def _build(self, version: Version, form: Form, directory: Path) -> Version:
-        unpacked = self.workbench.unpack(form, directory)
+        unpacked = self.sandbox.unpack(form, directory)
         manifest = (
             self.read_manifest(_manifest_in(directory / "package")) if unpacked.manifest else None
         )
         with Seals(directory / "serving", self.background) as seals:
-            built = self.workbench.build(self._brief(unpacked, manifest), directory, seals.begin)
+            built = self.sandbox.build(self._brief(unpacked, manifest), directory, seals.begin)
             _check_all_named(built.files, directory / "serving")
             files = tuple(map(seals.blob, built.files))
         stored = [(blob, directory / "serving" / blob.name) for blob in files]
@@ -266,7 +266,7 @@ class Registration:
 def _check_all_named(names: tuple[str, ...], serving: Path) -> None:
     extra = {entry.name for entry in os.scandir(serving)} - set(names)
     if extra:
-        raise lied(f"there is {shown(min(extra))} beside the files it named")
+        raise bad_answer(f"there is {shown(min(extra))} beside the files it named")
 
 
 def _written(name: str, content: bytes, directory: Path) -> tuple[Blob, Path]:

@@ -80,7 +80,7 @@ class Built:
     notes: tuple[str, ...] = ()  # what was chosen and why, a sentence each
 
 
-class Workbench(Protocol):
+class Sandbox(Protocol):
     """Reads and runs uploaded files where they can do no harm."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
@@ -139,15 +139,15 @@ def read_unpacked(told: object) -> Unpacked:
     """An answer to `unpack_task`, believed only as far as it is checked.
 
     Raises:
-        InvalidModel: what it says: the reason why the upload was refused, or `SANDBOX_LIED`.
+        InvalidModel: what it says: the reason why the upload was refused, or `SANDBOX_BAD_ANSWER`.
     """
     fields = _fields(told, {"model", "weights", "manifest", "graph", "ignored"})
     model, weights = _file(fields["model"]), tuple(_list(fields["weights"], FILES, _file))
     if len({model, "manifest.json", *weights}) != len(weights) + 2:
-        raise lied("it named one file twice")
+        raise bad_answer("it named one file twice")
     graph = fields["graph"]
     if not isinstance(graph, dict) or not graph.keys() <= _GRAPH.keys():
-        raise lied("`graph` is malformed")
+        raise bad_answer("`graph` is malformed")
     checked = {name: _GRAPH[name](value) for name, value in graph.items()}
     return Unpacked(
         model,
@@ -167,7 +167,7 @@ def read_written(told: Any) -> list[str]:
     """The names in a `written_report`.
 
     Raises:
-        InvalidModel: `SANDBOX_LIED`.
+        InvalidModel: `SANDBOX_BAD_ANSWER`.
     """
     return _list(told["written"], FILES, _file)
 
@@ -176,22 +176,22 @@ def read_built(told: object) -> Built:
     """An answer to `build_task`, believed only as far as it is checked.
 
     Raises:
-        InvalidModel: what it says: the reason why the model was refused, or `SANDBOX_LIED`.
+        InvalidModel: what it says: the reason why the model was refused, or `SANDBOX_BAD_ANSWER`.
     """
     fields = _fields(
         told, {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"}
     )
     files = tuple(_list(fields["files"], FILES, _file))
     if not files or len(set(files)) != len(files):
-        raise lied("`files` is empty or names one twice")
+        raise bad_answer("`files` is empty or names one twice")
     measured = fields["measured"]
     if not isinstance(measured, dict) or len(measured) > 64:
-        raise lied("`measured` is malformed")
+        raise bad_answer("`measured` is malformed")
     sample = fields["sample"]
     if sample is not None and (
         not isinstance(sample, dict) or not sample.keys() <= {"request", "response", "synthetic"}
     ):
-        raise lied("`sample` is malformed")
+        raise bad_answer("`sample` is malformed")
     return Built(
         files=files,
         signature=_signature(fields["signature"]),
@@ -216,10 +216,10 @@ def check_room(size_bytes: int, directory: Path) -> None:
         )
 
 
-def lied(what: str) -> InvalidModel:
+def bad_answer(what: str) -> InvalidModel:
     """The answer of a process that is not believed any more."""
     return InvalidModel(
-        f"the process that checks the model was taken over by it: {what}", code="SANDBOX_LIED"
+        f"the process that checks the model was taken over by it: {what}", code="SANDBOX_BAD_ANSWER"
     )
 
 
@@ -228,19 +228,19 @@ T = TypeVar("T")
 
 def _fields(told: object, names: set[str]) -> dict[str, Any]:
     if not isinstance(told, dict):
-        raise lied("its answer is no object")
+        raise bad_answer("its answer is no object")
     if told.keys() == {"rejected"}:
         reason = told["rejected"]
         if not isinstance(reason, dict) or reason.keys() != {"code", "message"}:
-            raise lied("`rejected` is malformed")
+            raise bad_answer("`rejected` is malformed")
         code, message = reason["code"], reason["message"]
         if not isinstance(code, str) or not re.fullmatch(r"[A-Z][A-Z0-9_]{2,39}", code, re.ASCII):
-            raise lied("`rejected.code` is malformed")
+            raise bad_answer("`rejected.code` is malformed")
         if not isinstance(message, str):
-            raise lied("`rejected.message` is malformed")
+            raise bad_answer("`rejected.message` is malformed")
         raise InvalidModel(message, code=code)
     if told.keys() != names:
-        raise lied(f"its answer has {shown(', '.join(sorted(map(str, told))))}")
+        raise bad_answer(f"its answer has {shown(', '.join(sorted(map(str, told))))}")
     return told
 
 
@@ -252,28 +252,28 @@ def _plan(told: object) -> Plan:
         "warmup",
         "layout",
     }:
-        raise lied("`plan` is malformed")
+        raise bad_answer("`plan` is malformed")
     if told["optimised"] not in ("none", "extended"):
-        raise lied("`plan.optimised` is unknown")
+        raise bad_answer("`plan.optimised` is unknown")
     flags = {name: _truth(told[name]) for name in ("prepacking", "warmup", "layout")}
     return Plan(optimised=told["optimised"], threads=_whole(told["threads"], 64), **flags)
 
 
 def _signature(told: object) -> Signature:
     if not isinstance(told, dict) or told.keys() != {"inputs", "outputs"}:
-        raise lied("`signature` is malformed")
+        raise bad_answer("`signature` is malformed")
     inputs, outputs = (_list(told[side], TENSORS, _spec) for side in ("inputs", "outputs"))
     for specs in (inputs, outputs):
         if len({spec.name for spec in specs}) != len(specs):
-            raise lied("`signature` names a tensor twice")
+            raise bad_answer("`signature` names a tensor twice")
     return Signature(tuple(inputs), tuple(outputs))
 
 
 def _spec(told: object) -> TensorSpec:
     if not isinstance(told, dict) or not told.keys() <= {"name", "datatype", "shape", "labels"}:
-        raise lied("`signature` is malformed")
+        raise bad_answer("`signature` is malformed")
     if told.get("datatype") not in DATATYPES:
-        raise lied("`signature` has an unknown datatype")
+        raise bad_answer("`signature` has an unknown datatype")
     shape = _list(
         told.get("shape"),
         RANK,
@@ -284,37 +284,37 @@ def _spec(told: object) -> TensorSpec:
 
 def _list(told: object, most: int, read: Callable[[Any], T]) -> list[T]:
     if not isinstance(told, list | tuple) or len(told) > most:
-        raise lied("a list in its answer is malformed or too long")
+        raise bad_answer("a list in its answer is malformed or too long")
     return [read(item) for item in told]
 
 
 def _file(told: object) -> str:
     if not isinstance(told, str) or not is_file_name(told):
-        raise lied("a file name in its answer is malformed")
+        raise bad_answer("a file name in its answer is malformed")
     return told
 
 
 def _text(told: object, most: int) -> str:
     if not isinstance(told, str) or len(told) > most:
-        raise lied("a text in its answer is malformed or too long")
+        raise bad_answer("a text in its answer is malformed or too long")
     return one_line(told, most)
 
 
 def _whole(told: object, most: int) -> int:
     if isinstance(told, bool) or not isinstance(told, int) or not 0 <= told <= most:
-        raise lied("a number in its answer is malformed")
+        raise bad_answer("a number in its answer is malformed")
     return told
 
 
 def _finite(told: object) -> float:
     if isinstance(told, bool) or not isinstance(told, int | float) or not math.isfinite(told):
-        raise lied("a number in its answer is malformed")
+        raise bad_answer("a number in its answer is malformed")
     return told
 
 
 def _truth(told: object) -> bool:
     if not isinstance(told, bool):
-        raise lied("a truth value in its answer is malformed")
+        raise bad_answer("a truth value in its answer is malformed")
     return told
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from functions.adapters.onnx.sessions import OnnxRuntime
-from functions.adapters.sandbox import Sandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
@@ -31,7 +31,7 @@ KEY = "models/demo/model.onnx"
 class World:
     """One registry and one serving bucket, between the two functions."""
 
-    def __init__(self, directory: Path, sandbox: Sandbox) -> None:
+    def __init__(self, directory: Path, sandbox: ProcessSandbox) -> None:
         self.uploads, self.blobs = MemoryUploads(), MemoryBlobs()
         registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
         self.registration = Registration(registry, self.uploads, self.blobs, sandbox, read_manifest)
@@ -47,7 +47,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    sandbox = Sandbox()
+    sandbox = ProcessSandbox()
     yield World(tmp_path, sandbox)
     sandbox.close()
 

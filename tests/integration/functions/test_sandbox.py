@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from functions.adapters import sandbox
-from functions.adapters.sandbox import Limits, Sandbox
+from functions.adapters.sandbox import Limits, ProcessSandbox
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.registration.sandbox_protocol import Brief
 from functions.core.uploads import Form
@@ -58,7 +58,7 @@ def unpack(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Unpack]
             "_START",
             TAKEN_OVER.format(body=textwrap.indent(textwrap.dedent(body), "    ")),
         )
-        bench = Sandbox(
+        bench = ProcessSandbox(
             Limits(memory_mb=limits.pop("memory_mb", 512), **limits), unpack_s=timeout_s
         )
         return bench.unpack(Form.ONNX, directory)
@@ -77,7 +77,7 @@ def test_a_good_model_goes_through_both_steps_with_or_without_a_process_started_
     directory: Path,
 ) -> None:
     for spare in (False, True):
-        bench = Sandbox(spare=spare)
+        bench = ProcessSandbox(spare=spare)
         try:
             unpacked = bench.unpack(Form.ONNX, directory)
             built = bench.build(Brief(unpacked.model), directory)
@@ -97,7 +97,7 @@ def test_fields_that_nobody_knows_stop_nothing(directory: Path) -> None:
         scale_model() + b"\xfd\x3e1234" + b"\xf9\x3e12345678"
     )
 
-    bench = Sandbox()
+    bench = ProcessSandbox()
 
     assert bench.build(Brief(bench.unpack(Form.ONNX, directory).model), directory).files
 
@@ -195,15 +195,15 @@ def test_its_limits_are_set_before_it_gets_its_task(unpack: Unpack) -> None:
         ),
         ("while True: pass", "SANDBOX_TIMEOUT"),
         ("os.close(out)\ntime.sleep(60)", "SANDBOX_TIMEOUT"),
-        ("m._say(out, 'x' * 20_000_000)", "SANDBOX_LIED"),
-        ("while True: os.write(out, b'x' * 65536)", "SANDBOX_LIED"),
-        ("m._say(out, 'no json')", "SANDBOX_LIED"),
-        ("m._say(out, '[' * 100_000)", "SANDBOX_LIED"),
-        ("m._say(out, '{\"model\": NaN}')", "SANDBOX_LIED"),
-        ("m._say(out, '1' * 5000)", "SANDBOX_LIED"),
-        ("return {}", "SANDBOX_LIED"),
-        ("return []", "SANDBOX_LIED"),
-        ("return {'rejected': {'code': 'no code', 'message': ''}}", "SANDBOX_LIED"),
+        ("m._say(out, 'x' * 20_000_000)", "SANDBOX_BAD_ANSWER"),
+        ("while True: os.write(out, b'x' * 65536)", "SANDBOX_BAD_ANSWER"),
+        ("m._say(out, 'no json')", "SANDBOX_BAD_ANSWER"),
+        ("m._say(out, '[' * 100_000)", "SANDBOX_BAD_ANSWER"),
+        ("m._say(out, '{\"model\": NaN}')", "SANDBOX_BAD_ANSWER"),
+        ("m._say(out, '1' * 5000)", "SANDBOX_BAD_ANSWER"),
+        ("return {}", "SANDBOX_BAD_ANSWER"),
+        ("return []", "SANDBOX_BAD_ANSWER"),
+        ("return {'rejected': {'code': 'no code', 'message': ''}}", "SANDBOX_BAD_ANSWER"),
         ("open('big', 'wb').truncate(2**40)", "SANDBOX_CRASHED"),
         ("[os.open('/', 0) for _ in range(500)]", "SANDBOX_CRASHED"),
     ],
@@ -220,7 +220,7 @@ def test_whatever_it_does_becomes_a_reason_in_time(unpack: Unpack, body: str, co
 
 def test_it_can_tell_of_files_before_it_answers(unpack: Unpack, directory: Path) -> None:
     for spare in (False, True):
-        bench, heard = Sandbox(spare=spare), []
+        bench, heard = ProcessSandbox(spare=spare), []
         try:
             unpacked = bench.unpack(Form.ONNX, directory)
             built = bench.build(Brief(unpacked.model), directory, heard.append)
@@ -246,11 +246,11 @@ def test_what_it_tells_before_is_believed_as_little(unpack: Unpack, said: str) -
     with pytest.raises(InvalidModel) as caught:
         unpack(textwrap.dedent(body).replace("\n    say", "\nsay"))
 
-    assert caught.value.instance_code == "SANDBOX_LIED"
+    assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
 
 
 def test_what_was_used_up_is_started_again_when_it_is_asked_for(directory: Path) -> None:
-    bench = Sandbox(spare=True)
+    bench = ProcessSandbox(spare=True)
     try:
         bench.unpack(Form.ONNX, directory)
         assert [len(spares) for spares in bench._spares.values()] == [0, 1]
@@ -275,7 +275,7 @@ def test_an_upload_is_tried_again_where_no_process_starts(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(Unavailable, match="no process could be started"):
-        Sandbox().unpack(Form.ONNX, directory)
+        ProcessSandbox().unpack(Form.ONNX, directory)
 
 
 def test_an_upload_is_tried_again_where_our_own_code_does_not_load(
@@ -283,11 +283,11 @@ def test_an_upload_is_tried_again_where_our_own_code_does_not_load(
 ) -> None:
     monkeypatch.setattr(sandbox, "_START", "import nothing_of_this_name")
     with pytest.raises(Unavailable, match="did not start"):
-        Sandbox().unpack(Form.ONNX, directory)
+        ProcessSandbox().unpack(Form.ONNX, directory)
 
 
 def test_a_process_that_died_before_its_task_is_replaced(directory: Path) -> None:
-    bench = Sandbox(spare=True)
+    bench = ProcessSandbox(spare=True)
     try:
         for spares in bench._spares.values():
             os.kill(spares[0]._process.pid, signal.SIGKILL)
@@ -303,7 +303,7 @@ from functions.adapters import sandbox
 from functions.core.uploads import Form
 sandbox._START = sys.argv[1]
 directory = Path(sys.argv[2])
-sandbox.Sandbox(spare=False).unpack(Form.ONNX, directory)
+sandbox.ProcessSandbox(spare=False).unpack(Form.ONNX, directory)
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from functions.adapters.sandbox import Sandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests.integration.functions.test_register_and_infer import World
 from training import manifest, pipeline, train
@@ -77,7 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    sandbox = Sandbox()
+    sandbox = ProcessSandbox()
     yield World(tmp_path_factory.mktemp("models"), sandbox)
     sandbox.close()
 
@@ -254,7 +254,7 @@ def test_augmentation_teaches_what_does_not_matter() -> None:
     assert reached[True] > reached[False] + 0.05, reached
 
 
-def test_a_front_beside_other_inputs_is_compressed_as_well(
+def test_a_preprocessor_beside_other_inputs_is_compressed_as_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from functions.adapters.sandbox import Sandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State, Version
 from tests.integration.functions.test_register_and_infer import World
 from training import manifest, networks, pipeline, train
@@ -32,7 +32,7 @@ QUICK_EMBEDDER = {"epochs": 3, "width": 128}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    sandbox = Sandbox()
+    sandbox = ProcessSandbox()
     yield World(tmp_path_factory.mktemp("models"), sandbox)
     sandbox.close()
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from functions.adapters.sandbox import Sandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests.integration.functions.test_register_and_infer import World
 from tests.integration.training.test_jobs import BUCKET, Stack, started
@@ -57,7 +57,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    sandbox = Sandbox()
+    sandbox = ProcessSandbox()
     yield World(tmp_path, sandbox)
     sandbox.close()
 

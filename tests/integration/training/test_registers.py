@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from functions.adapters.sandbox import Sandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests import networks
 from tests.integration.functions.test_register_and_infer import World
@@ -30,7 +30,7 @@ TEXTS = ["The cat sat on the mat.", "A dog, barked loudly!", "two cafés by the 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    sandbox = Sandbox()
+    sandbox = ProcessSandbox()
     yield World(tmp_path_factory.mktemp("models"), sandbox)
     sandbox.close()
 
@@ -52,7 +52,7 @@ def text_encoder() -> Form:
     tokenizer = tokenizer_graph.Tokenizer.fit(TEXTS, words=17, length=16)
     graph, _, atol = scripted("encoder")
     return (
-        tokenizer_graph.TextFront(tokenizer).attach(graph),
+        tokenizer_graph.TextPreprocessor(tokenizer).attach(graph),
         {"text": np.array(TEXTS[:4], object)},
         atol,
     )

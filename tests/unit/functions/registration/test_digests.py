@@ -98,7 +98,7 @@ def test_what_is_no_large_plain_file_is_told_at_the_end(
         return
     with pytest.raises(InvalidModel) as caught:
         seals.blob(name)
-    assert caught.value.instance_code == "SANDBOX_LIED"
+    assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
 
 
 def test_nothing_is_left_when_it_is_over(tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ class World:
         self.registry = Registry(
             self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
         )
-        self.workbench = MemorySandbox()
+        self.sandbox = MemorySandbox()
         self.registration = Registration(
             self.registry,
             self.uploads,
             self.blobs,
-            self.workbench,
+            self.sandbox,
             read_manifest,
             background=Background(threads),
         )
@@ -144,7 +144,7 @@ def test_a_manifest_written_last_gives_the_files_it_lists(world: World, tmp_path
 
     assert version.state is State.READY, version.reason
     assert [blob.name for blob in version.files] == ["big.onnx", "w.bin"]
-    assert world.workbench.built == [["big.onnx", "manifest.json", "w.bin"]]
+    assert world.sandbox.built == [["big.onnx", "manifest.json", "w.bin"]]
 
 
 def manifest_of(files: dict[str, Any]) -> bytes:
@@ -242,7 +242,7 @@ def test_the_same_object_five_times_is_one_version(world: World) -> None:
     versions = [world.registration.register(upload) for _ in range(5)]
 
     assert {version.number for version in versions} == {1}
-    assert len(world.workbench.built) == 1
+    assert len(world.sandbox.built) == 1
 
 
 def test_events_out_of_order_give_each_object_version_its_own_bytes(world: World) -> None:

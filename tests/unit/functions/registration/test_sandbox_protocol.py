@@ -145,7 +145,7 @@ def test_a_lie_is_a_reason_to_refuse(name: str, lie: Any) -> None:
         if name in answer or name == "more":
             with pytest.raises(InvalidModel) as caught:
                 read(answer | {name: lie})
-            assert caught.value.instance_code == "SANDBOX_LIED"
+            assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
             assert len(str(caught.value)) <= 300
             assert str(caught.value).isprintable()
 
@@ -206,7 +206,7 @@ def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) ->
     assert version is not None
     assert (version.state, version.reason and version.reason.code) == (
         State.REJECTED,
-        "SANDBOX_LIED",
+        "SANDBOX_BAD_ANSWER",
     )
     assert not blobs.content
 
@@ -227,4 +227,4 @@ def test_the_manifest_it_leaves_is_no_link() -> None:
 
     assert version is not None
     assert version.reason is not None
-    assert version.reason.code == "SANDBOX_LIED"
+    assert version.reason.code == "SANDBOX_BAD_ANSWER"
