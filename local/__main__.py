@@ -15,6 +15,7 @@ from typing import cast
 from local.cloudformation import TemplateError
 from local.execution.pool import CONCURRENCY
 from local.execution.processes import ROOT
+from local.screen import Screen
 from local.stack import Settings, Stack, StackError
 
 
@@ -113,27 +114,18 @@ def interpreter(name: str) -> str:
     return str(Path(found).absolute())
 
 
-def account(stack: Stack) -> str:
-    """What a person needs to know of a running stack."""
-    outputs = stack.deployed.outputs
-    width = max(map(len, outputs), default=0)
-    bucket = outputs.get("ArtifactsBucketName", "<bucket>")
-    lines = [
-        *(f"{name:<{width}}  {value}" for name, value in outputs.items()),
-        "",
-        f"without a stage  {stack.root_url}",
-        f"AWS endpoint     {stack.endpoint_url}   (S3, SQS, DynamoDB, SageMaker; any credentials)",
-        f"Lambda endpoint  {stack.lambda_url}   (boto3: lambda.invoke of {', '.join(stack.pools)})",
-        f"logs             {stack.log_dir}",
-        "",
-        "Upload a model and ask for it:",
-        f"  AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1 \\\n"
-        f"    aws --endpoint-url {stack.endpoint_url} s3 cp model.onnx s3://{bucket}/models/mine/model.onnx",
-        f"  curl {stack.api_url}/v2/models/mine",
-        "",
-        "Ctrl-C ends it.",
-    ]
-    return "\n".join(lines)
+def screen(stack: Stack) -> Screen:
+    """Describe a running stack for a person."""
+    return Screen(
+        api_url=stack.api_url,
+        root_url=stack.root_url,
+        endpoint_url=stack.endpoint_url,
+        lambda_url=stack.lambda_url,
+        log_dir=stack.log_dir,
+        bucket=stack.deployed.outputs.get("ArtifactsBucketName", "<bucket>"),
+        functions=list(stack.pools),
+        outputs=stack.deployed.outputs,
+    )
 
 
 async def up(arguments: argparse.Namespace) -> None:
@@ -151,7 +143,8 @@ async def up(arguments: argparse.Namespace) -> None:
     if arguments.with_parent:
         loop.add_reader(sys.stdin, read_parent)
     async with Stack(settings(arguments)) as stack:
-        print(json.dumps(stack.describe()) if arguments.json else account(stack), flush=True)
+        text = json.dumps(stack.describe()) if arguments.json else screen(stack).text()
+        print(text, flush=True)
         raise StackError(await stack.failed)
 
 

@@ -30,6 +30,7 @@ from functions.core.registry.registry import Registry
 from functions.core.registry.version import Version
 from local.client import RunningStack, start_stack
 from local.execution.processes import ROOT, is_dying
+from local.screen import Screen
 from training.data import Dataset, digits
 
 STATE = ROOT / ".local"
@@ -142,10 +143,24 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     if accuracy < GOAL:
         raise DemoFailed(f"accuracy {accuracy:.4f} is below {GOAL}")
     if options.keep:
-        print("The stack stays. Ctrl-C ends it.", flush=True)
+        print(f"\n{screen(running).text()}", flush=True)
         while not is_dying(running.pid):
             time.sleep(POLL_S)
         raise DemoFailed(f"the local stack has ended{last_words()}")
+
+
+def screen(running: RunningStack) -> Screen:
+    """Describe the running stack and the demo's model for a person."""
+    return Screen(
+        api_url=running.api_url,
+        root_url=running.root_url,
+        endpoint_url=running.endpoint_url,
+        lambda_url=running.lambda_url,
+        log_dir=running.log_dir,
+        bucket=running.outputs["ArtifactsBucketName"],
+        functions=list(running.environment),
+        models=[MODEL],
+    )
 
 
 def submit(running: RunningStack, recipe: str, *more: str) -> str:

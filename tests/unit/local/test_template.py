@@ -52,7 +52,7 @@ def test_the_api_has_its_stage_routes_and_error_shapes(ours: Template) -> None:
     api = ours.api
 
     assert api is not None
-    assert (api.stage, api.binary_media_types) == ("prod", ("*/*",))
+    assert (api.stage, api.binary_media_types) == ("live", ("*/*",))
     assert Route("POST", "/v2/{path+}", "InferFunction") in api.routes
     assert api.responses["DEFAULT_4XX"] == GatewayResponse(
         None, '{"error": $context.error.messageString}'

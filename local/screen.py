@@ -1,0 +1,66 @@
+"""Text that a person sees once the local stack is up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Addresses of a running stack, shell exports and first commands."""
+
+    api_url: str  # with the stage
+    root_url: str  # the same API without a stage
+    endpoint_url: str  # AWS
+    lambda_url: str
+    log_dir: Path
+    bucket: str
+    functions: Sequence[str]
+    models: Sequence[str] = ()
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the screen as lines to print."""
+        sections = (self._addresses(), self._exports(), self._commands(), self._end())
+        return "\n\n".join(sections)
+
+    def _addresses(self) -> str:
+        rows = [
+            ("API", self.api_url, "the stage included"),
+            ("", self.root_url, "the same without a stage, as under a custom domain"),
+            ("AWS", self.endpoint_url, "S3, SQS, DynamoDB, SageMaker; any credentials"),
+            ("Lambda", self.lambda_url, f"boto3 invokes {', '.join(self.functions)}"),
+            ("logs", str(self.log_dir), "one file for each function"),
+            *((name, value, "") for name, value in self.outputs.items()),
+        ]
+        names = max(len(name) for name, _, _ in rows)
+        values = max(len(value) for _, value, note in rows if note)
+        lines = (
+            f"  {name:<{names}}  {value:<{values}}  {note}".rstrip() for name, value, note in rows
+        )
+        return "\n".join(["The local stack is up.", *lines])
+
+    def _exports(self) -> str:
+        return "\n".join(
+            [
+                "Paste into a second terminal, in this folder:",
+                f"  export API={self.api_url} BUCKET={self.bucket}",
+                f"  export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION=us-east-1",
+                "  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local",
+                '  export PATH="$PWD/.venv/bin:$PATH"',
+            ]
+        )
+
+    def _commands(self) -> str:
+        describe = [f"  curl -s $API/v2/models/{model}" for model in self.models]
+        return "\n".join(
+            [
+                "Then:",
+                *describe,
+                "  aws s3 cp model.onnx s3://$BUCKET/models/mine/model.onnx",
+                "  curl -s -X POST $API/v2/repository/index    # every version, with its state",
+            ]
+        )
+
+    def _end(self) -> str:
+        return "Models are kept in memory: they are gone when this stops. Ctrl-C stops it."
