@@ -1,4 +1,4 @@
-"""What a model declares: its inputs and outputs in the words of the Open Inference Protocol."""
+"""Model signature: input and output tensors as the Open Inference Protocol names them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 DYNAMIC = -1  # a dimension whose size each request chooses
 
-# Open Inference Protocol datatype -> bytes an element on the wire (None: length-prefixed)
+# Bytes of one element on the wire, by datatype; None: each element carries its own length.
 DATATYPES: Mapping[str, int | None] = {
     "BOOL": 1,
     "UINT8": 1,
@@ -27,9 +27,9 @@ DATATYPES: Mapping[str, int | None] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One declared input or output, e.g. TensorSpec("image", "FP32", (-1, 1, 28, 28)).
+    """Declared input or output, e.g. TensorSpec("image", "FP32", (-1, 1, 28, 28)).
 
-    `labels`, where the manifest gives them, name the classes along the last dimension.
+    `labels` name the classes along the last dimension, if the manifest gives them.
     """
 
     name: str
@@ -38,6 +38,7 @@ class TensorSpec:
     labels: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
+        """Return the tensor as JSON members, without empty labels."""
         record: dict[str, Any] = {
             "name": self.name,
             "datatype": self.datatype,
@@ -49,6 +50,7 @@ class TensorSpec:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TensorSpec":
+        """Build a tensor's declaration from the members `to_record` returns."""
         return cls(
             record["name"],
             record["datatype"],
@@ -59,25 +61,28 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The declared inputs and outputs of a model, in the model's order."""
+    """Declared inputs and outputs of a model, in the model's order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @property
     def batches(self) -> bool:
-        """Whether the first dimension of every input and output is the request's to choose."""
+        """True if the first dimension of every input and output is dynamic."""
         return all(spec.shape[:1] == (DYNAMIC,) for spec in (*self.inputs, *self.outputs))
 
     def to_record(self) -> dict[str, Any]:
+        """Return the signature as JSON members."""
         return {
-            "inputs": [i.to_record() for i in self.inputs],
-            "outputs": [o.to_record() for o in self.outputs],
+            "inputs": [spec.to_record() for spec in self.inputs],
+            "outputs": [spec.to_record() for spec in self.outputs],
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Signature":
-        def specs(items: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-            return tuple(TensorSpec.from_record(item) for item in items)
+        """Build a signature from the members `to_record` returns."""
+        return cls(_specs(record["inputs"]), _specs(record["outputs"]))
 
-        return cls(specs(record["inputs"]), specs(record["outputs"]))
+
+def _specs(records: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec.from_record(record) for record in records)

@@ -14,13 +14,8 @@ import pytest
 from tritonclient.http import InferResult
 
 from functions.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
-from functions.core.protocol.infer_body import (
-    HEADER,
-    InferReply,
-    InferRequest,
-    decode_infer,
-    encode_infer,
-)
+from functions.core.protocol.infer_reply import InferReply, encode_infer
+from functions.core.protocol.infer_request import HEADER, InferRequest, decode_infer
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.serving.compression import compress, inflate
 from tests.arrays import to_array, to_tensor

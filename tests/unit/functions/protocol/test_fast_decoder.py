@@ -14,13 +14,9 @@ from hypothesis.extra import numpy as npst
 
 from functions.core.errors import InvalidRequest
 from functions.core.protocol import fast_decoder, tensors
-from functions.core.protocol.fast_decoder import FORM_BYTES, FORMS_LIMIT, Decoder
-from functions.core.protocol.infer_body import (
-    InferRequest,
-    RequestedOutput,
-    decode_infer,
-    encode_infer,
-)
+from functions.core.protocol.fast_decoder import TEMPLATE_BYTES_MAX, TEMPLATES_MAX, FastDecoder
+from functions.core.protocol.infer_reply import encode_infer
+from functions.core.protocol.infer_request import InferRequest, RequestedOutput, decode_infer
 from functions.core.protocol.signature import DATATYPES, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor
 from tests.arrays import to_tensor
@@ -194,7 +190,7 @@ def outcome(decode: Any, *arguments: Any) -> Any:
 
 
 def check_same(signature: Signature, some: list[Body]) -> None:
-    decoder = Decoder(signature)
+    decoder = FastDecoder(signature)
     for body, header in some * 2:  # first unknown, then known
         assert outcome(decoder.decode, body, header) == outcome(
             decode_infer, body, header, signature
@@ -230,7 +226,7 @@ def test_long_lists_are_read_alike_wherever_they_are_cut(
 ) -> None:
     text = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[{len(values)}],"data":[{",".join(values)}]}}]}}'
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tensors, "PIECE_BYTES", piece)
+        patched.setattr(fast_decoder, "PIECE_BYTES", piece)
 
         check_same(Signature((TensorSpec("x", datatype, (-1,)),), ()), [(text.encode(), None)])
 
@@ -245,7 +241,7 @@ def test_what_is_cut_has_to_be_a_list(
 ) -> None:
     text = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[{count}],"data":[{values}]}}]}}'
     for piece in range(8):
-        monkeypatch.setattr(tensors, "PIECE_BYTES", piece)
+        monkeypatch.setattr(fast_decoder, "PIECE_BYTES", piece)
 
         check_same(X, [(text.encode(), None)])
 
@@ -259,9 +255,9 @@ def test_many_numbers_are_read_in_pieces() -> None:
             ]
         }
     )
-    assert len(text) > 5 * tensors.PIECE_BYTES
+    assert len(text) > 5 * fast_decoder.PIECE_BYTES
 
-    request = Decoder(X)._from_json(text.encode())
+    request = FastDecoder(X)._decode_json(text.encode())
 
     assert request is not None
     assert request.inputs["x"] == to_tensor(numbers.astype(np.float32))
@@ -347,7 +343,7 @@ def test_the_same_json_with_and_without_bytes_behind_it_is_not_the_same_form() -
 
 
 def test_requests_of_one_form_share_nothing_but_the_form() -> None:
-    decoder = Decoder(X)
+    decoder = FastDecoder(X)
     bodies = [
         GOOD.replace("{", f'{{"id":"{name}",', 1).replace("[1,2]", f"[{number},{number}]").encode()
         for name, number in (("a", 1), ("b", 2))
@@ -363,7 +359,7 @@ def test_requests_of_one_form_share_nothing_but_the_form() -> None:
 def test_known_forms_are_read_without_reading_the_json_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    decoder = Decoder(X)
+    decoder = FastDecoder(X)
     decoder.decode(GOOD.encode(), None)
     head = GOOD.replace('"data":[1,2]', '"parameters":{"binary_data_size":8}').encode()
     decoder.decode(head + bytes(8), str(len(head)))
@@ -377,14 +373,14 @@ def test_known_forms_are_read_without_reading_the_json_again(
 
 
 def test_forms_are_bounded_in_number_and_size() -> None:
-    decoder = Decoder(X)
-    for length in range(3 * FORMS_LIMIT):
+    decoder = FastDecoder(X)
+    for length in range(3 * TEMPLATES_MAX):
         decoder.decode(GOOD.replace("{", '{"more":"' + "x" * length + '",', 1).encode(), None)
-        assert len(decoder._forms) <= FORMS_LIMIT
-    decoder._forms.clear()
-    decoder.decode(GOOD.replace("{", '{"more":"' + "x" * FORM_BYTES + '",', 1).encode(), None)
+        assert len(decoder._templates) <= TEMPLATES_MAX
+    decoder._templates.clear()
+    decoder.decode(GOOD.replace("{", '{"more":"' + "x" * TEMPLATE_BYTES_MAX + '",', 1).encode(), None)
 
-    assert not decoder._forms
+    assert not decoder._templates
 
 
 def test_many_lists_are_not_searched_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +393,7 @@ def test_many_lists_are_not_searched_one_by_one(monkeypatch: pytest.MonkeyPatch)
     body = ('{"inputs":[' + '"data":[],' * 1000 + "]}").encode()
 
     with pytest.raises(InvalidRequest):
-        Decoder(X).decode(body, None)
+        FastDecoder(X).decode(body, None)
     assert len(searched) <= 2
 
 

@@ -15,14 +15,13 @@ from hypothesis.extra import numpy as npst
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
 from functions.core.errors import InvalidRequest, PayloadTooLarge
-from functions.core.protocol import infer_body, tensors
-from functions.core.protocol.infer_body import (
+from functions.core.protocol import infer_reply, tensors
+from functions.core.protocol.infer_reply import InferReply, encode_infer
+from functions.core.protocol.infer_request import (
     HEADER,
-    InferReply,
     InferRequest,
     RequestedOutput,
     decode_infer,
-    encode_infer,
 )
 from functions.core.protocol.signature import DATATYPES, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor, byte_size
@@ -358,7 +357,7 @@ def test_which_outputs_are_sent(
 def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for owner, name in [(tensors, "to_json"), (tensors, "to_bytes"), (infer_body, "classify")]:
+    for owner, name in [(tensors, "to_json"), (tensors, "to_bytes"), (infer_reply, "classify")]:
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("spelled"))
     numbers = to_tensor(np.zeros(1000, np.float32))
     for tensor, wanted in [

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from functions.core.errors import InvalidRequest
+from functions.core.protocol.fast_decoder import read_list
 from functions.core.protocol.signature import DATATYPES, TensorSpec
 from functions.core.protocol.tensors import (
-    ELEMENTS_LIMIT,
+    ELEMENTS_MAX,
     Tensor,
     from_bytes,
     from_json,
-    from_text,
     read_shape,
     to_bytes,
     to_json,
@@ -55,7 +55,7 @@ def refusal(datatype: str, data: object, *shape: int, base64: bool = False) -> s
 def in_bulk(datatype: str, text: str, *shape: int) -> Tensor | None:
     """What is read out of the text of a list, which has to be what `from_json` makes of it, or None."""
     surrounded = b'{"data":' + text.encode() + b"}"
-    tensor = from_text(spec(datatype, *shape), shape, surrounded, 8, len(surrounded) - 1)
+    tensor = read_list(spec(datatype, *shape), shape, surrounded, 8, len(surrounded) - 1)
     assert tensor is None or tensor == read(datatype, json.loads(text), *shape)
     return tensor
 
@@ -356,7 +356,7 @@ def test_data_of_another_structure_is_refused(
         ([2, 4], "shape [2, 4] does not fit the model's [-1, 3], where -1 is any size"),
         ([2**63, 3], "a dimension may be at most 67108864"),
         ([10**4000, 3], "a dimension may be at most 67108864"),
-        ([ELEMENTS_LIMIT, 3], "shape [67108864, 3] holds more than 67108864 elements"),
+        ([ELEMENTS_MAX, 3], "shape [67108864, 3] holds more than 67108864 elements"),
     ],
 )
 def test_a_shape_that_does_not_fit_the_model_is_refused(shape: object, says: str) -> None:
@@ -368,12 +368,12 @@ def test_a_shape_that_does_not_fit_the_model_is_refused(shape: object, says: str
 
 def test_an_empty_dimension_hides_no_huge_one() -> None:
     with pytest.raises(InvalidRequest, match="holds more than 67108864 elements"):
-        read_shape(spec("FP32", -1, -1, -1), [0, ELEMENTS_LIMIT, ELEMENTS_LIMIT])
+        read_shape(spec("FP32", -1, -1, -1), [0, ELEMENTS_MAX, ELEMENTS_MAX])
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_nothing_is_allocated_for_a_claim(datatype: str) -> None:
-    shape = (ELEMENTS_LIMIT,)
+    shape = (ELEMENTS_MAX,)
     tracemalloc.start()
     assert "data holds 1 values" in refusal(datatype, [1], *shape)
     with pytest.raises(InvalidRequest):

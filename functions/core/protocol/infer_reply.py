@@ -1,0 +1,105 @@
+"""Infer replies of the Open Inference Protocol (v2, REST), encoded within a size limit.
+
+A reply is JSON, or JSON followed by raw tensors (the binary tensor extension).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from functions.core.errors import PayloadTooLarge
+from functions.core.protocol import tensors
+from functions.core.protocol.classification import classify
+from functions.core.protocol.infer_request import InferRequest
+from functions.core.protocol.signature import Signature
+from functions.core.protocol.tensors import Tensor
+
+# Bytes: 3/4 of Lambda's 6 MiB, because replies travel as base64, less 64 KiB for headers.
+REPLY_BYTES_MAX = 4_650_000
+
+
+@dataclass(slots=True)
+class InferReply:
+    """Encoded reply; `header_length` is that of its JSON if raw tensors follow."""
+
+    body: bytes
+    header_length: int | None
+
+
+def encode_infer(
+    request: InferRequest,
+    outputs: Mapping[str, Tensor],
+    signature: Signature,
+    model: str,
+    version: int,
+    limit: int = REPLY_BYTES_MAX,
+) -> InferReply:
+    """Encode the outputs a request names, as JSON or binary tensors or as classes.
+
+    Sizes are checked before anything is encoded: a list takes many times a tensor's memory.
+
+    Raises:
+        PayloadTooLarge: the reply would take more than `limit` bytes.
+    """
+    specs = {spec.name: spec for spec in signature.outputs}
+    entries: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
+    size = 0
+    for requested in request.outputs:
+        spec, tensor = specs[requested.name], outputs[requested.name]
+        if tensor.datatype != spec.datatype:
+            raise TypeError(f"output {spec.name} is {tensor.datatype}, not {spec.datatype}")
+        if requested.classes:
+            rows = tensor.shape[0] if signature.batches else 1
+            count = min(tensor.size, requested.classes * rows)
+            _check_size(size + count * len("0:0"), limit)
+            tensor = classify(spec, tensor, requested.classes, batched=signature.batches)
+        size += _least_size(tensor, requested.binary)
+        _check_size(size, limit)
+        entry: dict[str, Any] = {
+            "name": spec.name,
+            "datatype": tensor.datatype,
+            "shape": tensor.shape,
+        }
+        if requested.binary:
+            chunks.append(tensors.to_bytes(tensor))
+            entry["parameters"] = {"binary_data_size": len(chunks[-1])}
+        else:
+            entry["data"], base64 = tensors.to_json(tensor)
+            if base64:
+                entry["parameters"] = {"content_type": "base64"}
+        entries.append(entry)
+    head = _head(request, entries, model, version)
+    body = b"".join([head, *chunks])
+    _check_size(len(body), limit)
+    return InferReply(body, header_length=len(head) if len(body) > len(head) else None)
+
+
+def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, version: int) -> bytes:
+    document: dict[str, Any] = {
+        "model_name": model,
+        "model_version": str(version),
+        "outputs": entries,
+    }
+    if request.id is not None:
+        document["id"] = request.id
+    return orjson.dumps(document)
+
+
+def _least_size(tensor: Tensor, binary: bool) -> int:
+    """Return a lower bound of the bytes a tensor takes in a reply."""
+    if tensor.datatype == "BYTES":
+        return sum(map(len, tensor.data)) + tensor.size * (4 if binary else 3)
+    if binary:
+        return len(tensor.data)
+    return tensor.size * (4 if tensor.datatype in tensors.FLOATS else 2)  # "0.0," or "0,"
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise PayloadTooLarge(
+            f"the reply takes more than {limit} bytes: "
+            "send fewer rows, ask for fewer outputs, or ask for binary data"
+        )
