@@ -17,9 +17,9 @@ def peak_mb() -> float:
 
 
 def idle() -> Any:
-    from functions.infer.main import ahead
+    from functions.infer.main import prefetching
 
-    ahead.wait()
+    prefetching.wait()
     return []
 
 

@@ -1,4 +1,7 @@
-"""HTTP, as API Gateway hands it over -> the data plane -> HTTP."""
+"""Lambda handler of the v2 API: API Gateway event → service method → HTTP response.
+
+Routes are in core/serving/routing.py; nothing here depends on which routes exist.
+"""
 
 import random
 import sys
@@ -24,19 +27,21 @@ from functions.core.errors import (
     Unsupported,
     UnsupportedEncoding,
 )
-from functions.core.protocol.infer_body import HEADER, REPLY_LIMIT, InferReply
+from functions.core.protocol.infer_reply import REPLY_BYTES_MAX, InferReply
+from functions.core.protocol.infer_request import HEADER
 from functions.core.serving import routing
 from functions.core.serving.compression import compress, inflate
 from functions.core.serving.http import HttpResponse, json_response, parse_event
+from functions.core.serving.paths import ROOT, requested_version
 from functions.core.serving.request_log import bug_line, request_line
-from functions.core.serving.service import Answer, Call, InferenceService
+from functions.core.serving.service import Call, InferenceService, Reply
 from functions.infer.prefetch import Handler
 
-INFLATED_LIMIT = 64 * 1024 * 1024
-RESERVE_SECONDS = 1.0  # kept of an invocation's time to answer before Lambda would cut it off
-RESERVE_SHARE = 0.2  # the same, of an invocation that has little time
+INFLATED_LIMIT = 64 * 1024 * 1024  # bytes of a request body after decompression
+RESERVE_SECONDS = 1.0  # time left to answer before Lambda ends the invocation
+RESERVE_SHARE = 0.2  # at most this share of the remaining time is kept as reserve
 OK = int(HTTPStatus.OK)
-PATHS = 256  # remembered with their routes
+PATHS = 256  # paths whose route is cached
 HEADER_LOWER = HEADER.lower()
 
 OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
@@ -62,12 +67,16 @@ _match = lru_cache(maxsize=PATHS)(routing.match)
 
 
 class _Exchange:
-    """One request and what will be said about it."""
+    """Request in progress: its call, and facts for the response headers and the log line."""
 
-    __slots__ = ("accept_encoding", "action", "bytes_in", "call", "code", "request_id")
+    __slots__ = ("accept_encoding", "action", "began_ns", "bytes_in", "call", "code", "request_id")
 
-    def __init__(self, event: Mapping[str, Any], context: Any) -> None:
-        self.call = Call()
+    def __init__(self, event: Mapping[str, Any], context: Any, began_ns: int | None) -> None:
+        self.call = call = Call()
+        self.began_ns = call.lap_began_ns if began_ns is None else began_ns
+        if began_ns is not None:
+            call.lap_began_ns = began_ns
+            call.lap("start")
         self.action = "unknown"
         self.code: str | None = None
         self.bytes_in = 0
@@ -87,11 +96,16 @@ def make_handler(
     sample_rate: float = 1.0,
     chance: Callable[[], float] = random.random,
 ) -> Handler:
-    """The Lambda handler for everything under /v2, bound to `service`. `write` takes log lines; stdout by default.
+    """Return the Lambda handler for everything under /v2, bound to `service`.
 
-    Of the requests that went well and were not cold, the share `sample_rate` is logged; every other one always is.
+    `write` receives log lines; the default is stdout. Of the successful requests without a cold
+    start, the share `sample_rate` is logged; every other request always is.
 
-    It answers every event: what is no PlatformError is a bug, told in the log, and the environment lives on.
+    The handler answers every event. An error that is no PlatformError is a bug: it is logged, and
+    the environment continues.
+
+    Raises:
+        ValueError: `sample_rate` is not above 0 and at most 1.
     """
     if not 0 < sample_rate <= 1:
         raise ValueError(
@@ -105,40 +119,13 @@ def make_handler(
     ) -> dict[str, Any]:
         nonlocal first
         cold, first = first, False
-        exchange = _Exchange(event, context)
-        if began_ns is not None:
-            exchange.call.mark_ns = began_ns
-            exchange.call.lap("start")
-        started = began_ns or exchange.call.mark_ns
-        try:
-            answer = _answer(service, exchange, event, context, inflated_limit)
-            response = _success(answer, exchange.accept_encoding)
-        except PlatformError as error:
-            response = _refusal(error, exchange)
-        except MemoryError:
-            response = _refusal(PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY"), exchange)
-        except Exception as error:
-            log(bug_line(error, exchange.request_id) + "\n")
-            response = _error(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", "INTERNAL_ERROR", exchange
-            )
+        exchange = _Exchange(event, context, began_ns)
+        response = _respond(service, exchange, event, context, inflated_limit, log)
         cold = cold or exchange.call.loaded
         _add_headers(response, exchange, cold)
         rate = 1.0 if cold or response.status >= 300 else sample_rate
         if rate == 1 or chance() < rate:
-            line = request_line(
-                exchange.call,
-                action=exchange.action,
-                request_id=exchange.request_id,
-                status=response.status,
-                code=exchange.code,
-                latency_ns=time.perf_counter_ns() - started,
-                cold=cold,
-                bytes_in=exchange.bytes_in,
-                bytes_out=len(response.body),
-                sample_rate=rate,
-            )
-            log(line + "\n")
+            log(_line(exchange, response, cold, rate) + "\n")
         return response.to_event()
 
     return lambda_handler
@@ -149,51 +136,76 @@ def _to_stdout(line: str) -> None:
     sys.stdout.flush()
 
 
+def _respond(
+    service: InferenceService,
+    exchange: _Exchange,
+    event: Mapping[str, Any],
+    context: Any,
+    inflated_limit: int,
+    log: Callable[[str], object],
+) -> HttpResponse:
+    try:
+        reply = _answer(service, exchange, event, context, inflated_limit)
+        return _success(reply, exchange.accept_encoding)
+    except PlatformError as error:
+        return _refusal(error, exchange)
+    except MemoryError:
+        return _refusal(PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY"), exchange)
+    except Exception as error:
+        log(bug_line(error, exchange.request_id) + "\n")
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        return _error(status, "internal error", "INTERNAL_ERROR", exchange)
+
+
 def _answer(
     service: InferenceService,
     exchange: _Exchange,
     event: Mapping[str, Any],
     context: Any,
     inflated_limit: int,
-) -> Answer:
-    request = parse_event(event, routing.ROOT)
+) -> Reply:
+    request = parse_event(event, ROOT)
     exchange.bytes_in = len(request.body)
-    found = _match(request.method, request.path)
-    exchange.action = found.name
+    match = _match(request.method, request.path)
+    exchange.action = match.name
     call = exchange.call
     if hasattr(context, "get_remaining_time_in_millis"):
         call.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
-    call.model = found.model
-    call.reference = routing.reference(found, request.headers, request.query)
+    call.model = match.model
+    call.reference = requested_version(match.version, request.headers, request.query)
     call.header_length = request.headers.get(HEADER_LOWER)
     call.body = inflate(request.body, request.headers.get("content-encoding"), inflated_limit)
     exchange.accept_encoding = request.headers.get("accept-encoding")
     call.lap("receive")
-    return found.action(service, call)
+    return match.action(service, call)
 
 
-def _deadline(left_s: float) -> float:
-    return time.monotonic() + left_s - min(RESERVE_SECONDS, RESERVE_SHARE * left_s)
+def _deadline(remaining_s: float) -> float:
+    return time.monotonic() + remaining_s - min(RESERVE_SECONDS, RESERVE_SHARE * remaining_s)
 
 
-def _success(answer: Answer, accept_encoding: str | None) -> HttpResponse:
-    """Only inferences are ever compressed: tritonclient.aio cannot inflate anything else."""
-    if not isinstance(answer, InferReply):
-        return _checked(json_response(HTTPStatus.OK, answer))
-    body, encoding = compress(answer.body, accept_encoding)
+def _success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
+    """Return a 200 response; only inferences are compressed.
+
+    tritonclient.aio cannot decompress anything else.
+    """
+    if not isinstance(reply, InferReply):
+        return _checked(json_response(HTTPStatus.OK, reply))
+    body, encoding = compress(reply.body, accept_encoding)
     response = HttpResponse(OK, body, {"content-type": "application/json"})
-    if answer.header_length is not None:
+    if reply.header_length is not None:
         response.headers["content-type"] = "application/octet-stream"
-        response.headers[HEADER_LOWER] = str(answer.header_length)
+        response.headers[HEADER_LOWER] = str(reply.header_length)
     if encoding is not None:
         response.headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
     return _checked(response)
 
 
 def _checked(response: HttpResponse) -> HttpResponse:
-    if len(response.body) > REPLY_LIMIT:
+    """Return `response` unless it is larger than Lambda allows."""
+    if len(response.body) > REPLY_BYTES_MAX:
         raise PayloadTooLarge(
-            f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_LIMIT}"
+            f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_BYTES_MAX}"
         )
     return response
 
@@ -215,7 +227,10 @@ def _error(status: HTTPStatus, text: str, code: str, exchange: _Exchange) -> Htt
 
 
 def _add_headers(response: HttpResponse, exchange: _Exchange, cold: bool) -> None:
-    """What every reply carries. x-cold-start: this request waited for a model, or was the environment's first."""
+    """Add the headers that every response has.
+
+    x-cold-start is 1 if the request waited for a model or is the environment's first.
+    """
     call = exchange.call
     timing = _timing(tuple(call.stages_ns)) % tuple([ns / 1e6 for ns in call.stages_ns.values()])
     headers = response.headers
@@ -231,5 +246,20 @@ def _add_headers(response: HttpResponse, exchange: _Exchange, cold: bool) -> Non
 
 @cache
 def _timing(stages: tuple[str, ...]) -> str:
-    """The header server-timing of a request that went through these stages, for their milliseconds."""
+    """Return the template of the header server-timing, with a placeholder for each stage's ms."""
     return ", ".join(f"{stage};dur=%.3f" for stage in stages)
+
+
+def _line(exchange: _Exchange, response: HttpResponse, cold: bool, sample_rate: float) -> str:
+    return request_line(
+        exchange.call,
+        action=exchange.action,
+        request_id=exchange.request_id,
+        status=response.status,
+        code=exchange.code,
+        latency_ns=time.perf_counter_ns() - exchange.began_ns,
+        cold=cold,
+        bytes_in=exchange.bytes_in,
+        bytes_out=len(response.body),
+        sample_rate=sample_rate,
+    )

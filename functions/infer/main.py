@@ -1,6 +1,7 @@
-"""Lambda entry point: reads the environment, picks real adapters. Runs once, during INIT.
+"""Lambda entry point: read the environment and wire the adapters, once, during INIT.
 
-What is imported up here is what has to be there before anything else can begin; `ahead.py` says why.
+Only what the first AWS calls need is imported here; the rest is imported by `make()`. See
+prefetch.py.
 """
 
 import os
@@ -26,9 +27,9 @@ from functions.adapters.scratch import Scratch
 from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
-from functions.infer.prefetch import Ahead, Handler
+from functions.infer.prefetch import Handler, PrefetchingHandler
 
-UNLIMITED_MB = 3008  # taken for the size of the function where nobody says it, e.g. in a test
+DEFAULT_MEMORY_MB = 3008  # without Lambda's variable, e.g. in a test
 
 missing = [name for name in ("SERVING_BUCKET", "REGISTRY_TABLE") if not os.environ.get(name)]
 if missing:
@@ -37,7 +38,7 @@ if missing:
     )
 
 memory_mb = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
-size_mb = int(memory_mb or UNLIMITED_MB)
+size_mb = int(memory_mb or DEFAULT_MEMORY_MB)
 if memory_mb:
     limit_memory(ceiling_bytes(size_mb))
 
@@ -45,7 +46,7 @@ settings = Settings.of(os.environ)
 dynamodb = Client(settings, "dynamodb")
 blobs = BlobReader.of(settings, os.environ["SERVING_BUCKET"])
 initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
-if initialization != "snap-start":  # whose connections would not live
+if initialization != "snap-start":  # connections do not survive a snapshot
     dynamodb.open_ahead()
     blobs.open_ahead()
 scratch = Scratch(Path(os.environ.get("TMPDIR") or "/tmp"), "models-")  # noqa: S108 (made private)
@@ -56,6 +57,7 @@ resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")),
 
 
 def make() -> Handler:
+    """Import the rest of the function and return its handler."""
     runtime.real()
     from functions.core.serving.service import InferenceService
     from functions.core.serving.statistics import Statistics
@@ -65,16 +67,18 @@ def make() -> Handler:
     return make_handler(service, sample_rate=float(os.environ.get("LOG_SAMPLE_RATE", "1")))
 
 
-ahead = Ahead(make, resolver, models)
+prefetching = PrefetchingHandler(make, resolver, models)
 if initialization == "snap-start":
-    from functions.infer.snapshot import prepare
+    from functions.infer.snapshot import register_hooks
 
-    prepare(resolver, (dynamodb.close, blobs.close))
+    register_hooks(resolver, (dynamodb.close, blobs.close))
 names = os.environ.get("PRELOAD_MODELS", "")
 if names:
     from functions.core.serving.preload import parse_names, preload
 
     preload(parse_names(names), resolver, models, time.monotonic() + init_seconds(initialization))
-# INIT has whole processors, however small the function: what has few of its own, or is started ahead, ends it here.
-prepared = initialization != "on-demand" or size_mb < MB_PER_CPU
-lambda_handler: Handler | Ahead = ahead.wait() if prepared or names else ahead
+# Lambda gives INIT full CPU, so small functions and pre-provisioned environments finish importing
+# before INIT ends.
+imports_in_init = initialization != "on-demand" or size_mb < MB_PER_CPU or bool(names)
+lambda_handler: Handler | PrefetchingHandler
+lambda_handler = prefetching.wait() if imports_in_init else prefetching

@@ -1,36 +1,39 @@
-"""The first event, met before the code that answers it is there.
+"""Prefetch the first request's model while the handler is still importing.
 
-What reads a request and runs a model takes as long to import as reading a record. So where a function has the
-processors for it, INIT ends while that is still being imported, and the record and the files that the first event
-needs are asked for meanwhile (docs/decisions/0015-cold-start.md).
+Importing the code that parses requests and runs models takes as long as reading a registry record.
+So INIT ends before that import is done, unless the function has little CPU (see main.py), and the
+first event's record and model files are requested meanwhile (docs/decisions/0015-cold-start.md).
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from functions.core.names import is_model_name, parse_reference
+from functions.core.names import is_model_name
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
+from functions.core.serving.paths import INFER, compile_path, requested_version
 
 
 class Handler(Protocol):
-    """Answers an event, which reached this process at `began_ns` (`time.perf_counter_ns`) or just now."""
+    """Lambda handler; `began_ns` (perf_counter_ns) is the arrival time of an event that waited."""
 
     def __call__(
         self, event: Mapping[str, Any], context: Any, began_ns: int | None = None
     ) -> dict[str, Any]: ...
 
 
-GRACE_S = 0.03  # an event comes right after INIT, and what it asks for is on its way sooner if nothing else is done
+GRACE_S = 0.03  # lets the first event start its I/O before the import takes the GIL
 
-_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer", re.ASCII)
+_infer_path = compile_path(INFER)
 
 
-class Ahead:
-    """A handler that is still to be made: by `make`, in a thread, while the first event waits for what it asks for."""
+class PrefetchingHandler:
+    """Handler that makes the real one in a thread, and prefetches for the first event.
+
+    `make` imports and returns the real handler.
+    """
 
     def __init__(self, make: Callable[[], Handler], resolver: Resolver, models: ModelCache) -> None:
         self._make = make
@@ -38,19 +41,17 @@ class Ahead:
         self._models = models
         self._handler: Handler | None = None
         self._error: BaseException | None = None
-        self._begun = (
-            threading.Event()
-        )  # what the first event needs was asked for, or nobody knows what that is
-        self._thread = threading.Thread(target=self._work, name="import", daemon=True)
+        self._prefetched = threading.Event()  # prefetching has started, or is impossible
+        self._thread = threading.Thread(target=self._import, name="import", daemon=True)
         self._thread.start()
 
     def wait(self) -> Handler:
-        """The handler, once it is made.
+        """Wait for the real handler and return it.
 
         Raises:
-            whatever `make` raised.
+            Exception: any error of `make`.
         """
-        self._begun.set()
+        self._prefetched.set()
         self._thread.join()
         if self._handler is None:
             raise self._error or LookupError("no handler was made")
@@ -60,33 +61,28 @@ class Ahead:
         if self._handler is not None:
             return self._handler(event, context)
         began_ns = time.perf_counter_ns()
-        self._begin(event)
+        self._prefetch(event)
         return self.wait()(event, context, began_ns)
 
-    def _work(self) -> None:
-        self._begun.wait(GRACE_S)
+    def _import(self) -> None:
+        self._prefetched.wait(GRACE_S)
         try:
             self._handler = self._make()
-        except BaseException as error:  # raised where somebody waits
+        except BaseException as error:  # raised by `wait`
             self._error = error
 
-    def _begin(self, event: Mapping[str, Any]) -> None:
-        """Ask for what an inference will need. A guess: the handler alone decides, and says what is wrong."""
+    def _prefetch(self, event: Mapping[str, Any]) -> None:
+        """Resolve the version of an inference and start loading its model.
+
+        Only a guess, which may fail: the real handler validates the request and reports errors.
+        """
         try:
-            found = _INFER.search(str(event.get("path") or event.get("rawPath") or ""))
-            if found is None or not is_model_name(found[1]):
+            match = _infer_path.search(str(event.get("path") or event.get("rawPath") or ""))
+            if match is None or not is_model_name(match["model"]):
                 return
-            text = found[2] or _said(event.get("headers"), "x-model-version")
-            text = text or _said(event.get("queryStringParameters"), "version")
-            version = self._resolver.resolve(
-                found[1], parse_reference(text) if text else None
-            ).version
-            self._models.begin(version)
-        except (
-            Exception
-        ):  # whatever it is, the handler meets it too: it has an answer and a line for it
+            headers = {name.lower(): text for name, text in (event.get("headers") or {}).items()}
+            query = event.get("queryStringParameters") or {}
+            reference = requested_version(match["version"], headers, query)
+            self._models.start_loading(self._resolver.resolve(match["model"], reference).version)
+        except Exception:  # the real handler meets the same error, answers it and logs it
             return
-
-
-def _said(pairs: Mapping[str, Any] | None, name: str) -> str | None:
-    return next((str(value) for key, value in (pairs or {}).items() if key.lower() == name), None)

@@ -1,4 +1,4 @@
-"""Lambda SnapStart: what may not live on in an environment that is restored from a snapshot, perhaps days later."""
+"""Lambda SnapStart hooks: reset what must not outlive a snapshot, which may be days old."""
 
 import gc
 import random
@@ -7,26 +7,28 @@ from collections.abc import Callable, Iterable
 from functions.core.registry.resolver import Resolver
 
 
-def prepare(resolver: Resolver, close: Iterable[Callable[[], object]]) -> bool:
-    """Have `close` called before the snapshot, and names forgotten and random numbers drawn anew after each restore.
+def register_hooks(resolver: Resolver, close: Iterable[Callable[[], object]]) -> bool:
+    """Register hooks that run before the snapshot and after each restore.
 
-    Returns whether this runtime has such hooks. Models stay: they are kept by their content.
+    Before: call every function of `close`, which close connections. After: forget the cached
+    aliases and reseed `random`. Cached models stay, because they are identified by their content.
+    Returns False in a runtime without such hooks.
     """
     try:
         from snapshot_restore_py import register_after_restore, register_before_snapshot
     except ImportError:
         return False
-    connections = tuple(close)
+    close_all = tuple(close)
 
-    def before() -> None:
-        for one in connections:
-            one()
+    def before_snapshot() -> None:
+        for close_connections in close_all:
+            close_connections()
         gc.collect()
 
-    def after() -> None:
+    def after_restore() -> None:
         random.seed()
-        resolver.forget()
+        resolver.invalidate()
 
-    register_before_snapshot(before)
-    register_after_restore(after)
+    register_before_snapshot(before_snapshot)
+    register_after_restore(after_restore)
     return True

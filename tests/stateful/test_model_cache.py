@@ -93,11 +93,11 @@ class Watched(ModelCache):
 
     loaders: dict[Any, threading.Thread]
 
-    def _enter(self, version: Version, evict: bool) -> Any:
+    def _acquire(self, version: Version, evict: bool) -> Any:
         current = threading.current_thread()
         assert isinstance(current, Request)
         try:
-            slot = super()._enter(version, evict)
+            slot = super()._acquire(version, evict)
             current.admitted = True
             return slot
         finally:
@@ -291,7 +291,7 @@ class Caches(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, VERSIONS - 1))
     def forgive(self, number: int) -> None:
-        self.cache.forgive(self.versions[number].files)
+        self.cache.clear_failure(self.versions[number].files)
         self.failed.pop(number, None)
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 31.0]))
@@ -414,16 +414,16 @@ def drops_the_newest(patched: pytest.MonkeyPatch) -> None:
 
 
 def remembers_no_failure(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(ModelCache, "_remember_failure", lambda *_: None)
+    patched.setattr(ModelCache, "_cache_failure", lambda *_: None)
 
 
-def forgets_to_leave(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(ModelCache, "_leave", lambda *_: None)
+def forgets_to_release(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(ModelCache, "_release", lambda *_: None)
 
 
 FAULTS = [
     evicts_what_is_used, counts_no_peak, counts_no_mapped_files, drops_the_newest, remembers_no_failure,
-    forgets_to_leave,
+    forgets_to_release,
 ]  # fmt: skip
 
 

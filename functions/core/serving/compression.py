@@ -1,24 +1,25 @@
-"""Compressed bodies: gzip, and deflate, which on the web means zlib (RFC 9110, section 8.4.1)."""
+"""Compressed bodies: gzip and deflate (in HTTP: zlib format, RFC 9110, section 8.4.1)."""
 
 import zlib
 from functools import lru_cache
 
 from functions.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding, shown
 
-# zlib's wbits for each container
+# zlib's parameter `wbits` for each format
 GZIP, ZLIB, RAW = 31, 15, -15
 OFFERED = {"gzip": GZIP, "deflate": ZLIB}  # in order of preference
-LEVEL = 1  # of 9: most of the gain at a fraction of the time
+LEVEL = 1  # from 1 to 9: most of the gain at a fraction of the time
 
 
 def inflate(body: bytes, encoding: str | None, limit: int) -> bytes:
-    """`body` as it was before `encoding` (the Content-Encoding header; None: none), never more than `limit` bytes.
+    """Decompress `body`; `encoding` is the Content-Encoding header or None.
 
-    API Gateway may have inflated it already and left the header, so a body that is not compressed is taken as it is.
+    API Gateway may have decompressed the body and left the header, so a body that is not compressed
+    is returned unchanged.
 
     Raises:
         InvalidRequest: `body` is damaged.
-        PayloadTooLarge: there are more than `limit` bytes in it.
+        PayloadTooLarge: it holds more than `limit` bytes.
         UnsupportedEncoding: `encoding` is not offered.
     """
     name = "identity" if encoding is None else encoding.strip().lower()
@@ -38,14 +39,14 @@ def inflate(body: bytes, encoding: str | None, limit: int) -> bytes:
 
 
 def _expand_deflate(body: bytes, limit: int) -> bytes:
-    # RFC 1950: method 8, and the first two bytes a multiple of 31; JSON never begins like that
-    looks_like_zlib = (
+    # RFC 1950: method 8, and the first two bytes are a multiple of 31. JSON never begins like that.
+    has_zlib_header = (
         len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
     )
-    if looks_like_zlib:
+    if has_zlib_header:
         return _expand(body, ZLIB, limit)
     try:
-        return _expand(body, RAW, limit)  # as some clients send it
+        return _expand(body, RAW, limit)  # some clients send deflate data without the zlib header
     except PayloadTooLarge:
         raise
     except InvalidRequest:
@@ -53,19 +54,17 @@ def _expand_deflate(body: bytes, limit: int) -> bytes:
 
 
 def _expand(body: bytes, wbits: int, limit: int) -> bytes:
-    expander = zlib.decompressobj(wbits)
+    decompressor = zlib.decompressobj(wbits)
     try:
-        plain = expander.decompress(body, limit + 1)  # stops there: a small body may hold gigabytes
+        plain = decompressor.decompress(body, limit + 1)  # bounded: a small body may hold gigabytes
     except zlib.error:
         raise InvalidRequest("the body is damaged: its compressed data cannot be read") from None
     if len(plain) > limit:
         raise _too_large(limit)
-    if not expander.eof:
+    if not decompressor.eof:
         raise InvalidRequest("the body is damaged: its compressed data ends too early")
-    if expander.unused_data:
-        raise InvalidRequest(
-            f"the body has {len(expander.unused_data)} bytes after its compressed data"
-        )
+    if trailing := len(decompressor.unused_data):
+        raise InvalidRequest(f"the body has {trailing} bytes after its compressed data")
     return plain
 
 
@@ -74,7 +73,9 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 
 def compress(body: bytes, accept_encoding: str | None) -> tuple[bytes, str | None]:
-    """`body` in the encoding the caller prefers, and its name; as it is, and None, if not asked for or not smaller.
+    """Compress `body` in the encoding that the caller prefers; return it with the encoding.
+
+    The body is unchanged, and the encoding None, if none is accepted or nothing is saved.
 
     >>> compress(b"a" * 100, "br, gzip;q=0.5, deflate")[1], compress(b"a" * 9, "gzip;q=0")
     ('deflate', (b'aaaaaaaaa', None))
@@ -88,15 +89,19 @@ def compress(body: bytes, accept_encoding: str | None) -> tuple[bytes, str | Non
 
 @lru_cache(maxsize=64)
 def preferred(accept_encoding: str) -> str | None:
-    """The encoding on offer that an Accept-Encoding header asks for most, or None (RFC 9110, section 12.5.3).
+    """Return the best offered encoding of an Accept-Encoding header, or None.
 
-    >>> preferred("deflate, gzip"), preferred("gzip;q=0.1, identity"), preferred("*"), preferred("br"), preferred("")
-    ('gzip', None, 'gzip', None, None)
+    Source: RFC 9110, section 12.5.3.
+
+    >>> preferred("deflate, gzip"), preferred("gzip;q=0.1, identity"), preferred("*")
+    ('gzip', None, 'gzip')
+    >>> preferred("br"), preferred("")
+    (None, None)
     """
     weights = dict(map(_weighted, accept_encoding.lower().split(",")))
-    rest = weights.get("*", 0.0)
-    name = max(OFFERED, key=lambda offered: weights.get(offered, rest))
-    weight = weights.get(name, rest)
+    default = weights.get("*", 0.0)
+    name = max(OFFERED, key=lambda offered: weights.get(offered, default))
+    weight = weights.get(name, default)
     return name if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 

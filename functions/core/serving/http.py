@@ -1,4 +1,4 @@
-"""HTTP as API Gateway hands it to a function and takes it back."""
+"""HTTP requests and responses as API Gateway proxy events."""
 
 import binascii
 import json
@@ -16,7 +16,7 @@ Event = Mapping[str, Any]
 
 @dataclass(slots=True)
 class HttpRequest:
-    """One call: `path` begins with a slash and holds no stage or base path; header names are lower case."""
+    """HTTP request; `path` has no stage or base path, header names are lower case."""
 
     method: str
     path: str
@@ -28,14 +28,14 @@ class HttpRequest:
 
 @dataclass(slots=True)
 class HttpResponse:
-    """One reply. `headers` may still be added to until it is sent."""
+    """HTTP response; the handler adds headers until it is sent."""
 
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
 
     def to_event(self) -> dict[str, Any]:
-        """As API Gateway's proxy integration wants it; base64, so that every byte survives."""
+        """Convert to API Gateway's proxy format; the body as base64, since it may be binary."""
         return {
             "statusCode": self.status,
             "headers": self.headers,
@@ -45,18 +45,21 @@ class HttpResponse:
 
 
 def json_response(status: int, value: object) -> HttpResponse:
-    """A JSON reply; values outside JSON are the caller's to spell."""
-    body = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode(
-        "utf-8", "replace"
-    )
+    """Return a JSON response.
+
+    Raises:
+        ValueError: `value` holds NaN or an infinity, which JSON cannot spell.
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    body = text.encode("utf-8", "replace")
     return HttpResponse(status, body, {"content-type": "application/json"})
 
 
 def parse_event(event: Event, root: str) -> HttpRequest:
-    """The call in an API Gateway event: REST (v1), HTTP API and function URL (v2) alike.
+    """Parse an API Gateway event: REST API (v1), HTTP API or function URL (both v2).
 
-    `root` is the first segment that the function serves, e.g. "/v2": what stands before it in the path
-    is a stage or the base path of a custom domain.
+    `root` is the first path segment that the function serves, e.g. "/v2". Segments before it are a
+    stage or the base path of a custom domain, and are removed.
 
     Raises:
         InvalidRequest: the body is labelled base64 and is not.
@@ -85,7 +88,7 @@ def parse_event(event: Event, root: str) -> HttpRequest:
 
 
 def _below(path: str, root: str) -> str:
-    """`path` from its first segment `root` on; unchanged when it has none.
+    """Remove what precedes the segment `root` in `path`; without that segment, change nothing.
 
     >>> _below("/prod/v2/models/m", "/v2"), _below("/v2", "/v2"), _below("/v20/x", "/v2")
     ('/v2/models/m', '/v2', '/v20/x')

@@ -1,4 +1,4 @@
-"""The JSON documents of the Open Inference Protocol: metadata, configuration, repository index, statistics."""
+"""JSON documents of the Open Inference Protocol: metadata, configuration, repository index."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,23 +9,21 @@ from functions.core.registry.version import State, Version
 
 Document = dict[str, Any]
 
-VERSION = "0.1.0"  # of Mayfly; a test compares it with pyproject.toml
+VERSION = "0.1.0"  # Mayfly's; a test compares it with pyproject.toml
 
-PLATFORM = "onnxruntime_onnx"  # as Triton says it; clients have seen no other
+PLATFORM = "onnxruntime_onnx"  # Triton's name: clients know no other
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
     "model_configuration",
     "model_repository",
-    "schedule_policy",  # of it, `timeout`
+    "schedule_policy",  # only its parameter `timeout`
     "statistics",
 )
-MAX_BATCH = (
-    2**20
-)  # Triton's clients refuse larger batches than this; our own bound is the size of a request
+MAX_BATCH = 2**20  # rows; Triton's clients check it. Mayfly bounds a request's bytes instead.
 CONFIG_DATATYPES = {"BYTES": "TYPE_STRING"}
 
-# The repository extension's words for the states of a version.
+# Registry state -> state in the protocol's repository extension.
 INDEX_STATES = {
     State.PENDING: "LOADING",
     State.READY: "READY",
@@ -35,13 +33,17 @@ INDEX_STATES = {
 
 
 def server_metadata() -> Document:
+    """Return the server's name, version and protocol extensions."""
     return {"name": "mayfly", "version": VERSION, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(
     version: Version, versions: Iterable[Version], aliases: Mapping[str, int]
 ) -> Document:
-    """What `version` takes and gives. `versions` and `aliases` are all those of its model."""
+    """Return the inputs, outputs and properties of `version`.
+
+    `versions` and `aliases` are all those of its model.
+    """
     signature = signature_of(version)
     return {
         "name": version.model,
@@ -54,10 +56,10 @@ def model_metadata(
 
 
 def model_config(version: Version) -> Document:
-    """Triton's ModelConfig, as far as it means anything here.
+    """Return the fields of Triton's ModelConfig that apply to Mayfly.
 
-    `max_batch_size` says that the first dimension is the batch, which `dims` then leave out; a model with a tensor
-    that has no other dimension stays at 0, because readers refuse empty `dims`.
+    A `max_batch_size` above 0 means that the first dimension is the batch, and `dims` then omit
+    it. It is 0 for a model with a one-dimensional tensor, because clients refuse empty `dims`.
     """
     signature = signature_of(version)
     tensors = (*signature.inputs, *signature.outputs)
@@ -76,15 +78,19 @@ def model_config(version: Version) -> Document:
 
 
 def index_row(model: str, number: int, state: State, reason: str, unloaded: bool) -> Document:
-    """One version in the repository index."""
+    """Return the row of one version in the repository index.
+
+    `unloaded` means that its model was disabled by the unload request.
+    """
     if unloaded and state is State.READY:
         return {"name": model, "version": str(number), "state": "UNAVAILABLE", "reason": "unloaded"}
-    why = reason or ("" if state is State.READY else state.value.lower())
-    return {"name": model, "version": str(number), "state": INDEX_STATES[state], "reason": why}
+    if not reason and state is not State.READY:
+        reason = state.value.lower()
+    return {"name": model, "version": str(number), "state": INDEX_STATES[state], "reason": reason}
 
 
 def signature_of(version: Version) -> Signature:
-    """The signature, which every READY version has."""
+    """Return the signature of a READY version."""
     if version.signature is None:
         raise LookupError(
             f"version {version.number} of {version.model} is ready and has no signature"
@@ -106,40 +112,41 @@ def _configured(spec: TensorSpec, batched: bool) -> Document:
 
 
 def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
-    """Facts about a version as the protocol wants them: strings, nothing but strings."""
+    """Return facts about a version as strings, the only type that the protocol allows."""
     card = {
         name: str(value)
         for name, value in version.card.items()
         if isinstance(value, str | int | float)
     }
-    here = sorted(alias for alias, number in aliases.items() if number == version.number)
     graph = {
         name: str(value).lower() if value is True else str(value)
         for name, value in version.graph.items()
     }
-    return (
-        card
-        | graph
-        | _built(version)
-        | {
-            "version": str(version.number),
-            "aliases": ",".join(here),
-            "sha256": version.digest,
-            "size_bytes": str(version.size_bytes),
-            "created_at": version.created_at,
-        }
-    )
+    names = sorted(alias for alias, number in aliases.items() if number == version.number)
+    facts = {
+        "version": str(version.number),
+        "aliases": ",".join(names),
+        "sha256": version.digest,
+        "size_bytes": str(version.size_bytes),
+        "created_at": version.created_at,
+    }
+    return card | graph | _measured(version) | facts
 
 
-def _built(version: Version) -> dict[str, str]:
-    """What registration found out, if it did: how the model is loaded, what it needs, whether samples prove it."""
+def _measured(version: Version) -> dict[str, str]:
+    """Return what registration measured, if it did: load plan, memory, number of samples."""
     if not version.plan:
         return {}
     plan = Plan.from_record(version.plan)
-    words = [f"optimised: {plan.optimised}", f"prepacking: {'yes' if plan.prepacking else 'no'}"]
-    words += [f"threads: {plan.threads}", *(["layout: yes"] if plan.layout else [])]
+    settings = [
+        f"optimised: {plan.optimised}",
+        f"prepacking: {'yes' if plan.prepacking else 'no'}",
+        f"threads: {plan.threads}",
+    ]
+    if plan.layout:
+        settings.append("layout: yes")
     return {
-        "load_plan": ", ".join(words),
+        "load_plan": ", ".join(settings),
         "memory_mb": str(version.memory_mb),
         "samples_checked": f"{version.measured.get('samples_checked', 0):.0f}",
     }

@@ -1,9 +1,11 @@
-"""Models in the memory of this environment: each loaded once, together within a bound, the longest unused out first.
+"""LRU cache of loaded models, within bounds on memory and temporary storage.
 
-The files of a model lie in a private directory only while it is loaded. What the runtime maps it keeps mapped after
-they are removed, so nothing stays behind when an environment is killed; their blocks are taken until it lets go.
+A model's files lie in a private directory only while it is loaded. What the runtime has mapped
+stays mapped after the files are removed. So a killed environment leaves no files behind, but the
+disk blocks stay occupied until the runtime unmaps them.
 
-A load goes on when the request that asked for it has given up, and when the environment is frozen in between.
+A load continues when the request that started it has timed out, and when the environment was
+frozen in between.
 """
 
 import copy
@@ -30,29 +32,27 @@ if TYPE_CHECKING:
 
 MB = 1024 * 1024
 MODEL_OVERHEAD_BYTES = 2 * MB  # a session without weights takes 0.5-1 MB
-WEIGHTS_FACTOR = (
-    2  # memory over file size: the weights, and the copy that the runtime packs for its kernels
-)
-STORAGE_RESERVE_BYTES = 16 * MB  # of temporary storage, left to others
-LOADING_STACK_BYTES = 8 * MB
-FETCHES = 8  # files of one model at a time
-WARM_UP_SECONDS = 10.0  # for the first run of a model that nobody waits for
-FAILURES = 256  # models that could not be loaded, remembered
-FAILED_SECONDS = 30  # how long: the same bytes fail again,
-UNAVAILABLE_SECONDS = 1  # storage may be back
+WEIGHTS_FACTOR = 2  # the weights, and the copy that the runtime packs for its kernels
+STORAGE_RESERVE_BYTES = 16 * MB  # temporary storage left to the rest of the process
+LOADING_STACK_BYTES = 8 * MB  # a main thread's stack: registration loaded the model with it
+FETCHES = 8  # parallel downloads for one model
+WARM_UP_SECONDS = 10.0  # limit for a warm-up run that no request waits for
+FAILURES = 256  # failed loads that are cached
+FAILED_SECONDS = 30  # the same bytes fail again
+UNAVAILABLE_SECONDS = 1  # storage may be back soon
 
 Files = tuple[Blob, ...]
 
-_numbers = itertools.count()
+_folder_numbers = itertools.count()
 
 
 class Session(Protocol):
-    """A model in memory."""
+    """Model in memory."""
 
     def run(
         self, inputs: "Mapping[str, Tensor]", outputs: Sequence[str], timeout_s: float
     ) -> "dict[str, Tensor]":
-        """The wanted outputs.
+        """Run the model and return the requested outputs by name.
 
         Raises:
             InvalidRequest: values that a tensor of the runtime cannot hold.
@@ -63,12 +63,13 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """What makes sessions."""
+    """Factory of sessions, e.g. ONNX Runtime."""
 
     def load(self, path: Path, plan: Plan | None = None) -> Session:
-        """The session of a model file; its weights, if outside, lie beside it under the names that it gives them.
+        """Load the model file at `path` into memory.
 
-        Without a plan it is loaded as any file would be.
+        External weights lie in the same directory, under the names that the model uses. Without a
+        plan the runtime's defaults apply.
 
         Raises:
             InvalidModel: the runtime refuses the model.
@@ -77,31 +78,37 @@ class Runtime(Protocol):
 
 
 class Blobs(Protocol):
-    """Where model files are kept."""
+    """Storage of model files."""
 
     def fetch(self, blob: Blob, path: Path) -> None:
-        """Write the blob to `path`, complete and verified or not at all.
+        """Download `blob` to `path`, complete and verified or not at all.
 
         Raises:
-            Unavailable: it could not be read, or is not what its digest says.
+            Unavailable: it could not be read, or does not match its digest.
         """
 
 
 def footprint_bytes(version: Version) -> int:
-    """The memory that `version` is expected to take: what was measured at its registration, or else a guess."""
+    """Return the memory that a loaded `version` takes.
+
+    Measured at registration, or estimated from the size of its files.
+    """
     if measured := version.measured.get("resident_mb"):
         return int(measured * MB) + MODEL_OVERHEAD_BYTES
     return WEIGHTS_FACTOR * version.size_bytes + MODEL_OVERHEAD_BYTES
 
 
 def loading_bytes(version: Version) -> int:
-    """The same while it is loaded and run for the first time."""
+    """Return the peak memory of loading `version` and running it once."""
     peak = int(version.measured.get("peak_memory_mb", 0.0) * MB) + MODEL_OVERHEAD_BYTES
     return max(peak, footprint_bytes(version))
 
 
 class _Slot:
-    """One model, in memory or on its way. `users` counts the requests in it, and its loading."""
+    """Cache entry: a model in memory, or one being loaded.
+
+    `users` counts the requests that use it, plus one while it is loading.
+    """
 
     __slots__ = ("done", "error", "file_bytes", "session", "size_bytes", "users")
 
@@ -115,11 +122,11 @@ class _Slot:
 
 
 class ModelCache:
-    """Sessions by content: versions with the same files share one.
+    """Cache of sessions by file content: versions with the same files share a session.
 
-    `memory_bytes` bounds the sum of footprints, `storage_bytes` that of the files in `directory` and of those removed
-    but still mapped; by default it is what is free there now. One session is made at a time, so that only one model
-    takes for a moment more than it does afterwards.
+    `memory_bytes` bounds the sum of footprints. `storage_bytes` bounds the files in `directory`
+    plus the removed files that are still mapped; its default is the free space at the start. One
+    session is created at a time, so that only one model needs its peak memory.
     """
 
     def __init__(
@@ -142,115 +149,111 @@ class ModelCache:
         self._clock = clock
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._slots: OrderedDict[Files, _Slot] = OrderedDict()  # the longest unused first
-        self._failures: OrderedDict[Files, tuple[BaseException, float]] = (
-            OrderedDict()
-        )  # the oldest first
+        # Least recently used first.
+        self._slots: OrderedDict[Files, _Slot] = OrderedDict()
+        # Error and the time until which it is repeated; oldest first.
+        self._failures: OrderedDict[Files, tuple[BaseException, float]] = OrderedDict()
 
     def holds(self, version: Version) -> bool:
-        """Whether `version` would be answered without loading it."""
+        """Report whether `version` is in memory."""
         slot = self._slots.get(version.files)
         return slot is not None and slot.session is not None
 
     def held_bytes(self) -> tuple[int, int]:
-        """Memory and temporary storage that are taken now."""
+        """Return the memory and the temporary storage in use, in bytes."""
         with self._lock:
             return self._held()
 
     def check_fits(self, version: Version) -> None:
-        """Raises:
-        Unavailable: no environment of this size can serve `version`.
+        """Check that an environment of this size can serve `version`.
+
+        Raises:
+            Unavailable: it is too large (MODEL_TOO_LARGE).
         """
         need = footprint_bytes(version)
         if need > self._memory_bytes:
             room = self._memory_bytes // MB
-            raise _too_large(
-                version, f"takes about {need // MB} MB of memory, {room} MB are kept for models"
-            )
+            reason = f"takes about {need // MB} MB of memory, {room} MB are kept for models"
+            raise _too_large(version, reason)
         if version.size_bytes > self._storage_bytes:
-            room = max(0, self._storage_bytes) // MB
-            raise _too_large(
-                version,
-                f"takes {version.size_bytes // MB} MB of temporary storage, there are {room} MB",
-            )
+            need, room = version.size_bytes // MB, max(0, self._storage_bytes) // MB
+            raise _too_large(version, f"takes {need} MB of temporary storage, there are {room} MB")
 
     @contextmanager
     def session(
         self, version: Version, deadline: float, *, evict: bool = True
     ) -> Iterator[Session]:
-        """The session of `version`, loaded if need be, and kept as long as the caller is in here.
+        """Load `version` if necessary and keep it in memory within the `with` block.
 
-        A load that does not end before `deadline` (an instant of the clock) goes on for the next request. One that
-        failed is not tried again for a while: its error stands. Without `evict` it takes only room that is free.
+        A load that is not done at `deadline` (a time of the clock) continues for the next request.
+        A failed load is not retried for a while; its error is raised again. Without `evict` only
+        free memory is used.
 
         Raises:
             Unavailable: it cannot be fetched, does not fit now, or is still loading.
             InvalidModel: the runtime refuses it.
         """
-        slot = self._enter(version, evict)
+        slot = self._acquire(version, evict)
         try:
             if not slot.done.is_set() and not slot.done.wait(max(0.0, deadline - self._clock())):
                 raise _not_ready(
                     version, "is still loading; try again", code="MODEL_LOADING", retry_after_s=2
                 )
             if slot.error is not None:
-                raise _again(slot.error, slot.error.__traceback__)
+                raise _copy_error(slot.error, slot.error.__traceback__)
             if slot.session is None:
                 raise LookupError("a model was loaded without a session")
             yield slot.session
         finally:
-            self._leave(slot)
+            self._release(slot)
 
-    def begin(self, version: Version) -> None:
-        """Load `version` if need be; whoever asks for it next waits for that.
+    def start_loading(self, version: Version) -> None:
+        """Load `version` in the background, unless it is loaded or loading.
 
         Raises:
-            Unavailable, InvalidModel: as `session` does, where that is known already.
+            Unavailable, InvalidModel: as `session` does, where no load is needed to find out.
         """
-        self._leave(self._enter(version, evict=True))
+        self._release(self._acquire(version, evict=True))
 
     def warm_up(self, version: Version, session: Session, deadline: float) -> None:
-        """Run the sample of `version` once, so that the first request does not pay for what only a first run does.
+        """Run the sample of `version` once, because a model's first run is slower.
 
-        For loads that no request waits for: where one does, it is that first run itself. Nothing that goes wrong here
-        is worth an error.
+        Only for loads that no request waits for: a waiting request is the first run itself. Errors
+        are logged and not raised.
         """
         if version.sample is None or version.signature is None or not version.plan.get("warmup"):
             return
-        from functions.core.protocol.infer_body import (
-            decode_infer,  # not imported yet when a load can begin
-        )
+        # Not at the top: a load may start before this module is imported (see infer/prefetch.py).
+        from functions.core.protocol.infer_request import decode_infer
 
         try:
-            with _folder(self._directory) as folder:
-                path = folder / version.sample.name
-                self._blobs.fetch(version.sample, path)
-                body = json.dumps(json.loads(path.read_bytes())["request"]).encode()
-            request = decode_infer(body, None, version.signature)
-            session.run(
-                request.inputs, [one.name for one in request.outputs], deadline - self._clock()
-            )
+            request = decode_infer(self._sample_body(version.sample), None, version.signature)
+            outputs = [output.name for output in request.outputs]
+            session.run(request.inputs, outputs, deadline - self._clock())
         except (PlatformError, MemoryError, OSError, ValueError, LookupError, TypeError) as error:
-            import logging  # with what formats tracebacks: for this line alone
+            import logging  # not at the top: it imports the formatting of tracebacks
 
-            logger, told = logging.getLogger(__name__), type(error).__name__
-            logger.warning(
-                "no warm-up of version %d of %s: %s", version.number, version.model, told
+            logging.getLogger(__name__).warning(
+                "no warm-up of version %d of %s: %s",
+                version.number,
+                version.model,
+                type(error).__name__,
             )
 
     def evict(self, files: Files) -> None:
-        """Free the memory of a model that nobody is using."""
+        """Free the memory of a model, unless it is in use."""
         with self._lock:
             slot = self._slots.get(files)
             if slot is not None and slot.users == 0:
                 del self._slots[files]
 
-    def forgive(self, files: Files) -> None:
-        """Let the next request load a model again that could not be loaded."""
+    def clear_failure(self, files: Files) -> None:
+        """Let the next request retry a load that failed."""
         with self._lock:
             self._failures.pop(files, None)
 
-    def _enter(self, version: Version, evict: bool) -> _Slot:
+    def _acquire(self, version: Version, evict: bool) -> _Slot:
+        """Return the slot of `version` with one more user; create it and start the load if new."""
         key = version.files
         with self._lock:
             slot = self._slots.get(key)
@@ -258,97 +261,107 @@ class ModelCache:
                 self._slots.move_to_end(key)
                 slot.users += 1
                 return slot
-            self._check_failed(key)
+            self._raise_cached_failure(key)
             self.check_fits(version)
             slot = _Slot(min(loading_bytes(version), self._memory_bytes), version.size_bytes)
             self._make_room(slot, self._idle() if evict else [])
             self._slots[key] = slot
             slot.users += 1
-        try:
-            _start(
-                threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True)
-            )
-        except RuntimeError as error:  # no memory for its stack
-            refusal = _busy("memory")
-            refusal.__cause__ = error
-            self._loaded(version, slot, refusal)
-            self._leave(slot)
+        self._start_load(version, slot)
         return slot
 
-    def _leave(self, slot: _Slot) -> None:
+    def _release(self, slot: _Slot) -> None:
         with self._lock:
             slot.users -= 1
 
-    def _load(self, version: Version, slot: _Slot) -> None:
+    def _start_load(self, version: Version, slot: _Slot) -> None:
+        thread = threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True)
         try:
-            slot.session = self._open(version)
-        except (
-            BaseException
-        ) as error:  # whatever it is, it is told to the requests that wait for it
-            self._loaded(version, slot, self._told(error, version))
-        else:
-            self._loaded(version, slot, None)
-            if slot.users == 1:  # nobody waits
-                self.warm_up(version, slot.session, self._clock() + WARM_UP_SECONDS)
-        self._leave(slot)
+            _start_with_large_stack(thread)
+        except RuntimeError as error:  # no memory for the thread's stack
+            refusal = _busy("memory")
+            refusal.__cause__ = error
+            self._finish_load(version, slot, refusal)
+            self._release(slot)
 
-    def _loaded(self, version: Version, slot: _Slot, error: BaseException | None) -> None:
+    def _load(self, version: Version, slot: _Slot) -> None:
+        """Load `version` into `slot`; runs in a thread of its own."""
+        try:
+            slot.session = self._fetch_and_open(version)
+        except BaseException as error:  # raised in the requests that wait
+            self._finish_load(version, slot, self._as_refusal(error, version))
+        else:
+            self._finish_load(version, slot, None)
+            no_request_waits = slot.users == 1
+            if no_request_waits:
+                self.warm_up(version, slot.session, self._clock() + WARM_UP_SECONDS)
+        self._release(slot)
+
+    def _finish_load(self, version: Version, slot: _Slot, error: BaseException | None) -> None:
         with self._lock:
             slot.error = error
             if error is None:
                 slot.size_bytes = footprint_bytes(version)
-                slot.file_bytes = sum(
-                    blob.size_bytes for blob in version.files[1:]
-                )  # perhaps mapped
+                weights = version.files[1:]  # the runtime may have mapped these
+                slot.file_bytes = sum(blob.size_bytes for blob in weights)
             else:
                 del self._slots[version.files]
-                self._remember_failure(version.files, error)
+                self._cache_failure(version.files, error)
         slot.done.set()
 
-    def _open(self, version: Version) -> Session:
-        with _folder(self._directory) as folder:
+    def _fetch_and_open(self, version: Version) -> Session:
+        with _private_folder(self._directory) as folder:
             paths = [folder / blob.name for blob in version.files]
             self._fetch_all(version.files, paths)
             plan = Plan.from_record(version.plan) if version.plan else None
             with self._opening:
-                try:
-                    return self._runtime.load(paths[0], plan)
-                except MemoryError:
-                    if not self._drop_idle():
-                        raise
-                return self._runtime.load(
-                    paths[0], plan
-                )  # loading took more for a moment than was measured
+                return self._open(paths[0], plan)
+
+    def _open(self, path: Path, plan: Plan | None) -> Session:
+        """Create the session; if memory is short, evict idle models and retry once.
+
+        A load can need more memory for a moment than registration measured.
+        """
+        try:
+            return self._runtime.load(path, plan)
+        except MemoryError:
+            if not self._evict_idle():
+                raise
+        return self._runtime.load(path, plan)
 
     def _fetch_all(self, files: Files, paths: Sequence[Path]) -> None:
-        """At once, because each begins with a wait for its first byte."""
-        left = iter(zip(files, paths, strict=True))
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                for blob, path in left:
-                    if failed:
-                        return
-                    self._fetch(blob, path)
-            except BaseException as error:  # raised below
-                failed.append(error)
-
-        others = [
-            threading.Thread(target=work, name="fetch", daemon=True) for _ in files[1:FETCHES]
+        """Download in parallel, because each download begins with a wait for its first byte."""
+        remaining = iter(zip(files, paths, strict=True))
+        errors: list[BaseException] = []
+        threads = [
+            threading.Thread(
+                target=self._fetch_remaining, args=(remaining, errors), name="fetch", daemon=True
+            )
+            for _ in files[1:FETCHES]
         ]
-        with suppress(RuntimeError):  # no memory for a stack: those that there are do it all
-            for other in others:
-                other.start()
-        work()
-        for other in others:
-            if other.ident is not None:
-                other.join()
-        if failed:
-            raise failed[0]
+        with suppress(RuntimeError):  # no memory for a stack: fewer threads fetch everything
+            for thread in threads:
+                thread.start()
+        self._fetch_remaining(remaining, errors)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        if errors:
+            raise errors[0]
+
+    def _fetch_remaining(
+        self, remaining: Iterator[tuple[Blob, Path]], errors: list[BaseException]
+    ) -> None:
+        try:
+            for blob, path in remaining:
+                if errors:
+                    return
+                self._fetch(blob, path)
+        except BaseException as error:  # raised by `_fetch_all`
+            errors.append(error)
 
     def _fetch(self, blob: Blob, path: Path) -> None:
-        """Once more where it fails: the environment may have been frozen meanwhile, and its connections died."""
+        """Download one file; retry once, since a freeze may have broken the connection."""
         try:
             self._blobs.fetch(blob, path)
         except Unavailable as error:
@@ -356,82 +369,94 @@ class ModelCache:
                 raise
             self._blobs.fetch(blob, path)
 
-    # --- with the lock held -----------------------------------------------------------------------------------------
+    def _sample_body(self, sample: Blob) -> bytes:
+        """Download the sample and return its request as JSON."""
+        with _private_folder(self._directory) as folder:
+            path = folder / sample.name
+            self._blobs.fetch(sample, path)
+            document = json.loads(path.read_bytes())
+        return json.dumps(document["request"]).encode()
+
+    def _as_refusal(self, error: BaseException, version: Version) -> BaseException:
+        """Translate lack of memory or storage into Unavailable; return other errors unchanged."""
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return _busy("temporary storage")
+        if not isinstance(error, MemoryError) and number != errno.ENOMEM:
+            return error
+        with self._lock:
+            models_in_use = sum(slot.users > 0 for slot in self._slots.values())
+        if models_in_use > 1:  # this one counts as in use
+            return _busy("memory")
+        size_mb = version.size_bytes // MB
+        return _too_large(version, f"({size_mb} MB) does not fit into the memory there is")
+
+    def _evict_idle(self) -> int:
+        """Evict every idle model; return their number."""
+        with self._lock:
+            idle = self._idle()
+            for key in idle:
+                del self._slots[key]
+            return len(idle)
+
+    # --- with the lock held
 
     def _held(self) -> tuple[int, int]:
         slots = self._slots.values()
         return sum(slot.size_bytes for slot in slots), sum(slot.file_bytes for slot in slots)
 
-    def _make_room(self, wanted: _Slot, idle: Sequence[Files]) -> None:
-        """Drop the first of `idle` until `wanted` fits."""
-        memory, storage = self._held()
-        memory += wanted.size_bytes - self._memory_bytes
-        storage += wanted.file_bytes - self._storage_bytes
-        dropped = []
-        for key in idle:
-            if memory <= 0 and storage <= 0:
-                break
-            slot = self._slots[key]
-            if (memory > 0 and slot.size_bytes) or (storage > 0 and slot.file_bytes):
-                memory, storage = memory - slot.size_bytes, storage - slot.file_bytes
-                dropped.append(key)
-        if memory > 0 or storage > 0:
-            raise _busy("memory" if memory > 0 else "temporary storage")
-        for key in dropped:
-            del self._slots[key]
-
     def _idle(self) -> list[Files]:
         return [key for key, slot in self._slots.items() if slot.users == 0]
 
-    def _check_failed(self, key: Files) -> None:
+    def _make_room(self, slot: _Slot, idle: Sequence[Files]) -> None:
+        """Evict models of `idle`, in order, until `slot` fits; evict none if it cannot fit."""
+        memory, storage = self._held()
+        excess_memory = memory + slot.size_bytes - self._memory_bytes
+        excess_storage = storage + slot.file_bytes - self._storage_bytes
+        evicted = []
+        for key in idle:
+            if excess_memory <= 0 and excess_storage <= 0:
+                break
+            size_bytes, file_bytes = self._slots[key].size_bytes, self._slots[key].file_bytes
+            if (excess_memory > 0 and size_bytes) or (excess_storage > 0 and file_bytes):
+                excess_memory -= size_bytes
+                excess_storage -= file_bytes
+                evicted.append(key)
+        if excess_memory > 0 or excess_storage > 0:
+            raise _busy("memory" if excess_memory > 0 else "temporary storage")
+        for key in evicted:
+            del self._slots[key]
+
+    def _raise_cached_failure(self, key: Files) -> None:
         error, until = self._failures.get(key, (None, 0.0))
         if error is None:
             return
-        left = until - self._clock()
-        if left <= 0:
+        remaining_s = until - self._clock()
+        if remaining_s <= 0:
             del self._failures[key]
             return
-        again = _again(error)
-        if isinstance(again, Unavailable):
-            again.retry_after_s = math.ceil(left)
-        raise again
+        error = _copy_error(error)
+        if isinstance(error, Unavailable):
+            error.retry_after_s = math.ceil(remaining_s)
+        raise error
 
-    def _remember_failure(self, key: Files, error: BaseException) -> None:
+    def _cache_failure(self, key: Files, error: BaseException) -> None:
         too_large = isinstance(error, Unavailable) and error.instance_code == "MODEL_TOO_LARGE"
-        for_now = isinstance(error, Unavailable) and not too_large
-        seconds = UNAVAILABLE_SECONDS if for_now else FAILED_SECONDS
-        self._failures[key] = _again(error), self._clock() + seconds
+        temporary = isinstance(error, Unavailable) and not too_large
+        seconds = UNAVAILABLE_SECONDS if temporary else FAILED_SECONDS
+        self._failures[key] = _copy_error(error), self._clock() + seconds
         self._failures.move_to_end(key)
         if len(self._failures) > FAILURES:
             self._failures.popitem(last=False)
 
-    # ----------------------------------------------------------------------------------------------------------------
-
-    def _told(self, error: BaseException, version: Version) -> BaseException:
-        """What a request is told of an error in a load."""
-        number = error.errno if isinstance(error, OSError) else None
-        if isinstance(error, MemoryError) or number == errno.ENOMEM:
-            with self._lock:
-                others = sum(slot.users > 0 for slot in self._slots.values()) - 1
-            if others:
-                return _busy("memory")
-            text = f"({version.size_bytes // MB} MB) does not fit into the memory there is"
-            return _too_large(version, text)
-        return _busy("temporary storage") if number in (errno.ENOSPC, errno.EDQUOT) else error
-
-    def _drop_idle(self) -> int:
-        """Returns how many there were."""
-        with self._lock:
-            dropped = self._idle()
-            for key in dropped:
-                del self._slots[key]
-            return len(dropped)
-
 
 @contextmanager
-def _folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in `parent`, which this process has for itself. `tempfile` costs 3 ms of a cold start."""
-    folder = parent / f"{os.getpid()}-{next(_numbers)}"
+def _private_folder(parent: Path) -> Iterator[Path]:
+    """Create an empty folder, removed at the end of the `with` block.
+
+    Not `tempfile`, whose import takes 3 ms of a cold start.
+    """
+    folder = parent / f"{os.getpid()}-{next(_folder_numbers)}"
     folder.mkdir(mode=0o700)
     try:
         yield folder
@@ -447,8 +472,7 @@ def _free_bytes(directory: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _start(thread: threading.Thread) -> None:
-    """With as much stack as the main thread has, where a registration loaded the model."""
+def _start_with_large_stack(thread: threading.Thread) -> None:
     before = threading.stack_size(LOADING_STACK_BYTES)
     try:
         thread.start()
@@ -456,29 +480,28 @@ def _start(thread: threading.Thread) -> None:
         threading.stack_size(before)
 
 
-def _again(error: BaseException, trace: TracebackType | None = None) -> BaseException:
-    """A copy, because the traceback of an error that was raised holds on to the request and its body."""
+def _copy_error(error: BaseException, trace: TracebackType | None = None) -> BaseException:
+    """Copy an error before it is raised again.
+
+    The traceback of a raised error keeps its request and the request's body in memory.
+    """
     try:
         return copy.copy(error).with_traceback(trace)
-    except TypeError:  # no exception of ours
+    except TypeError:  # an exception of a library that cannot be copied
         return error.with_traceback(trace)
 
 
-def _busy(what: str) -> Unavailable:
+def _busy(resource: str) -> Unavailable:
     return Unavailable(
-        f"the models in use leave no {what} for another one now; try again", code="MODELS_BUSY"
+        f"the models in use leave no {resource} for another one now; try again", code="MODELS_BUSY"
     )
 
 
-def _not_ready(version: Version, why: str, code: str, retry_after_s: int) -> Unavailable:
-    text = f"Model version not ready: version {version.number} of '{version.model}' {why}"
+def _not_ready(version: Version, reason: str, code: str, retry_after_s: int) -> Unavailable:
+    text = f"Model version not ready: version {version.number} of '{version.model}' {reason}"
     return Unavailable(text, code=code, retry_after_s=retry_after_s)
 
 
-def _too_large(version: Version, why: str) -> Unavailable:
-    return _not_ready(
-        version,
-        f"{why}; give this function more",
-        code="MODEL_TOO_LARGE",
-        retry_after_s=FAILED_SECONDS,
-    )
+def _too_large(version: Version, reason: str) -> Unavailable:
+    reason = f"{reason}; give this function more"
+    return _not_ready(version, reason, code="MODEL_TOO_LARGE", retry_after_s=FAILED_SECONDS)

@@ -1,6 +1,6 @@
-"""Models in memory before the first request asks for them.
+"""Load models before the first request (PRELOAD_MODELS).
 
-Nothing that goes wrong here is worth an error: what is not loaded in time is loaded when a request asks for it.
+Failures are logged and never raised: a model that is not preloaded is loaded by its first request.
 """
 
 import logging
@@ -12,29 +12,23 @@ from functions.core.names import is_model_name
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
 
-AT_ONCE = 4  # one waits for storage while another takes the processor; those named first come first
+THREADS = 4  # so that one model downloads while another is loaded
 
 log = logging.getLogger(__name__)
 
 
 def parse_names(text: str) -> list[tuple[str, int | str | None]]:
-    """Models with commas between them, each perhaps with the alias or the version that is meant.
+    """Parse comma-separated models, each with an optional alias or version number.
 
     >>> parse_names("digits, faces:latest,faces:3,")
     [('digits', None), ('faces', 'latest'), ('faces', 3)]
     """
-    found: list[tuple[str, int | str | None]] = []
+    names: list[tuple[str, int | str | None]] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         model, _, reference = part.partition(":")
-        found.append(
-            (
-                model,
-                int(reference)
-                if reference.isascii() and reference.isdigit()
-                else reference or None,
-            )
-        )
-    return found
+        is_number = reference.isascii() and reference.isdigit()
+        names.append((model, int(reference) if is_number else reference or None))
+    return names
 
 
 def preload(
@@ -44,20 +38,23 @@ def preload(
     deadline: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Resolve, load and warm up `names` until `deadline`, an instant of the clock; what has begun then goes on."""
-    left = iter(names)
+    """Resolve, load and warm up `names`, in order, until `deadline` (a time of the clock).
+
+    Loads that have started by then continue in the background.
+    """
+    remaining = iter(names)
 
     def work() -> None:
-        for model, reference in left:
+        for model, reference in remaining:
             if clock() >= deadline:
                 return
             _preload(model, reference, resolver, models, deadline)
 
-    threads = [threading.Thread(target=work, name="preload", daemon=True) for _ in names[:AT_ONCE]]
+    threads = [threading.Thread(target=work, name="preload", daemon=True) for _ in names[:THREADS]]
     try:
         for thread in threads:
             thread.start()
-    except RuntimeError as error:  # no memory for its stack
+    except RuntimeError as error:  # no memory for a thread's stack
         log.warning("preloading with fewer threads: %s", error)
     for thread in threads:
         if thread.ident is not None:
@@ -73,5 +70,5 @@ def _preload(
         version = resolver.resolve(model, reference).version
         with models.session(version, deadline, evict=False) as session:
             models.warm_up(version, session, deadline)
-    except Exception as error:  # one line, and the first request finds out
+    except Exception as error:  # the model's first request gets the error
         log.warning("not preloaded: %s: %s", model[:128], f"{type(error).__name__}: {error}"[:300])

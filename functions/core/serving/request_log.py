@@ -1,7 +1,8 @@
-"""One JSON line a request, which for an inference is its metric record too (CloudWatch embedded metric format).
+"""Request log: one JSON line for each request, with metrics if it is an inference.
 
-A line holds what we know and nothing that a caller wrote: no payload, no path, no name of a model that does not exist.
-Of requests that went well only a share may be logged: docs/decisions/0014-one-line-a-request.md.
+The metrics are in CloudWatch's embedded metric format. A line repeats nothing that a caller wrote:
+no payload, no path, no name of a model that does not exist. Successful requests may be sampled
+(docs/decisions/0014-one-line-a-request.md).
 """
 
 import json
@@ -12,15 +13,15 @@ import orjson
 from functions.core.serving.service import Call
 
 NAMESPACE = "Mayfly"
-BY_NUMBER = "-"  # the alias of a request that named none; no alias can be called that
+NO_ALIAS = "-"  # metric dimension of requests by version number; not a valid alias
 UNITS = {
     "Requests": "Count",
     "Errors": "Count",
     "Latency": "Milliseconds",
     "ModelLoadMs": "Milliseconds",
 }
-BUG_FRAMES = 12
-NOT_OFFERED = 501  # the caller asked for a part of the protocol that is not there: no error of ours
+BUG_FRAMES = 12  # innermost frames of a traceback that are logged
+NOT_OFFERED = 501  # a part of the protocol that is not implemented: the caller's mistake, INFO
 
 
 def request_line(
@@ -36,9 +37,10 @@ def request_line(
     bytes_out: int,
     sample_rate: float = 1.0,
 ) -> str:
-    """What happened to one request. `Errors` are ours (5xx); a refused request is none.
+    """Return the log line of one request.
 
-    `sample_rate` is the share of such requests that are logged: the line counts for those that are not.
+    The metric `Errors` counts status 5xx. `sample_rate` is the share of such requests that are
+    logged; the metric `Requests` is its reciprocal, to count the requests that are not.
     """
     latency_ms = latency_ns // 1000 / 1000
     line: dict[str, Any] = {
@@ -71,8 +73,11 @@ def request_line(
 
 
 def bug_line(error: BaseException, request_id: str) -> str:
-    """A bug: its type and where it happened. Not its message, which may hold values of the request."""
-    import traceback  # with what reads source files: for a bug alone
+    """Return the log line of an unexpected exception: its type and traceback.
+
+    Without its message, which may hold values of the request.
+    """
+    import traceback  # not at the top: only needed here, and it imports the reading of source files
 
     frames = traceback.extract_tb(error.__traceback__)[-BUG_FRAMES:]
     line = {
@@ -85,9 +90,9 @@ def bug_line(error: BaseException, request_id: str) -> str:
     return json.dumps(line, separators=(",", ":"))
 
 
-def _directive(known: bool, loaded: bool) -> orjson.Fragment:
-    """What CloudWatch is to make of a line: of a model that exists or not, and was loaded for it or not."""
-    dimensions = [[], ["Model", "Alias"]] if known else [[]]
+def _directive(model_exists: bool, loaded: bool) -> orjson.Fragment:
+    """Return the line's metric directive for CloudWatch, encoded once as it never changes."""
+    dimensions = [[], ["Model", "Alias"]] if model_exists else [[]]
     metrics = [
         {"Name": name, "Unit": unit}
         for name, unit in UNITS.items()
@@ -98,14 +103,14 @@ def _directive(known: bool, loaded: bool) -> orjson.Fragment:
 
 
 _DIRECTIVES = {
-    (known, loaded): _directive(known, loaded)
-    for known in (False, True)
+    (model_exists, loaded): _directive(model_exists, loaded)
+    for model_exists in (False, True)
     for loaded in (False, True)
 }
 
 
 def _metrics(call: Call, status: int, latency_ms: float, sample_rate: float) -> dict[str, Any]:
-    """The metrics by model and alias, where the model exists, and in total."""
+    """Return the line's metrics: in total, and by model and alias if the model exists."""
     resolved, loaded = call.resolved, call.loaded and "load" in call.stages_ns
     values: dict[str, Any] = {
         "Requests": 1 if sample_rate == 1 else 1 / sample_rate,
@@ -120,5 +125,5 @@ def _metrics(call: Call, status: int, latency_ms: float, sample_rate: float) -> 
         values["ModelLoadMs"] = call.stages_ns["load"] / 1e6
     if resolved is not None:
         values["Model"] = resolved.version.model
-        values["Alias"] = resolved.alias or BY_NUMBER
+        values["Alias"] = resolved.alias or NO_ALIAS
     return values

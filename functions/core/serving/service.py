@@ -1,7 +1,8 @@
-"""What the data plane does, whatever brings the request: every method answers one `Call`.
+"""Open Inference Protocol v2 service, independent of HTTP: one public method for each route.
 
-Methods return a JSON document or, for an inference, the encoded reply. What became known on the way stays in the call,
-so that errors, too, name the version and tell where the time went.
+A method takes a `Call` and returns a JSON document or, for an inference, the encoded reply. It
+records the version and its timing in the call, so that the log line and headers of an error have
+them, too.
 """
 
 import json
@@ -20,8 +21,9 @@ from functions.core.errors import (
     shown,
 )
 from functions.core.names import is_model_name
-from functions.core.protocol.fast_decoder import Decoder
-from functions.core.protocol.infer_body import InferReply, InferRequest, encode_infer
+from functions.core.protocol.fast_decoder import FastDecoder
+from functions.core.protocol.infer_reply import InferReply, encode_infer
+from functions.core.protocol.infer_request import InferRequest
 from functions.core.protocol.signature import Signature
 from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
@@ -31,39 +33,38 @@ from functions.core.serving.metadata import Document, signature_of
 from functions.core.serving.model_cache import ModelCache, Session
 from functions.core.serving.statistics import Statistics
 
-PATIENCE_SECONDS = 60.0  # where nobody says how long an answer may take
-DECODERS = 64  # versions whose forms of requests are remembered
+DEFAULT_TIMEOUT_SECONDS = 60.0  # without a Lambda context, e.g. in tests
+DECODERS = 64  # cached decoders, each with the request templates of one version
 
-Answer = Document | list[Document] | InferReply
+Reply = Document | list[Document] | InferReply
 
 
 @dataclass(slots=True)
 class Call:
-    """One request, and below `deadline` what became known of it on the way."""
+    """Arguments of one request, and what the service records while it answers."""
 
     model: str = ""
-    reference: int | str | None = None
+    reference: int | str | None = None  # requested version number or alias
     body: bytes = b""
     header_length: str | None = None
-    deadline: float = field(
-        default_factory=lambda: time.monotonic() + PATIENCE_SECONDS
-    )  # by when it must be answered
+    deadline: float = field(default_factory=lambda: time.monotonic() + DEFAULT_TIMEOUT_SECONDS)
+    # Recorded while the call is answered:
     resolved: Resolved | None = None
-    loaded: bool = False  # the model was not in memory
-    headers: dict[str, str] = field(default_factory=dict)
+    loaded: bool = False  # the model had to be loaded for this call
+    headers: dict[str, str] = field(default_factory=dict)  # response headers
     stages_ns: dict[str, int] = field(default_factory=dict)
-    mark_ns: int = field(default_factory=time.perf_counter_ns)
+    lap_began_ns: int = field(default_factory=time.perf_counter_ns)
     began_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
     def lap(self, stage: str) -> None:
-        """Say that what happened since the last lap was `stage`."""
+        """Record the time since the previous lap as the duration of `stage`."""
         now = time.perf_counter_ns()
-        self.stages_ns[stage] = now - self.mark_ns
-        self.mark_ns = now
+        self.stages_ns[stage] = now - self.lap_began_ns
+        self.lap_began_ns = now
 
 
 class InferenceService:
-    """Open Inference Protocol v2 over the registry's models."""
+    """Open Inference Protocol v2 over the models of the registry."""
 
     def __init__(
         self,
@@ -78,64 +79,90 @@ class InferenceService:
         self._models = models
         self._statistics = statistics
         self._clock = clock
-        self._decoders: dict[tuple[str, int], Decoder] = {}
+        self._decoders: dict[tuple[str, int], FastDecoder] = {}
 
-    # --- the server -------------------------------------------------------------------------------------------------
+    # --- server
 
     def live(self, _: Call) -> Document:
+        """Report that this process runs."""
         return {"live": True}
 
     def ready(self, _: Call) -> Document:
-        self._registry.reachable()
+        """Report that the registry answers.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        self._registry.ping()
         return {"live": True, "ready": True}
 
     def server_metadata(self, _: Call) -> Document:
+        """Return the server's name, version and protocol extensions."""
         return metadata.server_metadata()
 
     def not_offered(self, _: Call) -> Document:
+        """Refuse a part of the protocol that is not implemented.
+
+        Raises:
+            Unsupported: always.
+        """
         raise Unsupported(
             "this part of the protocol is not offered here; GET /v2 lists the extensions that are"
         )
 
-    # --- models -----------------------------------------------------------------------------------------------------
+    # --- models
 
     def models(self, _: Call) -> Document:
+        """List the models that have a READY version."""
         ready = (model for model, _, state, _ in self._registry.listing() if state is State.READY)
         return {"models": list(dict.fromkeys(ready))}
 
     def model_metadata(self, call: Call) -> Document:
+        """Return the model's tensors, versions and properties."""
         version = self._resolve(call).version
         versions, aliases = self._registry.versions(call.model), self._registry.aliases(call.model)
         return metadata.model_metadata(version, versions, aliases)
 
     def model_ready(self, call: Call) -> Document:
+        """Report that the version can be served, and whether it is in memory.
+
+        Raises:
+            Unavailable: it is not READY, or too large for this function.
+        """
         version = self._resolve(call).version
         self._models.check_fits(version)
         call.headers["x-model-residency"] = "warm" if self._models.holds(version) else "cold"
         return {"name": version.model, "version": str(version.number), "ready": True}
 
     def model_config(self, call: Call) -> Document:
+        """Return the model's configuration in Triton's format."""
         return metadata.model_config(self._resolve(call).version)
 
     def model_statistics(self, call: Call) -> Document:
-        """Of the version asked for or, without one, of the default and of all that were counted here."""
+        """Return the statistics of one version, or of all versions this environment served.
+
+        Without a version in the path, the default version is included even if it has no counts.
+        """
         version = self._resolve(call).version
         keys = {(version.model, version.number)}
         if call.reference is None:
-            keys |= self._statistics.counted(version.model)
+            keys |= self._statistics.versions(version.model)
         return self._statistics_of(keys)
 
     def statistics(self, _: Call) -> Document:
-        return self._statistics_of(self._statistics.counted())
+        """Return the statistics of every version this environment served."""
+        return self._statistics_of(self._statistics.versions())
 
     def infer(self, call: Call) -> InferReply:
+        """Run the model on the tensors of the request body."""
         version = self._resolve(call).version
         call.lap("resolve")
-        started = call.mark_ns
+        began_ns = call.lap_began_ns
         try:
             return self._infer(call, version, signature_of(version))
         except BaseException:
-            self._statistics.failed(version.model, version.number, time.perf_counter_ns() - started)
+            elapsed_ns = time.perf_counter_ns() - began_ns
+            self._statistics.add_failure(version.model, version.number, elapsed_ns)
             raise
 
     def _infer(self, call: Call, version: Version, signature: Signature) -> InferReply:
@@ -145,61 +172,59 @@ class InferenceService:
         call.loaded = not self._models.holds(version)
         with self._models.session(version, call.deadline) as session:
             call.lap("load")
-            outputs = self._run(
-                session,
-                request,
-                call.deadline,
-                never_empty=version.graph.get("refuses_empty", False),
-            )
+            outputs = self._run(session, request, call.deadline, version)
             call.lap("compute")
         reply = encode_infer(request, outputs, signature, version.model, version.number)
         call.lap("encode")
         self._count(call, version, request, decoder)
         return reply
 
-    def _decoder(self, version: Version, signature: Signature) -> Decoder:
+    def _decoder(self, version: Version, signature: Signature) -> FastDecoder:
         key = version.model, version.number
         decoder = self._decoders.get(key)
-        if decoder is None or (
-            decoder.signature is not signature and decoder.signature != signature
-        ):
+        if decoder is not None and decoder.signature is signature:
+            return decoder
+        if decoder is None or decoder.signature != signature:
             if len(self._decoders) >= DECODERS:
                 self._decoders.clear()
-            decoder = self._decoders[key] = Decoder(signature)
-        decoder.signature = (
-            signature  # equal; the next request brings this very object, and comparing takes time
-        )
+            decoder = self._decoders[key] = FastDecoder(signature)
+        # An equal signature read anew: later requests have this object, and `is` is cheaper than ==
+        decoder.signature = signature
         return decoder
 
     def _run(
-        self, session: Session, request: InferRequest, deadline: float, *, never_empty: bool
+        self, session: Session, request: InferRequest, deadline: float, version: Version
     ) -> Mapping[str, Any]:
         empty = next((name for name, tensor in request.inputs.items() if 0 in tensor.shape), None)
-        if empty is not None and never_empty:
+        if empty is not None and version.graph.get("refuses_empty", False):
             raise InvalidRequest(
                 f"input {shown(empty)} is empty, and this model takes no empty input"
             )
-        left = deadline - self._clock()
-        timeout_s = min(left, request.timeout_us / 1e6) if request.timeout_us else left
-        if timeout_s <= 0:
-            raise TimedOut("no time was left to run the model; try again")
+        timeout_s = self._timeout_s(request, deadline)
+        outputs = [output.name for output in request.outputs]
         try:
-            return session.run(
-                request.inputs, [output.name for output in request.outputs], timeout_s
-            )
+            return session.run(request.inputs, outputs, timeout_s)
         except ExecutionFailed as error:
             if empty is None:
                 raise
-            raise InvalidRequest(
-                f"input {shown(empty)} is empty, and the model refuses that: {error}"
-            ) from error
+            text = f"input {shown(empty)} is empty, and the model refuses that: {error}"
+            raise InvalidRequest(text) from error
 
-    def _count(self, call: Call, version: Version, request: InferRequest, decoder: Decoder) -> None:
-        batch = (
-            next(iter(request.inputs.values())).shape[0]
-            if decoder.batches and request.inputs
-            else 1
-        )
+    def _timeout_s(self, request: InferRequest, deadline: float) -> float:
+        timeout_s = deadline - self._clock()
+        if request.timeout_us:
+            timeout_s = min(timeout_s, request.timeout_us / 1e6)
+        if timeout_s <= 0:
+            raise TimedOut("no time was left to run the model; try again")
+        return timeout_s
+
+    def _count(
+        self, call: Call, version: Version, request: InferRequest, decoder: FastDecoder
+    ) -> None:
+        batch = 1
+        if decoder.batches and request.inputs:
+            first = next(iter(request.inputs.values()))
+            batch = first.shape[0]
         stages = call.stages_ns
         durations = {
             "queue": stages["load"],
@@ -207,33 +232,34 @@ class InferenceService:
             "compute_infer": stages["compute"],
             "compute_output": stages["encode"],
         }
-        self._statistics.succeeded(version.model, version.number, batch, durations)
+        self._statistics.add_success(version.model, version.number, batch, durations)
 
-    # --- the repository ---------------------------------------------------------------------------------------------
+    # --- repository
 
     def index(self, call: Call) -> list[Document]:
-        """Every version of every model; with {"ready": true}, those that answer."""
+        """List every version of every model; with {"ready": true}, only those that serve."""
         ready = _body(call).get("ready", False)
         if type(ready) is not bool:
             raise InvalidRequest("ready must be true or false")
         listing = list(self._registry.listing())
-        unloaded = self._registry.unloaded(model for model, *_ in listing)
+        unloaded = self._registry.unloaded_models(model for model, *_ in listing)
         rows = [metadata.index_row(*entry, unloaded=entry[0] in unloaded) for entry in listing]
         return [row for row in rows if row["state"] == "READY" or not ready]
 
     def load(self, call: Call) -> Document:
-        """Switch a model on for every environment and bring it into the memory of this one."""
+        """Enable a model in every environment, and load it in this one."""
         parameters = _parameters(call)
         if any(name == "config" or name.startswith("file:") for name in parameters):
             raise InvalidRequest(
-                "load takes neither a config nor files: models come from the registry; upload to models/<model>/"
+                "load takes neither a config nor files: models come from the registry; "
+                "upload to models/<model>/"
             )
-        self._check_known(call, f"failed to load {shown(call.model)}")
+        self._check_registered(call, f"failed to load {shown(call.model)}")
         self._registry.serve(call.model, True)
-        self._resolver.forget(call.model)
+        self._resolver.invalidate(call.model)
         version = self._resolve(call).version
         call.lap("resolve")
-        self._models.forgive(version.files)
+        self._models.clear_failure(version.files)
         call.loaded = not self._models.holds(version)
         with self._models.session(version, call.deadline) as session:
             call.lap("load")
@@ -243,16 +269,17 @@ class InferenceService:
         return {}
 
     def unload(self, call: Call) -> Document:
-        """Switch a model off: here at once, elsewhere within the seconds that aliases are remembered."""
+        """Disable a model in every environment, and free its memory in this one.
+
+        Other environments follow when their cached aliases expire (ALIAS_CACHE_SECONDS).
+        """
         _parameters(call)
-        self._check_known(call, f"failed to unload {shown(call.model)}")
+        self._check_registered(call, f"failed to unload {shown(call.model)}")
         self._registry.serve(call.model, False)
-        self._resolver.forget(call.model)
+        self._resolver.invalidate(call.model)
         for version in self._registry.versions(call.model):
             self._models.evict(version.files)
         return {}
-
-    # --- inside -----------------------------------------------------------------------------------------------------
 
     def _resolve(self, call: Call) -> Resolved:
         if not is_model_name(call.model):
@@ -260,8 +287,8 @@ class InferenceService:
         call.resolved = self._resolver.resolve(call.model, call.reference)
         return call.resolved
 
-    def _check_known(self, call: Call, failure: str) -> None:
-        """Ask the registry itself, not what is remembered of it."""
+    def _check_registered(self, call: Call, failure: str) -> None:
+        """Check that the registry has the model, without the resolver's cache."""
         try:
             if not is_model_name(call.model):
                 raise ModelNotFound(call.model)
@@ -283,7 +310,7 @@ def _parameters(call: Call) -> Mapping[str, Any]:
 
 
 def _body(call: Call) -> Mapping[str, Any]:
-    """The JSON object in a body that may be empty."""
+    """Parse the body as a JSON object; an empty body is an empty object."""
     if not call.body.strip():
         return {}
     try:

@@ -1,6 +1,7 @@
-"""How often and how long: the statistics extension's counters.
+"""Counters of the protocol's statistics extension: inferences and their durations.
 
-They count what this environment served since it began; the sum over all environments is in the metrics.
+They count what this environment served since its start. Sums over all environments are in the
+CloudWatch metrics (see request_log.py).
 """
 
 import threading
@@ -31,25 +32,28 @@ class _Counters:
     )
 
     def add(self, name: str, ns: int) -> None:
-        entry = self.durations[name]
-        entry[0] += 1
-        entry[1] += ns
+        count_and_sum = self.durations[name]
+        count_and_sum[0] += 1
+        count_and_sum[1] += ns
 
 
 class Statistics:
-    """Counters by model and version."""
+    """Inference counters by model and version."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._counters: dict[tuple[str, int], _Counters] = {}
 
-    def succeeded(
+    def add_success(
         self, model: str, version: int, batch: int, durations_ns: Mapping[str, int]
     ) -> None:
-        """Count one run of `batch` rows. `durations_ns` are those of its parts, by their names in the extension."""
+        """Count one successful run of `batch` rows.
+
+        `durations_ns` has the duration of each part, by its name in the extension.
+        """
         with self._lock:
-            counters = self._of(model, version)
+            counters = self._get(model, version)
             counters.inferences += batch
             counters.executions += 1
             counters.last_ms = int(self._clock() * 1000)
@@ -57,24 +61,25 @@ class Statistics:
             for name, ns in durations_ns.items():
                 counters.add(name, ns)
 
-    def failed(self, model: str, version: int, ns: int) -> None:
+    def add_failure(self, model: str, version: int, ns: int) -> None:
+        """Count one failed request that took `ns`."""
         with self._lock:
-            self._of(model, version).add("fail", ns)
+            self._get(model, version).add("fail", ns)
 
-    def _of(self, model: str, version: int) -> _Counters:
-        """The counters of one version. The lock is held."""
+    def _get(self, model: str, version: int) -> _Counters:
+        """Return the counters of one version, created if new. The caller holds the lock."""
         counters = self._counters.get((model, version))
         if counters is None:
             counters = self._counters[model, version] = _Counters()
         return counters
 
-    def counted(self, model: str | None = None) -> set[tuple[str, int]]:
-        """The (model, version) that have counters, of `model` or of all."""
+    def versions(self, model: str | None = None) -> set[tuple[str, int]]:
+        """Return the (model, version) pairs that have counters, of `model` or of all models."""
         with self._lock:
             return {key for key in self._counters if model in (None, key[0])}
 
     def document(self, model: str, version: int) -> dict[str, Any]:
-        """The counters of one version; zeros where nothing was counted."""
+        """Return the counters of one version in the extension's JSON; zeros if it has none."""
         with self._lock:
             counters = self._counters.get((model, version), _Counters())
             return {

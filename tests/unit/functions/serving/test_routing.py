@@ -3,7 +3,8 @@
 import pytest
 
 from functions.core.errors import InvalidRequest, MethodNotAllowed, PathNotFound
-from functions.core.serving.routing import match, reference
+from functions.core.serving.paths import requested_version
+from functions.core.serving.routing import match
 
 
 @pytest.mark.parametrize(
@@ -105,10 +106,11 @@ def test_the_path_says_the_version_before_the_header_before_the_query(
     headers = {} if header is None else {"x-model-version": header}
     asked = {} if query is None else {"version": query}
 
-    assert reference(match("POST", path), headers, asked) == expected
+    version = match("POST", path).version
+    assert requested_version(version, headers, asked) == expected
 
 
 @pytest.mark.parametrize("text", ["0", "07", "-1", "1.0", "Prod", "a b", "\u0667"])
 def test_a_version_is_a_number_or_an_alias(text: str) -> None:
     with pytest.raises(InvalidRequest, match="neither a number"):
-        reference(match("POST", f"/v2/models/m/versions/{text}/infer"), {}, {})
+        requested_version(match("POST", f"/v2/models/m/versions/{text}/infer").version, {}, {})

@@ -180,7 +180,7 @@ def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(world: Data
     def overtaken(model: str, reference: int | str | None) -> Resolved:
         found = resolve(model, reference)
         world.registry.serve("m", False)
-        world.resolver.forget("m")
+        world.resolver.invalidate("m")
         return found
 
     world.registry.resolve = overtaken  # type: ignore[method-assign]
@@ -221,7 +221,7 @@ def test_versions_with_many_labels_count_for_many_names(
         world.resolver.resolve(f"m{n}", None)
 
     assert list(world.resolver._answers) == [(f"m{n}", None) for n in (7, 8, 9)]
-    world.resolver.forget()
+    world.resolver.invalidate()
     assert world.resolver._weight == 0
 
 
@@ -392,7 +392,7 @@ def test_a_load_that_lacks_memory_by_itself_is_told(world: DataPlane) -> None:
 
     with pytest.raises(Unavailable, match="does not fit"):
         factor(world.models, version)
-    world.models.forgive(version.files)
+    world.models.clear_failure(version.files)
     assert factor(world.models, version) == 2.0
     assert list(world.directory.iterdir()) == []
 
@@ -410,7 +410,7 @@ def test_a_failed_load_leaves_nothing_and_is_tried_again(
         factor(world.models, version)
     assert not world.models.holds(version)
     assert list(world.directory.iterdir()) == []
-    world.models.forgive(version.files)
+    world.models.clear_failure(version.files)
     assert factor(world.models, version) == 2.0
 
 

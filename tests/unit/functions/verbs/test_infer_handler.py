@@ -188,7 +188,7 @@ def test_a_reply_that_lambda_could_not_return_is_refused_before(
     reply = client.post("/v2/models/demo/infer", body, headers=headers)
     assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
-    monkeypatch.setattr(module, "REPLY_LIMIT", 100)
+    monkeypatch.setattr(module, "REPLY_BYTES_MAX", 100)
     assert client.get("/v2/models/demo").status == 413
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from functions.core.errors import ModelNotFound
-from functions.infer.prefetch import Ahead
+from functions.infer.prefetch import PrefetchingHandler
 
 INFER = {"httpMethod": "POST", "path": "/prod/v2/models/digits/versions/latest/infer"}
 
@@ -21,7 +21,7 @@ class World:
         self.asked: list[tuple[str, Any]] = []
         self.begun: list[str] = []
         self.answered: list[int | None] = []
-        self.ahead = Ahead(self.make, self, self)  # type: ignore[arg-type]
+        self.ahead = PrefetchingHandler(self.make, self, self)  # type: ignore[arg-type]
 
     def make(self) -> Any:
         assert self.made.wait(10)
@@ -39,7 +39,7 @@ class World:
             raise self.error
         return type("Resolved", (), {"version": "the version"})
 
-    def begin(self, version: str) -> None:
+    def start_loading(self, version: str) -> None:
         self.begun.append(version)
 
 
@@ -111,7 +111,7 @@ def test_a_handler_that_cannot_be_made_says_why_each_time() -> None:
     def broken() -> Any:
         raise LookupError("a variable is missing")
 
-    ahead = Ahead(broken, None, None)  # type: ignore[arg-type]
+    ahead = PrefetchingHandler(broken, None, None)  # type: ignore[arg-type]
 
     for _ in range(2):
         with pytest.raises(LookupError, match="a variable is missing"):

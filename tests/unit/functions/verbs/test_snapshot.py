@@ -27,7 +27,7 @@ def test_a_restored_environment_asks_for_its_aliases_again_and_draws_its_own_num
     world = DataPlane(tmp_path)
     world.register("m")
     closed: list[int] = []
-    assert snapshot.prepare(world.resolver, [lambda: closed.append(1), lambda: closed.append(2)])
+    assert snapshot.register_hooks(world.resolver, [lambda: closed.append(1), lambda: closed.append(2)])
     world.resolver.resolve("m", "latest")
 
     for function, args, kwargs in snapshot_restore_py.get_before_snapshot():
@@ -48,4 +48,4 @@ def test_a_runtime_without_hooks_is_no_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
 
-    assert not snapshot.prepare(DataPlane(tmp_path).resolver, [])
+    assert not snapshot.register_hooks(DataPlane(tmp_path).resolver, [])

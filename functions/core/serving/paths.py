@@ -1,0 +1,45 @@
+"""Path patterns of the API, and the version that a request names.
+
+Apart from routing.py because prefetch.py needs them before the rest of the service is imported.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from functions.core.names import parse_reference
+
+ROOT = "/v2"
+INFER = "/v2/models/{model}[/versions/{version}]/infer"
+VERSION_HEADER = "x-model-version"
+
+_SYMBOLS = (("{", "(?P<"), ("}", ">[^/]+)"), ("[", "(?:"), ("]", ")?"), ("*", ".*"))
+
+
+@cache  # compiled at first use: all routes together take 2 ms of a cold start
+def compile_path(pattern: str) -> re.Pattern[str]:
+    """Compile a path pattern: {name} is one segment, [...] is optional, * is anything.
+
+    A trailing slash is allowed.
+
+    >>> compile_path(INFER).fullmatch("/v2/models/digits/versions/prod/infer")["version"]
+    'prod'
+    """
+    expression = re.escape(pattern)
+    for symbol, replacement in _SYMBOLS:
+        expression = expression.replace(re.escape(symbol), replacement)
+    return re.compile(expression + "/?", re.DOTALL)
+
+
+def requested_version(
+    path_version: str | None, headers: Mapping[str, str], query: Mapping[str, str]
+) -> int | str | None:
+    """Return the requested version number or alias, or None for the default.
+
+    The path comes before the header x-model-version, and that before the query ?version=.
+
+    Raises:
+        InvalidRequest: neither a number nor an alias.
+    """
+    text = path_version or headers.get(VERSION_HEADER) or query.get("version")
+    return parse_reference(text) if text else None
