@@ -11,7 +11,7 @@ from typing import Any
 from functions.adapters.onnx.sessions import OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.protocol import tensors
-from functions.core.protocol.infer_body import decode_infer
+from functions.core.protocol.infer_request import decode_infer
 from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
 from functions.core.protocol.tensors import FLOATS, Tensor
 

@@ -190,7 +190,7 @@ def test_what_comes_before_the_first_event_is_little() -> None:
     done = run_alone(first + "\nimport sys\nprint(*sys.modules)")
 
     assert not {
-        "functions.core.protocol.infer_body",
+        "functions.core.protocol.infer_request",
         "orjson",
         "boto3",
         "ssl",

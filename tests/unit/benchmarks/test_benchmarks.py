@@ -16,7 +16,8 @@ from benchmarks.harness.measure import Spread
 from benchmarks.harness.member import WIDTH, Member
 from benchmarks.harness.storage import byte_range
 from functions.adapters.onnx.sessions import OnnxRuntime
-from functions.core.protocol.infer_body import HEADER, decode_infer, encode_infer
+from functions.core.protocol.infer_reply import encode_infer
+from functions.core.protocol.infer_request import HEADER, decode_infer
 from functions.core.protocol.signature import Signature, TensorSpec
 from local.template import Template
 from tests.arrays import to_array, to_tensor
