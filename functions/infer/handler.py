@@ -1,4 +1,4 @@
-"""Lambda handler of the v2 API: API Gateway event → service method → HTTP response.
+"""Lambda handler of the v2 API: API Gateway events to service calls.
 
 Routes are in core/serving/routing.py; nothing here depends on which routes exist.
 """
@@ -67,7 +67,7 @@ _match = lru_cache(maxsize=PATHS)(routing.match)
 
 
 class _Exchange:
-    """Request in progress: its call, and facts for the response headers and the log line."""
+    """Request in progress, with facts for its headers and log line."""
 
     __slots__ = ("accept_encoding", "action", "began_ns", "bytes_in", "call", "code", "request_id")
 
@@ -246,7 +246,7 @@ def _add_headers(response: HttpResponse, exchange: _Exchange, cold: bool) -> Non
 
 @cache
 def _timing(stages: tuple[str, ...]) -> str:
-    """Return the template of the header server-timing, with a placeholder for each stage's ms."""
+    """Return a server-timing header with a placeholder for each stage's milliseconds."""
     return ", ".join(f"{stage};dur=%.3f" for stage in stages)
 
 

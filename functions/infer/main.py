@@ -1,4 +1,4 @@
-"""Lambda entry point: read the environment and wire the adapters, once, during INIT.
+"""Lambda entry point: read the environment and wire the adapters during INIT.
 
 Only what the first AWS calls need is imported here; the rest is imported by `make()`. See
 prefetch.py.

@@ -17,7 +17,10 @@ from functions.core.serving.paths import INFER, compile_path, requested_version
 
 
 class Handler(Protocol):
-    """Lambda handler; `began_ns` (perf_counter_ns) is the arrival time of an event that waited."""
+    """Lambda handler that can be told when its event arrived.
+
+    `began_ns` (of `time.perf_counter_ns`) is set for an event that waited for the handler.
+    """
 
     def __call__(
         self, event: Mapping[str, Any], context: Any, began_ns: int | None = None
@@ -30,9 +33,9 @@ _infer_path = compile_path(INFER)
 
 
 class PrefetchingHandler:
-    """Handler that makes the real one in a thread, and prefetches for the first event.
+    """Handler that imports the real one while it prefetches the first model.
 
-    `make` imports and returns the real handler.
+    `make` runs in a thread: it imports the real handler and returns it.
     """
 
     def __init__(self, make: Callable[[], Handler], resolver: Resolver, models: ModelCache) -> None:

@@ -1,4 +1,4 @@
-"""Lambda SnapStart hooks: reset what must not outlive a snapshot, which may be days old."""
+"""Lambda SnapStart hooks: reset connections, cached aliases and random numbers."""
 
 import gc
 import random

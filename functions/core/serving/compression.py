@@ -1,4 +1,7 @@
-"""Compressed bodies: gzip and deflate (in HTTP: zlib format, RFC 9110, section 8.4.1)."""
+"""Compression of HTTP bodies: gzip and deflate.
+
+In HTTP, deflate means the zlib format (RFC 9110, section 8.4.1).
+"""
 
 import zlib
 from functools import lru_cache
@@ -73,9 +76,10 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 
 def compress(body: bytes, accept_encoding: str | None) -> tuple[bytes, str | None]:
-    """Compress `body` in the encoding that the caller prefers; return it with the encoding.
+    """Compress `body` in the encoding that the caller prefers.
 
-    The body is unchanged, and the encoding None, if none is accepted or nothing is saved.
+    Returns the body and its encoding: unchanged and None if the caller accepts no encoding, or
+    if compression saves nothing.
 
     >>> compress(b"a" * 100, "br, gzip;q=0.5, deflate")[1], compress(b"a" * 9, "gzip;q=0")
     ('deflate', (b'aaaaaaaaa', None))

@@ -16,7 +16,7 @@ Event = Mapping[str, Any]
 
 @dataclass(slots=True)
 class HttpRequest:
-    """HTTP request; `path` has no stage or base path, header names are lower case."""
+    """HTTP request; its path has no stage, header names are lower case."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class HttpResponse:
     headers: dict[str, str] = field(default_factory=dict)
 
     def to_event(self) -> dict[str, Any]:
-        """Convert to API Gateway's proxy format; the body as base64, since it may be binary."""
+        """Convert to API Gateway's proxy format, with the body in base64."""
         return {
             "statusCode": self.status,
             "headers": self.headers,
@@ -56,7 +56,9 @@ def json_response(status: int, value: object) -> HttpResponse:
 
 
 def parse_event(event: Event, root: str) -> HttpRequest:
-    """Parse an API Gateway event: REST API (v1), HTTP API or function URL (both v2).
+    """Parse an API Gateway event into an HTTP request.
+
+    Accepts events of REST APIs (payload v1), HTTP APIs and function URLs (v2).
 
     `root` is the first path segment that the function serves, e.g. "/v2". Segments before it are a
     stage or the base path of a custom domain, and are removed.
@@ -88,7 +90,7 @@ def parse_event(event: Event, root: str) -> HttpRequest:
 
 
 def _below(path: str, root: str) -> str:
-    """Remove what precedes the segment `root` in `path`; without that segment, change nothing.
+    """Remove the segments before `root` from `path`.
 
     >>> _below("/prod/v2/models/m", "/v2"), _below("/v2", "/v2"), _below("/v20/x", "/v2")
     ('/v2/models/m', '/v2', '/v20/x')

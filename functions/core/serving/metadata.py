@@ -112,7 +112,7 @@ def _configured(spec: TensorSpec, batched: bool) -> Document:
 
 
 def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
-    """Return facts about a version as strings, the only type that the protocol allows."""
+    """Return facts about a version as strings, the protocol's only type."""
     card = {
         name: str(value)
         for name, value in version.card.items()
@@ -134,7 +134,7 @@ def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
 
 
 def _measured(version: Version) -> dict[str, str]:
-    """Return what registration measured, if it did: load plan, memory, number of samples."""
+    """Return the load plan, memory and sample count that registration measured."""
     if not version.plan:
         return {}
     plan = Plan.from_record(version.plan)

@@ -122,7 +122,9 @@ class _Slot:
 
 
 class ModelCache:
-    """Cache of sessions by file content: versions with the same files share a session.
+    """LRU cache of model sessions by file content.
+
+    Versions with the same files share a session.
 
     `memory_bytes` bounds the sum of footprints. `storage_bytes` bounds the files in `directory`
     plus the removed files that are still mapped; its default is the free space at the start. One
@@ -183,7 +185,7 @@ class ModelCache:
     def session(
         self, version: Version, deadline: float, *, evict: bool = True
     ) -> Iterator[Session]:
-        """Load `version` if necessary and keep it in memory within the `with` block.
+        """Load `version` if necessary; keep it in memory within the block.
 
         A load that is not done at `deadline` (a time of the clock) continues for the next request.
         A failed load is not retried for a while; its error is raised again. Without `evict` only
@@ -216,7 +218,7 @@ class ModelCache:
         self._release(self._acquire(version, evict=True))
 
     def warm_up(self, version: Version, session: Session, deadline: float) -> None:
-        """Run the sample of `version` once, because a model's first run is slower.
+        """Run the model's sample request once, because first runs are slower.
 
         Only for loads that no request waits for: a waiting request is the first run itself. Errors
         are logged and not raised.
@@ -253,7 +255,10 @@ class ModelCache:
             self._failures.pop(files, None)
 
     def _acquire(self, version: Version, evict: bool) -> _Slot:
-        """Return the slot of `version` with one more user; create it and start the load if new."""
+        """Return the slot of `version` with one more user.
+
+        A new slot is created if there is none, and its load is started.
+        """
         key = version.files
         with self._lock:
             slot = self._slots.get(key)
@@ -318,7 +323,7 @@ class ModelCache:
                 return self._open(paths[0], plan)
 
     def _open(self, path: Path, plan: Plan | None) -> Session:
-        """Create the session; if memory is short, evict idle models and retry once.
+        """Create a session; without memory, evict idle models and retry once.
 
         A load can need more memory for a moment than registration measured.
         """
@@ -330,7 +335,7 @@ class ModelCache:
         return self._runtime.load(path, plan)
 
     def _fetch_all(self, files: Files, paths: Sequence[Path]) -> None:
-        """Download in parallel, because each download begins with a wait for its first byte."""
+        """Download files in parallel: each waits first for its first byte."""
         remaining = iter(zip(files, paths, strict=True))
         errors: list[BaseException] = []
         threads = [
@@ -361,7 +366,10 @@ class ModelCache:
             errors.append(error)
 
     def _fetch(self, blob: Blob, path: Path) -> None:
-        """Download one file; retry once, since a freeze may have broken the connection."""
+        """Download one file; retry once.
+
+        The environment may have been frozen, which breaks connections.
+        """
         try:
             self._blobs.fetch(blob, path)
         except Unavailable as error:
@@ -409,7 +417,11 @@ class ModelCache:
         return [key for key, slot in self._slots.items() if slot.users == 0]
 
     def _make_room(self, slot: _Slot, idle: Sequence[Files]) -> None:
-        """Evict models of `idle`, in order, until `slot` fits; evict none if it cannot fit."""
+        """Evict idle models, in order, until `slot` fits.
+
+        Raises:
+            Unavailable: it does not fit even then; nothing is evicted.
+        """
         memory, storage = self._held()
         excess_memory = memory + slot.size_bytes - self._memory_bytes
         excess_storage = storage + slot.file_bytes - self._storage_bytes

@@ -18,9 +18,9 @@ _SYMBOLS = (("{", "(?P<"), ("}", ">[^/]+)"), ("[", "(?:"), ("]", ")?"), ("*", ".
 
 @cache  # compiled at first use: all routes together take 2 ms of a cold start
 def compile_path(pattern: str) -> re.Pattern[str]:
-    """Compile a path pattern: {name} is one segment, [...] is optional, * is anything.
+    """Compile a path pattern to a regular expression.
 
-    A trailing slash is allowed.
+    {name} is one segment, [...] is optional, * is anything. A trailing slash is allowed.
 
     >>> compile_path(INFER).fullmatch("/v2/models/digits/versions/prod/infer")["version"]
     'prod'

@@ -12,7 +12,7 @@ from functions.core.names import is_model_name
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
 
-THREADS = 4  # so that one model downloads while another is loaded
+THREADS = 4  # one model downloads while another is loaded
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ def preload(
     deadline: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Resolve, load and warm up `names`, in order, until `deadline` (a time of the clock).
+    """Resolve, load and warm up `names`, in order, until `deadline`.
 
-    Loads that have started by then continue in the background.
+    `deadline` is a time of `clock`. Loads that have started by then continue in the background.
     """
     remaining = iter(names)
 

@@ -1,8 +1,8 @@
-"""Request log: one JSON line for each request, with metrics if it is an inference.
+"""Request log: one JSON line for each request, with its metrics.
 
-The metrics are in CloudWatch's embedded metric format. A line repeats nothing that a caller wrote:
-no payload, no path, no name of a model that does not exist. Successful requests may be sampled
-(docs/decisions/0014-one-line-a-request.md).
+Only inferences have metrics, in CloudWatch's embedded metric format. A line repeats nothing that a
+caller wrote: no payload, no path, no name of a model that does not exist. Successful requests may
+be sampled (docs/decisions/0014-one-line-a-request.md).
 """
 
 import json
@@ -91,7 +91,7 @@ def bug_line(error: BaseException, request_id: str) -> str:
 
 
 def _directive(model_exists: bool, loaded: bool) -> orjson.Fragment:
-    """Return the line's metric directive for CloudWatch, encoded once as it never changes."""
+    """Return the JSON that tells CloudWatch which metrics a line has."""
     dimensions = [[], ["Model", "Alias"]] if model_exists else [[]]
     metrics = [
         {"Name": name, "Unit": unit}
@@ -110,7 +110,10 @@ _DIRECTIVES = {
 
 
 def _metrics(call: Call, status: int, latency_ms: float, sample_rate: float) -> dict[str, Any]:
-    """Return the line's metrics: in total, and by model and alias if the model exists."""
+    """Return the metrics of a line.
+
+    They count in total and, if the model exists, by model and alias.
+    """
     resolved, loaded = call.resolved, call.loaded and "load" in call.stages_ns
     values: dict[str, Any] = {
         "Requests": 1 if sample_rate == 1 else 1 / sample_rate,

@@ -1,4 +1,4 @@
-"""Route table of the API: every path under /v2 and the service method that answers it.
+"""Route table of the API: service methods by path.
 
 A new route is one line in ROUTES, one method of `InferenceService`, one event in events/ and one
 test.

@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 service, independent of HTTP: one public method for each route.
+"""Open Inference Protocol v2 service: one public method for each route.
 
 A method takes a `Call` and returns a JSON document or, for an inference, the encoded reply. It
 records the version and its timing in the call, so that the log line and headers of an error have
@@ -124,7 +124,7 @@ class InferenceService:
         return metadata.model_metadata(version, versions, aliases)
 
     def model_ready(self, call: Call) -> Document:
-        """Report that the version can be served, and whether it is in memory.
+        """Report that a version can be served and whether it is loaded.
 
         Raises:
             Unavailable: it is not READY, or too large for this function.
@@ -139,9 +139,10 @@ class InferenceService:
         return metadata.model_config(self._resolve(call).version)
 
     def model_statistics(self, call: Call) -> Document:
-        """Return the statistics of one version, or of all versions this environment served.
+        """Return the statistics of one version, or of all versions served here.
 
-        Without a version in the path, the default version is included even if it has no counts.
+        They are counted in this environment alone. Without a version in the path, the default
+        version is included even if it has no counts.
         """
         version = self._resolve(call).version
         keys = {(version.model, version.number)}
@@ -237,7 +238,10 @@ class InferenceService:
     # --- repository
 
     def index(self, call: Call) -> list[Document]:
-        """List every version of every model; with {"ready": true}, only those that serve."""
+        """List every version of every model.
+
+        With {"ready": true} in the body, only the versions that can be served.
+        """
         ready = _body(call).get("ready", False)
         if type(ready) is not bool:
             raise InvalidRequest("ready must be true or false")
@@ -269,7 +273,7 @@ class InferenceService:
         return {}
 
     def unload(self, call: Call) -> Document:
-        """Disable a model in every environment, and free its memory in this one.
+        """Disable a model in every environment; free its memory in this one.
 
         Other environments follow when their cached aliases expire (ALIAS_CACHE_SECONDS).
         """
@@ -310,7 +314,7 @@ def _parameters(call: Call) -> Mapping[str, Any]:
 
 
 def _body(call: Call) -> Mapping[str, Any]:
-    """Parse the body as a JSON object; an empty body is an empty object."""
+    """Parse the body as a JSON object; {} if there is none."""
     if not call.body.strip():
         return {}
     try:

@@ -67,19 +67,19 @@ class Statistics:
             self._get(model, version).add("fail", ns)
 
     def _get(self, model: str, version: int) -> _Counters:
-        """Return the counters of one version, created if new. The caller holds the lock."""
+        """Return the counters of one version; the caller holds the lock."""
         counters = self._counters.get((model, version))
         if counters is None:
             counters = self._counters[model, version] = _Counters()
         return counters
 
     def versions(self, model: str | None = None) -> set[tuple[str, int]]:
-        """Return the (model, version) pairs that have counters, of `model` or of all models."""
+        """Return the (model, version) pairs with counters, optionally of one model."""
         with self._lock:
             return {key for key in self._counters if model in (None, key[0])}
 
     def document(self, model: str, version: int) -> dict[str, Any]:
-        """Return the counters of one version in the extension's JSON; zeros if it has none."""
+        """Return one version's statistics as JSON; zeros if nothing was counted."""
         with self._lock:
             counters = self._counters.get((model, version), _Counters())
             return {
