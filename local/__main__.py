@@ -1,4 +1,4 @@
-"""`python -m local up`: serve template.yaml on loopback until Ctrl-C."""
+"""Serve template.yaml on loopback until Ctrl-C: `python -m local up`."""
 
 import argparse
 import asyncio
@@ -20,6 +20,7 @@ from local.stack import Settings, Stack, StackError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m local", description="template.yaml on loopback."
     )
@@ -34,42 +35,55 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--api-port",
         type=_port,
         default=0,
-        help="of the API under its stage; by default a free one",
+        help="port of the API with its stage [a free one]",
     )
     up.add_argument(
         "--root-port",
         type=_port,
         default=0,
-        help="of the API without a stage, as under a custom domain",
-    )
-    up.add_argument("--aws-port", type=_port, default=0, help="of S3, SQS, DynamoDB, SageMaker")
-    up.add_argument("--control-port", type=_port, default=0, help="of the Lambda Invoke API")
-    up.add_argument(
-        "--concurrency", type=int, default=CONCURRENCY, help="environments a function may have"
+        help="port of the API without a stage [a free one]",
     )
     up.add_argument(
-        "--api-timeout", type=float, default=29.0, help="seconds the API waits for a function"
+        "--aws-port",
+        type=_port,
+        default=0,
+        help="port of S3, SQS, DynamoDB, SageMaker [a free one]",
     )
     up.add_argument(
-        "--state-dir", type=Path, default=ROOT / ".local", help="holds the logs (%(default)s)"
-    )
-    up.add_argument("--code-root", type=Path, default=ROOT, help="where `functions` is")
-    up.add_argument(
-        "--built", type=Path, metavar="DIR", help="run what sam build made, e.g. .aws-sam/build"
+        "--control-port", type=_port, default=0, help="port of the Lambda Invoke API [a free one]"
     )
     up.add_argument(
-        "--python", default=sys.executable, help="runs the functions; needs awslambdaric"
+        "--concurrency",
+        type=int,
+        default=CONCURRENCY,
+        help="environments per function [%(default)s]",
+    )
+    up.add_argument(
+        "--api-timeout",
+        type=float,
+        default=29.0,
+        help="seconds the API waits for a function [%(default)s]",
+    )
+    up.add_argument(
+        "--state-dir", type=Path, default=ROOT / ".local", help="folder for the logs [%(default)s]"
+    )
+    up.add_argument("--code-root", type=Path, default=ROOT, help="folder that holds `functions`")
+    up.add_argument(
+        "--built", type=Path, metavar="DIR", help="run the output of sam build, e.g. .aws-sam/build"
+    )
+    up.add_argument(
+        "--python", default=sys.executable, help="interpreter of the functions; needs awslambdaric"
     )
     up.add_argument(
         "--function-endpoint-url",
         metavar="URL",
-        help="AWS for the functions alone, e.g. a proxy before it",
+        help="AWS endpoint for the functions alone, e.g. a proxy",
     )
-    up.add_argument("--logs", action="store_true", help="print what the functions log")
+    up.add_argument("--logs", action="store_true", help="print the functions' logs")
     up.add_argument(
-        "--json", action="store_true", help="one line of JSON when it is up, for programs"
+        "--json", action="store_true", help="print one line of JSON when the stack is up"
     )
-    up.add_argument("--with-parent", action="store_true", help="end when standard input ends")
+    up.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
     return parser.parse_args(arguments)
 
 
@@ -80,6 +94,7 @@ def _port(text: str) -> int:
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
+    """Convert the command line to a stack's settings."""
     parameters = {}
     for pair in arguments.parameter:
         name, separator, value = pair.partition("=")
@@ -107,11 +122,14 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
 
 def interpreter(name: str) -> str:
-    """The absolute path of an interpreter; the functions run in other folders. A link stays one: it may be a venv's."""
-    found = shutil.which(name)
-    if found is None:
+    """Return the absolute path of a Python interpreter.
+
+    Links are not followed, because a virtual environment's interpreter is one.
+    """
+    path = shutil.which(name)
+    if path is None:
         raise StackError(f"--python {name}: there is no such interpreter")
-    return str(Path(found).absolute())
+    return str(Path(path).absolute())
 
 
 def screen(stack: Stack) -> Screen:
@@ -149,9 +167,10 @@ async def up(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
+    """Run the command line and return its exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
-        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C: the stack has ended
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C
             asyncio.run(up(parse()))
     except (StackError, TemplateError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A running stack for tests and the demo: a child process that ends with the block, or with this process."""
+"""Running stack in a child process, for tests and the demo."""
 
 import contextlib
 import json
@@ -18,18 +18,17 @@ from local.aws.provision import local_session
 from local.execution.processes import ROOT
 
 START_S = 90
-_direct = urllib.request.build_opener(
-    urllib.request.ProxyHandler({})
-)  # HTTP_PROXY is not for loopback
+# Ignores HTTP_PROXY, which is not for loopback.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """Where everything of a running stack is."""
+    """Addresses, outputs and clients of a running stack."""
 
     api_url: str  # http://127.0.0.1:PORT/<stage>
-    root_url: str  # the same API without a stage
-    endpoint_url: str  # AWS
+    root_url: str  # without the stage
+    endpoint_url: str  # AWS services
     lambda_url: str
     log_dir: Path
     outputs: dict[str, str]
@@ -37,26 +36,31 @@ class RunningStack:
     pid: int
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the stack; that of "lambda" invokes its functions."""
+        """Return a boto3 client of the stack; "lambda" invokes its functions."""
         url = self.lambda_url if service == "lambda" else self.endpoint_url
         config = Config(proxies={}, retries={"total_max_attempts": 1}, read_timeout=900)
         return self.session().client(service, endpoint_url=url, config=config)
 
     def session(self) -> Any:
+        """Return a boto3 session with local credentials."""
         return local_session()
 
     def environments(self, function: str) -> list[dict[str, Any]]:
-        """Its execution environments, the one to be used next last: [{"pid": 123, "number": 1, "state": "idle"}]."""
+        """Return a function's execution environments, the next to be used last.
+
+        E.g. [{"pid": 123, "number": 1, "state": "idle"}].
+        """
         with _direct.open(f"{self.lambda_url}/environments", timeout=10) as answer:
             return list(json.load(answer)[function])
 
     def recycle(self, function: str) -> None:
-        """End its idle environments: the next call is a cold start."""
+        """End a function's idle environments; the next call is a cold start."""
         url = f"{self.lambda_url}/environments/{function}"
         request = urllib.request.Request(url, method="DELETE")  # noqa: S310 (loopback)
         _direct.open(request, timeout=30).close()
 
     def log(self, function: str) -> str:
+        """Return a function's log so far."""
         return (self.log_dir / f"{function}.log").read_text()
 
 
@@ -68,10 +72,12 @@ def start_stack(
     state_dir: str | Path = ROOT / ".local",
     arguments: tuple[str, ...] = (),
 ) -> Iterator[RunningStack]:
-    """Start `python -m local up` and wait until it serves; `arguments` are further ones of its command line.
+    """Start a stack, wait until it serves, and stop it afterwards.
+
+    Runs `python -m local up`; `arguments` are appended to its command line.
 
     Raises:
-        RuntimeError: it did not start; the message is the last thing it said.
+        RuntimeError: the stack did not start; the message is its last line of output.
     """
     state = Path(state_dir).resolve()
     state.mkdir(parents=True, exist_ok=True)
@@ -79,9 +85,9 @@ def start_stack(
     command += ["--template", str(Path(template).resolve()), "--state-dir", str(state), *arguments]
     for name, value in (parameters or {}).items():
         command += ["--parameter", f"{name}={value}"]
-    said = state / "stack.log"
+    errors_path = state / "stack.log"
     search_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with said.open("wb") as errors:
+    with errors_path.open("wb") as errors:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | {"PYTHONPATH": search_path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
@@ -93,16 +99,19 @@ def start_stack(
         line = stdout.readline()
         watchdog.cancel()
         if not line:
-            last = said.read_text().strip().splitlines()[-1:] or [f"nothing within {START_S} s"]
+            last = errors_path.read_text().strip().splitlines()[-1:] or [
+                f"nothing within {START_S} s"
+            ]
             raise RuntimeError(f"the local stack did not start: {last[0].removeprefix('error: ')}")
-        told = json.loads(line)
-        yield RunningStack(**{**told, "log_dir": Path(told["log_dir"])})
+        description = json.loads(line)
+        description["log_dir"] = Path(description["log_dir"])
+        yield RunningStack(**description)
     finally:
         watchdog.cancel()
-        stdin.close()  # --with-parent: this is how it knows
+        stdin.close()  # ends the child, because of --with-parent
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            process.kill()  # its janitor ends the rest
+            process.kill()  # the janitor ends its children
             process.wait()
         stdout.close()

@@ -1,4 +1,4 @@
-"""CloudFormation's language: YAML with its short forms, parameters, conditions and intrinsic functions."""
+"""CloudFormation templates: YAML short forms, parameters, conditions, intrinsic functions."""
 
 import base64
 import re
@@ -11,16 +11,19 @@ import yaml
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
-NOTHING: Any = object()  # AWS::NoValue: the property it stands in is left out
+NOTHING: Any = object()  # AWS::NoValue: removes the property
 
 
 class TemplateError(ValueError):
-    """The template, or a parameter given to it, says something the local stack cannot follow."""
+    """Template or parameter that the local stack cannot read."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A loaded template. `references` overrides what `!Ref` gives, e.g. a queue's URL once it exists."""
+    """Loaded template.
+
+    `references` overrides the results of `!Ref`, e.g. a queue's URL once the queue exists.
+    """
 
     document: dict[str, Any]
     parameters: dict[str, Any]
@@ -34,13 +37,14 @@ class Document:
         parameters: Mapping[str, Any] | None = None,
         stack_name: str = "mayfly",
     ) -> Self:
-        """The template at `path` with `parameters` over its defaults.
+        """Load a template and fill its parameters.
 
         Raises:
-            TemplateError: unreadable, or a parameter is unknown, missing or outside what the template allows.
+            TemplateError: the file is unreadable, or a parameter is unknown, missing or not allowed.
         """
         try:
-            document = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+            text = Path(path).read_text(encoding="utf-8")
+            document = yaml.load(text, _Loader)  # noqa: S506 (subclass of SafeLoader)
         except OSError as error:
             raise TemplateError(f"{path}: {error.strerror}") from error
         except yaml.YAMLError as error:
@@ -54,66 +58,73 @@ class Document:
         )
 
     def with_references(self, references: Mapping[str, str]) -> Self:
+        """Return a copy with more results of `!Ref`."""
         return replace(self, references={**self.references, **references})
 
     def resources(self, kind: str) -> list[str]:
-        """Logical ids of the resources of one type, in the template's order, those left out by a Condition excepted."""
+        """Return the logical ids of one resource type whose Condition holds."""
         return [
             name
             for name, resource in self.document["Resources"].items()
-            if resource.get("Type") == kind and self._wanted(resource, f"Resources.{name}")
+            if resource.get("Type") == kind and self._is_included(resource, f"Resources.{name}")
         ]
 
     def properties(self, name: str) -> dict[str, Any]:
-        """A resource's properties, every reference in them resolved."""
+        """Return a resource's properties with every reference resolved."""
         properties = self.document["Resources"][name].get("Properties") or {}
         return dict(self.resolve(properties, f"Resources.{name}.Properties"))
 
-    def _wanted(self, thing: Mapping[str, Any], where: str) -> bool:
-        return "Condition" not in thing or self.condition(thing["Condition"], where)
+    def _is_included(self, thing: Mapping[str, Any], location: str) -> bool:
+        return "Condition" not in thing or self.condition(thing["Condition"], location)
 
-    def condition(self, name: str, where: str) -> bool:
+    def condition(self, name: str, location: str) -> bool:
+        """Evaluate a condition by name."""
         try:
             expression = self.document["Conditions"][name]
         except KeyError as error:
-            raise TemplateError(f"{where}: there is no condition {name}") from error
+            raise TemplateError(f"{location}: there is no condition {name}") from error
         return bool(self.resolve(expression, f"Conditions.{name}"))
 
-    def resolve(self, value: Any, where: str) -> Any:
-        """`value` with every intrinsic function replaced by its result; `where` is its path, for errors."""
+    def resolve(self, value: Any, location: str) -> Any:
+        """Replace every intrinsic function in `value` by its result.
+
+        `location` is the path of `value` in the template, for errors.
+        """
         if isinstance(value, list):
-            items = (self.resolve(item, f"{where}[{index}]") for index, item in enumerate(value))
+            items = (self.resolve(item, f"{location}[{index}]") for index, item in enumerate(value))
             return [item for item in items if item is not NOTHING]
         if not isinstance(value, dict):
             return value
         if len(value) == 1:
             name, argument = next(iter(value.items()))
             if name == "Condition" and isinstance(argument, str):
-                return self.condition(argument, where)
+                return self.condition(argument, location)
             if name == "Ref" or (isinstance(name, str) and name.startswith("Fn::")):
-                return self._call(name.removeprefix("Fn::"), argument, where)
-        pairs = ((key, self.resolve(item, f"{where}.{key}")) for key, item in value.items())
+                return self._call(name.removeprefix("Fn::"), argument, location)
+        pairs = ((key, self.resolve(item, f"{location}.{key}")) for key, item in value.items())
         return {key: item for key, item in pairs if item is not NOTHING}
 
-    def _call(self, function: str, argument: Any, where: str) -> Any:
+    def _call(self, function: str, argument: Any, location: str) -> Any:
         try:
             match function:
                 case "Ref":
-                    return self._ref(argument, where)
+                    return self._ref(argument, location)
                 case "GetAtt":
                     name, attribute = (
                         argument.split(".", 1) if isinstance(argument, str) else argument
                     )
-                    return self._attribute(name, attribute, where)
+                    return self._attribute(name, attribute, location)
                 case "Sub":
-                    return self._sub(argument, where)
+                    return self._sub(argument, location)
                 case "If":
                     condition, yes, no = argument
-                    return self.resolve(yes if self.condition(condition, where) else no, where)
+                    return self.resolve(
+                        yes if self.condition(condition, location) else no, location
+                    )
                 case "FindInMap":
-                    mapping, first, second = self.resolve(argument, where)
-                    return self.resolve(self.document["Mappings"][mapping][first][second], where)
-            values = self.resolve(argument, where)
+                    mapping, first, second = self.resolve(argument, location)
+                    return self.resolve(self.document["Mappings"][mapping][first][second], location)
+            values = self.resolve(argument, location)
             match function:
                 case "Equals":
                     return as_text(values[0]) == as_text(values[1])
@@ -135,29 +146,30 @@ class Document:
             if isinstance(error, TemplateError):
                 raise
             raise TemplateError(
-                f"{where}: !{function} cannot work with {argument!r:.80}"
+                f"{location}: !{function} cannot work with {argument!r:.80}"
             ) from error
-        raise TemplateError(f"{where}: !{function} is not known to the local stack")
+        raise TemplateError(f"{location}: !{function} is not supported by the local stack")
 
-    def _ref(self, name: str, where: str) -> Any:
+    def _ref(self, name: str, location: str) -> Any:
+        stacks = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack"
         pseudo = {
             "AWS::AccountId": ACCOUNT,
             "AWS::Region": REGION,
             "AWS::StackName": self.stack_name,
-            "AWS::StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{self.stack_name}/local",
+            "AWS::StackId": f"{stacks}/{self.stack_name}/local",
             "AWS::Partition": "aws",
             "AWS::URLSuffix": "amazonaws.com",
             "AWS::NoValue": NOTHING,
         }
-        for known in (pseudo, self.references, self.parameters):
-            if name in known:
-                return known[name]
-        if self._kind(name, where) == "AWS::SQS::Queue":
+        for values in (pseudo, self.references, self.parameters):
+            if name in values:
+                return values[name]
+        if self._kind(name, location) == "AWS::SQS::Queue":
             return f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{self.physical_name(name)}"
         return self.physical_name(name)
 
     def physical_name(self, name: str) -> str:
-        """The name that the resource has in AWS: the one the template gives it, or one made of the stack's name."""
+        """Return a resource's name in AWS, given or generated."""
         kind = self._kind(name, name)
         properties = self.document["Resources"][name].get("Properties") or {}
         prefixed = f"{self.stack_name}-{name}"
@@ -174,8 +186,8 @@ class Document:
                 return name
         return str(self.resolve(properties.get(key, default), f"Resources.{name}.Properties.{key}"))
 
-    def _attribute(self, name: str, attribute: str, where: str) -> str:
-        kind, physical = self._kind(name, where), self.physical_name(name)
+    def _attribute(self, name: str, attribute: str, location: str) -> str:
+        kind, physical = self._kind(name, location), self.physical_name(name)
         arns = {
             "AWS::S3::Bucket": f"arn:aws:s3:::{physical}",
             "AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{physical}",
@@ -186,57 +198,58 @@ class Document:
         if attribute == "Arn":
             service = kind.split("::")[1].lower()
             return arns.get(kind, f"arn:aws:{service}:{REGION}:{ACCOUNT}:{physical}")
-        known = {
+        attributes = {
             ("AWS::SQS::Queue", "QueueName"): physical,
-            ("AWS::SQS::Queue", "QueueUrl"): str(self._ref(name, where)),
+            ("AWS::SQS::Queue", "QueueUrl"): str(self._ref(name, location)),
             ("AWS::S3::Bucket", "DomainName"): f"{physical}.s3.amazonaws.com",
             ("AWS::S3::Bucket", "RegionalDomainName"): f"{physical}.s3.{REGION}.amazonaws.com",
             ("AWS::Serverless::Api", "RootResourceId"): "root",
         }
-        if (kind, attribute) not in known:
+        if (kind, attribute) not in attributes:
             raise TemplateError(
-                f"{where}: the local stack does not know {name}.{attribute} ({kind})"
+                f"{location}: the local stack does not know {name}.{attribute} ({kind})"
             )
-        return known[kind, attribute]
+        return attributes[kind, attribute]
 
-    def _kind(self, name: str, where: str) -> str:
+    def _kind(self, name: str, location: str) -> str:
         if name not in self.document["Resources"]:
-            raise TemplateError(f"{where}: there is no parameter or resource {name}")
+            raise TemplateError(f"{location}: there is no parameter or resource {name}")
         return str(self.document["Resources"][name].get("Type"))
 
-    def _sub(self, argument: Any, where: str) -> str:
+    def _sub(self, argument: Any, location: str) -> str:
         text, extra = (argument, {}) if isinstance(argument, str) else argument
 
-        def replaced(match: re.Match[str]) -> str:
+        def replacement(match: re.Match[str]) -> str:
             name = match[1]
-            if name.startswith("!"):  # ${!literal}
+            if name.startswith("!"):  # ${!literal} stays ${literal}
                 return "${" + name[1:] + "}"
             if name in extra:
-                return as_text(self.resolve(extra[name], where))
+                return as_text(self.resolve(extra[name], location))
             if "." in name:
-                return self._attribute(name.split(".", 1)[0], name.split(".", 1)[1], where)
-            return as_text(self._ref(name, where))
+                return self._attribute(name.split(".", 1)[0], name.split(".", 1)[1], location)
+            return as_text(self._ref(name, location))
 
-        return re.sub(r"\$\{([^}]+)\}", replaced, text)
+        return re.sub(r"\$\{([^}]+)\}", replacement, text)
 
 
-def fill_parameters(declared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every declared parameter.
+def fill_parameters(declared: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of every declared parameter.
 
-    >>> fill_parameters({"Memory": {"Type": "Number", "Default": 128, "MaxValue": 512}}, {"Memory": "256"})
+    >>> declared = {"Memory": {"Type": "Number", "Default": 128, "MaxValue": 512}}
+    >>> fill_parameters(declared, {"Memory": "256"})
     {'Memory': 256}
 
     Raises:
-        TemplateError: an unknown name, a missing value, or one that the declaration does not allow.
+        TemplateError: a name is unknown, a value is missing or not allowed.
     """
-    for name in given:
+    for name in overrides:
         if name not in declared:
             raise TemplateError(
-                f"parameter {name}: the template has {', '.join(declared) or 'no parameters'}, not this one"
+                f"parameter {name}: unknown; the template has {', '.join(declared) or 'none'}"
             )
     values = {}
     for name, rules in declared.items():
-        value = given.get(name, rules.get("Default"))
+        value = overrides.get(name, rules.get("Default"))
         if value is None:
             raise TemplateError(f"parameter {name}: it has no default and needs a value")
         values[name] = _check_parameter(name, rules, value)
@@ -271,12 +284,12 @@ def _check_parameter(name: str, rules: Mapping[str, Any], value: Any) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A value as CloudFormation writes it into a string."""
+    """Format a value as CloudFormation does inside a string."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with CloudFormation's short forms: `!Ref X` reads as `{"Ref": "X"}`."""
+    """YAML loader for CloudFormation's short forms: `!Ref X` becomes `{"Ref": "X"}`."""
 
 
 def _short_form(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
@@ -285,7 +298,7 @@ def _short_form(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]
         return {name: loader.construct_sequence(node, deep=True)}
     if isinstance(node, yaml.MappingNode):
         return {name: loader.construct_mapping(node, deep=True)}
-    return {name: loader.construct_scalar(node)}  # type: ignore[arg-type]  # what is left is a scalar
+    return {name: loader.construct_scalar(node)}  # type: ignore[arg-type]
 
 
 _Loader.add_multi_constructor("!", _short_form)

@@ -1,4 +1,4 @@
-"""Events as AWS builds them, from what came over HTTP or out of a queue."""
+"""Lambda events as AWS builds them, from HTTP requests and SQS messages."""
 
 import base64
 import re
@@ -26,7 +26,7 @@ DROPPED = {
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The path of the API that a request means, and what its parameters are."""
+    """Matched API resource and its path parameters."""
 
     resource: str
     parameters: dict[str, str]
@@ -34,7 +34,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, its path without the stage and still percent-encoded."""
+    """HTTP request; the path lacks the stage and is still percent-encoded."""
 
     method: str
     path: str
@@ -47,32 +47,32 @@ class Request:
 
 
 def match(routes: Iterable[Route], path: str) -> Match | None:
-    """The most specific resource for `path`: a plain segment before {a}, {a} before {a+}, from the left.
+    """Return the most specific resource for a path.
 
-    >>> match([Route("GET", "/v2/{path+}", "F"), Route("GET", "/v2/health", "F")], "/v2/models/a%20b").parameters
+    From the left, a plain segment is more specific than {a}, and {a} than {a+}.
+
+    >>> routes = [Route("GET", "/v2/{path+}", "F"), Route("GET", "/v2/health", "F")]
+    >>> match(routes, "/v2/models/a%20b").parameters
     {'path': 'models/a b'}
     """
-    found = []
+    matches = []
     for resource in {route.path for route in routes}:
-        if matched := re.fullmatch(_pattern(resource), path.rstrip("/") or "/"):
-            rank = [
-                2 if segment.endswith("+}") else int(segment.startswith("{"))
-                for segment in resource.split("/")
-            ]
-            found.append(
-                (
-                    rank,
-                    Match(
-                        resource,
-                        {name: unquote(value) for name, value in matched.groupdict().items()},
-                    ),
-                )
-            )
-    return min(found, key=lambda one: one[0])[1] if found else None
+        if fields := re.fullmatch(_pattern(resource), path.rstrip("/") or "/"):
+            parameters = {name: unquote(value) for name, value in fields.groupdict().items()}
+            matches.append(Match(resource, parameters))
+    return min(matches, key=lambda match: _rank(match.resource), default=None)
+
+
+def _rank(resource: str) -> list[int]:
+    """Return a sort key: more specific resources first."""
+    return [
+        2 if segment.endswith("+}") else int(segment.startswith("{"))
+        for segment in resource.split("/")
+    ]
 
 
 def _pattern(resource: str) -> str:
-    """A resource path as a regular expression with its parameters as named groups."""
+    """Compile a resource path; its parameters become named groups."""
     escaped = re.escape(resource)
     return re.sub(
         r"\\\{(\w+)(\\\+)?\\\}",
@@ -87,16 +87,17 @@ def find_route(routes: Sequence[Route], method: str, resource: str) -> Route | N
 
 
 def is_binary(api: Api, content_type: str) -> bool:
-    """Whether the API treats a body of this type as bytes. A missing type counts as JSON, as in API Gateway."""
+    """Return True if the API treats this media type as bytes.
+
+    A missing type counts as JSON, as in API Gateway.
+    """
     kind = (content_type.split(",")[0].split(";")[0].strip() or "application/json").lower()
-    return any(
-        one in ("*/*", kind, kind.split("/")[0] + "/*")
-        for one in map(str.lower, api.binary_media_types)
-    )
+    patterns = {"*/*", kind, kind.split("/")[0] + "/*"}
+    return not patterns.isdisjoint(map(str.lower, api.binary_media_types))
 
 
 def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> dict[str, Any]:
-    """The Lambda proxy event of a REST API (payload version 1.0)."""
+    """Return the Lambda proxy event of a REST API, payload version 1.0."""
     port = "443"
     forwarded = [
         ("X-Amzn-Trace-Id", f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]}"),
@@ -155,7 +156,7 @@ def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> 
 
 
 def sqs_event(messages: Iterable[Mapping[str, Any]], queue_arn: str) -> dict[str, Any]:
-    """The event of an SQS event source mapping, from the messages that boto3 received."""
+    """Return the event of an SQS event source mapping, from boto3's messages."""
     return {
         "Records": [
             {

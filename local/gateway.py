@@ -1,4 +1,4 @@
-"""API Gateway on loopback: HTTP in, REST proxy events to the functions, their answers out; its limits, its errors."""
+"""API Gateway REST proxy on loopback, with AWS's limits and error replies."""
 
 import asyncio
 import base64
@@ -18,14 +18,10 @@ from local.template import Api, GatewayResponse
 
 REQUEST_LIMIT = 10 * 1024 * 1024
 TIMEOUT_S = 29.0
-REMAPPED = {
-    "date",
-    "server",
-    "www-authenticate",
-    "host",
-}  # API Gateway has its own; the function's get a prefix
+# API Gateway sets these itself and renames the function's.
+REMAPPED = {"date", "server", "www-authenticate", "host"}
 DROPPED = {"connection", "content-length", "transfer-encoding", "keep-alive", "trailer", "upgrade"}
-DEFAULTS = {  # what API Gateway answers where the template says nothing
+DEFAULTS = {  # replies for which the template has no GatewayResponse
     "MISSING_AUTHENTICATION_TOKEN": (403, "Missing Authentication Token"),
     "REQUEST_TOO_LARGE": (413, "Request Too Long"),
     "THROTTLED": (429, "Too Many Requests"),
@@ -35,7 +31,7 @@ DEFAULTS = {  # what API Gateway answers where the template says nothing
 
 
 class Refused(Exception):
-    """API Gateway answers by itself."""
+    """Reply by API Gateway itself; `kind` is the gateway response type."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -44,7 +40,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One API. `prefix` is what stands before its paths: /<stage>, or nothing under a custom domain."""
+    """HTTP server for one API.
+
+    `prefix` precedes every path: "/<stage>", or "" as under a custom domain.
+    """
 
     api: Api
     pools: Mapping[str, FunctionPool]
@@ -52,11 +51,13 @@ class Gateway:
     timeout_s: float = TIMEOUT_S
 
     def app(self) -> web.Application:
+        """Return the aiohttp application."""
         app = web.Application(client_max_size=REQUEST_LIMIT)
         app.router.add_route("*", "/{path:.*}", self.handle)
         return app
 
     async def handle(self, request: web.Request) -> web.Response:
+        """Invoke the route's function and convert its reply."""
         request_id = str(uuid.uuid4())
         try:
             response = await self._call(request, request_id)
@@ -105,10 +106,10 @@ class Gateway:
 
 
 def proxy_response(api: Api, payload: bytes, accept: str) -> web.Response:
-    """A function's answer as HTTP.
+    """Convert a function's reply to HTTP.
 
     Raises:
-        Refused: it is not what API Gateway accepts from a Lambda proxy integration.
+        Refused: the reply is no valid Lambda proxy response.
     """
     try:
         answer = json.loads(payload)
@@ -147,13 +148,10 @@ def _body(api: Api, answer: Mapping[str, Any], accept: str) -> bytes:
 
 
 def gateway_response(api: Api, kind: str, request_id: str) -> web.Response:
-    """What API Gateway says by itself, in the words of the template's GatewayResponses."""
+    """Return API Gateway's own reply, from the template's GatewayResponses."""
     default_status, message = DEFAULTS[kind]
-    wanted = api.responses.get(kind)
-    fallback = api.responses.get(
-        "DEFAULT_4XX" if default_status < 500 else "DEFAULT_5XX", GatewayResponse()
-    )
-    chosen = wanted or fallback
+    fallback = "DEFAULT_4XX" if default_status < 500 else "DEFAULT_5XX"
+    chosen = api.responses.get(kind) or api.responses.get(fallback, GatewayResponse())
     template = chosen.template or '{"message":$context.error.messageString}'
     values = {
         "error.messageString": json.dumps(message),
@@ -161,7 +159,7 @@ def gateway_response(api: Api, kind: str, request_id: str) -> web.Response:
         "error.responseType": kind,
         "requestId": request_id,
     }
-    text = re.sub(r"\$context\.([\w.]+\w)", lambda found: values.get(found[1], ""), template)
+    text = re.sub(r"\$context\.([\w.]+\w)", lambda match: values.get(match[1], ""), template)
     error_type = f"{kind.title().replace('_', '')}Exception"
     headers = {"Content-Type": "application/json", "x-amzn-ErrorType": error_type, **chosen.headers}
     return web.Response(status=chosen.status or default_status, body=text.encode(), headers=headers)

@@ -1,7 +1,7 @@
-"""An SQS event source mapping: batches from a queue into a function, successes deleted, failures left to come back.
+"""SQS event source mapping: poll a queue, invoke a function, delete successes.
 
-What is not deleted becomes visible again after the queue's visibility timeout, and moves to the dead-letter queue by
-the queue's own count of receives.
+Failed messages become visible again after the queue's visibility timeout; the queue moves them to
+its dead-letter queue after too many receives.
 """
 
 import asyncio
@@ -21,7 +21,10 @@ WAIT_S = 20
 
 
 class Poller:
-    """Polls one queue for one function. `sqs` is a boto3 client, used from threads."""
+    """Poller of one queue for one function.
+
+    `sqs` is a boto3 client, used from threads.
+    """
 
     def __init__(self, pool: FunctionPool, source: QueueSource, sqs: Any) -> None:
         self._pool = pool
@@ -33,7 +36,7 @@ class Poller:
         self._batches: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Poll until cancelled; a batch under way is given up then, and its messages come back."""
+        """Poll until cancelled; messages of an unfinished batch become visible again."""
         try:
             while True:
                 await self._slots.acquire()
@@ -42,7 +45,7 @@ class Poller:
                 except (
                     BotoCoreError,
                     ClientError,
-                ) as error:  # the queue's side: try again, as AWS's pollers do
+                ) as error:  # SQS failed: retry, as AWS's pollers do
                     log.warning("%s: cannot receive: %s", self._source.queue_arn, error)
                     messages = []
                     await asyncio.sleep(1)
@@ -88,8 +91,8 @@ class Poller:
         done = [message for message in messages if message["MessageId"] not in failed]
         if done:
             entries = [
-                {"Id": str(index), "ReceiptHandle": one["ReceiptHandle"]}
-                for index, one in enumerate(done)
+                {"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]}
+                for index, message in enumerate(done)
             ]
             await asyncio.to_thread(
                 self._sqs.delete_message_batch, QueueUrl=self._url, Entries=entries
@@ -97,10 +100,10 @@ class Poller:
 
 
 def failed_messages(result: Result, message_ids: Sequence[str], partial_failures: bool) -> set[str]:
-    """Which messages of a batch have to come back.
+    """Return the ids of a batch's failed messages.
 
-    With ReportBatchItemFailures the function names them; nothing, null or an empty list means success, and an answer
-    that cannot be understood, or names a message that was not in the batch, fails them all.
+    With ReportBatchItemFailures the function lists them. No reply, null or an empty list means
+    success; a malformed reply, or an unknown message id, fails the whole batch.
     """
     everything = set(message_ids)
     if result.error:

@@ -1,4 +1,7 @@
-"""The supervisor: moto and the functions are its children, gateway, control API and pollers run in it."""
+"""Supervisor of the local stack.
+
+moto and the functions are child processes; gateway, control API and pollers run in this process.
+"""
 
 import asyncio
 import contextlib
@@ -32,12 +35,12 @@ AWS_START_S = 60
 
 
 class StackError(Exception):
-    """The stack cannot start, and what to change."""
+    """Failure to start or go on; the text says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a stack is started with. Port 0 means a free one."""
+    """Settings of a stack. Port 0 means a free port."""
 
     template: Path = processes.ROOT / "template.yaml"
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -50,17 +53,13 @@ class Settings:
     api_timeout_s: float = TIMEOUT_S
     code_root: Path = processes.ROOT
     python: str = sys.executable
-    built: Path | None = (
-        None  # what sam build made: every function runs from its folder there, with its layers
-    )
-    function_endpoint_url: str | None = (
-        None  # AWS as the functions see it, e.g. a proxy before ours that loses replies
-    )
-    echo: Echo | None = None  # receives (function, line) for every line that a function logs
+    built: Path | None = None  # output of sam build; functions run from it, with their layers
+    function_endpoint_url: str | None = None  # AWS for the functions, e.g. a faulty proxy
+    echo: Echo | None = None  # called with (function, line) for each log line
 
 
 class Stack:
-    """`async with Stack(Settings()) as stack`: up within the block, nothing left behind after it."""
+    """Running stack, as an async context manager that leaves nothing behind."""
 
     deployed: Deployed
     endpoint_url: str
@@ -72,15 +71,14 @@ class Stack:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.log_dir = settings.state_dir.resolve() / "logs"
-        self.failed: asyncio.Future[str] = (
-            asyncio.get_running_loop().create_future()
-        )  # why the stack cannot go on
+        # Resolves to the reason when a part of the stack stops.
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._exits = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Stack":
         try:
             await self._start()
-        except BaseException:  # cancellation, too: whatever was started has to end
+        except BaseException:  # cancellation included: end all that was started
             await self._exits.aclose()
             raise
         return self
@@ -94,7 +92,7 @@ class Stack:
         await self._exits.aclose()
 
     def describe(self) -> dict[str, Any]:
-        """Where everything is, as JSON-ready values."""
+        """Return addresses, outputs and environment variables as JSON-ready values."""
         return {
             "api_url": self.api_url,
             "root_url": self.root_url,
@@ -115,11 +113,11 @@ class Stack:
         api_socket, root_socket, control_socket = (
             _listen(name, getattr(settings, f"{name}_port")) for name in names
         )
-        for one in (api_socket, root_socket, control_socket):
-            self._exits.callback(one.close)
+        for listening in (api_socket, root_socket, control_socket):
+            self._exits.callback(listening.close)
         api_origin, self.root_url, self.lambda_url = (
-            f"http://{HOST}:{one.getsockname()[1]}"
-            for one in (api_socket, root_socket, control_socket)
+            f"http://{HOST}:{listening.getsockname()[1]}"
+            for listening in (api_socket, root_socket, control_socket)
         )
         stage = f"/{template.api.stage}" if template.api else ""
         self.api_url = api_origin + stage
@@ -138,9 +136,13 @@ class Stack:
         )
 
         place = Place(
-            settings.function_endpoint_url or self.endpoint_url, work_dir, janitor,
-            settings.code_root.resolve(), settings.python, settings.built and settings.built.resolve(),
-        )  # fmt: skip
+            endpoint_url=settings.function_endpoint_url or self.endpoint_url,
+            work_dir=work_dir,
+            janitor=janitor,
+            code_root=settings.code_root.resolve(),
+            python=settings.python,
+            built=settings.built and settings.built.resolve(),
+        )
         self.pools = {}
         for name, function in self.deployed.template.functions.items():
             log = FunctionLog(self.log_dir, name, settings.echo)
@@ -158,14 +160,13 @@ class Stack:
                 self._run(Poller(self.pools[name], source, sqs).run(), f"the poller of {name}")
 
         if (api := self.deployed.template.api) is not None:
-            for prefix, one in ((stage, api_socket), ("", root_socket)):
-                await self._serve(
-                    Gateway(api, self.pools, prefix, settings.api_timeout_s).app(), one
-                )
+            for prefix, listening in ((stage, api_socket), ("", root_socket)):
+                gateway = Gateway(api, self.pools, prefix, settings.api_timeout_s)
+                await self._serve(gateway.app(), listening)
         await self._serve(make_control_app(self.pools), control_socket)
 
     async def _start_aws(self, janitor: processes.Janitor, work_dir: Path) -> str:
-        """Moto's server in a process of its own; it says on which port it listens."""
+        """Start moto's server and return its URL."""
         with (self.log_dir / "aws.log").open("wb") as log:
             variables = {
                 name: value for name, value in os.environ.items() if not name.startswith("AWS_")
@@ -190,19 +191,18 @@ class Stack:
             janitor.tell("remove", process.pid)
 
         self._exits.push_async_callback(stop)
-        said = cast(asyncio.StreamReader, process.stdout)
+        stdout = cast(asyncio.StreamReader, process.stdout)
         try:
-            line = await asyncio.wait_for(said.readline(), AWS_START_S)
+            line = await asyncio.wait_for(stdout.readline(), AWS_START_S)
         except TimeoutError as error:
             raise StackError(
                 f"moto did not start within {AWS_START_S} s; see {self.log_dir}/aws.log"
             ) from error
         if not line:
-            last = (self.log_dir / "aws.log").read_text().strip().splitlines()[-1:] or [
-                "no message"
-            ]
+            log_path = self.log_dir / "aws.log"
+            last = log_path.read_text().strip().splitlines()[-1:] or ["no message"]
             raise StackError(
-                f"moto did not start: {last[0]}; see {self.log_dir}/aws.log or choose another --aws-port"
+                f"moto did not start: {last[0]}; see {log_path} or choose another --aws-port"
             )
         self._run(self._fail_after(process), "AWS")
         return f"http://{HOST}:{json.loads(line)['port']}"
@@ -217,13 +217,13 @@ class Stack:
         self._exits.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listening).start()
 
-    def _run(self, work: Coroutine[Any, Any, None], what: str) -> None:
-        """Run `work` until the stack ends; if it ends before, the stack has failed."""
+    def _run(self, work: Coroutine[Any, Any, None], title: str) -> None:
+        """Run a task until the stack ends; its earlier end fails the stack."""
         task = asyncio.create_task(work)
 
         def ended(task: "asyncio.Task[None]") -> None:
             if not task.cancelled() and not self.failed.done():
-                self.failed.set_result(f"{what} stopped: {task.exception()}")
+                self.failed.set_result(f"{title} stopped: {task.exception()}")
 
         task.add_done_callback(ended)
         self._exits.push_async_callback(_cancel, task)

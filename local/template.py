@@ -1,6 +1,6 @@
-"""A SAM template as plain values for the local stack: functions, routes, event sources, the API.
+"""SAM template as plain values: functions, routes, event sources, API.
 
-`Template.functions` and `.api` are what is served; `.properties(name)` gives any other resource in its own words.
+`Template.functions` and `.api` are served; `.properties(name)` returns any other resource.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from local.cloudformation import ACCOUNT, NOTHING, REGION, Document, TemplateErr
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path of the API, and the function behind it."""
+    """API path and method, and the function that handles them."""
 
     method: str  # upper case, or ANY
     path: str  # /v2/{path+}
@@ -22,7 +22,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """An SQS event source mapping."""
+    """SQS event source mapping."""
 
     queue_arn: str
     batch_size: int
@@ -32,7 +32,9 @@ class QueueSource:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    name: str  # the logical id, as with `sam local`
+    """Lambda function with the globals applied."""
+
+    name: str  # logical id
     handler: str
     runtime: str
     memory_mb: int
@@ -45,12 +47,13 @@ class Function:
 
     @property
     def arn(self) -> str:
+        """ARN of the function."""
         return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayResponse:
-    """How the API answers by itself, e.g. when there is no such path."""
+    """API Gateway's own reply, e.g. to an unknown path."""
 
     status: int | None = None
     template: str | None = None
@@ -59,6 +62,8 @@ class GatewayResponse:
 
 @dataclass(frozen=True, slots=True)
 class Api:
+    """REST API with its routes and gateway responses."""
+
     id: str
     stage: str
     binary_media_types: tuple[str, ...]
@@ -68,15 +73,16 @@ class Api:
 
 @dataclass(frozen=True)
 class Template(Document):
-    """A loaded template and what it serves."""
+    """Loaded template and its served resources."""
 
     @cached_property
     def functions(self) -> dict[str, Function]:
+        """Functions by logical id."""
         return {name: self._function(name) for name in self.resources("AWS::Serverless::Function")}
 
     @cached_property
     def api(self) -> Api | None:
-        """The one API of the template, SAM's implicit one included. None when no function has an Api event."""
+        """The template's only API, explicit or implicit; None without Api events."""
         routes = tuple(
             Route(str(event["Method"]).upper(), str(event["Path"]), name)
             for name in self.resources("AWS::Serverless::Function")
@@ -85,7 +91,7 @@ class Template(Document):
         explicit = self.resources("AWS::Serverless::Api")
         if len(explicit) > 1:
             raise TemplateError(
-                f"Resources.{explicit[1]}: the local stack serves one API, {explicit[0]} is the first"
+                f"Resources.{explicit[1]}: the local stack serves one API, {explicit[0]}"
             )
         if not explicit and not routes:
             return None
@@ -107,9 +113,10 @@ class Template(Document):
 
     @cached_property
     def outputs(self) -> dict[str, str]:
+        """Values of the template's Outputs."""
         outputs = {}
         for name, output in (self.document.get("Outputs") or {}).items():
-            if self._wanted(output, f"Outputs.{name}"):
+            if self._is_included(output, f"Outputs.{name}"):
                 outputs[name] = str(self.resolve(output["Value"], f"Outputs.{name}.Value"))
         return outputs
 
@@ -118,11 +125,11 @@ class Template(Document):
         own = self.document["Resources"][name].get("Properties") or {}
 
         def value(key: str, default: Any) -> Any:
-            where = f"Resources.{name}.Properties.{key}"
-            found = self.resolve(own.get(key, shared.get(key, default)), where)
-            if found is None or found is NOTHING:
-                raise TemplateError(f"{where}: missing")
-            return found
+            location = f"Resources.{name}.Properties.{key}"
+            resolved = self.resolve(own.get(key, shared.get(key, default)), location)
+            if resolved is None or resolved is NOTHING:
+                raise TemplateError(f"{location}: missing")
+            return resolved
 
         def optional_number(key: str) -> int | None:
             return number(key, None) if key in own else None
@@ -131,13 +138,16 @@ class Template(Document):
             try:
                 return int(value(key, default))
             except ValueError as error:
-                where = f"Resources.{name}.Properties.{key}"
-                raise TemplateError(f"{where}: {value(key, default)!r} is no number") from error
+                location = f"Resources.{name}.Properties.{key}"
+                raise TemplateError(f"{location}: {value(key, default)!r} is no number") from error
 
         variables: dict[str, Any] = {}
-        for where, source in (("Globals.Function", shared), (f"Resources.{name}.Properties", own)):
-            given = (source.get("Environment") or {}).get("Variables") or {}
-            variables |= self.resolve(given, f"{where}.Environment.Variables")
+        for location, source in (
+            ("Globals.Function", shared),
+            (f"Resources.{name}.Properties", own),
+        ):
+            values = (source.get("Environment") or {}).get("Variables") or {}
+            variables |= self.resolve(values, f"{location}.Environment.Variables")
         return Function(
             name=name,
             handler=str(value("Handler", None)),
@@ -167,9 +177,9 @@ class Template(Document):
 
     def _events(self, function: str, kind: str) -> list[dict[str, Any]]:
         events = (self.document["Resources"][function].get("Properties") or {}).get("Events") or {}
-        where = f"Resources.{function}.Properties.Events"
+        location = f"Resources.{function}.Properties.Events"
         return [
-            self.resolve(event["Properties"], f"{where}.{name}.Properties")
+            self.resolve(event["Properties"], f"{location}.{name}.Properties")
             for name, event in events.items()
             if event.get("Type") == kind
         ]

@@ -24,8 +24,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from functions.core.errors import one_line
 from local.client import RunningStack, start_stack
 from local.demo import STATE, DemoFailed, follow, get, last_words, registered, step, submit
+from training.data.dataset import BEST_POSSIBLE
 from training.errors import TrainingError
-from training.evaluation.baselines import BEST_POSSIBLE
 from training.hyperparameters import pairs
 from training.manifest import KEY
 from training.recipe_loading import built_in
