@@ -1,4 +1,7 @@
-"""One process of a run with several, as torchrun starts it, for test_training_ranks: python -m tests.ranks FOLDER."""
+"""Process of a distributed training run, as torchrun starts it.
+
+For tests/unit/training/fitting/test_ranks.py: python -m tests.ranks FOLDER
+"""
 
 import os
 import sys
@@ -49,7 +52,7 @@ def fit(model: Any, ranks: distributed.Ranks | None = None, **more: Any) -> list
 
 
 class StopAt(checkpoint.Stop):
-    """SIGTERM reaches this process at its look number `looks`."""
+    """Stop that is requested after it was checked `looks` times, as if by SIGTERM."""
 
     def __init__(self, looks: int) -> None:
         self.left = looks
@@ -65,7 +68,7 @@ def main() -> int:
     ranks, _ = distributed.join(os.environ, CPU)
     model = make_model()
     history = fit(model, ranks)
-    others = ranks.gathered(model.state_dict())
+    others = ranks.gather(model.state_dict())
     if ranks.leads:
         torch.save(
             {"model": model.state_dict(), "history": history, "others": others}, folder / "plain.pt"
@@ -83,13 +86,13 @@ def main() -> int:
         stopped = True
     resumed = make_model(0.3)
     fit(resumed, ranks, settings=drawing, checkpoints=folder / "state")
-    stops = ranks.gathered(stopped)
+    stops = ranks.gather(stopped)
     if ranks.leads:
         torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict(), "stops": stops},
                    folder / "resumed.pt")  # fmt: skip
-    ranks.leave()
+    ranks.close()
     return 0
 
 
 if __name__ == "__main__":
-    distributed.end(main)
+    distributed.run_and_exit(main)

@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from training.sagemaker import cli
-
 HELP = """python -m training COMMAND …
 
   train RECIPE   train here; with --on sagemaker or --on local-stack as a training job (its options: job --help)
@@ -51,6 +49,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _job(arguments: Sequence[str]) -> int:
+    from training.sagemaker import cli
 
     return cli.main(arguments)
 
@@ -82,5 +81,5 @@ if __name__ == "__main__":
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun -m training train
         from training.fitting import distributed
 
-        distributed.end(main)
+        distributed.run_and_exit(main)
     sys.exit(main())

@@ -1,61 +1,61 @@
-"""What can go wrong in training and is the user's to mend. Each is shown as one line, without a traceback."""
+"""Errors of training that the user can fix; each is printed as one line, without a traceback."""
 
 
 class TrainingError(Exception):
-    """The message says what to change."""
+    """Base of the errors that the user can fix; the message says what to change."""
 
 
 class InvalidRecipe(TrainingError):
-    """When a recipe does not exist, does not load, or its data do not fit its network."""
+    """Recipe that does not exist, does not load, or does not fit its data."""
 
 
 class InvalidHyperparameter(TrainingError):
-    """When a name is unknown or a value does not have the declared type."""
+    """Hyperparameter with an unknown name or a value of another type."""
 
 
 class InvalidCheckpoint(TrainingError):
-    """When a checkpoint cannot be read or was written by another run."""
+    """Checkpoint that cannot be read or was written by another run."""
 
 
 class Diverged(TrainingError):
-    """When the loss of a run is no number any more."""
+    """Training run whose loss became NaN or infinite."""
 
 
 class ExportFailed(TrainingError):
-    """When no exporter produced a graph that computes what the network computes."""
+    """Export without a graph that computes what the model computes."""
 
 
 class InvalidArtifact(TrainingError):
-    """When an ONNX file, or what is said about it, cannot be published."""
+    """ONNX file, manifest or sample that cannot be published."""
 
 
 class InvalidJob(TrainingError):
-    """When a job request breaks the rules of CreateTrainingJob, or the job ended badly."""
+    """Job request that breaks the rules of CreateTrainingJob, or job that ended badly."""
 
 
 class InvalidData(TrainingError):
-    """When data cannot be read, or do not hold what the recipe needs of them."""
+    """Data that cannot be read or lack something that the recipe needs."""
 
 
 class MissingColumn(InvalidData):
-    """When a column, an array or a channel that was named is not there."""
+    """Column, array or channel that was named and does not exist."""
 
 
 class InvalidValue(InvalidData):
-    """When a value is missing where none may be, or is not what its column holds."""
+    """Value that is missing, or of another type than its column."""
 
 
 class UnknownLabel(InvalidData):
-    """When a class is none of the known ones."""
+    """Class that is none of the known labels."""
 
 
 class NoRows(InvalidData):
-    """When a file or a folder holds nothing to learn from."""
+    """File or folder without any rows."""
 
 
 class WrongShape(InvalidData):
-    """When rows, images or arrays differ in size where they may not."""
+    """Rows, images or arrays of different sizes that have to have the same."""
 
 
 class CompressionFailed(TrainingError):
-    """When a compression does not exist, or finds nothing to do."""
+    """Compression that does not exist or does not apply to the model."""

@@ -1,4 +1,4 @@
-"""Hyperparameters: their types, defaults, ranges and textual form."""
+"""Hyperparameters: their types, defaults, ranges and conversion from and to text."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from training.errors import InvalidHyperparameter
 
+VALUE_SHOWN = 80  # characters of a wrong value in an error
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What every recipe has. It changes defaults and adds fields: int, float, bool, str, a Literal, tuples of them."""
+    """Base of every recipe's hyperparameters.
+
+    A subclass changes defaults and adds fields of type int, float, bool, str or Literal, and tuples
+    of these.
+    """
 
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class NetworkHyperparameters(Hyperparameters):
-    """The knobs of the torch loop."""
+    """Hyperparameters of the torch training loop."""
 
     epochs: int = 10
-    lr: float = 1e-3  # the highest learning rate
+    lr: float = 1e-3  # highest learning rate
     batch_size: int = 64  # examples an update, over all processes
-    schedule: Literal["cosine", "linear", "constant"] = (
-        "cosine"  # how the rate falls to zero, or stays
-    )
-    warm_up: float = 0.1  # share of all steps in which the rate rises to `lr`
-    weight_decay: float = (
-        0.01  # L2: an update shrinks weights by lr * weight_decay; biases and norms are left alone
-    )
-    l1: float = (
-        0.0  # L1: the loss grows by l1 * sum(|weights|); weights that it makes zero stay there
-    )
-    clip: float = 0.0  # the gradient's norm is cut to this; 0: as it is
-    patience: int = (
-        0  # early stopping: epochs without a lower validation loss, then the best weights; 0: never
-    )
-    accumulate: int = 1  # parts of a batch whose gradients are added up, to fit into memory
-    precision: Literal["auto", "fp32", "bf16"] = (
-        "auto"  # bf16 is autocast; auto: bf16 on a GPU, fp32 on a CPU
-    )
-    engine: Literal["auto", "eager", "graph", "compile"] = (
-        "auto"  # auto: a CUDA graph of the step on a GPU, else eager
-    )
+    # Learning rate after the warm-up: falls to zero, or stays (fitting/schedule.py).
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warm_up: float = 0.1  # share of all steps in which the learning rate rises to `lr`
+    # L2: each update shrinks weights by lr * weight_decay; biases and norms are left alone.
+    weight_decay: float = 0.01
+    # L1: the loss grows by l1 * sum(|weights|); weights that it makes zero stay zero.
+    l1: float = 0.0
+    clip: float = 0.0  # largest norm of the gradient; 0: not clipped
+    # Early stopping: epochs without a lower validation loss, then the best weights; 0: never.
+    patience: int = 0
+    accumulate: int = 1  # parts of a batch whose gradients are summed, to fit into memory
+    # bf16 is autocast; auto: bf16 on a GPU, fp32 on a CPU.
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    # auto: a CUDA graph of the step on a GPU, eager on a CPU (fitting/engines.py).
+    engine: Literal["auto", "eager", "graph", "compile"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
@@ -70,7 +70,10 @@ H = TypeVar("H", bound=Hyperparameters)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers that a search may try, both ends included; `log` where their order of magnitude is what counts."""
+    """Interval of numbers that a search may try, both ends included.
+
+    With `log`, trials are spread evenly over orders of magnitude.
+    """
 
     low: float
     high: float
@@ -78,15 +81,15 @@ class Range:
 
 
 def override(defaults: H, values: Mapping[str, object]) -> H:
-    """`defaults` with `values` in place, each converted to its field's type.
+    """Return `defaults` with `values` set, each converted to its field's type.
 
-    Values are JSON, or text as SageMaker and the command line deliver it.
+    Values are JSON, or text as SageMaker and the command line pass it.
 
     >>> override(NetworkHyperparameters(), {"epochs": "3", "lr": 0.01}).epochs
     3
 
     Raises:
-        InvalidHyperparameter: the name is unknown or the value has another type.
+        InvalidHyperparameter: a name is unknown, or a value has another type.
     """
     hints = get_type_hints(type(defaults))
     names = [field.name for field in fields(defaults)]
@@ -107,36 +110,42 @@ def _convert(name: str, value: object, kind: Any) -> object:
             return None
         kind = next(part for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Literal:
-        for choice in get_args(kind):
-            if choice in (parsed, value):
-                return choice
-        choices = ", ".join(str(choice) for choice in get_args(kind))
-        raise InvalidHyperparameter(f"{name}: {str(value)[:80]!r} is none of {choices}")
+        return _choice(name, value, parsed, get_args(kind))
     if get_origin(kind) is tuple:
         if not isinstance(parsed, list | tuple):
-            raise InvalidHyperparameter(f"{name}: {str(value)[:80]!r} is not a JSON list")
+            raise InvalidHyperparameter(f"{name}: {_shown(value)} is not a JSON list")
         return tuple(_convert(name, part, get_args(kind)[0]) for part in parsed)
     if kind is str:
         return parsed if isinstance(parsed, str) else str(value)
-    if kind is bool and isinstance(parsed, bool):
+    if kind in (bool, list, dict) and isinstance(parsed, kind):
         return parsed
-    number = (
-        isinstance(parsed, int | float) and not isinstance(parsed, bool) and math.isfinite(parsed)
-    )
-    if kind is float and number:
-        return float(parsed)  # type: ignore[arg-type]
-    if kind is int and number and int(parsed) == parsed:  # type: ignore[call-overload]
-        return int(parsed)  # type: ignore[call-overload]
-    if kind in (list, dict) and isinstance(parsed, kind):
-        return parsed
-    expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(
-        kind, f"a JSON {kind.__name__}"
-    )
-    raise InvalidHyperparameter(f"{name}: {str(value)[:80]!r} is not {expected}")
+    if isinstance(parsed, int | float) and not isinstance(parsed, bool) and math.isfinite(parsed):
+        if kind is float:
+            return float(parsed)
+        if kind is int and int(parsed) == parsed:
+            return int(parsed)
+    expected = {int: "a whole number", float: "a number", bool: "true or false"}
+    type_name = expected.get(kind, f"a JSON {kind.__name__}")
+    raise InvalidHyperparameter(f"{name}: {_shown(value)} is not {type_name}")
+
+
+def _choice(name: str, value: object, parsed: object, choices: tuple[object, ...]) -> object:
+    for choice in choices:
+        if choice in (parsed, value):
+            return choice
+    allowed = ", ".join(str(choice) for choice in choices)
+    raise InvalidHyperparameter(f"{name}: {_shown(value)} is none of {allowed}")
+
+
+def _shown(value: object) -> str:
+    return repr(str(value)[:VALUE_SHOWN])
 
 
 def _parse(value: object) -> object:
-    """Text read as JSON where it is JSON; Python's spelling of booleans counts too (the older toolkit writes it)."""
+    """Parse text as JSON, or return it as it is.
+
+    Booleans may be spelled as in Python: SageMaker's training toolkit writes them so.
+    """
     if not isinstance(value, str):
         return value
     try:
@@ -146,7 +155,9 @@ def _parse(value: object) -> object:
 
 
 def encode(value: object) -> str:
-    """A hyperparameter as the text that SageMaker carries and `override` reads back to the same value.
+    """Return a hyperparameter as text that `override` reads back to the same value.
+
+    SageMaker passes hyperparameters as text only.
 
     >>> encode(True), encode("o'brien"), encode('"quoted"')
     ('true', "o'brien", '"\\\\"quoted\\\\""')
@@ -159,10 +170,13 @@ def encode(value: object) -> str:
 
 
 def pairs(settings: Sequence[str], option: str = "--set") -> dict[str, str]:
-    """`NAME=VALUE` of the command line, by name.
+    """Parse `NAME=VALUE` options of the command line into values by name.
+
+    >>> pairs(["lr=0.1", "note=a=b"])
+    {'lr': '0.1', 'note': 'a=b'}
 
     Raises:
-        InvalidHyperparameter: there is no `=` in one of them.
+        InvalidHyperparameter: an option has no `=`.
     """
     for setting in settings:
         if "=" not in setting:

@@ -1,27 +1,32 @@
-"""Regular expressions for the metrics in training's log lines."""
+"""Regular expressions that read the metrics from training's printed lines.
+
+They are the metric definitions of SageMaker jobs. fitting/progress.py and evaluation/report.py print
+the lines.
+"""
 
 from __future__ import annotations
 
-from training.evaluation import metrics as evaluate
+from training.evaluation.metrics import NAMES, PRIMARY
 from training.recipe import Task
 
-ANYTHING = r"[\s\S]*"
 NUMBER = r"(-?[0-9.]+(?:e[+-]?[0-9]+)?)"
 
 
 def metrics(task: Task | None = None) -> dict[str, str]:
-    """Regular expressions by name, for what the loop and the report print of `task`, or of any task.
+    """Return regular expressions by metric name, for `task` or for all tasks.
 
     >>> metrics("regression")["test:r2"]
     'test_r2=(-?[0-9.]+(?:e[+-]?[0-9]+)?)'
     """
-    tasks: list[Task] = [task] if task else list(evaluate.PRIMARY)
-    validated = dict.fromkeys(["loss", *(evaluate.PRIMARY[one].metric for one in tasks)])
-    tested = dict.fromkeys(name for one in tasks for name in evaluate.names(one))
+    tasks: list[Task] = [task] if task else list(PRIMARY)
+    primary = (PRIMARY[each].metric for each in tasks)
+    validation = dict.fromkeys(["loss", *primary])
+    test = dict.fromkeys(name for each in tasks for name in NAMES[each])
     return {
         "train:loss": rf"epoch \d+/\d+ +loss={NUMBER}",
         "train:examples_per_s": r"  rate=([0-9.]+)/s",
-        **{f"validation:{name}": f"validation_{name}={NUMBER}" for name in validated},
-        **{f"test:{name}": f"test_{name}={NUMBER}" for name in tested},
-        "train:epoch": r"epoch (\d+)/\d+ ",  # last: who sees it sees what came with it
+        **{f"validation:{name}": f"validation_{name}={NUMBER}" for name in validation},
+        **{f"test:{name}": f"test_{name}={NUMBER}" for name in test},
+        # Last, so that a reader who sees an epoch has seen the metrics printed with it.
+        "train:epoch": r"epoch (\d+)/\d+ ",
     }

@@ -1,347 +1,357 @@
-"""From a recipe to a model that has learned, and from there to a proven graph; torch and scikit-learn alike."""
+"""Steps of a training: load, fit, export, compress, describe, write.
+
+Each takes the values that the steps before it returned; train.py calls them in this order.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from training import networks
-from training.data import Dataset, Examples
-from training.errors import ExportFailed, InvalidRecipe
-from training.evaluation import calibration
-from training.evaluation import metrics as evaluate
-from training.export import graphs, sklearn_exporter, torch_exporter
-from training.fitting import estimators, loop, losses
-from training.fitting.checkpoint import Stop
+from training.compression import select
+from training.compression.quantize import Compressed
+from training.data import Dataset
+from training.errors import TrainingError
+from training.evaluation import record, report
+from training.evaluation.evaluate import evaluate, evaluate_baselines
+from training.evaluation.metrics import PRIMARY
+from training.export import graphs, model_card, model_exporter
+from training.export.sample_requests import sample_requests
+from training.fitting import checkpoint, distributed, trainer
 from training.fitting.distributed import Ranks
-from training.hyperparameters import Hyperparameters, NetworkHyperparameters
-from training.recipe import Arrays, Front, Recipe, Run
+from training.fitting.trained import Trained
+from training.hyperparameters import Hyperparameters, override, pairs
+from training.manifest import Evaluation, Manifest
+from training.recipe import Recipe
+from training.recipe_loading import load as load_recipe
+from training.tuning import objective
+from training.tuning.options import require_optuna
 
-CHUNK = 256  # examples a graph is asked at a time
-SHOWN_LIMIT = 64 * 1024  # bytes of a sample, as JSON; the registry keeps no larger ones
+if TYPE_CHECKING:
+    from training.tuning.study import Study
+
+CHANNEL = "SM_CHANNEL_"  # prefix of the environment variables that name a job's input folders
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A model that has learned, with all that judging and exporting it takes."""
+class Plan:
+    """Everything that is decided before training: recipe, settings, data, device, processes."""
 
+    options: argparse.Namespace
+    environ: Mapping[str, str]
     recipe: Recipe[Any]
     settings: Hyperparameters
-    data: Dataset  # as the recipe gave it
-    encoded: Dataset  # as the model takes it
-    labels: tuple[str, ...]
-    front: Front | None
-    model: Any
-    history: list[loop.Row]
+    data: Dataset
+    channels: Mapping[str, Path]  # folders of input data by name
+    compressions: list[str]
     device: torch.device
-    temperature: float = 1.0  # of a classifier's softmax, see calibrate.py
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """What the exported graph would answer, computed by the model itself."""
-        encoded = self.front.encode(inputs) if self.front else inputs
-        if not isinstance(self.model, nn.Module):
-            answer = estimators.predict(self.model, encoded)
-            answer = (
-                answer if self.temperature == 1 else calibration.scaled(answer, self.temperature)
-            )
-            return {next(iter(self.recipe.answers)): answer}
-        served = serve(self.recipe, self.model, self.temperature).to(self.device)
-        return dict(
-            zip(self.recipe.answers, loop.predict(served, encoded, self.device), strict=True)
-        )
-
-    def asks(self, examples: Examples) -> Arrays:
-        """What the graph is asked for `examples`, which are as the recipe gave them."""
-        return self.recipe.request(examples) if self.recipe.request else examples.inputs
+    ranks: Ranks
+    started: float  # time.monotonic()
 
     @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """Those that were set and, of a search, those that it found."""
-        return asdict(self.settings) | estimators.found(self.model)
+    def is_trial(self) -> bool:
+        """Return whether a hyperparameter search runs this training only to judge it."""
+        return "MAYFLY_TRIAL" in self.environ
 
 
-def fit(
-    recipe: Recipe[Any],
-    settings: Hyperparameters,
-    data: Dataset,
-    *,
-    device: torch.device,
-    checkpoints: Path | None = None,
-    stop: Stop | None = None,
-    ranks: Ranks | None = None,
-    watch: Any = None,
-) -> Trained:
-    """Train the model of `recipe` on `data`; the other arguments are those of `loop.fit`.
+@dataclass(frozen=True)
+class Fitted:
+    """Trained models, one a seed, and the search that chose their hyperparameters."""
+
+    runs: list[Trained]
+    search: Study | None
+
+    @property
+    def first(self) -> Trained:
+        """Return the model that is exported."""
+        return self.runs[0]
+
+
+@dataclass(frozen=True)
+class Model:
+    """ONNX graph with the trained model that it was exported from."""
+
+    graph: onnx.ModelProto
+    trained: Trained
+    compressed: Compressed | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """Model card, record of the run, and the graph's answers for the test part."""
+
+    card: Manifest
+    record: dict[str, Any]
+    outcome: NDArray[Any]
+
+
+# --- load
+
+
+def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
+    """Load the recipe, its settings and its data, and join the other processes."""
+    started = time.monotonic()
+    recipe = load_recipe(options.recipe)
+    compressions = select.kinds(options.compress, recipe)
+    settings = override(recipe.hyperparameters(), json.loads(environ.get("SM_HPS", "{}")))
+    settings = override(settings, pairs(options.set))
+    channels = _job_channels(environ) | _command_line_channels(options.data)
+    ranks, device = distributed.join(environ, _device(options.device))
+    if ranks.leads:
+        processes = f", {ranks.count} processes" if ranks.count > 1 else ""
+        print(f"{recipe.name} on {_device_name(device)}{processes}: {settings}", flush=True)
+    data = recipe.load_data(channels, settings)
+    plan = Plan(
+        options, environ, recipe, settings, data, channels, compressions, device, ranks, started
+    )
+    if plan.is_trial:
+        plan = replace(plan, data=objective.without_test(data))
+    if ranks.leads:
+        print(_sizes(plan.data), flush=True)
+    return plan
+
+
+def _sizes(data: Dataset) -> str:
+    return (
+        f"{data.source}: {len(data.train)} to train, {len(data.validation)} to validate, "
+        f"{len(data.test)} to test"
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: torch sees no GPU here")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision("high")  # TF32 for fp32 matrices
+    torch.backends.cudnn.benchmark = True  # shapes are static: choose the fastest kernel once
+    return torch.device("cuda")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _job_channels(environ: Mapping[str, str]) -> dict[str, Path]:
+    """Return a job's input folders by lower-case channel name."""
+    return {
+        key.removeprefix(CHANNEL).lower(): Path(value)
+        for key, value in environ.items()
+        if key.startswith(CHANNEL)
+    }
+
+
+def _command_line_channels(data: Sequence[str]) -> dict[str, Path]:
+    """Return the input folders of `--data NAME=DIR` by channel name."""
+    folders = pairs(data, "--data")
+    for name, folder in folders.items():
+        if folder.startswith("s3://"):
+            raise TrainingError(
+                f"--data {name}={folder}: training here reads folders; --on sagemaker reads S3"
+            )
+    return {name: Path(folder).expanduser() for name, folder in folders.items()}
+
+
+# --- fit
+
+
+def fit(plan: Plan, stop: checkpoint.Stop) -> Fitted:
+    """Search hyperparameters if --tune asks for it, then train once for each seed.
 
     Raises:
         TrainingError: recipe, settings and data do not fit together.
         Interrupted: `stop` was requested; the checkpoint holds the state.
     """
-    labels = recipe.labels_of(data)
-    front = recipe.make_front(settings, data)
-    encoded = _encode(front, data) if front else data
-    torch.manual_seed(settings.seed)
-    model = recipe.make_model(settings, encoded)
-    trained = Trained(recipe, settings, data, encoded, labels, front, model, [], device)
-    if not isinstance(model, nn.Module):
-        return _fit_classic(trained, stop, ranks)
-    if not isinstance(settings, NetworkHyperparameters):
-        raise InvalidRecipe(
-            f"recipe {recipe.name}: hyperparameters of a torch model extend NetworkHyperparameters"
-        )
+    search = _search(plan, stop) if plan.options.tune else None
+    settings = override(plan.settings, search.best_settings) if search else plan.settings
+    seeds = range(settings.seed, settings.seed + max(plan.options.seeds, 1))
+    runs = [_fit_seed(plan, replace(settings, seed=seed), stop) for seed in seeds]
+    plan.ranks.close()
+    return Fitted(runs, search)
 
-    if recipe.task == "classification" and recipe.loss is None:
-        _check_width(model, encoded.train, labels)
 
-    def score(_: nn.Module) -> loop.Row:
-        primary = evaluate.PRIMARY[recipe.task].metric
-        metrics = measure(recipe, trained.run, data.validation, labels)[0]
-        return {primary: metrics[primary]} if primary in metrics else {}
+def _search(plan: Plan, stop: checkpoint.Stop) -> Study:
+    require_optuna()
+    from training.tuning import local  # imports Optuna: 0.3 s, and containers of trials lack it
 
-    history = loop.fit(
-        model,
-        encoded,
-        settings,
-        device=device,
-        loss=losses.choose(recipe.task, recipe.loss),
-        score=None
-        if recipe.task == "generation"
-        else score,  # its loss says as much, and logits are large
-        augment=recipe.augment,
-        checkpoints=checkpoints,
-        identity={"recipe": recipe.name, "data": data.sha256},
+    return local.run(
+        plan.recipe,
+        plan.settings,
+        plan.options,
+        plan.environ,
+        plan.data,
+        plan.channels,
+        device=plan.device,
         stop=stop,
-        ranks=ranks,
-        watch=watch,
-    )
-    return _told(calibrated(replace(trained, history=history)), ranks)
-
-
-def calibrated(trained: Trained) -> Trained:
-    """The same at the temperature that makes a classifier as sure as it is right on the validation part."""
-    recipe, part = trained.recipe, trained.encoded.validation
-    if recipe.task != "classification" or recipe.serve is not None or not len(part):
-        return trained
-    if isinstance(trained.model, nn.Module):
-        logits = loop.predict(trained.model, part.inputs, trained.device)[0]
-    else:
-        logits = calibration.logits(estimators.predict(trained.model, part.inputs))
-    groups = None if trained.data.split.get("by", "row") == "row" else part.groups
-    return replace(trained, temperature=calibration.temperature(logits, part.target, groups))
-
-
-def _told(trained: Trained, ranks: Ranks | None = None) -> Trained:
-    if trained.temperature != 1 and (ranks is None or ranks.leads):
-        before, after = (
-            measure(trained.recipe, one.run, trained.data.validation, trained.labels)[0]["log_loss"]
-            for one in (replace(trained, temperature=1.0), trained)
-        )
-        print(
-            f"at temperature {trained.temperature:.2f}, validation log loss {before:.4f} → {after:.4f}",
-            flush=True,
-        )
-    return trained
-
-
-def _fit_classic(trained: Trained, stop: Stop | None, ranks: Ranks | None) -> Trained:
-    recipe, model = trained.recipe, trained.model
-    if not estimators.is_estimator(model):
-        raise InvalidRecipe(f"recipe {recipe.name}: model() returns a {type(model).__name__}, which is neither a torch "
-                            "module nor a scikit-learn estimator")  # fmt: skip
-    if ranks is not None and ranks.count > 1:
-        raise InvalidRecipe(
-            f"recipe {recipe.name}: a scikit-learn estimator is fitted in one process"
-        )
-    estimators.fit(model, trained.encoded.train, seed=trained.settings.seed, stop=stop)
-    estimators.check_classes(model, trained.labels)
-    trained = _told(calibrated(trained))
-    metrics, _ = measure(recipe, trained.run, trained.data.validation, trained.labels)
-    print(
-        "  ".join(f"validation_{name}={value:.4f}" for name, value in metrics.items()), flush=True
-    )
-    return trained
-
-
-def _check_width(model: nn.Module, examples: Examples, labels: tuple[str, ...]) -> None:
-    try:
-        width = loop.predict(model, examples.take(slice(0, 2)).inputs, torch.device("cpu"))[
-            0
-        ].shape[-1]
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return  # the loop says what does not fit
-    if width != len(labels):
-        shown = ", ".join(labels)[:80]
-        raise InvalidRecipe(
-            f"the model answers {width} numbers a row, and there are {len(labels)} labels: {shown}"
-        )
-
-
-def _encode(front: Front, data: Dataset) -> Dataset:
-    train, validation, test = (
-        replace(part, inputs=front.encode(part.inputs))
-        for part in (data.train, data.validation, data.test)
-    )
-    return replace(data, train=train, validation=validation, test=test)
-
-
-def measure(
-    recipe: Recipe[Any], run: Run, examples: Examples, labels: tuple[str, ...]
-) -> tuple[dict[str, float], NDArray[Any]]:
-    """The metrics of what `run` answers for `examples`, and these answers."""
-    infer = recipe.infer or (lambda run, examples: run(examples.inputs)[next(iter(recipe.answers))])
-    outcome = infer(run, examples)
-    metrics = evaluate.metrics(recipe.task, outcome, examples, labels)
-    return metrics | (recipe.metric(outcome, examples) if recipe.metric else {}), outcome
-
-
-def serve(recipe: Recipe[Any], model: nn.Module, temperature: float = 1.0) -> nn.Module:
-    """The module that is exported; it shares its weights with `model`."""
-    if recipe.serve is not None:
-        return recipe.serve(model)
-    return (
-        networks.After(model, networks.softmax(temperature))
-        if recipe.task == "classification"
-        else model
+        ranks=plan.ranks,
     )
 
 
-def asking(graph: onnx.ModelProto) -> Run:
-    """ONNX Runtime, asked in chunks where all inputs have as many rows. What a decoder remembers begins empty."""
-    session = graphs.runtime(graph)
-    names = [output.name for output in session.get_outputs()]
-
-    def run(inputs: Arrays) -> Arrays:
-        inputs = graphs.begun(graph, inputs)
-        rows = {len(values) for values in inputs.values()}
-        chunk = CHUNK if len(rows) == 1 else max(rows)
-        parts = [
-            session.run(
-                names, {name: values[start : start + chunk] for name, values in inputs.items()}
-            )
-            for start in range(0, max(rows), chunk)
-        ]
-        return {
-            name: np.concatenate(answers)
-            for name, answers in zip(names, zip(*parts, strict=True), strict=True)
-        }
-
-    return run
+def _fit_seed(plan: Plan, settings: Hyperparameters, stop: checkpoint.Stop) -> Trained:
+    folder = plan.options.checkpoint_dir or plan.environ.get("SM_CHECKPOINT_DIR")
+    checkpoints = Path(folder) if folder else None
+    if plan.options.seeds > 1:
+        if plan.ranks.leads:
+            print(f"seed {settings.seed}", flush=True)
+        checkpoints = checkpoints / f"seed-{settings.seed}" if checkpoints else None
+    return trainer.fit(
+        plan.recipe,
+        settings,
+        plan.data,
+        device=plan.device,
+        checkpoints=checkpoints,
+        stop=stop,
+        ranks=plan.ranks,
+    )
 
 
-def to_graph(trained: Trained) -> onnx.ModelProto:
-    """The proven graph of the model, which takes what the model takes.
+# --- export and compress
+
+
+def export(trained: Trained) -> onnx.ModelProto:
+    """Export the model alone, without its preprocessor, and prove the graph.
 
     Raises:
         ExportFailed: no exporter made a graph that computes what the model computes.
     """
-    if isinstance(trained.model, nn.Module):
-        return torch_exporter.export(_spec(trained))
-    inputs, answer = trained.encoded.test.inputs, next(iter(trained.recipe.answers))
-    graph = sklearn_exporter.export(trained.model, inputs, answer).graph
-    return (
-        graph
-        if trained.temperature == 1
-        else sklearn_exporter.at_temperature(graph, answer, trained.temperature, inputs)
-    )
+    print("exporting and proving the graph", flush=True)
+    return model_exporter.export(trained)
 
 
-def with_front(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
-    """`graph` from a caller's raw inputs on, proven to answer the same.
+def compress(plan: Plan, trained: Trained, graph: onnx.ModelProto) -> Model:
+    """Choose the smallest variant within the budget, and attach the preprocessor.
+
+    Without --compress, `graph` is the only variant. Pruning and distilling return another trained
+    model than `trained`.
 
     Raises:
-        ExportFailed: it does not.
+        CompressionFailed: a variant cannot be made of this kind of model.
     """
-    if trained.front is None:
-        return graph
-    whole = trained.front.attach(graph)
-    inner, outer = asking(graph), asking(whole)
-    for rows in (slice(0, 1), slice(0, 2), slice(0, CHUNK)):
-        raw = trained.asks(trained.data.test.take(rows))
-        expected, got = inner(trained.front.encode(raw)), outer(raw)
-        for name, theirs in expected.items():
-            problem = graphs.difference(got[name], theirs, *trained.recipe.tolerance)
-            if problem is not None:
-                raise ExportFailed(f"with its front, {name} {problem}")
-    return whole
+    compressed = None
+    if plan.compressions:
+        compressed, trained = select.smallest(
+            trained, graph, plan.compressions, plan.options.budget
+        )
+        metric = PRIMARY[plan.recipe.task].metric
+        print(compressed.table(f"validation {metric}"), flush=True)
+        graph = compressed.graph
+    return Model(model_exporter.attach_preprocessor(trained, graph), trained, compressed)
 
 
-def _spec(trained: Trained) -> torch_exporter.Spec:
-    recipe, inputs = trained.recipe, trained.asks(trained.data.test)
-    inputs = trained.front.encode(inputs) if trained.front else inputs
-    served = serve(recipe, trained.model.cpu(), trained.temperature)
-    own = set(recipe.dynamic) - set(inputs)  # a served module may have other inputs, e.g. a cache
-    axes = {
-        name: dict(recipe.dynamic.get(name, {})) for name in (recipe.dynamic if own else inputs)
-    }
-    for names in axes.values():
-        if "batch" not in names.values():
-            names[0] = "batch"
-    dims = {"batch": torch_exporter.Dim()} | {
-        name: torch_exporter.Dim() for one in axes.values() for name in one.values()
-    }
-    dims |= {name: torch_exporter.Dim(*bounds) for name, bounds in recipe.sizes.items()}
+# --- describe
 
-    def sample(sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
-        if own or recipe.sample is not None:
-            return recipe.make_sample(sizes, served)
-        return tuple(torch.from_numpy(_resized(inputs[name], axes[name], sizes)) for name in axes)
 
-    rtol, atol = recipe.tolerance
-    return torch_exporter.Spec(
-        model=served,
-        inputs=axes,
-        outputs=list(recipe.answers),
-        dims=dims,
-        sample=sample,
-        rtol=rtol,
-        atol=atol,
+def describe(plan: Plan, fitted: Fitted, model: Model) -> Description:
+    """Measure the graph on the test part, and make the model card and the run's record."""
+    by_seed = []
+    if len(fitted.runs) > 1:
+        by_seed = [run.measure(run.data.test)[0] for run in fitted.runs]
+    card, outcome = _card(plan, model)
+    run_record = record.make(
+        recipe=plan.recipe.name,
+        settings=model.trained.hyperparameters,
+        seeds=[run.settings.seed for run in fitted.runs],
+        metrics=by_seed or [card["metrics"]],
+        histories=[run.history for run in fitted.runs],
+        device=plan.device,
+        processes=plan.ranks.count,
+        duration_s=time.monotonic() - plan.started,
     )
+    if fitted.search is not None:
+        run_record["search"] = fitted.search.record()
+    return Description(card, run_record, outcome)
 
 
-def _resized(
-    values: NDArray[Any], axes: Mapping[int, str], sizes: Mapping[str, int]
-) -> NDArray[Any]:
-    """`values` cut, or repeated, to the sizes of their dynamic dimensions."""
-    for axis, name in axes.items():
-        values = values.take(range(sizes[name]), axis=axis, mode="wrap")
-    return np.ascontiguousarray(values)
+def _card(plan: Plan, model: Model) -> tuple[Manifest, NDArray[Any]]:
+    """Return the model card and the graph's answers for the test part."""
+    trained, graph, recipe, data = model.trained, model.graph, plan.recipe, plan.data
+    metrics, outcome = trained.measure(data.test, graphs.runner(graph))
+    rtol, atol = recipe.tolerance
+    duration_s = time.monotonic() - plan.started
+    card: Manifest = {
+        "schema": 1,
+        "task": recipe.task,
+        "description": recipe.description,
+        "inputs": model_card.inputs(graph, recipe.preprocessing, data.columns),
+        "outputs": model_card.outputs(graph, recipe.output_kinds, trained.labels),
+        "metrics": metrics,
+        "baselines": evaluate_baselines(recipe.task, data),
+        "evaluation": _evaluation(trained, outcome),
+        "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
+        "hyperparameters": trained.hyperparameters,
+        "training": model_card.origin(plan.environ, plan.device.type, duration_s),
+        "tolerance": {"rtol": rtol, "atol": atol},
+        "samples": graphs.samples(graph, sample_requests(trained, graph)),
+    }
+    if model.compressed is not None:
+        card["compression"] = model.compressed.records()
+        card["tolerance"]["atol"] = max(atol, model.compressed.atol)
+    return card, outcome
 
 
-def requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
-    """Inputs to show what the graph does: one example of the test part and, if they are small, two more at once."""
-    shown = batches(trained, graph, trained.data.test, (slice(0, 1), slice(1, 3)))
-    if {value.name for value in graph.graph.input} != set(
-        shown[0]
-    ):  # made up: short, without a past and with one
-        spec = _spec(trained)
-        sizes = [{name: dim.low + more for name, dim in spec.dims.items()} for more in (0, 1)]
-        return [
-            dict(zip(spec.inputs, (tensor.numpy() for tensor in spec.sample(size)), strict=True))
-            for size in sizes
-        ]
-    return [one for one in shown if _length(one) <= SHOWN_LIMIT] or shown[:1]
+def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
+    """Return the detailed evaluation, with the calibration before and after temperature."""
+    task, data, labels = trained.recipe.task, trained.data, trained.labels
+    if trained.temperature == 1:
+        return evaluate(task, outcome, data, labels)
+    _, uncalibrated = replace(trained, temperature=1.0).measure(data.test)
+    evaluation = evaluate(task, outcome, data, labels, uncalibrated=uncalibrated)
+    evaluation["calibration"]["temperature"] = trained.temperature
+    return evaluation
 
 
-def batches(
-    trained: Trained, graph: onnx.ModelProto, examples: Examples, rows: Sequence[slice]
-) -> list[Arrays]:
-    """What `graph`, with its front or without, is asked for rows of `examples`, which are as the recipe gave them."""
-    asked = [trained.asks(examples.take(part)) for part in rows]
-    names = {value.name for value in graph.graph.input}
-    if trained.front is not None and not set(asked[0]) <= names:
-        return [trained.front.encode(one) for one in asked]
-    return asked
+# --- write
 
 
-def _length(inputs: Arrays) -> int:
-    return sum(len(json.dumps(np.asarray(values).round(4).tolist() if values.dtype.kind == "f" else values.tolist()))
-               for values in inputs.values())  # fmt: skip
+def write(plan: Plan, model: Model, description: Description) -> Path:
+    """Write model.onnx with its card, report.json, record.json and plots; print the result.
+
+    The reports go beside the model and, in a job, to $SM_OUTPUT_DATA_DIR.
+    """
+    card, run_record, environ = description.card, description.record, plan.environ
+    default = environ.get("SM_MODEL_DIR", f"artifacts/{plan.recipe.name}")
+    path = (plan.options.model_dir or Path(default)) / "model.onnx"
+    model_card.embed(model.graph, card)
+    graphs.save(model.graph, path)
+    folder = Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent))
+    report.write(
+        card,
+        history=model.trained.history,
+        outputs=description.outcome,
+        target=plan.data.test.target,
+        labels=model.trained.labels,
+        folders=[folder, path.parent],
+        search=run_record.get("search"),
+    )
+    (folder / "record.json").write_text(json.dumps(run_record, indent=2) + "\n")
+    for line in [*report.lines(card), *_seed_lines(run_record), _file_line(path, card)]:
+        print(line, flush=True)
+    return path
+
+
+def _seed_lines(run_record: Mapping[str, Any]) -> list[str]:
+    count = len(run_record["seeds"])
+    if count == 1:
+        return []
+    return [
+        f"over {count} seeds: {metric} {spread['mean']:.4f} ± {spread['deviation']:.4f}"
+        for metric, spread in run_record["metrics"].items()
+    ]
+
+
+def _file_line(path: Path, card: Manifest) -> str:
+    return (
+        f"{path.name}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside, "
+        f"{card['training']['duration_s']:.1f} s in all"
+    )

@@ -1,6 +1,6 @@
-"""What a recipe is: one short file that names the data, the model and its hyperparameters.
+"""Recipe: one short Python file that names a model's data, network and hyperparameters.
 
-A file of your own, `churn.py`, anywhere:
+A recipe of your own is a file `churn.py`, anywhere:
 
     from dataclasses import dataclass
     from training import networks
@@ -23,8 +23,9 @@ A file of your own, `churn.py`, anywhere:
 
     python -m training train churn.py --data train=my/folder --set hidden=128
 
-`model` may return a scikit-learn estimator instead, a pipeline or a grid search included; then `Knobs` extends
-`Hyperparameters`, for there are no epochs. No torch here: jobs are submitted where there is none.
+`model` may return a scikit-learn estimator instead, also a pipeline or a grid search. `Knobs` then
+extends `Hyperparameters`, because an estimator has no epochs. This module does not import torch:
+jobs are submitted from machines that have none.
 """
 
 from __future__ import annotations
@@ -46,19 +47,22 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-# A recipe file needs one import: the hyperparameter classes are part of this module's interface.
+# Re-exported, so that a recipe file needs this one import.
 __all__ = [
-    "Arrays", "Hyperparameters", "NAME", "NetworkHyperparameters", "OUTPUTS", "Front", "Range", "Recipe", "Run", "Task",
+    "Arrays", "Hyperparameters", "NAME", "NetworkHyperparameters", "OUTPUTS", "Preprocessor",
+    "Range", "Recipe", "Run", "Task",
 ]  # fmt: skip
 
-NAME = re.compile(
-    r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?"
-)  # what the registry accepts as a model's name
+# Model names that the registry accepts.
+NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?")
+LABELS_SHOWN = 80  # characters of the list of labels in an error
 
 Task = Literal["classification", "regression", "ranking", "generation", "embedding"]
-Arrays = Mapping[str, NDArray[Any]]
-Run = Callable[[Arrays], Arrays]  # a model asked: inputs (n, ...) by name → outputs by name
-OUTPUTS: Mapping[str, Mapping[str, str]] = {  # what a task's graph answers: name → kind
+Arrays = Mapping[str, NDArray[Any]]  # by name of the input or output; first axis the batch
+Run = Callable[[Arrays], Arrays]  # runs a model: its inputs → its outputs
+
+# Outputs of each task's graph: name → kind, as the model card shows them.
+OUTPUTS: Mapping[str, Mapping[str, str]] = {
     "classification": {"probabilities": "probabilities"},
     "regression": {"value": "value"},
     "ranking": {"items": "ids", "scores": "scores"},
@@ -67,73 +71,79 @@ OUTPUTS: Mapping[str, Mapping[str, str]] = {  # what a task's graph answers: nam
 }
 
 
-class Front(Protocol):
-    """What turns a caller's raw inputs into the network's: the same twice, for training and inside the graph."""
+class Preprocessor(Protocol):
+    """Preprocessing that runs in Python while training and inside the exported graph.
+
+    Both have to give identical results; training.export has one for text and one for categories.
+    """
 
     def encode(self, inputs: Arrays) -> Arrays:
-        """Inputs of the network, by name, for raw ones."""
+        """Return the network's inputs for raw ones."""
 
     def attach(self, graph: onnx.ModelProto) -> onnx.ModelProto:
-        """`graph` with nodes before it that do what `encode` does."""
+        """Return `graph` with nodes before it that compute what `encode` does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[H]):
-    """How one model is made. Functions take as many of the arguments named here as they need, from the left.
+    """Everything that makes one model: data, model, training, serving and evaluation.
 
-    A torch `model` is called with the inputs in the data's order, first axis the batch. The exported graph is
-    `serve(model)`: for a classifier with a softmax behind its (batch, labels) logits, at the temperature at which it is
-    as sure as it is right (calibrate.py); one with a `serve` of its own goes out as that makes it.
+    Callbacks may take fewer arguments than listed here; they get the first ones. `settings` are the
+    hyperparameters, an instance of `hyperparameters`.
     """
 
+    # Registry name and one sentence for callers of the model.
     name: str
     description: str
+    # Decides the loss, the metrics, the baselines and the outputs.
     task: Task
+    # Class whose fields --set overrides.
     hyperparameters: type[H]
-    data: Callable[..., Dataset]  # (channels: folder by name, hyperparameters)
-    model: Callable[
-        ..., Any
-    ]  # (hyperparameters, data set) → torch module or scikit-learn estimator
-    labels: tuple[str, ...] = ()  # of the classes; or the data set brings them
-    preprocessing: str | Mapping[str, str] = (
-        ""  # what a caller has to do to raw data: one sentence, or one an input
-    )
-    dynamic: Mapping[str, Mapping[int, str]] = field(
-        default_factory=dict
-    )  # input → axis → name of a free dimension
-    sizes: Mapping[str, tuple[int, int]] = field(
-        default_factory=dict
-    )  # its smallest and largest size [1 to 257]
-    outputs: Mapping[str, str] = field(default_factory=dict)  # name → kind, in order [the task's]
-    augment: Callable[..., Tensor | tuple[Tensor, ...]] | None = (
-        None  # (*inputs), training only; torch's generator
-    )
-    loss: str | Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor] | None = (
-        None  # (model, inputs, target), mean
-    )
-    serve: Callable[..., nn.Module] | None = None  # (model): what is exported of the trained one
-    front: Callable[..., Front] | None = (
-        None  # (hyperparameters, data set); raw inputs such as text in the graph
-    )
-    request: Callable[[Examples], Arrays] | None = (
-        None  # what the graph is asked for examples [their own inputs]
-    )
-    infer: Callable[[Run, Examples], NDArray[Any]] | None = (
-        None  # what evaluate.metrics takes [run's first output]
-    )
-    metric: Callable[[NDArray[Any], Examples], dict[str, float]] | None = (
-        None  # of the same, beside the task's own
-    )
-    sample: Callable[..., tuple[Tensor, ...]] | None = (
-        None  # (sizes, served module): inputs of its own, for the proof
-    )
-    tolerance: tuple[float, float] = (1e-3, 1e-5)  # relative, absolute: of runtimes and machines
-    student: Callable[..., nn.Module] | None = (
-        None  # (hyperparameters, data set): a smaller one, for --compress distil
-    )
-    search: Mapping[str, Sequence[Any] | Range] = field(
-        default_factory=dict
-    )  # what --tune may try, by hyperparameter
+
+    # --- data
+    # (channels: folder by name, settings) → data set.
+    data: Callable[..., Dataset]
+    # Class names in the order of the class numbers. [from the data set]
+    labels: tuple[str, ...] = ()
+    # Sentence for callers: how to turn raw data into inputs. One for all inputs, or one by input.
+    preprocessing: str | Mapping[str, str] = ""
+    # (settings, data set) → preprocessing inside the graph, e.g. a tokenizer. [none]
+    preprocessor: Callable[..., Preprocessor] | None = None
+    # Changes training inputs at random: (*inputs) → inputs. Draws from torch's generator. [none]
+    augment: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
+
+    # --- model
+    # (settings, data set) → torch module or scikit-learn estimator. A module takes the data set's
+    # inputs in order, first axis the batch; a classifier answers logits (batch, labels).
+    model: Callable[..., Any]
+    # Name in fitting/losses.py, or (model, inputs, target) → mean of the batch. [the task's]
+    loss: str | Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor] | None = None
+    # (settings, data set) → smaller module, for --compress distil. [none]
+    student: Callable[..., nn.Module] | None = None
+    # Values that --tune tries, by hyperparameter: a sequence or a Range.
+    search: Mapping[str, Sequence[Any] | Range] = field(default_factory=dict)
+
+    # --- exported graph
+    # (trained module) → module to export. [a calibrated softmax after a classifier, else itself]
+    serve: Callable[..., nn.Module] | None = None
+    # Output name → kind, in order. [the task's]
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    # Free dimensions: input → axis → name. The batch (axis 0) is always free.
+    dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    # Smallest and largest size of a free dimension, by its name. [1 to 257]
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    # (size by dimension, exported module) → its inputs, where the data do not have them.
+    sample: Callable[..., tuple[Tensor, ...]] | None = None
+    # Relative and absolute difference allowed between runtimes and machines.
+    tolerance: tuple[float, float] = (1e-3, 1e-5)
+
+    # --- evaluation
+    # Examples → inputs that a caller would send. [the examples' inputs]
+    request: Callable[[Examples], Arrays] | None = None
+    # (run, examples) → answers as evaluation/metrics.py takes them. [the first output]
+    infer: Callable[[Run, Examples], NDArray[Any]] | None = None
+    # (answers, examples) → further metrics by name, beside the task's own. [none]
+    metric: Callable[[NDArray[Any], Examples], dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -145,17 +155,23 @@ class Recipe(Generic[H]):
                 f"recipe {self.name}: task {self.task!r} is none of {', '.join(OUTPUTS)}"
             )
 
+    @property
+    def output_kinds(self) -> Mapping[str, str]:
+        """Return the kind of each output of the graph, by name."""
+        return self.outputs or OUTPUTS[self.task]
+
     def load_data(self, channels: Mapping[str, Path], settings: H) -> Dataset:
-        """The data set.
+        """Load the data set.
 
         Raises:
             InvalidRecipe: it needs a channel that was not given.
         """
         try:
             data = _call(self.data, _Channels(channels), settings)
-        except _NoChannel as missing:
+        except _MissingChannel as missing:
+            channel = missing.args[0]
             raise InvalidRecipe(
-                f"recipe {self.name} reads the channel {missing.args[0]!r}: add --data {missing.args[0]}=FOLDER"
+                f"recipe {self.name} reads the channel {channel!r}: add --data {channel}=FOLDER"
             ) from None
         if not isinstance(data, Dataset):
             raise InvalidRecipe(
@@ -163,17 +179,11 @@ class Recipe(Generic[H]):
             )
         return data
 
-    def make_model(self, settings: H, data: Dataset) -> Any:
-        return _call(self.model, settings, data)
-
-    def make_front(self, settings: H, data: Dataset) -> Front | None:
-        return _call(self.front, settings, data) if self.front else None
-
-    def labels_of(self, data: Dataset) -> tuple[str, ...]:
-        """Names of the classes.
+    def label_names(self, data: Dataset) -> tuple[str, ...]:
+        """Return the class names, of the recipe or of its data.
 
         Raises:
-            InvalidRecipe: nobody names them, or there is a class without a name.
+            InvalidRecipe: a classifier without labels, or a class number without a name.
         """
         labels = self.labels or data.labels
         if self.task != "classification":
@@ -185,47 +195,52 @@ class Recipe(Generic[H]):
         for part in (data.train, data.validation, data.test):
             low, high = (int(part.target.min()), int(part.target.max())) if len(part) else (0, 0)
             if low < 0 or high >= len(labels):
-                wrong = low if low < 0 else high
+                number, shown = low if low < 0 else high, ", ".join(labels)[:LABELS_SHOWN]
                 raise InvalidRecipe(
-                    f"{data.source}: class {wrong} has no name; labels are {', '.join(labels)[:80]}"
+                    f"{data.source}: class {number} has no name; labels are {shown}"
                 )
         return labels
 
+    def make_model(self, settings: H, data: Dataset) -> Any:
+        """Return an untrained model."""
+        return _call(self.model, settings, data)
+
+    def make_student(self, settings: H, data: Dataset) -> Any:
+        """Return an untrained smaller model, or None where the recipe has none."""
+        return _call(self.student, settings, data) if self.student else None
+
+    def make_preprocessor(self, settings: H, data: Dataset) -> Preprocessor | None:
+        """Return the preprocessor, or None where the model takes raw inputs."""
+        return _call(self.preprocessor, settings, data) if self.preprocessor else None
+
     def make_sample(self, sizes: Mapping[str, int], served: nn.Module) -> tuple[Tensor, ...]:
-        """Inputs of the served module, in order.
+        """Return inputs of the exported module, in order.
 
         Raises:
-            InvalidRecipe: nothing says what goes into inputs that the data do not have.
+            InvalidRecipe: the data lack these inputs and the recipe has no `sample`.
         """
         if self.sample is None:
             raise InvalidRecipe(
-                f"recipe {self.name}: its graph has inputs that its data lack, so it needs a `sample`"
+                f"recipe {self.name}: its graph has inputs that its data lack, "
+                "so it needs a `sample`"
             )
-        made: tuple[Tensor, ...] = _call(self.sample, sizes, served)
-        return made
-
-    def make_student(self, settings: H, data: Dataset) -> Any:
-        return _call(self.student, settings, data) if self.student else None
-
-    @property
-    def answers(self) -> Mapping[str, str]:
-        """Kinds of the graph's outputs by name."""
-        return self.outputs or OUTPUTS[self.task]
+        inputs: tuple[Tensor, ...] = _call(self.sample, sizes, served)
+        return inputs
 
 
-class _NoChannel(KeyError):
-    """When a recipe asks for a channel that is not there."""
+class _MissingChannel(KeyError):
+    """Channel that a recipe reads and that was not given."""
 
 
 class _Channels(dict[str, Path]):
     def __missing__(self, name: str) -> Path:
-        raise _NoChannel(name)
+        raise _MissingChannel(name)
 
 
-def _call(function: Callable[..., Any], *offered: object) -> Any:
-    """`function` of as many of `offered` as it takes."""
+def _call(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call `function` with as many of `arguments` as it takes."""
     kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return function(*offered)
+        return function(*arguments)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return function(*offered[: sum(kind in positional for kind in kinds)])
+    return function(*arguments[: sum(kind in positional for kind in kinds)])

@@ -13,18 +13,19 @@ from training.errors import InvalidRecipe, TrainingError
 from training.recipe import Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
+REASON_SHOWN = 500  # characters of the message of a user's exception
 
 
 def built_in() -> list[str]:
-    """Names of the recipes that come with this package."""
+    """Return the names of the recipes that come with this package."""
     return sorted(path.stem for path in RECIPES.glob("[a-z]*.py"))
 
 
 def load(reference: str) -> Recipe[Any]:
-    """The recipe called `reference`, or the one in the file at that path.
+    """Load a built-in recipe by name, or a recipe file by its path ending in .py.
 
     Raises:
-        InvalidRecipe: no such recipe, or the file cannot be run or defines no usable `recipe`.
+        InvalidRecipe: there is no such recipe, or the file does not run or defines no `recipe`.
     """
     if reference.endswith(".py"):
         path = Path(reference)
@@ -32,10 +33,11 @@ def load(reference: str) -> Recipe[Any]:
             raise InvalidRecipe(f"there is no recipe file {reference}")
         module = _module(path)
     else:
-        known = built_in()
-        if reference not in known:
+        names = built_in()
+        if reference not in names:
             raise InvalidRecipe(
-                f"there is no recipe {reference!r}; built in: {', '.join(known)}, or give a .py file"
+                f"there is no recipe {reference!r}; "
+                f"built in: {', '.join(names)}, or give a .py file"
             )
         module = importlib.import_module(f"training.recipes.{reference}")
     recipe = getattr(module, "recipe", None)
@@ -49,12 +51,12 @@ def _module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InvalidRecipe(f"{path.name} cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look their module up
+    sys.modules[module.__name__] = module  # dataclasses look up the module of their annotations
     try:
         spec.loader.exec_module(module)
     except TrainingError:
         raise
-    except Exception as error:  # it is the user's code: whatever it raises is theirs to mend
+    except Exception as error:  # the user's code may raise anything
         raise mistake(str(path), error) or InvalidRecipe(
             f"{path.name}: {type(error).__name__}: {error}"
         ) from error
@@ -62,7 +64,10 @@ def _module(path: Path) -> ModuleType:
 
 
 def mistake(reference: str, error: Exception) -> InvalidRecipe | None:
-    """`error` in one line, if the user's file `reference` raised it or called what did."""
+    """Return `error` as one line with the line number in the user's recipe file.
+
+    Returns None where no line of that file is in the traceback, or the recipe is a built-in one.
+    """
     path = Path(reference).resolve()
     lines = [error.lineno] if isinstance(error, SyntaxError) and error.lineno else []
     trace = error.__traceback__
@@ -72,5 +77,5 @@ def mistake(reference: str, error: Exception) -> InvalidRecipe | None:
         trace = trace.tb_next
     if not reference.endswith(".py") or not lines:
         return None
-    said = " ".join(str(error).split())[:500]
-    return InvalidRecipe(f"{path.name}, line {lines[-1]}: {type(error).__name__}: {said}")
+    reason = " ".join(str(error).split())[:REASON_SHOWN]
+    return InvalidRecipe(f"{path.name}, line {lines[-1]}: {type(error).__name__}: {reason}")

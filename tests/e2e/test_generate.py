@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from tests.e2e.conftest import Api
-from training import networks, pipeline
-from training.export import torch_exporter
+from training import networks
+from training.export import graphs, torch_exporter
 from training.generate import Served, generate, main
 
 pytestmark = [
@@ -44,7 +44,7 @@ def test_over_http_it_writes_what_it_writes_here(
 ) -> None:
     past = np.zeros((4, 1, 2, 0, 16), np.float32)
     here = list(
-        generate(pipeline.asking(graph), past, b"The", length=20, temperature=0, context=12)
+        generate(graphs.runner(graph), past, b"The", length=20, temperature=0, context=12)
     )
 
     with Served(f"{url}/versions/1") as model:

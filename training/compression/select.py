@@ -12,15 +12,16 @@ import onnx
 import torch
 from torch import nn
 
-from training import pipeline
 from training.compression import distil, prune, quantize
 from training.compression.quantize import Compressed
 from training.errors import CompressionFailed
 from training.evaluation import metrics
-from training.fitting import loop, losses
+from training.export import graphs, model_exporter
+from training.export.sample_requests import batches
+from training.fitting import loop, losses, trainer
 from training.fitting.losses import Loss
+from training.fitting.trained import Trained
 from training.hyperparameters import NetworkHyperparameters
-from training.pipeline import Trained
 from training.recipe import Arrays, Recipe
 
 SHARE = 0.5  # of neurons and channels that pruning takes out
@@ -63,8 +64,8 @@ def smallest(
     runs = {"fp32": run}
 
     def graph_of(kind: str) -> onnx.ModelProto:
-        runs[kind] = pipeline.calibrated(makers[kind](run))
-        return pipeline.to_graph(runs[kind])
+        runs[kind] = trainer.calibrate(makers[kind](run))
+        return model_exporter.export(runs[kind])
 
     chosen: dict[str, Callable[[], onnx.ModelProto]] = {
         kind: functools.partial(graph_of, kind) for kind in makers
@@ -80,12 +81,12 @@ def smallest(
     ]
 
     def metric(form: onnx.ModelProto) -> float:
-        ask = pipeline.asking(form)
+        ask = graphs.runner(form)
 
         def answer(inputs: Arrays) -> Arrays:
-            return ask(run.front.encode(inputs) if run.front else inputs)
+            return ask(run.encode(inputs))
 
-        return pipeline.measure(run.recipe, answer, run.data.validation, run.labels)[0][
+        return run.measure(run.data.validation, answer)[0][
             primary.metric
         ]
 
@@ -94,7 +95,7 @@ def smallest(
         wanted,
         metric,
         higher_is_better=primary.higher_is_better,
-        calibration=pipeline.batches(run, graph, run.data.train, rows),
+        calibration=batches(run, graph, run.data.train, rows),
         budget=budget,
         made=chosen,
     )

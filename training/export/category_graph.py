@@ -82,8 +82,8 @@ def tidy(cell: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class CategoryFront:
-    """`recipe.Front` for one input (n, columns) of str, which becomes the network's input `codes`, of int64."""
+class CategoryPreprocessor:
+    """`recipe.Preprocessor` for one input (n, columns) of str, which becomes the network's input `codes`, of int64."""
 
     categories: Categories
     cells: str = "categories"

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ OPSET, IR = (
     10,
 )  # what torch 2.13 emits; opset 23 and later breaks masked attention in ONNX Runtime 1.31
 RTOL, ATOL = 1e-3, 1e-5
+CHUNK = 256  # rows that `runner` computes at a time
 LIMIT_BYTES = 2**31 - 1  # of one protobuf message
 LOCALE = "C"  # the only one that every machine has; with it, only A to Z have lower-case forms
 
@@ -75,6 +76,28 @@ def begun(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
                 shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             )
     return {**feeds, **missing}
+
+
+def runner(model: onnx.ModelProto) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+    """Return a function that runs `model` in ONNX Runtime, CHUNK rows at a time.
+
+    Inputs with different numbers of rows are run at once; a decoder's missing `past` starts empty.
+    """
+    session = runtime(model)
+    names = [output.name for output in session.get_outputs()]
+
+    def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        feeds = begun(model, feeds)
+        rows = {len(values) for values in feeds.values()}
+        chunk = CHUNK if len(rows) == 1 else max(rows)
+        parts = []
+        for start in range(0, max(rows), chunk):
+            part = {name: values[start : start + chunk] for name, values in feeds.items()}
+            parts.append(session.run(names, part))
+        answers = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return dict(zip(names, answers, strict=True))
+
+    return run
 
 
 def first_line(error: BaseException) -> str:

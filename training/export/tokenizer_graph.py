@@ -147,8 +147,8 @@ def _bare(form: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class TextFront:
-    """`recipe.Front` for one text input (n,), which becomes the network's input `tokens` (n, width[, pieces]) int64."""
+class TextPreprocessor:
+    """`recipe.Preprocessor` for one text input (n,), which becomes the network's input `tokens` (n, width[, pieces]) int64."""
 
     tokenizer: Tokenizer
     text: str = "text"

@@ -1,4 +1,4 @@
-"""Changes to training images that do not change what they show. On the device of the batch, from torch's generator."""
+"""Random augmentation of training images, on the device of the batch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from torch.nn import functional
 
 
 def affine(images: Tensor, *, turn: float, zoom: float, shift: float) -> Tensor:
-    """Each of (batch, channels, height, width) turned, scaled and moved at random.
+    """Rotate, scale and shift each of (batch, channels, height, width) at random.
 
-    `turn` in radians, `zoom` as a share of the size, `shift` as a share of half the size; each drawn from ± its limit.
+    Limits: `turn` in radians, `zoom` as a share of the size, `shift` as a share of half the size.
+    Each is drawn between minus and plus its limit, from torch's generator.
     """
     count = len(images)
-    drawn = torch.rand(4, count, device=images.device) * 2 - 1
-    angle, scale, x, y = (
-        drawn[0] * turn,
-        drawn[1] * zoom,
-        drawn[2] * shift,
-        drawn[3] * shift,
-    )  # no copy from the host
+    draws = torch.rand(4, count, device=images.device) * 2 - 1  # no copy from the host
+    angle, scale, x, y = draws[0] * turn, draws[1] * zoom, draws[2] * shift, draws[3] * shift
     cos, sin = angle.cos() * (1 + scale), angle.sin() * (1 + scale)
     maps = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(count, 2, 3)
     grid = functional.affine_grid(maps, list(images.shape), align_corners=False)

@@ -1,27 +1,36 @@
-"""The state of a run on disk: written whole or not at all, and asked for by SIGTERM."""
+"""Checkpoints: state of a run on disk, written atomically, and the SIGTERM handler."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from training.errors import InvalidCheckpoint
+from training.fitting.distributed import Ranks
 
 FILE = "checkpoint.pt"
 
+Row = dict[str, float]  # metrics of one epoch
+
 
 class Stop:
-    """Whether the run was asked to end. SageMaker leaves 120 s between SIGTERM and SIGKILL."""
+    """Flag that SIGTERM sets: the run saves a checkpoint and ends.
+
+    SageMaker leaves 120 s between SIGTERM and SIGKILL.
+    """
 
     requested = False
 
     def listen(self) -> Stop:
-        """Answer SIGTERM from now on. Main thread only."""
+        """Install the SIGTERM handler. Main thread only."""
         signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
@@ -30,11 +39,11 @@ class Stop:
 
 
 class Interrupted(Exception):
-    """When the run stopped at SIGTERM, its state saved. Not a failure: the next attempt goes on from there."""
+    """Run that SIGTERM stopped with its state saved: no failure, the next attempt resumes it."""
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Replace the checkpoint in `folder` in one step."""
+    """Write or replace the checkpoint in `folder` atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{FILE}.tmp"
     with part.open("wb") as file:
@@ -45,22 +54,122 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that was saved for `run` (recipe and hyperparameters), or None where there is none.
+    """Load the checkpoint in `folder`, or return None where there is none.
+
+    `run` identifies the run: its settings, number of processes, recipe and data.
 
     Raises:
-        InvalidCheckpoint: unreadable, or of another run.
+        InvalidCheckpoint: the checkpoint is unreadable, or another run wrote it.
     """
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch.load raises anything on torn bytes, a KeyError of its own included
+    except Exception as error:  # torch.load raises anything on torn bytes, also a KeyError
         raise InvalidCheckpoint(f"{FILE} cannot be read; remove it to start anew") from error
     if state["run"] != run:
         raise InvalidCheckpoint(
             f"{FILE} belongs to a run with other settings; remove it, or use another directory"
         )
     return state
+
+
+@dataclass
+class RunState:
+    """Everything that a checkpoint holds, including the state of the random generators."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    identity: dict[str, Any]  # must be equal in the checkpoint
+    folder: Path | None  # for the checkpoint
+    ranks: Ranks
+    loss_sum: Tensor  # over this process's examples of the epoch, on the device
+    epoch: int = 0  # completed epochs
+    step: int = 0  # completed steps of the current epoch
+    history: list[Row] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None  # weights of the epoch with the lowest validation loss
+    best_loss: float = math.inf
+    stale: int = 0  # epochs since the best one
+    generators: dict[str, Any] | None = None  # random state to restore in the middle of an epoch
+
+    def save(self) -> None:
+        """Write a checkpoint where there is a folder; every process has to call it."""
+        if self.folder is None:
+            return
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        generators = self.ranks.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
+        losses = self.ranks.gather(self.loss_sum.cpu())
+        if not self.ranks.leads:
+            return
+        state = {
+            "run": self.identity,
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "losses": losses,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "best_loss": self.best_loss,
+            "stale": self.stale,
+            "generators": generators,
+        }
+        save(self.folder, state)
+
+    def restore(self) -> None:
+        """Load the checkpoint, where there is one."""
+        saved = self._read() if self.folder else None
+        if saved is None:
+            return
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.loss_sum.copy_(saved["losses"][self.ranks.rank])
+        self.epoch, self.step, self.history = saved["epoch"], saved["step"], saved["history"]
+        self.best, self.best_loss, self.stale = saved["best"], saved["best_loss"], saved["stale"]
+        if self.step:
+            self.generators = saved["generators"][self.ranks.rank]
+        if self.ranks.leads:
+            print(f"resumed after {self.epoch} epochs and {self.step} steps", flush=True)
+
+    def _read(self) -> dict[str, Any] | None:
+        """Read the checkpoint in rank 0 and send it to the other processes.
+
+        Other hosts may have another disk, or see the file later.
+        """
+        saved: dict[str, Any] | InvalidCheckpoint | None = None
+        if self.ranks.leads and self.folder:
+            try:
+                saved = restore(self.folder, self.identity)
+            except InvalidCheckpoint as error:  # sent as well: the others would wait forever
+                saved = error
+        saved = self.ranks.broadcast(saved)
+        if isinstance(saved, InvalidCheckpoint):
+            raise saved
+        return saved
+
+    def seed_epoch(self, seed: int) -> None:
+        """Seed torch from (seed, epoch), so that a resumed epoch draws the same order."""
+        torch.manual_seed((seed * 1_000_003 + self.epoch) % 2**63)
+
+    def seed_rank(self, seed: int) -> None:
+        """Give each process its own random numbers for dropout and augmentation."""
+        if self.ranks.rank:
+            torch.manual_seed(((seed * 1_000_003 + self.epoch) * 1_009 + self.ranks.rank) % 2**63)
+
+    def restore_generators(self) -> None:
+        """Restore the random state of a checkpoint that was saved within an epoch."""
+        if self.generators is None:
+            return
+        torch.set_rng_state(self.generators["cpu"])
+        if self.generators["cuda"] and torch.cuda.device_count() == len(self.generators["cuda"]):
+            torch.cuda.set_rng_state_all(self.generators["cuda"])
+        self.generators = None
+
+    def keep_best(self, validation_loss: float) -> None:
+        """Keep a copy of the weights if no epoch had a lower validation loss."""
+        self.stale += 1
+        if validation_loss < self.best_loss:
+            self.best_loss, self.stale = validation_loss, 0
+            weights = self.model.state_dict()
+            self.best = {name: value.detach().clone() for name, value in weights.items()}

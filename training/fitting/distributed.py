@@ -1,4 +1,4 @@
-"""Several processes, one run: started by torchrun, each on its share of every batch."""
+"""Data-parallel training: several processes started by torchrun, each on its share of a batch."""
 
 from __future__ import annotations
 
@@ -16,54 +16,59 @@ from torch import distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those of the run. Rank 0 says, saves and exports."""
+    """Rank of this process and the number of processes; rank 0 prints, saves and exports."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def leads(self) -> bool:
+        """Return whether this process is rank 0."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process. Over the CPU, so that no device is waited for."""
+        """Return whether `flag` is set in any process.
+
+        Exchanged over the CPU, so that no device has to finish its work first.
+        """
         if self.count == 1:
             return flag
         votes = torch.tensor(int(flag))
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes.item())
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum over the processes."""
+    def sum(self, value: Tensor) -> Tensor:
+        """Add up `value` over the processes, in place."""
         if self.count > 1:
             dist.all_reduce(value)
         return value
 
-    def told(self, value: Any) -> Any:
-        """What rank 0 has: decisions must be the same everywhere, to the last bit."""
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value, so that all processes decide alike to the last bit."""
         if self.count == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def gathered(self, value: Any) -> list[Any]:
-        """What every process has, by rank."""
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
 
-    def leave(self) -> None:
+    def close(self) -> None:
+        """Leave the process group."""
         if self.count > 1:
             dist.destroy_process_group()
 
 
 def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch.device]:
-    """Meet the other processes that torchrun started, if it did; with the device that is this one's.
+    """Join the processes that torchrun started, if any; return this one's rank and device.
 
-    They meet at MASTER_ADDR or, without a network, at the file that MAYFLY_RENDEZVOUS names (file:///…).
+    They meet at MASTER_ADDR or, without a network, at the file in MAYFLY_RENDEZVOUS (file:///…).
     """
     count = int(environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -79,12 +84,13 @@ def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch
     return Ranks(rank, count), device
 
 
-def end(main: Callable[[], int]) -> NoReturn:
-    """Run `main` and end the process with its status; one of several at once, without Python's own end.
+def run_and_exit(main: Callable[[], int]) -> NoReturn:
+    """Run `main` and exit with its status.
 
-    destroy_process_group leaves gloo's threads running where DistributedDataParallel was used. One of them that lets
-    go of its last tensor while the interpreter ends aborts the process: "terminate called without an active
-    exception" (pytorch issue 190489).
+    One of several processes exits without finalizing the interpreter. destroy_process_group leaves
+    gloo's threads running after DistributedDataParallel; a thread that releases its last tensor
+    during finalization aborts the process: "terminate called without an active exception"
+    (pytorch issue 190489).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         sys.exit(main())

@@ -1,4 +1,4 @@
-"""scikit-learn's estimators, pipelines and searches: fitted once, then judged and exported like every other model."""
+"""Fit scikit-learn estimators, pipelines and grid searches, and compute their answers."""
 
 from __future__ import annotations
 
@@ -14,53 +14,54 @@ from training.export import sklearn_exporter
 from training.fitting.checkpoint import Interrupted, Stop
 from training.recipe import Arrays
 
-SHOWN = 5  # candidates of a search
+CANDIDATES_SHOWN = 5  # of a grid search
+REASON_SHOWN = 300  # characters of scikit-learn's message
 
 
 def is_estimator(model: object) -> bool:
+    """Return whether `model` looks like a scikit-learn estimator."""
     return hasattr(model, "fit") and hasattr(model, "get_params")
 
 
 def fit(estimator: Any, examples: Examples, *, seed: int, stop: Stop | None = None) -> Any:
-    """`estimator`, fitted on `examples`: the columns of all inputs side by side, in order.
+    """Fit `estimator` on the columns of all inputs side by side, and return it.
 
-    Whatever in it draws random numbers and was given no `random_state` draws them from `seed`.
+    Every part that draws random numbers and has no `random_state` is seeded with `seed`.
 
     Raises:
         ExportFailed: a part of it cannot be converted to ONNX.
-        InvalidRecipe: it does not take the data; in scikit-learn's words.
-        Interrupted: `stop` was requested; there is no state to go on from.
+        InvalidRecipe: it does not take the data; the message is scikit-learn's.
+        Interrupted: `stop` was requested; there is no state to resume from.
     """
     sklearn_exporter.check(estimator)
+    _seed(estimator, seed)
+    print(_announce(estimator), flush=True)
+    started = time.monotonic()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            estimator.fit(sklearn_exporter.table(examples.inputs), examples.target)
+    except (ValueError, TypeError) as error:
+        raise _refused(estimator, examples, error) from error
+    elapsed_s = time.monotonic() - started
+    for text in dict.fromkeys(str(each.message).strip().splitlines()[0] for each in caught):
+        print(f"warning: {text}", flush=True)
+    rate = len(examples) / max(elapsed_s, 1e-9)
+    print(f"fitted in {elapsed_s:.1f} s  rate={rate:.0f}/s", flush=True)
+    for line in candidates(estimator):
+        print(line, flush=True)
+    if stop is not None and stop.requested:
+        raise Interrupted("stopped after fitting; the next attempt fits anew")
+    return estimator
+
+
+def _seed(estimator: Any, seed: int) -> None:
     free = [
         name
         for name, value in estimator.get_params().items()
         if name.endswith("random_state") and value is None
     ]
     estimator.set_params(**dict.fromkeys(free, seed))
-    started = time.monotonic()
-    print(_announce(estimator), flush=True)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            estimator.fit(sklearn_exporter.table(examples.inputs), examples.target)
-    except (ValueError, TypeError) as error:
-        shapes = ", ".join(
-            f"{name} {list(values.shape)}" for name, values in examples.inputs.items()
-        )
-        line = " ".join(str(error).split())[:300]
-        raise InvalidRecipe(
-            f"{type(estimator).__name__} does not take the data ({shapes}): {line}"
-        ) from error
-    for text in dict.fromkeys(str(one.message).strip().splitlines()[0] for one in caught):
-        print(f"warning: {text}", flush=True)
-    taken = time.monotonic() - started
-    print(f"fitted in {taken:.1f} s  rate={len(examples) / max(taken, 1e-9):.0f}/s", flush=True)
-    for line in candidates(estimator):
-        print(line, flush=True)
-    if stop is not None and stop.requested:
-        raise Interrupted("stopped after fitting; the next attempt fits anew")
-    return estimator
 
 
 def _announce(estimator: Any) -> str:
@@ -69,24 +70,36 @@ def _announce(estimator: Any) -> str:
         return f"fitting {type(estimator).__name__}"
     from sklearn.model_selection import ParameterGrid
 
-    return f"fitting {len(ParameterGrid(grid))} candidates of {type(estimator.estimator).__name__}, cross-validated"
+    name = type(estimator.estimator).__name__
+    return f"fitting {len(ParameterGrid(grid))} candidates of {name}, cross-validated"
+
+
+def _refused(estimator: Any, examples: Examples, error: Exception) -> InvalidRecipe:
+    shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in examples.inputs.items())
+    reason = " ".join(str(error).split())[:REASON_SHOWN]
+    return InvalidRecipe(f"{type(estimator).__name__} does not take the data ({shapes}): {reason}")
 
 
 def candidates(search: Any) -> list[str]:
-    """The best settings that a search tried, with mean and deviation of their score over the folds."""
+    """Return a line for each of a grid search's best settings: score, deviation, parameters.
+
+    Mean and standard deviation are over the folds. An estimator without a search has no lines.
+    """
     results = getattr(search, "cv_results_", None)
     if results is None:
         return []
-    return [
-        f"  {results['mean_test_score'][at]:.4f} ± {results['std_test_score'][at]:.4f}  "
-        + ", ".join(f"{name}={value}" for name, value in results["params"][at].items())
-        for at in np.argsort(results["rank_test_score"], kind="stable")[:SHOWN]
-    ]
+    ranked = np.argsort(results["rank_test_score"], kind="stable")
+    lines = []
+    for at in ranked[:CANDIDATES_SHOWN]:
+        mean, deviation = results["mean_test_score"][at], results["std_test_score"][at]
+        settings = ", ".join(f"{name}={value}" for name, value in results["params"][at].items())
+        lines.append(f"  {mean:.4f} ± {deviation:.4f}  {settings}")
+    return lines
 
 
-def found(estimator: Any) -> dict[str, Any]:
-    """What a search settled on, for the manifest: plain values only."""
-    best = getattr(estimator, "best_params_", {})
+def chosen_parameters(model: Any) -> dict[str, Any]:
+    """Return the parameters that a grid search chose, as plain values for the model card."""
+    best = getattr(model, "best_params_", {})
     return {
         name: value if isinstance(value, str | int | float | bool) else str(value)
         for name, value in best.items()
@@ -94,17 +107,14 @@ def found(estimator: Any) -> dict[str, Any]:
 
 
 def predict(estimator: Any, inputs: Arrays) -> Any:
-    """Probabilities (n, classes) of a classifier, values of a regressor, features of a transformer."""
-    ask = next(
-        getattr(estimator, name)
-        for name in ("predict_proba", "predict", "transform")
-        if hasattr(estimator, name)
-    )
-    return ask(sklearn_exporter.table(inputs))
+    """Return a classifier's probabilities (n, classes), a regressor's values, or features."""
+    methods = ("predict_proba", "predict", "transform")
+    method = next(getattr(estimator, name) for name in methods if hasattr(estimator, name))
+    return method(sklearn_exporter.table(inputs))
 
 
 def check_classes(estimator: Any, labels: tuple[str, ...]) -> None:
-    """The columns of its probabilities are the labels.
+    """Check that a fitted classifier has a probability for each label.
 
     Raises:
         InvalidRecipe: the training part lacks a class.
@@ -113,5 +123,6 @@ def check_classes(estimator: Any, labels: tuple[str, ...]) -> None:
     missing = [label for number, label in enumerate(labels) if number not in classes]
     if missing:
         raise InvalidRecipe(
-            f"the training part has no row of class {missing[0]!r}; leave the label out, or add rows"
+            f"the training part has no row of class {missing[0]!r}; "
+            "leave the label out, or add rows"
         )

@@ -1,4 +1,4 @@
-"""Losses: (model, inputs, target) → the mean over the examples of a batch."""
+"""Loss functions: (model, inputs, target) → mean over the examples of a batch."""
 
 from __future__ import annotations
 
@@ -15,50 +15,58 @@ from training.errors import InvalidRecipe
 from training.recipe import Run
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
-IGNORED = -1  # a target that no loss counts, e.g. padding
+IGNORED = -1  # target that does not count in the loss, e.g. padding
 PART = 32  # texts whose logits are in memory at a time
 
 
 def cross_entropy(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-    """Of logits (batch, classes) and class numbers (batch,)."""
+    """Compute the cross entropy of logits (batch, classes) and class numbers (batch,)."""
     return functional.cross_entropy(model(*inputs), target)
 
 
 def mse(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Compute the mean squared error."""
     return functional.mse_loss(_like(model(*inputs), target), target)
 
 
 def huber(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-    """Squared up to an error of 1, straight beyond: outliers pull less."""
+    """Compute the Huber loss: squared up to an error of 1, linear beyond.
+
+    Outliers weigh less than in the squared error.
+    """
     return functional.huber_loss(_like(model(*inputs), target), target)
 
 
 def next_token(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-    """Of logits (batch, length, tokens) and the token that follows each (batch, length), IGNORED where none does."""
+    """Compute the cross entropy of next-token logits (batch, length, tokens).
+
+    `target` (batch, length) holds the token after each position, IGNORED where there is none.
+    """
     return functional.cross_entropy(
         model(*inputs).flatten(0, -2), target.flatten(), ignore_index=IGNORED
     )
 
 
 def nats(run: Run, examples: Examples) -> NDArray[np.float32]:
-    """What each byte of the target costs (n, length); asked in parts, for logits are large. A recipe's `infer`."""
+    """Return the cross entropy of each target byte in nats (n, length).
+
+    For a generation recipe's `infer`. The model is run on PART texts at a time: logits are large.
+    """
     inputs, costs = examples.inputs, []
     for start in range(0, len(examples), PART):
         part = slice(start, start + PART)
-        logits = torch.from_numpy(
-            run({name: values[part] for name, values in inputs.items()})["logits"]
-        )
+        outputs = run({name: values[part] for name, values in inputs.items()})
+        logits = torch.from_numpy(outputs["logits"]).transpose(1, 2)
         target = torch.from_numpy(examples.target[part]).clamp(min=0)
-        costs.append(
-            functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").numpy()
-        )
+        costs.append(functional.cross_entropy(logits, target, reduction="none").numpy())
     return np.concatenate(costs)
 
 
 def contrastive(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
-    """InfoNCE both ways: row i of one belongs to row i of the other, every other row of the batch does not.
+    """Compute the symmetric InfoNCE loss of two batches of unit vectors (batch, width).
 
-    Both (batch, width), of length 1. For a recipe's own loss: `contrastive(model(a), model(b))`.
+    Row i of `first` matches row i of `second` and no other row. For a recipe's own loss:
+    `contrastive(model(a), model(b))`.
     """
     similarity = first @ second.T / temperature
     pairs = torch.arange(len(first), device=first.device)
@@ -68,7 +76,7 @@ def contrastive(first: Tensor, second: Tensor, temperature: float = 0.05) -> Ten
 
 
 def _like(prediction: Tensor, target: Tensor) -> Tensor:
-    """(batch, 1) for (batch,): broadcasting would compare every row with every other."""
+    """Reshape (batch, 1) to (batch,): broadcasting would compare every row with every other."""
     return prediction.reshape(target.shape)
 
 
@@ -82,7 +90,7 @@ BY_TASK = {"classification": cross_entropy, "regression": mse, "generation": nex
 
 
 def choose(task: str, loss: str | Loss | None) -> Loss:
-    """What a recipe of `task` that asks for `loss` is trained on.
+    """Return the loss of a recipe: its own, one by name, or its task's.
 
     Raises:
         InvalidRecipe: the name is unknown, or the task has no loss of its own.

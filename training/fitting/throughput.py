@@ -1,4 +1,4 @@
-"""How near a run is to what its device can do: operations a second against the peak that its maker states."""
+"""Model FLOPs utilization: achieved operations a second as a share of the GPU's peak."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.fitting.losses import Loss
 from training.hyperparameters import NetworkHyperparameters
 
-# Dense operations a second in bf16 and, of fp32 data, in TF32; from the makers' data sheets. The first name that is
-# part of the device's own counts.
+# Part of the device's name → dense operations a second in bf16 and in TF32 (for fp32 data), from
+# the makers' data sheets. The first entry that matches is used.
 PEAKS: tuple[tuple[str, float, float], ...] = (
     ("H200", 989e12, 494e12),
     ("H100 PCIe", 756e12, 378e12),
@@ -28,39 +28,42 @@ COUNTED = 8  # examples whose operations are counted
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """What one example costs, and what the devices together can do."""
+    """Cost of one example and peak of the devices together."""
 
-    flops_per_example: float  # multiplications and additions of matrices, forward and backward
+    flops_per_example: float  # matrix multiplications and additions, forward and backward
     peak_flops_per_s: float
 
     def share(self, examples_per_s: float) -> float:
+        """Return the share of the peak at this rate, 0 to 1."""
         return self.flops_per_example * examples_per_s / self.peak_flops_per_s
 
 
 def peak(name: str, bf16: bool) -> float | None:
-    """Operations a second of the device called `name`, or None where no data sheet is known.
+    """Return a GPU's peak operations a second, or None for an unknown GPU.
 
     >>> peak("NVIDIA H100 80GB HBM3", bf16=True), peak("a CPU", bf16=True)
     (989000000000000.0, None)
     """
-    for part, half, single in PEAKS:
+    for part, in_bf16, in_tf32 in PEAKS:
         if part in name:
-            return half if bf16 else single
+            return in_bf16 if bf16 else in_tf32
     return None
 
 
 def flops_per_example(
     model: nn.Module, loss: Loss, inputs: tuple[Tensor, ...], target: Tensor
 ) -> float:
-    """Operations of one example, forward and backward, counted on shapes alone; 0 where that cannot be done."""
+    """Count the operations of one example, forward and backward; 0 where that fails.
+
+    Counted on shapes alone, on torch's meta device.
+    """
     try:
-        shape = copy.deepcopy(model).to("meta")
+        shapes_only = copy.deepcopy(model).to("meta")
         rows = tuple(values[:COUNTED].to("meta") for values in inputs)
         with FlopCounterMode(display=False) as counter:
-            loss(shape, rows, target[:COUNTED].to("meta")).backward()  # type: ignore[no-untyped-call]
-    except (
-        Exception
-    ):  # a model may do what has no meaning without values; then nothing is said about its cost
+            value = loss(shapes_only, rows, target[:COUNTED].to("meta"))
+            value.backward()  # type: ignore[no-untyped-call]
+    except Exception:  # a user's model may need values, which a meta tensor does not have
         return 0.0
     return float(counter.get_total_flops()) / min(COUNTED, len(target))
 
@@ -74,7 +77,7 @@ def roof(
     device: torch.device,
     processes: int,
 ) -> Roof | None:
-    """The roof over a run, or None where it is not known."""
+    """Return cost and peak of a run, or None on a CPU or an unknown GPU."""
     if device.type != "cuda":
         return None
     top = peak(torch.cuda.get_device_name(device), bf16=settings.precision != "fp32")

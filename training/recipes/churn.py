@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training import networks
 from training.data import Dataset, synthetic
-from training.export.category_graph import SPECIAL, Categories, CategoryFront
+from training.export.category_graph import SPECIAL, Categories, CategoryPreprocessor
 from training.recipe import NetworkHyperparameters, Range, Recipe
 
 CODES = Categories.of(
@@ -65,7 +65,7 @@ recipe = Recipe(
     },
     hyperparameters=Churn,
     data=lambda: synthetic.churn(),
-    front=lambda: CategoryFront(CODES),
+    preprocessor=lambda: CategoryPreprocessor(CODES),
     model=model,
     search={
         "hidden": ((16,), (32,), (32, 32)),

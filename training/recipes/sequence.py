@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from training import networks
 from training.data import Dataset, Examples, synthetic
-from training.evaluation.baselines import BEST_POSSIBLE
+from training.data.dataset import BEST_POSSIBLE
 from training.recipe import NetworkHyperparameters, Range, Recipe
 
 
@@ -35,7 +35,7 @@ def data(_: object, h: Sequence) -> Dataset:
 
 def beside_best(values: NDArray[Any], examples: Examples) -> dict[str, float]:
     """The error as a multiple of that of who knows how the series was made: 1 is the noise, which nobody beats."""
-    best = examples.known[BEST_POSSIBLE]
+    best = examples.references[BEST_POSSIBLE]
     ours, theirs = (np.square(given.ravel() - examples.target).mean() for given in (values, best))
     return {"times_best_possible": float(np.sqrt(ours / theirs))}
 

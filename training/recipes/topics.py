@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from training import networks
 from training.data import Dataset, texts
-from training.export.tokenizer_graph import SPECIAL, UNKNOWN, TextFront, Tokenizer
+from training.export.tokenizer_graph import SPECIAL, UNKNOWN, TextPreprocessor, Tokenizer
 from training.recipe import NetworkHyperparameters, Range, Recipe
 
 LENGTH = 64  # words of a text that are read, the mark of its beginning included
@@ -36,8 +36,8 @@ class Topics(NetworkHyperparameters):
     advice: float = 4.0  # how much the counted evidence weighs beside the network's own
 
 
-def front(h: Topics, data: Dataset) -> TextFront:
-    return TextFront(
+def preprocessor(h: Topics, data: Dataset) -> TextPreprocessor:
+    return TextPreprocessor(
         Tokenizer.fit(
             data.train.inputs["text"], words=h.words, length=LENGTH, around=AROUND
         ).in_pieces(PIECES)
@@ -96,7 +96,7 @@ recipe = Recipe(
     sizes={"length": (1, LENGTH)},
     hyperparameters=Topics,
     data=texts.topics_of_docstrings,
-    front=front,
+    preprocessor=preprocessor,
     model=model,
     loss=loss,
     augment=forget,

@@ -1,5 +1,5 @@
 """Every short recipe from its data to its answers over HTTP: trained in seconds, better than what needs no model,
-registered by the real workbench, its samples reproduced; and what each does inside the graph."""
+registered by the real sandbox, its samples reproduced; and what each does inside the graph."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,9 +16,11 @@ onnx = pytest.importorskip("onnx")
 
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
-from tests.integration.functions.test_register_and_infer import World
-from training import manifest, pipeline, train
+from tests.platform import Platform
+from training import manifest, train
 from training.evaluation import metrics
+from training.export import graphs
+from training.fitting import trainer
 from training.recipe import Arrays
 from training.recipe_loading import load
 
@@ -70,15 +72,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         card = json.loads(
             next(prop.value for prop in graph.metadata_props if prop.key == manifest.KEY)
         )
-        return Made((folder / "model.onnx").read_bytes(), card, pipeline.asking(graph))
+        return Made((folder / "model.onnx").read_bytes(), card, graphs.runner(graph))
 
     return make
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     sandbox = ProcessSandbox()
-    yield World(tmp_path_factory.mktemp("models"), sandbox)
+    yield Platform(tmp_path_factory.mktemp("models"), sandbox)
     sandbox.close()
 
 
@@ -102,7 +104,9 @@ def assert_gates_can_ask(card: Mapping[str, Any], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_recipe_beats_what_needs_no_model_and_answers(name: str, made: Any, world: World) -> None:
+def test_a_recipe_beats_what_needs_no_model_and_answers(
+    name: str, made: Any, world: Platform
+) -> None:
     model = made(name)
     primary = metrics.PRIMARY[model.card["task"]]
     ours = model.card["metrics"][primary.metric]
@@ -248,8 +252,8 @@ def test_augmentation_teaches_what_does_not_matter() -> None:
     reached = {}
     for shown in (True, False):
         one = recipe if shown else replace(recipe, augment=None)
-        run = pipeline.fit(one, settings, data, device=torch.device("cpu"))
-        reached[shown] = pipeline.measure(one, run.run, test, run.labels)[0]["accuracy"]
+        run = trainer.fit(one, settings, data, device=torch.device("cpu"))
+        reached[shown] = run.measure(test)[0]["accuracy"]
 
     assert reached[True] > reached[False] + 0.05, reached
 

@@ -13,10 +13,11 @@ onnx = pytest.importorskip("onnx")
 
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State, Version
-from tests.integration.functions.test_register_and_infer import World
-from training import manifest, networks, pipeline, train
+from tests.platform import Platform
+from training import manifest, networks, train
 from training.compression import quantize
 from training.export import graphs, torch_exporter
+from training.fitting.trained import Trained
 from training.generate import generate
 from training.hyperparameters import override
 from training.recipe import Arrays, Run
@@ -31,9 +32,9 @@ QUICK_EMBEDDER = {"epochs": 3, "width": 128}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     sandbox = ProcessSandbox()
-    yield World(tmp_path_factory.mktemp("models"), sandbox)
+    yield Platform(tmp_path_factory.mktemp("models"), sandbox)
     sandbox.close()
 
 
@@ -48,7 +49,7 @@ class Made:
         self.card = json.loads(
             next(prop.value for prop in self.graph.metadata_props if prop.key == manifest.KEY)
         )
-        self.ask = pipeline.asking(self.graph)
+        self.ask = graphs.runner(self.graph)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +57,14 @@ def gpt(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made("gpt", QUICK_GPT, tmp_path_factory.mktemp("gpt"))
 
 
-def registered(world: World, made: Made) -> Version:
+def registered(world: Platform, made: Made) -> Version:
     version = world.upload(made.content)
     assert version.state is State.READY, version.reason
     assert version.measured["samples_checked"] == len(made.card["samples"]) == 2
     return version
 
 
-def over_http(world: World, version: Version) -> Run:
+def over_http(world: Platform, version: Version) -> Run:
     """The infer function, asked in JSON."""
 
     def ask(inputs: Arrays) -> Arrays:
@@ -182,7 +183,7 @@ def test_wrong_wishes_are_refused(gpt: Made) -> None:
         next(generate(gpt.ask, past_of(gpt), b"a", temperature=-1))
 
 
-def test_a_registered_gpt_writes_over_http_what_it_writes_here(gpt: Made, world: World) -> None:
+def test_a_registered_gpt_writes_over_http_what_it_writes_here(gpt: Made, world: Platform) -> None:
     ask = over_http(world, registered(world, gpt))
 
     here = b"".join(generate(gpt.ask, past_of(gpt), b"A class ", length=12, temperature=0))
@@ -227,7 +228,9 @@ def test_learning_adds_to_what_the_pieces_know_by_their_rarity(embedder: Made) -
     def ask(inputs: Arrays) -> Arrays:
         return {"embedding": untrained(torch.from_numpy(inputs["text"])).numpy()}
 
-    before, _ = pipeline.measure(recipe, ask, data.test, ())
+    cpu = torch.device("cpu")
+    model = Trained(recipe, settings, data, data, (), None, untrained, [], cpu)
+    before, _ = model.measure(data.test, ask)
     assert embedder.card["metrics"]["recall_at_10"] > before["recall_at_10"] + 0.03
 
 
@@ -276,7 +279,9 @@ def test_a_piece_is_three_to_five_letters_of_one_word() -> None:
     assert sorted(numbers[inside].tolist()) == sorted(same[0][same[1]].tolist())
 
 
-def test_a_registered_embedder_answers_what_it_answers_here(embedder: Made, world: World) -> None:
+def test_a_registered_embedder_answers_what_it_answers_here(
+    embedder: Made, world: Platform
+) -> None:
     ask = over_http(world, registered(world, embedder))
     text = {"text": padded("Read bytes from a socket.", "Nothing")}
 

@@ -1,4 +1,4 @@
-"""What training exports is what the registry takes: each form of model registered by the real workbench, and asked."""
+"""What training exports is what the registry takes: each form of model registered by the real sandbox, and asked."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests import networks
-from tests.integration.functions.test_register_and_infer import World
+from tests.platform import Platform
 from training.compression import quantize
 from training.export import graphs, sklearn_exporter, tokenizer_graph, torch_exporter
 
@@ -29,9 +29,9 @@ TEXTS = ["The cat sat on the mat.", "A dog, barked loudly!", "two cafés by the 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     sandbox = ProcessSandbox()
-    yield World(tmp_path_factory.mktemp("models"), sandbox)
+    yield Platform(tmp_path_factory.mktemp("models"), sandbox)
     sandbox.close()
 
 
@@ -93,7 +93,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_training_exports_is_taken_proven_and_answers(form: str, world: World) -> None:
+def test_what_training_exports_is_taken_proven_and_answers(form: str, world: Platform) -> None:
     graph, feeds, atol = FORMS[form]()
     samples = graphs.samples(graph, [feeds])
     manifest = {"schema": 1, "samples": samples, "tolerance": {"rtol": graphs.RTOL, "atol": atol}}

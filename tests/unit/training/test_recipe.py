@@ -274,4 +274,4 @@ def test_a_channel_that_was_not_given_is_asked_for() -> None:
 )
 def test_every_class_has_a_name(labels: tuple[str, ...], message: str) -> None:
     with pytest.raises(InvalidRecipe, match=message):
-        make_recipe(labels=labels).labels_of(make_data())
+        make_recipe(labels=labels).label_names(make_data())

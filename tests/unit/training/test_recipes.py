@@ -12,14 +12,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
-from training import manifest, networks, pipeline, train
+from training import manifest, networks, train
 from training import recipe as recipe_module
 from training.__main__ import main as command
 from training.compression import select
 from training.data import Dataset, Examples
 from training.errors import ExportFailed, InvalidRecipe
-from training.evaluation import metrics as evaluate
-from training.fitting import estimators
+from training.evaluation.evaluate import evaluate_baselines
+from training.evaluation.metrics import PRIMARY
+from training.export import graphs, model_exporter
+from training.fitting import estimators, trainer
+from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, override
 from training.recipe import Recipe
 from training.recipe_loading import load
@@ -31,18 +34,18 @@ pytestmark = [
 CPU = torch.device("cpu")
 
 
-def fit(name: str, **settings: object) -> pipeline.Trained:
+def fit(name: str, **settings: object) -> Trained:
     recipe = load(name)
     chosen = override(recipe.hyperparameters(), settings)
-    return pipeline.fit(recipe, chosen, recipe.load_data({}, chosen), device=CPU)
+    return trainer.fit(recipe, chosen, recipe.load_data({}, chosen), device=CPU)
 
 
-def lead(run: pipeline.Trained) -> tuple[float, float]:
+def lead(run: Trained) -> tuple[float, float]:
     """The primary metric on the test part, and the best that needs no model."""
     task = run.recipe.task
-    primary = evaluate.PRIMARY[task]
-    metrics, _ = pipeline.measure(run.recipe, run.run, run.data.test, run.labels)
-    rivals = [values[primary.metric] for name, values in evaluate.baselines(task, run.data).items()
+    primary = PRIMARY[task]
+    metrics, _ = run.measure(run.data.test)
+    rivals = [values[primary.metric] for name, values in evaluate_baselines(task, run.data).items()
               if name != "best possible"]  # fmt: skip
     return metrics[primary.metric], max(rivals) if primary.higher_is_better else min(rivals)
 
@@ -68,7 +71,7 @@ def test_a_recipe_beats_what_needs_no_model(
     run = fit(name, **settings)
     ours, theirs = lead(run)
 
-    better = ours - theirs if evaluate.PRIMARY[run.recipe.task].higher_is_better else theirs - ours
+    better = ours - theirs if PRIMARY[run.recipe.task].higher_is_better else theirs - ours
     assert better > margin, (ours, theirs)
 
 
@@ -107,7 +110,7 @@ def test_what_is_written_says_what_the_graph_itself_reaches(
     card = json.loads(next(prop.value for prop in graph.metadata_props if prop.key == manifest.KEY))
     recipe = load("logistic")
     data = recipe.load_data({}, Hyperparameters())
-    answers = pipeline.asking(graph)(data.test.inputs)["probabilities"]
+    answers = graphs.runner(graph)(data.test.inputs)["probabilities"]
     assert card["metrics"]["accuracy"] == pytest.approx(
         (answers.argmax(1) == data.test.target).mean(), abs=1e-6
     )
@@ -126,7 +129,7 @@ def test_what_is_written_says_what_the_graph_itself_reaches(
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_a_dynamic_dimension_is_free_in_the_graph(cell: str) -> None:
     run = fit("sequence", series=60, epochs=1, cell=cell)
-    graph = pipeline.to_graph(run)
+    graph = model_exporter.export(run)
 
     shape = [
         dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim
@@ -135,7 +138,7 @@ def test_a_dynamic_dimension_is_free_in_the_graph(cell: str) -> None:
     for length in (12, 31, 96):
         x = np.random.default_rng(length).standard_normal((3, length, 1), np.float32)
         ours, theirs = (
-            pipeline.asking(graph)({"series": x})["value"],
+            graphs.runner(graph)({"series": x})["value"],
             run.run({"series": x})["value"],
         )
         assert np.allclose(ours, theirs, atol=1e-4)
@@ -143,8 +146,8 @@ def test_a_dynamic_dimension_is_free_in_the_graph(cell: str) -> None:
 
 def test_a_forecast_is_told_beside_the_best_that_can_be() -> None:
     run = fit("sequence", series=150, epochs=3)
-    found, _ = pipeline.measure(run.recipe, run.run, run.data.test, run.labels)
-    known = evaluate.baselines("regression", run.data)
+    found, _ = run.measure(run.data.test)
+    known = evaluate_baselines("regression", run.data)
     best = known["best possible"]["rmse"]
 
     assert found["times_best_possible"] == pytest.approx(found["rmse"] / best, rel=1e-4)
@@ -236,7 +239,7 @@ def test_a_class_without_a_training_row_is_named() -> None:
     recipe, data = make_recipe(LogisticRegression(), [0, 2, 0, 2])
 
     with pytest.raises(InvalidRecipe, match="the training part has no row of class 'b'"):
-        pipeline.fit(recipe, Hyperparameters(), data, device=CPU)
+        trainer.fit(recipe, Hyperparameters(), data, device=CPU)
 
 
 def test_a_model_of_neither_kind_is_refused() -> None:
@@ -245,14 +248,14 @@ def test_a_model_of_neither_kind_is_refused() -> None:
     with pytest.raises(
         InvalidRecipe, match=r"model\(\) returns a str, which is neither a torch module nor"
     ):
-        pipeline.fit(recipe, Hyperparameters(), data, device=CPU)
+        trainer.fit(recipe, Hyperparameters(), data, device=CPU)
 
 
 def test_a_network_without_the_loops_hyperparameters_is_refused() -> None:
     recipe, data = make_recipe(torch.nn.Linear(2, 3), [0, 1, 2])
 
     with pytest.raises(InvalidRecipe, match="extend NetworkHyperparameters"):
-        pipeline.fit(recipe, Hyperparameters(), data, device=CPU)
+        trainer.fit(recipe, Hyperparameters(), data, device=CPU)
 
 
 # --- a recipe of one's own --------------------------------------------------------------------------------------------
@@ -436,7 +439,7 @@ def test_every_form_that_was_asked_for_is_judged_and_the_card_is_of_the_one_that
     )  # half of the neurons went
     assert rows["int8"]["size_bytes"] < 0.3 * rows["fp32"]["size_bytes"]
     data = load("mlp").load_data({}, Hyperparameters())
-    answers = pipeline.asking(graph)(data.test.inputs)["probabilities"]
+    answers = graphs.runner(graph)(data.test.inputs)["probabilities"]
     assert card["metrics"]["accuracy"] == pytest.approx(
         (answers.argmax(1) == data.test.target).mean(), abs=1e-6
     )
@@ -467,7 +470,7 @@ def test_a_form_that_cannot_be_is_refused(
 def test_a_student_learns_from_the_trained_network() -> None:
     run = fit("mlp", epochs=4)
     small = replace(run.recipe, student=lambda: networks.mlp(28 * 28, (16,), 10))
-    graph = pipeline.to_graph(run)
+    graph = model_exporter.export(run)
     found, judged = select.smallest(replace(run, recipe=small), graph, ["distil"], budget=0.2)
 
     [whole, student] = found.rows

@@ -10,7 +10,13 @@ from onnx import TensorProto, helper
 
 from training.errors import ExportFailed
 from training.export import category_graph, graphs
-from training.export.category_graph import MISSING, SPECIAL, UNKNOWN, Categories, CategoryFront
+from training.export.category_graph import (
+    MISSING,
+    SPECIAL,
+    UNKNOWN,
+    Categories,
+    CategoryPreprocessor,
+)
 
 pytestmark = pytest.mark.train
 KNOWN = Categories.of(["monthly", "two years"], ["Yes", "no", "ÉTÉ", "a\tb", "no"])
@@ -35,9 +41,9 @@ def test_a_category_has_one_code_however_it_is_typed() -> None:
                       ["two years more", "ÉTÉ"], ["two\tyears", "A\tb"]], object)  # fmt: skip
     expected = [[2, 2], [3, 3], [MISSING, MISSING], [UNKNOWN, UNKNOWN], [UNKNOWN, 4], [UNKNOWN, 5]]
 
-    front = CategoryFront(KNOWN)
-    assert front.encode({"categories": cells})["codes"].tolist() == expected
-    session = graphs.runtime(front.attach(graph("codes")))
+    preprocessor = CategoryPreprocessor(KNOWN)
+    assert preprocessor.encode({"categories": cells})["codes"].tolist() == expected
+    session = graphs.runtime(preprocessor.attach(graph("codes")))
     assert session.run(None, {"categories": cells})[0].tolist() == expected
     assert session.run(None, {"categories": cells[:0]})[0].shape == (0, 2)
 
@@ -51,19 +57,19 @@ def test_codes_are_learned_in_an_order_of_their_own() -> None:
 
 def test_inputs_keep_their_order() -> None:
     inputs = {"categories": np.array([["", ""]], object), "numbers": np.zeros((1, 3), np.float32)}
-    assert list(CategoryFront(KNOWN).encode(inputs)) == ["codes", "numbers"]
+    assert list(CategoryPreprocessor(KNOWN).encode(inputs)) == ["codes", "numbers"]
 
 
-def test_codes_that_differ_from_the_graphs_are_no_front(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_that_differ_from_the_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert category_graph.disagreement(KNOWN) is None
 
     monkeypatch.setattr(category_graph, "tidy", lambda cell: cell.strip())
     with pytest.raises(
         ExportFailed, match="codes of categories in the graph differ from Python's at '"
     ):
-        CategoryFront(KNOWN).attach(graph("codes"))
+        CategoryPreprocessor(KNOWN).attach(graph("codes"))
 
 
 def test_a_network_without_the_input_is_refused() -> None:
     with pytest.raises(ExportFailed, match="no input 'codes' for the codes of 'categories'"):
-        CategoryFront(KNOWN).attach(graph("numbers"))
+        CategoryPreprocessor(KNOWN).attach(graph("numbers"))

@@ -41,7 +41,7 @@ def graph_of(tokenizer: Tokenizer) -> Any:
     model = onnx.helper.make_model(
         plain, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
     )
-    return tokenizer_graph.TextFront(tokenizer).attach(model)
+    return tokenizer_graph.TextPreprocessor(tokenizer).attach(model)
 
 
 def test_numbers_are_of_words_without_the_punctuation_around_them(tokenizer: Tokenizer) -> None:
@@ -135,7 +135,7 @@ def test_only_core_operators_are_used(tokenizer: Tokenizer) -> None:
 
 def test_a_network_without_that_input_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(ExportFailed, match="no input 'words'"):
-        tokenizer_graph.TextFront(tokenizer, tokens="words").attach(graph_of(tokenizer))
+        tokenizer_graph.TextPreprocessor(tokenizer, tokens="words").attach(graph_of(tokenizer))
 
 
 def test_words_that_are_alike_share_pieces() -> None:

@@ -17,6 +17,7 @@ from training.errors import Diverged, InvalidCheckpoint, InvalidHyperparameter, 
 from training.fitting import augment, checkpoint, engines, loop, losses
 from training.fitting.checkpoint import Interrupted, Stop
 from training.fitting.distributed import Ranks
+from training.fitting.schedule import schedule
 from training.hyperparameters import NetworkHyperparameters
 
 pytestmark = pytest.mark.train
@@ -126,7 +127,7 @@ def test_a_torn_checkpoint_is_refused_and_none_is_left_torn(tmp_path: Path) -> N
 
 
 def rates(kind: str, warm_up: float = 0.1) -> list[float]:
-    return [engines.schedule(step, 100, kind, warm_up) for step in range(100)]
+    return [schedule(step, 100, kind, warm_up) for step in range(100)]
 
 
 @pytest.mark.parametrize(
@@ -379,18 +380,18 @@ def test_steps_that_read_all_from_the_device_compute_what_plain_ones_do() -> Non
         optimizer = engines.optimizer(model, settings, CPU)
         update = engines.Update(engines.Objective(model, losses.mse), optimizer, inputs, target, settings, None, Ranks(),
                               torch.zeros(()))  # fmt: skip
-        rates = [settings.lr * engines.schedule(step, 6) for step in range(6)]
+        rates = [settings.lr * schedule(step, 6) for step in range(6)]
         engine = (
             engines.Graphed(update, rates, 25, 67, CPU)
             if graphed
             else engines.Eager(update, rates, 25)
         )
         for epoch in range(2):
-            engine.enter(
+            engine.start_epoch(
                 torch.randperm(67, generator=torch.Generator().manual_seed(epoch)), 0, 3 * epoch
             )
             for step in range(3):
-                engine.self_contained() if graphed and step < 2 else engine.step()
+                engine.step_on_device() if graphed and step < 2 else engine.step()
                 engine._step = step + 1
         weights.append(model.weight.detach())
 

@@ -101,7 +101,7 @@ def test_one_of_several_processes_ends_before_the_interpreter_does(
     code = f"""import atexit
 from training.fitting import distributed
 atexit.register(print, "ended by Python")
-distributed.end({main})"""
+distributed.run_and_exit({main})"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "WORLD_SIZE": processes},
                           capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
 

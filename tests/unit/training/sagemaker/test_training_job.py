@@ -94,7 +94,7 @@ def test_a_trial_writes_where_nothing_is_registered() -> None:
 def test_the_metrics_of_every_task_are_few_enough_and_found_in_what_is_printed(
     task: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loop = pytest.importorskip("training.fitting.loop", reason="the loop needs torch")
+    progress = pytest.importorskip("training.fitting.progress", reason="the loop needs torch")
     definitions = build(replace(JOB, task=task))["AlgorithmSpecification"]["MetricDefinitions"]
     assert len(definitions) <= 40  # what SageMaker takes
     assert definitions[-1]["Name"] == "train:epoch"  # who reads it finds what was printed with it
@@ -108,8 +108,8 @@ def test_the_metrics_of_every_task_are_few_enough_and_found_in_what_is_printed(
             f"validation_{primary}": 0.75,
             "examples_per_s": 1234.0,
         }
-        loop.Progress(0, 10, loop.Ranks()).epoch(row, 10, 3)
-        names = metrics.names(one)
+        progress.Progress(0, 10, progress.Ranks()).epoch(row, 10, 3)
+        names = metrics.NAMES[one]
         card: Any = {
             "task": one,
             "metrics": dict.fromkeys(names, -12.5),

@@ -1,0 +1,102 @@
+"""Export a trained model of either kind, and its preprocessor, as one proven ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.errors import ExportFailed
+from training.export import graphs, sklearn_exporter, torch_exporter
+from training.fitting.trained import Trained
+
+
+def export(trained: Trained) -> onnx.ModelProto:
+    """Return the proven graph of the model alone, which takes preprocessed inputs.
+
+    Raises:
+        ExportFailed: no exporter made a graph that computes what the model computes.
+    """
+    if isinstance(trained.model, nn.Module):
+        return torch_exporter.export(torch_spec(trained))
+    inputs, output = trained.encoded.test.inputs, next(iter(trained.recipe.output_kinds))
+    graph = sklearn_exporter.export(trained.model, inputs, output).graph
+    if trained.temperature == 1:
+        return graph
+    return sklearn_exporter.at_temperature(graph, output, trained.temperature, inputs)
+
+
+def attach_preprocessor(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `graph` with the preprocessor's nodes before it, proven to answer the same.
+
+    Raises:
+        ExportFailed: the answers for raw inputs differ from those for preprocessed ones.
+    """
+    if trained.preprocessor is None:
+        return graph
+    whole = trained.preprocessor.attach(graph)
+    run_model, run_whole = graphs.runner(graph), graphs.runner(whole)
+    for rows in (slice(0, 1), slice(0, 2), slice(0, graphs.CHUNK)):
+        raw = trained.request(trained.data.test.take(rows))
+        expected, answers = run_model(trained.encode(raw)), run_whole(raw)
+        for name, values in expected.items():
+            problem = graphs.difference(answers[name], values, *trained.recipe.tolerance)
+            if problem is not None:
+                raise ExportFailed(f"with its preprocessor, {name} {problem}")
+    return whole
+
+
+def torch_spec(trained: Trained) -> torch_exporter.Spec:
+    """Describe a network to the torch exporter: inputs, dynamic dimensions, sample inputs."""
+    recipe = trained.recipe
+    inputs = trained.encode(trained.request(trained.data.test))
+    served = trained.served_model.cpu()
+    # A served module may have inputs that the data lack, e.g. a decoder's cache.
+    has_own_inputs = bool(set(recipe.dynamic) - set(inputs))
+    names = list(recipe.dynamic if has_own_inputs else inputs)
+    axes = {name: _with_batch(recipe.dynamic.get(name, {})) for name in names}
+
+    def sample(sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
+        if has_own_inputs or recipe.sample is not None:
+            return recipe.make_sample(sizes, served)
+        return tuple(torch.from_numpy(_resized(inputs[name], axes[name], sizes)) for name in names)
+
+    rtol, atol = recipe.tolerance
+    return torch_exporter.Spec(
+        model=served,
+        inputs=axes,
+        outputs=list(recipe.output_kinds),
+        dims=_dims(axes, recipe.sizes),
+        sample=sample,
+        rtol=rtol,
+        atol=atol,
+    )
+
+
+def _with_batch(axes: Mapping[int, str]) -> dict[int, str]:
+    """Return `axes` with axis 0 as the batch, unless another axis is called so."""
+    return dict(axes) if "batch" in axes.values() else {**axes, 0: "batch"}
+
+
+def _dims(
+    axes: Mapping[str, Mapping[int, str]], sizes: Mapping[str, tuple[int, int]]
+) -> dict[str, torch_exporter.Dim]:
+    names = dict.fromkeys(
+        ["batch", *(name for by_axis in axes.values() for name in by_axis.values())]
+    )
+    dims = {name: torch_exporter.Dim() for name in names}
+    return dims | {name: torch_exporter.Dim(*bounds) for name, bounds in sizes.items()}
+
+
+def _resized(
+    values: NDArray[Any], axes: Mapping[int, str], sizes: Mapping[str, int]
+) -> NDArray[Any]:
+    """Cut or repeat `values` to the sizes of their dynamic dimensions."""
+    for axis, name in axes.items():
+        values = values.take(range(sizes[name]), axis=axis, mode="wrap")
+    return np.ascontiguousarray(values)

@@ -1,0 +1,46 @@
+"""Progress lines that a training run prints, one an epoch and some within a long one."""
+
+from __future__ import annotations
+
+import time
+
+from training.fitting.checkpoint import Row, RunState
+from training.fitting.distributed import Ranks
+
+PRINT_EVERY_S = 5.0  # within an epoch
+
+
+class Progress:
+    """Progress lines of a run; log_lines.py has the regular expressions that read them."""
+
+    def __init__(self, done: int, total: int, ranks: Ranks) -> None:
+        self._first, self._total, self._silent = done, total, not ranks.leads
+        self._started = self._printed = time.monotonic()
+
+    def left_s(self, done: int) -> float:
+        """Estimate the seconds left after `done` steps."""
+        spent = time.monotonic() - self._started
+        return spent / max(done - self._first, 1) * (self._total - done)
+
+    def step(self, state: RunState, done: int) -> None:
+        """Print a line within a long epoch, at most every PRINT_EVERY_S."""
+        if self._silent or time.monotonic() - self._printed <= PRINT_EVERY_S:
+            return
+        self._printed = time.monotonic()
+        left = f"left={self.left_s(done):.0f}s"
+        print(f"epoch {state.epoch + 1}  step {state.step}  {left}", flush=True)
+
+    def epoch(self, row: Row, epochs: int, done: int) -> None:
+        """Print the metrics of a finished epoch."""
+        if self._silent:
+            return
+        self._printed = time.monotonic()
+        validation = "".join(
+            f"  {name}={value:.4f}" for name, value in row.items() if name.startswith("validation_")
+        )
+        share = f"  roof={row['roof']:.1%}" if "roof" in row else ""
+        print(
+            f"epoch {row['epoch']}/{epochs}  loss={row['loss']:.4f}{validation}"
+            f"  rate={row['examples_per_s']:.0f}/s{share}  left={self.left_s(done):.0f}s",
+            flush=True,
+        )

@@ -1,0 +1,87 @@
+"""Trained model of a recipe, with what is needed to judge and export it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from training import networks
+from training.data import Dataset, Examples
+from training.evaluation import calibration
+from training.evaluation.metrics import compute
+from training.fitting import estimators, loop
+from training.fitting.checkpoint import Row
+from training.hyperparameters import Hyperparameters
+from training.recipe import Arrays, Preprocessor, Recipe, Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Trained torch module or scikit-learn estimator, with its recipe, settings and data."""
+
+    recipe: Recipe[Any]
+    settings: Hyperparameters
+    data: Dataset  # raw, as the recipe loaded it
+    encoded: Dataset  # preprocessed, as the model takes it
+    labels: tuple[str, ...]
+    preprocessor: Preprocessor | None
+    model: Any
+    history: list[Row]
+    device: torch.device
+    temperature: float = 1.0  # divides a classifier's logits before the softmax (calibration.py)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the settings, and those that scikit-learn's own search chose."""
+        return asdict(self.settings) | estimators.chosen_parameters(self.model)
+
+    @property
+    def served_model(self) -> nn.Module:
+        """Return the module to export, which shares its weights with `model`.
+
+        A classifier gets a softmax at its temperature, unless the recipe has a `serve` of its own.
+        """
+        model: nn.Module = self.model
+        if self.recipe.serve is not None:
+            return self.recipe.serve(model)
+        if self.recipe.task == "classification":
+            return networks.After(model, networks.softmax(self.temperature))
+        return model
+
+    def encode(self, inputs: Arrays) -> Arrays:
+        """Return the model's inputs for a caller's raw inputs."""
+        return self.preprocessor.encode(inputs) if self.preprocessor else inputs
+
+    def request(self, examples: Examples) -> Arrays:
+        """Return the raw inputs that a caller would send for `examples`."""
+        return self.recipe.request(examples) if self.recipe.request else examples.inputs
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Compute in Python what the exported graph would answer for raw inputs."""
+        encoded, outputs = self.encode(inputs), self.recipe.output_kinds
+        if isinstance(self.model, nn.Module):
+            served = self.served_model.to(self.device)
+            return dict(zip(outputs, loop.predict(served, encoded, self.device), strict=True))
+        answer = estimators.predict(self.model, encoded)
+        if self.temperature != 1:
+            answer = calibration.scaled(answer, self.temperature)
+        return {next(iter(outputs)): answer}
+
+    def measure(
+        self, examples: Examples, run: Run | None = None
+    ) -> tuple[dict[str, float], NDArray[Any]]:
+        """Return the metrics of the answers for `examples`, and these answers.
+
+        `run` stands in for the model, e.g. the graph that was exported from it.
+        """
+        recipe = self.recipe
+        outcome = (recipe.infer or self._first_output)(run or self.run, examples)
+        metrics = compute(recipe.task, outcome, examples, self.labels)
+        return metrics | (recipe.metric(outcome, examples) if recipe.metric else {}), outcome
+
+    def _first_output(self, run: Run, examples: Examples) -> NDArray[Any]:
+        return run(examples.inputs)[next(iter(self.recipe.output_kinds))]

@@ -1,0 +1,174 @@
+"""Train a recipe's model, torch or scikit-learn, and calibrate it.
+
+    trained = fit(recipe, settings, recipe.load_data({}, settings), device=torch.device("cpu"))
+
+Networks go through loop.py, estimators through estimators.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.data import Dataset, Examples
+from training.errors import InvalidRecipe
+from training.evaluation import calibration
+from training.evaluation.metrics import PRIMARY
+from training.fitting import estimators, loop, losses
+from training.fitting.checkpoint import Row, Stop
+from training.fitting.distributed import Ranks
+from training.fitting.trained import Trained
+from training.hyperparameters import Hyperparameters, NetworkHyperparameters
+from training.recipe import Preprocessor, Recipe
+
+LABELS_SHOWN = 80  # characters of the list of labels in an error
+
+
+def fit(
+    recipe: Recipe[Any],
+    settings: Hyperparameters,
+    data: Dataset,
+    *,
+    device: torch.device,
+    checkpoints: Path | None = None,
+    stop: Stop | None = None,
+    ranks: Ranks | None = None,
+    watch: Callable[[Row], None] | None = None,
+) -> Trained:
+    """Train the model of `recipe` on `data` and calibrate it on the validation part.
+
+    The keyword arguments are those of `loop.fit`.
+
+    Raises:
+        TrainingError: recipe, settings and data do not fit together.
+        Interrupted: `stop` was requested; the checkpoint holds the state.
+    """
+    ranks = ranks or Ranks()
+    labels = recipe.label_names(data)
+    preprocessor = recipe.make_preprocessor(settings, data)
+    encoded = _encode(preprocessor, data) if preprocessor else data
+    torch.manual_seed(settings.seed)
+    model = recipe.make_model(settings, encoded)
+    untrained = Trained(recipe, settings, data, encoded, labels, preprocessor, model, [], device)
+    if isinstance(model, nn.Module):
+        return _fit_network(untrained, checkpoints, stop, ranks, watch)
+    return _fit_estimator(untrained, stop, ranks)
+
+
+def _encode(preprocessor: Preprocessor, data: Dataset) -> Dataset:
+    train, validation, test = (
+        replace(part, inputs=preprocessor.encode(part.inputs))
+        for part in (data.train, data.validation, data.test)
+    )
+    return replace(data, train=train, validation=validation, test=test)
+
+
+def _fit_network(
+    untrained: Trained,
+    checkpoints: Path | None,
+    stop: Stop | None,
+    ranks: Ranks,
+    watch: Callable[[Row], None] | None,
+) -> Trained:
+    recipe, settings, data = untrained.recipe, untrained.settings, untrained.encoded
+    if not isinstance(settings, NetworkHyperparameters):
+        raise InvalidRecipe(
+            f"recipe {recipe.name}: hyperparameters of a torch model extend NetworkHyperparameters"
+        )
+    if recipe.task == "classification" and recipe.loss is None:
+        _check_width(untrained.model, data.train, untrained.labels)
+    history = loop.fit(
+        untrained.model,
+        data,
+        settings,
+        device=untrained.device,
+        loss=losses.choose(recipe.task, recipe.loss),
+        score=_score(untrained),
+        augment=recipe.augment,
+        checkpoints=checkpoints,
+        identity={"recipe": recipe.name, "data": data.sha256},
+        stop=stop,
+        ranks=ranks,
+        watch=watch,
+    )
+    return _calibrate_and_print(replace(untrained, history=history), ranks)
+
+
+def _score(trained: Trained) -> loop.Score | None:
+    """Return a function that measures the primary metric on the validation part."""
+    task = trained.recipe.task
+    if task == "generation":
+        return None  # the loss is the same number, and computing it again takes large logits
+    primary = PRIMARY[task].metric
+
+    def score(_: nn.Module) -> Row:
+        metrics, _outcome = trained.measure(trained.data.validation)
+        return {primary: metrics[primary]} if primary in metrics else {}
+
+    return score
+
+
+def _check_width(model: nn.Module, examples: Examples, labels: tuple[str, ...]) -> None:
+    two = examples.take(slice(0, 2)).inputs
+    try:
+        width = loop.predict(model, two, torch.device("cpu"))[0].shape[-1]
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return  # the loop tries two examples as well and names the shapes that do not fit
+    if width != len(labels):
+        shown = ", ".join(labels)[:LABELS_SHOWN]
+        raise InvalidRecipe(
+            f"the model answers {width} numbers a row, and there are {len(labels)} labels: {shown}"
+        )
+
+
+def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Trained:
+    name, model = untrained.recipe.name, untrained.model
+    if not estimators.is_estimator(model):
+        raise InvalidRecipe(
+            f"recipe {name}: model() returns a {type(model).__name__}, which is neither a torch "
+            "module nor a scikit-learn estimator"
+        )
+    if ranks.count > 1:
+        raise InvalidRecipe(f"recipe {name}: a scikit-learn estimator is fitted in one process")
+    estimators.fit(model, untrained.encoded.train, seed=untrained.settings.seed, stop=stop)
+    estimators.check_classes(model, untrained.labels)
+    trained = _calibrate_and_print(untrained, ranks)
+    metrics, _ = trained.measure(trained.data.validation)
+    line = "  ".join(f"validation_{metric}={value:.4f}" for metric, value in metrics.items())
+    print(line, flush=True)
+    return trained
+
+
+def calibrate(trained: Trained) -> Trained:
+    """Set a classifier's softmax temperature by its log loss on the validation part.
+
+    Other models, and recipes with a `serve` of their own, are returned as they are.
+    """
+    recipe, part = trained.recipe, trained.encoded.validation
+    if recipe.task != "classification" or recipe.serve is not None or not len(part):
+        return trained
+    if isinstance(trained.model, nn.Module):
+        logits = loop.predict(trained.model, part.inputs, trained.device)[0]
+    else:
+        logits = calibration.logits(estimators.predict(trained.model, part.inputs))
+    groups = None if trained.data.split.get("by", "row") == "row" else part.groups
+    return replace(trained, temperature=calibration.temperature(logits, part.target, groups))
+
+
+def _calibrate_and_print(trained: Trained, ranks: Ranks) -> Trained:
+    calibrated = calibrate(trained)
+    if calibrated.temperature != 1 and ranks.leads:
+        before, after = (
+            model.measure(model.data.validation)[0]["log_loss"] for model in (trained, calibrated)
+        )
+        print(
+            f"at temperature {calibrated.temperature:.2f}, "
+            f"validation log loss {before:.4f} → {after:.4f}",
+            flush=True,
+        )
+    return calibrated
