@@ -1,4 +1,4 @@
-"""The time of day, and the time that passed."""
+"""Time of day as ISO 8601, and elapsed time that includes frozen environments."""
 
 import threading
 import time
@@ -7,22 +7,39 @@ from collections.abc import Callable
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
+def iso(epoch_ms: int) -> str:
+    """Format a time of day in UTC as ISO 8601 with milliseconds.
+
+    Without `datetime`, which infer would have to import at every start.
+
+    >>> iso(1795335330123)
+    '2026-11-22T08:15:30.123Z'
+    """
+    seconds, ms = divmod(epoch_ms, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ms:03}Z"
+
+
 def utc_now() -> str:
-    """Now, as ISO 8601 to the millisecond, e.g. 2026-11-22T08:15:30.123Z."""
-    seconds, ns = divmod(time.time_ns(), 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ns // 1_000_000:03}Z"
+    """Return the time of day as ISO 8601, e.g. 2026-11-22T08:15:30.123Z."""
+    return iso(time.time_ns() // 1_000_000)
+
+
+def utc_ago(seconds: float) -> str:
+    """Return the time of day some seconds ago as ISO 8601."""
+    return iso(time.time_ns() // 1_000_000 - round(seconds * 1000))
 
 
 def since_boot() -> float:
-    """Seconds, those of a suspended machine included where the system counts them."""
+    """Return the seconds since boot, including suspended time where the system counts it."""
     return time.clock_gettime(_BOOT)
 
 
 class Elapsed:
-    """A clock for ages, in seconds: it never goes back, and goes on while this environment is frozen.
+    """Clock for ages, in seconds, that also counts time in which Lambda froze the environment.
 
-    A machine that is stopped from outside, or restored from a snapshot, does not see that time pass; its time of day is
-    set right afterwards. So what passed between two calls is the longer of what both clocks say.
+    It never goes back. A machine that is stopped from outside, or restored from a snapshot, does
+    not see that time pass; its time of day is corrected afterwards. The time between two calls is
+    therefore the longer one of what the boot clock and the time of day report.
     """
 
     def __init__(

@@ -1,22 +1,26 @@
-"""The registry's table in DynamoDB's words, whoever carries them"""
+"""Registry table as DynamoDB operations, whichever client carries them out.
+
+Clients are `aws/dynamodb.py` (boto3) and `aws_http/dynamodb.py`.
+"""
 
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from functions.adapters.aws_errors import TRANSIENT
 from functions.core.errors import Unavailable
 from functions.core.registry.table import Conflict, Item, Put
 
-IDLE_READS = (
-    6  # in which DynamoDB hands back every key unprocessed: a second, and it counts as throttled
-)
+IDLE_READS = 6  # replies without any item, about 1 s, after which the table counts as throttled
 _LOST_RACE = {"ConditionalCheckFailed", "TransactionConflict"}
-_THROTTLED = {"ThrottlingError", "ProvisionedThroughputExceeded"}
 
 
 class OperationFailed(Exception):
-    """When DynamoDB refuses an operation. `reasons` are the codes for each part of a cancelled transaction."""
+    """Refusal of an operation by DynamoDB.
+
+    `reasons` are the codes for each part of a cancelled transaction.
+    """
 
     def __init__(self, code: str, message: str, reasons: Sequence[str] = ()) -> None:
         super().__init__(f"{code}: {message}")
@@ -25,22 +29,22 @@ class OperationFailed(Exception):
 
 
 class Call(Protocol):
-    """Carries out one operation of DynamoDB."""
+    """Client that carries out one DynamoDB operation."""
 
     def __call__(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to `operation`, e.g. "Query", retries included.
+        """Send a request such as "Query", with retries, and return the reply.
 
         Raises:
-            OperationFailed: DynamoDB refuses it.
-            Unavailable: it failed, throttled or could not be reached.
+            OperationFailed: DynamoDB refused it.
+            Unavailable: DynamoDB failed, throttled or could not be reached.
         """
 
 
 class ItemTable:
-    """`core.registry.Table` over a table with keys `pk` and `sk`.
+    """Registry table in DynamoDB, with keys `pk` and `sk`.
 
-    Its indexes are `listing` (`kind`, `listed`) and `pending` (`pending`, `claimed_at`). Reads are strongly
-    consistent, but for these two.
+    Its indexes are `listing` (`kind`, `listed`) and `pending` (`pending`, `claimed_at`). Reads
+    are strongly consistent, except those of the two indexes.
 
     Raises:
         Unavailable: DynamoDB failed, throttled or could not be reached.
@@ -52,25 +56,25 @@ class ItemTable:
         self._pause = pause
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        wanted = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
-        found: dict[tuple[str, str], Item] = {}
-        request = {self._name: {"Keys": wanted, "ConsistentRead": True}}
+        """Return the items of up to 100 keys (pk, sk), in the order of the keys."""
+        items: dict[tuple[str, str], Item] = {}
+        request_keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
+        request = {self._name: {"Keys": request_keys, "ConsistentRead": True}}
         idle = 0
         while request:
             reply = self._call("BatchGetItem", {"RequestItems": request})
-            items = reply["Responses"].get(self._name, [])
-            for raw in items:
-                item = _unmarshal(raw)
-                found[item["pk"], item["sk"]] = item
+            batch = [_unmarshal(raw) for raw in reply["Responses"].get(self._name, [])]
+            items |= {(item["pk"], item["sk"]): item for item in batch}
             request = reply.get("UnprocessedKeys") or {}
-            if request and not items:
+            if request and not batch:
                 idle += 1
                 if idle == IDLE_READS:
                     raise Unavailable("the registry is throttled; try again")
                 self._pause(random.uniform(0, 0.025 * 2**idle))  # noqa: S311 (jitter, no secret)
-        return [found.get(key) for key in keys]
+        return [items.get(key) for key in keys]
 
     def query(self, pk: str, prefix: str) -> Iterator[Item]:
+        """Yield a partition's items whose sort key begins with `prefix`, ascending."""
         return self._pages(
             None,
             KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
@@ -79,6 +83,7 @@ class ItemTable:
         )
 
     def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
+        """Yield the items of the index `listing` above `after`, ascending."""
         values = {":kind": {"S": "VERSION"}} | ({":after": {"S": after}} if after else {})
         return self._pages(
             limit,
@@ -88,6 +93,7 @@ class ItemTable:
         )
 
     def pending(self, before: str, limit: int) -> Iterator[Item]:
+        """Yield the items of the index `pending` claimed before a time, oldest first."""
         return self._pages(
             limit,
             IndexName="pending",
@@ -96,36 +102,37 @@ class ItemTable:
         )
 
     def transact(self, puts: Sequence[Put]) -> None:
+        """Write all items or none.
+
+        Raises:
+            Conflict: a condition does not hold, or another transaction interferes.
+        """
         try:
-            self._call(
-                "TransactWriteItems", {"TransactItems": [{"Put": self._put(put)} for put in puts]}
-            )
+            parts = [{"Put": self._put(put)} for put in puts]
+            self._call("TransactWriteItems", {"TransactItems": parts})
         except OperationFailed as error:
             codes = set(error.reasons)
             if codes & _LOST_RACE:
                 raise Conflict(", ".join(sorted(codes))) from error
-            if codes & _THROTTLED:
+            if codes & TRANSIENT:
                 raise Unavailable("the registry is throttled; try again") from error
             raise
 
     def _put(self, put: Put) -> dict[str, Any]:
         request: dict[str, Any] = {"TableName": self._name, "Item": marshal(put.item)}
-        if put.where is None:
+        if put.condition is None:
             request["ConditionExpression"] = "attribute_not_exists(pk)"
-        elif put.where:
-            request["ConditionExpression"] = " AND ".join(
-                f"#{n} = :{n}" for n in range(len(put.where))
-            )
-            request["ExpressionAttributeNames"] = {
-                f"#{n}": name for n, name in enumerate(put.where)
-            }
-            request["ExpressionAttributeValues"] = {
-                f":{n}": _value(v) for n, v in enumerate(put.where.values())
-            }
+        elif put.condition:
+            names = {f"#{n}": name for n, name in enumerate(put.condition)}
+            values = {f":{n}": _value(value) for n, value in enumerate(put.condition.values())}
+            tests = [f"#{n} = :{n}" for n in range(len(put.condition))]
+            request["ConditionExpression"] = " AND ".join(tests)
+            request["ExpressionAttributeNames"] = names
+            request["ExpressionAttributeValues"] = values
         return request
 
     def _pages(self, limit: int | None, **query: Any) -> Iterator[Item]:
-        """The items of a query, or the first `limit` of them."""
+        """Yield the items of a query, at most `limit` of them."""
         page: dict[str, Any] = {}
         while limit is None or limit > 0:
             if limit is not None:
@@ -140,6 +147,7 @@ class ItemTable:
 
 
 def marshal(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item in DynamoDB's JSON, e.g. {"n": {"N": "1"}}."""
     return {name: _value(value) for name, value in item.items()}
 
 

@@ -1,22 +1,22 @@
-"""Whose fault is it, and does retrying help?
+"""Errors of the platform, by whose fault they are and whether a retry helps.
 
     PlatformError
-    ├── InvalidRequest       the caller must change the request         400
-    │   ├── PathNotFound                                                404
-    │   ├── MethodNotAllowed                                            405
-    │   ├── PayloadTooLarge                                             413
-    │   └── UnsupportedEncoding                                         415
-    ├── ModelNotFound        no such model, version or alias            404
-    ├── StateConflict        what stands in the registry forbids it     409
-    ├── InvalidModel         this upload can never be served            recorded as REJECTED, never retried
-    ├── Unsupported          a part of the protocol not offered here    501
-    ├── ExecutionFailed      the model refused these values             500
-    ├── Unavailable          a dependency failed, or not now; retry     503
-    │   └── NotReady         the registry says: known, and not served   503
-    └── TimedOut             no answer within the time limit            504
+    ├── InvalidRequest         the caller must change the request         400
+    │   ├── PathNotFound       nothing is at this path                    404
+    │   ├── MethodNotAllowed   the path does not support this method      405
+    │   ├── PayloadTooLarge    the body or the answer exceeds a limit     413
+    │   └── UnsupportedEncoding  the body's compression is not offered    415
+    ├── ModelNotFound          no such model, version or alias            404
+    ├── StateConflict          the state in the registry forbids it       409
+    ├── InvalidModel           this upload can never be served            REJECTED, never retried
+    ├── Unsupported            a part of the protocol is not offered      501
+    ├── ExecutionFailed        the model failed on these values           500
+    ├── Unavailable            a dependency failed; retry                 503
+    │   └── NotReady           the model exists and is not served now     503
+    └── TimedOut               no answer within the time limit            504
 
-Anything else is a bug and is left to Lambda. Every message is one printable line of at most 300 characters that names
-what is at fault and what was expected.
+Anything else is a bug and is left to Lambda. Every message is one printable line of at most 300
+characters that names the field at fault and what was expected.
 """
 
 from typing import ClassVar
@@ -26,7 +26,7 @@ QUOTE_LIMIT = 80
 
 
 def one_line(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    r"""`text` on one line, without unprintable characters, cut to `limit`.
+    r"""Return `text` on one line, printable, and cut to `limit` characters.
 
     >>> one_line("a\nb\x00c")
     'a b?c'
@@ -37,28 +37,26 @@ def one_line(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
 
 def shown(value: object) -> str:
-    """What a caller sent, as an error may repeat it: quoted, printable, at most 80 characters.
+    """Quote a caller's value for an error message: printable, at most 80 characters.
 
     >>> shown("x" * 1000) == "'" + "x" * 77 + "…"
     True
     """
-    text = (
-        value
-        if isinstance(value, str)
-        else str(value)
-        if isinstance(value, int | float | bool)
-        else repr(value)
-    )
-    quoted = f"'{text[:QUOTE_LIMIT]}'" if isinstance(value, str) else text[: QUOTE_LIMIT + 1]
-    return one_line(
-        quoted if len(text) <= QUOTE_LIMIT - 2 else quoted[: QUOTE_LIMIT - 2] + "…", QUOTE_LIMIT
-    )
+    if isinstance(value, str):
+        text, quoted = value, f"'{value[:QUOTE_LIMIT]}'"
+    else:
+        text = str(value) if isinstance(value, int | float | bool) else repr(value)
+        quoted = text[: QUOTE_LIMIT + 1]
+    if len(text) > QUOTE_LIMIT - 2:
+        quoted = quoted[: QUOTE_LIMIT - 2] + "…"
+    return one_line(quoted, QUOTE_LIMIT)
 
 
 class PlatformError(Exception):
-    """Base of everything that is meant to be told to somebody.
+    """Base of the errors that are reported to a caller or recorded with an upload.
 
-    `code` is stable and machine-readable; the text may change.
+    `code` is stable and machine-readable; the text may change. `instance_code` is the code of
+    this error, where it is more specific than that of its class.
     """
 
     code: ClassVar[str] = "ERROR"
@@ -69,19 +67,22 @@ class PlatformError(Exception):
 
 
 class InvalidRequest(PlatformError):
-    """When the caller must change the request."""
+    """Request that the caller must change."""
 
     code = "INVALID_REQUEST"
 
 
 class PathNotFound(InvalidRequest):
-    """When there is nothing at a path."""
+    """Request for a path that does not exist."""
 
     code = "PATH_NOT_FOUND"
 
 
 class MethodNotAllowed(InvalidRequest):
-    """When the path exists but not for this method. `allow` lists the methods that do."""
+    """Request with a method that the path does not support.
+
+    `allow` lists the supported methods.
+    """
 
     code = "METHOD_NOT_ALLOWED"
 
@@ -91,49 +92,52 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class PayloadTooLarge(InvalidRequest):
-    """When a request, its inflated body, its tensors or its answer exceed a limit."""
+    """Request body, decompressed body, tensor or answer beyond a size limit."""
 
     code = "PAYLOAD_TOO_LARGE"
 
 
 class UnsupportedEncoding(InvalidRequest):
-    """When a request body is compressed in a way that is not offered."""
+    """Request body in a compression that is not supported."""
 
     code = "UNSUPPORTED_ENCODING"
 
 
 class ModelNotFound(PlatformError):
-    """When no model, version or alias has this name."""
+    """Reference to a model, version or alias that does not exist."""
 
     code = "MODEL_NOT_FOUND"
 
 
 class StateConflict(PlatformError):
-    """When what stands in the registry forbids a change; look again, and decide again."""
+    """Change that the current state in the registry forbids.
+
+    The caller should read the state again and decide anew.
+    """
 
     code = "STATE_CONFLICT"
 
 
 class InvalidModel(PlatformError):
-    """When an upload can never be served. `code` names the reason, e.g. `NOT_ONNX`."""
+    """Upload that can never be served; `code` says why, e.g. `NOT_ONNX`."""
 
     code = "INVALID_MODEL"
 
 
 class Unsupported(PlatformError):
-    """When a part of the protocol is not offered here."""
+    """Request for a part of the protocol that is not implemented."""
 
     code = "UNSUPPORTED"
 
 
 class ExecutionFailed(PlatformError):
-    """When the model itself failed on values that fit its signature."""
+    """Model failure on input values that fit its signature."""
 
     code = "EXECUTION_FAILED"
 
 
 class Unavailable(PlatformError):
-    """When a dependency failed or the model cannot be served now; the same call may succeed later."""
+    """Temporary failure of a dependency or a model; a retry may succeed."""
 
     code = "UNAVAILABLE"
 
@@ -143,12 +147,12 @@ class Unavailable(PlatformError):
 
 
 class NotReady(Unavailable):
-    """When a model or version is known and not served: pending, rejected, archived or unloaded."""
+    """Model or version that exists but is pending, rejected, archived or unloaded."""
 
     code = "MODEL_NOT_READY"
 
 
 class TimedOut(PlatformError):
-    """When there was no answer within the time limit of the request or of the function."""
+    """No answer within the time limit of the request or the function."""
 
     code = "TIMED_OUT"

@@ -1,4 +1,7 @@
-"""The names that the outside may choose: models, aliases, versions. ASCII only, so there are no twins."""
+"""Syntax of the names that callers choose: models, aliases, versions, files.
+
+ASCII only, so that no two names look alike.
+"""
 
 import re
 
@@ -10,16 +13,20 @@ _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", re.ASCII)
 
 
 def is_model_name(name: str) -> bool:
-    r"""Whether `name` may name a model or an alias.
+    r"""Return True if `name` is a valid model name.
 
-    >>> is_model_name("digits-2"), is_model_name("Digits"), is_model_name("digits\n"), is_model_name("a/b")
-    (True, False, False, False)
+    >>> is_model_name("digits-2"), is_model_name("Digits")
+    (True, False)
+    >>> is_model_name("digits\n"), is_model_name("a/b")
+    (False, False)
     """
     return _MODEL.fullmatch(name) is not None
 
 
 def is_alias(name: str) -> bool:
-    """Whether `name` may be an alias: a model name that begins with a letter, so that it never looks like a version.
+    """Return True if `name` is a valid alias.
+
+    Aliases are model names that begin with a letter, so that none looks like a version number.
 
     >>> is_alias("prod"), is_alias("7"), is_alias("2b")
     (True, False, False)
@@ -28,16 +35,18 @@ def is_alias(name: str) -> bool:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether `name` is a flat file name that is safe to create in a directory of ours.
+    """Return True if `name` is a plain file name, safe to create in any directory.
 
-    >>> is_file_name("model.onnx.data"), is_file_name("../x"), is_file_name(".bashrc"), is_file_name("a/b")
-    (True, False, False, False)
+    >>> is_file_name("model.onnx.data"), is_file_name("../x")
+    (True, False)
+    >>> is_file_name(".bashrc"), is_file_name("a/b")
+    (False, False)
     """
     return _FILE.fullmatch(name) is not None
 
 
 def parse_version(text: str) -> int | None:
-    """The version number that `text` spells, or None when it spells none.
+    """Parse a version number such as 7; return None for any other text.
 
     >>> parse_version("7"), parse_version("07"), parse_version("+7"), parse_version("prod")
     (7, None, None, None)
@@ -46,7 +55,7 @@ def parse_version(text: str) -> int | None:
 
 
 def parse_reference(text: str) -> int | str:
-    """A version number or an alias, as it stands in a URL.
+    """Parse the version segment of a URL: a version number or an alias.
 
     Raises:
         InvalidRequest: `text` is neither.
@@ -57,5 +66,6 @@ def parse_reference(text: str) -> int | str:
     if is_alias(text):
         return text
     raise InvalidRequest(
-        f"version {shown(text)} is neither a number like 7 nor an alias like prod (lower case, beginning with a letter)"
+        f"version {shown(text)} is neither a number like 7 nor an alias like prod "
+        "(lower case, beginning with a letter)"
     )

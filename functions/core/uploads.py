@@ -1,6 +1,7 @@
-"""S3's events: which object was uploaded, and which model in which form it is.
+"""Upload events of S3, and the model and package form that an object key stands for.
 
-Notifications arrive at least once, late, in any order, with URL-encoded keys; EventBridge sends the key as it is.
+Notifications arrive at least once, late and in any order. S3 URL-encodes keys in notifications;
+EventBridge does not.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,11 @@ from functions.core.errors import InvalidModel, shown
 from functions.core.names import is_model_name
 
 PREFIX = "models/"
-PARTS = "parts"  # a folder that only a manifest speaks for
+PARTS = "parts"  # files in a folder of this name are registered only through their manifest.json
 
 
 class Form(StrEnum):
-    """How a model was packed. See DESIGN: the package is the contract between training and serving."""
+    """Package form in which a model is uploaded."""
 
     ONNX = "one self-describing .onnx"
     ARCHIVE = "model.tar.gz"
@@ -26,7 +27,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An object that was created. `version_id` is None where the event names none."""
+    """S3 object that an event announced; `version_id` is None if the event has none."""
 
     bucket: str
     key: str
@@ -34,7 +35,9 @@ class Upload:
 
 
 def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
-    """The uploads that an S3 notification or an EventBridge event tells of. S3's test event tells of none.
+    """Yield the uploads in an S3 notification or EventBridge event.
+
+    S3's test event has none, and neither have events of other types than "Object Created".
 
     Raises:
         InvalidModel: it is neither; the code is `NOT_AN_UPLOAD_EVENT`.
@@ -43,20 +46,9 @@ def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
         return
     try:
         if event.get("source") == "aws.s3":
-            if event["detail-type"] == "Object Created":
-                found = event["detail"]["object"]
-                yield Upload(
-                    event["detail"]["bucket"]["name"], found["key"], found.get("version-id") or None
-                )
-            return
-        for record in event["Records"]:
-            if record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
-                found = record["s3"]["object"]
-                yield Upload(
-                    record["s3"]["bucket"]["name"],
-                    unquote_plus(found["key"]),
-                    found.get("versionId") or None,
-                )
+            yield from _uploads_in_eventbridge(event)
+        else:
+            yield from _uploads_in_notification(event)
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidModel(
             f"this is no S3 or EventBridge event: {shown(str(error))} is missing or malformed",
@@ -64,13 +56,29 @@ def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
         ) from error
 
 
+def _uploads_in_eventbridge(event: Mapping[str, Any]) -> Iterator[Upload]:
+    if event["detail-type"] == "Object Created":
+        bucket, stored = event["detail"]["bucket"], event["detail"]["object"]
+        yield Upload(bucket["name"], stored["key"], stored.get("version-id") or None)
+
+
+def _uploads_in_notification(event: Mapping[str, Any]) -> Iterator[Upload]:
+    for record in event["Records"]:
+        if record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
+            bucket, stored = record["s3"]["bucket"], record["s3"]["object"]
+            key = unquote_plus(stored["key"])
+            yield Upload(bucket["name"], key, stored.get("versionId") or None)
+
+
 def model_and_form(key: str) -> tuple[str, Form] | None:
-    """The model that `key` belongs to and the form it comes in; None for an object that is no model.
+    """Return the model name and package form of a key; None if it is no model.
 
     >>> model_and_form("models/digits/job-1/output/model/model.onnx")
     ('digits', <Form.ONNX: 'one self-describing .onnx'>)
-    >>> model_and_form("models/digits/output.tar.gz"), model_and_form("models/big/1/parts/model.onnx")
-    (None, None)
+    >>> model_and_form("models/digits/output.tar.gz") is None
+    True
+    >>> model_and_form("models/big/1/parts/model.onnx") is None
+    True
 
     Raises:
         InvalidModel: the model's name in the key is not allowed; the code is `BAD_MODEL_NAME`.
@@ -84,17 +92,20 @@ def model_and_form(key: str) -> tuple[str, Form] | None:
         return None
     if not is_model_name(model):
         raise InvalidModel(
-            f"{shown(model)} cannot name a model: upload to models/<model>/ with 1 to 128 of a-z 0-9 . _ - in <model>",
+            f"{shown(model)} cannot name a model: upload to models/<model>/ "
+            "with 1 to 128 of a-z 0-9 . _ - in <model>",
             code="BAD_MODEL_NAME",
         )
     return model, form
 
 
 def lacks_folder(key: str) -> bool:
-    """Whether `key` would be a model's if it lay in a folder under models/, which gives the model its name.
+    """Return True if a model file lies directly under models/, without a model's folder.
 
-    >>> lacks_folder("models/digits.onnx"), lacks_folder("models/digits/model.onnx"), lacks_folder("models/readme.md")
-    (True, False, False)
+    >>> lacks_folder("models/digits.onnx"), lacks_folder("models/digits/model.onnx")
+    (True, False)
+    >>> lacks_folder("models/readme.md")
+    False
     """
     name = key.removeprefix(PREFIX)
     return key.startswith(PREFIX) and "/" not in name and _form(name) is not None

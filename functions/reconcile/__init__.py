@@ -1,1 +1,1 @@
-"""Lambda: what no event will mend, every hour; and the dead letters."""
+"""Hourly reconciliation, and the operations on dead letters."""

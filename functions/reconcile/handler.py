@@ -1,65 +1,93 @@
-"""The hourly schedule becomes a run of the reconciler; two operations for people list and redrive the dead letters."""
+"""Lambda handler that reconciles on schedule, and lists or redrives dead letters on request."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 
 from functions.core.errors import InvalidRequest, Unavailable, shown
-from functions.core.registry.dead_letters import DeadLetterQueue, dead_letters
-from functions.core.registry.reconciler import Reconciler
+from functions.core.registry.dead_letters import Message, explain
+from functions.core.registry.reconciler import Findings, Reconciler
 
-RESERVE_MS = 30_000  # no further piece is begun with less time left
-NAMED = 100  # damaged versions in the log line
+RESERVE_MS = 30_000  # with less time left, no further part of the work is begun
+DAMAGED_LOGGED = 100  # versions in the log line
+DEAD_LETTERS = 100  # in one answer
 
-Handler = Callable[[Mapping[str, Any], Any], dict[str, Any]]
+
+class DeadLetterQueue(Protocol):
+    """Dead-letter queue. `adapters/aws/sqs.py` documents the methods."""
+
+    def peek(self, limit: int) -> list[Message]: ...
+    def redrive(self, per_second: int | None = None) -> str: ...
 
 
-def make_handler(
-    reconciler: Reconciler, letters: DeadLetterQueue, logger: Logger, metrics: Metrics
-) -> Handler:
-    """The Lambda handler, bound to `reconciler` and the dead letters.
+@dataclass(frozen=True, slots=True)
+class ReconcileHandler:
+    """Lambda handler for the schedule and for operators.
 
-    {"operation": "dead-letters"} lists them with their reasons; {"operation": "redrive"} sends them back to the queue,
-    `per_second` of them if it is given. Any other event, as the schedule's, is one run of the reconciler.
+    {"operation": "dead-letters"} lists dead letters with their reasons; {"operation": "redrive"}
+    sends them back to the registration queue, at most `per_second` a second if that is given. Any
+    event without an operation, like that of the schedule, is one run of the reconciler.
     """
 
-    def reconcile(context: Any) -> dict[str, Any]:
-        found = reconciler.run(lambda: bool(context.get_remaining_time_in_millis() > RESERVE_MS))
-        counts = found.counts()
-        logger.info(
-            "reconciled", found=counts, damaged=sorted(found.damaged)[:NAMED], failed=found.failed
-        )
-        metrics.add_metric(
-            "Reconciled", MetricUnit.Count, found.lost_uploads + found.resumed_versions
-        )
-        metrics.add_metric("Stuck", MetricUnit.Count, found.stuck_uploads + found.given_up_versions)
-        metrics.add_metric("Damaged", MetricUnit.Count, len(found.damaged))
-        metrics.add_metric("BlobsCollected", MetricUnit.Count, found.collected_blobs)
-        metrics.flush_metrics()
-        if found.failed:  # told as an error of the function, so that its alarm hears of it
-            raise Unavailable("; ".join(found.failed))
-        return counts
+    reconciler: Reconciler
+    queue: DeadLetterQueue
+    logger: Logger
+    metrics: Metrics
 
-    def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        logger.append_keys(request_id=context.aws_request_id)
+    def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        """Carry out the operation of an event.
+
+        Raises:
+            InvalidRequest: no such operation.
+            Unavailable: storage, registry or queue failed; the function's alarm counts it.
+        """
+        self.logger.append_keys(request_id=context.aws_request_id)
         match event.get("operation"):
             case None:
-                return reconcile(context)
+                return self.reconcile(context)
             case "dead-letters":
-                return {
-                    "dead_letters": [
-                        asdict(letter) for letter in dead_letters(letters, reconciler.registry)
-                    ]
-                }
+                return self.list_dead_letters()
             case "redrive":
-                task = letters.redrive(event.get("per_second"))
-                logger.info("redrive begun", task=task)
-                return {"task": task}
+                return self.redrive(event.get("per_second"))
         raise InvalidRequest(
-            f"{shown(event['operation'])} is no operation: leave it out, or dead-letters or redrive"
+            f"{shown(event['operation'])} is no operation: "
+            "leave it out, or use dead-letters or redrive"
         )
 
-    return lambda_handler
+    def reconcile(self, context: Any) -> dict[str, Any]:
+        """Run the reconciler and report its findings as a log line and metrics."""
+        findings = self.reconciler.run(
+            lambda: bool(context.get_remaining_time_in_millis() > RESERVE_MS)
+        )
+        counts = findings.counts()
+        damaged = sorted(findings.damaged)[:DAMAGED_LOGGED]
+        self.logger.info("reconciled", found=counts, damaged=damaged, failed=findings.failed)
+        self._count(findings)
+        if findings.failed:  # raised only now: the other tasks were done
+            raise Unavailable("; ".join(findings.failed))
+        return counts
+
+    def list_dead_letters(self) -> dict[str, Any]:
+        """List dead letters with the reason of each; they stay in the queue."""
+        letters = explain(self.queue.peek(DEAD_LETTERS), self.reconciler.registry)
+        return {"dead_letters": [asdict(letter) for letter in letters]}
+
+    def redrive(self, per_second: int | None) -> dict[str, Any]:
+        """Start to move all dead letters back to the registration queue."""
+        task = self.queue.redrive(per_second)
+        self.logger.info("redrive begun", task=task)
+        return {"task": task}
+
+    def _count(self, findings: Findings) -> None:
+        metrics = {
+            "Reconciled": findings.lost_uploads + findings.resumed_versions,
+            "Stuck": findings.stuck_uploads + findings.given_up_versions,
+            "Damaged": len(findings.damaged),
+            "BlobsCollected": findings.collected_blobs,
+        }
+        for name, value in metrics.items():
+            self.metrics.add_metric(name, MetricUnit.Count, value)
+        self.metrics.flush_metrics()

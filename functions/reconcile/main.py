@@ -1,4 +1,4 @@
-"""Lambda entry point: reads the environment, picks real adapters. Runs once, during INIT."""
+"""Lambda entry point of reconcile: reads the environment and picks real adapters, during INIT."""
 
 import os
 
@@ -8,12 +8,12 @@ from aws_lambda_powertools.metrics import Metrics
 from botocore.config import Config
 
 from functions.adapters.aws.dynamodb import DynamoTable
-from functions.adapters.aws.s3_listing import S3BlobShelf, S3UploadShelf
+from functions.adapters.aws.s3_listing import S3BlobListing, S3UploadListing
 from functions.adapters.aws.sqs import SqsDeadLetters, SqsQueue
-from functions.adapters.clock import utc_now
+from functions.adapters.clock import utc_ago, utc_now
 from functions.core.registry.reconciler import Limits, Reconciler
 from functions.core.registry.registry import Registry
-from functions.reconcile.handler import make_handler
+from functions.reconcile.handler import ReconcileHandler
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)
 s3, sqs = boto3.client("s3", config=config), boto3.client("sqs", config=config)
@@ -25,11 +25,10 @@ registry = Registry(
 )
 reconciler = Reconciler(
     registry=registry,
-    uploads=S3UploadShelf(s3, os.environ["ARTIFACTS_BUCKET"]),
-    blobs=S3BlobShelf(s3, os.environ["SERVING_BUCKET"]),
-    queue=SqsQueue(sqs, os.environ["REGISTRATION_QUEUE_URL"]),
-    artifacts=os.environ["ARTIFACTS_BUCKET"],
-    now=utc_now,
+    uploads=S3UploadListing(s3, os.environ["ARTIFACTS_BUCKET"]),
+    blobs=S3BlobListing(s3, os.environ["SERVING_BUCKET"]),
+    send=SqsQueue(sqs, os.environ["REGISTRATION_QUEUE_URL"]).send,
+    ago=utc_ago,
     limits=Limits(
         upload_grace_s=float(os.environ["UPLOAD_GRACE_SECONDS"]),
         pending_grace_s=float(os.environ["PENDING_GRACE_SECONDS"]),
@@ -37,4 +36,4 @@ reconciler = Reconciler(
     ),
 )
 dead_letters = SqsDeadLetters(sqs, os.environ["DEAD_LETTERS_URL"], os.environ["DEAD_LETTERS_ARN"])
-lambda_handler = make_handler(reconciler, dead_letters, logger, Metrics())
+lambda_handler = ReconcileHandler(reconciler, dead_letters, logger, Metrics())

@@ -1,12 +1,13 @@
-"""Uploads that were given up by the queue: why, and once more."""
+"""Dead letters of the registration queue, with the reason why each upload failed."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from functions.core.errors import InvalidModel
+from functions.core.registry.reconciler import died_reason
 from functions.core.registry.registry import Registry
-from functions.core.registry.version import Reason, Source, State
+from functions.core.registry.version import Failure, Reason, Source, State, Version
 from functions.core.uploads import Upload, model_and_form, uploads_in
 
 UNKNOWN = (
@@ -16,7 +17,7 @@ UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of the dead-letter queue."""
+    """Message of the dead-letter queue."""
 
     id: str
     body: str
@@ -25,7 +26,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that was given up. `state` is None for an upload that is no version."""
+    """Upload in the dead-letter queue, or a message that announces no upload.
+
+    `version` and `state` are None for an upload that was never claimed, `model` for a message
+    without a model; `key` is then empty or the key of another object.
+    """
 
     id: str
     sent_at: str
@@ -37,86 +42,85 @@ class DeadLetter:
     reason: str
 
 
-class DeadLetterQueue(Protocol):
-    """The dead-letter queue. `adapters/aws/sqs.py` documents the methods."""
-
-    def peek(self, limit: int) -> list[Message]: ...
-    def redrive(self, per_second: int | None = None) -> str: ...
-
-
 def note_failure(registry: Registry, upload: Upload, reason: Reason) -> None:
-    """Remember why `upload` was put off, so that its dead letter has a reason.
+    """Store why an upload failed, so that its dead letter can show it.
 
     Raises:
         Unavailable: the registry failed.
     """
     try:
-        found = model_and_form(upload.key)
+        model_form = model_and_form(upload.key)
     except InvalidModel:
         return
-    if found:
-        registry.note_failure(
-            found[0], Source(upload.bucket, upload.key, upload.version_id or ""), reason
-        )
+    if model_form:
+        registry.note_failure(model_form[0], _source(upload), reason)
 
 
-def dead_letters(queue: DeadLetterQueue, registry: Registry, limit: int = 100) -> list[DeadLetter]:
-    """Up to `limit` messages of the queue, each with the reason it is there. They stay.
+def explain(messages: Iterable[Message], registry: Registry) -> list[DeadLetter]:
+    """Return a dead letter with its reason for each upload in the messages.
+
+    S3 announces one upload in a message; other senders may announce more.
 
     Raises:
-        Unavailable: the queue or the registry failed.
+        Unavailable: the registry failed.
     """
-    return [letter for message in queue.peek(limit) for letter in _explained(message, registry)]
+    return [letter for message in messages for letter in _letters(message, registry)]
 
 
-def _explained(message: Message, registry: Registry) -> list[DeadLetter]:
-    """One letter an upload: S3 puts one into a message, others may put more."""
+def _letters(message: Message, registry: Registry) -> list[DeadLetter]:
     try:
         uploads = list(uploads_in(json.loads(message.body)))
         letters = [_letter(message, upload, registry) for upload in uploads]
-    except (ValueError, AttributeError, InvalidModel) as error:
-        why = str(error) if isinstance(error, InvalidModel) else "the message is no JSON object"
-        letters = [
-            DeadLetter(
-                message.id, message.sent_at, "", None, None, None, "NOT_AN_UPLOAD_EVENT", why
-            )
-        ]
-    return letters or [
-        DeadLetter(
-            message.id,
-            message.sent_at,
-            "",
-            None,
-            None,
-            None,
-            "NO_UPLOAD",
-            "the message tells of no upload",
-        )
-    ]
+    except InvalidModel as error:
+        return [_no_upload(message, "", Reason("NOT_AN_UPLOAD_EVENT", str(error)))]
+    except (ValueError, AttributeError):
+        reason = Reason("NOT_AN_UPLOAD_EVENT", "the message is no JSON object")
+        return [_no_upload(message, "", reason)]
+    return letters or [_no_upload(message, "", Reason("NO_UPLOAD", "the message names no upload"))]
 
 
 def _letter(message: Message, upload: Upload, registry: Registry) -> DeadLetter:
-    found = model_and_form(upload.key)
-    if found is None:
-        nothing = "there is nothing to register at this key"
-        return DeadLetter(
-            message.id, message.sent_at, upload.key, None, None, None, "NO_UPLOAD", nothing
-        )
-    model, source = found[0], Source(upload.bucket, upload.key, upload.version_id or "")
-    [(number, failure)] = registry.known([(model, source)])
+    model_form = model_and_form(upload.key)
+    if model_form is None:
+        reason = Reason("NO_UPLOAD", "there is nothing to register at this key")
+        return _no_upload(message, upload.key, reason)
+    model, source = model_form[0], _source(upload)
+    [(number, failure)] = registry.lookup_uploads([(model, source)])
     version = registry.version(model, number) if number else None
-    if version and version.state is not State.PENDING:
-        reason = version.reason or Reason("REGISTERED", "it was registered after all")
-    elif failure:
-        reason = failure.reason
-    elif version:
-        died = (
-            f"{version.attempts} workers began it and none came to its end: too much memory or time"
-        )
-        reason = Reason("REGISTRATION_DIED", died)
-    else:
-        reason = Reason("UNKNOWN", UNKNOWN)
+    reason = _reason(version, failure)
     state = version.state if version else None
     return DeadLetter(
-        message.id, message.sent_at, upload.key, model, number, state, reason.code, reason.message
+        message.id,
+        message.sent_at,
+        upload.key,
+        model,
+        number,
+        state,
+        reason.code,
+        reason.message,
     )
+
+
+def _reason(version: Version | None, failure: Failure | None) -> Reason:
+    if version and version.state is not State.PENDING:
+        return version.reason or Reason("REGISTERED", "it was registered after all")
+    if failure:
+        return failure.reason
+    return died_reason(version.attempts) if version else Reason("UNKNOWN", UNKNOWN)
+
+
+def _no_upload(message: Message, key: str, reason: Reason) -> DeadLetter:
+    return DeadLetter(
+        message.id,
+        message.sent_at,
+        key,
+        model=None,
+        version=None,
+        state=None,
+        code=reason.code,
+        reason=reason.message,
+    )
+
+
+def _source(upload: Upload) -> Source:
+    return Source(upload.bucket, upload.key, upload.version_id or "")

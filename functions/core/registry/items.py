@@ -1,4 +1,7 @@
-"""Registry values to and from the table's items."""
+"""Conversion of registry values to the table's items and back.
+
+Attribute names are stored data: changing one needs a migration of the table.
+"""
 
 import json
 from typing import Any
@@ -9,108 +12,164 @@ from functions.core.registry.version import Alias, Blob, Failure, Reason, Source
 
 
 def model_pk(model: str) -> str:
+    """Return the partition key of a model."""
     return f"MODEL#{model}"
 
 
+def switch_pk(model: str) -> str:
+    """Return the partition key of a model's serving switch."""
+    return f"SERVING#{model}"
+
+
+def blob_pk(sha256: str) -> str:
+    """Return the partition key of a blob record."""
+    return f"BLOB#{sha256}"
+
+
 def version_sk(number: int) -> str:
+    """Return the sort key of a version."""
     return f"VERSION#{number:010d}"
 
 
 def alias_sk(alias: str) -> str:
+    """Return the sort key of an alias."""
     return f"ALIAS#{alias}"
 
 
-def alias_put(model: str, alias: str, number: int, now: Item | None) -> Put:
+def source_sk(source: Source) -> str:
+    """Return the sort key of an upload's version number."""
+    return f"SOURCE#{source.id}"
+
+
+def failure_sk(source: Source) -> str:
+    """Return the sort key of an upload's failure note."""
+    return f"FAILURE#{source.id}"
+
+
+def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
+    """Return the write that points an alias at `number`, if its item is still `stored`."""
     item = {
         "pk": model_pk(model),
         "sk": alias_sk(alias),
         "alias": alias,
         "version": number,
-        "previous": now["version"] if now else None,
-        "revision": now["revision"] + 1 if now else 1,
+        "previous": stored["version"] if stored else None,
+        "revision": stored["revision"] + 1 if stored else 1,
     }
-    return Put(item, {"revision": now["revision"]} if now else None)
+    return Put(item, {"revision": stored["revision"]} if stored else None)
 
 
-def alias_of(item: Item) -> Alias:
-    return Alias(item["alias"], item["version"], item["previous"], item["revision"])
-
-
-def failure_of(item: Item) -> Failure:
-    reason = Reason(item["reason"]["code"], item["reason"]["message"])
-    return Failure(Source(**item["source"]), reason, item["attempts"], item["at"])
-
-
-def failure_sk(source: Source) -> str:
-    return f"FAILURE#{source.id}"
+def source_put(model: str, source: Source, number: int) -> Put:
+    """Return the write that binds an upload to its version number, once and for all."""
+    return Put({"pk": model_pk(model), "sk": source_sk(source), "version": number}, None)
 
 
 def blob_put(blob: Blob) -> Put:
-    return Put({"pk": f"BLOB#{blob.sha256}", "sk": "RECORD", "size_bytes": blob.size_bytes}, {})
+    """Return the write that records that some version refers to a blob."""
+    return Put({"pk": blob_pk(blob.sha256), "sk": "RECORD", "size_bytes": blob.size_bytes}, {})
 
 
-def audit_line(model: str, audit: Item) -> Item:
-    """An audit record as a line of the log."""
+def alias_from_item(item: Item) -> Alias:
+    """Parse the item of an alias."""
+    return Alias(item["alias"], item["version"], item["previous"], item["revision"])
+
+
+def failure_from_item(item: Item) -> Failure:
+    """Parse the item of a failure note."""
+    reason = reason_from_record(item["reason"])
+    return Failure(Source(**item["source"]), reason, item["attempts"], item["at"])
+
+
+def failure_to_item(model: str, failure: Failure, expires_at: int) -> Item:
+    """Return the item of a failure note, which DynamoDB deletes after `expires_at`.
+
+    `expires_at` is in seconds since the epoch.
+    """
     return {
-        "model": model,
-        **{name: value for name, value in audit.items() if name not in ("pk", "sk")},
+        "pk": model_pk(model),
+        "sk": failure_sk(failure.source),
+        "source": source_to_record(failure.source),
+        "reason": reason_to_record(failure.reason),
+        "attempts": failure.attempts,
+        "at": failure.at,
+        "expires_at": expires_at,
     }
 
 
-def source_record(source: Source) -> dict[str, str]:
+def audit_to_log(model: str, audit: Item) -> Item:
+    """Return an audit record as fields of a log line."""
+    fields = {name: value for name, value in audit.items() if name not in ("pk", "sk")}
+    return {"model": model, **fields}
+
+
+def source_to_record(source: Source) -> dict[str, str]:
+    """Return a source as a map attribute."""
     return {"bucket": source.bucket, "key": source.key, "object_version": source.object_version}
 
 
-def blob_record(blob: Blob) -> dict[str, Any]:
+def blob_to_record(blob: Blob) -> dict[str, Any]:
+    """Return a blob as a map attribute."""
     return {"name": blob.name, "sha256": blob.sha256, "size_bytes": blob.size_bytes}
 
 
-def version_item(version: Version) -> Item:
+def reason_to_record(reason: Reason) -> dict[str, str]:
+    """Return a reason as a map attribute."""
+    return {"code": reason.code, "message": reason.message}
+
+
+def reason_from_record(record: Item) -> Reason:
+    """Parse the map attribute of a reason."""
+    return Reason(record["code"], record["message"])
+
+
+def version_to_item(version: Version) -> Item:
+    """Return the item of a version."""
     item: dict[str, Any] = {
         "pk": model_pk(version.model),
         "sk": version_sk(version.number),
-        "kind": "VERSION",  # key of the index `listing`
+        "kind": "VERSION",  # partition key of the index `listing`
         "listed": version.listed,
         "model": version.model,
         "version": version.number,
         "state": version.state.value,
-        "source": source_record(version.source),
+        "source": source_to_record(version.source),
         "created_at": version.created_at,
         "finished_at": version.finished_at,
-        "files": [blob_record(blob) for blob in version.files],
-        "manifest": blob_record(version.manifest) if version.manifest else None,
+        "files": [blob_to_record(blob) for blob in version.files],
+        "manifest": blob_to_record(version.manifest) if version.manifest else None,
         "signature": version.signature.to_record() if version.signature else None,
         "graph": dict(version.graph),
-        "card": json.dumps(
-            version.card
-        ),  # as text: DynamoDB has no NaN, no long numbers and no deep nesting
+        "card": json.dumps(version.card),  # DynamoDB has no NaN, long numbers or deep nesting
         "ignored": list(version.ignored),
         "plan": dict(version.plan),
         "measured": dict(version.measured),
         "memory_mb": version.memory_mb,
         "notes": list(version.notes),
-        "sample": blob_record(version.sample) if version.sample else None,
+        "sample": blob_to_record(version.sample) if version.sample else None,
         "attempts": version.attempts,
         "claimed_at": version.claimed_at or version.created_at,
         "damaged": version.damaged,
     }
     if version.state is State.PENDING:
-        item["pending"] = "PENDING"  # key of the index `pending`, which so holds nothing else
+        item["pending"] = "PENDING"  # partition key of the index `pending`: only these are in it
     if version.reason:
-        item["reason"] = {"code": version.reason.code, "message": version.reason.message}
+        item["reason"] = reason_to_record(version.reason)
     return item
 
 
-def version_of(item: Item) -> Version:
-    reason = item.get("reason")
+def version_from_item(item: Item) -> Version:
+    """Parse the item of a version, also if an earlier release wrote it."""
+    reason, sample = item.get("reason"), item.get("sample")
     return Version(
         model=item["model"],
         number=item["version"],
         state=State(item["state"]),
         source=Source(**item["source"]),
         created_at=item["created_at"],
+        attempts=item["attempts"],
+        claimed_at=item["claimed_at"],
         finished_at=item["finished_at"],
-        reason=Reason(reason["code"], reason["message"]) if reason else None,
+        reason=reason_from_record(reason) if reason else None,
         files=tuple(Blob(**blob) for blob in item["files"]),
         manifest=Blob(**item["manifest"]) if item["manifest"] else None,
         signature=Signature.from_record(item["signature"]) if item["signature"] else None,
@@ -121,8 +180,6 @@ def version_of(item: Item) -> Version:
         measured=item.get("measured", {}),
         memory_mb=item.get("memory_mb", 0),
         notes=tuple(item.get("notes", ())),
-        sample=Blob(**item["sample"]) if item.get("sample") else None,
-        attempts=item["attempts"],
-        claimed_at=item["claimed_at"],
+        sample=Blob(**sample) if sample else None,
         damaged=item["damaged"],
     )

@@ -1,4 +1,4 @@
-"""How a compiled model is loaded: what registration measured, and infer does."""
+"""Load plan of a model: settings that registration measured and infer applies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,19 +7,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How `infer` loads the model: data, never code."""
+    """Settings with which infer loads a model. Plain data, never code."""
 
-    optimised: str = "none"  # graph optimisation done at registration: "none" or "extended"
+    optimised: str = "none"  # graph optimisation applied at registration: "none" or "extended"
     prepacking: bool = True
     threads: int = 1
-    warmup: bool = True  # a load that no request waits for ends with one run of the sample
-    layout: bool = (
-        False  # at load, weights of convolutions are laid out anew for the processor at hand
-    )
+    warmup: bool = True  # run the sample once after a load that no request waits for
+    layout: bool = False  # rearrange convolution weights at load, for the environment's processor
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Plan":
-        """The plan in a version's record, whichever release wrote it."""
-        return cls(
-            **{name: value for name, value in record.items() if name in cls.__dataclass_fields__}
-        )
+        """Return the plan stored with a version.
+
+        Fields that another release wrote and this one does not have are ignored; missing ones
+        get their defaults.
+        """
+        fields = cls.__dataclass_fields__
+        return cls(**{name: value for name, value in record.items() if name in fields})

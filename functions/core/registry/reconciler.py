@@ -1,102 +1,96 @@
-"""What no event will mend: lost events, dead workers, blobs that nobody has, blobs that are gone or spoilt.
+"""Hourly reconciliation of uploads, registry and blobs.
 
-A run does a bounded piece of each and leaves a bookmark; the next one goes on there, and after the end begins again. It
-decides nothing that a registration decides: what was lost is sent to the same queue as S3's events, where the same
-rules make one version of it however often it comes.
+It repairs what no event repairs: lost events, workers that died, blobs without a reference, and
+blobs that are missing or altered. Each run does a bounded part of every task and leaves a
+bookmark; the next run continues there, and starts over after the end. The reconciler makes no
+decision that belongs to a registration: a lost upload is sent to the queue that S3's events go
+to, where the same rules make one version of it however often it is delivered.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_plus
 
-from functions.core.errors import InvalidModel, Unavailable
+from functions.core.errors import MESSAGE_LIMIT, InvalidModel, Unavailable
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Failure, Reason, Source, State, Version
 from functions.core.uploads import model_and_form
 
 ACTOR = "reconcile"
-CHUNK = 50  # versions between two looks at the clock
+CHUNK = 50  # versions between two checks of the remaining time
 _BLOB_KEY = re.compile(r"blobs/[0-9a-f]{2}/([0-9a-f]{64})", re.ASCII)
-_ETAG = re.compile(
-    r"[0-9a-f]{32}(-[0-9]{1,5})?", re.ASCII
-)  # the identity of an object in a bucket without versions
+_ETAG = re.compile(r"[0-9a-f]{32}(-[0-9]{1,5})?", re.ASCII)  # object version without versioning
+
+T = TypeVar("T")
+TimeLeft = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredUpload:
-    """A version of an object in the artifacts bucket that nobody has deleted."""
+class StoredObject:
+    """Object version as a bucket listing returned it.
 
+    `object_version` is S3's VersionId, or the ETag in a bucket without versioning.
+    """
+
+    bucket: str
     key: str
-    object_version: str  # as in `Source`
+    object_version: str
     stored_at: str
 
-
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """The current version of an object in the serving bucket. `handle` names exactly this one, for its removal."""
-
-    key: str
-    stored_at: str
-    handle: str
+    @property
+    def source(self) -> Source:
+        """Source of the version that this upload is registered as."""
+        return Source(self.bucket, self.key, self.object_version)
 
 
-class UploadShelf(Protocol):
-    """The artifacts bucket, page by page. `adapters/aws/s3_listing.py` documents the methods."""
+class ObjectListing(Protocol):
+    """Bucket that can be listed page by page. See `adapters/aws/s3_listing.py`."""
 
-    def page(self, after: str) -> tuple[list[StoredUpload], str]: ...
+    def page(self, after: str) -> tuple[list[StoredObject], str]: ...
 
 
-class BlobShelf(Protocol):
-    """The serving bucket, page by page and blob by blob. `adapters/aws/s3_listing.py` documents the methods."""
+class BlobListing(ObjectListing, Protocol):
+    """Serving bucket whose blobs can be checked and removed."""
 
-    def page(self, after: str) -> tuple[list[StoredBlob], str]: ...
-    def remove(self, stored: StoredBlob) -> None: ...
+    def remove(self, stored: StoredObject) -> None: ...
     def size(self, blob: Blob) -> int | None: ...
     def digest(self, blob: Blob) -> str | None: ...
 
 
-class Queue(Protocol):
-    """The registration queue."""
-
-    def send(self, events: Sequence[dict[str, Any]]) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long to wait before something counts as lost, and how much one run does."""
+    """Grace periods before something counts as lost, and the amount of work in one run."""
 
-    upload_grace_s: float = 3600  # events come within minutes; a queue may be behind
-    pending_grace_s: float = (
-        7200  # the queue's own five tries take an hour, and their last may still run
-    )
-    blob_grace_s: float = 86400  # see `_collect`: twice what `S3Blobs` takes for fresh
-    deaths: int = 10  # workers that one upload may cost
-    tries: int = 25  # of an upload that was always put off, until only a redrive tries it again
-    upload_pages: int = 10  # of 1,000 object versions
+    upload_grace_s: float = 3600  # events arrive within minutes; the queue may have a backlog
+    pending_grace_s: float = 7200  # 5 deliveries take an hour, and the last may still be running
+    blob_grace_s: float = 86400  # twice the age up to which `S3Blobs.store` reuses a blob
+    deaths: int = 10  # workers that one upload may kill before it is rejected
+    tries: int = 25  # failures of an unclaimed upload, after which only a redrive retries it
+    upload_pages: int = 10  # each of 1,000 object versions
     resumes: int = 500
-    blob_pages: int = 10  # of 1,000 objects
-    versions: int = 1000  # whose blobs are looked for
-    digest_bytes: int = 2 * 1024**3  # of blobs that are read again
+    blob_pages: int = 10  # each of 1,000 objects
+    versions: int = 1000  # per run, to check the sizes of their blobs
+    digest_bytes: int = 2 * 1024**3  # per run, read to check the content of blobs
 
 
 @dataclass(slots=True)
 class Findings:
-    """What one run found and did. `failed` says which parts could not be done this time."""
+    """Results of one run. `failed` names the tasks that could not be completed."""
 
     lost_uploads: int = 0  # sent to the queue
     resumed_versions: int = 0  # sent to the queue
-    given_up_versions: int = 0  # rejected: every worker that took them died
-    stuck_uploads: int = 0  # put off too often; they wait for a redrive
+    given_up_versions: int = 0  # rejected, because every worker that claimed them died
+    stuck_uploads: int = 0  # failed too often; they wait for a redrive
     collected_blobs: int = 0
-    checked: set[str] = field(default_factory=set)  # versions, as the listing names them
-    damaged: set[str] = field(default_factory=set)  # flagged now or before
+    checked: set[str] = field(default_factory=set)  # versions, by their key in the listing
+    damaged: set[str] = field(default_factory=set)  # checked versions that are flagged now
     failed: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        """Return every finding as a number."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {
             name: value if isinstance(value, int) else len(value) for name, value in values.items()
         }
@@ -104,118 +98,123 @@ class Findings:
 
 @dataclass(slots=True)
 class Reconciler:
-    """Compares uploads, registry and blobs."""
+    """Hourly comparison of uploads, registry and blobs."""
 
     registry: Registry
-    uploads: UploadShelf
-    blobs: BlobShelf
-    queue: Queue
-    artifacts: str  # bucket
-    now: Callable[[], str]
+    uploads: ObjectListing
+    blobs: BlobListing
+    send: Callable[[Sequence[dict[str, Any]]], None]  # events to the registration queue
+    ago: Callable[[float], str]  # time of day so many seconds ago, as ISO 8601
     limits: Limits = Limits()
 
-    def run(self, time_left: Callable[[], bool] = lambda: True) -> Findings:
-        """One piece of everything, while `time_left`. A part that storage or registry fails ends, the others go on."""
-        found = Findings()
-        parts: tuple[Callable[[Findings, Callable[[], bool]], None], ...] = (
-            self._find_uploads,
-            self._resume,
+    def run(self, time_left: TimeLeft = lambda: True) -> Findings:
+        """Do a part of each task until the time is up.
+
+        If storage or registry fail, the task is abandoned and the next one begins.
+        """
+        findings = Findings()
+        tasks: tuple[Callable[[Findings, TimeLeft], None], ...] = (
+            self._resend_lost_uploads,
+            self._resume_pending,
             self._check_sizes,
             self._check_digests,
-            self._collect,
+            self._collect_blobs,
         )
-        for part in parts:
+        for task in tasks:
             try:
                 if time_left():
-                    part(found, time_left)
+                    task(findings, time_left)
             except Unavailable as error:
-                found.failed.append(f"{part.__name__.strip('_')}: {error}")
-        return found
+                findings.failed.append(f"{task.__name__.strip('_')}: {error}")
+        return findings
 
-    # --- uploads whose event never came -----------------------------------------------------------------------------
+    def _walk(
+        self, name: str, read: Callable[[str], tuple[T, str]], pages: int, time_left: TimeLeft
+    ) -> Iterator[T]:
+        """Yield pages from the bookmark of a walk on; move it after each page is processed."""
+        position = self.registry.bookmark(name)
+        for _ in range(pages):
+            page, position = read(position)
+            yield page
+            self.registry.set_bookmark(name, position)
+            if not position or not time_left():
+                return
 
-    def _find_uploads(self, found: Findings, time_left: Callable[[], bool]) -> None:
-        before = self._ago(self.limits.upload_grace_s)
-        at = self.registry.bookmark("uploads")
-        for _ in range(self.limits.upload_pages):
-            page, at = self.uploads.page(at)
-            old = [
-                (stored, model)
-                for stored in reversed(page)
+    # --- uploads whose event was lost
+
+    def _resend_lost_uploads(self, findings: Findings, time_left: TimeLeft) -> None:
+        before = self.ago(self.limits.upload_grace_s)
+        limit = self.limits.upload_pages
+        for page in self._walk("uploads", self.uploads.page, limit, time_left):
+            # S3 lists a key's newest version first, and the sort keeps the order of equal times.
+            oldest_first = page[::-1]
+            oldest_first.sort(key=lambda stored: stored.stored_at)
+            uploads = [
+                (model, stored.source)
+                for stored in oldest_first
                 if stored.stored_at < before and (model := _model(stored.key))
             ]
-            sources = [
-                (model, Source(self.artifacts, stored.key, stored.object_version))
-                for stored, model in old
-            ]
             lost = []
-            for (stored, _), (_, source), (version, failure) in zip(
-                old, sources, self.registry.known(sources), strict=True
-            ):
+            records = self.registry.lookup_uploads(uploads)
+            for (_, source), (version, failure) in zip(uploads, records, strict=True):
                 if version is None and failure and failure.attempts >= self.limits.tries:
-                    found.stuck_uploads += 1
+                    findings.stuck_uploads += 1
                 elif version is None:
-                    lost.append((stored.stored_at, source))
-            lost.sort(
-                key=lambda pair: pair[0]
-            )  # and reversed before: S3 lists a key's newest version first
-            self.queue.send([upload_event(source) for _, source in lost])
-            found.lost_uploads += len(lost)
-            self.registry.set_bookmark("uploads", at)
-            if not at or not time_left():
-                return
+                    lost.append(upload_event(source))
+            self.send(lost)
+            findings.lost_uploads += len(lost)
 
-    # --- versions whose worker died ---------------------------------------------------------------------------------
+    # --- versions whose worker died
 
-    def _resume(self, found: Findings, _: Callable[[], bool]) -> None:
-        waiting = self.registry.pending(self._ago(self.limits.pending_grace_s), self.limits.resumes)
-        notes = self.registry.known([(version.model, version.source) for version in waiting])
+    def _resume_pending(self, findings: Findings, _: TimeLeft) -> None:
+        before = self.ago(self.limits.pending_grace_s)
+        versions = self.registry.pending(before, self.limits.resumes)
+        uploads = [(version.model, version.source) for version in versions]
+        records = self.registry.lookup_uploads(uploads)
         events = []
-        for version, (_number, failure) in zip(waiting, notes, strict=True):
-            if version.attempts - (failure.attempts if failure else 0) >= self.limits.deaths:
+        for version, (_number, failure) in zip(versions, records, strict=True):
+            deaths = version.attempts - (failure.attempts if failure else 0)
+            if deaths >= self.limits.deaths:
                 self._give_up(version, failure)
-                found.given_up_versions += 1
+                findings.given_up_versions += 1
             else:
                 events.append(upload_event(version.source))
-        self.queue.send(events)
-        found.resumed_versions += len(events)
+        self.send(events)
+        findings.resumed_versions += len(events)
 
     def _give_up(self, version: Version, failure: Failure | None) -> None:
-        last = f"; the last error that was noted: {failure.reason.message}" if failure else ""
-        message = f"{version.attempts} workers began this upload and none came to its end: too much memory or time{last}"
-        reason = Reason("REGISTRATION_DIED", message[:300])
+        reason = died_reason(version.attempts, failure)
         self.registry.finish(replace(version, state=State.REJECTED, reason=reason), actor=ACTOR)
 
-    # --- blobs that are gone or spoilt ------------------------------------------------------------------------------
+    # --- blobs that are missing or altered
 
-    def _check_sizes(self, found: Findings, time_left: Callable[[], bool]) -> None:
-        at = self.registry.bookmark("sizes")
-        for _ in range(0, self.limits.versions, CHUNK):
-            versions, at = self.registry.ready_after(at, CHUNK)
-            for version in versions:  # a size that fits does not clear what a digest has shown
-                self._flag(version, self._wrong_size(version) or version.damaged, found)
-            self.registry.set_bookmark("sizes", at)
-            if not at or not time_left():
-                return
-
-    def _check_digests(self, found: Findings, time_left: Callable[[], bool]) -> None:
-        at = self.registry.bookmark("digests")
-        room = self.limits.digest_bytes
-        while room > 0 and time_left():
-            versions, end = self.registry.ready_after(at, CHUNK)
+    def _check_sizes(self, findings: Findings, time_left: TimeLeft) -> None:
+        chunks = -(-self.limits.versions // CHUNK)  # rounded up
+        for versions in self._walk("sizes", self._ready_chunk, chunks, time_left):
             for version in versions:
-                self._flag(
-                    version, self._wrong_size(version) or self._wrong_content(version), found
-                )
-                room -= sum(blob.size_bytes for blob in version.blobs)
-                at = version.listed
-                if room <= 0 or not time_left():
-                    self.registry.set_bookmark("digests", at)
-                    return
-            at = end
-            self.registry.set_bookmark("digests", at)
-            if not at:
+                # A right size does not clear a flag that a wrong digest has set.
+                self._flag(version, self._wrong_size(version) or version.damaged, findings)
+
+    def _check_digests(self, findings: Findings, time_left: TimeLeft) -> None:
+        position = self.registry.bookmark("digests")
+        bytes_left = self.limits.digest_bytes
+        while bytes_left > 0 and time_left():
+            versions, end = self._ready_chunk(position)
+            for version in versions:
+                damage = self._wrong_size(version) or self._wrong_content(version)
+                self._flag(version, damage, findings)
+                bytes_left -= sum(blob.size_bytes for blob in version.blobs)
+                position = version.listed
+                if bytes_left <= 0 or not time_left():
+                    break
+            else:
+                position = end
+            self.registry.set_bookmark("digests", position)
+            if not position:
                 return
+
+    def _ready_chunk(self, after: str) -> tuple[list[Version], str]:
+        return self.registry.ready_after(after, CHUNK)
 
     def _wrong_size(self, version: Version) -> str | None:
         for blob in version.blobs:
@@ -235,43 +234,48 @@ class Reconciler:
                 return f"{blob.name} is not what was registered: its sha256 is {digest[:16]}…"
         return None
 
-    def _flag(self, version: Version, wrong: str | None, found: Findings) -> None:
-        found.checked.add(version.listed)
-        if wrong != version.damaged:
-            self.registry.mark_damaged(version.model, version.number, wrong, actor=ACTOR)
-        (found.damaged.add if wrong else found.damaged.discard)(version.listed)
+    def _flag(self, version: Version, damage: str | None, findings: Findings) -> None:
+        findings.checked.add(version.listed)
+        if damage != version.damaged:
+            self.registry.mark_damaged(version.model, version.number, damage, actor=ACTOR)
+        if damage:
+            findings.damaged.add(version.listed)
+        else:
+            findings.damaged.discard(version.listed)
 
-    # --- blobs that nobody has --------------------------------------------------------------------------------------
+    # --- blobs without a reference
 
-    def _collect(self, found: Findings, time_left: Callable[[], bool]) -> None:
-        """Remove blobs that were stored a day ago and that no version has, ARCHIVED ones included.
+    def _collect_blobs(self, findings: Findings, time_left: TimeLeft) -> None:
+        """Remove blobs older than the grace period that no version refers to.
 
-        A registration that is under way may still need one. But it stores anew what it finds older than half a day
-        (`S3Blobs.store`), and no worker lives that long: so whatever it counts on is either younger than the grace
-        period, or another object version than the one that is removed here.
+        ARCHIVED versions keep their blobs. A registration under way may need a blob without a
+        reference, but it stores anew any that is older than half the grace period
+        (`S3Blobs.store`), and no worker lives for the other half. So the blob it relies on is
+        either younger than the grace period, or another object version than the one removed here.
         """
-        before = self._ago(self.limits.blob_grace_s)
-        at = self.registry.bookmark("blobs")
-        for _ in range(self.limits.blob_pages):
-            page, at = self.blobs.page(at)
-            old = [(stored, key[1]) for stored in page if (key := _BLOB_KEY.fullmatch(stored.key))]
-            old = [(stored, digest) for stored, digest in old if stored.stored_at < before]
-            recorded = self.registry.recorded([digest for _, digest in old])
-            for stored, digest in old:
+        before = self.ago(self.limits.blob_grace_s)
+        for page in self._walk("blobs", self.blobs.page, self.limits.blob_pages, time_left):
+            old = [stored for stored in page if stored.stored_at < before]
+            digests = {stored: key[1] for stored in old if (key := _BLOB_KEY.fullmatch(stored.key))}
+            recorded = self.registry.recorded_blobs(list(digests.values()))
+            for stored, digest in digests.items():
                 if digest not in recorded:
                     self.blobs.remove(stored)
-                    found.collected_blobs += 1
-            self.registry.set_bookmark("blobs", at)
-            if not at or not time_left():
-                return
+                    findings.collected_blobs += 1
 
-    def _ago(self, seconds: float) -> str:
-        then = datetime.fromisoformat(self.now()) - timedelta(seconds=seconds)
-        return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+def died_reason(attempts: int, failure: Failure | None = None) -> Reason:
+    """Return the reason for an upload of which no worker reached the end."""
+    message = (
+        f"{attempts} workers began this upload and none came to its end: too much memory or time"
+    )
+    if failure:
+        message += f"; the last error that was noted: {failure.reason.message}"
+    return Reason("REGISTRATION_DIED", message[:MESSAGE_LIMIT])
 
 
 def upload_event(source: Source) -> dict[str, Any]:
-    """What S3 would have said of this upload.
+    """Return a notification of an upload, in the format of S3's own.
 
     >>> from functions.core.uploads import uploads_in
     >>> list(uploads_in(upload_event(Source("b", "models/m/a b+c.onnx", "v7"))))
@@ -291,7 +295,7 @@ def upload_event(source: Source) -> dict[str, Any]:
 
 def _model(key: str) -> str | None:
     try:
-        found = model_and_form(key)
-    except InvalidModel:  # the event was answered so, too
+        model_form = model_and_form(key)
+    except InvalidModel:  # such an upload is ignored when its event arrives, too
         return None
-    return found[0] if found else None
+    return model_form[0] if model_form else None

@@ -1,23 +1,24 @@
-"""The registry: which versions a model has, what each is, and which one a name points at.
+"""Registry of models: versions, aliases, audit trail, serving switches.
 
 One table. `pk` is `MODEL#<model>`; `sk` is one of
 
     META                    next version, revision, number of versions that were ever READY
-    SOURCE#<id>             the version that this upload became; written once, never changed
+    SOURCE#<id>             version number of this upload; written once, never changed
     VERSION#<10 digits>     PENDING -> READY or REJECTED -> ARCHIVED
-    ALIAS#<alias>           the version that this name points at
-    AUDIT#<12 digits>       what the revision of this number changed
-    FAILURE#<id>            why this upload was last put off; a note, no change, and gone after 30 days
+    ALIAS#<alias>           version that this alias points at
+    AUDIT#<12 digits>       change made by the revision of this number
+    FAILURE#<id>            why this upload last failed; a note outside the revisions, for 30 days
 
-and, apart from them,
+and, outside the models' partitions,
 
-    pk = BLOB#<sha256>, sk = RECORD        some version has this blob; written with it, never removed
+    pk = BLOB#<sha256>, sk = RECORD        some version refers to this blob; never removed
     pk = SERVING#<model>, sk = SWITCH      served or not; the data plane may write it
-    pk = RECONCILE, sk = <walk>            how far the reconciler has come
+    pk = RECONCILE, sk = <walk>            position of the reconciler in its walk
 
-Every write to a model is one transaction that moves META.revision from r to r + 1 on the condition that it is still r.
-So writes to one model are serial, each has exactly one audit record, and a writer that lost a race reads again and
-decides again. What was read after META is no older than it, so a decision on both stands or its transaction fails.
+Every write to a model is one transaction that moves META.revision from r to r + 1, on the
+condition that it is still r. Writes to one model are therefore serial, each has exactly one audit
+record, and a writer that loses a race reads again and decides again. Items read after META are no
+older than META, so either the decision made from both is still right or its transaction fails.
 Nothing here depends on a clock.
 """
 
@@ -25,7 +26,8 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from functions.core.errors import (
     InvalidRequest,
@@ -37,18 +39,24 @@ from functions.core.errors import (
 )
 from functions.core.names import is_alias
 from functions.core.registry.items import (
-    alias_of,
+    alias_from_item,
     alias_put,
     alias_sk,
-    audit_line,
+    audit_to_log,
+    blob_pk,
     blob_put,
-    failure_of,
+    failure_from_item,
     failure_sk,
+    failure_to_item,
     model_pk,
-    source_record,
-    version_item,
-    version_of,
+    reason_to_record,
+    source_put,
+    source_sk,
+    source_to_record,
+    switch_pk,
+    version_from_item,
     version_sk,
+    version_to_item,
 )
 from functions.core.registry.table import Conflict, Item, Put, Table
 from functions.core.registry.version import (
@@ -64,13 +72,42 @@ from functions.core.registry.version import (
 
 DEFAULT_ALIAS = "prod"
 NEWEST_ALIAS = "latest"
-KEYS_AT_ONCE = 100  # what DynamoDB's BatchGetItem takes
-NOTE_DAYS = 30  # a note about a failure outlives its message, which SQS keeps for 14 days
-ATTEMPTS = 50  # lost races in a row; each loser waits a random time
+KEYS_AT_ONCE = 100  # limit of DynamoDB's BatchGetItem
+NOTE_DAYS = 30  # longer than the 14 days for which SQS keeps a dead letter
+ATTEMPTS = 50  # per write; each lost race is followed by a random pause
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Write = Callable[Concatenate["Registry", str, P], T]
+
+
+def _retried(write: Write[P, T]) -> Write[P, T]:
+    """Repeat a write, from its reads on, as long as other writers interfere.
+
+    The method's first argument names the contended item in the error message.
+    """
+
+    @wraps(write)
+    def retry(self: "Registry", name: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                limit_s = min(0.5, 0.01 * 2**attempt)
+                self._pause(random.uniform(0, limit_s))  # noqa: S311 (jitter, no secret)
+            try:
+                return write(self, name, *args, **kwargs)
+            except Conflict:
+                continue
+        raise Unavailable(f"'{name}' is being changed by too many writers at once; try again")
+
+    return retry
 
 
 class Registry:
-    """The rules of the registry over a table."""
+    """Rules of the registry over a table.
+
+    Every method raises `Unavailable` if the table fails, and every write also if other writers
+    interfere too often.
+    """
 
     def __init__(
         self,
@@ -79,94 +116,78 @@ class Registry:
         pause: Callable[[float], None] = time.sleep,
         audit_log: Callable[[Item], None] = lambda _: None,
     ) -> None:
-        """`audit_log` is told every audit record once its transaction stands."""
+        """`audit_log` gets each audit record after its transaction was committed."""
         self._table = table
         self._now = now
         self._pause = pause
         self._audit_log = audit_log
 
-    # --- reading ----------------------------------------------------------------------------------------------------
+    # --- reads
 
     def version(self, model: str, number: int) -> Version | None:
+        """Return one version of a model, or None if there is no such version."""
         [item] = self._table.get([(model_pk(model), version_sk(number))])
-        return version_of(item) if item else None
+        return version_from_item(item) if item else None
 
     def versions(self, model: str) -> list[Version]:
-        """Every version of `model`, oldest first; empty for an unknown one."""
-        return [version_of(item) for item in self._table.query(model_pk(model), "VERSION#")]
+        """Return every version of a model, oldest first; empty for an unknown model."""
+        return [version_from_item(item) for item in self._table.query(model_pk(model), "VERSION#")]
+
+    def alias(self, model: str, name: str) -> Alias | None:
+        """Return one alias of a model, or None if there is no such alias."""
+        [item] = self._table.get([(model_pk(model), alias_sk(name))])
+        return alias_from_item(item) if item else None
 
     def aliases(self, model: str) -> dict[str, int]:
-        return {
-            item["alias"]: item["version"] for item in self._table.query(model_pk(model), "ALIAS#")
-        }
+        """Return the version number of each alias of a model."""
+        items = self._table.query(model_pk(model), "ALIAS#")
+        return {item["alias"]: item["version"] for item in items}
 
     def audit(self, model: str) -> list[Item]:
+        """Return the audit records of a model, oldest first."""
         return list(self._table.query(model_pk(model), "AUDIT#"))
 
     def listing(self) -> Iterator[tuple[str, int, State, str]]:
-        """(model, version, state, reason or "") of everything, ordered by model and version."""
+        """Yield (model, version, state, reason or "") of all versions, sorted."""
         for item in self._table.listing():
             model, _, number = item["listed"].rpartition("#")
             reason = item.get("reason")
             yield model, int(number), State(item["state"]), reason["message"] if reason else ""
 
-    def reachable(self) -> None:
-        """One read, of nothing.
+    def ping(self) -> None:
+        """Read an item that does not exist, to see that the table can be reached.
 
         Raises:
-            Unavailable: the registry failed.
+            Unavailable: the table failed.
         """
         self._table.get([("HEALTH", "HEALTH")])
 
-    def unloaded(self, models: Iterable[str]) -> set[str]:
-        """Those of `models` that are switched off."""
-        pks = [f"SERVING#{model}" for model in dict.fromkeys(models)]
-        switches = []
-        for start in range(0, len(pks), KEYS_AT_ONCE):
-            switches += self._table.get(
-                [(pk, "SWITCH") for pk in pks[start : start + KEYS_AT_ONCE]]
-            )
-        return {
-            item["pk"].removeprefix("SERVING#")
-            for item in switches
-            if item is not None and not item["serving"]
-        }
+    def unloaded_models(self, models: Iterable[str]) -> set[str]:
+        """Return those of the models whose serving is switched off."""
+        switches = self._read_all([(switch_pk(model), "SWITCH") for model in dict.fromkeys(models)])
+        off = [item["pk"] for item in switches if item and not item["serving"]]
+        return {pk.removeprefix(switch_pk("")) for pk in off}
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
-        """The READY version that `reference` (a number, an alias, or None for the default) stands for.
+        """Return the READY version that a number, an alias or None (the default) stands for.
 
         Raises:
             ModelNotFound: no such model, version or alias.
-            NotReady: it exists and is not served: pending, rejected, archived, or unloaded.
-            Unavailable: the registry failed.
+            NotReady: the version is pending, rejected or archived, or the model is unloaded.
+            Unavailable: the table failed.
         """
         pk = model_pk(model)
-        target = (
-            version_sk(reference)
-            if isinstance(reference, int)
-            else alias_sk(reference or DEFAULT_ALIAS)
-        )
-        meta, found, switch = self._table.get(
-            [(pk, "META"), (pk, target), (f"SERVING#{model}", "SWITCH")]
-        )
+        if isinstance(reference, int):
+            sk = version_sk(reference)
+        else:
+            sk = alias_sk(reference or DEFAULT_ALIAS)
+        meta, item, switch = self._table.get([(pk, "META"), (pk, sk), (switch_pk(model), "SWITCH")])
         if meta is None:
             raise ModelNotFound(f"Request for unknown model: '{model}' is not found")
-        if found is None and reference is None:
-            newest = self.version(model, meta["next_version"] - 1)
-            raise _not_ready(newest) if newest else LookupError(f"{model} has no version")
-        if found is None:
-            kind = "version" if isinstance(reference, int) else "version or alias"
-            raise ModelNotFound(
-                f"Request for unknown model: '{model}' {kind} '{reference}' is not found"
-            )
-        if isinstance(reference, int):
-            version, alias = version_of(found), None
-        else:
-            alias = found["alias"]
-            pointed = self.version(model, found["version"])
-            if pointed is None:
-                raise LookupError(f"alias {alias} of {model} points at a missing version")
-            version = pointed
+        if item is None:
+            raise self._unresolved(model, reference, meta)
+        alias = item.get("alias")
+        version = self._stored(model, item["version"]) if alias else version_from_item(item)
         if version.state is not State.READY:
             raise _not_ready(version)
         if switch is not None and not switch["serving"]:
@@ -175,410 +196,370 @@ class Registry:
             )
         return Resolved(version, alias)
 
-    # --- registering ------------------------------------------------------------------------------------------------
+    def _unresolved(self, model: str, reference: int | str | None, meta: Item) -> Exception:
+        """Return the error for a reference without an item."""
+        if reference is None:  # no version was ever READY: the newest one says why
+            return _not_ready(self._stored(model, meta["next_version"] - 1))
+        kind = "version" if isinstance(reference, int) else "version or alias"
+        return ModelNotFound(
+            f"Request for unknown model: '{model}' {kind} '{reference}' is not found"
+        )
 
+    def _stored(self, model: str, number: int) -> Version:
+        """Return a version that another item refers to, so that it has to exist."""
+        version = self.version(model, number)
+        if version is None:
+            raise LookupError(f"the registry refers to version {number} of {model}: it is missing")
+        return version
+
+    # --- registration
+
+    @_retried
     def claim(self, model: str, source: Source, *, actor: str = "register") -> Version:
-        """The version that this upload is: the next number the first time, the same one every time after.
+        """Claim an upload's version: a new number at first, the same one ever after.
 
-        One that is still PENDING is taken over from a worker that may have died, and counts one attempt more. Where
-        that worker lives after all, both go on and one of them finishes it.
+        A version that is still PENDING is taken over from a worker that may have died, and its
+        attempts are counted. If that worker is alive, both go on and one of them finishes it.
 
         Raises:
-            Unavailable: too many writers at once.
+            Unavailable: the table failed, or too many writers interfered.
         """
         pk = model_pk(model)
-        for _ in self._attempts():
-            meta, known = self._table.get([(pk, "META"), (pk, f"SOURCE#{source.id}")])
-            now = self._now()
-            if known is None:
-                number = meta["next_version"] if meta else 1
-                version = Version(
-                    model, number, State.PENDING, source, created_at=now, claimed_at=now
-                )
-                counter = {"next_version": number + 1}
-                puts = [
-                    Put({"pk": pk, "sk": f"SOURCE#{source.id}", "version": number}, None),
-                    Put(version_item(version), None),
-                ]
-                after = {"state": version.state.value, "source": source_record(source)}
-                change = Change("claim", actor, number, {"state": None}, after)
-            else:
-                standing = self.version(model, known["version"])
-                if standing is None:
-                    raise LookupError(f"upload {source.id} of {model} became a missing version")
-                if standing.state is not State.PENDING:
-                    return standing
-                version = replace(standing, attempts=standing.attempts + 1, claimed_at=now)
-                counter = {}
-                puts = [Put(version_item(version), {"state": State.PENDING.value})]
-                count = {"attempts": standing.attempts}, {"attempts": version.attempts}
-                change = Change("resume", actor, version.number, *count)
-            try:
-                self._commit(model, meta, counter, puts, change)
-            except Conflict:
-                continue
+        meta, claim = self._table.get([(pk, "META"), (pk, source_sk(source))])
+        if claim is None:
+            return self._claim_new(model, source, meta, actor)
+        version = self._stored(model, claim["version"])
+        if version.state is not State.PENDING:
             return version
-        raise _too_busy(model)
+        return self._claim_again(version, meta, actor)
+
+    def _claim_new(self, model: str, source: Source, meta: Item | None, actor: str) -> Version:
+        number = meta["next_version"] if meta else 1
+        now = self._now()
+        version = Version(model, number, State.PENDING, source, created_at=now, claimed_at=now)
+        puts = [source_put(model, source, number), Put(version_to_item(version), None)]
+        after = {"state": version.state.value, "source": source_to_record(source)}
+        change = Change("claim", actor, number, {"state": None}, after)
+        self._commit(model, meta, puts, change, next_version=number + 1)
+        return version
+
+    def _claim_again(self, version: Version, meta: Item | None, actor: str) -> Version:
+        claimed = replace(version, attempts=version.attempts + 1, claimed_at=self._now())
+        put = Put(version_to_item(claimed), {"state": State.PENDING.value})
+        before, after = {"attempts": version.attempts}, {"attempts": claimed.attempts}
+        change = Change("resume", actor, version.number, before, after)
+        self._commit(version.model, meta, [put], change)
+        return claimed
 
     def finish(self, version: Version, *, actor: str = "register") -> Version:
-        """Write the end of a registration, READY or REJECTED, once; later ends change nothing. Returns what stands.
+        """Write the end of a registration, READY or REJECTED, and return the stored version.
 
-        A READY version becomes `latest` if it is the newest, and `prod` if it is the model's first, in the same
-        transaction: no reader sees one without the other. So does the record of each of its blobs.
+        Only the first end counts; later ones change nothing. In the same transaction, a READY
+        version becomes `latest` if it is the newest and `prod` if it is the model's first, and
+        its blobs are recorded: no reader sees one without the other.
 
         Raises:
-            Unavailable: too many writers at once.
+            Unavailable: the table failed, or too many writers interfered.
         """
-        pk = model_pk(version.model)
-        done = replace(version, finished_at=self._now())
-        for _ in self._attempts():
-            meta, standing, latest, prod = self._table.get(
-                [
-                    (pk, "META"),
-                    (pk, version_sk(version.number)),
-                    (pk, alias_sk(NEWEST_ALIAS)),
-                    (pk, alias_sk(DEFAULT_ALIAS)),
-                ]
-            )
-            if meta is None or standing is None:
-                raise LookupError(f"version {version.number} of {version.model} was never claimed")
-            if standing["state"] != State.PENDING:
-                return version_of(standing)
-            claims = {
-                "attempts": standing["attempts"],
-                "claimed_at": standing["claimed_at"],
-            }  # others' since ours
-            done = replace(done, **claims)
-            puts = [Put(version_item(done), {"state": State.PENDING.value, **claims})]
-            counter: dict[str, Any] = {}
-            before: dict[str, Any] = {"state": State.PENDING.value}
-            after: dict[str, Any] = {"state": done.state.value}
-            if done.state is State.READY:
-                counter["ready"] = meta.get("ready", 0) + 1
-                moves = []
-                if latest is None or latest["version"] < version.number:
-                    moves.append((NEWEST_ALIAS, latest))
-                if counter["ready"] == 1 and prod is None:
-                    moves.append((DEFAULT_ALIAS, prod))
-                puts += [
-                    alias_put(version.model, alias, version.number, now) for alias, now in moves
-                ]
-                puts += [blob_put(blob) for blob in done.blobs]
-                before["aliases"] = {alias: now["version"] if now else None for alias, now in moves}
-                after["aliases"] = {alias: version.number for alias, _ in moves}
-            elif done.reason:
-                after["reason"] = {"code": done.reason.code, "message": done.reason.message}
-            try:
-                self._commit(
-                    version.model,
-                    meta,
-                    counter,
-                    puts,
-                    Change("finish", actor, version.number, before, after),
-                )
-            except Conflict:
-                continue
-            return done
-        raise _too_busy(version.model)
+        return self._finish(version.model, replace(version, finished_at=self._now()), actor)
 
-    # --- moving -----------------------------------------------------------------------------------------------------
+    @_retried
+    def _finish(self, model: str, version: Version, actor: str) -> Version:
+        pk = model_pk(model)
+        sks = ("META", version_sk(version.number), alias_sk(NEWEST_ALIAS), alias_sk(DEFAULT_ALIAS))
+        meta, stored, latest, prod = self._table.get([(pk, sk) for sk in sks])
+        if meta is None or stored is None:
+            raise LookupError(f"version {version.number} of {model} was never claimed")
+        if stored["state"] != State.PENDING:
+            return version_from_item(stored)
+        # Another worker may have claimed the version since this one did.
+        claims = {name: stored[name] for name in ("attempts", "claimed_at")}
+        version = replace(version, **claims)
+        end = Put(version_to_item(version), {"state": State.PENDING.value, **claims})
+        if version.state is State.READY:
+            self._commit_ready(version, end, meta, latest, prod, actor)
+        else:
+            before, after = {"state": State.PENDING.value}, {"state": version.state.value}
+            reason = {"reason": reason_to_record(version.reason)} if version.reason else {}
+            change = Change("finish", actor, version.number, before, {**after, **reason})
+            self._commit(model, meta, [end], change)
+        return version
 
-    def alias(self, model: str, name: str) -> Alias | None:
-        [item] = self._table.get([(model_pk(model), alias_sk(name))])
-        return alias_of(item) if item else None
+    def _commit_ready(
+        self,
+        version: Version,
+        end: Put,
+        meta: Item,
+        latest: Item | None,
+        prod: Item | None,
+        actor: str,
+    ) -> None:
+        """Commit the end of a READY version with its blob records and alias moves."""
+        ready = meta.get("ready", 0) + 1
+        moves = {}
+        if latest is None or latest["version"] < version.number:
+            moves[NEWEST_ALIAS] = latest
+        if ready == 1 and prod is None:
+            moves[DEFAULT_ALIAS] = prod
+        puts = [end]
+        puts += [
+            alias_put(version.model, name, version.number, item) for name, item in moves.items()
+        ]
+        puts += [blob_put(blob) for blob in version.blobs]
+        targets = {name: item["version"] if item else None for name, item in moves.items()}
+        before = {"state": State.PENDING.value, "aliases": targets}
+        after = {"state": version.state.value, "aliases": dict.fromkeys(moves, version.number)}
+        change = Change("finish", actor, version.number, before, after)
+        self._commit(version.model, meta, puts, change, ready=ready)
+
+    # --- aliases and archive
 
     def move_alias(
         self, model: str, name: str, number: int, *, actor: str, expected: int | None = None
     ) -> Alias:
-        """Point `name` at version `number`, which has to be READY. Where it points there already, nothing changes.
+        """Point an alias at a READY version; nothing changes if it already does.
 
-        `expected` is the alias's revision as the caller saw it, 0 for an alias that did not exist, None for whatever
-        stands. `latest` moves by itself and by nobody else.
+        `expected` is the alias's revision as the caller saw it, 0 for an alias that did not exist,
+        None for any. `latest` follows the newest READY version and cannot be moved by callers.
 
         Raises:
             InvalidRequest: `name` is no alias, or `latest`.
             ModelNotFound: no such model or version.
-            StateConflict: the version is not READY or is damaged, or the alias has moved since the caller saw it.
-            Unavailable: too many writers at once.
+            StateConflict: the version is not READY or is damaged, or the alias has moved meanwhile.
+            Unavailable: the table failed, or too many writers interfered.
         """
         return self._move(model, name, number, actor, expected, "move_alias")
 
     def rollback(self, model: str, name: str, *, actor: str, expected: int | None = None) -> Alias:
-        """Point `name` at the version it pointed at before; doing it twice goes there and back.
+        """Point an alias back at its previous version; a second rollback undoes the first.
 
         Raises:
-            StateConflict: it has not moved yet; or as for `move_alias`.
-            InvalidRequest, ModelNotFound, Unavailable: as for `move_alias`.
+            ModelNotFound: no such model, alias or version.
+            StateConflict: the alias has never moved; or as for `move_alias`.
+            InvalidRequest, Unavailable: as for `move_alias`.
         """
-        standing = self.alias(model, name)
-        if standing is None:
+        alias = self.alias(model, name)
+        if alias is None:
             raise ModelNotFound(
                 f"Request for unknown model: '{model}' alias {shown(name)} is not found"
             )
-        if standing.previous is None:
+        if alias.previous is None:
             raise StateConflict(
-                f"alias {name} of '{model}' has only ever pointed at version {standing.version}"
+                f"alias {name} of '{model}' has only ever pointed at version {alias.version}"
             )
-        seen = standing.revision if expected is None else expected
-        return self._move(model, name, standing.previous, actor, seen, "rollback")
+        seen = alias.revision if expected is None else expected
+        return self._move(model, name, alias.previous, actor, seen, "rollback")
 
+    @_retried
     def _move(
         self, model: str, name: str, number: int, actor: str, expected: int | None, action: str
     ) -> Alias:
-        if not is_alias(name):
-            raise InvalidRequest(f"{shown(name)} is no alias: lower case, beginning with a letter")
-        if name == NEWEST_ALIAS:
-            raise InvalidRequest(
-                f"{NEWEST_ALIAS} follows the newest READY version by itself; move another alias"
+        _check_movable(name)
+        meta, [item, target] = self._read_after_meta(model, alias_sk(name), version_sk(number))
+        if target is None:
+            raise _unknown_version(model, number)
+        alias = alias_from_item(item) if item else None
+        if alias and alias.version == number:
+            return alias
+        revision = alias.revision if alias else 0
+        if expected not in (None, revision):
+            raise StateConflict(
+                f"alias {name} of '{model}' is at revision {revision}, not {expected}: "
+                "look again, then move it"
             )
-        for _ in self._attempts():
-            meta, [item, target] = self._standing(model, alias_sk(name), version_sk(number))
-            if target is None:
-                raise ModelNotFound(
-                    f"Request for unknown model: '{model}' version {number} is not found"
-                )
-            standing = alias_of(item) if item else None
-            if standing and standing.version == number:
-                return standing
-            revision = standing.revision if standing else 0
-            if expected is not None and expected != revision:
-                raise StateConflict(
-                    f"alias {name} of '{model}' is at revision {revision}, not {expected}: look again, then move it"
-                )
-            version = version_of(target)
-            if version.state is not State.READY:
-                why = f": {version.reason.message}" if version.reason else ""
-                raise StateConflict(
-                    f"version {number} of '{model}' is {version.state}, not READY{why}"
-                )
-            if version.damaged:
-                raise StateConflict(f"version {number} of '{model}' is damaged: {version.damaged}")
-            put = alias_put(model, name, number, item)
-            before = {name: standing.version if standing else None}
-            change = Change(action, actor, number, {"aliases": before}, {"aliases": {name: number}})
-            try:
-                self._commit(model, meta, {}, [put], change)
-            except Conflict:
-                continue
-            return alias_of(put.item)
-        raise _too_busy(model)
+        version = version_from_item(target)
+        if version.state is not State.READY:
+            raise StateConflict(
+                f"version {number} of '{model}' is {version.state}, not READY{_because(version)}"
+            )
+        if version.damaged:
+            raise StateConflict(f"version {number} of '{model}' is damaged: {version.damaged}")
+        put = alias_put(model, name, number, item)
+        before = {"aliases": {name: alias.version if alias else None}}
+        change = Change(action, actor, number, before, {"aliases": {name: number}})
+        self._commit(model, meta, [put], change)
+        return alias_from_item(put.item)
 
+    @_retried
     def archive(self, model: str, number: int, *, actor: str) -> Version:
-        """Retire a READY or REJECTED version for good; nothing happens to an ARCHIVED one. Its blobs stay.
+        """Retire a READY or REJECTED version for good; its blobs stay.
+
+        Nothing changes if it is ARCHIVED already.
 
         Raises:
             ModelNotFound: no such model or version.
             StateConflict: it is PENDING, or aliases point at it; the message names them.
-            Unavailable: too many writers at once.
+            Unavailable: the table failed, or too many writers interfered.
         """
-        for _ in self._attempts():
-            meta, [item] = self._standing(model, version_sk(number))
-            if item is None:
-                raise ModelNotFound(
-                    f"Request for unknown model: '{model}' version {number} is not found"
-                )
-            version = version_of(item)
-            if version.state is State.ARCHIVED:
-                return version
-            if version.state is State.PENDING:
-                raise StateConflict(
-                    f"version {number} of '{model}' is PENDING: wait for the end of its registration"
-                )
-            held_by = [alias for alias, at in self.aliases(model).items() if at == number]
-            if held_by:
-                raise StateConflict(
-                    f"version {number} of '{model}' has the aliases {', '.join(held_by)}: move them first"
-                )
-            done = replace(version, state=State.ARCHIVED)
-            put = Put(version_item(done), {"state": version.state.value})
-            change = Change(
-                "archive",
-                actor,
-                number,
-                {"state": version.state.value},
-                {"state": done.state.value},
+        meta, [item] = self._read_after_meta(model, version_sk(number))
+        if item is None:
+            raise _unknown_version(model, number)
+        version = version_from_item(item)
+        if version.state is State.ARCHIVED:
+            return version
+        if version.state is State.PENDING:
+            raise StateConflict(
+                f"version {number} of '{model}' is PENDING: wait for the end of its registration"
             )
-            try:
-                self._commit(model, meta, {}, [put], change)
-            except Conflict:
-                continue
-            return done
-        raise _too_busy(model)
+        aliases = [name for name, target in self.aliases(model).items() if target == number]
+        if aliases:
+            raise StateConflict(
+                f"version {number} of '{model}' has the aliases {', '.join(aliases)}: "
+                "move them first"
+            )
+        return self._update(meta, version, "archive", actor, state=State.ARCHIVED)
 
-    # --- reconciling ------------------------------------------------------------------------------------------------
+    # --- reconciliation
 
     def note_failure(self, model: str, source: Source, reason: Reason) -> None:
-        """Remember why an upload was put off, claimed or not. No change of the registry: no revision, no audit."""
-        from datetime import datetime, timedelta  # nothing that serves a request needs it
+        """Store why the registration of an upload failed, whether it was claimed or not.
 
-        [known] = self._table.get([(model_pk(model), failure_sk(source))])
-        now = self._now()
-        expires_at = datetime.fromisoformat(now) + timedelta(days=NOTE_DAYS)
-        item = {
-            "pk": model_pk(model),
-            "sk": failure_sk(source),
-            "source": source_record(source),
-            "reason": {"code": reason.code, "message": reason.message},
-            "attempts": known["attempts"] + 1 if known else 1,
-            "at": now,
-            "expires_at": int(expires_at.timestamp()),  # DynamoDB deletes it after then
-        }
-        self._overwrite(item)
+        This is no change of the model: it has no revision and no audit record.
+        """
+        from datetime import datetime, timedelta  # not at the top: infer starts without it
 
-    def known(
+        key = model_pk(model), failure_sk(source)
+        [stored] = self._table.get([key])
+        attempts = stored["attempts"] + 1 if stored else 1
+        failure = Failure(source, reason, attempts, at=self._now())
+        expires_at = datetime.fromisoformat(failure.at) + timedelta(days=NOTE_DAYS)
+        self._overwrite(key[0], failure_to_item(model, failure, int(expires_at.timestamp())))
+
+    def lookup_uploads(
         self, uploads: Sequence[tuple[str, Source]]
     ) -> list[tuple[int | None, Failure | None]]:
-        """What is known of each upload (model, source): the version it became, and why it was last put off."""
+        """Return the version number and failure note of each upload (model, source)."""
         keys = []
         for model, source in uploads:
-            keys += [
-                (model_pk(model), f"SOURCE#{source.id}"),
-                (model_pk(model), failure_sk(source)),
-            ]
+            keys += [(model_pk(model), source_sk(source)), (model_pk(model), failure_sk(source))]
         items = self._read_all(keys)
         return [
-            (claim["version"] if claim else None, failure_of(note) if note else None)
+            (claim["version"] if claim else None, failure_from_item(note) if note else None)
             for claim, note in zip(items[::2], items[1::2], strict=True)
         ]
 
     def pending(self, before: str, limit: int) -> list[Version]:
-        """Up to `limit` versions that are PENDING and were last claimed before then, the longest-waiting first."""
-        items = self._read_all(
-            [(item["pk"], item["sk"]) for item in self._table.pending(before, limit)]
-        )
-        versions = [version_of(item) for item in items if item]
-        return [
+        """Return up to `limit` PENDING versions claimed before a time, oldest claim first."""
+        keys = [(item["pk"], item["sk"]) for item in self._table.pending(before, limit)]
+        versions = [version_from_item(item) for item in self._read_all(keys) if item]
+        return [  # the index may lag behind the items
             version
             for version in versions
             if version.state is State.PENDING and version.claimed_at < before
         ]
 
     def ready_after(self, after: str, limit: int) -> tuple[list[Version], str]:
-        """The READY ones among the next `limit` versions of the listing, and where to go on; "" at its end."""
+        """Return the READY ones of the listing's next `limit` versions, and the next position.
+
+        `after` is the position of the previous call, or "" for the beginning; the position
+        returned is "" at the end of the listing.
+        """
         rows = list(self._table.listing(after, limit))
         names = [row["listed"].rpartition("#") for row in rows if row["state"] == State.READY]
-        items = self._read_all(
-            [(model_pk(model), version_sk(int(number))) for model, _, number in names]
-        )
-        versions = [version_of(item) for item in items if item]
+        keys = [(model_pk(model), version_sk(int(number))) for model, _, number in names]
+        versions = [version_from_item(item) for item in self._read_all(keys) if item]
         ready = [version for version in versions if version.state is State.READY]
         return ready, rows[-1]["listed"] if len(rows) == limit else ""
 
-    def recorded(self, digests: Sequence[str]) -> set[str]:
-        """Those of these blobs (by SHA-256) that some version has."""
-        items = self._read_all([(f"BLOB#{digest}", "RECORD") for digest in digests])
+    def recorded_blobs(self, digests: Sequence[str]) -> set[str]:
+        """Return those SHA-256 digests whose blob some version refers to."""
+        items = self._read_all([(blob_pk(digest), "RECORD") for digest in digests])
         return {digest for digest, item in zip(digests, items, strict=True) if item}
 
-    def mark_damaged(self, model: str, number: int, what: str | None, *, actor: str) -> Version:
-        """Flag a READY version whose blobs are missing or wrong, or clear the flag; it stays READY.
+    @_retried
+    def mark_damaged(self, model: str, number: int, damage: str | None, *, actor: str) -> Version:
+        """Flag a READY version whose blobs are missing or altered; None clears the flag.
+
+        The version stays READY. Versions in other states are not changed.
 
         Raises:
             ModelNotFound: no such model or version.
-            Unavailable: too many writers at once.
+            Unavailable: the table failed, or too many writers interfered.
         """
-        for _ in self._attempts():
-            meta, [item] = self._standing(model, version_sk(number))
-            if item is None:
-                raise ModelNotFound(
-                    f"Request for unknown model: '{model}' version {number} is not found"
-                )
-            version = version_of(item)
-            if version.state is not State.READY or version.damaged == what:
-                return version
-            done = replace(version, damaged=what)
-            put = Put(version_item(done), {"state": State.READY.value})
-            action = "damaged" if what else "mended"
-            change = Change(action, actor, number, {"damaged": version.damaged}, {"damaged": what})
-            try:
-                self._commit(model, meta, {}, [put], change)
-            except Conflict:
-                continue
-            return done
-        raise _too_busy(model)
+        meta, [item] = self._read_after_meta(model, version_sk(number))
+        if item is None:
+            raise _unknown_version(model, number)
+        version = version_from_item(item)
+        if version.state is not State.READY or version.damaged == damage:
+            return version
+        action = "damaged" if damage else "mended"
+        return self._update(meta, version, action, actor, damaged=damage)
 
     def bookmark(self, walk: str) -> str:
-        """Where the reconciler's `walk` goes on; "" from the beginning."""
+        """Return the position at which a walk of the reconciler continues; "" at first."""
         [item] = self._table.get([("RECONCILE", walk)])
         return item["at"] if item else ""
 
-    def set_bookmark(self, walk: str, at: str) -> None:
-        self._overwrite({"pk": "RECONCILE", "sk": walk, "at": at})
+    def set_bookmark(self, walk: str, position: str) -> None:
+        """Store the position at which a walk of the reconciler continues."""
+        self._overwrite("RECONCILE", {"pk": "RECONCILE", "sk": walk, "at": position})
 
-    # --- serving ----------------------------------------------------------------------------------------------------
+    # --- serving
 
+    @_retried
     def serve(self, model: str, serving: bool, *, actor: str = "infer") -> None:
-        """Switch a whole model on or off for every environment, with its audit record.
+        """Switch the serving of a whole model on or off for every environment.
 
         Raises:
-            Unavailable: too many writers at once.
+            Unavailable: the table failed, or too many writers interfered.
         """
-        pk = f"SERVING#{model}"
-        for _ in self._attempts():
-            [switch] = self._table.get([(pk, "SWITCH")])
-            if (switch is None and serving) or (
-                switch is not None and switch["serving"] == serving
-            ):
-                return
-            revision = switch["revision"] if switch else 0
-            item = {"pk": pk, "sk": "SWITCH", "serving": serving, "revision": revision + 1}
-            change = Change(
-                "load" if serving else "unload",
-                actor,
-                None,
-                {"serving": not serving},
-                {"serving": serving},
-            )
-            audit = self._audit(pk, revision + 1, change)
-            try:
-                self._table.transact([Put(item, {"revision": revision} if switch else None), audit])
-            except Conflict:
-                continue
-            self._audit_log(audit_line(model, audit.item))
+        pk = switch_pk(model)
+        [switch] = self._table.get([(pk, "SWITCH")])
+        if serving == (switch["serving"] if switch else True):
             return
-        raise _too_busy(model)
+        revision = switch["revision"] if switch else 0
+        item = {"pk": pk, "sk": "SWITCH", "serving": serving, "revision": revision + 1}
+        before, after = {"serving": not serving}, {"serving": serving}
+        change = Change("load" if serving else "unload", actor, None, before, after)
+        self._transact(model, Put(item, {"revision": revision} if switch else None), [], change)
 
-    # --- inside -----------------------------------------------------------------------------------------------------
+    # --- transactions
 
-    def _standing(self, model: str, *sks: str) -> tuple[Item | None, list[Item | None]]:
-        """META, and after it the items of `sks`: what changes in between fails the transaction on META's revision."""
+    def _read_after_meta(self, model: str, *sks: str) -> tuple[Item | None, list[Item | None]]:
+        """Return META, and items of the model that were read after it.
+
+        If one of them changes in between, the transaction fails on META's revision.
+        """
         pk = model_pk(model)
         [meta] = self._table.get([(pk, "META")])
         return meta, self._table.get([(pk, sk) for sk in sks])
 
     def _read_all(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
         starts = range(0, len(keys), KEYS_AT_ONCE)
-        return [
-            item for start in starts for item in self._table.get(keys[start : start + KEYS_AT_ONCE])
-        ]
+        batches = [self._table.get(keys[start : start + KEYS_AT_ONCE]) for start in starts]
+        return [item for batch in batches for item in batch]
+
+    def _update(
+        self, meta: Item | None, version: Version, action: str, actor: str, **changes: Any
+    ) -> Version:
+        """Commit changed fields of a version, unless its state has changed meanwhile."""
+        changed = replace(version, **changes)
+        old, new = version_to_item(version), version_to_item(changed)
+        before, after = ({name: item[name] for name in changes} for item in (old, new))
+        change = Change(action, actor, version.number, before, after)
+        self._commit(version.model, meta, [Put(new, {"state": old["state"]})], change)
+        return changed
 
     def _commit(
-        self, model: str, meta: Item | None, counter: Item, puts: Sequence[Put], change: Change
+        self,
+        model: str,
+        meta: Item | None,
+        puts: Sequence[Put],
+        change: Change,
+        **counters: int,
     ) -> None:
-        """One transaction: META moves on by a revision, `puts`, and the audit record of this revision."""
-        pk = model_pk(model)
+        """Commit `puts` as the model's next revision, with META's counters updated."""
+        key = {"pk": model_pk(model), "sk": "META", "model": model}
         revision = meta["revision"] if meta else 0
-        new = {
-            "pk": pk,
-            "sk": "META",
-            "model": model,
-            **(meta or {}),
-            **counter,
-            "revision": revision + 1,
-        }
-        guard = Put(new, {"revision": revision} if meta else None)
-        audit = self._audit(pk, revision + 1, change)
-        self._table.transact([guard, *puts, audit])
-        self._audit_log(audit_line(model, audit.item))
+        item = {**key, **(meta or {}), **counters, "revision": revision + 1}
+        guard = Put(item, {"revision": revision} if meta else None)
+        self._transact(model, guard, puts, change)
 
-    def _overwrite(self, item: Item) -> None:
-        """Write an item of no model's history, whatever stands; another transaction may hold it for a moment."""
-        for _ in self._attempts():
-            try:
-                self._table.transact([Put(item, {})])
-            except Conflict:
-                continue
-            return
-        raise _too_busy(item["pk"])
+    def _transact(self, model: str, guard: Put, puts: Sequence[Put], change: Change) -> None:
+        """Commit `guard`, `puts` and the audit record of the guard's revision."""
+        audit = self._audit(guard.item["pk"], guard.item["revision"], change)
+        self._table.transact([guard, *puts, audit])
+        self._audit_log(audit_to_log(model, audit.item))
 
     def _audit(self, pk: str, revision: int, change: Change) -> Put:
         item: dict[str, Any] = {
@@ -594,20 +575,32 @@ class Registry:
         }
         return Put(item, None)
 
-    def _attempts(self) -> Iterator[int]:
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                self._pause(random.uniform(0, min(0.5, 0.01 * 2**attempt)))  # noqa: S311 (jitter, no secret)
-            yield attempt
+    @_retried
+    def _overwrite(self, _name: str, item: Item) -> None:
+        """Write an item outside the revisions; another transaction may hold it for a moment."""
+        self._table.transact([Put(item, {})])
+
+
+def _check_movable(name: str) -> None:
+    if not is_alias(name):
+        raise InvalidRequest(f"{shown(name)} is no alias: lower case, beginning with a letter")
+    if name == NEWEST_ALIAS:
+        raise InvalidRequest(
+            f"{NEWEST_ALIAS} follows the newest READY version by itself; move another alias"
+        )
+
+
+def _because(version: Version) -> str:
+    return f": {version.reason.message}" if version.reason else ""
 
 
 def _not_ready(version: Version) -> NotReady:
-    why = f": {version.reason.message}" if version.reason else ""
     return NotReady(
-        f"Model version not ready: version {version.number} of '{version.model}' is {version.state}{why}",
+        f"Model version not ready: version {version.number} of '{version.model}' "
+        f"is {version.state}{_because(version)}",
         retry_after_s=5,
     )
 
 
-def _too_busy(model: str) -> Unavailable:
-    return Unavailable(f"'{model}' is being changed by too many writers at once; try again")
+def _unknown_version(model: str, number: int) -> ModelNotFound:
+    return ModelNotFound(f"Request for unknown model: '{model}' version {number} is not found")

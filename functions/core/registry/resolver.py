@@ -1,8 +1,8 @@
-"""Which version a name stands for, remembered for seconds.
+"""Cache of resolved references: model and alias or number → READY version.
 
-A moved alias is seen at the latest when the memory of it ends. Lifetimes are cut short at random, so that the
-environments of a busy function do not ask the registry in step. While the registry fails, the last answer stands.
-Threads that want to know the same ask once.
+A moved alias is seen at the latest when the cached answer expires. Lifetimes are shortened at
+random, so that the environments of a busy function do not all read the registry at once. While
+the registry fails, the last answer is served. Concurrent requests for one reference share a read.
 """
 
 import copy
@@ -17,16 +17,14 @@ from functions.core.errors import ModelNotFound, NotReady, Unavailable
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Resolved
 
-JITTER = 0.2  # of a lifetime, only ever shortening it
-STALE_SECONDS = 300.0  # how old an answer may be while the registry fails
-RETRY_SECONDS = 1.0  # between two tries while it fails
-REFUSAL_SECONDS = 1.0  # how long "not found" and "not ready" are believed
-ANSWERS, REFUSALS = (
-    2048,
-    1024,
-)  # names remembered; the outside chooses the refused ones, so they cannot push out others
-LABELS = 64  # of its outputs make a version count as one name more
-QUEUES = 64  # for threads that ask the registry; names that share one wait for each other
+JITTER = 0.2  # largest fraction by which a lifetime is shortened
+STALE_SECONDS = 300.0  # maximum age of an answer that is served while the registry fails
+RETRY_SECONDS = 1.0  # between two reads of a failing registry
+REFUSAL_SECONDS = 1.0  # lifetime of "not found" and "not ready"
+ANSWERS = 2048  # cache entries
+REFUSALS = 1024  # apart from the answers: callers choose these names and must not evict answers
+LABELS = 64  # output labels that weigh as much as one more cache entry
+LOCKS = 64  # for reads of the registry; references with the same lock wait for each other
 
 _Key = tuple[str, int | str | None]
 
@@ -39,7 +37,10 @@ class _Answer:
 
 
 class Resolver:
-    """`Registry.resolve` with a memory of `seconds`; 0 remembers only for the time that the registry fails."""
+    """Cached `Registry.resolve`.
+
+    Answers are fresh for `seconds`; with 0 they only serve while the registry fails.
+    """
 
     def __init__(
         self,
@@ -48,42 +49,45 @@ class Resolver:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`clock` should count the time, too, for which this environment is frozen: `adapters.clock.Elapsed`."""
+        """`clock` should include time in which Lambda froze this environment.
+
+        `adapters.clock.Elapsed` does. `chance` returns a number from 0 to 1.
+        """
         self._registry = registry
         self._seconds = seconds
         self._clock = clock
         self._chance = chance
         self._lock = threading.Lock()
-        self._queues = [threading.Lock() for _ in range(QUEUES)]
+        self._read_locks = [threading.Lock() for _ in range(LOCKS)]
         self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
-        self._weight = 0  # of the answers
+        self._weight = 0  # sum over the answers
         self._refusals: OrderedDict[_Key, tuple[ModelNotFound | NotReady, float]] = OrderedDict()
-        self._forgotten = 0  # how often
+        self._invalidations = 0
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
-        """The READY version that `reference` stands for, or stood for at most `seconds` ago.
+        """Return the READY version of a reference, as it was at most `seconds` ago.
 
         Raises:
             ModelNotFound: no such model, version or alias.
-            NotReady: it is known and not served.
-            Unavailable: the registry fails, and nothing recent enough is known.
+            NotReady: the version exists and is not served.
+            Unavailable: the registry fails, and no answer is recent enough.
         """
         key = (model, reference)
-        if (known := self._known(key)) is not None:
-            return known
-        with self._queues[hash(key) % QUEUES]:
-            return self._known(key) or self._ask(key)
+        if (resolved := self._cached(key)) is not None:
+            return resolved
+        with self._read_locks[hash(key) % LOCKS]:
+            return self._cached(key) or self._read(key)
 
-    def forget(self, model: str | None = None) -> None:
-        """Ask the registry again for every name of `model`, or of every model."""
+    def invalidate(self, model: str | None = None) -> None:
+        """Drop the cached answers of one model, or of every model."""
         with self._lock:
-            self._forgotten += 1
+            self._invalidations += 1
             for key in [key for key in self._answers if model in (None, key[0])]:
                 self._drop(key)
             for key in [key for key in self._refusals if model in (None, key[0])]:
                 del self._refusals[key]
 
-    def _known(self, key: _Key) -> Resolved | None:
+    def _cached(self, key: _Key) -> Resolved | None:
         now = self._clock()
         answer = self._answers.get(key)
         if answer is not None and now < answer.fresh_until:
@@ -93,12 +97,12 @@ class Resolver:
             raise copy.copy(refusal[0])
         return None
 
-    def _ask(self, key: _Key) -> Resolved:
-        now, forgotten = self._clock(), self._forgotten
+    def _read(self, key: _Key) -> Resolved:
+        now, invalidations = self._clock(), self._invalidations
         try:
             resolved = self._registry.resolve(*key)
         except (ModelNotFound, NotReady) as error:
-            self._refuse(key, error, now, forgotten)
+            self._cache_refusal(key, error, now, invalidations)
             raise
         except Unavailable:
             answer = self._answers.get(key)
@@ -106,40 +110,38 @@ class Resolver:
                 raise
             answer.fresh_until = now + RETRY_SECONDS
             return answer.resolved
-        self._remember(key, resolved, now, forgotten)
+        self._cache(key, resolved, now, invalidations)
         return resolved
 
-    def _remember(self, key: _Key, resolved: Resolved, now: float, forgotten: int) -> None:
+    def _cache(self, key: _Key, resolved: Resolved, now: float, invalidations: int) -> None:
         lifetime = self._seconds * (1 - JITTER * self._chance())
         with self._lock:
             self._refusals.pop(key, None)
             self._drop(key)
-            if (
-                forgotten != self._forgotten
-            ):  # it may have been read before what made somebody forget
-                return
+            if invalidations != self._invalidations:
+                return  # the read may have been older than the change that invalidated it
             self._answers[key] = _Answer(resolved, now, now + lifetime)
             self._weight += _weight(resolved)
             while self._weight > ANSWERS and len(self._answers) > 1:
                 self._drop(next(iter(self._answers)))
 
-    def _drop(self, key: _Key) -> None:
-        answer = self._answers.pop(key, None)
-        if answer is not None:
-            self._weight -= _weight(answer.resolved)
-
-    def _refuse(
-        self, key: _Key, error: ModelNotFound | NotReady, now: float, forgotten: int
+    def _cache_refusal(
+        self, key: _Key, error: ModelNotFound | NotReady, now: float, invalidations: int
     ) -> None:
         with self._lock:
             self._drop(key)
-            if forgotten != self._forgotten:
+            if invalidations != self._invalidations:
                 return
-            # A copy: the traceback of what is raised holds on to the request and its body.
+            # A copy: the traceback of the raised error keeps the request and its body alive.
             self._refusals[key] = copy.copy(error), now + min(REFUSAL_SECONDS, self._seconds)
             self._refusals.move_to_end(key)
             if len(self._refusals) > REFUSALS:
                 self._refusals.popitem(last=False)
+
+    def _drop(self, key: _Key) -> None:
+        answer = self._answers.pop(key, None)
+        if answer is not None:
+            self._weight -= _weight(answer.resolved)
 
 
 def _weight(resolved: Resolved) -> int:

@@ -8,38 +8,51 @@ Item = Mapping[str, Any]
 
 
 class Conflict(Exception):
-    """When a condition of a transaction does not hold, or another transaction holds one of its items."""
+    """Transaction that was cancelled because of another writer.
+
+    A condition did not hold, or another transaction was writing one of the items.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """One item of a transaction, written if `where` holds: attributes of the item as it is now, or None for no item.
+    """Conditional write of one item in a transaction.
 
-    An empty `where` always holds.
+    `condition` holds attribute values that the stored item must have. None means that the item
+    must not exist yet; an empty mapping always holds.
     """
 
     item: Item
-    where: Item | None
+    condition: Item | None
 
 
 class Table(Protocol):
-    """A table with a partition key `pk`, a sort key `sk` and transactions. Reads see every finished write."""
+    """Table with partition key `pk`, sort key `sk` and transactions.
+
+    Reads see every finished write, except those of `listing` and `pending`.
+    """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        """The items of these keys, in their order."""
+        """Return the items of the keys (pk, sk), in the order of the keys."""
 
     def query(self, pk: str, prefix: str) -> Iterable[Item]:
-        """The items of one partition whose sort key begins with `prefix`, ascending."""
+        """Return a partition's items whose sort key begins with `prefix`, ascending."""
 
     def listing(self, after: str = "", limit: int | None = None) -> Iterable[Item]:
-        """`listed`, `state` and `reason` of every version whose `listed` is above `after`, in its order; may lag."""
+        """List all versions, ascending by `listed`, from above `after` on.
+
+        Items have `listed`, `state` and, if there is one, `reason`. The index may lag.
+        """
 
     def pending(self, before: str, limit: int) -> Iterable[Item]:
-        """`pk` and `sk` of the PENDING versions claimed before then, the longest-waiting first; may lag behind."""
+        """Return the keys of PENDING versions claimed before a time, oldest claim first.
+
+        Items have at least `pk` and `sk`. The index may lag.
+        """
 
     def transact(self, puts: Sequence[Put]) -> None:
-        """Write all or nothing.
+        """Write all items or none.
 
         Raises:
-            Conflict: a condition does not hold.
+            Conflict: a condition does not hold, or another transaction interferes.
         """

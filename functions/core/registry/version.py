@@ -11,7 +11,7 @@ from functions.core.registry.table import Item
 
 
 class State(StrEnum):
-    """Where a version is in its life."""
+    """Life cycle of a version: PENDING, then READY or REJECTED, then ARCHIVED."""
 
     PENDING = "PENDING"
     READY = "READY"
@@ -21,9 +21,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The exact object that a version was uploaded as.
+    """Uploaded S3 object version that a model version is made from.
 
-    `object_version` is S3's VersionId, or the ETag in a bucket without versions.
+    `object_version` is S3's VersionId, or the ETag in a bucket without versioning. It is empty
+    in a note about an upload whose event named no version.
     """
 
     bucket: str
@@ -32,15 +33,14 @@ class Source:
 
     @property
     def id(self) -> str:
-        """The same for every event about this object version, and for no other."""
-        return hashlib.sha256(
-            f"{self.bucket}/{self.key}?{self.object_version}".encode()
-        ).hexdigest()
+        """Idempotency key: a SHA-256 that is equal for all events of one upload."""
+        address = f"{self.bucket}/{self.key}?{self.object_version}"
+        return hashlib.sha256(address.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A file of a version, stored once under its digest."""
+    """File of a version, stored once under its SHA-256 however many versions share it."""
 
     name: str
     sha256: str
@@ -48,12 +48,13 @@ class Blob:
 
     @property
     def key(self) -> str:
+        """Object key in the serving bucket."""
         return f"blobs/{self.sha256[:2]}/{self.sha256}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a version was rejected: a stable code and a sentence that says what to change."""
+    """Stable code and sentence that say why an upload failed."""
 
     code: str
     message: str
@@ -61,31 +62,33 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one model. What stands below `created_at` is known once it is READY."""
+    """Model version as the registry stores it.
+
+    The first seven fields are known from the first claim on, `finished_at` once the registration
+    has ended, `reason` if it was rejected, and the rest, except `damaged`, once it is READY.
+    """
 
     model: str
     number: int
     state: State
     source: Source
     created_at: str
+    attempts: int = 1  # claims: the first one, and one for each later delivery while PENDING
+    claimed_at: str = ""  # time of the latest claim
     finished_at: str | None = None
     reason: Reason | None = None
-    files: tuple[Blob, ...] = ()  # the first is the model, the others its weights
+    files: tuple[Blob, ...] = ()  # the model file, then its external weights
     manifest: Blob | None = None
     signature: Signature | None = None
     graph: Mapping[str, Any] = field(default_factory=dict)  # opset, ir_version, producer
-    card: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what the manifest says about training: strings and numbers
-    ignored: tuple[str, ...] = ()  # members of the package that were never opened
-    plan: Mapping[str, Any] = field(default_factory=dict)  # how infer loads it: core.workbench.Plan
+    card: Mapping[str, Any] = field(default_factory=dict)  # manifest's strings and numbers
+    ignored: tuple[str, ...] = ()  # names of archive members that were not read
+    plan: Mapping[str, Any] = field(default_factory=dict)  # fields of `load_plan.Plan`
     measured: Mapping[str, float] = field(default_factory=dict)
-    memory_mb: int = 0  # what the process that serves it needs; 0 where nobody measured
-    notes: tuple[str, ...] = ()  # what was chosen at registration and why
-    sample: Blob | None = None  # a request with its response
-    attempts: int = 1  # claims: 1, and 1 more each time the upload came again before the end
-    claimed_at: str = ""  # the last of them
-    damaged: str | None = None  # what the reconciler found missing or wrong in storage
+    memory_mb: int = 0  # needed by a process that serves this version; 0 if not measured
+    notes: tuple[str, ...] = ()  # choices that registration made, each with its reason
+    sample: Blob | None = None  # example request with its response
+    damaged: str | None = None  # missing or altered blob that the reconciler found
 
     @property
     def digest(self) -> str:
@@ -94,23 +97,30 @@ class Version:
 
     @property
     def size_bytes(self) -> int:
+        """Total size of the model file and its weights."""
         return sum(blob.size_bytes for blob in self.files)
 
     @property
     def listed(self) -> str:
-        """Its place in the listing: by model, then by number."""
+        """Sort key of the listing: model, then version number."""
         return f"{self.model}#{self.number:010d}"
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
-        """Everything of this version in the serving bucket, each once. What is not here is collected one day."""
-        every = (*self.files, *(blob for blob in (self.manifest, self.sample) if blob))
-        return tuple({blob.sha256: blob for blob in every}.values())
+        """Blobs in the serving bucket that this version refers to, without duplicates.
+
+        Every stored file has to be in here: the reconciler deletes blobs without a reference.
+        """
+        extra = (blob for blob in (self.manifest, self.sample) if blob)
+        return tuple({blob.sha256: blob for blob in (*self.files, *extra)}.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A name that points at a version. `revision` counts its moves: a caller names the one it saw."""
+    """Name that points at a version, e.g. prod.
+
+    `revision` counts its moves, so that a caller can say which state it has seen.
+    """
 
     name: str
     version: int
@@ -120,28 +130,28 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an upload was last put off, and how often it was."""
+    """Note about an upload whose registration failed and is retried."""
 
-    source: Source  # `object_version` is empty where the event named none
-    reason: Reason
+    source: Source
+    reason: Reason  # of the latest failure
     attempts: int
     at: str
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a transaction does, for its audit record."""
+    """Content of an audit record: actor, action, and values before and after."""
 
     action: str
     actor: str
-    version: int | None
+    version: int | None  # None if the change concerns the whole model
     before: Item
     after: Item
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A version, and the alias it was asked for by."""
+    """Version that a reference stands for, and the alias if it was one."""
 
     version: Version
     alias: str | None

@@ -1,11 +1,12 @@
-"""The reconciler on the buckets, the queue and the table of template.yaml: what it finds, mends and leaves alone."""
+"""Reconciler and dead letters, on the buckets, queue and table of template.yaml."""
 
 import dataclasses
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,18 @@ from botocore.stub import Stubber
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import S3Blobs, S3Uploads
-from functions.adapters.aws.s3_listing import S3BlobShelf, S3UploadShelf
+from functions.adapters.aws.s3_listing import S3BlobListing, S3UploadListing
 from functions.adapters.aws.sqs import SqsDeadLetters, SqsQueue
-from functions.adapters.clock import utc_now
+from functions.adapters.clock import iso
 from functions.core.errors import InvalidRequest, StateConflict, Unavailable
 from functions.core.registration.registration import Registration
-from functions.core.registry.dead_letters import UNKNOWN, dead_letters, note_failure
+from functions.core.registry.dead_letters import UNKNOWN, explain, note_failure
 from functions.core.registry.reconciler import Reconciler, upload_event
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Reason, Source, State
 from functions.core.uploads import Upload
-from functions.reconcile.handler import make_handler
-from functions.register.handler import make_handler as make_register_handler
+from functions.reconcile.handler import ReconcileHandler
+from functions.register.handler import RegisterHandler
 from functions.register.manifest import read_manifest
 from local.aws.provision import Deployed
 from tests.models import scale_model
@@ -47,7 +48,7 @@ class Context:
 
 
 class World:
-    """A stack whose clock can be put forward; its events do not register by themselves."""
+    """Stack whose clock can be advanced, and whose upload events are delivered by the test."""
 
     def __init__(self, deployed: Deployed) -> None:
         self.s3, self.sqs = boto3.client("s3"), boto3.client("sqs")
@@ -69,17 +70,18 @@ class World:
         )
         self.reconciler = Reconciler(
             self.registry,
-            S3UploadShelf(self.s3, self.artifacts),
-            S3BlobShelf(self.s3, self.serving),
-            SqsQueue(self.sqs, self.queue_url),
-            self.artifacts,
-            self.now,
+            S3UploadListing(self.s3, self.artifacts),
+            S3BlobListing(self.s3, self.serving),
+            SqsQueue(self.sqs, self.queue_url).send,
+            self.ago,
         )
         self.letters = SqsDeadLetters(self.sqs, self.dead_url, variables["DEAD_LETTERS_ARN"])
 
     def now(self) -> str:
-        then = datetime.fromisoformat(utc_now()) + self.ahead
-        return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return self.ago(0)
+
+    def ago(self, seconds: float) -> str:
+        return iso(round((time.time() + self.ahead.total_seconds() - seconds) * 1000))
 
     def upload(self, key: str, content: bytes | None = None) -> Upload:
         reply = self.s3.put_object(Bucket=self.artifacts, Key=key, Body=content or scale_model())
@@ -92,8 +94,8 @@ class World:
         self.sqs.purge_queue(QueueUrl=self.queue_url)
 
     def deliver(self) -> list[str]:
-        """What register makes of the queue: the state of every upload in it, in order."""
-        handler = make_register_handler(
+        """Deliver the queue to register; return the state of each upload, in order."""
+        handler = RegisterHandler(
             self.registration, Logger(stream=io.StringIO()), Metrics(namespace="t", service="t")
         )
         states = []
@@ -101,10 +103,8 @@ class World:
             QueueUrl=self.queue_url, MaxNumberOfMessages=10
         ).get("Messages"):
             for message in messages:
-                states += [
-                    told["state"]
-                    for told in handler(json.loads(message["Body"]), Context())["versions"]
-                ]
+                versions = handler(json.loads(message["Body"]), Context())["versions"]
+                states += [version["state"] for version in versions]
                 self.sqs.delete_message(
                     QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"]
                 )
@@ -127,7 +127,7 @@ def small_pages(world: World) -> None:
     )
 
 
-# --- lost events ------------------------------------------------------------------------------------------------------
+# --- lost events
 
 
 def test_an_upload_whose_event_was_lost_registers_once(world: World) -> None:
@@ -142,7 +142,7 @@ def test_an_upload_whose_event_was_lost_registers_once(world: World) -> None:
     assert world.reconciler.run().lost_uploads == 0
 
 
-def test_overwritten_uploads_are_found_in_their_order(world: World) -> None:
+def test_lost_uploads_of_one_key_register_in_upload_order(world: World) -> None:
     uploads = [world.upload("models/m/x.onnx", scale_model(factor)) for factor in (2.0, 3.0)]
     world.lose_events()
     world.ahead = 2 * HOUR
@@ -151,11 +151,11 @@ def test_overwritten_uploads_are_found_in_their_order(world: World) -> None:
     world.deliver()
 
     assert [version.source for version in world.registry.versions("m")] == [
-        world.source(one) for one in uploads
+        world.source(upload) for upload in uploads
     ]
 
 
-def test_what_is_young_deleted_or_no_model_is_left_alone(world: World) -> None:
+def test_recent_deleted_and_other_objects_are_not_resent(world: World) -> None:
     world.upload("models/m/deleted.onnx")
     world.s3.delete_object(Bucket=world.artifacts, Key="models/m/deleted.onnx")
     world.upload("models/m/notes.txt")
@@ -172,10 +172,10 @@ def test_what_is_young_deleted_or_no_model_is_left_alone(world: World) -> None:
 
 
 @pytest.mark.usefixtures("small_pages")
-def test_a_run_does_a_bounded_piece_and_the_next_goes_on_there(world: World) -> None:
+def test_a_run_is_bounded_and_the_next_continues_there(world: World) -> None:
     for number in range(5):
         world.upload(f"models/m{number}/x.onnx")
-    for _ in range(3):  # its marker and its versions lie on different pages
+    for _ in range(3):  # the delete marker and the versions are on different pages
         world.upload("models/m2/gone.onnx")
     world.s3.delete_object(Bucket=world.artifacts, Key="models/m2/gone.onnx")
     world.lose_events()
@@ -189,7 +189,7 @@ def test_a_run_does_a_bounded_piece_and_the_next_goes_on_there(world: World) -> 
     assert all(world.registry.aliases(f"m{number}") for number in range(5))
 
 
-def test_an_upload_that_was_always_put_off_waits_for_a_redrive(world: World) -> None:
+def test_an_upload_that_always_failed_waits_for_a_redrive(world: World) -> None:
     upload = world.upload("models/m/x.onnx")
     world.lose_events()
     world.ahead = 2 * HOUR
@@ -199,12 +199,12 @@ def test_an_upload_that_was_always_put_off_waits_for_a_redrive(world: World) -> 
             world.registry, upload, Reason("ACCESS_DENIED", "access to the bucket is denied")
         )
 
-    found = world.reconciler.run()
+    findings = world.reconciler.run()
 
-    assert (found.lost_uploads, found.stuck_uploads) == (0, 1)
+    assert (findings.lost_uploads, findings.stuck_uploads) == (0, 1)
 
 
-# --- dead workers -----------------------------------------------------------------------------------------------------
+# --- dead workers
 
 
 def test_a_version_whose_worker_died_is_registered_by_another(world: World) -> None:
@@ -212,7 +212,7 @@ def test_a_version_whose_worker_died_is_registered_by_another(world: World) -> N
     world.registry.claim("m", world.source(upload))
     world.lose_events()
     world.ahead = HOUR
-    assert world.reconciler.run().resumed_versions == 0  # the queue's own tries come first
+    assert world.reconciler.run().resumed_versions == 0  # the queue may still deliver it again
 
     world.ahead = 3 * HOUR
     assert world.reconciler.run().resumed_versions == 1
@@ -224,7 +224,7 @@ def test_a_version_whose_worker_died_is_registered_by_another(world: World) -> N
     assert world.reconciler.run().resumed_versions == 0
 
 
-def test_an_upload_that_costs_worker_after_worker_is_rejected(world: World) -> None:
+def test_an_upload_that_kills_every_worker_is_rejected(world: World) -> None:
     upload = world.upload("models/m/x.onnx")
     world.limit(deaths=3)
     for _ in range(3):
@@ -240,7 +240,7 @@ def test_an_upload_that_costs_worker_after_worker_is_rejected(world: World) -> N
     assert world.registry.audit("m")[-1]["actor"] == "reconcile"
 
 
-def test_an_upload_is_not_blamed_for_what_storage_did(world: World) -> None:
+def test_failures_of_storage_do_not_count_as_dead_workers(world: World) -> None:
     upload = world.upload("models/m/x.onnx")
     world.limit(deaths=3)
     for _ in range(9):
@@ -250,12 +250,12 @@ def test_an_upload_is_not_blamed_for_what_storage_did(world: World) -> None:
         )
     world.ahead = 3 * HOUR
 
-    found = world.reconciler.run()
+    findings = world.reconciler.run()
 
-    assert (found.resumed_versions, found.given_up_versions) == (1, 0)
+    assert (findings.resumed_versions, findings.given_up_versions) == (1, 0)
 
 
-# --- orphans ----------------------------------------------------------------------------------------------------------
+# --- blobs without a reference
 
 
 def store(world: World, content: bytes, directory: Path, name: str = "model.onnx") -> Blob:
@@ -268,18 +268,19 @@ def store(world: World, content: bytes, directory: Path, name: str = "model.onnx
 
 def keys(world: World) -> set[str]:
     return {
-        one["Key"] for one in world.s3.list_objects_v2(Bucket=world.serving).get("Contents", [])
+        stored["Key"]
+        for stored in world.s3.list_objects_v2(Bucket=world.serving).get("Contents", [])
     }
 
 
-def test_a_blob_that_no_version_has_is_collected_after_a_day(world: World, tmp_path: Path) -> None:
+def test_a_blob_without_a_version_is_collected_after_a_day(world: World, tmp_path: Path) -> None:
     world.registration.register(world.upload("models/m/x.onnx"))
     world.registration.register(world.upload("models/m/x.onnx", scale_model(3.0)))
     world.registry.move_alias("m", "prod", 2, actor="ann")
     world.registry.archive("m", 1, actor="ann")
     kept = keys(world)
     orphan = store(world, b"from a worker that died", tmp_path)
-    world.s3.put_object(Bucket=world.serving, Key="blobs/readme.txt", Body=b"not ours")
+    world.s3.put_object(Bucket=world.serving, Key="blobs/readme.txt", Body=b"no blob")
     world.ahead = DAY - HOUR
     assert world.reconciler.run().collected_blobs == 0
 
@@ -291,10 +292,10 @@ def test_a_blob_that_no_version_has_is_collected_after_a_day(world: World, tmp_p
     assert kept  # those of the READY and of the ARCHIVED version
 
 
-def test_a_registration_under_way_keeps_the_old_blob_it_counts_on(
+def test_a_registration_under_way_keeps_the_old_blob_it_relies_on(
     world: World, tmp_path: Path
 ) -> None:
-    """The worst order: the reconciler has seen the orphan, then a worker stores it, then the reconciler removes it."""
+    """The worker stores the blob between the reconciler's listing and its removal."""
     orphan = store(world, b"weights", tmp_path)
     world.ahead = DAY + HOUR
     page, _ = world.reconciler.blobs.page("")
@@ -313,7 +314,7 @@ def test_a_fresh_blob_is_not_stored_twice(world: World, tmp_path: Path) -> None:
     assert len(world.s3.list_object_versions(Bucket=world.serving)["Versions"]) == 1
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------
+# --- damage
 
 
 @pytest.fixture
@@ -327,7 +328,7 @@ def damage(world: World) -> str | None:
     return world.registry.version("m", 1).damaged
 
 
-def test_a_missing_blob_flags_its_version_until_it_is_back(world: World, blob: Blob) -> None:
+def test_a_missing_blob_flags_its_version_until_it_is_restored(world: World, blob: Blob) -> None:
     content = world.s3.get_object(Bucket=world.serving, Key=blob.key)["Body"].read()
     world.s3.delete_object(Bucket=world.serving, Key=blob.key)
 
@@ -358,7 +359,7 @@ def test_a_blob_of_another_size_is_found_without_reading_it(world: World, blob: 
     assert damage(world) == f"{blob.name} has 5 bytes in storage instead of {blob.size_bytes}"
 
 
-def test_a_flipped_byte_is_found_by_reading_and_not_forgotten_by_looking(
+def test_altered_content_stays_flagged_while_only_sizes_are_checked(
     world: World, blob: Blob
 ) -> None:
     world.s3.put_object(Bucket=world.serving, Key=blob.key, Body=b"x" * blob.size_bytes)
@@ -371,27 +372,27 @@ def test_a_flipped_byte_is_found_by_reading_and_not_forgotten_by_looking(
     assert damage(world).startswith(f"{blob.name} is not what was registered: its sha256 is ")
 
 
-def test_reading_is_bounded_and_comes_round(world: World) -> None:
+def test_digest_checks_are_bounded_and_start_over_after_the_end(world: World) -> None:
     for number in range(3):
         world.registration.register(
             world.upload(f"models/m{number}/x.onnx", scale_model(float(number)))
         )
-    world.limit(digest_bytes=1)  # so one version a run
+    world.limit(digest_bytes=1)  # one version in each run
     read = []
     world.s3.meta.events.register(
         "before-call.s3.GetObject", lambda params, **_: read.append(params["url_path"])
     )
 
-    places = []
+    bookmarks = []
     for _ in range(4):
         world.reconciler.run()
-        places.append(world.registry.bookmark("digests"))
+        bookmarks.append(world.registry.bookmark("digests"))
 
-    assert places == ["m0#0000000001", "m1#0000000001", "m2#0000000001", ""]
+    assert bookmarks == ["m0#0000000001", "m1#0000000001", "m2#0000000001", ""]
     assert len(set(read)) == 3
 
 
-# --- the function -----------------------------------------------------------------------------------------------------
+# --- the function
 
 
 @pytest.fixture
@@ -406,7 +407,7 @@ def handler(
     logger = Logger(service=request.node.name, stream=log)
     metrics = Metrics(namespace="Mayfly", service="reconcile")
     return partial(
-        make_handler(world.reconciler, world.letters, logger, metrics), context=Context()
+        ReconcileHandler(world.reconciler, world.letters, logger, metrics), context=Context()
     )
 
 
@@ -414,7 +415,7 @@ def event(name: str) -> dict[str, Any]:
     return json.loads(Path(f"events/{name}.json").read_text())
 
 
-def test_the_schedule_runs_it_and_its_findings_are_metrics(
+def test_a_scheduled_run_reports_its_findings_as_metrics(
     world: World,
     handler: Callable[..., dict[str, Any]],
     log: io.StringIO,
@@ -438,7 +439,7 @@ def test_the_schedule_runs_it_and_its_findings_are_metrics(
     assert line["found"] == counts
 
 
-def test_a_part_that_fails_stops_no_other_and_is_told(
+def test_a_task_that_fails_stops_no_other_and_is_raised(
     world: World,
     handler: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -450,7 +451,7 @@ def test_a_part_that_fails_stops_no_other_and_is_told(
     monkeypatch.setattr(world.reconciler.uploads, "page", failing)
     world.s3.delete_object(Bucket=world.serving, Key=blob.key)
 
-    with pytest.raises(Unavailable, match="find_uploads: storage does not answer"):
+    with pytest.raises(Unavailable, match="resend_lost_uploads: storage does not answer"):
         handler({})
     assert damage(world)
 
@@ -460,13 +461,13 @@ def test_an_unknown_operation_is_refused(handler: Callable[..., dict[str, Any]])
         handler({"operation": "drop"})
 
 
-# --- dead letters -----------------------------------------------------------------------------------------------------
+# --- dead letters
 
 
 def test_every_dead_letter_has_its_reason(
     world: World, handler: Callable[..., dict[str, Any]]
 ) -> None:
-    """Whether the upload was claimed or not, noted or not, and whatever the message is."""
+    """Uploads with and without a claim or a note, and a message that is no upload event."""
     denied, died, never, late = (
         world.upload(f"models/m/{name}.onnx") for name in ("denied", "died", "never", "late")
     )
@@ -482,13 +483,13 @@ def test_every_dead_letter_has_its_reason(
                 world.sqs.send_message(QueueUrl=world.dead_url, MessageBody=message["Body"])
     world.sqs.send_message(QueueUrl=world.dead_url, MessageBody="no json")
 
-    for _ in range(2):  # looking takes nothing away
+    for _ in range(2):  # listing removes nothing from the queue
         letters = handler(event("reconcile_dead_letters"))["dead_letters"]
-        told = {
+        listed = {
             letter["key"]: (letter["version"], letter["state"], letter["code"])
             for letter in letters
         }
-        assert told == {
+        assert listed == {
             denied.key: (None, None, "ACCESS_DENIED"),
             died.key: (1, "PENDING", "REGISTRATION_DIED"),
             never.key: (None, None, "UNKNOWN"),
@@ -497,19 +498,17 @@ def test_every_dead_letter_has_its_reason(
         }
     assert json.dumps(letters)
     assert [letter["reason"] for letter in letters if letter["code"] == "UNKNOWN"] == [UNKNOWN]
-    assert len(dead_letters(world.letters, world.registry, limit=2)) == 2
+    assert len(explain(world.letters.peek(2), world.registry)) == 2
 
 
-def test_register_notes_why_it_puts_an_upload_off(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_register_notes_why_an_upload_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     upload = world.upload("models/m/x.onnx")
 
     def failing(*_: object) -> Any:
         raise Unavailable("access to the bucket up is denied", code="ACCESS_DENIED")
 
     monkeypatch.setattr(world.registration.uploads, "pin", failing)
-    register = make_register_handler(
+    register = RegisterHandler(
         world.registration,
         Logger(stream=io.StringIO()),
         Metrics(namespace="t", service="t"),
@@ -520,12 +519,12 @@ def test_register_notes_why_it_puts_an_upload_off(
 
     assert register(sqs, Context()) == {"batchItemFailures": [{"itemIdentifier": "1"}]}
 
-    [(version, failure)] = world.registry.known([("m", world.source(upload))])
+    [(version, failure)] = world.registry.lookup_uploads([("m", world.source(upload))])
     assert version is None
     assert (failure.reason.code, failure.attempts) == ("ACCESS_DENIED", 1)
 
 
-def test_a_redrive_is_one_call_that_moves_them_all(
+def test_a_redrive_moves_every_dead_letter(
     world: World, handler: Callable[..., dict[str, Any]]
 ) -> None:
     upload = world.upload("models/m/x.onnx")
@@ -540,10 +539,10 @@ def test_a_redrive_is_one_call_that_moves_them_all(
     assert handler(event("reconcile_dead_letters")) == {"dead_letters": []}
 
 
-def test_a_redrive_speaks_as_sqs_wants_it(
+def test_a_redrive_sends_the_request_that_sqs_expects(
     world: World, handler: Callable[..., dict[str, Any]]
 ) -> None:
-    """The local stack's StartMessageMoveTask is ours, so the request is checked against botocore's model."""
+    """Checked against botocore's model, as moto does not implement StartMessageMoveTask."""
     with Stubber(world.sqs) as stub:
         arn = "arn:aws:sqs:us-east-1:123456789012:mayfly-RegistrationDeadLetters"
         stub.add_response(
