@@ -1,4 +1,7 @@
-"""Tensors and numpy's arrays: BYTES is an object array of `bytes`, BF16 a uint16 array of bit patterns."""
+"""Conversion between tensors and numpy arrays.
+
+BYTES is an object array of `bytes`, BF16 a uint16 array of bit patterns.
+"""
 
 from typing import Any
 
@@ -26,7 +29,7 @@ _DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items() if datatype 
 
 
 def to_tensor(values: Any, datatype: str = "") -> Tensor:
-    """The tensor of an array, or of what numpy makes an array of; `datatype` where its dtype leaves a choice."""
+    """Convert values to a tensor; `datatype` is needed if the dtype is ambiguous."""
     array = np.asarray(values)
     datatype = datatype or _DATATYPES[array.dtype]
     if array.dtype != DTYPES[datatype]:
@@ -37,7 +40,7 @@ def to_tensor(values: Any, datatype: str = "") -> Tensor:
 
 
 def to_array(tensor: Tensor) -> np.ndarray:
-    """The array of a tensor, which may be written to."""
+    """Convert a tensor to a writable array."""
     if tensor.datatype == "BYTES":
         array = np.empty(len(tensor.data), np.object_)
         array[:] = tensor.data

@@ -1,4 +1,4 @@
-"""Fixtures of every kind of test. Nothing here may reach beyond loopback, whatever the machine's own settings are."""
+"""Fixtures of all tests: no test reaches AWS, whatever the machine's settings are."""
 
 import os
 from collections.abc import Iterator
@@ -10,12 +10,10 @@ from pytest_socket import disable_socket, enable_socket, socket_allow_hosts
 ROOT = Path(__file__).parent.parent
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: threads that spin while they wait starve all others
-DEPLOYED = (
-    "STACK_URL" in os.environ
-)  # the end-to-end tests then need the account that the caller chose
+# Before anything imports torch: waiting threads that spin would starve all others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The end-to-end tests of a deployed stack need the caller's AWS account.
+DEPLOYED = "STACK_URL" in os.environ
 for name in [name for name in os.environ if name.startswith("AWS_") and not DEPLOYED]:
     del os.environ[name]
 defaults = {
@@ -32,7 +30,7 @@ if not DEPLOYED or "AWS_ENDPOINT_URL" in os.environ:
 
 @pytest.fixture(autouse=True)
 def _network(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Unit tests open no socket; the others reach loopback only, but for a deployed stack."""
+    """Allow no sockets in unit tests, and loopback only in all but deployed-stack tests."""
     kinds = request.path.relative_to(ROOT).parts
     if "unit" in kinds:
         disable_socket(allow_unix_socket=True)

@@ -1,4 +1,4 @@
-"""A data plane in memory: the registry over a dictionary, blobs in a dictionary, a runtime that multiplies."""
+"""Infer function in memory: fake table, fake blobs, and a runtime that multiplies."""
 
 import base64
 import json
@@ -24,13 +24,14 @@ from functions.infer.handler import Handler, make_handler
 from tests.arrays import to_array, to_tensor
 from tests.fakes import MemoryBlobs, MemoryTable
 
+PATIENCE_S = 60.0  # for another thread; only a broken test waits so long
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),)
 )
 
 
 class Clock:
-    """Time that moves when told to."""
+    """Clock that moves only when a test sets `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -40,7 +41,7 @@ class Clock:
 
 
 class BrokenTable(MemoryTable):
-    """A table that fails while `broken`."""
+    """Table whose reads fail while `broken`."""
 
     broken = False
 
@@ -51,7 +52,7 @@ class BrokenTable(MemoryTable):
 
 
 class ScaleSession:
-    """y = factor * x."""
+    """Session of y = factor * x; keeps the timeouts of its runs."""
 
     def __init__(self, factor: float, runtime: "ScaleRuntime") -> None:
         self.factor = factor
@@ -69,7 +70,10 @@ class ScaleSession:
 
 
 class ScaleRuntime:
-    """Loads files that hold a number. `gate`, when set, is waited for; `loads` are the numbers it loaded."""
+    """Runtime whose model files hold a number, the factor.
+
+    A load waits for `gate`, if set. Records loads, runs, plans and the files in the folder.
+    """
 
     def __init__(self) -> None:
         self.loads: list[float] = []
@@ -77,13 +81,13 @@ class ScaleRuntime:
         self.runs: list[float] = []
         self.plans: list[Plan | None] = []
         self.gate: threading.Event | None = None
-        self.failure: BaseException | None = None  # of every run
-        self.refusals: list[BaseException] = []  # of the next loads
+        self.failure: BaseException | None = None  # raised by every run
+        self.refusals: list[BaseException] = []  # raised by the next loads, one each
 
     def load(self, path: Path, plan: Plan | None = None) -> ScaleSession:
         self.plans.append(plan)
         if self.gate is not None:
-            self.gate.wait(10)
+            assert self.gate.wait(PATIENCE_S)
         self.seen.append(sorted(file.name for file in path.parent.iterdir()))
         if self.refusals:
             raise self.refusals.pop(0)
@@ -97,7 +101,7 @@ class ScaleRuntime:
 
 @dataclass
 class Context:
-    """What Lambda hands over beside the event."""
+    """Lambda context of an invocation."""
 
     remaining_ms: int = 29_000
     aws_request_id: str = "lambda-id"
@@ -107,17 +111,13 @@ class Context:
 
 
 class DataPlane:
-    """An environment of the infer function, and everything around it."""
+    """Execution environment of the infer function, with the services it calls."""
 
     def __init__(
         self, directory: Path, *, seconds: float = 5.0, memory_bytes: int = 1 << 30
     ) -> None:
-        self.table, self.blobs, self.runtime, self.clock = (
-            BrokenTable(),
-            MemoryBlobs(),
-            ScaleRuntime(),
-            Clock(),
-        )
+        self.table, self.blobs = BrokenTable(), MemoryBlobs()
+        self.runtime, self.clock = ScaleRuntime(), Clock()
         self.directory = directory
         self.registry = Registry(
             self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
@@ -137,7 +137,7 @@ class DataPlane:
         signature: Signature = SIGNATURE,
         **record: Any,
     ) -> Version:
-        """A READY version, as the register function leaves it."""
+        """Record a READY version, as the register function does."""
         content = factor if isinstance(factor, bytes) else str(factor).encode()
         claimed = self.claim(model)
         ready = {
@@ -148,16 +148,18 @@ class DataPlane:
         return self.registry.finish(replace(claimed, **ready, **record))
 
     def claim(self, model: str) -> Version:
-        """A PENDING version."""
+        """Record a PENDING version."""
         return self.registry.claim(
             model, Source("up", f"models/{model}/x.onnx", str(self.table.transactions))
         )
 
     def reject(self, model: str) -> Version:
+        """Record a REJECTED version."""
         reason = Reason("NOT_ONNX", "the file is no ONNX model")
         return self.registry.finish(replace(self.claim(model), state=State.REJECTED, reason=reason))
 
     def handler(self, **options: Any) -> Handler:
+        """Return a handler that writes its log to `lines`."""
         return make_handler(self.service, write=self._read, **options)
 
     def _read(self, text: str) -> None:
@@ -168,7 +170,7 @@ class DataPlane:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as a client sees it."""
+    """HTTP reply as a client sees it."""
 
     status: int
     headers: dict[str, str]
@@ -180,7 +182,7 @@ class Reply:
 
 
 class Client:
-    """Speaks to a handler as API Gateway does."""
+    """HTTP client that calls a handler with API Gateway events."""
 
     def __init__(self, handler: Callable[[Any, Any], dict[str, Any]]) -> None:
         self.handler = handler
@@ -207,9 +209,10 @@ class Client:
         return self.deliver(event, context)
 
     def deliver(self, event: Mapping[str, Any], context: Any = None) -> Reply:
-        answer = self.handler(event, context or Context())
-        json.dumps(answer)  # Lambda does
-        return Reply(answer["statusCode"], answer["headers"], base64.b64decode(answer["body"]))
+        response = self.handler(event, context or Context())
+        json.dumps(response)  # Lambda serialises it
+        body = base64.b64decode(response["body"])
+        return Reply(response["statusCode"], response["headers"], body)
 
     def get(self, path: str, **more: Any) -> Reply:
         return self.send("GET", path, **more)
@@ -219,10 +222,6 @@ class Client:
 
 
 def rows(*values: list[float], **more: Any) -> dict[str, Any]:
-    """An infer request for the model that multiplies."""
-    return {
-        "inputs": [
-            {"name": "x", "datatype": "FP32", "shape": [len(values), 3], "data": list(values)}
-        ],
-        **more,
-    }
+    """Return the body of an infer request with rows of three values."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [len(values), 3], "data": list(values)}
+    return {"inputs": [tensor], **more}

@@ -1,4 +1,4 @@
-"""Fakes for tests: the same behaviour as the real thing, in a dictionary."""
+"""In-memory fakes of the registry table and the buckets."""
 
 import copy
 import hashlib
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from functions.core.errors import Unavailable
-from functions.core.registration.registration import Digest, ObjectGone, Pinned
+from functions.core.registration.registration import ObjectGone, PinnedObject
 from functions.core.registry.table import Conflict, Item, Put
-from functions.core.registry.version import Blob
+from functions.core.registry.version import Blob, Source
 
 
 class MemoryTable:
-    """`core.registry.Table` in a dictionary. `transactions` counts the writes."""
+    """Registry table in a dictionary; counts its reads and transactions."""
 
     def __init__(self) -> None:
         self.items: dict[tuple[str, str], Item] = {}
@@ -47,10 +47,10 @@ class MemoryTable:
     def transact(self, puts: Sequence[Put]) -> None:
         for put in puts:
             standing = self.items.get((put.item["pk"], put.item["sk"]))
-            if put.where is None and standing is not None:
+            if put.condition is None and standing is not None:
                 raise Conflict(f"{put.item['sk']} exists")
-            if put.where and (
-                standing is None or any(standing.get(k) != v for k, v in put.where.items())
+            if put.condition and (
+                standing is None or any(standing.get(k) != v for k, v in put.condition.items())
             ):
                 raise Conflict(f"{put.item['sk']} is not as expected")
         for put in puts:
@@ -59,13 +59,13 @@ class MemoryTable:
 
 
 class MemoryUploads:
-    """`core.registration.Uploads`: a versioned bucket in a dictionary."""
+    """Versioned upload buckets in a dictionary."""
 
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], dict[str, bytes]] = {}
 
     def put(self, bucket: str, key: str, content: bytes) -> str:
-        """Store a new version of an object. Returns its version id."""
+        """Store a new version of an object and return its version id."""
         versions = self._objects.setdefault((bucket, key), {})
         version_id = f"v{len(versions) + 1}"
         versions[version_id] = content
@@ -74,31 +74,31 @@ class MemoryUploads:
     def delete(self, bucket: str, key: str) -> None:
         self._objects.pop((bucket, key))
 
-    def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned:
+    def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject:
         versions = self._objects.get((bucket, key), {})
-        found = version_id or next(reversed(versions), None)
-        if found is None or found not in versions:
+        version_id = version_id or next(reversed(versions), None)
+        if version_id is None or version_id not in versions:
             raise ObjectGone
-        return Pinned(bucket, key, found, found, len(versions[found]))
+        source = Source(bucket, key, version_id)
+        return PinnedObject(source, version_id, len(versions[version_id]))
 
-    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
-        content = self._objects.get((pinned.bucket, pinned.key), {}).get(pinned.object_version)
+    def fetch(self, pinned: PinnedObject, path: Path) -> None:
+        source = pinned.source
+        content = self._objects.get((source.bucket, source.key), {}).get(source.object_version)
         if content is None:
             raise ObjectGone
         path.write_bytes(content)
-        if digest is not None:
-            digest.update(content)
 
 
 class MemoryBlobs:
-    """The serving bucket in a dictionary: blob key -> content. `fetches` counts the downloads."""
+    """Serving bucket in a dictionary from blob key to content; counts downloads."""
 
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
         self.fetches = 0
 
     def add(self, name: str, content: bytes) -> Blob:
-        """Store `content` and describe it, as a registration would have."""
+        """Store `content` and return its blob, as a registration does."""
         blob = Blob(name, hashlib.sha256(content).hexdigest(), len(content))
         self.content[blob.key] = content
         return blob

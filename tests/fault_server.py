@@ -1,4 +1,7 @@
-"""A server on 127.0.0.1 that answers as a test wants it to, byte by byte, and checks every signature by botocore's."""
+"""HTTP server on loopback whose replies a test writes byte by byte.
+
+It checks the signature of every request against botocore's.
+"""
 
 import datetime
 import re
@@ -25,7 +28,7 @@ AUTHORIZATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """A request as it arrived: the `number`th of all, over the `connection`th."""
+    """Request as it arrived, with its number and that of its connection (from 1)."""
 
     number: int
     connection: int
@@ -41,7 +44,7 @@ class ReceivedRequest:
 
 
 class ServerConnection:
-    """The server's end of a connection."""
+    """Server's end of a connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -51,7 +54,7 @@ class ServerConnection:
         self._connection.sendall(content)
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        """A whole answer; `content_type` becomes content-type."""
+        """Send a complete response; the header argument `content_type` means content-type."""
         fields = {
             "content-length": str(len(body)),
             **{n.replace("_", "-"): v for n, v in headers.items()},
@@ -62,7 +65,7 @@ class ServerConnection:
         self.open = False
 
     def reset(self) -> None:
-        """Close without a farewell: the other side sees a reset."""
+        """Close the connection so that the client sees a reset."""
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.open = False
 
@@ -79,18 +82,21 @@ def head(status: int, fields: Mapping[str, str]) -> bytes:
 
 
 class FaultServer:
-    """Runs `behave` for each request, in a thread for each connection. `errors` is what went wrong in them."""
+    """Server that runs `behave` for each request, with a thread for each connection.
+
+    `errors` collects the exceptions of these threads.
+    """
 
     def __init__(self, behave: Behaviour, context: ssl.SSLContext | None = None) -> None:
         self.behave = behave
         self.seen: list[ReceivedRequest] = []
         self.errors: list[BaseException] = []
         self.connections = 0
-        self.signed = True  # whether requests have to be
+        self.signed = True  # requests must be signed
         self._context = context
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends: list[socket.socket] = []
+        self._connections: list[socket.socket] = []
         scheme = "https" if context else "http"
         self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -101,9 +107,9 @@ class FaultServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(5)
-        for one in self._ends:
+        for connection in self._connections:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         while True:
@@ -111,7 +117,7 @@ class FaultServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self._ends.append(connection)
+            self._connections.append(connection)
             self.connections += 1
             threading.Thread(
                 target=self._serve, args=(connection, self.connections), daemon=True
@@ -128,9 +134,7 @@ class FaultServer:
         line = ServerConnection(connection)
         while line.open and (first := stream.readline()):
             words = first.decode("latin-1").split(" ")
-            if len(words) != 3 or not words[2].startswith(
-                "HTTP/1.1"
-            ):  # the beginning of TLS, perhaps
+            if len(words) != 3 or not words[2].startswith("HTTP/1.1"):  # perhaps a TLS handshake
                 return
             method, path, _ = words
             headers = {}
@@ -154,7 +158,7 @@ class FaultServer:
 
 @contextmanager
 def fault_server(behave: Behaviour, context: ssl.SSLContext | None = None) -> Iterator[FaultServer]:
-    """A FaultServer within the block. What went wrong in it is raised at the end."""
+    """Run a FaultServer within the block, and raise its first error at the end."""
     server = FaultServer(behave, context=context)
     try:
         yield server
@@ -165,10 +169,10 @@ def fault_server(behave: Behaviour, context: ssl.SSLContext | None = None) -> It
 
 
 def check_signature(seen: ReceivedRequest) -> None:
-    """Sign it once more, by botocore, and compare."""
-    found = AUTHORIZATION.fullmatch(seen.headers["authorization"])
-    assert found, seen.headers["authorization"]
-    key, region, service, names = found.groups()
+    """Sign the request again with botocore and compare."""
+    match = AUTHORIZATION.fullmatch(seen.headers["authorization"])
+    assert match, seen.headers["authorization"]
+    key, region, service, names = match.groups()
     signed = {name: seen.headers[name] for name in names.split(";")}
     moment = datetime.datetime.strptime(signed.pop("x-amz-date"), "%Y%m%dT%H%M%SZ")
     token = signed.pop("x-amz-security-token", None)
@@ -181,7 +185,7 @@ def check_signature(seen: ReceivedRequest) -> None:
 
 
 class StoredObject:
-    """An object as S3 answers reads of it. Requests by their number (from 1) may get something else instead."""
+    """Behaviour of S3 for one object, with `faults` for some requests (numbered from 1)."""
 
     def __init__(
         self, content: bytes, faults: Mapping[int, Behaviour] | None = None, etag: str = '"1"'
@@ -197,17 +201,17 @@ class StoredObject:
             self.answer(seen, line)
 
     def answer(self, seen: ReceivedRequest, line: ServerConnection) -> None:
-        wanted = self.wanted(seen)
-        line.send(self.head(seen) + self.content[wanted.start : wanted.stop])
+        part = self.requested_range(seen)
+        line.send(self.head(seen) + self.content[part.start : part.stop])
 
-    def wanted(self, seen: ReceivedRequest) -> range:
+    def requested_range(self, seen: ReceivedRequest) -> range:
         return range(len(self.content)) if seen.range is None else seen.range
 
     def head(self, seen: ReceivedRequest, **changes: str) -> bytes:
-        wanted = self.wanted(seen)
-        fields = {"etag": self.etag, "content-length": str(len(wanted))}
+        part = self.requested_range(seen)
+        fields = {"etag": self.etag, "content-length": str(len(part))}
         if seen.range is not None:
-            fields["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{len(self.content)}"
+            fields["content-range"] = f"bytes {part.start}-{part.stop - 1}/{len(self.content)}"
         fields |= {name.replace("_", "-"): value for name, value in changes.items()}
         return head(
             200 if seen.range is None else 206,

@@ -1,4 +1,4 @@
-"""The smallest ONNX models whose answers prove that they ran."""
+"""Small ONNX models whose outputs prove that they ran."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def make_model(
 
 
 def scale_model(factor: float = 2.0, manifest: Mapping[str, Any] | None = None) -> bytes:
-    """y = factor * x, both FP32 [-1, 3]: tells by its answer which version ran."""
+    """Return a model of y = factor * x, both FP32 [-1, 3]; the output shows which version ran."""
     model = make_model(
         [helper.make_node("Mul", ["x", "factor"], ["y"])],
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
@@ -44,7 +44,10 @@ def scale_model(factor: float = 2.0, manifest: Mapping[str, Any] | None = None) 
 
 
 def dense_model(width: int, weight: float, manifest: Mapping[str, Any] | None = None) -> bytes:
-    """y = x @ W, both FP32 [-1, width], every weight the same: large enough to be worth a smaller form."""
+    """Return a model of y = x @ W, both FP32 [-1, width], all weights equal.
+
+    Large enough that a smaller variant is worthwhile.
+    """
     weights = np.full((width, width), weight, np.float32)
     model = make_model(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -59,7 +62,7 @@ def dense_model(width: int, weight: float, manifest: Mapping[str, Any] | None = 
 def outside_weights_model(
     directory: Path, location: str = "model.onnx.data", size: int = 3
 ) -> tuple[bytes, bytes]:
-    """y = x + [0, 1, 2] whose weights are in a second file. Returns (model, weights)."""
+    """Return a model of y = x + [0, 1, 2] and the file with its weights."""
     model = make_model(
         [helper.make_node("Add", ["x", "w"], ["y"])],
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", size])],

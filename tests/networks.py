@@ -1,4 +1,4 @@
-"""Small networks of the families that exporters get wrong, each with what its export has to prove. Needs torch."""
+"""Small torch networks that exporters get wrong, with their export specifications."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def integers(high: int, *shape: int) -> Any:
 
 
 class Recurrent(nn.Module):
-    """(batch, length) numbers of words → (batch, 3)."""
+    """Recurrent network: word ids (batch, length) → (batch, 3)."""
 
     def __init__(self, cell: type[nn.RNNBase], *, bidirectional: bool = False) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Recurrent(nn.Module):
 
 
 class Heard(nn.Module):
-    """Raw audio (batch, samples) → convolution → GRU → (batch, 3)."""
+    """Convolution and GRU: raw audio (batch, samples) → (batch, 3)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Heard(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Self-attention over (batch, length) numbers of words, where 0 is padding → (batch, 3)."""
+    """Self-attention: word ids (batch, length), 0 for padding → (batch, 3)."""
 
     def __init__(self, words: int = 20, length: int = 64) -> None:
         super().__init__()
@@ -67,7 +67,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One causal block over bytes (batch, length), with keys and values of what came before (2, batch, 2, past, 16)."""
+    """Causal block: bytes (batch, length) and a key-value cache → logits and new cache.
+
+    The cache has shape (2, batch, 2, past, 16).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +95,10 @@ class Decoder(nn.Module):
 
 
 class Recommender(nn.Module):
-    """Users (batch,) and what they have seen already (batch, 40) bool → scores and numbers of 5 items (batch, 5)."""
+    """Recommender: users (batch,) and their seen items → the best 5 items and their scores.
+
+    The seen items are BOOL (batch, 40).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +110,7 @@ class Recommender(nn.Module):
 
 
 def _texts(sizes: Mapping[str, int]) -> tuple[Any, ...]:
-    """Numbers of words, the second half of each row padding."""
+    """Return random word ids; the second half of each row is padding."""
     tokens = integers(19, sizes["batch"], sizes["length"]) + 1
     tokens[:, (sizes["length"] + 1) // 2 :] = 0
     return (tokens,)
@@ -115,7 +121,7 @@ def _words(sizes: Mapping[str, int]) -> tuple[Any, ...]:
 
 
 def spec(family: str) -> Spec:
-    """A fresh network of `family` and its proof."""
+    """Return a new network of `family` with the specification of its export."""
     torch.manual_seed(0)
     text = {"tokens": {0: "batch", 1: "length"}}
     dims = {"batch": Dim(1, 17), "length": Dim(1, 40)}

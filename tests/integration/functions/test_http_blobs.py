@@ -157,7 +157,7 @@ def truncated(
     """Answers `count` bytes of what it announces."""
 
     def behave(seen: ReceivedRequest, line: ServerConnection) -> None:
-        wanted = stored.wanted(seen)
+        wanted = stored.requested_range(seen)
         line.send(stored.head(seen) + stored.content[wanted.start : wanted.start + count])
         end(line)
 
@@ -205,7 +205,7 @@ def test_a_connection_that_drips_is_given_up_and_what_it_brought_is_kept(
     over = threading.Event()
 
     def drips(seen: ReceivedRequest, line: ServerConnection) -> None:
-        wanted = stored.wanted(seen)
+        wanted = stored.requested_range(seen)
         line.send(stored.head(seen))
         for at in wanted:
             line.send(stored.content[at : at + 1])
@@ -244,7 +244,7 @@ def test_a_wrong_range_is_asked_for_again(
     def wrong(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.send(
             stored.head(seen, content_range=content_range)
-            + CONTENT[1 : len(stored.wanted(seen)) + 1]
+            + CONTENT[1 : len(stored.requested_range(seen)) + 1]
         )
 
     stored.faults[1] = wrong
@@ -272,7 +272,7 @@ def test_a_body_in_chunks_will_do(
     server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
     def chunked(seen: ReceivedRequest, line: ServerConnection) -> None:
-        wanted = stored.wanted(seen)
+        wanted = stored.requested_range(seen)
         line.send(stored.head(seen, content_length="", transfer_encoding="chunked"))
         for at in range(wanted.start, wanted.stop, 300):
             piece = CONTENT[at : min(at + 300, wanted.stop)]
@@ -378,7 +378,7 @@ def test_an_object_that_changes_all_the_time_is_not_served(
     server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
     def another(seen: ReceivedRequest, line: ServerConnection) -> None:
-        line.send(stored.head(seen, etag=f'"{seen.number}"') + CONTENT[: len(stored.wanted(seen))])
+        line.send(stored.head(seen, etag=f'"{seen.number}"') + CONTENT[: len(stored.requested_range(seen))])
 
     stored.faults = dict.fromkeys(range(1, 99), another)
 

@@ -9,46 +9,18 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.adapters.sandbox import ProcessSandbox
-from functions.core.registration.registration import Registration
-from functions.core.registry.registry import Registry
-from functions.core.registry.resolver import Resolver
-from functions.core.registry.version import State, Version
-from functions.core.serving.model_cache import MB, ModelCache, footprint_bytes
-from functions.core.serving.service import InferenceService
-from functions.core.serving.statistics import Statistics
-from functions.core.uploads import Upload
-from functions.infer.handler import make_handler
-from functions.register.manifest import read_manifest
-from tests.data_plane import Client, rows
-from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
+from functions.core.registry.version import State
+from functions.core.serving.model_cache import MB, footprint_bytes
+from tests.data_plane import rows
 from tests.models import make_model, scale_model
-
-KEY = "models/demo/model.onnx"
-
-
-class World:
-    """One registry and one serving bucket, between the two functions."""
-
-    def __init__(self, directory: Path, sandbox: ProcessSandbox) -> None:
-        self.uploads, self.blobs = MemoryUploads(), MemoryBlobs()
-        registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
-        self.registration = Registration(registry, self.uploads, self.blobs, sandbox, read_manifest)
-        models = ModelCache(self.blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=directory)
-        service = InferenceService(registry, Resolver(registry, 0.0), models, Statistics())
-        self.client = Client(make_handler(service, write=lambda _: None))
-
-    def upload(self, model: bytes) -> Version:
-        version = self.registration.register(Upload("up", KEY, self.uploads.put("up", KEY, model)))
-        assert version is not None
-        return version
+from tests.platform import Platform
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def platform(tmp_path: Path) -> Iterator[Platform]:
     sandbox = ProcessSandbox()
-    yield World(tmp_path, sandbox)
+    yield Platform(tmp_path, sandbox)
     sandbox.close()
 
 
@@ -59,25 +31,25 @@ def manifest(*expected: float) -> dict[str, Any]:
     return {"schema": 1, "samples": [{"request": rows([1.0, 2.0, 3.0]), "response": response}]}
 
 
-def test_what_was_proven_is_what_answers(world: World) -> None:
-    version = world.upload(scale_model(3.0, manifest(3.0, 6.0, 9.0)))
+def test_what_was_proven_is_what_answers(platform: Platform) -> None:
+    version = platform.upload(scale_model(3.0, manifest(3.0, 6.0, 9.0)))
 
     assert version.state is State.READY, version.reason
     assert version.plan["optimised"] == "extended"
     assert version.measured["samples_checked"] == 1
     assert footprint_bytes(version) < 8 * MB
     assert version.sample is not None
-    assert json.loads(world.blobs.content[version.sample.key])["synthetic"] is False
-    assert world.client.post("/v2/repository/models/demo/load").status == 200
-    reply = world.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0]))
+    assert json.loads(platform.blobs.content[version.sample.key])["synthetic"] is False
+    assert platform.client.post("/v2/repository/models/demo/load").status == 200
+    reply = platform.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0]))
     assert reply.json["outputs"][0]["data"] == [6.0, 12.0, 18.0]
-    properties = world.client.get("/v2/models/demo").json["properties"]
+    properties = platform.client.get("/v2/models/demo").json["properties"]
     assert properties["load_plan"].startswith("optimised: extended, prepacking: ")
     assert (properties["samples_checked"], properties["memory_mb"]) == ("1", str(version.memory_mb))
 
 
-def test_what_does_not_compute_what_it_did_in_training_never_serves(world: World) -> None:
-    version = world.upload(scale_model(3.0, manifest(3.0, 6.0, 9.5)))
+def test_what_does_not_compute_what_it_did_in_training_never_serves(platform: Platform) -> None:
+    version = platform.upload(scale_model(3.0, manifest(3.0, 6.0, 9.5)))
 
     assert version.state is State.REJECTED
     assert version.reason is not None
@@ -85,19 +57,19 @@ def test_what_does_not_compute_what_it_did_in_training_never_serves(world: World
     assert version.reason.message.startswith(
         "sample 0: output 'y'[0, 2] is 9, expected 9.5: off by 0.5"
     )
-    assert world.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0])).status == 503
+    assert platform.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0])).status == 503
 
 
 @pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
 def test_an_empty_input_that_would_end_the_process_never_reaches_the_runtime(
-    world: World, operator: str, gates: int
+    platform: Platform, operator: str, gates: int
 ) -> None:
     """Tried beside the guard: onnxruntime 1.31.1 aborts at an empty batch of an LSTM or GRU; of an RNN it answers."""
-    version = world.upload(recurrent_model(operator, gates))
+    version = platform.upload(recurrent_model(operator, gates))
     assert version.state is State.READY, version.reason
 
     empty = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [0, 3, 2], "data": []}]}
-    reply = world.client.post("/v2/models/demo/infer", empty)
+    reply = platform.client.post("/v2/models/demo/infer", empty)
 
     assert version.graph.get("refuses_empty", False) is (operator != "RNN")
     if operator == "RNN":
@@ -109,10 +81,10 @@ def test_an_empty_input_that_would_end_the_process_never_reaches_the_runtime(
         )
 
 
-def test_an_empty_input_that_the_model_refuses_is_the_callers_mistake(world: World) -> None:
-    assert world.upload(first_row_model()).state is State.READY
+def test_an_empty_input_that_the_model_refuses_is_the_callers_mistake(platform: Platform) -> None:
+    assert platform.upload(first_row_model()).state is State.READY
 
-    reply = world.client.post(
+    reply = platform.client.post(
         "/v2/models/demo/infer",
         {"inputs": [{"name": "x", "datatype": "FP32", "shape": [0, 3], "data": []}]},
     )

@@ -14,8 +14,8 @@ onnx = pytest.importorskip("onnx")
 
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
-from tests.integration.functions.test_register_and_infer import World
 from tests.integration.training.test_jobs import BUCKET, Stack, started
+from tests.platform import Platform
 from training.__main__ import main
 from training.sagemaker.cli import LOCAL_CREDENTIALS
 
@@ -56,9 +56,9 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[Platform]:
     sandbox = ProcessSandbox()
-    yield World(tmp_path, sandbox)
+    yield Platform(tmp_path, sandbox)
     sandbox.close()
 
 
@@ -76,7 +76,7 @@ def rows() -> str:
 
 
 def test_a_recipe_outside_the_repository_is_searched_trained_registered_and_asked(
-    stack: Stack, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stack: Stack, world: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "churn.py").write_text(CHURN)
     stack.s3.put_object(Bucket=BUCKET, Key="data/churn/2026.csv", Body=rows().encode())

@@ -35,7 +35,7 @@ LATER = time.monotonic() + 3600
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> DataPlane:
+def plane(tmp_path: Path) -> DataPlane:
     return DataPlane(tmp_path)
 
 
@@ -47,151 +47,151 @@ def factor(models: ModelCache, version: Version, deadline: float = LATER) -> flo
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(world: DataPlane) -> None:
-    world.register("m")
-    world.resolver.resolve("m", "latest")
-    world.register("m")
-    reads = world.table.reads
+def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", "latest")
+    plane.register("m")
+    reads = plane.table.reads
 
-    assert world.resolver.resolve("m", "latest").version.number == 1
-    assert world.table.reads == reads
-    world.clock.now += 5.1
-    assert world.resolver.resolve("m", "latest").version.number == 2
+    assert plane.resolver.resolve("m", "latest").version.number == 1
+    assert plane.table.reads == reads
+    plane.clock.now += 5.1
+    assert plane.resolver.resolve("m", "latest").version.number == 2
 
 
-def test_lifetimes_are_cut_short_at_random_and_never_extended(world: DataPlane) -> None:
-    world.register("m")
-    eager = Resolver(world.registry, 5.0, world.clock, chance=lambda: 1.0)
+def test_lifetimes_are_cut_short_at_random_and_never_extended(plane: DataPlane) -> None:
+    plane.register("m")
+    eager = Resolver(plane.registry, 5.0, plane.clock, chance=lambda: 1.0)
     eager.resolve("m", "latest")
-    world.register("m")
+    plane.register("m")
 
-    world.clock.now += 3.9
+    plane.clock.now += 3.9
     assert eager.resolve("m", "latest").version.number == 1
-    world.clock.now += 0.2
+    plane.clock.now += 0.2
     assert eager.resolve("m", "latest").version.number == 2
 
 
 def test_zero_seconds_remember_nothing(tmp_path: Path) -> None:
-    world = DataPlane(tmp_path, seconds=0)
-    world.register("m")
-    world.resolver.resolve("m", "latest")
-    world.register("m")
+    plane = DataPlane(tmp_path, seconds=0)
+    plane.register("m")
+    plane.resolver.resolve("m", "latest")
+    plane.register("m")
 
-    assert world.resolver.resolve("m", "latest").version.number == 2
+    assert plane.resolver.resolve("m", "latest").version.number == 2
     with pytest.raises(ModelNotFound):
-        world.resolver.resolve("new", None)
-    world.register("new")
-    assert world.resolver.resolve("new", None).version.number == 1
+        plane.resolver.resolve("new", None)
+    plane.register("new")
+    assert plane.resolver.resolve("new", None).version.number == 1
 
 
-def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(world: DataPlane) -> None:
-    world.register("m")
-    world.resolver.resolve("m", None)
-    world.table.broken = True
+def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", None)
+    plane.table.broken = True
 
-    world.clock.now += resolution.STALE_SECONDS - 1
-    assert world.resolver.resolve("m", None).version.number == 1
+    plane.clock.now += resolution.STALE_SECONDS - 1
+    assert plane.resolver.resolve("m", None).version.number == 1
     with pytest.raises(Unavailable):
-        world.resolver.resolve("m", "latest")  # never read before
-    world.clock.now += 2
+        plane.resolver.resolve("m", "latest")  # never read before
+    plane.clock.now += 2
     with pytest.raises(Unavailable):
-        world.resolver.resolve("m", None)
-    world.table.broken = False
-    assert world.resolver.resolve("m", None).version.number == 1
+        plane.resolver.resolve("m", None)
+    plane.table.broken = False
+    assert plane.resolver.resolve("m", None).version.number == 1
 
 
-def test_a_failing_registry_is_asked_once_a_second(world: DataPlane) -> None:
-    world.register("m")
-    world.resolver.resolve("m", None)
-    world.table.broken = True
-    world.clock.now += 6
-    world.resolver.resolve("m", None)
-    world.table.broken = False
-    reads = world.table.reads
+def test_a_failing_registry_is_asked_once_a_second(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", None)
+    plane.table.broken = True
+    plane.clock.now += 6
+    plane.resolver.resolve("m", None)
+    plane.table.broken = False
+    reads = plane.table.reads
 
-    world.resolver.resolve("m", None)
-    assert world.table.reads == reads
-    world.clock.now += resolution.RETRY_SECONDS
-    world.resolver.resolve("m", None)
-    assert world.table.reads > reads
+    plane.resolver.resolve("m", None)
+    assert plane.table.reads == reads
+    plane.clock.now += resolution.RETRY_SECONDS
+    plane.resolver.resolve("m", None)
+    assert plane.table.reads > reads
 
 
-def test_an_unloaded_model_is_no_failure_of_the_registry(world: DataPlane) -> None:
-    world.register("m")
-    world.resolver.resolve("m", None)
-    world.registry.serve("m", False)
-    world.clock.now += 6
+def test_an_unloaded_model_is_no_failure_of_the_registry(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", None)
+    plane.registry.serve("m", False)
+    plane.clock.now += 6
 
     with pytest.raises(NotReady, match="unloaded"):
-        world.resolver.resolve("m", None)
+        plane.resolver.resolve("m", None)
 
 
-def test_an_unknown_name_is_believed_for_a_second(world: DataPlane) -> None:
+def test_an_unknown_name_is_believed_for_a_second(plane: DataPlane) -> None:
     for _ in range(3):
         with pytest.raises(ModelNotFound, match="Request for unknown model: 'm'"):
-            world.resolver.resolve("m", None)
-    assert world.table.reads == 1
+            plane.resolver.resolve("m", None)
+    assert plane.table.reads == 1
 
-    world.register("m")
-    world.clock.now += resolution.REFUSAL_SECONDS
-    assert world.resolver.resolve("m", None).version.number == 1
+    plane.register("m")
+    plane.clock.now += resolution.REFUSAL_SECONDS
+    assert plane.resolver.resolve("m", None).version.number == 1
 
 
 def test_unknown_names_push_out_no_known_ones(
-    world: DataPlane, monkeypatch: pytest.MonkeyPatch
+    plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "REFUSALS", 10)
-    world.register("m")
-    world.resolver.resolve("m", None)
+    plane.register("m")
+    plane.resolver.resolve("m", None)
     for n in range(50):
         with pytest.raises(ModelNotFound):
-            world.resolver.resolve(f"m{n}", None)
-    reads = world.table.reads
+            plane.resolver.resolve(f"m{n}", None)
+    reads = plane.table.reads
 
-    world.resolver.resolve("m", None)
-    assert world.table.reads == reads
-    assert len(world.resolver._refusals) == 10
+    plane.resolver.resolve("m", None)
+    assert plane.table.reads == reads
+    assert len(plane.resolver._refusals) == 10
 
 
-def test_threads_that_want_to_know_the_same_ask_once(world: DataPlane) -> None:
-    world.register("m")
-    reads = world.table.reads
+def test_threads_that_want_to_know_the_same_ask_once(plane: DataPlane) -> None:
+    plane.register("m")
+    reads = plane.table.reads
     asked, answer = threading.Event(), threading.Event()
-    resolve = world.registry.resolve
+    resolve = plane.registry.resolve
 
     def slowly(model: str, reference: int | str | None) -> Resolved:
         asked.set()
         assert answer.wait(10)
         return resolve(model, reference)
 
-    world.registry.resolve = slowly  # type: ignore[method-assign]
+    plane.registry.resolve = slowly  # type: ignore[method-assign]
     with ThreadPoolExecutor(8) as pool:
-        found = [pool.submit(world.resolver.resolve, "m", None) for _ in range(8)]
+        found = [pool.submit(plane.resolver.resolve, "m", None) for _ in range(8)]
         assert asked.wait(10)
         answer.set()
         assert {one.result(10).version.number for one in found} == {1}
-    assert world.table.reads - reads == 2  # one resolution: the alias, and the version
+    assert plane.table.reads - reads == 2  # one resolution: the alias, and the version
 
 
-def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(world: DataPlane) -> None:
-    world.register("m")
-    resolve = world.registry.resolve
+def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(plane: DataPlane) -> None:
+    plane.register("m")
+    resolve = plane.registry.resolve
 
     def overtaken(model: str, reference: int | str | None) -> Resolved:
         found = resolve(model, reference)
-        world.registry.serve("m", False)
-        world.resolver.invalidate("m")
+        plane.registry.serve("m", False)
+        plane.resolver.invalidate("m")
         return found
 
-    world.registry.resolve = overtaken  # type: ignore[method-assign]
-    assert world.resolver.resolve("m", None).version.number == 1
-    world.registry.resolve = resolve  # type: ignore[method-assign]
+    plane.registry.resolve = overtaken  # type: ignore[method-assign]
+    assert plane.resolver.resolve("m", None).version.number == 1
+    plane.registry.resolve = resolve  # type: ignore[method-assign]
 
     with pytest.raises(NotReady, match="unloaded"):
-        world.resolver.resolve("m", None)
+        plane.resolver.resolve("m", None)
 
 
-def test_refusals_hold_on_to_no_request(world: DataPlane) -> None:
+def test_refusals_hold_on_to_no_request(plane: DataPlane) -> None:
     """A traceback would keep the frames of the request, and so its body, of as many requests as names are refused."""
 
     class Body:
@@ -200,7 +200,7 @@ def test_refusals_hold_on_to_no_request(world: DataPlane) -> None:
     def request() -> "weakref.ref[Body]":
         body = Body()
         with pytest.raises(ModelNotFound):
-            world.resolver.resolve("m", None)
+            plane.resolver.resolve("m", None)
         return weakref.ref(body)
 
     kept = [request() for _ in range(3)]
@@ -209,7 +209,7 @@ def test_refusals_hold_on_to_no_request(world: DataPlane) -> None:
 
 
 def test_versions_with_many_labels_count_for_many_names(
-    world: DataPlane, monkeypatch: pytest.MonkeyPatch
+    plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "ANSWERS", 40)
     labels = tuple(map(str, range(640)))
@@ -217,21 +217,21 @@ def test_versions_with_many_labels_count_for_many_names(
         (spec("x", "FP32", -1, 3),), (TensorSpec("y", "FP32", (-1, 640), labels=labels),)
     )
     for n in range(10):
-        world.register(f"m{n}", signature=wide)
-        world.resolver.resolve(f"m{n}", None)
+        plane.register(f"m{n}", signature=wide)
+        plane.resolver.resolve(f"m{n}", None)
 
-    assert list(world.resolver._answers) == [(f"m{n}", None) for n in (7, 8, 9)]
-    world.resolver.invalidate()
-    assert world.resolver._weight == 0
+    assert list(plane.resolver._answers) == [(f"m{n}", None) for n in (7, 8, 9)]
+    plane.resolver.invalidate()
+    assert plane.resolver._weight == 0
 
 
-def test_a_frozen_environment_believes_no_alias_longer(world: DataPlane) -> None:
+def test_a_frozen_environment_believes_no_alias_longer(plane: DataPlane) -> None:
     """The clock that counts from the boot stands still while the machine does; the time of day is set afterwards."""
     boot, day = Clock(), Clock()
-    resolver = Resolver(world.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
-    world.register("m")
+    resolver = Resolver(plane.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
+    plane.register("m")
     resolver.resolve("m", "latest")
-    world.register("m")
+    plane.register("m")
 
     boot.now += 4
     day.now -= 3600  # set back: nothing gets younger
@@ -251,213 +251,213 @@ def test_the_real_clocks_go_on() -> None:
 # --- models in memory -------------------------------------------------------------------------------------------------
 
 
-def test_a_version_is_loaded_once_and_leaves_no_file(world: DataPlane) -> None:
-    version = world.register("m", 3.0)
+def test_a_version_is_loaded_once_and_leaves_no_file(plane: DataPlane) -> None:
+    version = plane.register("m", 3.0)
 
-    assert [factor(world.models, version) for _ in range(3)] == [3.0] * 3
-    assert world.runtime.loads == [3.0]
-    assert list(world.directory.iterdir()) == []
-
-
-def test_files_are_named_as_the_model_names_them(world: DataPlane) -> None:
-    files = (world.blobs.add("model.onnx", b"2"), world.blobs.add("weights.bin", b"w"))
-    factor(world.models, replace(world.register("m"), files=files))
-
-    assert world.runtime.seen == [["model.onnx", "weights.bin"]]
+    assert [factor(plane.models, version) for _ in range(3)] == [3.0] * 3
+    assert plane.runtime.loads == [3.0]
+    assert list(plane.directory.iterdir()) == []
 
 
-def test_versions_with_the_same_files_share_a_session(world: DataPlane) -> None:
-    one, two = world.register("m", 3.0), world.register("other", 3.0)
-    factor(world.models, one)
+def test_files_are_named_as_the_model_names_them(plane: DataPlane) -> None:
+    files = (plane.blobs.add("model.onnx", b"2"), plane.blobs.add("weights.bin", b"w"))
+    factor(plane.models, replace(plane.register("m"), files=files))
 
-    assert world.models.holds(two)
-    assert factor(world.models, two) == 3.0
-    assert world.blobs.fetches == 1
+    assert plane.runtime.seen == [["model.onnx", "weights.bin"]]
 
 
-def test_many_threads_wait_for_one_load(world: DataPlane) -> None:
-    world.runtime.gate = threading.Event()
-    version = world.register("m", 3.0)
+def test_versions_with_the_same_files_share_a_session(plane: DataPlane) -> None:
+    one, two = plane.register("m", 3.0), plane.register("other", 3.0)
+    factor(plane.models, one)
+
+    assert plane.models.holds(two)
+    assert factor(plane.models, two) == 3.0
+    assert plane.blobs.fetches == 1
+
+
+def test_many_threads_wait_for_one_load(plane: DataPlane) -> None:
+    plane.runtime.gate = threading.Event()
+    version = plane.register("m", 3.0)
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(factor, world.models, version) for _ in range(8)]
-        world.runtime.gate.set()
+        asked = [pool.submit(factor, plane.models, version) for _ in range(8)]
+        plane.runtime.gate.set()
         assert [found.result(10) for found in asked] == [3.0] * 8
-    assert world.runtime.loads == [3.0]
+    assert plane.runtime.loads == [3.0]
 
 
 def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
-    world = DataPlane(tmp_path, memory_bytes=2 * MODEL_OVERHEAD_BYTES + 100)
-    one, two, three = (world.register("m", n) for n in (1.0, 2.0, 3.0))
+    plane = DataPlane(tmp_path, memory_bytes=2 * MODEL_OVERHEAD_BYTES + 100)
+    one, two, three = (plane.register("m", n) for n in (1.0, 2.0, 3.0))
     for version in (one, two, one, three):
-        factor(world.models, version)
+        factor(plane.models, version)
 
-    assert [world.models.holds(version) for version in (one, two, three)] == [True, False, True]
+    assert [plane.models.holds(version) for version in (one, two, three)] == [True, False, True]
 
 
 def test_a_model_in_use_is_never_evicted(tmp_path: Path) -> None:
-    world = DataPlane(tmp_path, memory_bytes=MODEL_OVERHEAD_BYTES + 100)
-    one, two = world.register("m", 1.0), world.register("m", 2.0)
-    with world.models.session(one, LATER):
-        world.models.evict(one.files)
+    plane = DataPlane(tmp_path, memory_bytes=MODEL_OVERHEAD_BYTES + 100)
+    one, two = plane.register("m", 1.0), plane.register("m", 2.0)
+    with plane.models.session(one, LATER):
+        plane.models.evict(one.files)
         with pytest.raises(Unavailable, match="leave no memory") as refused:
-            factor(world.models, two)
-        assert world.models.holds(one)
+            factor(plane.models, two)
+        assert plane.models.holds(one)
 
     assert refused.value.code == "UNAVAILABLE"
     assert refused.value.instance_code == "MODELS_BUSY"
-    assert factor(world.models, two) == 2.0
-    assert not world.models.holds(one)
+    assert factor(plane.models, two) == 2.0
+    assert not plane.models.holds(one)
 
 
 PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
 
 
-def test_a_version_is_loaded_as_its_plan_says(world: DataPlane) -> None:
-    factor(world.models, world.register("m", 2.0, plan=PLAN | {"of a later release": 1}))
-    factor(world.models, world.register("m", 3.0))
+def test_a_version_is_loaded_as_its_plan_says(plane: DataPlane) -> None:
+    factor(plane.models, plane.register("m", 2.0, plan=PLAN | {"of a later release": 1}))
+    factor(plane.models, plane.register("m", 3.0))
 
-    assert world.runtime.plans == [Plan(**PLAN), None]
+    assert plane.runtime.plans == [Plan(**PLAN), None]
 
 
-def test_what_was_measured_at_registration_counts(world: DataPlane) -> None:
-    version = world.register("m", 2.0, measured={"resident_mb": 100.5})
+def test_what_was_measured_at_registration_counts(plane: DataPlane) -> None:
+    version = plane.register("m", 2.0, measured={"resident_mb": 100.5})
 
     assert footprint_bytes(version) == int(100.5 * MB) + MODEL_OVERHEAD_BYTES
 
 
-def sampled(world: DataPlane, model: str, document: object, **plan: bool) -> Version:
-    blob = world.blobs.add(
+def sampled(plane: DataPlane, model: str, document: object, **plan: bool) -> Version:
+    blob = plane.blobs.add(
         "sample.json", document if isinstance(document, bytes) else json.dumps(document).encode()
     )
-    return world.register(model, 2.0, plan=PLAN | plan, sample=blob)
+    return plane.register(model, 2.0, plan=PLAN | plan, sample=blob)
 
 
 def test_a_load_that_nobody_waits_for_warms_up_and_a_request_does_not(
-    world: DataPlane, tmp_path: Path
+    plane: DataPlane, tmp_path: Path
 ) -> None:
-    client = Client(world.handler())
-    sampled(world, "loaded", {"request": rows([1.0, 2.0, 3.0])})
-    sampled(world, "asked", {"request": rows([1.0, 2.0, 3.0])})
-    sampled(world, "cold", {"request": rows([1.0, 2.0, 3.0])}, warmup=False)
+    client = Client(plane.handler())
+    sampled(plane, "loaded", {"request": rows([1.0, 2.0, 3.0])})
+    sampled(plane, "asked", {"request": rows([1.0, 2.0, 3.0])})
+    sampled(plane, "cold", {"request": rows([1.0, 2.0, 3.0])}, warmup=False)
 
     for model in ("loaded", "loaded", "cold"):
         assert client.post(f"/v2/repository/models/{model}/load").status == 200
     assert client.post("/v2/models/asked/infer", rows([1.0, 2.0, 3.0])).status == 200
 
-    assert world.runtime.runs == [2.0, 2.0]  # of `loaded` once, and the request
+    assert plane.runtime.runs == [2.0, 2.0]  # of `loaded` once, and the request
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("document", [b"{", [], {"request": {}}, {"request": rows([1.0])}], ids=str)
-def test_a_warm_up_that_fails_is_no_error(world: DataPlane, document: object) -> None:
-    sampled(world, "m", document)
+def test_a_warm_up_that_fails_is_no_error(plane: DataPlane, document: object) -> None:
+    sampled(plane, "m", document)
 
-    assert Client(world.handler()).post("/v2/repository/models/m/load").status == 200
+    assert Client(plane.handler()).post("/v2/repository/models/m/load").status == 200
 
 
-def test_a_model_that_fails_its_warm_up_stays_loaded(world: DataPlane) -> None:
-    world.runtime.failure = ExecutionFailed("no")
-    version = sampled(world, "m", {"request": rows([1.0, 2.0, 3.0])})
+def test_a_model_that_fails_its_warm_up_stays_loaded(plane: DataPlane) -> None:
+    plane.runtime.failure = ExecutionFailed("no")
+    version = sampled(plane, "m", {"request": rows([1.0, 2.0, 3.0])})
 
-    assert Client(world.handler()).post("/v2/repository/models/m/load").status == 200
-    assert world.models.holds(version)
+    assert Client(plane.handler()).post("/v2/repository/models/m/load").status == 200
+    assert plane.models.holds(version)
 
 
 def test_a_model_that_cannot_fit_says_how_much_it_needs(tmp_path: Path) -> None:
-    world = DataPlane(tmp_path, memory_bytes=4 * MB)
-    version = world.register("m", b"2 " + b" " * (2 * MB))
+    plane = DataPlane(tmp_path, memory_bytes=4 * MB)
+    version = plane.register("m", b"2 " + b" " * (2 * MB))
 
     with pytest.raises(
         Unavailable, match=r"takes about 6 MB of memory, 4 MB are kept for models"
     ) as refused:
-        factor(world.models, version)
+        factor(plane.models, version)
 
     assert refused.value.instance_code == "MODEL_TOO_LARGE"
     assert footprint_bytes(version) > 4 * MB
-    assert world.blobs.fetches == 0
+    assert plane.blobs.fetches == 0
 
 
-def test_a_load_that_lacks_memory_is_tried_again_without_the_idle_models(world: DataPlane) -> None:
-    idle, wanted = world.register("m", 1.0), world.register("m", 2.0)
-    factor(world.models, idle)
-    world.runtime.refusals = [MemoryError()]
+def test_a_load_that_lacks_memory_is_tried_again_without_the_idle_models(plane: DataPlane) -> None:
+    idle, wanted = plane.register("m", 1.0), plane.register("m", 2.0)
+    factor(plane.models, idle)
+    plane.runtime.refusals = [MemoryError()]
 
-    assert factor(world.models, wanted) == 2.0
-    assert not world.models.holds(idle)
+    assert factor(plane.models, wanted) == 2.0
+    assert not plane.models.holds(idle)
 
 
-def test_a_load_that_lacks_memory_by_itself_is_told(world: DataPlane) -> None:
-    world.runtime.refusals = [MemoryError()]
-    version = world.register("m")
+def test_a_load_that_lacks_memory_by_itself_is_told(plane: DataPlane) -> None:
+    plane.runtime.refusals = [MemoryError()]
+    version = plane.register("m")
 
     with pytest.raises(Unavailable, match="does not fit"):
-        factor(world.models, version)
-    world.models.clear_failure(version.files)
-    assert factor(world.models, version) == 2.0
-    assert list(world.directory.iterdir()) == []
+        factor(plane.models, version)
+    plane.models.clear_failure(version.files)
+    assert factor(plane.models, version) == 2.0
+    assert list(plane.directory.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "failure", [InvalidModel("x"), ValueError("a bug")], ids=["refused", "bug"]
 )
 def test_a_failed_load_leaves_nothing_and_is_tried_again(
-    world: DataPlane, failure: Exception
+    plane: DataPlane, failure: Exception
 ) -> None:
-    world.runtime.refusals = [failure]
-    version = world.register("m")
+    plane.runtime.refusals = [failure]
+    version = plane.register("m")
 
     with pytest.raises(type(failure)):
-        factor(world.models, version)
-    assert not world.models.holds(version)
-    assert list(world.directory.iterdir()) == []
-    world.models.clear_failure(version.files)
-    assert factor(world.models, version) == 2.0
+        factor(plane.models, version)
+    assert not plane.models.holds(version)
+    assert list(plane.directory.iterdir()) == []
+    plane.models.clear_failure(version.files)
+    assert factor(plane.models, version) == 2.0
 
 
-def test_a_damaged_download_is_never_opened(world: DataPlane) -> None:
-    version = world.register("m")
-    world.blobs.content[version.files[0].key] = b"666"
+def test_a_damaged_download_is_never_opened(plane: DataPlane) -> None:
+    version = plane.register("m")
+    plane.blobs.content[version.files[0].key] = b"666"
 
     with pytest.raises(Unavailable, match="corrupted"):
-        factor(world.models, version)
-    assert world.runtime.seen == []
+        factor(plane.models, version)
+    assert plane.runtime.seen == []
 
 
-def test_a_load_that_takes_too_long_goes_on_for_the_next_request(world: DataPlane) -> None:
-    world.runtime.gate = threading.Event()
-    version = world.register("m")
+def test_a_load_that_takes_too_long_goes_on_for_the_next_request(plane: DataPlane) -> None:
+    plane.runtime.gate = threading.Event()
+    version = plane.register("m")
 
     with pytest.raises(Unavailable, match="still loading") as refused:
-        factor(world.models, version, deadline=time.monotonic() + 0.05)
+        factor(plane.models, version, deadline=time.monotonic() + 0.05)
     assert refused.value.instance_code == "MODEL_LOADING"
-    world.runtime.gate.set()
-    assert factor(world.models, version) == 2.0
-    assert world.runtime.loads == [2.0]
+    plane.runtime.gate.set()
+    assert factor(plane.models, version) == 2.0
+    assert plane.runtime.loads == [2.0]
 
 
-def test_a_second_request_of_a_name_wants_no_second_download(world: DataPlane) -> None:
+def test_a_second_request_of_a_name_wants_no_second_download(plane: DataPlane) -> None:
     """load tries again at once what requests do not."""
-    client = Client(world.handler())
-    world.runtime.refusals = [InvalidModel("x")]
-    world.register("m")
+    client = Client(plane.handler())
+    plane.runtime.refusals = [InvalidModel("x")]
+    plane.register("m")
 
     assert [client.post("/v2/models/m/infer", rows([1.0, 2.0, 3.0])).status for _ in range(3)] == [
         500
     ] * 3
-    assert world.blobs.fetches == 1
+    assert plane.blobs.fetches == 1
     assert client.post("/v2/repository/models/m/load").status == 200
     assert client.post("/v2/models/m/infer", rows([1.0, 2.0, 3.0])).status == 200
 
 
 def test_the_bound_holds_under_many_threads_and_models(tmp_path: Path) -> None:
-    world = DataPlane(tmp_path, memory_bytes=4 * MODEL_OVERHEAD_BYTES + 1000)
-    versions = [world.register(f"m{n}", float(n + 1)) for n in range(12)]
+    plane = DataPlane(tmp_path, memory_bytes=4 * MODEL_OVERHEAD_BYTES + 1000)
+    versions = [plane.register(f"m{n}", float(n + 1)) for n in range(12)]
     held: list[int] = []
 
     def ask(n: int) -> float:
         version = versions[n * 7 % 12]
-        found = factor(world.models, version)
-        held.append(sum(world.models.holds(v) for v in versions))
+        found = factor(plane.models, version)
+        held.append(sum(plane.models.holds(v) for v in versions))
         return found - (n * 7 % 12 + 1)
 
     with ThreadPoolExecutor(4) as pool:
@@ -477,13 +477,13 @@ def test_the_version_stands_in_one_place_more_than_the_project() -> None:
     assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"] == VERSION
 
 
-def test_metadata_tells_tensors_versions_and_facts_as_strings(world: DataPlane) -> None:
+def test_metadata_tells_tensors_versions_and_facts_as_strings(plane: DataPlane) -> None:
     card = {"task": "classification", "metrics": {"accuracy": 0.99}}
-    version = world.register("m", card=card, graph={"opset": 20})
-    world.reject("m")
-    world.register("m")
+    version = plane.register("m", card=card, graph={"opset": 20})
+    plane.reject("m")
+    plane.register("m")
 
-    document = model_metadata(version, world.registry.versions("m"), world.registry.aliases("m"))
+    document = model_metadata(version, plane.registry.versions("m"), plane.registry.aliases("m"))
 
     assert document["versions"] == ["1", "3"]
     assert document["platform"] == "onnxruntime_onnx"
@@ -499,8 +499,8 @@ def test_metadata_tells_tensors_versions_and_facts_as_strings(world: DataPlane) 
     assert "load_plan" not in properties
 
 
-def test_metadata_tells_how_a_model_is_loaded_and_what_proves_it(world: DataPlane) -> None:
-    version = world.register("m", plan=PLAN, memory_mb=395, measured={"samples_checked": 2.0})
+def test_metadata_tells_how_a_model_is_loaded_and_what_proves_it(plane: DataPlane) -> None:
+    version = plane.register("m", plan=PLAN, memory_mb=395, measured={"samples_checked": 2.0})
 
     properties = model_metadata(version, [version], {})["properties"]
 
@@ -551,13 +551,13 @@ def read_as_pytriton(config: dict[str, Any]) -> dict[str, Any]:
     ids=["batches", "strings", "fixed batch", "a tensor of nothing but its batch"],
 )
 def test_configuration_batches_only_where_every_tensor_does(
-    world: DataPlane,
+    plane: DataPlane,
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],
     batching: bool,
     tensors: dict[str, Any],
 ) -> None:
-    version = world.register("m", signature=Signature(tuple(inputs), tuple(outputs)))
+    version = plane.register("m", signature=Signature(tuple(inputs), tuple(outputs)))
 
     config = model_config(version)
 
@@ -565,16 +565,16 @@ def test_configuration_batches_only_where_every_tensor_does(
     assert config["max_batch_size"] in (0, MAX_BATCH)
 
 
-def test_one_session_serves_while_the_service_counts(world: DataPlane) -> None:
-    world.register("m")
+def test_one_session_serves_while_the_service_counts(plane: DataPlane) -> None:
+    plane.register("m")
     call = Call(
         model="m",
         body=b'{"inputs":[{"name":"x","datatype":"FP32","shape":[2,3],"data":[1,2,3,4,5,6]}]}',
     )
     call.deadline = LATER
-    world.service.infer(call)
+    plane.service.infer(call)
 
-    [stats] = world.service.model_statistics(Call(model="m"))["model_stats"]
+    [stats] = plane.service.model_statistics(Call(model="m"))["model_stats"]
     assert (stats["inference_count"], stats["execution_count"]) == (2, 1)
     durations = stats["inference_stats"]
     parts = ("queue", "compute_input", "compute_infer", "compute_output")

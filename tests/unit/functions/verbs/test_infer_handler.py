@@ -25,16 +25,16 @@ from tests.data_plane import Client, Context, DataPlane, rows
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> DataPlane:
-    world = DataPlane(tmp_path)
-    world.register("demo", 2.0)
-    world.register("demo", 3.0)
-    return world
+def plane(tmp_path: Path) -> DataPlane:
+    plane = DataPlane(tmp_path)
+    plane.register("demo", 2.0)
+    plane.register("demo", 3.0)
+    return plane
 
 
 @pytest.fixture
-def client(world: DataPlane) -> Client:
-    return Client(world.handler())
+def client(plane: DataPlane) -> Client:
+    return Client(plane.handler())
 
 
 def load(name: str) -> dict[str, Any]:
@@ -156,8 +156,8 @@ def test_request_bodies_may_be_compressed(client: Client, encoding: str, squeeze
     )
 
 
-def test_an_inflated_body_has_a_bound(world: DataPlane) -> None:
-    client = Client(world.handler(inflated_limit=1000))
+def test_an_inflated_body_has_a_bound(plane: DataPlane) -> None:
+    client = Client(plane.handler(inflated_limit=1000))
     reply = client.post(
         "/v2/models/demo/infer", gzip.compress(b" " * 10_000), headers={"Content-Encoding": "gzip"}
     )
@@ -182,7 +182,7 @@ def test_only_inferences_are_compressed(client: Client) -> None:
 
 
 def test_a_reply_that_lambda_could_not_return_is_refused_before(
-    world: DataPlane, client: Client, monkeypatch: pytest.MonkeyPatch
+    plane: DataPlane, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, headers = binary(*[1.0] * 3 * 400_000, binary_data_output=True)
     reply = client.post("/v2/models/demo/infer", body, headers=headers)
@@ -192,9 +192,9 @@ def test_a_reply_that_lambda_could_not_return_is_refused_before(
     assert client.get("/v2/models/demo").status == 413
 
 
-def test_time_left_bounds_the_run_and_so_does_the_caller(world: DataPlane, client: Client) -> None:
-    version = world.registry.resolve("demo", None).version
-    with world.models.session(version, time.monotonic() + 60) as session:
+def test_time_left_bounds_the_run_and_so_does_the_caller(plane: DataPlane, client: Client) -> None:
+    version = plane.registry.resolve("demo", None).version
+    with plane.models.session(version, time.monotonic() + 60) as session:
         client.post("/v2/models/demo/infer", rows([1, 2, 3]), context=Context(remaining_ms=9000))
         client.post("/v2/models/demo/infer", rows([1, 2, 3], parameters={"timeout": 50_000}))
         late, asked = session.timeouts  # type: ignore[attr-defined]
@@ -293,8 +293,8 @@ def test_texts_that_clients_look_for(client: Client) -> None:
     )
 
 
-def test_headers_that_go_with_a_status(world: DataPlane, client: Client) -> None:
-    world.claim("empty")
+def test_headers_that_go_with_a_status(plane: DataPlane, client: Client) -> None:
+    plane.claim("empty")
 
     assert client.send("PUT", "/v2/models/demo/infer").headers["allow"] == "POST"
     assert client.post("/v2/models/demo/infer", b"x", headers={"content-encoding": "br"}).headers[
@@ -324,11 +324,11 @@ def test_every_platform_error_has_a_status() -> None:
     ],
 )
 def test_failures_of_a_run_name_the_version_and_are_counted(
-    world: DataPlane, client: Client, failure: Exception, status: int, code: str
+    plane: DataPlane, client: Client, failure: Exception, status: int, code: str
 ) -> None:
-    world.runtime.failure = failure
+    plane.runtime.failure = failure
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
-    world.runtime.failure = None
+    plane.runtime.failure = None
 
     assert (reply.status, reply.json["code"]) == (status, code)
     assert (reply.headers["x-model-version"], reply.headers["x-model-alias"]) == ("1", "prod")
@@ -341,8 +341,8 @@ def test_failures_of_a_run_name_the_version_and_are_counted(
     )
 
 
-def test_a_model_that_the_runtime_refuses_is_our_fault(world: DataPlane, client: Client) -> None:
-    world.runtime.refusals = [InvalidModel("cannot load it", code="NOT_LOADABLE")]
+def test_a_model_that_the_runtime_refuses_is_our_fault(plane: DataPlane, client: Client) -> None:
+    plane.runtime.refusals = [InvalidModel("cannot load it", code="NOT_LOADABLE")]
 
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
@@ -350,11 +350,11 @@ def test_a_model_that_the_runtime_refuses_is_our_fault(world: DataPlane, client:
 
 
 def test_a_bug_is_told_in_the_log_and_the_environment_lives_on(
-    world: DataPlane, client: Client
+    plane: DataPlane, client: Client
 ) -> None:
-    world.runtime.failure = ZeroDivisionError("secret payload")
+    plane.runtime.failure = ZeroDivisionError("secret payload")
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
-    world.runtime.failure = None
+    plane.runtime.failure = None
 
     assert reply.status == 500
     assert reply.json == {
@@ -362,7 +362,7 @@ def test_a_bug_is_told_in_the_log_and_the_environment_lives_on(
         "code": "INTERNAL_ERROR",
         "request_id": "the-request",
     }
-    bug, line = world.lines
+    bug, line = plane.lines
     assert bug["type"] == "builtins.ZeroDivisionError"
     assert any("data_plane.py" in frame for frame in bug["traceback"])
     assert "secret" not in json.dumps(bug)
@@ -377,19 +377,19 @@ def test_an_event_of_any_shape_is_answered(client: Client, event: dict[str, Any]
     assert client.deliver(event).status in (400, 404)
 
 
-def test_it_answers_without_a_context(world: DataPlane) -> None:
-    assert world.handler()(load("apigw_infer"), None)["statusCode"] == 200
+def test_it_answers_without_a_context(plane: DataPlane) -> None:
+    assert plane.handler()(load("apigw_infer"), None)["statusCode"] == 200
 
 
 # --- server and models ------------------------------------------------------------------------------------------------
 
 
-def test_health(world: DataPlane, client: Client) -> None:
+def test_health(plane: DataPlane, client: Client) -> None:
     assert client.get("/v2/health/live").json == {"live": True}
     assert client.deliver(load("apigw_health_ready")).json == {"live": True, "ready": True}
-    assert world.runtime.loads == []
+    assert plane.runtime.loads == []
 
-    world.table.broken = True
+    plane.table.broken = True
     assert client.get("/v2/health/live").status == 200
     reply = client.get("/v2/health/ready")
     assert reply.status == 503
@@ -409,9 +409,9 @@ def test_server_metadata_advertises_what_is_true(client: Client) -> None:
     )
 
 
-def test_models_that_have_a_ready_version_are_listed(world: DataPlane, client: Client) -> None:
-    world.claim("pending")
-    world.register("another")
+def test_models_that_have_a_ready_version_are_listed(plane: DataPlane, client: Client) -> None:
+    plane.claim("pending")
+    plane.register("another")
 
     assert client.get("/v2/models").json == {"models": ["another", "demo"]}
 
@@ -433,9 +433,9 @@ def test_ready_tells_whether_the_model_is_in_memory(client: Client) -> None:
     assert client.get("/v2/models/demo/versions/2/ready").headers["x-model-residency"] == "warm"
 
 
-def test_known_and_not_deployable_is_503(world: DataPlane, client: Client) -> None:
-    world.claim("pending")
-    world.reject("rejected")
+def test_known_and_not_deployable_is_503(plane: DataPlane, client: Client) -> None:
+    plane.claim("pending")
+    plane.reject("rejected")
 
     for path in ("pending/ready", "pending/infer", "rejected/versions/1/ready", "rejected"):
         reply = client.send("POST" if path.endswith("infer") else "GET", f"/v2/models/{path}")
@@ -443,10 +443,10 @@ def test_known_and_not_deployable_is_503(world: DataPlane, client: Client) -> No
         assert reply.json["error"].startswith("Model version not ready")
 
 
-def test_a_new_version_is_seen_without_a_restart(world: DataPlane, client: Client) -> None:
+def test_a_new_version_is_seen_without_a_restart(plane: DataPlane, client: Client) -> None:
     assert client.get("/v2/models/new/ready").status == 404
-    world.register("new")
-    world.clock.now += 1.0
+    plane.register("new")
+    plane.clock.now += 1.0
     assert client.get("/v2/models/new/ready").status == 200
 
 
@@ -464,8 +464,8 @@ def test_statistics_by_model_and_of_everything(client: Client) -> None:
     assert client.get("/v2/models/nobody/stats").status == 404
 
 
-def test_a_model_called_stats(world: DataPlane, client: Client) -> None:
-    world.register("stats")
+def test_a_model_called_stats(plane: DataPlane, client: Client) -> None:
+    plane.register("stats")
 
     assert client.get("/v2/models/stats").json == {"model_stats": []}
     assert client.get("/v2/models/stats/versions/prod").json["name"] == "stats"
@@ -476,11 +476,11 @@ def test_a_model_called_stats(world: DataPlane, client: Client) -> None:
 # --- the repository ---------------------------------------------------------------------------------------------------
 
 
-def test_the_index_tells_the_state_of_every_version(world: DataPlane, client: Client) -> None:
-    world.reject("broken")
-    world.claim("pending")
-    world.register("off")
-    world.registry.serve("off", False)
+def test_the_index_tells_the_state_of_every_version(plane: DataPlane, client: Client) -> None:
+    plane.reject("broken")
+    plane.claim("pending")
+    plane.register("off")
+    plane.registry.serve("off", False)
 
     index = client.deliver(load("apigw_repository_index")).json
     assert index == [
@@ -500,22 +500,22 @@ def test_the_index_tells_the_state_of_every_version(world: DataPlane, client: Cl
     assert [(row["name"], row["version"]) for row in ready] == [("demo", "1"), ("demo", "2")]
 
 
-def test_unload_and_load(world: DataPlane, client: Client) -> None:
+def test_unload_and_load(plane: DataPlane, client: Client) -> None:
     assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
-    version = world.registry.resolve("demo", None).version
+    version = plane.registry.resolve("demo", None).version
 
     reply = client.post(
         "/v2/repository/models/demo/unload", {"parameters": {"unload_dependents": False}}
     )
     assert (reply.status, reply.body) == (200, b"{}")
-    assert not world.models.holds(version)
+    assert not plane.models.holds(version)
     assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 503
 
     reply = client.post("/v2/repository/models/demo/load")
     assert (reply.status, reply.body) == (200, b"{}")
     assert reply.headers["x-model-version"] == "1"
     assert reply.headers["x-cold-start"] == "1"
-    assert world.models.holds(version)
+    assert plane.models.holds(version)
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
     assert (reply.status, reply.headers["x-cold-start"]) == (200, "0")
 
@@ -523,11 +523,11 @@ def test_unload_and_load(world: DataPlane, client: Client) -> None:
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_inference_is_one_line_that_is_its_metrics_too(world: DataPlane, client: Client) -> None:
+def test_an_inference_is_one_line_that_is_its_metrics_too(plane: DataPlane, client: Client) -> None:
     client.post("/v2/models/demo/infer", rows([1.25, 2.5, 3.75]))
     client.post("/v2/models/demo/versions/1/infer", rows([1.25, 2.5, 3.75]))
 
-    first, second = world.lines
+    first, second = plane.lines
     assert first["message"] == "request"
     assert (first["model"], first["version"], first["alias"], first["status"]) == (
         "demo",
@@ -552,79 +552,79 @@ def test_an_inference_is_one_line_that_is_its_metrics_too(world: DataPlane, clie
     assert (first["Requests"], first["Errors"], first["Latency"]) == (1, 0, first["latency_ms"])
     assert "ModelLoadMs" not in second
     assert second["alias"] is None
-    assert "1.25" not in json.dumps(world.lines)
+    assert "1.25" not in json.dumps(plane.lines)
 
 
 def test_an_unknown_model_makes_no_dimension_and_is_not_repeated(
-    world: DataPlane, client: Client
+    plane: DataPlane, client: Client
 ) -> None:
     client.post("/v2/models/made-up-by-a-caller/infer", rows([1, 2, 3]))
     client.get("/v2/models/made-up-by-a-caller")
     client.get("/v2/made-up-by-a-caller")
 
-    assert "made-up" not in json.dumps(world.lines)
-    infer, metadata, unknown = world.lines
+    assert "made-up" not in json.dumps(plane.lines)
+    infer, metadata, unknown = plane.lines
     assert infer["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [[]]
     assert (infer["code"], infer["Errors"]) == ("MODEL_NOT_FOUND", 0)
     assert "_aws" not in metadata
     assert unknown["action"] == "unknown"
 
 
-def test_a_failure_of_ours_is_an_error_in_the_metrics(world: DataPlane, client: Client) -> None:
-    world.runtime.failure = ExecutionFailed("x")
+def test_a_failure_of_ours_is_an_error_in_the_metrics(plane: DataPlane, client: Client) -> None:
+    plane.runtime.failure = ExecutionFailed("x")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
-    [line] = world.lines
+    [line] = plane.lines
     assert (line["level"], line["Errors"], line["code"]) == ("ERROR", 1, "EXECUTION_FAILED")
 
 
-def test_the_rest_stands_for_what_is_not_logged(world: DataPlane) -> None:
+def test_the_rest_stands_for_what_is_not_logged(plane: DataPlane) -> None:
     """One in four is logged here, and counts for four."""
     chances = iter([0.25, 0.5, 0.24, 0.75] * 25)
-    client = Client(world.handler(sample_rate=0.25, chance=lambda: next(chances)))
+    client = Client(plane.handler(sample_rate=0.25, chance=lambda: next(chances)))
     for _ in range(1 + 100):  # the first is cold
         assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
 
-    cold, *sampled = world.lines
+    cold, *sampled = plane.lines
     assert (cold["cold"], cold["Requests"], "sample_rate" in cold) == (True, 1, False)
     assert {(line["sample_rate"], line["Requests"], line["Errors"]) for line in sampled} == {
         (0.25, 4, 0)
     }
-    assert sum(line["Requests"] for line in world.lines) == 101
+    assert sum(line["Requests"] for line in plane.lines) == 101
 
 
-def test_what_went_wrong_is_always_logged(world: DataPlane) -> None:
-    client = Client(world.handler(sample_rate=0.001, chance=lambda: 1.0))
+def test_what_went_wrong_is_always_logged(plane: DataPlane) -> None:
+    client = Client(plane.handler(sample_rate=0.001, chance=lambda: 1.0))
     client.get("/v2/health/live")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
     client.post("/v2/models/demo/infer", b"{")
-    world.runtime.failure = ExecutionFailed("x")
+    plane.runtime.failure = ExecutionFailed("x")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
-    assert [(line["status"], line["cold"]) for line in world.lines] == [
+    assert [(line["status"], line["cold"]) for line in plane.lines] == [
         (200, True), (200, True), (400, False), (500, False),
     ]  # fmt: skip
-    assert [line.get("Requests") for line in world.lines] == [None, 1, 1, 1]
+    assert [line.get("Requests") for line in plane.lines] == [None, 1, 1, 1]
 
 
 @pytest.mark.parametrize("rate", [0, -1, 1.1, float("nan")])
-def test_a_sample_rate_is_a_share(world: DataPlane, rate: float) -> None:
+def test_a_sample_rate_is_a_share(plane: DataPlane, rate: float) -> None:
     with pytest.raises(ValueError, match="sample rate"):
-        world.handler(sample_rate=rate)
+        plane.handler(sample_rate=rate)
 
 
 @pytest.mark.parametrize("name", ['é\n"', "\ud800", "x" * 300])
-def test_any_request_id_fits_into_the_line(world: DataPlane, client: Client, name: str) -> None:
+def test_any_request_id_fits_into_the_line(plane: DataPlane, client: Client, name: str) -> None:
     client.deliver(load("apigw_infer") | {"requestContext": {"requestId": name}})
 
-    [line] = world.lines
+    [line] = plane.lines
     assert line["request_id"] == (ascii(name) if name == "\ud800" else name)
 
 
 def test_classification_reads_the_labels_of_the_signature(tmp_path: Path) -> None:
-    world = DataPlane(tmp_path)
-    world.register(
+    plane = DataPlane(tmp_path)
+    plane.register(
         "m",
         signature=Signature(
             (TensorSpec("x", "FP32", (-1, 3)),),
@@ -633,6 +633,6 @@ def test_classification_reads_the_labels_of_the_signature(tmp_path: Path) -> Non
     )
     asked = rows([1, 3, 2], outputs=[{"name": "y", "parameters": {"classification": 2}}])
 
-    reply = Client(world.handler()).post("/v2/models/m/infer", asked)
+    reply = Client(plane.handler()).post("/v2/models/m/infer", asked)
 
     assert reply.json["outputs"][0]["data"] == ["6.000000:1:b", "4.000000:2:c"]

@@ -24,22 +24,24 @@ def hooks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[object], list[object]]:
 def test_a_restored_environment_asks_for_its_aliases_again_and_draws_its_own_numbers(
     tmp_path: Path, hooks: tuple[list[object], list[object]]
 ) -> None:
-    world = DataPlane(tmp_path)
-    world.register("m")
+    plane = DataPlane(tmp_path)
+    plane.register("m")
     closed: list[int] = []
-    assert snapshot.register_hooks(world.resolver, [lambda: closed.append(1), lambda: closed.append(2)])
-    world.resolver.resolve("m", "latest")
+    assert snapshot.register_hooks(
+        plane.resolver, [lambda: closed.append(1), lambda: closed.append(2)]
+    )
+    plane.resolver.resolve("m", "latest")
 
     for function, args, kwargs in snapshot_restore_py.get_before_snapshot():
         function(*args, **kwargs)
     assert closed == [1, 2]
     state = random.getstate()
-    world.register("m")
-    assert world.resolver.resolve("m", "latest").version.number == 1
+    plane.register("m")
+    assert plane.resolver.resolve("m", "latest").version.number == 1
     for function, args, kwargs in snapshot_restore_py.get_after_restore():
         function(*args, **kwargs)
 
-    assert world.resolver.resolve("m", "latest").version.number == 2
+    assert plane.resolver.resolve("m", "latest").version.number == 2
     assert random.getstate() != state
 
 
