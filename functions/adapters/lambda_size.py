@@ -6,21 +6,19 @@ import time
 from pathlib import Path
 
 MB = 1024 * 1024
-OUTSIDE_MB = 128  # resident, but no private writable memory: code of libraries, Lambda's own processes, page tables
-PROCESS_MB = (
-    48  # what Python and ONNX Runtime's library take before the first model (measured: 39-42 MB)
-)
-MODELS_SHARE = 0.6  # of the rest; requests need memory too
-INIT_SECONDS = 10  # what Lambda gives an environment to start, before it starts it once more,
-PREPARED_SECONDS = (
-    60  # and what we take where it is started before there is a request: there are 15 minutes
-)
-INIT_RESERVE_SECONDS = 2.5  # of the former: what comes before the process and after the preloading
-MB_PER_CPU = 1769  # Lambda's share
+# Resident, but not private writable memory: code of libraries, Lambda's processes, page tables.
+OUTSIDE_MB = 128
+PROCESS_MB = 48  # Python and ONNX Runtime's library before the first model (measured: 39-42 MB)
+MODELS_SHARE = 0.6  # of the memory left for models and requests
+INIT_SECONDS = 10  # Lambda restarts INIT after 10 s
+INIT_RESERVE_SECONDS = 2.5  # kept of INIT_SECONDS for its parts before the process and after loads
+# Lambda gives INIT 15 minutes if it starts environments ahead of requests; we use one.
+PREPARED_SECONDS = 60
+MB_PER_CPU = 1769  # Lambda gives a function one CPU per 1,769 MB
 
 
 def threads_for(memory_mb: int) -> int:
-    """How many CPUs a function with `memory_mb` has.
+    """Return the number of CPUs of a function with `memory_mb`, at least 1.
 
     >>> threads_for(512)
     1
@@ -29,7 +27,7 @@ def threads_for(memory_mb: int) -> int:
 
 
 def ceiling_bytes(memory_mb: int) -> int:
-    """How much private writable memory the process of a function with `memory_mb` may have.
+    """Return the private writable memory the process of a function may have.
 
     >>> ceiling_bytes(3008) // MB, ceiling_bytes(128) // MB
     (2880, 64)
@@ -38,7 +36,7 @@ def ceiling_bytes(memory_mb: int) -> int:
 
 
 def models_bytes(memory_mb: int) -> int:
-    """How much of it models may take.
+    """Return the part of `ceiling_bytes` that models may take.
 
     >>> models_bytes(3008) // MB, models_bytes(512) // MB
     (1699, 201)
@@ -47,7 +45,10 @@ def models_bytes(memory_mb: int) -> int:
 
 
 def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:
-    """The smallest function that serves a model which keeps `resident_bytes` and takes `peak_bytes` at the most.
+    """Return the smallest function size that serves a model.
+
+    The model keeps `resident_bytes` and takes at most `peak_bytes`. The result is the inverse of
+    `ceiling_bytes` and `models_bytes`.
 
     >>> memory_mb_for(100 * MB, 120 * MB), models_bytes(343) // MB
     (343, 100)
@@ -56,17 +57,18 @@ def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:
     """
     models = math.ceil(resident_bytes / MODELS_SHARE / MB)
     process = PROCESS_MB + max(models, math.ceil(peak_bytes / MB))
-    return min(process + OUTSIDE_MB, 2 * process)  # the inverse of `ceiling_bytes`
+    return min(process + OUTSIDE_MB, 2 * process)
 
 
 def init_seconds(initialization: str) -> float:
-    """How long INIT may go on, by Lambda's word for what kind of start this is."""
+    """Return the seconds INIT may still take, by AWS_LAMBDA_INITIALIZATION_TYPE."""
     if initialization != "on-demand":
         return PREPARED_SECONDS
     return max(0.0, INIT_SECONDS - INIT_RESERVE_SECONDS - _process_age())
 
 
 def _process_age() -> float:
-    """Seconds since this process was started."""
+    """Return the seconds since this process was started (field 22 of proc_pid_stat(5))."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

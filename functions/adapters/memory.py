@@ -1,4 +1,4 @@
-"""What of a function's memory the handler process and its models may take."""
+"""Memory limit of a process, and settings of malloc and of thread stacks."""
 
 import ctypes
 import resource
@@ -9,16 +9,19 @@ from typing import Any
 
 from functions.adapters.lambda_size import MB
 
-STACK_KB = 512  # of a native thread, as on macOS; each session has as many threads as the function has CPUs, less one
+NATIVE_STACK_KB = 512  # as on macOS; a session has as many threads as the function has CPUs, less 1
+PYTHON_STACK_MB = 2
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
-LOADING_KB, RUNNING_MB = 64, 32  # from which size an allocation gets pages of its own
+# Size from which malloc maps pages for an allocation, instead of taking it from the heap.
+MMAP_WHILE_LOADING_KB, MMAP_WHILE_RUNNING_MB = 64, 32
 _libc: Any = ctypes.CDLL(None)
 
 
 def limit_memory(limit_bytes: int) -> None:
-    """Make every allocation of this process beyond `limit_bytes` fail, so that one request cannot end the environment.
+    """Let allocations beyond `limit_bytes` fail, so that no request ends the environment.
 
-    RLIMIT_DATA counts what RLIMIT_AS does except code, read-only maps and reserved addresses, which cost nothing.
+    RLIMIT_DATA counts what RLIMIT_AS does except code, read-only maps and reserved addresses, which
+    cost nothing.
     """
     keep_one_heap()
     keep_stacks_small()
@@ -29,46 +32,47 @@ def limit_memory(limit_bytes: int) -> None:
 
 
 def keep_one_heap() -> None:
-    """Let all threads allocate from one heap: models are loaded in threads, and glibc keeps what a heap has freed.
+    """Let all threads allocate from one heap.
 
-    48 loads of 16 MB models with room for two kept 212-276 MB; from one heap 48-134 MB, as fast.
+    Models are loaded in threads, and glibc keeps freed memory in the heap of each. 48 loads of
+    16 MB models with room for two kept 212-276 MB; with one heap 48-134 MB, as fast.
     """
     _mallopt(M_ARENA_MAX, 1)
 
 
 def keep_stacks_small() -> None:
-    """Let native threads reserve 0.5 MB and not 8, which RLIMIT_DATA counts: 341 sessions of two threads filled 2.8 GB.
+    """Let native threads reserve 0.5 MB of stack and Python threads 2 MB.
 
-    Threads of Python get 2 MB, but for those that load models. The sandbox does the same: what overflows there is
-    rejected.
+    The default of 8 MB counts towards RLIMIT_DATA: 341 sessions of two threads filled 2.8 GB. The
+    sandbox has the same stacks, so a model that overflows them is rejected at registration.
     """
-    threading.stack_size(2 * MB)
-    if hasattr(_libc, "pthread_setattr_default_np"):  # glibc's
-        attributes = ctypes.create_string_buffer(256)  # a pthread_attr_t has 56 bytes, or 64
+    threading.stack_size(PYTHON_STACK_MB * MB)
+    if hasattr(_libc, "pthread_setattr_default_np"):  # only in glibc
+        attributes = ctypes.create_string_buffer(256)  # a pthread_attr_t has 56 or 64 bytes
         _libc.pthread_attr_init(attributes)
-        _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(STACK_KB * 1024))
+        _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(NATIVE_STACK_KB * 1024))
         _libc.pthread_setattr_default_np(attributes)
         _libc.pthread_attr_destroy(attributes)
 
 
 @contextmanager
-def pages_of_their_own() -> Iterator[None]:
-    """While in here, give what is allocated pages of its own, which go back to the system as soon as it is freed.
+def mmap_large_allocations() -> Iterator[None]:
+    """Map pages for each allocation above 64 KB, for the weights of a model.
 
-    For the weights of a model. What requests allocate comes from the heap, before and after: that is faster (a tenth
-    for ResNet-50), but a heap keeps what is freed. Without this, 600 loads of random sizes into 100 MB held 212 MB.
-    One thread at a time.
+    Mapped pages return to the system as soon as they are freed; a heap keeps them. Without this,
+    600 loads of random sizes into 100 MB held 212 MB. Requests, before and after, allocate from
+    the heap, which is faster (a tenth for ResNet-50). One thread at a time.
     """
     if hasattr(_libc, "malloc_trim"):
-        _libc.malloc_trim(0)  # what requests and evicted models have left
-    _mallopt(M_MMAP_THRESHOLD, LOADING_KB * 1024)
+        _libc.malloc_trim(0)  # return what requests and evicted models have freed
+    _mallopt(M_MMAP_THRESHOLD, MMAP_WHILE_LOADING_KB * 1024)
     try:
         yield
     finally:
-        _mallopt(M_MMAP_THRESHOLD, RUNNING_MB * MB)
-        _mallopt(M_TRIM_THRESHOLD, 2 * RUNNING_MB * MB)
+        _mallopt(M_MMAP_THRESHOLD, MMAP_WHILE_RUNNING_MB * MB)
+        _mallopt(M_TRIM_THRESHOLD, 2 * MMAP_WHILE_RUNNING_MB * MB)
 
 
 def _mallopt(parameter: int, value: int) -> None:
-    if hasattr(_libc, "mallopt"):  # glibc's
+    if hasattr(_libc, "mallopt"):  # only in glibc
         _libc.mallopt(parameter, value)

@@ -1,4 +1,4 @@
-"""A directory in the temporary storage that this process has for itself."""
+"""Temporary directory that belongs to one process and is removed with it."""
 
 import fcntl
 import os
@@ -7,48 +7,49 @@ from pathlib import Path
 
 
 class Scratch:
-    """An empty directory in `parent` under a name with `prefix`, removed at the end of this process.
+    """Empty directory in `parent`, named `prefix` and random digits, removed at exit.
 
-    A process that is killed leaves its own behind, and Lambda starts the next one with the same storage. So those of
-    processes that live no more, which hold no lock on them, are removed first.
+    A killed process leaves its directory behind, and Lambda starts the next process with the same
+    storage. So each process locks its directory, and first removes all that nobody has locked.
     """
 
     def __init__(self, parent: Path, prefix: str) -> None:
-        for left in parent.glob(f"{prefix}*"):
-            _remove_if_left(left)
+        for directory in parent.glob(f"{prefix}*"):
+            _remove_abandoned(directory)
         lock = -1
-        while lock < 0:  # another process may take a new one for left, until it is locked
+        while lock < 0:  # until it is locked, another process may take it for abandoned
             self.path = parent / f"{prefix}{os.urandom(8).hex()}"
             self.path.mkdir(mode=0o700)
-            lock = _locked(self.path)
+            lock = _lock(self.path)
         self._end = weakref.finalize(self, _remove, self.path, lock)
 
     def close(self) -> None:
-        """Remove it now."""
+        """Remove the directory now."""
         self._end()
 
 
 def _remove(directory: Path, lock: int) -> None:
-    import shutil  # with every kind of archive: where there is something to remove
+    import shutil  # not at the top: it imports all kinds of archives, and a cold start has no use
 
     shutil.rmtree(directory, ignore_errors=True)
     os.close(lock)
 
 
-def _remove_if_left(directory: Path) -> None:
-    lock = _locked(directory)
+def _remove_abandoned(directory: Path) -> None:
+    lock = _lock(directory)
     if lock >= 0:
         _remove(directory, lock)
 
 
-def _locked(directory: Path) -> int:
-    """A descriptor of `directory` with a lock on it; below 0 if it is gone, or locked by somebody else."""
+def _lock(directory: Path) -> int:
+    """Lock a directory and return its descriptor, or -1 if it is gone or locked."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return -1
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The path may lead to another directory by now.
         if os.path.samestat(os.fstat(descriptor), directory.stat()):
             return descriptor
     except OSError:

@@ -1,13 +1,15 @@
-"""ONNX Runtime's C API, as far as we use it, through ctypes.
+"""ONNX Runtime's C API, called through ctypes.
 
-The wheel brings the library beside its Python package, whose import, with numpy's, every cold start would pay for
-(docs/decisions/0016-the-c-api.md). A table of functions in onnxruntime_c_api.h
-(`OrtApi`) that only ever grows at its end: a place in it is a promise.
+The wheel brings the C library beside its Python package. The package itself is not imported: it
+and numpy would take most of a cold start (docs/decisions/0016-the-c-api.md).
+
+`OrtApi` in onnxruntime_c_api.h is a struct of function pointers. New releases only append to it,
+so the index of a function never changes; the tables below are those indices.
 """
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # the library reads it when it is loaded
 
 import ctypes
 import sys
@@ -16,18 +18,45 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-FLOOR = (
-    1,
-    31,
-    1,
-)  # below it, crafted models crash the process (field notes on security, section 1.1)
-API_VERSION = 24  # of the table: the first that has all of these
-FATAL = 4  # OrtLoggingLevel: errors come as statuses, and the library's own lines may hold values
+VERSION_MIN = (1, 31, 1)  # crafted models crash the process in earlier releases
+API_VERSION = 24  # version of `OrtApi`: the first that has all functions below
+FATAL = 4  # OrtLoggingLevel: errors come as statuses, and the library's log lines may hold values
 
 _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 0, 0  # OrtAllocatorType, OrtMemType
 
+# ONNXTensorElementDataType: ONNX's name and the protocol's datatype, by number.
+ELEMENT_TYPES: tuple[tuple[str, str | None], ...] = (
+    ("undefined", None),
+    ("float", "FP32"),
+    ("uint8", "UINT8"),
+    ("int8", "INT8"),
+    ("uint16", "UINT16"),
+    ("int16", "INT16"),
+    ("int32", "INT32"),
+    ("int64", "INT64"),
+    ("string", "BYTES"),
+    ("bool", "BOOL"),
+    ("float16", "FP16"),
+    ("double", "FP64"),
+    ("uint32", "UINT32"),
+    ("uint64", "UINT64"),
+    ("complex64", None),
+    ("complex128", None),
+    ("bfloat16", "BF16"),
+    ("float8e4m3fn", None),
+    ("float8e4m3fnuz", None),
+    ("float8e5m2", None),
+    ("float8e5m2fnuz", None),
+    ("uint4", None),
+    ("int4", None),
+    ("float4e2m1", None),
+)
+ELEMENT_DATATYPES = {
+    number: datatype for number, (_, datatype) in enumerate(ELEMENT_TYPES) if datatype is not None
+}
+
 _P, _INT, _SIZE, _TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p
-# name: place in the table, arguments. All of these are over in no time, and keep the GIL.
+# Functions that return at once and are called with the GIL held, by name: index, argument types.
 _SHORT: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateSessionOptions": (10, (_P,)),
     "SetOptimizedModelFilePath": (11, (_P, _TEXT)),
@@ -67,12 +96,13 @@ _SHORT: dict[str, tuple[int, tuple[Any, ...]]] = {
     "GetResizedStringTensorElementBuffer": (252, (_P, _SIZE, _SIZE, _P)),
     "GetTensorElementTypeAndShapeDataReference": (414, (_P, _P, _P, _P)),
 }
-# These take their time, and let other threads go on.
+# Functions that take time and are called with the GIL released, so that other threads go on.
 _LONG: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateEnv": (3, (_INT, _TEXT, _P)),
     "CreateSession": (7, (_P, _TEXT, _P, _P)),
     "Run": (9, (_P, _P, _P, _P, _SIZE, _P, _SIZE, _P)),
 }
+# Functions that take one handle and return nothing, not even a status.
 _RELEASES = {
     "ReleaseValue": 96,
     "ReleaseRunOptions": 97,
@@ -82,23 +112,25 @@ _RELEASES = {
 
 
 class OrtError(Exception):
-    """What the library says went wrong."""
+    """Error reported by ONNX Runtime, in its own words."""
 
 
 def library_path() -> Path:
-    """Where the library is.
+    """Find ONNX Runtime's C library, without importing its Python package.
 
     Raises:
-        ImportError: the package onnxruntime is not installed, or has none.
+        ImportError: the package onnxruntime is not installed, or holds no library.
     """
-    found = PathFinder.find_spec("onnxruntime")
-    for folder in (found and found.submodule_search_locations) or ():
+    package = PathFinder.find_spec("onnxruntime")
+    for folder in (package and package.submodule_search_locations) or ():
         for path in Path(folder, "capi").glob("libonnxruntime.*"):  # .so.1.31.1, or .1.31.1.dylib
             return path
     raise ImportError(f"the package onnxruntime, with its C library, is in none of {sys.path}")
 
 
-class _Base(ctypes.Structure):
+class _ApiBase(ctypes.Structure):
+    """OrtApiBase of onnxruntime_c_api.h."""
+
     _fields_ = (
         ("get_api", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)),
         ("version", ctypes.CFUNCTYPE(_TEXT)),
@@ -106,86 +138,105 @@ class _Base(ctypes.Structure):
 
 
 class Api:
-    """Each function of the tables above as a method that raises `OrtError`, or MemoryError, where it fails."""
+    """Functions of the C API as methods, which raise `OrtError` or MemoryError.
+
+    A function of the C API returns a status, null for success; most write their result to a
+    pointer in their last argument (see `new`).
+    """
 
     def __init__(self, path: Path) -> None:
         get_base = ctypes.CDLL(str(path)).OrtGetApiBase
-        get_base.restype = ctypes.POINTER(_Base)
+        get_base.restype = ctypes.POINTER(_ApiBase)
         base = get_base().contents
         self.version = base.version().decode()
-        if tuple(int(part) for part in self.version.split(".")[:3]) < FLOOR:
+        if tuple(int(part) for part in self.version.split(".")[:3]) < VERSION_MIN:
+            minimum = ".".join(map(str, VERSION_MIN))
             raise ImportError(
-                f"onnxruntime {self.version} is older than {'.'.join(map(str, FLOOR))}, which fixes crashes"
+                f"onnxruntime {self.version} is older than {minimum}, which fixes crashes"
             )
-        table = ctypes.cast(base.get_api(API_VERSION), ctypes.POINTER(ctypes.c_void_p))
+        self._table = ctypes.cast(base.get_api(API_VERSION), ctypes.POINTER(ctypes.c_void_p))
 
-        def function(kind: Any, at: int, *arguments: Any) -> Any:
-            made = kind(table[at])
-            made.argtypes = arguments
-            return made
+        # PYFUNCTYPE keeps the GIL during a call, CFUNCTYPE releases it.
+        for name, (index, arguments) in _SHORT.items():
+            self._add_checked(name, ctypes.PYFUNCTYPE(_P), index, arguments)
+        for name, (index, arguments) in _LONG.items():
+            self._add_checked(name, ctypes.CFUNCTYPE(_P), index, arguments)
+        for name, index in _RELEASES.items():
+            setattr(self, name, self._function(ctypes.PYFUNCTYPE(None), index, _P))
+        # Frees a model's memory and joins its threads, which takes time.
+        self.ReleaseSession = self._function(ctypes.CFUNCTYPE(None), 95, _P)
+        self._error_message = self._function(ctypes.PYFUNCTYPE(_TEXT), 2, _P)
+        self._release_status = self._function(ctypes.PYFUNCTYPE(None), 93, _P)
 
-        keeps, lets = ctypes.PYFUNCTYPE(_P), ctypes.CFUNCTYPE(_P)
-        self._message = function(ctypes.PYFUNCTYPE(_TEXT), 2, _P)
-        nothing = ctypes.PYFUNCTYPE(None)
-        self._release_status = function(nothing, 93, _P)
-        for name, (at, arguments) in _SHORT.items():
-            setattr(self, name, self._checked(function(keeps, at, *arguments)))
-        for name, (at, arguments) in _LONG.items():
-            setattr(self, name, self._checked(function(lets, at, *arguments)))
-        for name, at in _RELEASES.items():
-            setattr(self, name, function(nothing, at, _P))
-        self.ReleaseSession = function(
-            ctypes.CFUNCTYPE(None), 95, _P
-        )  # frees all that a model had, and ends threads
-
-    def __getattr__(self, name: str) -> Any:  # for readers of types: `__init__` sets them all
+    def __getattr__(self, name: str) -> Any:  # tells type checkers of the attributes set above
         raise AttributeError(name)
 
     def new(self, create: Any, *arguments: Any) -> int:
-        """What `create` makes, whose last argument is where to put it."""
-        made = ctypes.c_void_p()
-        create(*arguments, ctypes.byref(made))
-        return made.value or 0
+        """Call `create` with a pointer as its last argument, and return the result there."""
+        handle = ctypes.c_void_p()
+        create(*arguments, ctypes.byref(handle))
+        return handle.value or 0
 
-    def _checked(self, call: Any) -> Any:
-        def check(status: int | None, _: Any, __: Any) -> None:
-            if status is not None:
-                self._fail(status)
+    def _function(self, prototype: Any, index: int, *arguments: Any) -> Any:
+        function = prototype(self._table[index])
+        function.argtypes = arguments
+        return function
 
-        call.errcheck = check
-        return call
+    def _add_checked(
+        self, name: str, prototype: Any, index: int, arguments: tuple[Any, ...]
+    ) -> None:
+        function = self._function(prototype, index, *arguments)
+        function.errcheck = self._check_status
+        setattr(self, name, function)
+
+    def _check_status(self, status: int | None, _function: Any, _arguments: Any) -> None:
+        if status is not None:
+            self._fail(status)
 
     def _fail(self, status: int) -> None:
-        text = self._message(status).decode("utf-8", "replace")
+        message = self._error_message(status).decode("utf-8", "replace")
         self._release_status(status)
-        if any(
-            words in text for words in ("bad_alloc", "allocate memory", "pthread_create failed")
-        ):
-            raise MemoryError  # the library has no code for it
-        raise OrtError(text)
+        # The library has no status code for a lack of memory, only these messages.
+        shortages = ("bad_alloc", "allocate memory", "pthread_create failed")
+        if any(words in message for words in shortages):
+            raise MemoryError
+        raise OrtError(message)
 
 
 class Library:
-    """The library and what all sessions share."""
+    """Loaded C library and the handles that all sessions share."""
 
     def __init__(self) -> None:
         self.api = api = Api(library_path())
-        self.environment = api.new(api.CreateEnv, FATAL, b"mayfly")  # 11 ms: thousands of operators
+        self.environment = api.new(api.CreateEnv, FATAL, b"mayfly")  # 11 ms: registers operators
         self.memory = api.new(api.CreateCpuMemoryInfo, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY)
         self.allocator = api.new(api.GetAllocatorWithDefaultOptions)
 
+    def node_names(self, session: int, kind: str) -> list[str]:
+        """Return the names of a session's inputs or outputs; `kind` is "Input" or "Output"."""
+        api = self.api
+        count = ctypes.c_size_t()
+        getattr(api, f"SessionGet{kind}Count")(session, ctypes.byref(count))
+        get_name = getattr(api, f"SessionGet{kind}Name")
+        names = []
+        for at in range(count.value):
+            text = api.new(get_name, session, at, self.allocator)
+            names.append(ctypes.string_at(text).decode())
+            api.AllocatorFree(self.allocator, text)
+        return names
 
-_making = threading.Lock()
-_made: list[Library] = []
+
+_lock = threading.Lock()
+_libraries: list[Library] = []  # empty, or the one of this process
 
 
 def library() -> Library:
-    """The library of this process, made by whoever needs it first.
+    """Return this process's library, loading it on the first call.
 
     Raises:
-        ImportError: as `library_path` does, or it is too old.
+        ImportError: as `library_path` does, or the library is too old.
     """
-    with _making:
-        if not _made:
-            _made.append(Library())
-    return _made[0]
+    with _lock:
+        if not _libraries:
+            _libraries.append(Library())
+    return _libraries[0]

@@ -1,4 +1,4 @@
-"""ONNX Runtime, loaded when it is needed first: a function's first event does not wait for it."""
+"""ONNX Runtime, imported on its first use, so that a cold start need not wait for it."""
 
 import threading
 from pathlib import Path
@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 
 
-class LateRuntime:
-    """`core.serving.Runtime`; `threads` are those that this process may use."""
+class LazyRuntime:
+    """Runtime (core.serving.model_cache) that imports ONNX Runtime on its first use.
+
+    `threads` is the number of threads this process may use.
+    """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -19,13 +22,14 @@ class LateRuntime:
         self._runtime: OnnxRuntime | None = None
 
     def load(self, path: Path, plan: Plan | None = None) -> "OnnxSession":
-        return self.real().load(path, plan)
+        """Load a model as `OnnxRuntime.load` does."""
+        return self.import_runtime().load(path, plan)
 
-    def real(self) -> "OnnxRuntime":
-        """The runtime itself, loaded now if it was not before."""
+    def import_runtime(self) -> "OnnxRuntime":
+        """Return the runtime, imported and initialised on the first call."""
         with self._lock:
             if self._runtime is None:
-                from functions.adapters.onnx.sessions import OnnxRuntime
+                from functions.adapters.onnx.sessions import OnnxRuntime  # not in a cold start
 
                 self._runtime = OnnxRuntime(self._threads)
             return self._runtime

@@ -15,9 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from functions.adapters.onnx import capi
-from functions.adapters.onnx.sessions import ELEMENTS, OnnxRuntime, OnnxSession, inspect_signature
+from functions.adapters.onnx.runs import ELEMENTS
+from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut
-from functions.core.protocol.signature import DATATYPES, TensorSpec
+from functions.core.protocol.signature import DATATYPES, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.version import Source, State, Version
@@ -60,6 +61,10 @@ def identity(directory: Path, kind: int, shape: list[Any]) -> Path:
     return save(directory, [node], [value("x", kind, shape)], [value("y", kind, shape)])
 
 
+def signature_of(path: Path) -> Signature:
+    return OnnxRuntime().load(path).signature(path)
+
+
 def ask(
     session: OnnxSession, outputs: list[str], timeout_s: float = 30, **inputs: Any
 ) -> dict[str, np.ndarray]:
@@ -98,7 +103,7 @@ def test_values_come_back_as_they_went_in(
     assert found.dtype == array.dtype
     assert found.shape == shape
     assert found.ravel().tolist() == array.ravel().tolist()
-    assert inspect_signature(path).inputs == (TensorSpec("x", datatype, shape),)
+    assert signature_of(path).inputs == (TensorSpec("x", datatype, shape),)
 
 
 def test_bfloat16_beside_other_types(tmp_path: Path) -> None:
@@ -134,7 +139,7 @@ def test_bfloat16_out_beside_strings_in(tmp_path: Path) -> None:  # which Python
         path, ["y", "t"], b=to_tensor(np.uint16([0x3F80]), "BF16"), s=np.array([b"a"], object)
     )
 
-    assert [spec.datatype for spec in inspect_signature(path).outputs] == ["BF16", "BYTES"]
+    assert [spec.datatype for spec in signature_of(path).outputs] == ["BF16", "BYTES"]
     assert (found["y"].tolist(), found["t"].tolist()) == ([0x3F80], [b"a"])
 
 
@@ -148,7 +153,7 @@ def test_bytes_that_are_no_text_are_the_callers(tmp_path: Path) -> None:
 def test_an_old_library_is_refused_and_a_missing_one_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(capi, "FLOOR", (99, 0, 0))
+    monkeypatch.setattr(capi, "VERSION_MIN", (99, 0, 0))
     with pytest.raises(
         ImportError, match=r"onnxruntime 1\.31\.1 is older than 99\.0\.0, which fixes crashes"
     ):
@@ -177,7 +182,7 @@ def test_places_in_the_table_are_those_of_the_library(tmp_path: Path) -> None:
 
 
 def test_sizes_that_a_request_chooses_are_dynamic(tmp_path: Path) -> None:
-    signature = inspect_signature(identity(tmp_path, TensorProto.FLOAT, ["batch", 3, None, -1]))
+    signature = signature_of(identity(tmp_path, TensorProto.FLOAT, ["batch", 3, None, -1]))
 
     assert signature.inputs[0].shape == (-1, 3, -1, -1)
     assert signature.batches
@@ -185,12 +190,12 @@ def test_sizes_that_a_request_chooses_are_dynamic(tmp_path: Path) -> None:
 
 def test_a_tensor_without_a_rank_is_told_from_a_scalar(tmp_path: Path) -> None:
     scalar_in = identity(tmp_path, TensorProto.FLOAT, [])
-    assert inspect_signature(scalar_in).inputs == (TensorSpec("x", "FP32", ()),)
+    assert signature_of(scalar_in).inputs == (TensorSpec("x", "FP32", ()),)
 
     reshape = helper.make_node("Reshape", ["x", "to"], ["y"])
     inputs = [value("x", TensorProto.FLOAT, ["n"]), value("to", TensorProto.INT64, ["k"])]
     unranked_out = save(tmp_path, [reshape], inputs, [value("y", TensorProto.FLOAT, None)])
-    assert inspect_signature(unranked_out).outputs == (TensorSpec("y", "FP32", (-1,)),)
+    assert signature_of(unranked_out).outputs == (TensorSpec("y", "FP32", (-1,)),)
 
     node = helper.make_node("Identity", ["x"], ["y"])
     unranked_in = save(
@@ -200,7 +205,7 @@ def test_a_tensor_without_a_rank_is_told_from_a_scalar(tmp_path: Path) -> None:
         [value("y", TensorProto.FLOAT, None)],
     )
     with pytest.raises(InvalidModel, match="input 'x' does not say how many dimensions") as refused:
-        inspect_signature(unranked_in)
+        signature_of(unranked_in)
     assert refused.value.instance_code == "UNKNOWN_RANK"
 
 
@@ -244,7 +249,7 @@ def test_types_outside_the_protocol_are_refused(tmp_path: Path, name: str, words
     path.write_bytes(unsupported(name).SerializeToString())
 
     with pytest.raises(InvalidModel) as refused:
-        inspect_signature(path)
+        signature_of(path)
 
     assert refused.value.instance_code == "UNSUPPORTED_TYPE"
     assert words in str(refused.value)
@@ -277,7 +282,7 @@ def test_what_cannot_be_loaded_is_told_without_our_paths(
     (path / "model.onnx").write_bytes(model)
 
     with pytest.raises(InvalidModel) as refused:
-        inspect_signature(path / "model.onnx")
+        signature_of(path / "model.onnx")
 
     text = str(refused.value)
     assert refused.value.instance_code == "NOT_LOADABLE"
@@ -374,7 +379,7 @@ def test_each_of_many_runs_at_once_ends_in_its_own_time(tmp_path: Path) -> None:
     assert sorted(stopped) == [
         f"the model was stopped after {limit_s * 1000:.0f} ms" for limit_s in sorted(limits_s)
     ]
-    assert not session._watchdog._until  # nothing is kept of a run that is over
+    assert not session._watchdog._deadlines  # nothing is kept of a run that is over
 
 
 def test_what_is_used_again_is_never_stopped_by_an_earlier_deadline(tmp_path: Path) -> None:
@@ -415,7 +420,7 @@ def test_any_choice_of_outputs_is_answered_and_few_are_remembered(tmp_path: Path
         wanted = [name for at, name in enumerate(names) if chosen >> at & 1]
         assert list(ask(session, wanted, x=np.float32([chosen]))) == wanted
 
-    assert len(session._asked) <= 32
+    assert len(session._selections) <= 32
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -667,7 +672,7 @@ def test_an_upload_registered_by_its_signature_answers(tmp_path: Path) -> None:
     world = DataPlane(tmp_path)
     path = tmp_path / "up.onnx"
     path.write_bytes(scale_model(5.0))
-    signature = inspect_signature(path)
+    signature = signature_of(path)
     path.unlink()
     world.register("demo", scale_model(5.0), signature=signature)
     models = ModelCache(world.blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=tmp_path)

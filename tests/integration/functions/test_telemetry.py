@@ -14,8 +14,8 @@ PROBE = """
 import json, os, sys
 from pathlib import Path
 import numpy as np
-from functions.adapters.onnx.sessions import inspect_signature
-inspect_signature(Path(sys.argv[1]))
+from functions.adapters.onnx.sessions import OnnxRuntime
+OnnxRuntime().load(Path(sys.argv[1]))
 import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1

@@ -1,0 +1,177 @@
+"""One run of a session: tensors into the runtime's values, and results out of them.
+
+A value is the runtime's handle of a tensor (OrtValue). A numeric input is not copied: its value
+points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees them.
+"""
+
+import math
+from collections.abc import Sequence
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_void_p,
+    cast,
+    create_string_buffer,
+    memmove,
+    sizeof,
+    string_at,
+)
+from itertools import pairwise
+from typing import Any
+
+from functions.adapters.onnx.capi import ELEMENT_DATATYPES, Library
+from functions.core.errors import ExecutionFailed, InvalidRequest, shown
+from functions.core.protocol.signature import DATATYPES
+from functions.core.protocol.tensors import Tensor
+
+ELEMENTS = {datatype: number for number, datatype in ELEMENT_DATATYPES.items()}
+_STRING = ELEMENTS["BYTES"]
+_SHAPES = [c_int64 * rank for rank in range(9)]  # array types by rank; making one takes time
+
+
+def c_strings(names: Sequence[str]) -> Any:
+    """Return an array of C strings, which the caller must keep alive."""
+    return (c_char_p * len(names))(*(name.encode() for name in names))
+
+
+class _ValueInfo(Structure):
+    """Type, shape and data of a value; the runtime fills it in."""
+
+    _fields_ = (
+        ("element", c_int),
+        ("sizes", POINTER(c_int64)),
+        ("rank", c_size_t),
+        ("data", c_void_p),
+    )
+
+
+class Run:
+    """Values and options of one run, reused by later runs of the same session.
+
+    Every buffer and pointer the library gets is made once, here, and lives as long as this object.
+    """
+
+    def __init__(self, library: Library, inputs: int, outputs: int) -> None:
+        self._library = library
+        self._api = api = library.api
+        self._release = api.ReleaseRunOptions  # __del__ may run after modules were cleared
+        self._options = api.new(api.CreateRunOptions)
+        self.terminated = False
+        self._inputs = (c_void_p * inputs)()
+        self.input_slots = [byref(self._inputs, at * sizeof(c_void_p)) for at in range(inputs)]
+        self.outputs = (c_void_p * outputs)()
+        self._info = info = _ValueInfo()
+        self._info_pointers = (
+            byref(info),
+            byref(info, _ValueInfo.sizes.offset),
+            byref(info, _ValueInfo.rank.offset),
+        )
+        self._data_pointer = byref(info, _ValueInfo.data.offset)
+
+    def __del__(self) -> None:
+        self._release(self._options)
+
+    def terminate(self) -> None:
+        """Make the run in progress fail soon; called by another thread."""
+        self.terminated = True
+        self._api.RunOptionsSetTerminate(self._options)
+
+    def set_input(self, slot: Any, name: str, tensor: Tensor) -> None:
+        """Create a value for `tensor` in `slot`, one of `input_slots`.
+
+        Raises:
+            InvalidRequest: a BYTES element is not UTF-8.
+        """
+        rank = len(tensor.shape)
+        shape = (_SHAPES[rank] if rank < len(_SHAPES) else c_int64 * rank)(*tensor.shape)
+        if tensor.datatype == "BYTES":
+            self._set_strings(slot, name, tensor, shape)
+            return
+        data, element = tensor.data, ELEMENTS[tensor.datatype]
+        self._api.CreateTensorWithDataAsOrtValue(
+            self._library.memory, data, len(data), shape, rank, element, slot
+        )
+
+    def _set_strings(self, slot: Any, name: str, tensor: Tensor, shape: Any) -> None:
+        api = self._api
+        api.CreateTensorAsOrtValue(self._library.allocator, shape, len(shape), _STRING, slot)
+        value, buffer = cast(slot, POINTER(c_void_p))[0], c_void_p()
+        for at, element in enumerate(tensor.data):
+            if not _is_text(element):
+                raise InvalidRequest(
+                    f"input {shown(name)}: strings of an ONNX model are UTF-8, one of these is not"
+                )
+            api.GetResizedStringTensorElementBuffer(value, at, len(element), byref(buffer))
+            memmove(buffer, element, len(element))
+
+    def execute(self, session: int, input_names: Any, output_names: Any) -> None:
+        """Run the model of a session handle and wait for its outputs.
+
+        Raises:
+            OrtError: the model failed, or the run was terminated.
+            MemoryError: it asked for more memory than there is.
+        """
+        inputs, outputs = self._inputs, self.outputs
+        self._api.Run(
+            session,
+            self._options,
+            input_names,
+            inputs,
+            len(inputs),
+            output_names,
+            len(outputs),
+            outputs,
+        )
+
+    def read_output(self, value: int | None) -> Tensor:
+        """Copy an output's value to a tensor.
+
+        Raises:
+            ExecutionFailed: there is no value, or a string is not UTF-8.
+        """
+        if not value:
+            raise ExecutionFailed("the model gave no value for an output")
+        api, info = self._api, self._info
+        api.GetTensorElementTypeAndShapeDataReference(value, *self._info_pointers)
+        shape = tuple(info.sizes[: info.rank]) if info.rank else ()
+        datatype = ELEMENT_DATATYPES[info.element]
+        if datatype == "BYTES":
+            return Tensor(datatype, shape, self._read_strings(value, math.prod(shape)))
+        size_bytes = math.prod(shape) * (DATATYPES[datatype] or 0)
+        api.GetTensorMutableData(value, self._data_pointer)
+        return Tensor(datatype, shape, string_at(info.data, size_bytes) if size_bytes else b"")
+
+    def _read_strings(self, value: int, count: int) -> list[bytes]:
+        """Copy all strings into one buffer and cut it at their offsets."""
+        if not count:
+            return []
+        size = c_size_t()
+        self._api.GetStringTensorDataLength(value, byref(size))
+        buffer, offsets = create_string_buffer(max(1, size.value)), (c_size_t * count)()
+        self._api.GetStringTensorContent(value, buffer, size.value, offsets, count)
+        text, bounds = buffer.raw[: size.value], [*offsets, size.value]
+        elements = [text[start:end] for start, end in pairwise(bounds)]
+        if not all(map(_is_text, elements)):
+            raise ExecutionFailed("the model gave a string that is not UTF-8")
+        return elements
+
+    def release_values(self) -> None:
+        """Release the values of all inputs and outputs."""
+        for values in (self._inputs, self.outputs):
+            for at, value in enumerate(values):
+                if value:
+                    self._api.ReleaseValue(value)
+                    values[at] = None
+
+
+def _is_text(element: bytes) -> bool:
+    try:
+        str(element, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,64 @@
+"""Time limits of runs: one thread terminates the runs that exceed theirs."""
+
+import math
+import threading
+import time
+
+from functions.adapters.onnx.runs import Run
+
+SLEEP_MAX_S = 3600.0
+
+
+class Watchdog:
+    """Thread that sleeps until the earliest deadline and terminates overdue runs.
+
+    A run enters itself into `_deadlines` and removes itself when it ends, without a lock: single
+    operations of a dict are atomic under the GIL. If a run ends just as its time does, the side
+    that removes the entry decides: the run has ended in time, or the thread terminates it.
+    The lock is taken only to wake the thread for a deadline before its next wake-up.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._deadlines: dict[Run, float] = {}
+        # Infinite while the thread is not asleep: a run that starts then has to wait for the lock
+        # and wake it again.
+        self._wakes_at = math.inf
+        self._started = False
+
+    def watch(self, run: Run, timeout_s: float) -> None:
+        """Terminate `run` after `timeout_s`, unless it is unwatched before."""
+        deadline = self._deadlines[run] = time.monotonic() + timeout_s
+        if deadline < self._wakes_at:
+            with self._changed:
+                if self._started:
+                    self._changed.notify()
+                else:
+                    self._started = True
+                    threading.Thread(target=self._work, name="watchdog", daemon=True).start()
+
+    def unwatch(self, run: Run) -> bool:
+        """Stop watching `run`. Return False if it was already terminated."""
+        return self._deadlines.pop(run, None) is not None
+
+    def _work(self) -> None:
+        with self._changed:
+            while True:
+                self._changed.wait(self._terminate_overdue())
+
+    def _terminate_overdue(self) -> float:
+        """Terminate overdue runs and return the seconds until the next deadline."""
+        self._wakes_at = math.inf
+        now = time.monotonic()
+        deadlines = self._deadlines.copy()
+        for run, deadline in deadlines.items():
+            if deadline > now:
+                continue
+            current = self._deadlines.pop(run, None)
+            if current == deadline:
+                run.terminate()
+            elif current is not None:  # ended and was reused since the copy
+                self._deadlines[run] = current
+        pending = (deadline for deadline in deadlines.values() if deadline > now)
+        self._wakes_at = min(min(pending, default=math.inf), now + SLEEP_MAX_S)
+        return self._wakes_at - now
