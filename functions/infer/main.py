@@ -22,7 +22,7 @@ from functions.adapters.lambda_size import (
     threads_for,
 )
 from functions.adapters.memory import limit_memory
-from functions.adapters.onnx.lazy import LateRuntime
+from functions.adapters.onnx.lazy import LazyRuntime
 from functions.adapters.scratch import Scratch
 from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
@@ -50,7 +50,7 @@ if initialization != "snap-start":  # connections do not survive a snapshot
     dynamodb.open_ahead()
     blobs.open_ahead()
 scratch = Scratch(Path(os.environ.get("TMPDIR") or "/tmp"), "models-")  # noqa: S108 (made private)
-runtime = LateRuntime(threads_for(size_mb))
+runtime = LazyRuntime(threads_for(size_mb))
 registry = Registry(ItemTable(DynamoCalls(dynamodb), os.environ["REGISTRY_TABLE"]), utc_now)
 models = ModelCache(blobs, runtime, memory_bytes=models_bytes(size_mb), directory=scratch.path)
 resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")), Elapsed())
@@ -58,7 +58,7 @@ resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")),
 
 def make() -> Handler:
     """Import the rest of the function and return its handler."""
-    runtime.real()
+    runtime.import_runtime()
     from functions.core.serving.service import InferenceService
     from functions.core.serving.statistics import Statistics
     from functions.infer.handler import make_handler

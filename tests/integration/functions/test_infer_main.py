@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import S3Blobs
 from functions.adapters.clock import utc_now
-from functions.adapters.onnx.sessions import inspect_signature
+from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Source, State
 from tests.data_plane import Client, rows
@@ -83,9 +83,8 @@ def register(environment: dict[str, str], model: str, factor: float, directory: 
     blob = Blob("model.onnx", hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
     S3Blobs(boto3.client("s3"), environment["SERVING_BUCKET"]).store(blob, path)
     claimed = registry.claim(model, Source("up", f"models/{model}/x.onnx", str(factor)))
-    registry.finish(
-        replace(claimed, state=State.READY, files=(blob,), signature=inspect_signature(path))
-    )
+    signature = OnnxRuntime().load(path).signature(path)
+    registry.finish(replace(claimed, state=State.READY, files=(blob,), signature=signature))
 
 
 @pytest.mark.parametrize("memory_mb", ["512", "3008"])  # INIT waits for all imports, and does not
