@@ -39,11 +39,10 @@ from benchmarks.harness.models import Workload, all_workloads
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import CONNECTIONS, PART, S3Uploads, part_bytes
 from functions.adapters.clock import utc_now
-from functions.adapters.memory import pages_of_their_own
+from functions.adapters.memory import mmap_large_allocations
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.protocol.tensors import Tensor
-from functions.core.registration.executor import Background
 from functions.core.registration.registration import Registration
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.registry import Registry
@@ -83,7 +82,6 @@ class Case:
             self._blobs,
             sandbox,
             read_manifest,
-            background=Background(4),
         )
         self._original = where.model_path(workload)
         self._feeds = {workload.input: workload.values().astype(np.float32)}
@@ -216,7 +214,7 @@ class PacedBlobs:
 
 def _give_back() -> None:
     """What the other contenders have left on the heap: a load of ours gives it back, and an environment has none."""
-    with pages_of_their_own():
+    with mmap_large_allocations():
         pass
 
 

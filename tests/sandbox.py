@@ -1,9 +1,9 @@
-"""A workbench without a process and without ONNX Runtime: it unpacks for real, and believes every model."""
+"""Fake sandbox: unpacks for real and accepts every model, without a process or ONNX Runtime."""
 
 from pathlib import Path
 
 from functions.core.protocol.signature import Signature, TensorSpec
-from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked, Written
+from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked
 from functions.core.uploads import Form
 from functions.sandbox.unpack import unpack
 
@@ -11,7 +11,7 @@ SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP3
 
 
 class MemorySandbox:
-    """`core.workbench.Workbench`. `built` holds the names in package/ of every model that was built."""
+    """Sandbox in this process; `built` lists the files in package/ of each build."""
 
     def __init__(self, signature: Signature = SIGNATURE) -> None:
         self.built: list[list[str]] = []
@@ -20,7 +20,7 @@ class MemorySandbox:
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         return unpack(form, directory)
 
-    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
+    def build(self, brief: Brief, directory: Path) -> Built:
         self.built.append(sorted(path.name for path in (directory / "package").iterdir()))
         files = (brief.model, *brief.weights)
         for name in files:

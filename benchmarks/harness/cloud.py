@@ -24,9 +24,9 @@ from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
 from functions.adapters.sandbox import ProcessSandbox
-from functions.core.registration.registration import Digest, Pinned, Registration
+from functions.core.registration.registration import PinnedObject, Registration
 from functions.core.registry.registry import Registry
-from functions.core.registry.version import Blob, State
+from functions.core.registry.version import Blob, Source, State
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from local.aws.provision import local_session, make_tables
@@ -204,15 +204,12 @@ class FileUploads:
 
     folder: Path
 
-    def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned:
-        return Pinned(
-            bucket, key, version_id, version_id or "1", (self.folder / bucket / key).stat().st_size
-        )
+    def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject:
+        size_bytes = (self.folder / bucket / key).stat().st_size
+        return PinnedObject(Source(bucket, key, version_id or "1"), version_id, size_bytes)
 
-    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
-        shutil.copyfile(self.folder / pinned.bucket / pinned.key, path)
-        if digest is not None:
-            digest.update(path.read_bytes())
+    def fetch(self, pinned: PinnedObject, path: Path) -> None:
+        shutil.copyfile(self.folder / pinned.source.bucket / pinned.source.key, path)
 
 
 @dataclass(frozen=True, slots=True)

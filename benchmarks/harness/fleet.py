@@ -1,6 +1,6 @@
 """Many models of random sizes, registered fast, each with an answer of its own.
 
-Each is read, compiled, proven and measured by the workbench's own code, in this process instead of a sandbox, because
+Each is read, compiled, proven and measured by the sandbox's own code, but in this process, because
 they are ours. The registry writes into a dictionary, whose items then go to DynamoDB in batches: moto copies its whole
 table for each transaction. So what a function reads is what a registration leaves.
 """
@@ -28,7 +28,7 @@ from benchmarks.harness.models import IR, OPSET
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
 from functions.core.registration.registration import Registration
-from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked, Written
+from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import State
 from functions.core.uploads import Form, Upload
@@ -133,7 +133,7 @@ class InProcessSandbox:
 
         return unpack(form, directory)
 
-    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
+    def build(self, brief: Brief, directory: Path) -> Built:
         from functions.sandbox.build import build
 
-        return build(brief, directory, written)
+        return build(brief, directory)

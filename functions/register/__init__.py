@@ -1,1 +1,1 @@
-"""Lambda: one upload becomes one version of a model."""
+"""Lambda function that registers each upload as a version of a model."""

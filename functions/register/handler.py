@@ -1,7 +1,8 @@
-"""S3's events, through SQS, EventBridge or bare, become registrations; what failed goes back to the queue."""
+"""Lambda handler that registers uploads from S3 events: through SQS, EventBridge or direct."""
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
@@ -18,113 +19,144 @@ from functions.core.registration.registration import Registration
 from functions.core.registry.version import Reason, State, Version
 from functions.core.uploads import Upload, lacks_folder, uploads_in
 
-RESERVE_MS = 85_000  # an upload is not begun with less time left: it goes back to the queue. Building takes up to 60 s
+# ms; with less time left an upload goes back to the queue, because building takes up to 60 s
+RESERVE_MS = 85_000
+KEY_CHARACTERS = 1024  # of an object key in a log line
 
-Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
+Summary = dict[str, Any]  # of a version: model, version, state; code and reason if rejected
 
 
-def make_handler(
-    registration: Registration,
-    logger: Logger,
-    metrics: Metrics,
-    note: Callable[[Upload, Reason], None] = lambda *_: None,
-    after: Callable[[], None] = lambda: None,
-) -> Handler:
-    """The Lambda handler for uploads, bound to `registration`.
+@dataclass(frozen=True, slots=True)
+class RegisterHandler:
+    """Lambda handler for uploads.
 
-    `note` remembers why an upload was put off; `after` is called when one is done with, however it ended.
-
-    SQS batches answer with `batchItemFailures`: the messages that should come again. Any other event answers with the
-    versions it became, and raises when one of its uploads should come again.
+    An SQS batch is answered with `batchItemFailures`: the messages to deliver again. Any other
+    event is answered with the versions it became, and raises if an upload has to be retried.
     """
-    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
-    def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-        def on_message(record: SQSRecord) -> None:
-            register_all(_body(record.body), record.message_id)
+    registration: Registration
+    logger: Logger
+    metrics: Metrics
+    note_failure: Callable[[Upload, Reason], None] = lambda *_: None
+    after_upload: Callable[[], None] = lambda: None
 
-        def register_all(notification: Mapping[str, Any], origin: str) -> list[dict[str, Any]]:
-            try:
-                uploads = list(uploads_in(notification))
-            except InvalidModel as error:
-                logger.error("ignored: no upload event", reason=str(error), origin=origin)
-                metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
-                return []
-            return [told for upload in uploads if (told := register(upload))]
-
-        def register(upload: Upload) -> dict[str, Any] | None:
-            about: dict[str, Any] = {
-                "bucket": upload.bucket,
-                "key": upload.key[:1024],
-                "object_version": upload.version_id,
-            }
-            if context.get_remaining_time_in_millis() < RESERVE_MS:
-                raise Unavailable("too little time left to begin another upload")
-            try:
-                version = registration.register(upload)
-            except InvalidModel as error:
-                logger.error("ignored", code=error.instance_code, reason=str(error), **about)
-                metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
-                return None
-            except Unavailable as error:
-                logger.warning(
-                    "to be tried again", code=error.instance_code, reason=str(error), **about
-                )
-                metrics.add_metric("UploadsRetried", MetricUnit.Count, 1)
-                put_off(upload, Reason(error.instance_code, str(error)))
-                raise
-            except Exception as error:  # a bug: told in full, and the upload comes again until it lies in the dead letters
-                logger.exception("failed", **about)
-                put_off(
-                    upload,
-                    Reason(
-                        "INTERNAL", f"register failed with {type(error).__name__}; its log has more"
-                    ),
-                )
-                raise
-            finally:
-                after()
-            if version is None and lacks_folder(upload.key):
-                logger.warning(
-                    "ignored: the key names no model; upload it to models/<model>/", **about
-                )
-                metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
-                return None
-            if version is None:
-                logger.info("nothing to register", **about)
-                return None
-            told = _told(version)
-            logger.info(
-                "registered" if version.state is State.READY else "rejected", **told, **about
-            )
-            metrics.add_metric(
-                "UploadsRegistered" if version.state is State.READY else "UploadsRejected",
-                MetricUnit.Count,
-                1,
-            )
-            return told
-
-        def put_off(upload: Upload, reason: Reason) -> None:
-            try:
-                note(upload, reason)
-            except PlatformError as error:
-                logger.warning("no note", reason=str(error), key=upload.key[:1024])
-
-        logger.append_keys(request_id=context.aws_request_id)
+    def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Register the uploads of an event and flush the metrics."""
+        self.logger.append_keys(request_id=context.aws_request_id)
         try:
-            records = event.get("Records") or [{}]
-            if records[0].get("eventSource") == "aws:sqs":
-                return dict(process_partial_response(event, on_message, processor, context))
-            return {"versions": register_all(event, "invocation")}
+            if _is_sqs_batch(event):
+                return self.register_batch(event, context)
+            return {"versions": self.register_uploads(event, "invocation", context)}
         finally:
-            if metrics.metric_set:
-                metrics.flush_metrics()
+            if self.metrics.metric_set:
+                self.metrics.flush_metrics()
 
-    return lambda_handler
+    def register_batch(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Register the messages of an SQS batch; return those to deliver again."""
+        processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+        return dict(process_partial_response(event, self.register_message, processor, context))
+
+    def register_message(self, record: SQSRecord, lambda_context: Any) -> None:
+        """Register the uploads of one SQS message; the batch processor names the parameters."""
+        self.register_uploads(_parse_body(record.body), record.message_id, lambda_context)
+
+    def register_uploads(
+        self, notification: Mapping[str, Any], origin: str, context: Any
+    ) -> list[Summary]:
+        """Register the uploads of one S3 notification; return a summary of each version."""
+        try:
+            uploads = list(uploads_in(notification))
+        except InvalidModel as error:
+            self.logger.error("ignored: no upload event", reason=str(error), origin=origin)
+            self.count("UploadsIgnored")
+            return []
+        summaries = [self.register_upload(upload, context) for upload in uploads]
+        return [summary for summary in summaries if summary]
+
+    def register_upload(self, upload: Upload, context: Any) -> Summary | None:
+        """Register one upload and log the outcome; return the version's summary, if any.
+
+        Raises:
+            Unavailable: too little time is left, or a dependency failed; to be retried.
+        """
+        if context.get_remaining_time_in_millis() < RESERVE_MS:
+            raise Unavailable("too little time left to begin another upload")
+        try:
+            version = self.registration.register(upload)
+        except InvalidModel as error:
+            self.log_ignored(upload, error)
+            return None
+        except Unavailable as error:
+            self.log_retry(upload, error)
+            raise
+        except Exception as error:  # a bug: the queue retries, then moves it to the dead letters
+            self.log_bug(upload, error)
+            raise
+        finally:
+            self.after_upload()
+        return self.log_outcome(upload, version)
+
+    def log_outcome(self, upload: Upload, version: Version | None) -> Summary | None:
+        """Log a finished registration; return the version's summary, if any."""
+        if version is None:
+            self.log_no_version(upload)
+            return None
+        summary = _summary(version)
+        is_ready = version.state is State.READY
+        self.logger.info("registered" if is_ready else "rejected", **summary, **_log_fields(upload))
+        self.count("UploadsRegistered" if is_ready else "UploadsRejected")
+        return summary
+
+    def log_no_version(self, upload: Upload) -> None:
+        """Log an object that is no upload; warn if only its folder is missing."""
+        if not lacks_folder(upload.key):
+            self.logger.info("nothing to register", **_log_fields(upload))
+            return
+        message = "ignored: the key names no model; upload it to models/<model>/"
+        self.logger.warning(message, **_log_fields(upload))
+        self.count("UploadsIgnored")
+
+    def log_ignored(self, upload: Upload, error: InvalidModel) -> None:
+        """Log an upload whose key names no possible model."""
+        reason = Reason(error.instance_code, str(error))
+        self.logger.error("ignored", code=reason.code, reason=reason.message, **_log_fields(upload))
+        self.count("UploadsIgnored")
+
+    def log_retry(self, upload: Upload, error: Unavailable) -> None:
+        """Log and record a failure that the queue will retry."""
+        reason = Reason(error.instance_code, str(error))
+        self.logger.warning(
+            "to be tried again", code=reason.code, reason=reason.message, **_log_fields(upload)
+        )
+        self.count("UploadsRetried")
+        self.record_failure(upload, reason)
+
+    def log_bug(self, upload: Upload, error: Exception) -> None:
+        """Log the traceback of an unexpected error and record it for the dead letters."""
+        self.logger.exception("failed", **_log_fields(upload))
+        message = f"register failed with {type(error).__name__}; its log has more"
+        self.record_failure(upload, Reason("INTERNAL", message))
+
+    def record_failure(self, upload: Upload, reason: Reason) -> None:
+        """Record in the registry why an upload has to be retried, if the registry is reachable."""
+        try:
+            self.note_failure(upload, reason)
+        except PlatformError as error:
+            key = upload.key[:KEY_CHARACTERS]
+            self.logger.warning("no note", reason=str(error), key=key)
+
+    def count(self, metric: str) -> None:
+        """Add one to a metric."""
+        self.metrics.add_metric(metric, MetricUnit.Count, 1)
 
 
-def _body(text: str) -> Mapping[str, Any]:
-    """The notification in a message; something that is none for `uploads_in` to name."""
+def _is_sqs_batch(event: Mapping[str, Any]) -> bool:
+    records = event.get("Records") or [{}]
+    return bool(records[0].get("eventSource") == "aws:sqs")
+
+
+def _parse_body(text: str) -> Mapping[str, Any]:
+    """Parse a message; return {} if it is no JSON object, which is no upload event either."""
     try:
         body = json.loads(text)
     except ValueError:
@@ -132,12 +164,20 @@ def _body(text: str) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _told(version: Version) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _log_fields(upload: Upload) -> dict[str, Any]:
+    return {
+        "bucket": upload.bucket,
+        "key": upload.key[:KEY_CHARACTERS],
+        "object_version": upload.version_id,
+    }
+
+
+def _summary(version: Version) -> Summary:
+    summary: Summary = {
         "model": version.model,
         "version": version.number,
         "state": version.state.value,
     }
     if version.reason:
-        told |= {"code": version.reason.code, "reason": version.reason.message}
-    return told
+        summary |= {"code": version.reason.code, "reason": version.reason.message}
+    return summary

@@ -1,4 +1,8 @@
-"""The manifest, schema 1: what a training job says about its model. Unknown fields are kept; known ones are checked."""
+"""Schema of manifest.json, version 1: what a training job records about its model.
+
+Every field but `schema` is optional. Fields that are not in this schema are accepted and ignored;
+fields that are, are checked. The file is stored whole beside the model.
+"""
 
 import json
 from typing import Annotated, Any, Literal
@@ -6,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from functions.core.errors import InvalidModel, one_line
-from functions.core.registration.registration import DeclaredTensor, ListedFile, Manifest
+from functions.core.registration.manifest import DeclaredTensor, ListedFile, Manifest
 
 Text = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # [low, high]
 Scalars = dict[Text, str | int | float | bool | None]
 
 
@@ -20,72 +24,99 @@ class _Open(BaseModel):
 
 
 class Tensor(_Open):
+    """Input or output of the model, as the manifest declares it.
+
+    A declared datatype or shape has to agree with the model's graph; -1 is a dimension of any
+    size. `labels` name the classes along the last dimension of an output.
+    """
+
     name: Name
-    datatype: Annotated[str, Field(max_length=16)] | None = None
+    datatype: Annotated[str, Field(max_length=16)] | None = None  # e.g. "FP32"
     shape: Annotated[list[int], Field(max_length=16)] | None = None
     labels: Annotated[list[Label], Field(max_length=100_000)] = []
 
 
 class File(_Open):
+    """File of a package that is uploaded in parts.
+
+    `path` is relative to the manifest, which has to be uploaded last. `size` is in bytes.
+    """
+
     path: Name
     size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Sample(_Open):
-    """One Open Inference Protocol request and the response it had in training."""
+    """Example request with the response of the trained model.
+
+    Both are JSON of the Open Inference Protocol. A registration rejects a model that answers a
+    sample differently.
+    """
 
     request: dict[str, Any]
     response: dict[str, Any]
 
 
 class Tolerance(_Open):
+    """Accepted difference between a sample's response and the model's answer.
+
+    The limit of a value is `atol + rtol * abs(expected)`.
+    """
+
     rtol: Annotated[float, Field(ge=0, le=1)] = 1e-3
     atol: Annotated[float, Field(ge=0)] = 1e-5
 
 
 class Primary(_Open):
+    """Metric that decides which of two models is better."""
+
     metric: Text
     higher_is_better: bool
 
 
 class Lead(_Open):
-    """How much better than the best baseline; above zero is better."""
+    """Advantage over the best baseline in the primary metric; above zero is better."""
 
-    over: Text
+    over: Text  # name of the baseline
     by: float
     interval: Interval | None = None
 
 
 class Evaluation(_Open):
-    """How sure the metrics are and for whom they hold: what a gate may ask beside the metrics."""
+    """Evidence behind the metrics: sample size, confidence intervals, groups, calibration."""
 
     primary: Primary | None = None
-    rows: Annotated[int, Field(ge=0)] | None = None
-    intervals: dict[Text, Interval] = {}
+    rows: Annotated[int, Field(ge=0)] | None = None  # in the test set
+    intervals: dict[Text, Interval] = {}  # by metric
     lead: Lead | None = None
     groups: dict[Text, Any] = {}
     calibration: dict[Text, Any] = {}
 
 
 class ManifestSchema(_Open):
-    """`mayfly.manifest`: https://github.com/kserve/open-inference-protocol for the words of samples and tensors."""
+    """Content of manifest.json.
+
+    Tensors and samples use the terms of the Open Inference Protocol:
+    https://github.com/kserve/open-inference-protocol
+    """
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
-    task: Annotated[str, Field(max_length=128)] | None = None
+    task: Annotated[str, Field(max_length=128)] | None = None  # e.g. "classification"
     description: Text | None = None
     inputs: Annotated[list[Tensor], Field(max_length=256)] = []
     outputs: Annotated[list[Tensor], Field(max_length=256)] = []
     metrics: Scalars = {}
-    baselines: dict[Text, Scalars] = {}
+    baselines: dict[Text, Scalars] = {}  # metrics by baseline
     evaluation: Evaluation = Evaluation()
     data: dict[Text, Any] = {}
     hyperparameters: dict[Text, Any] = {}
     training: dict[Text, Any] = {}
     tolerance: Tolerance = Tolerance()
+    # tried when registering; a variant is served if it agrees with the samples and saves enough
     variants: Annotated[list[Literal["int8", "fp16"]], Field(max_length=2)] = []
     samples: Annotated[list[Sample], Field(max_length=64)] = []
-    files: Annotated[list[File], Field(max_length=64)] = []
+    files: Annotated[list[File], Field(max_length=64)] = []  # of a package in parts
 
 
 CARD_FIELDS = (
@@ -104,50 +135,66 @@ CARD_FIELDS = (
 
 
 def read_manifest(raw: bytes) -> Manifest:
-    """Check a manifest and take from it what a registration needs.
+    """Parse and check manifest.json.
 
     Raises:
         InvalidModel: `BAD_MANIFEST`, with the path of the field at fault.
     """
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidModel(f"the manifest is no JSON: {error}", code="BAD_MANIFEST") from error
-    try:
-        checked = ManifestSchema.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise InvalidModel(
-            f"the manifest's {one_line(where, 80)}: {first['msg']}", code="BAD_MANIFEST"
-        ) from error
-    card = {
-        name: document[name] for name in CARD_FIELDS if document.get(name) not in (None, {}, [])
-    }
-    for tensors in (card.get("inputs", []), card.get("outputs", [])):
-        for tensor in tensors:
-            tensor.pop("labels", None)  # they are in the signature
+    document = _parse_json(raw)
+    schema = _validate(document)
     return Manifest(
         raw=raw,
-        card=card,
-        inputs=_declared(checked.inputs),
-        outputs=_declared(checked.outputs),
-        files=tuple(ListedFile(file.path, file.size, file.sha256) for file in checked.files),
+        card=_card(document),
+        inputs=_declared_tensors(schema.inputs),
+        outputs=_declared_tensors(schema.outputs),
+        files=tuple(ListedFile(file.path, file.size, file.sha256) for file in schema.files),
         samples=tuple(
-            {"request": sample.request, "response": sample.response} for sample in checked.samples
+            {"request": sample.request, "response": sample.response} for sample in schema.samples
         ),
-        rtol=checked.tolerance.rtol,
-        atol=checked.tolerance.atol,
-        variants=tuple(dict.fromkeys(checked.variants)),
+        rtol=schema.tolerance.rtol,
+        atol=schema.tolerance.atol,
+        variants=tuple(dict.fromkeys(schema.variants)),
     )
 
 
-def _declared(tensors: list[Tensor]) -> dict[str, DeclaredTensor]:
+def _parse_json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel(f"the manifest is no JSON: {error}", code="BAD_MANIFEST") from error
+
+
+def _validate(document: Any) -> ManifestSchema:
+    try:
+        return ManifestSchema.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"]) or "manifest"
+        message = f"the manifest's {one_line(path, 80)}: {first['msg']}"
+        raise InvalidModel(message, code="BAD_MANIFEST") from error
+
+
+def _card(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the non-empty card fields, without labels: the signature holds those."""
+    card = {
+        name: document[name] for name in CARD_FIELDS if document.get(name) not in (None, {}, [])
+    }
+    for side in ("inputs", "outputs"):
+        if side in card:
+            card[side] = [_without_labels(tensor) for tensor in card[side]]
+    return card
+
+
+def _without_labels(tensor: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in tensor.items() if name != "labels"}
+
+
+def _declared_tensors(tensors: list[Tensor]) -> dict[str, DeclaredTensor]:
     return {
         tensor.name: DeclaredTensor(
-            tensor.datatype,
-            None if tensor.shape is None else tuple(tensor.shape),
-            tuple(tensor.labels),
+            datatype=tensor.datatype,
+            shape=None if tensor.shape is None else tuple(tensor.shape),
+            labels=tuple(tensor.labels),
         )
         for tensor in tensors
     }

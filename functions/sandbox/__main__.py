@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.core.errors import InvalidModel
-from functions.core.registration.sandbox_protocol import brief_of, rejection, report, written_report
+from functions.core.registration.sandbox_protocol import read_brief, rejection, report
 from functions.core.uploads import Form
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
@@ -23,7 +23,7 @@ MB = 1024 * 1024
 def main(step: str, out: int, parent: int, limits: Mapping[str, int]) -> None:
     """Answer the tasks on stdin, on the descriptor `out`: `ready` once, then a line of JSON each, until stdin ends."""
     _limit(parent, limits)
-    work = _step(step, lambda told: _say(out, json.dumps(told)))
+    work = _step(step)
     _say(out, "ready")
     for line in sys.stdin.buffer:
         _say(out, _answer(work, json.loads(line)))
@@ -72,10 +72,8 @@ def _threads_of_this_user() -> int:
     return found
 
 
-def _step(
-    name: str, tell: Callable[[dict[str, Any]], None]
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What does the step; imports what it needs. `tell` is for what is said before the answer."""
+def _step(name: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Import and return the function that runs a step."""
     if name == "unpack":
         from functions.sandbox.unpack import unpack
 
@@ -86,9 +84,7 @@ def _step(
 
     keep_stacks_small()  # as in the function that will serve it
     library()  # before there is a task, which would wait for it
-    return lambda task: report(
-        build(brief_of(task), Path(task["directory"]), lambda files: tell(written_report(files)))
-    )
+    return lambda task: report(build(read_brief(task), Path(task["directory"])))
 
 
 def _answer(work: Callable[[Mapping[str, Any]], dict[str, Any]], task: Mapping[str, Any]) -> str:

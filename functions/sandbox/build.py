@@ -10,7 +10,7 @@ from functions.adapters.lambda_size import MB, memory_mb_for
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, one_line
 from functions.core.protocol.signature import Signature
-from functions.core.registration.sandbox_protocol import Brief, Built, Written
+from functions.core.registration.sandbox_protocol import Brief, Built
 from functions.core.registry.load_plan import Plan
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.sandbox import explanations
@@ -79,15 +79,15 @@ class Candidate:
         ]
 
 
-def build(brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
-    """What `core.workbench.Workbench.build` promises.
+def build(brief: Brief, directory: Path) -> Built:
+    """Load, compile, check and measure the model in package/; write serving/.
 
     Raises:
         InvalidModel: why this model can never be served.
     """
     gc.freeze()  # what is imported stays: collecting garbage, which measuring memory does, then takes no time
     try:
-        return _Build(brief, directory, written).run()
+        return _Build(brief, directory).run()
     except MemoryError as error:
         raise InvalidModel(
             "the model does not fit into the memory of the function that checks it",
@@ -96,10 +96,9 @@ def build(brief: Brief, directory: Path, written: Written = lambda _: None) -> B
 
 
 class _Build:
-    def __init__(self, brief: Brief, directory: Path, written: Written) -> None:
+    def __init__(self, brief: Brief, directory: Path) -> None:
         self.brief = brief
         self.directory = directory
-        self.written = written
         self.runtime = OnnxRuntime(brief.threads)
         self.uploaded = Candidate(directory / "package", (brief.model, *brief.weights), "none")
         self.serving = directory / "serving"
@@ -158,10 +157,6 @@ class _Build:
         del compiled  # its memory is free again before another form is loaded
         if form is not source:
             session = self._measure(form, form.plans(self.brief.threads)[0])
-            if source is self.uploaded and not self.brief.variants:
-                self.written(
-                    form.files
-                )  # whoever reads them now slows down neither what was measured nor the proof
             if session is None or differs(
                 before, answers(session, questions, self.signature, form.costs[0].outputs)
             ):

@@ -17,7 +17,7 @@ TEXT = 256  # characters of a producer or a member's name that are kept
 
 
 def unpack(form: Form, directory: Path) -> Unpacked:
-    """What `core.workbench.Workbench.unpack` promises.
+    """Unpack upload/ into package/.
 
     Raises:
         InvalidModel: why this upload can never be served.

@@ -1,4 +1,4 @@
-"""A rule-based machine over the real registration, registry, adapters, handler and reconciler; the workbench is a fake.
+"""A rule-based machine over the real registration, registry, adapters, handler and reconciler; the sandbox is a fake.
 
 People upload, delete, move aliases and archive; events come late, twice, in any order or never; workers die, stop and
 go on at every AWS call; S3 and DynamoDB throttle, fail and lose replies. After every write and every step the stored
@@ -23,18 +23,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import S3Blobs, S3Uploads
-from functions.adapters.aws.s3_listing import S3BlobShelf, S3UploadShelf
+from functions.adapters.aws.s3_listing import S3BlobListing, S3UploadListing
 from functions.adapters.aws.sqs import SqsQueue
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registration.registration import Registration
-from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked, Written
+from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked
 from functions.core.registry.dead_letters import note_failure
 from functions.core.registry.reconciler import Limits, Reconciler
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Version
 from functions.core.uploads import Form, Upload
-from functions.register.handler import make_handler
+from functions.register.handler import RegisterHandler
 from functions.register.manifest import read_manifest
 from tests.stateful.cloud import HOUR, Cloud, Fault, Worker
 from tests.stateful.invariants import DEATHS, Checker, Sent
@@ -87,7 +87,7 @@ class TrustingSandbox:
         (directory / "package" / "model.onnx").write_bytes(content)
         return Unpacked("model.onnx", (), described, {"opset": 20})
 
-    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
+    def build(self, brief: Brief, directory: Path) -> Built:
         shutil.copy(directory / "package" / "model.onnx", directory / "serving" / "model.onnx")
         return Built(("model.onnx",), SIGNATURE)
 
@@ -156,8 +156,8 @@ class Machine(RuleBasedStateMachine):
         )
         self.reconciler = Reconciler(
             self.registry,
-            S3UploadShelf(cloud.s3, cloud.artifacts),
-            S3BlobShelf(cloud.s3, cloud.serving),
+            S3UploadListing(cloud.s3, cloud.artifacts),
+            S3BlobListing(cloud.s3, cloud.serving),
             SqsQueue(cloud.sqs, cloud.queue_url),
             cloud.artifacts,
             cloud.now,
@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
             Logger(stream=io.StringIO(), service="register"),
             Metrics(namespace="mayfly", service="register"),
         )
-        self.environment = lambda: make_handler(
+        self.environment = lambda: RegisterHandler(
             watched, logger, metrics, partial(note_failure, self.registry)
         )
         self.queue: list[Message] = []

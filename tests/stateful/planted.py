@@ -11,7 +11,7 @@ from unittest import mock
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import S3Blobs, S3Uploads
-from functions.adapters.aws.s3_listing import S3BlobShelf
+from functions.adapters.aws.s3_listing import S3BlobListing
 from functions.core.errors import Unavailable
 from functions.core.registration.registration import Registration
 from functions.core.registry.reconciler import Reconciler
@@ -125,9 +125,9 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "the latest bytes instead of the event's version": lambda: edited(
         (
             S3Uploads,
-            "fetch",
-            '{"VersionId": pinned.version_id} if pinned.version_id else',
-            "{} if True else",
+            "_read_request",
+            'request["VersionId"] = pinned.version_id',
+            "pass",
         ),
     ),
     "an alias without the READY check": lambda: edited(
@@ -167,7 +167,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         (S3Blobs, "_is_fresh", " and age < FRESH", "")
     ),
     "whatever is current is collected": lambda: edited(
-        (S3BlobShelf, "remove", ", VersionId=stored.handle", ""),
+        (S3BlobListing, "remove", ", VersionId=stored.object_version", ""),
     ),
     "a failure is acknowledged": failures_acknowledged,
     "PENDING versions are not resumed": lambda: edited(

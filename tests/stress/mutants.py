@@ -21,7 +21,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from functions.adapters.sandbox import Child, Ended, Limits
+from functions.adapters.sandbox import Child, ChildEnded, Limits
 from functions.core.errors import InvalidModel
 from functions.core.registration.sandbox_protocol import (
     Brief,
@@ -217,20 +217,20 @@ class Line:
         child = self._children.get(step)
         self._taken[step] += 1
         if child and self._taken[step] % TASKS == 0:
-            self._children.pop(step).end()
+            self._children.pop(step).kill()
             child = None
         if child is None:
             self.started += 1
             child = self._children[step] = Child(step, LIMITS, ENVIRONMENT)
         try:
             return child.ask(task, TASK_S)
-        except (Ended, InvalidModel):
-            self._children.pop(step).end()
+        except (ChildEnded, InvalidModel):
+            self._children.pop(step).kill()
             raise
 
     def close(self) -> None:
         while self._children:
-            self._children.popitem()[1].end()
+            self._children.popitem()[1].kill()
 
 
 def outcome(line: Line, content: bytes) -> str:
@@ -254,7 +254,7 @@ def outcome(line: Line, content: bytes) -> str:
             if isinstance(told, dict) and "memory" in told:
                 return "memory"
             built = read_built(told)
-        except Ended as ended:
+        except ChildEnded as ended:
             assert ended.ready, ended
             return f"ended: {ended}"
         except InvalidModel as error:

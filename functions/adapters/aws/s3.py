@@ -1,7 +1,6 @@
-"""Objects in S3: uploads, read by their exact version, and blobs, stored once under their digest."""
+"""Uploads and blobs in S3, through boto3."""
 
 import base64
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,29 +9,23 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import BotoCoreError, ClientError
 
+from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.adapters.clock import utc_now
 from functions.core.errors import Unavailable
-from functions.core.registration.registration import Digest, ObjectGone, Pinned
-from functions.core.registry.version import Blob
+from functions.core.registration.registration import ObjectGone, PinnedObject
+from functions.core.registry.version import Blob, Source
 
-CHUNK = 1024 * 1024
-PART = 8 * CHUNK  # of what is larger; one request each
-CONNECTIONS = 16  # at a time: one gets about 90 MB/s from S3. The client's pool has to hold them
-FRESH = timedelta(hours=12)  # half of the reconciler's grace for blobs that no version has
-_DELETED = {"405", "MethodNotAllowed"}  # a delete marker
-_GONE = {"404", "NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound"} | _DELETED
-_KEPT_AWAY = {"403", "AccessDenied"}
-_BUSY = {"SlowDown", "Throttling", "RequestTimeout"}
-_CHANGED = {"PreconditionFailed", "412"}
-_TAKEN = _CHANGED | {
-    "ConditionalRequestConflict"
-}  # somebody put it already, or does at this moment
+CHUNK = 1024 * 1024  # bytes
+PART = 8 * CHUNK  # bytes of one request; larger objects take several
+CONNECTIONS = 16  # one gets about 90 MB/s from S3; the client's pool has to hold as many
+FRESH = timedelta(hours=12)  # half of the reconciler's grace period for unreferenced blobs
 
 
 def part_bytes(size_bytes: int) -> int:
-    """How large the parts of a large blob are.
+    """Return the part size for a large blob: one part for each connection.
 
     >>> part_bytes(20 * PART) / PART, part_bytes(PART + 1) / PART
     (1.25, 1.0)
@@ -41,81 +34,72 @@ def part_bytes(size_bytes: int) -> int:
 
 
 class S3Uploads:
-    """`core.registration.Uploads`: what people and training jobs put into the artifacts bucket."""
+    """Artifacts bucket, where people and training jobs upload models."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned:
-        """The version, size and identity of an object: of `version_id`, or of the current one.
+    def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject:
+        """Look up the exact version and size of an object: of `version_id`, or the current one.
 
         Raises:
             ObjectGone: there is no such object (any more).
             Unavailable: S3 failed; try again.
         """
-        wanted = {"VersionId": version_id} if version_id else {}
-        with translated(bucket):
-            head = self._client.head_object(Bucket=bucket, Key=key, **wanted)
-        found = head.get("VersionId")
-        versioned = found if found and found != "null" else None
-        return Pinned(
-            bucket, key, versioned, versioned or head["ETag"].strip('"'), head["ContentLength"]
-        )
+        selector = {"VersionId": version_id} if version_id else {}
+        with translate_errors(bucket):
+            head = self._client.head_object(Bucket=bucket, Key=key, **selector)
+        source = Source(bucket, key, object_version(head))
+        return PinnedObject(source, _version_id(head), head["ContentLength"])
 
-    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None:
-        """Write exactly that object to `path`, and tell its bytes to `digest`.
+    def fetch(self, pinned: PinnedObject, path: Path) -> None:
+        """Download exactly that object to `path`.
 
         Raises:
             ObjectGone: it was deleted or, in an unversioned bucket, overwritten meanwhile.
             Unavailable: S3 failed or sent too little; try again.
         """
-        wanted = (
-            {"VersionId": pinned.version_id}
-            if pinned.version_id
-            else {"IfMatch": pinned.object_version}
-        )
-        with translated(pinned.bucket):
+        with translate_errors(pinned.source.bucket), path.open("wb") as file:
             if pinned.size_bytes > PART:
-                self._fetch_parts(pinned, wanted, path, digest)
-                return
-            reply = self._client.get_object(Bucket=pinned.bucket, Key=pinned.key, **wanted)
-            _write(reply["Body"], path, pinned.size_bytes, digest)
+                self._fetch_parts(pinned, file.fileno())
+            else:
+                self._fetch_part(pinned, file.fileno(), 0)
 
-    def _fetch_parts(
-        self, pinned: Pinned, wanted: Mapping[str, str], path: Path, digest: Digest | None
-    ) -> None:
-        """As many parts at a time as there are connections. `digest` gets them as they come."""
-        with path.open("w+b") as file, ThreadPoolExecutor(CONNECTIONS) as pool:
-            parts = [
-                (start, pool.submit(self._fetch_part, pinned, wanted, file.fileno(), start))
-                for start in range(0, pinned.size_bytes, PART)
-            ]
+    def _fetch_parts(self, pinned: PinnedObject, file: int) -> None:
+        """Fetch with as many requests at a time as there are connections."""
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            starts = range(0, pinned.size_bytes, PART)
+            parts = [pool.submit(self._fetch_part, pinned, file, start) for start in starts]
             try:
-                for start, part in parts:
-                    size = part.result()
-                    if digest is not None:
-                        digest.update(os.pread(file.fileno(), size, start))
+                for part in parts:
+                    part.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _fetch_part(self, pinned: Pinned, wanted: Mapping[str, str], file: int, start: int) -> int:
+    def _fetch_part(self, pinned: PinnedObject, file: int, start: int) -> None:
+        reply = self._client.get_object(**self._read_request(pinned, start))
         size = min(PART, pinned.size_bytes - start)
-        reply = self._client.get_object(
-            Bucket=pinned.bucket,
-            Key=pinned.key,
-            Range=f"bytes={start}-{start + size - 1}",
-            **wanted,
-        )
         written = 0
         for chunk in reply["Body"].iter_chunks(CHUNK):
             written += os.pwrite(file, chunk, start + written)
         if written != size:
             raise Unavailable(f"{written} of {size} bytes arrived from storage")
-        return size
+
+    def _read_request(self, pinned: PinnedObject, start: int) -> dict[str, str]:
+        """Return the parameters that read up to PART bytes of exactly this object."""
+        request = {"Bucket": pinned.source.bucket, "Key": pinned.source.key}
+        if pinned.version_id:
+            request["VersionId"] = pinned.version_id
+        else:
+            request["IfMatch"] = pinned.source.object_version
+        if pinned.size_bytes > PART:
+            end = min(start + PART, pinned.size_bytes)
+            request["Range"] = f"bytes={start}-{end - 1}"
+        return request
 
 
 class S3Blobs:
-    """The serving bucket: `blobs/<aa>/<sha256>`, content that never changes."""
+    """Serving bucket: immutable content under `blobs/<aa>/<sha256>`."""
 
     def __init__(self, client: Any, bucket: str, now: Callable[[], str] = utc_now) -> None:
         self._client = client
@@ -123,19 +107,19 @@ class S3Blobs:
         self._now = now
 
     def store(self, blob: Blob, path: Path) -> None:
-        """Put the file at `path` under its digest, unless it has been there for less than half a day.
+        """Upload a file under its digest, unless it was stored in the last 12 hours.
 
-        An older one may be about to be collected (`core/registry/reconciler.py`), and what is put anew is not: the bucket is
-        versioned, and the reconciler removes the object version that it saw.
+        The reconciler (`core/registry/reconciler.py`) may be about to delete an older one. A new
+        upload survives, because the reconciler deletes the object version that it has listed.
 
         Raises:
             Unavailable: S3 failed; try again.
         """
         try:
-            with translated(self._bucket):
+            with translate_errors(self._bucket):
                 if not self._put_new(blob, path) and not self._is_fresh(blob):
                     self._put(blob, path)
-        except ObjectGone as error:  # not the upload's fault: the bucket itself is missing
+        except ObjectGone as error:  # the bucket itself is missing: not the upload's fault
             raise Unavailable(
                 f"the bucket {self._bucket} is not there", code="NOT_WRITTEN"
             ) from error
@@ -144,26 +128,29 @@ class S3Blobs:
         try:
             head = self._client.head_object(Bucket=self._bucket, Key=blob.key)
         except ClientError as error:
-            if _code(error) not in _GONE:
+            if classify_response(error.response) is not ErrorKind.GONE:
                 raise
             return False
         age = datetime.fromisoformat(self._now()) - head["LastModified"]
         return bool(head["ContentLength"] == blob.size_bytes and age < FRESH)
 
     def _put_new(self, blob: Blob, path: Path) -> bool:
-        """Put a small blob unless it is there: a question before would take as long."""
+        """Upload a small blob unless its key exists; return False if nothing was uploaded.
+
+        A HEAD request in advance would take as long.
+        """
         if blob.size_bytes > PART:
             return False
         try:
             self._put(blob, path, IfNoneMatch="*")
         except ClientError as error:
-            if _code(error) not in _TAKEN:
+            if classify_response(error.response) is not ErrorKind.CHANGED:
                 raise
             return False
         return True
 
     def _put(self, blob: Blob, path: Path, **condition: str) -> None:
-        """S3 compares what arrives with the digest or, where it comes in parts, with a checksum of each."""
+        """Upload a file; S3 checks its SHA-256 or, in parts, the CRC32 of each part."""
         metadata = {"name": blob.name}
         if blob.size_bytes > PART:
             self._put_parts(blob, path, {"ChecksumAlgorithm": "CRC32", "Metadata": metadata})
@@ -179,77 +166,46 @@ class S3Blobs:
                 **condition,
             )
 
-    def _put_parts(self, blob: Blob, path: Path, extra: Mapping[str, Any]) -> None:
-        """As many parts as connections, so that none has to wait. Whoever fetches the blob compares the digest."""
-        from boto3.s3.transfer import (  # `infer` puts nothing
-            TransferConfig,
-            create_transfer_manager,
-        )
+    def _put_parts(self, blob: Blob, path: Path, options: dict[str, Any]) -> None:
+        """Upload in one part for each connection; a reader of the blob checks its digest.
 
-        config = TransferConfig(PART, CONNECTIONS, part_bytes(blob.size_bytes))
-        # not `upload_file`, which wraps S3's errors in one without their code
-        with create_transfer_manager(self._client, config) as manager:
-            manager.upload(str(path), self._bucket, blob.key, extra).result()
-
-    def fetch(self, blob: Blob, path: Path) -> None:
-        """Write the blob to `path`, complete and verified or not at all.
-
-        Raises:
-            Unavailable: it could not be read, or what came is not what its digest says; try again.
+        Not with `upload_file`, which wraps S3's errors in one without their code.
         """
-        part = path.with_name(path.name + ".part")
-        try:
-            with translated(self._bucket):
-                reply = self._client.get_object(Bucket=self._bucket, Key=blob.key)
-                digest = hashlib.sha256()
-                _write(reply["Body"], part, blob.size_bytes, digest)
-            if digest.hexdigest() != blob.sha256:
-                raise Unavailable(
-                    "a model file arrived corrupted from storage", code="BLOB_CORRUPTED"
-                )
-            part.replace(path)
-        except ObjectGone as error:
-            raise Unavailable("a model file is missing in storage", code="BLOB_MISSING") from error
-        finally:
-            part.unlink(missing_ok=True)
+        config = TransferConfig(PART, CONNECTIONS, part_bytes(blob.size_bytes))
+        with create_transfer_manager(self._client, config) as manager:
+            manager.upload(str(path), self._bucket, blob.key, options).result()
 
 
-def _write(body: Any, path: Path, size_bytes: int, digest: Digest | None) -> None:
-    written = 0
-    with path.open("wb") as file:
-        for chunk in body.iter_chunks(CHUNK):
-            if digest is not None:
-                digest.update(chunk)
-            written += file.write(chunk)
-    if written != size_bytes:
-        raise Unavailable(f"{written} of {size_bytes} bytes arrived from storage")
+def object_version(reply: Mapping[str, Any]) -> str:
+    """Return the VersionId of S3's reply or listing, or the ETag in a bucket without versions."""
+    return _version_id(reply) or str(reply["ETag"]).strip('"')
+
+
+def _version_id(reply: Mapping[str, Any]) -> str | None:
+    version_id = reply.get("VersionId")
+    return version_id if version_id != "null" else None  # "null": stored before versioning
 
 
 @contextmanager
-def translated(bucket: str) -> Iterator[None]:
-    """S3's words into ours.
+def translate_errors(bucket: str) -> Iterator[None]:
+    """Translate the errors of S3 calls in a `with` block.
 
     Raises:
         ObjectGone: there is no such object, or it has changed.
-        Unavailable: S3 failed, or lets nobody in; try again.
+        Unavailable: S3 failed or denied access; try again.
     """
     try:
         yield
     except ClientError as error:
-        code = _code(error)
-        if code in _GONE | _CHANGED:
-            raise ObjectGone from error
-        if code in _KEPT_AWAY:  # a policy to mend, then the same upload registers
-            raise Unavailable(
-                f"access to the bucket {bucket} is denied", code="ACCESS_DENIED"
-            ) from error
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-        if status >= 500 or code in _BUSY:
-            raise Unavailable("storage does not answer; try again") from error
+        match classify_response(error.response):
+            case ErrorKind.GONE | ErrorKind.CHANGED:
+                raise ObjectGone from error
+            case ErrorKind.DENIED:  # once the policy is corrected, the same upload registers
+                raise Unavailable(
+                    f"access to the bucket {bucket} is denied", code="ACCESS_DENIED"
+                ) from error
+            case ErrorKind.TRANSIENT:
+                raise Unavailable("storage does not answer; try again") from error
         raise
-    except BotoCoreError as error:  # connections, timeouts, broken streams
+    except BotoCoreError as error:  # connection, timeout, broken stream
         raise Unavailable("storage cannot be reached; try again") from error
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response["Error"]["Code"])

@@ -1,48 +1,53 @@
-"""The registration queue and its dead letters in SQS."""
+"""Registration queue and dead-letter queue in SQS, through boto3."""
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from functions.adapters.aws_errors import ErrorKind, classify_response
+from functions.adapters.clock import iso
 from functions.core.errors import Unavailable
 from functions.core.registry.dead_letters import Message
 
-AT_ONCE = 10  # what SQS takes and gives in one call
-LOOK_S = 30  # how long a message that is looked at is hidden from others
+BATCH = 10  # messages; SQS's limit for one call
+PEEK_S = 30  # s that a peeked message is hidden from other readers
+# StartMessageMoveTask while another task runs; the code depends on botocore's protocol
+_TASK_RUNNING = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation"}
 
 
 class SqsQueue:
-    """`core.reconciliation.Queue`."""
+    """Registration queue."""
 
     def __init__(self, client: Any, url: str) -> None:
         self._client = client
         self._url = url
 
     def send(self, events: Sequence[dict[str, Any]]) -> None:
-        """Send each event as a message. After a failure some may have been sent.
+        """Send each event as a message. After a failure, some may have been sent.
 
         Raises:
             Unavailable: SQS failed; try again.
         """
-        for start in range(0, len(events), AT_ONCE):
-            entries = [
-                {"Id": str(number), "MessageBody": json.dumps(event)}
-                for number, event in enumerate(events[start : start + AT_ONCE])
-            ]
-            with _translated():
-                reply = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
-            if reply.get("Failed"):
-                raise Unavailable(
-                    f"the queue took {len(entries) - len(reply['Failed'])} of {len(entries)} messages"
-                )
+        for start in range(0, len(events), BATCH):
+            self._send_batch(events[start : start + BATCH])
+
+    def _send_batch(self, events: Sequence[dict[str, Any]]) -> None:
+        entries = [
+            {"Id": str(number), "MessageBody": json.dumps(event)}
+            for number, event in enumerate(events)
+        ]
+        with _translate_errors():
+            reply = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
+        if reply.get("Failed"):
+            sent = len(entries) - len(reply["Failed"])
+            raise Unavailable(f"the queue took {sent} of {len(entries)} messages")
 
 
 class SqsDeadLetters:
-    """`core.dead_letters.DeadLetterQueue`."""
+    """Dead-letter queue."""
 
     def __init__(self, client: Any, url: str, arn: str) -> None:
         self._client = client
@@ -50,62 +55,64 @@ class SqsDeadLetters:
         self._arn = arn
 
     def peek(self, limit: int) -> list[Message]:
-        """Up to `limit` messages. They stay, and are visible again at once.
+        """Read up to `limit` messages without removing them; they are visible again at once.
 
         Raises:
             Unavailable: SQS failed; try again.
         """
-        seen: dict[str, Any] = {}
-        with _translated():
-            while len(seen) < limit:
-                reply = self._client.receive_message(
-                    QueueUrl=self._url,
-                    MaxNumberOfMessages=min(AT_ONCE, limit - len(seen)),
-                    VisibilityTimeout=LOOK_S,
-                    MessageSystemAttributeNames=["SentTimestamp"],
-                )
-                found = {one["MessageId"]: one for one in reply.get("Messages", [])}
-                if not found.keys() - seen.keys():
-                    break
-                seen |= found
-            for one in seen.values():
+        with _translate_errors():
+            messages = self._receive(limit)
+            for message in messages:
                 self._client.change_message_visibility(
-                    QueueUrl=self._url, ReceiptHandle=one["ReceiptHandle"], VisibilityTimeout=0
+                    QueueUrl=self._url,
+                    ReceiptHandle=message["ReceiptHandle"],
+                    VisibilityTimeout=0,
                 )
         return [
-            Message(one["MessageId"], one["Body"], _moment(one["Attributes"]))
-            for one in seen.values()
+            Message(
+                id=message["MessageId"],
+                body=message["Body"],
+                sent_at=iso(int(message["Attributes"]["SentTimestamp"])),
+            )
+            for message in messages
         ]
 
+    def _receive(self, limit: int) -> list[dict[str, Any]]:
+        """Receive until `limit` messages or a reply without a new one."""
+        messages: dict[str, dict[str, Any]] = {}
+        while len(messages) < limit:
+            reply = self._client.receive_message(
+                QueueUrl=self._url,
+                MaxNumberOfMessages=min(BATCH, limit - len(messages)),
+                VisibilityTimeout=PEEK_S,
+                MessageSystemAttributeNames=["SentTimestamp"],
+            )
+            received = {message["MessageId"]: message for message in reply.get("Messages", [])}
+            if not received.keys() - messages.keys():
+                break
+            messages |= received
+        return list(messages.values())
+
     def redrive(self, per_second: int | None = None) -> str:
-        """Begin to send every message back to the queue it came from. Returns the handle of the task, to cancel it.
+        """Start to move every message back to its source queue; return the task's handle.
 
         Raises:
-            Unavailable: SQS failed, or a task is under way already.
+            Unavailable: SQS failed, or a task is running already.
         """
         pace = {"MaxNumberOfMessagesPerSecond": per_second} if per_second else {}
-        with _translated():
-            return str(
-                self._client.start_message_move_task(SourceArn=self._arn, **pace)["TaskHandle"]
-            )
-
-
-def _moment(attributes: dict[str, str]) -> str:
-    sent = datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1000, UTC)
-    return sent.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with _translate_errors():
+            reply = self._client.start_message_move_task(SourceArn=self._arn, **pace)
+        return str(reply["TaskHandle"])
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """SQS's words into ours."""
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-        code = str(error.response["Error"]["Code"])
-        if status >= 500 or "Throttl" in code or code == "RequestThrottled":
+        if classify_response(error.response) is ErrorKind.TRANSIENT:
             raise Unavailable("the queue does not answer; try again") from error
-        if code.endswith("UnsupportedOperation"):  # StartMessageMoveTask while another one runs
+        if error.response["Error"]["Code"] in _TASK_RUNNING:
             raise Unavailable(
                 "the queue cannot do this now: messages are being moved already"
             ) from error

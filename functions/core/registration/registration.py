@@ -1,28 +1,28 @@
-"""The way of an upload: claim a version, fetch that exact object, let the workbench unpack and build it, store, commit.
+"""Registration of uploads: claim a version, fetch, unpack, build, store, commit.
 
-Every step can be interrupted and done again: the claim gives the same version to the same object, blobs are stored
-under their digest, and the commit happens once. A fault of the upload becomes a REJECTED version that says why; a fault
-of anything else is raised, and the upload comes again.
+Each step can be interrupted and repeated: the claim returns the same version for the same object,
+blobs are stored under their digest, and the version is committed once. An upload at fault becomes
+a REJECTED version with its reason; any other failure is raised, and the queue delivers the upload
+again.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from functions.core.errors import InvalidModel, shown
 from functions.core.names import is_file_name
-from functions.core.protocol.signature import DYNAMIC, Signature
-from functions.core.registration.digests import Seals, opened
-from functions.core.registration.executor import Background, Task
+from functions.core.registration.digests import hash_file, open_regular
+from functions.core.registration.manifest import ListedFile, Manifest, label_outputs
 from functions.core.registration.sandbox_protocol import (
     MANIFEST_BYTES,
     Brief,
+    Built,
     Sandbox,
     Unpacked,
     bad_answer,
@@ -33,79 +33,38 @@ from functions.core.registry.version import Blob, Reason, Source, State, Version
 from functions.core.uploads import Form, Upload, model_and_form
 
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
-SMALL_BYTES = 8 * 1024 * 1024  # an upload up to this size is fetched while its version is claimed
+FOLDERS = ("upload", "package", "serving", "documents")
 
 
 class ObjectGone(Exception):
-    """When the object that an event names is not there (any more)."""
+    """Missing S3 object: deleted, overwritten or never there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pinned:
-    """One exact object: later writes to the key do not change what is read through this."""
+class PinnedObject:
+    """Exact version of an S3 object; later writes to its key do not affect reads."""
 
-    bucket: str
-    key: str
-    version_id: str | None
-    object_version: str
+    source: Source
+    version_id: str | None  # None in a bucket without versions: reads are conditional on the ETag
     size_bytes: int
 
 
-class Digest(Protocol):
-    """A hash of `hashlib`."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-
 class Uploads(Protocol):
-    """The artifacts bucket. `adapters/aws/s3.py` documents the methods."""
+    """Artifacts bucket; `adapters/aws/s3.py` documents the methods."""
 
-    def pin(self, bucket: str, key: str, version_id: str | None) -> Pinned: ...
-    def fetch(self, pinned: Pinned, path: Path, digest: Digest | None = None) -> None: ...
+    def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject: ...
+    def fetch(self, pinned: PinnedObject, path: Path) -> None: ...
 
 
 class BlobStore(Protocol):
-    """The serving bucket, as a registration sees it."""
+    """Serving bucket, write side; `adapters/aws/s3.py` documents the method."""
 
     def store(self, blob: Blob, path: Path) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ListedFile:
-    """A file that a manifest names: `path` is relative to the manifest."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a registration needs of a manifest. `card` is kept in the record, `raw` whole in a blob."""
-
-    raw: bytes
-    card: Mapping[str, Any]
-    outputs: Mapping[str, "DeclaredTensor"] = field(default_factory=dict)
-    inputs: Mapping[str, "DeclaredTensor"] = field(default_factory=dict)
-    files: tuple[ListedFile, ...] = ()
-    samples: tuple[Mapping[str, Any], ...] = ()
-    rtol: float = 1e-3
-    atol: float = 1e-5
-    variants: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DeclaredTensor:
-    """A tensor as the manifest describes it; the graph has the last word."""
-
-    datatype: str | None = None
-    shape: tuple[int, ...] | None = None
-    labels: tuple[str, ...] = ()
-
-
 @dataclass(slots=True)
 class Registration:
-    """Turns uploads into versions."""
+    """Service that turns uploads into versions."""
 
     registry: Registry
     uploads: Uploads
@@ -113,250 +72,217 @@ class Registration:
     sandbox: Sandbox
     read_manifest: Callable[[bytes], Manifest]  # raises InvalidModel
     memory_mb: int = 3008  # of the function that will serve the models
-    threads: int = 1  # its processors
-    background: Background = field(
-        default_factory=Background
-    )  # with threads, what can be done at once is
+    threads: int = 1  # processors of the function that will serve the models
 
     def register(self, upload: Upload) -> Version | None:
-        """The version that `upload` became, READY or REJECTED; None where there is nothing to register.
+        """Register `upload` as a READY or REJECTED version; None if its key is no model's.
+
+        Also None if the upload names no object version and the object is gone.
 
         Raises:
             InvalidModel: the key names no possible model.
             Unavailable: storage or registry failed; the same upload may be registered later.
         """
-        found = model_and_form(upload.key)
-        if found is None:
+        target = model_and_form(upload.key)
+        if target is None:
             return None
-        model, form = found
+        model, form = target
+        pinned = self._pin(upload)
+        if pinned is None:
+            return None
+        version = self.registry.claim(model, pinned.source)
+        if version.state is not State.PENDING:
+            return version
+        with tempfile.TemporaryDirectory(prefix="register-") as name:
+            result = self._build_or_reject(version, form, pinned, Path(name))
+            return self.registry.finish(result)
+
+    def _pin(self, upload: Upload) -> PinnedObject | None:
         try:
-            pinned = self.uploads.pin(upload.bucket, upload.key, upload.version_id)
+            return self.uploads.pin(upload.bucket, upload.key, upload.version_id)
         except ObjectGone:
             if upload.version_id is None:
-                return None  # nothing was pinned, so there is nothing that could become a version
-            pinned = Pinned(upload.bucket, upload.key, upload.version_id, upload.version_id, 0)
-        with tempfile.TemporaryDirectory(prefix="register-") as name:
-            directory = Path(name)
-            fetch = partial(self._fetch, form, pinned, directory)
-            early = form is not Form.MANIFEST and pinned.size_bytes <= SMALL_BYTES
-            with self.background.start(fetch) if early else Task(fetch) as fetched:
-                version = self.registry.claim(
-                    model, Source(pinned.bucket, pinned.key, pinned.object_version)
-                )
-                if version.state is not State.PENDING:
-                    return version
-                try:
-                    fetched.result()
-                    done = self._build(version, form, directory)
-                except ObjectGone:
-                    reason = Reason(
-                        "OBJECT_GONE",
-                        "the object was deleted before it could be read; upload it again",
-                    )
-                    done = replace(version, state=State.REJECTED, reason=reason)
-                except InvalidModel as error:
-                    done = replace(
-                        version,
-                        state=State.REJECTED,
-                        reason=Reason(error.instance_code, str(error)),
-                    )
-                return self.registry.finish(done)
+                return None
+            source = Source(upload.bucket, upload.key, upload.version_id)
+            return PinnedObject(source, upload.version_id, size_bytes=0)  # rejected when fetched
+
+    def _build_or_reject(
+        self, version: Version, form: Form, pinned: PinnedObject, directory: Path
+    ) -> Version:
+        try:
+            self._fetch(form, pinned, directory)
+            return self._build(version, form, directory)
+        except ObjectGone:
+            text = "the object was deleted before it could be read; upload it again"
+            reason = Reason("OBJECT_GONE", text)
+        except InvalidModel as error:
+            reason = Reason(error.instance_code, str(error))
+        return replace(version, state=State.REJECTED, reason=reason)
 
     def _build(self, version: Version, form: Form, directory: Path) -> Version:
+        """Unpack and build in the sandbox, store the files, return the READY version."""
         unpacked = self.sandbox.unpack(form, directory)
-        manifest = (
-            self.read_manifest(_manifest_in(directory / "package")) if unpacked.manifest else None
-        )
-        with Seals(directory / "serving", self.background) as seals:
-            built = self.sandbox.build(self._brief(unpacked, manifest), directory, seals.begin)
-            _check_all_named(built.files, directory / "serving")
-            files = tuple(map(seals.blob, built.files))
-        stored = [(blob, directory / "serving" / blob.name) for blob in files]
-        if manifest:
-            stored.append(_written("manifest.json", manifest.raw, directory))
-        if built.sample:
-            stored.append(_written("sample.json", json.dumps(built.sample).encode(), directory))
-        blobs = {blob.name: blob for blob, _ in stored[len(files) :]}
-        ready = replace(
-            version,
-            state=State.READY,
-            files=files,
-            manifest=blobs.get("manifest.json"),
-            signature=_described(built.signature, manifest) if manifest else built.signature,
-            graph=unpacked.graph,
-            card=manifest.card if manifest else {},
-            ignored=unpacked.ignored,
-            plan=asdict(built.plan),
-            measured=built.measured,
-            memory_mb=built.memory_mb,
-            notes=built.notes,
-            sample=blobs.get("sample.json"),
-        )
-        _check_record(ready)
-        self.background.all(partial(self.blobs.store, blob, path) for blob, path in stored)
+        manifest = self._manifest_of_package(directory / "package") if unpacked.manifest else None
+        built = self.sandbox.build(self._brief(unpacked, manifest), directory)
+        ready = _ready(version, unpacked, manifest, built, directory)
+        _check_record_size(ready)
+        self._store(ready, directory)
         return ready
 
+    def _manifest_of_package(self, package: Path) -> Manifest:
+        with open_regular(package / "manifest.json") as file:
+            raw = file.read(MANIFEST_BYTES + 1)
+        _check_manifest_size(len(raw))
+        return self.read_manifest(raw)
+
     def _brief(self, unpacked: Unpacked, manifest: Manifest | None) -> Brief:
-        asked = manifest or Manifest(b"", {})
-        return Brief(
-            unpacked.model,
-            unpacked.weights,
-            asked.samples,
-            asked.rtol,
-            asked.atol,
-            asked.variants,
-            self.threads,
-            self.memory_mb,
+        brief = Brief(
+            model=unpacked.model,
+            weights=unpacked.weights,
+            threads=self.threads,
+            memory_mb=self.memory_mb,
+        )
+        if manifest is None:
+            return brief
+        return replace(
+            brief,
+            samples=manifest.samples,
+            rtol=manifest.rtol,
+            atol=manifest.atol,
+            variants=manifest.variants,
         )
 
-    def _fetch(self, form: Form, pinned: Pinned, directory: Path) -> None:
-        """Write what was uploaded into upload/, unopened: model.onnx, archive, or manifest.json and what it lists."""
-        for folder in ("upload", "package", "serving"):
+    def _store(self, version: Version, directory: Path) -> None:
+        for blob in version.files:
+            self.blobs.store(blob, directory / "serving" / blob.name)
+        for document in (version.manifest, version.sample):
+            if document:
+                self.blobs.store(document, directory / "documents" / document.name)
+
+    def _fetch(self, form: Form, pinned: PinnedObject, directory: Path) -> None:
+        """Fetch into upload/: model.onnx, archive, or manifest.json with its listed files."""
+        for folder in FOLDERS:
             (directory / folder).mkdir()
         upload = directory / "upload"
         if form is Form.MANIFEST:
-            self._fetch_all_listed(pinned, upload)
+            self._fetch_manifest_package(pinned, upload)
         else:
             check_room(pinned.size_bytes, upload)
-            self.uploads.fetch(pinned, upload / ("model.onnx" if form is Form.ONNX else "archive"))
+            name = "model.onnx" if form is Form.ONNX else "archive"
+            self.uploads.fetch(pinned, upload / name)
 
-    def _fetch_all_listed(self, pinned: Pinned, upload: Path) -> None:
-        if pinned.size_bytes > MANIFEST_BYTES:
-            raise InvalidModel(
-                f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE"
-            )
+    def _fetch_manifest_package(self, pinned: PinnedObject, upload: Path) -> None:
+        _check_manifest_size(pinned.size_bytes)
         path = upload / "manifest.json"
         self.uploads.fetch(pinned, path)
-        listed = self.read_manifest(path.read_bytes()).files
-        names = [file.path.rpartition("/")[2] for file in listed]
-        models = [name for name in names if name.endswith(".onnx")]
-        if len(models) != 1:
-            raise InvalidModel(
-                f"manifest.json has to list one .onnx file under `files`; it lists {len(models)}",
-                code="NO_MODEL",
-            )
-        folder = pinned.key.rpartition("/")[0]
-        for file, name in zip(listed, names, strict=True):
-            _check_listed(file, name, names)
+        files = self.read_manifest(path.read_bytes()).files
+        _check_listing(files)
+        folder = pinned.source.key.rpartition("/")[0]
+        for file in files:
             check_room(file.size_bytes, upload)
-            self._fetch_listed(file, pinned.bucket, f"{folder}/{file.path}", upload / name)
+            key = f"{folder}/{file.path}"
+            self._fetch_listed(file, pinned.source.bucket, key, upload / _file_name(file))
 
     def _fetch_listed(self, file: ListedFile, bucket: str, key: str, target: Path) -> None:
+        name = shown(file.path)
         try:
-            member = self.uploads.pin(bucket, key, None)
-            if member.size_bytes != file.size_bytes:
-                raise InvalidModel(
-                    f"{shown(file.path)} has {member.size_bytes} bytes, and manifest.json says {file.size_bytes}",
-                    code="SIZE_MISMATCH",
-                )
-            digest = hashlib.sha256()
-            self.uploads.fetch(member, target, digest)
+            pinned = self.uploads.pin(bucket, key, None)
+            if pinned.size_bytes != file.size_bytes:
+                sizes = f"{pinned.size_bytes} bytes, and manifest.json says {file.size_bytes}"
+                raise InvalidModel(f"{name} has {sizes}", code="SIZE_MISMATCH")
+            self.uploads.fetch(pinned, target)
         except ObjectGone as error:
             raise InvalidModel(
-                f"{shown(file.path)} is listed in manifest.json and not there; upload manifest.json last",
+                f"{name} is listed in manifest.json and not there; upload manifest.json last",
                 code="FILE_MISSING",
             ) from error
-        if (found := digest.hexdigest()) != file.sha256:
-            raise InvalidModel(
-                f"the sha256 of {shown(file.path)} is {found[:16]}…, and manifest.json says {file.sha256[:16]}…",
-                code="DIGEST_MISMATCH",
-            )
+        sha256 = _sha256(target)
+        if sha256 != file.sha256:
+            digests = f"{sha256[:16]}…, and manifest.json says {file.sha256[:16]}…"
+            raise InvalidModel(f"the sha256 of {name} is {digests}", code="DIGEST_MISMATCH")
 
 
-def _check_all_named(names: tuple[str, ...], serving: Path) -> None:
+def _ready(
+    version: Version, unpacked: Unpacked, manifest: Manifest | None, built: Built, directory: Path
+) -> Version:
+    serving, documents = directory / "serving", directory / "documents"
+    _check_no_extra_file(built.files, serving)
+    sample = json.dumps(built.sample).encode() if built.sample else None
+    return replace(
+        version,
+        state=State.READY,
+        files=tuple(hash_file(serving / name) for name in built.files),
+        manifest=_write(documents / "manifest.json", manifest.raw) if manifest else None,
+        signature=label_outputs(built.signature, manifest) if manifest else built.signature,
+        graph=unpacked.graph,
+        card=manifest.card if manifest else {},
+        ignored=unpacked.ignored,
+        plan=asdict(built.plan),
+        measured=built.measured,
+        memory_mb=built.memory_mb,
+        notes=built.notes,
+        sample=_write(documents / "sample.json", sample) if sample else None,
+    )
+
+
+def _check_no_extra_file(names: tuple[str, ...], serving: Path) -> None:
     extra = {entry.name for entry in os.scandir(serving)} - set(names)
     if extra:
         raise bad_answer(f"there is {shown(min(extra))} beside the files it named")
 
 
-def _written(name: str, content: bytes, directory: Path) -> tuple[Blob, Path]:
-    path = directory / f"stored-{name}"
+def _write(path: Path, content: bytes) -> Blob:
     path.write_bytes(content)
-    return Blob(name, hashlib.sha256(content).hexdigest(), len(content)), path
+    return Blob(path.name, hashlib.sha256(content).hexdigest(), len(content))
 
 
-def _manifest_in(package: Path) -> bytes:
-    with opened(package / "manifest.json") as file:
-        raw = file.read(MANIFEST_BYTES + 1)
-    if len(raw) > MANIFEST_BYTES:
-        raise InvalidModel(
-            f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE"
-        )
-    return raw
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_listed(file: ListedFile, name: str, names: list[str]) -> None:
-    if not all(is_file_name(part) for part in file.path.split("/")):
-        raise InvalidModel(
-            f"{shown(file.path)} in manifest.json is no relative path of plain names",
-            code="BAD_FILE_NAME",
-        )
-    if names.count(name) > 1 or name == "manifest.json":
-        raise InvalidModel(
-            f"manifest.json lists itself, or two files, as {shown(name)}", code="BAD_FILE_NAME"
-        )
+def _check_manifest_size(size_bytes: int) -> None:
+    if size_bytes > MANIFEST_BYTES:
+        message = f"manifest.json is over {MANIFEST_BYTES} bytes"
+        raise InvalidModel(message, code="MANIFEST_TOO_LARGE")
 
 
-def _described(signature: Signature, manifest: Manifest) -> Signature:
-    """The graph's signature with the manifest's labels.
+def _check_listing(files: tuple[ListedFile, ...]) -> None:
+    """Check that one model is listed, each file once and by a relative path.
 
     Raises:
-        InvalidModel: the manifest describes another model; the code is `MANIFEST_MISMATCH`.
+        InvalidModel: `NO_MODEL` or `BAD_FILE_NAME`.
     """
-    for kind, specs, declared in (
-        ("input", signature.inputs, manifest.inputs),
-        ("output", signature.outputs, manifest.outputs),
-    ):
-        names = [spec.name for spec in specs]
-        for name, tensor in declared.items():
-            if name not in names:
-                raise _mismatch(
-                    f"{kind} {shown(name)}, and the model has {shown(', '.join(names))}"
-                )
-            spec = specs[names.index(name)]
-            if tensor.datatype not in (None, spec.datatype):
-                raise _mismatch(
-                    f"{kind} {shown(name)} as {shown(tensor.datatype)}, and the model has {spec.datatype}"
-                )
-            if tensor.shape is not None and not _agree(tensor.shape, spec.shape):
-                raise _mismatch(
-                    f"{kind} {shown(name)} with shape {list(tensor.shape)}, and the model has {list(spec.shape)}"
-                )
-            width = spec.shape[-1] if spec.shape else 1
-            if tensor.labels and width not in (DYNAMIC, len(tensor.labels)):
-                raise _mismatch(
-                    f"{len(tensor.labels)} labels for {kind} {shown(name)}, whose last dimension is {width}"
-                )
-    labelled = tuple(
-        replace(spec, labels=_labels(manifest, spec.name)) for spec in signature.outputs
-    )
-    return replace(signature, outputs=labelled)
-
-
-def _labels(manifest: Manifest, output: str) -> tuple[str, ...]:
-    declared = manifest.outputs.get(output)
-    return declared.labels if declared else ()
-
-
-def _agree(declared: tuple[int, ...], actual: tuple[int, ...]) -> bool:
-    return len(declared) == len(actual) and all(
-        one == other or DYNAMIC in (one, other) for one, other in zip(declared, actual, strict=True)
-    )
-
-
-def _mismatch(what: str) -> InvalidModel:
-    return InvalidModel(f"the manifest describes {what}", code="MANIFEST_MISMATCH")
-
-
-def _check_record(version: Version) -> None:
-    signature = version.signature.to_record() if version.signature else None
-    size = len(
-        json.dumps(
-            [version.card, signature, version.ignored, version.notes, dict(version.measured)]
+    names = [_file_name(file) for file in files]
+    models = [name for name in names if name.endswith(".onnx")]
+    if len(models) != 1:
+        raise InvalidModel(
+            f"manifest.json has to list one .onnx file under `files`; it lists {len(models)}",
+            code="NO_MODEL",
         )
-    )
+    for file, name in zip(files, names, strict=True):
+        if not all(is_file_name(part) for part in file.path.split("/")):
+            raise InvalidModel(
+                f"{shown(file.path)} in manifest.json is no relative path of plain names",
+                code="BAD_FILE_NAME",
+            )
+        if names.count(name) > 1 or name == "manifest.json":
+            raise InvalidModel(
+                f"manifest.json lists itself, or two files, as {shown(name)}", code="BAD_FILE_NAME"
+            )
+
+
+def _file_name(file: ListedFile) -> str:
+    return file.path.rpartition("/")[2]
+
+
+def _check_record_size(version: Version) -> None:
+    signature = version.signature.to_record() if version.signature else None
+    parts = [version.card, signature, version.ignored, version.notes, dict(version.measured)]
+    size = len(json.dumps(parts))
     if size > RECORD_BYTES:
         raise InvalidModel(
-            f"signature, labels and manifest take {size} of {RECORD_BYTES} bytes: shorten labels or descriptions",
+            f"signature, labels and manifest take {size} of {RECORD_BYTES} bytes: "
+            "shorten labels or descriptions",
             code="RECORD_TOO_LARGE",
         )

@@ -1,21 +1,21 @@
-"""What a registration asks of the workbench, where uploads are read and run, and what it believes of the answer.
+"""Messages between a registration and the sandbox, and the checks on its answers.
 
-The workbench is a throw-away process (`adapters/sandbox.py` starts it, `functions/sandbox/` is what runs in it). It
-works in one directory:
+The sandbox is a process for one upload: `adapters/sandbox.py` starts it, `functions/sandbox/` runs
+in it. It works in one directory:
 
-    upload/    what was fetched, as it came
-    package/   the model and its weights under flat names, and manifest.json where there is one      written by `unpack`
-    serving/   what will be stored and served                                                       written by `build`
+    upload/    the uploaded files, unopened
+    package/   written by `unpack`: model, weights and manifest.json under flat names
+    serving/   written by `build`: the files to store and serve
 
-An answer is data from a process that has read hostile bytes: every field is checked for type, size and range here, and
-what can be computed (digests, sizes) is computed by the parent.
+The process has read hostile bytes, so its answer may be hostile, too: the type, size and range of
+each field are checked here, and the parent computes digests and file sizes itself.
 """
 
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -26,302 +26,297 @@ from functions.core.registry.load_plan import Plan
 from functions.core.uploads import Form
 
 MANIFEST_BYTES = 8 * 1024 * 1024
-REPORT_BYTES = 8 * 1024 * 1024  # one line; the largest thing in it is the sample
-ROOM = 16 * 1024 * 1024  # left free in the working directory
+REPORT_BYTES = 8 * 1024 * 1024  # one line of JSON; its largest field is the sample
+RESERVED_BYTES = 16 * 1024 * 1024  # stay free in the working directory
 FILES = 65  # a model and its weights
 TENSORS = 256
 RANK = 16
-TEXT = 512
+TEXT = 512  # characters
 
-Written = Callable[[Sequence[str]], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What lies in package/. `model` is the .onnx, `weights` the files that it names out."""
+    """Content of package/: the .onnx file and the weight files that it refers to."""
 
     model: str
     weights: tuple[str, ...]
-    manifest: bool  # package/manifest.json was written: from beside the model or from inside it
-    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes; refuses_empty where it does
-    ignored: tuple[str, ...] = ()  # members that were never opened
+    manifest: bool  # package/manifest.json exists: from the package or from the model's metadata
+    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes; refuses_empty if it does
+    ignored: tuple[str, ...] = ()  # archive members that were not opened
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What `build` needs to know. Everything in it is JSON."""
+    """Input of the `build` step; every field can be written as JSON."""
 
     model: str
+    _: KW_ONLY
     weights: tuple[str, ...] = ()
-    samples: tuple[
-        Mapping[str, Any], ...
-    ] = ()  # {"request": …, "response": …}, Open Inference Protocol JSON
+    # {"request", "response"} in the JSON of the Open Inference Protocol
+    samples: tuple[Mapping[str, Any], ...] = ()
     rtol: float = 1e-3
     atol: float = 1e-5
-    variants: tuple[
-        str, ...
-    ] = ()  # "int8", "fp16": tried, kept if the samples stay within the tolerance
-    threads: int = 1  # those of the function that will serve the model
-    memory_mb: int = 3008  # its memory
+    # "int8", "fp16": a variant is used if its answers to the samples stay within the tolerance
+    variants: tuple[str, ...] = ()
+    threads: int = 1  # of the function that will serve the model
+    memory_mb: int = 3008  # of the function that will serve the model
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A model that was proven. `files` lie in serving/, the model first."""
+    """Output of the `build` step: a checked model and its load plan."""
 
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # in serving/, the model first
     signature: Signature
     plan: Plan = field(default_factory=Plan)
-    measured: Mapping[str, float] = field(
-        default_factory=dict
-    )  # flat: load_ms, raw_load_ms, latency_ms_batch_1, …
-    memory_mb: int = 0  # what the process that serves it needs, from measurement
+    measured: Mapping[str, float] = field(default_factory=dict)  # load_ms, latency_ms_batch_1, …
+    memory_mb: int = 0  # needed by the process that serves the model, from measurement
     sample: Mapping[str, Any] | None = None  # {"request", "response", "synthetic"}
-    notes: tuple[str, ...] = ()  # what was chosen and why, a sentence each
+    notes: tuple[str, ...] = ()  # one sentence for each choice, with its reason
 
 
 class Sandbox(Protocol):
-    """Reads and runs uploaded files where they can do no harm."""
+    """Process that reads and runs uploaded files without access to anything else."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
-        """From upload/ to package/.
+        """Unpack upload/ into package/.
 
         Raises:
-            InvalidModel: why this upload can never be served.
+            InvalidModel: this upload can never be served.
             Unavailable: the process could not be started.
         """
 
-    def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
-        """From package/ to serving/: load, compile, compare with the samples, measure.
-
-        `written` may be called once before the end, with the names of files that are said to be complete by then.
+    def build(self, brief: Brief, directory: Path) -> Built:
+        """Load, compile, check and measure the model in package/; write serving/.
 
         Raises:
-            InvalidModel: why this model can never be served.
+            InvalidModel: this model can never be served.
             Unavailable: the process could not be started.
         """
 
 
-# --- between the processes: one line of JSON each way ---------------------------------------------------------------
+# --- messages: one line of JSON in each direction
 
 
 def unpack_task(form: Form, directory: Path) -> dict[str, Any]:
+    """Return the message that asks the sandbox to unpack."""
     return {"step": "unpack", "form": form.name, "directory": str(directory)}
 
 
 def build_task(brief: Brief, directory: Path) -> dict[str, Any]:
+    """Return the message that asks the sandbox to build."""
     return {"step": "build", "brief": asdict(brief), "directory": str(directory)}
 
 
-def brief_of(task: Mapping[str, Any]) -> Brief:
-    """The brief in a task of `build_task`."""
-    found = dict(task["brief"])
-    return Brief(
-        **found | {name: tuple(found[name]) for name in ("weights", "samples", "variants")}
-    )
+def read_brief(task: Mapping[str, Any]) -> Brief:
+    """Read the brief from a message of `build_task`."""
+    fields = dict(task["brief"])
+    for name in ("weights", "samples", "variants"):
+        fields[name] = tuple(fields[name])
+    return Brief(**fields)
 
 
-def report(done: Unpacked | Built) -> dict[str, Any]:
-    """What the workbench answers."""
-    return asdict(done)
-
-
-def written_report(files: Sequence[str]) -> dict[str, Any]:
-    """What `build` may tell before it answers."""
-    return {"written": list(files)}
+def report(result: Unpacked | Built) -> dict[str, Any]:
+    """Return the sandbox's answer for a finished step."""
+    return asdict(result)
 
 
 def rejection(error: InvalidModel) -> dict[str, Any]:
+    """Return the sandbox's answer for an upload that can never be served."""
     return {"rejected": {"code": error.instance_code, "message": str(error)}}
 
 
-def read_unpacked(told: object) -> Unpacked:
-    """An answer to `unpack_task`, believed only as far as it is checked.
+# --- answers: checked by the parent
+
+
+def read_unpacked(answer: object) -> Unpacked:
+    """Check the answer to `unpack_task`.
 
     Raises:
-        InvalidModel: what it says: the reason why the upload was refused, or `SANDBOX_BAD_ANSWER`.
+        InvalidModel: the sandbox rejected the upload, or `SANDBOX_BAD_ANSWER`.
     """
-    fields = _fields(told, {"model", "weights", "manifest", "graph", "ignored"})
-    model, weights = _file(fields["model"]), tuple(_list(fields["weights"], FILES, _file))
+    fields = _fields(answer, {"model", "weights", "manifest", "graph", "ignored"})
+    model = _file_name(fields["model"])
+    weights = tuple(_list(fields["weights"], FILES, _file_name))
     if len({model, "manifest.json", *weights}) != len(weights) + 2:
         raise bad_answer("it named one file twice")
-    graph = fields["graph"]
-    if not isinstance(graph, dict) or not graph.keys() <= _GRAPH.keys():
-        raise bad_answer("`graph` is malformed")
-    checked = {name: _GRAPH[name](value) for name, value in graph.items()}
     return Unpacked(
-        model,
-        weights,
-        _truth(fields["manifest"]),
-        checked,
-        tuple(_list(fields["ignored"], 64, lambda i: _text(i, TEXT))),
+        model=model,
+        weights=weights,
+        manifest=_boolean(fields["manifest"]),
+        graph=_graph(fields["graph"]),
+        ignored=tuple(_list(fields["ignored"], 64, lambda name: _text(name, TEXT))),
     )
 
 
-def is_written(told: object) -> bool:
-    """Whether it is no answer yet."""
-    return isinstance(told, dict) and told.keys() == {"written"}
-
-
-def read_written(told: Any) -> list[str]:
-    """The names in a `written_report`.
+def read_built(answer: object) -> Built:
+    """Check the answer to `build_task`.
 
     Raises:
-        InvalidModel: `SANDBOX_BAD_ANSWER`.
-    """
-    return _list(told["written"], FILES, _file)
-
-
-def read_built(told: object) -> Built:
-    """An answer to `build_task`, believed only as far as it is checked.
-
-    Raises:
-        InvalidModel: what it says: the reason why the model was refused, or `SANDBOX_BAD_ANSWER`.
+        InvalidModel: the sandbox rejected the model, or `SANDBOX_BAD_ANSWER`.
     """
     fields = _fields(
-        told, {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"}
+        answer, {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"}
     )
-    files = tuple(_list(fields["files"], FILES, _file))
+    files = tuple(_list(fields["files"], FILES, _file_name))
     if not files or len(set(files)) != len(files):
         raise bad_answer("`files` is empty or names one twice")
-    measured = fields["measured"]
-    if not isinstance(measured, dict) or len(measured) > 64:
-        raise bad_answer("`measured` is malformed")
-    sample = fields["sample"]
-    if sample is not None and (
-        not isinstance(sample, dict) or not sample.keys() <= {"request", "response", "synthetic"}
-    ):
-        raise bad_answer("`sample` is malformed")
     return Built(
         files=files,
         signature=_signature(fields["signature"]),
         plan=_plan(fields["plan"]),
-        measured={_text(name, 64): _finite(value) for name, value in measured.items()},
-        memory_mb=_whole(fields["memory_mb"], 1024 * 1024),
-        sample=sample,
+        measured=_measured(fields["measured"]),
+        memory_mb=_integer(fields["memory_mb"], 1024 * 1024),
+        sample=_sample(fields["sample"]),
         notes=tuple(_list(fields["notes"], 64, lambda note: _text(note, TEXT))),
     )
 
 
 def check_room(size_bytes: int, directory: Path) -> None:
-    """Raises:
-    InvalidModel: `size_bytes` more do not fit into the temporary storage; the code is `TOO_LARGE`.
+    """Check that `size_bytes` more fit into the temporary storage.
+
+    Raises:
+        InvalidModel: they do not; the code is `TOO_LARGE`.
     """
-    free = shutil.disk_usage(directory).free - ROOM
+    free = shutil.disk_usage(directory).free - RESERVED_BYTES
     if size_bytes > free:
         raise InvalidModel(
-            f"the package needs {size_bytes} bytes of temporary storage and {max(free, 0)} are free: "
-            "raise the parameter EphemeralStorage",
+            f"the package needs {size_bytes} bytes of temporary storage and {max(free, 0)} are "
+            "free: raise the parameter EphemeralStorage",
             code="TOO_LARGE",
         )
 
 
-def bad_answer(what: str) -> InvalidModel:
-    """The answer of a process that is not believed any more."""
+def bad_answer(detail: str) -> InvalidModel:
+    """Return the error for a malformed answer: the upload controls the process."""
     return InvalidModel(
-        f"the process that checks the model was taken over by it: {what}", code="SANDBOX_BAD_ANSWER"
+        f"the process that checks the model was taken over by it: {detail}",
+        code="SANDBOX_BAD_ANSWER",
     )
 
 
-T = TypeVar("T")
+def _fields(answer: object, names: set[str]) -> dict[str, Any]:
+    """Return the fields of an answer, which have to be exactly `names`.
 
-
-def _fields(told: object, names: set[str]) -> dict[str, Any]:
-    if not isinstance(told, dict):
+    Raises:
+        InvalidModel: the answer is a rejection, or `SANDBOX_BAD_ANSWER`.
+    """
+    if not isinstance(answer, dict):
         raise bad_answer("its answer is no object")
-    if told.keys() == {"rejected"}:
-        reason = told["rejected"]
-        if not isinstance(reason, dict) or reason.keys() != {"code", "message"}:
-            raise bad_answer("`rejected` is malformed")
-        code, message = reason["code"], reason["message"]
-        if not isinstance(code, str) or not re.fullmatch(r"[A-Z][A-Z0-9_]{2,39}", code, re.ASCII):
-            raise bad_answer("`rejected.code` is malformed")
-        if not isinstance(message, str):
-            raise bad_answer("`rejected.message` is malformed")
-        raise InvalidModel(message, code=code)
-    if told.keys() != names:
-        raise bad_answer(f"its answer has {shown(', '.join(sorted(map(str, told))))}")
-    return told
+    if answer.keys() == {"rejected"}:
+        raise _rejection_error(answer["rejected"])
+    if answer.keys() != names:
+        raise bad_answer(f"its answer has {shown(', '.join(sorted(map(str, answer))))}")
+    return answer
 
 
-def _plan(told: object) -> Plan:
-    if not isinstance(told, dict) or told.keys() != {
-        "optimised",
-        "prepacking",
-        "threads",
-        "warmup",
-        "layout",
-    }:
+def _rejection_error(reason: object) -> InvalidModel:
+    if not isinstance(reason, dict) or reason.keys() != {"code", "message"}:
+        return bad_answer("`rejected` is malformed")
+    code, message = reason["code"], reason["message"]
+    if not isinstance(code, str) or not re.fullmatch(r"[A-Z][A-Z0-9_]{2,39}", code, re.ASCII):
+        return bad_answer("`rejected.code` is malformed")
+    if not isinstance(message, str):
+        return bad_answer("`rejected.message` is malformed")
+    return InvalidModel(message, code=code)
+
+
+def _graph(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value.keys() <= _GRAPH_FIELDS.keys():
+        raise bad_answer("`graph` is malformed")
+    return {name: _GRAPH_FIELDS[name](item) for name, item in value.items()}
+
+
+def _measured(value: object) -> dict[str, float]:
+    if not isinstance(value, dict) or len(value) > 64:
+        raise bad_answer("`measured` is malformed")
+    return {_text(name, 64): _finite_number(number) for name, number in value.items()}
+
+
+def _sample(value: object) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not value.keys() <= {"request", "response", "synthetic"}:
+        raise bad_answer("`sample` is malformed")
+    return value
+
+
+def _plan(value: object) -> Plan:
+    names = {"optimised", "prepacking", "threads", "warmup", "layout"}
+    if not isinstance(value, dict) or value.keys() != names:
         raise bad_answer("`plan` is malformed")
-    if told["optimised"] not in ("none", "extended"):
+    if value["optimised"] not in ("none", "extended"):
         raise bad_answer("`plan.optimised` is unknown")
-    flags = {name: _truth(told[name]) for name in ("prepacking", "warmup", "layout")}
-    return Plan(optimised=told["optimised"], threads=_whole(told["threads"], 64), **flags)
+    flags = {name: _boolean(value[name]) for name in ("prepacking", "warmup", "layout")}
+    return Plan(optimised=value["optimised"], threads=_integer(value["threads"], 64), **flags)
 
 
-def _signature(told: object) -> Signature:
-    if not isinstance(told, dict) or told.keys() != {"inputs", "outputs"}:
+def _signature(value: object) -> Signature:
+    if not isinstance(value, dict) or value.keys() != {"inputs", "outputs"}:
         raise bad_answer("`signature` is malformed")
-    inputs, outputs = (_list(told[side], TENSORS, _spec) for side in ("inputs", "outputs"))
+    inputs, outputs = (_list(value[side], TENSORS, _tensor_spec) for side in ("inputs", "outputs"))
     for specs in (inputs, outputs):
         if len({spec.name for spec in specs}) != len(specs):
             raise bad_answer("`signature` names a tensor twice")
     return Signature(tuple(inputs), tuple(outputs))
 
 
-def _spec(told: object) -> TensorSpec:
-    if not isinstance(told, dict) or not told.keys() <= {"name", "datatype", "shape", "labels"}:
+def _tensor_spec(value: object) -> TensorSpec:
+    names = {"name", "datatype", "shape", "labels"}
+    if not isinstance(value, dict) or not value.keys() <= names:
         raise bad_answer("`signature` is malformed")
-    if told.get("datatype") not in DATATYPES:
+    if value.get("datatype") not in DATATYPES:
         raise bad_answer("`signature` has an unknown datatype")
-    shape = _list(
-        told.get("shape"),
-        RANK,
-        lambda size: DYNAMIC if size == DYNAMIC else _whole(size, 2**63 - 1),
-    )
-    return TensorSpec(_text(told.get("name"), TEXT), told["datatype"], tuple(shape))
+    shape = tuple(_list(value.get("shape"), RANK, _dimension))
+    return TensorSpec(_text(value.get("name"), TEXT), value["datatype"], shape)
 
 
-def _list(told: object, most: int, read: Callable[[Any], T]) -> list[T]:
-    if not isinstance(told, list | tuple) or len(told) > most:
+def _dimension(value: object) -> int:
+    return DYNAMIC if value == DYNAMIC else _integer(value, 2**63 - 1)
+
+
+def _list(value: object, limit: int, read: Callable[[Any], T]) -> list[T]:
+    if not isinstance(value, list | tuple) or len(value) > limit:
         raise bad_answer("a list in its answer is malformed or too long")
-    return [read(item) for item in told]
+    return [read(item) for item in value]
 
 
-def _file(told: object) -> str:
-    if not isinstance(told, str) or not is_file_name(told):
+def _file_name(value: object) -> str:
+    if not isinstance(value, str) or not is_file_name(value):
         raise bad_answer("a file name in its answer is malformed")
-    return told
+    return value
 
 
-def _text(told: object, most: int) -> str:
-    if not isinstance(told, str) or len(told) > most:
+def _text(value: object, limit: int) -> str:
+    if not isinstance(value, str) or len(value) > limit:
         raise bad_answer("a text in its answer is malformed or too long")
-    return one_line(told, most)
+    return one_line(value, limit)
 
 
-def _whole(told: object, most: int) -> int:
-    if isinstance(told, bool) or not isinstance(told, int) or not 0 <= told <= most:
+def _integer(value: object, limit: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
         raise bad_answer("a number in its answer is malformed")
-    return told
+    return value
 
 
-def _finite(told: object) -> float:
-    if isinstance(told, bool) or not isinstance(told, int | float) or not math.isfinite(told):
+def _finite_number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise bad_answer("a number in its answer is malformed")
-    return told
+    return value
 
 
-def _truth(told: object) -> bool:
-    if not isinstance(told, bool):
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
         raise bad_answer("a truth value in its answer is malformed")
-    return told
+    return value
 
 
-_GRAPH: Mapping[str, Callable[[object], Any]] = {
-    "opset": lambda told: _whole(told, 2**63),
-    "ir_version": lambda told: _whole(told, 2**63),
-    "producer": lambda told: _text(told, TEXT),
-    "nodes": lambda told: _whole(told, 2**63),
-    "refuses_empty": lambda told: _truth(told),
+_GRAPH_FIELDS: Mapping[str, Callable[[object], Any]] = {
+    "opset": lambda value: _integer(value, 2**63),
+    "ir_version": lambda value: _integer(value, 2**63),
+    "producer": lambda value: _text(value, TEXT),
+    "nodes": lambda value: _integer(value, 2**63),
+    "refuses_empty": _boolean,
 }

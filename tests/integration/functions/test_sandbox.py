@@ -31,7 +31,7 @@ def tell(value):
     raise InvalidModel(json.dumps(value), code="TOLD")
 def work(task):
 {body}
-m._step = lambda name, tell: work
+m._step = lambda name: work
 m.main(sys.argv[1], out, int(sys.argv[3]), json.loads(sys.argv[4]))
 """
 MB = 1024 * 1024
@@ -216,37 +216,6 @@ def test_whatever_it_does_becomes_a_reason_in_time(unpack: Unpack, body: str, co
 
     assert caught.value.instance_code == code
     assert time.monotonic() - began < 6
-
-
-def test_it_can_tell_of_files_before_it_answers(unpack: Unpack, directory: Path) -> None:
-    for spare in (False, True):
-        bench, heard = ProcessSandbox(spare=spare), []
-        try:
-            unpacked = bench.unpack(Form.ONNX, directory)
-            built = bench.build(Brief(unpacked.model), directory, heard.append)
-        finally:
-            bench.close()
-
-        assert heard == [list(built.files)]
-        for path in (directory / "serving").iterdir():
-            path.unlink()
-        (directory / "upload/model.onnx").write_bytes(scale_model())
-
-
-@pytest.mark.parametrize(
-    "said",
-    ["['../x']", "['a'] * 100", "'model.onnx'", "[7]", "['a'])\n    say(['a']"],
-    ids=["a path", "too many", "no list", "no name", "twice"],
-)
-def test_what_it_tells_before_is_believed_as_little(unpack: Unpack, said: str) -> None:
-    body = (
-        f"def say(names): m._say(out, json.dumps({{'written': names}}))\nsay({said})\nreturn {{}}"
-    )
-
-    with pytest.raises(InvalidModel) as caught:
-        unpack(textwrap.dedent(body).replace("\n    say", "\nsay"))
-
-    assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
 
 
 def test_what_was_used_up_is_started_again_when_it_is_asked_for(directory: Path) -> None:

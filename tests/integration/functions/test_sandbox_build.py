@@ -1,4 +1,4 @@
-"""What comes of a model on the workbench: the same answers in a form that loads faster, or the reason why not."""
+"""What comes of a model in the sandbox: the same answers in a form that loads faster, or the reason why not."""
 
 import json
 import sys
@@ -13,10 +13,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from functions.adapters.onnx.sessions import OnnxRuntime, inspect_signature
+from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.errors import InvalidModel
 from functions.core.protocol import tensors
-from functions.core.protocol.infer_body import decode_infer
+from functions.core.protocol.infer_request import decode_infer
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import Tensor
 from functions.core.registration.sandbox_protocol import Brief, Built, read_built, report
@@ -208,7 +208,7 @@ ZOO = {
 
 
 def inputs_for(signature: Signature) -> dict[str, Tensor]:
-    """Values that no sample of the workbench has."""
+    """Values that no sample of the sandbox has."""
     random = np.random.default_rng(7)
     found = {}
     for spec in signature.inputs:
@@ -234,8 +234,8 @@ def test_the_served_form_gives_the_bits_of_the_uploaded_one(
     built = bench(ZOO[name]())
 
     assert built.plan.optimised == "extended", built.notes
-    assert built.signature == inspect_signature(tmp_path / "uploaded.onnx")
     uploaded = OnnxRuntime().compile(tmp_path / "uploaded.onnx", tmp_path / "unused.onnx", None)
+    assert built.signature == uploaded.signature(tmp_path / "uploaded.onnx")
     served = OnnxRuntime().load(
         tmp_path / "serving" / built.files[0], replace(built.plan, prepacking=False, layout=False)
     )

@@ -1,20 +1,18 @@
-"""The way of an upload, in every package form, with a bucket, a table and a serving bucket in memory."""
+"""Registration in every package form, with buckets and table in memory."""
 
 import hashlib
 import io
 import json
 import tarfile
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from functions.core.errors import InvalidModel, Unavailable
-from functions.core.registration.executor import Background
 from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
-from functions.core.registry.version import Blob, State, Version
+from functions.core.registry.version import State, Version
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
@@ -37,9 +35,9 @@ MANIFEST = {
 
 
 class World:
-    """A registration and everything around it."""
+    """Registration with fakes around it."""
 
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self) -> None:
         self.uploads, self.blobs, self.table = MemoryUploads(), MemoryBlobs(), MemoryTable()
         self.registry = Registry(
             self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
@@ -51,16 +49,15 @@ class World:
             self.blobs,
             self.sandbox,
             read_manifest,
-            background=Background(threads),
         )
 
     def upload(self, key: str, content: bytes) -> Version | None:
         return self.registration.register(Upload("up", key, self.uploads.put("up", key, content)))
 
 
-@pytest.fixture(params=[0, 4], ids=["one after another", "at once"])
-def world(request: pytest.FixtureRequest) -> World:
-    return World(request.param)
+@pytest.fixture
+def world() -> World:
+    return World()
 
 
 def digest(content: bytes) -> str:
@@ -345,64 +342,14 @@ def test_a_failing_store_leaves_the_version_pending_for_the_next_delivery(world:
     assert world.registration.register(upload).state is State.READY
 
 
-def test_what_can_be_done_at_once_is() -> None:
-    world = World(threads=4)
-    content = scale_model(manifest=MANIFEST)
-    upload = Upload("up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", content))
-    both = threading.Barrier(2, timeout=10)  # nobody goes on alone
-    for owner, method in (
-        (world.uploads, "fetch"),
-        (world.registry, "claim"),
-        (world.blobs, "store"),
-    ):
-        original = getattr(owner, method)
-
-        def together(*args: Any, original: Any = original) -> Any:
-            both.wait()
-            return original(*args)
-
-        setattr(owner, method, together)
-
-    version = world.registration.register(upload)
-
-    assert version.state is State.READY, version.reason
-    assert {blob.key for blob in version.blobs} == set(world.blobs.content)
-    assert len(version.blobs) == 2  # the model and its manifest
-
-
-def test_one_store_that_fails_leaves_none_at_work() -> None:
-    world = World(threads=4)
-    content = scale_model(manifest=MANIFEST)
-    upload = Upload("up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", content))
-    failed, stored = threading.Event(), []
-
-    def store(blob: Blob, path: Path) -> None:
-        if blob.name != "manifest.json":
-            failed.set()
-            raise Unavailable("storage does not answer; try again")
-        assert failed.wait(10)
-        stored.append(path.read_bytes())
-
-    world.blobs.store = store
-    with pytest.raises(Unavailable):
-        world.registration.register(upload)
-
-    assert [json.loads(raw) for raw in stored] == [MANIFEST]
-    assert world.registry.version("m", 1).state is State.PENDING
-
-
-def test_a_large_upload_is_not_fetched_again_for_an_event_that_comes_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("functions.core.registration.registration.SMALL_BYTES", 10)
-    world = World(threads=4)
+def test_a_registered_upload_is_not_fetched_again(world: World) -> None:
     upload = Upload(
         "up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", scale_model())
     )
     assert world.registration.register(upload).state is State.READY
 
     def fetch(*_: object) -> None:
-        raise AssertionError("it is known what it became")
+        raise AssertionError("fetched again")
 
     world.uploads.fetch = fetch
     assert world.registration.register(upload).number == 1

@@ -1,4 +1,4 @@
-"""What is believed of the workbench: its answers, and the files that it leaves."""
+"""Checks on the sandbox: its answers and its output files."""
 
 import json
 import os
@@ -16,9 +16,8 @@ from functions.core.registration.sandbox_protocol import (
     Built,
     Plan,
     Unpacked,
-    Written,
-    brief_of,
     build_task,
+    read_brief,
     read_built,
     read_unpacked,
     report,
@@ -53,18 +52,27 @@ def sent(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def test_an_honest_answer_arrives_as_it_was() -> None:
+def test_a_valid_answer_is_read_unchanged() -> None:
     assert read_unpacked(sent(report(UNPACKED))) == UNPACKED
     assert read_built(sent(report(BUILT))) == BUILT
 
 
-def test_a_brief_arrives_as_it_was() -> None:
-    brief = Brief("m.onnx", ("w",), ({"request": {}, "response": {}},), 0.1, 0.2, ("int8",), 2, 512)
+def test_a_brief_is_read_unchanged() -> None:
+    brief = Brief(
+        "m.onnx",
+        weights=("w",),
+        samples=({"request": {}, "response": {}},),
+        rtol=0.1,
+        atol=0.2,
+        variants=("int8",),
+        threads=2,
+        memory_mb=512,
+    )
 
-    assert brief_of(sent(build_task(brief, Path("/d")))) == brief
+    assert read_brief(sent(build_task(brief, Path("/d")))) == brief
 
 
-def test_a_rejection_is_told_in_one_printable_line() -> None:
+def test_a_rejection_is_one_printable_line() -> None:
     with pytest.raises(InvalidModel) as caught:
         read_unpacked({"rejected": {"code": "NOT_ONNX", "message": "a\nb\x1b[31m" + "c" * 1000}})
 
@@ -73,7 +81,7 @@ def test_a_rejection_is_told_in_one_printable_line() -> None:
     assert len(str(caught.value)) <= 300
 
 
-LIES: list[tuple[str, Any]] = [
+BAD_FIELDS: list[tuple[str, Any]] = [
     ("model", "../model.onnx"),
     ("model", "/etc/passwd"),
     ("model", ""),
@@ -134,23 +142,23 @@ LIES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "lie"), LIES, ids=[f"{name}={str(lie)[:40]}" for name, lie in LIES]
+    ("name", "value"), BAD_FIELDS, ids=[f"{name}={str(value)[:40]}" for name, value in BAD_FIELDS]
 )
-def test_a_lie_is_a_reason_to_refuse(name: str, lie: Any) -> None:
-    honest: list[tuple[Callable[[object], object], dict[str, Any]]] = [
+def test_a_malformed_field_rejects_the_upload(name: str, value: Any) -> None:
+    answers: list[tuple[Callable[[object], object], dict[str, Any]]] = [
         (read_unpacked, asdict(UNPACKED)),
         (read_built, asdict(BUILT)),
     ]
-    for read, answer in honest:
+    for read, answer in answers:
         if name in answer or name == "more":
             with pytest.raises(InvalidModel) as caught:
-                read(answer | {name: lie})
+                read(answer | {name: value})
             assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
             assert len(str(caught.value)) <= 300
             assert str(caught.value).isprintable()
 
 
-def test_a_missing_field_is_a_lie() -> None:
+def test_a_missing_field_rejects_the_upload() -> None:
     for read, answer in ((read_unpacked, asdict(UNPACKED)), (read_built, asdict(BUILT))):
         for name in answer:
             with pytest.raises(InvalidModel, match="its answer has"):
@@ -188,9 +196,9 @@ def a_fifo(serving: Path) -> None:
     ],
     ids=["a link", "two names", "a folder", "a fifo", "nothing", "a file more"],
 )
-def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) -> None:
-    class Lying(MemorySandbox):
-        def build(self, brief: Brief, directory: Path, written: Written = lambda _: None) -> Built:
+def test_output_files_have_to_be_plain_files(tamper: Callable[[Path], None]) -> None:
+    class HostileSandbox(MemorySandbox):
+        def build(self, brief: Brief, directory: Path) -> Built:
             built = super().build(brief, directory)
             tamper(directory / "serving")
             return built
@@ -199,7 +207,7 @@ def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) ->
     registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
     pinned = uploads.put("up", "models/m/x.onnx", scale_model())
 
-    version = Registration(registry, uploads, blobs, Lying(), read_manifest).register(
+    version = Registration(registry, uploads, blobs, HostileSandbox(), read_manifest).register(
         Upload("up", "models/m/x.onnx", pinned)
     )
 
@@ -211,8 +219,8 @@ def test_what_it_leaves_has_to_be_plain_files(tamper: Callable[[Path], None]) ->
     assert not blobs.content
 
 
-def test_the_manifest_it_leaves_is_no_link() -> None:
-    class Lying(MemorySandbox):
+def test_the_unpacked_manifest_has_to_be_a_plain_file() -> None:
+    class HostileSandbox(MemorySandbox):
         def unpack(self, form: Any, directory: Path) -> Unpacked:
             (directory / "package/manifest.json").symlink_to("/proc/self/environ")
             return replace(super().unpack(form, directory), manifest=True)
@@ -221,9 +229,9 @@ def test_the_manifest_it_leaves_is_no_link() -> None:
     registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
     pinned = uploads.put("up", "models/m/x.onnx", scale_model())
 
-    version = Registration(registry, uploads, MemoryBlobs(), Lying(), read_manifest).register(
-        Upload("up", "models/m/x.onnx", pinned)
-    )
+    version = Registration(
+        registry, uploads, MemoryBlobs(), HostileSandbox(), read_manifest
+    ).register(Upload("up", "models/m/x.onnx", pinned))
 
     assert version is not None
     assert version.reason is not None

@@ -1,8 +1,8 @@
-"""The register function on the events it really gets: the files in events/, which `sam local invoke -e` sends too."""
+"""Register handler on the recorded events in events/, which `sam local invoke -e` sends, too."""
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,21 @@ from aws_lambda_powertools.metrics import Metrics
 from functions.core.errors import Unavailable
 from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
-from functions.core.registry.version import State
-from functions.register.handler import Handler, make_handler
+from functions.core.registry.version import Reason, State
+from functions.core.uploads import Upload
+from functions.register.handler import RegisterHandler
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import scale_model
 from tests.sandbox import MemorySandbox
 
 BUCKET = "mayfly-artifacts"
+UPLOAD = Upload(BUCKET, "models/demo/model.onnx", "v1")
 
 
 @dataclass
 class Context:
-    """What Lambda hands over beside the event."""
+    """Lambda context with a chosen remaining time."""
 
     remaining_ms: int = 120_000
     aws_request_id: str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd"
@@ -35,7 +37,7 @@ class Context:
 
 
 class Uploads(MemoryUploads):
-    """Gives an object the version id that the event names."""
+    """Bucket in memory whose objects have chosen version ids."""
 
     def add(self, key: str, content: bytes, version_id: str) -> None:
         self._objects.setdefault((BUCKET, key), {})[version_id] = content
@@ -70,9 +72,9 @@ def log() -> io.StringIO:
 @pytest.fixture
 def handler(
     uploads: Uploads, registry: Registry, log: io.StringIO, request: pytest.FixtureRequest
-) -> Handler:
+) -> RegisterHandler:
     registration = Registration(registry, uploads, MemoryBlobs(), MemorySandbox(), read_manifest)
-    return make_handler(
+    return RegisterHandler(
         registration,
         Logger(service=request.node.name, stream=log),
         Metrics(namespace="Test", service="test"),
@@ -80,8 +82,8 @@ def handler(
 
 
 @pytest.mark.parametrize("name", ["x.onnx", "model.tar.gz", "manifest.json"])
-def test_a_model_without_a_folder_is_told_where_to_go(
-    handler: Handler, log: io.StringIO, name: str
+def test_a_model_without_a_folder_is_logged_with_the_right_folder(
+    handler: RegisterHandler, log: io.StringIO, name: str
 ) -> None:
     event = load("eventbridge_put_model")
     event["detail"]["object"] = {"key": f"models/{name}"}
@@ -95,17 +97,17 @@ def test_a_model_without_a_folder_is_told_where_to_go(
 @pytest.mark.parametrize(
     ("name", "number"), [("model.onnx", 1), ("notes.onnx", 1), ("gone.onnx", 0)]
 )
-def test_whatever_became_of_an_upload_the_next_one_is_prepared_for(
+def test_after_upload_is_called_once_the_version_is_finished(
     uploads: Uploads, registry: Registry, log: io.StringIO, name: str, number: int
 ) -> None:
-    seen: list[int] = []
+    finished: list[int] = []
     registration = Registration(registry, uploads, MemoryBlobs(), MemorySandbox(), read_manifest)
-    handler = make_handler(
+    handler = RegisterHandler(
         registration,
         Logger(service="after", stream=log),
         Metrics(namespace="Test", service="test"),
-        after=lambda: seen.append(
-            len([one for one in registry.versions("demo") if one.finished_at])
+        after_upload=lambda: finished.append(
+            len([version for version in registry.versions("demo") if version.finished_at])
         ),
     )
     event = load("eventbridge_put_model")
@@ -113,31 +115,31 @@ def test_whatever_became_of_an_upload_the_next_one_is_prepared_for(
 
     handler(event, Context())
 
-    assert seen == [number]  # versions that were finished by then
+    assert finished == [number]
 
 
 @pytest.mark.parametrize("event", ["s3_put_model", "eventbridge_put_model"])
-def test_a_bare_event_answers_with_the_version(handler: Handler, event: str) -> None:
+def test_a_direct_event_is_answered_with_the_version(handler: RegisterHandler, event: str) -> None:
     assert handler(load(event), Context()) == {
         "versions": [{"model": "demo", "version": 1, "state": "READY"}]
     }
 
 
-def test_an_encoded_key_is_decoded_once(handler: Handler, registry: Registry) -> None:
+def test_an_encoded_key_is_decoded_once(handler: RegisterHandler, registry: Registry) -> None:
     handler(load("s3_put_model_encoded_key"), Context())
 
     assert registry.version("demo", 1).source.key == "models/demo/my first model(v1).onnx"
 
 
 def test_a_message_registers_its_upload_and_leaves_the_queue(
-    handler: Handler, registry: Registry
+    handler: RegisterHandler, registry: Registry
 ) -> None:
     assert handler(load("sqs_put_model"), Context()) == {"batchItemFailures": []}
     assert registry.version("demo", 1).state is State.READY
 
 
 def test_one_bad_upload_of_a_batch_is_rejected_and_the_others_register(
-    handler: Handler, registry: Registry
+    handler: RegisterHandler, registry: Registry
 ) -> None:
     assert handler(load("sqs_put_batch"), Context()) == {"batchItemFailures": []}
     assert [version.state for version in registry.versions("demo")] == [
@@ -149,7 +151,7 @@ def test_one_bad_upload_of_a_batch_is_rejected_and_the_others_register(
 
 
 def test_a_failing_dependency_sends_only_its_message_back(
-    handler: Handler, uploads: Uploads, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    handler: RegisterHandler, uploads: Uploads, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pin = uploads.pin
 
@@ -167,8 +169,8 @@ def test_a_failing_dependency_sends_only_its_message_back(
     assert len(registry.versions("demo")) == 2
 
 
-def test_a_bug_sends_the_message_back_too(
-    handler: Handler, uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+def test_a_bug_sends_the_message_back(
+    handler: RegisterHandler, uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(type(uploads), "add")
     monkeypatch.setattr(uploads, "_objects", None)
@@ -176,8 +178,8 @@ def test_a_bug_sends_the_message_back_too(
     assert len(handler(load("sqs_put_model"), Context())["batchItemFailures"]) == 1
 
 
-def test_a_bare_event_whose_dependency_fails_raises_so_that_lambda_tries_again(
-    handler: Handler, uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+def test_a_direct_event_raises_if_a_dependency_fails(
+    handler: RegisterHandler, uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object) -> None:
         raise Unavailable("storage does not answer; try again")
@@ -188,7 +190,9 @@ def test_a_bare_event_whose_dependency_fails_raises_so_that_lambda_tries_again(
         handler(load("s3_put_model"), Context())
 
 
-def test_an_upload_is_not_begun_when_time_is_short(handler: Handler, registry: Registry) -> None:
+def test_an_upload_is_not_started_with_too_little_time_left(
+    handler: RegisterHandler, registry: Registry
+) -> None:
     assert (
         len(handler(load("sqs_put_model"), Context(remaining_ms=84_000))["batchItemFailures"]) == 1
     )
@@ -199,8 +203,8 @@ def test_an_upload_is_not_begun_when_time_is_short(handler: Handler, registry: R
     "event",
     ["s3_test_event", "sqs_garbage", "s3_put_archive", "s3_put_manifest", "s3_put_model_gone"],
 )
-def test_what_registers_nothing_is_acknowledged_or_rejected_and_blocks_nothing(
-    handler: Handler, event: str
+def test_events_without_a_valid_upload_are_acknowledged(
+    handler: RegisterHandler, event: str
 ) -> None:
     assert handler(load(event), Context()) in (
         {"versions": []},
@@ -211,12 +215,37 @@ def test_what_registers_nothing_is_acknowledged_or_rejected_and_blocks_nothing(
 
 
 def test_every_upload_leaves_one_log_line_without_its_content(
-    handler: Handler, log: io.StringIO, capsys: pytest.CaptureFixture
+    handler: RegisterHandler, log: io.StringIO, capsys: pytest.CaptureFixture
 ) -> None:
     handler(load("sqs_put_batch"), Context())
 
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
-    told = [(line["message"], line["model"], line["version"]) for line in lines]
-    assert told == [("registered", "demo", 1), ("rejected", "demo", 2), ("registered", "demo", 3)]
+    logged = [(line["message"], line["model"], line["version"]) for line in lines]
+    assert logged == [("registered", "demo", 1), ("rejected", "demo", 2), ("registered", "demo", 3)]
     assert lines[1]["code"] in {"NOT_ONNX", "TRUNCATED"}
     assert json.loads(capsys.readouterr().out)["UploadsRegistered"] == [1.0, 1.0]  # the EMF record
+
+
+def test_the_reason_for_a_retry_is_recorded(handler: RegisterHandler) -> None:
+    failures: list[tuple[Upload, Reason]] = []
+    recording = replace(handler, note_failure=lambda *failure: failures.append(failure))
+
+    recording.log_retry(UPLOAD, Unavailable("storage does not answer; try again"))
+    recording.log_bug(UPLOAD, KeyError("x"))
+
+    assert failures == [
+        (UPLOAD, Reason("UNAVAILABLE", "storage does not answer; try again")),
+        (UPLOAD, Reason("INTERNAL", "register failed with KeyError; its log has more")),
+    ]
+
+
+def test_an_unreachable_registry_does_not_hide_the_failure(
+    handler: RegisterHandler, log: io.StringIO
+) -> None:
+    def fail(*_: object) -> None:
+        raise Unavailable("the registry cannot be reached; try again")
+
+    replace(handler, note_failure=fail).record_failure(UPLOAD, Reason("UNAVAILABLE", "x"))
+
+    [line] = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert (line["message"], line["key"]) == ("no note", UPLOAD.key)

@@ -1,0 +1,63 @@
+"""Classification of AWS errors by HTTP status and error code, for boto3 and our own client.
+
+Without boto3, because infer imports this module during its cold start.
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
+"""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any
+
+DENIED = frozenset({"403", "AccessDenied", "AccessDeniedException"})
+CHANGED = frozenset({"412", "ConditionalRequestConflict", "PreconditionFailed"})
+TRANSIENT = frozenset(
+    {
+        "InternalServerError",
+        "LimitExceededException",
+        "ProvisionedThroughputExceeded",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingError",
+        "ThrottlingException",
+    }
+)
+
+
+class ErrorKind(Enum):
+    """Kind of an AWS error: decides whether to retry, and whose fault it is."""
+
+    GONE = auto()  # no such object or bucket, or a delete marker
+    CHANGED = auto()  # a condition on the stored object does not hold
+    DENIED = auto()  # forbidden by a policy
+    TRANSIENT = auto()  # the same request may succeed a moment later
+    OTHER = auto()
+
+
+def classify(status: int, code: str) -> ErrorKind:
+    """Classify an error by its HTTP status and code.
+
+    >>> classify(404, "NoSuchKey"), classify(400, "ThrottlingException")
+    (<ErrorKind.GONE: 1>, <ErrorKind.TRANSIENT: 4>)
+    """
+    if status >= 500 or code in TRANSIENT:
+        return ErrorKind.TRANSIENT
+    if status in (404, 405):
+        return ErrorKind.GONE
+    if code in CHANGED:
+        return ErrorKind.CHANGED
+    if code in DENIED:
+        return ErrorKind.DENIED
+    return ErrorKind.OTHER
+
+
+def classify_response(response: Mapping[str, Any]) -> ErrorKind:
+    """Classify the `response` of botocore's ClientError."""
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    return classify(status, str(response["Error"]["Code"]))

@@ -1,0 +1,92 @@
+"""Manifest of a package, and the check of its tensors against the model's signature."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from functions.core.errors import InvalidModel, shown
+from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """File that a manifest lists; `path` is relative to the manifest."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredTensor:
+    """Tensor as a manifest declares it; `None` and no labels mean undeclared."""
+
+    datatype: str | None = None
+    shape: tuple[int, ...] | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Parsed manifest, as far as a registration uses it."""
+
+    raw: bytes  # stored as a blob
+    card: Mapping[str, Any]  # stored in the version's record
+    outputs: Mapping[str, DeclaredTensor] = field(default_factory=dict)
+    inputs: Mapping[str, DeclaredTensor] = field(default_factory=dict)
+    files: tuple[ListedFile, ...] = ()
+    samples: tuple[Mapping[str, Any], ...] = ()
+    rtol: float = 1e-3
+    atol: float = 1e-5
+    variants: tuple[str, ...] = ()
+
+
+def label_outputs(signature: Signature, manifest: Manifest) -> Signature:
+    """Check the manifest's tensors and return the signature with the manifest's labels.
+
+    Raises:
+        InvalidModel: the manifest describes another model; the code is `MANIFEST_MISMATCH`.
+    """
+    _check_tensors("input", manifest.inputs, signature.inputs)
+    _check_tensors("output", manifest.outputs, signature.outputs)
+    undeclared = DeclaredTensor()
+    labelled = tuple(
+        replace(spec, labels=manifest.outputs.get(spec.name, undeclared).labels)
+        for spec in signature.outputs
+    )
+    return replace(signature, outputs=labelled)
+
+
+def _check_tensors(
+    kind: str, declared: Mapping[str, DeclaredTensor], specs: tuple[TensorSpec, ...]
+) -> None:
+    by_name = {spec.name: spec for spec in specs}
+    for name, tensor in declared.items():
+        if name not in by_name:
+            names = shown(", ".join(by_name))
+            raise _mismatch(f"{kind} {shown(name)}, and the model has {names}")
+        _check_tensor(f"{kind} {shown(name)}", tensor, by_name[name])
+
+
+def _check_tensor(title: str, declared: DeclaredTensor, spec: TensorSpec) -> None:
+    if declared.datatype not in (None, spec.datatype):
+        datatype = shown(declared.datatype)
+        raise _mismatch(f"{title} as {datatype}, and the model has {spec.datatype}")
+    if declared.shape is not None and not _shapes_agree(declared.shape, spec.shape):
+        shapes = f"{list(declared.shape)}, and the model has {list(spec.shape)}"
+        raise _mismatch(f"{title} with shape {shapes}")
+    width = spec.shape[-1] if spec.shape else 1
+    count = len(declared.labels)
+    if count and width not in (DYNAMIC, count):
+        raise _mismatch(f"{count} labels for {title}, whose last dimension is {width}")
+
+
+def _shapes_agree(declared: tuple[int, ...], actual: tuple[int, ...]) -> bool:
+    return len(declared) == len(actual) and all(
+        size == dimension or DYNAMIC in (size, dimension)
+        for size, dimension in zip(declared, actual, strict=True)
+    )
+
+
+def _mismatch(detail: str) -> InvalidModel:
+    return InvalidModel(f"the manifest describes {detail}", code="MANIFEST_MISMATCH")
