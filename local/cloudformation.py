@@ -40,7 +40,7 @@ class Document:
         """Load a template and fill its parameters.
 
         Raises:
-            TemplateError: the file is unreadable, or a parameter is unknown, missing or not allowed.
+            TemplateError: the file is unreadable, or a parameter is missing or not allowed.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The main job, watched: train a digit reader, let its upload register it, and ask it over HTTP. Every step can fail.
+"""Demo: train a digit classifier, register it, call it over HTTP.
 
-python -m local.demo            then everything stops
-python -m local.demo --keep     then the stack stays until Ctrl-C
+python -m local.demo            stop afterwards
+python -m local.demo --keep     keep the stack up until Ctrl-C
 """
 
 import argparse
@@ -42,33 +42,40 @@ READY_LIMIT_S = 60
 POLL_S = 0.25
 
 
+# Raised when a part of the stack has ended.
+STACK_ERRORS = (BotoCoreError, ClientError, HTTPException, OSError)
+
+
 class DemoFailed(Exception):
-    """When a step did not do what it should; the text is the cause."""
+    """Failure of a step; the text is the cause."""
 
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[Callable[[str], None]]:
-    """Print a step and how long it took; while it runs, what `say` was told last and the seconds so far."""
+    """Print a step with its progress and duration.
+
+    Yields a function that sets the progress text.
+    """
     started = time.monotonic()
-    told = [""]
+    progress = [""]
     done = threading.Event()
     terminal = sys.stdout.isatty()
 
     def tick() -> None:
         shown = ""
         while not done.wait(1):
-            text = f"  … {time.monotonic() - started:3.0f} s  {told[0]}"[:110]
+            text = f"  … {time.monotonic() - started:3.0f} s  {progress[0]}"[:110]
             if terminal:
                 print(f"\r{text:<110}", end="", flush=True)
-            elif told[0] != shown:  # a log keeps every line: only what is new
-                shown = told[0]
+            elif progress[0] != shown:  # no terminal: print each text once
+                shown = progress[0]
                 print(text, flush=True)
 
     print(f"\n{title}", flush=True)
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()
     try:
-        yield lambda text: told.__setitem__(0, text)
+        yield lambda text: progress.__setitem__(0, text)
     finally:
         done.set()
         ticker.join()
@@ -78,13 +85,14 @@ def step(title: str) -> Iterator[Callable[[str], None]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m local.demo", description=__doc__)
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the stack running afterwards, until Ctrl-C"
+    """Run the demo and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m local.demo", description="Train, register and call a digit classifier."
     )
-    parser.add_argument("--api-port", type=int, default=0, help="of the API [a free one]")
+    parser.add_argument("--keep", action="store_true", help="keep the stack up until Ctrl-C")
+    parser.add_argument("--api-port", type=int, default=0, help="port of the API [a free one]")
     parser.add_argument(
-        "--aws-port", type=int, default=0, help="of S3, SQS, DynamoDB, SageMaker [a free one]"
+        "--aws-port", type=int, default=0, help="port of S3, SQS, DynamoDB, SageMaker [a free one]"
     )
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -94,12 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     except DemoFailed as failure:
         print(f"\nerror: {failure}", file=sys.stderr)
         return 1
-    except (
-        BotoCoreError,
-        ClientError,
-        HTTPException,
-        OSError,
-    ) as error:  # the stack ended, or a part of it
+    except STACK_ERRORS as error:
         print(f"\nerror: {one_line(str(error))}{last_words()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -109,9 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: float) -> None:
-    with step(
-        "1. Start the local stack: template.yaml on 127.0.0.1, without Docker and without an account"
-    ):
+    """Run and print the four steps."""
+    with step("1. Start the local stack: template.yaml on 127.0.0.1, no Docker, no account"):
         ports = ("--api-port", str(options.api_port), "--aws-port", str(options.aws_port))
         try:
             running = stack.enter_context(start_stack(state_dir=STATE, arguments=ports))
@@ -126,20 +128,20 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     print(f"  job {job}: Completed; its model.onnx landed in s3://…/models/{MODEL}/")
 
     with step("3. Register: the upload's event runs the register function") as say:
-        version = registered(running, MODEL, say)
+        version = wait_until_ready(running, MODEL, say)
     card(version)
 
     data = digits()
-    with step(
-        f"4. Call: {len(data.test)} held-out images through tritonclient, {BATCH} a request, binary"
-    ) as say:
+    count = f"{len(data.test)} held-out images through tritonclient"
+    with step(f"4. Call: {count}, {BATCH} a request, binary") as say:
         accuracy, cold_ms, warm_ms = ask(running, data, say)
     print(
-        f"  accuracy over HTTP {accuracy:.4f} (goal {GOAL})   first call {cold_ms:.0f} ms, later ones {warm_ms:.1f} ms"
+        f"  accuracy over HTTP {accuracy:.4f} (goal {GOAL})"
+        f"   first call {cold_ms:.0f} ms, later calls {warm_ms:.1f} ms"
     )
 
     curl(running, data)
-    print(f"\nAll of it took {time.monotonic() - started:.1f} s.", flush=True)
+    print(f"\nTotal: {time.monotonic() - started:.1f} s.", flush=True)
     if accuracy < GOAL:
         raise DemoFailed(f"accuracy {accuracy:.4f} is below {GOAL}")
     if options.keep:
@@ -164,7 +166,10 @@ def screen(running: RunningStack) -> Screen:
 
 
 def submit(running: RunningStack, recipe: str, *more: str) -> str:
-    """Submit the job as a person would: by the command line, the endpoint being the only difference to AWS."""
+    """Submit a training job by the command line; return its name.
+
+    Only the endpoint differs from AWS.
+    """
     command = [
         sys.executable,
         "-m",
@@ -194,25 +199,28 @@ def submit(running: RunningStack, recipe: str, *more: str) -> str:
 def follow(
     running: RunningStack, job: str, say: Callable[[str], None], limit_s: float = JOB_LIMIT_S
 ) -> dict[str, Any]:
-    """The description of the job once it has completed."""
+    """Wait for a job to complete and return its description."""
     sagemaker = running.client("sagemaker")
     log = running.log_dir / f"training-{job}.log"
     for _ in until(limit_s):
-        told: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=job)
-        status = told["TrainingJobStatus"]
+        description: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=job)
+        status = description["TrainingJobStatus"]
         if status == "Completed":
-            return told
+            return description
         if status != "InProgress":
-            raise DemoFailed(
-                f"the training job is {status}: {told.get('FailureReason', 'no reason given')}"
-            )
+            reason = description.get("FailureReason", "no reason given")
+            raise DemoFailed(f"the training job is {status}: {reason}")
         if log.exists() and (line := last_line(log.read_text())):
             say(line)
     raise DemoFailed(f"the training job did not end within {limit_s:.0f} s; see {short(log)}")
 
 
-def registered(running: RunningStack, model: str, say: Callable[[str], None]) -> Version:
-    """Wait until the endpoint says that the model is ready, then read its record."""
+def wait_until_ready(running: RunningStack, model: str, say: Callable[[str], None]) -> Version:
+    """Wait until the model is ready and return its version.
+
+    Raises:
+        DemoFailed: the version was rejected, or time ran out.
+    """
     table = DynamoTable(running.client("dynamodb"), running.outputs["RegistryTableName"])
     registry = Registry(table, utc_now)
     for _ in until(READY_LIMIT_S):
@@ -229,13 +237,13 @@ def registered(running: RunningStack, model: str, say: Callable[[str], None]) ->
 
 
 def card(version: Version) -> None:
-    """The model's card, as the registry keeps it."""
-    about, signature = version.card, version.signature
+    """Print what the registry knows about a version."""
+    facts, signature = version.card, version.signature
     if signature is None:
         raise DemoFailed(f"version {version.number} is READY without a signature")
-    [[metric, value], *_] = about["metrics"].items()
+    [[metric, value], *_] = facts["metrics"].items()
     baselines = ", ".join(
-        f"{name} {values[metric]:.4f}" for name, values in about["baselines"].items()
+        f"{name} {values[metric]:.4f}" for name, values in facts["baselines"].items()
     )
     tensors = ", ".join(
         f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in signature.inputs
@@ -243,25 +251,25 @@ def card(version: Version) -> None:
     answers = ", ".join(
         f"{spec.name} {spec.datatype}{list(spec.shape)}" for spec in signature.outputs
     )
-    data = about["data"]
-    print(
-        f"  {version.model} version {version.number}, aliases prod and latest, {version.size_bytes / 1000:.0f} KB"
-    )
-    print(f"    what      {about['description']}")
+    data = facts["data"]
+    size = f"{version.size_bytes / 1000:.0f} KB"
+    print(f"  {version.model} version {version.number}, aliases prod and latest, {size}")
+    print(f"    answers   {facts['description']}")
     print(f"    in, out   {tensors}  →  {answers}")
     print(f"    {metric:<9} {value:.4f} on the held-out part   (baselines: {baselines})")
-    print(
-        f"    data      {data['source']}, {data['split']['train']} to train, {data['split']['test']} to test"
-    )
-    print(
-        f"    graph     opset {version.graph['opset']}, {version.graph['producer']}, sha256 {version.digest[:12]}…"
-    )
+    rows = data["split"]
+    print(f"    data      {data['source']}, {rows['train']} to train, {rows['test']} to test")
+    graph = f"opset {version.graph['opset']}, {version.graph['producer']}"
+    print(f"    graph     {graph}, sha256 {version.digest[:12]}…")
 
 
 def ask(
     running: RunningStack, data: Dataset, say: Callable[[str], None]
 ) -> tuple[float, float, float]:
-    """(accuracy over the test set, ms of the first call, median ms of the others), by a client that is not ours."""
+    """Call the model with the test set through tritonclient.
+
+    Returns (accuracy, milliseconds of the first call, median milliseconds of later calls).
+    """
     client = triton.InferenceServerClient(
         running.api_url.removeprefix("http://"), network_timeout=60
     )
@@ -287,7 +295,7 @@ def ask(
 
 
 def curl(running: RunningStack, data: Dataset) -> None:
-    """One request in a file and the line that sends it, run once to see that it works."""
+    """Send a request from a file, and print the same as curl."""
     image, truth = data.test.inputs["image"][:1], int(data.test.target[0])
     request = STATE / "digit.json"
     tensor = {
@@ -303,14 +311,13 @@ def curl(running: RunningStack, data: Dataset) -> None:
     if not answer:
         raise DemoFailed(f"the endpoint refused the request in {short(request)}")
     value, index, *_ = answer["outputs"][0]["data"][0].split(":")
-    print(
-        f"\nThe same in JSON (a {truth}, answered {index} with {float(value):.3f}; `make local` stays up):"
-    )
+    answer_text = f"a {truth}, answered {index} with {float(value):.3f}"
+    print(f"\nThe same in JSON ({answer_text}; pixels from 0 paper to 1 ink):")
     print(f"  curl -s {url} -d @{short(request)}", flush=True)
 
 
 def get(url: str, body: bytes | None = None) -> Any:
-    """The JSON of a 200 reply, None for any other."""
+    """Return the JSON of a 200 reply, None for another status."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, body, timeout=60) as reply:
@@ -320,7 +327,7 @@ def get(url: str, body: bytes | None = None) -> Any:
 
 
 def until(limit_s: float) -> Iterator[None]:
-    """Polls until the limit."""
+    """Yield every POLL_S seconds until the limit."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         yield
@@ -328,17 +335,19 @@ def until(limit_s: float) -> Iterator[None]:
 
 
 def last_line(text: str) -> str:
+    """Return the last line of a text, or ""."""
     return (text.strip().splitlines() or [""])[-1]
 
 
 def last_words() -> str:
-    """What the stack said last, if anything, to follow an error."""
-    said = STATE / "stack.log"
-    line = last_line(said.read_text()) if said.exists() else ""
+    """Return the stack's last line of output, to append to an error."""
+    path = STATE / "stack.log"
+    line = last_line(path.read_text()) if path.exists() else ""
     return f"; the local stack's last words: {line}" if line else ""
 
 
 def short(path: Path) -> str:
+    """Return a path relative to the repository, if it lies in it."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 

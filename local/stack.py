@@ -218,7 +218,7 @@ class Stack:
         await web.SockSite(runner, listening).start()
 
     def _run(self, work: Coroutine[Any, Any, None], title: str) -> None:
-        """Run a task until the stack ends; its earlier end fails the stack."""
+        """Run a task whose early end fails the stack."""
         task = asyncio.create_task(work)
 
         def ended(task: "asyncio.Task[None]") -> None:

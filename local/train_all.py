@@ -1,10 +1,10 @@
-"""Every recipe from its data to its answers: trained as a job, compressed where asked, registered, called over HTTP.
+"""Train, register and call every built-in recipe on the local stack.
 
-python -m local.train_all                                     all of them, one after the other
-python -m local.train_all digits gpt --set gpt.epochs=1       two of them, the second shortened
-python -m local.train_all --compress mlp=prune,int8           what to try for a recipe, in place of what COMPRESS says
+    python -m local.train_all                                     all recipes
+    python -m local.train_all digits gpt --set gpt.epochs=1       two recipes, one shortened
+    python -m local.train_all --compress mlp=prune,int8           other compression than COMPRESS
 
-It ends with a table, and non-zero if a recipe failed: at any step, or by not being better than what needs no model.
+Prints a table. The exit status is 1 if a recipe failed at any step, or does not beat its baselines.
 """
 
 import argparse
@@ -14,16 +14,24 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Any
 
 import numpy as np
 import onnx
-from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.core.errors import one_line
 from local.client import RunningStack, start_stack
-from local.demo import STATE, DemoFailed, follow, get, last_words, registered, step, submit
+from local.demo import (
+    STACK_ERRORS,
+    STATE,
+    DemoFailed,
+    follow,
+    get,
+    last_words,
+    step,
+    submit,
+    wait_until_ready,
+)
 from training.data.dataset import BEST_POSSIBLE
 from training.errors import TrainingError
 from training.hyperparameters import pairs
@@ -39,12 +47,12 @@ COMPRESS = {
     "gpt": "int8,int4",
 }
 JOB_LIMIT_S = 3600
-CALLS = 20  # for the latency
+CALLS = 20  # requests for the median latency
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One recipe that went all the way. Latency is the median of JSON requests over HTTP, on warm environments."""
+    """Result of one recipe; latency is the median of warm JSON requests."""
 
     recipe: str
     metric: str
@@ -60,37 +68,49 @@ class Row:
     total_s: float
 
     def line(self) -> str:
-        reached = f"{self.metric} {self.value:.4f}"
-        known = f"{self.baseline} {self.baseline_value:.4f}"
+        """Format the row."""
+        metric = f"{self.metric} {self.value:.4f}"
+        baseline = f"{self.baseline} {self.baseline_value:.4f}"
+        size_kb = self.size_bytes / 1000
         return (
-            f"{self.recipe:<13}{reached:<23}{known:<30}{self.size_bytes / 1000:>8.0f} KB  {self.form:<12}"
-            f"{self.latency_ms:>7.1f} ms{self.samples:>8}{self.training_s:>9.0f} s{self.total_s:>7.0f} s"
+            f"{self.recipe:<13}{metric:<23}{baseline:<30}{size_kb:>8.0f} KB  {self.form:<12}"
+            f"{self.latency_ms:>7.1f} ms{self.samples:>8}"
+            f"{self.training_s:>9.0f} s{self.total_s:>7.0f} s"
         )
 
 
 HEAD = (
-    f"{'recipe':<13}{'metric, held out':<23}{'best that needs no model':<30}{'size':>11}  {'form':<12}{'latency':>10}"
-    f"{'samples':>8}{'training':>11}{'in all':>9}"
+    f"{'recipe':<13}{'held-out metric':<23}{'best baseline':<30}{'size':>11}  {'form':<12}"
+    f"{'latency':>10}{'samples':>8}{'training':>11}{'total':>9}"
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m local.train_all", description="Train, register, ask every recipe."
+        prog="python -m local.train_all", description="Train, register and call every recipe."
     )
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="[all built-in ones]")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="[all built-in recipes]")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="RECIPE.NAME=VALUE", help="a hyperparameter"
+        "--set",
+        action="append",
+        default=[],
+        metavar="RECIPE.NAME=VALUE",
+        help="set a hyperparameter",
     )
     parser.add_argument(
-        "--compress", action="append", default=[], metavar="RECIPE=KINDS", help="none: RECIPE="
+        "--compress",
+        action="append",
+        default=[],
+        metavar="RECIPE=KINDS",
+        help="compression to try; RECIPE= for none",
     )
     parser.add_argument(
         "--limit",
         type=float,
         default=JOB_LIMIT_S,
         metavar="SECONDS",
-        help="for each job [%(default)s]",
+        help="time limit of each job [%(default)s]",
     )
     options = parser.parse_args(arguments)
     names = options.recipes or built_in()
@@ -117,27 +137,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures |= {row.recipe: f"is no better than {row.baseline}" for row in rows if not row.better}
     for name, reason in failures.items():
         print(f"FAILED {name}: {reason}")
-    print(
-        f"{len(names) - len(failures)} of {len(names)} recipes trained, registered and answered as they did in training"
-    )
+    passed = len(names) - len(failures)
+    print(f"{passed} of {len(names)} recipes trained, registered and reproduced their samples")
     return 1 if failures else 0
 
 
-def _settings(told: Sequence[str]) -> dict[str, list[str]]:
-    """Words of the command line by recipe.
+def _settings(assignments: Sequence[str]) -> dict[str, list[str]]:
+    """Group RECIPE.NAME=VALUE into command-line options by recipe.
 
     >>> _settings(["gpt.epochs=1", "gpt.lr=0.1"])
     {'gpt': ['--set', 'epochs=1', '--set', 'lr=0.1']}
     """
-    found: dict[str, list[str]] = {}
-    for key, value in pairs(told).items():
+    options: dict[str, list[str]] = {}
+    for key, value in pairs(assignments).items():
         recipe, dot, name = key.partition(".")
         if not dot or recipe not in built_in():
             raise TrainingError(
                 f"--set {key}={value}: write RECIPE.NAME=VALUE, with one of {', '.join(built_in())}"
             )
-        found.setdefault(recipe, []).extend(["--set", f"{name}={value}"])
-    return found
+        options.setdefault(recipe, []).extend(["--set", f"{name}={value}"])
+    return options
 
 
 def _all(
@@ -147,108 +166,100 @@ def _all(
     kinds: Mapping[str, str],
     limit_s: float,
 ) -> tuple[list[Row], dict[str, str]]:
-    """One after the other: they would share the same cores."""
+    """Run the recipes one after another; return rows, and failures by recipe."""
     rows: list[Row] = []
     failures: dict[str, str] = {}
-    for at, name in enumerate(names, 1):
+    for number, name in enumerate(names, 1):
         more = [*settings.get(name, ()), *(["--compress", kinds[name]] if kinds.get(name) else [])]
         try:
-            with step(f"{at}/{len(names)} {name} {' '.join(more)}".rstrip()) as say:
-                rows.append(_one(running, name, more, limit_s, say))
+            with step(f"{number}/{len(names)} {name} {' '.join(more)}".rstrip()) as say:
+                rows.append(_run_recipe(running, name, more, limit_s, say))
             print(
                 f"  {rows[-1].metric} {rows[-1].value:.4f}, {rows[-1].samples} samples reproduced"
             )
         except DemoFailed as failure:
             failures[name] = str(failure)
-        except (
-            BotoCoreError,
-            ClientError,
-            HTTPException,
-            OSError,
-        ) as error:  # the stack ended, or a part of it
+        except STACK_ERRORS as error:
             failures[name] = f"{one_line(str(error))}{last_words()}"
         if name in failures:
             print(f"  FAILED: {failures[name]}", flush=True)
     return rows, failures
 
 
-def _one(
+def _run_recipe(
     running: RunningStack,
     name: str,
     more: Sequence[str],
     limit_s: float,
     say: Callable[[str], None],
 ) -> Row:
-    """Everything for one recipe; every step can fail."""
+    """Train, register and call one recipe."""
     started = time.monotonic()
     job = submit(running, name, *more)
-    told = follow(running, job, say, limit_s)
+    description = follow(running, job, say, limit_s)
     say("registering")
-    version = registered(running, name, say)
-    say("asking")
-    card = _card(running, told["ModelArtifacts"]["S3ModelArtifacts"])
+    version = wait_until_ready(running, name, say)
+    say("calling")
+    card = _card(running, description["ModelArtifacts"]["S3ModelArtifacts"])
     url = f"{running.api_url}/v2/models/{name}/versions/{version.number}/infer"
     for sample in card["samples"]:
         _check(url, sample, card["tolerance"])
     primary = card["evaluation"]["primary"]
     value = card["metrics"][primary["metric"]]
-    rivals = {
-        about: values[primary["metric"]]
-        for about, values in card["baselines"].items()
-        if about != BEST_POSSIBLE
+    baselines = {
+        baseline: values[primary["metric"]]
+        for baseline, values in card["baselines"].items()
+        if baseline != BEST_POSSIBLE
     }
-    best = (max if primary["higher_is_better"] else min)(rivals, key=lambda about: rivals[about])
+    best = (max if primary["higher_is_better"] else min)(baselines, key=baselines.__getitem__)
     forms = [form["kind"] for form in card.get("compression", []) if form["taken"]]
     return Row(
         recipe=name,
         metric=primary["metric"],
         value=value,
         baseline=best,
-        baseline_value=rivals[best],
-        better=value > rivals[best] if primary["higher_is_better"] else value < rivals[best],
+        baseline_value=baselines[best],
+        better=(value > baselines[best]) == primary["higher_is_better"]
+        and value != baselines[best],
         form=forms[0] if forms else "fp32",
         size_bytes=version.size_bytes,
         samples=len(card["samples"]),
         latency_ms=_latency(url, card["samples"][0]["request"]),
-        training_s=told["TrainingTimeInSeconds"],
+        training_s=description["TrainingTimeInSeconds"],
         total_s=time.monotonic() - started,
     )
 
 
 def _card(running: RunningStack, prefix: str) -> dict[str, Any]:
-    """What the uploaded file says about itself."""
+    """Return the manifest inside the uploaded model."""
     bucket, _, key = prefix.removeprefix("s3://").partition("/")
-    content = (
-        running.client("s3")
-        .get_object(Bucket=bucket, Key=f"{key.rstrip('/')}/model.onnx")["Body"]
-        .read()
-    )
-    model = onnx.load_model_from_string(content)
-    card: dict[str, Any] = json.loads(
-        next(prop.value for prop in model.metadata_props if prop.key == KEY)
-    )
+    s3 = running.client("s3")
+    reply = s3.get_object(Bucket=bucket, Key=f"{key.rstrip('/')}/model.onnx")
+    model = onnx.load_model_from_string(reply["Body"].read())
+    text = next(entry.value for entry in model.metadata_props if entry.key == KEY)
+    card: dict[str, Any] = json.loads(text)
     return card
 
 
 def _check(url: str, sample: Mapping[str, Any], tolerance: Mapping[str, float]) -> None:
-    """The endpoint answers what ONNX Runtime answered in training.
+    """Check that the endpoint reproduces a sample.
 
     Raises:
-        DemoFailed: it does not.
+        DemoFailed: an output differs.
     """
     answer = _post(url, sample["request"])
-    for got, expected in zip(answer["outputs"], sample["response"]["outputs"], strict=True):
+    for actual, expected in zip(answer["outputs"], sample["response"]["outputs"], strict=True):
         for key in ("name", "datatype", "shape"):
-            if got[key] != expected[key]:
+            if actual[key] != expected[key]:
                 raise DemoFailed(
-                    f"output {expected['name']}: {key} {got[key]}, in training {expected[key]}"
+                    f"output {expected['name']}: {key} {actual[key]}, in training {expected[key]}"
                 )
-        same = got["data"] == expected["data"]
+        same = actual["data"] == expected["data"]
         if expected["datatype"].startswith("FP"):
-            ours, theirs = (np.array(one["data"], np.float64) for one in (got, expected))
-            same = np.allclose(ours, theirs, **tolerance, equal_nan=True)
+            values, answers = (np.array(side["data"], np.float64) for side in (expected, actual))
+            same = np.allclose(answers, values, **tolerance, equal_nan=True)
         if not same:
-            raise DemoFailed(f"output {expected['name']} is not what it was in training")
+            raise DemoFailed(f"output {expected['name']} differs from training")
 
 
 def _latency(url: str, request: object) -> float:

@@ -1,4 +1,4 @@
-"""Makes the template's buckets, queues, tables and notifications in any AWS that boto3 can reach."""
+"""Create the template's buckets, queues, tables and notifications with boto3."""
 
 import json
 import re
@@ -22,34 +22,33 @@ QUEUE_KEYS = (
 
 
 def local_session() -> Any:
-    """A boto3 session with credentials that open nothing, for moto."""
+    """Return a boto3 session with placeholder credentials, for moto."""
     return boto3.Session(
         aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106 (opens nothing)
+        aws_secret_access_key="local",  # noqa: S106 (a placeholder)
         region_name=REGION,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What `provision` made. `template` resolves references to the real things, e.g. queue URLs."""
+    """Provisioned stack; its template resolves references, e.g. to queue URLs."""
 
     template: Template
     outputs: dict[str, str]
-    environment: dict[str, dict[str, str]]  # function → its environment variables
+    environment: dict[str, dict[str, str]]  # variables by function
 
 
 def provision(
     template: Template, session: Any, endpoint_url: str | None = None, api_origin: str | None = None
 ) -> Deployed:
-    """Create everything that the functions use; `session` is a boto3.Session.
+    """Create the AWS resources that the functions use.
 
-    `api_origin` (http://127.0.0.1:8080) takes the place of the API's address in the outputs. Bucket policies,
-    encryption, lifecycles and alarms are left out: moto does not act on them.
+    `session` is a boto3.Session. `api_origin`, e.g. http://127.0.0.1:8080, replaces the API's host
+    in the outputs. Bucket policies, encryption, lifecycles and alarms are skipped: moto ignores them.
     """
-    config = Config(
-        proxies={}, retries={"total_max_attempts": 2}
-    )  # a developer's HTTP_PROXY must not see loopback
+    # No proxies: HTTP_PROXY is not for loopback.
+    config = Config(proxies={}, retries={"total_max_attempts": 2})
 
     def client(service: str) -> Any:
         return session.client(service, endpoint_url=endpoint_url, config=config)
@@ -70,17 +69,14 @@ def provision(
 
 
 def make_queues(template: Template, sqs: Any) -> dict[str, str]:
-    """Logical id → queue URL. Redrive policies come last: the dead-letter queue has to exist."""
+    """Create queues and return their URLs by logical id."""
     urls = {}
     for name in template.resources("AWS::SQS::Queue"):
         properties = template.properties(name)
         attributes = {key: _attribute(properties[key]) for key in QUEUE_KEYS if key in properties}
-        urls[name] = str(
-            sqs.create_queue(QueueName=template.physical_name(name), Attributes=attributes)[
-                "QueueUrl"
-            ]
-        )
-    for name, url in urls.items():
+        queue = sqs.create_queue(QueueName=template.physical_name(name), Attributes=attributes)
+        urls[name] = str(queue["QueueUrl"])
+    for name, url in urls.items():  # last, because the dead-letter queue has to exist
         if "RedrivePolicy" in (properties := template.properties(name)):
             sqs.set_queue_attributes(
                 QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(properties["RedrivePolicy"])}
@@ -89,6 +85,7 @@ def make_queues(template: Template, sqs: Any) -> dict[str, str]:
 
 
 def make_tables(template: Template, dynamodb: Any) -> None:
+    """Create the DynamoDB tables."""
     for name in template.resources("AWS::DynamoDB::Table"):
         properties = template.properties(name)
         table = template.physical_name(name)
@@ -106,6 +103,7 @@ def make_tables(template: Template, dynamodb: Any) -> None:
 
 
 def make_buckets(template: Template, s3: Any) -> None:
+    """Create the buckets with versioning and notifications."""
     for name in template.resources("AWS::S3::Bucket"):
         properties = template.properties(name)
         bucket = template.physical_name(name)
@@ -126,7 +124,7 @@ def make_buckets(template: Template, s3: Any) -> None:
 
 
 def queue_notifications(bucket_properties: dict[str, Any]) -> list[dict[str, Any]]:
-    """CloudFormation's QueueConfigurations in the words of the S3 API."""
+    """Convert CloudFormation's QueueConfigurations to the S3 API's shape."""
     configurations = (bucket_properties.get("NotificationConfiguration") or {}).get(
         "QueueConfigurations"
     ) or ()

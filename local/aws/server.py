@@ -1,8 +1,8 @@
-"""Moto's server as the local stack's AWS, corrected where our events would differ from the real ones.
+"""moto's server with corrections, as the local stack's AWS.
 
     python -m local.aws.server --port 5000
 
-Prints {"port": …} once it listens. Hooks of `local.aws.training_jobs` make submitted SageMaker jobs run for real.
+Prints {"port": …} once it listens. `local.aws.training_jobs` makes SageMaker jobs run.
 """
 
 import argparse
@@ -20,28 +20,29 @@ from unittest import mock
 from urllib.parse import quote_plus
 
 HOST = "127.0.0.1"
-_sequence = itertools.count(time.time_ns())  # S3 promises growing sequencers per key only
+_sequence = itertools.count(time.time_ns())  # for sequencers, which grow per key on S3
 
 
 def s3_event(event_name: str, bucket: Any, key: Any, notification_id: str) -> dict[str, Any]:
-    """What S3 sends for one change of one object (event structure 2.1), from moto's bucket and key."""
+    """Return S3's event for one change of an object, event structure 2.1.
+
+    `bucket` and `key` are moto's objects.
+    """
     now = time.time()
-    moment = (
-        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
-    )
-    changed: dict[str, Any] = {
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    details: dict[str, Any] = {
         "key": quote_plus(key.name, safe="/"),
         "size": key.size,
         "eTag": key.etag.strip('"'),
     }
     if bucket.is_versioned:
-        changed["versionId"] = key.version_id
-    changed["sequencer"] = f"{next(_sequence):018X}"
+        details["versionId"] = key.version_id
+    details["sequencer"] = f"{next(_sequence):018X}"
     record = {
         "eventVersion": "2.1",
         "eventSource": "aws:s3",
         "awsRegion": bucket.region_name,
-        "eventTime": moment,
+        "eventTime": f"{seconds}.{int(now * 1000) % 1000:03d}Z",
         "eventName": str(getattr(event_name, "value", event_name)).removeprefix("s3:"),
         "userIdentity": {"principalId": "AWS:LOCAL"},
         "requestParameters": {"sourceIPAddress": HOST},
@@ -54,7 +55,7 @@ def s3_event(event_name: str, bucket: Any, key: Any, notification_id: str) -> di
                 "ownerIdentity": {"principalId": "LOCAL"},
                 "arn": bucket.arn,
             },
-            "object": changed,
+            "object": details,
         },
     }
     return {"Records": [record]}
@@ -62,7 +63,10 @@ def s3_event(event_name: str, bucket: Any, key: Any, notification_id: str) -> di
 
 @contextlib.contextmanager
 def as_aws_notifies() -> Iterator[None]:
-    """Moto's S3 notifications as AWS sends them: with versionId and sequencer, and one for a multipart upload."""
+    """Patch moto to send S3 events as AWS does.
+
+    With versionId and sequencer, and only one event for a multipart upload.
+    """
     from moto.s3 import notifications
 
     send_event = notifications.send_event
@@ -70,7 +74,7 @@ def as_aws_notifies() -> Iterator[None]:
     def send_once(account_id: str, event_name: Any, bucket: Any, key: Any) -> None:
         put = notifications.S3NotificationEvent.OBJECT_CREATED_PUT_EVENT
         if event_name == put and key.multipart is not None:
-            return  # moto completes a multipart upload through put_object; the real event follows
+            return  # moto calls put_object to complete a multipart upload
         send_event(account_id, event_name, bucket, key)
 
     with mock.patch.multiple(notifications, _get_s3_event=s3_event, send_event=send_once):
@@ -79,7 +83,7 @@ def as_aws_notifies() -> Iterator[None]:
 
 @contextlib.contextmanager
 def moves_messages() -> Iterator[None]:
-    """Moto's SQS with StartMessageMoveTask: at once, from a dead-letter queue to the queue it belongs to."""
+    """Patch moto's SQS with StartMessageMoveTask, which moves messages at once."""
     from moto.core.responses import ActionResult
     from moto.sqs.responses import SQSResponse
 
@@ -100,27 +104,29 @@ def moves_messages() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_table_request_at_a_time() -> Iterator[None]:
-    """Moto's DynamoDB, serially: a transaction that fails there restores the whole table as it was when it began, and
-    with that takes back what other requests wrote meanwhile.
+    """Patch moto's DynamoDB to handle one request at a time.
+
+    A failed transaction in moto restores the whole table, and would undo concurrent writes.
     """
     from moto.dynamodb.responses import DynamoHandler
 
     call_action = DynamoHandler.call_action
     lock = threading.Lock()
 
-    def alone(handler: Any) -> Any:
+    def call_serially(handler: Any) -> Any:
         with lock:
             return call_action(handler)
 
-    with mock.patch.object(DynamoHandler, "call_action", alone):
+    with mock.patch.object(DynamoHandler, "call_action", call_serially):
         yield
 
 
 def main() -> None:
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(
-        prog="python -m local.aws.server", description="AWS on loopback, by moto."
+        prog="python -m local.aws.server", description="Serve AWS on loopback with moto."
     )
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="[a free one]")
     arguments = parser.parse_args()
 
     from moto.moto_server.werkzeug_app import (
@@ -135,9 +141,8 @@ def main() -> None:
     server = make_server(
         HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler
     )
-    os.environ["AWS_ENDPOINT_URL"] = (
-        f"http://{HOST}:{server.server_port}"  # for the jobs started from here
-    )
+    # Training jobs inherit this.
+    os.environ["AWS_ENDPOINT_URL"] = f"http://{HOST}:{server.server_port}"
     os.environ["MOTO_PORT"] = str(server.server_port)
     with as_aws_notifies(), moves_messages(), one_table_request_at_a_time():
         if importlib.util.find_spec("local.aws.training_jobs"):

@@ -1,7 +1,7 @@
-"""A training container without a container: /opt/ml in a folder of its own, one process, S3 in and out.
+"""SageMaker's training container in a folder and a process, without Docker.
 
-What SageMaker does around the user's code, as far as the code can tell: the configuration files, the channels, the
-checkpoints that come and go, SIGTERM with 120 s of grace, the failure file, and the upload of what was left behind.
+It provides what the user's code can see: configuration files, channels, checkpoints, SIGTERM with
+120 s of grace, the failure file, and the upload of the output.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ Request = Mapping[str, Any]
 
 
 class JobFailed(Exception):
-    """When a job cannot go on. The message becomes its FailureReason."""
+    """Failure of a job; the message becomes its FailureReason."""
 
 
 class Bucket:
-    """The part of S3 that a job uses, on the stack's endpoint."""
+    """S3 client of a job, on the stack's endpoint."""
 
     def __init__(self, endpoint_url: str, region: str) -> None:
         import boto3
@@ -45,10 +45,10 @@ class Bucket:
         )
 
     def download(self, uri: str, folder: Path) -> int:
-        """Every object under the prefix `uri` into `folder`; how many there were.
+        """Download every object under a prefix and return their number.
 
         Raises:
-            JobFailed: no such bucket, or a key that leads out of the folder.
+            JobFailed: the bucket does not exist, or a key leads out of the folder.
         """
         bucket, prefix = split(uri)
         count = 0
@@ -68,14 +68,15 @@ class Bucket:
         return count
 
     def put(self, path: Path, uri: str) -> None:
-        """One PutObject, whatever the size: it is what an upload event stands for."""
+        """Upload with one PutObject, so that there is one event."""
         bucket, key = split(uri)
         with path.open("rb") as body:
             self._client.put_object(Bucket=bucket, Key=key, Body=body)
 
 
 def split(uri: str) -> tuple[str, str]:
-    """
+    """Split an S3 URI into bucket and key.
+
     >>> split("s3://bucket/a/b/")
     ('bucket', 'a/b/')
     """
@@ -86,10 +87,12 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def relative(key: str, prefix: str) -> str:
-    """Where an object lies in its channel.
+    """Return an object's path within its channel.
 
-    >>> relative("data/train/a.csv", "data/train"), relative("data/a.csv", "data/a.csv"), relative("data/ab", "data/a")
-    ('a.csv', 'a.csv', 'ab')
+    >>> relative("data/train/a.csv", "data/train"), relative("data/a.csv", "data/a.csv")
+    ('a.csv', 'a.csv')
+    >>> relative("data/ab", "data/a")
+    'ab'
     """
     folder = prefix if prefix.endswith("/") else prefix + "/"
     if prefix and key.startswith(folder):
@@ -98,7 +101,7 @@ def relative(key: str, prefix: str) -> str:
 
 
 class Container:
-    """One attempt at a job. Made, prepared, run once, collected, removed."""
+    """Container of one attempt: prepare, run once, upload, remove."""
 
     def __init__(
         self, request: Request, arn: str, bucket: Bucket, environment: Mapping[str, str]
@@ -113,7 +116,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
-        """Folders, configuration, channels and the checkpoints of earlier attempts.
+        """Create folders, configuration, channels and earlier checkpoints.
 
         Raises:
             JobFailed: a channel cannot be read.
@@ -135,7 +138,7 @@ class Container:
                 "current_host": "algo-1",
                 "hosts": ["algo-1"],
                 "current_group_name": "homogeneousCluster",
-                "current_instance_type": "local",  # what a model says about its training should be true
+                "current_instance_type": "local",  # recorded in the model's manifest
                 "network_interface_name": "lo",
             },
         }
@@ -149,25 +152,21 @@ class Container:
         for channel in channels:
             source = channel.get("DataSource", {}).get("S3DataSource", {})
             if source.get("S3DataType") != "S3Prefix":
-                raise JobFailed(
-                    f"ClientError: channel {channel['ChannelName']!r}: the local stack reads S3Prefix only"
-                )
-            if not self._bucket.download(
-                source["S3Uri"], self.base / "input" / "data" / channel["ChannelName"]
-            ):
-                raise JobFailed(
-                    f"ClientError: Data download failed: no objects under {source['S3Uri']}"
-                )
+                name = repr(channel["ChannelName"])
+                raise JobFailed(f"ClientError: channel {name}: only S3Prefix works locally")
+            uri = source["S3Uri"]
+            if not self._bucket.download(uri, self.base / "input/data" / channel["ChannelName"]):
+                raise JobFailed(f"ClientError: Data download failed: no objects under {uri}")
 
     def run(
         self,
         janitor: Janitor,
         on_line: Callable[[str], None],
-        asked_to_stop: Callable[[], bool],
+        stop_requested: Callable[[], bool],
         max_runtime_s: float,
         grace_s: float,
     ) -> tuple[int, bool]:
-        """Run the entry point to its end: its exit status, and whether it ran out of time."""
+        """Run the entry point; return (exit status, whether time ran out)."""
         self._process = process = subprocess.Popen(
             self._command(),
             cwd=self.base,
@@ -189,7 +188,7 @@ class Container:
                     break
                 except subprocess.TimeoutExpired:
                     now = time.monotonic()
-                if kill_at == float("inf") and (asked_to_stop() or now > deadline):
+                if kill_at == float("inf") and (stop_requested() or now > deadline):
                     out_of_time = now > deadline
                     kill_at = now + grace_s
                     self.terminate()
@@ -199,24 +198,27 @@ class Container:
                     self._save_checkpoints()
                     next_sync = time.monotonic() + SYNC_S
         finally:
-            _kill(process)  # what it may have left running, and itself where the above failed
+            _kill(process)  # with its descendants
             janitor.tell("remove", process.pid)
         reader.join(timeout=5)
         self._save_checkpoints()
         return (128 - status if status < 0 else status), out_of_time
 
     def terminate(self) -> None:
-        """SIGTERM to the first process alone, as a container engine sends it."""
+        """Send SIGTERM to the first process only, as container engines do."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def failure(self) -> str:
-        """What the code left in the failure file."""
+        """Return the failure file's text, or ""."""
         path = self.base / "output" / "failure"
         return path.read_text(encoding="utf-8", errors="replace")[:1024] if path.is_file() else ""
 
     def upload(self) -> str:
-        """Output data first, the model last: its arrival is the event. Where the model lies, as an S3 URI."""
+        """Upload output data, then the model; return the model's S3 URI.
+
+        The model is last, because its upload event starts the registration.
+        """
         output = self._request["OutputDataConfig"]
         target = f"{output['S3OutputPath'].rstrip('/')}/{self._request['TrainingJobName']}/output/"
         for folder, prefix, archive in (
@@ -236,15 +238,14 @@ class Container:
         return target + ("model/" if output.get("CompressionType") == "NONE" else "model.tar.gz")
 
     def remove(self) -> None:
+        """Remove the folder."""
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _command(self) -> list[str]:
         algorithm = self._request["AlgorithmSpecification"]
         entry = algorithm.get("ContainerEntrypoint")
         if not entry:
-            raise JobFailed(
-                "ClientError: the local stack needs a ContainerEntrypoint: it has no images"
-            )
+            raise JobFailed("ClientError: the local stack runs no images: set ContainerEntrypoint")
         command = [
             part.replace(ROOT, str(self.base))
             for part in [*entry, *algorithm.get("ContainerArguments", [])]
@@ -252,7 +253,7 @@ class Container:
         return [sys.executable, *command[1:]] if command[0] in ("python", "python3") else command
 
     def _variables(self) -> dict[str, str]:
-        """A container's environment: nothing of the developer's but the way to Python."""
+        """Return a container's environment variables; only PATH is inherited."""
         region = self._arn.split(":")[3]
         variables = {
             "PATH": os.pathsep.join(
@@ -262,7 +263,7 @@ class Container:
             "TMPDIR": str(self.base / "tmp"),
             "LANG": "C.UTF-8",
             "SAGEMAKER_BASE_DIR": str(self.base),
-            "CUDA_VISIBLE_DEVICES": "",  # the same run on every machine
+            "CUDA_VISIBLE_DEVICES": "",  # runs are then equal on every machine
             "TRAINING_JOB_NAME": self._request["TrainingJobName"],
             "TRAINING_JOB_ARN": self._arn,
             "AWS_REGION": region,
@@ -271,9 +272,7 @@ class Container:
             **self._environment,
             **(self._request.get("Environment") or {}),
         }
-        variables.pop(
-            "MAYFLY_TRAINING_IMAGE", None
-        )  # no image runs here, and the model should not claim one
+        variables.pop("MAYFLY_TRAINING_IMAGE", None)  # no image runs here
         return variables
 
     def _save_checkpoints(self) -> None:
@@ -288,9 +287,7 @@ class Container:
                         path, f"{target}/{path.relative_to(self._checkpoints).as_posix()}"
                     )
                     self._synced[path] = stamp
-            except (
-                FileNotFoundError
-            ):  # replaced between the listing and here; the next round has it
+            except FileNotFoundError:  # replaced meanwhile; uploaded in the next round
                 continue
 
 

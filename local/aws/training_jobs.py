@@ -1,12 +1,13 @@
-"""SageMaker training jobs that really run: moto's backend by itself completes them at once and writes nothing.
+"""SageMaker training jobs that really run; moto alone completes them at once.
 
-`install()` is called once in moto's process. From then on CreateTrainingJob runs the job's entry point in a container
-of `local.aws.training_container`, DescribeTrainingJob tells how far it is, and StopTrainingJob stops it. Each job's output is in
-<log folder>/training-<job>.log.
+`install()` is called once in moto's process. Then CreateTrainingJob runs the job's entry point
+(`local.aws.training_container`), DescribeTrainingJob reports its progress, and StopTrainingJob
+stops it. A job's output is in <log folder>/training-<job>.log.
 
-A spot interruption is asked for in the job's Environment: MAYFLY_INTERRUPT_ON=<text> sends SIGTERM to the first attempt
-once a line of its output contains the text, and starts another from the checkpoints. MAYFLY_STOP_GRACE_S in moto's own
-environment shortens the 120 s between SIGTERM and SIGKILL.
+A spot interruption can be requested in the job's Environment: MAYFLY_INTERRUPT_ON=<text> sends
+SIGTERM to the first attempt once a line of its output contains the text, and starts another from
+the checkpoints. MAYFLY_STOP_GRACE_S in moto's environment replaces the 120 s between SIGTERM and
+SIGKILL.
 """
 
 import copy
@@ -27,7 +28,7 @@ from botocore.exceptions import ClientError
 from local.aws.training_container import Bucket, Container, JobFailed
 from local.execution.processes import Janitor
 
-STOPPED = 143  # exit status of a process that SIGTERM ended
+STOPPED = 143  # exit status after SIGTERM: 128 + 15
 MAX_ATTEMPTS = 5
 
 _lock = threading.Lock()
@@ -35,7 +36,7 @@ _running: dict[str, "Job"] = {}  # by ARN
 
 
 class Job:
-    """One job: moves moto's record of it from Starting to its end, in a thread."""
+    """Training job: runs in a thread and updates moto's record."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Job:
         ]
         self._interrupt_on = (request.get("Environment") or {}).get("MAYFLY_INTERRUPT_ON")
         self._grace_s = float(os.environ.get("MAYFLY_STOP_GRACE_S", "120"))
-        # All names now: a description may be read while the thread runs, and must not see the record grow.
+        # All attributes now: DescribeTrainingJob may read the record while the thread runs.
         record.training_job_status = "InProgress"
         record.secondary_status = "Starting"
         record.secondary_status_transitions = []
@@ -78,11 +79,13 @@ class Job:
         self._status("Starting", "Starting the training job")
 
     def start(self) -> None:
+        """Start the thread."""
         threading.Thread(
             target=self._run, name=self._request["TrainingJobName"], daemon=True
         ).start()
 
     def stop(self) -> None:
+        """Ask the job to stop; it ends within the grace period."""
         self._record.training_job_status = "Stopping"
         self._status("Stopping", "Stopping the training job", "Stopping")
         self._stopping.set()
@@ -96,7 +99,7 @@ class Job:
                 self._end("Failed", "Failed", str(failure))
             except ClientError as error:  # S3 refused
                 self._end("Failed", "Failed", f"ClientError: {error}")
-            except Exception as error:  # the end of a thread: nobody else would tell the user
+            except Exception as error:  # the last frame of a thread
                 traceback.print_exc(file=self._log)
                 self._end("Failed", "Failed", f"InternalServerError: {error}")
             finally:
@@ -120,7 +123,7 @@ class Job:
         raise JobFailed(f"ClientError: the spot instance was taken away {MAX_ATTEMPTS} times")
 
     def _attempt(self, container: Container, *, first: bool, started: float) -> bool:
-        """Whether the job has ended; it has not where the instance was taken away."""
+        """Run one attempt; return False after a spot interruption."""
         self._status("Downloading", "Downloading the training data")
         container.prepare()
         self._status("Training", "Training job in progress")
@@ -167,7 +170,7 @@ class Job:
         self._log.write(line + "\n")
         for name, pattern in self._patterns:
             match = pattern.search(line)
-            with suppress(ValueError, IndexError):  # a pattern of the user's that matched no number
+            with suppress(ValueError, IndexError):  # the pattern matched no number
                 if match is not None:
                     now = datetime.now(UTC)
                     self._metrics[name] = {
@@ -188,14 +191,14 @@ class Job:
                 self._container.terminate()
 
     def _status(self, secondary: str, message: str, status: str | None = None) -> None:
-        """Replace, never change: another thread may be reading what is there."""
+        """Replace the list of transitions, which another thread may be reading."""
         now = datetime.now(UTC)
-        past = [
+        earlier = [
             item if "EndTime" in item else item | {"EndTime": now}
             for item in self._record.secondary_status_transitions
         ]
         self._record.secondary_status_transitions = [
-            *past,
+            *earlier,
             {"Status": secondary, "StartTime": now, "StatusMessage": message},
         ]
         self._record.secondary_status = secondary
@@ -215,10 +218,10 @@ class Job:
 
 
 def install(endpoint_url: str | None = None, log_dir: Path | None = None) -> None:
-    """Make moto's SageMaker run training jobs. Call in moto's process; a second call changes nothing.
+    """Make moto's SageMaker run training jobs; a second call changes nothing.
 
-    `endpoint_url` is moto's own [$AWS_ENDPOINT_URL]; `log_dir` takes the jobs' output [$MAYFLY_LOG_DIR, or `logs` in
-    $MAYFLY_STATE_DIR or .local].
+    `endpoint_url` defaults to $AWS_ENDPOINT_URL; `log_dir` to $MAYFLY_LOG_DIR, or `logs` in
+    $MAYFLY_STATE_DIR or .local.
     """
     from moto.core.responses import ActionResult, EmptyResult
     from moto.sagemaker.exceptions import ResourceInUseException, ValidationError
@@ -233,16 +236,13 @@ def install(endpoint_url: str | None = None, log_dir: Path | None = None) -> Non
     record_job = SageMakerResponse.create_training_job
 
     def create_training_job(self: Any) -> ActionResult:
-        request = json.loads(
-            self.body
-        )  # moto's own reading drops Environment, RetryStrategy and MetricDefinitions
+        # moto's parser drops Environment, RetryStrategy and MetricDefinitions.
+        request = json.loads(self.body)
         name = request["TrainingJobName"]
         backend = self.sagemaker_backend
         with _lock:
             if name in backend.training_jobs:
-                raise ResourceInUseException(
-                    f"Training job names must be unique; there is already one named {name}"
-                )
+                raise ResourceInUseException(f"Training job names must be unique; {name} exists")
             answer = record_job(self)
             record = backend.training_jobs[name]
             try:

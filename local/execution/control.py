@@ -1,8 +1,8 @@
-"""The Lambda Invoke API on loopback, as `sam local start-lambda` has it, and what tests need to look inside.
+"""Lambda Invoke API on loopback, with routes for tests to inspect environments.
 
-POST   /2015-03-31/functions/<function>/invocations      boto3's lambda.invoke, RequestResponse or Event
+POST   /2015-03-31/functions/<function>/invocations      boto3's lambda.invoke
 GET    /environments               {"InferFunction": [{"pid": 1, "number": 1, "state": "idle"}]}
-DELETE /environments/<function>    ends the idle ones
+DELETE /environments/<function>    end the idle ones
 """
 
 import asyncio
@@ -15,39 +15,33 @@ from local.execution.runtime_api import PAYLOAD_LIMIT
 
 
 def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
-    """The application over the functions of a stack."""
+    """Return the aiohttp application for a stack's functions."""
     background: set[asyncio.Task[object]] = set()
 
-    def named(request: web.Request) -> str:
-        return (
-            request.match_info["name"].rsplit(":function:")[-1].split(":")[0]
-        )  # an ARN names it, too
+    def function_name(request: web.Request) -> str:
+        name_or_arn = request.match_info["name"]
+        return name_or_arn.rsplit(":function:")[-1].split(":")[0]
 
     async def invoke(request: web.Request) -> web.Response:
-        if (name := named(request)) not in pools:
-            known = ", ".join(pools)
-            return refusal(
-                404, "ResourceNotFoundException", f"Function not found: {name}. There are: {known}"
-            )
-        called, event = pools[name], await request.read() or b"{}"
+        if (name := function_name(request)) not in pools:
+            message = f"Function not found: {name}. There are: {', '.join(pools)}"
+            return error_response(404, "ResourceNotFoundException", message)
+        pool, event = pools[name], await request.read() or b"{}"
         kind = request.headers.get("X-Amz-Invocation-Type", "RequestResponse")
         if kind == "DryRun":
             return web.Response(status=204)
         if kind == "Event":
-            task: asyncio.Task[object] = asyncio.create_task(called.invoke(event))
+            task: asyncio.Task[object] = asyncio.create_task(pool.invoke(event))
             background.add(task)
             task.add_done_callback(background.discard)
             return web.Response(status=202)
         try:
-            result = await called.invoke(
-                event, _decoded(request.headers.get("X-Amz-Client-Context"))
-            )
+            result = await pool.invoke(event, _decoded(request.headers.get("X-Amz-Client-Context")))
         except Throttled as error:
-            return refusal(429, "TooManyRequestsException", f"Rate Exceeded. {error}")
+            return error_response(429, "TooManyRequestsException", f"Rate Exceeded. {error}")
         except PayloadTooLarge as error:
-            return refusal(
-                413, "RequestTooLargeException", f"Request must be smaller than the limit: {error}"
-            )
+            message = f"Request must be smaller than the limit: {error}"
+            return error_response(413, "RequestTooLargeException", message)
         headers = {"X-Amz-Executed-Version": "$LATEST", "x-amzn-RequestId": result.request_id}
         if result.error:
             headers["X-Amz-Function-Error"] = "Unhandled"
@@ -56,14 +50,14 @@ def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
         return web.Response(body=result.payload, headers=headers, content_type="application/json")
 
     async def environments(_: web.Request) -> web.Response:
-        return web.json_response({name: one.environments() for name, one in pools.items()})
+        return web.json_response({name: pool.environments() for name, pool in pools.items()})
 
     async def recycle(request: web.Request) -> web.Response:
-        if (name := named(request)) in pools:
+        if (name := function_name(request)) in pools:
             await pools[name].recycle()
         return web.Response(status=204)
 
-    app = web.Application(client_max_size=2 * PAYLOAD_LIMIT)  # the pool refuses, in Lambda's words
+    app = web.Application(client_max_size=2 * PAYLOAD_LIMIT)  # above the pool's own limit
     app.router.add_post("/2015-03-31/functions/{name}/invocations", invoke)
     app.router.add_get("/environments", environments)
     app.router.add_delete("/environments/{name}", recycle)
@@ -74,7 +68,7 @@ def _decoded(client_context: str | None) -> str | None:
     return base64.b64decode(client_context).decode() if client_context else None
 
 
-def refusal(status: int, error_type: str, message: str) -> web.Response:
-    """An error as the Lambda API words it, so that boto3 raises the exception of this name."""
+def error_response(status: int, error_type: str, message: str) -> web.Response:
+    """Return an error in the Lambda API's shape, which boto3 understands."""
     body = {"Message": message, "message": message}
     return web.json_response(body, status=status, headers={"x-amzn-errortype": error_type})

@@ -1,4 +1,4 @@
-"""One readable log a function, whole lines only, however many processes write to it."""
+"""Log files, one per function, and pipes for the processes' output."""
 
 import os
 from collections import deque
@@ -9,7 +9,10 @@ Echo = Callable[[str, str], None]  # (function, line)
 
 
 class FunctionLog:
-    """Appends to <folder>/<function>.log, and hands each line to `echo`, which may print it."""
+    """Log file of one function: <folder>/<function>.log.
+
+    Each line is also passed to `echo`.
+    """
 
     def __init__(self, folder: Path, function: str, echo: Echo | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -19,16 +22,21 @@ class FunctionLog:
         self._file = self.path.open("w", encoding="utf-8", buffering=1)
 
     def write(self, line: str) -> None:
+        """Append one line."""
         self._file.write(line + "\n")
         if self._echo is not None:
             self._echo(self._function, line)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 class ProcessOutput:
-    """What one process prints. `pump` takes what is there now, so that END never comes before the last print."""
+    """Pipe for the output of one process.
+
+    `pump` reads without blocking, so that END is logged after the last print.
+    """
 
     def __init__(self, log: FunctionLog) -> None:
         self._log = log
@@ -39,14 +47,18 @@ class ProcessOutput:
         os.set_blocking(self._read_end, False)
 
     def fileno(self) -> int:
+        """Return the descriptor to poll for output."""
         return self._read_end
 
     def close_write_end(self) -> None:
-        """To be called once the child has its copy; without it the pipe never ends."""
+        """Close our write end once the child has its copy.
+
+        Otherwise the pipe would never end.
+        """
         os.close(self.write_end)
 
     def pump(self) -> bool:
-        """Log the complete lines that have arrived; false once the process and its children have closed the pipe."""
+        """Log complete lines; return False at the end of the pipe."""
         while self._open:
             try:
                 chunk = os.read(self._read_end, 65536)
@@ -60,14 +72,14 @@ class ProcessOutput:
         return False
 
     def line(self, text: str) -> None:
-        """Write one line of the platform's own, or of the process."""
-        text = text.rstrip("\r").replace(
-            "\r", "\n"
-        )  # the runtime client separates the lines of a traceback by \r
+        """Log one line of the platform or of the process."""
+        # awslambdaric separates the lines of a traceback by carriage returns.
+        text = text.rstrip("\r").replace("\r", "\n")
         self.recent.append(text)
         self._log.write(text)
 
     def close(self) -> None:
+        """Log the rest and close the pipe."""
         self.pump()
         if self._rest:
             self.line(self._rest.decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""A function as its callers see it: cold and warm environments, one invocation at a time each, Lambda's log lines."""
+"""Pool of a function's execution environments, with Lambda's log lines."""
 
 import asyncio
 import math
@@ -19,19 +19,21 @@ from local.execution.runtime_api import (
 from local.template import Function
 
 INIT_LIMIT_S = 10.0
-CONCURRENCY = 10  # what a new AWS account has
+CONCURRENCY = 10  # environments; the default of a new AWS account
 
 
 class Throttled(Exception):
-    """Every environment that the function may have is busy."""
+    """All environments that the function may have are busy."""
 
 
 class PayloadTooLarge(Exception):
-    """The event exceeds Lambda's limit for synchronous invocations."""
+    """Event beyond Lambda's limit for synchronous invocations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """Payload, error flag and last 4 KB of log of an invocation."""
+
     request_id: str
     payload: bytes
     error: bool
@@ -39,7 +41,7 @@ class Result:
 
 
 class FunctionPool:
-    """The environments of one function. The one used last is used next, as Lambda seems to do."""
+    """Environments of one function; the last used is reused first."""
 
     def __init__(
         self, function: Function, place: Place, log: FunctionLog, concurrency: int = CONCURRENCY
@@ -54,15 +56,18 @@ class FunctionPool:
         self._running: set[asyncio.Task[Result]] = set()
 
     def environments(self) -> list[dict[str, Any]]:
+        """Return pid, number and state of each environment."""
         return [
-            {"pid": one.pid, "number": one.number, "state": one.state} for one in self._environments
+            {"pid": environment.pid, "number": environment.number, "state": environment.state}
+            for environment in self._environments
         ]
 
     async def invoke(self, event: bytes, client_context: str | None = None) -> Result:
-        """The function's answer. It runs to its end even if the caller stops waiting.
+        """Invoke the function, to its end even if the caller stops waiting.
 
         Raises:
-            Throttled, PayloadTooLarge: it was not started.
+            Throttled: all environments are busy.
+            PayloadTooLarge: the event is too large.
         """
         if len(event) > PAYLOAD_LIMIT:
             raise PayloadTooLarge(
@@ -75,16 +80,17 @@ class FunctionPool:
         return await asyncio.shield(task)
 
     async def recycle(self) -> None:
-        """End the idle environments, so that the next invocation is a cold start."""
-        idle = [one for one in self._environments if one.state == "idle"]
-        self._environments = [one for one in self._environments if one not in idle]
-        await asyncio.gather(*(one.stop() for one in idle))
+        """End idle environments; the next invocation is a cold start."""
+        idle = [each for each in self._environments if each.state == "idle"]
+        self._environments = [each for each in self._environments if each not in idle]
+        await asyncio.gather(*(environment.stop() for environment in idle))
 
     async def stop(self) -> None:
+        """Cancel running invocations and end all environments."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        await asyncio.gather(*(one.stop() for one in self._environments if one.pid))
+        await asyncio.gather(*(each.stop() for each in self._environments if each.pid))
 
     async def _take(self) -> tuple[Environment, bool]:
         for environment in reversed(self._environments):
@@ -114,9 +120,7 @@ class FunctionPool:
         self, environment: Environment, cold: bool, event: bytes, client_context: str | None
     ) -> Result:
         request_id = str(uuid.uuid4())
-        init_ms: float | None = (
-            None  # as reported; an init run again counts as part of the invocation
-        )
+        init_ms: float | None = None  # not reported when init ran again inside the invocation
         spent_s = 0.0
         answer: Answer | None = None
         if cold:
@@ -132,30 +136,29 @@ class FunctionPool:
             trace = f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0"
             invocation = Invocation(request_id, event, time.time() + limit_s, trace, client_context)
             answer = await environment.invoke(invocation, limit_s)
-        self._report(
-            environment, request_id, answer, (time.perf_counter() - began + spent_s) * 1000, init_ms
-        )
+        duration_ms = (time.perf_counter() - began + spent_s) * 1000
+        self._report(environment, request_id, answer, duration_ms, init_ms)
         if answer.fatal:
             await self._drop(environment)
         else:
             self._environments.remove(environment)
-            self._environments.append(environment)  # used last
+            self._environments.append(environment)  # most recently used last
         return Result(request_id, answer.payload, answer.error, "\n".join(output.recent)[-4096:])
 
     async def _init(
         self, environment: Environment, request_id: str
     ) -> tuple[Environment, Answer | None, float]:
-        """A started environment, or the answer that says why there is none, and the invocation's seconds spent on it.
+        """Start an environment, as Lambda does: for 10 s, then once more.
 
-        As on Lambda: ten seconds of its own, then once more inside the invocation, under the function's timeout.
+        The second start counts towards the function's timeout. Returns the environment, the error
+        if it did not start, and the seconds that count towards the invocation.
         """
         try:
             await environment.start(INIT_LIMIT_S, request_id)
         except InitFailed as error:
             status = _status(error.answer)
-            self._log.write(
-                f"INIT_REPORT Init Duration: {environment.init_ms:.2f} ms\tPhase: init\tStatus: {status}"
-            )
+            duration = f"Init Duration: {environment.init_ms:.2f} ms"
+            self._log.write(f"INIT_REPORT {duration}\tPhase: init\tStatus: {status}")
         else:
             return environment, None, 0.0
         await self._drop(environment)

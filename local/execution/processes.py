@@ -1,6 +1,9 @@
-"""Child processes that never outlive the stack: a small janitor ends them when the supervisor is gone, however it went.
+"""Janitor process that ends the stack's children once the supervisor is gone.
 
-python -m local.execution.processes      the janitor; reads "add <pid>", "remove <pid>" and "folder <path>" until its input ends
+    python -m local.execution.processes
+
+reads "add <pid>", "remove <pid>" and "folder <path>" from standard input. At its end, however the
+supervisor ended, it kills the processes and removes the folders.
 """
 
 import contextlib
@@ -20,7 +23,10 @@ PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def is_dying(pid: int) -> bool:
-    """Whether the process has ended, or is about to: SIGKILL is pending or its exit has begun."""
+    """Return True if a process has ended or is about to.
+
+    That is, SIGKILL is pending or the exit has begun.
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
@@ -36,20 +42,20 @@ def is_dying(pid: int) -> bool:
 
 
 def end(pids: Iterable[int]) -> None:
-    """SIGKILL the sessions led by `pids` and all their descendants, those in sessions of their own included."""
-    family = set()
+    """Kill the sessions led by these processes, and all their descendants."""
+    descendants = set()
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
-            family |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+            descendants |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-    for pid in family:
+    for pid in descendants:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 class Janitor:
-    """Remembers, in a process of its own, what has to end when this one is killed."""
+    """Handle of the janitor process."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "local.execution.processes"]
@@ -63,31 +69,31 @@ class Janitor:
         self._input = cast(IO[bytes], self._process.stdin)
         self.pid = self._process.pid
 
-    def tell(self, word: str, what: int | Path) -> None:
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # the janitor was killed: the stack works on without it
-            self._input.write(f"{word} {what}\n".encode())
+    def tell(self, word: str, target: int | Path) -> None:
+        """Send `add`, `remove` or `folder`; ignored if the janitor was killed."""
+        with contextlib.suppress(BrokenPipeError):
+            self._input.write(f"{word} {target}\n".encode())
             self._input.flush()
 
     def close(self) -> None:
-        """The janitor cleans up what it still knows of, and ends."""
+        """Let the janitor clean up and end."""
         with contextlib.suppress(BrokenPipeError):
             self._input.close()
         self._process.wait(timeout=10)
 
 
 def main() -> None:
+    """Run the janitor."""
     pids: set[int] = set()
     folders: set[str] = set()
     for line in sys.stdin:
-        word, _, what = line.rstrip("\n").partition(" ")
+        word, _, target = line.rstrip("\n").partition(" ")
         if word == "add":
-            pids.add(int(what))
+            pids.add(int(target))
         elif word == "remove":
-            pids.discard(int(what))
+            pids.discard(int(target))
         elif word == "folder":
-            folders.add(what)
+            folders.add(target)
     end(pids)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""An execution environment: one awslambdaric process and the Runtime API server that it talks to.
+"""Execution environment: an awslambdaric process and its Runtime API server.
 
-The API is AWS's (docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). awslambdaric takes a host and a port only,
-so every environment has a port of its own.
+Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. awslambdaric accepts only a host and
+a port, so each environment has its own port.
 """
 
 import asyncio
@@ -24,48 +24,53 @@ from local.execution.logs import FunctionLog, ProcessOutput
 from local.template import Function
 
 HOST = "127.0.0.1"
-PAYLOAD_LIMIT = 6_291_456  # bytes of a synchronous event; a response may have 100 more
-RESPONSE_LIMIT = PAYLOAD_LIMIT + 100
-MEMORY_INTERVAL_S = 0.05
+PAYLOAD_LIMIT = 6_291_456  # bytes of a synchronous event
+RESPONSE_LIMIT = PAYLOAD_LIMIT + 100  # bytes, as measured on Lambda
+MEMORY_INTERVAL_S = 0.05  # between measurements of an environment's memory
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the functions' code is and what runs it; the same for every environment of a stack."""
+    """Settings shared by all environments of a stack."""
 
-    endpoint_url: str  # of AWS
+    endpoint_url: str  # AWS services
     work_dir: Path  # holds the environments' /tmp
     janitor: processes.Janitor
     code_root: Path = processes.ROOT
     python: str = sys.executable
-    built: Path | None = None  # what sam build made, taken instead
+    built: Path | None = None  # output of sam build, used instead of code_root
 
     def code(self, function: Function) -> Path:
+        """Return the folder with a function's code."""
         return self.built / function.name if self.built else self.code_root
 
     def layers(self, function: Function) -> list[Path]:
+        """Return the folders of a function's layers; none without a build."""
         return [self.built / layer / "python" for layer in function.layers] if self.built else []
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
+    """Event with the metadata that the Runtime API sends along."""
+
     request_id: str
     event: bytes
-    deadline: float  # time.time() seconds
+    deadline: float  # seconds since the epoch
     trace_id: str
     client_context: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an invocation came to; `error` is set when the payload is Lambda's error JSON."""
+    """Outcome of an invocation; with `error`, the payload is Lambda's error JSON."""
 
     payload: bytes
     error: bool = False
-    fatal: bool = False  # the environment is gone, too
+    fatal: bool = False  # the environment has ended
 
 
 def failure(error_type: str, message: str, fatal: bool = True) -> Answer:
+    """Return an error in Lambda's JSON shape."""
     return Answer(
         json.dumps({"errorType": error_type, "errorMessage": message}).encode(),
         error=True,
@@ -74,7 +79,7 @@ def failure(error_type: str, message: str, fatal: bool = True) -> Answer:
 
 
 class InitFailed(Exception):
-    """The process did not get as far as asking for its first event."""
+    """The process failed before it asked for its first event."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.payload.decode())
@@ -83,8 +88,10 @@ class InitFailed(Exception):
 
 @dataclass
 class Environment:
+    """Execution environment: process, Runtime API, /tmp, memory limit."""
+
     function: Function
-    number: int  # counts the environments of a function, from 1
+    number: int  # from 1, for each function
     place: Place
     log: FunctionLog
     state: str = "starting"
@@ -97,7 +104,7 @@ class Environment:
         """Spawn the process and wait until it asks for an event.
 
         Raises:
-            InitFailed: it said why it cannot, ended, or took longer than `limit_s` or more memory than it has.
+            InitFailed: the process reported an error, ended, or exceeded time or memory.
         """
         began = time.perf_counter()
         loop = asyncio.get_running_loop()
@@ -114,7 +121,8 @@ class Environment:
         self._process = await asyncio.create_subprocess_exec(
             self.place.python, "-m", "awslambdaric", self.function.handler,
             cwd=self.place.code(self.function), env=self._variables(port), start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL, stdout=self.output.write_end, stderr=self.output.write_end,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self.output.write_end, stderr=self.output.write_end,
         )  # fmt: skip
         self.pid = self._process.pid
         self.place.janitor.tell("add", self.pid)
@@ -128,7 +136,7 @@ class Environment:
             raise InitFailed(failed)
 
     async def invoke(self, invocation: Invocation, limit_s: float) -> Answer:
-        """Hand one event to the process, wait for its answer. After a fatal answer the environment has ended."""
+        """Send one event to the process and wait for its answer."""
         self.state = "busy"
         self._answer = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(invocation)
@@ -136,13 +144,13 @@ class Environment:
         if answer.fatal:
             await self.stop()
         else:
-            self._measure(family=False)
+            self._measure(children=False)
             self.output.pump()
             self.state = "idle"
         return answer
 
     def is_alive(self) -> bool:
-        """Asks the kernel, since a process killed a moment ago may still be on its way out."""
+        """Return True unless the process has ended or is about to."""
         return not self._exit.done() and not processes.is_dying(self.pid)
 
     async def stop(self) -> None:
@@ -161,8 +169,8 @@ class Environment:
     async def _until(
         self, done: "asyncio.Future[Answer | None]", limit_s: float, request_id: str
     ) -> Answer | None:
-        """The result of `done`, or what came before it: an exit, too much memory, the time limit."""
-        memory = asyncio.create_task(self._outgrown())
+        """Return the result of `done`, or the failure that came first."""
+        memory = asyncio.create_task(self._watch_memory())
         events: set[asyncio.Future[Any]] = {done, self._exit, memory}
         try:
             await asyncio.wait(events, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
@@ -171,26 +179,24 @@ class Environment:
             if memory.done() or self._exit.done():
                 reason = exit_reason(-9 if memory.done() else self._exit.result())
                 return failure("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}")
-            limit = f"{self.function.timeout_s:.2f} seconds"
-            return failure(
-                "Sandbox.Timedout", f"RequestId: {request_id} Error: Task timed out after {limit}"
-            )
+            message = f"Task timed out after {self.function.timeout_s:.2f} seconds"
+            return failure("Sandbox.Timedout", f"RequestId: {request_id} Error: {message}")
         finally:
             memory.cancel()
 
-    async def _outgrown(self) -> None:
-        """Returns once the process and its children hold more memory than the function has."""
+    async def _watch_memory(self) -> None:
+        """Return once process and children exceed the function's memory."""
         for tick in range(sys.maxsize):
-            self._measure(family=tick % 10 == 9)  # finding the children means reading all of /proc
+            self._measure(children=tick % 10 == 9)  # finding children reads all of /proc
             if self.max_memory_mb > self.function.memory_mb:
                 return
             await asyncio.sleep(MEMORY_INTERVAL_S)
 
-    def _measure(self, family: bool) -> None:
+    def _measure(self, children: bool) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
             used = process.memory_info().rss
-            for child in process.children(recursive=True) if family else ():
+            for child in process.children(recursive=True) if children else ():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     used += child.memory_info().rss
             self.max_memory_mb = max(self.max_memory_mb, used >> 20)
@@ -200,7 +206,7 @@ class Environment:
             asyncio.get_running_loop().remove_reader(self.output)
 
     def _variables(self, port: int) -> dict[str, str]:
-        """The environment variables of the process: Lambda's own, the template's; of ours the search paths only."""
+        """Return Lambda's and the template's variables, and our search paths."""
         name = self.function.name
         inherited = {
             key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ
@@ -230,7 +236,7 @@ class Environment:
             "PYTHONPATH": os.pathsep.join(map(str, search_path)),
         }  # fmt: skip
 
-    # --- the Runtime API ------------------------------------------------------------------------------------------
+    # --- Runtime API routes ---
 
     def _runtime_api(self) -> web.Application:
         app = web.Application(client_max_size=RESPONSE_LIMIT + 1)
@@ -260,7 +266,10 @@ class Environment:
             payload = await request.read()
         except web.HTTPRequestEntityTooLarge:
             size = request.content_length or 0
-            message = f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({RESPONSE_LIMIT} bytes)."
+            message = (
+                f"Response payload size ({size} bytes) exceeded maximum allowed payload size"
+                f" ({RESPONSE_LIMIT} bytes)."
+            )
             self._answered(failure("Function.ResponseSizeTooLarge", message, fatal=False))
             return web.json_response(
                 {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": message}, status=413
@@ -282,7 +291,7 @@ class Environment:
 
 
 def exit_reason(status: int) -> str:
-    """Lambda's words for how a process ended; `status` is as subprocess gives it.
+    """Describe a process's exit status in Lambda's words.
 
     >>> exit_reason(-9), exit_reason(1)
     ('Runtime exited with error: signal: killed', 'Runtime exited with error: exit status 1')

@@ -123,7 +123,7 @@ def test_references_given_later_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rules", "given", "message"),
     [
-        ({}, {"Other": 1}, "parameter Other: the template has P, not this one"),
+        ({}, {"Other": 1}, "parameter Other: unknown; the template has P"),
         ({"Default": None}, {}, "parameter P: it has no default and needs a value"),
         ({"Type": "Number"}, {"P": "x"}, "parameter P: 'x' is no number"),
         ({"Type": "Number", "MinValue": 2}, {"P": 1}, "parameter P: 1 is not between 2 and 1"),
@@ -154,7 +154,7 @@ def test_parameters_are_checked(rules: dict[str, Any], given: dict[str, Any], me
             "!GetAtt F.Colour",
             "Variables.X: the local stack does not know F.Colour (AWS::Serverless::Function)",
         ),
-        ("!Cidr [a]", "Variables.X: !Cidr is not known to the local stack"),
+        ("!Cidr [a]", "Variables.X: !Cidr is not supported by the local stack"),
         ("!If [Nothing, 1, 2]", "Variables.X: there is no condition Nothing"),
         ("!Select [7, [a]]", "Variables.X: !Select cannot work with [7, ['a']]"),
     ],
