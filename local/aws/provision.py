@@ -45,7 +45,8 @@ def provision(
     """Create the AWS resources that the functions use.
 
     `session` is a boto3.Session. `api_origin`, e.g. http://127.0.0.1:8080, replaces the API's host
-    in the outputs. Bucket policies, encryption, lifecycles and alarms are skipped: moto ignores them.
+    in the outputs. Bucket policies, encryption, lifecycles and alarms are skipped; moto ignores
+    them.
     """
     # No proxies: HTTP_PROXY is not for loopback.
     config = Config(proxies={}, retries={"total_max_attempts": 2})
