@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from functions.core.errors import InvalidModel, Unavailable
+from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor
 from functions.core.registry.load_plan import Plan
@@ -166,6 +166,31 @@ class DataPlane:
         assert text.endswith("\n")
         assert text.count("\n") == 1
         self.lines.append(json.loads(text))
+
+
+class ClockedPlane(DataPlane):
+    """Data plane whose `models`, apart from the service's, run on a fake clock."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        super().__init__(directory)
+        self.cache_clock = Clock()
+        options = {"memory_bytes": 1 << 30, **options}
+        self.models = ModelCache(
+            self.blobs, self.runtime, directory=directory, clock=self.cache_clock, **options
+        )
+
+    def ask(self, version: Version, seconds: float = 60.0) -> float:
+        """Return the factor of the version's session; wait at most `seconds` for its load."""
+        with self.models.session(version, self.cache_clock.now + seconds) as session:
+            return session.factor  # type: ignore[attr-defined, no-any-return]
+
+    def refusal(self, version: Version) -> PlatformError:
+        """Return the error that a request for the version meets."""
+        try:
+            self.ask(version)
+        except PlatformError as error:
+            return error
+        raise AssertionError(f"version {version.number} of {version.model} was served")
 
 
 @dataclass(frozen=True)

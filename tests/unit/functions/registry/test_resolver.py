@@ -1,0 +1,228 @@
+"""Cached resolution of model names: lifetimes, refusals, failures of the registry."""
+
+import gc
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from functions.adapters.clock import Elapsed
+from functions.core.errors import (
+    ModelNotFound,
+    NotReady,
+    Unavailable,
+)
+from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.registry import resolver as resolution
+from functions.core.registry.resolver import Resolver
+from functions.core.registry.version import Resolved
+from tests.data_plane import Clock, DataPlane
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> DataPlane:
+    return DataPlane(tmp_path)
+
+
+def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", "latest")
+    plane.register("m")
+    reads = plane.table.reads
+
+    assert plane.resolver.resolve("m", "latest").version.number == 1
+    assert plane.table.reads == reads
+    plane.clock.now += 5.1
+    assert plane.resolver.resolve("m", "latest").version.number == 2
+
+
+def test_lifetimes_are_cut_short_at_random_and_never_extended(plane: DataPlane) -> None:
+    plane.register("m")
+    eager = Resolver(plane.registry, 5.0, plane.clock, chance=lambda: 1.0)
+    eager.resolve("m", "latest")
+    plane.register("m")
+
+    plane.clock.now += 3.9
+    assert eager.resolve("m", "latest").version.number == 1
+    plane.clock.now += 0.2
+    assert eager.resolve("m", "latest").version.number == 2
+
+
+def test_zero_seconds_remember_nothing(tmp_path: Path) -> None:
+    plane = DataPlane(tmp_path, seconds=0)
+    plane.register("m")
+    plane.resolver.resolve("m", "latest")
+    plane.register("m")
+
+    assert plane.resolver.resolve("m", "latest").version.number == 2
+    with pytest.raises(ModelNotFound):
+        plane.resolver.resolve("new", None)
+    plane.register("new")
+    assert plane.resolver.resolve("new", None).version.number == 1
+
+
+def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", None)
+    plane.table.broken = True
+
+    plane.clock.now += resolution.STALE_SECONDS - 1
+    assert plane.resolver.resolve("m", None).version.number == 1
+    with pytest.raises(Unavailable):
+        plane.resolver.resolve("m", "latest")  # never read before
+    plane.clock.now += 2
+    with pytest.raises(Unavailable):
+        plane.resolver.resolve("m", None)
+    plane.table.broken = False
+    assert plane.resolver.resolve("m", None).version.number == 1
+
+
+def test_a_failing_registry_is_asked_once_a_second(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", None)
+    plane.table.broken = True
+    plane.clock.now += 6
+    plane.resolver.resolve("m", None)
+    plane.table.broken = False
+    reads = plane.table.reads
+
+    plane.resolver.resolve("m", None)
+    assert plane.table.reads == reads
+    plane.clock.now += resolution.RETRY_SECONDS
+    plane.resolver.resolve("m", None)
+    assert plane.table.reads > reads
+
+
+def test_an_unloaded_model_is_no_failure_of_the_registry(plane: DataPlane) -> None:
+    plane.register("m")
+    plane.resolver.resolve("m", None)
+    plane.registry.serve("m", False)
+    plane.clock.now += 6
+
+    with pytest.raises(NotReady, match="unloaded"):
+        plane.resolver.resolve("m", None)
+
+
+def test_an_unknown_name_is_believed_for_a_second(plane: DataPlane) -> None:
+    for _ in range(3):
+        with pytest.raises(ModelNotFound, match="Request for unknown model: 'm'"):
+            plane.resolver.resolve("m", None)
+    assert plane.table.reads == 1
+
+    plane.register("m")
+    plane.clock.now += resolution.REFUSAL_SECONDS
+    assert plane.resolver.resolve("m", None).version.number == 1
+
+
+def test_unknown_names_push_out_no_known_ones(
+    plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolution, "REFUSALS", 10)
+    plane.register("m")
+    plane.resolver.resolve("m", None)
+    for n in range(50):
+        with pytest.raises(ModelNotFound):
+            plane.resolver.resolve(f"m{n}", None)
+    reads = plane.table.reads
+
+    plane.resolver.resolve("m", None)
+    assert plane.table.reads == reads
+    assert len(plane.resolver._refusals) == 10
+
+
+def test_threads_that_want_to_know_the_same_ask_once(plane: DataPlane) -> None:
+    plane.register("m")
+    reads = plane.table.reads
+    asked, answer = threading.Event(), threading.Event()
+    resolve = plane.registry.resolve
+
+    def slowly(model: str, reference: int | str | None) -> Resolved:
+        asked.set()
+        assert answer.wait(10)
+        return resolve(model, reference)
+
+    plane.registry.resolve = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(plane.resolver.resolve, "m", None) for _ in range(8)]
+        assert asked.wait(10)
+        answer.set()
+        assert {one.result(10).version.number for one in found} == {1}
+    assert plane.table.reads - reads == 2  # one resolution: the alias, and the version
+
+
+def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(plane: DataPlane) -> None:
+    plane.register("m")
+    resolve = plane.registry.resolve
+
+    def overtaken(model: str, reference: int | str | None) -> Resolved:
+        found = resolve(model, reference)
+        plane.registry.serve("m", False)
+        plane.resolver.invalidate("m")
+        return found
+
+    plane.registry.resolve = overtaken  # type: ignore[method-assign]
+    assert plane.resolver.resolve("m", None).version.number == 1
+    plane.registry.resolve = resolve  # type: ignore[method-assign]
+
+    with pytest.raises(NotReady, match="unloaded"):
+        plane.resolver.resolve("m", None)
+
+
+def test_refusals_hold_on_to_no_request(plane: DataPlane) -> None:
+    """A traceback would keep the frames of the request, and so its body, of as many requests as names are refused."""
+
+    class Body:
+        pass
+
+    def request() -> "weakref.ref[Body]":
+        body = Body()
+        with pytest.raises(ModelNotFound):
+            plane.resolver.resolve("m", None)
+        return weakref.ref(body)
+
+    kept = [request() for _ in range(3)]
+    gc.collect()
+    assert [one() for one in kept] == [None] * 3
+
+
+def test_versions_with_many_labels_count_for_many_names(
+    plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolution, "ANSWERS", 40)
+    labels = tuple(map(str, range(640)))
+    wide = Signature(
+        (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 640), labels=labels),)
+    )
+    for n in range(10):
+        plane.register(f"m{n}", signature=wide)
+        plane.resolver.resolve(f"m{n}", None)
+
+    assert list(plane.resolver._answers) == [(f"m{n}", None) for n in (7, 8, 9)]
+    plane.resolver.invalidate()
+    assert plane.resolver._weight == 0
+
+
+def test_a_frozen_environment_believes_no_alias_longer(plane: DataPlane) -> None:
+    """The clock that counts from the boot stands still while the machine does; the time of day is set afterwards."""
+    boot, day = Clock(), Clock()
+    resolver = Resolver(plane.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
+    plane.register("m")
+    resolver.resolve("m", "latest")
+    plane.register("m")
+
+    boot.now += 4
+    day.now -= 3600  # set back: nothing gets younger
+    assert resolver.resolve("m", "latest").version.number == 1
+    day.now += 24 * 3600
+    assert resolver.resolve("m", "latest").version.number == 2
+
+
+def test_the_real_clocks_go_on() -> None:
+    elapsed = Elapsed()
+    before = elapsed(), time.monotonic()
+    while time.monotonic() == before[1]:
+        pass
+    assert elapsed() > before[0]
