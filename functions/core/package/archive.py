@@ -1,6 +1,8 @@
-"""`model.tar.gz`, read by us and not by tarfile, whose filters have let files escape and whose headers can hang it.
+"""Reader of `model.tar.gz` that writes members to paths of the caller's choice.
 
-Members are never created under their own names, links are never followed, and nothing is opened but what is asked for.
+No file is created under a name from the archive. Links are never followed, and only the members
+that the caller picks are written.
+Why this is not done by tarfile: docs/decisions/0018-the-archive-reader.md.
 """
 
 import zlib
@@ -12,72 +14,84 @@ from typing import BinaryIO
 from functions.core.errors import InvalidModel, shown
 
 MEMBERS = 64
-RATIO = 200  # inflated bytes a compressed byte, after the first megabytes
+RATIO = 200  # inflated bytes per compressed byte, beyond FREE_BYTES
 FREE_BYTES = 64 * 1024 * 1024
-HEADER_BYTES = 64 * 1024  # of a PAX header
+HEADER_BYTES = 64 * 1024  # longest PAX header
 BLOCK = 512
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 
 _REGULAR = {b"0", b"\0", b"7"}
-_PAX_HARMFUL = ("path=", "size=", "linkpath=", "GNU.sparse")
+_DIRECTORY = b"5"
+_PAX = {b"x", b"g"}  # extended headers, of one member and of all that follow
+_PAX_REFUSED = ("path=", "size=", "linkpath=", "GNU.sparse")  # records that change the next member
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file of the archive: its name without leading `./`."""
+    """Regular file in the archive; `name` has no leading `./`."""
 
     name: str
     size_bytes: int
 
 
 def extract(archive: Path, target: Callable[[Member], Path | None]) -> list[Member]:
-    """Read the archive from end to end; write each member to the path that `target` gives for it, or skip it.
+    """Write each archive member to the path that `target` returns for it.
+
+    Members for which `target` returns None are skipped unread. Returns all members. The archive is
+    read to its end, so that damage anywhere in it is reported.
 
     Raises:
         InvalidModel: `BAD_ARCHIVE`, with the member at fault.
     """
-    found: dict[str, Member] = {}
+    members: dict[str, Member] = {}
     with archive.open("rb") as file:
-        stream = _Inflated(file)
+        stream = _GzipStream(file)
         for member in _members(stream):
-            if member.name in found:
+            if member.name in members:
                 raise _bad(f"{shown(member.name)} is in it twice")
-            if len(found) == MEMBERS:
+            if len(members) == MEMBERS:
                 raise _bad(f"it has more than {MEMBERS} members")
-            found[member.name] = member
-            path = target(member)
-            if path is None:
-                stream.skip(member.size_bytes)
-            else:
-                with path.open("xb") as out:
-                    stream.copy(member.size_bytes, out)
-            stream.skip(-member.size_bytes % BLOCK)
+            members[member.name] = member
+            _write(stream, member, target(member))
         stream.finish()
-    return list(found.values())
+    return list(members.values())
 
 
-def _members(stream: "_Inflated") -> Iterator[Member]:
+def _write(stream: "_GzipStream", member: Member, path: Path | None) -> None:
+    if path is None:
+        stream.skip(member.size_bytes)
+    else:
+        with path.open("xb") as file:
+            stream.copy(member.size_bytes, file.write)
+    stream.skip(-member.size_bytes % BLOCK)
+
+
+def _members(stream: "_GzipStream") -> Iterator[Member]:
+    """Yield the regular files of a tar archive.
+
+    The caller reads or skips the content of each before it asks for the next.
+    """
     while any(header := stream.read(BLOCK)):
         _check_sum(header)
         name = _name(header)
-        size = _number(header[124:136], name)
+        size = _size(header[124:136], name)
         kind = header[156:157]
-        if kind in (
-            b"x",
-            b"g",
-        ):  # PAX: times and the like are ignored, what changes the meaning is refused
-            if size > HEADER_BYTES:
-                raise _bad("a PAX header is too long")
-            text = stream.read(size).decode("utf-8", "replace")
-            if any(f" {word}" in text for word in _PAX_HARMFUL):
-                raise _bad("a PAX header renames or resizes a member; pack it with short names")
-            stream.skip(-size % BLOCK)
-        elif kind == b"5" and size == 0:
-            continue
+        if kind in _PAX:
+            _check_pax(stream, size)
         elif kind in _REGULAR:
             yield Member(name, size)
-        else:
+        elif kind != _DIRECTORY or size:
             raise _bad(f"{shown(name)} is a link or a device; pack regular files only")
+
+
+def _check_pax(stream: "_GzipStream", size: int) -> None:
+    """Skip an extended header of harmless records, such as times and owners."""
+    if size > HEADER_BYTES:
+        raise _bad("a PAX header is too long")
+    text = stream.read(size).decode("utf-8", "replace")
+    if any(f" {record}" in text for record in _PAX_REFUSED):
+        raise _bad("a PAX header renames or resizes a member; pack it with short names")
+    stream.skip(-size % BLOCK)
 
 
 def _name(header: bytes) -> str:
@@ -89,7 +103,7 @@ def _name(header: bytes) -> str:
     return name
 
 
-def _number(field: bytes, name: str) -> int:
+def _size(field: bytes, name: str) -> int:
     digits = field.split(b"\0")[0].strip()
     if not digits or not all(48 <= digit <= 55 for digit in digits):
         raise _bad(f"the size of {shown(name)} is not octal")
@@ -103,50 +117,49 @@ def _check_sum(header: bytes) -> None:
         raise _bad("a header's checksum is wrong")
 
 
-def _bad(why: str) -> InvalidModel:
-    return InvalidModel(f"the archive cannot be read: {why}", code="BAD_ARCHIVE")
+def _bad(reason: str) -> InvalidModel:
+    return InvalidModel(f"the archive cannot be read: {reason}", code="BAD_ARCHIVE")
 
 
-class _Inflated:
-    """The inflated bytes of one gzip member, bounded by the ratio."""
+class _GzipStream:
+    """Inflated bytes of a file with one gzip member, limited by RATIO."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._inflater = zlib.decompressobj(wbits=31)
-        self._buffer = bytearray()
-        self._read = 0
-        self._inflated = 0
+        self._buffer = b""
+        self._read_bytes = 0
+        self._inflated_bytes = 0
 
     def read(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._fill()
-        taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return taken
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
 
-    def copy(self, size: int, out: BinaryIO) -> None:
+    def copy(self, size: int, write: Callable[[bytes], object]) -> None:
+        """Pass the next `size` bytes to `write` in pieces."""
         while size:
-            step = min(size, CHUNK)
-            out.write(self.read(step))
-            size -= step
+            if not self._buffer:
+                self._fill()
+            piece = self.read(min(size, len(self._buffer)))
+            write(piece)
+            size -= len(piece)
 
     def skip(self, size: int) -> None:
-        while size:
-            step = min(size, CHUNK)
-            self.read(step)
-            size -= step
+        self.copy(size, lambda _: None)
 
     def finish(self) -> None:
-        """Read what pads the end, and see that nothing else follows.
+        """Read the zeros that pad the end of the archive.
 
         Raises:
-            InvalidModel: something does, or the checksum is wrong.
+            InvalidModel: anything else follows, or the checksum of gzip is wrong.
         """
         while not self._inflater.eof:
             self._fill()
             if any(self._buffer):
                 raise _bad("data follows after its end")
-            self._buffer.clear()
+            self._buffer = b""
         if any(self._buffer) or self._inflater.unused_data or self._file.read(1):
             raise _bad("data follows after its end")
 
@@ -154,14 +167,14 @@ class _Inflated:
         source = self._inflater.unconsumed_tail
         if not source:
             source = self._file.read(CHUNK)
-            self._read += len(source)
+            self._read_bytes += len(source)
         if self._inflater.eof or not source:
             raise _bad("it ends too early; upload it again")
         try:
-            out = self._inflater.decompress(source, CHUNK)
+            data = self._inflater.decompress(source, CHUNK)
         except zlib.error as error:
             raise _bad("it is not gzip, or damaged") from error
-        self._buffer += out
-        self._inflated += len(out)
-        if self._inflated > FREE_BYTES + RATIO * self._read:
+        self._buffer += data
+        self._inflated_bytes += len(data)
+        if self._inflated_bytes > FREE_BYTES + RATIO * self._read_bytes:
             raise _bad(f"it inflates to more than {RATIO} times its size")

@@ -1,574 +1,317 @@
-"""What an ONNX file says about itself, read without a parser of ONNX: a bounded walk over protobuf's wire format.
+"""Reader of an ONNX file's structure that checks it against `onnx_limits.py`.
 
-It comes before every native parser, so that what crashes, hangs or bloats those never reaches them. Only lengths are
-followed and only what is asked for is decoded: a file of gigabytes costs its structure, not its weights. Field numbers:
-onnx/onnx.proto (ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto). What may be in it: `onnx_limits.py`.
+It runs before every native parser, so that files which crash, hang or bloat those never reach them.
+Field numbers are those of onnx/onnx.proto. Why this is not done by onnx.load:
+docs/decisions/0017-the-onnx-reader.md.
 """
 
-import math
 import mmap
-import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from functions.core.errors import InvalidModel, shown
 from functions.core.package import onnx_limits as limits
-from functions.core.package.integer_division import Constant, Graph, Node, check_divisions, decode
+from functions.core.package import onnx_tensor as tensors
+from functions.core.package import onnx_wire as wire
+from functions.core.package.integer_division import (
+    INT64,
+    Constant,
+    Graph,
+    Node,
+    check_divisions,
+)
+from functions.core.package.onnx_tensor import Tensor
+from functions.core.package.onnx_value import read_value
+from functions.core.package.onnx_wire import WireReader, not_onnx, too_complex
 
 MANIFEST_KEY = "mayfly.manifest"
-EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_VARINTS = rb"(?:%b[\x80-\xff]{0,9}+[\x00-\x7f])++"  # one field many times over
-_ATTRIBUTE_RUNS = {
-    0x40: re.compile(_VARINTS % b"\x40"),
-    0x3D: re.compile(rb"(?:\x3d.{4})++", re.DOTALL),
-}
-_TENSOR_RUNS = {
-    0x25: re.compile(rb"(?:\x25.{4})++", re.DOTALL),  # float_data
-    0x28: re.compile(_VARINTS % rb"\x28"),  # int32_data
-    0x38: re.compile(_VARINTS % rb"\x38"),  # int64_data
-    0x51: re.compile(rb"(?:\x51.{8})++", re.DOTALL),  # double_data
-    0x58: re.compile(_VARINTS % rb"\x58"),  # uint64_data
-}
+_ATTRIBUTE_NUMBERS = {**wire.runs(wire.VARINT, 8), **wire.runs(wire.FIXED32, 7)}  # ints and floats
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """`external` names the files with weights outside this one and the bytes that each has to have at least.
-
-    `unranked` are the inputs and outputs without a shape. `refuses_empty`: a tensor without elements ends the process.
-    """
+    """Description of a model file that passed the limits."""
 
     ir_version: int
     opset: int
     producer: str
     metadata: dict[str, str]
-    external: dict[str, int]
+    external: dict[str, int]  # name of each file with weights -> bytes that it has at least
     nodes: int
-    unranked: frozenset[str] = frozenset()
-    refuses_empty: bool = False
+    unranked: frozenset[str] = frozenset()  # inputs and outputs without a shape
+    refuses_empty: bool = False  # a tensor without elements would end the process
+
+
+@dataclass(slots=True)
+class _Header:
+    """Fields of a ModelProto, with the position of its graph."""
+
+    ir_version: int = 0
+    producer: list[str] = field(default_factory=lambda: ["", ""])  # name, version
+    graph: tuple[int, int] | None = None
+    opsets: dict[str, int] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    metadata_entries: int = 0
+    metadata_bytes: int = 0
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Describe the model at `path`.
+    """Parse and check the structure of the model at `path`.
 
     Raises:
-        InvalidModel: it is empty, truncated or no ONNX model, or has something that the limits do not allow.
+        InvalidModel: it is empty, truncated or no ONNX model, or the limits do not allow it.
     """
     size = path.stat().st_size
     if size == 0:
         raise InvalidModel("the file is empty", code="EMPTY_FILE")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        walk = _Walk(data)
+        reader = _ModelReader(data)
         try:
-            found = walk.model(size)
+            model = reader.read(size)
         except UnicodeDecodeError as error:
-            raise _not_onnx("a text in it is not UTF-8") from error
-        check_divisions(
-            walk.graph
-        )  # while the file is open: constants are decoded when they are needed
-        return found
+            raise not_onnx("a text in it is not UTF-8") from error
+        check_divisions(reader.graph)  # before the file is closed: it decodes constants
+        return model
 
 
-@dataclass(slots=True)
-class _Tensor:
-    name: str = ""
-    datatype: int = 0
-    dims: list[int] = field(default_factory=list)
-    raw: tuple[int, int] | None = None
-    typed: tuple[int, int, int] | None = None  # field number, start, end of packed values
-    typed_most: int = 0  # how many elements the typed fields can hold at most
-    strings: int = 0
-    external: dict[str, str] = field(default_factory=dict)
-    outside: bool = False
+class _ModelReader:
+    """Parser of one model file, with the totals that limits apply to."""
 
-
-class _Walk:
     def __init__(self, data: Any) -> None:
-        self._data = data
+        self.graph = Graph()
+        self._wire = WireReader(data)
         self._external: dict[str, int] = {}
         self._nodes = 0
         self._initializers = 0
         self._constant_bytes = 0
-        self._fields_left = limits.FIELDS
         self._unranked: set[str] = set()
-        self.graph = Graph()
         self._refuses_empty = False
 
-    # --- messages -----------------------------------------------------------------------------------------------------
-
-    def model(self, size: int) -> OnnxFile:
-        ir_version, producer, graph = 0, ["", ""], None
-        opsets: dict[str, int] = {}
-        metadata: dict[str, str] = {}
-        entries = metadata_bytes = 0
-        for number, kind, start, end in self._fields(0, size):
-            match number, kind:
-                case 1, 0:
-                    ir_version = start
-                case ((2 | 3), 2):
-                    producer[number - 2] = self._text(
-                        start, min(end, start + 4 * limits.NAME), "replace"
-                    )
-                case 7, 2:
-                    if graph:
-                        raise _not_onnx("it holds two graphs")
-                    graph = start, end
-                case 8, 2:
-                    domain, version = self._opset(start, end)
-                    if domain in opsets:
-                        raise _opset(f"the model imports the operators of {shown(domain)} twice")
-                    opsets[domain] = version
-                case 14, 2:
-                    metadata_bytes += end - start
-                    entries += 1
-                    if entries > limits.METADATA_ENTRIES or metadata_bytes > limits.METADATA_BYTES:
-                        raise _complex(
-                            f"the metadata has over {limits.METADATA_ENTRIES} entries or {limits.METADATA_BYTES} bytes"
-                        )
-                    key, value = self._entry(start, end)
-                    metadata[key] = value
-                case 20, 2:
-                    raise InvalidModel(
-                        "the file holds training information; export it for inference",
-                        code="TRAINING",
-                    )
-                case 25, 2:
-                    raise InvalidModel(
-                        "the model has local functions; export it with them inlined (onnx.inliner)",
-                        code="LOCAL_FUNCTIONS",
-                    )
-        if not graph or not ir_version:
-            raise _not_onnx("it holds no graph" if ir_version else "it has no IR version")
-        if ir_version not in limits.IR_VERSIONS:
-            raise _opset(
-                f"the IR version is {shown(ir_version)}, and {limits.IR_VERSIONS[0]} to {limits.IR_VERSIONS[-1]} "
-                "can be read"
-            )
-        opset = opsets.get("", 1)  # a file without one is of the first
-        for domain, versions in (("", limits.OPSETS), ("ai.onnx.ml", limits.ML_OPSETS)):
-            if domain in opsets and opsets[domain] not in versions:
-                raise _opset(
-                    f"opset {shown(opsets[domain])} of {shown(domain or 'ai.onnx')}, and {versions[0]} to "
-                    f"{versions[-1]} can be run; export it anew"
-                )
-        self.graph = self._graph(*graph, 0)
-        if ir_version < 4:  # every initializer is an input there, and none can be replaced
+    def read(self, size: int) -> OnnxFile:
+        header = self._header(size)
+        if not header.graph or not header.ir_version:
+            raise not_onnx("it holds no graph" if header.ir_version else "it has no IR version")
+        _check_versions(header)
+        self.graph = self._graph(*header.graph, depth=0)
+        if header.ir_version < 4:  # every initializer is an input there, and none can be replaced
             self.graph.inputs.difference_update(self.graph.constants)
         return OnnxFile(
-            ir_version,
-            opset,
-            " ".join(filter(None, producer)),
-            metadata,
+            header.ir_version,
+            header.opsets.get("", 1),  # a file without an opset uses the first one
+            " ".join(filter(None, header.producer)),
+            header.metadata,
             self._external,
             self._nodes,
             frozenset(self._unranked),
             self._refuses_empty,
         )
 
+    def _header(self, size: int) -> _Header:
+        header = _Header()
+        for number, kind, start, end in self._wire.fields(0, size):
+            match number, kind:
+                case 1, wire.VARINT:  # ir_version
+                    header.ir_version = start
+                case ((2 | 3), wire.BYTES):  # producer_name, producer_version
+                    text = self._wire.text(start, min(end, start + 4 * limits.NAME), "replace")
+                    header.producer[number - 2] = text
+                case 7, wire.BYTES:  # graph
+                    if header.graph:
+                        raise not_onnx("it holds two graphs")
+                    header.graph = start, end
+                case 8, wire.BYTES:  # opset_import
+                    self._add_opset(header, start, end)
+                case 14, wire.BYTES:  # metadata_props
+                    self._add_metadata(header, start, end)
+                case 20, wire.BYTES:  # training_info
+                    raise InvalidModel(
+                        "the file holds training information; export it for inference",
+                        code="TRAINING",
+                    )
+                case 25, wire.BYTES:  # functions
+                    raise InvalidModel(
+                        "the model has local functions; export it with them inlined (onnx.inliner)",
+                        code="LOCAL_FUNCTIONS",
+                    )
+        return header
+
+    def _add_opset(self, header: _Header, start: int, end: int) -> None:
+        """Parse an OperatorSetIdProto."""
+        domain, version = "", 0
+        for number, kind, first, last in self._wire.fields(start, end):
+            if number == 1 and kind == wire.BYTES:
+                domain = self._wire.name(first, last)
+            elif number == 2 and kind == wire.VARINT:
+                version = first
+        domain = "" if domain == "ai.onnx" else domain
+        if domain in header.opsets:
+            raise _bad_opset(f"the model imports the operators of {shown(domain)} twice")
+        header.opsets[domain] = version
+
+    def _add_metadata(self, header: _Header, start: int, end: int) -> None:
+        header.metadata_entries += 1
+        header.metadata_bytes += end - start
+        entries, size = limits.METADATA_ENTRIES, limits.METADATA_BYTES
+        if header.metadata_entries > entries or header.metadata_bytes > size:
+            raise too_complex(f"the metadata has over {entries} entries or {size} bytes")
+        key, value = self._wire.entry(start, end)
+        header.metadata[key] = value
+
     def _graph(self, start: int, end: int, depth: int) -> Graph:
+        """Parse a GraphProto; `depth` counts the graphs around it."""
         if depth > limits.SUBGRAPH_DEPTH:
-            raise _complex(f"graphs are nested deeper than {limits.SUBGRAPH_DEPTH}")
+            raise too_complex(f"graphs are nested deeper than {limits.SUBGRAPH_DEPTH}")
         graph = Graph()
         outputs: set[str] = set()
-        for number, kind, first, last in self._fields(start, end):
-            if kind != _BYTES:
-                continue
-            if number == 1:
-                graph.nodes.append(self._node(first, last, depth))
-            elif number == 5:
-                tensor = self._tensor(first, last)
-                if tensor.name in graph.constants:
-                    raise _twice("two initializers", tensor.name)
-                self._initializers += 1
-                if self._initializers > limits.INITIALIZERS:
-                    raise _complex(f"the model has over {limits.INITIALIZERS} initializers")
-                graph.constants[tensor.name] = self._constant(tensor)
-            elif number == 15:
-                raise _sparse()
-            elif number in (11, 12, 13):
-                name, datatype, ranked = self._value_info(
-                    first, last, "input" if number == 11 else "output"
-                )
-                if number != 13:
-                    seen = graph.inputs if number == 11 else outputs
-                    if name in seen:
-                        raise _twice("two inputs" if number == 11 else "two outputs", name)
-                    seen.add(name)
-                    if depth == 0 and not ranked:
-                        self._unranked.add(name)
-                if datatype:
-                    graph.types[name] = datatype
+        for number, kind, first, last in self._wire.fields(start, end):
+            match number, kind:
+                case 1, wire.BYTES:  # node
+                    graph.nodes.append(self._node(first, last, depth))
+                case 5, wire.BYTES:  # initializer
+                    self._add_initializer(graph, first, last)
+                case 11, wire.BYTES:  # input
+                    self._add_value(graph, graph.inputs, "input", first, last, depth)
+                case 12, wire.BYTES:  # output
+                    self._add_value(graph, outputs, "output", first, last, depth)
+                case 13, wire.BYTES:  # value_info
+                    self._add_value(graph, None, "output", first, last, depth)
+                case 15, wire.BYTES:  # sparse_initializer
+                    raise _sparse()
         if max(len(graph.inputs - graph.constants.keys()), len(outputs)) > limits.TENSORS:
-            raise _complex(f"a graph has over {limits.TENSORS} inputs or outputs")
+            raise too_complex(f"a graph has over {limits.TENSORS} inputs or outputs")
         return graph
 
+    def _add_initializer(self, graph: Graph, start: int, end: int) -> None:
+        tensor = self._tensor(start, end)
+        if tensor.name in graph.constants:
+            raise _duplicate("two initializers", tensor.name)
+        self._initializers += 1
+        if self._initializers > limits.INITIALIZERS:
+            raise too_complex(f"the model has over {limits.INITIALIZERS} initializers")
+        graph.constants[tensor.name] = tensors.constant(self._wire, tensor)
+
+    def _add_value(
+        self, graph: Graph, names: set[str] | None, role: str, start: int, end: int, depth: int
+    ) -> None:
+        """Parse a ValueInfoProto; `names` collects inputs or outputs, None stands for neither."""
+        value = read_value(self._wire, start, end, role)
+        if names is not None:
+            if value.name in names:
+                raise _duplicate(f"two {role}s", value.name)
+            names.add(value.name)
+            if depth == 0 and value.shape is None:
+                self._unranked.add(value.name)
+        if value.datatype:
+            graph.types[value.name] = value.datatype
+
     def _node(self, start: int, end: int, depth: int) -> Node:
+        """Parse a NodeProto."""
         self._nodes += 1
         if self._nodes > limits.NODES:
-            raise _complex(f"the model has over {limits.NODES} nodes")
+            raise too_complex(f"the model has over {limits.NODES} nodes")
         node, attributes = Node(), 0
-        for number, kind, first, last in self._fields(start, end):
-            if kind != _BYTES:
-                continue
-            if number in (1, 2):
-                names = node.inputs if number == 1 else node.outputs
-                names.append(self._name(first, last))
-                if len(names) > limits.FAN:
-                    raise _complex(
-                        f"a node has over {limits.FAN} {'inputs' if number == 1 else 'outputs'}"
-                    )
-            elif number == 3:
-                node.name = self._name(first, last)
-            elif number == 4:
-                node.op = self._name(first, last)
-            elif number == 5:
-                attributes += 1
-                if attributes > limits.ATTRIBUTES:
-                    raise _complex(f"a node has over {limits.ATTRIBUTES} attributes")
-                self._attribute(first, last, depth, node)
-            elif number == 7:
-                node.domain = self._name(first, last)
-        if node.domain not in limits.DOMAINS and not (
-            node.domain == "com.microsoft" and node.op in limits.MICROSOFT
-        ):
+        for number, kind, first, last in self._wire.fields(start, end):
+            match number, kind:
+                case 1, wire.BYTES:  # input
+                    self._add_name(node.inputs, "inputs", first, last)
+                case 2, wire.BYTES:  # output
+                    self._add_name(node.outputs, "outputs", first, last)
+                case 3, wire.BYTES:  # name
+                    node.name = self._wire.name(first, last)
+                case 4, wire.BYTES:  # op_type
+                    node.op = self._wire.name(first, last)
+                case 5, wire.BYTES:  # attribute
+                    attributes += 1
+                    if attributes > limits.ATTRIBUTES:
+                        raise too_complex(f"a node has over {limits.ATTRIBUTES} attributes")
+                    self._add_attribute(node, first, last, depth)
+                case 7, wire.BYTES:  # domain
+                    node.domain = self._wire.name(first, last)
+        if not limits.is_allowed(node.domain, node.op):
             raise InvalidModel(
-                f"operator {shown(node.op)} of {shown(node.domain)} is no standard one; export the model with "
-                "operators of ai.onnx and ai.onnx.ml",
+                f"operator {shown(node.op)} of {shown(node.domain)} is no standard one; "
+                "export the model with operators of ai.onnx and ai.onnx.ml",
                 code="FOREIGN_OPERATOR",
             )
         self._refuses_empty |= node.op in limits.NEVER_EMPTY
         return node
 
-    def _attribute(self, start: int, end: int, depth: int, node: Node) -> None:
-        name, whole, values = "", 0, 0
+    def _add_name(self, names: list[str], role: str, start: int, end: int) -> None:
+        names.append(self._wire.name(start, end))
+        if len(names) > limits.FAN:
+            raise too_complex(f"a node has over {limits.FAN} {role}")
+
+    def _add_attribute(self, node: Node, start: int, end: int, depth: int) -> None:
+        """Parse an AttributeProto."""
+        name, integer, graphs = "", 0, 0
         constant: Constant | None = None
-        for number, kind, first, last in self._fields(start, end, _ATTRIBUTE_RUNS):
-            if number == 3 and kind == _VARINT:
-                whole = _signed(first)
-            if kind != _BYTES:
-                continue
-            if number == 1:
-                name = self._name(first, last)
-            elif number in (5, 10):
-                if number == 5 and constant:
-                    raise _not_onnx("an attribute holds two tensors")
-                constant = self._constant(self._tensor(first, last))
-            elif number in (6, 11):
-                values += 1
-                if number == 6 and values > 1:
-                    raise _not_onnx("an attribute holds two graphs")
-                node.graphs.append(self._graph(first, last, depth + 1))
-            elif number in (22, 23):
-                raise _sparse()
+        for number, kind, first, last in self._wire.fields(start, end, _ATTRIBUTE_NUMBERS):
+            match number, kind:
+                case 1, wire.BYTES:  # name
+                    name = self._wire.name(first, last)
+                case 3, wire.VARINT:  # i
+                    integer = wire.signed(first)
+                case ((5 | 10), wire.BYTES):  # t, tensors
+                    if number == 5 and constant:
+                        raise not_onnx("an attribute holds two tensors")
+                    constant = tensors.constant(self._wire, self._tensor(first, last))
+                case ((6 | 11), wire.BYTES):  # g, graphs
+                    graphs += 1
+                    if number == 6 and graphs > 1:
+                        raise not_onnx("an attribute holds two graphs")
+                    node.graphs.append(self._graph(first, last, depth + 1))
+                case ((22 | 23), wire.BYTES):  # sparse_tensor, sparse_tensors
+                    raise _sparse()
         match name:
             case "to":
-                node.to = whole & 0xFFFFFFFF
+                node.to = integer & 0xFFFFFFFF
             case "fmod":
-                node.fmod = whole == 1
+                node.fmod = integer == 1
             case "value":
                 node.value = constant
-            case "value_int" | "value_ints":
-                node.value = Constant(7, _one(whole) if name == "value_int" else _unknown)
+            case "value_int":
+                node.value = Constant(INT64, lambda: array("q", [integer]))
+            case "value_ints":
+                node.value = Constant(INT64, lambda: None)
 
-    def _tensor(self, start: int, end: int) -> _Tensor:
-        tensor = _Tensor()
-        for number, kind, first, last in self._fields(start, end, _TENSOR_RUNS):
-            match number, kind:
-                case 1, 0:
-                    tensor.dims.append(_signed(first))
-                case 1, 2:
-                    tensor.dims += self._packed(first, last, limits.RANK)
-                case 2, 0:
-                    tensor.datatype = first & 0xFFFFFFFF
-                case 6, 2:
-                    tensor.strings += 1
-                case 8, 2:
-                    tensor.name = self._name(first, last)
-                case 9, 2:
-                    tensor.raw = first, last
-                case ((4 | 5 | 7 | 10 | 11), 2):
-                    tensor.typed = number, first, last
-                    tensor.typed_most += last - first
-                case ((4 | 5 | 7 | 10 | 11), _):
-                    tensor.typed_most += last - first if kind == -1 else 1
-                case 13, 2:
-                    key, value = self._entry(first, last)
-                    if key not in EXTERNAL_KEYS or key in tensor.external:
-                        raise _tensor(
-                            tensor, f"its place in another file is described by {shown(key)}"
-                        )
-                    tensor.external[key] = value
-                case 14, 0:
-                    tensor.outside = first & 0xFFFFFFFF == 1
-            if len(tensor.dims) > limits.RANK:
-                raise _complex(f"a constant has over {limits.RANK} dimensions")
-        self._check_tensor(tensor)
-        return tensor
-
-    def _check_tensor(self, tensor: _Tensor) -> None:
-        if any(not 0 <= size <= limits.DIMENSION for size in tensor.dims):
-            raise _tensor(
-                tensor,
-                f"its dimensions are {shown(tensor.dims)}, and each has to be 0 to {limits.DIMENSION}",
-            )
-        elements = math.prod(tensor.dims)
-        bits = limits.BITS.get(tensor.datatype)
-        if bits is None and tensor.datatype != limits.STRING:
-            raise _tensor(tensor, f"its type {shown(tensor.datatype)} does not exist")
-        size = (elements * (bits or 8) + 7) // 8
-        if size > limits.CONSTANT_BYTES:
-            raise _tensor(tensor, f"it has {size} bytes, and {limits.CONSTANT_BYTES} are allowed")
+    def _tensor(self, start: int, end: int) -> Tensor:
+        """Parse and check a TensorProto."""
+        tensor = tensors.read_tensor(self._wire, start, end)
+        size = tensor.size_bytes()
         self._constant_bytes += size
         if self._constant_bytes > limits.CONSTANTS_BYTES:
-            raise _complex(f"the constants of the model have over {limits.CONSTANTS_BYTES} bytes")
-        if tensor.external or tensor.outside:
-            self._outside(tensor, size)
-        elif bits is None:
-            if tensor.raw or tensor.strings != elements:
-                raise _tensor(
-                    tensor, f"it holds {tensor.strings} strings, and its dimensions say {elements}"
-                )
-        elif tensor.raw:
-            if tensor.raw[1] - tensor.raw[0] != size:
-                raise _tensor(
-                    tensor,
-                    f"it holds {tensor.raw[1] - tensor.raw[0]} bytes, and its dimensions say {size}",
-                )
-        elif elements > tensor.typed_most * 8 // min(bits, 8):
-            raise _tensor(
-                tensor, f"it holds fewer values than the {elements} that its dimensions say"
+            raise too_complex(
+                f"the constants of the model have over {limits.CONSTANTS_BYTES} bytes"
             )
+        if tensor.external or tensor.is_external:
+            name, position = tensor.external_end(size)
+            self._external[name] = max(position, self._external.get(name, 0))
+        else:
+            tensor.check_values(size)
+        return tensor
 
-    def _outside(self, tensor: _Tensor, size: int) -> None:
-        location = tensor.external.get("location")
-        if (
-            not location
-            or tensor.raw
-            or tensor.typed_most
-            or tensor.strings
-            or tensor.datatype == limits.STRING
-        ):
-            raise _tensor(
-                tensor,
-                "it is said to lie in another file, and does not say in which, or lies here, too",
-            )
-        numbers = [tensor.external.get("offset", "0"), tensor.external.get("length", str(size))]
-        if not all(re.fullmatch(r"[0-9]{1,15}", number, re.ASCII) for number in numbers):
-            raise _tensor(
-                tensor,
-                f"its place in another file is {shown(', '.join(numbers))}, which are no numbers",
-            )
-        offset, length = map(int, numbers)
-        if length != size:
-            raise _tensor(
-                tensor, f"it has {length} bytes in another file, and its dimensions say {size}"
-            )
-        self._external[location] = max(offset + length, self._external.get(location, 0))
 
-    def _constant(self, tensor: _Tensor) -> Constant:
-        def values() -> "array[int] | None":
-            elements = math.prod(tensor.dims)
-            if elements > limits.DIVISOR_ELEMENTS or tensor.external:
-                return None
-            if tensor.raw:
-                return decode(tensor.datatype, bytes(self._data[slice(*tensor.raw)]))
-            if tensor.typed and tensor.typed[0] in (5, 7):
-                found = array("q", self._packed(*tensor.typed[1:], limits.DIVISOR_ELEMENTS))
-                return found if len(found) == elements else None  # else some came unpacked
-            return None
-
-        return Constant(tensor.datatype, values)
-
-    def _value_info(self, start: int, end: int, what: str) -> tuple[str, int, bool]:
-        """Name, type of the elements (0 where unknown), and whether the rank is known."""
-        name, datatype, shape, types = "", 0, None, 0
-        for number, kind, first, last in self._fields(start, end):
-            if number == 1 and kind == _BYTES:
-                name = self._name(first, last)
-            elif number == 2 and kind == _BYTES:  # TypeProto
-                for field_number, wire, inner, outer in self._fields(first, last):
-                    if wire != _BYTES or field_number not in (1, 4, 5, 7, 8, 9):
-                        continue
-                    types += 1
-                    if types > 1:
-                        raise _not_onnx(f"{what} {shown(name)} has two types")
-                    if field_number == 1:
-                        datatype, shape = self._tensor_type(inner, outer)
-        if shape is not None and (
-            len(shape) > limits.RANK or any(not -1 <= size <= limits.DIMENSION for size in shape)
-        ):
-            raise InvalidModel(
-                f"{what} {shown(name)} has {len(shape)} dimensions {shown(shape)}; {limits.RANK} are allowed, "
-                f"each up to {limits.DIMENSION}, or -1 for one that requests choose",
-                code="BAD_SHAPE",
-            )
-        return name, datatype, shape is not None
-
-    def _tensor_type(self, start: int, end: int) -> tuple[int, list[int] | None]:
-        datatype, shape = 0, None
-        for number, kind, first, last in self._fields(start, end):
-            if number == 1 and kind == _VARINT:
-                datatype = first & 0xFFFFFFFF
-            elif number == 2 and kind == _BYTES:
-                shape = [] if shape is None else shape
-                for field_number, wire, inner, outer in self._fields(first, last):
-                    if field_number == 1 and wire == _BYTES:
-                        shape.append(self._dimension(inner, outer))
-                        if len(shape) > 2 * limits.RANK:
-                            return datatype, shape
-        return datatype, shape
-
-    def _dimension(self, start: int, end: int) -> int:
-        size = -1
-        for number, kind, first, last in self._fields(start, end):
-            if number == 1 and kind == _VARINT:
-                size = _signed(first)
-            elif number == 2 and kind == _BYTES:
-                self._name(first, last)
-        return size
-
-    def _opset(self, start: int, end: int) -> tuple[str, int]:
-        domain, version = "", 0
-        for number, kind, first, last in self._fields(start, end):
-            if number == 1 and kind == _BYTES:
-                domain = self._name(first, last)
-            elif number == 2 and kind == _VARINT:
-                version = first
-        return "" if domain == "ai.onnx" else domain, version
-
-    def _entry(self, start: int, end: int) -> tuple[str, str]:
-        pair = ["", ""]
-        for number, kind, first, last in self._fields(start, end):
-            if number == 1 and kind == _BYTES:
-                pair[0] = self._name(first, last)
-            elif number == 2 and kind == _BYTES:
-                pair[1] = self._text(first, last)
-        return pair[0], pair[1]
-
-    # --- fields -------------------------------------------------------------------------------------------------------
-
-    def _name(self, start: int, end: int) -> str:
-        name = self._text(
-            start,
-            min(end, start + 4 * limits.NAME + 4),
-            "strict" if end - start <= 4 * limits.NAME else "replace",
+def _check_versions(header: _Header) -> None:
+    allowed = limits.IR_VERSIONS
+    if header.ir_version not in allowed:
+        raise _bad_opset(
+            f"the IR version is {shown(header.ir_version)}, and {allowed[0]} to {allowed[-1]} "
+            "can be read"
         )
-        if len(name) > limits.NAME or not name.isprintable():
-            raise InvalidModel(
-                f"the name {shown(name)} is over {limits.NAME} characters long or not printable",
-                code="BAD_NAME",
+    for domain, allowed in (("", limits.OPSETS), ("ai.onnx.ml", limits.ML_OPSETS)):
+        opset = header.opsets.get(domain)
+        if opset is not None and opset not in allowed:
+            raise _bad_opset(
+                f"opset {shown(opset)} of {shown(domain or 'ai.onnx')}, and {allowed[0]} to "
+                f"{allowed[-1]} can be run; export it anew"
             )
-        return name
-
-    def _text(self, start: int, end: int, errors: str = "strict") -> str:
-        return bytes(self._data[start:end]).decode("utf-8", errors)
-
-    def _packed(self, at: int, end: int, most: int) -> list[int]:
-        values: list[int] = []
-        while at < end and len(values) <= most:
-            value, at = self._varint(at, end)
-            values.append(_signed(value))
-        return values
-
-    def _fields(
-        self, at: int, end: int, runs: "dict[int, re.Pattern[bytes]] | None" = None
-    ) -> Iterator[tuple[int, int, int, int]]:
-        """(field number, wire type, start, end) of every field; for numbers, start is the value.
-
-        Fields in `runs` come once for all their repetitions in a row, with wire type -1.
-        """
-        data = self._data
-        while at < end:
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise _complex(f"the file has over {limits.FIELDS} fields")
-            tag = data[at]
-            if runs and tag in runs:
-                run = runs[tag].match(data, at, end)
-                if run is None:
-                    raise _truncated(at, end - at)
-                yield tag >> 3, -1, at, run.end()
-                at = run.end()
-                continue
-            if tag < 0x80:
-                at += 1
-            else:
-                tag, at = self._varint(at, end)
-            number, kind = tag >> 3, tag & 7
-            if number == 0 or tag >> 32:
-                raise _not_onnx(f"byte {at} is no field of a protobuf message")
-            if kind == _VARINT:
-                value, at = self._varint(at, end)
-                yield number, kind, value, at
-                continue
-            if kind == _BYTES:
-                length, at = self._varint(at, end)
-            elif kind in (_FIXED64, _FIXED32):
-                length = 8 if kind == _FIXED64 else 4
-            else:
-                raise _not_onnx(f"byte {at} is no field of a protobuf message")
-            if at + length > end:
-                raise _truncated(at, length)
-            yield number, kind, at, at + length
-            at += length
-
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
-        data, value = self._data, 0
-        for shift in range(0, 70, 7):
-            if at >= end:
-                raise InvalidModel(
-                    "the file ends inside a number: it is truncated; upload it again",
-                    code="TRUNCATED",
-                )
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if value >> 64:
-                    break
-                return value, at
-        raise _not_onnx(f"the number that ends at byte {at} is too long")
 
 
-def _signed(value: int) -> int:
-    """An int64 of the wire."""
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _one(value: int) -> Any:
-    return lambda: array("q", [value])
-
-
-def _unknown() -> None:
-    return None
-
-
-def _not_onnx(why: str) -> InvalidModel:
-    return InvalidModel(
-        f"the file is no ONNX model: {why}; upload what torch.onnx or skl2onnx wrote",
-        code="NOT_ONNX",
-    )
-
-
-def _truncated(at: int, length: int) -> InvalidModel:
-    return InvalidModel(
-        f"the file ends inside a field that begins at byte {at} and has {length} bytes: it is truncated, or no ONNX "
-        "model; upload it again",
-        code="TRUNCATED",
-    )
-
-
-def _complex(why: str) -> InvalidModel:
-    return InvalidModel(f"{why}: more than any real model needs", code="TOO_COMPLEX")
-
-
-def _opset(why: str) -> InvalidModel:
-    return InvalidModel(why, code="UNSUPPORTED_OPSET")
+def _bad_opset(message: str) -> InvalidModel:
+    return InvalidModel(message, code="UNSUPPORTED_OPSET")
 
 
 def _sparse() -> InvalidModel:
@@ -577,11 +320,5 @@ def _sparse() -> InvalidModel:
     )
 
 
-def _twice(what: str, name: str) -> InvalidModel:
-    return InvalidModel(f"{what} are called {shown(name)}; rename one", code="DUPLICATE_NAME")
-
-
-def _tensor(tensor: _Tensor, why: str) -> InvalidModel:
-    return InvalidModel(
-        f"the constant {shown(tensor.name)} cannot be read: {why}", code="BAD_CONSTANT"
-    )
+def _duplicate(things: str, name: str) -> InvalidModel:
+    return InvalidModel(f"{things} are called {shown(name)}; rename one", code="DUPLICATE_NAME")

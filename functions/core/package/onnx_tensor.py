@@ -1,0 +1,169 @@
+"""Parser of constants (TensorProto) that checks sizes and leaves values undecoded."""
+
+import math
+import re
+from array import array
+from dataclasses import dataclass, field
+
+from functions.core.errors import InvalidModel, shown
+from functions.core.package import onnx_limits as limits
+from functions.core.package import onnx_wire as wire
+from functions.core.package.integer_division import Constant, decode
+from functions.core.package.onnx_wire import WireReader
+
+EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
+
+_INT32_DATA, _INT64_DATA = 5, 7  # field numbers
+_EXTERNAL = 1  # TensorProto.DataLocation
+_REPEATED = {
+    **wire.runs(wire.FIXED32, 4),  # float_data
+    **wire.runs(wire.VARINT, _INT32_DATA, _INT64_DATA, 11),  # uint64_data: 11
+    **wire.runs(wire.FIXED64, 10),  # double_data
+}
+
+
+@dataclass(slots=True)
+class Tensor:
+    """Constant without its values: type, dimensions and the places of its data."""
+
+    name: str = ""
+    datatype: int = 0
+    dims: list[int] = field(default_factory=list)
+    raw: tuple[int, int] | None = None  # start, end of raw_data
+    typed: tuple[int, int, int] | None = None  # field number, start, end of packed values
+    typed_most: int = 0  # upper bound of the number of elements in typed fields
+    strings: int = 0
+    external: dict[str, str] = field(default_factory=dict)
+    is_external: bool = False
+
+    def size_bytes(self) -> int:
+        """Return the bytes that type and dimensions ask for.
+
+        Raises:
+            InvalidModel: `BAD_CONSTANT`: a dimension, the type or the size is not allowed.
+        """
+        if any(not 0 <= size <= limits.DIMENSION for size in self.dims):
+            dims, most = shown(self.dims), limits.DIMENSION
+            raise self.bad(f"its dimensions are {dims}, and each has to be 0 to {most}")
+        bits = limits.BITS.get(self.datatype)
+        if bits is None and self.datatype != limits.STRING:
+            raise self.bad(f"its type {shown(self.datatype)} does not exist")
+        size = (self.elements * (bits or 8) + 7) // 8
+        if size > limits.CONSTANT_BYTES:
+            raise self.bad(f"it has {size} bytes, and {limits.CONSTANT_BYTES} are allowed")
+        return size
+
+    def check_values(self, size: int) -> None:
+        """Check that this file holds as many values as the dimensions say.
+
+        `size` is the result of `size_bytes()`.
+
+        Raises:
+            InvalidModel: `BAD_CONSTANT`: there are more or fewer.
+        """
+        bits = limits.BITS.get(self.datatype)
+        if bits is None:
+            if self.raw or self.strings != self.elements:
+                raise self.bad(
+                    f"it holds {self.strings} strings, and its dimensions say {self.elements}"
+                )
+        elif self.raw:
+            raw_bytes = self.raw[1] - self.raw[0]
+            if raw_bytes != size:
+                raise self.bad(f"it holds {raw_bytes} bytes, and its dimensions say {size}")
+        elif self.elements > self.typed_most * 8 // min(bits, 8):
+            raise self.bad(
+                f"it holds fewer values than the {self.elements} that its dimensions say"
+            )
+
+    def external_end(self, size: int) -> tuple[str, int]:
+        """Return the external file's name and the data's end in it.
+
+        Raises:
+            InvalidModel: `BAD_CONSTANT`: no file is named, the place is malformed, or this file
+                holds data, too.
+        """
+        location = self.external.get("location")
+        holds_data = self.raw or self.typed_most or self.strings
+        if not location or holds_data or self.datatype == limits.STRING:
+            raise self.bad(
+                "it is said to lie in another file, and does not say in which, or lies here, too"
+            )
+        numbers = [self.external.get("offset", "0"), self.external.get("length", str(size))]
+        if not all(re.fullmatch(r"[0-9]{1,15}", number, re.ASCII) for number in numbers):
+            place = shown(", ".join(numbers))
+            raise self.bad(f"its place in another file is {place}, which are no numbers")
+        offset, length = map(int, numbers)
+        if length != size:
+            raise self.bad(f"it has {length} bytes in another file, and its dimensions say {size}")
+        return location, offset + length
+
+    def bad(self, reason: str) -> InvalidModel:
+        """Build the error for this constant."""
+        return InvalidModel(
+            f"the constant {shown(self.name)} cannot be read: {reason}", code="BAD_CONSTANT"
+        )
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.dims)
+
+
+def read_tensor(reader: WireReader, start: int, end: int) -> Tensor:
+    """Parse the TensorProto at `start` without its values.
+
+    Raises:
+        InvalidModel: `TOO_COMPLEX`, `BAD_CONSTANT`, `BAD_NAME`, `TRUNCATED` or `NOT_ONNX`.
+    """
+    tensor = Tensor()
+    for number, kind, first, last in reader.fields(start, end, _REPEATED):
+        match number, kind:
+            case 1, wire.VARINT:  # dims
+                tensor.dims.append(wire.signed(first))
+            case 1, wire.BYTES:
+                tensor.dims += reader.packed(first, last, limits.RANK)
+            case 2, wire.VARINT:  # data_type
+                tensor.datatype = first & 0xFFFFFFFF
+            case 6, wire.BYTES:  # string_data
+                tensor.strings += 1
+            case 8, wire.BYTES:  # name
+                tensor.name = reader.name(first, last)
+            case 9, wire.BYTES:  # raw_data
+                tensor.raw = first, last
+            case ((4 | 5 | 7 | 10 | 11), wire.BYTES):  # values of one type, packed
+                tensor.typed = number, first, last
+                tensor.typed_most += last - first  # an element takes a byte or more
+            case ((4 | 5 | 7 | 10 | 11), _):
+                tensor.typed_most += last - first if kind == wire.RUN else 1
+            case 13, wire.BYTES:  # external_data
+                _add_external(tensor, *reader.entry(first, last))
+            case 14, wire.VARINT:  # data_location
+                tensor.is_external = first & 0xFFFFFFFF == _EXTERNAL
+        if len(tensor.dims) > limits.RANK:
+            raise wire.too_complex(f"a constant has over {limits.RANK} dimensions")
+    return tensor
+
+
+def _add_external(tensor: Tensor, key: str, value: str) -> None:
+    if key not in EXTERNAL_KEYS or key in tensor.external:
+        raise tensor.bad(f"its place in another file is described by {shown(key)}")
+    tensor.external[key] = value
+
+
+def constant(reader: WireReader, tensor: Tensor) -> Constant:
+    """Wrap a tensor for `check_divisions`, which may decode its values."""
+    return Constant(tensor.datatype, lambda: _values(reader, tensor))
+
+
+def _values(reader: WireReader, tensor: Tensor) -> "array[int] | None":
+    """Decode integers, or return None if too many or in another file."""
+    elements = tensor.elements
+    if elements > limits.DIVISOR_ELEMENTS or tensor.external:
+        return None
+    if tensor.raw:
+        return decode(tensor.datatype, bytes(reader.data[slice(*tensor.raw)]))
+    if tensor.typed and tensor.typed[0] in (_INT32_DATA, _INT64_DATA):
+        _, start, end = tensor.typed
+        values = array("q", reader.packed(start, end, limits.DIVISOR_ELEMENTS))
+        return values if len(values) == elements else None  # some may have come unpacked
+    return None

@@ -1,0 +1,179 @@
+"""Reader of the protobuf fields of an ONNX file, with bounded work.
+
+Lengths are followed and a value is decoded only when it is asked for, so a file of gigabytes costs
+its structure and not its weights. Encoding: https://protobuf.dev/programming-guides/encoding/
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from functions.core.errors import InvalidModel, shown
+from functions.core.package import onnx_limits as limits
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 ended with protobuf 1
+RUN = -1  # in place of a wire type: one field many times in a row
+
+Field = tuple[int, int, int, int]  # number, wire type, start (for a VARINT its value), end
+Runs = Mapping[int, re.Pattern[bytes]]  # tag -> pattern of the field repeated
+
+_VALUE = {VARINT: rb"[\x80-\xff]{0,9}+[\x00-\x7f]", FIXED64: rb".{8}", FIXED32: rb".{4}"}
+_NO_RUNS: Runs = {}
+
+
+def runs(wire_type: int, *numbers: int) -> Runs:
+    """Map field tags to patterns that match a field's repetitions."""
+    tags = [number << 3 | wire_type for number in numbers]
+    value = _VALUE[wire_type]
+    return {
+        tag: re.compile(b"(?:%b%b)++" % (re.escape(bytes([tag])), value), re.DOTALL) for tag in tags
+    }
+
+
+class WireReader:
+    """Reader of protobuf fields, of which a file may have `limits.FIELDS`."""
+
+    def __init__(self, data: Any) -> None:
+        """Read from `data`: bytes, or a map of a file."""
+        self.data = data
+        self._fields_left = limits.FIELDS
+
+    def fields(self, at: int, end: int, repeated: Runs = _NO_RUNS) -> Iterator[Field]:
+        """Yield (number, wire type, start, end) of each field.
+
+        A VARINT has its value in place of `start`. A field in `repeated` comes once for all its
+        repetitions in a row, with the wire type RUN.
+
+        Raises:
+            InvalidModel: `TRUNCATED`, `NOT_ONNX` or `TOO_COMPLEX`.
+        """
+        while at < end:
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise too_complex(f"the file has over {limits.FIELDS} fields")
+            tag = self.data[at]
+            if tag in repeated:
+                run_end = self._run_end(repeated[tag], at, end)
+                yield tag >> 3, RUN, at, run_end
+                at = run_end
+                continue
+            tag, at = (tag, at + 1) if tag < 0x80 else self._varint(at, end)
+            number, kind = tag >> 3, tag & 7
+            if number == 0 or tag >> 32:
+                raise _not_a_field(at)
+            if kind == VARINT:
+                value, at = self._varint(at, end)
+                yield number, kind, value, at
+                continue
+            length, at = self._length(kind, at, end)
+            if at + length > end:
+                raise _truncated(at, length)
+            yield number, kind, at, at + length
+            at += length
+
+    def name(self, start: int, end: int) -> str:
+        """Decode a name of at most `limits.NAME` printable characters.
+
+        Raises:
+            InvalidModel: `BAD_NAME`.
+            UnicodeDecodeError: it is not UTF-8.
+        """
+        most_bytes = 4 * limits.NAME  # UTF-8 takes up to four bytes a character
+        errors = "strict" if end - start <= most_bytes else "replace"
+        name = self.text(start, min(end, start + most_bytes + 4), errors)
+        if len(name) > limits.NAME or not name.isprintable():
+            raise InvalidModel(
+                f"the name {shown(name)} is over {limits.NAME} characters long or not printable",
+                code="BAD_NAME",
+            )
+        return name
+
+    def text(self, start: int, end: int, errors: str = "strict") -> str:
+        """Decode UTF-8."""
+        return bytes(self.data[start:end]).decode("utf-8", errors)
+
+    def entry(self, start: int, end: int) -> tuple[str, str]:
+        """Decode a StringStringEntryProto: a key, checked as a name, and value."""
+        key = value = ""
+        for number, kind, first, last in self.fields(start, end):
+            if number == 1 and kind == BYTES:
+                key = self.name(first, last)
+            elif number == 2 and kind == BYTES:
+                value = self.text(first, last)
+        return key, value
+
+    def packed(self, at: int, end: int, most: int) -> list[int]:
+        """Decode packed int64 values, at most `most` + 1 of them."""
+        values: list[int] = []
+        while at < end and len(values) <= most:
+            value, at = self._varint(at, end)
+            values.append(signed(value))
+        return values
+
+    def _run_end(self, pattern: re.Pattern[bytes], at: int, end: int) -> int:
+        run = pattern.match(self.data, at, end)
+        if run is None:
+            raise _truncated(at, end - at)
+        return run.end()
+
+    def _length(self, kind: int, at: int, end: int) -> tuple[int, int]:
+        """Return a value's length in bytes and its position."""
+        if kind == BYTES:
+            return self._varint(at, end)
+        if kind == FIXED64:
+            return 8, at
+        if kind == FIXED32:
+            return 4, at
+        raise _not_a_field(at)
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        """Decode an unsigned number; return it and the position after it."""
+        data, value = self.data, 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                raise InvalidModel(
+                    "the file ends inside a number: it is truncated; upload it again",
+                    code="TRUNCATED",
+                )
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if value >> 64:
+                    break
+                return value, at
+        raise not_onnx(f"the number that ends at byte {at} is too long")
+
+
+def signed(value: int) -> int:
+    """Convert an unsigned 64-bit value to int64.
+
+    >>> signed(2**64 - 1)
+    -1
+    """
+    return value - (1 << 64) if value >> 63 else value
+
+
+def not_onnx(reason: str) -> InvalidModel:
+    """Build the error for a file that is no ONNX model."""
+    return InvalidModel(
+        f"the file is no ONNX model: {reason}; upload what torch.onnx or skl2onnx wrote",
+        code="NOT_ONNX",
+    )
+
+
+def too_complex(reason: str) -> InvalidModel:
+    """Build the error for a model above one of the limits."""
+    return InvalidModel(f"{reason}: more than any real model needs", code="TOO_COMPLEX")
+
+
+def _not_a_field(at: int) -> InvalidModel:
+    return not_onnx(f"byte {at} is no field of a protobuf message")
+
+
+def _truncated(at: int, length: int) -> InvalidModel:
+    return InvalidModel(
+        f"the file ends inside a field that begins at byte {at} and has {length} bytes: "
+        "it is truncated, or no ONNX model; upload it again",
+        code="TRUNCATED",
+    )
