@@ -9,7 +9,7 @@ MB = 1024 * 1024
 # Resident, but not private writable memory: code of libraries, Lambda's processes, page tables.
 OUTSIDE_MB = 128
 PROCESS_MB = 48  # Python and ONNX Runtime's library before the first model (measured: 39-42 MB)
-MODELS_SHARE = 0.6  # of the memory left for models and requests
+MODELS_SHARE = 0.6  # models' part of the remaining memory; requests take the rest
 INIT_SECONDS = 10  # Lambda restarts INIT after 10 s
 INIT_RESERVE_SECONDS = 2.5  # kept of INIT_SECONDS for its parts before the process and after loads
 # Lambda gives INIT 15 minutes if it starts environments ahead of requests; we use one.
@@ -18,7 +18,7 @@ MB_PER_CPU = 1769  # Lambda gives a function one CPU per 1,769 MB
 
 
 def threads_for(memory_mb: int) -> int:
-    """Return the number of CPUs of a function with `memory_mb`, at least 1.
+    """Return the CPUs that a function of a memory size has.
 
     >>> threads_for(512)
     1

@@ -1,4 +1,4 @@
-"""Memory limit of a process, and settings of malloc and of thread stacks."""
+"""Memory limit of a process, and settings of malloc and thread stacks."""
 
 import ctypes
 import resource
@@ -41,7 +41,7 @@ def keep_one_heap() -> None:
 
 
 def keep_stacks_small() -> None:
-    """Let native threads reserve 0.5 MB of stack and Python threads 2 MB.
+    """Let native threads reserve 0.5 MB of stack, Python threads 2 MB.
 
     The default of 8 MB counts towards RLIMIT_DATA: 341 sessions of two threads filled 2.8 GB. The
     sandbox has the same stacks, so a model that overflows them is rejected at registration.
@@ -57,7 +57,7 @@ def keep_stacks_small() -> None:
 
 @contextmanager
 def mmap_large_allocations() -> Iterator[None]:
-    """Map pages for each allocation above 64 KB, for the weights of a model.
+    """Serve allocations above 64 KB by mmap while a model is loaded.
 
     Mapped pages return to the system as soon as they are freed; a heap keeps them. Without this,
     600 loads of random sizes into 100 MB held 212 MB. Requests, before and after, allocate from

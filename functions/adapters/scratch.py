@@ -42,7 +42,10 @@ def _remove_abandoned(directory: Path) -> None:
 
 
 def _lock(directory: Path) -> int:
-    """Lock a directory and return its descriptor, or -1 if it is gone or locked."""
+    """Lock a directory and return its descriptor.
+
+    The result is -1 if the directory is gone, or locked by another process.
+    """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -172,7 +172,10 @@ class Api:
         raise AttributeError(name)
 
     def new(self, create: Any, *arguments: Any) -> int:
-        """Call `create` with a pointer as its last argument, and return the result there."""
+        """Return the handle that the C function `create` makes.
+
+        It writes the handle to its last argument, a pointer, which is added here.
+        """
         handle = ctypes.c_void_p()
         create(*arguments, ctypes.byref(handle))
         return handle.value or 0
@@ -213,7 +216,10 @@ class Library:
         self.allocator = api.new(api.GetAllocatorWithDefaultOptions)
 
     def node_names(self, session: int, kind: str) -> list[str]:
-        """Return the names of a session's inputs or outputs; `kind` is "Input" or "Output"."""
+        """Return the names of a session's inputs or outputs.
+
+        `kind` is "Input" or "Output".
+        """
         api = self.api
         count = ctypes.c_size_t()
         getattr(api, f"SessionGet{kind}Count")(session, ctypes.byref(count))

@@ -1,4 +1,4 @@
-"""ONNX Runtime, imported on its first use, so that a cold start need not wait for it."""
+"""Lazy import of ONNX Runtime, which a cold start can do without."""
 
 import threading
 from pathlib import Path

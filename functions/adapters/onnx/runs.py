@@ -1,4 +1,4 @@
-"""One run of a session: tensors into the runtime's values, and results out of them.
+"""Runs of a session, with conversion of tensors from and to its values.
 
 A value is the runtime's handle of a tensor (OrtValue). A numeric input is not copied: its value
 points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees them.
@@ -51,7 +51,7 @@ class _ValueInfo(Structure):
 
 
 class Run:
-    """Values and options of one run, reused by later runs of the same session.
+    """Values and options of a run, reused by the session's later runs.
 
     Every buffer and pointer the library gets is made once, here, and lives as long as this object.
     """

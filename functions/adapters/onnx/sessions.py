@@ -52,10 +52,10 @@ class OnnxRuntime:
             return self._open(path, options)
 
     def compile(self, path: Path, target: Path, weights: str | None) -> "OnnxSession":
-        """Load a model optimised for any processor of this architecture, and save its graph.
+        """Optimise a model's graph, save it and return its session.
 
-        The graph is written to `target`. `weights` names a file beside it for the larger weights,
-        which a load then maps into memory and does not read.
+        The graph suits any processor of this architecture and is written to `target`. `weights`
+        names a file beside it for the larger weights, which a load then maps and does not read.
 
         Raises:
             InvalidModel: the runtime refuses the model, or cannot write it.
@@ -71,9 +71,9 @@ class OnnxRuntime:
             return self._open(path, options)
 
     def _threads_for(self, plan: Plan) -> int:
-        """Return the threads of a session, which it keeps as long as it lives.
+        """Return the number of threads a new session may use.
 
-        One, the caller's, if this process is near Lambda's limit.
+        It is 1, the caller's, if this process is near Lambda's limit: a session keeps its threads.
         """
         threads = max(1, min(plan.threads, self._threads))
         if threads == 1:
@@ -123,7 +123,7 @@ class _Options:
         self._api.AddSessionConfigEntry(self.handle, key.encode(), value.encode())
 
     def optimise(self, level: int, target: Path | None = None) -> None:
-        """Set the level of graph optimisation, and the file to write the result to."""
+        """Set the level of graph optimisation, and the file for the result."""
         self._api.SetSessionGraphOptimizationLevel(self.handle, level)
         if target is not None:
             self._api.SetOptimizedModelFilePath(self.handle, bytes(target))
@@ -146,7 +146,9 @@ class OnnxSession:
         self._release(self._handle)
 
     def signature(self, path: Path) -> Signature:
-        """Read the model's inputs and outputs; `path` is the file it was loaded from.
+        """Read the model's declared inputs and outputs.
+
+        `path` is the file it was loaded from.
 
         Raises:
             InvalidModel: `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
@@ -158,7 +160,9 @@ class OnnxSession:
     def run(
         self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float
     ) -> dict[str, Tensor]:
-        """Run the model within a time limit; every declared input must be given.
+        """Run the model within a time limit and return its outputs.
+
+        `inputs` has a tensor for every declared input.
 
         Raises:
             InvalidRequest: a BYTES element is not UTF-8.

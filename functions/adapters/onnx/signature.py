@@ -1,4 +1,4 @@
-"""Signature of a loaded model, read from ONNX Runtime. Only registration needs it."""
+"""Signature of a loaded model, read from ONNX Runtime for registration."""
 
 from collections.abc import Collection
 from ctypes import byref, c_int, c_int64, c_size_t
@@ -13,7 +13,9 @@ _TENSOR, _SEQUENCE, _MAP, _SPARSE, _OPTIONAL = 1, 2, 3, 5, 6  # ONNXType of onnx
 
 
 def read_signature(library: Library, session: int, path: Path) -> Signature:
-    """Read the signature of a session handle, loaded from the model file `path`.
+    """Read the declared inputs and outputs of a loaded model.
+
+    `session` is the runtime's handle, `path` the model file.
 
     Raises:
         InvalidModel: `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
@@ -97,7 +99,10 @@ def _read_shape(api: Api, tensor: int) -> tuple[int, ...]:
 
 
 def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
-    """Declare an input or output. Outputs without a declared rank are reported as `[-1]`."""
+    """Convert an input or output to the protocol's declaration.
+
+    Outputs without a declared rank are reported as `[-1]`.
+    """
     datatype = None if node.element is None else ELEMENT_DATATYPES.get(node.element)
     if datatype is None:
         supported = "tensors of booleans, integers, floats or strings"

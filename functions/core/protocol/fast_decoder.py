@@ -40,7 +40,7 @@ from functions.core.protocol.tensors import STRUCT_CODES, Tensor, round_to_bf16
 
 TEMPLATES_MAX = 32  # cached by a decoder; all are dropped when one more comes
 TEMPLATE_BYTES_MAX = 2048  # longer ones are not cached
-PIECE_BYTES = 2**14  # of a list's text, read at a time
+PIECE_BYTES = 2**14  # text of a list is parsed in pieces of this size
 
 # An id that comes first and has no escapes: printable ASCII without quote and backslash.
 _ID_FIRST = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"id"[ \t\n\r]*:[ \t\n\r]*"([ !#-\[\]-~]*)"')
@@ -61,7 +61,10 @@ class _Template:
 
 
 class FastDecoder:
-    """Decoder for one signature: the results of `decode_infer`, sooner for known templates."""
+    """Decoder of one model's requests, fast for those with a cached template.
+
+    Its results are those of `decode_infer`.
+    """
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
@@ -100,9 +103,9 @@ class FastDecoder:
     def _decode_text(
         self, body: bytes | memoryview, text: bytes, binary_bytes: int | None
     ) -> InferRequest | None:
-        """Cut `text`, the JSON of a body, into template and lists, and decode both.
+        """Cut a body's JSON into template and lists, and decode both.
 
-        Return None if `decode_infer` has to read the body.
+        `text` is the JSON of `body`. Return None if `decode_infer` has to read the body.
         """
         id_first = _ID_FIRST.match(text)
         cut, at = (b'{"id":""', id_first.end()) if id_first else (b"", 0)
@@ -163,10 +166,11 @@ class FastDecoder:
 
 
 def _list_end(text: bytes, start: int) -> int | None:
-    """Return the end of the list at `start`, None if it holds a string or an object.
+    """Find the end of the JSON list that begins at `start`.
 
-    It is the last bracket before the next quote or brace. In valid JSON without a backslash,
-    `"data":[` is always a key and the beginning of its value, never part of a string.
+    None if the list holds a string or an object. The end is the last bracket before the next quote
+    or brace. In valid JSON without a backslash, `"data":[` is always a key and the beginning of
+    its value, never part of a string.
     """
     brace = text.find(b"}", start)
     quote = text.find(b'"', start, max(brace, 0))
@@ -181,9 +185,10 @@ def _fill(
     text: bytes,
     lists: Sequence[tuple[int, int]],
 ) -> InferRequest | None:
-    """Build a request from a template and the values in `body`, whose JSON is `text`.
+    """Build a request from a template and the values in a body.
 
-    Return None if `decode_infer` has to read a list.
+    `text` is the JSON of `body`, `lists` are the bounds of its value lists. Return None if
+    `decode_infer` has to read a list.
 
     Raises:
         InvalidRequest: as `tensors.from_bytes`.
@@ -199,8 +204,8 @@ def _fill(
         if tensor is None:
             return None
         inputs[location.spec.name] = tensor
-    known = template.request
-    return InferRequest(request_id, inputs, known.outputs, known.timeout_us, known.parameters)
+    request = template.request
+    return InferRequest(request_id, inputs, request.outputs, request.timeout_us, request.parameters)
 
 
 # --- lists of numbers
@@ -243,10 +248,11 @@ def read_list(
 
 
 def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterator[list[Any]]:
-    """Yield the values of a flat or nested list, or [None], which `struct` refuses.
+    """Parse a JSON list and yield its values in pieces.
 
-    A long flat list is cut at commas into pieces of about PIECE_BYTES, which stay in the
-    processor's cache; the whole list never exists as Python objects.
+    A nested list is one piece. A long flat list is cut at commas into pieces of about PIECE_BYTES,
+    which stay in the processor's cache; the whole list never exists as Python objects. A list of
+    another structure yields [None], which `struct` refuses.
     """
     if end - start <= PIECE_BYTES or text[start + 1 : start + 16].lstrip()[:1] == b"[":
         yield _flatten(shape, orjson.loads(memoryview(text)[start:end]))

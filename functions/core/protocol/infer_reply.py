@@ -1,4 +1,4 @@
-"""Infer replies of the Open Inference Protocol (v2, REST), encoded within a size limit.
+"""Encoder of infer replies in the Open Inference Protocol (v2, REST).
 
 A reply is JSON, or JSON followed by raw tensors (the binary tensor extension).
 """
@@ -36,7 +36,7 @@ def encode_infer(
     version: int,
     limit: int = REPLY_BYTES_MAX,
 ) -> InferReply:
-    """Encode the outputs a request names, as JSON or binary tensors or as classes.
+    """Encode the outputs that a request names as it asks for them.
 
     Sizes are checked before anything is encoded: a list takes many times a tensor's memory.
 
@@ -89,7 +89,7 @@ def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, vers
 
 
 def _least_size(tensor: Tensor, binary: bool) -> int:
-    """Return a lower bound of the bytes a tensor takes in a reply."""
+    """Return the fewest bytes that a tensor can take in a reply."""
     if tensor.datatype == "BYTES":
         return sum(map(len, tensor.data)) + tensor.size * (4 if binary else 3)
     if binary:

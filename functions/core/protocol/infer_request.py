@@ -1,4 +1,4 @@
-"""Infer requests of the Open Inference Protocol (v2, REST), decoded and checked.
+"""Decoder of infer requests in the Open Inference Protocol (v2, REST).
 
 A body is JSON, or JSON followed by raw tensors (the binary tensor extension), or, with header
 length 0, nothing but the model's only input. Sources: kserve/open-inference-protocol
@@ -26,7 +26,10 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """Output to send back: its values, or its `classes` highest ones if above 0."""
+    """Output that a request asks for.
+
+    `classes` above 0 asks for that many "value:index[:label]" instead of the values.
+    """
 
     name: str
     binary: bool
@@ -66,7 +69,7 @@ def decode_infer(
 def make_request(
     document: Mapping[str, Any], inputs: Mapping[str, Tensor], signature: Signature
 ) -> InferRequest:
-    """Build a request from decoded inputs and the other members of its document.
+    """Build a request from decoded inputs and its document's other members.
 
     Raises:
         InvalidRequest: id, parameters or outputs are malformed.
@@ -87,7 +90,9 @@ def make_request(
 
 
 def json_length(header: str | None, body_bytes: int) -> int | None:
-    """Return the bytes of JSON a body begins with, None if it has no binary part.
+    """Parse the header that holds the length of a body's JSON.
+
+    None without the header: the body is JSON as a whole.
 
     Raises:
         InvalidRequest: the header is not a number, or exceeds the size of the body.
@@ -216,9 +221,10 @@ def _timeout_us(parameters: Parameters) -> int | None:
 
 @dataclass(slots=True)
 class Location:
-    """Location of an input's values: in the JSON, or, with an `end`, after it.
+    """Location of an input's values, in the JSON or after it.
 
-    `start` and `end` are offsets into the binary part, the bytes after the JSON.
+    Without an `end` they are in the JSON. `start` and `end` are offsets into the binary part, the
+    bytes after the JSON.
     """
 
     spec: TensorSpec
@@ -228,7 +234,7 @@ class Location:
     end: int | None = None
 
     def read(self, entry: Mapping[str, Any], binary: memoryview | None) -> Tensor:
-        """Read the input's tensor from its JSON entry or from the binary part.
+        """Read the input's tensor from its entry or the binary part.
 
         Raises:
             InvalidRequest: the values do not fit the declared datatype and shape.
@@ -260,7 +266,9 @@ def _inputs(
 def check_complete(
     declared: Collection[str], inputs: Collection[str], binary_bytes: int | None, end: int
 ) -> None:
-    """Check that no input is missing and that no bytes follow the last tensor.
+    """Check that no input is missing and no bytes are left.
+
+    `end` is the end of the last tensor in the binary part.
 
     Raises:
         InvalidRequest: naming the first missing input, or the number of extra bytes.
@@ -277,7 +285,7 @@ def check_complete(
 def named_entries(
     document: Mapping[str, Any], kind: str, declared: Mapping[str, TensorSpec]
 ) -> list[tuple[TensorSpec, Mapping[str, Any]]]:
-    """Pair each entry of a document's inputs or outputs with its declared tensor.
+    """Pair a document's inputs or outputs with the model's declarations.
 
     `kind` is "input" or "output".
 
@@ -366,9 +374,9 @@ def _check_binary_size(
 
 
 def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
-    """Decode a body that is the bytes of the only input, as one batch row.
+    """Decode a body that is nothing but the only input's bytes.
 
-    All outputs are requested, in binary.
+    It is one batch row. All outputs are requested, in binary.
     """
     if len(signature.inputs) != 1:
         raise InvalidRequest(
@@ -390,7 +398,9 @@ def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
 
 
 def _raw_shape(spec: TensorSpec, raw_bytes: int, batches: bool) -> tuple[int, ...]:
-    """Infer the shape of raw input: batch 1, at most one dimension from the size.
+    """Derive the shape of raw input from its size.
+
+    The batch is 1, and at most one other dimension may be variable.
 
     Raises:
         InvalidRequest: the shape does not follow from the size.

@@ -1,4 +1,4 @@
-"""Model signature: input and output tensors as the Open Inference Protocol names them."""
+"""Model signature: input and output tensors in the Open Inference Protocol's terms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

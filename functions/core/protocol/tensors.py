@@ -1,4 +1,4 @@
-"""Tensors, read from and written to JSON values and the binary tensor extension.
+"""Tensors and their conversion from and to JSON and binary data.
 
 Without numpy, whose import takes longer than all other imports of a cold start together. Numbers
 stay packed; `struct`, `memoryview` and `orjson` convert them in bulk. A declared size is checked
@@ -75,7 +75,7 @@ class Tensor:
 
 
 class Constant(str):
-    """Bare NaN, Infinity or -Infinity in JSON text: valid as a float only.
+    """Bare NaN, Infinity or -Infinity in JSON text, valid as a float.
 
     A type of its own, because the string "NaN" is valid for BYTES and this is not.
     """
@@ -168,9 +168,10 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 def from_json(
     spec: TensorSpec, shape: tuple[int, ...], data: object, *, base64: bool = False
 ) -> Tensor:
-    r"""Convert JSON values, flat in row-major order or nested like `shape`, to a tensor.
+    r"""Convert JSON values to a tensor.
 
-    With `base64`, the elements of a BYTES tensor are base64 and not UTF-8.
+    `data` is flat in row-major order, or nested exactly like `shape`. With `base64`, the elements
+    of a BYTES tensor are base64 and not UTF-8.
 
     >>> from_json(TensorSpec("x", "INT8", (2, 2)), (2, 2), [[1, 2], [3, 4]])
     Tensor(datatype='INT8', shape=(2, 2), data=b'\x01\x02\x03\x04')
@@ -190,7 +191,7 @@ def from_json(
 
 
 def _flatten(spec: TensorSpec, shape: tuple[int, ...], data: object) -> tuple[list[Any], set[type]]:
-    """Return the values of `data` in row-major order, and the set of their types."""
+    """Flatten JSON values in row-major order and return them with their types."""
     if type(data) is not list:
         if shape:
             raise invalid_input(spec, f"data must be a list, not {describe(data)}")
@@ -287,7 +288,7 @@ def _floats(spec: TensorSpec, values: list[Any], types: set[type]) -> bytes:
 def _replace_not_finite(
     spec: TensorSpec, values: list[Any], types: set[type]
 ) -> tuple[list[Any], int]:
-    """Replace null and the names of NaN and the infinities by floats, and count them."""
+    """Replace null, NaN and infinities by floats, and count them."""
     expected = 'numbers, null, "NaN", "Infinity" or "-Infinity"'
     names: set[type] = {str, NoneType, Constant}
     _check_types(spec, values, types, _NUMBERS | names, expected)
@@ -304,9 +305,10 @@ def _replace_not_finite(
 
 
 def round_to_bf16(packed: bytes) -> tuple[bytes, bool]:
-    """Round packed FP32 to BF16, half to even, and report overflow to infinity.
+    """Round packed FP32 to BF16, half to even.
 
-    The only NaN that JSON can express survives the addition below.
+    The second result is True if a finite number became infinite. NaN stays NaN: the addition
+    below would overflow for some NaNs, but not for the only one that JSON can express.
     """
     bits = memoryview(packed).cast("I").tolist()
     halves = [(word + 0x7FFF + ((word >> 16) & 1)) >> 16 for word in bits]
@@ -397,9 +399,10 @@ def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
 
 
 def to_json(tensor: Tensor) -> tuple[list[Any], bool]:
-    r"""Return a tensor's values for JSON, flat, and True if they are base64.
+    r"""Convert a tensor to flat JSON values.
 
-    Base64 is for BYTES that are not UTF-8; NaN and the infinities become strings.
+    The second result is True if they are base64: BYTES that are not UTF-8. NaN and the infinities
+    become strings.
 
     >>> to_json(Tensor("FP32", (2,), struct.pack("2f", 0.5, math.nan)))
     ([0.5, 'NaN'], False)
