@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from training.errors import InvalidData, InvalidValue, WrongShape
 
 PARTS = ("train", "validation", "test")
+BEST_POSSIBLE = "best possible"  # reference of the generators that know their noise: unbeatable, no baseline
 SPLIT_SEED = (
     20  # fixed: a split that moves with the training seed would leak test rows into earlier models
 )
@@ -22,14 +23,14 @@ SPLIT_SEED = (
 class Examples:
     """Rows: inputs by tensor name, each (n, ...), float32, int64, or object arrays of str; target (n, ...).
 
-    `groups` (n,) says which rows belong together: one speaker, one user, one module. `known` holds what the source of
+    `groups` (n,) says which rows belong together: one speaker, one user, one module. `references` holds what the source of
     the data says of each row without a model, by name: a naive forecast, the best possible one.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     target: NDArray[Any]
     groups: NDArray[Any] | None = None
-    known: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    references: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -40,7 +41,7 @@ class Examples:
             {name: values[rows] for name, values in self.inputs.items()},
             self.target[rows],
             None if self.groups is None else self.groups[rows],
-            {name: values[rows] for name, values in self.known.items()},
+            {name: values[rows] for name, values in self.references.items()},
         )
 
 

@@ -1,6 +1,6 @@
 """Honest generators: seeded, with what cannot be known stated, and named in the manifest by version and settings.
 
-What a perfect model would say is in `Examples.known` as "best possible", so that a score can be read against it.
+What a perfect model would say is in `Examples.references` as "best possible", so that a score can be read against it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.dataset import Dataset, Examples, digest, split
-from training.evaluation.baselines import BEST_POSSIBLE
+from training.data.dataset import BEST_POSSIBLE, Dataset, Examples, digest, split
 
 Array = NDArray[Any]
 
@@ -179,7 +178,7 @@ def speech(
     data = split(
         examples, source=source, sha256=digest(audio.astype(np.int64)), by="speaker", labels=WORDS
     )
-    return replace(data, test=replace(data.test, known={"mean spectrum": _by_spectrum(data)}))
+    return replace(data, test=replace(data.test, references={"mean spectrum": _by_spectrum(data)}))
 
 
 def _by_spectrum(data: Dataset) -> Array:
@@ -259,7 +258,7 @@ def churn(seed: int = 0, *, rows: int = 3000) -> Dataset:
     examples = Examples(
         {"numbers": numbers.astype(np.float32), "categories": categories},
         target,
-        known={BEST_POSSIBLE: np.column_stack([1 - chance, chance])},
+        references={BEST_POSSIBLE: np.column_stack([1 - chance, chance])},
     )
     return split(
         examples,

@@ -1,4 +1,4 @@
-"""What needs no model: the majority, the mean, the most popular, counted bytes, shared words. Outputs for test rows."""
+"""Baselines that need no model: majority class, mean, popularity, byte counts, TF-IDF."""
 
 from __future__ import annotations
 
@@ -10,59 +10,63 @@ from numpy.typing import NDArray
 from training.data import Dataset, Examples
 
 Array = NDArray[Any]
-BEST_POSSIBLE = (
-    "best possible"  # no baseline: what a model cannot beat, where a generator knows its noise
-)
-FEW = 50  # different values: a category, not a text
+FEW = 50  # distinct values; a column with at most these is a category, not a text
+WORDS = 20_000  # largest vocabulary of a text column
+PAIR_WEIGHT = 10.0  # counts that a byte's own frequency is worth beside its pairs
+TINY = 1e-9  # keeps a logarithm or a division finite
 
 
 def outputs(task: str, data: Dataset) -> dict[str, Array]:
-    """By baseline's name, what it says for each test row, as `evaluate.metrics` takes it.
+    """Compute the outputs of each baseline for the test rows.
 
-    What the data set itself knows for its rows (`Examples.known`: last value, best possible, …) comes after the task's.
+    They are shaped as `metrics.compute` takes them. The data set's own reference predictions
+    (`Examples.references`) follow those of the task.
     """
-    found: dict[str, Array] = {
+    baselines: dict[str, Array] = {
         "classification": _classification,
         "regression": _regression,
         "ranking": _ranking,
         "generation": _generation,
         "embedding": _embedding,
     }[task](data)
-    return found | dict(data.test.known)
+    return baselines | dict(data.test.references)
 
 
 def _classification(data: Dataset) -> dict[str, Array]:
-    """Shares of the classes; and Gaussians around the class means, equally wide (no network)."""
-    target = data.train.target
-    classes = max(
-        len(data.labels),
-        *(int(part.target.max()) + 1 for part in (data.train, data.validation, data.test)),
-    )
+    """Predict by class frequency, and by distance to the class means."""
+    target, validated = data.train.target, data.validation.target
+    largest = max(int(part.target.max()) for part in (data.train, data.validation, data.test))
+    classes = max(len(data.labels), largest + 1)
     counts = np.bincount(target, minlength=classes)
     train, validation, test = features(data.train, data.validation, data.test)
+    present = counts > 0
     means = np.asarray((train.T @ np.eye(classes)[target]).T) / np.maximum(counts, 1)[:, None]
 
-    def likelihood(rows: Any, width: float) -> Array:
-        distance = (means**2).sum(axis=1)[None] - 2 * np.asarray(
-            rows @ means.T
-        )  # but for a term of the row's own
-        distance[:, counts == 0] = np.inf
-        score = np.exp(-(distance - distance.min(axis=1, keepdims=True)) / width)
-        shares: Array = score / score.sum(axis=1, keepdims=True)
-        return shares
+    def log_loss(width: float) -> float:
+        shares = _gaussian_shares(validation, means, present, width)
+        likelihood = shares[np.arange(len(validated)), validated]
+        return float(-np.log(np.maximum(likelihood, TINY)).mean())
 
-    def surprise(width: float) -> float:
-        shares = likelihood(validation, width)[
-            np.arange(len(data.validation)), data.validation.target
-        ]
-        return float(-np.log(np.maximum(shares, 1e-9)).mean())
-
-    spread = float(((means[counts > 0] - means[counts > 0].mean(axis=0)) ** 2).sum(axis=1).mean())
-    width = min(max(spread, 1e-9) * np.geomspace(0.1, 10, 9), key=surprise)
+    offsets = means[present] - means[present].mean(axis=0)
+    spread = float((offsets**2).sum(axis=1).mean())
+    width = min(max(spread, TINY) * np.geomspace(0.1, 10, 9), key=log_loss)
     return {
         "majority class": np.tile(counts / counts.sum(), (len(data.test), 1)),
-        "nearest class mean": likelihood(test, width),
+        "nearest class mean": _gaussian_shares(test, means, present, width),
     }
+
+
+def _gaussian_shares(rows: Any, means: Array, present: Array, width: float) -> Array:
+    """Return class probabilities under Gaussians of one width around the means.
+
+    The result is (n, classes); classes that are not `present` in training get 0.
+    """
+    # The squared length of a row is the same for all classes, so it is left out.
+    distance = (means**2).sum(axis=1)[None] - 2 * np.asarray(rows @ means.T)
+    distance[:, ~present] = np.inf
+    score = np.exp(-(distance - distance.min(axis=1, keepdims=True)) / width)
+    shares: Array = score / score.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _regression(data: Dataset) -> dict[str, Array]:
@@ -74,27 +78,28 @@ def _regression(data: Dataset) -> dict[str, Array]:
 
 
 def _ranking(data: Dataset) -> dict[str, Array]:
-    """Every user the same items: those that most users of the training part took."""
-    taken = np.maximum(data.train.target, 0).sum(axis=0).astype(np.float64)
-    chance = np.random.default_rng(0).random((len(data.test), len(taken)))
-    return {"popularity": np.broadcast_to(taken, (len(data.test), len(taken))), "random": chance}
+    """Rank items by their number of training users, and randomly."""
+    popularity = np.maximum(data.train.target, 0).sum(axis=0).astype(np.float64)
+    shape = (len(data.test), len(popularity))
+    return {
+        "popularity": np.broadcast_to(popularity, shape),
+        "random": np.random.default_rng(0).random(shape),
+    }
 
 
 def _generation(data: Dataset) -> dict[str, Array]:
-    """What each byte costs in nats: by its own frequency, and by that after the byte before it."""
+    """Compute each byte's cost in nats by byte and byte-pair frequencies."""
     (before,), target = data.train.inputs.values(), data.train.target
     (test_before,), test_target = data.test.inputs.values(), np.maximum(data.test.target, 0)
-    known = target >= 0
-    size = 1 + max(
-        256 - 1, *(int(part.max()) for part in (before, target, test_before, test_target))
-    )
-    single = np.bincount(target[known], minlength=size) + 1.0
+    real = target >= 0
+    largest = max(int(part.max()) for part in (before, target, test_before, test_target))
+    size = 1 + max(256 - 1, largest)
+    single = np.bincount(target[real], minlength=size) + 1.0
     single /= single.sum()
-    pairs = np.bincount(before[known] * size + target[known], minlength=size * size).reshape(
-        size, size
-    )
-    weight = 10.0  # of the single frequency, in counts
-    double = (pairs + weight * single) / (pairs.sum(axis=1, keepdims=True) + weight)
+    pairs = np.bincount(before[real] * size + target[real], minlength=size * size)
+    pairs = pairs.reshape(size, size)
+    totals = pairs.sum(axis=1, keepdims=True)
+    double = (pairs + PAIR_WEIGHT * single) / (totals + PAIR_WEIGHT)
     return {
         "byte frequencies": -np.log(single)[test_target],
         "byte pairs": -np.log(double)[test_before, test_target],
@@ -102,54 +107,55 @@ def _generation(data: Dataset) -> dict[str, Array]:
 
 
 def _embedding(data: Dataset) -> dict[str, Array]:
-    """Similarities (n, n): chance, and words in common weighted by their rarity (TF-IDF)."""
+    """Return similarities (n, n) of the pairs: random ones, and by TF-IDF."""
     rows = len(data.test)
-    found: dict[str, Array] = {"random": np.random.default_rng(0).random((rows, rows))}
-    if len(data.test.inputs) == 2 and all(
-        values.dtype.kind in "Oi" for values in data.test.inputs.values()
-    ):
+    similarities: dict[str, Array] = {"random": np.random.default_rng(0).random((rows, rows))}
+    sides = list(data.test.inputs.values())
+    if len(sides) == 2 and all(values.dtype.kind in "Oi" for values in sides):
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        words = TfidfVectorizer(sublinear_tf=True).fit(
-            [text for values in data.train.inputs.values() for text in _written(values)]
-        )
-        one, other = (words.transform(_written(values)) for values in data.test.inputs.values())
-        found["TF-IDF"] = np.asarray((one @ other.T).todense())
-    return found
+        corpus = [text for values in data.train.inputs.values() for text in _strings(values)]
+        vectorizer = TfidfVectorizer(sublinear_tf=True).fit(corpus)
+        left, right = (vectorizer.transform(_strings(values)) for values in sides)
+        similarities["TF-IDF"] = np.asarray((left @ right.T).todense())
+    return similarities
 
 
-def _written(values: Array) -> list[str]:
-    """Texts as such, or as rows of bytes padded by 0."""
+def _strings(values: Array) -> list[str]:
+    """Return texts (n,), or rows of bytes padded by 0, as strings."""
     if values.dtype.kind == "i":
         return [bytes(row[row > 0].tolist()).decode(errors="replace") for row in values]
     return [str(text) for text in values.ravel()]
 
 
-def features(train: Examples, *others: Examples) -> list[Any]:
-    """Every input as columns of one sparse matrix (n, d) a part: texts as TF-IDF, categories one-hot, token numbers
-    counted, tables standardised with their gaps filled by the mean, all else as it is."""
+def features(train: Examples, *parts: Examples) -> list[Any]:
+    """Encode the inputs of each part as one sparse matrix (n, d).
+
+    The encoding is fitted on `train`. Texts become TF-IDF, categories one-hot columns, token
+    numbers counts. Tables are standardised, their gaps filled with the mean. Everything else is
+    flattened.
+    """
     from scipy import sparse
 
     columns = [
-        _columns(values, [part.inputs[name] for part in others])
+        _columns(values, [part.inputs[name] for part in parts])
         for name, values in train.inputs.items()
     ]
-    return [sparse.hstack(parts, format="csr") for parts in zip(*columns, strict=True)]
+    return [sparse.hstack(encoded, format="csr") for encoded in zip(*columns, strict=True)]
 
 
-def _columns(train: Array, others: list[Array]) -> list[Any]:
+def _columns(train: Array, rest: list[Array]) -> list[Any]:
     from scipy import sparse
 
-    parts = [part.reshape(len(part), -1) for part in (train, *others)]
+    parts = [part.reshape(len(part), -1) for part in (train, *rest)]
     if train.dtype.kind in "OUS":
         return _texts(parts)
     if train.dtype.kind in "iu" and train.ndim == 2:
         size = 1 + max(int(part.max(initial=0)) for part in parts)
-        return [_counts(part, size) for part in parts]
-    known = np.isfinite(parts[0])
-    mean = np.where(known, parts[0], 0).sum(axis=0, dtype=np.float64) / np.maximum(
-        known.sum(axis=0), 1
-    )
+        return [_token_counts(part, size) for part in parts]
+    finite = np.isfinite(parts[0])
+    totals = np.where(finite, parts[0], 0).sum(axis=0, dtype=np.float64)
+    mean = totals / np.maximum(finite.sum(axis=0), 1)
     filled = [np.where(np.isfinite(part), part, mean) for part in parts]
     if train.ndim <= 2:  # a table
         spread = filled[0].std(axis=0)
@@ -157,18 +163,17 @@ def _columns(train: Array, others: list[Array]) -> list[Any]:
     return [sparse.csr_array(part) for part in filled]
 
 
-def _counts(tokens: Array, size: int) -> Any:
+def _token_counts(tokens: Array, size: int) -> Any:
     from scipy import sparse
 
-    kept = tokens.ravel() >= 0
-    rows = np.repeat(np.arange(len(tokens)), tokens.shape[1])[kept]
-    return sparse.csr_array(
-        (np.ones(len(rows)), (rows, tokens.ravel()[kept])), shape=(len(tokens), size)
-    )
+    real = tokens.ravel() >= 0
+    rows = np.repeat(np.arange(len(tokens)), tokens.shape[1])[real]
+    entries = np.ones(len(rows)), (rows, tokens.ravel()[real])
+    return sparse.csr_array(entries, shape=(len(tokens), size))
 
 
 def _texts(parts: list[Array]) -> list[Any]:
-    """A column of few different values is a category."""
+    """Encode columns of few distinct values one-hot, all others as TF-IDF."""
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import OneHotEncoder
@@ -179,6 +184,7 @@ def _texts(parts: list[Array]) -> list[Any]:
         return [encoder.transform(part) for part in parts]
     columns = []
     for number in range(parts[0].shape[1]):
-        words = TfidfVectorizer(sublinear_tf=True, max_features=20_000).fit(parts[0][:, number])
-        columns.append([words.transform(part[:, number]) for part in parts])
+        vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=WORDS)
+        vectorizer.fit(parts[0][:, number])
+        columns.append([vectorizer.transform(part[:, number]) for part in parts])
     return [sparse.hstack(column, format="csr") for column in zip(*columns, strict=True)]

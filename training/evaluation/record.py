@@ -1,4 +1,4 @@
-"""The record of a run: what is needed to believe its numbers and to make them again."""
+"""Record of a training run: environment, seeds, settings and results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training import manifest
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean, standard deviation, lowest and highest of what several seeds reached.
+    """Summarise one metric over several seeds.
 
     >>> spread([0.5, 1.0])
     {'mean': 0.75, 'deviation': 0.353553, 'low': 0.5, 'high': 1.0}
@@ -28,7 +28,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """Where a run was made; no names of people, machines or folders."""
+    """Describe the machine and its libraries without private names.
+
+    Names of people, hosts and folders are left out, so that a record can be shared.
+    """
     on_gpu = device.type == "cuda"
     return {
         "python": platform.python_version(),
@@ -53,11 +56,14 @@ def make(
     processes: int,
     duration_s: float,
 ) -> dict[str, Any]:
-    """The record of runs that differ in their seed only, one of `metrics` and `histories` each."""
-    rates = [row["examples_per_s"] for history in histories for row in history[1:] or history]
-    shares = [
-        row["roof"] for history in histories for row in history[1:] or history if "roof" in row
-    ]
+    """Make the record of runs that differ in their seed only.
+
+    `metrics` and `histories` have one entry a seed. Throughput leaves out each run's first epoch,
+    which warms up, unless it is the only one.
+    """
+    epochs = [epoch for history in histories for epoch in history[1:] or history]
+    rates = [epoch["examples_per_s"] for epoch in epochs]
+    shares = [epoch["roof"] for epoch in epochs if "roof" in epoch]
     return {
         "schema": 1,
         "recipe": recipe,
@@ -65,8 +71,8 @@ def make(
         "environment": environment(device, processes),
         "hyperparameters": dict(settings),
         "seeds": list(seeds),
-        "metrics": {name: spread([one[name] for one in metrics]) for name in metrics[0]},
-        "metrics_by_seed": [dict(one) for one in metrics],
+        "metrics": {name: spread([run[name] for run in metrics]) for name in metrics[0]},
+        "metrics_by_seed": [dict(run) for run in metrics],
         "examples_per_s": round(statistics.median(rates), 1) if rates else None,
         "share_of_peak": round(statistics.median(shares), 4) if shares else None,
         "duration_s": round(duration_s, 3),

@@ -1,4 +1,4 @@
-"""The end of a run: a few lines to read, report.json, and pictures beside the model and in the job's output."""
+"""Report of a run: result lines for the log, report.json, and plots."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from training.evaluation import metrics, plots
-from training.evaluation.baselines import BEST_POSSIBLE
+from training.data.dataset import BEST_POSSIBLE
+from training.evaluation import plots
+from training.evaluation.metrics import PRIMARY
 from training.manifest import Evaluation, Manifest
 
 if TYPE_CHECKING:
     from training.recipe import Task
 
-KEPT = ("task", "metrics", "baselines", "evaluation", "data", "hyperparameters", "training")
-BESIDE = 3  # baselines in the table
+# Fields of the manifest that report.json repeats.
+FIELDS = ("task", "metrics", "baselines", "evaluation", "data", "hyperparameters", "training")
+BASELINES = 3  # columns of the table, so that a line fits 120 characters
 
 
 def write(
@@ -31,26 +33,67 @@ def write(
     folders: Sequence[Path],
     search: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """report.json, learning.png and confusion.png or residuals.png in each of `folders`; the paths in the first.
+    """Write report.json and the plots into each of `folders`.
 
-    `outputs` and `target` are those of the test part, as `evaluate.metrics` takes them; `search` is what a search for
-    hyperparameters tried.
+    Returns the paths in the first folder. The plots are learning.png and, by task, confusion.png or
+    residuals.png. `outputs` and `target` belong to the test part, shaped as `metrics.compute` takes
+    them; `search` lists the trials of a hyperparameter search.
     """
-    first, *others = dict.fromkeys(folders)
+    first, *copies = dict.fromkeys(folders)
     first.mkdir(parents=True, exist_ok=True)
-    document = {name: card[name] for name in KEPT if name in card}  # type: ignore[literal-required]
+    document = {name: card[name] for name in FIELDS if name in card}  # type: ignore[literal-required]
     document |= {"search": search} if search else {}
     text = json.dumps(document | {"history": list(history)}, indent=2, ensure_ascii=False)
     (first / "report.json").write_text(text + "\n", encoding="utf-8")
-    made = [first / "report.json", *_draw(card, history, outputs, target, labels, first)]
-    for folder in others:
+    paths = [first / "report.json", *_plot(card, history, outputs, target, labels, first)]
+    for folder in copies:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in made:
+        for path in paths:
             shutil.copyfile(path, folder / path.name)
-    return made
+    return paths
 
 
-def _draw(
+def best_baseline(card: Manifest) -> tuple[str, float] | None:
+    """Return the name and primary metric of the best baseline."""
+    primary = PRIMARY[card["task"]]
+    scores = {
+        name: values[primary.metric]
+        for name, values in card["baselines"].items()
+        if primary.metric in values and name != BEST_POSSIBLE
+    }
+    if not scores:
+        return None
+    name = (max if primary.higher_is_better else min)(scores, key=lambda name: scores[name])
+    return name, scores[name]
+
+
+def lines(card: Manifest) -> list[str]:
+    """Format a run's result as a table of metrics beside the baselines.
+
+    Lines about the lead, the groups and the calibration follow. The metric definitions of SageMaker
+    jobs (`log_lines.py`) read `test_<metric>=` from it.
+    """
+    evaluation: Mapping[str, Any] = card.get("evaluation", {})
+    baselines = card["baselines"]
+    names = sorted(baselines, key=lambda name: _rank(card["task"], name, baselines[name]))
+    names = names[:BASELINES]
+    rows = [["test", "95 % interval", *names]]
+    for metric, value in card["metrics"].items():
+        interval = evaluation.get("intervals", {}).get(metric)
+        scores = [baselines[name].get(metric) for name in names]
+        rows.append(
+            [
+                f"test_{metric}={value:.4f}",
+                "{:.4f} to {:.4f}".format(*interval) if interval else "",
+                *("" if score is None else f"{score:.4f}" for score in scores),
+            ]
+        )
+    primary = PRIMARY[card["task"]]
+    summary = _summary(card["evaluation"], primary.metric) if "evaluation" in card else []
+    return _aligned(rows) + summary
+
+
+def _plot(
     card: Manifest,
     history: Sequence[Mapping[str, float]],
     outputs: NDArray[Any],
@@ -58,95 +101,66 @@ def _draw(
     labels: Sequence[str],
     folder: Path,
 ) -> list[Path]:
-    made = []
+    paths = []
     try:
         if history:
-            made.append(folder / "learning.png")
-            plots.learning_curves(history, card["task"], made[-1], best_baseline(card))
+            paths.append(folder / "learning.png")
+            plots.learning_curves(history, card["task"], paths[-1], best_baseline(card))
         if card["task"] == "classification":
-            made.append(folder / "confusion.png")
-            plots.confusion(outputs, target, labels, made[-1])
+            paths.append(folder / "confusion.png")
+            plots.confusion(outputs, target, labels, paths[-1])
         elif card["task"] == "regression":
-            made.append(folder / "residuals.png")
-            plots.residuals(outputs, target, made[-1])
+            paths.append(folder / "residuals.png")
+            plots.residuals(outputs, target, paths[-1])
     except ModuleNotFoundError as missing:
         print(f"no pictures: {missing.name} is not installed", flush=True)
-        return [path for path in made if path.exists()]
-    return made
-
-
-def best_baseline(card: Manifest) -> tuple[str, float] | None:
-    """Name and primary metric of the baseline that is hardest to beat."""
-    primary = metrics.PRIMARY[card["task"]]
-    reached = {
-        name: values[primary.metric]
-        for name, values in card["baselines"].items()
-        if primary.metric in values and name != BEST_POSSIBLE
-    }
-    if not reached:
-        return None
-    name = (max if primary.higher_is_better else min)(reached, key=lambda one: reached[one])
-    return name, reached[name]
-
-
-def lines(card: Manifest) -> list[str]:
-    """The result beside the baselines, one line a metric (job.py's metric definitions know `test_<metric>=`), then how
-    sure it is and whom it serves worst."""
-    primary = metrics.PRIMARY[card["task"]]
-    found: Mapping[str, Any] = card.get("evaluation", {})
-    names = sorted(
-        card["baselines"], key=lambda name: _rank(card["task"], name, card["baselines"][name])
-    )[:BESIDE]
-    head = ["test", "95 % interval", *names]
-    rows = [head]
-    for metric, value in card["metrics"].items():
-        low, high = found.get("intervals", {}).get(metric, (None, None))
-        beside = [card["baselines"][name].get(metric) for name in names]
-        rows.append(
-            [
-                f"test_{metric}={value:.4f}",
-                f"{low:.4f} to {high:.4f}" if low is not None else "",
-                *(f"{one:.4f}" if one is not None else "" for one in beside),
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    table = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return table + (_told(card["evaluation"], primary.metric) if "evaluation" in card else [])
+        return [path for path in paths if path.exists()]
+    return paths
 
 
 def _rank(task: Task, name: str, values: Mapping[str, float]) -> tuple[bool, float]:
-    """Best first, and what nothing can beat before all."""
-    primary = metrics.PRIMARY[task]
+    """Return a sort key: `best possible` first, then the better baselines."""
+    primary = PRIMARY[task]
     value = values.get(primary.metric, 0.0)
     return name != BEST_POSSIBLE, -value if primary.higher_is_better else value
 
 
-def _told(evaluation: Evaluation, metric: str) -> list[str]:
-    told = []
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align a table's cells: the first column left, the rest right."""
+    first, *rest = zip(*rows, strict=True)
+    columns = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in rest)]
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+
+
+def _padded(cells: Sequence[str], justify: Any) -> list[str]:
+    width = max(map(len, cells))
+    return [justify(cell, width) for cell in cells]
+
+
+def _summary(evaluation: Evaluation, metric: str) -> list[str]:
+    summary = []
     if "lead" in evaluation:
         lead = evaluation["lead"]
         low, high = lead["interval"]
-        sure = "" if low > 0 else "; it may be none"
-        told.append(
-            f"{metric}: {lead['by']:+.4f} over {lead['over']} ({low:+.4f} to {high:+.4f}{sure})"
-        )
+        doubt = "" if low > 0 else "; it may be none"
+        interval = f"({low:+.4f} to {high:+.4f}{doubt})"
+        summary.append(f"{metric}: {lead['by']:+.4f} over {lead['over']} {interval}")
     if "groups" in evaluation:
         groups = evaluation["groups"]
         worst, best = groups["worst"][0], groups["best"][0]
-        told.append(
-            f"{groups['count']} test groups by {groups['by']}: worst {worst['group']} {worst[metric]:.4f} "
-            f"({worst['rows']} rows), best {best['group']} {best[metric]:.4f}"
+        summary.append(
+            f"{groups['count']} test groups by {groups['by']}: "
+            f"worst {worst['group']} {worst[metric]:.4f} ({worst['rows']} rows), "
+            f"best {best['group']} {best[metric]:.4f}"
         )
     if "calibration" in evaluation:
-        found = evaluation["calibration"]
-        before = ""
-        if "temperature" in found:
-            before = f", {found['expected_error_before']:.4f} before temperature {found['temperature']:.2f}"
-        told.append(f"expected calibration error {found['expected_error']:.4f}{before}")
-    return told
+        summary.append(_calibration_line(evaluation["calibration"]))
+    return summary
+
+
+def _calibration_line(calibration: Mapping[str, Any]) -> str:
+    line = f"expected calibration error {calibration['expected_error']:.4f}"
+    if "temperature" not in calibration:
+        return line
+    before, temperature = calibration["expected_error_before"], calibration["temperature"]
+    return f"{line}, {before:.4f} before temperature {temperature:.2f}"

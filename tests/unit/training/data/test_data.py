@@ -12,7 +12,7 @@ import pytest
 from training import data
 from training.data import Dataset, Examples, bundled, split, synthetic, texts
 from training.errors import InvalidData, InvalidValue
-from training.evaluation import metrics
+from training.evaluation.evaluate import evaluate_baselines
 
 pytestmark = pytest.mark.train
 
@@ -296,7 +296,7 @@ def test_the_target_of_a_language_model_is_the_next_byte() -> None:
 
 
 def test_the_noise_of_a_series_is_what_cannot_be_known() -> None:
-    found = metrics.baselines("regression", synthetic.series(count=400))
+    found = evaluate_baselines("regression", synthetic.series(count=400))
 
     assert found["best possible"]["rmse"] == pytest.approx(synthetic.NOISE, rel=0.1)
     rivals = [values["rmse"] for name, values in found.items() if name != "best possible"]
@@ -305,7 +305,7 @@ def test_the_noise_of_a_series_is_what_cannot_be_known() -> None:
 
 def test_users_take_what_they_like_and_what_all_like() -> None:
     data = synthetic.interactions()
-    found = metrics.baselines("ranking", data)
+    found = evaluate_baselines("ranking", data)
 
     assert found["random"]["ndcg_at_10"] < 0.06 < 0.1 < found["popularity"]["ndcg_at_10"]
     assert found["best possible"]["ndcg_at_10"] > 2 * found["popularity"]["ndcg_at_10"]
@@ -329,7 +329,7 @@ def test_words_are_heard_through_their_noise_and_less_through_more_of_it() -> No
     assert (audio.shape[1], audio.dtype) == (3200, np.float32)
     assert 0.05 < np.abs(audio).max(axis=1).min() <= np.abs(audio).max() <= 1
     accuracy = [
-        metrics.baselines("classification", one)["mean spectrum"]["accuracy"]
+        evaluate_baselines("classification", one)["mean spectrum"]["accuracy"]
         for one in (clear, noisy)
     ]
     assert accuracy[0] > accuracy[1] + 0.1 > 0.3
@@ -338,7 +338,7 @@ def test_words_are_heard_through_their_noise_and_less_through_more_of_it() -> No
 
 def test_who_leaves_can_be_told_in_part_and_the_data_are_as_they_come() -> None:
     data = synthetic.churn()
-    found = metrics.baselines("classification", data)
+    found = evaluate_baselines("classification", data)
     numbers, categories = data.train.inputs["numbers"], data.train.inputs["categories"]
 
     assert found["best possible"]["accuracy"] > found["nearest class mean"]["accuracy"] + 0.05
@@ -374,5 +374,5 @@ def test_taking_rows_takes_all_that_belongs_to_them() -> None:
     )
     part: Any = examples.take([2, 0])
 
-    columns = (part.inputs["x"], part.target, part.groups, part.known["last value"])
+    columns = (part.inputs["x"], part.target, part.groups, part.references["last value"])
     assert [column.tolist() for column in columns] == [[2, 0], [2, 0], ["c", "a"], [2, 0]]

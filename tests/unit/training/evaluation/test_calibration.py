@@ -103,8 +103,14 @@ def overconfident() -> Recipe[Any]:
             torch.nn.Linear(30, 128), torch.nn.ReLU(), torch.nn.Linear(128, 3)
         )
 
-    return Recipe(name="sure", description="", task="classification", hyperparameters=NetworkHyperparameters,
-                  data=noisy, model=network)  # fmt: skip
+    return Recipe(
+        name="sure",
+        description="",
+        task="classification",
+        hyperparameters=NetworkHyperparameters,
+        data=noisy,
+        model=network,
+    )
 
 
 def test_an_overconfident_network_is_calibrated_inside_its_graph(
@@ -139,8 +145,8 @@ def test_an_overconfident_network_is_calibrated_inside_its_graph(
         "evaluation": {"calibration": reported},
     }
     assert report.lines(shown)[-1] == (  # type: ignore[arg-type]
-        f"expected calibration error {reported['expected_error']:.4f}, {reported['expected_error_before']:.4f} before "
-        f"temperature {run.temperature:.2f}"
+        f"expected calibration error {reported['expected_error']:.4f}, "
+        f"{reported['expected_error_before']:.4f} before temperature {run.temperature:.2f}"
     )
 
 
@@ -161,7 +167,9 @@ def test_a_forest_is_calibrated_inside_its_graph_too() -> None:
     raw = graphs.runner(model_exporter.export(replace(run, temperature=1.0)))(data.test.inputs)[
         "probabilities"
     ]
-    log_loss = [compute("classification", shares, data.test)["log_loss"] for shares in (raw, answer)]
+    log_loss = [
+        compute("classification", shares, data.test)["log_loss"] for shares in (raw, answer)
+    ]
     assert log_loss[1] < log_loss[0]
 
 

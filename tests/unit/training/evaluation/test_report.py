@@ -1,4 +1,4 @@
-"""The end of a run: what is printed, what is written, and that pictures show the numbers they should."""
+"""Report of a run: printed lines, report.json, and the numbers in the plots."""
 
 import json
 import os
@@ -12,7 +12,9 @@ import pytest
 
 from training import log_lines
 from training.data import Dataset, Examples, split
-from training.evaluation import metrics, plots, report
+from training.evaluation import plots, report
+from training.evaluation.evaluate import evaluate, evaluate_baselines
+from training.evaluation.metrics import compute
 
 pytestmark = pytest.mark.train
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -49,9 +51,9 @@ def classified(groups: int = 0) -> tuple[Any, Dataset]:
 def card(task: Any, outputs: Any, data: Dataset) -> Any:
     return {
         "task": task,
-        "metrics": metrics.metrics(task, outputs, data.test),
-        "baselines": metrics.baselines(task, data),
-        "evaluation": metrics.details(task, outputs, data),
+        "metrics": compute(task, outputs, data.test),
+        "baselines": evaluate_baselines(task, data),
+        "evaluation": evaluate(task, outputs, data),
         "data": {"source": data.source},
         "hyperparameters": {},
         "training": {},
@@ -65,25 +67,29 @@ def size(path: Path) -> tuple[int, int]:
     return int.from_bytes(raw[16:20]), int.from_bytes(raw[20:24])
 
 
-def test_a_classifier_leaves_its_report_and_its_pictures_in_both_places(tmp_path: Path) -> None:
+def test_a_classifiers_report_and_plots_are_in_both_folders(tmp_path: Path) -> None:
     outputs, data = classified()
     folders = [tmp_path / "model", tmp_path / "output"]
 
     made = report.write(
         card("classification", outputs, data),
-        history=HISTORY, outputs=outputs, target=data.test.target, labels=data.labels, folders=folders,
-    )  # fmt: skip
+        history=HISTORY,
+        outputs=outputs,
+        target=data.test.target,
+        labels=data.labels,
+        folders=folders,
+    )
 
     assert [path.name for path in made] == ["report.json", "learning.png", "confusion.png"]
     for folder in folders:
-        found = json.loads((folder / "report.json").read_text())
-        assert found["history"] == HISTORY
-        assert found["evaluation"]["intervals"]["accuracy"]
-        assert "samples" not in found
+        document = json.loads((folder / "report.json").read_text())
+        assert document["history"] == HISTORY
+        assert document["evaluation"]["intervals"]["accuracy"]
+        assert "samples" not in document
         assert min(size(folder / "learning.png") + size(folder / "confusion.png")) > 300
 
 
-def test_a_regression_leaves_its_residuals(tmp_path: Path) -> None:
+def test_a_regressions_report_has_its_residuals(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     y = generator.normal(size=300)
     data = split(Examples({"x": y[:, None]}, y), source="made", sha256="0")
@@ -101,7 +107,7 @@ def test_a_regression_leaves_its_residuals(tmp_path: Path) -> None:
     assert min(size(tmp_path / "residuals.png")) > 300
 
 
-def test_pictures_show_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plots_show_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     figure = plots._figure
     monkeypatch.setattr(plots, "_figure", lambda *size: drawn.append(figure(*size)) or drawn[-1])
@@ -118,13 +124,13 @@ def test_pictures_show_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     assert set(learning.axes[1].lines[1].get_ydata()) == {0.4}
     written = {text.get_position(): int(text.get_text()) for text in confusion.axes[0].texts}
-    counts = metrics.confusion(outputs, data.test.target)
+    counts = plots.confusion_counts(outputs, data.test.target)
     assert written == {(column, row): counts[row, column] for row, column in np.argwhere(counts)}
     assert [text.get_text() for text in confusion.axes[0].get_xticklabels()] == ["a", "b", r"\$c"]
     assert sorted(residuals.axes[0].lines[1].get_ydata()) == [1, 2, 4]
 
 
-def test_many_classes_and_points_make_no_larger_picture(tmp_path: Path) -> None:
+def test_many_classes_and_points_keep_a_plot_small(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     target = generator.integers(0, 500, 5000)
 
@@ -141,7 +147,7 @@ def test_many_classes_and_points_make_no_larger_picture(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").stat().st_size + (tmp_path / "r.png").stat().st_size < 400_000
 
 
-def test_pictures_need_no_home_and_leave_nothing_behind(tmp_path: Path) -> None:
+def test_plots_need_no_home_and_leave_no_files(tmp_path: Path) -> None:
     """A training container's user may have no home that can be written."""
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
@@ -158,8 +164,11 @@ def test_pictures_need_no_home_and_leave_nothing_behind(tmp_path: Path) -> None:
 
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, tmp_path / "l.png"],
-        env=clean | {"HOME": str(home), "TMPDIR": str(temporary)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=clean | {"HOME": str(home), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -167,7 +176,7 @@ def test_pictures_need_no_home_and_leave_nothing_behind(tmp_path: Path) -> None:
     assert [*home.iterdir(), *temporary.iterdir()] == []
 
 
-def test_without_matplotlib_the_report_is_written_all_the_same(
+def test_the_report_is_written_without_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
@@ -184,7 +193,7 @@ def test_without_matplotlib_the_report_is_written_all_the_same(
     assert "no pictures: matplotlib" in capsys.readouterr().out
 
 
-def test_the_lines_say_the_metric_beside_the_baseline_and_how_sure_it_is() -> None:
+def test_lines_show_metric_interval_baseline_lead_and_groups() -> None:
     outputs, data = classified(groups=12)
     made = card("classification", outputs, data)
 
@@ -203,7 +212,7 @@ def test_the_lines_say_the_metric_beside_the_baseline_and_how_sure_it_is() -> No
     assert max(map(len, lines)) < 120
 
 
-def test_a_lead_that_may_be_none_is_called_so_and_less_is_better_where_it_is() -> None:
+def test_a_lead_whose_interval_includes_zero_is_marked() -> None:
     made = {
         "task": "regression",
         "metrics": {"rmse": 1.0},
