@@ -287,7 +287,6 @@ class ModelCache:
             refusal = _busy("memory")
             refusal.__cause__ = error
             self._finish_load(version, slot, refusal)
-            self._release(slot)
 
     def _load(self, version: Version, slot: _Slot) -> None:
         """Load `version` into `slot`; runs in a thread of its own."""
@@ -295,14 +294,17 @@ class ModelCache:
             slot.session = self._fetch_and_open(version)
         except BaseException as error:  # raised in the requests that wait
             self._finish_load(version, slot, self._as_refusal(error, version))
-        else:
-            self._finish_load(version, slot, None)
-            no_request_waits = slot.users == 1
-            if no_request_waits:
-                self.warm_up(version, slot.session, self._clock() + WARM_UP_SECONDS)
-        self._release(slot)
+            return
+        if not self._finish_load(version, slot, None):
+            self.warm_up(version, slot.session, self._clock() + WARM_UP_SECONDS)
+            self._release(slot)
 
-    def _finish_load(self, version: Version, slot: _Slot, error: BaseException | None) -> None:
+    def _finish_load(self, version: Version, slot: _Slot, error: BaseException | None) -> bool:
+        """Publish the result of a load; return False if it succeeded and no request waits.
+
+        In that case the slot stays in use, for the warm-up. Otherwise the load stops using it
+        before the requests continue, so that the next request may evict it.
+        """
         with self._lock:
             slot.error = error
             if error is None:
@@ -312,7 +314,11 @@ class ModelCache:
             else:
                 del self._slots[version.files]
                 self._cache_failure(version.files, error)
+            ended = error is not None or slot.users > 1
+            if ended:
+                slot.users -= 1
         slot.done.set()
+        return ended
 
     def _fetch_and_open(self, version: Version) -> Session:
         with _private_folder(self._directory) as folder:
