@@ -28,6 +28,15 @@ PATIENCE_S = 60.0  # for another thread; only a broken test waits so long
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),)
 )
+PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
+
+
+def join_loads() -> None:
+    """Wait until every load in the background has ended."""
+    for thread in threading.enumerate():
+        if thread.name == "load":
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
 
 
 class Clock:
@@ -147,6 +156,13 @@ class DataPlane:
         }
         return self.registry.finish(replace(claimed, **ready, **record))
 
+    def register_with_sample(self, model: str, factor: float = 2.0, sample: Any = None) -> Version:
+        """Record a READY version whose plan asks for a warm-up with its sample."""
+        content = json.dumps(sample or {"request": rows([1.0, 2.0, 3.0])}).encode()
+        return self.register(
+            model, factor, plan=PLAN, sample=self.blobs.add("sample.json", content)
+        )
+
     def claim(self, model: str) -> Version:
         """Record a PENDING version."""
         return self.registry.claim(
@@ -179,15 +195,24 @@ class ClockedPlane(DataPlane):
             self.blobs, self.runtime, directory=directory, clock=self.cache_clock, **options
         )
 
-    def ask(self, version: Version, seconds: float = 60.0) -> float:
-        """Return the factor of the version's session; wait at most `seconds` for its load."""
+    def infer(self, version: Version, seconds: float = 60.0) -> float:
+        """Load the version within `seconds`, as a request does, and return its factor."""
         with self.models.session(version, self.cache_clock.now + seconds) as session:
             return session.factor  # type: ignore[attr-defined, no-any-return]
 
+    def register_with_weights(self, factor: float, graph: int = 10, weights: int = 1000) -> Version:
+        """Record a version with a second file, of `weights` bytes, which the runtime maps."""
+        text = f"{factor} "
+        files = (
+            self.blobs.add("model.onnx", text.ljust(graph).encode()),
+            self.blobs.add("weights.bin", text.ljust(weights).encode()),
+        )
+        return replace(self.register("wide", factor), files=files)
+
     def refusal(self, version: Version) -> PlatformError:
-        """Return the error that a request for the version meets."""
+        """Return the error of a request that must fail."""
         try:
-            self.ask(version)
+            self.infer(version)
         except PlatformError as error:
             return error
         raise AssertionError(f"version {version.number} of {version.model} was served")

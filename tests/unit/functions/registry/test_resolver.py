@@ -19,7 +19,7 @@ from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry import resolver as resolution
 from functions.core.registry.resolver import Resolver
 from functions.core.registry.version import Resolved
-from tests.data_plane import Clock, DataPlane
+from tests.data_plane import PATIENCE_S, Clock, DataPlane
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def plane(tmp_path: Path) -> DataPlane:
     return DataPlane(tmp_path)
 
 
-def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(plane: DataPlane) -> None:
+def test_an_alias_is_cached_until_its_lifetime_ends(plane: DataPlane) -> None:
     plane.register("m")
     plane.resolver.resolve("m", "latest")
     plane.register("m")
@@ -39,7 +39,7 @@ def test_an_alias_is_read_once_and_again_when_its_seconds_are_over(plane: DataPl
     assert plane.resolver.resolve("m", "latest").version.number == 2
 
 
-def test_lifetimes_are_cut_short_at_random_and_never_extended(plane: DataPlane) -> None:
+def test_lifetimes_are_shortened_at_random_and_never_extended(plane: DataPlane) -> None:
     plane.register("m")
     eager = Resolver(plane.registry, 5.0, plane.clock, chance=lambda: 1.0)
     eager.resolve("m", "latest")
@@ -51,7 +51,7 @@ def test_lifetimes_are_cut_short_at_random_and_never_extended(plane: DataPlane) 
     assert eager.resolve("m", "latest").version.number == 2
 
 
-def test_zero_seconds_remember_nothing(tmp_path: Path) -> None:
+def test_a_lifetime_of_zero_caches_nothing(tmp_path: Path) -> None:
     plane = DataPlane(tmp_path, seconds=0)
     plane.register("m")
     plane.resolver.resolve("m", "latest")
@@ -64,7 +64,9 @@ def test_zero_seconds_remember_nothing(tmp_path: Path) -> None:
     assert plane.resolver.resolve("new", None).version.number == 1
 
 
-def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(plane: DataPlane) -> None:
+def test_a_stale_version_is_served_while_the_registry_fails_but_not_forever(
+    plane: DataPlane,
+) -> None:
     plane.register("m")
     plane.resolver.resolve("m", None)
     plane.table.broken = True
@@ -80,7 +82,7 @@ def test_the_last_answer_stands_while_the_registry_fails_but_not_forever(plane: 
     assert plane.resolver.resolve("m", None).version.number == 1
 
 
-def test_a_failing_registry_is_asked_once_a_second(plane: DataPlane) -> None:
+def test_a_failing_registry_is_retried_once_a_second(plane: DataPlane) -> None:
     plane.register("m")
     plane.resolver.resolve("m", None)
     plane.table.broken = True
@@ -96,7 +98,7 @@ def test_a_failing_registry_is_asked_once_a_second(plane: DataPlane) -> None:
     assert plane.table.reads > reads
 
 
-def test_an_unloaded_model_is_no_failure_of_the_registry(plane: DataPlane) -> None:
+def test_an_unloaded_model_is_refused_although_it_is_cached(plane: DataPlane) -> None:
     plane.register("m")
     plane.resolver.resolve("m", None)
     plane.registry.serve("m", False)
@@ -106,7 +108,7 @@ def test_an_unloaded_model_is_no_failure_of_the_registry(plane: DataPlane) -> No
         plane.resolver.resolve("m", None)
 
 
-def test_an_unknown_name_is_believed_for_a_second(plane: DataPlane) -> None:
+def test_an_unknown_name_is_cached_for_a_second(plane: DataPlane) -> None:
     for _ in range(3):
         with pytest.raises(ModelNotFound, match="Request for unknown model: 'm'"):
             plane.resolver.resolve("m", None)
@@ -117,7 +119,7 @@ def test_an_unknown_name_is_believed_for_a_second(plane: DataPlane) -> None:
     assert plane.resolver.resolve("m", None).version.number == 1
 
 
-def test_unknown_names_push_out_no_known_ones(
+def test_unknown_names_evict_no_cached_versions(
     plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "REFUSALS", 10)
@@ -133,35 +135,35 @@ def test_unknown_names_push_out_no_known_ones(
     assert len(plane.resolver._refusals) == 10
 
 
-def test_threads_that_want_to_know_the_same_ask_once(plane: DataPlane) -> None:
+def test_threads_that_resolve_the_same_name_read_once(plane: DataPlane) -> None:
     plane.register("m")
     reads = plane.table.reads
-    asked, answer = threading.Event(), threading.Event()
+    reading, proceed = threading.Event(), threading.Event()
     resolve = plane.registry.resolve
 
     def slowly(model: str, reference: int | str | None) -> Resolved:
-        asked.set()
-        assert answer.wait(10)
+        reading.set()
+        assert proceed.wait(PATIENCE_S)
         return resolve(model, reference)
 
     plane.registry.resolve = slowly  # type: ignore[method-assign]
     with ThreadPoolExecutor(8) as pool:
-        found = [pool.submit(plane.resolver.resolve, "m", None) for _ in range(8)]
-        assert asked.wait(10)
-        answer.set()
-        assert {one.result(10).version.number for one in found} == {1}
-    assert plane.table.reads - reads == 2  # one resolution: the alias, and the version
+        results = [pool.submit(plane.resolver.resolve, "m", None) for _ in range(8)]
+        assert reading.wait(PATIENCE_S)
+        proceed.set()
+        assert {result.result(PATIENCE_S).version.number for result in results} == {1}
+    assert plane.table.reads - reads == 2  # one resolution reads the alias and the version
 
 
-def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(plane: DataPlane) -> None:
+def test_a_read_overtaken_by_an_invalidation_is_not_cached(plane: DataPlane) -> None:
     plane.register("m")
     resolve = plane.registry.resolve
 
     def overtaken(model: str, reference: int | str | None) -> Resolved:
-        found = resolve(model, reference)
+        resolved = resolve(model, reference)
         plane.registry.serve("m", False)
         plane.resolver.invalidate("m")
-        return found
+        return resolved
 
     plane.registry.resolve = overtaken  # type: ignore[method-assign]
     assert plane.resolver.resolve("m", None).version.number == 1
@@ -171,8 +173,8 @@ def test_what_was_read_before_a_name_was_forgotten_is_not_remembered(plane: Data
         plane.resolver.resolve("m", None)
 
 
-def test_refusals_hold_on_to_no_request(plane: DataPlane) -> None:
-    """A traceback would keep the frames of the request, and so its body, of as many requests as names are refused."""
+def test_cached_refusals_keep_no_request_in_memory(plane: DataPlane) -> None:
+    """A traceback would keep the frames of the request, and so its body."""
 
     class Body:
         pass
@@ -183,12 +185,12 @@ def test_refusals_hold_on_to_no_request(plane: DataPlane) -> None:
             plane.resolver.resolve("m", None)
         return weakref.ref(body)
 
-    kept = [request() for _ in range(3)]
+    bodies = [request() for _ in range(3)]
     gc.collect()
-    assert [one() for one in kept] == [None] * 3
+    assert [body() for body in bodies] == [None] * 3
 
 
-def test_versions_with_many_labels_count_for_many_names(
+def test_versions_with_many_labels_weigh_more_in_the_cache(
     plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolution, "ANSWERS", 40)
@@ -205,8 +207,8 @@ def test_versions_with_many_labels_count_for_many_names(
     assert plane.resolver._weight == 0
 
 
-def test_a_frozen_environment_believes_no_alias_longer(plane: DataPlane) -> None:
-    """The clock that counts from the boot stands still while the machine does; the time of day is set afterwards."""
+def test_time_spent_frozen_counts_towards_a_lifetime(plane: DataPlane) -> None:
+    """The boot clock stands still in a freeze; the time of day is corrected afterwards."""
     boot, day = Clock(), Clock()
     resolver = Resolver(plane.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
     plane.register("m")
@@ -214,13 +216,13 @@ def test_a_frozen_environment_believes_no_alias_longer(plane: DataPlane) -> None
     plane.register("m")
 
     boot.now += 4
-    day.now -= 3600  # set back: nothing gets younger
+    day.now -= 3600  # set back: no lifetime is extended
     assert resolver.resolve("m", "latest").version.number == 1
     day.now += 24 * 3600
     assert resolver.resolve("m", "latest").version.number == 2
 
 
-def test_the_real_clocks_go_on() -> None:
+def test_the_real_clock_advances() -> None:
     elapsed = Elapsed()
     before = elapsed(), time.monotonic()
     while time.monotonic() == before[1]:

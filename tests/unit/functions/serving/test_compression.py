@@ -1,4 +1,4 @@
-"""Compressed bodies: what is read, what is refused before it grows, and what is sent."""
+"""Compressed request and response bodies, their limits and negotiation."""
 
 import contextlib
 import gzip
@@ -33,18 +33,18 @@ def raw_deflate(body: bytes) -> bytes:
         ("deflate", zlib.compress(BODY)),
         ("deflate", zlib.compress(BODY, 9)),
         ("deflate", raw_deflate(BODY)),
-        ("gzip", BODY),  # API Gateway has inflated it and left the header
+        ("gzip", BODY),  # API Gateway may decompress and leave the header
         ("deflate", BODY),
         ("gzip", b""),
         ("deflate", b""),
     ],
 )
-def test_a_body_is_read_as_it_was(encoding: str | None, sent: bytes) -> None:
+def test_a_body_is_decompressed(encoding: str | None, sent: bytes) -> None:
     assert inflate(sent, encoding, LIMIT) == (BODY if sent else b"")
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, deflate", "compress", "*", "\n\0" * 500])
-def test_any_other_encoding_is_refused(encoding: str) -> None:
+def test_an_unknown_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(UnsupportedEncoding, match="is not offered: send gzip, deflate or none"):
         inflate(BODY, encoding, LIMIT)
 
@@ -81,7 +81,7 @@ def test_the_limit_is_exact(encoding: str | None, pack) -> None:
     ("encoding", "pack"),
     [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)],
 )
-def test_a_bomb_is_stopped_at_the_limit(encoding: str, pack) -> None:
+def test_a_decompression_bomb_is_stopped_at_the_limit(encoding: str, pack) -> None:
     bomb = pack(bytes(100_000_000))
     tracemalloc.start()
     with pytest.raises(PayloadTooLarge):
@@ -98,9 +98,7 @@ def test_a_bomb_is_stopped_at_the_limit(encoding: str, pack) -> None:
     st.sampled_from(["gzip", "deflate"]),
     st.sampled_from([b"", b"\x1f\x8b", b"\x1f\x8b\x08\0", b"\x78\x9c"]),
 )
-def test_whatever_the_bytes_are_they_are_read_or_refused(
-    body: bytes, encoding: str, magic: bytes
-) -> None:
+def test_any_bytes_are_decompressed_or_refused(body: bytes, encoding: str, magic: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
         assert len(inflate(magic + body, encoding, 100)) <= 100
 
@@ -130,7 +128,7 @@ def test_whatever_the_bytes_are_they_are_read_or_refused(
         (";;,,q=1", None),
     ],
 )
-def test_the_caller_chooses_the_encoding_of_the_reply(
+def test_the_accept_encoding_header_chooses_the_encoding(
     accepted: str | None, chosen: str | None
 ) -> None:
     sent, encoding = compress(BODY, accepted)
@@ -139,12 +137,12 @@ def test_the_caller_chooses_the_encoding_of_the_reply(
     assert inflate(sent, encoding, LIMIT) == BODY
 
 
-def test_a_body_that_would_grow_is_sent_as_it_is() -> None:
+def test_a_body_that_would_grow_is_not_compressed() -> None:
     assert compress(b"{}", "gzip") == (b"{}", None)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_tritonclient_reads_what_is_sent(encoding: str) -> None:
+def test_tritonclient_reads_compressed_replies(encoding: str) -> None:
     reply = (
         b'{"model_name":"m","outputs":[{"name":"y","datatype":"INT8","shape":[99],"data":['
         + b"1," * 98

@@ -8,9 +8,7 @@ import pytest
 
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.serving.metadata import MAX_BATCH, VERSION, model_config, model_metadata
-from tests.data_plane import DataPlane
-
-PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
+from tests.data_plane import PLAN, DataPlane
 
 
 @pytest.fixture
@@ -22,11 +20,11 @@ def spec(name: str, datatype: str, *shape: int) -> TensorSpec:
     return TensorSpec(name, datatype, shape)
 
 
-def test_the_version_stands_in_one_place_more_than_the_project() -> None:
+def test_the_server_version_is_that_of_the_project() -> None:
     assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"] == VERSION
 
 
-def test_metadata_tells_tensors_versions_and_facts_as_strings(plane: DataPlane) -> None:
+def test_metadata_has_tensors_versions_and_properties_as_strings(plane: DataPlane) -> None:
     card = {"task": "classification", "metrics": {"accuracy": 0.99}}
     version = plane.register("m", card=card, graph={"opset": 20})
     plane.reject("m")
@@ -48,7 +46,7 @@ def test_metadata_tells_tensors_versions_and_facts_as_strings(plane: DataPlane) 
     assert "load_plan" not in properties
 
 
-def test_metadata_tells_how_a_model_is_loaded_and_what_proves_it(plane: DataPlane) -> None:
+def test_metadata_has_the_load_plan_and_the_checked_samples(plane: DataPlane) -> None:
     version = plane.register("m", plan=PLAN, memory_mb=395, measured={"samples_checked": 2.0})
 
     properties = model_metadata(version, [version], {})["properties"]
@@ -58,7 +56,7 @@ def test_metadata_tells_how_a_model_is_loaded_and_what_proves_it(plane: DataPlan
 
 
 def read_as_pytriton(config: dict[str, Any]) -> dict[str, Any]:
-    """What pytriton's ModelConfigParser asks of a configuration: names, types, and dims that are not empty."""
+    """Parse a configuration as pytriton's ModelConfigParser does; it refuses empty dims."""
     assert config["name"]
     tensors = {}
     for kind in ("input", "output"):
@@ -99,7 +97,7 @@ def read_as_pytriton(config: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=["batches", "strings", "fixed batch", "a tensor of nothing but its batch"],
 )
-def test_configuration_batches_only_where_every_tensor_does(
+def test_a_configuration_has_batches_only_if_every_tensor_does(
     plane: DataPlane,
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],

@@ -3,19 +3,16 @@
 import logging
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from functions.core.errors import (
     Unavailable,
 )
-from functions.core.registry.version import Blob, Version
+from functions.core.registry.version import Blob
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.core.serving.preload import parse_names, preload
-from tests.data_plane import ClockedPlane
-
-PLAN = {"optimised": "extended", "prepacking": False, "threads": 1, "warmup": True, "layout": False}
+from tests.data_plane import PATIENCE_S, ClockedPlane, join_loads
 
 
 @pytest.fixture
@@ -23,20 +20,7 @@ def plane(tmp_path: Path) -> ClockedPlane:
     return ClockedPlane(tmp_path)
 
 
-def sampled(plane: ClockedPlane, model: str, factor: float, **record: Any) -> Version:
-    document = b'{"request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}}'
-    return plane.register(
-        model, factor, plan=PLAN, sample=plane.blobs.add("sample.json", document), **record
-    )
-
-
-def wait_for_loads() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "load":
-            thread.join(10)
-
-
-def test_names_to_preload() -> None:
+def test_names_may_have_an_alias_or_a_version() -> None:
     assert parse_names("") == []
     assert parse_names(" digits, faces:latest,,faces:3 ") == [
         ("digits", None),
@@ -45,8 +29,9 @@ def test_names_to_preload() -> None:
     ]
 
 
-def test_models_are_preloaded_with_a_warm_up_and_answer_warm(plane: ClockedPlane) -> None:
-    one, two = sampled(plane, "one", 1.0), sampled(plane, "two", 2.0)
+def test_preloaded_models_are_warmed_up_and_resolved(plane: ClockedPlane) -> None:
+    first = plane.register_with_sample("one", 1.0)
+    second = plane.register_with_sample("two", 2.0)
 
     preload(
         parse_names("one,two:latest"),
@@ -57,17 +42,17 @@ def test_models_are_preloaded_with_a_warm_up_and_answer_warm(plane: ClockedPlane
     )
 
     assert sorted(plane.runtime.runs) == [1.0, 2.0]
-    assert plane.models.holds(one)
-    assert plane.models.holds(two)
+    assert plane.models.holds(first)
+    assert plane.models.holds(second)
     reads = plane.table.reads
     plane.resolver.resolve("one", None)
     assert plane.table.reads == reads
 
 
-def test_what_cannot_be_preloaded_is_a_line_in_the_log(
+def test_a_model_that_cannot_be_preloaded_is_logged(
     plane: ClockedPlane, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = sampled(plane, "good", 1.0)
+    good = plane.register_with_sample("good", 1.0)
     plane.register("broken", b"no number")
     plane.claim("pending")
     plane.register("bug", 4.0)
@@ -90,7 +75,7 @@ def test_what_cannot_be_preloaded_is_a_line_in_the_log(
     assert all("\n" not in line for line in lines)
 
 
-def test_the_budget_of_preloading_ends_it_and_the_loads_go_on(
+def test_preloading_ends_at_its_deadline_and_loads_continue(
     plane: ClockedPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Event()
@@ -111,15 +96,15 @@ def test_the_budget_of_preloading_ends_it_and_the_loads_go_on(
     preload(
         [("m", None)], plane.resolver, plane.models, plane.cache_clock.now + 0.05, plane.cache_clock
     )
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE_S)
     assert not plane.models.holds(version)
     plane.runtime.gate.set()
-    wait_for_loads()
+    join_loads()
 
     assert plane.models.holds(version)
 
 
-def test_preloading_evicts_nothing(tmp_path: Path) -> None:
+def test_preloading_evicts_no_model(tmp_path: Path) -> None:
     plane = ClockedPlane(tmp_path, memory_bytes=2 * MODEL_OVERHEAD_BYTES + 100)
     versions = [plane.register(f"m{n}", float(n)) for n in range(4)]
 
@@ -135,16 +120,16 @@ def test_preloading_evicts_nothing(tmp_path: Path) -> None:
     assert [plane.models.holds(version) for version in versions] == [True, True, False, False]
 
 
-def test_a_request_for_a_model_that_is_being_preloaded_waits_for_it(plane: ClockedPlane) -> None:
+def test_a_request_waits_for_a_load_that_has_started(plane: ClockedPlane) -> None:
     plane.runtime.gate = threading.Event()
     version = plane.register("m")
     with pytest.raises(Unavailable):
-        plane.ask(version, seconds=0.0)
+        plane.infer(version, seconds=0.0)
     answers: list[float] = []
-    thread = threading.Thread(target=lambda: answers.append(plane.ask(version)))
+    thread = threading.Thread(target=lambda: answers.append(plane.infer(version)))
     thread.start()
     plane.runtime.gate.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
 
     assert answers == [2.0]
     assert plane.runtime.loads == [2.0]

@@ -1,4 +1,4 @@
-"""Which request goes where."""
+"""Routes of requests, and the versions that they name."""
 
 import pytest
 
@@ -41,12 +41,12 @@ from functions.core.serving.routing import match
         ("GET", "/v2/logging", "not_offered", "", None),
     ],
 )
-def test_a_path_has_one_action(
+def test_a_path_has_one_route(
     method: str, path: str, name: str, model: str, version: str | None
 ) -> None:
-    found = match(method, path)
+    route = match(method, path)
 
-    assert (found.name, found.model, found.version) == (name, model, version)
+    assert (route.name, route.model, route.version) == (name, model, version)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_any_other_path_is_not_found(path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("HEAD", "/v2/health/live", ("GET",)),  # as Triton does
+        ("HEAD", "/v2/health/live", ("GET",)),  # Triton refuses it, too
         ("POST", "/v2/models/digits", ("GET",)),
         ("GET", "/v2/models/digits/infer", ("POST",)),
         ("DELETE", "/v2/repository/models/digits/load", ("POST",)),
         ("PUT", "/v2/models/stats", ("GET",)),
     ],
 )
-def test_a_wrong_method_is_told_the_right_ones(
+def test_a_wrong_method_is_refused_with_the_allowed_ones(
     method: str, path: str, allow: tuple[str, ...]
 ) -> None:
     with pytest.raises(MethodNotAllowed) as refused:
@@ -76,7 +76,7 @@ def test_a_wrong_method_is_told_the_right_ones(
     assert refused.value.allow == allow
 
 
-def test_a_model_called_stats_is_reached_by_everything_but_one_path() -> None:
+def test_a_model_called_stats_has_all_paths_but_one() -> None:
     assert match("GET", "/v2/models/stats").name == "statistics"
     assert match("GET", "/v2/models/stats/versions/prod").model == "stats"
     assert match("GET", "/v2/models/stats/ready").model == "stats"
@@ -84,7 +84,7 @@ def test_a_model_called_stats_is_reached_by_everything_but_one_path() -> None:
     assert match("POST", "/v2/models/stats/infer").model == "stats"
 
 
-def test_models_may_be_called_like_parts_of_paths() -> None:
+def test_a_model_may_have_the_name_of_a_path_segment() -> None:
     for name in ("versions", "infer", "ready", "config", "models"):
         assert match("POST", f"/v2/models/{name}/infer").model == name
         assert match("GET", f"/v2/models/{name}/versions/{name}/ready").version == name
@@ -100,14 +100,14 @@ def test_models_may_be_called_like_parts_of_paths() -> None:
         ("/v2/models/m/infer", "", "", None),
     ],
 )
-def test_the_path_says_the_version_before_the_header_before_the_query(
+def test_a_version_in_the_path_precedes_header_and_query(
     path: str, header: str | None, query: str | None, expected: int | str | None
 ) -> None:
     headers = {} if header is None else {"x-model-version": header}
-    asked = {} if query is None else {"version": query}
+    query_parameters = {} if query is None else {"version": query}
 
     version = match("POST", path).version
-    assert requested_version(version, headers, asked) == expected
+    assert requested_version(version, headers, query_parameters) == expected
 
 
 @pytest.mark.parametrize("text", ["0", "07", "-1", "1.0", "Prod", "a b", "\u0667"])
