@@ -11,6 +11,7 @@ from tests.e2e.conftest import Api
 from training import networks
 from training.export import graphs, torch_exporter
 from training.generate import Served, generate, main
+from training.recipes.gpt import Decoder
 
 pytestmark = [
     pytest.mark.train,
@@ -22,7 +23,7 @@ pytestmark = [
 def graph() -> Any:
     """A decoder that has learned nothing, but has opinions."""
     torch.manual_seed(0)
-    decoder = networks.Decoder(networks.GPT(width=32, heads=2, layers=2))
+    decoder = Decoder(networks.GPT(width=32, heads=2, layers=2))
     torch.nn.init.normal_(decoder.gpt.head.weight)
     return torch_exporter.export(
         torch_exporter.Spec(

@@ -1,7 +1,7 @@
-"""Handwritten digits: a small convolutional network on 28x28 grey images.
+"""Digits: handwritten digits by a small convolutional network on 28x28 grey images.
 
-Test accuracy 99.4 % mean of 13 seeds (99.2 to 99.7) on 359 held-out images; 11-19 s with import, export and proof on
-1-2 threads of a shared 2-core CPU, torch 2.13.
+Test accuracy 99.4 % on 359 held-out images, mean of 13 seeds (99.2 to 99.7). 11-19 s with import,
+export and proof on 1-2 threads of a shared 2-core CPU, torch 2.13.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class DigitsHyperparameters(NetworkHyperparameters):
 
 
 def network(h: DigitsHyperparameters) -> nn.Module:
-    """(batch, 1, 28, 28) → (batch, 10) logits."""
+    """Return the network: (batch, 1, 28, 28) → (batch, 10) logits."""
     return networks.cnn(10, kernel=h.kernel)
 
 
 def student(h: DigitsHyperparameters) -> nn.Module:
-    """Of a quarter of the channels, for --compress distil."""
+    """Return a network with a quarter of the channels, for --compress distil."""
     return networks.cnn(10, kernel=h.kernel, widths=(8, 16))
 
 
@@ -38,7 +38,8 @@ def wobble(images: Tensor) -> Tensor:
 
 recipe = Recipe(
     name="digits",
-    description="A handwritten digit, 0 to 9, on a 28x28 grey image. Trained on 8x8 scans scaled up, not on MNIST.",
+    description="A handwritten digit, 0 to 9, on a 28x28 grey image. Trained on 8x8 scans scaled "
+    "up, not on MNIST.",
     task="classification",
     labels=tuple("0123456789"),
     preprocessing="grey image scaled bilinearly to 28x28, ink 1.0 and paper 0.0, float32",

@@ -1,6 +1,6 @@
-"""A random forest with a grid search: handwritten digits by the ink in each pixel.
+"""Forest: handwritten digits by a random forest, tuned by grid search.
 
-Test accuracy 98.9 % on 359 held-out images, against 88.3 % of the nearest class mean; 20 s on a shared 2-core CPU.
+Test accuracy 98.9 % on 359 held-out images; nearest class mean 88.3 %. 20 s on a shared 2-core CPU.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from training.recipe import Hyperparameters, Recipe
 @dataclass(frozen=True)
 class Forest(Hyperparameters):
     trees: int = 60
-    depth: tuple[int, ...] = (6, 14)
-    pixels: tuple[float, ...] = (0.02, 0.1)  # share of them that a split may choose from
+    depth: tuple[int, ...] = (6, 14)  # tried by the grid search
+    pixels: tuple[float, ...] = (0.02, 0.1)  # shares of the pixels that a split may choose from
     folds: int = 3
 
 
@@ -29,7 +29,8 @@ def model(h: Forest) -> GridSearchCV:
 
 recipe = Recipe(
     name="forest",
-    description="A handwritten digit, 0 to 9, on a 28x28 grey image, by a forest of decision trees. Not MNIST.",
+    description="A handwritten digit, 0 to 9, on a 28x28 grey image, by a forest of decision "
+    "trees. Not MNIST.",
     task="classification",
     preprocessing="grey image scaled bilinearly to 28x28, ink 1.0 and paper 0.0, float32",
     hyperparameters=Forest,

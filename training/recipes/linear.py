@@ -1,6 +1,7 @@
-"""Linear regression: how far diabetes progresses within a year, from ten measurements of a patient.
+"""Linear regression: progression of diabetes within a year, from ten measurements.
 
-Test RMSE 57.4, R2 0.48 on 88 held-out patients, against 80.7 of the mean; 3 s with import, export and proof.
+Test RMSE 57.4, R2 0.48 on 88 held-out patients; RMSE of the mean 80.7. 3 s with import, export and
+proof.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from training.recipe import Hyperparameters, Recipe
 
 recipe = Recipe(
     name="linear",
-    description="Disease progression one year after ten baseline measurements of a diabetes patient (Efron 2004).",
+    description="Disease progression one year after ten baseline measurements of a diabetes "
+    "patient (Efron 2004).",
     task="regression",
     preprocessing=f"in this order, as measured: {', '.join(bundled.feature_names('diabetes'))}",
     hyperparameters=Hyperparameters,

@@ -1,6 +1,6 @@
-"""Logistic regression: is a tumour malignant or benign, from thirty measurements of its cell nuclei?
+"""Logistic regression: malignant or benign tumours, from thirty measurements of cell nuclei.
 
-Test accuracy 98.2 % on 114 held-out tumours, against 92.1 % of the nearest class mean and 63.2 % of the majority.
+Test accuracy 98.2 % on 114 held-out tumours; nearest class mean 92.1 %, majority class 63.2 %.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training.recipe import Hyperparameters, Range, Recipe
 
 @dataclass(frozen=True)
 class Logistic(Hyperparameters):
-    c: float = 0.5  # the weaker the L2 penalty, the larger
+    c: float = 0.5  # inverse strength of the L2 penalty
 
 
 def model(h: Logistic) -> Pipeline:
@@ -26,9 +26,11 @@ def model(h: Logistic) -> Pipeline:
 
 recipe = Recipe(
     name="logistic",
-    description="Whether a breast tumour is malignant or benign (UCI, Wisconsin). A demonstration, no medical device.",
+    description="Whether a breast tumour is malignant or benign (UCI, Wisconsin). A demonstration, "
+    "no medical device.",
     task="classification",
-    preprocessing=f"in this order, as measured: {', '.join(bundled.feature_names('breast_cancer'))}",
+    preprocessing="in this order, as measured: "
+    + ", ".join(bundled.feature_names("breast_cancer")),
     hyperparameters=Logistic,
     data=bundled.breast_cancer,
     model=model,

@@ -1,7 +1,7 @@
-"""Image recognition with augmentation: is a patch of a colour photograph from temple roofs or from a flower?
+"""Textures: colour patches of a temple or a flower, by a CNN with augmentation.
 
-Test accuracy 99.4 % mean of 3 seeds on 104 patches of held-out regions, 98.1 % without augmentation, against 55.8 % of
-the nearest class mean; 12 s with import, export and proof on a shared 2-core CPU.
+Test accuracy 99.4 % on 104 patches of held-out regions, mean of 3 seeds; 98.1 % without
+augmentation; nearest class mean 55.8 %. 12 s with import, export and proof on a shared 2-core CPU.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ class Textures(NetworkHyperparameters):
 
 
 def vary(images: Tensor) -> Tensor:
-    """Mirrored, turned, zoomed, moved, and in another light."""
-    draw = torch.rand(3, len(images), 1, 1, 1, device=images.device)
-    images = torch.where(draw[0] < 0.5, images.flip(3), images)
+    """Mirror, rotate, zoom, shift and relight (batch, channels, height, width) at random."""
+    mirror, contrast, light = torch.rand(3, len(images), 1, 1, 1, device=images.device)
+    images = torch.where(mirror < 0.5, images.flip(3), images)
     images = augment.affine(images, turn=0.3, zoom=0.2, shift=0.2)
-    return (images * (0.7 + 0.6 * draw[1]) + 0.3 * (draw[2] - 0.5)).clamp(0, 1)
+    changed: Tensor = images * (0.7 + 0.6 * contrast) + 0.3 * (light - 0.5)
+    return changed.clamp(0, 1)
 
 
 recipe = Recipe(

@@ -22,6 +22,8 @@ from training.generate import generate
 from training.hyperparameters import override
 from training.recipe import Arrays, Run
 from training.recipe_loading import load
+from training.recipes.embedder import Pieces
+from training.recipes.gpt import Decoder
 
 pytestmark = [
     pytest.mark.train,
@@ -136,7 +138,7 @@ def test_no_byte_knows_what_comes_after_it(gpt: Made) -> None:
 
 
 def test_a_student_that_keeps_less_of_the_past_is_compared_all_the_same(gpt: Made) -> None:
-    student = networks.Decoder(networks.GPT(width=32, heads=2, layers=1))
+    student = Decoder(networks.GPT(width=32, heads=2, layers=1))
     dims = {
         "batch": torch_exporter.Dim(1, 5),
         "length": torch_exporter.Dim(1, 9),
@@ -260,7 +262,7 @@ def test_near_is_what_shares_parts_of_words(embedder: Made) -> None:
 
 
 def test_the_quick_sum_of_training_is_the_exported_one() -> None:
-    pieces = networks.Pieces(1009, 16)
+    pieces = Pieces(1009, 16)
     text = torch.from_numpy(padded("Some text, 3 words", "another"))
     pieces.weigh(text, text)
 
@@ -270,7 +272,7 @@ def test_the_quick_sum_of_training_is_the_exported_one() -> None:
 
 
 def test_a_piece_is_three_to_five_letters_of_one_word() -> None:
-    pieces = networks.Pieces(101, 1)
+    pieces = Pieces(101, 1)
     numbers, inside = pieces.numbers(torch.from_numpy(padded("ab, c")))
 
     # edge-a-b, a-b-edge, edge-c-edge, edge-a-b-edge
