@@ -1,4 +1,4 @@
-"""The data plane over real API Gateway events: statuses, headers, bodies, log lines."""
+"""Infer handler with API Gateway events: statuses, headers, bodies, log lines."""
 
 import gzip
 import json
@@ -54,7 +54,7 @@ def binary(*values: float, **parameters: Any) -> tuple[bytes, dict[str, str]]:
     return head + raw, {"Inference-Header-Content-Length": str(len(head))}
 
 
-# --- inference --------------------------------------------------------------------------------------------------------
+# --- inference
 
 
 def test_an_inference_names_the_version_that_answered(client: Client) -> None:
@@ -85,7 +85,7 @@ def test_an_inference_names_the_version_that_answered(client: Client) -> None:
         ("/v2/models/demo/versions/1/infer", {"x-model-version": "2"}, {}, "1", None),
     ],
 )
-def test_a_version_is_asked_for_by_path_header_or_query(
+def test_a_version_is_requested_by_path_header_or_query(
     client: Client,
     path: str,
     headers: dict[str, str],
@@ -100,7 +100,7 @@ def test_a_version_is_asked_for_by_path_header_or_query(
     assert reply.json["outputs"][0]["data"][0] == (2.0 if version == "1" else 3.0)
 
 
-def test_an_alias_stands_in_the_place_of_a_version(client: Client) -> None:
+def test_an_alias_may_replace_a_version_in_the_path(client: Client) -> None:
     reply = client.deliver(load("apigw_infer_alias"))
 
     assert (reply.status, reply.headers["x-model-version"], reply.headers["x-model-alias"]) == (
@@ -130,7 +130,7 @@ def test_the_first_request_and_every_load_are_cold(client: Client) -> None:
     assert cold == ["1", "0", "1", "0"]
 
 
-def test_server_timing_tells_where_the_time_went(client: Client) -> None:
+def test_server_timing_has_the_duration_of_each_stage(client: Client) -> None:
     timing = client.post("/v2/models/demo/infer", rows([1, 2, 3])).headers["server-timing"]
 
     entries = dict(entry.split(";dur=") for entry in timing.split(", "))
@@ -156,7 +156,7 @@ def test_request_bodies_may_be_compressed(client: Client, encoding: str, squeeze
     )
 
 
-def test_an_inflated_body_has_a_bound(plane: DataPlane) -> None:
+def test_the_size_of_a_decompressed_body_is_limited(plane: DataPlane) -> None:
     client = Client(plane.handler(inflated_limit=1000))
     reply = client.post(
         "/v2/models/demo/infer", gzip.compress(b" " * 10_000), headers={"Content-Encoding": "gzip"}
@@ -172,16 +172,16 @@ def test_only_inferences_are_compressed(client: Client) -> None:
 
     assert reply.headers["content-encoding"] == "gzip"
     assert json.loads(gzip.decompress(reply.body))["outputs"][0]["shape"] == [100, 3]
-    for other in (
+    for reply in (
         client.get("/v2/models/demo", headers=accept),
         client.post("/v2/models/demo/infer", b"{" * 1000, headers=accept),
         client.get("/v2/" + "x" * 500, headers=accept),
     ):
-        assert "content-encoding" not in other.headers
-        assert other.json
+        assert "content-encoding" not in reply.headers
+        assert reply.json
 
 
-def test_a_reply_that_lambda_could_not_return_is_refused_before(
+def test_a_reply_too_large_for_lambda_is_refused(
     plane: DataPlane, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, headers = binary(*[1.0] * 3 * 400_000, binary_data_output=True)
@@ -192,20 +192,24 @@ def test_a_reply_that_lambda_could_not_return_is_refused_before(
     assert client.get("/v2/models/demo").status == 413
 
 
-def test_time_left_bounds_the_run_and_so_does_the_caller(plane: DataPlane, client: Client) -> None:
+def test_a_run_is_limited_by_the_remaining_time_and_the_callers_timeout(
+    plane: DataPlane, client: Client
+) -> None:
     version = plane.registry.resolve("demo", None).version
     with plane.models.session(version, time.monotonic() + 60) as session:
+        began = time.monotonic()
         client.post("/v2/models/demo/infer", rows([1, 2, 3]), context=Context(remaining_ms=9000))
+        elapsed = time.monotonic() - began
         client.post("/v2/models/demo/infer", rows([1, 2, 3], parameters={"timeout": 50_000}))
-        late, asked = session.timeouts  # type: ignore[attr-defined]
+        by_remaining_time, by_caller = session.timeouts  # type: ignore[attr-defined]
 
-    assert 7.5 < late <= 8.0
-    assert asked == 0.05
+    assert 8.0 - elapsed <= by_remaining_time <= 8.0
+    assert by_caller == 0.05
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]), context=Context(remaining_ms=0))
     assert (reply.status, reply.json["code"]) == (504, "TIMED_OUT")
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals
 
 REFUSALS = [
     ("GET", "/nothing", b"", {}, 404, "PATH_NOT_FOUND"),
@@ -255,7 +259,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "headers", "status", "code"), REFUSALS)
-def test_every_refusal_is_json_that_says_what_to_change(
+def test_every_refusal_is_json_with_error_code_and_request_id(
     client: Client,
     method: str,
     path: str,
@@ -277,11 +281,11 @@ def test_every_refusal_is_json_that_says_what_to_change(
 @pytest.mark.parametrize(
     "name", ["apigw_infer_bad_shape", "apigw_infer_broken_json", "apigw_infer_unknown_model"]
 )
-def test_the_events_of_refusals_are_refused(client: Client, name: str) -> None:
+def test_the_recorded_bad_events_are_refused(client: Client, name: str) -> None:
     assert client.deliver(load(name)).status == (404 if name.endswith("model") else 400)
 
 
-def test_texts_that_clients_look_for(client: Client) -> None:
+def test_error_texts_that_clients_parse_are_tritons(client: Client) -> None:
     def text(method: str, path: str) -> str:
         return client.send(method, path).json["error"]
 
@@ -293,7 +297,7 @@ def test_texts_that_clients_look_for(client: Client) -> None:
     )
 
 
-def test_headers_that_go_with_a_status(plane: DataPlane, client: Client) -> None:
+def test_some_statuses_have_headers_of_their_own(plane: DataPlane, client: Client) -> None:
     plane.claim("empty")
 
     assert client.send("PUT", "/v2/models/demo/infer").headers["allow"] == "POST"
@@ -323,7 +327,7 @@ def test_every_platform_error_has_a_status() -> None:
         (Unavailable("not now"), 503, "UNAVAILABLE"),
     ],
 )
-def test_failures_of_a_run_name_the_version_and_are_counted(
+def test_a_failed_run_names_its_version_and_is_counted(
     plane: DataPlane, client: Client, failure: Exception, status: int, code: str
 ) -> None:
     plane.runtime.failure = failure
@@ -341,7 +345,9 @@ def test_failures_of_a_run_name_the_version_and_are_counted(
     )
 
 
-def test_a_model_that_the_runtime_refuses_is_our_fault(plane: DataPlane, client: Client) -> None:
+def test_a_model_that_the_runtime_refuses_is_a_server_error(
+    plane: DataPlane, client: Client
+) -> None:
     plane.runtime.refusals = [InvalidModel("cannot load it", code="NOT_LOADABLE")]
 
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
@@ -349,9 +355,7 @@ def test_a_model_that_the_runtime_refuses_is_our_fault(plane: DataPlane, client:
     assert (reply.status, reply.json["code"]) == (500, "NOT_LOADABLE")
 
 
-def test_a_bug_is_told_in_the_log_and_the_environment_lives_on(
-    plane: DataPlane, client: Client
-) -> None:
+def test_a_bug_is_logged_and_the_environment_continues(plane: DataPlane, client: Client) -> None:
     plane.runtime.failure = ZeroDivisionError("secret payload")
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
     plane.runtime.failure = None
@@ -377,11 +381,11 @@ def test_an_event_of_any_shape_is_answered(client: Client, event: dict[str, Any]
     assert client.deliver(event).status in (400, 404)
 
 
-def test_it_answers_without_a_context(plane: DataPlane) -> None:
+def test_an_event_without_a_context_is_answered(plane: DataPlane) -> None:
     assert plane.handler()(load("apigw_infer"), None)["statusCode"] == 200
 
 
-# --- server and models ------------------------------------------------------------------------------------------------
+# --- server and models
 
 
 def test_health(plane: DataPlane, client: Client) -> None:
@@ -396,7 +400,7 @@ def test_health(plane: DataPlane, client: Client) -> None:
     assert "error" in reply.json
 
 
-def test_server_metadata_advertises_what_is_true(client: Client) -> None:
+def test_server_metadata_lists_the_implemented_extensions(client: Client) -> None:
     document = client.get("/v2").json
 
     assert document == client.get("/v2/").json
@@ -424,7 +428,7 @@ def test_model_metadata(client: Client) -> None:
     assert client.get("/v2/models/demo/versions/latest").json["properties"]["version"] == "2"
 
 
-def test_ready_tells_whether_the_model_is_in_memory(client: Client) -> None:
+def test_ready_reports_whether_the_model_is_in_memory(client: Client) -> None:
     reply = client.get("/v2/models/demo/versions/latest/ready")
     assert reply.json == {"name": "demo", "version": "2", "ready": True}
     assert reply.headers["x-model-residency"] == "cold"
@@ -433,7 +437,7 @@ def test_ready_tells_whether_the_model_is_in_memory(client: Client) -> None:
     assert client.get("/v2/models/demo/versions/2/ready").headers["x-model-residency"] == "warm"
 
 
-def test_known_and_not_deployable_is_503(plane: DataPlane, client: Client) -> None:
+def test_a_version_that_is_not_ready_is_503(plane: DataPlane, client: Client) -> None:
     plane.claim("pending")
     plane.reject("rejected")
 
@@ -450,7 +454,7 @@ def test_a_new_version_is_seen_without_a_restart(plane: DataPlane, client: Clien
     assert client.get("/v2/models/new/ready").status == 200
 
 
-def test_statistics_by_model_and_of_everything(client: Client) -> None:
+def test_statistics_of_one_version_one_model_and_all_models(client: Client) -> None:
     client.post("/v2/models/demo/infer", rows([1, 2, 3], [4, 5, 6]))
     client.post("/v2/models/demo/versions/2/infer", rows([1, 2, 3]))
 
@@ -473,10 +477,10 @@ def test_a_model_called_stats(plane: DataPlane, client: Client) -> None:
     assert client.get("/v2/models/stats/stats").json["model_stats"][0]["inference_count"] == 1
 
 
-# --- the repository ---------------------------------------------------------------------------------------------------
+# --- repository
 
 
-def test_the_index_tells_the_state_of_every_version(plane: DataPlane, client: Client) -> None:
+def test_the_index_has_the_state_of_every_version(plane: DataPlane, client: Client) -> None:
     plane.reject("broken")
     plane.claim("pending")
     plane.register("off")
@@ -520,10 +524,10 @@ def test_unload_and_load(plane: DataPlane, client: Client) -> None:
     assert (reply.status, reply.headers["x-cold-start"]) == (200, "0")
 
 
-# --- the log ----------------------------------------------------------------------------------------------------------
+# --- log
 
 
-def test_an_inference_is_one_line_that_is_its_metrics_too(plane: DataPlane, client: Client) -> None:
+def test_the_log_line_of_an_inference_has_its_metrics(plane: DataPlane, client: Client) -> None:
     client.post("/v2/models/demo/infer", rows([1.25, 2.5, 3.75]))
     client.post("/v2/models/demo/versions/1/infer", rows([1.25, 2.5, 3.75]))
 
@@ -555,7 +559,7 @@ def test_an_inference_is_one_line_that_is_its_metrics_too(plane: DataPlane, clie
     assert "1.25" not in json.dumps(plane.lines)
 
 
-def test_an_unknown_model_makes_no_dimension_and_is_not_repeated(
+def test_an_unknown_model_is_neither_a_dimension_nor_logged(
     plane: DataPlane, client: Client
 ) -> None:
     client.post("/v2/models/made-up-by-a-caller/infer", rows([1, 2, 3]))
@@ -570,7 +574,7 @@ def test_an_unknown_model_makes_no_dimension_and_is_not_repeated(
     assert unknown["action"] == "unknown"
 
 
-def test_a_failure_of_ours_is_an_error_in_the_metrics(plane: DataPlane, client: Client) -> None:
+def test_a_server_error_counts_in_the_metrics(plane: DataPlane, client: Client) -> None:
     plane.runtime.failure = ExecutionFailed("x")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
@@ -578,8 +582,7 @@ def test_a_failure_of_ours_is_an_error_in_the_metrics(plane: DataPlane, client: 
     assert (line["level"], line["Errors"], line["code"]) == ("ERROR", 1, "EXECUTION_FAILED")
 
 
-def test_the_rest_stands_for_what_is_not_logged(plane: DataPlane) -> None:
-    """One in four is logged here, and counts for four."""
+def test_sampled_lines_count_for_those_that_are_not_logged(plane: DataPlane) -> None:
     chances = iter([0.25, 0.5, 0.24, 0.75] * 25)
     client = Client(plane.handler(sample_rate=0.25, chance=lambda: next(chances)))
     for _ in range(1 + 100):  # the first is cold
@@ -593,7 +596,7 @@ def test_the_rest_stands_for_what_is_not_logged(plane: DataPlane) -> None:
     assert sum(line["Requests"] for line in plane.lines) == 101
 
 
-def test_what_went_wrong_is_always_logged(plane: DataPlane) -> None:
+def test_errors_and_cold_starts_are_always_logged(plane: DataPlane) -> None:
     client = Client(plane.handler(sample_rate=0.001, chance=lambda: 1.0))
     client.get("/v2/health/live")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
@@ -609,20 +612,20 @@ def test_what_went_wrong_is_always_logged(plane: DataPlane) -> None:
 
 
 @pytest.mark.parametrize("rate", [0, -1, 1.1, float("nan")])
-def test_a_sample_rate_is_a_share(plane: DataPlane, rate: float) -> None:
+def test_a_sample_rate_must_be_a_share(plane: DataPlane, rate: float) -> None:
     with pytest.raises(ValueError, match="sample rate"):
         plane.handler(sample_rate=rate)
 
 
 @pytest.mark.parametrize("name", ['é\n"', "\ud800", "x" * 300])
-def test_any_request_id_fits_into_the_line(plane: DataPlane, client: Client, name: str) -> None:
+def test_any_request_id_can_be_logged(plane: DataPlane, client: Client, name: str) -> None:
     client.deliver(load("apigw_infer") | {"requestContext": {"requestId": name}})
 
     [line] = plane.lines
     assert line["request_id"] == (ascii(name) if name == "\ud800" else name)
 
 
-def test_classification_reads_the_labels_of_the_signature(tmp_path: Path) -> None:
+def test_classification_uses_the_labels_of_the_signature(tmp_path: Path) -> None:
     plane = DataPlane(tmp_path)
     plane.register(
         "m",
@@ -631,8 +634,8 @@ def test_classification_reads_the_labels_of_the_signature(tmp_path: Path) -> Non
             (TensorSpec("y", "FP32", (-1, 3), ("a", "b", "c")),),
         ),
     )
-    asked = rows([1, 3, 2], outputs=[{"name": "y", "parameters": {"classification": 2}}])
+    body = rows([1, 3, 2], outputs=[{"name": "y", "parameters": {"classification": 2}}])
 
-    reply = Client(plane.handler()).post("/v2/models/m/infer", asked)
+    reply = Client(plane.handler()).post("/v2/models/m/infer", body)
 
     assert reply.json["outputs"][0]["data"] == ["6.000000:1:b", "4.000000:2:c"]

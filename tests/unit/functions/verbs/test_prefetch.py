@@ -1,4 +1,4 @@
-"""The first event: asked for ahead, answered by the handler alone."""
+"""Prefetching for the first event, while the handler is imported."""
 
 import threading
 import time
@@ -8,53 +8,57 @@ import pytest
 
 from functions.core.errors import ModelNotFound
 from functions.infer.prefetch import PrefetchingHandler
+from tests.data_plane import PATIENCE_S
 
 INFER = {"httpMethod": "POST", "path": "/prod/v2/models/digits/versions/latest/infer"}
 
 
-class World:
-    """A handler that is made when the test says so, and what was asked for before."""
+class Prefetching:
+    """Prefetching handler whose import ends after the first resolution; records its calls.
+
+    It is the resolver and the model cache, too.
+    """
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.made = threading.Event()
+        self.importable = threading.Event()
         self.error = error
-        self.asked: list[tuple[str, Any]] = []
-        self.begun: list[str] = []
-        self.answered: list[int | None] = []
-        self.ahead = PrefetchingHandler(self.make, self, self)  # type: ignore[arg-type]
+        self.resolved: list[tuple[str, Any]] = []
+        self.loads: list[str] = []
+        self.arrivals: list[int | None] = []
+        self.handler = PrefetchingHandler(self.make, self, self)  # type: ignore[arg-type]
 
     def make(self) -> Any:
-        assert self.made.wait(10)
+        assert self.importable.wait(PATIENCE_S)
 
         def handler(event: Any, context: Any, began_ns: int | None = None) -> dict[str, Any]:
-            self.answered.append(began_ns)
+            self.arrivals.append(began_ns)
             return {"statusCode": 200}
 
         return handler
 
     def resolve(self, model: str, reference: Any) -> Any:
-        self.asked.append((model, reference))
-        self.made.set()
+        self.resolved.append((model, reference))
+        self.importable.set()
         if self.error:
             raise self.error
         return type("Resolved", (), {"version": "the version"})
 
     def start_loading(self, version: str) -> None:
-        self.begun.append(version)
+        self.loads.append(version)
 
 
-def test_what_the_first_event_needs_is_asked_for_before_there_is_a_handler() -> None:
-    world = World()
+def test_the_first_model_is_loaded_before_the_handler_is_imported() -> None:
+    prefetching = Prefetching()
     before = time.perf_counter_ns()
 
-    assert world.ahead(INFER, None) == {"statusCode": 200}
-    assert world.ahead(INFER, None) == {"statusCode": 200}
+    assert prefetching.handler(INFER, None) == {"statusCode": 200}
+    assert prefetching.handler(INFER, None) == {"statusCode": 200}
 
-    assert world.asked == [("digits", "latest")]
-    assert world.begun == ["the version"]
-    first, second = world.answered
+    assert prefetching.resolved == [("digits", "latest")]
+    assert prefetching.loads == ["the version"]
+    first, second = prefetching.arrivals
     assert first is not None
-    assert before <= first <= time.perf_counter_ns()  # so that what it waited counts as its latency
+    assert before <= first <= time.perf_counter_ns()  # so its wait counts in its latency
     assert second is None
 
 
@@ -69,24 +73,22 @@ def test_what_the_first_event_needs_is_asked_for_before_there_is_a_handler() -> 
         ({"path": "/v2/models/digits/infer", "headers": None, "queryStringParameters": None}, None),
     ],
 )
-def test_the_version_is_guessed_as_the_handler_reads_it(
-    event: dict[str, Any], reference: Any
-) -> None:
-    world = World()
+def test_the_version_is_read_as_the_handler_reads_it(event: dict[str, Any], reference: Any) -> None:
+    prefetching = Prefetching()
 
-    world.ahead(event, None)
+    prefetching.handler(event, None)
 
-    assert world.asked == [("digits", reference)]
+    assert prefetching.resolved == [("digits", reference)]
 
 
 @pytest.mark.parametrize(
     "error", [ModelNotFound("no such model"), RuntimeError("access is denied")]
 )
-def test_whatever_goes_wrong_ahead_the_handler_answers(error: Exception) -> None:
-    world = World(error)
+def test_the_handler_answers_although_prefetching_failed(error: Exception) -> None:
+    prefetching = Prefetching(error)
 
-    assert world.ahead(INFER, None) == {"statusCode": 200}
-    assert world.begun == []
+    assert prefetching.handler(INFER, None) == {"statusCode": 200}
+    assert prefetching.loads == []
 
 
 @pytest.mark.parametrize(
@@ -99,20 +101,20 @@ def test_whatever_goes_wrong_ahead_the_handler_answers(error: Exception) -> None
         {"path": "/v2/models/digits/infer", "headers": ["no", "mapping"]},
     ],
 )
-def test_what_is_no_inference_asks_for_nothing(event: dict[str, Any]) -> None:
-    world = World()
-    world.made.set()
+def test_nothing_is_prefetched_unless_the_event_is_an_inference(event: dict[str, Any]) -> None:
+    prefetching = Prefetching()
+    prefetching.importable.set()
 
-    assert world.ahead(event, None) == {"statusCode": 200}
-    assert world.asked == []
+    assert prefetching.handler(event, None) == {"statusCode": 200}
+    assert prefetching.resolved == []
 
 
-def test_a_handler_that_cannot_be_made_says_why_each_time() -> None:
+def test_an_import_error_is_raised_for_every_event() -> None:
     def broken() -> Any:
         raise LookupError("a variable is missing")
 
-    ahead = PrefetchingHandler(broken, None, None)  # type: ignore[arg-type]
+    handler = PrefetchingHandler(broken, None, None)  # type: ignore[arg-type]
 
     for _ in range(2):
         with pytest.raises(LookupError, match="a variable is missing"):
-            ahead({}, None)
+            handler({}, None)

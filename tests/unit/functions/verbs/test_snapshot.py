@@ -1,4 +1,4 @@
-"""SnapStart: what happens around a snapshot, and that nothing happens where there is none."""
+"""SnapStart hooks before a snapshot and after a restore."""
 
 import random
 import sys
@@ -13,7 +13,7 @@ from tests.data_plane import DataPlane
 
 @pytest.fixture
 def hooks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[object], list[object]]:
-    """What was registered, in the runtime's own registry."""
+    """Return the lists in which the runtime keeps registered hooks."""
     before: list[object] = []
     after: list[object] = []
     monkeypatch.setattr(snapshot_restore_py, "_before_snapshot_registry", before)
@@ -21,7 +21,7 @@ def hooks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[object], list[object]]:
     return before, after
 
 
-def test_a_restored_environment_asks_for_its_aliases_again_and_draws_its_own_numbers(
+def test_a_restore_clears_cached_aliases_and_reseeds_random(
     tmp_path: Path, hooks: tuple[list[object], list[object]]
 ) -> None:
     plane = DataPlane(tmp_path)
@@ -45,9 +45,7 @@ def test_a_restored_environment_asks_for_its_aliases_again_and_draws_its_own_num
     assert random.getstate() != state
 
 
-def test_a_runtime_without_hooks_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hooks_are_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
 
     assert not snapshot.register_hooks(DataPlane(tmp_path).resolver, [])
