@@ -1,4 +1,4 @@
-"""Time of day as ISO 8601, and elapsed time that includes frozen environments."""
+"""Time of day as ISO 8601, and a clock for ages."""
 
 import threading
 import time
@@ -30,12 +30,12 @@ def utc_ago(seconds: float) -> str:
 
 
 def since_boot() -> float:
-    """Return the seconds since boot, including suspended time where the system counts it."""
+    """Return the seconds since boot, with suspended time where counted."""
     return time.clock_gettime(_BOOT)
 
 
 class Elapsed:
-    """Clock for ages, in seconds, that also counts time in which Lambda froze the environment.
+    """Clock in seconds that counts time in which Lambda froze the environment.
 
     It never goes back. A machine that is stopped from outside, or restored from a snapshot, does
     not see that time pass; its time of day is corrected afterwards. The time between two calls is

@@ -56,7 +56,7 @@ class ItemTable:
         self._pause = pause
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        """Return the items of up to 100 keys (pk, sk), in the order of the keys."""
+        """Return the items of up to 100 keys, in the same order."""
         items: dict[tuple[str, str], Item] = {}
         request_keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
         request = {self._name: {"Keys": request_keys, "ConsistentRead": True}}
@@ -93,7 +93,7 @@ class ItemTable:
         )
 
     def pending(self, before: str, limit: int) -> Iterator[Item]:
-        """Yield the items of the index `pending` claimed before a time, oldest first."""
+        """Yield keys of PENDING versions claimed before a time, oldest first."""
         return self._pages(
             limit,
             IndexName="pending",

@@ -1,4 +1,4 @@
-"""Errors of the platform, by whose fault they are and whether a retry helps.
+"""Platform errors, by who is at fault and whether retrying helps.
 
     PlatformError
     ├── InvalidRequest         the caller must change the request         400
@@ -37,7 +37,7 @@ def one_line(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
 
 def shown(value: object) -> str:
-    """Quote a caller's value for an error message: printable, at most 80 characters.
+    """Quote a value for an error message, in at most 80 characters.
 
     >>> shown("x" * 1000) == "'" + "x" * 77 + "…"
     True
@@ -53,7 +53,7 @@ def shown(value: object) -> str:
 
 
 class PlatformError(Exception):
-    """Base of the errors that are reported to a caller or recorded with an upload.
+    """Base of errors reported to a caller or recorded with an upload.
 
     `code` is stable and machine-readable; the text may change. `instance_code` is the code of
     this error, where it is more specific than that of its class.

@@ -35,7 +35,7 @@ def is_alias(name: str) -> bool:
 
 
 def is_file_name(name: str) -> bool:
-    """Return True if `name` is a plain file name, safe to create in any directory.
+    """Return True if `name` is a file name safe for any directory.
 
     >>> is_file_name("model.onnx.data"), is_file_name("../x")
     (True, False)
@@ -46,7 +46,7 @@ def is_file_name(name: str) -> bool:
 
 
 def parse_version(text: str) -> int | None:
-    """Parse a version number such as 7; return None for any other text.
+    """Parse a version number such as 7, or return None.
 
     >>> parse_version("7"), parse_version("07"), parse_version("+7"), parse_version("prod")
     (7, None, None, None)
@@ -55,7 +55,7 @@ def parse_version(text: str) -> int | None:
 
 
 def parse_reference(text: str) -> int | str:
-    """Parse the version segment of a URL: a version number or an alias.
+    """Parse a URL's version segment: a version number or an alias.
 
     Raises:
         InvalidRequest: `text` is neither.

@@ -1,4 +1,4 @@
-"""Upload events of S3, and the model and package form that an object key stands for.
+"""Upload events of S3, and the meaning of object keys.
 
 Notifications arrive at least once, late and in any order. S3 URL-encodes keys in notifications;
 EventBridge does not.
@@ -27,7 +27,10 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """S3 object that an event announced; `version_id` is None if the event has none."""
+    """Uploaded S3 object, as an event announces it.
+
+    `version_id` is None if the event has none.
+    """
 
     bucket: str
     key: str
@@ -71,7 +74,10 @@ def _uploads_in_notification(event: Mapping[str, Any]) -> Iterator[Upload]:
 
 
 def model_and_form(key: str) -> tuple[str, Form] | None:
-    """Return the model name and package form of a key; None if it is no model.
+    """Return the model name and package form of an object key.
+
+    None if there is nothing to register at this key.
+
 
     >>> model_and_form("models/digits/job-1/output/model/model.onnx")
     ('digits', <Form.ONNX: 'one self-describing .onnx'>)
@@ -100,7 +106,10 @@ def model_and_form(key: str) -> tuple[str, Form] | None:
 
 
 def lacks_folder(key: str) -> bool:
-    """Return True if a model file lies directly under models/, without a model's folder.
+    """Return True if a model file lies directly under models/.
+
+    It then lacks the folder that would name the model.
+
 
     >>> lacks_folder("models/digits.onnx"), lacks_folder("models/digits/model.onnx")
     (True, False)

@@ -1,4 +1,4 @@
-"""Lambda handler that reconciles on schedule, and lists or redrives dead letters on request."""
+"""Lambda handler for scheduled reconciliation and dead-letter operations."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -58,7 +58,7 @@ class ReconcileHandler:
         )
 
     def reconcile(self, context: Any) -> dict[str, Any]:
-        """Run the reconciler and report its findings as a log line and metrics."""
+        """Run the reconciler; log its findings and emit them as metrics."""
         findings = self.reconciler.run(
             lambda: bool(context.get_remaining_time_in_millis() > RESERVE_MS)
         )
@@ -71,7 +71,7 @@ class ReconcileHandler:
         return counts
 
     def list_dead_letters(self) -> dict[str, Any]:
-        """List dead letters with the reason of each; they stay in the queue."""
+        """List dead letters with their reasons, without removing them."""
         letters = explain(self.queue.peek(DEAD_LETTERS), self.reconciler.registry)
         return {"dead_letters": [asdict(letter) for letter in letters]}
 

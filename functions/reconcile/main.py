@@ -1,4 +1,7 @@
-"""Lambda entry point of reconcile: reads the environment and picks real adapters, during INIT."""
+"""Lambda entry point of reconcile: read the environment, wire the adapters.
+
+Runs once, during INIT.
+"""
 
 import os
 

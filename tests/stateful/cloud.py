@@ -1,7 +1,8 @@
-"""S3, DynamoDB and SQS in this process, whose every call can fail, and workers that can stop or die at every call.
+"""Simulated AWS in which every call can fail, and workers that can stop or die at every call.
 
-A worker runs in a thread of its own, but never beside anything else: it has the turn until it pauses before a call of
-its choice, ends or dies, and gives the turn back. So any interleaving can be had, and the same one again.
+S3, DynamoDB and SQS are moto's, in this process. A worker runs in a thread of its own, but never
+concurrently: it has the turn until it pauses before a planned call, ends or dies, and then gives
+the turn back. So every interleaving can be produced, and reproduced.
 """
 
 import collections
@@ -32,6 +33,7 @@ from moto.core.model_instances import reset_model_data
 from moto.core.models import botocore_stubber
 from moto.moto_api._internal import mock_random
 
+from functions.adapters.clock import iso
 from local.aws.provision import provision
 from local.aws.server import s3_event
 from local.template import Template
@@ -41,11 +43,14 @@ HOUR = 3600.0
 
 
 class Killed(BaseException):
-    """The end of a worker, as by SIGKILL: nothing in the code may catch it, and it makes no further call."""
+    """End of a worker, as by SIGKILL.
+
+    Nothing in the code under test may catch it, and the worker makes no further call.
+    """
 
 
 class Fault(StrEnum):
-    """What can happen to one AWS call. The worker lives on but for the first two."""
+    """Fault of one AWS call. Only the first two end the worker."""
 
     KILL_BEFORE = "the worker dies before it"
     KILL_AFTER = "it is applied, and the worker dies"
@@ -56,12 +61,12 @@ class Fault(StrEnum):
     THROTTLED = "it is throttled"
     FAILED = "the service fails and does nothing"
     FAILED_AFTER = "the service applies it and fails"
-    PARTIAL = "half of an object; some items of a read; a transaction that met another one"
+    PARTIAL = "a truncated object; an incomplete read; a transaction that met another one"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object version as it lies in a bucket; `content` is None for a delete marker."""
+    """Object version in a bucket; `content` is None for a delete marker."""
 
     key: str
     version_id: str
@@ -70,7 +75,10 @@ class Stored:
 
 
 class Worker:
-    """Runs `work` until a call that `plan` (its number from 1, or its operation → fault) stops it at, or to its end."""
+    """Thread that runs `work` with the faults of a plan, one turn at a time.
+
+    `plan` maps a call's number, from 1, or its operation to a fault.
+    """
 
     def __init__(self, cloud: "Cloud", work: Callable[[], Any], plan: Mapping[Any, Fault]) -> None:
         self._cloud = cloud
@@ -86,7 +94,7 @@ class Worker:
         self.error: BaseException | None = None
 
     def run(self, order: Fault | None = None) -> None:
-        """Give it the turn. `order`, one of the faults, happens to the call that it is paused before."""
+        """Give the worker the turn; `order` is a fault of the call it is paused before."""
         outer, self._cloud.worker = self._cloud.worker, self
         self._order = order
         if self.state == "new":
@@ -99,12 +107,12 @@ class Worker:
             self._thread.join()
 
     def end(self) -> None:
-        """Let go of its thread."""
+        """Kill the worker if it is paused, so that its thread ends."""
         while self.state == "paused":
             self.run(Fault.KILL_BEFORE)
 
     def next_fault(self, operation: str) -> Fault | None:
-        """What happens to the call that it is about to make."""
+        """Return the fault of the next call, after a pause if one is planned."""
         if self.state == "died":
             raise Killed
         self.calls.append(operation)
@@ -117,6 +125,7 @@ class Worker:
         return fault
 
     def die(self) -> None:
+        """End the worker in the middle of a call."""
         self.state = "died"
         raise Killed
 
@@ -134,7 +143,10 @@ class Worker:
 
 
 class Cloud:
-    """The stack's table and buckets. Calls of a worker pass through its plan; reads below see what is stored."""
+    """Table, buckets and queue of the stack, with faults in the calls of workers.
+
+    A worker's calls pass through its plan. `rows` and `objects` read the stored state directly.
+    """
 
     def __init__(self) -> None:
         deployed = provision(Template.load("template.yaml"), boto3.Session(region_name=REGION))
@@ -149,66 +161,61 @@ class Cloud:
         queue = deployed.template.physical_name("RegistrationQueue")
         self.queue_url = self.sqs.get_queue_url(QueueName=queue)["QueueUrl"]
         for client in (self.dynamodb, self.s3, self.sqs):
-            client.meta.events.unregister(
-                "before-send", botocore_stubber
-            )  # botocore calls every handler
+            # botocore calls every handler that is registered, so moto's has to go.
+            client.meta.events.unregister("before-send", botocore_stubber)
             client.meta.events.register("before-send", self._send)
         self.worker: Worker | None = None
         self.time = 0.0
-        self.met: collections.Counter[tuple[str, str]] = (
-            collections.Counter()
-        )  # (operation, fault), to see what is tried
-        self.applied: Callable[[str], None] = lambda _: (
-            None
-        )  # called with the operation after each write
+        self.tried: collections.Counter[tuple[str, str]] = collections.Counter()  # operation, fault
+        self.applied: Callable[[str], None] = _ignore  # gets the operation after each write
         self._s3 = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]
         self._dynamodb = get_backend("dynamodb")[DEFAULT_ACCOUNT_ID][REGION]
         self._queue = get_backend("sqs")[DEFAULT_ACCOUNT_ID][REGION].queues[queue]
-        self._s3.buckets[self.artifacts].notification_configuration = None  # events are the test's
+        self._s3.buckets[
+            self.artifacts
+        ].notification_configuration = None  # the test delivers events
 
     def clear(self) -> None:
-        """An empty table and empty buckets, and the same version ids as last time."""
+        """Empty table, buckets and queue; restart the clock and the sequence of version ids."""
         mock_random.seed(0)
         self.time = 1_800_000_000.0
         self._dynamodb.tables[self.table_name].items = collections.defaultdict(dict)
-        self.sent()
+        self.take_sent()
         for bucket in (self.artifacts, self.serving):
             self._s3.buckets[bucket].keys = type(self._s3.buckets[bucket].keys)()
-        for (
-            one
-        ) in moto.s3.models.FakeKey.instances_tracked:  # moto keeps every object that ever was
-            one.dispose()
+        for key in moto.s3.models.FakeKey.instances_tracked:  # moto keeps every object ever made
+            key.dispose()
         reset_model_data()
 
-    # --- what people do ---------------------------------------------------------------------------------------------
+    # --- actions of people
 
     def put(self, key: str, content: bytes) -> Stored:
-        """Upload an object, a second after whatever was before: moto sorts an object's versions by their time."""
+        """Upload an object, one second later: moto sorts an object's versions by time."""
         self.time += 1
         self._s3.put_object(self.artifacts, key, content)
         return self.objects(self.artifacts)[key][-1]
 
     def delete(self, key: str, version_id: str | None = None) -> None:
-        """Delete a version of an object, or put a marker on top of them all."""
+        """Delete one version of an object, or put a delete marker on the object."""
         self.time += 1
         self._s3.delete_object(self.artifacts, key, version_id=version_id)
 
     def event(self, key: str, version_id: str) -> dict[str, Any]:
-        """S3's notification of an upload."""
+        """Return S3's notification of an upload."""
         bucket = self._s3.buckets[self.artifacts]
-        [found] = [one for one in bucket.keys.getlist(key) if one.version_id == version_id]
-        return s3_event("s3:ObjectCreated:Put", bucket, found, "uploads")
+        [version] = [v for v in bucket.keys.getlist(key) if v.version_id == version_id]
+        return s3_event("s3:ObjectCreated:Put", bucket, version, "uploads")
 
-    def sent(self) -> list[str]:
-        """Take what was sent to the registration queue."""
+    def take_sent(self) -> list[str]:
+        """Remove and return the bodies that were sent to the registration queue."""
         bodies = [message.body for message in self._queue._messages]
         self._queue._messages.clear()
         return bodies
 
-    # --- what is stored, past the code under test -------------------------------------------------------------------
+    # --- stored state, read without the code under test
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """pk → sk → item."""
+        """Return the table's items: pk → sk → item."""
         partitions = self._dynamodb.tables[self.table_name].items.items()
         return {
             pk.value: {sk.value: _row(item) for sk, item in rows.items()}
@@ -217,28 +224,25 @@ class Cloud:
         }
 
     def objects(self, bucket: str) -> dict[str, list[Stored]]:
-        """key → its versions, oldest first."""
+        """Return a bucket's object versions, oldest first, by key."""
         return {
-            key: [
-                Stored(
-                    key, one.version_id, getattr(one, "value", None), one.last_modified.timestamp()
-                )
-                for one in versions
-            ]
+            key: [_stored(key, version) for version in versions]
             for key, versions in self._s3.buckets[bucket].keys.lists()
             if versions
         }
 
-    # --- calls ------------------------------------------------------------------------------------------------------
+    # --- calls
 
     def now(self) -> str:
-        return (
-            datetime.fromtimestamp(self.time, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z")
-        )
+        """Return the simulated time of day, as the code under test sees it."""
+        return self.ago(0)
+
+    def ago(self, seconds: float) -> str:
+        """Return the simulated time of day some seconds ago."""
+        return iso(round((self.time - seconds) * 1000))
 
     def utcnow(self) -> datetime:
+        """Return the simulated time of day, as moto sees it."""
         return datetime.fromtimestamp(self.time, UTC).replace(tzinfo=None)
 
     def _send(self, event_name: str, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
@@ -247,7 +251,7 @@ class Cloud:
         if worker is None:
             return self._apply(request, operation)
         fault = worker.next_fault(operation)
-        self.met[operation, fault.name if fault else ""] += 1
+        self.tried[operation, fault.name if fault else ""] += 1
         if fault is Fault.KILL_BEFORE:
             worker.die()
         if fault is Fault.UNREACHABLE:
@@ -283,7 +287,7 @@ class Cloud:
         return response
 
     def _without_one_item(self, request: AWSPreparedRequest) -> AWSResponse:
-        """DynamoDB hands back the first or the last key of a read as unprocessed: the next call reads it later."""
+        """Return a read's first or last key as unprocessed, so that the next call reads it."""
         body = json.loads(request.body)
         keys = body["RequestItems"][self.table_name]["Keys"]
         if len(keys) == 1:
@@ -295,27 +299,36 @@ class Cloud:
         return _answer(request, 200, json.dumps(reply).encode())
 
 
-WRITES = {"TransactWriteItems", "PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem",
-          "PutObject", "CopyObject", "CompleteMultipartUpload", "DeleteObject", "DeleteObjects"}  # fmt: skip
+WRITES_OF_DYNAMODB = "TransactWriteItems PutItem UpdateItem DeleteItem BatchWriteItem"
+WRITES_OF_S3 = "PutObject CopyObject CompleteMultipartUpload DeleteObject DeleteObjects"
+WRITES = {*WRITES_OF_DYNAMODB.split(), *WRITES_OF_S3.split()}
 
 
 @contextmanager
 def cloud() -> Iterator[Cloud]:
-    """A Cloud within the block."""
+    """Provide an empty Cloud within the block."""
     with ExitStack() as stack:
         stack.enter_context(mock_aws())
-        made = Cloud()
-        stack.enter_context(mock.patch.object(moto.s3.models, "utcnow", made.utcnow))
-        stack.enter_context(
-            mock.patch.object(moto.dynamodb.models, "copy", SimpleNamespace(deepcopy=_snapshot))
-        )
-        made.clear()
-        yield made
-        made.clear()
+        simulated = Cloud()
+        copier = SimpleNamespace(deepcopy=_snapshot)
+        stack.enter_context(mock.patch.object(moto.s3.models, "utcnow", simulated.utcnow))
+        stack.enter_context(mock.patch.object(moto.dynamodb.models, "copy", copier))
+        simulated.clear()
+        yield simulated
+        simulated.clear()
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+def _stored(key: str, version: Any) -> Stored:
+    content = getattr(version, "value", None)
+    return Stored(key, version.version_id, content, version.last_modified.timestamp())
 
 
 def _snapshot(thing: Any) -> Any:
-    """A copy for moto's rollback of a transaction: puts replace items, so the items themselves need none."""
+    """Copy a table for moto's rollback; items are not copied, because puts replace them."""
     if not hasattr(thing, "hash_key_attr"):
         return copy.deepcopy(thing)
     table = copy.copy(thing)
@@ -326,13 +339,13 @@ def _snapshot(thing: Any) -> Any:
 
 
 def _in_this_thread(upload: Any) -> Any:
-    """boto3 uploads from a pool of threads, where Killed would be lost."""
+    """Make boto3 upload in the calling thread: in its thread pool, Killed would be lost."""
     config = TransferConfig(use_threads=False)
     return lambda *arguments, **options: upload(*arguments, **{"Config": config, **options})
 
 
 def _row(item: Any) -> dict[str, Any]:
-    """An item in plain values; a put replaces it, so this is done once."""
+    """Return an item's plain values, which are cached: puts replace items."""
     if not hasattr(item, "plain"):
         item.plain = {name: _plain(value) for name, value in item.attrs.items()}
     row: dict[str, Any] = item.plain
@@ -342,9 +355,9 @@ def _row(item: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     match value.type:
         case "M":
-            return {name: _plain(one) for name, one in value.value.items()}
+            return {name: _plain(member) for name, member in value.value.items()}
         case "L":
-            return [_plain(one) for one in value.value]
+            return [_plain(member) for member in value.value]
         case "NULL":
             return None
         case "N":
@@ -390,10 +403,10 @@ def _service(request: AWSPreparedRequest) -> str:
 
 
 def _json_error(request: AWSPreparedRequest, status: int, code: str, **details: Any) -> AWSResponse:
-    body = {"__type": code, "message": "as planned", **details}
+    body = {"__type": code, "message": "planned fault", **details}
     return _answer(request, status, json.dumps(body).encode())
 
 
 def _s3_error(request: AWSPreparedRequest, operation: str, status: int, code: str) -> AWSResponse:
-    body = f"<Error><Code>{code}</Code><Message>as planned</Message></Error>".encode()
+    body = f"<Error><Code>{code}</Code><Message>planned fault</Message></Error>".encode()
     return _answer(request, status, b"" if operation == "HeadObject" else body)

@@ -1,4 +1,4 @@
-"""One moto for all examples of a test file."""
+"""Fixture: one simulated cloud for all examples of a test file."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from tests.stateful.cloud import Cloud, cloud
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Cloud]:
-    with cloud() as made, pytest.MonkeyPatch.context() as patched:
-        patched.setenv("POWERTOOLS_METRICS_DISABLED", "true")  # thousands of lines
-        yield made
+    with cloud() as simulated, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("POWERTOOLS_METRICS_DISABLED", "true")  # they would print thousands of lines
+        yield simulated

@@ -1,13 +1,19 @@
-"""What has to hold of the stored state after every write, whatever happened before it. Reads past the code under test.
+"""Invariants of the stored state, checked after every write.
 
-I1  one upload is exactly one version, and a version is of an upload that was made
-I2  versions are 1..n without a gap, and n + 1 comes next
-I3  a READY version's blobs exist, are what their address says, and are exactly what was uploaded as that object version
+The checks read table and buckets directly, without the code under test.
+
+I1  each upload is exactly one version, and each version belongs to an upload
+I2  versions are numbered 1..n without a gap, and n + 1 is next
+I3  a READY version's blobs exist, match their address, and are the bytes of that object version
 I4  an alias points at a READY version
-I5  PENDING becomes READY or REJECTED, these become ARCHIVED, and nothing else of a finished version changes
-I7  the audit records are 1..revision without a gap, are never changed, and tell the state: played back they give it
+I5  PENDING becomes READY or REJECTED, these become ARCHIVED; nothing else of a finished version
+    changes
+I6  every upload ends: no version stays PENDING once all events were delivered (see machine.py)
+I7  audit records are numbered 1..revision without a gap and never change; replaying them gives
+    the stored state
 I8  `latest` never moves back, and no newer version is READY
-I10 a bad upload is REJECTED with a reason, and never READY; what was not uploaded is nowhere
+I9  an existing alias can always be resolved (see machine.py)
+I10 an invalid upload is REJECTED with a reason, never READY; nothing else is stored
 """
 
 import hashlib
@@ -17,13 +23,13 @@ from typing import Any
 
 from tests.stateful.cloud import Cloud, Stored
 
-DEATHS = 5  # workers that an upload may cost
+DEATHS = 5  # workers that one upload may kill before it is rejected
 Rows = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An upload as it was made. `valid` means that it has to become READY as long as it can be read."""
+    """Upload made by the test. A `valid` one has to become READY if it can still be read."""
 
     stored: Stored
     model: str
@@ -32,15 +38,16 @@ class Sent:
 
 @dataclass
 class Checker:
-    """Holds what was uploaded, and what was stored at the last look."""
+    """Checker of the invariants: knows all uploads, and the state of the previous check."""
 
     cloud: Cloud
     sent: dict[tuple[str, str], Sent] = field(default_factory=dict)  # (key, version id)
-    gone: set[tuple[str, str]] = field(default_factory=set)
+    gone: set[tuple[str, str]] = field(default_factory=set)  # deleted for good
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """
+        """Check the invariants of the stored state.
+
         Raises:
             AssertionError: an invariant does not hold.
         """
@@ -49,7 +56,7 @@ class Checker:
         self._check_buckets(blobs)
         for pk, items in rows.items():
             kind, _, model = pk.partition("#")
-            assert kind in {"MODEL", "BLOB", "RECONCILE"}, f"I10: there is a {pk}"
+            assert kind in {"MODEL", "BLOB", "RECONCILE"}, f"I10: unknown partition {pk}"
             notes = {sk for sk in items if sk.startswith("FAILURE#")}
             if kind != "MODEL" or notes == set(items):
                 continue
@@ -64,21 +71,20 @@ class Checker:
     def _check_buckets(self, blobs: Mapping[str, list[Stored]]) -> None:
         for key, versions in blobs.items():
             content = versions[-1].content
-            if content is not None:  # else: swept
+            if content is not None:  # None: the reconciler removed it
                 digest = hashlib.sha256(content).hexdigest()
                 assert key == f"blobs/{digest[:2]}/{digest}", f"I3: {key} holds {digest}"
-        there = {
-            (o.key, o.version_id): o.content
-            for v in self.cloud.objects(self.cloud.artifacts).values()
-            for o in v
+        uploads = {
+            (stored.key, stored.version_id)
+            for versions in self.cloud.objects(self.cloud.artifacts).values()
+            for stored in versions
+            if stored.content is not None
         }
-        assert {at for at, content in there.items() if content is not None} == set(
-            self.sent
-        ) - self.gone, "I10: the uploads were changed"
+        assert uploads == set(self.sent) - self.gone, "I10: the uploads were changed"
 
     def _check_model(self, model: str, items: Rows) -> None:
         meta = items["META"]
-        versions = {item["version"]: item for item in _of(items, "VERSION#")}
+        versions = {item["version"]: item for item in _sorted(items, "VERSION#")}
         assert sorted(versions) == list(range(1, len(versions) + 1)), (
             f"I2: versions {sorted(versions)}"
         )
@@ -86,10 +92,10 @@ class Checker:
             f"I2: {meta['next_version']} comes after {len(versions)}"
         )
         for number, item in versions.items():
-            assert f"VERSION#{number:010d}" in items, "I2: a version under another's key"
+            assert f"VERSION#{number:010d}" in items, "I2: a version under the key of another"
             self._check_version(model, item)
         self._check_sources(items, versions)
-        self._check_played_back(meta, items, versions)
+        self._check_replay(meta, items, versions)
 
     def _check_sources(self, items: Rows, versions: Mapping[int, Rows]) -> None:
         ids = {f"SOURCE#{_source_id(item['source'])}": number for number, item in versions.items()}
@@ -114,19 +120,21 @@ class Checker:
             f"I10: {state} because of {reason}"
         )
         assert (item.get("pending") is not None) == (state == "PENDING"), (
-            f"I6: {state} in the list of what waits"
+            f"I6: {state} in the index of PENDING versions"
         )
         if reason is not None:
             assert reason["code"].isupper(), f"I10: {reason}"
             assert reason["message"].isprintable(), f"I10: {reason}"
             assert 0 < len(reason["message"]) <= 300, f"I10: {reason}"
-            fair = {
-                "OBJECT_GONE": _at(source) in self.gone,
+            justified = {
+                "OBJECT_GONE": _address(source) in self.gone,
                 "REGISTRATION_DIED": item["attempts"] >= DEATHS,
             }
-            assert fair.get(reason["code"], not upload.valid), f"I6: {upload} is REJECTED: {reason}"
+            assert justified.get(reason["code"], not upload.valid), (
+                f"I6: {upload} is REJECTED: {reason}"
+            )
         if state == "READY" or (state == "ARCHIVED" and reason is None):
-            assert upload.valid, "I10: a bad upload is READY"
+            assert upload.valid, "I10: an invalid upload is READY"
             assert upload.stored.content is not None
             digest = hashlib.sha256(upload.stored.content).hexdigest()
             assert item["files"][0]["sha256"] == digest, (
@@ -137,59 +145,62 @@ class Checker:
             )
 
     def _check_blobs(self, items: Rows, blobs: Mapping[str, list[Stored]]) -> None:
-        for item in _of(items, "VERSION#"):
+        for item in _sorted(items, "VERSION#"):
             if item["state"] == "READY":
                 for blob in _blobs(item):
                     key = f"blobs/{blob['sha256'][:2]}/{blob['sha256']}"
-                    found = blobs.get(key, [])
-                    content = found[-1].content if found else None
+                    stored = blobs.get(key, [])
+                    content = stored[-1].content if stored else None
                     assert content is not None, f"I3: READY without {blob['name']}"
                     assert len(content) == blob["size_bytes"], (
                         f"I3: {blob['name']} has another size"
                     )
 
-    def _check_played_back(self, meta: Rows, items: Rows, versions: Mapping[int, Rows]) -> None:
-        audit = _of(items, "AUDIT#")
+    def _check_replay(self, meta: Rows, items: Rows, versions: Mapping[int, Rows]) -> None:
+        audit = _sorted(items, "AUDIT#")
         revisions = [
             int(sk.removeprefix("AUDIT#")) for sk in sorted(items) if sk.startswith("AUDIT#")
         ]
         assert revisions == list(range(1, meta["revision"] + 1)), (
             f"I7: revision {meta['revision']} of {revisions}"
         )
-        told = Told()
+        replay = Replay()
         for record in audit:
-            told.play(record)
-        there = {
-            number: {name: item.get(name) for name in TOLD} for number, item in versions.items()
+            replay.apply(record)
+        stored = {
+            number: {name: item.get(name) for name in AUDITED} for number, item in versions.items()
         }
-        assert told.versions == there, f"I7: the audit tells {told.versions}, and there is {there}"
-        aliases = {item["alias"]: item for item in _of(items, "ALIAS#")}
+        assert replay.versions == stored, f"I7: {replay.versions} by the audit, {stored} stored"
+        aliases = {item["alias"]: item for item in _sorted(items, "ALIAS#")}
         points = {alias: item["version"] for alias, item in aliases.items()}
-        assert told.aliases == points, f"I7: the audit tells {told.aliases}, and there is {points}"
+        assert replay.aliases == points, f"I7: {replay.aliases} by the audit, {points} stored"
         states = {number: item["state"] for number, item in versions.items()}
         for alias, item in aliases.items():
             assert states.get(item["version"]) == "READY", (
                 f"I4: {alias} points at {item['version']} of {states}"
             )
-            assert (item["previous"], item["revision"]) == told.history[alias], (
-                f"I7: {item}, told {told.history}"
+            assert (item["previous"], item["revision"]) == replay.history[alias], (
+                f"I7: {item} stored, {replay.history} by the audit"
             )
         ready = [number for number, state in states.items() if state == "READY"]
         assert points.get("latest", 0) == max(ready, default=0), (
             f"I8: latest of {ready} is {points.get('latest')}"
         )
-        assert meta.get("ready", 0) == told.ready, f"I2: {meta} after {told.ready} READY versions"
+        ready_count = replay.ready
+        assert meta.get("ready", 0) == ready_count, f"I2: {meta} after {ready_count} READY versions"
 
     def _check_records(self, rows: Mapping[str, Rows]) -> None:
         versions = [
             item
             for pk, items in rows.items()
             if pk.startswith("MODEL#")
-            for item in _of(items, "VERSION#")
+            for item in _sorted(items, "VERSION#")
         ]
         needed = {f"BLOB#{blob['sha256']}" for item in versions for blob in _blobs(item)}
-        there = {pk for pk in rows if pk.startswith("BLOB#")}
-        assert there == needed, f"I3: records of {there - needed}, none of {needed - there}"
+        stored = {pk for pk in rows if pk.startswith("BLOB#")}
+        assert stored == needed, (
+            f"I3: records without a version {stored - needed}, missing {needed - stored}"
+        )
 
     def _check_history(self, items: Rows, before: Rows) -> None:
         for sk, was in before.items():
@@ -209,7 +220,7 @@ class Checker:
                 )
 
 
-TOLD = ("state", "attempts", "damaged")  # what the audit records tell of a version
+AUDITED = ("state", "attempts", "damaged")  # fields of a version in audit records
 FOLLOWS = {
     None: {"PENDING"},
     "PENDING": {"READY", "REJECTED"},
@@ -219,26 +230,25 @@ FOLLOWS = {
 
 
 @dataclass
-class Told:
-    """The state of a model as its audit records tell it."""
+class Replay:
+    """State of a model, rebuilt from its audit records."""
 
     versions: dict[int, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
-    history: dict[str, tuple[int | None, int]] = field(
-        default_factory=dict
-    )  # alias → (previous, moves)
-    ready: int = 0  # versions that ever were
+    history: dict[str, tuple[int | None, int]] = field(default_factory=dict)  # previous, moves
+    ready: int = 0  # versions that were ever READY
 
-    def play(self, record: Rows) -> None:
+    def apply(self, record: Rows) -> None:
+        """Apply one audit record, and check that it fits the state so far."""
         number, before, after = record["version"], record["before"], record["after"]
-        assert record["actor"], "I7: nobody did it"
+        assert record["actor"], "I7: no actor"
         if number not in self.versions:
             assert (record["action"], number) == ("claim", len(self.versions) + 1), (
                 f"I2: {record} comes out of order"
             )
             self.versions[number] = {"state": None, "attempts": 1, "damaged": None}
         version = self.versions[number]
-        for name in TOLD:
+        for name in AUDITED:
             if name in after:
                 assert before[name] == version[name], f"I7: {record} follows {version}"
         if "state" in after:
@@ -246,25 +256,25 @@ class Told:
                 f"I5, I7: {record} follows {version}"
             )
             self.ready += after["state"] == "READY"
-        version |= {name: after[name] for name in TOLD if name in after}
-        for alias, to in after.get("aliases", {}).items():
+        version |= {name: after[name] for name in AUDITED if name in after}
+        for alias, target in after.get("aliases", {}).items():
             was, (_, moves) = self.aliases.get(alias), self.history.get(alias, (None, 0))
             assert before["aliases"][alias] == was, f"I7: {record}, and {alias} pointed at {was}"
-            assert self.versions[to]["state"] == "READY", (
-                f"I4: {record}, and the version is {self.versions[to]}"
+            assert self.versions[target]["state"] == "READY", (
+                f"I4: {record}, and the version is {self.versions[target]}"
             )
-            assert alias != "latest" or was is None or was < to, (
-                f"I8: latest moved back from {was} to {to}"
+            assert alias != "latest" or was is None or was < target, (
+                f"I8: latest moved back from {was} to {target}"
             )
             self.history[alias] = (was, moves + 1)
-            self.aliases[alias] = to
+            self.aliases[alias] = target
 
 
-def _of(items: Rows, prefix: str) -> list[Rows]:
+def _sorted(items: Rows, prefix: str) -> list[Rows]:
     return [items[sk] for sk in sorted(items) if sk.startswith(prefix)]
 
 
-def _at(source: Rows) -> tuple[str, str]:
+def _address(source: Rows) -> tuple[str, str]:
     return source["key"], source["object_version"]
 
 

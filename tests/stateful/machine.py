@@ -1,8 +1,10 @@
-"""A rule-based machine over the real registration, registry, adapters, handler and reconciler; the sandbox is a fake.
+"""State machine of uploads, deliveries, operators and faults around the real code.
 
-People upload, delete, move aliases and archive; events come late, twice, in any order or never; workers die, stop and
-go on at every AWS call; S3 and DynamoDB throttle, fail and lose replies. After every write and every step the stored
-state is checked; at the end everything that is left is delivered and reconciled, and nothing may be PENDING.
+Registration, registry, adapters, handler and reconciler are real; only the sandbox is a fake.
+People upload, delete, move aliases and archive. Events arrive late, twice, in any order or never.
+Workers die, pause and continue at every AWS call. S3 and DynamoDB throttle, fail and lose
+replies. The stored state is checked after every write and every step. At the end everything left
+is delivered and reconciled, and no version may be PENDING.
 """
 
 import io
@@ -47,13 +49,15 @@ MANIFEST = b'{"schema": 1, "task": "regression"}'
 
 MODELS = st.sampled_from(["a", "b"])
 FILES = st.sampled_from(["x.onnx", "job 1/ä+b.onnx"])
-CHOICES = st.randoms(
-    use_true_random=True
-)  # uniform, where hypothesis prefers small numbers and what it had before
+# Uniform choices: hypothesis itself would prefer small numbers and earlier values.
+CHOICES = st.randoms(use_true_random=True)
 
 
 def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
-    """No fault, a pause, or one or two faults. A registration that meets nobody makes eight to ten calls."""
+    """Return no fault, a pause, or one or two faults, by the number of the call.
+
+    A registration without interference makes eight to ten calls.
+    """
     kind = choices.randrange(8)
     if kind < 2:
         return {}
@@ -66,16 +70,15 @@ def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
 
 PLANS = CHOICES.map(_plan)
 CALLS = CHOICES.map(lambda choices: choices.randint(1, 10))
-LATE = CHOICES.map(lambda choices: choices.randint(5, 10))  # about when blobs are stored
-WHICH = CHOICES.map(lambda choices: choices.randrange(100))  # modulo how many there are
-ORDERS = CHOICES.map(
-    lambda choices: choices.choice([None] * 5 + [one for one in Fault if one is not Fault.PAUSE])
-)
+LATE = CHOICES.map(lambda choices: choices.randint(5, 10))  # calls that store blobs
+INDEX = CHOICES.map(lambda choices: choices.randrange(100))  # modulo the number of candidates
+FAULTS = [fault for fault in Fault if fault is not Fault.PAUSE]
+ORDERS = CHOICES.map(lambda choices: choices.choice([None] * 5 + FAULTS))
 ALIASES = st.sampled_from(["prod", "canary"])
 
 
 class TrustingSandbox:
-    """Takes a file for what its first word says, and serves it as it is."""
+    """Fake sandbox that believes a file's first word and serves the file unchanged."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         content = (directory / "upload" / "model.onnx").read_bytes()
@@ -93,7 +96,7 @@ class TrustingSandbox:
 
 
 class Context:
-    """Lambda's, with time left."""
+    """Lambda context with time left."""
 
     aws_request_id = "request"
 
@@ -104,7 +107,7 @@ class Context:
 
 @dataclass(slots=True)
 class Message:
-    """An event in the queue; `upload` is the object that it tells of."""
+    """Message in the queue; `upload` is the object that it announces."""
 
     id: str
     body: str
@@ -113,28 +116,28 @@ class Message:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """A batch in a worker's hands; or, without messages, what a person asked for."""
+    """Batch of messages that a worker processes; without messages, a person's call."""
 
     worker: Worker
     messages: tuple[Message, ...]
     again: bool  # SQS delivers it once more although it was acknowledged
     clean: bool  # no fault is planned
-    may: bool = True
+    allowed: bool = True  # a person's call that has to succeed without interference
 
 
 @dataclass(slots=True)
 class Watched:
-    """`Registration`, with the errors that the handler would swallow."""
+    """Registration that reports its errors, index the handler would hide."""
 
     registration: Registration
     failed: Callable[[str], None]
-    put_off: Callable[[PlatformError], None]
+    retried: Callable[[PlatformError], None]
 
     def register(self, upload: Upload) -> Version | None:
         try:
             return self.registration.register(upload)
         except (Unavailable, InvalidModel) as error:
-            self.put_off(error)
+            self.retried(error)
             raise
         except Exception as error:
             self.failed(f"{type(error).__name__} reached the handler: {error}")
@@ -142,7 +145,7 @@ class Watched:
 
 
 class Machine(RuleBasedStateMachine):
-    """`cloud` is emptied for it; `registry` and the like are where a fault is planted."""
+    """State machine on an emptied cloud."""
 
     def __init__(self, cloud: Cloud) -> None:
         super().__init__()
@@ -158,9 +161,8 @@ class Machine(RuleBasedStateMachine):
             self.registry,
             S3UploadListing(cloud.s3, cloud.artifacts),
             S3BlobListing(cloud.s3, cloud.serving),
-            SqsQueue(cloud.sqs, cloud.queue_url),
-            cloud.artifacts,
-            cloud.now,
+            SqsQueue(cloud.sqs, cloud.queue_url).send,
+            cloud.ago,
             LIMITS,
         )
         registration = Registration(
@@ -181,21 +183,21 @@ class Machine(RuleBasedStateMachine):
         self.queue: list[Message] = []
         self.paused: list[Delivery] = []
         self.made = self.sends = 0
-        self.put_off: PlatformError | None = None  # the last of them
+        self.last_error: PlatformError | None = None  # of a registration that is retried
 
-    # --- people -----------------------------------------------------------------------------------------------------
+    # --- actions of people
 
     @rule(model=MODELS, file=FILES, kind=st.sampled_from([GOOD, GOOD, DESCRIBED, BAD]))
     def upload(self, model: str, file: str, kind: bytes) -> None:
-        """A file that nobody has uploaded before; where the key is taken, a new version of the object."""
+        """Upload new bytes; an existing key gets a new object version."""
         self.made += 1
         self.put(model, file, b"%s %d" % (kind, self.made))
 
-    @rule(model=MODELS, file=FILES, which=WHICH)
+    @rule(model=MODELS, file=FILES, index=INDEX)
     @precondition(lambda self: self.checker.sent)
-    def upload_again(self, model: str, file: str, which: int) -> None:
-        """The bytes of an earlier upload: a version of its own that shares the blob."""
-        content = pick(list(self.checker.sent.values()), which).stored.content
+    def upload_again(self, model: str, file: str, index: int) -> None:
+        """Upload the bytes of an earlier upload: another version with the same blob."""
+        content = pick(list(self.checker.sent.values()), index).stored.content
         assert content is not None
         self.put(model, file, content)
 
@@ -209,13 +211,12 @@ class Machine(RuleBasedStateMachine):
         self.sends += 1
         self.queue.append(Message(f"message-{self.sends}", body, sent))
 
-    @rule(which=WHICH, marker=st.booleans())
+    @rule(index=INDEX, marker=st.booleans())
     @precondition(lambda self: len(self.checker.sent) > len(self.checker.gone))
-    def delete(self, which: int, marker: bool) -> None:
-        """A source object: with a marker its versions stay, without one this version is gone for good."""
-        key, version_id = pick(
-            [at for at in self.checker.sent if at not in self.checker.gone], which
-        )
+    def delete(self, index: int, marker: bool) -> None:
+        """Delete an upload: with a delete marker, or one version for good."""
+        kept = [address for address in self.checker.sent if address not in self.checker.gone]
+        key, version_id = pick(kept, index)
         if marker:
             self.cloud.delete(key)
         else:
@@ -224,26 +225,30 @@ class Machine(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([0.1, 0.1, 3.0, 13.0, 30.0]))
     def wait(self, hours: float) -> None:
-        """Grace periods pass, and Lambda ends the workers that are over their time."""
+        """Let time pass; Lambda ends the workers that exceed their time limit."""
         self.cloud.time += hours * HOUR
-        for delivery in [
-            one for one in self.paused if self.cloud.time - one.worker.since > LAMBDA_S
-        ]:
-            self.go_on(delivery, Fault.KILL_BEFORE)
+        for delivery in list(self.paused):
+            if self.cloud.time - delivery.worker.since > LAMBDA_S:
+                self.go_on(delivery, Fault.KILL_BEFORE)
 
     @rule(plan=CHOICES.map(lambda choices: _plan(choices, calls=30)))
     def reconcile(self, plan: dict[int | str, Fault]) -> None:
+        """Run the reconciler with the faults of a plan."""
         worker = Worker(self.cloud, self.reconciler.run, plan)
         delivery = Delivery(worker, (), False, not plan)
         worker.run()
         self.settle(delivery)
         self.take_sent()
 
-    @rule(which=WHICH, died=LATE, number=LATE, inside=st.booleans())
+    @rule(index=INDEX, died=LATE, number=LATE, inside=st.booleans())
     @precondition(lambda self: self.queue)
-    def reconcile_meanwhile(self, which: int, died: int, number: int, inside: bool) -> None:
-        """A worker died and left what it stored; a day later another one and the reconciler meet, either inside."""
-        message = pick(self.queue, which)
+    def reconcile_meanwhile(self, index: int, died: int, number: int, inside: bool) -> None:
+        """Interleave a registration and a run of the reconciler, a day after a worker died.
+
+        The dead worker left blobs. With `inside` the reconciler runs while the registration is
+        paused, otherwise the registration runs before a removal by the reconciler.
+        """
+        message = pick(self.queue, index)
         self.receive([message], True, {died: Fault.KILL_BEFORE})
         self.wait(30.0)
         if inside:
@@ -251,67 +256,73 @@ class Machine(RuleBasedStateMachine):
             self.reconcile({})
             self.go_on(delivery)
         else:
-            known = len(self.paused)
+            paused = len(self.paused)
             self.reconcile({"DeleteObject": Fault.PAUSE})
             self.receive([message], False, {})
-            while len(self.paused) > known:
+            while len(self.paused) > paused:
                 self.go_on(self.paused[-1])
             self.take_sent()
 
     def take_sent(self) -> None:
-        """What the reconciler sent to the queue."""
-        for body in self.cloud.sent():
-            found = json.loads(body)["Records"][0]["s3"]
-            at = unquote_plus(found["object"]["key"]), found["object"]["versionId"]
-            sent = self.checker.sent.get(at)
-            if sent is None or found["bucket"]["name"] != self.cloud.artifacts:
-                self.fail(f"I1: the reconciler tells of {found}, which was never uploaded")
+        """Put the messages that the reconciler sent into the queue."""
+        for body in self.cloud.take_sent():
+            record = json.loads(body)["Records"][0]["s3"]
+            address = unquote_plus(record["object"]["key"]), record["object"]["versionId"]
+            sent = self.checker.sent.get(address)
+            if sent is None or record["bucket"]["name"] != self.cloud.artifacts:
+                self.fail(f"I1: the reconciler announces {record}, index was never uploaded")
             else:
                 self.enqueue(body, sent)
 
-    @rule(model=MODELS, alias=ALIASES, which=WHICH, plan=PLANS)
-    def move_alias(self, model: str, alias: str, which: int, plan: dict[int, Fault]) -> None:
-        """What is allowed has to work if nothing interferes."""
-        number, items = self.some_version(model, which)
-        may = items.get(f"VERSION#{number:010d}", {}).get("state") == "READY"
-        self.call(lambda: self.registry.move_alias(model, alias, number, actor="me"), plan, may)
+    @rule(model=MODELS, alias=ALIASES, index=INDEX, plan=PLANS)
+    def move_alias(self, model: str, alias: str, index: int, plan: dict[int, Fault]) -> None:
+        """Move an alias; an allowed move has to succeed without interference."""
+        number, items = self.some_version(model, index)
+        allowed = items.get(f"VERSION#{number:010d}", {}).get("state") == "READY"
+        self.call(lambda: self.registry.move_alias(model, alias, number, actor="me"), plan, allowed)
 
-    @rule(model=MODELS, which=WHICH, plan=PLANS)
-    def archive(self, model: str, which: int, plan: dict[int, Fault]) -> None:
-        number, items = self.some_version(model, which)
-        held = any(
-            sk.startswith("ALIAS#") and item["version"] == number for sk, item in items.items()
-        )
-        may = (
-            items.get(f"VERSION#{number:010d}", {}).get("state", "PENDING") != "PENDING"
-            and not held
-        )
-        self.call(lambda: self.registry.archive(model, number, actor="me"), plan, may)
+    @rule(model=MODELS, index=INDEX, plan=PLANS)
+    def archive(self, model: str, index: int, plan: dict[int, Fault]) -> None:
+        number, items = self.some_version(model, index)
+        aliases = [item for sk, item in items.items() if sk.startswith("ALIAS#")]
+        targets = {item["version"] for item in aliases}
+        state = items.get(f"VERSION#{number:010d}", {}).get("state", "PENDING")
+        allowed = state != "PENDING" and number not in targets
+        self.call(lambda: self.registry.archive(model, number, actor="me"), plan, allowed)
 
-    @rule(model=MODELS, alias=ALIASES, asked=st.booleans(), plan=PLANS)
-    def ask_or_roll_back(self, model: str, alias: str, asked: bool, plan: dict[int, Fault]) -> None:
-        """I9: an alias that stands is answered, however much changes meanwhile."""
-        if asked:
-            may = f"ALIAS#{alias}" in self.cloud.rows().get(f"MODEL#{model}", {})
-            self.call(lambda: self.registry.resolve(model, alias), plan, may, always=True)
+    @rule(model=MODELS, alias=ALIASES, resolve=st.booleans(), plan=PLANS)
+    def resolve_or_roll_back(
+        self, model: str, alias: str, resolve: bool, plan: dict[int, Fault]
+    ) -> None:
+        """I9: an existing alias can be resolved, whatever changes meanwhile."""
+        if resolve:
+            exists = f"ALIAS#{alias}" in self.cloud.rows().get(f"MODEL#{model}", {})
+            self.call(lambda: self.registry.resolve(model, alias), plan, exists, always=True)
         else:
-            self.call(lambda: self.registry.rollback(model, alias, actor="me"), plan, may=False)
+            self.call(lambda: self.registry.rollback(model, alias, actor="me"), plan, allowed=False)
 
-    def some_version(self, model: str, which: int) -> tuple[int, Mapping[str, Any]]:
-        """One of the model's versions, or one more than there are, and the model's items."""
+    def some_version(self, model: str, index: int) -> tuple[int, Mapping[str, Any]]:
+        """Return the number of a version, or the next unused one, and the model's items."""
         items = self.cloud.rows().get(f"MODEL#{model}", {})
-        return 1 + which % (1 + sum(sk.startswith("VERSION#") for sk in items)), items
+        return 1 + index % (1 + sum(sk.startswith("VERSION#") for sk in items)), items
 
     def call(
-        self, work: Callable[[], Any], plan: Mapping[int, Fault], may: bool, always: bool = False
+        self,
+        work: Callable[[], Any],
+        plan: Mapping[int, Fault],
+        allowed: bool,
+        always: bool = False,
     ) -> None:
-        """A person's call. If it `may`, it has to work when nothing interferes, or `always` if only time passes."""
+        """Make a person's call with the faults of a plan.
+
+        An allowed call has to succeed without faults; with `always`, also if it is only paused.
+        """
         worker = Worker(self.cloud, work, plan)
         worker.run()
         clean = not plan or (always and set(plan.values()) <= {Fault.PAUSE})
-        self.settle(Delivery(worker, (), False, clean, may))
+        self.settle(Delivery(worker, (), False, clean, allowed))
 
-    # --- the queue --------------------------------------------------------------------------------------------------
+    # --- queue
 
     @rule(model=MODELS, file=FILES, kind=st.sampled_from([GOOD, GOOD, DESCRIBED, BAD]), plan=PLANS)
     def upload_and_deliver(
@@ -320,44 +331,44 @@ class Machine(RuleBasedStateMachine):
         self.upload(model, file, kind)
         self.receive([self.queue[-1]], False, plan)
 
-    @rule(which=WHICH, newest=st.booleans(), also=st.booleans(), again=st.booleans(), plan=PLANS)
+    @rule(index=INDEX, newest=st.booleans(), also=st.booleans(), again=st.booleans(), plan=PLANS)
     @precondition(lambda self: self.queue)
     def deliver(
-        self, which: int, newest: bool, also: bool, again: bool, plan: dict[int, Fault]
+        self, index: int, newest: bool, also: bool, again: bool, plan: dict[int, Fault]
     ) -> None:
-        """One message, or two, to a worker that meets the faults of `plan`."""
-        first = self.queue[-1] if newest else pick(self.queue, which)
-        batch = [first, *([pick(self.queue, which + 1)] if also else [])]
+        """Deliver one or two messages to a worker with the faults of `plan`."""
+        first = self.queue[-1] if newest else pick(self.queue, index)
+        batch = [first, *([pick(self.queue, index + 1)] if also else [])]
         self.receive(list({message.id: message for message in batch}.values()), again, plan)
 
-    @rule(which=WHICH, number=CALLS)
+    @rule(index=INDEX, number=CALLS)
     @precondition(lambda self: len(self.queue) > 1)
-    def race(self, which: int, number: int) -> None:
-        """Two messages, the second one registered before a call of the first."""
-        first, second = pick(self.queue, which), pick(self.queue, which + 1)
+    def race(self, index: int, number: int) -> None:
+        """Deliver two messages; the second registers before a call of the first."""
+        first, second = pick(self.queue, index), pick(self.queue, index + 1)
         delivery = self.receive([first], False, {number: Fault.PAUSE})
         self.receive([second], False, {})
         self.go_on(delivery)
 
-    @rule(which=WHICH, number=CALLS)
+    @rule(index=INDEX, number=CALLS)
     @precondition(lambda self: self.queue)
-    def deliver_twice_at_once(self, which: int, number: int) -> None:
-        """One message to two workers, the second one done before a call of the first."""
-        message = pick(self.queue, which)
+    def deliver_twice_at_once(self, index: int, number: int) -> None:
+        """Deliver one message to two workers; the second ends before a call of the first."""
+        message = pick(self.queue, index)
         delivery = self.receive([message], True, {number: Fault.PAUSE})
         self.receive([message], True, {})
         self.go_on(delivery)
 
-    @rule(which=WHICH)
+    @rule(index=INDEX)
     @precondition(lambda self: self.queue)
-    def lose(self, which: int) -> None:
-        self.queue.remove(pick(self.queue, which))
+    def lose(self, index: int) -> None:
+        self.queue.remove(pick(self.queue, index))
 
-    @rule(which=WHICH, order=ORDERS)
+    @rule(index=INDEX, order=ORDERS)
     @precondition(lambda self: self.paused)
-    def resume(self, which: int, order: Fault | None) -> None:
-        """A worker that stopped goes on, with whatever happens to its call."""
-        self.go_on(pick(self.paused, which), order)
+    def resume(self, index: int, order: Fault | None) -> None:
+        """Continue a paused worker, maybe with a fault of its next call."""
+        self.go_on(pick(self.paused, index), order)
 
     def go_on(self, delivery: Delivery, order: Fault | None = None) -> None:
         if delivery in self.paused:
@@ -366,7 +377,7 @@ class Machine(RuleBasedStateMachine):
             self.settle(delivery, clean=order is None)
 
     def receive(self, messages: list[Message], again: bool, plan: Mapping[int, Fault]) -> Delivery:
-        """SQS hands messages to a worker that meets the faults of `plan`."""
+        """Deliver messages to a new worker with the faults of `plan`."""
         records = [
             {
                 "messageId": message.id,
@@ -376,7 +387,7 @@ class Machine(RuleBasedStateMachine):
             }
             for message in messages
         ]
-        handler = self.environment()  # one each: an environment has one batch at a time
+        handler = self.environment()  # an environment processes one batch at a time
         worker = Worker(self.cloud, lambda: handler({"Records": records}, Context()), plan)
         clean = all(fault is Fault.PAUSE for fault in plan.values())
         delivery = Delivery(worker, tuple(messages), again, clean)
@@ -385,28 +396,30 @@ class Machine(RuleBasedStateMachine):
         return delivery
 
     def settle(self, delivery: Delivery, clean: bool = True) -> None:
-        """What SQS does with a batch whose worker came to an end."""
+        """Acknowledge the messages of a worker that has ended, as SQS would."""
         worker = delivery.worker
         if worker.state == "paused":
             self.paused.append(delivery)
             return
         if worker.error is not None and not isinstance(worker.error, PlatformError):
             self.fail(
-                f"{type(worker.error).__name__} came out: {worker.error}; calls: {worker.calls}"
+                f"{type(worker.error).__name__} was raised: {worker.error}; calls: {worker.calls}"
             )
         if (
             worker.error is not None
             and clean
             and delivery.clean
-            and (delivery.may or delivery.messages)
+            and (delivery.allowed or delivery.messages)
         ):
-            self.fail(f"nothing failed, and {type(worker.error).__name__} came out: {worker.error}")
+            name = type(worker.error).__name__
+            self.fail(f"nothing failed, but {name} was raised: {worker.error}")
         if worker.state == "died" or worker.error or not delivery.messages:
             return
         failed = {failure["itemIdentifier"] for failure in worker.result["batchItemFailures"]}
         if failed and clean and delivery.clean:
             self.fail(
-                f"nothing failed, and {failed} come again: {self.put_off!r}; calls: {worker.calls}"
+                f"nothing failed, but {failed} are retried: {self.last_error!r}; "
+                f"calls: {worker.calls}"
             )
         for message in delivery.messages:
             if message.id not in failed:
@@ -415,32 +428,30 @@ class Machine(RuleBasedStateMachine):
                     self.queue.remove(message)
 
     def expect_done(self, sent: Sent) -> None:
-        """I6: a message that was acknowledged left a finished version behind."""
-        version = self.version_of(sent)
+        """I6: an acknowledged message has a finished version."""
+        version = self.stored_version(sent)
         if version is None or version["state"] == "PENDING":
-            self.fail(f"I6: acknowledged, and there is {version}")
+            self.fail(f"I6: acknowledged, but the version is {version}")
 
-    # --- checking ---------------------------------------------------------------------------------------------------
+    # --- checks
 
-    def version_of(self, sent: Sent) -> Mapping[str, Any] | None:
+    def stored_version(self, sent: Sent) -> Mapping[str, Any] | None:
         items = self.cloud.rows().get(f"MODEL#{sent.model}", {})
-        at = (sent.stored.key, sent.stored.version_id)
-        found = [
-            item
-            for sk, item in items.items()
-            if sk.startswith("VERSION#")
-            and (item["source"]["key"], item["source"]["object_version"]) == at
-        ]
-        return found[0] if found else None
+        for sk, item in items.items():
+            if sk.startswith("VERSION#"):
+                source = item["source"]["key"], item["source"]["object_version"]
+                if source == (sent.stored.key, sent.stored.version_id):
+                    return item
+        return None
 
     def remember(self, error: PlatformError) -> None:
-        self.put_off = error
+        self.last_error = error
 
     def fail(self, why: str) -> None:
         self.violation = self.violation or AssertionError(why)
 
     def check(self) -> None:
-        """Remember the first violation: an exception here would be one more fault of the code's AWS."""
+        """Remember the first violation; raised here, it would look like an AWS error."""
         try:
             self.checker.check()
         except AssertionError as error:
@@ -464,26 +475,29 @@ class Machine(RuleBasedStateMachine):
             self.cloud.applied = lambda _: None
 
     def drain(self) -> None:
-        """Everything comes to its end. I6: nothing is PENDING; what is valid is READY, what is not REJECTED."""
+        """Deliver and reconcile all that is left, and check where it ends.
+
+        I6: no version is PENDING, valid uploads are READY and invalid ones REJECTED.
+        """
         while self.paused:
             self.go_on(self.paused[0])
         for _ in range(4):
             for message in list(self.queue):
                 self.receive([message], False, {})
             self.cloud.time += 30 * HOUR
-            self.call(self.reconciler.run, {}, may=True)
+            self.call(self.reconciler.run, {}, allowed=True)
             self.take_sent()
             if not self.queue:
                 break
         self.everything_holds()
-        assert not self.queue, "I6: the reconciler sends and sends"
-        for at, sent in self.checker.sent.items():
-            version = self.version_of(sent)
+        assert not self.queue, "I6: the reconciler sends without end"
+        for address, sent in self.checker.sent.items():
+            version = self.stored_version(sent)
             if version is None:
-                assert at in self.checker.gone or self.is_marked(sent), (
-                    f"I6: {at} became no version"
+                assert address in self.checker.gone or self.is_marked(sent), (
+                    f"I6: {address} became no version"
                 )
-            elif at not in self.checker.gone and version["attempts"] < DEATHS:
+            elif address not in self.checker.gone and version["attempts"] < DEATHS:
                 states = {"READY", "ARCHIVED"} if sent.valid else {"REJECTED", "ARCHIVED"}
                 assert version["state"] in states, f"I6: {version}"
             assert version is None or version["state"] != "PENDING", f"I6: {version}"
@@ -495,12 +509,12 @@ class Machine(RuleBasedStateMachine):
             if versions[-1].content is not None
         }
         assert left == records, (
-            f"blobs that nobody has: {left - records}; that are gone: {records - left}"
+            f"blobs without a record: {left - records}; missing blobs: {records - left}"
         )
 
     def is_marked(self, sent: Sent) -> bool:
         return self.cloud.objects(self.cloud.artifacts)[sent.stored.key][-1].content is None
 
 
-def pick(things: list[Any], which: int) -> Any:
-    return things[which % len(things)]
+def pick(candidates: list[Any], index: int) -> Any:
+    return candidates[index % len(candidates)]

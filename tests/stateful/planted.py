@@ -1,4 +1,4 @@
-"""Faults to plant in the code under test: an invariant is worth what it finds."""
+"""Faults planted in the code under test, to prove that the invariants find them."""
 
 import inspect
 import sys
@@ -21,43 +21,40 @@ from functions.core.registry.version import Blob, Version
 from functions.core.uploads import Upload
 from tests.stateful.machine import Watched
 
-Edit = tuple[
-    type, str, str, str
-]  # class, method, what has to be in its source exactly once, what takes its place
+Edit = tuple[type, str, str, str]  # class, method, text that its source has once, replacement
 
 
 @contextmanager
 def edited(*edits: Edit) -> Iterator[None]:
-    """The code with these changes, within the block."""
+    """Replace source text of methods within the block."""
+    sources: dict[tuple[type, str], str] = {}
+    for owner, name, old, new in edits:
+        method = owner, name
+        source = sources.get(method) or textwrap.dedent(inspect.getsource(getattr(*method)))
+        assert source.count(old) == 1, (
+            f"{owner.__name__}.{name} has {source.count(old)} times {old!r}: adapt the fault"
+        )
+        sources[method] = source.replace(old, new)
     with ExitStack() as stack:
-        sources: dict[tuple[type, str], str] = {}
-        for owner, name, old, new in edits:
-            source = sources.get((owner, name)) or textwrap.dedent(
-                inspect.getsource(getattr(owner, name))
-            )
-            assert source.count(old) == 1, (
-                f"{owner.__name__}.{name} has {source.count(old)} times {old!r}: plant anew"
-            )
-            sources[owner, name] = source.replace(old, new)
         for (owner, name), source in sources.items():
-            made: dict[str, Any] = {}
-            exec(source, vars(sys.modules[owner.__module__]), made)  # noqa: S102 (our own source)
-            stack.enter_context(mock.patch.object(owner, name, made[name]))
+            namespace: dict[str, Any] = {}
+            exec(source, vars(sys.modules[owner.__module__]), namespace)  # noqa: S102 (our source)
+            stack.enter_context(mock.patch.object(owner, name, namespace[name]))
         yield
 
 
 @contextmanager
 def ready_before_the_blob() -> Iterator[None]:
-    """Blobs are stored once the record is READY."""
+    """Store blobs only after the version is READY."""
     late: list[tuple[S3Blobs, Blob, Path]] = []
     store, register = S3Blobs.store, Registration.register
 
-    def put_off(self: S3Blobs, blob: Blob, path: Path) -> None:
+    def postpone(self: S3Blobs, blob: Blob, path: Path) -> None:
         kept = Path(path.parent.parent.parent, f"kept-{blob.sha256}")
         kept.write_bytes(path.read_bytes())
         late.append((self, blob, kept))
 
-    def then_store(self: Registration, upload: Upload) -> Version | None:
+    def register_then_store(self: Registration, upload: Upload) -> Version | None:
         late.clear()
         version = register(self, upload)
         for blobs, blob, kept in late:
@@ -65,15 +62,15 @@ def ready_before_the_blob() -> Iterator[None]:
         return version
 
     with (
-        mock.patch.object(S3Blobs, "store", put_off),
-        mock.patch.object(Registration, "register", then_store),
+        mock.patch.object(S3Blobs, "store", postpone),
+        mock.patch.object(Registration, "register", register_then_store),
     ):
         yield
 
 
 @contextmanager
 def failures_acknowledged() -> Iterator[None]:
-    """A message whose registration failed is deleted from the queue."""
+    """Delete a message from the queue although its registration failed."""
 
     def register(self: Watched, upload: Upload) -> Version | None:
         try:
@@ -86,8 +83,8 @@ def failures_acknowledged() -> Iterator[None]:
 
 
 @contextmanager
-def lost_race_taken_for_a_win() -> Iterator[None]:
-    """A transaction that was cancelled counts as written."""
+def lost_races_ignored() -> Iterator[None]:
+    """Treat a cancelled transaction as written."""
     transact = DynamoTable.transact
 
     def careless(self: DynamoTable, puts: Sequence[Put]) -> None:
@@ -98,37 +95,36 @@ def lost_race_taken_for_a_win() -> Iterator[None]:
         yield
 
 
-FINISHED = 'if standing["state"] != State.PENDING:'
 PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no dedupe on the object version": lambda: edited(
-        (Registry, "claim", "if known is None:", "if True:"),
-        (Registry, "claim", '"version": number}, None)', '"version": number}, {})'),
-    ),
-    "the idempotency key is not written": lambda: edited(
+        (Registry, "claim", "if claim is None:", "if True:"),
         (
             Registry,
-            "claim",
-            'Put({"pk": pk, "sk": f"SOURCE#{source.id}", "version": number}, None),',
-            "",
+            "_claim_new",
+            "source_put(model, source, number)",
+            "replace(source_put(model, source, number), condition={})",
         ),
     ),
+    "the idempotency key is not written": lambda: edited(
+        (Registry, "_claim_new", "source_put(model, source, number), ", ""),
+    ),
     "no condition on the revision": lambda: edited(
-        (Registry, "_commit", 'Put(new, {"revision": revision} if meta else None)', "Put(new, {})"),
+        (
+            Registry,
+            "_commit",
+            'Put(item, {"revision": revision} if meta else None)',
+            "Put(item, {})",
+        ),
         (Registry, "_audit", "Put(item, None)", "Put(item, {})"),
     ),
-    "a lost race is taken for a win": lost_race_taken_for_a_win,
+    "a lost race counts as won": lost_races_ignored,
     "finish without a state condition": lambda: edited(
-        (Registry, "finish", FINISHED, "if False:"),
-        (Registry, "finish", '{"state": State.PENDING.value, **claims})]', "{})]"),
+        (Registry, "_finish", 'if stored["state"] != State.PENDING:', "if False:"),
+        (Registry, "_finish", '{"state": State.PENDING.value, **claims})', "{})"),
     ),
     "READY before the blob": ready_before_the_blob,
     "the latest bytes instead of the event's version": lambda: edited(
-        (
-            S3Uploads,
-            "_read_request",
-            'request["VersionId"] = pinned.version_id',
-            "pass",
-        ),
+        (S3Uploads, "_read_request", 'request["VersionId"] = pinned.version_id', "pass"),
     ),
     "an alias without the READY check": lambda: edited(
         (Registry, "_move", "if version.state is not State.READY:", "if False:"),
@@ -136,48 +132,48 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "latest moves back": lambda: edited(
         (
             Registry,
-            "finish",
+            "_commit_ready",
             'if latest is None or latest["version"] < version.number:',
             "if True:",
         ),
     ),
-    "archive ignores aliases": lambda: edited((Registry, "archive", "if held_by:", "if False:")),
+    "archive ignores aliases": lambda: edited((Registry, "archive", "if aliases:", "if False:")),
     "archive reads the aliases before META": lambda: edited(
         (
             Registry,
             "archive",
-            "for _ in self._attempts():",
-            "aliases = self.aliases(model)\n    for _ in self._attempts():",
+            "meta, [item] = self._read_after_meta(",
+            "early = self.aliases(model)\n    meta, [item] = self._read_after_meta(",
         ),
-        (Registry, "archive", "in self.aliases(model).items()", "in aliases.items()"),
+        (Registry, "archive", "in self.aliases(model).items()", "in early.items()"),
     ),
     "the audit record is dropped": lambda: edited(
-        (Registry, "_commit", "[guard, *puts, audit]", "[guard, *puts]")
+        (Registry, "_transact", "[guard, *puts, audit]", "[guard, *puts]")
     ),
     "the record of a blob is not written": lambda: edited(
-        (Registry, "finish", "[_blob_put(blob) for blob in done.blobs]", "[]"),
+        (Registry, "_commit_ready", "[blob_put(blob) for blob in version.blobs]", "[]"),
     ),
     "a referenced blob is collected": lambda: edited(
-        (Reconciler, "_collect", "if digest not in recorded:", "if True:")
+        (Reconciler, "_collect_blobs", "if digest not in recorded:", "if True:")
     ),
     "a blob is collected without grace": lambda: edited(
-        (Reconciler, "_collect", "if stored.stored_at < before", "if True"),
+        (Reconciler, "_collect_blobs", " if stored.stored_at < before", ""),
     ),
-    "an old blob is trusted that may be collected": lambda: edited(
+    "an old blob is reused that may be collected": lambda: edited(
         (S3Blobs, "_is_fresh", " and age < FRESH", "")
     ),
-    "whatever is current is collected": lambda: edited(
+    "the current version of a blob is removed, whichever it is": lambda: edited(
         (S3BlobListing, "remove", ", VersionId=stored.object_version", ""),
     ),
     "a failure is acknowledged": failures_acknowledged,
     "PENDING versions are not resumed": lambda: edited(
-        (Reconciler, "_resume", "self.queue.send(events)", "pass"),
+        (Reconciler, "_resume_pending", "self.send(events)", "pass"),
     ),
     "lost uploads are not found": lambda: edited(
-        (Reconciler, "_find_uploads", "elif version is None:", "elif False:")
+        (Reconciler, "_resend_lost_uploads", "elif version is None:", "elif False:")
     ),
 }
-FOUND_SOON = (
+FOUND_SOON = (  # within a few examples: these are part of `make test`
     "no dedupe on the object version",
     "the idempotency key is not written",
     "finish without a state condition",
@@ -188,4 +184,4 @@ FOUND_SOON = (
     "an alias without the READY check",
     "PENDING versions are not resumed",
     "a referenced blob is collected",
-)  # within a few examples: these are part of `make test`
+)

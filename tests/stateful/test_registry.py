@@ -1,4 +1,4 @@
-"""The registry's invariants hold after every write, and the machine that says so finds what is planted."""
+"""Invariants of the registry under faults, and planted faults that the machine finds."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -38,13 +38,13 @@ def test_every_invariant_holds_for_long(aws: Cloud) -> None:
 
     print(
         "calls and faults:",
-        *(f"{what} {fault} {count}" for (what, fault), count in sorted(aws.met.items())),
+        *(f"{call} {fault} {count}" for (call, fault), count in sorted(aws.tried.items())),
         sep="\n",
     )
 
 
 def find(aws: Cloud, plant: Callable[[], AbstractContextManager[None]], examples: int) -> int:
-    """How many examples it takes."""
+    """Return the number of examples until the planted fault is found."""
     tried = 0
 
     def make() -> Machine:

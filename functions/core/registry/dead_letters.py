@@ -1,4 +1,4 @@
-"""Dead letters of the registration queue, with the reason why each upload failed."""
+"""Dead letters of the registration queue, with the reason of each."""
 
 import json
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ class DeadLetter:
 
 
 def note_failure(registry: Registry, upload: Upload, reason: Reason) -> None:
-    """Store why an upload failed, so that its dead letter can show it.
+    """Store the reason of a failed registration for a later dead letter.
 
     Raises:
         Unavailable: the registry failed.
@@ -57,9 +57,9 @@ def note_failure(registry: Registry, upload: Upload, reason: Reason) -> None:
 
 
 def explain(messages: Iterable[Message], registry: Registry) -> list[DeadLetter]:
-    """Return a dead letter with its reason for each upload in the messages.
+    """Return a dead letter for each upload in the messages.
 
-    S3 announces one upload in a message; other senders may announce more.
+    Each says why its upload failed. S3 announces one upload in a message; others may announce more.
 
     Raises:
         Unavailable: the registry failed.

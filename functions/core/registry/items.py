@@ -47,7 +47,10 @@ def failure_sk(source: Source) -> str:
 
 
 def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
-    """Return the write that points an alias at `number`, if its item is still `stored`."""
+    """Return the write that points an alias at a version.
+
+    Its condition is that the alias's item is still `stored`.
+    """
     item = {
         "pk": model_pk(model),
         "sk": alias_sk(alias),
@@ -60,7 +63,7 @@ def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
 
 
 def source_put(model: str, source: Source, number: int) -> Put:
-    """Return the write that binds an upload to its version number, once and for all."""
+    """Return the write that binds an upload to its version number."""
     return Put({"pk": model_pk(model), "sk": source_sk(source), "version": number}, None)
 
 
@@ -158,7 +161,7 @@ def version_to_item(version: Version) -> Item:
 
 
 def version_from_item(item: Item) -> Version:
-    """Parse the item of a version, also if an earlier release wrote it."""
+    """Parse the item of a version, also of an earlier release."""
     reason, sample = item.get("reason"), item.get("sample")
     return Version(
         model=item["model"],

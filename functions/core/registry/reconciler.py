@@ -61,7 +61,7 @@ class BlobListing(ObjectListing, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Grace periods before something counts as lost, and the amount of work in one run."""
+    """Grace periods of the reconciler and the work of one run."""
 
     upload_grace_s: float = 3600  # events arrive within minutes; the queue may have a backlog
     pending_grace_s: float = 7200  # 5 deliveries take an hour, and the last may still be running
@@ -77,7 +77,10 @@ class Limits:
 
 @dataclass(slots=True)
 class Findings:
-    """Results of one run. `failed` names the tasks that could not be completed."""
+    """Results of one reconciliation run.
+
+    `failed` names the tasks that could not be completed.
+    """
 
     lost_uploads: int = 0  # sent to the queue
     resumed_versions: int = 0  # sent to the queue
@@ -131,7 +134,7 @@ class Reconciler:
     def _walk(
         self, name: str, read: Callable[[str], tuple[T, str]], pages: int, time_left: TimeLeft
     ) -> Iterator[T]:
-        """Yield pages from the bookmark of a walk on; move it after each page is processed."""
+        """Yield pages from a bookmark on, and move it after each page."""
         position = self.registry.bookmark(name)
         for _ in range(pages):
             page, position = read(position)
@@ -265,7 +268,7 @@ class Reconciler:
 
 
 def died_reason(attempts: int, failure: Failure | None = None) -> Reason:
-    """Return the reason for an upload of which no worker reached the end."""
+    """Return the rejection reason of an upload whose workers all died."""
     message = (
         f"{attempts} workers began this upload and none came to its end: too much memory or time"
     )

@@ -82,7 +82,7 @@ Write = Callable[Concatenate["Registry", str, P], T]
 
 
 def _retried(write: Write[P, T]) -> Write[P, T]:
-    """Repeat a write, from its reads on, as long as other writers interfere.
+    """Repeat a registry write, reads included, while other writers interfere.
 
     The method's first argument names the contended item in the error message.
     """
@@ -125,16 +125,16 @@ class Registry:
     # --- reads
 
     def version(self, model: str, number: int) -> Version | None:
-        """Return one version of a model, or None if there is no such version."""
+        """Return a version of a model, or None if it is missing."""
         [item] = self._table.get([(model_pk(model), version_sk(number))])
         return version_from_item(item) if item else None
 
     def versions(self, model: str) -> list[Version]:
-        """Return every version of a model, oldest first; empty for an unknown model."""
+        """Return all versions of a model, oldest first, maybe none."""
         return [version_from_item(item) for item in self._table.query(model_pk(model), "VERSION#")]
 
     def alias(self, model: str, name: str) -> Alias | None:
-        """Return one alias of a model, or None if there is no such alias."""
+        """Return an alias of a model, or None if it is missing."""
         [item] = self._table.get([(model_pk(model), alias_sk(name))])
         return alias_from_item(item) if item else None
 
@@ -155,7 +155,7 @@ class Registry:
             yield model, int(number), State(item["state"]), reason["message"] if reason else ""
 
     def ping(self) -> None:
-        """Read an item that does not exist, to see that the table can be reached.
+        """Check that the table can be read, by reading a missing item.
 
         Raises:
             Unavailable: the table failed.
@@ -169,7 +169,9 @@ class Registry:
         return {pk.removeprefix(switch_pk("")) for pk in off}
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
-        """Return the READY version that a number, an alias or None (the default) stands for.
+        """Return the READY version that a reference stands for.
+
+        `reference` is a version number, an alias, or None for the default alias.
 
         Raises:
             ModelNotFound: no such model, version or alias.
@@ -206,7 +208,7 @@ class Registry:
         )
 
     def _stored(self, model: str, number: int) -> Version:
-        """Return a version that another item refers to, so that it has to exist."""
+        """Return a version that another item refers to."""
         version = self.version(model, number)
         if version is None:
             raise LookupError(f"the registry refers to version {number} of {model}: it is missing")
@@ -216,7 +218,7 @@ class Registry:
 
     @_retried
     def claim(self, model: str, source: Source, *, actor: str = "register") -> Version:
-        """Claim an upload's version: a new number at first, the same one ever after.
+        """Claim an upload's version: a new number first, then always the same.
 
         A version that is still PENDING is taken over from a worker that may have died, and its
         attempts are counted. If that worker is alive, both go on and one of them finishes it.
@@ -252,7 +254,7 @@ class Registry:
         return claimed
 
     def finish(self, version: Version, *, actor: str = "register") -> Version:
-        """Write the end of a registration, READY or REJECTED, and return the stored version.
+        """End a registration as READY or REJECTED; return the stored version.
 
         Only the first end counts; later ones change nothing. In the same transaction, a READY
         version becomes `latest` if it is the newest and `prod` if it is the model's first, and
@@ -294,7 +296,7 @@ class Registry:
         prod: Item | None,
         actor: str,
     ) -> None:
-        """Commit the end of a READY version with its blob records and alias moves."""
+        """Commit a READY version with its blob records and alias moves."""
         ready = meta.get("ready", 0) + 1
         moves = {}
         if latest is None or latest["version"] < version.number:
@@ -317,7 +319,9 @@ class Registry:
     def move_alias(
         self, model: str, name: str, number: int, *, actor: str, expected: int | None = None
     ) -> Alias:
-        """Point an alias at a READY version; nothing changes if it already does.
+        """Point an alias at a READY version.
+
+        Nothing changes if it points there already.
 
         `expected` is the alias's revision as the caller saw it, 0 for an alias that did not exist,
         None for any. `latest` follows the newest READY version and cannot be moved by callers.
@@ -331,7 +335,9 @@ class Registry:
         return self._move(model, name, number, actor, expected, "move_alias")
 
     def rollback(self, model: str, name: str, *, actor: str, expected: int | None = None) -> Alias:
-        """Point an alias back at its previous version; a second rollback undoes the first.
+        """Point an alias back at its previous version.
+
+        A second rollback undoes the first.
 
         Raises:
             ModelNotFound: no such model, alias or version.
@@ -412,9 +418,10 @@ class Registry:
     # --- reconciliation
 
     def note_failure(self, model: str, source: Source, reason: Reason) -> None:
-        """Store why the registration of an upload failed, whether it was claimed or not.
+        """Store why the registration of an upload failed.
 
-        This is no change of the model: it has no revision and no audit record.
+        The upload may be claimed or not. This is no change of the model: it makes no revision and
+        no audit record.
         """
         from datetime import datetime, timedelta  # not at the top: infer starts without it
 
@@ -439,7 +446,7 @@ class Registry:
         ]
 
     def pending(self, before: str, limit: int) -> list[Version]:
-        """Return up to `limit` PENDING versions claimed before a time, oldest claim first."""
+        """Return up to `limit` PENDING versions claimed before a time, oldest first."""
         keys = [(item["pk"], item["sk"]) for item in self._table.pending(before, limit)]
         versions = [version_from_item(item) for item in self._read_all(keys) if item]
         return [  # the index may lag behind the items
@@ -449,10 +456,11 @@ class Registry:
         ]
 
     def ready_after(self, after: str, limit: int) -> tuple[list[Version], str]:
-        """Return the READY ones of the listing's next `limit` versions, and the next position.
+        """Return READY versions from the next part of the listing.
 
-        `after` is the position of the previous call, or "" for the beginning; the position
-        returned is "" at the end of the listing.
+        The part has `limit` versions of any state and begins after a position: "" for the first
+        part, then the one that the call before returned with its versions. The position returned
+        is "" at the end of the listing.
         """
         rows = list(self._table.listing(after, limit))
         names = [row["listed"].rpartition("#") for row in rows if row["state"] == State.READY]
@@ -468,9 +476,10 @@ class Registry:
 
     @_retried
     def mark_damaged(self, model: str, number: int, damage: str | None, *, actor: str) -> Version:
-        """Flag a READY version whose blobs are missing or altered; None clears the flag.
+        """Flag a READY version as damaged, or clear the flag.
 
-        The version stays READY. Versions in other states are not changed.
+        `damage` says which blob is missing or altered; None clears the flag. The version stays
+        READY. Versions in other states are not changed.
 
         Raises:
             ModelNotFound: no such model or version.
@@ -486,19 +495,19 @@ class Registry:
         return self._update(meta, version, action, actor, damaged=damage)
 
     def bookmark(self, walk: str) -> str:
-        """Return the position at which a walk of the reconciler continues; "" at first."""
+        """Return the position at which a reconciler walk continues."""
         [item] = self._table.get([("RECONCILE", walk)])
         return item["at"] if item else ""
 
     def set_bookmark(self, walk: str, position: str) -> None:
-        """Store the position at which a walk of the reconciler continues."""
+        """Store the position at which a reconciler walk continues."""
         self._overwrite("RECONCILE", {"pk": "RECONCILE", "sk": walk, "at": position})
 
     # --- serving
 
     @_retried
     def serve(self, model: str, serving: bool, *, actor: str = "infer") -> None:
-        """Switch the serving of a whole model on or off for every environment.
+        """Switch the serving of a model on or off, in all environments.
 
         Raises:
             Unavailable: the table failed, or too many writers interfered.
@@ -577,7 +586,10 @@ class Registry:
 
     @_retried
     def _overwrite(self, _name: str, item: Item) -> None:
-        """Write an item outside the revisions; another transaction may hold it for a moment."""
+        """Write an item outside the revisions, whatever is stored.
+
+        It is retried because another transaction may hold the item for a moment.
+        """
         self._table.transact([Put(item, {})])
 
 

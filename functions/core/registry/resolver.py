@@ -65,7 +65,9 @@ class Resolver:
         self._invalidations = 0
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
-        """Return the READY version of a reference, as it was at most `seconds` ago.
+        """Return the READY version of a reference, from the cache if possible.
+
+        The answer is at most `seconds` old, or STALE_SECONDS while the registry fails.
 
         Raises:
             ModelNotFound: no such model, version or alias.

@@ -33,7 +33,7 @@ class Table(Protocol):
     """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        """Return the items of the keys (pk, sk), in the order of the keys."""
+        """Return the items of keys (pk, sk), in the same order."""
 
     def query(self, pk: str, prefix: str) -> Iterable[Item]:
         """Return a partition's items whose sort key begins with `prefix`, ascending."""
@@ -45,7 +45,7 @@ class Table(Protocol):
         """
 
     def pending(self, before: str, limit: int) -> Iterable[Item]:
-        """Return the keys of PENDING versions claimed before a time, oldest claim first.
+        """Return keys of PENDING versions claimed before a time, oldest first.
 
         Items have at least `pk` and `sk`. The index may lag.
         """

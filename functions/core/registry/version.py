@@ -33,14 +33,17 @@ class Source:
 
     @property
     def id(self) -> str:
-        """Idempotency key: a SHA-256 that is equal for all events of one upload."""
+        """Idempotency key: a SHA-256 equal for all events of one upload."""
         address = f"{self.bucket}/{self.key}?{self.object_version}"
         return hashlib.sha256(address.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """File of a version, stored once under its SHA-256 however many versions share it."""
+    """File of a version, stored under its SHA-256.
+
+    Versions with equal files share a blob.
+    """
 
     name: str
     sha256: str
@@ -133,9 +136,9 @@ class Failure:
     """Note about an upload whose registration failed and is retried."""
 
     source: Source
-    reason: Reason  # of the latest failure
-    attempts: int
-    at: str
+    reason: Reason  # latest
+    attempts: int  # failures so far
+    at: str  # time of the latest failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Version that a reference stands for, and the alias if it was one."""
+    """Version that a reference resolved to, with the alias if any."""
 
     version: Version
     alias: str | None
