@@ -1,4 +1,4 @@
-"""The infer function as Lambda starts it: wiring, imports, environment. Moto stands in for AWS."""
+"""Infer function as Lambda starts it: wiring, imports, environment variables; moto for AWS."""
 
 import ast
 import hashlib
@@ -25,7 +25,7 @@ from functions.core.registry.version import Blob, Source, State
 from tests.data_plane import Client, rows
 from tests.models import scale_model
 
-# What an environment pays for before its first request: top-level packages, the standard library's left out.
+# Third-party packages that a cold start imports.
 IMPORTS = {
     "functions",
     "orjson",
@@ -34,13 +34,14 @@ IMPORTS = {
 
 
 def run_alone(script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
+    """Run a script in a new Python process with these environment variables."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
     return subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        timeout=60,
-        env={**kept, "PYTHONPATH": ".", **environment},
+        timeout=180,
+        env={**inherited, "PYTHONPATH": ".", **environment},
         check=False,
     )
 
@@ -49,7 +50,7 @@ def run_alone(script: str, **environment: str) -> "subprocess.CompletedProcess[s
 def start(
     function_environment: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Any]:
-    """Imports functions.infer.main afresh. Its AWS is a server over what moto holds in this process."""
+    """Return a function that imports functions.infer.main anew, with moto's server as its AWS."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -74,7 +75,7 @@ def start(
 
 
 def register(environment: dict[str, str], model: str, factor: float, directory: Path) -> None:
-    """Leave a version as the register function does."""
+    """Record and store a version as the register function does."""
     path = directory / "up.onnx"
     path.write_bytes(scale_model(factor))
     registry = Registry(
@@ -87,7 +88,7 @@ def register(environment: dict[str, str], model: str, factor: float, directory: 
     registry.finish(replace(claimed, state=State.READY, files=(blob,), signature=signature))
 
 
-@pytest.mark.parametrize("memory_mb", ["512", "3008"])  # INIT waits for all imports, and does not
+@pytest.mark.parametrize("memory_mb", ["512", "3008"])  # imports end within INIT, or after it
 def test_a_registered_model_answers(
     start: Callable[[], Any],
     memory_mb: str,
@@ -96,7 +97,9 @@ def test_a_registered_model_answers(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("functions.adapters.memory.limit_memory", lambda _: None)  # of this process
+    monkeypatch.setattr(
+        "functions.adapters.memory.limit_memory", lambda _: None
+    )  # not in this process
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_mb)
     main = start()
     register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
@@ -119,7 +122,7 @@ def test_a_registered_model_answers(
     assert list(main.scratch.path.iterdir()) == []
 
 
-def test_models_are_preloaded_before_the_first_request_and_what_cannot_be_is_a_line(
+def test_models_are_preloaded_and_failures_logged(
     start: Callable[[], Any],
     function_environment: dict[str, dict[str, str]],
     tmp_path: Path,
@@ -129,9 +132,8 @@ def test_models_are_preloaded_before_the_first_request_and_what_cannot_be_is_a_l
     register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
     register(function_environment["InferFunction"], "other", 3.0, tmp_path)
     monkeypatch.setenv("PRELOAD_MODELS", "demo,nobody, other:latest")
-    monkeypatch.setenv(
-        "AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency"
-    )  # 60 s, however old this process is
+    # INIT may take 60 s, whatever the age of this process.
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
     main = start()
 
     versions = [main.resolver.resolve(model, None).version for model in ("demo", "other")]
@@ -143,7 +145,7 @@ def test_models_are_preloaded_before_the_first_request_and_what_cannot_be_is_a_l
 
 
 @pytest.mark.parametrize(("kind", "hooks"), [("snap-start", "1 1"), ("on-demand", "0 0")])
-def test_a_snapshot_is_prepared_only_where_one_is_taken(kind: str, hooks: str) -> None:
+def test_snapshot_hooks_are_registered_only_for_snap_start(kind: str, hooks: str) -> None:
     script = """
 import functions.infer.main
 import snapshot_restore_py as hooks
@@ -162,14 +164,14 @@ SCRIPT = """
 import json, os, sys
 before = set(sys.modules)
 import functions.infer.main
-known = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(json.dumps(sorted(name for name in known if name not in sys.stdlib_module_names and not name.startswith("_"))))
+packages = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+print(json.dumps(sorted(name for name in packages if not name.startswith("_"))))
 import resource
 print(resource.getrlimit(resource.RLIMIT_DATA)[0] // 2**20)
 """
 
 
-def test_what_the_infer_function_imports() -> None:
+def test_a_cold_start_imports_few_packages_and_limits_memory() -> None:
     done = run_alone(
         SCRIPT, SERVING_BUCKET="b", REGISTRY_TABLE="t", AWS_LAMBDA_FUNCTION_MEMORY_SIZE="512"
     )
@@ -180,13 +182,13 @@ def test_what_the_infer_function_imports() -> None:
     assert ceiling_mb == 384
 
 
-def test_what_comes_before_the_first_event_is_little() -> None:
+def test_nothing_heavy_is_imported_before_the_first_event() -> None:
     tree = ast.parse(Path("functions/infer/main.py").read_text())
-    first = "\n".join(
+    imports = "\n".join(
         ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
     )
 
-    done = run_alone(first + "\nimport sys\nprint(*sys.modules)")
+    done = run_alone(imports + "\nimport sys\nprint(*sys.modules)")
 
     assert not {
         "functions.core.protocol.infer_request",
@@ -198,7 +200,7 @@ def test_what_comes_before_the_first_event_is_little() -> None:
     } & set(done.stdout.split())
 
 
-def test_the_handler_knows_no_cloud_and_no_runtime() -> None:
+def test_the_handler_imports_no_aws_sdk_and_no_runtime() -> None:
     done = run_alone("import sys, functions.infer.handler; print(*sys.modules)")
 
     assert not {
@@ -222,15 +224,17 @@ def test_a_missing_variable_is_named(missing: str) -> None:
 
 
 def test_the_runtime_sends_no_telemetry(tmp_path: Path) -> None:
-    """No thread and no file but ours, though the variable is not in the environment: the adapter sets it."""
+    """It starts no thread and writes no file, although only the adapter disables telemetry."""
     (tmp_path / "x.onnx").write_bytes(scale_model())
     script = f"""
 import os
 from pathlib import Path
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.protocol.tensors import Tensor
-OnnxRuntime().load(Path({str(tmp_path / "x.onnx")!r})).run({{"x": Tensor("FP32", (1, 3), bytes(12))}}, ["y"], 30)
-print(*sorted(Path(f"/proc/self/task/{{task}}/comm").read_text().strip() for task in os.listdir("/proc/self/task")))
+session = OnnxRuntime().load(Path({str(tmp_path / "x.onnx")!r}))
+session.run({{"x": Tensor("FP32", (1, 3), bytes(12))}}, ["y"], 30)
+tasks = Path("/proc/self/task").iterdir()
+print(*sorted((task / "comm").read_text().strip() for task in tasks))
 """
     (tmp_path / "home").mkdir()
 

@@ -1,4 +1,4 @@
-"""A model from its upload to its answer: the real registration in the real sandbox, and infer from what it recorded."""
+"""Path of a model from upload to reply: real sandbox, real runtime, real handlers."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def manifest(*expected: float) -> dict[str, Any]:
     return {"schema": 1, "samples": [{"request": rows([1.0, 2.0, 3.0]), "response": response}]}
 
 
-def test_what_was_proven_is_what_answers(platform: Platform) -> None:
+def test_a_registered_model_replies_as_its_samples_say(platform: Platform) -> None:
     version = platform.upload(scale_model(3.0, manifest(3.0, 6.0, 9.0)))
 
     assert version.state is State.READY, version.reason
@@ -48,7 +48,7 @@ def test_what_was_proven_is_what_answers(platform: Platform) -> None:
     assert (properties["samples_checked"], properties["memory_mb"]) == ("1", str(version.memory_mb))
 
 
-def test_what_does_not_compute_what_it_did_in_training_never_serves(platform: Platform) -> None:
+def test_a_model_that_contradicts_its_samples_is_never_served(platform: Platform) -> None:
     version = platform.upload(scale_model(3.0, manifest(3.0, 6.0, 9.5)))
 
     assert version.state is State.REJECTED
@@ -61,10 +61,13 @@ def test_what_does_not_compute_what_it_did_in_training_never_serves(platform: Pl
 
 
 @pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
-def test_an_empty_input_that_would_end_the_process_never_reaches_the_runtime(
+def test_an_empty_input_that_crashes_the_runtime_is_refused(
     platform: Platform, operator: str, gates: int
 ) -> None:
-    """Tried beside the guard: onnxruntime 1.31.1 aborts at an empty batch of an LSTM or GRU; of an RNN it answers."""
+    """Without the check, onnxruntime 1.31.1 aborts at an empty batch of an LSTM or GRU.
+
+    An RNN returns an empty output.
+    """
     version = platform.upload(recurrent_model(operator, gates))
     assert version.state is State.READY, version.reason
 
@@ -81,7 +84,7 @@ def test_an_empty_input_that_would_end_the_process_never_reaches_the_runtime(
         )
 
 
-def test_an_empty_input_that_the_model_refuses_is_the_callers_mistake(platform: Platform) -> None:
+def test_an_empty_input_that_the_model_refuses_is_400(platform: Platform) -> None:
     assert platform.upload(first_row_model()).state is State.READY
 
     reply = platform.client.post(
@@ -94,7 +97,7 @@ def test_an_empty_input_that_the_model_refuses_is_the_callers_mistake(platform: 
 
 
 def recurrent_model(operator: str, gates: int) -> bytes:
-    """x [batch, time, 2] -> y, the layer's last state [1, batch, 4]."""
+    """Return a model of x [batch, time, 2] → last state y [1, batch, 4]."""
     weights = [
         numpy_helper.from_array(np.full((1, gates * 4, width), 0.1, np.float32), name)
         for name, width in (("w", 2), ("r", 4))
@@ -103,16 +106,16 @@ def recurrent_model(operator: str, gates: int) -> bytes:
         helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
         helper.make_node(operator, ["steps", "w", "r"], ["", "y"], hidden_size=4),
     ]
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "time", 2])
-    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "batch", 4])
-    return make_model(nodes, [given], [answer], weights).SerializeToString()
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "time", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "batch", 4])
+    return make_model(nodes, [x], [y], weights).SerializeToString()
 
 
 def first_row_model() -> bytes:
-    """x [batch, 3] -> y [3], the first row: there is none in an empty batch."""
+    """Return a model of x [batch, 3] → its first row y [3], which an empty batch lacks."""
     node = helper.make_node("Gather", ["x", "zero"], ["y"], axis=0)
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
-    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])
     return make_model(
-        [node], [given], [answer], [numpy_helper.from_array(np.int64(0), "zero")]
+        [node], [x], [y], [numpy_helper.from_array(np.int64(0), "zero")]
     ).SerializeToString()
