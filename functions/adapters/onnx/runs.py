@@ -1,4 +1,4 @@
-"""Runs of a session, with conversion of tensors from and to its values.
+"""Runs of a session: tensors to ONNX Runtime's values and back.
 
 A value is the runtime's handle of a tensor (OrtValue). A numeric input is not copied: its value
 points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees them.

@@ -1,4 +1,7 @@
-"""onnxruntime sends telemetry from Linux wheels unless it is told not to before it is imported. It is told."""
+"""ONNX Runtime's telemetry is off.
+
+Linux wheels send it unless ORT_DISABLE_TELEMETRY is set before the library is loaded.
+"""
 
 import json
 import os
@@ -29,9 +32,9 @@ print(json.dumps({"threads": len(os.listdir("/proc/self/task")), "files": files,
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"ORT_DISABLE_TELEMETRY": "1"}], ids=["by the adapter", "by the template"]
+    "variables", [{}, {"ORT_DISABLE_TELEMETRY": "1"}], ids=["by the adapter", "by the template"]
 )
-def test_no_telemetry_thread_or_file_appears(tmp_path: Path, told: dict[str, str]) -> None:
+def test_no_telemetry_thread_or_file_appears(tmp_path: Path, variables: dict[str, str]) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(scale_model())
     home = tmp_path / "home"
@@ -39,7 +42,7 @@ def test_no_telemetry_thread_or_file_appears(tmp_path: Path, told: dict[str, str
     clean = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment = (
         clean
-        | told
+        | variables
         | {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "OPENBLAS_NUM_THREADS": "1"}
     )
 
@@ -47,8 +50,8 @@ def test_no_telemetry_thread_or_file_appears(tmp_path: Path, told: dict[str, str
         [sys.executable, "-c", PROBE, str(model)],
         env=environment | {"PYTHONPATH": "."}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    seen = json.loads(done.stdout)
+    report = json.loads(done.stdout)
 
-    assert seen["threads"] == 1
-    assert seen["files"] == []
-    assert not [path for path in seen["opened"] if "onnxruntime.db" in path]
+    assert report["threads"] == 1
+    assert report["files"] == []
+    assert not [path for path in report["opened"] if "onnxruntime.db" in path]

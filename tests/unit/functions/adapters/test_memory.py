@@ -1,4 +1,4 @@
-"""What an environment may take: time to start, and memory."""
+"""Seconds that INIT may take."""
 
 import time
 
@@ -17,7 +17,7 @@ from functions.adapters.lambda_size import init_seconds
         ("snap-start", 1.5, 60),
     ],
 )
-def test_a_start_ends_before_lambda_would_begin_it_again(
+def test_init_ends_before_lambda_restarts_it(
     kind: str, age: float, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lambda_size, "_process_age", lambda: age)
@@ -25,7 +25,7 @@ def test_a_start_ends_before_lambda_would_begin_it_again(
     assert init_seconds(kind) == seconds
 
 
-def test_a_process_knows_its_age() -> None:
+def test_process_age_grows_with_time() -> None:
     before, began = lambda_size._process_age(), time.monotonic()
     while (passed := time.monotonic() - began) < 0.02:
         pass

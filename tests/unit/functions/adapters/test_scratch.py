@@ -1,4 +1,4 @@
-"""The directory of a process, and what killed processes have left of theirs."""
+"""Temporary directories of living, finished and killed processes."""
 
 import os
 import signal
@@ -21,36 +21,39 @@ sys.stdin.read()
 
 def start(parent: Path) -> tuple["subprocess.Popen[str]", Path]:
     process = subprocess.Popen(
-        [sys.executable, "-c", LIVES, str(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", LIVES, str(parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": "."},
-    )  # fmt: skip
+    )
     assert process.stdout
     return process, Path(process.stdout.readline().strip())
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
+def test_directories_of_killed_processes_are_removed_and_of_living_kept(
     tmp_path: Path,
 ) -> None:
-    (living, its), (killed, left) = start(tmp_path), start(tmp_path)
+    (living, kept), (killed, abandoned) = start(tmp_path), start(tmp_path)
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=10)
     (tmp_path / "models-is-a-file").write_text("x")
-    assert left.is_dir()
+    assert abandoned.is_dir()
 
     scratch = Scratch(tmp_path, "models-")
 
     assert {path.name for path in tmp_path.iterdir()} == {
-        its.name,
+        kept.name,
         scratch.path.name,
         "models-is-a-file",
     }
     assert list(scratch.path.iterdir()) == []
     scratch.close()
-    living.communicate(timeout=10)  # its input ends, and it does
-    assert not its.exists()
+    living.communicate(timeout=10)  # end of input ends the process
+    assert not kept.exists()
 
 
-def test_a_directory_ends_with_its_owner(tmp_path: Path) -> None:
+def test_close_removes_the_directory(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path, "models-")
     (scratch.path / "x").write_text("x")
     scratch.close()

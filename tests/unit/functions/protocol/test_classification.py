@@ -1,4 +1,4 @@
-"""The classification extension: Triton's strings, and the corners that Triton leaves open."""
+"""Classification extension: Triton's strings, and the cases that Triton leaves open."""
 
 import math
 
@@ -46,16 +46,16 @@ def test_a_model_without_a_batch_is_one_row() -> None:
     assert classes(np.array(1.5, np.float32), 2, batched=False).tolist() == [b"1.500000:0"]
 
 
-def test_asking_for_more_than_there_are_gives_all() -> None:
+def test_a_count_above_the_number_of_values_returns_all() -> None:
     assert classes(np.zeros((2, 3), np.float32), 1000).shape == (2, 3)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
-def test_nothing_to_classify_gives_an_empty_answer(shape: tuple[int, ...]) -> None:
+def test_an_empty_output_has_no_classes(shape: tuple[int, ...]) -> None:
     assert classes(np.zeros(shape, np.float32), 2).shape == (shape[0], min(2, shape[1]))
 
 
-def test_labels_stand_behind_the_index_as_far_as_they_reach() -> None:
+def test_labels_follow_the_index_and_may_be_too_few() -> None:
     result = classes(np.array([[1, 2, 3]], np.float32), 3, labels=("cat", "größer"))
 
     assert result.tolist() == [[b"3.000000:2", "2.000000:1:größer".encode(), b"1.000000:0:cat"]]
@@ -67,14 +67,14 @@ def test_labels_name_the_last_dimension() -> None:
     assert result.tolist() == [[b"4.000000:2:cat", b"3.000000:3:dog"]]
 
 
-def test_not_a_number_is_never_the_best() -> None:
+def test_nan_comes_last() -> None:
     result = classes(np.array([[math.nan, -math.inf, 1, math.inf]], np.float32), 4)
 
     assert result.tolist() == [[b"inf:3", b"1.000000:2", b"-inf:1", b"nan:0"]]
 
 
 @pytest.mark.parametrize("count", range(1, 8))
-def test_what_is_not_a_number_keeps_its_order(count: int) -> None:
+def test_nans_keep_their_order(count: int) -> None:
     result = classes(
         np.array([[math.nan, -math.nan, math.nan, math.nan, 2, math.nan, -math.inf]], np.float32),
         count,
@@ -91,7 +91,7 @@ def test_equal_values_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("count", range(1, 6))
-def test_equal_values_keep_their_order_however_few_are_asked_for(count: int) -> None:
+def test_any_count_keeps_the_order_of_equal_values(count: int) -> None:
     order = [b"2:1", b"2:3", b"1:0", b"1:2", b"1:4"]
 
     assert classes(np.array([[1, 2, 1, 2, 1]], np.int64), count).tolist() == [order[:count]]
@@ -121,7 +121,7 @@ def test_the_order_is_that_of_a_stable_sort(datatype: str) -> None:
     few = st.sampled_from(
         [0, 1, 2] if dtype.kind in "iu" else [-0.0, 0.0, 1.5, -1.5, math.inf, -math.inf, math.nan]
     )
-    any_of_them = npst.from_dtype(DTYPES[datatype]).map(
+    any_value = npst.from_dtype(DTYPES[datatype]).map(
         lambda value: float(value.view(dtype)) if datatype == "BF16" else value
     )
 
@@ -129,7 +129,7 @@ def test_the_order_is_that_of_a_stable_sort(datatype: str) -> None:
     @given(
         st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(1, 3)),
         st.integers(1, 10),
-        st.lists(few, max_size=18) | st.lists(few | any_of_them, max_size=18),
+        st.lists(few, max_size=18) | st.lists(few | any_value, max_size=18),
     )
     def check(shape: tuple[int, int, int], count: int, some: list[float]) -> None:
         array = np.resize(np.array([*some, 1], dtype), shape)
@@ -137,17 +137,20 @@ def test_the_order_is_that_of_a_stable_sort(datatype: str) -> None:
         order = np.argsort(
             ~rows if dtype.kind in "iu" else -rows.astype(np.float64), axis=1, kind="stable"
         )[:, :count]
-        spelled = "d" if dtype.kind in "iu" else ".6f"
+        number_format = "d" if dtype.kind in "iu" else ".6f"
         expected = [
-            [f"{row[index]:{spelled}}:{index}:{'abc'[index % shape[2]]}".encode() for index in best]
+            [
+                f"{row[index]:{number_format}}:{index}:{'abc'[index % shape[2]]}".encode()
+                for index in best
+            ]
             for row, best in zip(rows.tolist(), order.tolist(), strict=True)
         ]
 
-        found = classes(
+        result = classes(
             array.view(DTYPES[datatype]), count, datatype=datatype, labels=("a", "b", "c")
         )
 
-        assert found.shape == (shape[0], min(count, shape[1] * shape[2]))
-        assert found.tolist() == expected
+        assert result.shape == (shape[0], min(count, shape[1] * shape[2]))
+        assert result.tolist() == expected
 
     check()

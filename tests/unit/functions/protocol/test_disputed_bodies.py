@@ -1,6 +1,6 @@
-"""Where real servers disagree about an infer body: one test per row of the notes' table, named for the row.
+"""Infer bodies on which real servers disagree.
 
-What other servers do is in the comments: Triton 2.51, MLServer 1.7, KServe 0.21, OpenVINO Model Server (OVMS).
+Comments name their behaviour: Triton 2.51, MLServer 1.7, KServe 0.21, OpenVINO Model Server (OVMS).
 """
 
 import gzip
@@ -24,7 +24,10 @@ LIMIT = 1_000_000
 
 
 def model(datatype: str = "FP32", size: int = 2) -> Signature:
-    """Takes `a` and gives `y` and `z`, all of one datatype and `size` values a row."""
+    """Return a signature with input `a` and outputs `y` and `z` of one datatype.
+
+    Each row has `size` values.
+    """
     shape = (-1, size)
     return Signature(
         (TensorSpec("a", datatype, shape),),
@@ -55,9 +58,9 @@ def decode(request: object, raw: bytes | None = None, *, datatype: str = "FP32")
     )
 
 
-def reply(values: np.ndarray, *, datatype: str = "FP32", **asked: object) -> InferReply:
+def reply(values: np.ndarray, *, datatype: str = "FP32", **options: object) -> InferReply:
     blank = "" if datatype == "BYTES" else 0
-    request = decode(body(blank, blank, datatype=datatype, **asked), datatype=datatype)
+    request = decode(body(blank, blank, datatype=datatype, **options), datatype=datatype)
     return encode_infer(
         request, dict.fromkeys("yz", to_tensor(values, datatype)), model(datatype), "m", 1
     )
@@ -66,7 +69,7 @@ def reply(values: np.ndarray, *, datatype: str = "FP32", **asked: object) -> Inf
 ROW = np.array([[1, 2]], np.float32)
 
 
-# --- malformed: 400, where Triton sends 500, MLServer and KServe 422 or 500 -------------------------------------------
+# --- malformed: 400, where Triton sends 500, MLServer and KServe 422 or 500
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_a_duplicate_output_is_refused() -> None:  # 200 in Triton 2.51, 400 in 
         decode(body(1, 2, outputs=[{"name": "y"}, {"name": "y"}]))
 
 
-# --- outputs ----------------------------------------------------------------------------------------------------------
+# --- outputs
 
 
 def test_an_empty_list_of_outputs_means_all() -> None:
@@ -130,9 +133,9 @@ def test_an_empty_list_of_outputs_means_all() -> None:
 
 
 def test_outputs_come_in_the_order_of_the_model() -> None:  # KServe: of the request
-    answered = json.loads(reply(ROW, outputs=[{"name": "z"}, {"name": "y"}]).body)
+    document = json.loads(reply(ROW, outputs=[{"name": "z"}, {"name": "y"}]).body)
 
-    assert [output["name"] for output in answered["outputs"]] == ["y", "z"]
+    assert [output["name"] for output in document["outputs"]] == ["y", "z"]
 
 
 def test_a_named_output_with_binary_data_output_only_is_json() -> (
@@ -144,10 +147,10 @@ def test_a_named_output_with_binary_data_output_only_is_json() -> (
     assert json.loads(answer.body)["outputs"][0]["data"] == [1, 2]
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data
 
 
-def test_nested_data_is_taken() -> None:
+def test_nested_data_is_accepted() -> None:
     assert to_array(decode(body([1, 2], [3, 4], shape=[2, 2])).inputs["a"]).tolist() == [
         [1, 2],
         [3, 4],
@@ -175,7 +178,7 @@ def test_a_negative_string_or_float_in_a_shape_is_refused(
 
 
 @pytest.mark.parametrize("value", ["1", "1e0", "", True, False])
-def test_numeric_strings_and_booleans_are_no_floats(
+def test_numeric_strings_and_booleans_are_refused_as_floats(
     value: object,
 ) -> None:  # Triton 500; MLServer and KServe coerce
     with pytest.raises(
@@ -187,7 +190,7 @@ def test_numeric_strings_and_booleans_are_no_floats(
 @pytest.mark.parametrize(
     ("datatype", "value"), [("BOOL", 1), ("BOOL", 0), ("INT32", 1.0), ("UINT8", 1e2)]
 )
-def test_one_is_no_bool_and_one_point_zero_no_integer(
+def test_numbers_are_refused_as_bool_and_floats_as_integers(
     datatype: str, value: float
 ) -> None:  # Triton 500
     with pytest.raises(
@@ -220,7 +223,7 @@ def test_the_limits_of_64_bit_integers_are_exact(datatype: str, values: list[int
     assert json.loads(answer.body)["outputs"][0]["data"] == values
 
 
-def test_nan_and_infinity_go_out_as_strings() -> (
+def test_nan_and_infinity_are_returned_as_strings() -> (
     None
 ):  # Triton: bare tokens, no JSON; MLServer and KServe: null
     answer = reply(np.array([[math.nan, math.inf], [-math.inf, 0]], np.float32))
@@ -235,7 +238,7 @@ def test_nan_and_infinity_go_out_as_strings() -> (
 @pytest.mark.parametrize(
     ("spelling", "value"), [("NaN", math.nan), ("Infinity", math.inf), ("-Infinity", -math.inf)]
 )
-def test_bare_nan_and_infinity_come_in(spelling: str, value: float) -> None:  # MLServer 422
+def test_bare_nan_and_infinity_are_accepted(spelling: str, value: float) -> None:  # MLServer 422
     text = json.dumps(body(0, "?")).replace('"?"', spelling).encode()
 
     np.testing.assert_array_equal(
@@ -243,7 +246,9 @@ def test_bare_nan_and_infinity_come_in(spelling: str, value: float) -> None:  # 
     )
 
 
-def test_bytes_that_are_no_utf8_go_out_as_base64() -> None:  # Triton: broken JSON; KServe 500
+def test_bytes_that_are_not_utf8_are_returned_as_base64() -> (
+    None
+):  # Triton: broken JSON; KServe 500
     answer = reply(
         np.array([[b"\xff", b"ok"]], np.object_), datatype="BYTES", outputs=[{"name": "y"}]
     )
@@ -254,28 +259,28 @@ def test_bytes_that_are_no_utf8_go_out_as_base64() -> None:  # Triton: broken JS
     ]  # fmt: skip
 
 
-# --- id ---------------------------------------------------------------------------------------------------------------
+# --- id
 
 
 @pytest.mark.parametrize("value", [1, None, True, []])
-def test_an_id_that_is_no_string_is_refused(
+def test_an_id_that_is_not_a_string_is_refused(
     value: object,
 ) -> None:  # Triton 500, MLServer and KServe 422
     with pytest.raises(InvalidRequest, match="id must be a string, not "):
         decode(body(1, 2, id=value))
 
 
-def test_the_id_is_sent_back_only_if_there_was_one() -> (
+def test_the_id_is_returned_only_if_one_was_sent() -> (
     None
 ):  # MLServer makes one up; KServe 500 without one
     assert "id" not in json.loads(reply(ROW).body)
     assert json.loads(reply(ROW, id="").body)["id"] == ""
 
 
-# --- the binary tensor extension --------------------------------------------------------------------------------------
+# --- the binary tensor extension
 
 
-def test_binary_tensors_are_taken() -> None:  # not by MLServer
+def test_binary_tensors_are_accepted() -> None:  # not by MLServer
     assert to_array(decode(binary_body(8), raw=ROW.tobytes()).inputs["a"]).tolist() == [[1, 2]]
 
 
@@ -288,7 +293,7 @@ def test_binary_without_the_header_is_refused() -> None:
 
 
 @pytest.mark.parametrize("header", ["100000", "-1", "x", "", "1.0"])
-def test_a_header_too_large_negative_or_no_number_is_refused(header: str) -> None:
+def test_a_header_too_large_negative_or_not_numeric_is_refused(header: str) -> None:
     with pytest.raises(InvalidRequest, match=f"header {HEADER} "):
         decode_infer(json.dumps(body(1, 2)).encode(), header, model())
 
@@ -334,7 +339,7 @@ def test_an_empty_binary_output_needs_no_header_and_is_json() -> None:  # as Tri
     assert json.loads(answer.body)["outputs"][0]["parameters"] == {"binary_data_size": 0}
 
 
-# --- compression ------------------------------------------------------------------------------------------------------
+# --- compression
 
 
 @pytest.mark.parametrize(
@@ -349,7 +354,7 @@ def test_a_compressed_request_counts_its_header_uncompressed(
     assert to_array(decode_infer(plain, str(len(head)), model()).inputs["a"]).tolist() == [[1, 2]]
 
 
-def test_raw_deflate_is_read_too() -> None:  # fails in Triton
+def test_raw_deflate_is_accepted() -> None:  # fails in Triton
     assert inflate(zlib.compress(b"{}" * 9, wbits=-15), "deflate", LIMIT) == b"{}" * 9
 
 
@@ -358,12 +363,12 @@ def test_an_unsupported_encoding_is_refused() -> None:  # Triton 501; MLServer a
         inflate(b"{}", "br", LIMIT)
 
 
-def test_a_reply_is_compressed_only_if_asked_and_as_asked() -> None:
+def test_a_reply_is_compressed_only_as_the_client_accepts() -> None:
     assert compress(b"a" * 99, None) == (b"a" * 99, None)
     assert compress(b"a" * 99, "gzip;q=0.2, deflate;q=0.9")[1] == "deflate"
 
 
-def test_a_body_over_the_limit_is_refused_however_it_is_packed() -> None:  # Triton: 64 MiB
+def test_a_body_over_the_limit_is_refused_compressed_or_not() -> None:  # Triton: 64 MiB
     with pytest.raises(PayloadTooLarge):
         inflate(bytes(LIMIT + 1), None, LIMIT)
     with pytest.raises(PayloadTooLarge):

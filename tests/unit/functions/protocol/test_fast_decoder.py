@@ -1,4 +1,4 @@
-"""The decoder that remembers forms answers as the one that reads everything: values bit by bit, errors word by word."""
+"""Both decoders agree: values bit by bit, errors word by word."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from functions.core.errors import InvalidRequest
-from functions.core.protocol import fast_decoder, tensors
+from functions.core.protocol import fast_decoder
 from functions.core.protocol.fast_decoder import TEMPLATE_BYTES_MAX, TEMPLATES_MAX, FastDecoder
 from functions.core.protocol.infer_reply import encode_infer
 from functions.core.protocol.infer_request import InferRequest, RequestedOutput, decode_infer
@@ -25,7 +25,7 @@ X = Signature((TensorSpec("x", "FP32", (-1,)),), ())
 FLOATS = ("FP16", "BF16", "FP32", "FP64")
 Body = tuple[bytes, str | None]
 
-# --- bodies -----------------------------------------------------------------------------------------------------------
+# --- bodies
 
 NUMBERS = st.one_of(
     st.integers(-300, 300).map(str),
@@ -33,9 +33,11 @@ NUMBERS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.floats(width=32, allow_nan=False, allow_infinity=False).map(repr),
     st.sampled_from(
-        ["-0", "-0.0", "0.1", "1E5", "1e-400", "1e400", "65520", "65519.99", "3.4028235677973366e38", "3.3895314e38",
-         "340282356779733661637539395458142568447", "1" + "0" * 400, "9007199254740993", "01", "1.", ".5",
-         "1e39", "-1e39", "3.3961775292304601e38", "1e999", "-1e999", "-" + "1" + "0" * 400, "1.7976931348623159e308"]
+        ["-0", "-0.0", "0.1", "1E5", "1e-400", "1e400", "65520", "65519.99",
+         "3.4028235677973366e38", "3.3895314e38", "340282356779733661637539395458142568447",
+         "1" + "0" * 400, "9007199254740993", "01", "1.", ".5", "1e39", "-1e39",
+         "3.3961775292304601e38", "1e999", "-1e999", "-" + "1" + "0" * 400,
+         "1.7976931348623159e308"]
     ),
 )  # fmt: skip
 WORDS = st.sampled_from(
@@ -46,15 +48,15 @@ IDS = st.one_of(
     st.text(max_size=5), st.sampled_from(["7", 'a"b', "a\\b", "\ud800", "é", '"data":[', ""])
 )
 FRAGMENTS = st.sampled_from(
-    [b'"', b"\\", b"[", b"]", b"{", b"}", b",", b":", b"1", b"-", b".", b"e5", b"null", b"true", b"NaN", b"\xff",
-     b"\x00", b"\xef\xbb\xbf", b'"data":[', b'"data":[1,2]', b'"id":"x"', b"\\u0061", b"\\ud800",
-     b"[" * 1100, b" ", b"\x0b"]
+    [b'"', b"\\", b"[", b"]", b"{", b"}", b",", b":", b"1", b"-", b".", b"e5", b"null", b"true",
+     b"NaN", b"\xff", b"\x00", b"\xef\xbb\xbf", b'"data":[', b'"data":[1,2]', b'"id":"x"',
+     b"\\u0061", b"\\ud800", b"[" * 1100, b" ", b"\x0b"]
 )  # fmt: skip
 
 
 @st.composite
 def signatures(draw: Any) -> Signature:
-    """One to three inputs of any datatype and small shape."""
+    """Draw a signature of one to three inputs of any datatype and small shape."""
     specs = []
     for name in draw(
         st.lists(st.sampled_from(["x", "y", "data", "id"]), min_size=1, max_size=3, unique=True)
@@ -79,7 +81,7 @@ def nested(shape: tuple[int, ...], values: list[str]) -> str:
 
 @st.composite
 def values(draw: Any, spec: TensorSpec, shape: tuple[int, ...]) -> str:
-    """The JSON of the data: mostly what is right, sometimes what looks like it."""
+    """Draw the JSON of an input's data, mostly valid and sometimes similar to it."""
     kinds = {
         "BOOL": st.sampled_from(["true", "false"]),
         "BYTES": st.text(max_size=3).map(json.dumps),
@@ -103,8 +105,8 @@ def values(draw: Any, spec: TensorSpec, shape: tuple[int, ...]) -> str:
 
 @st.composite
 def bodies(draw: Any, signature: Signature) -> Body:
-    """A request as one of many clients would write it, mostly without mistakes."""
-    entries, behind = [], b""
+    """Draw a body as different clients write it, mostly without mistakes."""
+    entries, binary = [], b""
     for spec in draw(st.permutations(signature.inputs)):
         shape = tuple(draw(st.integers(0, 3)) if size == -1 else size for size in spec.shape)
         entry = {
@@ -126,7 +128,7 @@ def bodies(draw: Any, signature: Signature) -> Body:
                 texts = draw(st.lists(st.binary(max_size=3), min_size=count, max_size=count))
                 raw = b"".join(struct.pack("<I", len(text)) + text for text in texts)
             entry["parameters"] = json.dumps({"binary_data_size": len(raw)})
-            behind += raw
+            binary += raw
         else:
             entry["data"] = draw(values(spec, shape))
         names = draw(st.permutations(list(entry)))
@@ -158,12 +160,12 @@ def bodies(draw: Any, signature: Signature) -> Body:
         + "}"
     )
     head = text.encode("utf-8", "surrogatepass")
-    return head + behind, str(len(head)) if behind or draw(st.integers(0, 4)) == 0 else None
+    return head + binary, str(len(head)) if binary or draw(st.integers(0, 4)) == 0 else None
 
 
 @st.composite
-def spoilt(draw: Any, body: Body) -> Body:
-    """The body after some accidents."""
+def damaged(draw: Any, body: Body) -> Body:
+    """Draw a damaged copy of a body."""
     raw, header = body
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(raw)))
@@ -177,7 +179,7 @@ def spoilt(draw: Any, body: Body) -> Body:
 
 
 def outcome(decode: Any, *arguments: Any) -> Any:
-    """What came of it, comparable."""
+    """Decode and return everything comparable: the request's parts, or the error."""
     try:
         request: InferRequest = decode(*arguments)
     except InvalidRequest as error:
@@ -189,9 +191,9 @@ def outcome(decode: Any, *arguments: Any) -> Any:
     return request.id, inputs, request.outputs, request.timeout_us, parameters
 
 
-def check_same(signature: Signature, some: list[Body]) -> None:
+def check_same(signature: Signature, bodies: list[Body]) -> None:
     decoder = FastDecoder(signature)
-    for body, header in some * 2:  # first unknown, then known
+    for body, header in bodies * 2:  # the second time from the cache
         assert outcome(decoder.decode, body, header) == outcome(
             decode_infer, body, header, signature
         )
@@ -199,20 +201,25 @@ def check_same(signature: Signature, some: list[Body]) -> None:
 
 @settings(max_examples=250, deadline=None)
 @given(st.data())
-def test_it_answers_as_the_decoder_that_reads_everything(data: st.DataObject) -> None:
+def test_both_decoders_give_the_same_result(data: st.DataObject) -> None:
     signature = data.draw(signatures())
     good = [data.draw(bodies(signature)) for _ in range(2)]
-    check_same(signature, [*good, *(data.draw(spoilt(body)) for body in good)])
+    check_same(signature, [*good, *(data.draw(damaged(body)) for body in good)])
+
+
+def flat_body(datatype: str, values: list[str]) -> bytes:
+    data = f'"shape":[{len(values)}],"data":[{",".join(values)}]'
+    return f'{{"inputs":[{{"name":"x","datatype":"{datatype}",{data}}}]}}'.encode()
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(NUMBERS, min_size=1, max_size=4), st.sampled_from(sorted(set(DATATYPES) - {"BYTES"}))
 )
-def test_every_number_is_read_alike(numbers: list[str], datatype: str) -> None:
-    text = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[{len(numbers)}],"data":[{",".join(numbers)}]}}]}}'
-
-    check_same(Signature((TensorSpec("x", datatype, (-1,)),), ()), [(text.encode(), None)])
+def test_both_decoders_read_every_number_alike(numbers: list[str], datatype: str) -> None:
+    check_same(
+        Signature((TensorSpec("x", datatype, (-1,)),), ()), [(flat_body(datatype, numbers), None)]
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -221,14 +228,14 @@ def test_every_number_is_read_alike(numbers: list[str], datatype: str) -> None:
     st.integers(0, 9),
     st.sampled_from(["FP32", "INT16", "BOOL"]),
 )
-def test_long_lists_are_read_alike_wherever_they_are_cut(
+def test_both_decoders_read_lists_cut_anywhere_alike(
     values: list[str], piece: int, datatype: str
 ) -> None:
-    text = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[{len(values)}],"data":[{",".join(values)}]}}]}}'
+    body = flat_body(datatype, values)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(fast_decoder, "PIECE_BYTES", piece)
 
-        check_same(Signature((TensorSpec("x", datatype, (-1,)),), ()), [(text.encode(), None)])
+        check_same(Signature((TensorSpec("x", datatype, (-1,)),), ()), [(body, None)])
 
 
 @pytest.mark.parametrize(
@@ -236,7 +243,7 @@ def test_long_lists_are_read_alike_wherever_they_are_cut(
     ["1,2,3", "1,2,", "1,,2", "1, ,2", " 1 , 2 ", "1,2],[3", "1,[2]", "[1],2", "1,true", ""],
 )
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_what_is_cut_has_to_be_a_list(
+def test_both_decoders_refuse_pieces_that_are_no_list(
     values: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[{count}],"data":[{values}]}}]}}'
@@ -263,7 +270,7 @@ def test_many_numbers_are_read_in_pieces() -> None:
     assert request.inputs["x"] == to_tensor(numbers.astype(np.float32))
 
 
-# --- what must not be mistaken ----------------------------------------------------------------------------------------
+# --- bodies that only look like a cached template
 
 GOOD = '{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[1,2]}]}'
 
@@ -294,7 +301,7 @@ GOOD = '{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[1,2]}]}'
         GOOD + '"data":[1]',
     ],
 )  # fmt: skip
-def test_what_only_looks_like_a_known_form_is_read_with_care(text: str) -> None:
+def test_bodies_similar_to_a_template_are_decoded_alike(text: str) -> None:
     check_same(X, [(GOOD.encode(), None), (text.encode(), None)])
 
 
@@ -319,14 +326,14 @@ def test_what_only_looks_like_a_known_form_is_read_with_care(text: str) -> None:
         ([0, 2], "[]"),
     ],
 )
-def test_only_lists_nested_like_the_shape_are_read(shape: list[int], values: str) -> None:
+def test_both_decoders_read_nested_lists_alike(shape: list[int], values: str) -> None:
     signature = Signature((TensorSpec("x", "INT32", (-1, -1)),), ())
     text = f'{{"inputs":[{{"name":"x","datatype":"INT32","shape":{shape},"data":{values}}}]}}'
 
     check_same(signature, [(text.encode(), None)])
 
 
-def test_the_same_json_with_and_without_bytes_behind_it_is_not_the_same_form() -> None:
+def test_templates_differ_by_the_size_of_the_binary_part() -> None:
     text = GOOD.encode()
     empty = GOOD.replace("[2]", "[0]").replace("[1,2]", "[]").encode()
 
@@ -342,7 +349,7 @@ def test_the_same_json_with_and_without_bytes_behind_it_is_not_the_same_form() -
     check_same(X, [(empty, None), (empty, str(len(empty))), (empty + b"1234", str(len(empty)))])
 
 
-def test_requests_of_one_form_share_nothing_but_the_form() -> None:
+def test_requests_of_one_template_share_no_values() -> None:
     decoder = FastDecoder(X)
     bodies = [
         GOOD.replace("{", f'{{"id":"{name}",', 1).replace("[1,2]", f"[{number},{number}]").encode()
@@ -356,14 +363,14 @@ def test_requests_of_one_form_share_nothing_but_the_form() -> None:
     assert first.outputs is second.outputs
 
 
-def test_known_forms_are_read_without_reading_the_json_again(
+def test_a_cached_template_is_not_parsed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoder = FastDecoder(X)
     decoder.decode(GOOD.encode(), None)
     head = GOOD.replace('"data":[1,2]', '"parameters":{"binary_data_size":8}').encode()
     decoder.decode(head + bytes(8), str(len(head)))
-    monkeypatch.setattr(fast_decoder, "parse_document", lambda text: pytest.fail("read again"))
+    monkeypatch.setattr(fast_decoder, "parse_document", lambda text: pytest.fail("parsed again"))
 
     assert decoder.decode(GOOD.replace("1,2", "3,4").encode(), None).inputs["x"].values() == [3, 4]
     assert decoder.decode(head + struct.pack("<2f", 5, 6), str(len(head))).inputs["x"].values() == [
@@ -372,19 +379,20 @@ def test_known_forms_are_read_without_reading_the_json_again(
     ]
 
 
-def test_forms_are_bounded_in_number_and_size() -> None:
+def test_templates_are_bounded_in_number_and_size() -> None:
     decoder = FastDecoder(X)
     for length in range(3 * TEMPLATES_MAX):
         decoder.decode(GOOD.replace("{", '{"more":"' + "x" * length + '",', 1).encode(), None)
         assert len(decoder._templates) <= TEMPLATES_MAX
     decoder._templates.clear()
-    decoder.decode(GOOD.replace("{", '{"more":"' + "x" * TEMPLATE_BYTES_MAX + '",', 1).encode(), None)
+    long = "x" * TEMPLATE_BYTES_MAX
+    decoder.decode(GOOD.replace("{", f'{{"more":"{long}",', 1).encode(), None)
 
     assert not decoder._templates
 
 
-def test_many_lists_are_not_searched_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each search goes to the end of the body: as many as the model has inputs, however many the body names."""
+def test_no_more_lists_are_searched_than_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each search may go to the end of the body, so there must be few."""
     searched = []
     find = fast_decoder._list_end
     monkeypatch.setattr(
@@ -397,29 +405,29 @@ def test_many_lists_are_not_searched_one_by_one(monkeypatch: pytest.MonkeyPatch)
     assert len(searched) <= 2
 
 
-# --- replies ----------------------------------------------------------------------------------------------------------
+# --- replies
 
 
-def answer(sent: Tensor, name: str | None = None) -> bytes:
+def encode(sent: Tensor, name: str | None = None) -> bytes:
     spec = TensorSpec("y", sent.datatype, (-1,))
     request = InferRequest(name, {}, (RequestedOutput("y", False, 0),), None, {})
     return encode_infer(request, {"y": sent}, Signature((), (spec,)), "m", 1, limit=10**8).body
 
 
-def answered(sent: Tensor) -> list[Any]:
-    """The values of a reply, as a client reads them."""
-    return json.loads(answer(sent))["outputs"][0]["data"]
+def values_sent(sent: Tensor) -> list[Any]:
+    """Return the values of a reply as a client reads them."""
+    return json.loads(encode(sent))["outputs"][0]["data"]
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-def test_every_short_float_survives_json(datatype: str) -> None:
+def test_every_16_bit_float_survives_json(datatype: str) -> None:
     dtype = {"FP16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}[datatype]
     every = np.arange(2**16, dtype=np.uint16)
     with np.errstate(invalid="ignore"):  # a NaN that signals
         kept = every[np.isfinite(every.view(dtype))]
 
     read = np.array(
-        answered(to_tensor(kept.view(np.float16) if datatype == "FP16" else kept, datatype))
+        values_sent(to_tensor(kept.view(np.float16) if datatype == "FP16" else kept, datatype))
     )
 
     assert kept.size > 60_000
@@ -428,11 +436,11 @@ def test_every_short_float_survives_json(datatype: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(npst.arrays(np.uint32, st.integers(0, 20), elements=st.integers(0, 2**32 - 1)))
-def test_floats_survive_json_as_the_fp64_that_they_are(bits: np.ndarray) -> None:
+def test_fp32_survives_json_as_fp64(bits: np.ndarray) -> None:
     sent = bits.view(np.float32)
     sent = sent[np.isfinite(sent)]
 
-    read = answered(to_tensor(sent))
+    read = values_sent(to_tensor(sent))
 
     assert list(map(repr, read)) == list(map(repr, sent.astype(np.float64).tolist()))
     assert np.array(read, np.float64).astype(np.float32).tobytes() == sent.tobytes()
@@ -440,27 +448,27 @@ def test_floats_survive_json_as_the_fp64_that_they_are(bits: np.ndarray) -> None
 
 @settings(max_examples=100, deadline=None)
 @given(npst.arrays(np.uint64, st.integers(0, 20), elements=st.integers(0, 2**64 - 1)))
-def test_fp64_survive_json_bit_by_bit(bits: np.ndarray) -> None:
+def test_fp64_survives_json_bit_by_bit(bits: np.ndarray) -> None:
     sent = bits.view(np.float64)
     sent = sent[np.isfinite(sent)]
 
-    assert np.array(answered(to_tensor(sent)), np.float64).tobytes() == sent.tobytes()
+    assert np.array(values_sent(to_tensor(sent)), np.float64).tobytes() == sent.tobytes()
 
 
 @pytest.mark.parametrize("sign", [0, 1 << 31], ids=["+", "-"])
 @pytest.mark.parametrize(
     "bits", [0x15AE43FD, 0x15AE43FE, 0x3DCCCCCD, 0x00000001, 0x00800000, 0x7F7FFFFF, 0]
 )
-def test_a_float_whose_fewest_digits_are_ambiguous_gets_more_of_them(bits: int, sign: int) -> None:
-    """Those of 0x15AE43FD stand for its neighbour where they are read as FP64 and rounded to FP32 then."""
+def test_a_float_with_ambiguous_short_digits_gets_longer_ones(bits: int, sign: int) -> None:
+    """Check floats whose shortest FP32 digits, read as FP64, round to a neighbour."""
     assert struct.pack("<f", 7.038531e-26) == struct.pack("<I", 0x15AE43FE)
     sent = struct.pack("<3I", bits, sign | bits, bits)
 
-    assert struct.pack("<3f", *answered(Tensor("FP32", (3,), sent))) == sent
+    assert struct.pack("<3f", *values_sent(Tensor("FP32", (3,), sent))) == sent
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
-def test_what_is_no_finite_number_has_a_name(datatype: str) -> None:
+def test_nan_and_infinities_are_written_by_name(datatype: str) -> None:
     values = np.array([np.nan, np.inf, -np.inf, 0.5], np.float32)
     sent = (
         (values.view(np.uint32) >> 16).astype(np.uint16)
@@ -468,19 +476,19 @@ def test_what_is_no_finite_number_has_a_name(datatype: str) -> None:
         else values.astype({"FP16": np.float16, "FP64": np.float64}.get(datatype, np.float32))
     )
 
-    assert answered(to_tensor(sent, datatype)) == ["NaN", "Infinity", "-Infinity", 0.5]
+    assert values_sent(to_tensor(sent, datatype)) == ["NaN", "Infinity", "-Infinity", 0.5]
 
 
-def test_replies_are_spelled_as_before() -> None:
-    """Without spaces, with text as it is, and FP32 in the digits of FP64."""
+def test_replies_are_compact_json_with_fp64_digits() -> None:
+    """Check that text is not escaped either."""
     name = 'é"\\\n\x7f'
-    body = answer(to_tensor(np.array([-(2**63), 2**63 - 1])), name)
+    body = encode(to_tensor(np.array([-(2**63), 2**63 - 1])), name)
 
     assert (
         body == json.dumps(orjson.loads(body), separators=(",", ":"), ensure_ascii=False).encode()
     )
     assert json.loads(body)["id"] == name
     assert json.loads(body)["outputs"][0]["data"] == [-(2**63), 2**63 - 1]
-    assert b'"data":[0.10000000149011612,-0.0,1.0]' in answer(
+    assert b'"data":[0.10000000149011612,-0.0,1.0]' in encode(
         to_tensor(np.array([0.1, -0.0, 1], np.float32))
     )

@@ -1,4 +1,4 @@
-"""Infer bodies against the encoder and decoder of tritonclient, and against everything that is not a request."""
+"""Infer requests and replies against tritonclient, and refusals of bad requests."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ OUTPUTS = {
 
 
 def document(**changes: object) -> dict[str, Any]:
-    """The smallest good request in JSON, with other members."""
+    """Return the smallest valid request in JSON, with other members."""
     inputs = [
         {"name": "numbers", "datatype": "FP32", "shape": [1, 3], "data": [1, 2.5, 3]},
         {"name": "name", "datatype": "BYTES", "shape": [1], "data": ["Maus"]},
@@ -53,7 +53,7 @@ def document(**changes: object) -> dict[str, Any]:
 
 
 def with_input(at: int = 0, drop: str = "", **changes: object) -> dict[str, Any]:
-    """The smallest good request with one of its inputs changed."""
+    """Return the smallest valid request with one of its inputs changed."""
     request = document()
     request["inputs"][at].update(changes)
     request["inputs"][at].pop(drop, None)
@@ -76,11 +76,11 @@ def read(reply: InferReply) -> InferResult:
 
 
 def triton_input(name: str, datatype: str, array: np.ndarray, *, binary: bool) -> InferInput:
-    given = InferInput(name, list(array.shape), datatype)
-    given.set_data_from_numpy(
+    tensor = InferInput(name, list(array.shape), datatype)
+    tensor.set_data_from_numpy(
         array.view(ml_dtypes.bfloat16) if datatype == "BF16" else array, binary_data=binary
     )
-    return given
+    return tensor
 
 
 def triton_body(*inputs: InferInput, **more: object) -> tuple[bytes, str | None]:
@@ -89,7 +89,10 @@ def triton_body(*inputs: InferInput, **more: object) -> tuple[bytes, str | None]
 
 
 def arrays(datatype: str, *, text: bool = False) -> st.SearchStrategy[np.ndarray]:
-    """Any array of a datatype, empty and scalar ones too. `text`: only BYTES that are UTF-8."""
+    """Draw any array of a datatype, empty and scalar ones too.
+
+    With `text`, BYTES are UTF-8 only.
+    """
     shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
     if datatype == "BYTES":
         values = st.text(max_size=5).map(str.encode) if text else st.binary(max_size=9)
@@ -114,7 +117,7 @@ def assert_same(got: np.ndarray, sent: np.ndarray) -> None:
             np.testing.assert_array_equal(np.signbit(got)[number], np.signbit(sent)[number])
 
 
-# --- tritonclient asks, tritonclient reads ----------------------------------------------------------------------------
+# --- tritonclient as client
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
@@ -202,7 +205,7 @@ def test_binary_and_json_tensors_mix(first: bool, second: bool) -> None:
     assert result.as_numpy("title").tolist() in ([b"M\xc3\xa4uschen"], ["Mäuschen"])
 
 
-def test_what_tritonclient_asks_beside_tensors() -> None:
+def test_options_of_tritonclient_are_decoded() -> None:
     body, length = triton_body(
         triton_input("numbers", "FP32", np.zeros((1, 3), np.float32), binary=True),
         triton_input("name", "BYTES", np.array([b"Maus"], np.object_), binary=True),
@@ -226,8 +229,12 @@ def test_what_tritonclient_asks_beside_tensors() -> None:
     )
     assert request.timeout_us == 5_000
     assert request.parameters == {
-        "priority": 3, "sequence_id": "a", "sequence_start": True, "sequence_end": False, "trace": 1.5
-    }  # fmt: skip
+        "priority": 3,
+        "sequence_id": "a",
+        "sequence_start": True,
+        "sequence_end": False,
+        "trace": 1.5,
+    }
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
@@ -239,7 +246,7 @@ def test_tritonclient_reads_classes(binary: bool) -> None:
     assert result.as_numpy("scores").tolist() in ([[b"0.750000:1:dog"]], [["0.750000:1:dog"]])
 
 
-# --- JSON as any client writes it -------------------------------------------------------------------------------------
+# --- JSON
 
 
 def test_a_request_in_json() -> None:
@@ -277,7 +284,7 @@ def test_base64_elements_of_a_bytes_input() -> None:
     assert request.inputs["name"].data == [b"\xff\0"]
 
 
-def test_any_other_content_type_says_nothing() -> None:
+def test_other_content_types_are_ignored() -> None:
     request = decode(with_input(1, data=["/wA="], parameters={"content_type": "str"}))
 
     assert request.inputs["name"].data == [b"/wA="]
@@ -302,15 +309,15 @@ def test_a_model_without_inputs() -> None:
     assert decode({"inputs": []}, signature=Signature((), SIGNATURE.outputs)).inputs == {}
 
 
-def test_a_memoryview_is_a_body() -> None:
+def test_a_body_may_be_a_memoryview() -> None:
     assert decode_infer(memoryview(json.dumps(document()).encode()), None, SIGNATURE).id is None
 
 
-def test_a_header_that_covers_the_whole_body() -> None:
+def test_the_header_may_cover_the_whole_body() -> None:
     assert decode(document(), raw=b"").inputs["name"].data == [b"Maus"]
 
 
-# --- which outputs, and how -------------------------------------------------------------------------------------------
+# --- requested outputs
 
 
 def asking(*outputs: RequestedOutput) -> InferRequest:
@@ -318,7 +325,7 @@ def asking(*outputs: RequestedOutput) -> InferRequest:
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("members", "expected"),
     [
         ({}, [("scores", False, 0), ("title", False, 0)]),
         ({"outputs": []}, [("scores", False, 0), ("title", False, 0)]),
@@ -347,18 +354,18 @@ def asking(*outputs: RequestedOutput) -> InferRequest:
     ],
 )
 def test_which_outputs_are_sent(
-    asked: dict[str, object], expected: list[tuple[str, bool, int]]
+    members: dict[str, object], expected: list[tuple[str, bool, int]]
 ) -> None:
-    assert decode(document(**asked)).outputs == tuple(
+    assert decode(document(**members)).outputs == tuple(
         RequestedOutput(*output) for output in expected
     )
 
 
-def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled(
+def test_a_reply_over_the_limit_is_refused_before_it_is_encoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for owner, name in [(tensors, "to_json"), (tensors, "to_bytes"), (infer_reply, "classify")]:
-        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("spelled"))
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("encoded"))
     numbers = to_tensor(np.zeros(1000, np.float32))
     for tensor, wanted in [
         (numbers, RequestedOutput("x", binary=True, classes=0)),
@@ -380,7 +387,7 @@ def test_a_reply_of_more_than_the_limit_is_refused_before_it_is_spelled(
             )
 
 
-def test_the_limit_of_a_reply_counts_every_byte() -> None:
+def test_the_reply_limit_counts_every_byte() -> None:
     whole = encode_infer(decode(document()), OUTPUTS, SIGNATURE, "m", 1).body
 
     assert (
@@ -390,7 +397,7 @@ def test_the_limit_of_a_reply_counts_every_byte() -> None:
         encode_infer(decode(document()), OUTPUTS, SIGNATURE, "m", 1, limit=len(whole) - 1)
 
 
-def test_an_output_that_is_not_what_the_model_declared_is_our_bug() -> None:
+def test_an_output_of_an_undeclared_datatype_is_a_bug() -> None:
     with pytest.raises(TypeError, match="output scores is FP64, not FP32"):
         encode_infer(
             decode(document()),
@@ -401,7 +408,7 @@ def test_an_output_that_is_not_what_the_model_declared_is_our_bug() -> None:
         )
 
 
-# --- raw binary: header 0 ---------------------------------------------------------------------------------------------
+# --- raw binary: header 0
 
 
 def raw(datatype: str, *shape: int, outputs: int = 1) -> Signature:
@@ -429,7 +436,7 @@ def raw(datatype: str, *shape: int, outputs: int = 1) -> Signature:
         (Signature((TensorSpec("x", "INT16", ()),), ()), b"\1\0", 1),
     ],
 )
-def test_a_raw_body_is_one_batch_row_and_asks_for_bytes(
+def test_a_raw_body_is_one_row_and_requests_binary(
     signature: Signature, body: bytes, expected: object
 ) -> None:
     request = decode_infer(body, "0", signature)
@@ -445,7 +452,8 @@ def test_a_raw_body_is_one_batch_row_and_asks_for_bytes(
         (
             SIGNATURE,
             b"",
-            f"header {HEADER} is 0, which takes a model with one input: the model takes 'numbers', 'name'",
+            f"header {HEADER} is 0, which takes a model with one input: "
+            "the model takes 'numbers', 'name'",
         ),
         (raw("INT16", -1, 2), b"\1\0", "shape [1, 2] of INT16 is 4 bytes of binary data, not 2"),
         (raw("INT16", -1), b"\1\0\2\0", "shape [1] of INT16 is 2 bytes of binary data, not 4"),
@@ -469,7 +477,7 @@ def test_a_raw_body_that_does_not_fit_is_refused(
     assert says in str(refused.value)
 
 
-# --- what is refused, and what it says --------------------------------------------------------------------------------
+# --- refusals
 
 BAD: Mapping[str, tuple[object, str]] = {
     "a list": ([], "the body must be a JSON object, not a list"),
@@ -482,53 +490,152 @@ BAD: Mapping[str, tuple[object, str]] = {
     "surrogate in id": (document(id="\ud800"), "id holds a lone surrogate"),
     "inputs no list": (document(inputs={}), "inputs must be a list, not an object"),
     "input no object": (document(inputs=["x"]), "inputs[0] must be an object, not the string 'x'"),
-    "input without name": (with_input(1, drop="name"), "inputs[1]: name must be a string, not null"),
+    "input without name": (
+        with_input(1, drop="name"),
+        "inputs[1]: name must be a string, not null",
+    ),
     "input named by number": (with_input(name=1), "inputs[0]: name must be a string, not 1"),
-    "unknown input": (with_input(name="Numbers"), "unknown input 'Numbers': the model has 'numbers', 'name'"),
-    "long name": (with_input(name="a" * 999), f"unknown input '{'a' * 77}…: the model has 'numbers', 'name'"),
+    "unknown input": (
+        with_input(name="Numbers"),
+        "unknown input 'Numbers': the model has 'numbers', 'name'",
+    ),
+    "long name": (
+        with_input(name="a" * 999),
+        f"unknown input '{'a' * 77}…: the model has 'numbers', 'name'",
+    ),
     "control characters": (with_input(name="a\n\0\u202eb"), "unknown input 'a ??b': the model has"),
-    "duplicate input": (document(inputs=document()["inputs"] * 2), "input 'numbers' is given twice"),
-    "missing input": (document(inputs=document()["inputs"][:1]), "missing input 'name': the model takes"),
-    "other datatype": (with_input(datatype="FP64"), "input 'numbers': datatype is the string 'FP64', the model takes"),
-    "no datatype": (with_input(drop="datatype"), "input 'numbers': datatype is null, the model takes 'FP32'"),
-    "datatype a list": (with_input(datatype=["FP32"]), "datatype is a list, the model takes 'FP32'"),
-    "no shape": (with_input(drop="shape"), "input 'numbers': shape must be a list of non-negative integers, not null"),
-    "other rank": (with_input(shape=[3]), "input 'numbers': shape has 1 dimensions, the model takes 2: [-1, 3]"),
-    "other size": (with_input(shape=[1, 4]), "input 'numbers': shape [1, 4] does not fit the model's [-1, 3]"),
-    "other count": (with_input(shape=[2, 3]), "input 'numbers': data holds 3 values, shape [2, 3] takes 6"),
+    "duplicate input": (
+        document(inputs=document()["inputs"] * 2),
+        "input 'numbers' is given twice",
+    ),
+    "missing input": (
+        document(inputs=document()["inputs"][:1]),
+        "missing input 'name': the model takes",
+    ),
+    "other datatype": (
+        with_input(datatype="FP64"),
+        "input 'numbers': datatype is the string 'FP64', the model takes",
+    ),
+    "no datatype": (
+        with_input(drop="datatype"),
+        "input 'numbers': datatype is null, the model takes 'FP32'",
+    ),
+    "datatype a list": (
+        with_input(datatype=["FP32"]),
+        "datatype is a list, the model takes 'FP32'",
+    ),
+    "no shape": (
+        with_input(drop="shape"),
+        "input 'numbers': shape must be a list of non-negative integers, not null",
+    ),
+    "other rank": (
+        with_input(shape=[3]),
+        "input 'numbers': shape has 1 dimensions, the model takes 2: [-1, 3]",
+    ),
+    "other size": (
+        with_input(shape=[1, 4]),
+        "input 'numbers': shape [1, 4] does not fit the model's [-1, 3]",
+    ),
+    "other count": (
+        with_input(shape=[2, 3]),
+        "input 'numbers': data holds 3 values, shape [2, 3] takes 6",
+    ),
     "huge shape": (with_input(shape=[2**62, 3]), "a dimension may be at most 67108864"),
-    "string value": (with_input(data=[1, "2", 3]), "input 'numbers': value 1 of data is the string '2'; FP32 takes"),
-    "overflow": (with_input(data=[1, 1e39, 3]), "input 'numbers': data holds a number beyond the range of FP32"),
-    "huge integer": (with_input(data=[1, 10**400, 3]), "data holds a number beyond the range of FP32"),
-    "constant as text": (with_input(1, data=[math.nan]), "input 'name': value 0 of data is NaN; BYTES takes strings"),
-    "surrogate": (with_input(1, data=["\ud800"]), "input 'name': data holds a lone surrogate, which is no text"),
-    "no data": (with_input(drop="data"), "input 'numbers': send either data or the parameter binary_data_size"),
+    "string value": (
+        with_input(data=[1, "2", 3]),
+        "input 'numbers': value 1 of data is the string '2'; FP32 takes",
+    ),
+    "overflow": (
+        with_input(data=[1, 1e39, 3]),
+        "input 'numbers': data holds a number beyond the range of FP32",
+    ),
+    "huge integer": (
+        with_input(data=[1, 10**400, 3]),
+        "data holds a number beyond the range of FP32",
+    ),
+    "constant as text": (
+        with_input(1, data=[math.nan]),
+        "input 'name': value 0 of data is NaN; BYTES takes strings",
+    ),
+    "surrogate": (
+        with_input(1, data=["\ud800"]),
+        "input 'name': data holds a lone surrogate, which is no text",
+    ),
+    "no data": (
+        with_input(drop="data"),
+        "input 'numbers': send either data or the parameter binary_data_size",
+    ),
     "null data": (with_input(data=None), "input 'numbers': data must be a list, not null"),
-    "input parameters a list": (with_input(parameters=[]), "input 'numbers': parameters must be an object, not a list"),
-    "input parameter a list": (with_input(parameters={"a": []}), "parameter 'a' must be a string, a number or a bool"),
-    "shared memory": (with_input(parameters={"shared_memory_region": "r"}), "shared memory is not offered"),
-    "binary without header": (binary_input(12), f"binary_data_size needs the header {HEADER}, the length of the JSON"),
+    "input parameters a list": (
+        with_input(parameters=[]),
+        "input 'numbers': parameters must be an object, not a list",
+    ),
+    "input parameter a list": (
+        with_input(parameters={"a": []}),
+        "parameter 'a' must be a string, a number or a bool",
+    ),
+    "shared memory": (
+        with_input(parameters={"shared_memory_region": "r"}),
+        "shared memory is not offered",
+    ),
+    "binary without header": (
+        binary_input(12),
+        f"binary_data_size needs the header {HEADER}, the length of the JSON",
+    ),
     "outputs no list": (document(outputs={}), "outputs must be a list, not an object"),
-    "output no object": (document(outputs=["scores"]), "outputs[0] must be an object, not the string 'scores'"),
+    "output no object": (
+        document(outputs=["scores"]),
+        "outputs[0] must be an object, not the string 'scores'",
+    ),
     "output without name": (document(outputs=[{}]), "outputs[0]: name must be a string, not null"),
-    "unknown output": (document(outputs=[{"name": "y"}]), "unknown output 'y': the model has 'scores', 'title'"),
-    "duplicate output": (document(outputs=[{"name": "title"}] * 2), "output 'title' is given twice"),
-    "parameters a list": (document(parameters=[]), "the request: parameters must be an object, not a list"),
-    "parameter null": (document(parameters={"a": None}), "parameter 'a' must be a string, a number or a boolean, not"),
-    "parameter NaN": (document(parameters={"a": math.nan}), "must be a string, a number or a boolean, not NaN"),
-    "parameter surrogate": (document(parameters={"a": "\ud800"}), "parameter 'a' holds a lone surrogate"),
-    "parameter name surrogate": (document(parameters={"\ud800": 1}), "a parameter name holds a lone surrogate"),
+    "unknown output": (
+        document(outputs=[{"name": "y"}]),
+        "unknown output 'y': the model has 'scores', 'title'",
+    ),
+    "duplicate output": (
+        document(outputs=[{"name": "title"}] * 2),
+        "output 'title' is given twice",
+    ),
+    "parameters a list": (
+        document(parameters=[]),
+        "the request: parameters must be an object, not a list",
+    ),
+    "parameter null": (
+        document(parameters={"a": None}),
+        "parameter 'a' must be a string, a number or a boolean, not",
+    ),
+    "parameter NaN": (
+        document(parameters={"a": math.nan}),
+        "must be a string, a number or a boolean, not NaN",
+    ),
+    "parameter surrogate": (
+        document(parameters={"a": "\ud800"}),
+        "parameter 'a' holds a lone surrogate",
+    ),
+    "parameter name surrogate": (
+        document(parameters={"\ud800": 1}),
+        "a parameter name holds a lone surrogate",
+    ),
     "reserved": (document(parameters={"triton_x": 1}), "parameter 'triton_x' is reserved"),
-    "timeout a float": (document(parameters={"timeout": 1.0}), "timeout must be microseconds, a non-negative integer"),
+    "timeout a float": (
+        document(parameters={"timeout": 1.0}),
+        "timeout must be microseconds, a non-negative integer",
+    ),
     "timeout a bool": (document(parameters={"timeout": True}), "a non-negative integer, not true"),
     "timeout negative": (document(parameters={"timeout": -1}), "a non-negative integer, not -1"),
-    "timeout huge": (document(parameters={"timeout": 2**64}), "a non-negative integer, not 18446744073709551616"),
-    "flag a number": (document(parameters={"binary_data_output": 1}), "binary_data_output must be true or false, not"),
-}  # fmt: skip
+    "timeout huge": (
+        document(parameters={"timeout": 2**64}),
+        "a non-negative integer, not 18446744073709551616",
+    ),
+    "flag a number": (
+        document(parameters={"binary_data_output": 1}),
+        "binary_data_output must be true or false, not",
+    ),
+}
 
 
 @pytest.mark.parametrize(("request_", "says"), BAD.values(), ids=BAD)
-def test_a_bad_request_is_told_what_to_change(request_: object, says: str) -> None:
+def test_the_error_of_a_bad_request_says_what_to_change(request_: object, says: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         decode(request_)
 
@@ -556,7 +663,7 @@ def test_a_bad_request_is_told_what_to_change(request_: object, says: str) -> No
         ({"shared_memory_region": "r"}, "output 'scores': shared memory is not offered"),
     ],
 )
-def test_a_bad_wish_for_an_output_is_told_what_to_change(
+def test_the_error_of_a_bad_output_says_what_to_change(
     parameters: dict[str, object], says: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -619,33 +726,43 @@ def test_the_header_is_a_length_within_the_body(header: str, says: str) -> None:
     [
         (b"", "the body is not JSON: Expecting value at character 0"),
         (b"{", "the body is not JSON: Expecting property name"),
-        (b"{}{}", "the body is not JSON: Extra data at character 2; when tensors follow the JSON as bytes, the header"),
-        (b"{}\0\0\x80\x3f", "the body is not JSON in UTF-8, from byte 4 on; when tensors follow the JSON as bytes"),
+        (
+            b"{}{}",
+            "the body is not JSON: Extra data at character 2; "
+            "when tensors follow the JSON as bytes, the header",
+        ),
+        (
+            b"{}\0\0\x80\x3f",
+            "the body is not JSON in UTF-8, from byte 4 on; when tensors follow the JSON as bytes",
+        ),
         (b"{}\0\0\x80\x3f", f"the header {HEADER} must hold the length of the JSON"),
         (b"\xef\xbb\xbf{}", "the body is not JSON: Expecting value at character 0"),
         ('{"inputs":[]}'.encode("utf-16"), "the body is not JSON in UTF-8, from byte 0 on"),
         (b'{"inputs":' + b"[" * 100_000, "the body is JSON that is nested too deeply"),
         (b'{"a":' * 100_000, "the body is JSON that is nested too deeply"),
         (b'{"inputs":[' + b"1" * 4301 + b"]}", "the body is JSON with a number of too many digits"),
-        (b'{"inputs":[],"inputs":[]}', "the body is JSON with the key 'inputs' twice in one object"),
+        (
+            b'{"inputs":[],"inputs":[]}',
+            "the body is JSON with the key 'inputs' twice in one object",
+        ),
         (b'{"x":{"a":1,"b":2,"a":1}}', "the body is JSON with the key 'a' twice in one object"),
         (b"{'inputs':[]}", "the body is not JSON: Expecting property name"),
         (b'{"inputs":[nan]}', "the body is not JSON: Expecting value"),
     ],
     ids=lambda value: repr(value[:24]),
-)  # fmt: skip
-def test_a_body_that_is_no_json_is_refused(body: bytes, says: str) -> None:
+)
+def test_a_body_that_is_not_json_is_refused(body: bytes, says: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         decode_infer(body, None, SIGNATURE)
 
     assert says in str(refused.value)
 
 
-# --- whatever the bytes are -------------------------------------------------------------------------------------------
+# --- any bytes
 
 
 def answer(body: bytes, header: str | None, signature: Signature = SIGNATURE) -> None:
-    """Decode; the request is good and can be answered, or it is refused on one readable line."""
+    """Check that a body is decoded and answered, or refused on one readable line."""
     try:
         request = decode_infer(body, header, signature)
     except InvalidRequest as error:
@@ -712,7 +829,7 @@ def test_any_bytes_are_answered(body: bytes, header: str | None) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_any_damage_is_answered(data: st.DataObject) -> None:
+def test_any_damaged_body_is_answered(data: st.DataObject) -> None:
     body, header = data.draw(st.sampled_from(GOOD))
     begin = data.draw(st.integers(0, len(body)))
     end = data.draw(st.integers(begin, min(begin + 8, len(body))))
@@ -722,7 +839,7 @@ def test_any_damage_is_answered(data: st.DataObject) -> None:
 
 @settings(max_examples=600, deadline=None)
 @given(st.data())
-def test_any_value_in_any_place_is_answered(data: st.DataObject) -> None:
+def test_any_value_anywhere_in_the_json_is_answered(data: st.DataObject) -> None:
     request = copy.deepcopy(data.draw(st.sampled_from(REQUESTS)))
     place, key = data.draw(st.sampled_from(list(places(request))))
     place[key] = data.draw(json_values)
@@ -732,7 +849,7 @@ def test_any_value_in_any_place_is_answered(data: st.DataObject) -> None:
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in a JSON value where another value could stand."""
+    """Yield each container and key in a JSON value where another value could be."""
     for key in (
         value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     ):

@@ -1,4 +1,4 @@
-"""Tensors: what JSON and bytes may say, and what becomes of it."""
+"""Tensors from and to JSON and binary data, against numpy."""
 
 import json
 import math
@@ -34,7 +34,7 @@ few = settings(max_examples=30, deadline=None)
 
 
 def _near_a_tie(at: int) -> int:
-    """The bits of an FP32 halfway between two of BF16, or beside it."""
+    """Return the bits of an FP32 halfway between two BF16, or beside it."""
     return (at % 2**16) << 16 | 0x7FFF + at // 2**16
 
 
@@ -53,7 +53,7 @@ def refusal(datatype: str, data: object, *shape: int, base64: bool = False) -> s
 
 
 def in_bulk(datatype: str, text: str, *shape: int) -> Tensor | None:
-    """What is read out of the text of a list, which has to be what `from_json` makes of it, or None."""
+    """Read a list from its text, and check that `from_json` gives the same."""
     surrounded = b'{"data":' + text.encode() + b"}"
     tensor = read_list(spec(datatype, *shape), shape, surrounded, 8, len(surrounded) - 1)
     assert tensor is None or tensor == read(datatype, json.loads(text), *shape)
@@ -61,12 +61,12 @@ def in_bulk(datatype: str, text: str, *shape: int) -> Tensor | None:
 
 
 def numbers(tensor: Tensor) -> np.ndarray:
-    """The array of a tensor, that of BF16 as ml_dtypes has it."""
+    """Return a tensor as an array of numbers, BF16 as ml_dtypes has it."""
     return to_array(tensor).view(FLOATS.get(tensor.datatype, DTYPES[tensor.datatype]))
 
 
 def assert_same(got: Tensor, sent: Tensor) -> None:
-    """Bit by bit, but that any NaN is as good as another."""
+    """Compare tensors bit by bit, except that all NaNs are equal."""
     assert (got.datatype, got.shape) == (sent.datatype, sent.shape)
     if got.datatype not in FLOATS:
         assert got == sent
@@ -78,7 +78,10 @@ def assert_same(got: Tensor, sent: Tensor) -> None:
 
 
 def elements(datatype: str) -> st.SearchStrategy[np.ndarray]:
-    """Arrays of any shape, empty and scalar ones too, and of any value: every NaN, both zeros, subnormals."""
+    """Draw arrays of any shape and any value.
+
+    Empty and scalar ones too, with every NaN, both zeros and subnormals.
+    """
     shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
     if datatype == "BYTES":
         return npst.arrays(np.object_, shapes, elements=st.binary(max_size=9), fill=st.nothing())
@@ -90,11 +93,11 @@ def test_every_datatype_has_a_dtype_of_its_size_on_the_wire() -> None:
     assert all(DTYPES[name].itemsize == size for name, size in DATATYPES.items() if size)
 
 
-# --- there and back ---------------------------------------------------------------------------------------------------
+# --- round trips
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_values_are_what_numpy_sees(datatype: str) -> None:
+def test_values_equal_those_of_numpy(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
@@ -111,7 +114,7 @@ def test_values_are_what_numpy_sees(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-def test_every_16_bit_float_is_what_numpy_sees(datatype: str) -> None:
+def test_every_16_bit_float_equals_that_of_numpy(datatype: str) -> None:
     sent = Tensor(datatype, (2**16,), np.arange(2**16, dtype=np.uint16).tobytes())
     with np.errstate(invalid="ignore"):  # a NaN that signals
         expected = numbers(sent).astype(np.float64)
@@ -129,7 +132,7 @@ def test_every_16_bit_float_is_what_numpy_sees(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_json_gives_back_what_it_was_made_of(datatype: str) -> None:
+def test_tensors_survive_json(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
@@ -143,7 +146,7 @@ def test_json_gives_back_what_it_was_made_of(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", [datatype for datatype in DATATYPES if datatype != "BYTES"])
-def test_json_text_gives_back_what_it_was_made_of(datatype: str) -> None:
+def test_tensors_survive_json_text_read_in_bulk(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
@@ -161,7 +164,7 @@ def test_json_text_gives_back_what_it_was_made_of(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_bytes_give_back_what_they_were_made_of(datatype: str) -> None:
+def test_tensors_survive_binary_data(datatype: str) -> None:
     @few
     @given(elements(datatype))
     def check(array: np.ndarray) -> None:
@@ -204,7 +207,7 @@ def test_a_tensor_may_be_empty(datatype: str, shape: tuple[int, ...]) -> None:
     st.sampled_from(sorted(FLOATS)),
 )
 def test_numbers_are_rounded_as_numpy_does_or_refused(sent: list[float], datatype: str) -> None:
-    """First to FP64, then to the datatype; BF16 by way of FP32, as ml_dtypes does."""
+    """Check rounding to FP64, then to the datatype; BF16 through FP32, as ml_dtypes does."""
     with np.errstate(over="ignore"):
         wide = np.array([float(n) if abs(n) < 2**1024 - 2**970 else math.inf for n in sent])
         rounded = (wide.astype(np.float32) if datatype == "BF16" else wide).astype(FLOATS[datatype])
@@ -245,7 +248,7 @@ def test_bf16_rounds_as_ml_dtypes_does(bits: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_binary_data_is_read_wherever_it_lies_and_not_held_on_to(datatype: str) -> None:
+def test_binary_data_is_copied_from_any_alignment(datatype: str) -> None:
     sent = to_tensor(
         np.array([b"one", b"", b"three", b"\xff"], np.object_)
         if datatype == "BYTES"
@@ -257,12 +260,12 @@ def test_binary_data_is_read_wherever_it_lies_and_not_held_on_to(datatype: str) 
         body = bytearray(b"\x01" * offset + raw + b"\x01" * 8)
         tensor = from_bytes(spec(datatype, 4), (4,), memoryview(body)[offset : offset + len(raw)])
         body[:] = b"\xff" * len(body)
-        body.clear()  # a BufferError while anything looks into it
+        body.clear()  # a BufferError if a view of it exists
 
         assert tensor == sent
 
 
-# --- structure --------------------------------------------------------------------------------------------------------
+# --- structure
 
 
 @pytest.mark.parametrize(
@@ -366,13 +369,13 @@ def test_a_shape_that_does_not_fit_the_model_is_refused(shape: object, says: str
     assert says in str(refused.value)
 
 
-def test_an_empty_dimension_hides_no_huge_one() -> None:
+def test_an_empty_dimension_does_not_hide_a_huge_one() -> None:
     with pytest.raises(InvalidRequest, match="holds more than 67108864 elements"):
         read_shape(spec("FP32", -1, -1, -1), [0, ELEMENTS_MAX, ELEMENTS_MAX])
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_nothing_is_allocated_for_a_claim(datatype: str) -> None:
+def test_nothing_is_allocated_for_a_declared_shape(datatype: str) -> None:
     shape = (ELEMENTS_MAX,)
     tracemalloc.start()
     assert "data holds 1 values" in refusal(datatype, [1], *shape)
@@ -385,7 +388,7 @@ def test_nothing_is_allocated_for_a_claim(datatype: str) -> None:
     assert peak_bytes < 100_000
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
+# --- values
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
@@ -420,7 +423,7 @@ def test_integers_are_exact_up_to_their_limits_and_never_wrap(datatype: str) -> 
         (math.nan, "nan"),
     ],
 )
-def test_integers_are_nothing_but_integers(datatype: str, value: object, named: str) -> None:
+def test_integer_tensors_take_integers_only(datatype: str, value: object, named: str) -> None:
     assert f"value 1 of data is {named}; {datatype} takes integers" in refusal(
         datatype, [0, value], 2
     )
@@ -428,7 +431,7 @@ def test_integers_are_nothing_but_integers(datatype: str, value: object, named: 
 
 
 @pytest.mark.parametrize("value", [0, 1, 1.0, "true", None])
-def test_booleans_are_nothing_but_true_and_false(value: object) -> None:
+def test_boolean_tensors_take_true_and_false_only(value: object) -> None:
     for tensor in (read("BOOL", [True, False], 2), in_bulk("BOOL", "[true, false]", 2)):
         assert tensor == Tensor("BOOL", (2,), b"\x01\x00")
     assert "BOOL takes true or false" in refusal("BOOL", [True, value], 2)
@@ -436,13 +439,13 @@ def test_booleans_are_nothing_but_true_and_false(value: object) -> None:
 
 
 @pytest.mark.parametrize("byte", range(2, 256))
-def test_bytes_of_booleans_are_nothing_but_0_and_1(byte: int) -> None:
+def test_binary_booleans_take_0_and_1_only(byte: int) -> None:
     with pytest.raises(InvalidRequest, match="binary BOOL data must hold bytes 0 and 1 only"):
         from_bytes(spec("BOOL", 3), (3,), memoryview(bytes([1, 0, byte])))
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
-def test_floats_take_numbers_and_the_spellings_of_what_is_no_number(datatype: str) -> None:
+def test_float_tensors_take_null_and_names_of_nan_and_infinity(datatype: str) -> None:
     tensor = read(datatype, [1, -0.5, None, "NaN", "Infinity", "-Infinity"], 6)
 
     assert to_json(tensor)[0] == [1, -0.5, "NaN", "NaN", "Infinity", "-Infinity"]
@@ -453,7 +456,7 @@ def test_floats_take_numbers_and_the_spellings_of_what_is_no_number(datatype: st
 @pytest.mark.parametrize(
     "spelling", ["null", "NaN", "Infinity", "-Infinity", '"NaN"', '"Infinity"', "true", "false"]
 )
-def test_what_is_no_number_is_not_read_in_bulk(datatype: str, spelling: str) -> None:
+def test_words_are_not_read_as_floats_in_bulk(datatype: str, spelling: str) -> None:
     assert in_bulk(datatype, f"[0, {spelling}]", 2) is None
 
 
@@ -465,7 +468,7 @@ def test_zeros_keep_their_sign(datatype: str) -> None:
     assert read(datatype, [0.0, -0.0], 2) == zeros
     assert in_bulk(datatype, "[0.0,-0.0]", 2) == zeros
     assert list(map(repr, to_json(zeros)[0])) == ["0.0", "-0.0"]
-    assert read(datatype, [1e-400, -1e-400], 2) == zeros  # too small to be anything else
+    assert read(datatype, [1e-400, -1e-400], 2) == zeros  # too small for any other float
     assert in_bulk(datatype, "[1e-400,-1e-400]", 2) == zeros
 
 
@@ -480,7 +483,7 @@ def test_zeros_keep_their_sign(datatype: str) -> None:
         ({}, "an"),
     ],
 )
-def test_floats_are_not_read_out_of_strings_or_booleans(
+def test_float_tensors_take_no_other_strings_and_no_booleans(
     datatype: str, value: object, named: str
 ) -> None:
     assert f"value 2 of data is {named}" in refusal(datatype, [1.0, "NaN", value], 3)
@@ -488,7 +491,7 @@ def test_floats_are_not_read_out_of_strings_or_booleans(
 
 @pytest.mark.parametrize(
     ("datatype", "largest", "rounded_to_it", "too_large"),
-    [  # up to halfway to what would be the next; BF16 is rounded from FP32
+    [  # rounds down below half of the next step; BF16 is rounded from FP32
         ("FP16", 65504.0, "65519.999", "65520"),
         ("FP16", 65504.0, "65519.99999999999", "65520.0"),
         ("FP16", 65504.0, "65519", "1e39"),
@@ -496,9 +499,11 @@ def test_floats_are_not_read_out_of_strings_or_booleans(
         ("BF16", 3.3895313892515355e38, "3.39e38", "1e39"),
         ("FP32", 3.4028234663852886e38, "3.4028235677973362e38", "3.4028235677973366e38"),
         ("FP32", 3.4028234663852886e38, "3.4028235e38", "1e39"),
-        ("FP32", 3.4028234663852886e38, "3402823567797336" + "0" * 23, "340282356779733661637539395458142568448"),
+        ("FP32", 3.4028234663852886e38, "3402823567797336" + "0" * 23,
+         "340282356779733661637539395458142568448"),
         ("FP64", 1.7976931348623157e308, "1.7976931348623158e308", "1.7976931348623159e308"),
-        ("FP64", 1.7976931348623157e308, "17976931348623158" + "0" * 292, "17976931348623159" + "0" * 292),
+        ("FP64", 1.7976931348623157e308, "17976931348623158" + "0" * 292,
+         "17976931348623159" + "0" * 292),
     ],
 )  # fmt: skip
 def test_a_finite_number_never_becomes_infinite(
@@ -527,8 +532,8 @@ LARGEST = 1.7976931348623157e308
 
 
 @pytest.mark.parametrize(
-    ("sent", "spelled"),
-    [  # sums of them are finite, infinite or NaN, whatever they are themselves
+    ("sent", "written"),
+    [  # the sum may be finite, infinite or NaN regardless of the values
         ([LARGEST, LARGEST], [LARGEST, LARGEST]),
         ([-LARGEST, -LARGEST, 1.0], [-LARGEST, -LARGEST, 1.0]),
         ([LARGEST, LARGEST, -LARGEST, -LARGEST], [LARGEST, LARGEST, -LARGEST, -LARGEST]),
@@ -541,26 +546,26 @@ LARGEST = 1.7976931348623157e308
         ([-math.nan], ["NaN"]),
     ],
 )
-def test_only_what_is_no_finite_number_is_spelled_as_text(
-    sent: list[float], spelled: list[object]
+def test_only_nan_and_infinities_are_written_as_text(
+    sent: list[float], written: list[object]
 ) -> None:
-    assert to_json(to_tensor(np.array(sent))) == (spelled, False)
+    assert to_json(to_tensor(np.array(sent))) == (written, False)
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
 @pytest.mark.parametrize("at", [0, 1, 4095, 8191])
 @pytest.mark.parametrize(
-    ("value", "spelled"), [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")]
+    ("value", "name"), [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")]
 )
-def test_what_is_no_finite_number_is_found_among_many(
-    datatype: str, at: int, value: float, spelled: str
+def test_one_nan_or_infinity_among_many_values_is_found(
+    datatype: str, at: int, value: float, name: str
 ) -> None:
     largest = float(ml_dtypes.finfo(FLOATS[datatype]).max)
     array = np.where(np.arange(8192) % 2, largest, -largest).astype(FLOATS[datatype])
     array[at] = value
     values, _ = to_json(Tensor(datatype, (8192,), array.tobytes()))
 
-    assert values[at] == spelled
+    assert values[at] == name
     assert (
         values[:at] + values[at + 1 :]
         == ([-largest, largest] * 4096)[:at] + ([-largest, largest] * 4096)[at + 1 :]
@@ -587,11 +592,11 @@ def test_base64_is_exact(text: str) -> None:
         ("\ud800", "data holds a lone surrogate, which is no text"),
     ],
 )
-def test_strings_are_nothing_but_text(value: object, says: str) -> None:
+def test_bytes_tensors_take_text_only(value: object, says: str) -> None:
     assert says in refusal("BYTES", [value], 1)
 
 
-def test_one_element_that_is_no_text_turns_the_whole_output_into_base64() -> None:
+def test_one_element_without_utf8_makes_the_output_base64() -> None:
     assert to_json(Tensor("BYTES", (2,), [b"ab", b"\xff"])) == (["YWI=", "/w=="], True)
 
 
