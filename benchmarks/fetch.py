@@ -56,7 +56,7 @@ def storage(folder: Path, name: str) -> Iterator[str]:
 
 def contenders(url: str, blob: Blob, target: Path) -> dict[str, Callable[[], float]]:
     """Name to what fetches once, in ms."""
-    reader = BlobReader.of(Settings.of({**KEYS, "AWS_ENDPOINT_URL_S3": url}), BUCKET)
+    reader = BlobReader.from_settings(Settings.from_environment({**KEYS, "AWS_ENDPOINT_URL_S3": url}), BUCKET)
     s3 = boto3.client(
         "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="local", aws_secret_access_key="local",  # noqa: S106
         config=Config(proxies={}, max_pool_connections=16),

@@ -42,13 +42,13 @@ size_mb = int(memory_mb or DEFAULT_MEMORY_MB)
 if memory_mb:
     limit_memory(ceiling_bytes(size_mb))
 
-settings = Settings.of(os.environ)
+settings = Settings.from_environment(os.environ)
 dynamodb = Client(settings, "dynamodb")
-blobs = BlobReader.of(settings, os.environ["SERVING_BUCKET"])
+blobs = BlobReader.from_settings(settings, os.environ["SERVING_BUCKET"])
 initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
 if initialization != "snap-start":  # connections do not survive a snapshot
-    dynamodb.open_ahead()
-    blobs.open_ahead()
+    dynamodb.preconnect()
+    blobs.preconnect()
 scratch = Scratch(Path(os.environ.get("TMPDIR") or "/tmp"), "models-")  # noqa: S108 (made private)
 runtime = LazyRuntime(threads_for(size_mb))
 registry = Registry(ItemTable(DynamoCalls(dynamodb), os.environ["REGISTRY_TABLE"]), utc_now)

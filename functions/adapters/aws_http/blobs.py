@@ -1,4 +1,4 @@
-"""Blobs out of the serving bucket: ranges in parallel, straight into the file, hashed while the rest arrives"""
+"""Download of blobs: ranges in parallel, straight into the file, hashed as they arrive."""
 
 import hashlib
 import os
@@ -7,36 +7,32 @@ import threading
 import time
 from pathlib import Path
 
-from functions.adapters.aws_http.client import Client, Patience, Refused, Request
-from functions.adapters.aws_http.connection import Broken, Reply
+from functions.adapters.aws_errors import ErrorKind
+from functions.adapters.aws_http.client import Client, Request, RetryPolicy, ServiceError
+from functions.adapters.aws_http.connection import BrokenConnection, Reply
 from functions.adapters.aws_http.settings import Settings
-from functions.adapters.aws_http.sigv4 import NO_PAYLOAD, encoded
+from functions.adapters.aws_http.sigv4 import NO_PAYLOAD, percent_encode
 from functions.core.errors import Unavailable
 from functions.core.registry.version import Blob
 
 MB = 1024 * 1024
-RANGE_BYTES = (
-    1 * MB,
-    4 * MB,
-)  # the least and the most of one request; larger ones leave the hash for the end
-BUFFER_BYTES = 256 * 1024  # of a thread, between the socket and the file
-CONNECTIONS = 16  # at a time; one gets about 90 MB/s from S3
-SLOWEST_BYTES_S = (
-    4 * MB
-)  # of one connection, after ANSWER_S; a slower one is given up, what it brought is kept
-ANSWER_S = 2.0
+# Smallest and largest range of one request; larger ranges would leave the hash for the end
+RANGE_BYTES = (1 * MB, 4 * MB)
+BUFFER_BYTES = 256 * 1024  # of each thread, between the socket and the file
+CONNECTIONS = 16  # one gets about 90 MB/s from S3
+SLOWEST_BYTES_S = 4 * MB  # a slower connection is dropped; the bytes it brought are kept
+ANSWER_S = 2.0  # s for the first byte, before the slowest rate counts
 ATTEMPTS = 4
-STACK_BYTES = 1 * MB  # of a thread, instead of the 8 MB that the memory limit would count
-_GONE = {"NoSuchBucket", "NoSuchKey", "MethodNotAllowed"}  # the last is a delete marker
+STACK_BYTES = 1 * MB  # of each thread; the default 8 MB would count towards the memory limit
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
 
-class Changed(Exception):
-    """When the object was put anew while parts of it were read."""
+class ObjectChanged(Exception):
+    """Object that was overwritten while its ranges were read."""
 
 
 class BlobReader:
-    """`core.serving.Blobs` over a lean client."""
+    """Reader of the serving bucket."""
 
     def __init__(
         self,
@@ -47,7 +43,7 @@ class BlobReader:
         range_bytes: tuple[int, int] = RANGE_BYTES,
         connections: int = CONNECTIONS,
     ) -> None:
-        """`prefix` comes before the key in a path, e.g. "/bucket" where the host does not name it."""
+        """Create a reader; `prefix` precedes keys if the host does not name the bucket."""
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -55,82 +51,88 @@ class BlobReader:
         self._connections = connections
 
     @classmethod
-    def of(cls, settings: Settings, bucket: str) -> "BlobReader":
+    def from_settings(cls, settings: Settings, bucket: str) -> "BlobReader":
+        """Create a reader with a client of its own."""
         endpoint, prefix = settings.bucket(bucket)
         return cls(Client(settings, "s3", endpoint), bucket, prefix)
 
-    def open_ahead(self, connections: int = 1) -> None:
-        """Begin to open so many connections, while something else is done."""
-        self._client.open_ahead(connections)
+    def preconnect(self, connections: int = 1) -> None:
+        """Start to open connections in threads."""
+        self._client.preconnect(connections)
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         self._client.close()
 
     def fetch(self, blob: Blob, path: Path) -> None:
-        """Write the blob to `path`, complete and verified or not at all.
+        """Download a blob to `path`, complete and verified or not at all.
 
         Raises:
-            Unavailable: it could not be read, or what came is not what its digest says; try again.
+            Unavailable: it could not be read, or its digest is wrong; try again.
         """
         part = path.with_name(path.name + ".part")
         try:
-            try:
-                digest = self._download(blob, part)
-            except Changed:  # one object again
-                digest = self._download(blob, part)
-            if digest != blob.sha256:
+            if self._download_twice(blob, part) != blob.sha256:
                 raise Unavailable(
                     "a model file arrived corrupted from storage", code="BLOB_CORRUPTED"
                 )
             part.replace(path)
-        except (Broken, Changed) as error:
+        except (BrokenConnection, ObjectChanged) as error:
             raise Unavailable("storage cannot be reached; try again") from error
-        except Refused as error:
-            if error.code in _GONE or error.status in (404, 405):
-                raise Unavailable(
-                    "a model file is missing in storage", code="BLOB_MISSING"
-                ) from error
-            if error.status == 403 and error.code in ("AccessDenied", "403"):
-                raise Unavailable(
-                    f"access to the bucket {self._bucket} is denied", code="ACCESS_DENIED"
-                ) from error
-            if error.is_transient:
-                raise Unavailable("storage does not answer; try again") from error
+        except ServiceError as error:
+            self._raise_unavailable(error)
             raise
         finally:
             part.unlink(missing_ok=True)
 
+    def _raise_unavailable(self, error: ServiceError) -> None:
+        """Raise Unavailable unless the error is unexpected."""
+        match error.kind:
+            case ErrorKind.GONE:
+                raise Unavailable(
+                    "a model file is missing in storage", code="BLOB_MISSING"
+                ) from error
+            case ErrorKind.DENIED:
+                raise Unavailable(
+                    f"access to the bucket {self._bucket} is denied", code="ACCESS_DENIED"
+                ) from error
+            case ErrorKind.TRANSIENT:
+                raise Unavailable("storage does not answer; try again") from error
+
+    def _download_twice(self, blob: Blob, path: Path) -> str:
+        """Download, again if the object changed meanwhile; return the SHA-256."""
+        try:
+            return self._download(blob, path)
+        except ObjectChanged:
+            return self._download(blob, path)
+
     def _download(self, blob: Blob, path: Path) -> str:
-        """The SHA-256 of what is now in `path`."""
-        key = self._prefix + encoded(f"/{blob.key}", safe="/")
-        download = _Download(
-            self._client, key, path, blob.size_bytes, self._range_bytes_of(blob.size_bytes)
-        )
+        key = self._prefix + percent_encode(f"/{blob.key}", safe="/")
+        size = blob.size_bytes
+        download = _Download(self._client, key, path, size, self._range_size(size))
         try:
             download.start(self._connections)
             return download.digest()
         finally:
-            download.leave()
+            download.release()
 
-    def _range_bytes_of(self, size: int) -> int:
-        """Such that every connection has as many ranges to fetch, and none waits for the last of another."""
-        least, most = self._range_bytes
-        turns = max(1, -(-size // (self._connections * most)))
-        return max(least, -(-size // (self._connections * turns)))
+    def _range_size(self, size: int) -> int:
+        """Return the size with which every connection fetches the same number of ranges."""
+        smallest, largest = self._range_bytes
+        rounds = max(1, -(-size // (self._connections * largest)))
+        return max(smallest, -(-size // (self._connections * rounds)))
 
 
 class _Download:
-    """One object on its way into a file. Threads take its ranges in their order; whoever waits for it hashes them."""
+    """Download of one object: threads fetch its ranges in order, the caller hashes them."""
 
-    def __init__(self, client: Client, key: str, path: Path, size: int, range_bytes: int) -> None:
+    def __init__(self, client: Client, key: str, path: Path, size: int, range_size: int) -> None:
         self._client = client
         self._key = key
         self._size = size
-        self._spans = [
-            range(at, min(at + range_bytes, size)) for at in range(0, size, range_bytes)
-        ] or [range(0)]
-        self._waiting = iter(self._spans)  # whose next() is atomic
+        starts = range(0, size, range_size)
+        self._ranges = [range(at, min(at + range_size, size)) for at in starts] or [range(0)]
+        self._waiting = iter(self._ranges)  # next() is atomic
         self._end = time.monotonic() + ATTEMPTS * ANSWER_S + size / SLOWEST_BYTES_S
         self._condition = threading.Condition()
         self._done: set[range] = set()
@@ -142,146 +144,162 @@ class _Download:
             os.posix_fallocate(self._file, 0, size)
 
     def start(self, connections: int) -> None:
-        """Fetch with so many threads; what is one range, in this one."""
-        if len(self._spans) == 1:
+        """Start up to `connections` threads; fetch a single range in this thread."""
+        if len(self._ranges) == 1:
             self._work()
             return
-        usual = threading.stack_size(STACK_BYTES)
+        stack_size = threading.stack_size(STACK_BYTES)
         try:
-            for _ in range(min(connections, len(self._spans))):
+            for _ in range(min(connections, len(self._ranges))):
                 self._users += 1
-                threading.Thread(target=self._thread, name="fetch", daemon=True).start()
-        except RuntimeError:  # no memory for more
-            self.leave()
+                threading.Thread(target=self._run_thread, name="fetch", daemon=True).start()
+        except RuntimeError:  # no memory for another thread
+            self.release()
             if self._users == 1:
                 self._work()
         finally:
-            threading.stack_size(usual)
+            threading.stack_size(stack_size)
 
     def digest(self) -> str:
-        """The SHA-256 of all of it, once it is there.
+        """Wait for all ranges and return the SHA-256 of the object.
 
         Raises:
-            Broken, Refused, Changed, Unavailable: it did not come.
+            BrokenConnection, ServiceError, ObjectChanged, Unavailable: the download failed.
         """
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(MB, self._size)))
-        for span in self._spans:
-            with self._condition:
-                while span not in self._done and self._error is None:
-                    self._condition.wait()
-            if self._error is not None:
-                raise self._error
+        for span in self._ranges:
+            self._wait_for(span)
             for at in range(span.start, span.stop, MB):
                 piece = buffer[: min(MB, span.stop - at)]
                 os.preadv(self._file, [piece], at)
                 digest.update(piece)
         return digest.hexdigest()
 
-    def leave(self) -> None:
-        """Say that the file is not needed any more."""
+    def release(self) -> None:
+        """Give up this use of the file; the last one closes it."""
         with self._condition:
             self._users -= 1
             if not self._users:
                 os.close(self._file)
 
-    def _thread(self) -> None:
+    def _wait_for(self, span: range) -> None:
+        with self._condition:
+            while span not in self._done and self._error is None:
+                self._condition.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _run_thread(self) -> None:
         try:
             self._work()
         finally:
-            self.leave()
+            self.release()
 
     def _work(self) -> None:
-        buffer = memoryview(bytearray(min(BUFFER_BYTES, len(self._spans[0]))))
+        """Fetch waiting ranges until there are none, or one has failed."""
+        buffer = memoryview(bytearray(min(BUFFER_BYTES, len(self._ranges[0]))))
         try:
             while self._error is None and (span := next(self._waiting, None)) is not None:
-                self._get(span, buffer)
+                self._fetch(span, buffer)
                 with self._condition:
                     self._done.add(span)
                     self._condition.notify_all()
-        except BaseException as error:  # whatever it is, it is told to the one who waits
+        except BaseException as error:  # raised again in the thread that waits in digest()
             with self._condition:
                 self._error = self._error or error
                 self._condition.notify_all()
 
-    def _get(self, span: range, buffer: memoryview) -> None:
+    def _fetch(self, span: range, buffer: memoryview) -> None:
+        """Fetch one range; each retry asks for the rest of it."""
         at = span.start
 
         def prepare() -> Request:
-            headers = {}
-            if len(self._spans) > 1 or at:
-                headers["range"] = f"bytes={at}-{span.stop - 1}"
-            if self._etag is not None:
-                headers["if-match"] = self._etag
-            return Request("GET", self._key, headers, b"", NO_PAYLOAD)
+            return self._request(at, span.stop)
 
-        def take(reply: Reply) -> None:
+        def read(reply: Reply) -> None:
             nonlocal at
-            self._check(reply, at, span.stop)
+            self._check_reply(reply, at, span.stop)
             while at < span.stop:
-                wanted = buffer[: span.stop - at]
-                came = 0
+                piece = buffer[: span.stop - at]
+                count = 0
                 try:
-                    while came < len(wanted):
-                        came += _some(reply, wanted[came:])
+                    while count < len(piece):
+                        count += _read_some(reply, piece[count:])
                 finally:
-                    self._store(wanted[:came], at)
-                    at += came
-            if reply.length is None:
-                reply.read_into(
-                    buffer[:1]
-                )  # the end of the last chunk, so that the connection can be kept
+                    self._write(piece[:count], at)
+                    at += count
+            if reply.length is None:  # reach the last chunk's end, to keep the connection
+                reply.read_into(buffer[:1])
 
-        patience = Patience(
+        policy = RetryPolicy(
             attempts=ATTEMPTS,
             attempt_s=ANSWER_S + len(span) / SLOWEST_BYTES_S,
             total_s=self._end - time.monotonic(),
         )
         try:
-            self._client.call(prepare, take, patience)
-        except Refused as error:
+            self._client.call(prepare, read, policy)
+        except ServiceError as error:
             if error.status == 412:
-                raise Changed from error
+                raise ObjectChanged from error
             if error.status == 416:
                 raise Unavailable(f"fewer than {self._size} bytes arrived from storage") from error
             raise
 
-    def _check(self, reply: Reply, at: int, stop: int) -> None:
-        """See that `reply` goes on at `at` of the same object, and ends at `stop`; read on to there where it is all."""
+    def _request(self, at: int, stop: int) -> Request:
+        headers = {}
+        if len(self._ranges) > 1 or at:
+            headers["range"] = f"bytes={at}-{stop - 1}"
+        if self._etag is not None:
+            headers["if-match"] = self._etag
+        return Request("GET", self._key, headers, b"", NO_PAYLOAD)
+
+    def _check_reply(self, reply: Reply, at: int, stop: int) -> None:
+        """Check that a reply has the bytes from `at` to `stop` of the same object.
+
+        If it has the whole object instead, skip to `at`.
+        """
         etag = reply.headers.get("etag")
         with self._condition:
             self._etag = self._etag or etag
         if etag != self._etag:
-            raise Changed
+            raise ObjectChanged
         if reply.status == 206:
-            match = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
-            if match is None:
-                raise Broken("S3 does not say which range it answers")
-            first, last, total = map(int, match.groups())
-            self._check_size(total)
-            if (first, last + 1) != (at, stop) or reply.length not in (stop - at, None):
-                raise Broken("S3 answered another range")
-        elif reply.status == 200:  # whoever answers knows no ranges
+            self._check_range(reply, at, stop)
+        elif reply.status == 200:
             if reply.length is not None:
                 self._check_size(reply.length)
-            scratch = memoryview(bytearray(min(at, BUFFER_BYTES)))
-            while at:
-                at -= _some(reply, scratch[:at])
+            _skip(reply, at)
         else:
-            raise Broken(f"S3 answered {reply.status} to a read")
+            raise BrokenConnection(f"S3 answered {reply.status} to a read")
 
-    def _store(self, content: memoryview, at: int) -> None:
+    def _check_range(self, reply: Reply, at: int, stop: int) -> None:
+        match = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
+        if match is None:
+            raise BrokenConnection("S3 does not say which range it answers")
+        first, last, total = map(int, match.groups())
+        self._check_size(total)
+        if (first, last + 1) != (at, stop) or reply.length not in (stop - at, None):
+            raise BrokenConnection("S3 answered another range")
+
+    def _check_size(self, size: int) -> None:
+        if size != self._size:
+            raise Unavailable(f"{size} of {self._size} bytes arrived from storage")
+
+    def _write(self, content: memoryview, at: int) -> None:
         while content:
             count = os.pwrite(self._file, content, at)
             content, at = content[count:], at + count
 
-    def _check_size(self, total: int) -> None:
-        if total != self._size:
-            raise Unavailable(f"{total} of {self._size} bytes arrived from storage")
+
+def _skip(reply: Reply, count: int) -> None:
+    scratch = memoryview(bytearray(min(count, BUFFER_BYTES)))
+    while count:
+        count -= _read_some(reply, scratch[:count])
 
 
-def _some(reply: Reply, view: memoryview) -> int:
+def _read_some(reply: Reply, view: memoryview) -> int:
     count = reply.read_into(view)
     if not count:
-        raise Broken("an answer of S3 ended too early")
+        raise BrokenConnection("an answer of S3 ended too early")
     return count

@@ -1,4 +1,4 @@
-"""Signed requests to one endpoint: tried again where that helps, with the clock of the service where ours is wrong"""
+"""Signed requests to one endpoint, with retries and correction of a wrong clock."""
 
 import contextlib
 import json
@@ -9,27 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from functions.adapters.aws_http.connection import Broken, Connection, Endpoint, Pool, Reply
+from functions.adapters.aws_errors import ErrorKind, classify
+from functions.adapters.aws_http.connection import BrokenConnection, Connection, Pool, Reply
+from functions.adapters.aws_http.endpoint import Endpoint
 from functions.adapters.aws_http.settings import Settings
-from functions.adapters.aws_http.sigv4 import Scope, signed
+from functions.adapters.aws_http.sigv4 import Scope, sign
 
 T = TypeVar("T")
 
 ERROR_LIMIT = 64 * 1024  # bytes of an error's body
-TRANSIENT = {500, 502, 503, 504}  # statuses
-THROTTLED = {
-    "LimitExceededException",
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "RequestThrottledException",
-    "RequestTimeout",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-}
 SKEWED = {"InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed"}
-SKEW_S = 5.0  # a clock that differs by less is not what a signature fails by
+SKEW_S = 5.0  # no signature is refused for a smaller difference of the clocks
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _DATE = re.compile(
     r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
@@ -37,8 +27,11 @@ _DATE = re.compile(
 _XML_CODE = re.compile(r"<Code>\s*([A-Za-z0-9.]{1,100})\s*</Code>")
 
 
-class Refused(Exception):
-    """When a service answers with an error. `details` is its body, where that is JSON; `date` the service's clock."""
+class ServiceError(Exception):
+    """Error reply of a service.
+
+    `details` is its body if that is a JSON object, `date` its Date header.
+    """
 
     def __init__(self, status: int, code: str, details: Mapping[str, Any], date: str = "") -> None:
         super().__init__(f"{status} {code}")
@@ -46,28 +39,26 @@ class Refused(Exception):
         self.code = code
         self.details = details
         self.date = date
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether the same request may be answered a moment later."""
-        return self.status in TRANSIENT or self.code in THROTTLED
+        self.kind = classify(status, code)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it is signed: `path` and `query` encoded, `headers` without `host`."""
+    """HTTP request before signing: `path` percent-encoded, `headers` without `host`."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     payload_hash: str
-    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How often and how long one call is tried. Between tries it waits a random part of base · 2ⁿ, at most the cap."""
+class RetryPolicy:
+    """Number and duration of attempts.
+
+    The wait before attempt n + 1 is a random part of min(cap_s, base_s * 2 ** (n - 1)).
+    """
 
     attempts: int = 3
     attempt_s: float = 5.0
@@ -77,7 +68,7 @@ class Patience:
 
 
 class Client:
-    """One service at one endpoint, over connections that its threads share."""
+    """HTTP client of one service at one endpoint; its threads share connections."""
 
     def __init__(
         self,
@@ -91,125 +82,129 @@ class Client:
         pause: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`endpoint` is the service's own, unless it is named. `clock` is Unix time, `chance` gives 0 to 1."""
-        self._credentials = settings.credentials
+        """Create a client; `endpoint` defaults to the service's own.
+
+        `clock` returns Unix time, `chance` a number from 0 to 1.
+        """
+        self._settings = settings
         self._scope = Scope(settings.region, service)
+        self._endpoint = endpoint or settings.endpoint(service)
+        self._connect_s = connect_s
+        self._read_s = read_s
         self._clock = clock
         self._pause = pause
         self._chance = chance
-        self._offset_s = 0.0  # of the service's clock from ours
-        self._connect_s = connect_s
-        self._endpoint = endpoint or settings.endpoint(service)
+        self._clock_offset_s = 0.0  # service's clock minus ours
+        self._pool = Pool(self._connect)
 
-        def connect(deadline: float) -> Connection:
-            by = min(deadline, time.monotonic() + connect_s)
-            return Connection(self._endpoint, settings.trust, deadline=by, read_s=read_s)
-
-        self._pool = Pool(connect)
-
-    def open_ahead(self, connections: int = 1) -> None:
-        """Begin to open so many connections, while something else is done."""
-        self._pool.open_ahead(connections, time.monotonic() + self._connect_s)
+    def preconnect(self, connections: int = 1) -> None:
+        """Start to open connections in threads."""
+        self._pool.preconnect(connections, time.monotonic() + self._connect_s)
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         self._pool.close()
 
     def call(
-        self, prepare: Callable[[], Request], take: Callable[[Reply], T], patience: Patience
+        self, prepare: Callable[[], Request], read: Callable[[Reply], T], policy: RetryPolicy
     ) -> T:
-        """What `take` makes of the answer, once there is one without an error (2xx).
+        """Send a request, read its reply (2xx) with `read`, and retry transient failures.
 
         `prepare` is called for each attempt, so that it can ask for what is still missing.
 
         Raises:
-            Refused: the service answers with an error that does not go away.
-            Broken: there is no answer.
+            ServiceError: the service answered with an error, still after the retries.
+            BrokenConnection: there was no whole reply.
         """
-        end = time.monotonic() + patience.total_s
+        end = time.monotonic() + policy.total_s
         corrected = False
         attempt = 1
         while True:
             try:
-                return self._once(prepare(), take, min(end, time.monotonic() + patience.attempt_s))
-            except Refused as error:
-                if not corrected and error.code in SKEWED and self._correct(error):
+                return self._once(prepare(), read, min(end, time.monotonic() + policy.attempt_s))
+            except ServiceError as error:
+                if not corrected and error.code in SKEWED and self._correct_clock(error):
                     corrected = True
                     continue
-                if not error.is_transient or attempt >= patience.attempts:
+                if error.kind is not ErrorKind.TRANSIENT or attempt >= policy.attempts:
                     raise
-            except Broken:
-                if attempt >= patience.attempts:
+            except BrokenConnection:
+                if attempt >= policy.attempts:
                     raise
-            wait = self._chance() * min(patience.cap_s, patience.base_s * 2 ** (attempt - 1))
+            wait = self._chance() * min(policy.cap_s, policy.base_s * 2 ** (attempt - 1))
             if time.monotonic() + wait >= end:
-                raise Broken("out of time")
+                raise BrokenConnection("out of time")
             self._pause(wait)
             attempt += 1
 
-    def _once(self, request: Request, take: Callable[[Reply], T], deadline: float) -> T:
-        connection, reply = self._answer(self._message(request), deadline)
+    def _once(self, request: Request, read: Callable[[Reply], T], deadline: float) -> T:
+        connection, reply = self._send(self._message(request), deadline)
         try:
             if not 200 <= reply.status < 300:
-                raise _refusal(reply)
-            return take(reply)
+                raise _service_error(reply)
+            return read(reply)
         finally:
-            if reply.leaves_reusable:
-                self._pool.give(connection)
+            if reply.connection_reusable:
+                self._pool.put_back(connection)
             else:
                 connection.close()
 
-    def _answer(self, message: bytes, deadline: float) -> tuple[Connection, Reply]:
+    def _send(self, message: bytes, deadline: float) -> tuple[Connection, Reply]:
         connection = self._pool.take(deadline)
         try:
-            return connection, connection.ask(message, deadline)
-        except Broken as error:
-            connection.close()
+            return connection, _ask(connection, message, deadline)
+        except BrokenConnection as error:
             if error.answered or not connection.pooled_at:
                 raise
-        except BaseException:
-            connection.close()
-            raise
-        connection = self._pool.fresh(
-            deadline
-        )  # the other one was closed while it was idle: no attempt of ours
-        try:
-            return connection, connection.ask(message, deadline)
-        except BaseException:
-            connection.close()
-            raise
+        # The connection was closed while it was idle, which does not count as an attempt.
+        connection = self._pool.reconnect(deadline)
+        return connection, _ask(connection, message, deadline)
+
+    def _connect(self, deadline: float) -> Connection:
+        deadline = min(deadline, time.monotonic() + self._connect_s)
+        trust = self._settings.trust
+        return Connection(self._endpoint, trust, deadline=deadline, read_s=self._read_s)
 
     def _message(self, request: Request) -> bytes:
         path = self._endpoint.path + request.path
-        headers = signed(
+        headers = sign(
             request.method,
             path,
             {"host": self._endpoint.authority, **request.headers},
             request.payload_hash,
             scope=self._scope,
-            credentials=self._credentials(),
-            now=self._clock() + self._offset_s,
-            query=request.query,
+            credentials=self._settings.credentials(),
+            now=self._clock() + self._clock_offset_s,
         )
-        target = f"{path}?{request.query}" if request.query else path
         lines = [
-            f"{request.method} {target} HTTP/1.1",
+            f"{request.method} {path} HTTP/1.1",
             *(f"{name}: {value}" for name, value in headers.items()),
         ]
         if request.body:
             lines.append(f"content-length: {len(request.body)}")
         return "\r\n".join([*lines, "\r\n"]).encode() + request.body
 
-    def _correct(self, error: Refused) -> bool:
-        """Take over the service's clock; False where it is no other than the one that was signed with."""
-        theirs = _unix_time(error.date)
-        if theirs is None or abs(theirs - self._clock() - self._offset_s) < SKEW_S:
+    def _correct_clock(self, error: ServiceError) -> bool:
+        """Use the service's clock from now on; return False if it agreed with ours."""
+        service_time = _unix_time(error.date)
+        our_time = self._clock()
+        if service_time is None or abs(service_time - our_time - self._clock_offset_s) < SKEW_S:
             return False
-        self._offset_s = theirs - self._clock()
+        self._clock_offset_s = service_time - our_time
         return True
 
 
-def _refusal(reply: Reply) -> Refused:
+def _ask(connection: Connection, message: bytes, deadline: float) -> Reply:
+    """Send a request; close the connection if there is no reply."""
+    try:
+        return connection.ask(message, deadline)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _service_error(reply: Reply) -> ServiceError:
+    """Read an error reply: JSON of DynamoDB or XML of S3."""
     body = reply.read(ERROR_LIMIT)
     details: Any = None
     if body.lstrip().startswith(b"{"):
@@ -217,33 +212,33 @@ def _refusal(reply: Reply) -> Refused:
             details = json.loads(body)
     if not isinstance(details, dict):
         details = {}
-    named = reply.headers.get("x-amzn-errortype") or details.get("__type")
+    code = _error_code(reply, body, details)
+    return ServiceError(reply.status, code, details, reply.headers.get("date", ""))
+
+
+def _error_code(reply: Reply, body: bytes, details: Mapping[str, Any]) -> str:
+    """Return the code of an error reply, or its status if it names none."""
+    name = reply.headers.get("x-amzn-errortype") or details.get("__type")
+    if name:  # "com.amazonaws.dynamodb.v20120810#Code:http://…"
+        return str(name).partition(":")[0].rpartition("#")[2]
     xml = _XML_CODE.search(body.decode(errors="replace"))
-    code = (
-        str(named).partition(":")[0].rpartition("#")[2]
-        if named
-        else xml[1]
-        if xml
-        else str(reply.status)
-    )
-    return Refused(reply.status, code, details, reply.headers.get("date", ""))
+    return xml[1] if xml else str(reply.status)
 
 
 def _unix_time(date: str) -> float | None:
-    """The instant of a Date header.
+    """Parse a Date header.
 
     >>> _unix_time("Sun, 22 Nov 2026 08:15:30 GMT"), _unix_time("yesterday")
     (1795335330.0, None)
     """
-    from datetime import UTC, datetime  # needed where clocks differ, and not on every start
+    from datetime import UTC, datetime  # only if clocks differ: keeps it out of the cold start
 
     match = _DATE.fullmatch(date)
     if match is None:
         return None
     day, year, hour, minute, second = map(int, match.group(1, 3, 4, 5, 6))
     try:
-        return datetime(
-            year, _MONTHS.index(match[2]) + 1, day, hour, minute, second, tzinfo=UTC
-        ).timestamp()
+        month = _MONTHS.index(match[2]) + 1
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
     except ValueError:
         return None

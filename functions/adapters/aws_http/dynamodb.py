@@ -1,4 +1,4 @@
-"""DynamoDB's operations as JSON over the lean client, for `adapters.items.ItemTable`"""
+"""DynamoDB operations as JSON over our own client, for `dynamodb_table.ItemTable`."""
 
 import hashlib
 import json
@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from functions.adapters.aws_http.client import Client, Patience, Refused, Request
-from functions.adapters.aws_http.connection import Broken, Reply
+from functions.adapters.aws_errors import ErrorKind
+from functions.adapters.aws_http.client import Client, Request, RetryPolicy, ServiceError
+from functions.adapters.aws_http.connection import BrokenConnection, Reply
 from functions.adapters.dynamodb_table import OperationFailed
 from functions.core.errors import Unavailable
 
@@ -17,46 +18,59 @@ TRANSACT = "TransactWriteItems"
 
 
 class DynamoCalls:
-    """`adapters.items.Call` over a lean client."""
+    """Caller of DynamoDB operations; implements `dynamodb_table.Call`."""
 
-    def __init__(self, client: Client, patience: Patience = Patience()) -> None:  # noqa: B008 (immutable)
+    def __init__(self, client: Client, policy: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (immutable)
         self._client = client
-        self._patience = patience
+        self._policy = policy
 
     def __call__(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        if operation == TRANSACT:  # so that an attempt whose answer was lost is not applied twice
-            request = {"ClientRequestToken": os.urandom(16).hex(), **request}
-        body = json.dumps(request, separators=(",", ":")).encode()
-        headers = {
-            "content-type": "application/x-amz-json-1.0",
-            "x-amz-target": f"DynamoDB_20120810.{operation}",
-        }
-        prepared = Request("POST", "/", headers, body, hashlib.sha256(body).hexdigest())
+        """Run one operation, e.g. "Query", with retries.
+
+        Raises:
+            OperationFailed: DynamoDB refuses it.
+            Unavailable: it failed, throttled or could not be reached.
+        """
+        prepared = _prepare(operation, request)
         try:
-            return self._client.call(lambda: prepared, _answer, self._patience)
-        except Refused as error:
-            if error.is_transient:
+            return self._client.call(lambda: prepared, _read_reply, self._policy)
+        except ServiceError as error:
+            if error.kind is ErrorKind.TRANSIENT:
                 raise Unavailable("the registry does not answer; try again") from error
-            reasons = error.details.get("CancellationReasons") or []
-            message = (
-                error.details.get("message") or error.details.get("Message") or ""
-            )  # each operation its own
-            raise OperationFailed(
-                error.code, message, [one.get("Code", "None") for one in reasons]
-            ) from error
-        except Broken as error:
+            raise _operation_failed(error) from error
+        except BrokenConnection as error:
             raise Unavailable("the registry cannot be reached; try again") from error
 
 
-def _answer(reply: Reply) -> dict[str, Any]:
+def _prepare(operation: str, request: Mapping[str, Any]) -> Request:
+    if operation == TRANSACT:  # so that a retry after a lost reply is not applied twice
+        request = {"ClientRequestToken": os.urandom(16).hex(), **request}
+    body = json.dumps(request, separators=(",", ":")).encode()
+    headers = {
+        "content-type": "application/x-amz-json-1.0",
+        "x-amz-target": f"DynamoDB_20120810.{operation}",
+    }
+    return Request("POST", "/", headers, body, hashlib.sha256(body).hexdigest())
+
+
+def _read_reply(reply: Reply) -> dict[str, Any]:
+    """Read a JSON object, and compare its CRC-32 with the header's."""
     body = reply.read(ANSWER_LIMIT)
     checksum = reply.headers.get("x-amz-crc32")
     if checksum is not None and checksum != str(zlib.crc32(body)):
-        raise Broken("an answer of DynamoDB arrived corrupted")
+        raise BrokenConnection("an answer of DynamoDB arrived corrupted")
     try:
         answer = json.loads(body)
     except ValueError as error:
-        raise Broken("an answer of DynamoDB is no JSON") from error
+        raise BrokenConnection("an answer of DynamoDB is no JSON") from error
     if not isinstance(answer, dict):
-        raise Broken("an answer of DynamoDB is no JSON object")
+        raise BrokenConnection("an answer of DynamoDB is no JSON object")
     return answer
+
+
+def _operation_failed(error: ServiceError) -> OperationFailed:
+    details = error.details
+    message = details.get("message") or details.get("Message") or ""  # differs by operation
+    reasons = details.get("CancellationReasons") or []
+    codes = [reason.get("Code", "None") for reason in reasons]
+    return OperationFailed(error.code, message, codes)

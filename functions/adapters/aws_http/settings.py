@@ -1,29 +1,31 @@
-"""Where the services are and who asks, by the variables that Lambda and the AWS SDKs share"""
+"""Region, endpoints and credentials from the variables that Lambda and the AWS SDKs share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from functions.adapters.aws_http.connection import Endpoint, Trust
 from functions.adapters.aws_http.credentials import EnvironmentCredentials
+from functions.adapters.aws_http.endpoint import Endpoint, Trust
 from functions.adapters.aws_http.sigv4 import Credentials
 
-_SUFFIXES = {"cn-": "amazonaws.com.cn"}  # by the beginning of a region
+_DOMAINS = {"cn-": "amazonaws.com.cn"}  # by the first letters of a region; others: amazonaws.com
 _SERVICES = {"s3": "AWS_ENDPOINT_URL_S3", "dynamodb": "AWS_ENDPOINT_URL_DYNAMODB"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What all clients of one process share. `credentials` are asked for at each signature, because they rotate."""
+    """Settings that all clients of a process share."""
 
     region: str
-    configured: Mapping[str, str]  # service → URL of an endpoint that is not AWS's own
-    credentials: Callable[[], Credentials]
+    configured: Mapping[str, str]  # service → URL that replaces AWS's own endpoint
+    credentials: Callable[[], Credentials]  # called for each signature, because they rotate
     trust: Trust
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> "Settings":
-        """
-        >>> Settings.of({"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s"}).region
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read the settings from environment variables.
+
+        >>> keys = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s"}
+        >>> Settings.from_environment({"AWS_REGION": "eu-west-1", **keys}).region
         'eu-west-1'
 
         Raises:
@@ -32,32 +34,44 @@ class Settings:
         region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
         if not region:
             raise LookupError("neither AWS_REGION nor AWS_DEFAULT_REGION is set; Lambda sets both")
-
-        ignored = environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true"
-        urls = {
-            name: environment.get(own) or environment.get("AWS_ENDPOINT_URL")
-            for name, own in _SERVICES.items()
-        }
-        configured = {} if ignored else {name: url for name, url in urls.items() if url}
-        for url in configured.values():
-            Endpoint.of(url)
         trust = Trust(environment.get("AWS_CA_BUNDLE") or None)
-        return cls(region, configured, EnvironmentCredentials(environment, trust), trust)
+        credentials = EnvironmentCredentials(environment, trust)
+        return cls(region, _configured_endpoints(environment), credentials, trust)
 
     def endpoint(self, service: str) -> Endpoint:
-        return Endpoint.of(
-            self.configured.get(service) or f"https://{service}.{self.region}.{self._suffix}"
-        )
+        """Return the endpoint of a service."""
+        url = self.configured.get(service) or f"https://{service}.{self.region}.{self._domain}"
+        return Endpoint.parse(url)
 
     def bucket(self, name: str) -> tuple[Endpoint, str]:
-        """Where a bucket is, and what comes before its keys: in the host name where certificates and AWS allow it."""
+        """Return the endpoint of a bucket and the path prefix of its keys.
+
+        The bucket is part of the host name unless the endpoint is configured or, because of a
+        dot, AWS's certificate would not match.
+        """
         if "s3" in self.configured or "." in name:
             return self.endpoint("s3"), f"/{name}"
-        return Endpoint.of(f"https://{name}.s3.{self.region}.{self._suffix}"), ""
+        return Endpoint.parse(f"https://{name}.s3.{self.region}.{self._domain}"), ""
 
     @property
-    def _suffix(self) -> str:
-        return next(
-            (suffix for start, suffix in _SUFFIXES.items() if self.region.startswith(start)),
-            "amazonaws.com",
-        )
+    def _domain(self) -> str:
+        for start, domain in _DOMAINS.items():
+            if self.region.startswith(start):
+                return domain
+        return "amazonaws.com"
+
+
+def _configured_endpoints(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return service → URL, checked.
+
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
+    """
+    if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return {}
+    configured = {}
+    for service, variable in _SERVICES.items():
+        url = environment.get(variable) or environment.get("AWS_ENDPOINT_URL")
+        if url:
+            Endpoint.parse(url)
+            configured[service] = url
+    return configured

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, in the `Authorization` header
+"""AWS Signature Version 4 in the `Authorization` header.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
@@ -17,7 +17,7 @@ NO_PAYLOAD = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An access key; `token` comes with the temporary ones of a role."""
+    """AWS access key; a role's temporary key has a `token`."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -26,22 +26,22 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where a signature holds, e.g. Scope("eu-west-1", "s3")."""
+    """Region and service that a signature is valid for, e.g. Scope("eu-west-1", "s3")."""
 
     region: str
     service: str
 
 
-def encoded(text: str, safe: str = "") -> str:
-    """`text` in UTF-8 with everything percent-encoded but `A-Za-z0-9-_.~` and `safe`.
+def percent_encode(text: str, safe: str = "") -> str:
+    """Percent-encode all UTF-8 bytes but `A-Za-z0-9-_.~` and those of `safe`.
 
-    >>> encoded("a b/ü", safe="/")
+    >>> percent_encode("a b/ü", safe="/")
     'a%20b/%C3%BC'
     """
     return quote(text, safe=safe)
 
 
-def signed(
+def sign(
     method: str,
     path: str,
     headers: Mapping[str, str],
@@ -50,33 +50,35 @@ def signed(
     scope: Scope,
     credentials: Credentials,
     now: float,
-    query: str = "",
 ) -> dict[str, str]:
-    """`headers` and what makes them signed. `path` and `query` are as they are sent, encoded once.
+    """Return `headers` with those that sign a request without a query string.
 
-    The names of `headers` are lower case, `host` is among them, and every one is signed. `now` is Unix time.
+    `path` is percent-encoded. The names in `headers` are lower case and include `host`; all of
+    them are signed. `now` is Unix time.
     """
     moment = time.gmtime(now)
-    date, stamp = time.strftime("%Y%m%d", moment), time.strftime("%Y%m%dT%H%M%SZ", moment)
-    every = {**headers, "x-amz-date": stamp}
+    date, timestamp = time.strftime("%Y%m%d", moment), time.strftime("%Y%m%dT%H%M%SZ", moment)
+    signed = {**headers, "x-amz-date": timestamp}
     if scope.service == "s3":
-        every["x-amz-content-sha256"] = payload_hash
+        signed["x-amz-content-sha256"] = payload_hash
     if credentials.token is not None:
-        every["x-amz-security-token"] = credentials.token
-    names = ";".join(sorted(every))
-    canonical = "\n".join(f"{name}:{' '.join(every[name].split())}" for name in sorted(every))
-    request = f"{method}\n{path}\n{query}\n{canonical}\n\n{names}\n{payload_hash}"
-    place = f"{date}/{scope.region}/{scope.service}/aws4_request"
-    text = f"{ALGORITHM}\n{stamp}\n{place}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    key = _signing_key(credentials.secret_key, date, scope)
-    every["authorization"] = (
-        f"{ALGORITHM} Credential={credentials.access_key}/{place}, SignedHeaders={names}, "
-        f"Signature={_hmac(key, text).hex()}"
+        signed["x-amz-security-token"] = credentials.token
+    names = ";".join(sorted(signed))
+    lines = "\n".join(f"{name}:{' '.join(signed[name].split())}" for name in sorted(signed))
+    no_query = ""
+    request = f"{method}\n{path}\n{no_query}\n{lines}\n\n{names}\n{payload_hash}"
+    credential_scope = f"{date}/{scope.region}/{scope.service}/aws4_request"
+    request_hash = hashlib.sha256(request.encode()).hexdigest()
+    text = f"{ALGORITHM}\n{timestamp}\n{credential_scope}\n{request_hash}"
+    signature = _hmac(_signing_key(credentials.secret_key, date, scope), text).hex()
+    signed["authorization"] = (
+        f"{ALGORITHM} Credential={credentials.access_key}/{credential_scope}, "
+        f"SignedHeaders={names}, Signature={signature}"
     )
-    return every
+    return signed
 
 
-@lru_cache(maxsize=4)  # the same all day, for each service
+@lru_cache(maxsize=4)  # one key for each service and day
 def _signing_key(secret: str, date: str, scope: Scope) -> bytes:
     key = ("AWS4" + secret).encode()
     for part in (date, scope.region, scope.service, "aws4_request"):

@@ -46,7 +46,7 @@ class Reading:
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
         }
-        settings = Settings.of({**environment, "AWS_ENDPOINT_URL_S3": url})
+        settings = Settings.from_environment({**environment, "AWS_ENDPOINT_URL_S3": url})
         endpoint, prefix = settings.bucket("models")
         self.waits: list[float] = []
         client = Client(
@@ -494,7 +494,7 @@ def test_a_connection_that_idles_too_long_is_not_used(
 def test_connections_are_opened_ahead(server: FaultServer, tmp_path: Path) -> None:
     reading = Reading(server.url, connections=2)
 
-    reading.reader.open_ahead(2)
+    reading.reader.preconnect(2)
     deadline = time.monotonic() + 10
     while (
         len(reading.client._pool._idle) < 2 or server.connections < 2

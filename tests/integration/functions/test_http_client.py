@@ -18,8 +18,8 @@ from moto.server import ThreadedMotoServer
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import S3Blobs
 from functions.adapters.aws_http.blobs import BlobReader
-from functions.adapters.aws_http.client import Client, Patience, Refused
-from functions.adapters.aws_http.connection import Broken
+from functions.adapters.aws_http.client import Client, RetryPolicy, ServiceError
+from functions.adapters.aws_http.connection import BrokenConnection
 from functions.adapters.aws_http.dynamodb import DynamoCalls
 from functions.adapters.aws_http.settings import Settings
 from functions.adapters.clock import utc_now
@@ -57,7 +57,7 @@ class Made:
         self.now = 1_800_000_000.0
 
     def client(self, service: str, url: str, *, timed: bool = False, **environment: str) -> Client:
-        settings = Settings.of({**ENVIRONMENT, "AWS_ENDPOINT_URL": url, **environment})
+        settings = Settings.from_environment({**ENVIRONMENT, "AWS_ENDPOINT_URL": url, **environment})
         clock = {"clock": lambda: self.now} if timed else {}
         client = Client(
             settings, service, pause=self.waits.append, chance=lambda: 1.0, connect_s=10, **clock
@@ -170,8 +170,8 @@ def test_what_infer_asks_of_the_registry(made: Made, moto_url: str, stack: Deplo
     registry.serve("m", False)
     registry.serve("m", True)
     registry.serve("m", False)
-    assert registry.unloaded(["m", "n"]) == {"m"}
-    registry.reachable()
+    assert registry.unloaded_models(["m", "n"]) == {"m"}
+    registry.ping()
 
 
 def test_a_blob_that_boto3_stored(
@@ -274,7 +274,7 @@ def test_what_a_second_try_can_mend_is_tried_again(
     server = serve(Script(fault))
     with pytest.raises(Unavailable, match="the registry"):
         made.table(server.url).get([("P", "S")])
-    assert len(server.seen) == Patience().attempts
+    assert len(server.seen) == RetryPolicy().attempts
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_signature_that_is_refused_for_another_reason_is_no_clock(
 def test_a_call_ends_by_its_deadline(made: Made, serve: Callable[..., FaultServer]) -> None:
     server = serve(lambda seen, line: None)
     calls = DynamoCalls(
-        made.client("dynamodb", server.url), Patience(attempts=100, attempt_s=0.1, total_s=1.0)
+        made.client("dynamodb", server.url), RetryPolicy(attempts=100, attempt_s=0.1, total_s=1.0)
     )
 
     with pytest.raises(Unavailable, match="cannot be reached"):
@@ -440,7 +440,7 @@ def test_waits_are_a_random_part_of_what_doubles_up_to_a_cap(
     made: Made, serve: Callable[..., FaultServer]
 ) -> None:
     server = serve(Script(failed("ThrottlingException")))
-    patience = Patience(attempts=6, total_s=60, base_s=0.1, cap_s=0.5)
+    patience = RetryPolicy(attempts=6, total_s=60, base_s=0.1, cap_s=0.5)
 
     with pytest.raises(Unavailable):
         DynamoCalls(made.client("dynamodb", server.url), patience)("Query", {})
@@ -454,7 +454,7 @@ def test_waits_are_a_random_part_of_what_doubles_up_to_a_cap(
 def test_credentials_that_rotate_are_seen(serve: Callable[..., FaultServer]) -> None:
     server = serve(Script(found))
     environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL_DYNAMODB": server.url}
-    client = Client(Settings.of(environment), "dynamodb")
+    client = Client(Settings.from_environment(environment), "dynamodb")
     table = ItemTable(DynamoCalls(client), "t")
     table.get([("P", "S")])
     environment |= {"AWS_ACCESS_KEY_ID": "other", "AWS_SESSION_TOKEN": "new"}
@@ -492,7 +492,7 @@ def test_credentials_of_a_restored_environment(serve: Callable[..., FaultServer]
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{server.url}/creds?a=b",
         "AWS_CONTAINER_AUTHORIZATION_TOKEN": "secret word",
     }
-    from functions.adapters.aws_http.connection import Trust
+    from functions.adapters.aws_http.endpoint import Trust
     from functions.adapters.aws_http.credentials import EnvironmentCredentials
 
     credentials = EnvironmentCredentials(environment, Trust(), clock=lambda: now[0])
@@ -507,7 +507,7 @@ def test_credentials_of_a_restored_environment(serve: Callable[..., FaultServer]
     assert credentials().access_key == "key3"
     now[0] += 7200
     keys.status = 500
-    with pytest.raises(Broken, match="no credentials at"):
+    with pytest.raises(BrokenConnection, match="no credentials at"):
         credentials()
     environment["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://example.com/"
     with pytest.raises(LookupError, match="neither https nor local"):
@@ -642,9 +642,9 @@ from functions.adapters.aws_http.client import Client
 from functions.adapters.aws_http.dynamodb import DynamoCalls
 from functions.adapters.aws_http.settings import Settings
 from functions.adapters.dynamodb_table import ItemTable
-settings = Settings.of({ENVIRONMENT | {"AWS_ENDPOINT_URL": f"{scheme}://127.0.0.1:9"}!r})
+settings = Settings.from_environment({ENVIRONMENT | {"AWS_ENDPOINT_URL": f"{scheme}://127.0.0.1:9"}!r})
 ItemTable(DynamoCalls(Client(settings, "dynamodb")), "t")
-BlobReader.of(settings, "b")
+BlobReader.from_settings(settings, "b")
 print(*sys.modules)
 """
     done = subprocess.run(
@@ -671,4 +671,4 @@ print(*sys.modules)
 
 
 def test_a_refusal_says_what_it_is() -> None:
-    assert str(Refused(403, "AccessDenied", {})) == "403 AccessDenied"
+    assert str(ServiceError(403, "AccessDenied", {})) == "403 AccessDenied"

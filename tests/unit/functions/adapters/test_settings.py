@@ -1,15 +1,15 @@
-"""Where the lean client looks for the services, by the variables of the AWS SDKs."""
+"""Addresses of AWS services, from the environment variables of the AWS SDKs."""
 
 import pytest
 
-from functions.adapters.aws_http.connection import Endpoint
+from functions.adapters.aws_http.endpoint import Endpoint
 from functions.adapters.aws_http.settings import Settings
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
 def of(**environment: str) -> Settings:
-    return Settings.of({**KEYS, "AWS_REGION": "eu-west-1", **environment})
+    return Settings.from_environment({**KEYS, "AWS_REGION": "eu-west-1", **environment})
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,8 @@ def test_the_address_of_a_bucket(
         ({"AWS_ENDPOINT_URL_S3": "http://h/?a=b"}, "is no endpoint"),
     ],
 )
-def test_what_is_missing_is_named(environment: dict[str, str], message: str) -> None:
+def test_missing_and_malformed_settings_are_named(
+    environment: dict[str, str], message: str
+) -> None:
     with pytest.raises(LookupError, match=message.replace("?", r"\?")):
         of(**environment)

@@ -1,0 +1,62 @@
+"""Address of a service, and the certificate authorities that connections to it trust."""
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import ssl
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Address of a service; `path` precedes the path of every request."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> "Endpoint":
+        """Parse an http or https URL.
+
+        >>> Endpoint.parse("http://127.0.0.1:8081/aws/")
+        Endpoint(host='127.0.0.1', port=8081, tls=False, path='/aws')
+
+        Raises:
+            LookupError: it is no http(s) URL.
+        """
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https")
+        if not is_http or not parts.hostname or parts.query or parts.fragment:
+            raise LookupError(
+                f"{url!r} is no endpoint: it begins with https:// or http:// and has a host"
+            )
+        tls = parts.scheme == "https"
+        return cls(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """Value of the `host` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class Trust:
+    """Trusted certificate authorities: those of a file, or the system's."""
+
+    def __init__(self, ca_file: str | None = None) -> None:
+        self._ca_file = ca_file
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> "ssl.SSLContext":
+        """Return the TLS context; the authorities are read at the first call."""
+        import ssl  # takes 5 ms, and reading the authorities 20 ms: only if there is TLS
+
+        with self._lock:
+            if self._context is None:
+                self._context = ssl.create_default_context(cafile=self._ca_file)
+            return self._context
