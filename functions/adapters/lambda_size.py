@@ -9,10 +9,11 @@ MB = 1024 * 1024
 # Resident, but not private writable memory: code of libraries, Lambda's processes, page tables.
 OUTSIDE_MB = 128
 PROCESS_MB = 48  # Python and ONNX Runtime's library before the first model (measured: 39-42 MB)
-MODELS_SHARE = 0.6  # models' part of the remaining memory; requests take the rest
+MODELS_SHARE = 0.6  # models' part of the memory beyond PROCESS_MB; the rest is for requests
 INIT_SECONDS = 10  # Lambda restarts INIT after 10 s
-INIT_RESERVE_SECONDS = 2.5  # kept of INIT_SECONDS for its parts before the process and after loads
-# Lambda gives INIT 15 minutes if it starts environments ahead of requests; we use one.
+# Part of INIT_SECONDS for Lambda's work before the process starts and ours after preloading.
+INIT_RESERVE_SECONDS = 2.5
+# Limit of our own if Lambda starts environments ahead of requests: it then allows 15 minutes.
 PREPARED_SECONDS = 60
 MB_PER_CPU = 1769  # Lambda gives a function one CPU per 1,769 MB
 

@@ -29,7 +29,7 @@ class Scratch:
 
 
 def _remove(directory: Path, lock: int) -> None:
-    import shutil  # not at the top: it imports all kinds of archives, and a cold start has no use
+    import shutil  # not at the top: it imports archive formats a cold start does not need
 
     shutil.rmtree(directory, ignore_errors=True)
     os.close(lock)

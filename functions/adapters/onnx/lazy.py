@@ -29,7 +29,9 @@ class LazyRuntime:
         """Return the runtime, imported and initialised on the first call."""
         with self._lock:
             if self._runtime is None:
-                from functions.adapters.onnx.sessions import OnnxRuntime  # not in a cold start
+                from functions.adapters.onnx.sessions import (
+                    OnnxRuntime,
+                )  # not at the top: takes time
 
                 self._runtime = OnnxRuntime(self._threads)
             return self._runtime

@@ -29,6 +29,7 @@ from functions.core.errors import ExecutionFailed, InvalidRequest, shown
 from functions.core.protocol.signature import DATATYPES
 from functions.core.protocol.tensors import Tensor
 
+# Number of a datatype in ONNXTensorElementDataType.
 ELEMENTS = {datatype: number for number, datatype in ELEMENT_DATATYPES.items()}
 _STRING = ELEMENTS["BYTES"]
 _SHAPES = [c_int64 * rank for rank in range(9)]  # array types by rank; making one takes time
@@ -59,7 +60,7 @@ class Run:
     def __init__(self, library: Library, inputs: int, outputs: int) -> None:
         self._library = library
         self._api = api = library.api
-        self._release = api.ReleaseRunOptions  # __del__ may run after modules were cleared
+        self._release = api.ReleaseRunOptions  # for __del__, when modules may be cleared
         self._options = api.new(api.CreateRunOptions)
         self.terminated = False
         self._inputs = (c_void_p * inputs)()

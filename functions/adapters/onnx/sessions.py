@@ -135,7 +135,7 @@ class OnnxSession:
     def __init__(self, library: Library, handle: int, watchdog: Watchdog) -> None:
         self._library = library
         self._handle = handle
-        self._release = library.api.ReleaseSession  # __del__ may run after modules were cleared
+        self._release = library.api.ReleaseSession  # for __del__, when modules may be cleared
         self._watchdog = watchdog
         self._inputs = library.node_names(handle, "Input")
         self._input_names = c_strings(self._inputs)

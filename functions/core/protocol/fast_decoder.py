@@ -3,8 +3,8 @@
 A body is cut into a template, which the requests of one client usually share, and its values:
 
     body      {"id":"7","inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[0.5,1]}]}
+    values           7                                                             [0.5,1]
     template  {"id":"","inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[]}]}
-    values    7                                                                  [0.5,1]
 
 A template is parsed and checked once, by the rules of `decode_infer`. A later body with the same
 template needs only its lists of numbers read, in bulk, or its tensors copied from the binary part.
