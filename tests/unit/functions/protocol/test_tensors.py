@@ -17,6 +17,7 @@ from functions.core.protocol.fast_decoder import read_list
 from functions.core.protocol.signature import DATATYPES, TensorSpec
 from functions.core.protocol.tensors import (
     ELEMENTS_MAX,
+    STRUCT_CODES,
     Tensor,
     from_bytes,
     from_json,
@@ -91,6 +92,10 @@ def elements(datatype: str) -> st.SearchStrategy[np.ndarray]:
 def test_every_datatype_has_a_dtype_of_its_size_on_the_wire() -> None:
     assert DTYPES.keys() == DATATYPES.keys()
     assert all(DTYPES[name].itemsize == size for name, size in DATATYPES.items() if size)
+
+
+def test_every_datatype_of_numbers_has_a_struct_code() -> None:
+    assert STRUCT_CODES.keys() == DATATYPES.keys() - {"BYTES"}
 
 
 # --- round trips
