@@ -1,1 +1,1 @@
-"""Training: recipes become one self-describing model.onnx, on a laptop or as a SageMaker job."""
+"""Training: from a recipe to one self-describing model.onnx."""

@@ -1,4 +1,4 @@
-"""One command line: train here or as a job, publish a model that exists, list the recipes."""
+"""Command line of this package: train, publish, list, job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 HELP = """python -m training COMMAND …
 
-  train RECIPE   train here; with --on sagemaker or --on local-stack as a training job (its options: job --help)
+  train RECIPE   train here; with --on sagemaker or --on local-stack as a training job
+                 (its options: job --help)
   publish FILE   describe an ONNX file that exists, prove that it loads, and upload it
   list           the recipes that come with this package
   job RECIPE     the same as train RECIPE --on sagemaker
@@ -18,15 +19,14 @@ COMMAND --help says more. A RECIPE is the name of a built-in one or a .py file o
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
     if command in ("-h", "--help"):
         print(HELP)
         return 0
     if command not in COMMANDS:
-        print(
-            f"error: there is no command {command!r}; there are {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
+        names = ", ".join(COMMANDS)
+        print(f"error: there is no command {command!r}; there are {names}", file=sys.stderr)
         return 2
     try:
         return COMMANDS[command](rest[:-1])
@@ -35,10 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+# Each command imports its own module: jobs are submitted where there is no torch.
+
+
 def _train(arguments: Sequence[str]) -> int:
-    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    where.add_argument("--on", choices=["here", "local-stack", "sagemaker"])
-    options, rest = where.parse_known_args(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--on", choices=["here", "local-stack", "sagemaker"])
+    options, rest = parser.parse_known_args(arguments)
     if options.on in ("local-stack", "sagemaker"):
         return _job([*rest, "--on", options.on])
     if "--dry-run" in rest and options.on is None:
@@ -78,7 +81,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 if __name__ == "__main__":
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun -m training train
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun -m training train
         from training.fitting import distributed
 
         distributed.run_and_exit(main)

@@ -1,12 +1,15 @@
-"""Errors of training that the user can fix; each is printed as one line, without a traceback."""
+"""Errors of training that the user can fix.
+
+Each is printed as one line, without a traceback.
+"""
 
 
 class TrainingError(Exception):
-    """Base of the errors that the user can fix; the message says what to change."""
+    """Base of errors that the user can fix; messages name the change."""
 
 
 class InvalidRecipe(TrainingError):
-    """Recipe that does not exist, does not load, or does not fit its data."""
+    """Recipe that is missing, does not load, or contradicts its data."""
 
 
 class InvalidHyperparameter(TrainingError):
@@ -30,7 +33,7 @@ class InvalidArtifact(TrainingError):
 
 
 class InvalidJob(TrainingError):
-    """Job request that breaks the rules of CreateTrainingJob, or job that ended badly."""
+    """Job request that breaks CreateTrainingJob's rules, or job that failed."""
 
 
 class InvalidData(TrainingError):
@@ -54,7 +57,7 @@ class NoRows(InvalidData):
 
 
 class WrongShape(InvalidData):
-    """Rows, images or arrays of different sizes that have to have the same."""
+    """Rows, images or arrays whose sizes differ and must not."""
 
 
 class CompressionFailed(TrainingError):

@@ -155,7 +155,7 @@ def _parse(value: object) -> object:
 
 
 def encode(value: object) -> str:
-    """Return a hyperparameter as text that `override` reads back to the same value.
+    """Return a hyperparameter as text that `override` reads back.
 
     SageMaker passes hyperparameters as text only.
 

@@ -1,7 +1,7 @@
 """Regular expressions that read the metrics from training's printed lines.
 
-They are the metric definitions of SageMaker jobs. fitting/progress.py and evaluation/report.py print
-the lines.
+They are the metric definitions of SageMaker jobs. fitting/progress.py and evaluation/report.py
+print the lines.
 """
 
 from __future__ import annotations

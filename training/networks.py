@@ -61,7 +61,10 @@ def cnn(
 
 
 class Recurrent(nn.Module):
-    """Recurrent network: (batch, time, features) → (batch, outputs) from the last hidden state."""
+    """Recurrent network: (batch, time, features) → (batch, outputs).
+
+    The outputs are computed from the last hidden state.
+    """
 
     def __init__(
         self, cell: Cell, features: int, width: int, outputs: int, *, layers: int = 1
@@ -210,9 +213,10 @@ class Encoder(nn.Module):
 
 
 class After(nn.Module):
-    """Model followed by a function of its output, with the model's own argument names.
+    """Model followed by a function of its output.
 
-    Exporters name the graph's inputs after the arguments of `forward`.
+    `forward` keeps the model's argument names, because exporters name the graph's inputs after
+    them.
     """
 
     def __init__(
@@ -231,9 +235,9 @@ def softmax(temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
 
 
 def best(count: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return a function from scores (batch, items) to the `count` best items and their scores.
+    """Return a function that chooses the `count` best items.
 
-    Both are (batch, count), highest score first.
+    It maps scores (batch, items) to items and scores, both (batch, count), highest score first.
     """
 
     def choose(scores: Tensor) -> tuple[Tensor, Tensor]:

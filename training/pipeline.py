@@ -43,7 +43,7 @@ CHANNEL = "SM_CHANNEL_"  # prefix of the environment variables that name a job's
 
 
 @dataclass(frozen=True)
-class Plan:
+class Setup:
     """Everything that is decided before training: recipe, settings, data, device, processes."""
 
     options: argparse.Namespace
@@ -87,7 +87,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Description:
-    """Model card, record of the run, and the graph's answers for the test part."""
+    """Model card, record of the run, and answers for the test part."""
 
     card: Manifest
     record: dict[str, Any]
@@ -97,8 +97,8 @@ class Description:
 # --- load
 
 
-def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
-    """Load the recipe, its settings and its data, and join the other processes."""
+def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
+    """Load recipe, settings and data, and join the other processes."""
     started = time.monotonic()
     recipe = load_recipe(options.recipe)
     compressions = select.kinds(options.compress, recipe)
@@ -110,14 +110,14 @@ def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
         processes = f", {ranks.count} processes" if ranks.count > 1 else ""
         print(f"{recipe.name} on {_device_name(device)}{processes}: {settings}", flush=True)
     data = recipe.load_data(channels, settings)
-    plan = Plan(
+    setup = Setup(
         options, environ, recipe, settings, data, channels, compressions, device, ranks, started
     )
-    if plan.is_trial:
-        plan = replace(plan, data=objective.without_test(data))
+    if setup.is_trial:
+        setup = replace(setup, data=objective.without_test(data))
     if ranks.leads:
-        print(_sizes(plan.data), flush=True)
-    return plan
+        print(_sizes(setup.data), flush=True)
+    return setup
 
 
 def _sizes(data: Dataset) -> str:
@@ -166,53 +166,53 @@ def _command_line_channels(data: Sequence[str]) -> dict[str, Path]:
 # --- fit
 
 
-def fit(plan: Plan, stop: checkpoint.Stop) -> Fitted:
-    """Search hyperparameters if --tune asks for it, then train once for each seed.
+def fit(setup: Setup, stop: checkpoint.Stop) -> Fitted:
+    """Search hyperparameters if --tune is given, then train each seed.
 
     Raises:
         TrainingError: recipe, settings and data do not fit together.
         Interrupted: `stop` was requested; the checkpoint holds the state.
     """
-    search = _search(plan, stop) if plan.options.tune else None
-    settings = override(plan.settings, search.best_settings) if search else plan.settings
-    seeds = range(settings.seed, settings.seed + max(plan.options.seeds, 1))
-    runs = [_fit_seed(plan, replace(settings, seed=seed), stop) for seed in seeds]
-    plan.ranks.close()
+    search = _search(setup, stop) if setup.options.tune else None
+    settings = override(setup.settings, search.settings(search.best)) if search else setup.settings
+    seeds = range(settings.seed, settings.seed + max(setup.options.seeds, 1))
+    runs = [_fit_seed(setup, replace(settings, seed=seed), stop) for seed in seeds]
+    setup.ranks.close()
     return Fitted(runs, search)
 
 
-def _search(plan: Plan, stop: checkpoint.Stop) -> Study:
+def _search(setup: Setup, stop: checkpoint.Stop) -> Study:
     require_optuna()
     from training.tuning import local  # imports Optuna: 0.3 s, and containers of trials lack it
 
     return local.run(
-        plan.recipe,
-        plan.settings,
-        plan.options,
-        plan.environ,
-        plan.data,
-        plan.channels,
-        device=plan.device,
+        setup.recipe,
+        setup.settings,
+        setup.options,
+        setup.environ,
+        setup.data,
+        setup.channels,
+        device=setup.device,
         stop=stop,
-        ranks=plan.ranks,
+        ranks=setup.ranks,
     )
 
 
-def _fit_seed(plan: Plan, settings: Hyperparameters, stop: checkpoint.Stop) -> Trained:
-    folder = plan.options.checkpoint_dir or plan.environ.get("SM_CHECKPOINT_DIR")
+def _fit_seed(setup: Setup, settings: Hyperparameters, stop: checkpoint.Stop) -> Trained:
+    folder = setup.options.checkpoint_dir or setup.environ.get("SM_CHECKPOINT_DIR")
     checkpoints = Path(folder) if folder else None
-    if plan.options.seeds > 1:
-        if plan.ranks.leads:
+    if setup.options.seeds > 1:
+        if setup.ranks.leads:
             print(f"seed {settings.seed}", flush=True)
         checkpoints = checkpoints / f"seed-{settings.seed}" if checkpoints else None
     return trainer.fit(
-        plan.recipe,
+        setup.recipe,
         settings,
-        plan.data,
-        device=plan.device,
+        setup.data,
+        device=setup.device,
         checkpoints=checkpoints,
         stop=stop,
-        ranks=plan.ranks,
+        ranks=setup.ranks,
     )
 
 
@@ -229,7 +229,7 @@ def export(trained: Trained) -> onnx.ModelProto:
     return model_exporter.export(trained)
 
 
-def compress(plan: Plan, trained: Trained, graph: onnx.ModelProto) -> Model:
+def compress(setup: Setup, trained: Trained, graph: onnx.ModelProto) -> Model:
     """Choose the smallest variant within the budget, and attach the preprocessor.
 
     Without --compress, `graph` is the only variant. Pruning and distilling return another trained
@@ -239,11 +239,11 @@ def compress(plan: Plan, trained: Trained, graph: onnx.ModelProto) -> Model:
         CompressionFailed: a variant cannot be made of this kind of model.
     """
     compressed = None
-    if plan.compressions:
+    if setup.compressions:
         compressed, trained = select.smallest(
-            trained, graph, plan.compressions, plan.options.budget
+            trained, graph, setup.compressions, setup.options.budget
         )
-        metric = PRIMARY[plan.recipe.task].metric
+        metric = PRIMARY[setup.recipe.task].metric
         print(compressed.table(f"validation {metric}"), flush=True)
         graph = compressed.graph
     return Model(model_exporter.attach_preprocessor(trained, graph), trained, compressed)
@@ -252,33 +252,33 @@ def compress(plan: Plan, trained: Trained, graph: onnx.ModelProto) -> Model:
 # --- describe
 
 
-def describe(plan: Plan, fitted: Fitted, model: Model) -> Description:
-    """Measure the graph on the test part, and make the model card and the run's record."""
+def describe(setup: Setup, fitted: Fitted, model: Model) -> Description:
+    """Measure the graph on the test part; make card and record."""
     by_seed = []
     if len(fitted.runs) > 1:
         by_seed = [run.measure(run.data.test)[0] for run in fitted.runs]
-    card, outcome = _card(plan, model)
+    card, outcome = _card(setup, model)
     run_record = record.make(
-        recipe=plan.recipe.name,
+        recipe=setup.recipe.name,
         settings=model.trained.hyperparameters,
         seeds=[run.settings.seed for run in fitted.runs],
         metrics=by_seed or [card["metrics"]],
         histories=[run.history for run in fitted.runs],
-        device=plan.device,
-        processes=plan.ranks.count,
-        duration_s=time.monotonic() - plan.started,
+        device=setup.device,
+        processes=setup.ranks.count,
+        duration_s=time.monotonic() - setup.started,
     )
     if fitted.search is not None:
         run_record["search"] = fitted.search.record()
     return Description(card, run_record, outcome)
 
 
-def _card(plan: Plan, model: Model) -> tuple[Manifest, NDArray[Any]]:
+def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
     """Return the model card and the graph's answers for the test part."""
-    trained, graph, recipe, data = model.trained, model.graph, plan.recipe, plan.data
+    trained, graph, recipe, data = model.trained, model.graph, setup.recipe, setup.data
     metrics, outcome = trained.measure(data.test, graphs.runner(graph))
     rtol, atol = recipe.tolerance
-    duration_s = time.monotonic() - plan.started
+    duration_s = time.monotonic() - setup.started
     card: Manifest = {
         "schema": 1,
         "task": recipe.task,
@@ -290,7 +290,7 @@ def _card(plan: Plan, model: Model) -> tuple[Manifest, NDArray[Any]]:
         "evaluation": _evaluation(trained, outcome),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
         "hyperparameters": trained.hyperparameters,
-        "training": model_card.origin(plan.environ, plan.device.type, duration_s),
+        "training": model_card.origin(setup.environ, setup.device.type, duration_s),
         "tolerance": {"rtol": rtol, "atol": atol},
         "samples": graphs.samples(graph, sample_requests(trained, graph)),
     }
@@ -314,14 +314,14 @@ def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
 # --- write
 
 
-def write(plan: Plan, model: Model, description: Description) -> Path:
+def write(setup: Setup, model: Model, description: Description) -> Path:
     """Write model.onnx with its card, report.json, record.json and plots; print the result.
 
     The reports go beside the model and, in a job, to $SM_OUTPUT_DATA_DIR.
     """
-    card, run_record, environ = description.card, description.record, plan.environ
-    default = environ.get("SM_MODEL_DIR", f"artifacts/{plan.recipe.name}")
-    path = (plan.options.model_dir or Path(default)) / "model.onnx"
+    card, run_record, environ = description.card, description.record, setup.environ
+    default = environ.get("SM_MODEL_DIR", f"artifacts/{setup.recipe.name}")
+    path = (setup.options.model_dir or Path(default)) / "model.onnx"
     model_card.embed(model.graph, card)
     graphs.save(model.graph, path)
     folder = Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent))
@@ -329,7 +329,7 @@ def write(plan: Plan, model: Model, description: Description) -> Path:
         card,
         history=model.trained.history,
         outputs=description.outcome,
-        target=plan.data.test.target,
+        target=setup.data.test.target,
         labels=model.trained.labels,
         folders=[folder, path.parent],
         search=run_record.get("search"),

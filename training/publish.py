@@ -1,6 +1,7 @@
-"""Publish an ONNX file that exists: describe it, prove that it loads and answers, add samples, upload it.
+"""Publish an existing ONNX file: describe, prove, add samples, upload.
 
-python -m training publish churn.onnx --model churn --task classification --label stays --label leaves --bucket mine
+python -m training publish churn.onnx --model churn --task classification \\
+    --label stays --label leaves --bucket my-artifacts
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from training.export import graphs, model_card
 from training.export.graphs import first_line
 from training.recipe import NAME, OUTPUTS, Arrays, Task
 
-SIZES = (2, 1, 4, 8, 16, 32, 224)  # of free dimensions other than the batch, tried in this order
-SEED = 20261122
+SIZES = (2, 1, 4, 8, 16, 32, 224)  # tried in this order for free dimensions other than the batch
+SEED = 20261122  # for made-up requests, which are the same in every run
 DTYPES = {
-    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
-    "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
-    "BYTES": "object",
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16",
+    "FP32": "float32", "FP64": "float64", "BYTES": "object",
 }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Publish a file from the command line and return the exit status."""
     try:
         publish(_parser().parse_args(arguments), environ)
     except TrainingError as error:
@@ -44,24 +46,18 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m training publish", description="Publish an ONNX file that exists."
     )
-    made.add_argument("file", type=Path, help="the ONNX file; it is read only")
-    made.add_argument("--model", required=True, help="its name in the registry")
-    made.add_argument("--task", choices=get_args(Task), help="[the manifest's]")
-    made.add_argument("--description", help="what it answers, in a sentence [the manifest's]")
-    made.add_argument(
-        "--label", action="append", default=[], help="of a class, in the order of the probabilities"
-    )
-    made.add_argument("--preprocessing", help="what a caller has to do to raw data, in a sentence")
-    made.add_argument(
-        "--manifest",
-        type=Path,
-        metavar="FILE",
-        help="JSON: metrics, data, … in the words of schema 1",
-    )
-    made.add_argument(
+    add = parser.add_argument
+    add("file", type=Path, help="the ONNX file; it is read only")
+    add("--model", required=True, help="its name in the registry")
+    add("--task", choices=get_args(Task), help="[the manifest's]")
+    add("--description", help="what it answers, in a sentence [the manifest's]")
+    add("--label", action="append", default=[], help="a class, in the order of the probabilities")
+    add("--preprocessing", help="what a caller has to do to raw data, in a sentence")
+    add("--manifest", type=Path, metavar="FILE", help="JSON: metrics, data, … as in schema 1")
+    add(
         "--sample",
         type=Path,
         action="append",
@@ -69,16 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.npz",
         help="inputs by name",
     )
-    made.add_argument(
-        "--output", type=Path, help="the described copy [artifacts/<model>/model.onnx]"
-    )
-    made.add_argument("--bucket", help="upload it to this artifacts bucket, which registers it")
-    made.add_argument("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
-    return made
+    add("--output", type=Path, help="the described copy [artifacts/<model>/model.onnx]")
+    add("--bucket", help="upload it to this artifacts bucket, which registers it")
+    add("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
+    return parser
 
 
 def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
-    """Write the described copy and upload it where a bucket is named; its path.
+    """Write a described copy of an ONNX file and return its path.
+
+    With --bucket the copy is uploaded, too.
 
     Raises:
         InvalidArtifact: the file, its manifest or a sample is wrong, or the model does not answer.
@@ -92,35 +88,31 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
     requests = [_sample(path, session) for path in options.sample] or made_up(session)
     try:
         card["samples"] = graphs.samples(graph, requests)
-    except Exception as error:  # native errors of any kind: the samples are the user's
-        raise InvalidArtifact(
-            f"the model does not answer its samples: {first_line(error)}"
-        ) from error
+    except Exception as error:  # the runtime raises native errors of any kind
+        reason = first_line(error)
+        raise InvalidArtifact(f"the model does not answer its samples: {reason}") from error
     model_card.embed(graph, card)
     path: Path = options.output or Path("artifacts", options.model, "model.onnx")
     if path.exists() and path.samefile(options.file):
         raise InvalidArtifact(f"--output {path} is the file itself; it is not overwritten")
     graphs.save(graph, path)
-    print(
-        f"{path}: {path.stat().st_size / 1000:.0f} KB, {len(card['samples'])} samples inside",
-        flush=True,
-    )
+    size_kb = path.stat().st_size / 1000
+    print(f"{path}: {size_kb:.0f} KB, {len(card['samples'])} samples inside", flush=True)
     if options.bucket:
-        region = (
-            options.region
-            or environ.get("AWS_REGION")
-            or environ.get("AWS_DEFAULT_REGION")
-            or "us-east-1"
-        )
+        region = options.region or _region(environ)
         print(f"uploaded {upload(path, options.model, options.bucket, region)}", flush=True)
     return path
 
 
+def _region(environ: Mapping[str, str]) -> str:
+    return environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
 def read(path: Path) -> onnx.ModelProto:
-    """The graph in the file at `path`.
+    """Load an ONNX file and prove that ONNX Runtime loads it.
 
     Raises:
-        InvalidArtifact: it is not there, no ONNX, in more than one file, or does not load.
+        InvalidArtifact: the file is missing, no ONNX, split over several files, or does not load.
     """
     if not path.is_file():
         raise InvalidArtifact(f"there is no file {path}")
@@ -136,7 +128,7 @@ def read(path: Path) -> onnx.ModelProto:
     if problem is None:
         try:
             graphs.runtime(graph)
-        except Exception as error:  # as above
+        except Exception as error:  # the runtime raises native errors of any kind
             problem = f"does not load: {first_line(error)}"
     if problem is not None:
         raise InvalidArtifact(f"{path.name} {problem}")
@@ -144,39 +136,33 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def _signature(session: Any) -> str:
-    def spelled(values: Sequence[Any]) -> str:
-        return ", ".join(
-            f"{value.name} {graphs.DATATYPES[value.type]}{list(value.shape)}" for value in values
-        )
+    return f"{_spelled(session.get_inputs())} → {_spelled(session.get_outputs())}"
 
-    return f"{spelled(session.get_inputs())} → {spelled(session.get_outputs())}"
+
+def _spelled(values: Sequence[Any]) -> str:
+    return ", ".join(
+        f"{value.name} {graphs.DATATYPES[value.type]}{list(value.shape)}" for value in values
+    )
+
+
+# --- model card
 
 
 def _card(graph: onnx.ModelProto, options: argparse.Namespace) -> dict[str, Any]:
-    """What the file and the manifest say, and what was told on the command line over both."""
-    card: dict[str, Any] = {}
-    for prop in graph.metadata_props:
-        if prop.key == manifest.KEY:
-            card |= _object(prop.value, "the manifest inside the file")
-    if options.manifest is not None:
-        if not options.manifest.is_file():
-            raise InvalidArtifact(f"there is no file {options.manifest}")
-        card |= _object(options.manifest.read_text(encoding="utf-8"), options.manifest.name)
-    told = {"task": options.task, "description": options.description}
-    card |= {"schema": 1} | {name: value for name, value in told.items() if value is not None}
+    """Merge the manifest in the file, --manifest and the options.
+
+    A later source overrides an earlier one.
+    """
+    card = _manifests(graph, options.manifest)
+    set_by_options = {"task": options.task, "description": options.description}
+    card |= {"schema": 1} | {
+        name: value for name, value in set_by_options.items() if value is not None
+    }
     if "task" not in card:
         raise InvalidArtifact(f"say what the model does: --task {', '.join(get_args(Task))}")
     labels = options.label or _labels(card)
-    known = {
-        str(one.get("name")): str(one.get("preprocessing", "")) for one in card.get("inputs", [])
-    }
-    columns = {str(one.get("name")): list(one.get("columns", ())) for one in card.get("inputs", [])}
-    told_of = known if options.preprocessing is None else str(options.preprocessing)
-    card["inputs"] = model_card.inputs(graph, told_of, columns)
-    names = [value.name for value in graph.graph.output]
-    kinds = {one.get("name"): one.get("kind", "tensor") for one in card.get("outputs", [])}
-    by_position = dict(zip(names, OUTPUTS.get(card["task"], {}).values(), strict=False))
-    card["outputs"] = model_card.outputs(graph, by_position | kinds, labels)
+    card["inputs"] = _inputs(graph, card.get("inputs", []), options.preprocessing)
+    card["outputs"] = _outputs(graph, card, labels)
     if labels and not any(output.get("labels") for output in card["outputs"]):
         raise InvalidArtifact(
             f"{len(labels)} labels, and no output has a last dimension of that size"
@@ -186,45 +172,79 @@ def _card(graph: onnx.ModelProto, options: argparse.Namespace) -> dict[str, Any]
     return card
 
 
-def _object(text: str, what: str) -> dict[str, Any]:
+def _manifests(graph: onnx.ModelProto, path: Path | None) -> dict[str, Any]:
+    card: dict[str, Any] = {}
+    for prop in graph.metadata_props:
+        if prop.key == manifest.KEY:
+            card |= _parse_object(prop.value, "the manifest inside the file")
+    if path is not None:
+        if not path.is_file():
+            raise InvalidArtifact(f"there is no file {path}")
+        card |= _parse_object(path.read_text(encoding="utf-8"), path.name)
+    return card
+
+
+def _inputs(
+    graph: onnx.ModelProto, declared: Sequence[Mapping[str, Any]], preprocessing: str | None
+) -> list[manifest.Input]:
+    by_name = {str(entry.get("name")): entry for entry in declared}
+    sentences = {name: str(entry.get("preprocessing", "")) for name, entry in by_name.items()}
+    columns = {name: list(entry.get("columns", ())) for name, entry in by_name.items()}
+    return model_card.inputs(graph, sentences if preprocessing is None else preprocessing, columns)
+
+
+def _outputs(
+    graph: onnx.ModelProto, card: Mapping[str, Any], labels: Sequence[str]
+) -> list[manifest.Output]:
+    """Describe the outputs, with kinds of the manifest or the task."""
+    names = [value.name for value in graph.graph.output]
+    by_position = dict(zip(names, OUTPUTS.get(card["task"], {}).values(), strict=False))
+    declared = {entry.get("name"): entry.get("kind", "tensor") for entry in card.get("outputs", [])}
+    return model_card.outputs(graph, by_position | declared, labels)
+
+
+def _parse_object(text: str, source: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidArtifact(f"{what} is no JSON: {error}") from error
+        raise InvalidArtifact(f"{source} is no JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InvalidArtifact(f"{what} is no JSON object")
+        raise InvalidArtifact(f"{source} is no JSON object")
     return value
 
 
 def _labels(card: Mapping[str, Any]) -> list[str]:
-    return next(
-        (list(output["labels"]) for output in card.get("outputs", []) if output.get("labels")), []
-    )
+    for output in card.get("outputs", []):
+        if output.get("labels"):
+            return list(output["labels"])
+    return []
+
+
+# --- requests
 
 
 def _sample(path: Path, session: Any) -> dict[str, NDArray[Any]]:
-    """The inputs in an .npz file, each of the type that the model wants."""
+    """Read inputs from an .npz file, converted to the model's datatypes."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            given = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError) as error:
         raise InvalidArtifact(f"{path.name} cannot be read as .npz: {first_line(error)}") from error
-    wanted = {value.name: DTYPES[graphs.DATATYPES[value.type]] for value in session.get_inputs()}
-    if set(given) != set(wanted):
+    dtypes = {value.name: DTYPES[graphs.DATATYPES[value.type]] for value in session.get_inputs()}
+    if set(arrays) != set(dtypes):
         raise InvalidArtifact(
-            f"{path.name} holds {', '.join(given)}; the model takes {', '.join(wanted)}"
+            f"{path.name} holds {', '.join(arrays)}; the model takes {', '.join(dtypes)}"
         )
-    return {name: values.astype(wanted[name]) for name, values in given.items()}
-
-
-# --- requests that are made up ----------------------------------------------------------------------------------------
+    return {name: values.astype(dtypes[name]) for name, values in arrays.items()}
 
 
 def made_up(session: Any) -> list[Arrays]:
-    """Two requests that the model answers, of one row and of two where that can be chosen.
+    """Make up requests that the model answers.
+
+    The first has one row; a second has two rows, where the batch size is free.
 
     Raises:
-        InvalidArtifact: it refuses all that were tried.
+        InvalidArtifact: the model refuses all sizes and values that were tried.
     """
     reason = ""
     for size, integer in product(SIZES, (1, 0)):
@@ -232,7 +252,7 @@ def made_up(session: Any) -> list[Arrays]:
             requests = list(_requests(session, size, integer))
             for request in requests:
                 session.run(None, dict(request))
-        except Exception as error:  # native errors of any kind: the next is tried
+        except Exception as error:  # native errors of any kind; the next size is tried
             reason = reason or first_line(error)
             continue
         return requests
@@ -242,29 +262,35 @@ def made_up(session: Any) -> list[Arrays]:
 
 
 def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
-    """Of one row, and of two where the first dimension of every input is free."""
+    """Yield a request of one row and, where possible, of two.
+
+    Two rows are possible where all inputs have a free first dimension.
+    """
     inputs = session.get_inputs()
-    free = all(value.shape and not isinstance(value.shape[0], int) for value in inputs)
-    for rows in (1, 2) if free else (1,):
+    is_free = all(value.shape and not isinstance(value.shape[0], int) for value in inputs)
+    for rows in (1, 2) if is_free else (1,):
         random = np.random.default_rng(SEED)
         yield {
             value.name: _values(
-                graphs.DATATYPES[value.type],
-                [
-                    have if isinstance(have, int) else size if at else rows
-                    for at, have in enumerate(value.shape)
-                ],
-                integer,
-                random,
+                graphs.DATATYPES[value.type], _shape(value.shape, rows, size), integer, random
             )
             for value in inputs
         }
 
 
+def _shape(declared: Sequence[int | str | None], rows: int, size: int) -> list[int]:
+    """Fill free dimensions: the first with `rows`, others with `size`."""
+    free = [rows, *[size] * len(declared)]
+    return [dim if isinstance(dim, int) else free[axis] for axis, dim in enumerate(declared)]
+
+
 def _values(
     datatype: str, shape: Sequence[int], integer: int, random: np.random.Generator
 ) -> NDArray[Any]:
-    """Eighths from 0 to 1, which are short in JSON; ones or zeros where integers are asked for."""
+    """Return random eighths for floats, `integer` for other numbers.
+
+    Eighths from 0 to 1 are short in JSON.
+    """
     if datatype == "BYTES":
         return np.full(shape, "a", object)
     if datatype.startswith("FP"):
@@ -272,13 +298,16 @@ def _values(
     return np.full(shape, integer, DTYPES[datatype])
 
 
+# --- upload
+
+
 def upload(path: Path, model: str, bucket: str, region: str) -> str:
-    """Put the file under `models/<model>/`, which registers it; where it lies.
+    """Upload the file under `models/<model>/`, which registers it; return its S3 URI.
 
     Raises:
-        InvalidArtifact: S3 refuses, in its own words.
+        InvalidArtifact: S3 refuses; the message is its own.
     """
-    import boto3
+    import boto3  # only where something is uploaded
     from botocore.exceptions import BotoCoreError, ClientError
 
     key = f"models/{model}/{datetime.now(UTC):%Y%m%dT%H%M%S}/{path.name}"

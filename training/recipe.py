@@ -1,4 +1,4 @@
-"""Recipe: one short Python file that names a model's data, network and hyperparameters.
+"""Recipe: Python file that names a model's data, network and hyperparameters.
 
 A recipe of your own is a file `churn.py`, anywhere:
 

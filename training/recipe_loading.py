@@ -22,7 +22,7 @@ def built_in() -> list[str]:
 
 
 def load(reference: str) -> Recipe[Any]:
-    """Load a built-in recipe by name, or a recipe file by its path ending in .py.
+    """Load a built-in recipe by name, or a .py file.
 
     Raises:
         InvalidRecipe: there is no such recipe, or the file does not run or defines no `recipe`.
@@ -64,7 +64,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def mistake(reference: str, error: Exception) -> InvalidRecipe | None:
-    """Return `error` as one line with the line number in the user's recipe file.
+    """Convert `error` to one line that names the recipe file's line.
 
     Returns None where no line of that file is in the traceback, or the recipe is a built-in one.
     """

@@ -87,18 +87,18 @@ def train(
         TrainingError: a mistake of the user's, or a model that no exporter gets right.
         Interrupted: `stop` was requested; the checkpoint holds the state.
     """
-    plan = load(options, environ)
-    fitted = fit(plan, stop)
-    if not plan.ranks.leads:
+    setup = load(options, environ)
+    fitted = fit(setup, stop)
+    if not setup.ranks.leads:
         return None
-    if plan.is_trial:
-        metric = PRIMARY[plan.recipe.task].metric
+    if setup.is_trial:
+        metric = PRIMARY[setup.recipe.task].metric
         print(f"validation_{metric}={objective.judge(fitted.first)}", flush=True)
         return None
     graph = export(fitted.first)
-    model = compress(plan, fitted.first, graph)
-    description = describe(plan, fitted, model)
-    return write(plan, model, description)
+    model = compress(setup, fitted.first, graph)
+    description = describe(setup, fitted, model)
+    return write(setup, model, description)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Export a trained model of either kind, and its preprocessor, as one proven ONNX graph."""
+"""Export a trained model and its preprocessor as one proven ONNX graph.
+
+Models are torch modules or scikit-learn estimators.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def export(trained: Trained) -> onnx.ModelProto:
 
 
 def attach_preprocessor(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `graph` with the preprocessor's nodes before it, proven to answer the same.
+    """Put the preprocessor's nodes before `graph`, and prove equal answers.
 
     Raises:
         ExportFailed: the answers for raw inputs differ from those for preprocessed ones.
@@ -79,7 +82,7 @@ def torch_spec(trained: Trained) -> torch_exporter.Spec:
 
 
 def _with_batch(axes: Mapping[int, str]) -> dict[int, str]:
-    """Return `axes` with axis 0 as the batch, unless another axis is called so."""
+    """Return `axes` with axis 0 as the batch, unless another is."""
     return dict(axes) if "batch" in axes.values() else {**axes, 0: "batch"}
 
 

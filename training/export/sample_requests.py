@@ -33,7 +33,7 @@ def sample_requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
 def batches(
     trained: Trained, graph: onnx.ModelProto, examples: Examples, rows: Sequence[slice]
 ) -> list[Arrays]:
-    """Return the inputs of `graph` for each slice of `examples`, which are raw.
+    """Return the inputs of `graph` for each slice of raw `examples`.
 
     They are preprocessed where `graph` is the model alone, without its preprocessor.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints: state of a run on disk, written atomically, and the SIGTERM handler."""
+"""Checkpoints, written atomically, and the SIGTERM handler that asks for them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class Stop:
 
 
 class Interrupted(Exception):
-    """Run that SIGTERM stopped with its state saved: no failure, the next attempt resumes it."""
+    """Run that SIGTERM stopped after its state was saved.
+
+    No failure: the next attempt resumes it.
+    """
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -94,7 +97,10 @@ class RunState:
     generators: dict[str, Any] | None = None  # random state to restore in the middle of an epoch
 
     def save(self) -> None:
-        """Write a checkpoint where there is a folder; every process has to call it."""
+        """Write a checkpoint where there is a folder.
+
+        Every process has to call it, because each adds its random state.
+        """
         if self.folder is None:
             return
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -133,7 +139,7 @@ class RunState:
             print(f"resumed after {self.epoch} epochs and {self.step} steps", flush=True)
 
     def _read(self) -> dict[str, Any] | None:
-        """Read the checkpoint in rank 0 and send it to the other processes.
+        """Read the checkpoint in rank 0 and broadcast it.
 
         Other hosts may have another disk, or see the file later.
         """
@@ -149,7 +155,7 @@ class RunState:
         return saved
 
     def seed_epoch(self, seed: int) -> None:
-        """Seed torch from (seed, epoch), so that a resumed epoch draws the same order."""
+        """Seed torch from (seed, epoch): a resumed epoch draws the same order."""
         torch.manual_seed((seed * 1_000_003 + self.epoch) % 2**63)
 
     def seed_rank(self, seed: int) -> None:
@@ -158,7 +164,7 @@ class RunState:
             torch.manual_seed(((seed * 1_000_003 + self.epoch) * 1_009 + self.ranks.rank) % 2**63)
 
     def restore_generators(self) -> None:
-        """Restore the random state of a checkpoint that was saved within an epoch."""
+        """Restore the random state of a checkpoint saved within an epoch."""
         if self.generators is None:
             return
         torch.set_rng_state(self.generators["cpu"])
@@ -167,7 +173,7 @@ class RunState:
         self.generators = None
 
     def keep_best(self, validation_loss: float) -> None:
-        """Keep a copy of the weights if no epoch had a lower validation loss."""
+        """Copy the weights if the validation loss is the lowest so far."""
         self.stale += 1
         if validation_loss < self.best_loss:
             self.best_loss, self.stale = validation_loss, 0

@@ -1,4 +1,4 @@
-"""Data-parallel training: several processes started by torchrun, each on its share of a batch."""
+"""Data-parallel training in the processes that torchrun starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from torch import distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Rank of this process and the number of processes; rank 0 prints, saves and exports."""
+    """Rank of this process, and the number of processes.
+
+    Rank 0 prints, saves and exports.
+    """
 
     rank: int = 0
     count: int = 1
@@ -44,7 +47,10 @@ class Ranks:
         return value
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value, so that all processes decide alike to the last bit."""
+        """Return rank 0's value in every process.
+
+        Decisions have to be equal in all processes, to the last bit.
+        """
         if self.count == 1:
             return value
         box = [value]
@@ -66,9 +72,10 @@ class Ranks:
 
 
 def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch.device]:
-    """Join the processes that torchrun started, if any; return this one's rank and device.
+    """Join the processes that torchrun started, if any.
 
-    They meet at MASTER_ADDR or, without a network, at the file in MAYFLY_RENDEZVOUS (file:///…).
+    Returns the rank and the device of this process. They meet at MASTER_ADDR or, without a network,
+    at the file in MAYFLY_RENDEZVOUS (file:///…).
     """
     count = int(environ.get("WORLD_SIZE", "1"))
     if count == 1:

@@ -1,4 +1,4 @@
-"""Optimizer step, and engines that run it: eager calls, or one CUDA graph replayed on a GPU.
+"""Optimizer step, run by eager calls or as a CUDA graph.
 
 docs/decisions/0019-the-training-loop.md gives the reason and the times.
 """
@@ -26,14 +26,20 @@ WARM_STEPS = 3  # eager steps before the CUDA graph: libraries allocate memory i
 
 
 def is_weight(parameter: Tensor) -> bool:
-    """Return whether L1 and L2 shrink `parameter`: matrices and kernels, no biases or norms."""
+    """Return whether L1 and L2 shrink `parameter`.
+
+    They shrink matrices and kernels, and leave biases and norms alone.
+    """
     return parameter.dim() > 1
 
 
 def optimizer(
     model: nn.Module, settings: NetworkHyperparameters, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return AdamW with weight decay on weights only, fused into one kernel on a GPU."""
+    """Return AdamW with weight decay on matrices and kernels only.
+
+    On a GPU it is fused into one kernel.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = [parameter for parameter in parameters if is_weight(parameter)]
     rest = [parameter for parameter in parameters if not is_weight(parameter)]
@@ -66,7 +72,7 @@ def objective(
     device: torch.device,
     ranks: Ranks,
 ) -> nn.Module:
-    """Return the objective, wrapped for several processes and compiled where settings say so."""
+    """Wrap model and loss for several processes, and compile them if set."""
     module: nn.Module = Objective(model, loss)
     if ranks.count > 1:
         devices = [device] if device.type == "cuda" else None
@@ -78,11 +84,11 @@ def objective(
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """Optimizer step on the rows of one batch. Nothing in it waits for the device."""
+    """Optimizer step on one batch, without waiting for the device."""
 
     objective: nn.Module
     optimizer: torch.optim.Optimizer
-    inputs: tuple[Tensor, ...]  # of all training rows, on the device
+    inputs: tuple[Tensor, ...]  # all training rows, on the device
     target: Tensor
     settings: NetworkHyperparameters
     augment: Callable[..., Tensor | tuple[Tensor, ...]] | None
@@ -100,9 +106,9 @@ class Update:
         return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
     def __call__(self, batch: Tensor, rate: float | Tensor) -> None:
-        """Update the weights from the rows numbered in `batch`, at learning rate `rate`.
+        """Update the weights from the rows numbered in `batch`.
 
-        The loss of these rows is added to `loss_sum`.
+        `rate` is the learning rate. The loss of these rows is added to `loss_sum`.
         """
         mine = batch[self.ranks.rank :: self.ranks.count]
         has_rows = len(mine) > 0
@@ -225,7 +231,7 @@ class Graphed:
         self._step += 1
 
     def _warm_up(self) -> None:
-        """Run a step on a side stream, as recording a CUDA graph requires beforehand."""
+        """Run a step on a side stream, before a graph is recorded."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -247,7 +253,7 @@ class Graphed:
         return graph
 
     def step_on_device(self) -> None:
-        """Run a full batch whose inputs all lie at fixed addresses on the device."""
+        """Run a full batch from fixed addresses on the device."""
         self._update(self._order.index_select(0, self._offsets + self._start), self._rate())
         self._start += self._batch_size
         self._done += 1
@@ -258,7 +264,7 @@ class Graphed:
 
 
 def engine(update: Update, total: int) -> Engine:
-    """Return the engine that the settings choose for `update`, for a run of `total` steps.
+    """Return the engine that the settings choose for `total` steps.
 
     Raises:
         InvalidHyperparameter: a CUDA graph without a GPU, or with several processes.

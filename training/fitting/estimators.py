@@ -14,7 +14,7 @@ from training.export import sklearn_exporter
 from training.fitting.checkpoint import Interrupted, Stop
 from training.recipe import Arrays
 
-CANDIDATES_SHOWN = 5  # of a grid search
+CANDIDATES_SHOWN = 5  # best settings of a grid search that are printed
 REASON_SHOWN = 300  # characters of scikit-learn's message
 
 
@@ -24,9 +24,10 @@ def is_estimator(model: object) -> bool:
 
 
 def fit(estimator: Any, examples: Examples, *, seed: int, stop: Stop | None = None) -> Any:
-    """Fit `estimator` on the columns of all inputs side by side, and return it.
+    """Fit `estimator` on the examples, and return it.
 
-    Every part that draws random numbers and has no `random_state` is seeded with `seed`.
+    The columns of all inputs are put side by side.     Every part that draws random numbers and has
+    no `random_state` is seeded with `seed`.
 
     Raises:
         ExportFailed: a part of it cannot be converted to ONNX.
@@ -81,9 +82,10 @@ def _refused(estimator: Any, examples: Examples, error: Exception) -> InvalidRec
 
 
 def candidates(search: Any) -> list[str]:
-    """Return a line for each of a grid search's best settings: score, deviation, parameters.
+    """Return the best settings of a grid search, one line each.
 
-    Mean and standard deviation are over the folds. An estimator without a search has no lines.
+    A line has score, standard deviation and parameters; both numbers are over the folds. An
+    estimator without a search has no lines.
     """
     results = getattr(search, "cv_results_", None)
     if results is None:
@@ -98,7 +100,7 @@ def candidates(search: Any) -> list[str]:
 
 
 def chosen_parameters(model: Any) -> dict[str, Any]:
-    """Return the parameters that a grid search chose, as plain values for the model card."""
+    """Return a grid search's chosen parameters as plain JSON values."""
     best = getattr(model, "best_params_", {})
     return {
         name: value if isinstance(value, str | int | float | bool) else str(value)

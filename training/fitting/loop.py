@@ -1,12 +1,12 @@
-"""Training loop: data on the device, no host synchronization within an epoch, resumable anywhere.
+"""Training loop: no host synchronization within an epoch, resumable at any step.
 
     history = fit(
         model, data, NetworkHyperparameters(epochs=3),
         device=torch.device("cpu"), loss=losses.cross_entropy,
     )
 
-The same on a CPU, on a GPU, and in the processes that torchrun starts. The optimizer step is in
-engines.py, the learning rate in schedule.py.
+All data are on the device. The same on a CPU, on a GPU, and in the processes that torchrun starts.
+The optimizer step is in engines.py, the learning rate in schedule.py.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _Loop:
     state: RunState
     engine: engines.Engine
     settings: NetworkHyperparameters
-    rows: int  # of the training part
+    rows: int  # training examples
     steps_per_epoch: int
     device: torch.device
     ranks: Ranks
@@ -146,7 +146,7 @@ class _Loop:
         return time.monotonic() - self.saved_at > SAVE_EVERY_S
 
     def run_epoch(self, watch: Callable[[Row], None] | None) -> None:
-        """Train and validate for one epoch, or for the rest of a resumed one."""
+        """Train and validate for one epoch, or finish a resumed one."""
         state = self.state
         self._start_epoch()
         started, first_row = time.monotonic(), state.step * self.settings.batch_size
@@ -179,7 +179,7 @@ class _Loop:
                 self.progress.step(self.state, self.done)
 
     def _save_or_stop(self) -> None:
-        """Save a checkpoint when it is due, or when SIGTERM asks the run to stop.
+        """Save a checkpoint when it is due or SIGTERM arrived.
 
         Processes vote at the same steps: one that stopped alone would leave the others waiting.
         """
@@ -220,7 +220,7 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def load_best(self) -> None:
-        """Load the weights with the lowest validation loss, where early stopping kept them."""
+        """Load the best weights, where early stopping kept them."""
         state = self.state
         if state.best is None:
             return
@@ -302,7 +302,7 @@ def _validate(
 def predict(
     model: nn.Module, inputs: Mapping[str, NDArray[Any]], device: torch.device, chunk: int = CHUNK
 ) -> tuple[NDArray[Any], ...]:
-    """Return the model's outputs for inputs (n, ...), in order, each (n, ...)."""
+    """Return the model's outputs (n, ...) for inputs (n, ...), in order."""
     model.eval()
     tensors = _inputs_to_device(inputs, device)
     parts = []

@@ -1,4 +1,4 @@
-"""Loss functions: (model, inputs, target) → mean over the examples of a batch."""
+"""Loss functions: (model, inputs, target) → mean over a batch."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def mse(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
 
 
 def huber(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-    """Compute the Huber loss: squared up to an error of 1, linear beyond.
+    """Compute the Huber loss.
 
-    Outliers weigh less than in the squared error.
+    Squared up to an error of 1, linear beyond: outliers weigh less than in the squared error.
     """
     return functional.huber_loss(_like(model(*inputs), target), target)
 
@@ -63,10 +63,10 @@ def nats(run: Run, examples: Examples) -> NDArray[np.float32]:
 
 
 def contrastive(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
-    """Compute the symmetric InfoNCE loss of two batches of unit vectors (batch, width).
+    """Compute the symmetric InfoNCE loss of paired unit vectors.
 
-    Row i of `first` matches row i of `second` and no other row. For a recipe's own loss:
-    `contrastive(model(a), model(b))`.
+    Both are (batch, width). Row i of `first` matches row i of `second` and no other row. For a
+    recipe's own loss: `contrastive(model(a), model(b))`.
     """
     similarity = first @ second.T / temperature
     pairs = torch.arange(len(first), device=first.device)
@@ -76,7 +76,8 @@ def contrastive(first: Tensor, second: Tensor, temperature: float = 0.05) -> Ten
 
 
 def _like(prediction: Tensor, target: Tensor) -> Tensor:
-    """Reshape (batch, 1) to (batch,): broadcasting would compare every row with every other."""
+    """Reshape (batch, 1) to (batch,)."""
+    # Otherwise broadcasting would compare every row with every other.
     return prediction.reshape(target.shape)
 
 
@@ -90,7 +91,7 @@ BY_TASK = {"classification": cross_entropy, "regression": mse, "generation": nex
 
 
 def choose(task: str, loss: str | Loss | None) -> Loss:
-    """Return the loss of a recipe: its own, one by name, or its task's.
+    """Return a recipe's own loss, one by name, or its task's.
 
     Raises:
         InvalidRecipe: the name is unknown, or the task has no loss of its own.

@@ -1,4 +1,4 @@
-"""Progress lines that a training run prints, one an epoch and some within a long one."""
+"""Progress lines that a training run prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ PRINT_EVERY_S = 5.0  # within an epoch
 
 
 class Progress:
-    """Progress lines of a run; log_lines.py has the regular expressions that read them."""
+    """Printer of progress lines: one an epoch, and more within long epochs.
+
+    log_lines.py has the regular expressions that read them.
+    """
 
     def __init__(self, done: int, total: int, ranks: Ranks) -> None:
         self._first, self._total, self._silent = done, total, not ranks.leads

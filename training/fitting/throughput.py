@@ -1,4 +1,4 @@
-"""Model FLOPs utilization: achieved operations a second as a share of the GPU's peak."""
+"""Model FLOPs utilization: operations a second over the GPU's peak."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Roof:
 
 
 def peak(name: str, bf16: bool) -> float | None:
-    """Return a GPU's peak operations a second, or None for an unknown GPU.
+    """Return a GPU's peak operations a second, None if unknown.
 
     >>> peak("NVIDIA H100 80GB HBM3", bf16=True), peak("a CPU", bf16=True)
     (989000000000000.0, None)
@@ -53,9 +53,9 @@ def peak(name: str, bf16: bool) -> float | None:
 def flops_per_example(
     model: nn.Module, loss: Loss, inputs: tuple[Tensor, ...], target: Tensor
 ) -> float:
-    """Count the operations of one example, forward and backward; 0 where that fails.
+    """Count the operations of one example, forward and backward.
 
-    Counted on shapes alone, on torch's meta device.
+    Counted on shapes alone, on torch's meta device; 0 where that fails.
     """
     try:
         shapes_only = copy.deepcopy(model).to("meta")
@@ -77,7 +77,7 @@ def roof(
     device: torch.device,
     processes: int,
 ) -> Roof | None:
-    """Return cost and peak of a run, or None on a CPU or an unknown GPU."""
+    """Return cost and peak of a run, None on unknown devices."""
     if device.type != "cuda":
         return None
     top = peak(torch.cuda.get_device_name(device), bf16=settings.precision != "fp32")

@@ -1,4 +1,4 @@
-"""Trained model of a recipe, with what is needed to judge and export it."""
+"""Trained model with its recipe, ready to measure and export."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def fit(
     ranks: Ranks | None = None,
     watch: Callable[[Row], None] | None = None,
 ) -> Trained:
-    """Train the model of `recipe` on `data` and calibrate it on the validation part.
+    """Train the model of `recipe` on `data`, and calibrate it.
 
     The keyword arguments are those of `loop.fit`.
 
@@ -145,7 +145,7 @@ def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Train
 
 
 def calibrate(trained: Trained) -> Trained:
-    """Set a classifier's softmax temperature by its log loss on the validation part.
+    """Set a classifier's softmax temperature from the validation part.
 
     Other models, and recipes with a `serve` of their own, are returned as they are.
     """

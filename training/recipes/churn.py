@@ -1,4 +1,4 @@
-"""Churn: customer table with gaps, typos and mixed units, cleaned inside the graph.
+"""Churn: customer table whose gaps and typos the graph cleans.
 
 Test accuracy 78.7 % on 600 held-out customers, mean of 3 seeds (78.2 to 79.0). Nearest class mean
 67.3 %, majority class 58.5 %, best achievable on the clean data 81.3 %. 8 s with export and proof.
@@ -37,9 +37,10 @@ class Churn(NetworkHyperparameters):
 
 
 class Cleaner(nn.Module):
-    """Cleaning of raw columns: data use in one unit, unknown numbers as NaN.
+    """Cleaning of raw columns inside the network.
 
-    The last category is the unit, which the codes returned no longer contain.
+    Data use is brought to one unit, and unknown numbers become NaN. The last category is the unit,
+    which the codes returned no longer contain.
     """
 
     factors: Tensor
@@ -57,11 +58,12 @@ class Cleaner(nn.Module):
 
 
 class Table(nn.Module):
-    """Perceptron for a table: numbers (batch, k), codes (batch, m) → (batch, outputs).
+    """Perceptron for a table of numbers and categories.
 
-    A NaN among the numbers is filled with its column's median and marked; columns are scaled to
-    mean 0 and deviation 1, all learned from the training inputs `rows` after `clean`. `categories`
-    holds the number of codes of each column.
+    Numbers (batch, k) and codes (batch, m) → (batch, outputs). A NaN among the numbers is filled
+    with its column's median and marked; columns are scaled to mean 0 and deviation 1, all learned
+    from the training inputs `rows` after `clean`. `categories` holds the number of codes of each
+    column.
     """
 
     median: Tensor

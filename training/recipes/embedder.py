@@ -35,11 +35,12 @@ class EmbedderHyperparameters(NetworkHyperparameters):
 
 
 class Pieces(nn.Module):
-    """Bag of hashed character pieces: bytes (batch, length) → unit vectors (batch, width).
+    """Bag of hashed character pieces: texts → unit vectors.
 
-    Texts are padded with 0. A piece is 3 to 5 letters or digits in a row, including the edge of
-    its word where it touches it; upper case counts as lower case. Its number modulo `buckets`
-    selects its vector and weight, so no word is unknown. A text without pieces gets zeros.
+    Bytes (batch, length) → (batch, width). Texts are padded with 0. A piece is 3 to 5 letters or
+    digits in a row, including the edge of its word where it touches it; upper case counts as lower
+    case. Its number modulo `buckets` selects its vector and weight, so no word is unknown. A text
+    without pieces gets zeros.
     """
 
     def __init__(self, buckets: int, width: int, *, dropout: float = 0.0) -> None:
@@ -54,9 +55,9 @@ class Pieces(nn.Module):
         self.letters: Tensor
 
     def numbers(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bucket of each possible piece, and which lie inside one word.
+        """Return the bucket of each possible piece, and a word mask.
 
-        Both are (batch, 3 x (length + 1)).
+        The mask selects the pieces that lie inside one word. Both are (batch, 3 x (length + 1)).
         """
         letters = functional.pad(self.letters[text], (1, 4))
         numbers, inside = [], []

@@ -1,6 +1,7 @@
-"""Ridge or lasso: linear regression with an L2 or L1 penalty, on the data of `linear`.
+"""Ridge or lasso: linear regression with an L2 or L1 penalty.
 
-Lasso: test RMSE 57.5 on 88 held-out patients, from 7 of the 10 measurements; RMSE of the mean 80.7.
+Data as in `linear`. Lasso: test RMSE 57.5 on 88 held-out patients, from 7 of the 10 measurements;
+RMSE of the mean 80.7.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recommender: ten items for a user, by two towers over history and ratings.
+"""Recommender: ten items for a user, by a two-tower network.
 
 Test NDCG@10 0.437 for 240 users never seen in training, mean of 3 seeds; popularity 0.142, best
 achievable 0.499. 9 s with import, export and proof on a shared 2-core CPU.
@@ -30,11 +30,12 @@ class Recommender(NetworkHyperparameters):
 
 
 class TwoTowers(nn.Module):
-    """Two-tower network: history and ratings (batch, taken) → scores (batch, items + 1).
+    """Two-tower network: history and ratings → scores of all items.
 
-    A history holds the numbers of the items a user took; 0, and numbers that no item has, count as
-    none. One tower maps a history to a vector, the other has a vector for each item; the score is
-    their product plus the item's popularity. Items of the history and item 0 score EXCLUDED.
+    History and ratings (batch, taken) → (batch, items + 1). A history holds the numbers of the
+    items a user took; 0, and numbers that no item has, count as none. One tower maps a history to a
+    vector, the other has a vector for each item; the score is their product plus the item's
+    popularity. Items of the history and item 0 score EXCLUDED.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Sequence: next value of a noisy seasonal series, by an RNN, LSTM or GRU.
+"""Sequence: next value of a seasonal series, by a recurrent network.
 
-GRU: test RMSE 0.40 on 60 held-out series; the value a season ago 0.60, best achievable (the noise)
-0.32. 40 s.
+RNN, LSTM or GRU. GRU: test RMSE 0.40 on 60 held-out series; the value a season ago 0.60, best
+achievable (the noise) 0.32. 40 s.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ def data(_: object, h: Sequence) -> Dataset:
 
 
 def times_best_possible(values: NDArray[Any], examples: Examples) -> dict[str, float]:
-    """Return the RMSE divided by the best achievable RMSE (the noise level); 1.0 is optimal."""
+    """Return the RMSE divided by the best achievable RMSE.
+
+    The best achievable RMSE is the noise level, so 1.0 is optimal.
+    """
     error = np.square(values.ravel() - examples.target).mean()
     noise = np.square(examples.references[BEST_POSSIBLE].ravel() - examples.target).mean()
     return {"times_best_possible": float(np.sqrt(error / noise))}
 
 
 class Change(networks.Recurrent):
-    """Recurrent network that predicts the change from the last value, whatever the level."""
+    """Recurrent network that predicts the change from the last value."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1] + super().forward(x - x[:, -1:])

@@ -31,10 +31,11 @@ class Speech(NetworkHyperparameters):
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram: audio (batch, samples) → (batch, bands, frames), mean 0 in each.
+    """Log-mel spectrogram: audio (batch, samples) → (batch, bands, frames).
 
-    The Fourier transform is a convolution with fixed waves, so that the graph contains it.
-    Loudness is a constant in the logarithm, which subtracting the mean removes.
+    Each spectrogram has mean 0. The Fourier transform is a convolution with fixed waves, so that
+    the graph contains it. Loudness is a constant in the logarithm, which subtracting the mean
+    removes.
     """
 
     waves: Tensor

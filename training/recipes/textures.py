@@ -1,4 +1,4 @@
-"""Textures: colour patches of a temple or a flower, by a CNN with augmentation.
+"""Textures: temple or flower on colour patches, by an augmented CNN.
 
 Test accuracy 99.4 % on 104 patches of held-out regions, mean of 3 seeds; 98.1 % without
 augmentation; nearest class mean 55.8 %. 12 s with import, export and proof on a shared 2-core CPU.
