@@ -1,1 +1,1 @@
-"""The throw-away process that reads and runs uploaded files. Nothing imports it but itself."""
+"""Process that reads and runs uploaded files; no other module imports it."""

@@ -1,4 +1,7 @@
-"""The process itself: limits first, then what it needs, then one task a line. `adapters/sandbox.py` starts it."""
+"""Entry of the sandbox process: set limits, then answer tasks.
+
+`adapters/sandbox.py` starts it.
+"""
 
 import ctypes
 import json
@@ -7,7 +10,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,60 +22,71 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 _TRACE_CHARACTERS = 4000
 MB = 1024 * 1024
 
+Task = Mapping[str, Any]
+Step = Callable[[Task], dict[str, Any]]
+
 
 def main(step: str, out: int, parent: int, limits: Mapping[str, int]) -> None:
-    """Answer the tasks on stdin, on the descriptor `out`: `ready` once, then a line of JSON each, until stdin ends."""
-    _limit(parent, limits)
-    work = _step(step)
-    _say(out, "ready")
+    """Answer tasks from stdin on the descriptor `out`.
+
+    Writes the line `ready` once, then a line of JSON for each task, until stdin ends.
+    """
+    _end_with(parent)
+    _limit(limits)
+    run = _step(step)
+    _write_line(out, "ready")
     for line in sys.stdin.buffer:
-        _say(out, _answer(work, json.loads(line)))
+        _write_line(out, _answer(run, json.loads(line)))
 
 
-def _limit(parent: int, limits: Mapping[str, int]) -> None:
-    """End with the parent, and give this process and its children no more than `limits`."""
+def _end_with(parent: int) -> None:
+    """Make this process end with its parent, and gain no privileges."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before it was heard
+    if os.getppid() != parent:  # the parent ended before prctl could notice
         os._exit(0)
+
+
+def _limit(limits: Mapping[str, int]) -> None:
+    """Give this process and its children no more than `limits`."""
     os.umask(0o077)
-    address = (limits["memory_mb"] + limits["address_mb"]) * MB
-    for name, soft, hard in (
-        ("CORE", 0, 0),
-        (
-            "DATA",
-            limits["memory_mb"] * MB,
-            limits["memory_mb"] * MB,
-        ),  # private and writable: what really costs
-        ("AS", address, address),  # and maps of files, reserved addresses
-        ("CPU", limits["cpu_s"], limits["cpu_s"] + 2),  # SIGXCPU, then SIGKILL
-        ("FSIZE", limits["file_mb"] * MB, limits["file_mb"] * MB),
-        ("NOFILE", limits["files"], limits["files"]),
-        ("NPROC", _threads_of_this_user() + limits["threads"], 0),
-    ):
+    for name, soft, hard in _resource_limits(limits):
         kind = getattr(resource, f"RLIMIT_{name}")
         _, allowed = resource.getrlimit(kind)
-        most = (
-            max(soft, hard) if allowed == resource.RLIM_INFINITY else min(max(soft, hard), allowed)
-        )
+        most = max(soft, hard)
+        if allowed != resource.RLIM_INFINITY:
+            most = min(most, allowed)
         resource.setrlimit(kind, (min(soft, most), most))
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file too large is an OSError
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file beyond FSIZE raises OSError instead
+
+
+def _resource_limits(limits: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
+    """Yield the name, soft and hard value of each resource limit."""
+    memory = limits["memory_mb"] * MB
+    address = memory + limits["address_mb"] * MB
+    yield "CORE", 0, 0
+    yield "DATA", memory, memory  # private writable memory
+    yield "AS", address, address  # also maps of files and reserved addresses
+    yield "CPU", limits["cpu_s"], limits["cpu_s"] + 2  # SIGXCPU, two seconds later SIGKILL
+    yield "FSIZE", limits["file_mb"] * MB, limits["file_mb"] * MB
+    yield "NOFILE", limits["files"], limits["files"]
+    yield "NPROC", _threads_of_this_user() + limits["threads"], 0
 
 
 def _threads_of_this_user() -> int:
-    """What RLIMIT_NPROC counts: it is a limit of the user, not of the process."""
-    found = 0
+    """Count this user's threads, as RLIMIT_NPROC does."""
+    threads = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if process.stat().st_uid == os.getuid():
-                found += sum(1 for _ in (process / "task").iterdir())
-        except OSError:
+                threads += sum(1 for _ in (process / "task").iterdir())
+        except OSError:  # the process ended
             continue
-    return found
+    return threads
 
 
-def _step(name: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def _step(name: str) -> Step:
     """Import and return the function that runs a step."""
     if name == "unpack":
         from functions.sandbox.unpack import unpack
@@ -82,29 +96,27 @@ def _step(name: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     from functions.adapters.onnx.capi import library
     from functions.sandbox.build import build
 
-    keep_stacks_small()  # as in the function that will serve it
-    library()  # before there is a task, which would wait for it
+    keep_stacks_small()  # as in the function that will serve the model
+    library()  # loaded before a task arrives, which would wait for it
     return lambda task: report(build(read_brief(task), Path(task["directory"])))
 
 
-def _answer(work: Callable[[Mapping[str, Any]], dict[str, Any]], task: Mapping[str, Any]) -> str:
+def _answer(run: Step, task: Task) -> str:
     try:
         os.chdir(task["directory"])
-        return json.dumps(work(task), allow_nan=False)
+        return json.dumps(run(task), allow_nan=False)
     except InvalidModel as error:
         return json.dumps(rejection(error))
     except MemoryError:
         return json.dumps({"memory": True})
-    except (
-        Exception
-    ):  # whatever a crafted file brought about: told to the log, and a reason to refuse the file
+    except Exception:  # a crafted file may raise anything; the parent logs it and refuses the file
         return json.dumps({"crashed": traceback.format_exc()[-_TRACE_CHARACTERS:]})
 
 
-def _say(out: int, line: str) -> None:
-    left = memoryview(line.encode() + b"\n")
-    while left:
-        left = left[os.write(out, left) :]
+def _write_line(out: int, line: str) -> None:
+    remaining = memoryview(line.encode() + b"\n")
+    while remaining:
+        remaining = remaining[os.write(out, remaining) :]
 
 
 if __name__ == "__main__":

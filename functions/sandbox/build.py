@@ -1,82 +1,25 @@
-"""From package/ to serving/: the model is loaded, asked its samples, compiled, measured, and its load plan chosen."""
+"""Compile a model, check and measure it, and choose its load plan."""
 
 import gc
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from functions.adapters.lambda_size import MB, memory_mb_for
-from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
-from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, one_line
-from functions.core.protocol.signature import Signature
+from functions.adapters.lambda_size import memory_mb_for
+from functions.adapters.onnx.sessions import OnnxRuntime
+from functions.core.errors import InvalidModel, one_line
 from functions.core.registration.sandbox_protocol import Brief, Built
-from functions.core.registry.load_plan import Plan
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.sandbox import explanations
-from functions.sandbox.compile import answers, clear, compile_model, differs
-from functions.sandbox.measure import BATCH, Costs, choose, clock, measure
-from functions.sandbox.samples import (
-    Sample,
-    Tensors,
-    answer,
-    check,
-    first_row,
-    has_rows,
-    kept,
-    read_samples,
-    rows,
-    synthesise,
-)
-from functions.sandbox.variants import NotMade, make
+from functions.sandbox.comparison import run_all
+from functions.sandbox.compile import clear, compile_model
+from functions.sandbox.evaluate import LARGE_BYTES, PLANS_S, Candidate, Evaluator
+from functions.sandbox.measure import Costs, clock
+from functions.sandbox.plans import choose
+from functions.sandbox.samples import first_row_document, has_rows, to_document
+from functions.sandbox.variants import NotMade, improves, make
 
-ALONE_MS = 1.0  # one row in less: one thread is tried, too
-PATIENCE_S = 12.0  # after it, no further plan is measured
-SAMPLES_S = 30.0  # after it, samples beyond the first are taken as they are
-PROVEN_SAMPLES = 4  # whose answers are compared bit by bit
-SMALL_ROW_BYTES = 64 * 1024  # rows up to this size are repeated for the proof
-LARGE_BYTES = (
-    64 * MB
-)  # larger uploads are asked less, and not loaded once more only to know how long it took
-SMALLER, FASTER, AS_LARGE, AS_SLOW = (
-    0.9,
-    0.9,
-    1.0,
-    1.25,
-)  # what a variant has to gain, and may lose for it
-NOTE = 400  # characters
-_REFUSALS = (InvalidRequest, ExecutionFailed, TimedOut)
-
-
-@dataclass(slots=True)
-class Candidate:
-    """One form of the model: its files in their folder, how it was optimised, and what was found out about it."""
-
-    folder: Path
-    files: tuple[str, ...]
-    optimised: str
-    compile_ms: float = 0.0
-    costs: list[Costs] = field(default_factory=list)
-    checked: int = 0  # samples that it answered as they say
-
-    @property
-    def path(self) -> Path:
-        return self.folder / self.files[0]
-
-    @property
-    def size_bytes(self) -> int:
-        return sum((self.folder / name).stat().st_size for name in self.files)
-
-    def plans(self, threads: int) -> list[Plan]:
-        """The cheapest start first."""
-        with self.path.open("rb") as file:
-            convolves = self.optimised != "none" and b"Conv" in file.read(
-                16 * MB
-            )  # an operator's name, or by chance
-        return [
-            Plan(self.optimised, prepacking=False, threads=threads),
-            Plan(self.optimised, threads=threads, layout=convolves),
-        ]
+NOTE_CHARACTERS = 400
 
 
 def build(brief: Brief, directory: Path) -> Built:
@@ -85,7 +28,7 @@ def build(brief: Brief, directory: Path) -> Built:
     Raises:
         InvalidModel: why this model can never be served.
     """
-    gc.freeze()  # what is imported stays: collecting garbage, which measuring memory does, then takes no time
+    gc.freeze()  # imported modules stay; measuring memory collects garbage, faster without them
     try:
         return _Build(brief, directory).run()
     except MemoryError as error:
@@ -96,116 +39,121 @@ def build(brief: Brief, directory: Path) -> Built:
 
 
 class _Build:
+    """State of one build, with notes for the uploader."""
+
     def __init__(self, brief: Brief, directory: Path) -> None:
         self.brief = brief
         self.directory = directory
         self.runtime = OnnxRuntime(brief.threads)
         self.uploaded = Candidate(directory / "package", (brief.model, *brief.weights), "none")
         self.serving = directory / "serving"
-        self.signature = Signature((), ())
-        self.samples: list[Sample] = []
-        self.sample: Sample | None = None  # the first, or one that was made up
+        self.evaluator = Evaluator(self.runtime, brief, self.uploaded.size_bytes)
         self.notes: list[str] = []
-        self.began = time.monotonic()
 
     def run(self) -> Built:
         raw_bytes = self.uploaded.size_bytes
-        if not self.brief.variants:  # one of them may be small enough
+        if not self.brief.variants:  # a variant may fit where the upload does not
             self._check_fits(raw_bytes, raw_bytes)
-        form = self._optimise(self.uploaded, self.serving)
-        self._prove(form)
+        candidate = self._compile(self.uploaded, self.serving)
+        self._check_samples(candidate)
         for kind in self.brief.variants:
-            form = self._better(form, kind)
-        best = choose(form.costs)
+            candidate = self._better(candidate, kind)
+        best = choose(candidate.costs)
         self._check_fits(best.resident_bytes, best.peak_bytes)
-        measured = best.record() | {
-            "raw_size_bytes": float(raw_bytes),
-            "size_bytes": float(form.size_bytes),
-        }
-        if form.compile_ms:
-            measured["compile_ms"] = round(form.compile_ms, 3)
-        measured |= self._raw_load(form, raw_bytes) | {"samples_checked": float(form.checked)}
-        self._explain(form, best, measured)
-        document = self._document(form, best)
-        self._move(form)
+        measured = self._measurements(candidate, best, raw_bytes)
+        self._explain(candidate, best, measured)
+        sample = self._stored_sample(candidate, best)
+        self._move(candidate)
         return Built(
-            files=form.files,
-            signature=self.signature,
-            plan=replace(best.plan, warmup=document is not None),
+            files=candidate.files,
+            signature=self.evaluator.signature,
+            plan=replace(best.plan, warmup=sample is not None),
             measured=measured,
-            memory_mb=_memory_mb(best),
-            sample=document,
+            memory_mb=_memory_mb(best.resident_bytes, best.peak_bytes),
+            sample=sample,
             notes=tuple(self.notes),
         )
 
-    def _optimise(self, source: Candidate, folder: Path) -> Candidate:
-        """`source` compiled into `folder` or, where that does not give the same bits, itself; with all plans measured.
+    def _check_fits(self, resident_bytes: int, peak_bytes: int) -> None:
+        need_mb, limit_mb = _memory_mb(resident_bytes, peak_bytes), self.brief.memory_mb
+        if need_mb > limit_mb:
+            raise InvalidModel(
+                f"the model needs a function of {need_mb} MB, and the one that serves has "
+                f"{limit_mb} MB: raise the parameter InferMemory, or make the model smaller",
+                code="TOO_LARGE_FOR_MEMORY",
+            )
+
+    def _compile(self, source: Candidate, folder: Path) -> Candidate:
+        """Compile a candidate into `folder` and measure the result.
+
+        Returns `source` itself, measured, if the compiled form does not give the same bits.
 
         Raises:
-            InvalidModel: `NOT_LOADABLE`; of what was uploaded, also all that is wrong with signature and samples.
+            InvalidModel: `NOT_LOADABLE`; for the uploaded model also errors in the samples.
         """
-        outside = len(source.files) > 1
+        external = len(source.files) > 1
         compiled = compile_model(
-            self.runtime, source.path, source.size_bytes, folder, outside=outside
+            self.runtime, source.path, source.size_bytes, folder, external=external
         )
-        first = self._read(compiled.session) if source is self.uploaded else None
-        questions = self._questions()
-        before = answers(compiled.session, questions, self.signature, first)
-        problem, form = compiled.problem, source
-        if compiled.files:
-            form = Candidate(folder, compiled.files, "extended", compile_ms=compiled.seconds * 1000)
-        del compiled  # its memory is free again before another form is loaded
-        if form is not source:
-            session = self._measure(form, form.plans(self.brief.threads)[0])
-            if session is None or differs(
-                before, answers(session, questions, self.signature, form.costs[0].outputs)
-            ):
-                problem, form = "its answers are not the same in every bit", source
+        first = None
+        if source is self.uploaded:
+            first = self.evaluator.read(compiled.session, source.path)
+            if self.evaluator.sample is None:
+                self.notes.append(explanations.NEVER_RUN)
+        requests = self.evaluator.compared_requests()
+        expected = run_all(compiled.session, requests, self.evaluator.signature, first)
+        files, compile_ms, problem = compiled.files, compiled.seconds * 1000, compiled.problem
+        del compiled  # frees its session before the next one is loaded
+        candidate = source
+        if files:
+            candidate = Candidate(folder, files, "extended", compile_ms=compile_ms)
+            if not self.evaluator.gives_same_bits(candidate, requests, expected):
+                problem, candidate = "its answers are not the same in every bit", source
                 clear(folder)
-            del session
         if problem:
             self.notes.append(explanations.AS_UPLOADED.format(problem=problem))
-        self._measure_rest(form)
-        return form
+        self.evaluator.measure_plans(candidate)
+        return candidate
 
-    def _read(self, session: OnnxSession) -> Tensors | None:
-        """Find the signature and the samples. Returns what came of a sample that was made up."""
-        self.signature = session.signature(self.uploaded.path)
-        self.samples = read_samples(self.brief.samples, self.signature)
-        if self.samples:
-            self.sample = self.samples[0]
-            return None
-        self.sample, outputs = synthesise(session, self.signature)
-        if self.sample is None:
-            self.notes.append(explanations.NEVER_RUN)
-        return outputs
+    def _check_samples(self, candidate: Candidate) -> None:
+        self.evaluator.drop_failing_plans(candidate)
+        samples = len(self.evaluator.samples)
+        if candidate.checked < samples:
+            note = explanations.FEW_CHECKED.format(checked=candidate.checked, samples=samples)
+            self.notes.append(note)
 
-    def _better(self, form: Candidate, kind: str) -> Candidate:
-        """The variant `kind` of the model if the samples allow it and it is smaller or faster; else `form`."""
-        if not self.samples:
+    # --- variants
+
+    def _better(self, candidate: Candidate, kind: str) -> Candidate:
+        """Return the variant `kind` if it is better, else the candidate."""
+        if not self.evaluator.samples:
             self.notes.append(explanations.NOT_JUDGED.format(kind=kind))
-            return form
-        so_far = list(self.notes)  # what is said about the variant's own plans would only confuse
+            return candidate
+        notes = self.notes
+        self.notes = []  # notes about the variant's own plans would only confuse
+        better, note = self._judge(candidate, kind)
+        self.notes = [*notes, note]
+        return better
+
+    def _judge(self, candidate: Candidate, kind: str) -> tuple[Candidate, str]:
+        """Return the candidate or its variant, and a note with the reason."""
         try:
             variant = self._variant(kind)
         except NotMade as error:
-            self.notes = [*so_far, f"No {kind} variant: {error}."]
-            return form
+            return candidate, f"No {kind} variant: {error}."
         except (InvalidModel, MemoryError) as error:
-            self.notes = [
-                *so_far,
-                one_line(f"The {kind} variant was not taken: {error or 'it does not fit'}.", NOTE),
-            ]
-            return form
-        before, after = choose(form.costs), choose(variant.costs)
-        sizes = form.size_bytes, variant.size_bytes
+            problem = str(error) or "it does not fit"
+            note = one_line(f"The {kind} variant was not used: {problem}.", NOTE_CHARACTERS)
+            return candidate, note
+        before, after = choose(candidate.costs), choose(variant.costs)
+        sizes = candidate.size_bytes, variant.size_bytes
         latencies = before.batch_1_ms or 0.0, after.batch_1_ms or 0.0
-        taken = _improves(sizes, latencies)
-        self.notes = [*so_far, explanations.variant(kind, taken, sizes, latencies, variant.checked)]
-        return variant if taken else form
+        is_better = improves(sizes, latencies)
+        note = explanations.variant(kind, is_better, sizes, latencies, variant.checked)
+        return (variant if is_better else candidate), note
 
     def _variant(self, kind: str) -> Candidate:
-        """The variant, measured, with all samples within the tolerance.
+        """Make and measure a variant, and check all samples.
 
         Raises:
             NotMade: why there is none.
@@ -214,191 +162,70 @@ class _Build:
         folder, target = self.directory / f"variant-{kind}", self.directory / f"serving-{kind}"
         target.mkdir()
         files = make(kind, self.uploaded.path, self.uploaded.size_bytes, folder)
-        variant = self._optimise(Candidate(folder, files, "none"), target)
-        self._prove(variant)
-        if variant.checked < len(self.samples):
+        variant = self._compile(Candidate(folder, files, "none"), target)
+        self.evaluator.drop_failing_plans(variant)
+        if variant.checked < len(self.evaluator.samples):
             raise NotMade("there was no time to judge it by all samples")
         return variant
 
-    def _is_over(self, seconds: float) -> bool:
-        return time.monotonic() - self.began > seconds
+    # --- result
 
-    def _check_fits(self, resident_bytes: int, peak_bytes: int) -> None:
-        need = memory_mb_for(resident_bytes + MODEL_OVERHEAD_BYTES, peak_bytes)
-        if need > self.brief.memory_mb:
-            raise InvalidModel(
-                f"the model needs a function of {need} MB, and the one that serves has {self.brief.memory_mb} MB: "
-                "raise the parameter InferMemory, or make the model smaller",
-                code="TOO_LARGE_FOR_MEMORY",
-            )
+    def _measurements(self, candidate: Candidate, best: Costs, raw_bytes: int) -> dict[str, float]:
+        measured = best.record()
+        measured["raw_size_bytes"] = float(raw_bytes)
+        measured["size_bytes"] = float(candidate.size_bytes)
+        if candidate.compile_ms:
+            measured["compile_ms"] = round(candidate.compile_ms, 3)
+            if raw_bytes <= LARGE_BYTES and not self.evaluator.is_over(PLANS_S):
+                measured["raw_load_ms"] = round(self._raw_load_ms(), 3)
+        measured["samples_checked"] = float(candidate.checked)
+        return measured
 
-    def _questions(self) -> list[Tensors]:
-        """What both forms of the model are asked: the samples, and where rows are a batch, three and eight of them.
-
-        Of a large model only two: its runs take long, and what depends on the number of rows does so for two.
-        """
-        asked: list[Tensors] = [one.inputs for one in self.samples[:PROVEN_SAMPLES]]
-        if self.sample is None:
-            return []
-        if not asked:
-            asked = [self.sample.inputs]
-        if self.signature.batches and _size_bytes(self.sample.inputs) < SMALL_ROW_BYTES:
-            counts = (3, BATCH) if self.uploaded.size_bytes <= LARGE_BYTES else (2,)
-            asked += [
-                more for count in counts if (more := rows(self.sample.inputs, count)) is not None
-            ]
-        return asked
-
-    def _measure(self, form: Candidate, plan: Plan) -> OnnxSession | None:
-        """Measure one plan and keep what came of it. Returns None where it failed."""
-
-        def load() -> OnnxSession:
-            return self.runtime.load(form.path, plan)
-
-        try:
-            costs, session = measure(load, plan, self.sample, self.signature, form.size_bytes)
-        except (*_REFUSALS, InvalidModel, MemoryError):
-            return None
-        form.costs.append(costs)
-        return session
-
-    def _measure_rest(self, form: Candidate) -> None:
-        known = {costs.plan for costs in form.costs}
-        for plan in self._rest(form):
-            if plan in known or (form.costs and (self.sample is None or self._is_over(PATIENCE_S))):
-                continue
-            if self._measure(form, plan) is not None and not self._agrees(
-                form.costs[0], form.costs[-1]
-            ):
-                form.costs.pop()
-        if (
-            not form.costs
-        ):  # the sample is refused under every plan: the model is loaded for what it says about it
-            plan = form.plans(self.brief.threads)[-1]
-            session = self.runtime.load(form.path, plan)
-            for sample in self.samples[:1]:
-                self._answer("sample 0", session, sample)
-            form.costs.append(
-                measure(lambda: session, plan, None, self.signature, form.size_bytes)[0]
-            )
-
-    def _rest(self, form: Candidate) -> list[Plan]:
-        """What is tried beside the first plan: what runs in no time may lose more to its threads than it gains."""
-        plans = form.plans(self.brief.threads)
-        runs_ms = form.costs[0].batch_1_ms if form.costs else None
-        return (
-            [replace(plan, threads=1) for plan in plans]
-            if runs_ms is not None and runs_ms < ALONE_MS
-            else plans
-        )
-
-    def _agrees(self, proven: Costs, other: Costs) -> bool:
-        """Whether another plan gives what the first one does, but for last bits: kernels add up in different orders."""
-        if proven.outputs is None or other.outputs is None:
-            return True
-        try:
-            check("", proven.outputs, other.outputs, self.brief.rtol, self.brief.atol)
-        except InvalidModel:
-            return False
-        return True
-
-    def _prove(self, form: Candidate) -> None:
-        """Drop plans until the samples hold under the best that is left.
-
-        Raises:
-            InvalidModel: `SAMPLE_MISMATCH` or `SAMPLE_FAILED`, under every plan.
-        """
-        failure: InvalidModel | None = None
-        while form.costs:
-            best = choose(form.costs)
-            try:
-                self._check_samples(form, best)
-                return
-            except InvalidModel as error:
-                failure = failure or error
-                form.costs.remove(best)
-        if failure is not None:
-            raise failure
-
-    def _check_samples(self, form: Candidate, costs: Costs) -> None:
-        form.checked = 0
-        session: OnnxSession | None = None
-        for at, sample in enumerate(self.samples):
-            if at and self._is_over(SAMPLES_S):
-                self.notes.append(
-                    f"Only the first {at} of {len(self.samples)} samples were checked: each takes long."
-                )
-                break
-            outputs = costs.outputs or {}
-            if at:
-                session = session or self.runtime.load(form.path, costs.plan)
-                outputs = self._answer(f"sample {at}", session, sample)
-            check(f"sample {at}", sample.expected, outputs, self.brief.rtol, self.brief.atol)
-            form.checked += 1
-
-    def _answer(self, what: str, session: OnnxSession, sample: Sample) -> Tensors:
-        try:
-            return answer(session, sample.inputs, self.signature)
-        except _REFUSALS as error:
-            raise InvalidModel(f"{what}: {error}", code="SAMPLE_FAILED") from error
-
-    def _raw_load(self, form: Candidate, raw_bytes: int) -> dict[str, float]:
-        """How long the uploaded file takes to load, for comparison."""
-        if not form.compile_ms or raw_bytes > LARGE_BYTES or self._is_over(PATIENCE_S):
-            return {}
+    def _raw_load_ms(self) -> float:
+        """Time the load of the uploaded file, for comparison."""
         now = clock(self.brief.threads)
         began = now()
         self.runtime.load(self.uploaded.path)
-        return {"raw_load_ms": round((now() - began) * 1000, 3)}
+        return (now() - began) * 1000
 
-    def _document(self, form: Candidate, best: Costs) -> Mapping[str, object] | None:
-        if self.sample is None:
+    def _explain(self, candidate: Candidate, best: Costs, measured: Mapping[str, float]) -> None:
+        if candidate.optimised != "none":
+            raw_load_ms = measured.get("raw_load_ms")
+            note = explanations.compiled(len(candidate.files), best.load_ms, raw_load_ms)
+            self.notes.insert(0, note)
+        rivals = [
+            costs for costs in candidate.costs if costs is not best and costs.batch_1_ms is not None
+        ]
+        if best.batch_1_ms is not None and rivals:
+            self.notes.append(explanations.plan(best, rivals))
+        memory_mb = _memory_mb(best.resident_bytes, best.peak_bytes)
+        self.notes.append(explanations.memory(best.resident_bytes, memory_mb))
+
+    def _stored_sample(self, candidate: Candidate, best: Costs) -> Mapping[str, object] | None:
+        """Return the sample to store: whole, its first row, or None."""
+        sample, signature = self.evaluator.sample, self.evaluator.signature
+        if sample is None:
             return None
-        document = kept(self.sample, best.outputs or {}, self.signature)
-        if document is None and has_rows(self.sample.inputs, self.signature):
-            document = first_row(
-                self.sample, self.runtime.load(form.path, best.plan), self.signature
-            )
+        document = to_document(sample, best.outputs or {}, signature)
+        if document is None and has_rows(sample.inputs, signature):
+            session = self.runtime.load(candidate.path, best.plan)
+            document = first_row_document(sample, session, signature)
             if document:
                 self.notes.append(explanations.FIRST_ROW)
         if document is None:
-            self.notes.append(explanations.NOT_KEPT)
-        elif self.sample.synthetic:
-            self.notes.append(explanations.MADE_UP)
+            self.notes.append(explanations.NOT_STORED)
+        elif sample.synthetic:
+            self.notes.append(explanations.SYNTHETIC)
         return document
 
-    def _explain(self, form: Candidate, best: Costs, measured: Mapping[str, float]) -> None:
-        if form.optimised != "none":
-            self.notes.insert(
-                0, explanations.form(len(form.files), best.load_ms, measured.get("raw_load_ms"))
-            )
-        others = [
-            costs for costs in form.costs if costs is not best and costs.batch_1_ms is not None
-        ]
-        if best.batch_1_ms is not None and others:
-            self.notes.append(explanations.plan(best, others))
-        self.notes.append(explanations.memory(best.resident_bytes, _memory_mb(best)))
-
-    def _move(self, form: Candidate) -> None:
-        if form.folder != self.serving:
+    def _move(self, candidate: Candidate) -> None:
+        """Move the candidate's files into serving/."""
+        if candidate.folder != self.serving:
             clear(self.serving)
-            for name in form.files:
-                (form.folder / name).rename(self.serving / name)
+            for name in candidate.files:
+                (candidate.folder / name).rename(self.serving / name)
 
 
-def _memory_mb(costs: Costs) -> int:
-    return memory_mb_for(costs.resident_bytes + MODEL_OVERHEAD_BYTES, costs.peak_bytes)
-
-
-def _size_bytes(tensors: Tensors) -> int:
-    return sum(
-        sum(map(len, one.data)) if one.datatype == "BYTES" else len(one.data)
-        for one in tensors.values()
-    )
-
-
-def _improves(sizes: tuple[int, int], latencies: tuple[float, float]) -> bool:
-    """Whether what was first and is second is smaller and about as fast, or faster and no larger."""
-    size = sizes[1] / sizes[0]
-    latency = latencies[1] / latencies[0] if latencies[0] else 1.0
-    return (size <= SMALLER and latency <= AS_SLOW) or (latency <= FASTER and size <= AS_LARGE)
+def _memory_mb(resident_bytes: int, peak_bytes: int) -> int:
+    """Return the size of the smallest function that can serve a model."""
+    return memory_mb_for(resident_bytes + MODEL_OVERHEAD_BYTES, peak_bytes)

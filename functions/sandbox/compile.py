@@ -1,124 +1,98 @@
-"""The uploaded model as a graph that is optimised already, beside one file of weights that the runtime maps.
+"""Compile a model to an optimised graph and a file of weights.
 
-EXTENDED and not ALL: a model optimised with ALL on one processor answered wrongly on another (field notes). What comes
-out is served only if it gives the same bits as what came in.
+The runtime maps the weights instead of reading them.
+
+The optimisation level is EXTENDED and not ALL: the layout optimisations of ALL fit the processor
+that compiles, and a graph with them gave wrong answers on another one. ONNX Runtime says so, too:
+https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html
+
+A compiled model is served only if its answers have the same bits as those of the uploaded one.
 """
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import InvalidModel, one_line
-from functions.core.protocol.signature import Signature
-from functions.sandbox.samples import Tensors, same_bits, try_answer
+from functions.core.package.onnx_wire import WireReader
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
-ONE_FILE_BYTES = 4 * 1024 * 1024  # below, a second file costs more to fetch than it saves to read
-_LENGTH, _METADATA_PROPS = 2, 14  # of protobuf's wire format, and of ModelProto in onnx/onnx.proto
-_FIXED = {1: 8, 5: 4}  # wire type -> bytes
-GROWTH = 1.25  # of the files: folded constants may take more room than what they are made of
+ONE_FILE_BYTES = 4 * 1024 * 1024  # below, fetching a second file takes longer than reading weights
+GROWTH = 1.25  # most growth of the files: folded constants may be larger than their operands
 GROWTH_BYTES = 1024 * 1024
+_METADATA_PROPS = 14  # field number in ModelProto
+_PROBLEM_CHARACTERS = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The files of the compiled form, or why there are none; and the uploaded model, loaded and optimised alike."""
+    """Compiled files or the problem, and a session of the source model."""
 
-    session: OnnxSession
+    session: OnnxSession  # optimised as far as the compiled files
     seconds: float
     files: tuple[str, ...] = ()
     problem: str = ""
 
 
 def compile_model(
-    runtime: OnnxRuntime, model: Path, size_bytes: int, serving: Path, *, outside: bool
+    runtime: OnnxRuntime, model: Path, size_bytes: int, serving: Path, *, external: bool
 ) -> Compiled:
-    """Compile `model`, which has `size_bytes` with its weights, some of them perhaps outside, into `serving`.
+    """Compile `model` into the directory `serving`.
+
+    `size_bytes` counts its weights, too; `external` says that some are in other files.
 
     Raises:
         InvalidModel: `NOT_LOADABLE`.
         MemoryError: it does not fit.
     """
-    weights = (
-        WEIGHTS if outside or size_bytes >= ONE_FILE_BYTES else None
-    )  # those outside would stay where they were
+    most_bytes = GROWTH * size_bytes + GROWTH_BYTES
+    # External weights would stay in their old files unless a new one is named.
+    weights = WEIGHTS if external or size_bytes >= ONE_FILE_BYTES else None
     began = time.perf_counter()
     try:
-        if shutil.disk_usage(serving).free < GROWTH * size_bytes + GROWTH_BYTES:
+        if shutil.disk_usage(serving).free < most_bytes:
             raise InvalidModel("the temporary storage has no room for it")
         session = runtime.compile(model, serving / MODEL, weights)
-    except (InvalidModel, MemoryError) as error:  # of the model or only of the optimiser?
+    except (InvalidModel, MemoryError) as error:
         clear(serving)
-        plain = runtime.load(model)
-        return Compiled(
-            plain, 0.0, problem=one_line(str(error), 160) or "there was no memory for it"
-        )
-    _strip(serving / MODEL)
+        session = runtime.load(model)  # raises if the model is at fault, and not the optimiser
+        problem = one_line(str(error), _PROBLEM_CHARACTERS) or "there was no memory for it"
+        return Compiled(session, 0.0, problem=problem)
+    _drop_metadata(serving / MODEL)
     seconds = time.perf_counter() - began
-    files = tuple(
-        name
-        for name in (MODEL, WEIGHTS)
-        if (serving / name).exists() and (serving / name).stat().st_size
-    )
-    grown = sum((serving / name).stat().st_size for name in files)
-    if grown > GROWTH * size_bytes + GROWTH_BYTES:
+    sizes = _sizes(serving)
+    grown_bytes = sum(sizes.values())
+    if grown_bytes > most_bytes:
         clear(serving)
-        return Compiled(
-            session, seconds, problem=f"it would grow from {size_bytes} to {grown} bytes"
-        )
-    return Compiled(session, seconds, files)
+        problem = f"it would grow from {size_bytes} to {grown_bytes} bytes"
+        return Compiled(session, seconds, problem=problem)
+    return Compiled(session, seconds, tuple(sizes))
 
 
-def _strip(model: Path) -> None:
-    """Drop the metadata, which the runtime copies: the manifest with its samples is a blob of its own."""
+def _sizes(serving: Path) -> dict[str, int]:
+    """Return the sizes of the compiled files, empty ones left out."""
+    paths = [serving / MODEL, serving / WEIGHTS]
+    sizes = {path.name: path.stat().st_size for path in paths if path.exists()}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def _drop_metadata(model: Path) -> None:
+    """Remove the metadata.
+
+    The runtime would copy it, and the manifest in it is stored in a file of its own.
+    """
     raw = model.read_bytes()
-    parts, at = [], 0
-    while at < len(raw):
-        start = at
-        tag, at = _varint(raw, at)
-        if tag & 7 == _LENGTH:
-            length, at = _varint(raw, at)
-            at += length
-        elif tag & 7 in _FIXED:  # only in fields that nobody knows, which the runtime keeps
-            at += _FIXED[tag & 7]
-        else:
-            _, at = _varint(raw, at)
-        if tag >> 3 != _METADATA_PROPS:
-            parts.append(raw[start:at])
-    model.write_bytes(b"".join(parts))
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """A number of protobuf at `at`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = raw[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+    kept, start = [], 0
+    for number, _, _, end in WireReader(raw).fields(0, len(raw)):
+        if number != _METADATA_PROPS:
+            kept.append(raw[start:end])
+        start = end
+    model.write_bytes(b"".join(kept))
 
 
 def clear(serving: Path) -> None:
-    """Leave no half of a compiled form behind."""
+    """Delete what a compilation left behind."""
     for name in (MODEL, WEIGHTS):
         (serving / name).unlink(missing_ok=True)
-
-
-def answers(
-    session: OnnxSession,
-    questions: Sequence[Tensors],
-    signature: Signature,
-    first: Tensors | None = None,
-) -> list[Tensors | None]:
-    """To each question the outputs, or None where the model refuses it. `first`, to the first, may be known already."""
-    known = [first] if questions and first is not None else []
-    return [*known, *(try_answer(session, inputs, signature) for inputs in questions[len(known) :])]
-
-
-def differs(one: Sequence[Tensors | None], other: Sequence[Tensors | None]) -> bool:
-    """Whether two lists of answers differ in any bit."""
-    return not all(same_bits(mine, yours) for mine, yours in zip(one, other, strict=True))

@@ -1,37 +1,30 @@
-"""What a model is asked to prove itself: the samples of its package or, where none came, a request made up for it."""
+"""Sample requests of a model: read from its manifest, resized and stored."""
 
 import json
 import math
-import random
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from functions.adapters.onnx.sessions import OnnxSession
-from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
+from functions.core.errors import InvalidModel, InvalidRequest, shown
 from functions.core.protocol import tensors
 from functions.core.protocol.infer_request import decode_infer
-from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
-from functions.core.protocol.tensors import FLOATS, Tensor
+from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
+from functions.core.protocol.tensors import Tensor
+from functions.sandbox.comparison import Tensors, try_run
 
-RUN_S = 30.0  # no single run may take longer
-SIZES = (1, 2, 4, 8, 16, 32, 224)  # of dynamic dimensions, tried in this order
-ELEMENTS = 2**24  # of a tensor that is made up
-ATTEMPTS_S = 5.0  # after it, no new one is made
-SEED = 20261122
-KEPT_BYTES = 64 * 1024  # of a sample in the serving bucket, as JSON
-
-Tensors = Mapping[str, Tensor]
+STORED_BYTES = 64 * 1024  # largest sample in the serving bucket, as JSON
+_CHARACTERS = 2  # least per element in JSON: a digit and a comma
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A request and, unless it is made up, what has to come of it. `origin` is what the manifest says."""
+    """Request with its expected outputs, which a synthetic one does not have."""
 
     inputs: Tensors
     expected: Tensors
-    origin: Mapping[str, Any] | None = None
+    origin: Mapping[str, Any] | None = None  # the manifest's entry; None if synthetic
 
     @property
     def synthetic(self) -> bool:
@@ -39,7 +32,7 @@ class Sample:
 
 
 def read_samples(origins: Sequence[Mapping[str, Any]], signature: Signature) -> list[Sample]:
-    """The samples of a manifest.
+    """Parse and check the samples of a manifest.
 
     Raises:
         InvalidModel: `BAD_SAMPLE`, and what to change.
@@ -47,286 +40,150 @@ def read_samples(origins: Sequence[Mapping[str, Any]], signature: Signature) -> 
     return [_read(f"sample {at}", origin, signature) for at, origin in enumerate(origins)]
 
 
-def _read(what: str, origin: Mapping[str, Any], signature: Signature) -> Sample:
-    try:
-        request = decode_infer(json.dumps(origin["request"]).encode(), None, signature)
-    except InvalidRequest as error:
-        raise _bad(f"{what}: its request: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise _bad(f"{what} needs a request, an object as a client would send it") from error
-    if any(output.classes for output in request.outputs):
-        raise _bad(f"{what}: its request asks for classes, which prove little; ask for values")
+def _read(label: str, origin: Mapping[str, Any], signature: Signature) -> Sample:
+    inputs = _read_request(label, origin, signature)
     response = origin.get("response")
     entries = response.get("outputs") if isinstance(response, Mapping) else None
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-        raise _bad(f"{what} needs a response with at least one of the model's outputs")
+        raise _bad(f"{label} needs a response with at least one of the model's outputs")
     declared = {spec.name: spec for spec in signature.outputs}
     expected: dict[str, Tensor] = {}
     for entry in entries:
-        name, tensor = _expected(what, entry, declared)
+        name, tensor = _read_output(label, entry, declared)
         if name in expected:
-            raise _bad(f"{what}: its response has the output {shown(name)} twice")
+            raise _bad(f"{label}: its response has the output {shown(name)} twice")
         expected[name] = tensor
-    return Sample(request.inputs, expected, origin)
+    return Sample(inputs, expected, origin)
 
 
-def _expected(what: str, entry: object, declared: Mapping[str, TensorSpec]) -> tuple[str, Tensor]:
+def _read_request(label: str, origin: Mapping[str, Any], signature: Signature) -> Tensors:
+    try:
+        request = decode_infer(json.dumps(origin["request"]).encode(), None, signature)
+    except InvalidRequest as error:
+        raise _bad(f"{label}: its request: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _bad(f"{label} needs a request, an object as a client would send it") from error
+    if any(output.classes for output in request.outputs):
+        raise _bad(f"{label}: its request asks for classes, which prove little; ask for values")
+    return request.inputs
+
+
+def _read_output(
+    label: str, entry: object, declared: Mapping[str, TensorSpec]
+) -> tuple[str, Tensor]:
+    """Parse one output of a response into its name and values."""
     name = entry.get("name") if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(name, str) or name not in declared:
-        known = shown(", ".join(declared))
-        raise _bad(f"{what}: its response has the output {shown(name)}, and the model has {known}")
-    spec = declared[name]
-    if entry.get("datatype") != spec.datatype:
-        told = shown(entry.get("datatype"))
-        raise _bad(f"{what}: its output {shown(name)} is {told}, the model's is {spec.datatype}")
+        names = shown(", ".join(declared))
+        raise _bad(f"{label}: its response has the output {shown(name)}, and the model has {names}")
+    datatype = declared[name].datatype
+    if entry.get("datatype") != datatype:
+        stated = shown(entry.get("datatype"))
+        raise _bad(f"{label}: its output {shown(name)} is {stated}, the model's is {datatype}")
+    try:
+        return name, _read_tensor(name, datatype, entry)
+    except InvalidRequest as error:
+        message = str(error).replace("input", "output", 1)
+        raise _bad(f"{label}: its response: {message}") from error
+
+
+def _read_tensor(name: str, datatype: str, entry: Mapping[str, Any]) -> Tensor:
+    """Parse an output of any shape.
+
+    A shape that differs from the declared one is a mismatch, reported later.
+    """
     shape = entry.get("shape")
+    rank = len(shape) if isinstance(shape, list) else 0
+    spec = TensorSpec(name, datatype, (DYNAMIC,) * rank)
     parameters = entry.get("parameters", {})
     base64 = isinstance(parameters, Mapping) and parameters.get("content_type") == "base64"
-    try:
-        # An output may have any rank: that its shape differs is a mismatch, not a bad sample.
-        rank = len(shape) if isinstance(shape, list) else 0
-        free = TensorSpec(name, spec.datatype, (DYNAMIC,) * rank)
-        return name, tensors.from_json(
-            free, tensors.read_shape(free, shape), entry.get("data"), base64=base64
-        )
-    except InvalidRequest as error:
-        raise _bad(f"{what}: its response: {str(error).replace('input', 'output', 1)}") from error
+    checked_shape = tensors.read_shape(spec, shape)
+    return tensors.from_json(spec, checked_shape, entry.get("data"), base64=base64)
 
 
 def _bad(message: str) -> InvalidModel:
     return InvalidModel(message, code="BAD_SAMPLE")
 
 
-# --- running and comparing --------------------------------------------------------------------------------------------
-
-
-def answer(session: OnnxSession, inputs: Tensors, signature: Signature) -> dict[str, Tensor]:
-    """All outputs.
-
-    Raises:
-        InvalidRequest, ExecutionFailed, TimedOut, MemoryError: as `OnnxSession.run` does.
-    """
-    return session.run(inputs, [spec.name for spec in signature.outputs], RUN_S)
-
-
-def try_answer(
-    session: OnnxSession, inputs: Tensors, signature: Signature
-) -> dict[str, Tensor] | None:
-    """All outputs, or None where the model refuses these values."""
-    try:
-        return answer(session, inputs, signature)
-    except (InvalidRequest, ExecutionFailed, TimedOut):
-        return None
-
-
-def same_bits(one: Tensors | None, other: Tensors | None) -> bool:
-    """Whether two answers are the same in every bit; two refusals are."""
-    return one is other if one is None or other is None else dict(one) == dict(other)
-
-
-def check(what: str, expected: Tensors, outputs: Tensors, rtol: float, atol: float) -> None:
-    """Raises:
-    InvalidModel: `SAMPLE_MISMATCH`: |output - expected| > atol + rtol * |expected| somewhere, or, where the
-        values are no floats, they differ at all. The element that is furthest off is named.
-    """
-    for name, wanted in expected.items():
-        got = outputs[name]
-        if got.shape != wanted.shape:
-            raise _mismatch(
-                f"{what}: output {shown(name)} has shape {list(got.shape)}, expected {list(wanted.shape)}"
-            )
-        if got.data == wanted.data:
-            continue
-        if wanted.datatype in FLOATS:
-            _check_floats(f"{what}: output {shown(name)}", wanted, got, rtol, atol)
-            continue
-        want, have = wanted.values(), got.values()
-        differing = [
-            at for at, (one, other) in enumerate(zip(want, have, strict=True)) if one != other
-        ]
-        if differing:
-            at = differing[0]
-            raise _mismatch(
-                f"{what}: output {shown(name)}{_element(at, wanted.shape)} is {_spelled(have[at])}, "
-                f"expected {_spelled(want[at])}; {len(differing)} of {wanted.size} elements differ"
-            )
-
-
-def _check_floats(what: str, wanted: Tensor, got: Tensor, rtol: float, atol: float) -> None:
-    want, have = wanted.values(), got.values()
-    differing = [
-        at
-        for at, (one, other) in enumerate(zip(want, have, strict=True))
-        if not _fits(one, other, rtol, atol)
-    ]
-    if not differing:
-        return
-
-    def excess(at: int) -> float:
-        off = abs(have[at] - want[at]) - atol - rtol * abs(want[at])
-        return math.inf if math.isnan(off) else off
-
-    at = max(differing, key=excess)
-    off, allowed = abs(have[at] - want[at]), atol + rtol * abs(want[at])
-    raise _mismatch(
-        f"{what}{_element(at, wanted.shape)} is {have[at]:.9g}, expected {want[at]:.9g}: off by {off:.3g}, "
-        f"allowed {allowed:.3g} (rtol {rtol:g}, atol {atol:g}); {len(differing)} of {wanted.size} elements differ"
-    )
-
-
-def _fits(want: float, have: float, rtol: float, atol: float) -> bool:
-    if math.isfinite(want):
-        return abs(have - want) <= atol + rtol * abs(want)
-    return have == want or (have != have and want != want)  # two NaN
-
-
-def _element(at: int, shape: tuple[int, ...]) -> str:
-    """Where the value number `at` is.
-
-    >>> _element(5, (2, 3)), _element(0, ())
-    ('[1, 2]', '')
-    """
-    index = []
-    for size in reversed(shape):
-        at, rest = divmod(at, size)
-        index.append(rest)
-    return f"[{', '.join(map(str, reversed(index)))}]" if index else ""
-
-
-def _spelled(value: Any) -> str:
-    return shown(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
-
-
-def _mismatch(message: str) -> InvalidModel:
-    return InvalidModel(message, code="SAMPLE_MISMATCH")
-
-
-# --- making up and keeping --------------------------------------------------------------------------------------------
-
-
-def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Tensors | None]:
-    """A request made up from the signature, and the model's answer; two None where it refuses all that were tried."""
-    until = time.monotonic() + ATTEMPTS_S
-    for inputs in _attempts(signature):
-        if time.monotonic() > until:
-            break
-        outputs = try_answer(session, inputs, signature)
-        if outputs is not None:
-            return Sample(inputs, {}), outputs
-    return None, None
-
-
-def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
-    """Ones where integers are asked for, because an index or a length of 1 mostly means something; then zeros.
-
-    Where sizes are free, the first is the batch and stays 1, then all grow together.
-    """
-    dynamic = any(DYNAMIC in spec.shape for spec in signature.inputs)
-    for first_too in (False, True):
-        for size in SIZES if dynamic else SIZES[:1]:
-            if first_too and size == 1:
-                continue
-            for integer in (1, 0):
-                shapes = [_sized(spec.shape, size, first_too) for spec in signature.inputs]
-                if all(math.prod(shape) <= ELEMENTS for shape in shapes):
-                    chance = random.Random(SEED)  # noqa: S311 (no secret)
-                    yield {
-                        spec.name: _values(spec, shape, integer, chance)
-                        for spec, shape in zip(signature.inputs, shapes, strict=True)
-                    }
-
-
-def _sized(shape: tuple[int, ...], size: int, first_too: bool) -> tuple[int, ...]:
-    return tuple(
-        have
-        if have != DYNAMIC
-        else size
-        if at or first_too
-        else 1  # the first dimension is the batch
-        for at, have in enumerate(shape)
-    )
-
-
-def _values(
-    spec: TensorSpec, shape: tuple[int, ...], integer: int, chance: random.Random
-) -> Tensor:
-    """Floats are eighths from 0 to 1: exact in every datatype, and short in JSON."""
-    count, datatype = math.prod(shape), spec.datatype
-    if datatype == "BYTES":
-        return Tensor(datatype, shape, [b"a"] * count)
-    width = DATATYPES[datatype] or 0
-    if datatype not in FLOATS:
-        return Tensor(datatype, shape, integer.to_bytes(width, "little") * count)
-    exact = TensorSpec("", datatype, (256,))
-    spelled = tensors.from_json(exact, exact.shape, [byte % 9 / 8 for byte in range(256)]).data
-    drawn, data = chance.randbytes(count), bytearray(count * width)
-    for at in range(width):  # of a value: this byte, for each that was drawn
-        data[at::width] = drawn.translate(spelled[at::width])
-    return Tensor(datatype, shape, bytes(data))
+# --- rows
 
 
 def has_rows(inputs: Tensors, signature: Signature) -> bool:
-    """Whether `inputs` are a batch of several rows."""
+    """Return whether `inputs` are a batch of several rows."""
     return signature.batches and any(tensor.shape[0] > 1 for tensor in inputs.values())
 
 
 def rows(inputs: Tensors, count: int) -> dict[str, Tensor] | None:
-    """`inputs` with their rows repeated to make `count`; None where they have none."""
+    """Repeat or cut all rows to `count`, or return None without rows."""
     if any(not tensor.shape or not tensor.shape[0] for tensor in inputs.values()) or not inputs:
         return None
-    return {name: _repeated(tensor, count) for name, tensor in inputs.items()}
+    return {name: _resized(tensor, count) for name, tensor in inputs.items()}
 
 
-def _repeated(tensor: Tensor, count: int) -> Tensor:
-    have = tensor.shape[0]
-    row = len(tensor.data) // have  # bytes or, of BYTES, elements
-    data = (tensor.data * math.ceil(count / have))[: count * row]
+def _resized(tensor: Tensor, count: int) -> Tensor:
+    rows_present = tensor.shape[0]
+    row = len(tensor.data) // rows_present  # bytes or, for BYTES, elements
+    data = (tensor.data * math.ceil(count / rows_present))[: count * row]
     return Tensor(tensor.datatype, (count, *tensor.shape[1:]), data)
 
 
-def first_row(sample: Sample, session: OnnxSession, signature: Signature) -> dict[str, Any] | None:
-    """What is kept of a sample of many rows that is too large: the first of them, and what the model makes of it."""
-    one = rows(sample.inputs, 1)
-    outputs = try_answer(session, one, signature) if one else None
-    document = kept(Sample(one, {}), outputs, signature) if one and outputs else None
-    return document and document | {"synthetic": sample.synthetic}
+def size_bytes(inputs: Tensors) -> int:
+    """Return the size of all values."""
+    return sum(
+        sum(map(len, tensor.data)) if tensor.datatype == "BYTES" else len(tensor.data)
+        for tensor in inputs.values()
+    )
 
 
-def kept(sample: Sample, outputs: Tensors, signature: Signature) -> dict[str, Any] | None:
-    """The sample as it is stored, shown and used to warm up; None where it is too large for that."""
+# --- storing
+
+
+def to_document(sample: Sample, outputs: Tensors, signature: Signature) -> dict[str, Any] | None:
+    """Convert a sample to JSON for storage, documentation and warm-up.
+
+    Returns None if it is too large for that.
+    """
     if sample.origin is not None:
-        document = {
-            "request": sample.origin["request"],
-            "response": sample.origin["response"],
-            "synthetic": False,
-        }
+        request, response = sample.origin["request"], sample.origin["response"]
     else:
-        if (
-            sum(tensor.size for tensor in (*sample.inputs.values(), *outputs.values())) * 2
-            > KEPT_BYTES
-        ):
+        elements = sum(tensor.size for tensor in (*sample.inputs.values(), *outputs.values()))
+        if elements * _CHARACTERS > STORED_BYTES:
             return None
-        document = {
-            "request": {"inputs": _tensors(sample.inputs, signature.inputs)},
-            "response": {"outputs": _tensors(outputs, signature.outputs)},
-            "synthetic": True,
-        }
+        request = {"inputs": _to_json(sample.inputs, signature.inputs)}
+        response = {"outputs": _to_json(outputs, signature.outputs)}
+    document = {"request": request, "response": response, "synthetic": sample.synthetic}
     try:
-        fits = len(json.dumps(document, allow_nan=False)) <= KEPT_BYTES
-    except ValueError:  # a bare NaN, which only Python calls JSON
+        fits = len(json.dumps(document, allow_nan=False)) <= STORED_BYTES
+    except ValueError:  # a bare NaN, which no JSON parser but Python's accepts
         return None
     return document if fits else None
 
 
-def _tensors(values: Tensors, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-    found = []
+def first_row_document(
+    sample: Sample, session: OnnxSession, signature: Signature
+) -> dict[str, Any] | None:
+    """Convert the first row of a sample to JSON.
+
+    The outputs are the model's own. Returns None if one row is too large or the model refuses it.
+    """
+    row = rows(sample.inputs, 1)
+    outputs = try_run(session, row, signature) if row else None
+    document = to_document(Sample(row, {}), outputs, signature) if row and outputs else None
+    return document and document | {"synthetic": sample.synthetic}
+
+
+def _to_json(values: Tensors, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+    entries = []
     for spec in specs:
         tensor = values[spec.name]
         data, base64 = tensors.to_json(tensor)
         entry: dict[str, Any] = {
-            "name": spec.name, "datatype": spec.datatype, "shape": list(tensor.shape), "data": data,
-        }  # fmt: skip
+            "name": spec.name,
+            "datatype": spec.datatype,
+            "shape": list(tensor.shape),
+            "data": data,
+        }
         if base64:
             entry["parameters"] = {"content_type": "base64"}
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries

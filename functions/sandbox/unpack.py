@@ -1,4 +1,4 @@
-"""From upload/ to package/: the model and its weights under flat names, and the manifest."""
+"""Unpack an upload: model, weights and manifest under flat names in package/."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from functions.core.uploads import Form
 
 MODEL = "model.onnx"
 MANIFEST = "manifest.json"
-TEXT = 256  # characters of a producer or a member's name that are kept
+TEXT = 256  # characters, of a producer or an ignored file's name
 
 
 def unpack(form: Form, directory: Path) -> Unpacked:
@@ -27,59 +27,86 @@ def unpack(form: Form, directory: Path) -> Unpacked:
         return _unpack_archive(upload / "archive", package)
     for path in list(upload.iterdir()):
         path.rename(package / path.name)
-    files = sorted(path.name for path in package.iterdir() if path.name != MANIFEST)
-    [model] = [name for name in files if name.endswith(".onnx")]
+    return _describe_files(form, package)
+
+
+def _describe_files(form: Form, package: Path) -> Unpacked:
+    """Describe a model that was uploaded as separate files."""
+    sizes = {path.name: path.stat().st_size for path in package.iterdir() if path.name != MANIFEST}
+    [model] = [name for name in sizes if name.endswith(".onnx")]
     graph = read_onnx(package / model)
-    weights = _weights(
-        graph, form, model, {name: (package / name).stat().st_size for name in files}
-    )
-    return _unpacked(
-        model,
-        weights,
-        graph,
-        package,
-        ignored=[name for name in files if name not in (model, *weights)],
-    )
+    weights = _weights(graph, form, model, sizes)
+    ignored = sorted(sizes.keys() - {model, *weights})
+    return _unpacked(model, weights, graph, package, ignored)
 
 
 def _unpack_archive(archive: Path, package: Path) -> Unpacked:
-    """Two passes: find the model and the manifest, then the weight files that the model names."""
+    """Unpack in three passes.
+
+    List the members; write the model and the manifest; write the weights that the model names.
+    """
     members = extract(archive, lambda _: None)
-    models = [member for member in members if member.name.endswith(".onnx")]
-    if len(models) != 1:
-        raise InvalidModel(
-            f"the archive holds {len(models)} .onnx files and has to hold one; export the model to ONNX",
-            code="NO_MODEL",
-        )
-    folder = models[0].name.rpartition("/")[0]
-    beside = {_beside(member, folder): member for member in members if _beside(member, folder)}
-    first = {models[0].name: MODEL}
-    if MANIFEST in beside:
-        if beside[MANIFEST].size_bytes > MANIFEST_BYTES:
+    model = _only_model(members)
+    siblings = _siblings(members, model)
+    first = {model.name: MODEL}
+    if MANIFEST in siblings:
+        manifest = siblings.pop(MANIFEST)
+        if manifest.size_bytes > MANIFEST_BYTES:
             raise InvalidModel(
                 f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE"
             )
-        first[beside[MANIFEST].name] = MANIFEST
+        first[manifest.name] = MANIFEST
     _extract_some(archive, first, members, package)
     graph = read_onnx(package / MODEL)
-    present = {
-        name: member.size_bytes for name, member in beside.items() if member.name not in first
-    }
-    weights = {beside[name].name: name for name in _weights(graph, Form.ARCHIVE, MODEL, present)}
-    _extract_some(archive, weights, members, package)
-    opened = first.keys() | weights.keys()
-    return _unpacked(
-        MODEL,
-        tuple(weights.values()),
-        graph,
-        package,
-        ignored=[member.name for member in members if member.name not in opened],
-    )
+    sizes = {name: member.size_bytes for name, member in siblings.items()}
+    weights = _weights(graph, Form.ARCHIVE, MODEL, sizes)
+    second = {siblings[name].name: name for name in weights}
+    _extract_some(archive, second, members, package)
+    opened = first | second
+    ignored = [member.name for member in members if member.name not in opened]
+    return _unpacked(MODEL, weights, graph, package, ignored)
+
+
+def _only_model(members: list[Member]) -> Member:
+    models = [member for member in members if member.name.endswith(".onnx")]
+    if len(models) != 1:
+        raise InvalidModel(
+            f"the archive holds {len(models)} .onnx files and has to hold one; "
+            "export the model to ONNX",
+            code="NO_MODEL",
+        )
+    return models[0]
+
+
+def _siblings(members: list[Member], model: Member) -> dict[str, Member]:
+    """Return other members of the model's folder, by file name."""
+    folder = model.name.rpartition("/")[0]
+    siblings = {}
+    for member in members:
+        parent, _, name = member.name.rpartition("/")
+        if parent == folder and name and member is not model:
+            siblings[name] = member
+    return siblings
+
+
+def _extract_some(
+    archive: Path, targets: Mapping[str, str], members: list[Member], package: Path
+) -> None:
+    """Write the members in `targets` into package/ under its names."""
+    if not targets:
+        return
+    check_room(sum(member.size_bytes for member in members if member.name in targets), package)
+
+    def target(member: Member) -> Path | None:
+        return package / targets[member.name] if member.name in targets else None
+
+    extract(archive, target)
 
 
 def _unpacked(
     model: str, weights: tuple[str, ...], graph: OnnxFile, package: Path, ignored: list[str]
 ) -> Unpacked:
+    """Describe package/, and write the manifest from the model's metadata."""
     manifest = package / MANIFEST
     if not manifest.exists() and MANIFEST_KEY in graph.metadata:
         manifest.write_text(graph.metadata[MANIFEST_KEY])
@@ -91,22 +118,17 @@ def _unpacked(
     }
     if graph.refuses_empty:
         described["refuses_empty"] = True
-    return Unpacked(
-        model,
-        weights,
-        manifest.exists(),
-        described,
-        tuple(one_line(name, TEXT) for name in ignored),
-    )
+    names = tuple(one_line(name, TEXT) for name in ignored)
+    return Unpacked(model, weights, manifest.exists(), described, names)
 
 
-def _weights(
-    graph: OnnxFile, form: Form, model: str, present: Mapping[str, int]
-) -> tuple[str, ...]:
-    """The files that the model names, each flat, in the same package and not the model itself.
+def _weights(graph: OnnxFile, form: Form, model: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Check and return the names of the model's weight files.
+
+    `sizes` are those of the files beside the model.
 
     Raises:
-        InvalidModel: `WEIGHTS_OUTSIDE`, `WEIGHTS_MISSING` or `BAD_FILE_NAME`.
+        InvalidModel: `WEIGHTS_OUTSIDE`, `WEIGHTS_MISSING`, `WEIGHTS_TRUNCATED` or `BAD_FILE_NAME`.
     """
     names = tuple(graph.external)
     if names and form is Form.ONNX:
@@ -118,35 +140,19 @@ def _weights(
     for name in names:
         if not is_file_name(name) or name in (MODEL, MANIFEST, model):
             raise InvalidModel(
-                f"the model's weights are said to be in {shown(name)}: it has to be the plain name of a file beside "
-                "the model, and neither the model nor the manifest",
+                f"the model's weights are said to be in {shown(name)}: it has to be the plain name "
+                "of a file beside the model, and neither the model nor the manifest",
                 code="BAD_FILE_NAME",
             )
-        if name not in present:
+        if name not in sizes:
             raise InvalidModel(
                 f"the model's weights {shown(name)} are not in the package beside it",
                 code="WEIGHTS_MISSING",
             )
-        if present[name] < graph.external[name]:
+        if sizes[name] < graph.external[name]:
             raise InvalidModel(
-                f"{shown(name)} has {present[name]} bytes, and the model's weights in it {graph.external[name]}",
+                f"{shown(name)} has {sizes[name]} bytes, and the model's weights in it "
+                f"{graph.external[name]}",
                 code="WEIGHTS_TRUNCATED",
             )
     return names
-
-
-def _extract_some(
-    archive: Path, wanted: Mapping[str, str], members: list[Member], package: Path
-) -> None:
-    """Write the members of `wanted` (name in the archive -> name of ours)."""
-    if wanted:
-        check_room(sum(member.size_bytes for member in members if member.name in wanted), package)
-        extract(
-            archive, lambda member: package / wanted[member.name] if member.name in wanted else None
-        )
-
-
-def _beside(member: Member, folder: str) -> str:
-    """The flat name of a member in the folder of the model; empty for the others."""
-    parent, _, name = member.name.rpartition("/")
-    return name if parent == folder else ""

@@ -19,12 +19,14 @@ from functions.core.protocol import tensors
 from functions.core.protocol.infer_request import decode_infer
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import Tensor
-from functions.core.registration.sandbox_protocol import Brief, Built, read_built, report
+from functions.core.registration.sandbox_protocol import Brief, Built, report
+from functions.core.registration.sandbox_answers import read_built
 from functions.core.registry.load_plan import Plan
-from functions.sandbox import build as build_module
+from functions.sandbox import evaluate
 from functions.sandbox.build import build
-from functions.sandbox.measure import Costs, choose, measure
-from functions.sandbox.samples import same_bits
+from functions.sandbox.comparison import same_bits
+from functions.sandbox.measure import Costs, measure
+from functions.sandbox.plans import choose
 from tests.arrays import DTYPES, to_array, to_tensor
 from tests.models import make_model, outside_weights_model, scale_model
 
@@ -56,7 +58,7 @@ def bench(tmp_path: Path) -> Callable[..., Built]:
         for name, content in {"model.onnx": raw, **(weights or {})}.items():
             (tmp_path / "package" / name).write_bytes(content)
         (tmp_path / "uploaded.onnx").write_bytes(raw)
-        built = build(Brief("model.onnx", tuple(weights or ()), **brief), tmp_path)
+        built = build(Brief("model.onnx", weights=tuple(weights or ()), **brief), tmp_path)
         assert {path.name for path in (tmp_path / "serving").iterdir()} == set(built.files)
         return read_built(json.loads(json.dumps(report(built), allow_nan=False)))
 
@@ -316,7 +318,7 @@ def test_a_model_that_cannot_be_compiled_is_served_as_uploaded(
 
     assert built.files == ("model.onnx", "model.onnx.data")
     assert built.plan.optimised == "none"
-    assert built.notes[0].endswith("was not taken: no kernel for it.")
+    assert built.notes[0].endswith("was not used: no kernel for it.")
 
 
 def test_a_graph_that_unfolds_to_many_times_its_size_is_served_as_uploaded(
@@ -402,7 +404,7 @@ def test_one_row_that_is_too_large_is_not_kept(bench: Callable[..., Built]) -> N
 
     assert built.sample is None
     assert not built.plan.warmup
-    assert any("too large to be kept" in note for note in built.notes)
+    assert any("too large to be stored" in note for note in built.notes)
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -447,9 +449,9 @@ def test_a_plan_under_which_the_samples_hold_is_found(
         }
         return replace(costs, outputs=outputs, load_ms=500.0 if plan.prepacking else 1.0), session
 
-    monkeypatch.setattr(build_module, "measure", measure_inexactly)
-    monkeypatch.setattr(build_module, "differs", lambda one, other: False)
-    monkeypatch.setattr(build_module._Build, "_agrees", lambda self, one, other: True)
+    monkeypatch.setattr(evaluate, "measure", measure_inexactly)
+    monkeypatch.setattr(evaluate, "same_bits", lambda left, right: True)
+    monkeypatch.setattr(evaluate.Evaluator, "_agree", lambda self, first, second: True)
 
     assert bench(scale_model(2.0), samples=(sample([1, 2, 3], [2, 4, 6]),)).plan.prepacking
 
@@ -720,7 +722,7 @@ def test_a_plan_that_gives_other_answers_is_out(
             costs, outputs=wrong, load_ms=costs.load_ms / (100 if plan.prepacking else 1)
         ), session
 
-    monkeypatch.setattr(build_module, "measure", measure_wrongly)
+    monkeypatch.setattr(evaluate, "measure", measure_wrongly)
 
     built = bench(perceptron())
 
@@ -769,8 +771,8 @@ def test_threads_are_those_of_the_function_that_serves_and_one_where_runs_are_sh
         seen.add(plan.threads)
         return measure(load, plan, *args)
 
-    monkeypatch.setattr(build_module, "measure", listen)
-    monkeypatch.setattr(build_module, "ALONE_MS", short_ms)
+    monkeypatch.setattr(evaluate, "measure", listen)
+    monkeypatch.setattr(evaluate, "SINGLE_THREAD_MS", short_ms)
 
     built = bench(perceptron(), threads=2)
 
@@ -782,8 +784,8 @@ def test_threads_are_those_of_the_function_that_serves_and_one_where_runs_are_sh
 def test_when_patience_is_over_the_first_plan_stands(
     bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(build_module, "SAMPLES_S", 0.0)
+    monkeypatch.setattr(evaluate, "PLANS_S", 0.0)
+    monkeypatch.setattr(evaluate, "SAMPLES_S", 0.0)
 
     built = bench(
         scale_model(2.0), samples=(sample([1, 2, 3], [2, 4, 6]), sample([1, 2, 3], [9, 9, 9]))
@@ -815,7 +817,7 @@ def test_a_variant_that_is_within_the_tolerance_and_smaller_is_served(
     built = bench(model, variants=("int8",), **proven(model, 600, tmp_path, rtol=0.2))
 
     assert built.measured["size_bytes"] < 0.3 * built.measured["raw_size_bytes"], built.notes
-    assert any(note.startswith("The int8 variant was taken: from 1.") for note in built.notes), (
+    assert any(note.startswith("The int8 variant was used: from 1.") for note in built.notes), (
         built.notes
     )
     served = (tmp_path / "serving" / built.files[0]).read_bytes()
@@ -834,12 +836,12 @@ def test_a_variant_outside_the_tolerance_is_not(
     assert built.measured["size_bytes"] == pytest.approx(built.measured["raw_size_bytes"], rel=0.01)
     assert (
         sum(
-            note.startswith("The int8 variant was not taken: sample 0: output 'y'[")
+            note.startswith("The int8 variant was not used: sample 0: output 'y'[")
             for note in built.notes
         )
         == 1
     )
-    assert sum(note.startswith("The fp16 variant was not taken: ") for note in built.notes) == 1
+    assert sum(note.startswith("The fp16 variant was not used: ") for note in built.notes) == 1
     assert "No int3 variant: there is no variant 'int3', only int8 and fp16." in built.notes
 
 
@@ -849,7 +851,7 @@ def test_integer_convolutions_are_never_made(bench: Callable[..., Built], tmp_pa
 
     built = bench(convolution(), variants=("int8",), samples=(given,), atol=100.0)
 
-    assert any(note.startswith("The int8 variant was not taken: from ") for note in built.notes), (
+    assert any(note.startswith("The int8 variant was not used: from ") for note in built.notes), (
         built.notes
     )
     assert b"Integer" not in (tmp_path / "serving" / built.files[0]).read_bytes()
@@ -859,7 +861,7 @@ def test_without_samples_there_is_nothing_to_judge_a_variant_by(
     bench: Callable[..., Built],
 ) -> None:
     assert (
-        "No int8 variant: the package brought no samples to judge it by."
+        "No int8 variant: the package has no samples to judge it by."
         in bench(perceptron(), variants=("int8",)).notes
     )
 

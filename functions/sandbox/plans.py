@@ -1,0 +1,65 @@
+"""Load plans to try for a model, and the choice among them.
+
+**The objective: the fastest cold start** (load and first run), as long as a request to a warm model
+takes at most `SLOWER_1` times what it takes under the fastest plan for it, and a request of eight
+rows `SLOWER_8` times. Cold starts that differ by less than `SAME_MS` or a tenth count as equal:
+then the faster requests win. Numbers: docs/decisions/0009-the-load-plan.md.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from functions.adapters.lambda_size import MB
+from functions.core.registry.load_plan import Plan
+from functions.sandbox.measure import Costs
+
+SLOWER_1 = 1.75
+SLOWER_8 = 2.5
+SAME_MS = 3.0
+ALIKE = 1.2  # requests that differ by less than this factor count as equal
+_SEARCHED_BYTES = 16 * MB  # beginning of a model file, searched for an operator's name
+
+
+def plans_for(graph: Path, optimised: str, threads: int) -> list[Plan]:
+    """List the plans to try for a model file, fastest start first."""
+    with graph.open("rb") as file:
+        # A match by chance costs no more than a slower load, which is measured.
+        has_convolutions = optimised != "none" and b"Conv" in file.read(_SEARCHED_BYTES)
+    return [
+        Plan(optimised, prepacking=False, threads=threads),
+        Plan(optimised, threads=threads, layout=has_convolutions),
+    ]
+
+
+def choose(candidates: Sequence[Costs]) -> Costs:
+    """Return the best plan by the objective above; the first if tied."""
+    slowness = [_slowness(costs, candidates) for costs in candidates]
+    allowed = [costs for costs, slow in zip(candidates, slowness, strict=True) if slow <= 1.0]
+    if not allowed:
+        return candidates[slowness.index(min(slowness))]
+    fastest_ms = min(costs.cold_ms for costs in allowed)
+    limit_ms = fastest_ms + max(SAME_MS, fastest_ms / 10)
+    tied = [costs for costs in allowed if costs.cold_ms <= limit_ms]
+    latencies = [(costs.batch_1_ms or 0.0) * (costs.batch_8_ms or 1.0) for costs in tied]
+    alike = min(latencies) * ALIKE
+    return next(costs for costs, ms in zip(tied, latencies, strict=True) if ms <= alike)
+
+
+def _slowness(costs: Costs, candidates: Sequence[Costs]) -> float:
+    """Return the share of the allowed slowdown that is used.
+
+    A plan above 1 is too slow.
+    """
+    best_1 = _least(rival.batch_1_ms for rival in candidates)
+    best_8 = _least(rival.batch_8_ms for rival in candidates)
+    return max(
+        _share(costs.batch_1_ms, best_1, SLOWER_1), _share(costs.batch_8_ms, best_8, SLOWER_8)
+    )
+
+
+def _share(own_ms: float | None, best_ms: float | None, allowed: float) -> float:
+    return own_ms / best_ms / allowed if own_ms is not None and best_ms else 0.0
+
+
+def _least(values: Iterable[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)

@@ -1,0 +1,89 @@
+"""Synthetic requests for models whose package has no samples."""
+
+import math
+import random
+import time
+from collections.abc import Iterator
+
+from functions.adapters.onnx.sessions import OnnxSession
+from functions.core.protocol import tensors
+from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
+from functions.core.protocol.tensors import FLOATS, Tensor
+from functions.sandbox.comparison import Tensors, try_run
+from functions.sandbox.samples import Sample
+
+SIZES = (1, 2, 4, 8, 16, 32, 224)  # tried for dynamic dimensions, in this order
+ELEMENTS = 2**24  # most elements of a tensor
+ATTEMPTS_S = 5.0  # no further request is tried after this time
+SEED = 20261122
+
+
+def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Tensors | None]:
+    """Generate a request that the model accepts, and run it.
+
+    Returns the request and its outputs, or two None if the model refuses all that were tried.
+    """
+    until = time.monotonic() + ATTEMPTS_S
+    for inputs in _attempts(signature):
+        if time.monotonic() > until:
+            break
+        outputs = try_run(session, inputs, signature)
+        if outputs is not None:
+            return Sample(inputs, {}), outputs
+    return None, None
+
+
+def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
+    """Yield requests, the likeliest first.
+
+    Integers are 1, because an index or a length of 1 is mostly valid, then 0. The first axis is
+    taken for the batch and stays 1; in a second round it grows with the other dynamic ones.
+    """
+    for sizes, integer in _variations(signature):
+        shapes = [
+            tuple(_size(spec, axis, sizes) for axis in range(len(spec.shape)))
+            for spec in signature.inputs
+        ]
+        if all(math.prod(shape) <= ELEMENTS for shape in shapes):
+            source = random.Random(SEED)  # noqa: S311 (no secret)
+            yield {
+                spec.name: _values(spec, shape, integer, source)
+                for spec, shape in zip(signature.inputs, shapes, strict=True)
+            }
+
+
+def _variations(signature: Signature) -> Iterator[tuple[tuple[int, int], int]]:
+    """Yield ((batch size, size of the other dynamic dimensions), value of integers)."""
+    is_dynamic = any(DYNAMIC in spec.shape for spec in signature.inputs)
+    sizes = SIZES if is_dynamic else SIZES[:1]
+    pairs = [(1, size) for size in sizes] + [(size, size) for size in sizes if size != 1]
+    for pair in pairs:
+        yield pair, 1
+        yield pair, 0
+
+
+def _size(spec: TensorSpec, axis: int, sizes: tuple[int, int]) -> int:
+    """Return an axis's declared size, or `sizes`: (first axis, later ones)."""
+    size = spec.shape[axis]
+    return size if size != DYNAMIC else sizes[min(axis, 1)]
+
+
+def _values(
+    spec: TensorSpec, shape: tuple[int, ...], integer: int, source: random.Random
+) -> Tensor:
+    """Fill a tensor.
+
+    Floats are eighths from 0 to 1: exact in every type, and short in JSON.
+    """
+    count, datatype = math.prod(shape), spec.datatype
+    if datatype == "BYTES":
+        return Tensor(datatype, shape, [b"a"] * count)
+    width = DATATYPES[datatype] or 0
+    if datatype not in FLOATS:
+        return Tensor(datatype, shape, integer.to_bytes(width, "little") * count)
+    eighths = [byte % 9 / 8 for byte in range(256)]
+    encoded = tensors.from_json(TensorSpec("", datatype, (256,)), (256,), eighths).data
+    drawn, data = source.randbytes(count), bytearray(count * width)
+    for at in range(width):  # fill this byte of all values at once
+        data[at::width] = drawn.translate(encoded[at::width])
+    return Tensor(datatype, shape, bytes(data))
