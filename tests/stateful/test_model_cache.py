@@ -1,8 +1,10 @@
-"""Every history of requests, loads, failures and evictions keeps the bounds of the model cache.
+"""State machine of requests, loads, failures and evictions around the real model cache.
 
-Real threads, in lockstep: a download waits until the history says how it ends, a request stays in its model until the
-history lets it go, and after each step the next waits for what this one has set going. So the small model of the cache
-in here can say what each request is answered, which models are in memory, and in which order they go.
+It checks that the bounds of memory and storage hold in every history. Threads are real but run in
+lockstep: a download waits until the machine decides its ending, a request keeps its model until
+the machine releases it, and each step waits for everything that it started. So the machine's own
+small model of the cache can predict each request's answer, the loaded models, and the order of
+evictions.
 """
 
 import math
@@ -38,7 +40,7 @@ from functions.core.serving.model_cache import MB, ModelCache, footprint_bytes, 
 from tests.data_plane import Clock
 
 VERSIONS = 6
-PATIENCE_S = 10.0  # for a thread to do what it does at once
+PATIENCE_S = 60.0  # deadline for a thread that should react at once; only a bug reaches it
 ENDINGS = {"unavailable": "BLOB_MISSING", "invalid": "NOT_LOADABLE", "memory": "MODEL_TOO_LARGE"}
 
 
@@ -47,11 +49,11 @@ class Session:
         self.number = number
 
     def run(self, *_: Any) -> dict[str, Any]:
-        raise AssertionError("nobody asks")
+        raise AssertionError("no inference in this test")
 
 
 class World:
-    """`Blobs` and `Runtime` that wait for the history."""
+    """Fake blob store and runtime whose downloads wait for the machine."""
 
     def __init__(self) -> None:
         self.arrived = [threading.Event() for _ in range(VERSIONS)]
@@ -89,7 +91,7 @@ class World:
 
 
 class Watched(ModelCache):
-    """Says when a request is in, and which thread loads."""
+    """Model cache that reports admitted requests and the threads that load."""
 
     loaders: dict[Any, threading.Thread]
 
@@ -114,7 +116,7 @@ class Watched(ModelCache):
 
 
 class Request(threading.Thread):
-    """Asks for a model, and stays in it until told to leave."""
+    """Request that keeps its model until `leave` is set."""
 
     def __init__(self, cache: Watched, number: int, version: Version, deadline: float) -> None:
         super().__init__(daemon=True)
@@ -178,13 +180,13 @@ class Caches(RuleBasedStateMachine):
             )
             for n, (resident, more) in enumerate(sizes)
         ]
-        # What should be: number -> [memory, storage, users], the longest unused first; who waits; what failed.
+        # Expected state, by number. Slots: [memory, storage, users], least recently used first.
         self.slots: OrderedDict[int, list[int]] = OrderedDict()
         self.waiting: dict[int, list[Request]] = {}
-        self.failed: dict[int, tuple[str, float]] = {}
+        self.failed: dict[int, tuple[str, float]] = {}  # code, time until which it is cached
         self.started: list[Request] = []
 
-    # --- steps ------------------------------------------------------------------------------------------------------
+    # --- steps
 
     @rule(target=requests, number=st.integers(0, VERSIONS - 1), patient=st.booleans())
     def ask(self, number: int, patient: bool) -> Any:
@@ -192,7 +194,7 @@ class Caches(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, VERSIONS - 1))
     def use(self, number: int) -> None:
-        """A request from its beginning to its end, with the load that it needs."""
+        """Run one request from beginning to end, with the load that it needs."""
         inside = self._ask(number, True)
         if number in self.waiting:
             inside = self._end_load(number, "ok")
@@ -200,7 +202,7 @@ class Caches(RuleBasedStateMachine):
             self._leave(request)
 
     def _ask(self, number: int, patient: bool) -> list[Request]:
-        """The request, if it is in the model now."""
+        """Start a request; return it if it has its model now."""
         version = self.versions[number]
         expected, begins = self._expected(number)
         if begins:
@@ -233,14 +235,15 @@ class Caches(RuleBasedStateMachine):
     @precondition(lambda self: getattr(self, "waiting", None))
     @rule(
         target=requests,
-        which=st.integers(0, VERSIONS - 1),
+        index=st.integers(0, VERSIONS - 1),
         ending=st.sampled_from(["ok", "ok", "ok", *ENDINGS]),
     )
-    def end_load(self, which: int, ending: str) -> Any:
-        return multiple(*self._end_load(sorted(self.waiting)[which % len(self.waiting)], ending))
+    def end_load(self, index: int, ending: str) -> Any:
+        number = sorted(self.waiting)[index % len(self.waiting)]
+        return multiple(*self._end_load(number, ending))
 
     def _end_load(self, number: int, ending: str) -> list[Request]:
-        """The requests that are in the model now."""
+        """Let a load end; return the requests that have its model now."""
         version = self.versions[number]
         self.world.ending[number] = ending
         self.world.go[number].set()
@@ -254,18 +257,21 @@ class Caches(RuleBasedStateMachine):
                 version.files[1].size_bytes,
                 len(waited),
             ]
-            assert [(one.answer, one.error) for one in waited] == [(number, None)] * len(waited)
+            assert [(request.answer, request.error) for request in waited] == [
+                (number, None)
+            ] * len(waited)
             return waited
         code = ENDINGS[ending]
         if ending == "memory" and any(
             slot[2] or key in self.waiting for key, slot in self.slots.items() if key != number
         ):
             code = "MODELS_BUSY"
-        assert [one.error and one.error.instance_code for one in waited] == [code] * len(waited)
+        codes = [request.error and request.error.instance_code for request in waited]
+        assert codes == [code] * len(waited)
         for request in waited:
             request.join(PATIENCE_S)
         del self.slots[number]
-        if ending == "memory":  # it was tried once more, without the idle ones
+        if ending == "memory":  # the cache evicted the idle models and loaded again
             for idle in self._idle():
                 del self.slots[idle]
         for_now = code in ("BLOB_MISSING", "MODELS_BUSY")
@@ -298,10 +304,13 @@ class Caches(RuleBasedStateMachine):
     def tick(self, seconds: float) -> None:
         self.clock.now += seconds
 
-    # --- what should be ---------------------------------------------------------------------------------------------
+    # --- expected state
 
     def _expected(self, number: int) -> tuple[str, bool]:
-        """What a request meets: "inside", "wait" or the code of an error; and whether it begins a load."""
+        """Predict a request's outcome, and whether it begins a load.
+
+        The outcome is "inside", "wait" or the code of an error.
+        """
         version = self.versions[number]
         if number in self.slots:
             self.slots.move_to_end(number)
@@ -327,7 +336,7 @@ class Caches(RuleBasedStateMachine):
         return "wait", True
 
     def _lacks(self, need: tuple[int, int]) -> list[bool]:
-        """Whether memory or storage do not suffice; empty if both do."""
+        """Return [memory lacks, storage lacks]; empty if both suffice."""
         lacks = [
             sum(slot[kind] for slot in self.slots.values()) + need[kind] > most
             for kind, most in ((0, self.memory), (1, self.storage))
@@ -344,17 +353,16 @@ class Caches(RuleBasedStateMachine):
         memory, storage = self.cache.held_bytes()
         assert memory <= self.memory
         assert storage <= self.storage
-        wanted = [sum(slot[kind] for slot in self.slots.values()) for kind in (0, 1)]
-        assert [memory, storage] == wanted
+        expected = [sum(slot[kind] for slot in self.slots.values()) for kind in (0, 1)]
+        assert [memory, storage] == expected
         loaded = self.slots.keys() - self.waiting.keys()
         assert {n for n, version in enumerate(self.versions) if self.cache.holds(version)} == loaded
-        assert sorted(session.number for session in self.world.alive) == sorted(
-            loaded
-        )  # what is dropped is gone
+        alive = sorted(session.number for session in self.world.alive)
+        assert alive == sorted(loaded)  # evicted sessions are freed
         assert len(list(self.folder.iterdir())) == len(self.waiting)
 
     def teardown(self) -> None:
-        """Let everything end, and see what is left."""
+        """End all loads and requests, and check that nothing is left."""
         if not hasattr(self, "cache"):
             return
         try:
@@ -391,7 +399,7 @@ def test_every_history_keeps_the_bounds_for_long() -> None:
     run_machine(Caches, settings=size(2000, 60, derandomize=False, print_blob=True))
 
 
-def evicts_what_is_used(patched: pytest.MonkeyPatch) -> None:
+def evicts_used_models(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(
         ModelCache,
         "_idle",
@@ -408,23 +416,27 @@ def counts_no_mapped_files(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(ModelCache, "_held", lambda self: (held(self)[0], 0))
 
 
-def drops_the_newest(patched: pytest.MonkeyPatch) -> None:
+def evicts_the_newest(patched: pytest.MonkeyPatch) -> None:
     idle = ModelCache._idle
     patched.setattr(ModelCache, "_idle", lambda self: idle(self)[::-1])
 
 
-def remembers_no_failure(patched: pytest.MonkeyPatch) -> None:
+def caches_no_failure(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(ModelCache, "_cache_failure", lambda *_: None)
 
 
-def forgets_to_release(patched: pytest.MonkeyPatch) -> None:
+def never_releases(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(ModelCache, "_release", lambda *_: None)
 
 
 FAULTS = [
-    evicts_what_is_used, counts_no_peak, counts_no_mapped_files, drops_the_newest, remembers_no_failure,
-    forgets_to_release,
-]  # fmt: skip
+    evicts_used_models,
+    counts_no_peak,
+    counts_no_mapped_files,
+    evicts_the_newest,
+    caches_no_failure,
+    never_releases,
+]
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)

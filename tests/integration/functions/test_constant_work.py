@@ -1,4 +1,4 @@
-"""A registry that grows costs no more: AWS calls are counted by botocore's own events."""
+"""Cost of registry operations in AWS calls and bytes: it must not grow with the registry."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ NOW = "2026-11-22T08:00:00.000Z"
 
 
 class Counted:
-    """A registration whose calls are counted, and the bytes that DynamoDB answers."""
+    """Registration with counters of its AWS calls and of the bytes in DynamoDB's replies."""
 
     def __init__(self, deployed: Deployed) -> None:
         self.calls: Counter[str] = Counter()
@@ -58,7 +58,7 @@ class Counted:
         yield self.calls
 
     def register(self, model: str, factor: float) -> Counter[str]:
-        """The calls of one registration."""
+        """Register one upload; return its AWS calls."""
         key = f"models/{model}/{factor}.onnx"
         version_id = self.s3.put_object(Bucket=self.bucket, Key=key, Body=scale_model(factor))[
             "VersionId"
@@ -70,7 +70,7 @@ class Counted:
         return Counter(calls)
 
     def seed(self, models: int, versions: int) -> None:
-        """So many copies of m's first version: as versions of m, and as models of their own."""
+        """Copy m's first version: as more versions of m, and as other models."""
         [meta, first] = self.table.get([("MODEL#m", "META"), ("MODEL#m", "VERSION#0000000001")])
         puts = []
         for number in range(2, versions + 1):
@@ -92,7 +92,7 @@ class Counted:
         self.write(puts)
 
     def write(self, puts: list[Put]) -> None:
-        """Past the registry, and not counted."""
+        """Write items directly, without the registry and without counting."""
         items = [{"PutRequest": {"Item": marshal(put.item)}} for put in puts]
         for start in range(0, len(items), 25):
             self.dynamodb.batch_write_item(
@@ -102,12 +102,13 @@ class Counted:
 
 @pytest.fixture
 def counted(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Counted:
-    # Moto copies its table before a transaction, to roll it back. Here none fails, and the copies took minutes.
+    # Moto copies its table before a transaction, for a rollback. None fails in these tests, and
+    # the copies would take minutes.
     monkeypatch.setattr("moto.dynamodb.models.copy", SimpleNamespace(deepcopy=lambda thing: thing))
     return Counted(deployed)
 
 
-def test_the_thousandth_model_and_the_thousandth_version_cost_what_the_first_did(
+def test_the_thousandth_model_and_version_cost_as_much_as_the_first(
     counted: Counted,
 ) -> None:
     first = counted.register("m", 1.0)
@@ -135,11 +136,11 @@ def test_the_thousandth_model_and_the_thousandth_version_cost_what_the_first_did
         lambda registry: registry.claim("m", Source("up", "waiting", "v1")),
         lambda registry: registry.pending("2030-01-01T00:00:00.000Z", 10),
         lambda registry: registry.ready_after("m#0000000001", 2),
-        lambda registry: registry.recorded(["ab" * 32]),
+        lambda registry: registry.recorded_blobs(["ab" * 32]),
     ],
     ids=["move", "rollback", "archive", "resolve", "take over", "pending", "listing", "blobs"],
 )
-def test_what_else_is_done_to_a_registry_costs_the_same_however_much_is_in_it(
+def test_other_operations_cost_the_same_in_a_large_registry(
     counted: Counted, act: Callable[[Registry], object]
 ) -> None:
     costs = []
@@ -171,7 +172,7 @@ def test_what_else_is_done_to_a_registry_costs_the_same_however_much_is_in_it(
 
 
 def fill(counted: Counted, many: int) -> None:
-    """More versions of m and more models, without touching what is there."""
+    """Add versions of m and models, without changing existing items."""
     [first] = counted.table.get([("MODEL#m", "VERSION#0000000001")])
     puts = []
     for number in range(10, many):

@@ -1,4 +1,4 @@
-"""The registry's rules on the real table, as template.yaml declares it."""
+"""Registry and table adapter on moto's DynamoDB, with the table that template.yaml declares."""
 
 import math
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def test_values_come_back_as_they_were_written(table: DynamoTable) -> None:
     assert table.get([("P", "S"), ("P", "missing")]) == [item, None]
 
 
-def test_a_card_may_hold_what_dynamodb_has_no_room_for(registry: Registry) -> None:
+def test_a_card_may_hold_values_that_dynamodb_cannot_store(registry: Registry) -> None:
     deep: list[object] = []
     for _ in range(50):
         deep = [deep]
@@ -82,10 +82,10 @@ def test_a_card_may_hold_what_dynamodb_has_no_room_for(registry: Registry) -> No
 def test_a_condition_that_does_not_hold_writes_nothing(table: DynamoTable) -> None:
     table.transact([Put({"pk": "P", "sk": "A", "n": 1}, None)])
 
-    for where in (None, {"n": 2}):
+    for condition in (None, {"n": 2}):
         with pytest.raises(Conflict):
             table.transact(
-                [Put({"pk": "P", "sk": "B"}, None), Put({"pk": "P", "sk": "A", "n": 3}, where)]
+                [Put({"pk": "P", "sk": "B"}, None), Put({"pk": "P", "sk": "A", "n": 3}, condition)]
             )
 
     assert table.get([("P", "A"), ("P", "B")]) == [{"pk": "P", "sk": "A", "n": 1}, None]
@@ -130,7 +130,7 @@ def test_the_whole_life_of_a_model(registry: Registry) -> None:
 @pytest.mark.parametrize(
     "code", ["ThrottlingException", "InternalServerError", "ProvisionedThroughputExceededException"]
 )
-def test_what_a_second_try_can_mend_is_unavailable(
+def test_errors_that_a_retry_can_mend_are_unavailable(
     table: DynamoTable, failing: Callable[[str], None], code: str
 ) -> None:
     failing(code)
@@ -141,7 +141,7 @@ def test_what_a_second_try_can_mend_is_unavailable(
 
 @pytest.fixture
 def failing(client: Any) -> Callable[[str], None]:
-    """Makes DynamoDB answer every call with an error of this code."""
+    """Make DynamoDB answer every call with an error of this code."""
 
     def answer(code: str) -> None:
         def reply(**_: Any) -> Any:

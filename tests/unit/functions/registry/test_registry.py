@@ -1,4 +1,4 @@
-"""The rules of the registry, on a table in memory."""
+"""Rules of the registry, on a table in memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -66,9 +66,8 @@ def test_numbers_follow_the_claims_and_are_never_reused() -> None:
     registry.finish(rejected(registry.claim("m", source("a"))))
 
     assert registry.claim("m", source("b")).number == 2
-    assert (
-        registry.claim("m", source("a", "v2")).number == 3
-    )  # an overwritten object is another upload
+    overwritten = source("a", "v2")  # a new object version is another upload
+    assert registry.claim("m", overwritten).number == 3
     assert registry.claim("other", source("a")).number == 1
 
 
@@ -142,12 +141,12 @@ def test_a_reference_resolves_to_the_concrete_version(
     registry = make_registry()
     registry.finish(ready(registry.claim("m", source("a"))))
 
-    found = registry.resolve("m", reference)
+    resolved = registry.resolve("m", reference)
 
-    assert (found.version.number, found.alias) == (1, alias)
+    assert (resolved.version.number, resolved.alias) == (1, alias)
 
 
-def test_what_does_not_exist_is_not_found() -> None:
+def test_unknown_models_versions_and_aliases_are_not_found() -> None:
     registry = make_registry()
     registry.finish(ready(registry.claim("m", source("a"))))
 
@@ -156,7 +155,7 @@ def test_what_does_not_exist_is_not_found() -> None:
             registry.resolve(model, reference)
 
 
-def test_what_exists_and_cannot_be_served_says_why() -> None:
+def test_a_version_that_is_not_ready_says_why() -> None:
     registry = make_registry()
     first = registry.claim("m", source("a"))
     for reference in (1, None):
@@ -197,7 +196,7 @@ def test_the_listing_names_every_version_with_its_reason() -> None:
 
 
 class RacingTable(MemoryTable):
-    """Lets another writer in before each of the first `races` transactions."""
+    """Table on which another writer is faster in the first `races` transactions."""
 
     def __init__(self, races: int) -> None:
         super().__init__()
@@ -223,7 +222,7 @@ def test_a_lost_race_is_decided_again() -> None:
     assert [v.number for v in registry.versions("m")] == [1, 2, 3, 4]
 
 
-def test_a_race_that_is_never_won_ends() -> None:
+def test_a_write_that_loses_every_race_is_unavailable() -> None:
     class Hopeless(MemoryTable):
         def transact(self, puts: Sequence[Put]) -> None:
             raise Conflict("always")
@@ -232,7 +231,7 @@ def test_a_race_that_is_never_won_ends() -> None:
         make_registry(Hopeless()).claim("m", source("a"))
 
 
-# --- aliases and archives ---------------------------------------------------------------------------------------------
+# --- aliases and archive
 
 
 @pytest.fixture
@@ -245,7 +244,7 @@ def registry() -> Registry:
     return registry
 
 
-def test_an_alias_moves_and_remembers_where_it_was(registry: Registry) -> None:
+def test_an_alias_moves_and_keeps_its_previous_version(registry: Registry) -> None:
     moved = registry.move_alias("m", "prod", 2, actor="ann")
 
     assert (moved.version, moved.previous, moved.revision) == (2, 1, 2)
@@ -255,18 +254,18 @@ def test_an_alias_moves_and_remembers_where_it_was(registry: Registry) -> None:
     assert (last["before"], last["after"]) == ({"aliases": {"prod": 1}}, {"aliases": {"prod": 2}})
 
 
-def test_a_new_alias_is_a_move_from_nowhere(registry: Registry) -> None:
+def test_a_new_alias_begins_at_revision_one(registry: Registry) -> None:
     assert registry.move_alias("m", "canary", 2, actor="ann", expected=0).revision == 1
 
 
-def test_a_move_to_where_it_is_changes_nothing(registry: Registry) -> None:
+def test_a_move_to_the_same_version_changes_nothing(registry: Registry) -> None:
     before = registry.audit("m")
 
     assert registry.move_alias("m", "prod", 1, actor="ann", expected=99).revision == 1
     assert registry.audit("m") == before
 
 
-def test_a_move_that_saw_an_older_alias_is_refused(registry: Registry) -> None:
+def test_a_move_from_an_outdated_revision_is_refused(registry: Registry) -> None:
     registry.move_alias("m", "prod", 2, actor="ann", expected=1)
 
     with pytest.raises(
@@ -302,7 +301,7 @@ def test_moves_that_are_refused_change_nothing(
     assert (registry.audit("m"), registry.aliases("m")) == before
 
 
-def test_an_alias_rolls_back_and_forth(registry: Registry) -> None:
+def test_a_second_rollback_undoes_the_first(registry: Registry) -> None:
     registry.move_alias("m", "prod", 2, actor="ann")
 
     assert registry.rollback("m", "prod", actor="ann").version == 1
@@ -310,7 +309,7 @@ def test_an_alias_rolls_back_and_forth(registry: Registry) -> None:
     assert [record["action"] for record in registry.audit("m")[-2:]] == ["rollback"] * 2
 
 
-def test_a_rollback_needs_a_past_that_is_ready(registry: Registry) -> None:
+def test_a_rollback_needs_a_previous_version_that_is_ready(registry: Registry) -> None:
     with pytest.raises(StateConflict, match="only ever pointed at version 1"):
         registry.rollback("m", "prod", actor="ann")
     with pytest.raises(ModelNotFound):
@@ -333,17 +332,15 @@ def test_ready_and_rejected_versions_are_archived_once(registry: Registry) -> No
         "archive",
         "archive",
     ]
-    assert registry.version("m", 3).reason == Reason(
-        "NOT_ONNX", "the file is no ONNX model"
-    )  # for ever
+    reason = Reason("NOT_ONNX", "the file is no ONNX model")
+    assert registry.version("m", 3).reason == reason  # kept after archiving
     with pytest.raises(NotReady, match="version 1 of 'm' is ARCHIVED"):
         registry.resolve("m", 1)
-    assert (
-        registry.claim("m", source("a")).state is State.ARCHIVED
-    )  # the late event of an archived upload
+    late_event = registry.claim("m", source("a"))
+    assert late_event.state is State.ARCHIVED
 
 
-def test_what_an_alias_points_at_or_a_worker_has_is_not_archived(registry: Registry) -> None:
+def test_versions_with_an_alias_or_pending_are_not_archived(registry: Registry) -> None:
     registry.move_alias("m", "canary", 1, actor="ann")
 
     with pytest.raises(StateConflict, match="has the aliases canary, prod: move them first"):
@@ -355,7 +352,7 @@ def test_what_an_alias_points_at_or_a_worker_has_is_not_archived(registry: Regis
 
 
 class InterruptedTable(MemoryTable):
-    """Calls `rival` once, before the call number `at` from now on: a read or a write."""
+    """Table that calls `rival` once, before the read or write number `at` from now on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -383,7 +380,7 @@ class InterruptedTable(MemoryTable):
 
 @pytest.mark.parametrize("call", range(1, 6))
 @pytest.mark.parametrize("first", ["move", "archive"])
-def test_an_alias_never_ends_on_a_version_that_is_archived_meanwhile(first: str, call: int) -> None:
+def test_an_alias_never_ends_on_a_version_archived_meanwhile(first: str, call: int) -> None:
     table = InterruptedTable()
     registry = make_registry(table)
     for key in "ab":
@@ -408,7 +405,7 @@ def test_an_alias_never_ends_on_a_version_that_is_archived_meanwhile(first: str,
     assert len(registry.audit("m")) == table.items["MODEL#m", "META"]["revision"]
 
 
-# --- taking over, damage, notes ---------------------------------------------------------------------------------------
+# --- repeated claims, damage, notes
 
 
 def test_a_version_that_is_claimed_again_counts_its_attempts() -> None:
@@ -420,7 +417,7 @@ def test_a_version_that_is_claimed_again_counts_its_attempts() -> None:
     assert [record["action"] for record in registry.audit("m")] == ["claim", "resume", "resume"]
 
 
-def test_two_workers_at_one_version_finish_it_once_and_lose_no_count() -> None:
+def test_two_workers_finish_a_version_once_and_count_both_attempts() -> None:
     registry = make_registry()
     slow, quick = registry.claim("m", source("a")), registry.claim("m", source("a"))
     registry.finish(ready(slow))
@@ -430,7 +427,7 @@ def test_two_workers_at_one_version_finish_it_once_and_lose_no_count() -> None:
     assert [record["action"] for record in registry.audit("m")] == ["claim", "resume", "finish"]
 
 
-def test_a_damaged_version_is_served_as_it_is_and_takes_no_alias(registry: Registry) -> None:
+def test_a_damaged_version_is_served_and_gets_no_alias(registry: Registry) -> None:
     registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
     registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
 
@@ -457,7 +454,7 @@ def test_a_ready_version_records_each_of_its_blobs_once() -> None:
     )
     registry.finish(version)
 
-    assert registry.recorded(["ab" * 32, "cd" * 32]) == {"ab" * 32}
+    assert registry.recorded_blobs(["ab" * 32, "cd" * 32]) == {"ab" * 32}
 
 
 def test_a_note_about_a_failure_changes_no_model_and_expires() -> None:
@@ -466,7 +463,7 @@ def test_a_note_about_a_failure_changes_no_model_and_expires() -> None:
     for message in ("one", "two"):
         registry.note_failure("m", source("a"), Reason("UNAVAILABLE", message))
 
-    [(version, failure)] = registry.known([("m", source("a"))])
+    [(version, failure)] = registry.lookup_uploads([("m", source("a"))])
 
     assert version is None
     assert failure == Failure(
@@ -477,16 +474,16 @@ def test_a_note_about_a_failure_changes_no_model_and_expires() -> None:
     assert item["expires_at"] == 1797926400 == 1795334400 + 30 * 86400
 
 
-def test_every_audit_record_is_told_once_it_stands() -> None:
-    table, told = MemoryTable(), list[Item]()
+def test_audit_records_are_logged_after_their_transaction() -> None:
+    table, logged = MemoryTable(), list[Item]()
     registry = Registry(
-        table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None, audit_log=told.append
+        table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None, audit_log=logged.append
     )
     registry.finish(ready(registry.claim("m", source("a"))))
     registry.serve("m", False)
 
     stored = [*registry.audit("m"), table.items["SERVING#m", "AUDIT#000000000001"]]
-    assert told == [
+    assert logged == [
         {"model": "m", **{k: v for k, v in record.items() if k not in ("pk", "sk")}}
         for record in stored
     ]
