@@ -1,8 +1,8 @@
-"""The system over HTTP: the local stack, or any running one.
+"""Fixtures for end-to-end tests over HTTP, against the local stack or a running one.
 
-STACK_URL (with the stage) and ARTIFACTS_BUCKET name a stack that is up already and lets the tests in without
-signatures: another local stack, or a deployed one behind a signing proxy on loopback. AWS_ENDPOINT_URL says where its
-S3 is.
+STACK_URL (with the stage) and ARTIFACTS_BUCKET name a running stack that accepts unsigned requests:
+another local stack, or a deployed one behind a signing proxy on loopback. AWS_ENDPOINT_URL is the
+address of its S3.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ import pytest
 from local.client import RunningStack, start_stack
 from tests.models import scale_model
 
-WITHIN_S = 60
+PATIENCE_S = 120.0  # for a condition; only a broken test waits so long
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class Reply:
+    """HTTP reply; header names are lower case."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -38,7 +40,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Api:
-    """The public surface: an HTTP base URL and a bucket to upload to."""
+    """Public interface of a stack: an HTTP base URL and a bucket for uploads."""
 
     url: str
     root_url: str | None
@@ -51,18 +53,18 @@ class Api:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, dict(headers or {}), method=method)
         try:
-            with _direct.open(request, timeout=60) as reply:
-                return Reply(
-                    reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read()
-                )
+            reply = _direct.open(request, timeout=PATIENCE_S)
         except urllib.error.HTTPError as error:
-            return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
+            reply = error
+        with reply:
+            lower = {name.lower(): value for name, value in reply.headers.items()}
+            return Reply(reply.status, lower, reply.read())
 
     def get(self, path: str) -> Reply:
         return self.call("GET", path)
 
     def infer(self, model: str, values: list[float], reference: str | int | None = None) -> Reply:
-        """Three values through a `scale_model`."""
+        """Run a `scale_model` on rows of three values."""
         version = f"/versions/{reference}" if reference is not None else ""
         tensor = {"name": "x", "shape": [len(values) // 3, 3], "datatype": "FP32", "data": values}
         return self.call("POST", f"/v2/models/{model}{version}/infer", {"inputs": [tensor]})
@@ -76,12 +78,15 @@ class Api:
         ]
 
     def wait_ready(self, model: str, version: int | None = None) -> None:
-        """Until the version (by default any) answers ready."""
+        """Wait until the version, by default the model's default one, is ready."""
         path = f"/v2/models/{model}" + (f"/versions/{version}" if version else "") + "/ready"
         self.wait(lambda: self.get(path).status == 200, f"{path} to be 200")
 
     def wait_ended(self, model: str, versions: int) -> list[dict[str, str]]:
-        """Until so many versions have been registered or rejected. Returns the index's rows, oldest first."""
+        """Wait until so many versions are registered or rejected; return their index rows.
+
+        The oldest version comes first.
+        """
 
         def ended() -> list[dict[str, str]]:
             rows = self.index(model)
@@ -90,22 +95,32 @@ class Api:
 
         return self.wait(ended, f"{versions} versions of {model}")
 
-    def wait(self, found: Any, what: str) -> Any:
-        end = time.monotonic() + WITHIN_S
-        while time.monotonic() < end:
-            if answer := found():
-                return answer
-            time.sleep(0.1)
-        raise AssertionError(f"waited {WITHIN_S} s for {what}")
+    def wait(self, condition: Callable[[], Any], description: str) -> Any:
+        """Wait until `condition` returns something true, and return that."""
+        return wait(condition, description)
+
+
+def wait(condition: Callable[[], Any], description: str) -> Any:
+    """Call `condition` until it returns something true, and return that.
+
+    Raises:
+        AssertionError: it did not within PATIENCE_S.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE_S:.0f} s for {description}")
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """The local stack, with a queue that gives a lost message back within seconds and a reconciler without patience."""
+    """Start the local stack, with short delays for redelivery and reconciliation."""
     if "STACK_URL" in os.environ:
         pytest.skip("needs the local stack: STACK_URL names another one")
     parameters = {
-        "RegistrationVisibilityTimeout": 8,
+        "RegistrationVisibilityTimeout": 20,  # longer than any registration, under load, too
         "AliasCacheSeconds": 1,
         "UploadGraceSeconds": 0,
         "PendingGraceSeconds": 0,
@@ -125,7 +140,7 @@ def api(request: pytest.FixtureRequest) -> Api:
 
 @pytest.fixture(scope="session")
 def scaled(api: Api) -> str:
-    """A READY model: y = 2x, with labels a, b, c."""
+    """Upload a model of y = 2x with labels a, b, c; return its name."""
     manifest = {
         "schema": 1,
         "task": "regression",
@@ -139,7 +154,7 @@ def scaled(api: Api) -> str:
 
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> str:
-    """A name that no other test and no earlier run uses."""
+    """Return a model name that no other test and no earlier run uses."""
     stem = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:60].strip("-")
     return f"{stem}-{time.time_ns():x}"
 

@@ -1,4 +1,7 @@
-"""KServe's own client, in its own environment: kserve_client.py BASE_URL MODEL. Prints one JSON line."""
+"""Call a model with KServe's own client: kserve_client.py BASE_URL MODEL.
+
+Runs in a virtual environment of its own; prints one JSON line.
+"""
 
 import asyncio
 import json
@@ -14,7 +17,7 @@ async def main(base_url: str, model: str) -> None:
     request = InferRequest(model_name=model, infer_inputs=[tensor])
     answer = await client.infer(base_url, request, model_name=model)
     by_alias = await client.infer(base_url, request, model_name=f"{model}/versions/prod")
-    told = {
+    results = {
         "live": await client.is_server_live(base_url),
         "ready": await client.is_server_ready(base_url),
         "model_ready": await client.is_model_ready(base_url, model_name=model),
@@ -22,7 +25,7 @@ async def main(base_url: str, model: str) -> None:
         "by_alias": by_alias.outputs[0].data,
     }
     await client.close()
-    print(json.dumps(told))
+    print(json.dumps(results))
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""AWS behind a proxy on loopback that counts the functions' calls and can end the caller at one of them."""
+"""Proxy in front of AWS that counts calls and can kill the caller at one of them."""
 
 import asyncio
 import threading
@@ -10,29 +10,28 @@ import aiohttp
 from aiohttp import web
 
 HOST = "127.0.0.1"
-OWN_HEADERS = {
-    "connection",
-    "content-length",
-    "expect",
-    "keep-alive",
-    "transfer-encoding",
-}  # of one connection
+# Headers that describe one connection and are not forwarded.
+CONNECTION_HEADERS = {"connection", "content-length", "expect", "keep-alive", "transfer-encoding"}
 
 
 @dataclass
 class Proxy:
-    """Passes every call on to `upstream`. While `armed`, the call of number `at` (from 1) is the caller's last."""
+    """Proxy that forwards calls to `upstream`.
+
+    While it is armed, the caller is killed at call number `at` (from 1; 0 is never): before the
+    call is forwarded or, if `applied`, after its reply has come.
+    """
 
     url: str = ""
     upstream: str = ""
     armed: bool = False
     at: int = 0
-    applied: bool = False  # whether that call is passed on before
+    applied: bool = False
     kill: Callable[[], None] = lambda: None
     calls: list[str] = field(default_factory=list)
 
     def arm(self, at: int, *, applied: bool, kill: Callable[[], None]) -> None:
-        """From now on count, and `kill` at call `at`; 0 only counts."""
+        """Start counting calls from 1, and `kill` at call `at`."""
         self.calls = []
         self.at, self.applied, self.kill, self.armed = at, applied, kill, True
 
@@ -49,7 +48,7 @@ class Proxy:
         headers = {
             name: value
             for name, value in request.headers.items()
-            if name.lower() not in OWN_HEADERS
+            if name.lower() not in CONNECTION_HEADERS
         }
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             url = self.upstream + request.raw_path
@@ -57,24 +56,26 @@ class Proxy:
                 content = await reply.read()
         if fatal:
             return await self._end(request)
-        kept = {
-            name: value for name, value in reply.headers.items() if name.lower() not in OWN_HEADERS
+        reply_headers = {
+            name: value
+            for name, value in reply.headers.items()
+            if name.lower() not in CONNECTION_HEADERS
         }
         if request.method == "HEAD":
-            kept["Content-Length"] = reply.headers.get("Content-Length", "0")
-        return web.Response(status=reply.status, body=content, headers=kept)
+            reply_headers["Content-Length"] = reply.headers.get("Content-Length", "0")
+        return web.Response(status=reply.status, body=content, headers=reply_headers)
 
     async def _end(self, request: web.Request) -> web.StreamResponse:
         self.armed = False
         await asyncio.to_thread(self.kill)
         if request.transport is not None:
             request.transport.abort()
-        return web.Response()  # to nobody
+        return web.Response()  # the caller is dead
 
 
 @contextmanager
 def proxy() -> Iterator[Proxy]:
-    """A proxy that listens within the block."""
+    """Run a proxy within the block."""
     made, ready = Proxy(), threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
@@ -93,10 +94,10 @@ def proxy() -> Iterator[Proxy]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()
-    assert ready.wait(10), "the proxy did not start"
+    assert ready.wait(60), "the proxy did not start"
     try:
         yield made
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)
         loop.close()

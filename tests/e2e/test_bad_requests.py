@@ -1,4 +1,4 @@
-"""Every mistake of a caller is answered 400 or 404 with a sentence that says what to change."""
+"""Callers' mistakes: status 400 or 404, with a sentence that says what to change."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def body(**change: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_a_wrong_request_is_told_what_to_change(
+def test_a_wrong_request_is_400_and_says_what_to_change(
     api: Api, scaled: str, request_body: Any, says: str
 ) -> None:
     reply = api.call("POST", f"/v2/models/{scaled}/infer", request_body)
@@ -51,7 +51,7 @@ def test_a_wrong_request_is_told_what_to_change(
 
 
 @pytest.mark.parametrize("length", ["5", "-1", "x", "99999", "1" * 5000])
-def test_a_wrong_binary_length_is_told(api: Api, scaled: str, length: str) -> None:
+def test_a_wrong_binary_length_is_400(api: Api, scaled: str, length: str) -> None:
     reply = api.call(
         "POST",
         f"/v2/models/{scaled}/infer",
@@ -74,7 +74,9 @@ def test_a_wrong_binary_length_is_told(api: Api, scaled: str, length: str) -> No
         ("/nothing", "/v2"),
     ],
 )
-def test_what_is_not_there_is_404(api: Api, scaled: str, path: str, says: str) -> None:
+def test_an_unknown_model_version_or_path_is_404(
+    api: Api, scaled: str, path: str, says: str
+) -> None:
     reply = api.call("POST", path.format(model=scaled), body())
 
     assert reply.status == 404, reply.body
@@ -82,7 +84,7 @@ def test_what_is_not_there_is_404(api: Api, scaled: str, path: str, says: str) -
 
 
 @pytest.mark.parametrize("version", ["0", "01", "-1", "1.5", "Prod", "9" * 11])
-def test_a_version_that_is_neither_number_nor_alias_is_told(
+def test_a_version_that_is_neither_number_nor_alias_is_refused(
     api: Api, scaled: str, version: str
 ) -> None:
     reply = api.call("POST", f"/v2/models/{scaled}/versions/{version}/infer", body())
@@ -91,7 +93,7 @@ def test_a_version_that_is_neither_number_nor_alias_is_told(
     assert "version" in reply.json["error"]
 
 
-def test_a_wrong_method_is_405_and_says_which_is_right(api: Api, scaled: str) -> None:
+def test_a_wrong_method_is_405_with_the_allowed_ones(api: Api, scaled: str) -> None:
     reply = api.call("GET", f"/v2/models/{scaled}/infer")
 
     assert reply.status == 405
@@ -99,7 +101,7 @@ def test_a_wrong_method_is_405_and_says_which_is_right(api: Api, scaled: str) ->
     assert reply.json["error"]
 
 
-def test_a_body_that_inflates_without_end_is_refused(api: Api, scaled: str) -> None:
+def test_a_decompression_bomb_is_refused(api: Api, scaled: str) -> None:
     import gzip
 
     bomb = gzip.compress(b" " * 300_000_000)

@@ -1,4 +1,4 @@
-"""What `make build` made, run as Lambda runs it: python3.13, a function's code and layer, nothing else."""
+"""Bundle of `make build`, run as in Lambda: python3.13, code and layer, nothing else."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +13,9 @@ BUILD = Path(".aws-sam/build")
 PYTHON = Path(".venv-lambda/bin/python")
 MB = 1_000_000
 WIDTH = 600
-LIMIT_MB = 250  # Lambda's, for the code and the layers of a function, unzipped
-SIZE_MB = {
-    "InferFunction": 35,
-    "RegisterFunction": 160,
-    "ReconcileFunction": 160,
-}  # at most: code and layer
+LIMIT_MB = 250  # Lambda's limit for the unzipped code and layers of a function
+# At most, code and layer together.
+SIZE_MB = {"InferFunction": 35, "RegisterFunction": 160, "ReconcileFunction": 160}
 
 pytestmark = pytest.mark.skipif(
     not (BUILD / "template.yaml").exists() or not PYTHON.exists(),
@@ -34,7 +31,7 @@ def bundle(tmp_path: Path) -> Iterator[RunningStack]:
         yield running
 
 
-def test_the_bundle_registers_and_answers(bundle: RunningStack, model: str) -> None:
+def test_the_bundle_registers_and_serves_a_model(bundle: RunningStack, model: str) -> None:
     api = Api(bundle.api_url, None, bundle.outputs["ArtifactsBucketName"], bundle.client("s3"))
 
     api.upload(f"models/{model}/x.onnx", scale_model(2.0, {"schema": 1}))
@@ -44,18 +41,20 @@ def test_the_bundle_registers_and_answers(bundle: RunningStack, model: str) -> N
     assert "Traceback" not in bundle.log("RegisterFunction") + bundle.log("InferFunction")
 
 
-def test_the_bundle_makes_the_variant_that_a_manifest_asks_for(
+def test_the_bundle_builds_the_variant_that_a_manifest_requests(
     bundle: RunningStack, model: str
 ) -> None:
     api = Api(bundle.api_url, None, bundle.outputs["ArtifactsBucketName"], bundle.client("s3"))
-    given, expected = [0.5] * WIDTH, [WIDTH * 0.5 * 0.01] * WIDTH
+    row = {"datatype": "FP32", "shape": [1, WIDTH]}
+    x = {"name": "x", "data": [0.5] * WIDTH, **row}
+    y = {"name": "y", "data": [WIDTH * 0.5 * 0.01] * WIDTH, **row}
+    sample = {"request": {"inputs": [x]}, "response": {"outputs": [y]}}
     manifest = {
-        "schema": 1, "variants": ["int8"], "tolerance": {"rtol": 0.1},
-        "samples": [{
-            "request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": given}]},
-            "response": {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, WIDTH], "data": expected}]},
-        }],
-    }  # fmt: skip
+        "schema": 1,
+        "variants": ["int8"],
+        "tolerance": {"rtol": 0.1},
+        "samples": [sample],
+    }
     api.upload(f"models/{model}/x.onnx", dense_model(WIDTH, 0.01, manifest))
     api.wait_ready(model)
 
@@ -64,13 +63,13 @@ def test_the_bundle_makes_the_variant_that_a_manifest_asks_for(
         Key={"pk": {"S": f"MODEL#{model}"}, "sk": {"S": "VERSION#0000000001"}},
     )
     notes = [note["S"] for note in rows["Item"]["notes"]["L"]]
-    assert any(note.startswith("The int8 variant was taken") for note in notes), notes
+    assert any(note.startswith("The int8 variant was used") for note in notes), notes
 
 
 @pytest.mark.parametrize(
     ("function", "layer"), [("InferFunction", "InferLayer"), ("RegisterFunction", "RegisterLayer")]
 )
-def test_its_size(function: str, layer: str) -> None:
+def test_the_bundle_is_small(function: str, layer: str) -> None:
     files = [
         path
         for folder in (function, layer)
@@ -83,11 +82,10 @@ def test_its_size(function: str, layer: str) -> None:
     assert size_mb <= SIZE_MB[function] < LIMIT_MB
 
 
-def test_every_module_has_byte_code_that_is_believed() -> None:
+def test_every_module_has_byte_code_that_is_not_checked() -> None:
     sources = [path for path in BUILD.rglob("*.py") if "__pycache__" not in path.parts]
 
     for source in sources:
         [compiled] = source.parent.glob(f"__pycache__/{source.stem}.cpython-313.pyc")
-        assert int.from_bytes(compiled.read_bytes()[4:8], "little") == 0b01, (
-            source
-        )  # hashed, not checked
+        flags = int.from_bytes(compiled.read_bytes()[4:8], "little")
+        assert flags == 0b01, source  # PEP 552: hash-based, unchecked

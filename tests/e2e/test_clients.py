@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, unmodified, against the running system."""
+"""Compatibility with unmodified clients: tritonclient, KServe, curl."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ KSERVE_PYTHON = os.environ.get("MAYFLY_KSERVE_PYTHON", ".venv-kserve/bin/python"
 
 @pytest.fixture(params=["stage path", "no base path"])
 def base(api: Api, request: pytest.FixtureRequest) -> str:
-    """host:port[/stage], as tritonclient wants it."""
+    """Return host:port[/stage], the form that tritonclient takes."""
     url = api.url if request.param == "stage path" else api.root_url
     if url is None:
         pytest.skip("STACK_URL names one base path only")
@@ -88,7 +88,7 @@ def test_triton_classifies(client: triton.InferenceServerClient, scaled: str) ->
     ]
 
 
-def test_triton_asks_for_health_and_metadata(
+def test_triton_reads_health_and_metadata(
     client: triton.InferenceServerClient, scaled: str
 ) -> None:
     assert client.is_server_live()
@@ -141,7 +141,7 @@ def test_triton_unloads_and_loads(
     ],
     ids=["model", "version", "input", "metadata"],
 )
-def test_triton_reads_our_errors(
+def test_triton_raises_errors_with_our_text(
     client: triton.InferenceServerClient, scaled: str, call: Callable[[Any, str], Any], says: str
 ) -> None:
     with pytest.raises(triton.InferenceServerException, match=says):
@@ -149,8 +149,8 @@ def test_triton_reads_our_errors(
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-def test_triton_aio_does_the_same(base: str, scaled: str, binary: bool) -> None:
-    async def ask() -> None:
+def test_triton_aio_infers_and_reads_metadata(base: str, scaled: str, binary: bool) -> None:
+    async def run() -> None:
         async with triton_aio.InferenceServerClient(base, conn_timeout=60) as client:
             assert await client.is_server_live()
             assert await client.is_server_ready()
@@ -167,11 +167,11 @@ def test_triton_aio_does_the_same(base: str, scaled: str, binary: bool) -> None:
             ):
                 await client.infer("nobody", **tensors(triton_aio, binary))
 
-    asyncio.run(ask())
+    asyncio.run(run())
 
 
 def test_triton_sends_every_datatype_of_the_wire(api: Api, scaled: str, base: str) -> None:
-    """A wrong datatype comes back as our sentence, so its bytes were understood."""
+    """A wrong datatype is refused with our sentence, so its bytes were understood."""
     with triton.InferenceServerClient(base, network_timeout=60) as client:
         for datatype, dtype in [
             ("INT8", np.int8),
@@ -188,7 +188,7 @@ def test_triton_sends_every_datatype_of_the_wire(api: Api, scaled: str, base: st
 
 
 def test_kserve_infers(api: Api, scaled: str) -> None:
-    """In an environment of its own: its requirements exclude ours."""
+    """KServe has a virtual environment of its own: its requirements exclude ours."""
     for url in filter(None, [api.url, api.root_url]):
         done = subprocess.run(
             [KSERVE_PYTHON, "tests/e2e/kserve_client.py", url, scaled],

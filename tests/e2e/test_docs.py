@@ -1,4 +1,4 @@
-"""The README's commands work: blocks marked `run` are run, in order, in one folder, against a running stack."""
+"""Commands of the README: blocks marked `run` are run, in order, against a running stack."""
 
 import os
 import re

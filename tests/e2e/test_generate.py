@@ -1,4 +1,4 @@
-"""A decoder on the running system, written on with by the client that the repository brings."""
+"""Text generation with a served decoder, by `training.generate`."""
 
 from typing import Any
 
@@ -9,28 +9,26 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from tests.e2e.conftest import Api
 from training import networks
-from training.export import graphs, torch_exporter
+from training.export import graphs
+from training.export.torch_exporter import Dim, Spec, export
 from training.generate import Served, generate, main
 from training.recipes.gpt import Decoder
 
 pytestmark = [
     pytest.mark.train,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]  # the exporters' own
+]  # raised within torch's exporter
 
 
 @pytest.fixture(scope="module")
 def graph() -> Any:
-    """A decoder that has learned nothing, but has opinions."""
+    """Export an untrained decoder with a random head."""
     torch.manual_seed(0)
     decoder = Decoder(networks.GPT(width=32, heads=2, layers=2))
     torch.nn.init.normal_(decoder.gpt.head.weight)
-    return torch_exporter.export(
-        torch_exporter.Spec(
-            decoder, {"tokens": {0: "batch", 1: "length"}, "past": {1: "batch", 3: "past"}}, ["logits", "present"],
-            {"batch": torch_exporter.Dim(1, 5), "length": torch_exporter.Dim(1, 40), "past": torch_exporter.Dim(0, 40)}, decoder.sample,
-        )
-    )  # fmt: skip
+    axes = {"tokens": {0: "batch", 1: "length"}, "past": {1: "batch", 3: "past"}}
+    sizes = {"batch": Dim(1, 5), "length": Dim(1, 40), "past": Dim(0, 40)}
+    return export(Spec(decoder, axes, ["logits", "present"], sizes, decoder.sample))
 
 
 @pytest.fixture
@@ -40,25 +38,23 @@ def url(api: Api, graph: Any, model: str) -> str:
     return f"{api.url}/v2/models/{model}"
 
 
-def test_over_http_it_writes_what_it_writes_here(
+def test_a_served_decoder_writes_the_same_text_as_in_process(
     url: str, graph: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     past = np.zeros((4, 1, 2, 0, 16), np.float32)
-    here = list(
-        generate(graphs.runner(graph), past, b"The", length=20, temperature=0, context=12)
-    )
+    text = list(generate(graphs.runner(graph), past, b"The", length=20, temperature=0, context=12))
 
     with Served(f"{url}/versions/1") as model:
         assert model.past.shape == past.shape
         assert (
-            list(generate(model, model.past, b"The", length=20, temperature=0, context=12)) == here
+            list(generate(model, model.past, b"The", length=20, temperature=0, context=12)) == text
         )
     capsys.readouterr()
     assert main([url, "The", "--length", "20", "--temperature", "0", "--context", "12"]) == 0
     assert capsys.readouterr().out.startswith("The")
 
 
-def test_what_cannot_be_written_with_is_one_sentence(
+def test_generation_that_is_impossible_fails_with_one_sentence(
     url: str, scaled: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([url.removesuffix(url.rpartition("/")[2]) + scaled, "The"]) == 1

@@ -1,4 +1,4 @@
-"""What a person does and sees when something was lost: the reconcile function, invoked by its name."""
+"""Repair by an operator, who invokes the reconcile function."""
 
 import json
 from typing import Any
@@ -20,8 +20,8 @@ def invoke(stack: RunningStack, **event: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def deaf(api: Api) -> Any:
-    """A function that uploads while no notifications are sent."""
+def upload_silently(api: Api) -> Any:
+    """Return a function that uploads while the bucket sends no notifications."""
 
     def upload(key: str, content: bytes) -> None:
         notifications = api.s3.get_bucket_notification_configuration(Bucket=api.bucket)
@@ -37,10 +37,10 @@ def deaf(api: Api) -> Any:
     return upload
 
 
-def test_an_upload_whose_event_was_lost_is_found(
-    stack: RunningStack, api: Api, model: str, deaf: Any
+def test_an_upload_whose_event_was_lost_is_registered(
+    stack: RunningStack, api: Api, model: str, upload_silently: Any
 ) -> None:
-    deaf(f"models/{model}/x.onnx", scale_model())
+    upload_silently(f"models/{model}/x.onnx", scale_model())
 
     assert invoke(stack)["lost_uploads"] == 1
 
@@ -48,13 +48,13 @@ def test_an_upload_whose_event_was_lost_is_found(
     assert invoke(stack)["lost_uploads"] == 0
 
 
-def test_a_version_whose_blob_is_gone_is_flagged_until_it_is_back(
+def test_a_version_whose_blob_is_missing_is_flagged_until_restored(
     stack: RunningStack, api: Api, model: str
 ) -> None:
     api.upload(f"models/{model}/x.onnx", scale_model(7.5))
     api.wait_ready(model)
     s3, bucket = api.s3, stack.outputs["ServingBucketName"]
-    blobs = {one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]}
+    blobs = {item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]}
     table = stack.client("dynamodb").query(
         TableName=stack.outputs["RegistryTableName"],
         KeyConditionExpression="pk = :pk AND sk = :sk",
@@ -70,14 +70,16 @@ def test_a_version_whose_blob_is_gone_is_flagged_until_it_is_back(
     assert invoke(stack)["damaged"] == 1
     assert f"{model}#0000000001" in stack.log("ReconcileFunction")
 
-    s3.delete_object(Bucket=bucket, Key=key, VersionId=marker)  # versioning gives the blob back
+    s3.delete_object(
+        Bucket=bucket, Key=key, VersionId=marker
+    )  # restores the blob in a versioned bucket
     assert invoke(stack)["damaged"] == 0
 
 
-def test_dead_letters_say_why_and_one_command_sends_them_back(
-    stack: RunningStack, api: Api, model: str, deaf: Any
+def test_dead_letters_have_their_reason_and_can_be_redriven(
+    stack: RunningStack, api: Api, model: str, upload_silently: Any
 ) -> None:
-    deaf(f"models/{model}/x.onnx", scale_model())
+    upload_silently(f"models/{model}/x.onnx", scale_model())
     event = {
         "Records": [
             {

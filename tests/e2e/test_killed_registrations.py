@@ -1,7 +1,8 @@
-"""SIGKILL at every step of a registration: what comes after makes exactly one READY version of it.
+"""SIGKILL at every step of a registration: it is retried, and makes exactly one READY version.
 
-A step ends where the function calls AWS. The functions reach AWS through a proxy, which kills the register function at
-the n-th call: before the call arrives, or once it is applied and before the reply.
+A step ends where the function calls AWS. The functions reach AWS through a proxy, which kills the
+register function at the n-th call: before the call arrives, or after it is applied and before the
+reply.
 """
 
 import contextlib
@@ -11,31 +12,31 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from local.client import RunningStack, start_stack
+from tests.e2e.conftest import wait
 from tests.e2e.proxy import Proxy, proxy
 from tests.models import scale_model
 
-WITHIN_S = 60
-VISIBLE_AGAIN_S = 5
-CALLS = 9  # of a registration with a manifest
+VISIBLE_AGAIN_S = 10  # longer than a registration, under load, too; every kill costs as much
+CALLS = 9  # to AWS, in a registration with a manifest
 factors = itertools.count(2.0)
 
 
 @dataclass(frozen=True)
 class System:
-    """A stack whose functions call AWS through `proxy`."""
+    """Stack whose functions call AWS through a proxy."""
 
     stack: RunningStack
     proxy: Proxy
 
     def upload(self, model: str) -> None:
-        """A model that shares no blob with another one."""
+        """Upload a model that shares no blob with another one."""
         bucket = self.stack.outputs["ArtifactsBucketName"]
         content = scale_model(next(factors), {"schema": 1, "task": "regression", "name": model})
         self.stack.client("s3").put_object(
@@ -43,14 +44,14 @@ class System:
         )
 
     def kill(self) -> None:
-        """SIGKILL the environments of the register function that are at work."""
+        """Send SIGKILL to the busy environments of the register function."""
         for environment in self.stack.environments("RegisterFunction"):
             if environment["state"] == "busy" and environment["pid"]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(environment["pid"], signal.SIGKILL)
 
     def rows(self, model: str) -> dict[str, dict[str, Any]]:
-        """sk → item of a model, by DynamoDB's own client."""
+        """Read the registry items of a model, by sort key, with DynamoDB's own client."""
         reply = self.stack.client("dynamodb").query(
             TableName=self.stack.outputs["RegistryTableName"],
             KeyConditionExpression="pk = :pk",
@@ -60,7 +61,7 @@ class System:
         return {item["sk"]["S"]: item for item in reply["Items"]}
 
     def lose_messages(self) -> None:
-        """Empty the registration queue, of what is in a worker's hands, too."""
+        """Purge the registration queue, including messages that are being processed."""
         name = self.stack.environment["ReconcileFunction"]["REGISTRATION_QUEUE_URL"].rpartition(
             "/"
         )[2]
@@ -99,13 +100,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             yield System(stack, before_aws)
 
 
-def wait(found: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + WITHIN_S
-    while not found():
-        assert time.monotonic() < end, f"waited {WITHIN_S} s for {what}"
-        time.sleep(0.05)
-
-
 def check_registered_once(system: System, model: str) -> None:
     rows = system.rows(model)
     versions = [sk for sk in rows if sk.startswith("VERSION#")]
@@ -122,7 +116,7 @@ def check_registered_once(system: System, model: str) -> None:
     assert len(actions) == int(rows["META"]["revision"]["N"])
     assert (actions[0], actions.count("claim"), actions.count("finish")) == ("claim", 1, 1)
     version = rows[versions[0]]
-    blobs = [one["M"] for one in version["files"]["L"]] + [version["manifest"]["M"]]
+    blobs = [blob["M"] for blob in version["files"]["L"]] + [version["manifest"]["M"]]
     blobs += [version["sample"]["M"]] if "M" in version["sample"] else []
     for blob in blobs:
         digest = blob["sha256"]["S"]
@@ -133,7 +127,7 @@ def new_name(stem: str) -> str:
     return f"{stem}-{time.time_ns():x}"
 
 
-def test_a_registration_makes_the_calls_that_are_tested_here(system: System) -> None:
+def test_a_registration_makes_the_expected_number_of_calls(system: System) -> None:
     model = new_name("counted")
     system.proxy.arm(0, applied=False, kill=lambda: None)
 
@@ -145,7 +139,10 @@ def test_a_registration_makes_the_calls_that_are_tested_here(system: System) -> 
 
 
 def boundaries(few: set[tuple[int, bool]], rounds: int) -> list[Any]:
-    """Every call, lost or applied, so many times; `few` of them once in `make test`, the others in `make stress`."""
+    """Return parameters for each call, lost and applied, in each round.
+
+    `make test` runs `few` of them once, `make stress` the others.
+    """
     return [
         pytest.param(
             number,
@@ -162,7 +159,7 @@ def boundaries(few: set[tuple[int, bool]], rounds: int) -> list[Any]:
 @pytest.mark.parametrize(
     ("number", "applied"), boundaries({(3, True), (6, False), (CALLS, True)}, rounds=3)
 )
-def test_a_registration_killed_at_any_call_happens_once_on_redelivery(
+def test_a_registration_killed_at_any_call_succeeds_on_redelivery(
     system: System, number: int, applied: bool
 ) -> None:
     model = new_name("killed")
@@ -176,7 +173,7 @@ def test_a_registration_killed_at_any_call_happens_once_on_redelivery(
 
 
 @pytest.mark.parametrize(("number", "applied"), boundaries({(CALLS, False)}, rounds=1))
-def test_a_registration_killed_at_any_call_whose_message_is_lost_happens_once_by_the_reconciler(
+def test_a_killed_registration_whose_message_is_lost_is_reconciled(
     system: System, number: int, applied: bool
 ) -> None:
     model = new_name("lost")
