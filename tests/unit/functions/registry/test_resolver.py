@@ -16,7 +16,7 @@ from functions.core.errors import (
     Unavailable,
 )
 from functions.core.protocol.signature import Signature, TensorSpec
-from functions.core.registry import resolver as resolution
+from functions.core.registry import resolver
 from functions.core.registry.resolver import Resolver
 from functions.core.registry.version import Resolved
 from tests.data_plane import PATIENCE_S, Clock, DataPlane
@@ -71,7 +71,7 @@ def test_a_stale_version_is_served_while_the_registry_fails_but_not_forever(
     plane.resolver.resolve("m", None)
     plane.table.broken = True
 
-    plane.clock.now += resolution.STALE_SECONDS - 1
+    plane.clock.now += resolver.STALE_SECONDS - 1
     assert plane.resolver.resolve("m", None).version.number == 1
     with pytest.raises(Unavailable):
         plane.resolver.resolve("m", "latest")  # never read before
@@ -93,7 +93,7 @@ def test_a_failing_registry_is_retried_once_a_second(plane: DataPlane) -> None:
 
     plane.resolver.resolve("m", None)
     assert plane.table.reads == reads
-    plane.clock.now += resolution.RETRY_SECONDS
+    plane.clock.now += resolver.RETRY_SECONDS
     plane.resolver.resolve("m", None)
     assert plane.table.reads > reads
 
@@ -115,14 +115,14 @@ def test_an_unknown_name_is_cached_for_a_second(plane: DataPlane) -> None:
     assert plane.table.reads == 1
 
     plane.register("m")
-    plane.clock.now += resolution.REFUSAL_SECONDS
+    plane.clock.now += resolver.REFUSAL_SECONDS
     assert plane.resolver.resolve("m", None).version.number == 1
 
 
 def test_unknown_names_evict_no_cached_versions(
     plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolution, "REFUSALS", 10)
+    monkeypatch.setattr(resolver, "REFUSALS", 10)
     plane.register("m")
     plane.resolver.resolve("m", None)
     for n in range(50):
@@ -193,7 +193,7 @@ def test_cached_refusals_keep_no_request_in_memory(plane: DataPlane) -> None:
 def test_versions_with_many_labels_weigh_more_in_the_cache(
     plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolution, "ANSWERS", 40)
+    monkeypatch.setattr(resolver, "ANSWERS", 40)
     labels = tuple(map(str, range(640)))
     wide = Signature(
         (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 640), labels=labels),)
@@ -210,16 +210,16 @@ def test_versions_with_many_labels_weigh_more_in_the_cache(
 def test_time_spent_frozen_counts_towards_a_lifetime(plane: DataPlane) -> None:
     """The boot clock stands still in a freeze; the time of day is corrected afterwards."""
     boot, day = Clock(), Clock()
-    resolver = Resolver(plane.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
+    cached = Resolver(plane.registry, 5.0, Elapsed(boot, day), chance=lambda: 0.0)
     plane.register("m")
-    resolver.resolve("m", "latest")
+    cached.resolve("m", "latest")
     plane.register("m")
 
     boot.now += 4
     day.now -= 3600  # set back: no lifetime is extended
-    assert resolver.resolve("m", "latest").version.number == 1
+    assert cached.resolve("m", "latest").version.number == 1
     day.now += 24 * 3600
-    assert resolver.resolve("m", "latest").version.number == 2
+    assert cached.resolve("m", "latest").version.number == 2
 
 
 def test_the_real_clock_advances() -> None:
