@@ -1,4 +1,4 @@
-"""Classification of AWS errors by HTTP status and error code, for boto3 and our own client.
+"""Classification of AWS errors by HTTP status and error code.
 
 Without boto3, because infer imports this module during its cold start.
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -31,7 +31,7 @@ TRANSIENT = frozenset(
 
 
 class ErrorKind(Enum):
-    """Kind of an AWS error: decides whether to retry, and whose fault it is."""
+    """Kind of an AWS error, which decides about a retry."""
 
     GONE = auto()  # no such object or bucket, or a delete marker
     CHANGED = auto()  # a condition on the stored object does not hold

@@ -1,4 +1,7 @@
-"""Lambda handler that registers uploads from S3 events: through SQS, EventBridge or direct."""
+"""Lambda handler that registers uploads from S3 events.
+
+Events arrive through SQS, through EventBridge, or by a direct invocation.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,9 +24,9 @@ from functions.core.uploads import Upload, lacks_folder, uploads_in
 
 # ms; with less time left an upload goes back to the queue, because building takes up to 60 s
 RESERVE_MS = 85_000
-KEY_CHARACTERS = 1024  # of an object key in a log line
+KEY_CHARACTERS = 1024  # longest object key that S3 allows
 
-Summary = dict[str, Any]  # of a version: model, version, state; code and reason if rejected
+Summary = dict[str, Any]  # model, version, state; code and reason of a rejected version
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,16 @@ class RegisterHandler:
         return dict(process_partial_response(event, self.register_message, processor, context))
 
     def register_message(self, record: SQSRecord, lambda_context: Any) -> None:
-        """Register the uploads of one SQS message; the batch processor names the parameters."""
+        """Register the uploads of one SQS message.
+
+        The batch processor of Powertools requires these parameter names.
+        """
         self.register_uploads(_parse_body(record.body), record.message_id, lambda_context)
 
     def register_uploads(
         self, notification: Mapping[str, Any], origin: str, context: Any
     ) -> list[Summary]:
-        """Register the uploads of one S3 notification; return a summary of each version."""
+        """Register the uploads of a notification; return a summary of each version."""
         try:
             uploads = list(uploads_in(notification))
         except InvalidModel as error:
@@ -74,7 +80,9 @@ class RegisterHandler:
         return [summary for summary in summaries if summary]
 
     def register_upload(self, upload: Upload, context: Any) -> Summary | None:
-        """Register one upload and log the outcome; return the version's summary, if any.
+        """Register one upload and log the outcome.
+
+        Return the version's summary; None if it became no version.
 
         Raises:
             Unavailable: too little time is left, or a dependency failed; to be retried.
@@ -108,7 +116,7 @@ class RegisterHandler:
         return summary
 
     def log_no_version(self, upload: Upload) -> None:
-        """Log an object that is no upload; warn if only its folder is missing."""
+        """Log an object that is no model, or has no model folder."""
         if not lacks_folder(upload.key):
             self.logger.info("nothing to register", **_log_fields(upload))
             return
@@ -132,13 +140,17 @@ class RegisterHandler:
         self.record_failure(upload, reason)
 
     def log_bug(self, upload: Upload, error: Exception) -> None:
-        """Log the traceback of an unexpected error and record it for the dead letters."""
+        """Log an unexpected error with its traceback, and record it."""
         self.logger.exception("failed", **_log_fields(upload))
         message = f"register failed with {type(error).__name__}; its log has more"
         self.record_failure(upload, Reason("INTERNAL", message))
 
     def record_failure(self, upload: Upload, reason: Reason) -> None:
-        """Record in the registry why an upload has to be retried, if the registry is reachable."""
+        """Record in the registry why an upload has to be retried.
+
+        The dead letters show it. An unreachable registry is only logged: it must not hide the
+        failure itself.
+        """
         try:
             self.note_failure(upload, reason)
         except PlatformError as error:
@@ -156,7 +168,7 @@ def _is_sqs_batch(event: Mapping[str, Any]) -> bool:
 
 
 def _parse_body(text: str) -> Mapping[str, Any]:
-    """Parse a message; return {} if it is no JSON object, which is no upload event either."""
+    """Parse a message; return {}, which is no upload event, if malformed."""
     try:
         body = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Lambda entry point of register: reads the environment and picks real adapters, during INIT."""
+"""Lambda entry point: read the environment and wire the adapters during INIT."""
 
 import os
 from functools import partial
@@ -10,9 +10,10 @@ from botocore.config import Config
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import CONNECTIONS, S3Blobs, S3Uploads
+from functions.adapters.child_process import Limits
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
-from functions.adapters.sandbox import Limits, ProcessSandbox
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registration.registration import Registration
 from functions.core.registry.dead_letters import note_failure
 from functions.core.registry.registry import Registry

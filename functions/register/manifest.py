@@ -1,7 +1,7 @@
-"""Schema of manifest.json, version 1: what a training job records about its model.
+"""Schema of manifest.json, version 1.
 
-Every field but `schema` is optional. Fields that are not in this schema are accepted and ignored;
-fields that are, are checked. The file is stored whole beside the model.
+A manifest is a training job's record of its model. Every field but `schema` is optional. Fields of
+this schema are checked, others are accepted. The file is stored whole beside the model.
 """
 
 import json
@@ -76,9 +76,12 @@ class Primary(_Open):
 
 
 class Lead(_Open):
-    """Advantage over the best baseline in the primary metric; above zero is better."""
+    """Lead over the best baseline in the primary metric.
 
-    over: Text  # name of the baseline
+    `by` is above zero for a model that is better than the baseline `over`.
+    """
+
+    over: Text
     by: float
     interval: Interval | None = None
 
@@ -116,7 +119,7 @@ class ManifestSchema(_Open):
     # tried when registering; a variant is served if it agrees with the samples and saves enough
     variants: Annotated[list[Literal["int8", "fp16"]], Field(max_length=2)] = []
     samples: Annotated[list[Sample], Field(max_length=64)] = []
-    files: Annotated[list[File], Field(max_length=64)] = []  # of a package in parts
+    files: Annotated[list[File], Field(max_length=64)] = []  # only of a package in parts
 
 
 CARD_FIELDS = (

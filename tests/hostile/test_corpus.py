@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from functions.adapters.sandbox import Limits, ProcessSandbox
+from functions.adapters.child_process import Limits
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import State, Version
@@ -66,7 +67,7 @@ def check(world: World, case: Case) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_bad_artifact_is_refused_with_its_reason_and_a_good_one_registers_after(
+def test_each_artifact_is_rejected_and_a_good_one_registers_afterwards(
     group: str,
 ) -> None:
     world = World()
@@ -85,5 +86,5 @@ def test_every_bad_artifact_is_refused_with_its_reason_and_a_good_one_registers_
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < WORKER_MB * 1024
 
 
-def test_there_are_enough_of_them() -> None:
+def test_the_corpus_has_at_least_120_cases() -> None:
     assert sum(1 for group in GROUPS.values() for _ in group()) >= 120

@@ -21,16 +21,10 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from functions.adapters.sandbox import Child, ChildEnded, Limits
+from functions.adapters.child_process import Child, ChildEnded, Limits
 from functions.core.errors import InvalidModel
-from functions.core.registration.sandbox_protocol import (
-    Brief,
-    Built,
-    build_task,
-    read_built,
-    read_unpacked,
-    unpack_task,
-)
+from functions.core.registration.sandbox_answers import read_built, read_unpacked
+from functions.core.registration.sandbox_protocol import Brief, Built, build_task, unpack_task
 from functions.core.uploads import Form
 from tests.hostile.cases import BOOL, FLOAT, INT64, constant, graph, model, node, value
 from tests.models import scale_model

@@ -25,7 +25,7 @@ FRESH = timedelta(hours=12)  # half of the reconciler's grace period for unrefer
 
 
 def part_bytes(size_bytes: int) -> int:
-    """Return the part size for a large blob: one part for each connection.
+    """Return the part size of a large blob: one part per connection.
 
     >>> part_bytes(20 * PART) / PART, part_bytes(PART + 1) / PART
     (1.25, 1.0)
@@ -40,7 +40,9 @@ class S3Uploads:
         self._client = client
 
     def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject:
-        """Look up the exact version and size of an object: of `version_id`, or the current one.
+        """Look up the version and size of an object.
+
+        Without `version_id`, of its current version.
 
         Raises:
             ObjectGone: there is no such object (any more).
@@ -86,7 +88,7 @@ class S3Uploads:
             raise Unavailable(f"{written} of {size} bytes arrived from storage")
 
     def _read_request(self, pinned: PinnedObject, start: int) -> dict[str, str]:
-        """Return the parameters that read up to PART bytes of exactly this object."""
+        """Return the GetObject parameters for one part of a pinned object."""
         request = {"Bucket": pinned.source.bucket, "Key": pinned.source.key}
         if pinned.version_id:
             request["VersionId"] = pinned.version_id
@@ -107,10 +109,11 @@ class S3Blobs:
         self._now = now
 
     def store(self, blob: Blob, path: Path) -> None:
-        """Upload a file under its digest, unless it was stored in the last 12 hours.
+        """Upload a file under its digest, unless it was stored recently.
 
-        The reconciler (`core/registry/reconciler.py`) may be about to delete an older one. A new
-        upload survives, because the reconciler deletes the object version that it has listed.
+        Recently means in the last 12 hours. The reconciler (`core/registry/reconciler.py`) may be
+        about to delete an older one. A new upload survives, because the reconciler deletes the
+        object version that it has listed.
 
         Raises:
             Unavailable: S3 failed; try again.
@@ -135,7 +138,7 @@ class S3Blobs:
         return bool(head["ContentLength"] == blob.size_bytes and age < FRESH)
 
     def _put_new(self, blob: Blob, path: Path) -> bool:
-        """Upload a small blob unless its key exists; return False if nothing was uploaded.
+        """Upload a small blob unless its key exists; return True if uploaded.
 
         A HEAD request in advance would take as long.
         """
@@ -150,7 +153,10 @@ class S3Blobs:
         return True
 
     def _put(self, blob: Blob, path: Path, **condition: str) -> None:
-        """Upload a file; S3 checks its SHA-256 or, in parts, the CRC32 of each part."""
+        """Upload a file with a checksum that S3 compares.
+
+        SHA-256 of the file or, in parts, a CRC32 of each part.
+        """
         metadata = {"name": blob.name}
         if blob.size_bytes > PART:
             self._put_parts(blob, path, {"ChecksumAlgorithm": "CRC32", "Metadata": metadata})
@@ -167,8 +173,9 @@ class S3Blobs:
             )
 
     def _put_parts(self, blob: Blob, path: Path, options: dict[str, Any]) -> None:
-        """Upload in one part for each connection; a reader of the blob checks its digest.
+        """Upload a large file in parallel parts.
 
+        S3 checks a CRC32 of each part; a reader of the blob checks its digest.
         Not with `upload_file`, which wraps S3's errors in one without their code.
         """
         config = TransferConfig(PART, CONNECTIONS, part_bytes(blob.size_bytes))
@@ -177,7 +184,10 @@ class S3Blobs:
 
 
 def object_version(reply: Mapping[str, Any]) -> str:
-    """Return the VersionId of S3's reply or listing, or the ETag in a bucket without versions."""
+    """Return the VersionId, or the ETag in a bucket without versions.
+
+    `reply` is a HEAD reply or an entry of a listing.
+    """
     return _version_id(reply) or str(reply["ETag"]).strip('"')
 
 

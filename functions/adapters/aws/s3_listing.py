@@ -48,7 +48,7 @@ class S3UploadListing:
 
 
 class S3BlobListing:
-    """Listing of the serving bucket, which has to be versioned, and access to single blobs."""
+    """Listing and removal of blobs in the versioned serving bucket."""
 
     def __init__(self, client: Any, bucket: str) -> None:
         self._client = client
@@ -99,7 +99,7 @@ class S3BlobListing:
         return int(head["ContentLength"])
 
     def digest(self, blob: Blob) -> str | None:
-        """Download a stored blob and return its SHA-256; None if it is missing.
+        """Return the SHA-256 of a blob's stored content; None if missing.
 
         Raises:
             Unavailable: S3 failed; try again.

@@ -26,7 +26,9 @@ class SqsQueue:
         self._url = url
 
     def send(self, events: Sequence[dict[str, Any]]) -> None:
-        """Send each event as a message. After a failure, some may have been sent.
+        """Send each event as a message.
+
+        After a failure, some may have been sent.
 
         Raises:
             Unavailable: SQS failed; try again.
@@ -55,7 +57,7 @@ class SqsDeadLetters:
         self._arn = arn
 
     def peek(self, limit: int) -> list[Message]:
-        """Read up to `limit` messages without removing them; they are visible again at once.
+        """Read up to `limit` messages without removing or hiding them.
 
         Raises:
             Unavailable: SQS failed; try again.
@@ -94,7 +96,9 @@ class SqsDeadLetters:
         return list(messages.values())
 
     def redrive(self, per_second: int | None = None) -> str:
-        """Start to move every message back to its source queue; return the task's handle.
+        """Start a task that moves all messages back to their source queue.
+
+        Return the task's handle, with which it can be cancelled.
 
         Raises:
             Unavailable: SQS failed, or a task is running already.

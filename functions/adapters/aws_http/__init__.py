@@ -1,1 +1,4 @@
-"""Signed client of S3 and DynamoDB for infer, whose cold start boto3 would dominate."""
+"""Small signed client of S3 and DynamoDB.
+
+It keeps boto3, which would be most of a cold start, out of infer.
+"""

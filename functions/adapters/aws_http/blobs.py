@@ -1,4 +1,4 @@
-"""Download of blobs: ranges in parallel, straight into the file, hashed as they arrive."""
+"""Parallel download of blobs from the serving bucket, hashed on arrival."""
 
 import hashlib
 import os
@@ -18,12 +18,17 @@ from functions.core.registry.version import Blob
 MB = 1024 * 1024
 # Smallest and largest range of one request; larger ranges would leave the hash for the end
 RANGE_BYTES = (1 * MB, 4 * MB)
-BUFFER_BYTES = 256 * 1024  # of each thread, between the socket and the file
+BUFFER_BYTES = 256 * 1024  # between the socket and the file, for each thread
 CONNECTIONS = 16  # one gets about 90 MB/s from S3
 SLOWEST_BYTES_S = 4 * MB  # a slower connection is dropped; the bytes it brought are kept
 ANSWER_S = 2.0  # s for the first byte, before the slowest rate counts
 ATTEMPTS = 4
-STACK_BYTES = 1 * MB  # of each thread; the default 8 MB would count towards the memory limit
+STACK_BYTES = 1 * MB  # for each thread; the default 8 MB would count towards the memory limit
+_UNAVAILABLE = {
+    ErrorKind.GONE: ("a model file is missing in storage", "BLOB_MISSING"),
+    ErrorKind.DENIED: ("access to the bucket {bucket} is denied", "ACCESS_DENIED"),
+    ErrorKind.TRANSIENT: ("storage does not answer; try again", None),
+}
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
 
@@ -43,7 +48,10 @@ class BlobReader:
         range_bytes: tuple[int, int] = RANGE_BYTES,
         connections: int = CONNECTIONS,
     ) -> None:
-        """Create a reader; `prefix` precedes keys if the host does not name the bucket."""
+        """Create a reader of a bucket.
+
+        `prefix` precedes the keys in a path, e.g. "/bucket" if the host does not name it.
+        """
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -80,24 +88,12 @@ class BlobReader:
         except (BrokenConnection, ObjectChanged) as error:
             raise Unavailable("storage cannot be reached; try again") from error
         except ServiceError as error:
-            self._raise_unavailable(error)
-            raise
+            if error.kind not in _UNAVAILABLE:
+                raise
+            message, code = _UNAVAILABLE[error.kind]
+            raise Unavailable(message.format(bucket=self._bucket), code=code) from error
         finally:
             part.unlink(missing_ok=True)
-
-    def _raise_unavailable(self, error: ServiceError) -> None:
-        """Raise Unavailable unless the error is unexpected."""
-        match error.kind:
-            case ErrorKind.GONE:
-                raise Unavailable(
-                    "a model file is missing in storage", code="BLOB_MISSING"
-                ) from error
-            case ErrorKind.DENIED:
-                raise Unavailable(
-                    f"access to the bucket {self._bucket} is denied", code="ACCESS_DENIED"
-                ) from error
-            case ErrorKind.TRANSIENT:
-                raise Unavailable("storage does not answer; try again") from error
 
     def _download_twice(self, blob: Blob, path: Path) -> str:
         """Download, again if the object changed meanwhile; return the SHA-256."""
@@ -117,14 +113,17 @@ class BlobReader:
             download.release()
 
     def _range_size(self, size: int) -> int:
-        """Return the size with which every connection fetches the same number of ranges."""
+        """Return the range size that gives all connections equal work."""
         smallest, largest = self._range_bytes
         rounds = max(1, -(-size // (self._connections * largest)))
         return max(smallest, -(-size // (self._connections * rounds)))
 
 
 class _Download:
-    """Download of one object: threads fetch its ranges in order, the caller hashes them."""
+    """Download of one object in ranges, by several threads.
+
+    They take the ranges in order; the thread that waits in digest() hashes them.
+    """
 
     def __init__(self, client: Client, key: str, path: Path, size: int, range_size: int) -> None:
         self._client = client
@@ -139,7 +138,7 @@ class _Download:
         self._error: BaseException | None = None
         self._etag: str | None = None
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._users = 1  # of the file; the last one closes it
+        self._users = 1  # threads that use the file; the last one closes it
         if size:
             os.posix_fallocate(self._file, 0, size)
 
@@ -255,7 +254,7 @@ class _Download:
         return Request("GET", self._key, headers, b"", NO_PAYLOAD)
 
     def _check_reply(self, reply: Reply, at: int, stop: int) -> None:
-        """Check that a reply has the bytes from `at` to `stop` of the same object.
+        """Check that a reply continues the same object from `at` to `stop`.
 
         If it has the whole object instead, skip to `at`.
         """

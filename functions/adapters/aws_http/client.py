@@ -1,4 +1,4 @@
-"""Signed requests to one endpoint, with retries and correction of a wrong clock."""
+"""HTTP client with signed requests, retries and clock correction."""
 
 import contextlib
 import json
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from functions.adapters.aws_errors import ErrorKind, classify
-from functions.adapters.aws_http.connection import BrokenConnection, Connection, Pool, Reply
+from functions.adapters.aws_http.connection import BrokenConnection, Connection, Reply
 from functions.adapters.aws_http.endpoint import Endpoint
+from functions.adapters.aws_http.pool import Pool
 from functions.adapters.aws_http.settings import Settings
 from functions.adapters.aws_http.sigv4 import Scope, sign
 
@@ -108,7 +109,7 @@ class Client:
     def call(
         self, prepare: Callable[[], Request], read: Callable[[Reply], T], policy: RetryPolicy
     ) -> T:
-        """Send a request, read its reply (2xx) with `read`, and retry transient failures.
+        """Send a request and read its reply; retry transient failures.
 
         `prepare` is called for each attempt, so that it can ask for what is still missing.
 
@@ -185,7 +186,7 @@ class Client:
         return "\r\n".join([*lines, "\r\n"]).encode() + request.body
 
     def _correct_clock(self, error: ServiceError) -> bool:
-        """Use the service's clock from now on; return False if it agreed with ours."""
+        """Adopt the service's clock; return False if it agrees with ours."""
         service_time = _unix_time(error.date)
         our_time = self._clock()
         if service_time is None or abs(service_time - our_time - self._clock_offset_s) < SKEW_S:
@@ -217,7 +218,7 @@ def _service_error(reply: Reply) -> ServiceError:
 
 
 def _error_code(reply: Reply, body: bytes, details: Mapping[str, Any]) -> str:
-    """Return the code of an error reply, or its status if it names none."""
+    """Return the error code of a reply, by default its status."""
     name = reply.headers.get("x-amzn-errortype") or details.get("__type")
     if name:  # "com.amazonaws.dynamodb.v20120810#Code:http://…"
         return str(name).partition(":")[0].rpartition("#")[2]

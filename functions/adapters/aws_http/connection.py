@@ -1,15 +1,11 @@
-"""HTTP/1.1 over a socket, with a pool of kept connections.
+"""HTTP/1.1 over a socket.
 
 Only what S3 and DynamoDB need: requests with a body in memory, strictly parsed replies, bodies
 read straight into a buffer, and a deadline for each reply as a whole.
 """
 
-import contextlib
 import re
 import socket
-import threading
-import time
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -18,8 +14,7 @@ from functions.adapters.aws_http.endpoint import Endpoint, Trust
 HEAD_LIMIT = 32 * 1024  # bytes of status line and headers
 HEADERS_LIMIT = 100
 CHUNK_LINE_LIMIT = 1024  # bytes
-IDLE_S = 20.0  # services close idle connections after about as long
-RECEIVE_BYTES = 4096  # of a head; bodies are received into their buffer
+RECEIVE_BYTES = 4096  # at a time of a head; a body is received into its buffer
 BUFFER_BYTES = 64 * 1024  # for a body of unknown length
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
@@ -28,7 +23,7 @@ _NO_BODY = {204, 304}
 
 
 class BrokenConnection(Exception):
-    """Failure to get a whole reply: refused, reset, too slow or not valid HTTP.
+    """Connection that gave no whole reply: refused, reset, slow or malformed.
 
     `answered` is False if the peer closed the connection before the first byte of its reply,
     which happens to a stale connection.
@@ -50,7 +45,7 @@ class Connection:
         """
         self._read_s = read_s
         self._deadline = deadline
-        self._received = memoryview(b"")  # but not read yet
+        self._received = memoryview(b"")  # received bytes that are not read yet
         self.pooled_at = 0.0  # Unix time; 0 for a new connection, which cannot be stale
         self._socket = self._connect(endpoint)
         try:
@@ -79,7 +74,9 @@ class Connection:
         self._socket = context.wrap_socket(self._socket, server_hostname=host)
 
     def ask(self, message: bytes, deadline: float) -> "Reply":
-        """Send a request and read the head of its reply; `deadline` holds for its body, too.
+        """Send a request and read the head of its reply.
+
+        `deadline` also holds for reading the body.
 
         Raises:
             BrokenConnection: there is no reply; `answered` says whether it had begun.
@@ -97,7 +94,10 @@ class Connection:
         self._socket.close()
 
     def receive_into(self, view: memoryview) -> int:
-        """Receive up to `len(view)` bytes; return their number, 0 if the peer has closed."""
+        """Receive up to `len(view)` bytes; return their number.
+
+        0 means that the peer has closed the connection.
+        """
         if self._received:
             count = min(len(view), len(self._received))
             view[:count] = self._received[:count]
@@ -126,7 +126,7 @@ class Connection:
 
     @property
     def has_unread_bytes(self) -> bool:
-        """Whether bytes were received beyond the reply."""
+        """True if bytes arrived beyond the reply."""
         return len(self._received) > 0
 
     def _receive(self, *, answered: bool) -> bytes:
@@ -147,7 +147,9 @@ class Connection:
 
 
 class Reply:
-    """HTTP reply whose head has been read; names in `headers` are lower case.
+    """HTTP reply whose head has been read.
+
+    The names in `headers` are lower case.
 
     Raises:
         BrokenConnection: it is not valid HTTP, or ends too early.
@@ -165,7 +167,9 @@ class Reply:
         if (length is None) == (coding is None) or coding not in (None, "chunked"):
             raise BrokenConnection("the length of an answer is not clear")
         self._chunked = coding is not None
-        self._left = _parse_length(length) if length is not None else 0  # of the body or a chunk
+        self._left = (
+            _parse_length(length) if length is not None else 0
+        )  # bytes of the body or chunk
         self._ended = not self._chunked and not self._left
         self._keeps = minor == 1 and "close" not in self.headers.get("connection", "").lower()
 
@@ -176,11 +180,14 @@ class Reply:
 
     @property
     def connection_reusable(self) -> bool:
-        """Whether the next request may use the same connection."""
+        """True if the next request may use the same connection."""
         return self._keeps and self._ended and not self._connection.has_unread_bytes
 
     def read_into(self, view: memoryview) -> int:
-        """Read up to `len(view)` bytes of the body; return their number, 0 at its end."""
+        """Read up to `len(view)` bytes of the body; return their number.
+
+        0 means the end of the body.
+        """
         if self._chunked and not self._ended and not self._left:
             self._begin_chunk()
         if self._ended or not len(view):
@@ -249,7 +256,7 @@ def _parse_head(head: bytes) -> tuple[int, int, dict[str, str]]:
 
 
 def _merge(name: str, before: str | None, value: str) -> str:
-    """Return the value of a header that may be repeated; differing lengths are refused."""
+    """Combine the values of a repeated header; refuse differing lengths."""
     if before is None:
         return value
     if name in ("content-length", "transfer-encoding") and before != value:
@@ -261,52 +268,3 @@ def _parse_length(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII):
         raise BrokenConnection("the length of an answer is no number")
     return int(text)
-
-
-class Pool:
-    """Idle connections to one endpoint, shared by threads; the last returned is used first."""
-
-    def __init__(self, connect: Callable[[float], Connection]) -> None:
-        """Create an empty pool; `connect` opens a connection before a deadline."""
-        self._connect = connect
-        self._idle: list[Connection] = []  # append and pop are atomic
-
-    def take(self, deadline: float) -> Connection:
-        """Return an idle connection, or open one."""
-        while (connection := self._pop()) is not None:
-            if time.time() - connection.pooled_at < IDLE_S:
-                return connection
-            connection.close()
-        return self._connect(deadline)
-
-    def reconnect(self, deadline: float) -> Connection:
-        """Open a connection after one was stale: the idle ones are older, so they are closed."""
-        self.close()
-        return self._connect(deadline)
-
-    def put_back(self, connection: Connection) -> None:
-        """Keep a connection for later requests."""
-        connection.pooled_at = time.time()  # unlike monotonic, goes on while Lambda freezes us
-        self._idle.append(connection)
-
-    def preconnect(self, count: int, deadline: float) -> None:
-        """Open connections in threads; a failure shows when a connection is needed."""
-        for _ in range(count):
-            threading.Thread(
-                target=self._add, args=(deadline,), name="connect", daemon=True
-            ).start()
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        while (connection := self._pop()) is not None:
-            connection.close()
-
-    def _pop(self) -> Connection | None:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return None
-
-    def _add(self, deadline: float) -> None:
-        with contextlib.suppress(BrokenConnection):
-            self.put_back(self._connect(deadline))

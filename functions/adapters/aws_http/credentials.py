@@ -23,7 +23,10 @@ ANSWER_LIMIT = 64 * 1024  # bytes
 
 
 class EnvironmentCredentials:
-    """Credentials of this process, looked up at each call, because they are rotated."""
+    """Credentials of this process, looked up at each call.
+
+    Both kinds are rotated while the process lives.
+    """
 
     def __init__(
         self, environment: Mapping[str, str], trust: Trust, clock: Callable[[], float] = time.time
@@ -71,7 +74,7 @@ class EnvironmentCredentials:
         return Credentials(key, secret, self._environment.get("AWS_SESSION_TOKEN") or None)
 
     def _fetch(self) -> tuple[Credentials, float]:
-        """Fetch credentials from the endpoint; return them with the time of their expiry."""
+        """Fetch credentials and their expiry from the endpoint."""
         url, _, query = self._environment[ADDRESS].partition("?")
         endpoint = Endpoint.parse(url)
         if not endpoint.tls and endpoint.host not in _LOCAL:

@@ -43,7 +43,7 @@ class DynamoCalls:
 
 
 def _prepare(operation: str, request: Mapping[str, Any]) -> Request:
-    if operation == TRANSACT:  # so that a retry after a lost reply is not applied twice
+    if operation == TRANSACT:  # keeps a retry after a lost reply from being applied twice
         request = {"ClientRequestToken": os.urandom(16).hex(), **request}
     body = json.dumps(request, separators=(",", ":")).encode()
     headers = {

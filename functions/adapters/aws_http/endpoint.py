@@ -1,4 +1,4 @@
-"""Address of a service, and the certificate authorities that connections to it trust."""
+"""Addresses of services, and trusted certificate authorities."""
 
 import threading
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Region, endpoints and credentials from the variables that Lambda and the AWS SDKs share."""
+"""Region, endpoints and credentials from the AWS SDKs' environment variables."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Settings:
         return Endpoint.parse(url)
 
     def bucket(self, name: str) -> tuple[Endpoint, str]:
-        """Return the endpoint of a bucket and the path prefix of its keys.
+        """Return a bucket's endpoint and the path prefix of its keys.
 
         The bucket is part of the host name unless the endpoint is configured or, because of a
         dot, AWS's certificate would not match.

@@ -1,4 +1,4 @@
-"""Names, sizes and SHA-256 digests of the files that a sandbox has written.
+"""SHA-256 digests of the files that a sandbox has written.
 
 A digest is computed after the sandbox has ended: before, a hostile process could still write.
 """
@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from functions.core.errors import shown
-from functions.core.registration.sandbox_protocol import bad_answer
+from functions.core.registration.sandbox_answers import bad_answer
 from functions.core.registry.version import Blob
 
 
@@ -29,7 +29,7 @@ def hash_file(path: Path) -> Blob:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open an output file of the sandbox for reading, without following a link.
+    """Open an output file of the sandbox; never follow a link.
 
     Raises:
         InvalidModel: it is no regular file with one link; the code is `SANDBOX_BAD_ANSWER`.

@@ -1,4 +1,4 @@
-"""Manifest of a package, and the check of its tensors against the model's signature."""
+"""Parsed manifests, and their comparison with a model's signature."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

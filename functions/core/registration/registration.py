@@ -19,13 +19,13 @@ from functions.core.errors import InvalidModel, shown
 from functions.core.names import is_file_name
 from functions.core.registration.digests import hash_file, open_regular
 from functions.core.registration.manifest import ListedFile, Manifest, label_outputs
+from functions.core.registration.sandbox_answers import bad_answer
 from functions.core.registration.sandbox_protocol import (
     MANIFEST_BYTES,
     Brief,
     Built,
     Sandbox,
     Unpacked,
-    bad_answer,
     check_room,
 )
 from functions.core.registry.registry import Registry
@@ -42,7 +42,7 @@ class ObjectGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PinnedObject:
-    """Exact version of an S3 object; later writes to its key do not affect reads."""
+    """Exact version of an S3 object, unaffected by later writes."""
 
     source: Source
     version_id: str | None  # None in a bucket without versions: reads are conditional on the ETag
@@ -71,13 +71,14 @@ class Registration:
     blobs: BlobStore
     sandbox: Sandbox
     read_manifest: Callable[[bytes], Manifest]  # raises InvalidModel
-    memory_mb: int = 3008  # of the function that will serve the models
+    memory_mb: int = 3008  # memory of the function that will serve the models
     threads: int = 1  # processors of the function that will serve the models
 
     def register(self, upload: Upload) -> Version | None:
-        """Register `upload` as a READY or REJECTED version; None if its key is no model's.
+        """Register an upload as a READY or REJECTED version of its model.
 
-        Also None if the upload names no object version and the object is gone.
+        Return None if the key is no model's, or if the object is gone and no version of it
+        was named.
 
         Raises:
             InvalidModel: the key names no possible model.
@@ -120,7 +121,7 @@ class Registration:
         return replace(version, state=State.REJECTED, reason=reason)
 
     def _build(self, version: Version, form: Form, directory: Path) -> Version:
-        """Unpack and build in the sandbox, store the files, return the READY version."""
+        """Unpack, build and store a model; return its READY version."""
         unpacked = self.sandbox.unpack(form, directory)
         manifest = self._manifest_of_package(directory / "package") if unpacked.manifest else None
         built = self.sandbox.build(self._brief(unpacked, manifest), directory)
@@ -248,7 +249,7 @@ def _check_manifest_size(size_bytes: int) -> None:
 
 
 def _check_listing(files: tuple[ListedFile, ...]) -> None:
-    """Check that one model is listed, each file once and by a relative path.
+    """Check a manifest's file list: one model, relative paths, no duplicates.
 
     Raises:
         InvalidModel: `NO_MODEL` or `BAD_FILE_NAME`.

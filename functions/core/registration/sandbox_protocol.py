@@ -1,4 +1,4 @@
-"""Messages between a registration and the sandbox, and the checks on its answers.
+"""Steps of the sandbox, and the messages for their tasks and answers.
 
 The sandbox is a process for one upload: `adapters/sandbox.py` starts it, `functions/sandbox/` runs
 in it. It works in one directory:
@@ -7,38 +7,28 @@ in it. It works in one directory:
     package/   written by `unpack`: model, weights and manifest.json under flat names
     serving/   written by `build`: the files to store and serve
 
-The process has read hostile bytes, so its answer may be hostile, too: the type, size and range of
-each field are checked here, and the parent computes digests and file sizes itself.
+The parent checks its answers (`sandbox_answers.py`).
 """
 
-import math
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from functions.core.errors import InvalidModel, one_line, shown
-from functions.core.names import is_file_name
-from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
+from functions.core.errors import InvalidModel
+from functions.core.protocol.signature import Signature
 from functions.core.registry.load_plan import Plan
 from functions.core.uploads import Form
 
 MANIFEST_BYTES = 8 * 1024 * 1024
 REPORT_BYTES = 8 * 1024 * 1024  # one line of JSON; its largest field is the sample
 RESERVED_BYTES = 16 * 1024 * 1024  # stay free in the working directory
-FILES = 65  # a model and its weights
-TENSORS = 256
-RANK = 16
-TEXT = 512  # characters
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Content of package/: the .onnx file and the weight files that it refers to."""
+    """Unpacked upload: the .onnx file and its weight files in package/."""
 
     model: str
     weights: tuple[str, ...]
@@ -60,8 +50,8 @@ class Brief:
     atol: float = 1e-5
     # "int8", "fp16": a variant is used if its answers to the samples stay within the tolerance
     variants: tuple[str, ...] = ()
-    threads: int = 1  # of the function that will serve the model
-    memory_mb: int = 3008  # of the function that will serve the model
+    threads: int = 1  # processors of the function that will serve the model
+    memory_mb: int = 3008  # memory of the function that will serve the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,52 +118,6 @@ def rejection(error: InvalidModel) -> dict[str, Any]:
     return {"rejected": {"code": error.instance_code, "message": str(error)}}
 
 
-# --- answers: checked by the parent
-
-
-def read_unpacked(answer: object) -> Unpacked:
-    """Check the answer to `unpack_task`.
-
-    Raises:
-        InvalidModel: the sandbox rejected the upload, or `SANDBOX_BAD_ANSWER`.
-    """
-    fields = _fields(answer, {"model", "weights", "manifest", "graph", "ignored"})
-    model = _file_name(fields["model"])
-    weights = tuple(_list(fields["weights"], FILES, _file_name))
-    if len({model, "manifest.json", *weights}) != len(weights) + 2:
-        raise bad_answer("it named one file twice")
-    return Unpacked(
-        model=model,
-        weights=weights,
-        manifest=_boolean(fields["manifest"]),
-        graph=_graph(fields["graph"]),
-        ignored=tuple(_list(fields["ignored"], 64, lambda name: _text(name, TEXT))),
-    )
-
-
-def read_built(answer: object) -> Built:
-    """Check the answer to `build_task`.
-
-    Raises:
-        InvalidModel: the sandbox rejected the model, or `SANDBOX_BAD_ANSWER`.
-    """
-    fields = _fields(
-        answer, {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"}
-    )
-    files = tuple(_list(fields["files"], FILES, _file_name))
-    if not files or len(set(files)) != len(files):
-        raise bad_answer("`files` is empty or names one twice")
-    return Built(
-        files=files,
-        signature=_signature(fields["signature"]),
-        plan=_plan(fields["plan"]),
-        measured=_measured(fields["measured"]),
-        memory_mb=_integer(fields["memory_mb"], 1024 * 1024),
-        sample=_sample(fields["sample"]),
-        notes=tuple(_list(fields["notes"], 64, lambda note: _text(note, TEXT))),
-    )
-
-
 def check_room(size_bytes: int, directory: Path) -> None:
     """Check that `size_bytes` more fit into the temporary storage.
 
@@ -187,136 +131,3 @@ def check_room(size_bytes: int, directory: Path) -> None:
             "free: raise the parameter EphemeralStorage",
             code="TOO_LARGE",
         )
-
-
-def bad_answer(detail: str) -> InvalidModel:
-    """Return the error for a malformed answer: the upload controls the process."""
-    return InvalidModel(
-        f"the process that checks the model was taken over by it: {detail}",
-        code="SANDBOX_BAD_ANSWER",
-    )
-
-
-def _fields(answer: object, names: set[str]) -> dict[str, Any]:
-    """Return the fields of an answer, which have to be exactly `names`.
-
-    Raises:
-        InvalidModel: the answer is a rejection, or `SANDBOX_BAD_ANSWER`.
-    """
-    if not isinstance(answer, dict):
-        raise bad_answer("its answer is no object")
-    if answer.keys() == {"rejected"}:
-        raise _rejection_error(answer["rejected"])
-    if answer.keys() != names:
-        raise bad_answer(f"its answer has {shown(', '.join(sorted(map(str, answer))))}")
-    return answer
-
-
-def _rejection_error(reason: object) -> InvalidModel:
-    if not isinstance(reason, dict) or reason.keys() != {"code", "message"}:
-        return bad_answer("`rejected` is malformed")
-    code, message = reason["code"], reason["message"]
-    if not isinstance(code, str) or not re.fullmatch(r"[A-Z][A-Z0-9_]{2,39}", code, re.ASCII):
-        return bad_answer("`rejected.code` is malformed")
-    if not isinstance(message, str):
-        return bad_answer("`rejected.message` is malformed")
-    return InvalidModel(message, code=code)
-
-
-def _graph(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value.keys() <= _GRAPH_FIELDS.keys():
-        raise bad_answer("`graph` is malformed")
-    return {name: _GRAPH_FIELDS[name](item) for name, item in value.items()}
-
-
-def _measured(value: object) -> dict[str, float]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise bad_answer("`measured` is malformed")
-    return {_text(name, 64): _finite_number(number) for name, number in value.items()}
-
-
-def _sample(value: object) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict) or not value.keys() <= {"request", "response", "synthetic"}:
-        raise bad_answer("`sample` is malformed")
-    return value
-
-
-def _plan(value: object) -> Plan:
-    names = {"optimised", "prepacking", "threads", "warmup", "layout"}
-    if not isinstance(value, dict) or value.keys() != names:
-        raise bad_answer("`plan` is malformed")
-    if value["optimised"] not in ("none", "extended"):
-        raise bad_answer("`plan.optimised` is unknown")
-    flags = {name: _boolean(value[name]) for name in ("prepacking", "warmup", "layout")}
-    return Plan(optimised=value["optimised"], threads=_integer(value["threads"], 64), **flags)
-
-
-def _signature(value: object) -> Signature:
-    if not isinstance(value, dict) or value.keys() != {"inputs", "outputs"}:
-        raise bad_answer("`signature` is malformed")
-    inputs, outputs = (_list(value[side], TENSORS, _tensor_spec) for side in ("inputs", "outputs"))
-    for specs in (inputs, outputs):
-        if len({spec.name for spec in specs}) != len(specs):
-            raise bad_answer("`signature` names a tensor twice")
-    return Signature(tuple(inputs), tuple(outputs))
-
-
-def _tensor_spec(value: object) -> TensorSpec:
-    names = {"name", "datatype", "shape", "labels"}
-    if not isinstance(value, dict) or not value.keys() <= names:
-        raise bad_answer("`signature` is malformed")
-    if value.get("datatype") not in DATATYPES:
-        raise bad_answer("`signature` has an unknown datatype")
-    shape = tuple(_list(value.get("shape"), RANK, _dimension))
-    return TensorSpec(_text(value.get("name"), TEXT), value["datatype"], shape)
-
-
-def _dimension(value: object) -> int:
-    return DYNAMIC if value == DYNAMIC else _integer(value, 2**63 - 1)
-
-
-def _list(value: object, limit: int, read: Callable[[Any], T]) -> list[T]:
-    if not isinstance(value, list | tuple) or len(value) > limit:
-        raise bad_answer("a list in its answer is malformed or too long")
-    return [read(item) for item in value]
-
-
-def _file_name(value: object) -> str:
-    if not isinstance(value, str) or not is_file_name(value):
-        raise bad_answer("a file name in its answer is malformed")
-    return value
-
-
-def _text(value: object, limit: int) -> str:
-    if not isinstance(value, str) or len(value) > limit:
-        raise bad_answer("a text in its answer is malformed or too long")
-    return one_line(value, limit)
-
-
-def _integer(value: object, limit: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
-        raise bad_answer("a number in its answer is malformed")
-    return value
-
-
-def _finite_number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise bad_answer("a number in its answer is malformed")
-    return value
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise bad_answer("a truth value in its answer is malformed")
-    return value
-
-
-_GRAPH_FIELDS: Mapping[str, Callable[[object], Any]] = {
-    "opset": lambda value: _integer(value, 2**63),
-    "ir_version": lambda value: _integer(value, 2**63),
-    "producer": lambda value: _text(value, TEXT),
-    "nodes": lambda value: _integer(value, 2**63),
-    "refuses_empty": _boolean,
-}

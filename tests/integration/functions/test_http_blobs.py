@@ -378,7 +378,10 @@ def test_an_object_that_changes_all_the_time_is_not_served(
     server: FaultServer, stored: StoredObject, tmp_path: Path
 ) -> None:
     def another(seen: ReceivedRequest, line: ServerConnection) -> None:
-        line.send(stored.head(seen, etag=f'"{seen.number}"') + CONTENT[: len(stored.requested_range(seen))])
+        line.send(
+            stored.head(seen, etag=f'"{seen.number}"')
+            + CONTENT[: len(stored.requested_range(seen))]
+        )
 
     stored.faults = dict.fromkeys(range(1, 99), another)
 
@@ -484,7 +487,7 @@ def test_a_connection_that_idles_too_long_is_not_used(
     reading = Reading(server.url, connections=1)
     reading.fetch(tmp_path)
     assert server.connections == 1
-    monkeypatch.setattr("functions.adapters.aws_http.connection.IDLE_S", 0.0)
+    monkeypatch.setattr("functions.adapters.aws_http.pool.IDLE_S", 0.0)
 
     reading.fetch(tmp_path)
 

@@ -57,7 +57,9 @@ class Made:
         self.now = 1_800_000_000.0
 
     def client(self, service: str, url: str, *, timed: bool = False, **environment: str) -> Client:
-        settings = Settings.from_environment({**ENVIRONMENT, "AWS_ENDPOINT_URL": url, **environment})
+        settings = Settings.from_environment(
+            {**ENVIRONMENT, "AWS_ENDPOINT_URL": url, **environment}
+        )
         clock = {"clock": lambda: self.now} if timed else {}
         client = Client(
             settings, service, pause=self.waits.append, chance=lambda: 1.0, connect_s=10, **clock
@@ -492,8 +494,8 @@ def test_credentials_of_a_restored_environment(serve: Callable[..., FaultServer]
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{server.url}/creds?a=b",
         "AWS_CONTAINER_AUTHORIZATION_TOKEN": "secret word",
     }
-    from functions.adapters.aws_http.endpoint import Trust
     from functions.adapters.aws_http.credentials import EnvironmentCredentials
+    from functions.adapters.aws_http.endpoint import Trust
 
     credentials = EnvironmentCredentials(environment, Trust(), clock=lambda: now[0])
 

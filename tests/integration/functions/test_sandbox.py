@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from functions.adapters import sandbox
-from functions.adapters.sandbox import Limits, ProcessSandbox
+from functions.adapters import child_process
+from functions.adapters.child_process import Limits
+from functions.adapters.sandbox import ProcessSandbox
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.registration.sandbox_protocol import Brief
 from functions.core.uploads import Form
@@ -54,7 +55,7 @@ def unpack(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Unpack]
 
     def run(body: str, *, timeout_s: float = 10, **limits: int) -> object:
         monkeypatch.setattr(
-            sandbox,
+            child_process,
             "_START",
             TAKEN_OVER.format(body=textwrap.indent(textwrap.dedent(body), "    ")),
         )
@@ -195,12 +196,12 @@ def test_its_limits_are_set_before_it_gets_its_task(unpack: Unpack) -> None:
         ),
         ("while True: pass", "SANDBOX_TIMEOUT"),
         ("os.close(out)\ntime.sleep(60)", "SANDBOX_TIMEOUT"),
-        ("m._say(out, 'x' * 20_000_000)", "SANDBOX_BAD_ANSWER"),
+        ("m._write_line(out, 'x' * 20_000_000)", "SANDBOX_BAD_ANSWER"),
         ("while True: os.write(out, b'x' * 65536)", "SANDBOX_BAD_ANSWER"),
-        ("m._say(out, 'no json')", "SANDBOX_BAD_ANSWER"),
-        ("m._say(out, '[' * 100_000)", "SANDBOX_BAD_ANSWER"),
-        ("m._say(out, '{\"model\": NaN}')", "SANDBOX_BAD_ANSWER"),
-        ("m._say(out, '1' * 5000)", "SANDBOX_BAD_ANSWER"),
+        ("m._write_line(out, 'no json')", "SANDBOX_BAD_ANSWER"),
+        ("m._write_line(out, '[' * 100_000)", "SANDBOX_BAD_ANSWER"),
+        ("m._write_line(out, '{\"model\": NaN}')", "SANDBOX_BAD_ANSWER"),
+        ("m._write_line(out, '1' * 5000)", "SANDBOX_BAD_ANSWER"),
         ("return {}", "SANDBOX_BAD_ANSWER"),
         ("return []", "SANDBOX_BAD_ANSWER"),
         ("return {'rejected': {'code': 'no code', 'message': ''}}", "SANDBOX_BAD_ANSWER"),
@@ -250,7 +251,7 @@ def test_an_upload_is_tried_again_where_no_process_starts(
 def test_an_upload_is_tried_again_where_our_own_code_does_not_load(
     monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
-    monkeypatch.setattr(sandbox, "_START", "import nothing_of_this_name")
+    monkeypatch.setattr(child_process, "_START", "import nothing_of_this_name")
     with pytest.raises(Unavailable, match="did not start"):
         ProcessSandbox().unpack(Form.ONNX, directory)
 
@@ -268,9 +269,9 @@ def test_a_process_that_died_before_its_task_is_replaced(directory: Path) -> Non
 PARENT = """
 import sys, tempfile
 from pathlib import Path
-from functions.adapters import sandbox
+from functions.adapters import child_process, sandbox
 from functions.core.uploads import Form
-sandbox._START = sys.argv[1]
+child_process._START = sys.argv[1]
 directory = Path(sys.argv[2])
 sandbox.ProcessSandbox(spare=False).unpack(Form.ONNX, directory)
 """

@@ -11,6 +11,7 @@ import pytest
 
 from functions.core.errors import InvalidModel
 from functions.core.registration.registration import Registration
+from functions.core.registration.sandbox_answers import read_built, read_unpacked
 from functions.core.registration.sandbox_protocol import (
     Brief,
     Built,
@@ -18,8 +19,6 @@ from functions.core.registration.sandbox_protocol import (
     Unpacked,
     build_task,
     read_brief,
-    read_built,
-    read_unpacked,
     report,
 )
 from functions.core.registry.registry import Registry

@@ -1,0 +1,204 @@
+"""Child process with resource limits that answers tasks in JSON lines.
+
+It has an empty environment, no descriptors but its pipes, and a session of its own. It needs no
+/dev/shm, namespaces or root, which Lambda does not have.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from functions.core.errors import Unavailable
+from functions.core.registration.sandbox_answers import bad_answer
+from functions.core.registration.sandbox_protocol import REPORT_BYTES
+
+ROOT = Path(__file__).parents[2]  # folder of the package `functions`
+START_S = 30  # s to start Python and load onnxruntime from a cold disk
+ADDRESS_MB = 8 * 1024
+EXIT_POLL_S = 0.002
+# -I: no PYTHON* variables, no current directory; -S: no site-packages hooks; -B: no .pyc files
+_FLAGS = ("-I", "-S", "-B")
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from functions.sandbox import __main__ as m; "
+    "m.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Resource limits of a child process.
+
+    Linux does not apply RLIMIT_NPROC, i.e. `threads`, to root.
+    """
+
+    memory_mb: int = 2048
+    address_mb: int = ADDRESS_MB  # beyond memory_mb: mapped files, stacks, reserved heaps
+    cpu_s: int = 90
+    file_mb: int = 10 * 1024
+    files: int = 128
+    threads: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Resources that a process used.
+
+    `peak_mb` is at least the parent's own size at the start, because Linux inherits the counter.
+    """
+
+    step: str
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+
+
+class ChildEnded(Exception):
+    """Child process that ended, or was killed, without an answer.
+
+    The message is "timeout", "memory", a signal's name or an exit status. `ready`: the child had
+    started, so its task is at fault.
+    """
+
+    def __init__(self, message: str, *, ready: bool) -> None:
+        super().__init__(message)
+        self.ready = ready
+
+
+class Child:
+    """Child process that runs tasks of one step."""
+
+    usage: Usage  # set when the process has ended
+
+    def __init__(self, step: str, limits: Limits, environment: Mapping[str, str]) -> None:
+        """Start the process.
+
+        Raises:
+            Unavailable: it could not be started.
+        """
+        self.step = step
+        self.ready = False
+        self._buffer = bytearray()
+        self._started = time.monotonic()
+        self._answers, write_end = os.pipe()
+        paths = [str(ROOT), *(path for path in sys.path if Path(path).is_absolute())]
+        arguments = [json.dumps(paths), step, str(write_end), str(os.getpid())]
+        command = [sys.executable, *_FLAGS, "-c", _START, *arguments, json.dumps(asdict(limits))]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment), cwd="/", start_new_session=True, pass_fds=(write_end,),
+                bufsize=0, stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        except OSError as error:
+            os.close(self._answers)
+            raise Unavailable(
+                f"no process could be started to check the upload: {error.strerror}"
+            ) from error
+        finally:
+            os.close(write_end)
+
+    def ask(self, task: Mapping[str, Any], timeout_s: float) -> object:
+        """Send a task and return its answer, parsed from JSON.
+
+        Raises:
+            ChildEnded: there is no answer.
+            InvalidModel: the answer is no line of JSON of a bounded length; the code is
+                `SANDBOX_BAD_ANSWER`.
+        """
+        if not self.ready:
+            if self._read_line(time.monotonic() + START_S) != b"ready":
+                raise ChildEnded("it did not start", ready=False)
+            self.ready = True
+        deadline = time.monotonic() + timeout_s
+        self._write(json.dumps(task).encode() + b"\n", deadline)
+        try:
+            return json.loads(self._read_line(deadline), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise bad_answer("its answer is no JSON") from error
+
+    def kill(self) -> Usage:
+        """Kill the process and its session; return what it used."""
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._reap()
+        if self._process.stdin:
+            self._process.stdin.close()
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
+        return self.usage
+
+    def _reap(self) -> int:
+        _, status, used = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        wall, cpu = time.monotonic() - self._started, used.ru_utime + used.ru_stime
+        self.usage = Usage(self.step, wall, cpu, peak_mb=used.ru_maxrss / 1024)
+        return self._process.returncode
+
+    def _read_line(self, deadline: float) -> bytes:
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > REPORT_BYTES:
+                raise bad_answer("its answer is too long")
+            if not poll.poll(_milliseconds_until(deadline)):
+                raise ChildEnded("timeout", ready=self.ready)
+            chunk = os.read(self._answers, 1024 * 1024)
+            if not chunk:
+                self._raise_ended(deadline)
+            self._buffer += chunk
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    def _write(self, data: bytes, deadline: float) -> None:
+        assert self._process.stdin  # noqa: S101 (it is a pipe)
+        descriptor = self._process.stdin.fileno()
+        os.set_blocking(descriptor, False)
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        rest = memoryview(data)
+        try:
+            while rest:
+                if not poll.poll(_milliseconds_until(deadline)):
+                    raise ChildEnded("timeout", ready=self.ready)
+                rest = rest[os.write(descriptor, rest) :]
+        except BrokenPipeError:
+            self._raise_ended(deadline)
+
+    def _raise_ended(self, deadline: float) -> NoReturn:
+        """Wait for the process to exit, and raise its cause.
+
+        Freeing gigabytes of memory may take the kernel a moment.
+        """
+        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                raise ChildEnded("timeout", ready=self.ready)
+            time.sleep(EXIT_POLL_S)
+        raise ChildEnded(_cause(self._reap()), ready=self.ready)
+
+
+def _milliseconds_until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic()) * 1000
+
+
+def _cause(exit_code: int) -> str:
+    if exit_code == -signal.SIGXCPU:
+        return "timeout"
+    if exit_code == -signal.SIGKILL:  # sent by the kernel when memory runs out
+        return "memory"
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit {exit_code}"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
