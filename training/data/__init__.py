@@ -1,7 +1,4 @@
-"""Data as arrays, split once: bundled, texts, synthetic, or a user's own files. No torch here.
-
-Clients use it for their test sets, too.
-"""
+"""Data sets as arrays, split into parts once, without torch."""
 
 from training.data.bundled import digits
 from training.data.dataset import SPLIT_SEED, Dataset, Examples, digest, split

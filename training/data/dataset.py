@@ -1,4 +1,4 @@
-"""Examples, and a data set of them in three parts that no row and no group shares."""
+"""Data sets, and their split into parts that share no group."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from numpy.typing import NDArray
 from training.errors import InvalidData, InvalidValue, WrongShape
 
 PARTS = ("train", "validation", "test")
-BEST_POSSIBLE = "best possible"  # reference of the generators that know their noise: unbeatable, no baseline
-SPLIT_SEED = (
-    20  # fixed: a split that moves with the training seed would leak test rows into earlier models
-)
+SPLIT_SEED = 20  # fixed: splitting by training seed would leak test rows into earlier models
+BEST_POSSIBLE = "best possible"  # reference of generators that know their noise; no baseline
+ADVICE = "fill it, or leave the row out"
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Rows: inputs by tensor name, each (n, ...), float32, int64, or object arrays of str; target (n, ...).
+    """Rows of a data set: inputs, target, groups and reference predictions.
 
-    `groups` (n,) says which rows belong together: one speaker, one user, one module. `references` holds what the source of
-    the data says of each row without a model, by name: a naive forecast, the best possible one.
+    Inputs, by tensor name, are (n, ...) float32, int64, or object arrays of str; the target is (n,
+    ...). Rows of one group (one speaker, user, module) stay in one part. References are predictions
+    that the source of the data makes without a model, such as a naive forecast or the best possible
+    one.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     target: NDArray[Any]
-    groups: NDArray[Any] | None = None
+    groups: NDArray[Any] | None = None  # (n,)
     references: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)
 
     def take(self, rows: NDArray[np.int64] | Sequence[int] | slice) -> Examples:
-        """These rows, in this order."""
+        """Return the given rows, in the given order."""
         return Examples(
             {name: values[rows] for name, values in self.inputs.items()},
             self.target[rows],
@@ -47,40 +48,31 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One data set in three parts. `test` is touched once, after training."""
+    """Data set in three parts; `test` is used once, after training."""
 
     train: Examples
     validation: Examples
     test: Examples
     source: str  # "sklearn:digits", "synthetic:speech-formant@1?seed=7", "file:churn.csv"
-    sha256: str  # of the raw values, before any scaling
-    split: Mapping[
-        str, Any
-    ]  # {"seed": 20, "by": "row" or what a group is, "train": rows, "validation": …, "test": …}
-    labels: tuple[str, ...] = ()  # class names, where the data itself knows them
-    columns: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # input → what its columns are, where it is a table
+    sha256: str  # digest of the raw values, before any scaling
+    # {"seed": 20, "by": "row" or the kind of group, "train": rows, "validation": …, "test": …}
+    split: Mapping[str, Any]
+    labels: tuple[str, ...] = ()  # class names, if the source has them
+    # Names of a table's columns, by input.
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def digest(*arrays: NDArray[Any]) -> str:
-    """sha256 of raw values: numbers to 4 decimals (machines differ in the last bits), texts as UTF-8, shapes."""
-    told = hashlib.sha256()
+    """Compute a SHA-256 over the shapes and values of arrays.
+
+    Floats are rounded to 4 decimals, since machines differ in the last bits. Texts are hashed as
+    UTF-8.
+    """
+    sha256 = hashlib.sha256()
     for values in arrays:
-        told.update(f"{values.shape};".encode())
-        if values.dtype.kind == "f":
-            known = np.isfinite(values)
-            whole = np.rint(np.where(known, values, 0).astype(np.float64) * 10_000).astype("<i8")
-            told.update(np.where(known, whole, -(2**63)).astype("<i8").tobytes())
-        elif values.dtype.kind in "iub":
-            told.update(values.astype("<i8").tobytes())
-        else:
-            told.update(
-                b"".join(
-                    str(text).encode("utf-8", "surrogatepass") + b"\0" for text in values.ravel()
-                )
-            )
-    return told.hexdigest()
+        sha256.update(f"{values.shape};".encode())
+        sha256.update(_canonical_bytes(values))
+    return sha256.hexdigest()
 
 
 def split(
@@ -96,157 +88,195 @@ def split(
     test: float | Examples = 0.2,
     gaps: bool = False,
 ) -> Dataset:
-    """Rows in three parts; `by` other than "row" says what a group is, and no group is in two parts.
+    """Split examples into train, validation and test part.
 
-    Numbers get the types of tensors: float64 becomes float32, whole targets int64. With `gaps`, inputs may hold NaN.
+    `by` is "row", or the kind of group (`examples.groups`) that must stay in one part. Each part
+    gets the same share of every class, as far as groups allow; `stratify` overrides this default
+    for class numbers. `validation` and `test` are shares, or parts that the user has set apart.
 
-    Class numbers have the same share in every part, as far as groups allow; `stratify` says otherwise. Parts that the
-    user made beforehand are given as they are, instead of their share.
+    Values get the dtypes of tensors: float64 becomes float32, whole targets become int64. Inputs
+    may hold NaN only with `gaps`.
 
     Raises:
-        InvalidData: inputs and target differ in length, or hold what they may not; too few rows, groups, or rows of one
-            class to have the parts; a group in two that were given.
+        InvalidData: inputs and target differ in length or hold unusable values; there are too few
+            rows, groups, or rows of a class; a group is in two parts that the user set apart.
     """
-    examples = _checked(examples, source, gaps, columns or {})
-    validation, test = (
-        _checked(part, f"{source}, {name} part", gaps, columns or {})
-        if isinstance(part, Examples)
-        else part
+    names = columns or {}
+    examples = _checked(examples, source, gaps, names)
+    separate = {
+        name: _checked(part, f"{source}, {name} part", gaps, names)
         for name, part in zip(PARTS[1:], (validation, test), strict=True)
-    )
+        if isinstance(part, Examples)
+    }
+    shares = [0.0 if isinstance(part, Examples) else part for part in (validation, test)]
     if stratify is None:
         stratify = examples.target.ndim == 1 and examples.target.dtype.kind in "iub"
     classes = examples.target if stratify else np.zeros(len(examples), np.int64)
-    given = [part if isinstance(part, Examples) else None for part in (None, validation, test)]
-    shares = [0.0 if isinstance(part, Examples) else part for part in (validation, test)]
     if by == "row":
-        rows = _rows(classes, shares, labels, source)
+        rows = _split_rows(classes, shares, labels, source)
     elif examples.groups is None:
         raise InvalidData(f"{source}: a split by {by} needs the group of each row")
     else:
-        rows = _groups(classes, examples.groups, shares, by, source)
+        rows = _split_groups(classes, examples.groups, shares, by, source)
     parts = [
-        examples.take(taken) if ready is None else ready
-        for ready, taken in zip(given, rows, strict=True)
+        separate[name] if name in separate else examples.take(numbers)
+        for name, numbers in zip(PARTS, rows, strict=True)
     ]
     if by != "row":
         _check_groups(parts, by, source)
     sizes = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
-    train, tuning, held_out = parts
+    train_part, validation_part, test_part = parts
     return Dataset(
-        train,
-        tuning,
-        held_out,
+        train_part,
+        validation_part,
+        test_part,
         source=source,
         sha256=sha256,
         split={"seed": SPLIT_SEED, "by": by, **sizes},
         labels=tuple(labels),
-        columns={name: tuple(names) for name, names in (columns or {}).items()},
+        columns={name: tuple(values) for name, values in names.items()},
     )
+
+
+def _canonical_bytes(values: NDArray[Any]) -> bytes:
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        whole = np.rint(np.where(finite, values, 0).astype(np.float64) * 10_000).astype("<i8")
+        return np.where(finite, whole, -(2**63)).astype("<i8").tobytes()
+    if values.dtype.kind in "iub":
+        return values.astype("<i8").tobytes()
+    texts = (str(text).encode("utf-8", "surrogatepass") for text in values.ravel())
+    return b"".join(text + b"\0" for text in texts)
 
 
 def _checked(
     examples: Examples, source: str, gaps: bool, columns: Mapping[str, Sequence[str]]
 ) -> Examples:
-    """`examples` with the types of tensors."""
-    inputs = {name: _plain(np.asarray(values)) for name, values in examples.inputs.items()}
+    """Return `examples` with the dtypes of tensors, after checking lengths and values."""
+    inputs = {name: _tensor_dtype(np.asarray(values)) for name, values in examples.inputs.items()}
     target = np.asarray(examples.target)
     if target.dtype.kind not in "fiub":
         raise InvalidValue(
-            f"{source}: the target is no number; give class numbers, and names of the classes as labels"
+            f"{source}: the target is no number; "
+            "give class numbers, and names of the classes as labels"
         )
     target = target.astype(np.float32 if target.dtype.kind == "f" else np.int64, copy=False)
-    beside = inputs if examples.groups is None else {**inputs, "groups": examples.groups}
-    for name, values in beside.items():
-        if not values.ndim or len(values) != len(target):
-            counts = f"{name!r} has {len(values) if values.ndim else 0} rows, and the target has {len(target)}"
+    arrays = inputs if examples.groups is None else {**inputs, "groups": examples.groups}
+    for name, values in arrays.items():
+        rows = len(values) if values.ndim else 0
+        if not values.ndim or rows != len(target):
+            counts = f"{name!r} has {rows} rows, and the target has {len(target)}"
             raise WrongShape(f"{source}: {counts}")
-    for name, values in {**inputs, "target": target}.items():
-        if values.dtype.kind != "f":
-            continue
-        wrong = np.isinf(values) if gaps and name != "target" else ~np.isfinite(values)
-        if wrong.any():
-            row, *others = (int(number) for number in np.argwhere(wrong)[0])
-            at = f", column {columns[name][others[0]]!r}" if name in columns and others else ""
-            at = at or (f", column {others[0] + 1}" if len(others) == 1 else "")
-            advice = "fill it, or leave the row out"
-            raise InvalidValue(
-                f"{source}, row {row + 1}{at}: {name!r} holds {values[row][*others]}; {advice}"
-            )
+    for name, values in inputs.items():
+        _check_values(name, values, source, gaps, columns.get(name))
+    _check_values("target", target, source, False, None)
     return replace(examples, inputs=inputs, target=target)
 
 
-def _plain(values: NDArray[Any]) -> NDArray[Any]:
+def _tensor_dtype(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "U":
         return values.astype(object)
-    return (
-        values.astype(np.float32)
-        if values.dtype.kind == "b" or values.dtype == np.float64
-        else values
-    )
+    if values.dtype.kind == "b" or values.dtype == np.float64:
+        return values.astype(np.float32)
+    return values
 
 
-def _rows(
+def _check_values(
+    name: str, values: NDArray[Any], source: str, gaps: bool, columns: Sequence[str] | None
+) -> None:
+    if values.dtype.kind != "f":
+        return
+    wrong = np.isinf(values) if gaps else ~np.isfinite(values)
+    if not wrong.any():
+        return
+    row, *index = (int(number) for number in np.argwhere(wrong)[0])
+    column = ""
+    if columns is not None and index:
+        column = f", column {columns[index[0]]!r}"
+    elif len(index) == 1:
+        column = f", column {index[0] + 1}"
+    value = values[row][*index]
+    raise InvalidValue(f"{source}, row {row + 1}{column}: {name!r} holds {value}; {ADVICE}")
+
+
+def _split_rows(
     classes: NDArray[Any], shares: Sequence[float], labels: Sequence[str], source: str
 ) -> list[NDArray[np.int64]]:
-    from sklearn.model_selection import train_test_split
+    """Return the row numbers of the three parts, stratified by class."""
+    validation, test = (round(len(classes) * share) for share in shares)
+    smallest = min([len(classes), *(round(len(classes) * share) for share in shares if share > 0)])
+    parts = 1 + sum(share > 0 for share in shares)
+    _check_class_counts(classes, smallest, parts, labels, source)
+    rest, test_rows = _cut(np.arange(len(classes)), test, classes)
+    train_rows, validation_rows = _cut(rest, validation, classes)
+    return [train_rows, validation_rows, test_rows]
 
+
+def _check_class_counts(
+    classes: NDArray[Any], smallest: int, parts: int, labels: Sequence[str], source: str
+) -> None:
+    """Refuse a split that leaves a part without a class.
+
+    `smallest` is the number of rows of the smallest part.
+    """
     values, counts = np.unique(classes, return_counts=True)
-    sizes = [round(len(classes) * share) for share in shares]
-    wanted = 1 + sum(share > 0 for share in shares)
-    if min(
-        size for size, share in zip([len(classes), *sizes], [1, *shares], strict=True) if share
-    ) < max(len(values), 1):
-        what = f" with {len(values)} classes in each" if len(values) > 1 else ""
-        raise InvalidData(f"{source}: {len(classes)} rows are too few for {wanted} parts{what}")
-    if counts.min() < wanted:
+    if smallest < max(len(values), 1):
+        each = f" with {len(values)} classes in each" if len(values) > 1 else ""
+        raise InvalidData(f"{source}: {len(classes)} rows are too few for {parts} parts{each}")
+    if counts.min() < parts:
         rare = values[counts.argmin()]
         name = labels[rare] if len(labels) > rare else rare
         has = f"{counts.min()} row{'s' if counts.min() > 1 else ''}"
         raise InvalidData(
-            f"{source}: class {str(name)!r} has {has}; each needs {wanted}, one for every part"
+            f"{source}: class {str(name)!r} has {has}; each needs {parts}, one for every part"
         )
 
-    def parts(rows: NDArray[np.int64], size: int) -> Any:
-        if not size:
-            return rows, rows[:0]
-        return train_test_split(
-            rows, test_size=size, stratify=classes[rows], random_state=SPLIT_SEED
-        )
 
-    rest, held_out = parts(np.arange(len(classes)), sizes[1])
-    train, tuning = parts(rest, sizes[0])
-    return [train, tuning, held_out]
+def _cut(rows: NDArray[np.int64], size: int, classes: NDArray[Any]) -> Any:
+    """Split `size` rows off, stratified by class."""
+    from sklearn.model_selection import train_test_split
+
+    if not size:
+        return rows, rows[:0]
+    return train_test_split(rows, test_size=size, stratify=classes[rows], random_state=SPLIT_SEED)
 
 
-def _groups(
+def _split_groups(
     classes: NDArray[Any], groups: NDArray[Any], fractions: Sequence[float], by: str, source: str
 ) -> list[NDArray[np.int64]]:
-    """Largest group first, each to the part whose class counts it brings closest to what they should be."""
+    """Return the row numbers of the three parts, without dividing a group.
+
+    Largest first, each group goes to the part whose class counts it brings closest to their goal.
+    """
     shares = np.array([1 - sum(fractions), *fractions])
-    names, group_of = np.unique(groups, return_inverse=True)
+    names, group_of_row = np.unique(groups, return_inverse=True)
     if len(names) < (shares > 0).sum():
         raise InvalidData(
             f"{source}: {len(names)} groups ({by}) are too few for {(shares > 0).sum()} parts"
         )
-    _, class_of = np.unique(classes, return_inverse=True)
-    counts = np.zeros((len(names), class_of.max() + 1))
-    np.add.at(counts, (group_of, class_of), 1)
-    wanted = np.outer(shares, counts.sum(axis=0))
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(names))
+    _, class_of_row = np.unique(classes, return_inverse=True)
+    counts = np.zeros((len(names), class_of_row.max() + 1))
+    np.add.at(counts, (group_of_row, class_of_row), 1)
+    part_of_group = _assign(counts, shares)
+    return [np.flatnonzero(part_of_group[group_of_row] == part) for part in range(3)]
+
+
+def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the part of each group, from its class counts (groups, classes)."""
+    goal = np.outer(shares, counts.sum(axis=0))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(counts))
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    have, part_of = np.zeros_like(wanted), np.zeros(len(names), np.int64)
+    have, part_of_group = np.zeros_like(goal), np.zeros(len(counts), np.int64)
     for left, group in zip(range(len(order), 0, -1), order, strict=True):
-        cost = (
-            ((have + counts[group] - wanted) ** 2 - (have - wanted) ** 2) / np.maximum(wanted, 1e-9)
-        ).sum(axis=1)
+        growth = (have + counts[group] - goal) ** 2 - (have - goal) ** 2
+        cost = (growth / np.maximum(goal, 1e-9)).sum(axis=1)
         cost[shares == 0] = np.inf
         empty = (have.sum(axis=1) == 0) & (shares > 0)
         if left <= empty.sum():
-            cost[~empty] = np.inf  # no part goes without
-        part_of[group] = cost.argmin()
-        have[part_of[group]] += counts[group]
-    return [np.flatnonzero(part_of[group_of] == part) for part in range(3)]
+            cost[~empty] = np.inf  # the last groups fill the parts that are still empty
+        part_of_group[group] = cost.argmin()
+        have[part_of_group[group]] += counts[group]
+    return part_of_group
 
 
 def _check_groups(parts: Sequence[Examples], by: str, source: str) -> None:
@@ -258,7 +288,6 @@ def _check_groups(parts: Sequence[Examples], by: str, source: str) -> None:
             )
         for group in np.unique(part.groups).tolist():
             if group in first:
-                raise InvalidData(
-                    f"{source}: {by} {str(group)!r} is in the {first[group]} and in the {name} part"
-                )
+                parts_named = f"in the {first[group]} and in the {name} part"
+                raise InvalidData(f"{source}: {by} {str(group)!r} is {parts_named}")
             first[group] = name

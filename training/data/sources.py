@@ -1,4 +1,4 @@
-"""Where a user's data lie: the files of a channel's folder, what they are called, and the parts they make."""
+"""Users' data files: find them by part, read and split them."""
 
 from __future__ import annotations
 
@@ -6,122 +6,132 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from training.data.dataset import PARTS, Dataset, Examples, split
 from training.errors import InvalidData, MissingColumn, NoRows, UnknownLabel
 
-Where = (
-    Path | Mapping[str, Path]
-)  # a file or folder that is split, or one for each of train, validation and test
+# A file or folder that is split, or one for each of train, validation and test.
+Location = Path | Mapping[str, Path]
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was read of some files: rows, and what later files have to agree with."""
+class Part:
+    """Rows of one part of a data set, with labels and columns."""
 
     examples: Examples
     labels: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-Reader = Callable[
-    [Sequence[Path], Read | None], Read
-]  # (files, the training part if it was read before)
+# Reads the files of one part; the second argument is the training part, None while reading it.
+Reader = Callable[[Sequence[Path], Part | None], Part]
 
 
-def parts(where: Where, endings: Sequence[str], *, deep: bool = False) -> dict[str, list[Path]]:
-    """The files with one of `endings` by part; of a single folder they are all of the training part.
-
-    Raises:
-        InvalidData: there are none.
-    """
-    folders = (
-        {"train": where}
-        if isinstance(where, Path)
-        else {name: where[name] for name in PARTS if name in where}
-    )
-    if "train" not in folders:
-        raise MissingColumn(
-            f"there is no channel train; there are {', '.join(sorted(folders)) or 'none'}"
-        )
-    return {name: find(folder, endings, deep=deep) for name, folder in folders.items()}
-
-
-def load(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) -> Dataset:
-    """Read the files of the training part, and then those of the parts that the user has set apart.
+def load(
+    location: Location, endings: Sequence[str], read: Reader, *, by: str, deep: bool = False
+) -> Dataset:
+    """Find a user's files and load them as a data set.
 
     Raises:
-        InvalidData: what is there does not fit.
+        InvalidData: the files are missing, unreadable, or do not match each other.
     """
+    return load_files(find_parts(location, endings, deep=deep), read, by=by)
+
+
+def load_files(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) -> Dataset:
+    """Load files as a data set, split unless all parts have files.
+
+    Raises:
+        InvalidData: the files are unreadable or do not match each other.
+    """
+    source = title(paths["train"])
     train = read(paths["train"], None)
     if len(train.labels) == 1:
-        raise InvalidData(
-            f"{title(paths['train'])}: every row is of the class {train.labels[0]!r}; it takes two"
-        )
-    given = {name: read(paths[name], train).examples for name in PARTS[1:] if name in paths}
+        raise InvalidData(f"{source}: every row is of the class {train.labels[0]!r}; it takes two")
+    separate = {name: read(paths[name], train).examples for name in PARTS[1:] if name in paths}
     return split(
         train.examples,
-        source=title(paths["train"]),
+        source=source,
         sha256=sha256([path for part in paths.values() for path in part]),
         by=by,
         labels=train.labels,
         columns=train.columns,
-        gaps=True,  # where there may be none, the reader said so
-        **given,  # type: ignore[arg-type]
+        gaps=True,  # the reader has refused gaps that are not allowed
+        **separate,  # type: ignore[arg-type]
     )
 
 
-def find(where: Path, endings: Sequence[str], *, deep: bool = False) -> list[Path]:
-    """The file, or those in the folder (`deep`: at any depth), by name; hidden ones do not count.
+def find_parts(
+    location: Location, endings: Sequence[str], *, deep: bool = False
+) -> dict[str, list[Path]]:
+    """List the files of each part that have one of `endings`.
+
+    Files of a single folder are the training part.
 
     Raises:
-        NoRows: there is none.
+        InvalidData: there are none.
     """
-    if where.is_file():
-        found = [where]
-    elif where.is_dir():
-        every = sorted(
-            path for path in (where.rglob("*") if deep else where.iterdir()) if path.is_file()
-        )
-        every = [
-            path
-            for path in every
-            if not any(part.startswith(".") for part in path.relative_to(where).parts)
-        ]
-        found = [path for path in every if path.name.lower().endswith(tuple(endings))]
-        if not found:
-            others = ", ".join(path.name for path in every[:3]) or "nothing"
-            raise NoRows(
-                f"the folder {where.name} holds no {' or '.join(endings)} file; it holds {others}"
-            )
+    folders = {"train": location} if isinstance(location, Path) else location
+    folders = {name: folders[name] for name in PARTS if name in folders}
+    if "train" not in folders:
+        names = ", ".join(sorted(folders)) or "none"
+        raise MissingColumn(f"there is no channel train; there are {names}")
+    return {name: find(folder, endings, deep=deep) for name, folder in folders.items()}
+
+
+def find(location: Path, endings: Sequence[str], *, deep: bool = False) -> list[Path]:
+    """List a folder's files that have one of `endings`.
+
+    They are sorted by name. A file is listed whatever its ending. Hidden files are skipped. With
+    `deep`, subfolders are searched, too.
+
+    Raises:
+        NoRows: there is none, or one is empty.
+    """
+    if location.is_file():
+        paths = [location]
+    elif location.is_dir():
+        paths = _find_in_folder(location, endings, deep)
     else:
-        raise NoRows(f"there is no file or folder {where.name}")
-    for path in found:
+        raise NoRows(f"there is no file or folder {location.name}")
+    for path in paths:
         if path.stat().st_size == 0:
             raise NoRows(f"{path.name} is empty")
-    return found
+    return paths
 
 
 def title(paths: Sequence[Path]) -> str:
-    """The source of a data set; names of files, never of folders."""
+    """Name a data set after its first file.
+
+    Folders are left out: they may hold private names.
+
+    >>> title([Path("/data/a.csv"), Path("/data/b.csv")])
+    'file:a.csv and 1 more'
+    """
     return f"file:{paths[0].name}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 def sha256(paths: Sequence[Path]) -> str:
-    """Of one file its own; of several, that of their digests in order."""
+    """Compute the digest of a file, or of several files' digests."""
     digests = []
     for path in paths:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    )
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def place(rows: Sequence[tuple[str, int]], row: int, first: int = 1) -> str:
-    """Where a person finds a row of several files, given as (name, rows); `first` is the number of a file's first row.
+def locate(rows: Sequence[tuple[str, int]], row: int, first: int = 1) -> str:
+    """Name the file and row number of a row among several files.
 
-    >>> place([("a.csv", 2), ("b.csv", 5)], 3, first=2)
+    `rows` lists (file name, number of rows). `first` is the number of a file's first row.
+
+    >>> locate([("a.csv", 2), ("b.csv", 5)], 3, first=2)
     'b.csv, row 3'
     """
     for name, count in rows:
@@ -131,7 +141,49 @@ def place(rows: Sequence[tuple[str, int]], row: int, first: int = 1) -> str:
     raise IndexError(row)
 
 
-def unknown(label: str, labels: Sequence[str], where: str) -> UnknownLabel:
-    """The error for a class that is none of `labels`."""
-    told = ", ".join(repr(one) for one in labels[:10]) + (", …" if len(labels) > 10 else "")
-    return UnknownLabel(f"{where}: {label!r} is none of the labels {told}")
+def class_numbers(
+    values: NDArray[Any], labels: Sequence[str], place: Callable[[int], str]
+) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Convert a target to class numbers and labels.
+
+    Returns the numbers (n,) and the names of all classes. Floats and targets of more axes stay
+    values. Without `labels`, the sorted texts or 0 to the largest number are the labels. `place`
+    names a row in an error.
+
+    Raises:
+        UnknownLabel: a value is none of the labels.
+    """
+    if values.dtype.kind == "f" or values.ndim > 1:
+        return values, tuple(labels)
+    texts = values.dtype == object
+    if not labels:
+        numbers = range(0 if texts else int(values.max()) + 1)
+        labels = sorted(set(values)) if texts else [str(number) for number in numbers]
+    keys: Sequence[Any] = labels if texts else range(len(labels))
+    number_of = {key: number for number, key in enumerate(keys)}
+    classes = np.array([number_of.get(value, -1) for value in values.tolist()], np.int64)
+    if (classes < 0).any():
+        row = int((classes < 0).argmax())
+        raise unknown_label(str(values[row]), [str(key) for key in keys], place(row))
+    return classes, tuple(labels)
+
+
+def unknown_label(label: str, labels: Sequence[str], place: str) -> UnknownLabel:
+    """Make the error for a class that is none of `labels`."""
+    names = ", ".join(map(repr, labels[:10])) + (", …" if len(labels) > 10 else "")
+    return UnknownLabel(f"{place}: {label!r} is none of the labels {names}")
+
+
+def _find_in_folder(folder: Path, endings: Sequence[str], deep: bool) -> list[Path]:
+    paths = sorted(folder.rglob("*") if deep else folder.iterdir())
+    files = [path for path in paths if path.is_file() and not _hidden(path.relative_to(folder))]
+    matching = [path for path in files if path.name.lower().endswith(tuple(endings))]
+    if not matching:
+        names = ", ".join(path.name for path in files[:3]) or "nothing"
+        kinds = " or ".join(endings)
+        raise NoRows(f"the folder {folder.name} holds no {kinds} file; it holds {names}")
+    return matching
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -1,6 +1,7 @@
-"""English that every CPython carries: the standard library's docstrings and the reference's topics (PSF licence).
+"""English texts that CPython carries: docstrings, and topics of the reference.
 
-The texts follow the interpreter's version; the source names it, and sha256 is that of the texts.
+Their licence is the PSF's. They differ between versions of Python, so the source of a data set
+names the version.
 """
 
 from __future__ import annotations
@@ -23,56 +24,64 @@ from numpy.typing import NDArray
 from training.data.dataset import Dataset, Examples, digest, split
 from training.errors import InvalidData
 
-# Modules by topic. None that Linux distributions pack apart (tkinter, idlelib, distutils) and none of other systems.
+# Modules by topic, without those that Linux distributions package separately (tkinter, idlelib,
+# distutils) and those of other systems.
 TOPICS = {
     "concurrency": (
-        "asyncio concurrent contextvars multiprocessing queue sched selectors signal subprocess threading weakref "
-        "_threading_local"
+        "asyncio concurrent contextvars multiprocessing queue sched selectors signal subprocess "
+        "threading weakref _threading_local"
     ),
     "files": (
-        "bz2 dbm filecmp fileinput fnmatch genericpath glob gzip io _pyio lzma ntpath os pathlib pickle posixpath "
-        "shelve shutil stat tarfile tempfile zipapp zipfile zipimport _compression"
+        "bz2 dbm filecmp fileinput fnmatch genericpath glob gzip io _pyio lzma ntpath os "
+        "pathlib pickle posixpath shelve shutil stat tarfile tempfile zipapp zipfile zipimport "
+        "_compression"
     ),
     "language": (
-        "abc ast code codeop compileall copyreg dataclasses dis enum functools importlib inspect keyword linecache "
-        "modulefinder opcode operator pickletools pkgutil py_compile pyclbr runpy site symtable tabnanny token "
-        "tokenize types typing warnings contextlib"
+        "abc ast code codeop compileall copyreg dataclasses dis enum functools importlib "
+        "inspect keyword linecache modulefinder opcode operator pickletools pkgutil py_compile "
+        "pyclbr runpy site symtable tabnanny token tokenize types typing warnings contextlib"
     ),
     "network": (
-        "ftplib http imaplib ipaddress netrc poplib smtplib socket socketserver ssl urllib webbrowser wsgiref xmlrpc "
-        "hmac secrets uuid"
+        "ftplib http imaplib ipaddress netrc poplib smtplib socket socketserver ssl urllib "
+        "webbrowser wsgiref xmlrpc hmac secrets uuid"
     ),
     "numbers": (
-        "_pydecimal _strptime bisect calendar collections colorsys datetime _pydatetime decimal fractions graphlib "
-        "heapq numbers random sqlite3 statistics zoneinfo"
+        "_pydecimal _strptime bisect calendar collections colorsys datetime _pydatetime decimal "
+        "fractions graphlib heapq numbers random sqlite3 statistics zoneinfo"
     ),
     "testing": (
-        "bdb cProfile cmd doctest faulthandler logging pdb pprint profile pstats reprlib timeit trace traceback "
-        "tracemalloc unittest"
+        "bdb cProfile cmd doctest faulthandler logging pdb pprint profile pstats reprlib timeit "
+        "trace traceback tracemalloc unittest"
     ),
     "text": (
-        "argparse base64 codecs configparser csv difflib email encodings getopt gettext html json locale mailbox "
-        "mimetypes optparse plistlib quopri re shlex string stringprep textwrap tomllib xml"
+        "argparse base64 codecs configparser csv difflib email encodings getopt gettext html "
+        "json locale mailbox mimetypes optparse plistlib quopri re shlex string stringprep "
+        "textwrap tomllib xml"
     ),
 }
 SHORTEST, LONGEST = 20, 1000  # characters of a text
 
 
 class Docstring(NamedTuple):
-    module: str  # with its packages: "asyncio.queues"
+    """Docstring of the standard library, with its module and the module's topic."""
+
+    module: str  # dotted, e.g. "asyncio.queues"
     topic: str
     text: str
 
 
 def topics_of_docstrings() -> Dataset:
-    """Which part of the standard library a docstring is from: `text` (n,) of str, about 5,000, split by module."""
-    found = [one for one in docstrings() if len(one.text) >= SHORTEST]
+    """Load about 5,000 docstrings with their topics, split by module.
+
+    The input is `text` (n,) of str; the classes are the keys of TOPICS.
+    """
+    long_enough = [docstring for docstring in docstrings() if len(docstring.text) >= SHORTEST]
     labels = sorted(TOPICS)
-    text = np.array([one.text[:LONGEST] for one in found], object)
+    text = np.array([docstring.text[:LONGEST] for docstring in long_enough], object)
     examples = Examples(
         {"text": text},
-        np.array([labels.index(one.topic) for one in found]),
-        np.array([one.module for one in found]),
+        np.array([labels.index(docstring.topic) for docstring in long_enough]),
+        np.array([docstring.module for docstring in long_enough]),
     )
     return split(
         examples,
@@ -84,23 +93,21 @@ def topics_of_docstrings() -> Dataset:
 
 
 def docstring_pairs() -> Dataset:
-    """The first sentence of a docstring and what follows it, `summary` and `body` (n,) of str, split by module.
+    """Load pairs of a docstring's first paragraph and its rest.
 
-    The target is the number of the pair: who belongs to whom. No summary and no body is there twice.
+    The split is by module. The inputs are `summary` and `body` (n,) of str, both without
+    duplicates. The target is the number of the pair.
     """
     pairs: dict[str, tuple[str, str]] = {}
     bodies = set()
-    for one in docstrings():
-        summary, _, body = one.text.partition("\n\n")
+    for module, _, text in docstrings():
+        summary, _, body = text.partition("\n\n")
         summary, body = " ".join(summary.split()), " ".join(body.split())[:LONGEST]
-        if (
-            len(summary) >= SHORTEST
-            and len(body) >= 2 * SHORTEST
-            and summary not in pairs
-            and body not in bodies
-        ):
-            pairs[summary] = one.module, body
-            bodies.add(body)
+        too_short = len(summary) < SHORTEST or len(body) < 2 * SHORTEST
+        if too_short or summary in pairs or body in bodies:
+            continue
+        pairs[summary] = module, body
+        bodies.add(body)
     summaries = np.array(list(pairs), object)
     rest = np.array([body for _, body in pairs.values()], object)
     examples = Examples(
@@ -115,7 +122,10 @@ def docstring_pairs() -> Dataset:
 
 
 def docstring_pairs_as_bytes() -> Dataset:
-    """The same, each text as its UTF-8 bytes (n, longest) int64, padded by 0."""
+    """Load the docstring pairs as UTF-8 bytes.
+
+    Each text is a row (n, longest) of int64, padded by 0.
+    """
     pairs = docstring_pairs()
 
     def encoded(part: Examples) -> Examples:
@@ -138,17 +148,18 @@ def _bytes(texts: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
-    """The reference's topics as bytes for a language model: `tokens` (n, length), target the byte after each.
+    """Load topics of Python's reference as bytes for a language model.
 
-    Windows of `length` bytes do not overlap; the rest of a topic is padded, by 0 in `tokens` and by -1 in the target.
-    Split by topic; `with_docstrings` adds four times as much text, split by module.
+    The input is `tokens` (n, length), the target (n, length) the byte after each token. Windows do
+    not overlap; the end of a topic is padded with 0 in `tokens` and -1 in the target. The split is
+    by topic. `with_docstrings` adds four times as much text, split by module.
     """
     from pydoc_data.topics import topics
 
     texts = {f"topic {name}": text for name, text in sorted(topics.items())}
     if with_docstrings:
-        for one in docstrings():
-            texts[one.module] = texts.get(one.module, "") + one.text + "\n\n"
+        for module, _, text in docstrings():
+            texts[module] = texts.get(module, "") + text + "\n\n"
     windows, after, groups = [], [], []
     for name, text in texts.items():
         raw = np.frombuffer(text.encode(), np.uint8)
@@ -174,25 +185,25 @@ def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
 
 @functools.cache
 def docstrings() -> tuple[Docstring, ...]:
-    """Every text once, in the order of topics, modules and lines.
+    """List the standard library's docstrings by topic and module, without duplicates.
 
     Raises:
         InvalidData: the interpreter came without its sources.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
-    found: dict[str, Docstring] = {}
+    by_text: dict[str, Docstring] = {}
     for topic in sorted(TOPICS):
         for path in _sources(library, topic):
-            module = ".".join(path.relative_to(library).with_suffix("").parts).removesuffix(
-                ".__init__"
-            )
+            parts = path.relative_to(library).with_suffix("").parts
+            module = ".".join(parts).removesuffix(".__init__")
             for text in _docstrings_in(path):
-                found.setdefault(text, Docstring(module, topic, text))
-    if not found:
+                by_text.setdefault(text, Docstring(module, topic, text))
+    if not by_text:
         raise InvalidData(
-            f"this Python {_version()} came without the sources of its library, so without docstrings"
+            f"this Python {_version()} came without the sources of its library, "
+            "so without docstrings"
         )
-    return tuple(found.values())
+    return tuple(by_text.values())
 
 
 def _sources(library: Path, topic: str) -> Iterator[Path]:

@@ -34,7 +34,7 @@ def resample(statistics: Floats, groups: Array | None) -> Floats:
 
 
 def resample_roc_auc(probabilities: Array, target: Array, groups: Array | None) -> Floats:
-    """Compute ROC AUC of each draw, giving (draws,).
+    """Compute ROC AUC of each bootstrap resample, giving (draws,).
 
     It is NaN where a draw lacks a class. No sum over rows gives this metric, so the counts of a
     draw weigh its rows.

@@ -1,4 +1,4 @@
-"""The data every run sees: always the same rows in the same parts, no row and no group in two of them."""
+"""Data sets: the same rows in the same parts every time, no group in two of them."""
 
 import os
 import subprocess
@@ -18,11 +18,8 @@ pytestmark = pytest.mark.train
 
 PARTS = ("train", "validation", "test")
 SETS: dict[str, Callable[[], Dataset]] = {
-    "iris": bundled.iris,
-    "wine": bundled.wine,
     "breast_cancer": bundled.breast_cancer,
     "diabetes": bundled.diabetes,
-    "linnerud": bundled.linnerud,
     "textures": bundled.textures,
     "docstrings": texts.topics_of_docstrings,
     "pairs": texts.docstring_pairs,
@@ -51,7 +48,7 @@ def test_digits_are_images_of_28_by_28_between_0_and_1() -> None:
     assert (digits.train.inputs["image"].min(), digits.train.inputs["image"].max()) == (0.0, 1.0)
 
 
-def test_digits_are_split_the_same_way_every_time_and_share_no_image() -> None:
+def test_digits_are_split_alike_every_time_and_share_no_image() -> None:
     first, second = data.digits(), data.digits()
 
     assert np.array_equal(first.test.inputs["image"], second.test.inputs["image"])
@@ -79,7 +76,7 @@ def test_resizing_is_bilinear_between_pixel_centres() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_set_is_the_same_every_time_and_its_parts_share_no_group(name: str) -> None:
+def test_a_set_repeats_and_its_parts_share_no_group(name: str) -> None:
     first, second = SETS[name](), SETS[name]()
 
     assert first.sha256 == second.sha256
@@ -100,34 +97,34 @@ def test_a_set_is_the_same_every_time_and_its_parts_share_no_group(name: str) ->
 
 
 @pytest.mark.parametrize("by", ["row", "group"])
-def test_parts_have_the_sizes_that_were_asked_for(by: str) -> None:
+def test_parts_have_the_requested_sizes(by: str) -> None:
     generator = np.random.default_rng(3)
     target = generator.integers(0, 3, 1000)
     examples = Examples({"x": np.arange(1000)[:, None]}, target, generator.integers(0, 80, 1000))
 
-    found = split(examples, source="made", sha256="0", by=by, validation=0.2, test=0.3)
+    result = split(examples, source="made", sha256="0", by=by, validation=0.2, test=0.3)
 
-    assert [found.split[part] for part in PARTS] == pytest.approx(
+    assert [result.split[part] for part in PARTS] == pytest.approx(
         [500, 200, 300], abs=0 if by == "row" else 15
     )
-    seen = np.concatenate([getattr(found, part).inputs["x"][:, 0] for part in PARTS])
+    seen = np.concatenate([getattr(result, part).inputs["x"][:, 0] for part in PARTS])
     assert sorted(seen) == list(range(1000))
     for part in PARTS:
-        share = np.bincount(getattr(found, part).target, minlength=3) / found.split[part]
+        share = np.bincount(getattr(result, part).target, minlength=3) / result.split[part]
         assert np.abs(share - np.bincount(target) / 1000).max() < 0.04
 
 
 def test_a_few_large_groups_still_make_three_parts() -> None:
     groups = np.repeat(["a", "b", "c"], [900, 50, 50])
-    found = split(
+    result = split(
         Examples({"x": np.zeros((1000, 1))}, np.zeros(1000), groups),
         source="made",
         sha256="0",
         by="user",
     )
 
-    assert sorted(found.split[part] for part in PARTS) == [50, 50, 900]
-    assert found.split["train"] == 900
+    assert sorted(result.split[part] for part in PARTS) == [50, 50, 900]
+    assert result.split["train"] == 900
 
 
 @pytest.mark.parametrize(
@@ -153,7 +150,9 @@ def test_a_few_large_groups_still_make_three_parts() -> None:
     ],
     ids=["rare class", "few rows", "none", "few groups", "no groups"],
 )
-def test_what_cannot_be_split_is_said(examples: Examples, by: str, message: str) -> None:
+def test_examples_that_cannot_be_split_are_an_error(
+    examples: Examples, by: str, message: str
+) -> None:
     with pytest.raises(InvalidData) as caught:
         split(examples, source="file:x.csv", sha256="0", by=by, labels=["common", "rare"])
 
@@ -171,11 +170,11 @@ def test_numbers_get_the_types_of_tensors() -> None:
         },
         np.arange(20, dtype=np.int8) % 2,
     )
-    found = split(examples, source="made", sha256="0").train
+    result = split(examples, source="made", sha256="0").train
 
-    assert {name: values.dtype for name, values in found.inputs.items()} == {
+    assert {name: values.dtype for name, values in result.inputs.items()} == {
         "x": np.float32, "flag": np.float32, "word": object, "id": np.int32}  # fmt: skip
-    assert found.target.dtype == np.int64
+    assert result.target.dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -189,7 +188,7 @@ def test_numbers_get_the_types_of_tensors() -> None:
         (lambda x, y: y.__setitem__(3, np.nan), "made, row 4: 'target' holds nan"),
     ],
 )
-def test_what_is_no_number_is_told_with_row_and_column(
+def test_an_error_about_a_nan_names_row_and_column(
     change: Callable[[Any, Any], None], message: str
 ) -> None:
     x, y = np.zeros((20, 2)), np.zeros(20)
@@ -207,32 +206,32 @@ def test_what_is_no_number_is_told_with_row_and_column(
         )
 
 
-def test_gaps_are_kept_where_they_are_expected() -> None:
+def test_gaps_are_kept_if_allowed() -> None:
     x = np.ones((20, 2), np.float32)
     x[5, 0] = np.nan
-    found = split(Examples({"x": x}, np.zeros(20)), source="made", sha256="0", gaps=True)
+    result = split(Examples({"x": x}, np.zeros(20)), source="made", sha256="0", gaps=True)
 
-    assert sum(np.isnan(getattr(found, part).inputs["x"]).sum() for part in PARTS) == 1
+    assert sum(np.isnan(getattr(result, part).inputs["x"]).sum() for part in PARTS) == 1
 
 
-def test_parts_that_are_given_stay_as_they_are_and_may_share_no_group() -> None:
+def test_separate_parts_stay_whole_and_may_share_no_group() -> None:
     def made(rows: int, first: int) -> Examples:
         return Examples(
             {"x": np.zeros((rows, 1))}, np.arange(rows) % 2, np.arange(first, first + rows) // 4
         )
 
-    found = split(
+    result = split(
         made(80, 0), source="made", sha256="0", by="user", validation=0.25, test=made(12, 80)
     )
 
-    assert [found.split[part] for part in PARTS] == [60, 20, 12]
+    assert [result.split[part] for part in PARTS] == [60, 20, 12]
     with pytest.raises(
         InvalidData, match="made: user '19' is in the (train|validation) and in the test part"
     ):
         split(made(80, 0), source="made", sha256="0", by="user", test=made(12, 76))
 
 
-def test_a_digest_is_of_the_values_not_of_their_last_bits() -> None:
+def test_a_digest_ignores_the_last_bits_of_floats() -> None:
     values = np.array([[0.1, np.nan], [2, 3]])
 
     assert data.digest(values) == data.digest(values + 1e-12)
@@ -247,7 +246,7 @@ def test_a_digest_is_of_the_values_not_of_their_last_bits() -> None:
 
 
 def test_docstrings_are_the_same_in_another_process() -> None:
-    """Whatever order its sets have."""
+    """The order of sets differs between processes."""
     code = "from training.data import texts; print(texts.topics_of_docstrings().sha256)"
     environment = os.environ | {"PYTHONHASHSEED": "12"}
 
@@ -259,17 +258,17 @@ def test_docstrings_are_the_same_in_another_process() -> None:
 
 
 def test_docstrings_are_english_texts_of_all_topics_once_each() -> None:
-    found = texts.docstrings()
+    result = texts.docstrings()
 
-    assert len(found) > 4000
-    assert len({one.text for one in found}) == len(found)
-    assert {one.topic for one in found} == set(texts.TOPICS)
+    assert len(result) > 4000
+    assert len({one.text for one in result}) == len(result)
+    assert {one.topic for one in result} == set(texts.TOPICS)
     assert "Return a new shallow copy" not in {
-        one.text for one in found
+        one.text for one in result
     }  # those of C modules are not in the sources
     assert any(
         one.module == "asyncio.queues" and one.text.startswith("A queue, useful for")
-        for one in found
+        for one in result
     )
 
 
@@ -282,39 +281,39 @@ def test_a_summary_belongs_to_the_body_that_follows_it() -> None:
 
 
 def test_the_target_of_a_language_model_is_the_next_byte() -> None:
-    found = texts.language(length=64)
+    result = texts.language(length=64)
 
-    for part in (found.train, found.test):
+    for part in (result.train, result.test):
         shown, after = part.inputs["tokens"], part.target
         assert shown.shape == after.shape == (len(part), 64)
         known = after[:, :-1] >= 0
         assert np.array_equal(shown[:, 1:][known], after[:, :-1][known])
-    text = bytes(found.test.inputs["tokens"][0].tolist())
+    text = bytes(result.test.inputs["tokens"][0].tolist())
     from pydoc_data.topics import topics
 
     assert any(text in topic.encode() for topic in topics.values())
 
 
-def test_the_noise_of_a_series_is_what_cannot_be_known() -> None:
-    found = evaluate_baselines("regression", synthetic.series(count=400))
+def test_the_best_possible_error_of_a_series_is_its_noise() -> None:
+    result = evaluate_baselines("regression", synthetic.series(count=400))
 
-    assert found["best possible"]["rmse"] == pytest.approx(synthetic.NOISE, rel=0.1)
-    rivals = [values["rmse"] for name, values in found.items() if name != "best possible"]
-    assert found["best possible"]["rmse"] < 0.6 * min(rivals)
+    assert result["best possible"]["rmse"] == pytest.approx(synthetic.NOISE, rel=0.1)
+    rivals = [values["rmse"] for name, values in result.items() if name != "best possible"]
+    assert result["best possible"]["rmse"] < 0.6 * min(rivals)
 
 
-def test_users_take_what_they_like_and_what_all_like() -> None:
+def test_users_take_favourites_and_popular_items() -> None:
     data = synthetic.interactions()
-    found = evaluate_baselines("ranking", data)
+    result = evaluate_baselines("ranking", data)
 
-    assert found["random"]["ndcg_at_10"] < 0.06 < 0.1 < found["popularity"]["ndcg_at_10"]
-    assert found["best possible"]["ndcg_at_10"] > 2 * found["popularity"]["ndcg_at_10"]
+    assert result["random"]["ndcg_at_10"] < 0.06 < 0.1 < result["popularity"]["ndcg_at_10"]
+    assert result["best possible"]["ndcg_at_10"] > 2 * result["popularity"]["ndcg_at_10"]
     assert (
         data.train.inputs["ratings"].mean() > 3.3
     )  # 3 is the mean over all items: those with high ratings are seen
 
 
-def test_a_history_and_what_is_held_out_share_no_item() -> None:
+def test_a_history_and_the_held_out_items_are_disjoint() -> None:
     test = synthetic.interactions(users=100).test
 
     for history, relevance in zip(test.inputs["history"], test.target, strict=True):
@@ -322,7 +321,7 @@ def test_a_history_and_what_is_held_out_share_no_item() -> None:
         assert (relevance == 1).sum() == 6
 
 
-def test_words_are_heard_through_their_noise_and_less_through_more_of_it() -> None:
+def test_more_noise_makes_words_harder() -> None:
     clear, noisy = (synthetic.speech(speakers=8, takes=2, snr_db=snr) for snr in (20, -10))
 
     audio = clear.test.inputs["audio"]
@@ -336,12 +335,12 @@ def test_words_are_heard_through_their_noise_and_less_through_more_of_it() -> No
     assert "snr_db=-10" in noisy.source
 
 
-def test_who_leaves_can_be_told_in_part_and_the_data_are_as_they_come() -> None:
+def test_churn_is_predictable_in_part_and_its_data_are_dirty() -> None:
     data = synthetic.churn()
-    found = evaluate_baselines("classification", data)
+    result = evaluate_baselines("classification", data)
     numbers, categories = data.train.inputs["numbers"], data.train.inputs["categories"]
 
-    assert found["best possible"]["accuracy"] > found["nearest class mean"]["accuracy"] + 0.05
+    assert result["best possible"]["accuracy"] > result["nearest class mean"]["accuracy"] + 0.05
     assert np.isnan(numbers).mean() == pytest.approx(0.1, abs=0.02)
     assert {"monthly", "MONTHLY", " monthly ", ""} <= set(categories[:, 0])
     used, unit = numbers[:, synthetic.NUMBERS.index("data_used")], categories[:, -1]
@@ -350,7 +349,7 @@ def test_who_leaves_can_be_told_in_part_and_the_data_are_as_they_come() -> None:
     )
 
 
-def test_seeds_make_other_data_and_say_so() -> None:
+def test_another_seed_makes_other_data_and_another_source() -> None:
     one, other = synthetic.churn(seed=0, rows=200), synthetic.churn(seed=1, rows=200)
 
     assert one.sha256 != other.sha256
@@ -368,7 +367,7 @@ def test_data_need_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_taking_rows_takes_all_that_belongs_to_them() -> None:
+def test_taking_rows_takes_groups_and_references_along() -> None:
     examples = Examples(
         {"x": np.arange(4)}, np.arange(4), np.array(list("abcd")), {"last value": np.arange(4)}
     )

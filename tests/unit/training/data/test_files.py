@@ -1,4 +1,4 @@
-"""Users' own files: what is right becomes tensors, what is wrong one sentence that says where."""
+"""Loaders of users' files: tensors, or one sentence that names file, row and column."""
 
 import gzip
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.data import files
+from training.data import files, media
 from training.data.tables import read_table
 from training.errors import (
     InvalidData,
@@ -53,7 +53,7 @@ def read(folder: Path, **options: Any) -> Any:
 
 
 def in_order(dataset: Any, name: str) -> Any:
-    """All rows, sorted by age."""
+    """Return the rows of all parts, sorted by age."""
     parts = [dataset.train, dataset.validation, dataset.test]
     age = np.concatenate([part.inputs["numbers"][:, 0] for part in parts])
     return np.concatenate([part.inputs[name] for part in parts])[np.argsort(age)]
@@ -73,7 +73,7 @@ def test_a_table_becomes_numbers_categories_and_classes(tmp_path: Path) -> None:
     assert not set(data.train.groups) & set(data.test.groups)
 
 
-def test_gaps_are_kept_where_they_may_be(tmp_path: Path) -> None:
+def test_gaps_are_kept_in_optional_columns(tmp_path: Path) -> None:
     rows = changed(3, "23,", ",")
     rows = [row.replace("basic", "") if number == 5 else row for number, row in enumerate(rows)]
 
@@ -94,7 +94,7 @@ def test_texts_stay_texts_and_values_stay_values(tmp_path: Path) -> None:
     assert set(data.train.inputs["plan"]) == {"basic", "full"}
 
 
-def test_several_files_are_one_table_and_parts_may_be_set_apart(tmp_path: Path) -> None:
+def test_several_files_make_one_table_with_a_separate_test_part(tmp_path: Path) -> None:
     csv_file(tmp_path / "train", ROWS[:20], name="a.csv")
     csv_file(tmp_path / "train", ROWS[20:36], name="b.csv")
     csv_file(tmp_path / "test", ROWS[36:])
@@ -147,7 +147,9 @@ def test_parquet_reads_as_csv_does(tmp_path: Path, ending: str) -> None:
     assert data.labels == ("leaves", "stays")
 
 
-def test_parquet_without_pyarrow_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
 
@@ -195,7 +197,7 @@ def test_parquet_without_pyarrow_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     ],
     ids=lambda value: value if isinstance(value, str) and " " in value else "",
 )  # fmt: skip
-def test_what_is_wrong_in_a_table_is_one_sentence(
+def test_a_mistake_in_a_table_is_one_sentence(
     tmp_path: Path, rows: list[str], header: str, options: Any, error: type, message: str
 ) -> None:
     with pytest.raises(InvalidData) as caught:
@@ -207,7 +209,7 @@ def test_what_is_wrong_in_a_table_is_one_sentence(
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_label_that_training_never_saw_is_told_of_the_test_part(tmp_path: Path) -> None:
+def test_a_label_only_in_the_test_part_is_an_error(tmp_path: Path) -> None:
     csv_file(tmp_path / "train")
     csv_file(tmp_path / "test", changed(3, "stays", "returns")[:8], name="new.csv")
 
@@ -218,13 +220,13 @@ def test_a_label_that_training_never_saw_is_told_of_the_test_part(tmp_path: Path
         read({"train": tmp_path / "train", "test": tmp_path / "test"})
 
 
-def test_files_and_folders_without_rows_are_told(tmp_path: Path) -> None:
+def test_files_and_folders_without_rows_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.md").write_text("x")
     (tmp_path / "zero").mkdir()
     (tmp_path / "zero" / "a.csv").touch()
 
-    for where, message in [
+    for location, message in [
         (
             tmp_path / "empty",
             "the folder empty holds no .csv or .tsv or .txt or .parquet file; it holds notes.md",
@@ -234,13 +236,13 @@ def test_files_and_folders_without_rows_are_told(tmp_path: Path) -> None:
         (tmp_path / "none", "there is no file or folder none"),
     ]:
         with pytest.raises(NoRows) as caught:
-            files.table(where, target="y")
+            files.table(location, target="y")
         assert str(caught.value) == message
     with pytest.raises(MissingColumn, match="there is no channel train; there are test"):
         files.table({"test": tmp_path}, target="y")
 
 
-def test_a_file_of_another_encoding_or_another_kind_is_told(tmp_path: Path) -> None:
+def test_a_file_of_another_encoding_format_or_header_is_an_error(tmp_path: Path) -> None:
     csv_file(tmp_path / "a")
     path = tmp_path / "a" / "churn.csv"
     path.write_bytes(path.read_bytes() + b"1,\xff,2,3,4,5,6\n")
@@ -259,7 +261,7 @@ def test_a_file_of_another_encoding_or_another_kind_is_told(tmp_path: Path) -> N
         assert message in str(caught.value)
 
 
-# --- NPZ --------------------------------------------------------------------------------------------------------------
+# --- NPZ
 
 
 def npz(folder: Path, name: str = "a.npz", **more: Any) -> Path:
@@ -286,7 +288,7 @@ def test_arrays_are_inputs_by_their_name(tmp_path: Path) -> None:
     assert not set(data.train.groups) & set(data.test.groups)
 
 
-def test_classes_may_be_names_and_targets_values(tmp_path: Path) -> None:
+def test_array_targets_are_class_names_or_values(tmp_path: Path) -> None:
     named = files.arrays(
         npz(tmp_path / "a", y=np.array(list("cab"))[np.arange(60) % 3]), target="y"
     )
@@ -341,7 +343,7 @@ def test_classes_may_be_names_and_targets_values(tmp_path: Path) -> None:
         "pickle",
     ],
 )
-def test_what_is_wrong_in_arrays_is_one_sentence(
+def test_a_mistake_in_arrays_is_one_sentence(
     tmp_path: Path, more: Any, options: Any, error: type, message: str
 ) -> None:
     with pytest.raises(InvalidData) as caught:
@@ -351,7 +353,7 @@ def test_what_is_wrong_in_arrays_is_one_sentence(
     assert type(caught.value) is error
 
 
-def test_arrays_of_other_shapes_and_files_of_other_kinds_are_told(tmp_path: Path) -> None:
+def test_arrays_of_other_shapes_and_other_formats_are_errors(tmp_path: Path) -> None:
     npz(tmp_path / "a", "1.npz")
     npz(tmp_path / "a", "2.npz", image=np.zeros((60, 5, 4)))
     (tmp_path / "b").mkdir()
@@ -369,7 +371,7 @@ def test_arrays_of_other_shapes_and_files_of_other_kinds_are_told(tmp_path: Path
             files.arrays(where, target="y")
 
 
-# --- IDX --------------------------------------------------------------------------------------------------------------
+# --- IDX
 
 
 def idx_file(path: Path, values: Any, kind: int = 0x08) -> None:
@@ -426,7 +428,7 @@ def test_mnists_files_are_read_with_their_own_test_part(tmp_path: Path, ending: 
     ],
     ids=["no labels", "counts", "sizes", "class", "magic", "cut", "claims"],
 )  # fmt: skip
-def test_what_is_wrong_in_mnists_files_is_one_sentence(
+def test_a_mistake_in_mnists_files_is_one_sentence(
     tmp_path: Path, change: Callable[[Path], None], error: type, message: str
 ) -> None:
     change(mnist(tmp_path))
@@ -438,7 +440,7 @@ def test_what_is_wrong_in_mnists_files_is_one_sentence(
     assert type(caught.value) is error
 
 
-# --- images -----------------------------------------------------------------------------------------------------------
+# --- images
 
 
 def pictures(folder: Path, rows: int = 12) -> Path:
@@ -483,18 +485,18 @@ def test_images_are_scaled_turned_upright_and_made_grey(tmp_path: Path) -> None:
 
     data = files.images(tmp_path, size=(10, 5), colour="grey")
 
-    found = np.concatenate(
+    whole = np.concatenate(
         [part.inputs["image"] for part in (data.train, data.validation, data.test)]
     )
-    assert found.shape[1:] == (1, 10, 5)
-    means = {round(float(image.mean()), 2) for image in found}
+    assert whole.shape[1:] == (1, 10, 5)
+    means = {round(float(image.mean()), 2) for image in whole}
     assert {1.0, 0.25} <= means
-    turned = [image for image in found if image.std() > 0.2]
+    turned = [image for image in whole if image.std() > 0.2]
     assert len(turned) == 1
     assert turned[0][0, 0].mean() < 0.1 < 0.9 < turned[0][0, -1].mean()
 
 
-def test_what_is_wrong_with_images_is_one_sentence(tmp_path: Path) -> None:
+def test_a_mistake_in_images_is_one_sentence(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (8, 7)).save(pictures(tmp_path / "size") / "dog" / "x.png")
@@ -528,7 +530,7 @@ def test_what_is_wrong_with_images_is_one_sentence(tmp_path: Path) -> None:
         assert type(caught.value) is error, name
 
 
-# --- sounds -----------------------------------------------------------------------------------------------------------
+# --- sounds
 
 
 def wav(path: Path, samples: Any, *, rate: int = 8000, width: int = 2, channels: int = 1) -> None:
@@ -557,13 +559,13 @@ def words(folder: Path) -> Path:
 def test_every_width_of_samples_is_the_same_sound(tmp_path: Path, width: int) -> None:
     wav(tmp_path / "x.wav", tone(8000), width=width)
 
-    sound, rate = files._wav(tmp_path / "x.wav")
+    sound, rate = media._read_wav(tmp_path / "x.wav")
 
     assert rate == 8000
     assert np.allclose(sound, tone(8000), atol=0.01 if width == 1 else 1e-4)
 
 
-def test_sounds_of_other_rates_lengths_and_channels_become_alike(tmp_path: Path) -> None:
+def test_sounds_are_brought_to_one_rate_length_and_channel(tmp_path: Path) -> None:
     words(tmp_path)
     wav(tmp_path / "no" / "s9_fast.wav", tone(44_100), rate=44_100)
     wav(tmp_path / "no" / "s9_long.wav", tone(8000, seconds=3))
@@ -578,29 +580,29 @@ def test_sounds_of_other_rates_lengths_and_channels_become_alike(tmp_path: Path)
     )
 
     assert data.split["by"] == "speaker"
-    found = np.concatenate(
+    whole = np.concatenate(
         [part.inputs["audio"] for part in (data.train, data.validation, data.test)]
     )
-    assert (found.shape, found.dtype) == ((27, 12_000), np.float32)
+    assert (whole.shape, whole.dtype) == ((27, 12_000), np.float32)
     middle = slice(1000, 7000)
-    for sound in found:
+    for sound in whole:
         assert np.allclose(sound[middle], tone(16_000)[middle], atol=0.02)
-    assert (found[:, 8500:] == 0).all(
+    assert (whole[:, 8500:] == 0).all(
         axis=1
     ).sum() == 26  # half a second, then silence; but the long one
 
 
-def test_a_sound_whose_writer_did_not_know_its_length_is_read_to_its_end(tmp_path: Path) -> None:
-    """As ffmpeg writes into a pipe."""
+def test_a_sound_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
+    """Such files come from ffmpeg when it writes into a pipe."""
     wav(tmp_path / "x.wav", tone(8000))
     raw = bytearray((tmp_path / "x.wav").read_bytes())
     raw[4:8] = raw[40:44] = b"\xff" * 4
     (tmp_path / "x.wav").write_bytes(bytes(raw))
 
-    assert len(files._wav(tmp_path / "x.wav")[0]) == 4000
+    assert len(media._read_wav(tmp_path / "x.wav")[0]) == 4000
 
 
-def test_what_is_wrong_with_sounds_is_one_sentence(tmp_path: Path) -> None:
+def test_a_mistake_in_sounds_is_one_sentence(tmp_path: Path) -> None:
     (words(tmp_path / "text") / "yes" / "x.wav").write_text("no sound")
     (words(tmp_path / "torn") / "yes" / "x.wav").write_bytes(
         (tmp_path / "torn/yes/s0_0.wav").read_bytes()[:30]
@@ -625,7 +627,7 @@ def test_what_is_wrong_with_sounds_is_one_sentence(tmp_path: Path) -> None:
         assert type(caught.value) is error, name
 
 
-# --- by the command line ----------------------------------------------------------------------------------------------
+# --- by the command line
 
 OWN = """
 import torch
@@ -639,13 +641,13 @@ TABLE = "table(channels, target='churn', numbers=['age'])"
 ARRAYS = "arrays(channels, target='y', inputs=['image'])"
 
 
-def test_here_data_come_from_folders_of_which_one_may_be_at_home(
+def test_local_training_reads_folders_and_expands_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = pytest.importorskip("training.train", reason="training needs torch")
+    pipeline = pytest.importorskip("training.pipeline", reason="training needs torch")
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    assert script._folders(["train=~/rows", "test=/data"]) == {
+    assert pipeline._command_line_channels(["train=~/rows", "test=/data"]) == {
         "train": tmp_path / "rows",
         "test": Path("/data"),
     }
@@ -653,7 +655,7 @@ def test_here_data_come_from_folders_of_which_one_may_be_at_home(
         TrainingError,
         match="^--data train=s3://b/rows/: training here reads folders; --on sagemaker",
     ):
-        script._folders(["train=s3://b/rows/"])
+        pipeline._command_line_channels(["train=s3://b/rows/"])
 
 
 @pytest.mark.parametrize(
@@ -707,7 +709,7 @@ def test_here_data_come_from_folders_of_which_one_may_be_at_home(
         "nan in an array",
     ],
 )
-def test_wrong_data_end_a_command_in_one_sentence(
+def test_wrong_data_end_the_command_in_one_sentence(
     loader: str, train: Any, test: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -722,6 +724,6 @@ def test_wrong_data_end_a_command_in_one_sentence(
     data = [part for name in ("train", "test") for part in ("--data", f"{name}={tmp_path / name}")]
 
     assert script.main([str(tmp_path / "own.py"), *data, "--device", "cpu"], {}) == 1
-    [said] = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"error: {message}")
-    assert str(tmp_path) not in said
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+    assert str(tmp_path) not in line

@@ -1,0 +1,241 @@
+"""Table columns: parsing cells as numbers, quantities, categories and classes."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.sources import locate, unknown_label
+from training.errors import InvalidValue, MissingColumn
+
+Array = NDArray[Any]
+Units = Mapping[str, float]  # factor by unit, 1 for the unit of the result
+
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # gaps among numbers, in any case
+BOOLEANS = {
+    **dict.fromkeys(["true", "yes", "t", "y", "1"], 1.0),
+    **dict.fromkeys(["false", "no", "f", "n", "0"], 0.0),
+}
+QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+# Share of cells that makes a column one of numbers; its other cells are then mistakes.
+MOSTLY = 0.8
+
+
+@dataclass
+class Table:
+    """Table of cells as read, with the files its rows are from."""
+
+    columns: dict[str, list[Any]]
+    files: list[tuple[str, int]] = field(default_factory=list)  # (name, rows)
+    first: int = 2  # number of the first row in its file: below the header
+
+    def place(self, row: int) -> str:
+        """Name the file and row number of a row, for an error.
+
+        The header of a CSV file is row 1.
+        """
+        return locate(self.files, row, self.first)
+
+    def column(self, name: str) -> list[Any]:
+        """Return a column's cells.
+
+        Raises:
+            MissingColumn: there is none of this name.
+        """
+        if name in self.columns:
+            return self.columns[name]
+        close = difflib.get_close_matches(name, self.columns, n=1)
+        names = ", ".join(map(repr, list(self.columns)[:12]))
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {names}"
+        raise MissingColumn(f"{self.files[0][0]} has no column {name!r}; {hint}")
+
+
+def by_kind(
+    table: Table,
+    named: Mapping[str, Sequence[str] | None],
+    more_numbers: Sequence[str],
+    reserved: set[str],
+) -> dict[str, list[str]]:
+    """Assign a table's columns to the inputs `numbers` and `categories`.
+
+    They are the named ones or, if none are named, all but the reserved, by their cells.
+    """
+    kinds = {kind: list(names or ()) for kind, names in named.items()}
+    if all(names is None for names in named.values()):
+        free = [name for name in table.columns if name not in reserved]
+        kinds["numbers"] = [name for name in free if _mostly_numbers(table.columns[name])]
+        kinds["categories"] = [name for name in free if name not in kinds["numbers"]]
+    kinds["numbers"] += more_numbers
+    return kinds
+
+
+def inputs(
+    table: Table,
+    kinds: Mapping[str, Sequence[str]],
+    booleans: Sequence[str],
+    quantities: Mapping[str, Units],
+    text_columns: Sequence[str],
+    optional: Sequence[str],
+) -> dict[str, Array]:
+    """Parse the columns into the inputs `numbers`, `categories` and each text.
+
+    Raises:
+        InvalidValue: a cell is missing or cannot be parsed.
+    """
+    arrays: dict[str, Array] = {}
+    numbers, categories = kinds.get("numbers", ()), kinds.get("categories", ())
+    if numbers:
+        parsers = [_parser(name, booleans, quantities) for name in numbers]
+        parsed = [
+            _parsed(table, name, parse, name in optional)
+            for name, parse in zip(numbers, parsers, strict=True)
+        ]
+        arrays["numbers"] = np.column_stack(parsed).astype(np.float32)
+    if categories:
+        columns = [texts(table, name, name in optional) for name in categories]
+        arrays["categories"] = np.column_stack(columns)
+    return arrays | {name: texts(table, name, name in optional) for name in text_columns}
+
+
+def values(table: Table, names: Sequence[str]) -> NDArray[np.float32]:
+    """Parse columns of numbers without gaps, giving (n, columns)."""
+    columns = [_parsed(table, name, _number, False) for name in names]
+    return np.column_stack(columns).astype(np.float32)
+
+
+def texts(table: Table, name: str, optional: bool) -> Array:
+    """Return a column as an object array of str, gaps as "".
+
+    Raises:
+        InvalidValue: a cell is missing, and the column is not `optional`.
+    """
+    cells = table.column(name)
+    strings = np.empty(len(cells), object)
+    for row, cell in enumerate(cells):
+        gap = cell.strip() == "" if isinstance(cell, str) else _missing(cell)
+        if gap and not optional:
+            raise _gap(table, row, name)
+        strings[row] = "" if gap else str(cell)
+    return strings
+
+
+def class_numbers(
+    table: Table, name: str, labels: tuple[str, ...]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Convert a column to class numbers and labels.
+
+    Returns the numbers (n,) and the names of all classes. Without `labels`, the classes are sorted:
+    numbers by size, then words.
+
+    Raises:
+        UnknownLabel: a cell is none of the labels.
+    """
+    cells = [cell.strip() for cell in texts(table, name, False)]
+    labels = labels or tuple(sorted(set(cells), key=_natural))
+    number_of = {label: number for number, label in enumerate(labels)}
+    for row, cell in enumerate(cells):
+        if cell not in number_of:
+            raise unknown_label(cell, labels, f"{table.place(row)}, column {name!r}")
+    return np.array([number_of[cell] for cell in cells], np.int64), labels
+
+
+def _mostly_numbers(cells: Sequence[Any]) -> bool:
+    present = [cell for cell in cells if not _missing(cell)]
+    return sum(map(_is_number, present)) > MOSTLY * len(present)
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        _number(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _missing(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return cell.strip().lower() in MISSING
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _parsed(
+    table: Table, name: str, parse: Callable[[Any], float], optional: bool
+) -> NDArray[np.float64]:
+    """Parse a column of numbers (n,), gaps as NaN."""
+    cells = table.column(name)
+    numbers = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        if _missing(cell):
+            if not optional:
+                raise _gap(table, row, name)
+            continue
+        try:
+            numbers[row] = parse(cell)
+        except ValueError as error:
+            place = f"{table.place(row)}, column {name!r}"
+            raise InvalidValue(f"{place}: {str(cell)[:60]!r} {error}") from None
+    return numbers
+
+
+def _natural(label: str) -> tuple[float, str]:
+    """Return a sort key: numbers by size, before words."""
+    try:
+        return float(label), label
+    except ValueError:
+        return math.inf, label
+
+
+def _gap(table: Table, row: int, name: str) -> InvalidValue:
+    advice = "fill it, or name the column in optional="
+    return InvalidValue(f"{table.place(row)}: column {name!r} is empty; {advice}")
+
+
+def _parser(
+    name: str, booleans: Sequence[str], quantities: Mapping[str, Units]
+) -> Callable[[Any], float]:
+    if name in booleans:
+        return _boolean
+    if name in quantities:
+        return lambda cell: _quantity(cell, quantities[name])
+    return _number
+
+
+def _number(cell: Any) -> float:
+    if isinstance(cell, str) and "_" in cell:  # float() reads 1_000 as 1000
+        raise ValueError("is no number")
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        raise ValueError("is no number") from None
+    if not math.isfinite(value):
+        raise ValueError("is no finite number")
+    return value
+
+
+def _boolean(cell: Any) -> float:
+    value = BOOLEANS.get(str(cell).strip().lower())
+    if value is None:
+        raise ValueError("is neither yes nor no")
+    return value
+
+
+def _quantity(cell: Any, units: Units) -> float:
+    """Convert a quantity to the unit whose factor is 1.
+
+    >>> _quantity("2500 g", {"kg": 1, "g": 0.001}), _quantity("3kg", {"kg": 1, "g": 0.001})
+    (2.5, 3.0)
+    """
+    match = QUANTITY.fullmatch(str(cell))
+    if match is None:
+        raise ValueError("is no quantity")
+    if match[2] not in units:
+        names = ", ".join(unit or "none" for unit in units)
+        raise ValueError(f"has the unit {match[2] or 'none'}; known are {names}")
+    return float(match[1]) * units[match[2]]
