@@ -20,7 +20,7 @@ from training.fitting import checkpoint, distributed, loop, losses
 from training.hyperparameters import NetworkHyperparameters
 
 CPU = torch.device("cpu")
-# 101 examples: the last batch of 5 is split into 3 and 2 and, with accumulation, into parts of 2 and 1.
+# 101 examples: the last batch of 5 is split into 3 and 2 and, with accumulation, into 2 and 1.
 SETTINGS = NetworkHyperparameters(
     epochs=4, lr=0.02, batch_size=16, l1=1e-3, clip=0.5, patience=3, accumulate=2
 )
@@ -79,7 +79,7 @@ def main() -> int:
     fit(whole, ranks, settings=drawing)
     loop.VOTE_EVERY = 2
     stopped = False
-    try:  # only the second process hears of it, in the middle of an epoch
+    try:  # only the second process gets SIGTERM, in the middle of an epoch
         fit(make_model(0.3), ranks, settings=drawing, checkpoints=folder / "state",
             stop=StopAt(3 if ranks.rank == 1 else 10_000))  # fmt: skip
     except checkpoint.Interrupted:

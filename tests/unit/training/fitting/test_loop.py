@@ -1,4 +1,4 @@
-"""The loop: learns, says what it does, and goes on after SIGTERM as if nothing had been."""
+"""Training loop: learns, prints its progress, resumes after SIGTERM bit for bit."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ SETTINGS = NetworkHyperparameters(epochs=3, lr=0.01, batch_size=16, patience=2)
 
 
 def make_data() -> Dataset:
-    """A bright half of an 8x8 image, left or right, under noise."""
+    """Make noisy 8x8 images whose left or right half is bright."""
     generator = np.random.default_rng(0)
     y = generator.integers(0, 2, 90)
     x = generator.random((90, 1, 8, 8), dtype=np.float32)
@@ -40,7 +40,7 @@ def make_data() -> Dataset:
 
 
 def make_model() -> Any:
-    """Dropout and augmentation draw random numbers in every step: resuming has to restore them."""
+    """Make a network with dropout: resuming has to restore its random numbers."""
     torch.manual_seed(1)
     layers = [torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Dropout(0.3)]
     return torch.nn.Sequential(*layers, torch.nn.Linear(4 * 36, 2))
@@ -51,7 +51,7 @@ def wobble(images: Any) -> Any:
 
 
 class StopAfter(Stop):
-    """SIGTERM arrives during step `steps`, counted from the start."""
+    """SIGTERM that arrives during step `steps`, counted from the start."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -69,7 +69,7 @@ def train(
     return loop.fit(model, more.pop("data", None) or make_data(), settings, device=CPU, **more)
 
 
-def test_it_learns_and_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loop_learns_and_prints_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
     history = train(make_model(), score=lambda _: {"accuracy": 0.5})
     lines = capsys.readouterr().out.splitlines()
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         train(make_model(), replace(SETTINGS, lr=0.02), checkpoints=tmp_path)
 
 
-def test_a_torn_checkpoint_is_refused_and_none_is_left_torn(tmp_path: Path) -> None:
+def test_a_torn_checkpoint_is_refused_and_no_run_leaves_one(tmp_path: Path) -> None:
     (tmp_path / checkpoint.FILE).write_bytes(b"half")
 
     with pytest.raises(InvalidCheckpoint, match="cannot be read; remove it"):
@@ -133,35 +133,30 @@ def rates(kind: str, warm_up: float = 0.1) -> list[float]:
 @pytest.mark.parametrize(
     ("kind", "middle", "last"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1, 1)]
 )
-def test_the_learning_rate_warms_up_and_falls_as_asked(
+def test_the_learning_rate_warms_up_and_decays_by_its_schedule(
     kind: str, middle: float, last: float
 ) -> None:
-    found = rates(kind)
+    shares = rates(kind)
 
-    assert found[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
-    assert found[10] == 1.0
-    assert found[10:] == sorted(found[10:], reverse=True)
-    assert found[55] == pytest.approx(middle)
-    assert found[-1] == pytest.approx(last, abs=0.02)
+    assert shares[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert shares[10] == 1.0
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert shares[55] == pytest.approx(middle)
+    assert shares[-1] == pytest.approx(last, abs=0.02)
 
 
-def test_no_warm_up_begins_at_the_top() -> None:
+def test_without_warm_up_the_rate_starts_at_its_highest() -> None:
     assert rates("linear", 0.0)[0] == 1.0
 
 
 def make_weak_data(rows: int = 200) -> Dataset:
-    """One of 20 columns tells the answer, the others are noise."""
+    """Make 20 columns: column 3 predicts the target, the others are noise."""
     generator = np.random.default_rng(2)
     x = generator.standard_normal((rows, 20)).astype(np.float32)
     y = (2 * x[:, 3] + 0.1 * generator.standard_normal(rows)).astype(np.float32)
     half = rows // 2
     parts = [
-        Examples(
-            {
-                "x": x[part],
-            },
-            y[part],
-        )
+        Examples({"x": x[part]}, y[part])
         for part in (slice(0, half), slice(half, rows), slice(half, rows))
     ]
     return Dataset(*parts, source="made", sha256="0", split={})  # type: ignore[arg-type, misc]
@@ -185,7 +180,7 @@ def fit_linear(**settings: Any) -> Any:
     return model
 
 
-def test_l1_makes_useless_weights_zero_and_keeps_the_one_that_counts() -> None:
+def test_l1_makes_useless_weights_zero_and_keeps_the_useful_one() -> None:
     sparse, dense = fit_linear(l1=0.2), fit_linear()
 
     zeros = (sparse.weight == 0).squeeze()
@@ -206,13 +201,13 @@ def test_l2_makes_weights_small_and_leaves_biases_alone() -> None:
 
 
 class Recorder(torch.optim.SGD):  # type: ignore[misc]
-    """Notes how long the gradient is that it gets, and at which rate."""
+    """SGD that records the norm of each gradient, and the learning rates."""
 
     norms: list[float]
     rates: list[float]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        grads = [one.grad for group in self.param_groups for one in group["params"]]
+        grads = [weight.grad for group in self.param_groups for weight in group["params"]]
         self.norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
         self.rates += {group["lr"] for group in self.param_groups}
         super().step(closure)
@@ -220,17 +215,17 @@ class Recorder(torch.optim.SGD):  # type: ignore[misc]
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """The optimiser of every run, whatever it trains."""
-    noted = Recorder([torch.nn.Parameter(torch.zeros(1))], 0.1)
-    noted.norms, noted.rates = [], []
+    """Replace the optimizer of every run with a recorder."""
+    records = Recorder([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    records.norms, records.rates = [], []
 
     def make(model: Any, settings: Any, device: Any) -> Any:
         made = Recorder(model.parameters(), settings.lr)
-        made.norms, made.rates = noted.norms, noted.rates
+        made.norms, made.rates = records.norms, records.rates
         return made
 
     monkeypatch.setattr(engines, "optimizer", make)
-    return noted
+    return records
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
@@ -244,7 +239,7 @@ def test_clipping_bounds_the_gradient(recorder: Recorder, clip: float) -> None:
         assert max(recorder.norms) > 1
 
 
-def test_clipping_keeps_one_wild_row_from_ruling_the_others() -> None:
+def test_clipping_limits_the_influence_of_an_outlier() -> None:
     data = make_weak_data()
     data.train.target[0] = 1e4
 
@@ -254,20 +249,20 @@ def test_clipping_keeps_one_wild_row_from_ruling_the_others() -> None:
             epochs=60, lr=0.03, batch_size=10, weight_decay=0.0, clip=clip
         )
         train(model, settings, data=data, loss=losses.mse, augment=None)
-        (found,) = loop.predict(model, data.test.inputs, CPU)
-        return float(np.abs(found[:, 0] - data.test.target).mean())
+        (predicted,) = loop.predict(model, data.test.inputs, CPU)
+        return float(np.abs(predicted[:, 0] - data.test.target).mean())
 
     assert miss(clip=1.0) < 0.5 * miss(clip=0.0)
 
 
-def test_the_optimiser_is_given_the_rate_of_each_step(recorder: Recorder) -> None:
+def test_the_optimizer_gets_the_rate_of_each_step(recorder: Recorder) -> None:
     fit_linear(epochs=5, lr=0.01, warm_up=0.2, schedule="linear")
 
     assert recorder.rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
     assert recorder.rates[4:] == pytest.approx([0.01 * (1 - step / 16) for step in range(16)])
 
 
-def test_a_rate_that_falls_settles_where_a_constant_one_goes_on_jumping() -> None:
+def test_a_decaying_rate_ends_nearer_to_the_optimum_than_a_constant_one() -> None:
     data = make_weak_data()
     x, y = np.column_stack([data.train.inputs["x"], np.ones(100)]), data.train.target
     best = np.linalg.lstsq(x, y, rcond=None)[0][:20]
@@ -279,10 +274,10 @@ def test_a_rate_that_falls_settles_where_a_constant_one_goes_on_jumping() -> Non
     assert np.abs(falling - best).max() < 0.5 * np.abs(constant - best).max()
 
 
-def test_early_stopping_stops_and_gives_the_best_weights_back(
+def test_early_stopping_restores_the_best_weights(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """More columns than rows: the network learns its 10 rows by heart, and others the worse."""
+    """Ten rows of 40 columns make the network overfit."""
     generator = np.random.default_rng(5)
     x, y = (
         generator.standard_normal((60, 40), np.float32),
@@ -298,18 +293,18 @@ def test_early_stopping_stops_and_gives_the_best_weights_back(
     )
     history = train(model, settings, data=data, loss=losses.mse, augment=None)
 
-    found = [row["validation_loss"] for row in history]
-    best = found.index(min(found))
+    losses_seen = [row["validation_loss"] for row in history]
+    best = losses_seen.index(min(losses_seen))
     assert len(history) == best + 1 + 3 < 200
     (prediction,) = loop.predict(model, data.validation.inputs, CPU)
-    assert np.mean((prediction[:, 0] - y[10:]) ** 2) == pytest.approx(min(found), rel=1e-5)
+    assert np.mean((prediction[:, 0] - y[10:]) ** 2) == pytest.approx(min(losses_seen), rel=1e-5)
     assert f"the weights of epoch {best + 1} are kept" in capsys.readouterr().out
 
     to_the_end = train(
         make_linear(40), replace(settings, patience=0), data=data, loss=losses.mse, augment=None
     )
     assert len(to_the_end) == 200
-    assert to_the_end[-1]["validation_loss"] > 1.1 * min(found)
+    assert to_the_end[-1]["validation_loss"] > 1.1 * min(losses_seen)
 
 
 def test_bf16_is_close_to_fp32_and_not_the_same() -> None:
@@ -337,7 +332,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
     assert torch.allclose(whole.weight, parts.weight, atol=1e-4)
 
 
-def test_a_huber_loss_minds_outliers_less() -> None:
+def test_the_huber_loss_weighs_outliers_less() -> None:
     outlier = torch.tensor([0.0, 0.0, 0.0, 100.0])
 
     def loss(kind: str) -> float:
@@ -347,7 +342,7 @@ def test_a_huber_loss_minds_outliers_less() -> None:
     assert loss("huber") < loss("mse") / 50
 
 
-def test_next_token_leaves_out_what_is_ignored() -> None:
+def test_next_token_leaves_out_ignored_targets() -> None:
     class Fixed(torch.nn.Module):  # type: ignore[misc]
         def forward(self, tokens: Any) -> Any:
             return torch.nn.functional.one_hot(tokens, 5).float() * 10
@@ -369,8 +364,8 @@ def test_the_contrastive_loss_is_low_where_pairs_match() -> None:
     assert losses.contrastive(rows, rows) < 0.1 < losses.contrastive(rows, rows.roll(1, 0))
 
 
-def test_steps_that_read_all_from_the_device_compute_what_plain_ones_do() -> None:
-    """What a CUDA graph records, run without recording: the same weights, the smaller last batch included."""
+def test_steps_on_device_compute_the_weights_of_eager_steps() -> None:
+    """Runs on the CPU what a CUDA graph would record; the last batch of an epoch is smaller."""
     data = make_weak_data(134).train  # 67 rows: two batches of 25 and one of 17
     inputs, target = (torch.from_numpy(data.inputs["x"]),), torch.from_numpy(data.target)
     settings = NetworkHyperparameters(epochs=2, lr=0.03, batch_size=25, l1=0.01, clip=1.0)
@@ -378,8 +373,10 @@ def test_steps_that_read_all_from_the_device_compute_what_plain_ones_do() -> Non
     for graphed in (False, True):
         model = make_linear()
         optimizer = engines.optimizer(model, settings, CPU)
-        update = engines.Update(engines.Objective(model, losses.mse), optimizer, inputs, target, settings, None, Ranks(),
-                              torch.zeros(()))  # fmt: skip
+        objective = engines.Objective(model, losses.mse)
+        update = engines.Update(
+            objective, optimizer, inputs, target, settings, None, Ranks(), torch.zeros(())
+        )
         rates = [settings.lr * schedule(step, 6) for step in range(6)]
         engine = (
             engines.Graphed(update, rates, 25, 67, CPU)
@@ -400,21 +397,28 @@ def test_steps_that_read_all_from_the_device_compute_what_plain_ones_do() -> Non
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_cuda_graph_computes_what_plain_calls_do() -> None:
-    found = []
+def test_a_cuda_graph_computes_the_weights_of_eager_steps() -> None:
+    weights = []
     for engine in ("eager", "graph"):
         model = make_linear()
         settings = NetworkHyperparameters(
-            epochs=4, lr=0.03, batch_size=24, precision="fp32", engine=engine, l1=0.01, clip=1.0)  # fmt: skip
+            epochs=4,
+            lr=0.03,
+            batch_size=24,
+            precision="fp32",
+            engine=engine,
+            l1=0.01,
+            clip=1.0,
+        )
         loop.fit(model, make_weak_data(), settings, device=torch.device("cuda"), loss=losses.mse)
-        found.append(model.weight.detach().cpu())
+        weights.append(model.weight.detach().cpu())
 
-    assert torch.allclose(*found, atol=1e-4)
+    assert torch.allclose(*weights, atol=1e-4)
 
 
 @pytest.mark.stress  # the compiler takes a minute, and a C++ compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own
-def test_a_compiled_step_computes_what_plain_calls_do() -> None:
+def test_a_compiled_step_computes_the_weights_of_eager_steps() -> None:
     plain, compiled = fit_linear(epochs=3), fit_linear(epochs=3, engine="compile")
 
     assert torch.allclose(plain.weight, compiled.weight, atol=1e-5)
@@ -425,7 +429,7 @@ def test_a_cuda_graph_is_refused_on_a_cpu() -> None:
         fit_linear(engine="graph")
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_one_sentence() -> None:
+def test_a_loss_of_nan_ends_the_run_in_one_sentence() -> None:
     with pytest.raises(Diverged, match="the loss is nan in epoch 1: lower lr, or set clip=1"):
         train(
             make_linear(),
@@ -462,7 +466,7 @@ def test_a_watcher_gets_every_epoch_and_may_end_the_run() -> None:
 
 
 def test_waiting_threads_do_not_spin() -> None:
-    """OpenMP tells at its start what it took from the environment, which had to be set before torch was loaded."""
+    """OpenMP prints its settings when it is loaded, which torch's import does."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
 
     done = subprocess.run(

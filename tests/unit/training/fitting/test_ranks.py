@@ -1,4 +1,7 @@
-"""Two processes that share every batch learn what one does: within 1e-5, for sums come in another order."""
+"""Two processes that share every batch learn the weights of one process.
+
+Within 1e-5: they add up in another order.
+"""
 
 import os
 import re
@@ -21,7 +24,10 @@ ATOL = 1e-5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes, started with torchrun's variables, leave behind. They meet in a file and talk over lo."""
+    """Run two processes with torchrun's variables; return their output folder.
+
+    They meet in a file and communicate over the loopback interface.
+    """
     folder = tmp_path_factory.mktemp("ranks")
     shared = {
         "WORLD_SIZE": "2",
@@ -29,19 +35,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "MAYFLY_RENDEZVOUS": f"file://{folder}/meeting",
     }
     children = [
-        subprocess.Popen([sys.executable, "-m", "tests.ranks", str(folder)], cwd=ROOT, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, text=True,
-                         env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.ranks", str(folder)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
-        said = [child.communicate(timeout=200) for child in children]
+        printed = [child.communicate(timeout=200) for child in children]
     finally:
         for child in children:
             child.kill()
-    assert [child.returncode for child in children] == [0, 0], said
-    assert "epoch 4/4" in said[0][0]
-    assert said[1][0] == ""  # one of them speaks
+    assert [child.returncode for child in children] == [0, 0], printed
+    assert "epoch 4/4" in printed[0][0]
+    assert printed[1][0] == ""  # rank 0 alone prints
     return folder
 
 
@@ -49,37 +60,37 @@ def load(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
-def test_two_processes_learn_what_one_does(folder: Path) -> None:
+def test_two_processes_learn_the_weights_of_one(folder: Path) -> None:
     alone = script.make_model()
     history = script.fit(alone)
     together = load(folder / "plain.pt")
 
     for name, weights in alone.state_dict().items():
         assert torch.allclose(weights, together["model"][name], atol=ATOL, rtol=0), name
-    for one, other in zip(history, together["history"], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], abs=ATOL)
-        assert one["validation_loss"] == pytest.approx(other["validation_loss"], abs=ATOL)
+    for ours, theirs in zip(history, together["history"], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=ATOL)
+        assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], abs=ATOL)
     moved = [not torch.allclose(a, b, atol=0.05) for a, b in
              zip(alone.parameters(), script.make_model().parameters(), strict=True)]  # fmt: skip
     assert any(moved)
 
 
-def test_both_hold_the_same_weights_to_the_last_bit(folder: Path) -> None:
+def test_both_processes_have_bitwise_equal_weights(folder: Path) -> None:
     first, second = load(folder / "plain.pt")["others"]
 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_one_process_told_to_stop_stops_both_and_they_go_on_bit_for_bit(folder: Path) -> None:
-    """Each draws its own dropout, so each state of the generators has to come back to its own process."""
-    found = load(folder / "resumed.pt")
+def test_sigterm_to_one_process_stops_both_and_they_resume_bit_for_bit(folder: Path) -> None:
+    """Each process draws its own dropout: its random state has to come back to it."""
+    saved = load(folder / "resumed.pt")
 
-    assert found["stops"] == [True, True]
-    for name, weights in found["whole"].items():
-        assert torch.equal(weights, found["resumed"][name]), name
+    assert saved["stops"] == [True, True]
+    for name, weights in saved["whole"].items():
+        assert torch.equal(weights, saved["resumed"][name]), name
 
 
-def test_a_checkpoint_of_two_processes_is_not_for_one(folder: Path) -> None:
+def test_one_process_refuses_the_checkpoint_of_two(folder: Path) -> None:
     settings = script.replace(script.SETTINGS, accumulate=1, epochs=3)
 
     with pytest.raises(InvalidCheckpoint, match="belongs to a run with other settings"):
@@ -94,16 +105,23 @@ def test_a_checkpoint_of_two_processes_is_not_for_one(folder: Path) -> None:
         ("1", "lambda: 3", 3, "ended by Python\n", ""),
     ],
 )
-def test_one_of_several_processes_ends_before_the_interpreter_does(
+def test_several_processes_exit_without_finalizing_the_interpreter(
     processes: str, main: str, status: int, out: str, error: str
 ) -> None:
-    """While it finalises, a thread of gloo's that lets a tensor go would abort the process."""
+    """During finalization, a gloo thread that releases a tensor would abort the process."""
     code = f"""import atexit
 from training.fitting import distributed
 atexit.register(print, "ended by Python")
 distributed.run_and_exit({main})"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "WORLD_SIZE": processes},
-                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "WORLD_SIZE": processes},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
     assert (done.returncode, done.stdout) == (status, out)
     assert error in done.stderr
@@ -112,14 +130,14 @@ distributed.run_and_exit({main})"""
 UP = """
 import fcntl, os, socket, struct, sys
 with socket.socket() as any_socket:
-    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
 @pytest.mark.slow
 def test_torchrun_starts_the_command_and_one_process_writes_the_model(tmp_path: Path) -> None:
-    """In a network of its own, for torchrun listens on every interface."""
+    """Runs in a network namespace of its own, because torchrun listens on every interface."""
     alone = ["unshare", "--map-root-user", "--net"]
     if (
         not sys.platform.startswith("linux")
@@ -146,9 +164,14 @@ def test_torchrun_starts_the_command_and_one_process_writes_the_model(tmp_path: 
         str(tmp_path),
     ]
     done = subprocess.run(
-        [*alone, sys.executable, "-c", UP, *torchrun, *train], cwd=ROOT, capture_output=True, text=True, timeout=240,
-        check=False, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-    )  # fmt: skip
+        [*alone, sys.executable, "-c", UP, *torchrun, *train],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
 
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout

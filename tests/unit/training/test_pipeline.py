@@ -1,0 +1,87 @@
+"""Steps of a training, each called by name: load, fit, export, compress, describe, write."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+onnx = pytest.importorskip("onnx")
+
+from training import pipeline, train
+from training.errors import TrainingError
+from training.export import graphs
+from training.fitting.checkpoint import Stop
+from training.pipeline import Fitted, Setup
+
+pytestmark = pytest.mark.train
+
+
+def load(*arguments: str, **environ: str) -> Setup:
+    return pipeline.load(train.parser().parse_args([*arguments, "--device", "cpu"]), environ)
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return load("logistic", "--set", "c=0.25", "--seeds", "2")
+
+
+@pytest.fixture(scope="module")
+def fitted(setup: Setup) -> Fitted:
+    return pipeline.fit(setup, Stop())
+
+
+def test_load_merges_the_settings_of_job_and_command_line() -> None:
+    setup = load("logistic", "--set", "c=0.25", SM_HPS='{"c": "4", "seed": "3"}')
+
+    assert (setup.settings.seed, setup.recipe.name) == (3, "logistic")
+    assert setup.settings == setup.recipe.hyperparameters(seed=3, c=0.25)
+    assert setup.data.source.startswith("sklearn:")
+
+
+def test_load_reads_channels_and_refuses_s3(tmp_path: Path) -> None:
+    setup = load("logistic", "--data", f"test={tmp_path}", SM_CHANNEL_TRAIN="/opt/ml/input/train")
+
+    assert setup.channels == {"train": Path("/opt/ml/input/train"), "test": tmp_path}
+    with pytest.raises(TrainingError, match="training here reads folders"):
+        load("logistic", "--data", "train=s3://bucket/rows/")
+
+
+def test_a_trial_never_sees_the_test_part() -> None:
+    setup = load("logistic", MAYFLY_TRIAL="1")
+
+    assert setup.is_trial
+    assert setup.data.test is setup.data.validation
+
+
+def test_fit_trains_once_for_each_seed(setup: Setup, fitted: Fitted) -> None:
+    assert [run.settings.seed for run in fitted.runs] == [0, 1]
+    assert fitted.first is fitted.runs[0]
+    assert fitted.search is None
+
+
+def test_export_compress_and_describe_agree_on_the_metrics(setup: Setup, fitted: Fitted) -> None:
+    model = pipeline.compress(setup, fitted.first, pipeline.export(fitted.first))
+    description = pipeline.describe(setup, fitted, model)
+
+    assert model.trained is fitted.first
+    assert model.compressed is None
+    probabilities = graphs.runner(model.graph)(setup.data.test.inputs)["probabilities"]
+    np.testing.assert_array_equal(description.outcome, probabilities)
+    accuracy = (probabilities.argmax(1) == setup.data.test.target).mean()
+    assert description.card["metrics"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert description.record["seeds"] == [0, 1]
+
+
+def test_write_puts_the_model_and_its_reports_where_a_job_wants_them(
+    fitted: Fitted, tmp_path: Path
+) -> None:
+    environ = {"SM_MODEL_DIR": str(tmp_path / "model"), "SM_OUTPUT_DATA_DIR": str(tmp_path / "out")}
+    setup = load("logistic", **environ)
+    model = pipeline.compress(setup, fitted.first, pipeline.export(fitted.first))
+    path = pipeline.write(setup, model, pipeline.describe(setup, fitted, model))
+
+    assert path == tmp_path / "model" / "model.onnx"
+    assert {item.name for item in (tmp_path / "model").iterdir()} >= {"model.onnx", "report.json"}
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["recipe"] == "logistic"
