@@ -82,13 +82,13 @@ def test_a_set_repeats_and_its_parts_share_no_group(name: str) -> None:
     assert first.sha256 == second.sha256
     assert first.source.split(":")[0] in ("sklearn", "cpython", "synthetic")
     for part in PARTS:
-        one, other = getattr(first, part), getattr(second, part)
-        assert len(one) == first.split[part] > 0
-        assert np.array_equal(one.target, other.target)
-        assert rows_of(one) == rows_of(other)
-        assert all(len(values) == len(one) for values in one.inputs.values())
+        rows, repeated = getattr(first, part), getattr(second, part)
+        assert len(rows) == first.split[part] > 0
+        assert np.array_equal(rows.target, repeated.target)
+        assert rows_of(rows) == rows_of(repeated)
+        assert all(len(values) == len(rows) for values in rows.inputs.values())
         if first.labels:
-            assert set(one.target) == set(range(len(first.labels)))
+            assert set(rows.target) == set(range(len(first.labels)))
     by = first.split["by"]
     assert (by == "row") == (first.train.groups is None)
     if by != "row":
@@ -173,7 +173,11 @@ def test_numbers_get_the_types_of_tensors() -> None:
     result = split(examples, source="made", sha256="0").train
 
     assert {name: values.dtype for name, values in result.inputs.items()} == {
-        "x": np.float32, "flag": np.float32, "word": object, "id": np.int32}  # fmt: skip
+        "x": np.float32,
+        "flag": np.float32,
+        "word": object,
+        "id": np.int32,
+    }
     assert result.target.dtype == np.int64
 
 
@@ -235,14 +239,14 @@ def test_a_digest_ignores_the_last_bits_of_floats() -> None:
     values = np.array([[0.1, np.nan], [2, 3]])
 
     assert data.digest(values) == data.digest(values + 1e-12)
-    others = [
+    changed = [
         values + 1e-3,
         values.reshape(4),
         np.nan_to_num(values),
         values[:, ::-1],
         np.array(["0.1"], object),
     ]
-    assert len({data.digest(other) for other in [values, *others]}) == 6
+    assert len({data.digest(array) for array in [values, *changed]}) == 6
 
 
 def test_docstrings_are_the_same_in_another_process() -> None:
@@ -261,20 +265,20 @@ def test_docstrings_are_english_texts_of_all_topics_once_each() -> None:
     result = texts.docstrings()
 
     assert len(result) > 4000
-    assert len({one.text for one in result}) == len(result)
-    assert {one.topic for one in result} == set(texts.TOPICS)
+    assert len({docstring.text for docstring in result}) == len(result)
+    assert {docstring.topic for docstring in result} == set(texts.TOPICS)
     assert "Return a new shallow copy" not in {
-        one.text for one in result
+        docstring.text for docstring in result
     }  # those of C modules are not in the sources
     assert any(
-        one.module == "asyncio.queues" and one.text.startswith("A queue, useful for")
-        for one in result
+        docstring.module == "asyncio.queues" and docstring.text.startswith("A queue, useful for")
+        for docstring in result
     )
 
 
 def test_a_summary_belongs_to_the_body_that_follows_it() -> None:
     pairs = texts.docstring_pairs().test
-    whole = [" ".join(one.text.split()) for one in texts.docstrings()]
+    whole = [" ".join(docstring.text.split()) for docstring in texts.docstrings()]
 
     for summary, body in zip(pairs.inputs["summary"][:20], pairs.inputs["body"][:20], strict=True):
         assert any(text.startswith(f"{summary} {body}") for text in whole)
@@ -286,8 +290,8 @@ def test_the_target_of_a_language_model_is_the_next_byte() -> None:
     for part in (result.train, result.test):
         shown, after = part.inputs["tokens"], part.target
         assert shown.shape == after.shape == (len(part), 64)
-        known = after[:, :-1] >= 0
-        assert np.array_equal(shown[:, 1:][known], after[:, :-1][known])
+        real = after[:, :-1] >= 0
+        assert np.array_equal(shown[:, 1:][real], after[:, :-1][real])
     text = bytes(result.test.inputs["tokens"][0].tolist())
     from pydoc_data.topics import topics
 
@@ -328,8 +332,8 @@ def test_more_noise_makes_words_harder() -> None:
     assert (audio.shape[1], audio.dtype) == (3200, np.float32)
     assert 0.05 < np.abs(audio).max(axis=1).min() <= np.abs(audio).max() <= 1
     accuracy = [
-        evaluate_baselines("classification", one)["mean spectrum"]["accuracy"]
-        for one in (clear, noisy)
+        evaluate_baselines("classification", words)["mean spectrum"]["accuracy"]
+        for words in (clear, noisy)
     ]
     assert accuracy[0] > accuracy[1] + 0.1 > 0.3
     assert "snr_db=-10" in noisy.source
@@ -350,17 +354,20 @@ def test_churn_is_predictable_in_part_and_its_data_are_dirty() -> None:
 
 
 def test_another_seed_makes_other_data_and_another_source() -> None:
-    one, other = synthetic.churn(seed=0, rows=200), synthetic.churn(seed=1, rows=200)
+    first, second = synthetic.churn(seed=0, rows=200), synthetic.churn(seed=1, rows=200)
 
-    assert one.sha256 != other.sha256
-    assert (one.source, other.source) == (
+    assert first.sha256 != second.sha256
+    assert (first.source, second.source) == (
         "synthetic:churn@1?seed=0&rows=200",
         "synthetic:churn@1?seed=1&rows=200",
     )
 
 
 def test_data_need_no_torch() -> None:
-    code = "import sys; from training.data import digits, synthetic, texts; digits(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from training.data import digits, synthetic, texts; "
+        "digits(); print('torch' in sys.modules)"
+    )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
