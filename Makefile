@@ -86,7 +86,7 @@ results: ## Write the tables of docs/performance.md from benchmarks/results/
 	$(PYTHON) -m scripts.results
 
 constraints: .venv/.uv ## Update the pinned versions of indirect requirements
-	$(COMPILE) --group lint --group train --group parquet --group tune -o constraints/main.txt
+	$(COMPILE) --group lint --group train --group parquet -o constraints/main.txt
 	$(COMPILE) --group kserve -o constraints/kserve.txt
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
 	$(COMPILE) --group toolkit -o constraints/toolkit.txt
@@ -113,7 +113,7 @@ INSTALL = $(BIN)/uv pip install --python
 
 .venv/.all: .venv/.demo
 	@scripts/progress "Installing the tests' packages" \
-		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train --group parquet --group tune
+		$(INSTALL) $(BIN)/python -c constraints/main.txt --group lint --group train --group parquet
 	@touch $@
 
 .venv-313/.done: .venv/.uv pyproject.toml constraints/main.txt

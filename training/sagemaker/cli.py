@@ -1,8 +1,9 @@
-"""Submit a recipe as a SageMaker training or tuning job."""
+"""Command line that submits training jobs and searches to SageMaker."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -10,125 +11,139 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from training.errors import InvalidJob, TrainingError
-from training.hyperparameters import pairs
+from training.errors import InvalidJob, InvalidRecipe, TrainingError
+from training.hyperparameters import override, pairs
+from training.manifest import code_revision
+from training.recipe import Task
+from training.recipe_loading import RECIPES, load
+from training.sagemaker import backends
+from training.sagemaker.source_code import SourceCode, collect_code
 from training.sagemaker.training_job import Job, build, job_name
 from training.sagemaker.validation import EXAMPLE_ROLE, validate
-from training.tuning import study
+from training.tuning.options import BUDGET, add_run_options, add_search_options, require_optuna
 
 LOCAL_STACK = "http://127.0.0.1:8081"
-LOCAL_CREDENTIALS = {
+LOCAL_CREDENTIALS = {  # placeholders: real ones are never sent to the local stack
     "AWS_ACCESS_KEY_ID": "local",
     "AWS_SECRET_ACCESS_KEY": "local",
-}  # real ones stay at home
+}
 EXAMPLE_BUCKET = "my-artifacts"
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Submit a job from the command line and return the exit status."""
+    options = _parser().parse_args(arguments)
     try:
-        return _submit(_options(arguments), environ)
+        return _submit(options, environ)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training train RECIPE --on sagemaker",
         description="Run a recipe as a training job.",
     )
-    parser.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
-    parser.add_argument(
-        "--on", choices=["sagemaker", "local-stack"], default="sagemaker", help="[%(default)s]"
-    )
-    parser.add_argument(
-        "--bucket", help="the artifacts bucket [$MAYFLY_BUCKET; on the local stack: its own]"
-    )
-    parser.add_argument("--role", help="ARN of the role the job runs as [$MAYFLY_ROLE]")
-    parser.add_argument("--model", help="name of the model [the recipe's]")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4"
-    )
-    parser.add_argument(
-        "--data", "--channel", action="append", default=[], metavar="NAME=S3URI", help="input data"
-    )
-    parser.add_argument("--seeds", metavar="N", help="train N times; the first is written")
-    parser.add_argument("--compress", metavar="KINDS", help="as in training here")
-    parser.add_argument("--budget", help="share of the metric a compressed form may lose")
-    study.add_options(parser, "sagemaker")
-    parser.add_argument(
+    add_run_options(parser, ["--data", "--channel"], "S3URI")
+    add_search_options(parser, "sagemaker")
+    _add_target_options(parser)
+    _add_resource_options(parser)
+    return parser
+
+
+def _add_target_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--on", choices=["sagemaker", "local-stack"], default="sagemaker", help="[%(default)s]")
+    add("--bucket", help="the artifacts bucket [$MAYFLY_BUCKET; on the local stack: its own]")
+    add("--role", help="ARN of the role the job runs as [$MAYFLY_ROLE]")
+    add("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
+    add("--model", help="name of the model [the recipe's]")
+    add(
         "--backend",
         choices=["boto3", "sagemaker"],
         default="boto3",
         help="what sends the request: boto3, or the SageMaker SDK where it is installed",
     )
-    parser.add_argument("--region", help="[$AWS_REGION, $AWS_DEFAULT_REGION or us-east-1]")
-    parser.add_argument("--instance", default=Job.instance_type, help="instance type [%(default)s]")
-    parser.add_argument(
-        "--instances", type=int, default=Job.instances, metavar="N", help="hosts, by torchrun [1]"
-    )
-    parser.add_argument(
-        "--processes", type=int, metavar="N", help="on each host, by torchrun [one for each GPU]"
-    )
-    parser.add_argument("--image", help="container image [AWS's PyTorch image for the instance]")
-    parser.add_argument(
-        "--spot",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="a spot instance, or not",
-    )
-    parser.add_argument("--max-runtime", type=int, default=Job.max_runtime_s, metavar="SECONDS")
-    parser.add_argument(
-        "--max-wait", type=int, metavar="SECONDS", help="for a spot instance, runtime included"
-    )
-    parser.add_argument(
-        "--retries",
-        type=int,
-        default=Job.retries,
-        metavar="N",
-        help="after SageMaker's own errors, 30 at most",
-    )
-    parser.add_argument(
-        "--volume", type=int, default=Job.volume_gb, metavar="GB", help="[%(default)s]"
-    )
-    parser.add_argument(
-        "--keep-alive", type=int, default=0, metavar="SECONDS", help="warm pool after the job"
-    )
-    parser.add_argument("--kms-key", help="encrypts volume and output")
-    parser.add_argument("--subnet", action="append", default=[])
-    parser.add_argument("--security-group", action="append", default=[])
-    parser.add_argument(
+    add("--tag", action="append", default=[], metavar="NAME=VALUE")
+    add("--dry-run", action="store_true", help="print the request; send and upload nothing")
+    add("--wait", action="store_true", help="follow the job to its end")
+
+
+def _add_resource_options(parser: argparse.ArgumentParser) -> None:
+    def add_number(name: str, default: int | None, unit: str, text: str) -> None:
+        parser.add_argument(name, type=int, default=default, metavar=unit, help=text)
+
+    add = parser.add_argument
+    add("--instance", default=Job.instance_type, help="instance type [%(default)s]")
+    add_number("--instances", Job.instances, "N", "hosts, by torchrun [%(default)s]")
+    add_number("--processes", None, "N", "on each host, by torchrun [one for each GPU]")
+    add("--image", help="container image [AWS's PyTorch image for the instance]")
+    spot = argparse.BooleanOptionalAction
+    add("--spot", action=spot, default=True, help="a spot instance, or not")
+    add_number("--max-runtime", Job.max_runtime_s, "SECONDS", "[%(default)s]")
+    add_number("--max-wait", None, "SECONDS", "for a spot instance, runtime included")
+    add_number("--retries", Job.retries, "N", "after SageMaker's own errors, 30 at most")
+    add_number("--volume", Job.volume_gb, "GB", "[%(default)s]")
+    add_number("--keep-alive", Job.keep_alive_s, "SECONDS", "warm pool after the job")
+    add("--kms-key", help="encrypts volume and output")
+    add("--subnet", action="append", default=[])
+    add("--security-group", action="append", default=[])
+    add(
         "--wheels",
         type=Path,
         metavar="DIR",
         help="packages for a job without a way to the package index",
     )
-    parser.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the request; send and upload nothing"
-    )
-    parser.add_argument("--wait", action="store_true", help="follow the job to its end")
-    return parser.parse_args(arguments)
 
 
 def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from training import manifest
-    from training.sagemaker import backends, tuning_job
-
     if options.on == "local-stack":
         os.environ["AWS_ENDPOINT_URL"] = environ.get("AWS_ENDPOINT_URL", LOCAL_STACK)
         os.environ |= LOCAL_CREDENTIALS
-    region = (
-        options.region
-        or environ.get("AWS_REGION")
-        or environ.get("AWS_DEFAULT_REGION")
-        or Job.region
-    )
-    code = backends.collect_code(options.recipe, options.wheels)
+    code = collect_code(options.recipe, options.wheels)
+    job = _make_job(options, environ, code)
+    if options.tune:
+        best = _search(job, options, code)
+        if best is None:
+            return 0
+        job = replace(job, hyperparameters={**job.hyperparameters, **best})
+    request = build(job)
+    validate(request)
+    if options.dry_run:
+        print(json.dumps(request, indent=2, ensure_ascii=False))
+        return 0
+    backends.upload_code(code, job.bucket, job.region)
+    backends.BACKENDS[options.backend](request, job.region)
+    print(f"submitted {job.name}", flush=True)
+    if options.wait:
+        backends.wait(job.name, job.region)
+    return 0
+
+
+def _search(job: Job, options: argparse.Namespace, code: SourceCode) -> Mapping[str, object] | None:
+    """Search over jobs and return the best settings.
+
+    None where a tuning job was only printed or only submitted. A dry run of another search tries
+    nothing: the request of the last job is printed.
+    """
+    if options.dry_run and options.search != "sagemaker":
+        return {}
+    require_optuna()
+    from training.sagemaker import trials, tuning_job  # they import Optuna: 0.3 s
+
+    if options.search == "sagemaker":
+        return tuning_job.run(job, options, code)
+    backends.upload_code(code, job.bucket, job.region)
+    return trials.run_over_jobs(job, options, backends.BACKENDS[options.backend])
+
+
+def _make_job(options: argparse.Namespace, environ: Mapping[str, str], code: SourceCode) -> Job:
+    region = _region(options, environ)
     hyperparameters = pairs(options.set)
-    name, task = backends.check_recipe(options.recipe, hyperparameters)
+    name, task = check_recipe(options.recipe, hyperparameters)
     bucket = _bucket(options, environ, region)
-    job = Job(
+    return Job(
         name=job_name(options.model or name),
         recipe=code.entry,
         model=options.model or name,
@@ -150,38 +165,41 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         subnets=options.subnet,
         security_groups=options.security_group,
         tags=pairs(options.tag, "--tag"),
-        code_revision=manifest.code_revision(environ),
+        code_revision=code_revision(environ),
         task=task,
         instances=options.instances,
         processes=options.processes,
-        arguments=_passed_on(options),
+        arguments=_job_arguments(options),
     )
-    send = backends.BACKENDS[options.backend]
-    if options.tune and (options.search == "sagemaker" or not options.dry_run):
-        if options.search == "sagemaker":
-            found = tuning_job.run(job, options, code)
-            if found is None:
-                return 0
-        else:
-            code.upload(bucket, region)
-            found = study.over_jobs(job, options, send)
-        job = replace(job, hyperparameters={**hyperparameters, **found})
-    request = build(job)
-    validate(request)
-    if options.dry_run:
-        print(json.dumps(request, indent=2, ensure_ascii=False))
-        return 0
-    code.upload(bucket, region)
-    send(request, region)
-    print(f"submitted {job.name}", flush=True)
-    if options.wait:
-        backends.wait(job.name, region)
-    return 0
+
+
+def check_recipe(recipe: str, hyperparameters: Mapping[str, object]) -> tuple[str, Task | None]:
+    """Check a recipe and its hyperparameters; return its name and task.
+
+    Mistakes are found here, before an instance is paid for.
+
+    Where torch is missing, as beside the SageMaker SDK, a recipe cannot be loaded: its file's name
+    is returned, and no task.
+
+    Raises:
+        TrainingError: there is no such recipe, or a hyperparameter is wrong.
+    """
+    if importlib.util.find_spec("torch") is None:
+        if not recipe.endswith(".py") and not (RECIPES / f"{recipe}.py").is_file():
+            raise InvalidRecipe(f"there is no recipe {recipe!r}")
+        return Path(recipe).stem, None
+    loaded = load(recipe)
+    override(loaded.hyperparameters(), hyperparameters)
+    return loaded.name, loaded.task
+
+
+def _region(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    names = ("AWS_REGION", "AWS_DEFAULT_REGION")
+    candidates = [options.region, *(environ.get(name) for name in names), Job.region]
+    return str(next(filter(None, candidates)))
 
 
 def _bucket(options: argparse.Namespace, environ: Mapping[str, str], region: str) -> str:
-    from training.sagemaker import backends
-
     bucket: str | None = options.bucket or environ.get("MAYFLY_BUCKET")
     if bucket:
         return bucket
@@ -201,10 +219,19 @@ def _role(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
     raise InvalidJob("name the role the job runs as: --role, or MAYFLY_ROLE")
 
 
-def _passed_on(options: argparse.Namespace) -> tuple[str, ...]:
-    """The arguments that mean the same in the job."""
-    given = {"--seeds": options.seeds, "--compress": options.compress, "--budget": options.budget}
-    return tuple(part for name, value in given.items() if value for part in (name, value))
+def _job_arguments(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the options that the training command in the job gets.
+
+    Options at their defaults are left out.
+    """
+    arguments: list[str] = []
+    if options.seeds != 1:
+        arguments += ["--seeds", str(options.seeds)]
+    if options.compress:
+        arguments += ["--compress", options.compress]
+    if options.budget != BUDGET:
+        arguments += ["--budget", str(options.budget)]
+    return tuple(arguments)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""One training job, as the CreateTrainingJob request that every backend takes: pure, and checked without a network.
+"""CreateTrainingJob request of a training job.
 
-    python -m training train digits --on sagemaker --instance ml.g5.xlarge --bucket my-artifacts --role arn:aws:… --wait
+Building it reads and sends nothing: every backend sends the same request.
+
+    python -m training train digits --on sagemaker --instance ml.g5.xlarge --bucket my-artifacts \\
+        --role arn:aws:… --wait
     python -m training train digits --on sagemaker --spot --dry-run
     python -m training train digits --on local-stack --wait
 
-The local stack runs the same request for real. It is looked for at AWS_ENDPOINT_URL or, as the README starts it, at
-127.0.0.1:8081.
+The local stack really runs the same request. Its address is AWS_ENDPOINT_URL or, as the README
+starts it, 127.0.0.1:8081.
 
-A job in a network without a way out (--subnet) brings what its image lacks along:
+A job in a network without a way out (--subnet) brings the packages that its image lacks:
 
-    pip download -r training/requirements.txt -d wheels --only-binary :all: --python-version 3.12 \\
-        --platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64
+    pip download -r training/requirements.txt -d wheels --only-binary :all: \\
+        --python-version 3.12 --platform manylinux2014_x86_64 \\
+        --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64
     python -m training train digits --on sagemaker --subnet … --security-group … --wheels wheels
 """
 
@@ -30,30 +34,34 @@ from training.recipe import Task
 
 Request = dict[str, Any]
 
-CODE = "/opt/ml/input/data/code"  # where SageMaker puts the channel `code`
+CODE = "/opt/ml/input/data/code"  # folder of the channel `code` in the container
 TORCH = "2.13"
 GPU_FAMILIES = re.compile(r"ml\.(g|p)\d")
+SPOT_WAIT_S = 3600  # for a spot instance, beyond the runtime
 DEFAULT_ACCOUNT = "763104351884"  # AWS Deep Learning Containers
-OPT_IN_ACCOUNTS = {  # regions with an account of their own; from the table in sagemaker 3.27 (pytorch-amzn2023)
+# Regions with an account of their own, from the SDK's table: sagemaker 3.27, pytorch-amzn2023.
+OPT_IN_ACCOUNTS = {
     "af-south-1": "626614931356", "ap-east-1": "871362719292", "ap-east-2": "975050140332",
-    "ap-northeast-3": "364406365360", "ap-south-2": "772153158452", "ap-southeast-3": "907027046896",
-    "ap-southeast-4": "457447274322", "ap-southeast-5": "550225433462", "ap-southeast-6": "633930458069",
-    "ap-southeast-7": "590183813437", "ca-west-1": "204538143572", "eu-central-2": "380420809688",
-    "eu-south-1": "692866216735", "eu-south-2": "503227376785", "il-central-1": "780543022126",
-    "me-central-1": "914824155844", "me-south-1": "217643126080", "mx-central-1": "637423239942",
+    "ap-northeast-3": "364406365360", "ap-south-2": "772153158452",
+    "ap-southeast-3": "907027046896", "ap-southeast-4": "457447274322",
+    "ap-southeast-5": "550225433462", "ap-southeast-6": "633930458069",
+    "ap-southeast-7": "590183813437", "ca-west-1": "204538143572",
+    "eu-central-2": "380420809688", "eu-south-1": "692866216735", "eu-south-2": "503227376785",
+    "il-central-1": "780543022126", "me-central-1": "914824155844",
+    "me-south-1": "217643126080", "mx-central-1": "637423239942",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a job is made of. `code_uri` is the S3 prefix that holds this package, as `backends.upload_code` returns."""
+    """Training job: recipe, data, instance, network and limits."""
 
     name: str
     recipe: str
     model: str
     bucket: str
     role: str
-    code_uri: str
+    code_uri: str  # S3 prefix of this package, as SourceCode.uri returns it
     region: str = "us-east-1"
     hyperparameters: Mapping[str, object] = field(default_factory=dict)
     channels: Mapping[str, str] = field(default_factory=dict)  # name → S3 prefix of input data
@@ -61,44 +69,43 @@ class Job:
     image: str | None = None  # default: AWS's PyTorch image for the instance type
     spot: bool = True
     max_runtime_s: int = 3600
-    max_wait_s: int | None = (
-        None  # for a spot job, runtime included; default: an hour more than max_runtime_s
-    )
+    max_wait_s: int | None = None  # spot only, runtime included; default: SPOT_WAIT_S more
     volume_gb: int = 30
-    retries: int = 2  # after an internal error of SageMaker's
-    keep_alive_s: int = (
-        0  # warm pool: the next job starts in seconds, the instance is paid for meanwhile
-    )
+    retries: int = 2  # after an internal error of SageMaker
+    keep_alive_s: int = 0  # warm pool: the instance is paid for, and the next job starts at once
     kms_key: str | None = None
     subnets: Sequence[str] = ()
     security_groups: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     code_revision: str | None = None
-    task: Task | None = None  # of the recipe, for the metrics; None: those of all tasks
-    instances: int = 1  # on more than one, as on several GPUs, bootstrap.py starts torchrun
-    processes: int | None = None  # on each instance [one for each GPU]
-    arguments: Sequence[str] = ()  # further ones of training.train
-    trial: bool = False  # one of a search: it is judged, and writes and registers no model
+    task: Task | None = None  # chooses the metrics; None: those of all tasks
+    instances: int = 1  # on several, as on several GPUs, bootstrap.py starts torchrun
+    processes: int | None = None  # on each instance; default: one for each GPU
+    arguments: Sequence[str] = ()  # further ones for training.train
+    trial: bool = False  # the job judges settings for a search, and registers no model
 
 
 def image_uri(region: str, instance_type: str) -> str:
-    """AWS's PyTorch training image for the processor of `instance_type`.
+    """Return AWS's PyTorch training image for a region and an instance type.
 
     >>> image_uri("eu-west-1", "ml.g5.xlarge")
     '763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch:2.13-cu133-amzn2023-sagemaker'
+
+    Raises:
+        InvalidJob: no account is known for the region.
     """
     if not re.fullmatch(r"(af|ap|ca|eu|il|me|mx|sa|us)-[a-z]+-\d", region):
         raise InvalidJob(f"no PyTorch image is known for region {region!r}; name one with --image")
     processor = "cu133" if GPU_FAMILIES.match(instance_type) else "cpu"
-    account = OPT_IN_ACCOUNTS.get(region, DEFAULT_ACCOUNT)
-    return (
-        f"{account}.dkr.ecr.{region}.amazonaws.com/pytorch:{TORCH}-{processor}-amzn2023-sagemaker"
-    )
+    registry = f"{OPT_IN_ACCOUNTS.get(region, DEFAULT_ACCOUNT)}.dkr.ecr.{region}.amazonaws.com"
+    return f"{registry}/pytorch:{TORCH}-{processor}-amzn2023-sagemaker"
 
 
 def job_name(model: str, now: datetime | None = None, suffix: str | None = None) -> str:
-    """A name that is free: model, time and chance. SageMaker allows 63 letters, digits and hyphens.
+    """Make a unique job name of model, time and a random suffix.
+
+    SageMaker allows 63 letters, digits and hyphens.
 
     >>> job_name("digits", datetime(2026, 11, 22, 8, 15, 30), "1a2b")
     'digits-20261122-081530-1a2b'
@@ -108,62 +115,31 @@ def job_name(model: str, now: datetime | None = None, suffix: str | None = None)
 
 
 def build(job: Job) -> Request:
-    """The CreateTrainingJob request of `job`. The same job gives the same request; nothing is read or sent.
+    """Build the CreateTrainingJob request of a job; nothing is read or sent.
 
-    The output is uncompressed: model.onnx lands under models/<model>/ by one PutObject, which is the registration. A
-    trial's lands under trials/<model>/.
+    The output is uncompressed: model.onnx arrives under models/<model>/ by one PutObject, which
+    registers it. A trial's output arrives under trials/<model>/.
 
     Raises:
-        InvalidJob: no image is known for its region, or half of its network is missing.
+        InvalidJob: no image is known for the region, or half of the network is missing.
     """
     image = job.image or image_uri(job.region, job.instance_type)
-    environment = {"MAYFLY_TRAINING_IMAGE": image, "ORT_DISABLE_TELEMETRY": "1", **job.environment}
-    if job.code_revision:
-        environment["MAYFLY_CODE_REVISION"] = job.code_revision
-    if job.processes:
-        environment["MAYFLY_PROCESSES"] = str(job.processes)
-    if job.trial:
-        environment["MAYFLY_TRIAL"] = "1"
-    stopping = {"MaxRuntimeInSeconds": job.max_runtime_s}
-    if job.spot or job.max_wait_s:
-        stopping["MaxWaitTimeInSeconds"] = job.max_wait_s or job.max_runtime_s + 3600
-    resources = {
-        "InstanceType": job.instance_type,
-        "InstanceCount": job.instances,
-        "VolumeSizeInGB": job.volume_gb,
-    }
-    folder = f"{'trials' if job.trial else 'models'}/{job.model}"
-    output = {"S3OutputPath": f"s3://{job.bucket}/{folder}/", "CompressionType": "NONE"}
-    if job.keep_alive_s:
-        resources["KeepAlivePeriodInSeconds"] = job.keep_alive_s
-    if job.kms_key:
-        output["KmsKeyId"] = job.kms_key
-        resources["VolumeKmsKeyId"] = job.kms_key
+    tags = {"mayfly:model": job.model, **job.tags}
     request: Request = {
         "TrainingJobName": job.name,
         "RoleArn": job.role,
-        "AlgorithmSpecification": {
-            "TrainingImage": image,
-            "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["python3", f"{CODE}/training/sagemaker/bootstrap.py"],
-            "ContainerArguments": ["-m", "training.train", job.recipe, *job.arguments],
-            "MetricDefinitions": [
-                {"Name": name, "Regex": regex} for name, regex in metrics(job.task).items()
-            ],
-        },
+        "AlgorithmSpecification": _algorithm(job, image),
         "HyperParameters": {name: encode(value) for name, value in job.hyperparameters.items()},
-        "InputDataConfig": [_channel("code", job.code_uri)]
-        + [_channel(*pair) for pair in job.channels.items()],
-        "OutputDataConfig": output,
-        "ResourceConfig": resources,
-        "StoppingCondition": stopping,
+        "InputDataConfig": [
+            _channel(*pair) for pair in [("code", job.code_uri), *job.channels.items()]
+        ],
+        "OutputDataConfig": _output(job),
+        "ResourceConfig": _resources(job),
+        "StoppingCondition": _stopping(job),
         "EnableManagedSpotTraining": job.spot,
         "CheckpointConfig": {"S3Uri": f"s3://{job.bucket}/checkpoints/{job.name}/"},
-        "Environment": environment,
-        "Tags": [
-            {"Key": key, "Value": value}
-            for key, value in {"mayfly:model": job.model, **job.tags}.items()
-        ],
+        "Environment": _environment(job, image),
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
     }
     if job.retries:
         request["RetryStrategy"] = {"MaximumRetryAttempts": job.retries}
@@ -179,6 +155,60 @@ def build(job: Job) -> Request:
     return request
 
 
+def _algorithm(job: Job, image: str) -> Request:
+    return {
+        "TrainingImage": image,
+        "TrainingInputMode": "File",
+        "ContainerEntrypoint": ["python3", f"{CODE}/training/sagemaker/bootstrap.py"],
+        "ContainerArguments": ["-m", "training.train", job.recipe, *job.arguments],
+        "MetricDefinitions": [
+            {"Name": name, "Regex": regex} for name, regex in metrics(job.task).items()
+        ],
+    }
+
+
 def _channel(name: str, uri: str) -> Request:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
+
+
+def _output(job: Job) -> Request:
+    folder = "trials" if job.trial else "models"
+    output = {
+        "S3OutputPath": f"s3://{job.bucket}/{folder}/{job.model}/",
+        "CompressionType": "NONE",
+    }
+    if job.kms_key:
+        output["KmsKeyId"] = job.kms_key
+    return output
+
+
+def _resources(job: Job) -> Request:
+    resources: Request = {
+        "InstanceType": job.instance_type,
+        "InstanceCount": job.instances,
+        "VolumeSizeInGB": job.volume_gb,
+    }
+    if job.keep_alive_s:
+        resources["KeepAlivePeriodInSeconds"] = job.keep_alive_s
+    if job.kms_key:
+        resources["VolumeKmsKeyId"] = job.kms_key
+    return resources
+
+
+def _stopping(job: Job) -> Request:
+    stopping = {"MaxRuntimeInSeconds": job.max_runtime_s}
+    if job.spot or job.max_wait_s:
+        stopping["MaxWaitTimeInSeconds"] = job.max_wait_s or job.max_runtime_s + SPOT_WAIT_S
+    return stopping
+
+
+def _environment(job: Job, image: str) -> dict[str, str]:
+    environment = {"MAYFLY_TRAINING_IMAGE": image, "ORT_DISABLE_TELEMETRY": "1", **job.environment}
+    if job.code_revision:
+        environment["MAYFLY_CODE_REVISION"] = job.code_revision
+    if job.processes:
+        environment["MAYFLY_PROCESSES"] = str(job.processes)
+    if job.trial:
+        environment["MAYFLY_TRIAL"] = "1"
+    return environment

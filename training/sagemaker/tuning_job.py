@@ -1,10 +1,11 @@
-"""A search that SageMaker makes by itself: one CreateHyperParameterTuningJob request, pure, and who sends it.
+"""Search by SageMaker itself: one CreateHyperParameterTuningJob request, sent and followed.
 
-    python -m training train mlp --tune 20 --search sagemaker --parallel 4 --on sagemaker --instance ml.g5.xlarge
+    python -m training train mlp --tune 20 --search sagemaker --parallel 4 --on sagemaker \\
+        --instance ml.g5.xlarge
 
-Its training jobs follow the older contract: the API knows no ContainerEntrypoint, the image's own toolkit unpacks
-sagemaker_submit_directory and runs sagemaker_program, which is bootstrap.py again. With --wait, a job with the best
-settings follows, which writes the model.
+Its training jobs follow an older contract: the API has no ContainerEntrypoint. The image's own
+toolkit unpacks sagemaker_submit_directory and runs sagemaker_program, which is bootstrap.py again.
+With --wait, a job with the best settings follows, which writes the model.
 """
 
 from __future__ import annotations
@@ -13,290 +14,51 @@ import argparse
 import json
 import re
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from optuna.distributions import CategoricalDistribution, IntDistribution
+
 from training.errors import InvalidJob
 from training.hyperparameters import encode
 from training.sagemaker import backends
-from training.sagemaker.training_job import Job, job_name
+from training.sagemaker.source_code import SourceCode, archive_uri
+from training.sagemaker.training_job import Job, Request, job_name
 from training.sagemaker.training_job import build as build_job
 from training.sagemaker.validation import check_limits, check_rules, check_shape
-from training.tuning import study as tune
-from training.tuning.samplers import Numbers
-from training.tuning.study import Study
+from training.tuning.space import Search, Space, load_search
 
-Request = dict[str, Any]
 PROGRAM = "training/sagemaker/bootstrap.py"
 POLL_S = 10.0
+DIMENSIONS_MAX = 30  # hyperparameters of a search, and choices of one of them; AWS's quota
+JOB_FIELDS = (  # the same in CreateTrainingJob and in a TrainingJobDefinition
+    "RoleArn",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "StoppingCondition",
+    "EnableManagedSpotTraining",
+    "CheckpointConfig",
+    "RetryStrategy",
+    "VpcConfig",
+)
+ALGORITHM_FIELDS = ("TrainingImage", "TrainingInputMode", "MetricDefinitions")
 
 
-def archive_uri(code_uri: str) -> str:
-    return f"{code_uri}sourcedir.tar.gz"
+def run(job: Job, options: argparse.Namespace, code: SourceCode) -> dict[str, str] | None:
+    """Send the tuning job, and with --wait return the best settings.
 
-
-def build(job: Job, study: Study, parallel: int) -> Request:
-    """The CreateHyperParameterTuningJob request whose trials are jobs like `job`. Nothing is read or sent."""
-    static = {name: value for name, value in job.hyperparameters.items() if name not in study.space}
-    one = build_job(replace(job, hyperparameters=static, trial=True, task=study.recipe.task))
-    algorithm = one["AlgorithmSpecification"]
-    definition: Request = {
-        name: one[name]
-        for name in ("RoleArn", "OutputDataConfig", "ResourceConfig", "StoppingCondition", "EnableManagedSpotTraining",
-                     "CheckpointConfig", "RetryStrategy", "VpcConfig")
-        if name in one
-    }  # fmt: skip
-    definition |= {
-        "AlgorithmSpecification": {
-            name: algorithm[name]
-            for name in ("TrainingImage", "TrainingInputMode", "MetricDefinitions")
-        },
-        "Environment": one["Environment"] | {"MAYFLY_RECIPE": job.recipe},
-        "StaticHyperParameters": one["HyperParameters"]
-        | {"sagemaker_program": PROGRAM, "sagemaker_submit_directory": archive_uri(job.code_uri)},
-    }
-    if job.channels:
-        definition["InputDataConfig"] = [
-            channel for channel in one["InputDataConfig"] if channel["ChannelName"] != "code"
-        ]
-    return {
-        "HyperParameterTuningJobName": job.name,
-        "HyperParameterTuningJobConfig": {
-            "Strategy": "Bayesian",
-            "HyperParameterTuningJobObjective": {
-                "Type": "Maximize" if study.higher_is_better else "Minimize",
-                "MetricName": f"validation:{study.metric}",
-            },
-            "ResourceLimits": {
-                "MaxNumberOfTrainingJobs": study.limit,
-                "MaxParallelTrainingJobs": parallel,
-            },
-            "ParameterRanges": ranges(study),
-            "TrainingJobEarlyStoppingType": "Auto",
-            "RandomSeed": study.settings.seed,
-        },
-        "TrainingJobDefinition": definition,
-        "Tags": one["Tags"],
-    }
-
-
-def ranges(study: Study) -> Request:
-    """The space of `study` in SageMaker's words."""
-    found: Request = {
-        "IntegerParameterRanges": [],
-        "ContinuousParameterRanges": [],
-        "CategoricalParameterRanges": [],
-    }
-    for name, one in study.space.items():
-        if isinstance(one, Numbers):
-            kind = "IntegerParameterRanges" if one.whole else "ContinuousParameterRanges"
-            scaling = "Logarithmic" if one.log else "Linear"
-            low, high = (encode(one.near(end)) for end in (one.low, one.high))
-            found[kind].append(
-                {"Name": name, "MinValue": low, "MaxValue": high, "ScalingType": scaling}
-            )
-        else:
-            found["CategoricalParameterRanges"].append(
-                {"Name": name, "Values": [encode(value) for value in one]}
-            )
-    return {kind: listed for kind, listed in found.items() if listed}
-
-
-def validate(request: Request) -> None:
-    """Check `request` against botocore's model, and what that model leaves out.
-
-    Raises:
-        InvalidJob: names the field at fault.
-    """
-    shape = check_shape(request, "CreateHyperParameterTuningJob")
-    name = request["HyperParameterTuningJobName"]
-    if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,31}", name):
-        raise InvalidJob(f"tuning job name {name!r}: at most 32 letters, digits and inner hyphens")
-    config = request["HyperParameterTuningJobConfig"]
-    ranges, limits = config["ParameterRanges"], config["ResourceLimits"]
-    if sum(map(len, ranges.values())) > 30:
-        raise InvalidJob("SageMaker searches over 30 hyperparameters at most")
-    if any(len(one["Values"]) > 30 for one in ranges.get("CategoricalParameterRanges", [])):
-        raise InvalidJob("SageMaker takes 30 choices of a hyperparameter at most")
-    if not 1 <= limits["MaxParallelTrainingJobs"] <= limits["MaxNumberOfTrainingJobs"]:
-        raise InvalidJob("--parallel is between 1 and the number of trials")
-    definition = request["TrainingJobDefinition"]
-    check_rules(definition, shape.members["TrainingJobDefinition"])
-    check_limits(request, shape)
-
-
-def send_boto3(request: Request, region: str, code: backends.Code) -> None:
-    """Upload the code and send `request` as it is.
-
-    Raises:
-        InvalidJob: AWS refuses, in its own words.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    uri = request["TrainingJobDefinition"]["StaticHyperParameters"]["sagemaker_submit_directory"]
-    bucket, key = uri.removeprefix("s3://").split("/", 1)
-    try:
-        backends.client("s3", region).put_object(Bucket=bucket, Key=key, Body=code.archive())
-        backends.client("sagemaker", region).create_hyper_parameter_tuning_job(**request)
-    except (BotoCoreError, ClientError) as error:
-        raise InvalidJob(str(error)) from error
-
-
-def send_sagemaker(request: Request, region: str, code: backends.Code) -> None:
-    """The same through the SDK's tuner, which uploads the code by itself, beside scripts of its own.
-
-    Raises:
-        InvalidJob: the SDK is not installed here, or SageMaker refuses.
-    """
-    config, definition = request["HyperParameterTuningJobConfig"], request["TrainingJobDefinition"]
-    static = definition["StaticHyperParameters"]
-    bucket = static["sagemaker_submit_directory"].split("/")[2]
-    with backends.quiet_sdk(), tempfile.TemporaryDirectory() as folder:
-        import boto3
-        from sagemaker.core.helper.session_helper import Session
-        from sagemaker.core.parameter import (
-            CategoricalParameter,
-            ContinuousParameter,
-            IntegerParameter,
-        )
-        from sagemaker.core.shapes import RetryStrategy
-        from sagemaker.core.training.configs import (
-            CheckpointConfig,
-            Compute,
-            Networking,
-            OutputDataConfig,
-            SourceCode,
-            StoppingCondition,
-        )
-        from sagemaker.train import ModelTrainer
-        from sagemaker.train.tuner import HyperparameterTuner
-
-        for name, content in code.files.items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-
-        def fields(name: str) -> dict[str, Any]:
-            found: dict[str, Any] = backends.snake_case({name: definition[name]})[
-                backends.snake(name)
-            ]
-            return found
-
-        # Without a bucket of its own, the session asks STS at its real address, whatever AWS_ENDPOINT_URL says.
-        session = Session(boto_session=boto3.Session(region_name=region), default_bucket=bucket)
-        vpc = definition.get("VpcConfig")
-        trainer = ModelTrainer(
-            sagemaker_session=session,
-            training_image=definition["AlgorithmSpecification"]["TrainingImage"],
-            training_input_mode="File",
-            source_code=SourceCode(source_dir=folder, entry_script=PROGRAM),
-            compute=Compute(
-                **fields("ResourceConfig"),
-                enable_managed_spot_training=definition["EnableManagedSpotTraining"],
-            ),
-            networking=Networking(
-                subnets=vpc["Subnets"], security_group_ids=vpc["SecurityGroupIds"]
-            )
-            if vpc
-            else None,
-            stopping_condition=StoppingCondition(**fields("StoppingCondition")),
-            checkpoint_config=CheckpointConfig(**fields("CheckpointConfig")),
-            output_data_config=OutputDataConfig(**fields("OutputDataConfig")),
-            environment=definition["Environment"],
-            hyperparameters={
-                name: value for name, value in static.items() if not name.startswith("sagemaker_")
-            },
-            role=definition["RoleArn"],
-            base_job_name=request["HyperParameterTuningJobName"],
-        )
-        if "RetryStrategy" in definition:
-            trainer = trainer.with_retry_strategy(RetryStrategy(**fields("RetryStrategy")))
-        found: dict[str, Any] = {}
-        kinds = {
-            "IntegerParameterRanges": (IntegerParameter, int),
-            "ContinuousParameterRanges": (ContinuousParameter, float),
-        }
-        for kind, (parameter, number) in kinds.items():
-            for one in config["ParameterRanges"].get(kind, []):
-                found[one["Name"]] = parameter(
-                    number(one["MinValue"]), number(one["MaxValue"]), one["ScalingType"]
-                )
-        for one in config["ParameterRanges"].get("CategoricalParameterRanges", []):
-            found[one["Name"]] = CategoricalParameter(one["Values"])
-        HyperparameterTuner(
-            trainer,
-            objective_metric_name=config["HyperParameterTuningJobObjective"]["MetricName"],
-            objective_type=config["HyperParameterTuningJobObjective"]["Type"],
-            hyperparameter_ranges=found,
-            metric_definitions=definition["AlgorithmSpecification"]["MetricDefinitions"],
-            strategy=config["Strategy"],
-            max_jobs=config["ResourceLimits"]["MaxNumberOfTrainingJobs"],
-            max_parallel_jobs=config["ResourceLimits"]["MaxParallelTrainingJobs"],
-            early_stopping_type=config["TrainingJobEarlyStoppingType"],
-            random_seed=config["RandomSeed"],
-            tags=request["Tags"],
-        ).tune(
-            inputs={
-                channel["ChannelName"]: channel["DataSource"]["S3DataSource"]["S3Uri"]
-                for channel in definition.get("InputDataConfig", [])
-            },
-            job_name=request["HyperParameterTuningJobName"],
-            wait=False,
-        )
-
-
-SENDERS = {"boto3": send_boto3, "sagemaker": send_sagemaker}
-
-
-def wait(name: str, region: str, say: Callable[[str], None] = print) -> dict[str, str]:
-    """Follow a tuning job to its end; the settings of its best trial. `say` gets a line whenever something changed.
-
-    Raises:
-        InvalidJob: it failed, was stopped, or no trial ended well; says why.
-    """
-    sagemaker = backends.client("sagemaker", region)
-    said = ""
-    while True:
-        found = backends.describe(
-            sagemaker.describe_hyper_parameter_tuning_job, HyperParameterTuningJobName=name
-        )
-        counts, best = found["TrainingJobStatusCounters"], found.get("BestTrainingJob", {})
-        line = f"{found['HyperParameterTuningJobStatus']:<12}" + "  ".join(
-            f"{title}={counts.get(key, 0)}"
-            for title, key in (
-                ("completed", "Completed"),
-                ("running", "InProgress"),
-                ("failed", "NonRetryableError"),
-            )
-        )
-        if metric := best.get("FinalHyperParameterTuningJobObjectiveMetric"):
-            line += f"  best {metric['MetricName']}={metric['Value']:.4g}"
-        if line != said:
-            said = line
-            say(line)
-        if found["HyperParameterTuningJobStatus"] in backends.FINAL:
-            break
-        time.sleep(POLL_S)
-    if found["HyperParameterTuningJobStatus"] != "Completed" or not best:
-        reason = found.get("FailureReason", "no trial ended well")
-        raise InvalidJob(
-            f"tuning job {name} ended as {found['HyperParameterTuningJobStatus']}: {reason}"
-        )
-    return dict(best["TunedHyperParameters"])
-
-
-def run(job: Job, options: argparse.Namespace, code: backends.Code) -> dict[str, str] | None:
-    """Build, check and send, or print, with --dry-run; with --wait, the settings that it found.
+    With --dry-run the request is checked and printed only.
 
     Raises:
         InvalidJob: it cannot be sent, or ended badly, with the reason.
     """
-    study = tune.prepare(options.recipe, options, data="")
-    named = replace(job, name=job_name(job.model[:10]))
-    request = build(named, study, options.parallel)
+    search = load_search(options, data="")
+    job = replace(job, name=job_name(job.model[:10]))
+    request = build(job, search, options.parallel)
     validate(request)
     if options.dry_run:
         print(json.dumps(request, indent=2, ensure_ascii=False))
@@ -306,10 +68,273 @@ def run(job: Job, options: argparse.Namespace, code: backends.Code) -> dict[str,
             "--search sagemaker is AWS's own; on the local stack take random, grid or optuna"
         )
     SENDERS[options.backend](request, job.region, code)
-    print(f"submitted {named.name}", flush=True)
+    print(f"submitted {job.name}", flush=True)
     if not options.wait:
         return None
-    found = wait(named.name, job.region)
-    told = " ".join(f"--set {name}={value}" for name, value in found.items())
-    print(f"best: {told}", flush=True)
-    return found
+    best = wait(job.name, job.region)
+    settings = " ".join(f"--set {name}={value}" for name, value in best.items())
+    print(f"best: {settings}", flush=True)
+    return best
+
+
+# --- the request
+
+
+def build(job: Job, search: Search, parallel: int) -> Request:
+    """Build the CreateHyperParameterTuningJob request of a search.
+
+    Its trials are jobs like `job`. Nothing is read or sent.
+    """
+    fixed = {name: value for name, value in job.hyperparameters.items() if name not in search.space}
+    trial_job = replace(job, hyperparameters=fixed, trial=True, task=search.recipe.task)
+    training = build_job(trial_job)
+    return {
+        "HyperParameterTuningJobName": job.name,
+        "HyperParameterTuningJobConfig": {
+            "Strategy": "Bayesian",
+            "HyperParameterTuningJobObjective": {
+                "Type": "Maximize" if search.higher_is_better else "Minimize",
+                "MetricName": f"validation:{search.metric}",
+            },
+            "ResourceLimits": {
+                "MaxNumberOfTrainingJobs": search.limit,
+                "MaxParallelTrainingJobs": parallel,
+            },
+            "ParameterRanges": ranges(search.space),
+            "TrainingJobEarlyStoppingType": "Auto",
+            "RandomSeed": search.settings.seed,
+        },
+        "TrainingJobDefinition": _definition(job, training),
+        "Tags": training["Tags"],
+    }
+
+
+def _definition(job: Job, training: Request) -> Request:
+    """Return the trials' definition for the CreateTrainingJob request of one of them."""
+    algorithm = training["AlgorithmSpecification"]
+    older_contract = {
+        "sagemaker_program": PROGRAM,
+        "sagemaker_submit_directory": archive_uri(job.code_uri),
+    }
+    definition = {name: training[name] for name in JOB_FIELDS if name in training} | {
+        "AlgorithmSpecification": {name: algorithm[name] for name in ALGORITHM_FIELDS},
+        "Environment": training["Environment"] | {"MAYFLY_RECIPE": job.recipe},
+        "StaticHyperParameters": training["HyperParameters"] | older_contract,
+    }
+    if job.channels:
+        definition["InputDataConfig"] = [
+            channel for channel in training["InputDataConfig"] if channel["ChannelName"] != "code"
+        ]
+    return definition
+
+
+def ranges(space: Space) -> Request:
+    """Return a search space as the request's ParameterRanges."""
+    listed: dict[str, list[Request]] = {}
+    for name, axis in space.items():
+        if isinstance(axis, CategoricalDistribution):
+            kind = "CategoricalParameterRanges"
+            entry: Request = {"Name": name, "Values": list(axis.choices)}
+        else:
+            integer = isinstance(axis, IntDistribution)
+            kind = "IntegerParameterRanges" if integer else "ContinuousParameterRanges"
+            entry = {
+                "Name": name,
+                "MinValue": encode(axis.low),
+                "MaxValue": encode(axis.high),
+                "ScalingType": "Logarithmic" if axis.log else "Linear",
+            }
+        listed.setdefault(kind, []).append(entry)
+    return listed
+
+
+def validate(request: Request) -> None:
+    """Check a tuning job's request against botocore's service model and AWS's quotas.
+
+    Raises:
+        InvalidJob: names the field at fault.
+    """
+    shape = check_shape(request, "CreateHyperParameterTuningJob")
+    name = request["HyperParameterTuningJobName"]
+    if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,31}", name):
+        raise InvalidJob(f"tuning job name {name!r}: at most 32 letters, digits and inner hyphens")
+    config = request["HyperParameterTuningJobConfig"]
+    listed, limits = config["ParameterRanges"], config["ResourceLimits"]
+    choices = [axis["Values"] for axis in listed.get("CategoricalParameterRanges", [])]
+    if sum(map(len, listed.values())) > DIMENSIONS_MAX:
+        raise InvalidJob(f"SageMaker searches over {DIMENSIONS_MAX} hyperparameters at most")
+    if any(len(values) > DIMENSIONS_MAX for values in choices):
+        raise InvalidJob(f"SageMaker takes {DIMENSIONS_MAX} choices of a hyperparameter at most")
+    if not 1 <= limits["MaxParallelTrainingJobs"] <= limits["MaxNumberOfTrainingJobs"]:
+        raise InvalidJob("--parallel is between 1 and the number of trials")
+    definition = request["TrainingJobDefinition"]
+    check_rules(definition, shape.members["TrainingJobDefinition"])
+    check_limits(request, shape)
+
+
+# --- senders
+
+
+def send_boto3(request: Request, region: str, code: SourceCode) -> None:
+    """Upload the code and send the request unchanged.
+
+    Raises:
+        InvalidJob: AWS refuses, in its own words.
+    """
+    uri = request["TrainingJobDefinition"]["StaticHyperParameters"]["sagemaker_submit_directory"]
+    bucket, key = uri.removeprefix("s3://").split("/", 1)
+    try:
+        backends.client("s3", region).put_object(Bucket=bucket, Key=key, Body=code.archive())
+        backends.client("sagemaker", region).create_hyper_parameter_tuning_job(**request)
+    except (BotoCoreError, ClientError) as error:
+        raise InvalidJob(str(error)) from error
+
+
+def send_sagemaker(request: Request, region: str, code: SourceCode) -> None:
+    """Send the request through the SageMaker SDK's tuner.
+
+    The SDK uploads the code, and scripts of its own.
+
+    Raises:
+        InvalidJob: the SDK is not installed here, or SageMaker refuses.
+    """
+    config, definition = request["HyperParameterTuningJobConfig"], request["TrainingJobDefinition"]
+    objective, limits = config["HyperParameterTuningJobObjective"], config["ResourceLimits"]
+    with backends.quiet_sdk(), tempfile.TemporaryDirectory() as folder:
+        from sagemaker.train.tuner import HyperparameterTuner  # only in .venv-sagemaker
+
+        _write_files(code, Path(folder))
+        tuner = HyperparameterTuner(
+            _sdk_trainer(request, region, folder),
+            objective_metric_name=objective["MetricName"],
+            objective_type=objective["Type"],
+            hyperparameter_ranges=_sdk_ranges(config["ParameterRanges"]),
+            metric_definitions=definition["AlgorithmSpecification"]["MetricDefinitions"],
+            strategy=config["Strategy"],
+            max_jobs=limits["MaxNumberOfTrainingJobs"],
+            max_parallel_jobs=limits["MaxParallelTrainingJobs"],
+            early_stopping_type=config["TrainingJobEarlyStoppingType"],
+            random_seed=config["RandomSeed"],
+            tags=request["Tags"],
+        )
+        inputs = {
+            channel["ChannelName"]: channel["DataSource"]["S3DataSource"]["S3Uri"]
+            for channel in definition.get("InputDataConfig", [])
+        }
+        tuner.tune(inputs=inputs, job_name=request["HyperParameterTuningJobName"], wait=False)
+
+
+def _write_files(code: SourceCode, folder: Path) -> None:
+    for name, content in code.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _sdk_trainer(request: Request, region: str, source_dir: str) -> Any:
+    """Return the SDK's trainer for the trials of the request."""
+    from sagemaker.core.helper.session_helper import Session  # only in .venv-sagemaker
+    from sagemaker.core.shapes import RetryStrategy
+    from sagemaker.core.training import configs
+    from sagemaker.train import ModelTrainer
+
+    definition = request["TrainingJobDefinition"]
+    static = definition["StaticHyperParameters"]
+
+    def config(name: str, kind: Any = None, **more: Any) -> Any:
+        renamed = backends.snake_case({name: definition[name]})[backends.snake(name)]
+        return (kind or getattr(configs, name))(**renamed, **more)
+
+    bucket = static["sagemaker_submit_directory"].split("/")[2]
+    vpc = definition.get("VpcConfig")
+    trainer = ModelTrainer(
+        # Without a bucket the session asks STS at its real address and ignores AWS_ENDPOINT_URL.
+        sagemaker_session=Session(
+            boto_session=boto3.Session(region_name=region), default_bucket=bucket
+        ),
+        training_image=definition["AlgorithmSpecification"]["TrainingImage"],
+        training_input_mode="File",
+        source_code=configs.SourceCode(source_dir=source_dir, entry_script=PROGRAM),
+        compute=config(
+            "ResourceConfig",
+            configs.Compute,
+            enable_managed_spot_training=definition["EnableManagedSpotTraining"],
+        ),
+        networking=configs.Networking(
+            subnets=vpc["Subnets"], security_group_ids=vpc["SecurityGroupIds"]
+        )
+        if vpc
+        else None,
+        stopping_condition=config("StoppingCondition"),
+        checkpoint_config=config("CheckpointConfig"),
+        output_data_config=config("OutputDataConfig"),
+        environment=definition["Environment"],
+        hyperparameters={
+            name: value for name, value in static.items() if not name.startswith("sagemaker_")
+        },
+        role=definition["RoleArn"],
+        base_job_name=request["HyperParameterTuningJobName"],
+    )
+    if "RetryStrategy" in definition:
+        return trainer.with_retry_strategy(config("RetryStrategy", RetryStrategy))
+    return trainer
+
+
+def _sdk_ranges(listed: Request) -> dict[str, Any]:
+    """Return the SDK's ranges by hyperparameter for the request's ParameterRanges."""
+    from sagemaker.core import parameter  # only in .venv-sagemaker
+
+    numbers = {
+        "IntegerParameterRanges": (parameter.IntegerParameter, int),
+        "ContinuousParameterRanges": (parameter.ContinuousParameter, float),
+    }
+    axes: dict[str, Any] = {
+        axis["Name"]: kind(number(axis["MinValue"]), number(axis["MaxValue"]), axis["ScalingType"])
+        for name, (kind, number) in numbers.items()
+        for axis in listed.get(name, [])
+    }
+    return axes | {
+        axis["Name"]: parameter.CategoricalParameter(axis["Values"])
+        for axis in listed.get("CategoricalParameterRanges", [])
+    }
+
+
+SENDERS = {"boto3": send_boto3, "sagemaker": send_sagemaker}
+
+
+# --- follow a job
+
+
+def wait(name: str, region: str, say: Callable[[str], None] = print) -> dict[str, str]:
+    """Follow a tuning job to its end; return the best trial's settings.
+
+    `say` gets a line whenever the status changes.
+
+    Raises:
+        InvalidJob: it failed, was stopped, or completed no trial, with the reason.
+    """
+    call = backends.client("sagemaker", region).describe_hyper_parameter_tuning_job
+    job = backends.follow(
+        lambda: backends.describe(call, HyperParameterTuningJobName=name),
+        "HyperParameterTuningJobStatus",
+        _status_line,
+        say,
+        POLL_S,
+    )
+    status, best = job["HyperParameterTuningJobStatus"], job.get("BestTrainingJob", {})
+    if status != "Completed" or not best:
+        reason = job.get("FailureReason", "no trial ended well")
+        raise InvalidJob(f"tuning job {name} ended as {status}: {reason}")
+    return dict(best["TunedHyperParameters"])
+
+
+def _status_line(job: Request) -> str:
+    counts = job["TrainingJobStatusCounters"]
+    line = (
+        f"{job['HyperParameterTuningJobStatus']:<12}completed={counts.get('Completed', 0)}"
+        f"  running={counts.get('InProgress', 0)}  failed={counts.get('NonRetryableError', 0)}"
+    )
+    best = job.get("BestTrainingJob", {})
+    if metric := best.get("FinalHyperParameterTuningJobObjectiveMetric"):
+        line += f"  best {metric['MetricName']}={metric['Value']:.4g}"
+    return line

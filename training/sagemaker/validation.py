@@ -1,4 +1,4 @@
-"""Check SageMaker requests against botocore's service model."""
+"""Check job requests against botocore's SageMaker model before anything is sent."""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ import sys
 from collections.abc import Iterator, Sized
 from typing import Any
 
+from botocore.session import get_session
+from botocore.validate import ParamValidator
+
 from training.errors import InvalidJob
-from training.log_lines import ANYTHING
 from training.sagemaker.training_job import Request
 
+ANYTHING = r"[\s\S]*"  # pattern of a string that the service model does not restrict
 EXAMPLE_ROLE = "arn:aws:iam::123456789012:role/training"
-
-
-def check_shape(request: Request, operation: str) -> Any:
-    """Check `request` against the service model that ships with botocore, whose shape of it is returned.
-
-    Raises:
-        InvalidJob: names the field at fault.
-    """
-    from botocore.session import get_session
-    from botocore.validate import ParamValidator
-
-    shape = get_session().get_service_model("sagemaker").operation_model(operation).input_shape
-    report = ParamValidator().validate(request, shape)
-    if report.has_errors():
-        raise InvalidJob("; ".join(report.generate_report().splitlines()))
-    return shape
+CHOICES_SHOWN = 8  # in an error; enumerations of instance types are long
+# The service model's patterns are Java's, of which Python lacks these classes.
+JAVA_CLASSES = {
+    r"\p{L}": r"\w",
+    r"\p{N}": r"\w",
+    r"\p{Z}": r"\s",
+    r"\p{Alnum}": "a-zA-Z0-9",
+}
 
 
 def validate(request: Request) -> None:
-    """Check a CreateTrainingJob request against botocore's model, and what that model leaves out.
+    """Check a CreateTrainingJob request: service model, limits, and the rules beside them.
 
     Raises:
         InvalidJob: names the field at fault.
@@ -45,67 +40,84 @@ def validate(request: Request) -> None:
     check_limits(request, shape)
 
 
-def check_limits(request: Request, shape: Any) -> None:
-    """The largest sizes, patterns and choices of the service model, which botocore's validator does not look at.
+def check_shape(request: Request, operation: str) -> Any:
+    """Check names, types and required fields, and return the operation's input shape.
 
     Raises:
         InvalidJob: names the field at fault.
     """
-    for problem in _beyond(request, shape, ""):
+    shape = get_session().get_service_model("sagemaker").operation_model(operation).input_shape
+    report = ParamValidator().validate(request, shape)
+    if report.has_errors():
+        raise InvalidJob("; ".join(report.generate_report().splitlines()))
+    return shape
+
+
+def check_limits(request: Request, shape: Any) -> None:
+    """Check largest sizes, patterns and choices, which botocore's validator skips.
+
+    Raises:
+        InvalidJob: names the field at fault.
+    """
+    problem = next(_problems(request, shape, ""), None)
+    if problem is not None:
         raise InvalidJob(problem)
 
 
-def _beyond(value: Any, shape: Any, path: str) -> Iterator[str]:
+def _problems(value: Any, shape: Any, path: str) -> Iterator[str]:
+    yield from _own_problems(value, shape, path)
+    if shape.type_name == "structure":
+        for name, part in value.items():
+            yield from _problems(part, shape.members[name], f"{path}.{name}".lstrip("."))
+    elif shape.type_name == "list":
+        for number, part in enumerate(value):
+            yield from _problems(part, shape.member, f"{path}[{number}]")
+    elif shape.type_name == "map":
+        for name, part in value.items():
+            yield from _problems(name, shape.key, f"{path}, name {name[:80]!r}")
+            yield from _problems(part, shape.value, f"{path}.{name}")
+
+
+def _own_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
+    """Yield the problems of one value, without those of its parts."""
     limits, kind = shape.metadata, shape.type_name
     size = value if kind in ("integer", "long") else len(value) if isinstance(value, Sized) else 0
     if size > limits.get("max", size):
         unit = {"string": " characters", "list": " entries", "map": " entries"}.get(kind, "")
         yield f"{path}: {size}{unit} where SageMaker takes {limits['max']} at most"
-    if kind == "string" and value not in (limits.get("enum") or [value]):
-        yield f"{path}: {value!r} is none of {', '.join(limits['enum'][:8])}"
-    if kind == "string" and not _fits(value, limits.get("pattern", ANYTHING)):
+    if kind != "string":
+        return
+    choices = limits.get("enum") or [value]
+    if value not in choices:
+        yield f"{path}: {value!r} is none of {', '.join(choices[:CHOICES_SHOWN])}"
+    if not _matches(value, limits.get("pattern", ANYTHING)):
         yield f"{path}: {value[:80]!r} does not have the form {limits['pattern']}"
-    if kind == "structure":
-        for name, part in value.items():
-            yield from _beyond(part, shape.members[name], f"{path}.{name}".lstrip("."))
-    elif kind == "list":
-        for number, part in enumerate(value):
-            yield from _beyond(part, shape.member, f"{path}[{number}]")
-    elif kind == "map":
-        for name, part in value.items():
-            yield from _beyond(name, shape.key, f"{path}, name {name[:80]!r}")
-            yield from _beyond(part, shape.value, f"{path}.{name}")
 
 
-def _fits(text: str, pattern: str) -> bool:
-    for java, python in (
-        (r"\p{L}", r"\w"),
-        (r"\p{N}", r"\w"),
-        (r"\p{Z}", r"\s"),
-        (r"\p{Alnum}", "a-zA-Z0-9"),
-    ):
+def _matches(text: str, pattern: str) -> bool:
+    for java, python in JAVA_CLASSES.items():
         pattern = pattern.replace(java, python)
     return re.fullmatch(pattern, text) is not None
 
 
 def check_rules(request: Request, shape: Any) -> None:
-    """What no service model says, and the commonest mistakes in words of ours.
+    """Check rules that no service model holds, and explain the commonest mistakes.
 
     Raises:
         InvalidJob: names the field at fault.
     """
     resources, stopping = request["ResourceConfig"], request["StoppingCondition"]
-    known = (
-        shape.members["ResourceConfig"].members["InstanceType"].enum
-    )  # the validator skips enumerations
     instance, spot = resources["InstanceType"], request["EnableManagedSpotTraining"]
-    channels = [
-        one["DataSource"]["S3DataSource"]["S3Uri"] for one in request.get("InputDataConfig", [])
-    ]
-    local = next((uri for uri in channels if not uri.startswith("s3://")), "")
-    problems = [
+    instance_types = shape.members["ResourceConfig"].members["InstanceType"].enum
+    runtime_s = stopping["MaxRuntimeInSeconds"]
+    addresses = (
+        channel["DataSource"]["S3DataSource"]["S3Uri"]
+        for channel in request.get("InputDataConfig", [])
+    )
+    folder = next((address for address in addresses if not address.startswith("s3://")), None)
+    rules = [
         (
-            instance in known,
+            instance in instance_types,
             f"instance type {instance!r} is none of SageMaker's, e.g. ml.g5.xlarge",
         ),
         (
@@ -113,11 +125,11 @@ def check_rules(request: Request, shape: Any) -> None:
             f"role {request['RoleArn']!r} is no role ARN, e.g. {EXAMPLE_ROLE}",
         ),
         (
-            not local,
-            f"a job reads its data from S3: --data NAME=s3://bucket/prefix/, not {local!r}",
+            folder is None,
+            f"a job reads its data from S3: --data NAME=s3://bucket/prefix/, not {folder!r}",
         ),
         (
-            stopping.get("MaxWaitTimeInSeconds", sys.maxsize) >= stopping["MaxRuntimeInSeconds"],
+            stopping.get("MaxWaitTimeInSeconds", sys.maxsize) >= runtime_s,
             "max wait includes the runtime: make it no shorter",
         ),
         (
@@ -130,6 +142,6 @@ def check_rules(request: Request, shape: Any) -> None:
         ),
         (resources["InstanceCount"] >= 1, "a job needs one instance at least"),
     ]
-    for holds, message in problems:
+    for holds, message in rules:
         if not holds:
             raise InvalidJob(message)

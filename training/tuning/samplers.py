@@ -1,247 +1,101 @@
-"""What a search tries: the points of a grid, random draws or Optuna's suggestions, and when a trial is given up.
-
-What comes next follows from the seed, the trial's number and the trials before it, and from nothing else: a search that
-was interrupted goes on as if it had not been.
-"""
+"""Optuna samplers of a search: grid, random, and TPE (tree-structured Parzen estimator)."""
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import math
-import random
-import statistics
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_type_hints
+import zlib
+from collections.abc import Sequence
+from typing import Any
 
-from training.errors import InvalidRecipe, TrainingError
-from training.hyperparameters import Range, encode, override
-from training.recipe import Recipe
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.trial import Trial
 
-Settings = dict[str, Any]
-State = Literal["running", "complete", "pruned", "failed"]
-WARM_TRIALS = 4  # complete ones before any trial is given up
-WARM_EPOCHS = 2  # of a trial before it is given up
-RANDOM_FIRST = 5  # trials before Optuna has seen enough
-DIGITS = 4  # of a number that is tried: what is shown can be set again
+from training.tuning.space import Axis, Search, Space
 
+DIGITS = 4  # significant digits of a float, so that the printed value can be set again
+STARTUP_TRIALS = 5  # random trials before TPE models them
 
-@dataclass
-class Trial:
-    """One training with settings of its own."""
-
-    number: int
-    settings: Settings
-    state: State = "running"
-    value: float | None = None  # the primary metric on the validation part, once it is complete
-    values: dict[int, float] = field(
-        default_factory=dict
-    )  # the same after each epoch, as far as it is known
-    reason: str = ""
-    duration_s: float = 0.0
-    job: str | None = None
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # the study prints its own lines
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """A range of a float or an int hyperparameter."""
+class Grid(GridSampler):
+    """Grid sampler for ask and tell."""
 
-    low: float
-    high: float
-    log: bool
-    whole: bool
-
-    def at(self, share: float) -> float | int:
-        """The number that lies at `share` of the way, 0 to 1.
-
-        >>> Numbers(1, 100, log=True, whole=True).at(0.5)
-        10
-        """
-        if self.log:
-            value = math.exp(
-                math.log(self.low) + share * (math.log(self.high) - math.log(self.low))
-            )
-        else:
-            value = self.low + share * (self.high - self.low)
-        return self.near(value)
-
-    def near(self, value: float) -> float | int:
-        """`value` with few digits, and inside."""
-        value = min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
-        return round(value) if self.whole else value
-
-    def points(self, count: int) -> list[Any]:
-        return list(
-            dict.fromkeys(
-                self.at(step / (count - 1) if count > 1 else 0.5) for step in range(count)
-            )
-        )
+    def after_trial(self, *_: object) -> None:
+        """Do nothing where Optuna would stop `optimize()`, which does not run here."""
 
 
-Space = Mapping[str, Numbers | tuple[Any, ...]]  # by hyperparameter: a range, or choices
+def make_sampler(search: Search, number: int) -> BaseSampler:
+    """Return the Optuna sampler that draws trial `number`.
 
-
-def space(recipe: Recipe[Any], fixed: Iterable[str] = ()) -> Space:
-    """What may be tried of `recipe`, without the hyperparameters that are `fixed`.
-
-    Raises:
-        InvalidRecipe: there is nothing to try, or it is no setting of the recipe.
+    It depends on the search's seed, the number and the earlier trials alone, so that a resumed
+    search draws what an uninterrupted one would have drawn.
     """
-    defaults = recipe.hyperparameters()
-    hints = get_type_hints(recipe.hyperparameters)
-    found: dict[str, Numbers | tuple[Any, ...]] = {}
-    for name, wanted in recipe.search.items():
-        about = f"recipe {recipe.name}, search: {name}"
-        if name not in hints:
-            raise InvalidRecipe(f"{about} is no hyperparameter; there are {', '.join(hints)}")
-        if name in fixed:
-            continue
-        found[name] = (
-            _numbers(about, wanted, hints[name]) if isinstance(wanted, Range) else tuple(wanted)
-        )
-        if not found[name]:
-            raise InvalidRecipe(f"{about} has no choices")
-        for value in _ends(found[name]):
-            try:
-                override(defaults, {name: value})
-            except TrainingError as error:
-                raise InvalidRecipe(f"{about}: {error}") from error
-    if not found:
-        hint = (
-            "all of it is set"
-            if recipe.search
-            else "add search={'lr': Range(1e-4, 1e-2, log=True)}"
-        )
-        raise InvalidRecipe(f"recipe {recipe.name} has nothing to search: {hint}")
-    return found
+    seed = search.settings.seed
+    if search.strategy == "grid":
+        return Grid(grid_axes(search.space, search.limit), seed=_hash(seed))
+    if search.strategy == "random":
+        return RandomSampler(seed=_hash(seed, number))
+    return TPESampler(seed=_hash(seed, number), n_startup_trials=STARTUP_TRIALS)
 
 
-def _numbers(about: str, wanted: Range, kind: Any) -> Numbers:
-    if kind not in (int, float):
-        raise InvalidRecipe(f"{about} is no number: give a list of choices")
-    if not wanted.low < wanted.high:
-        raise InvalidRecipe(f"{about}: {wanted.low} is not below {wanted.high}")
-    if wanted.log and wanted.low <= 0:
-        raise InvalidRecipe(f"{about}: a range in orders of magnitude starts above 0")
-    return Numbers(wanted.low, wanted.high, wanted.log, whole=kind is int)
+def _hash(*numbers: int) -> int:
+    """Hash integers to 32 bits, the size of a NumPy seed."""
+    return zlib.crc32(repr(numbers).encode())
 
 
-def _ends(dimension: Numbers | tuple[Any, ...]) -> Sequence[Any]:
-    return (dimension.at(0), dimension.at(1)) if isinstance(dimension, Numbers) else dimension
+def trial_count(search: Search) -> int:
+    """Return the number of trials that a search runs.
+
+    It is the limit, or the size of a grid that is smaller.
+    """
+    if search.strategy != "grid":
+        return search.limit
+    axes = grid_axes(search.space, search.limit).values()
+    return min(search.limit, math.prod(map(len, axes)))
 
 
-class Search(Protocol):
-    """Where settings come from."""
+def grid_axes(space: Space, limit: int) -> dict[str, Sequence[Any]]:
+    """Return a grid's values by hyperparameter.
 
-    def ask(self, number: int, trials: Sequence[Trial], /) -> Settings | None:
-        """The settings of trial `number`, the earlier `trials` known; None at the end of a grid."""
-
-
-class Grid:
-    """Every combination, in an order that spreads. Ranges are cut as finely as `limit` trials allow."""
-
-    def __init__(self, space: Space, limit: int, seed: int) -> None:
-        choices = math.prod(len(one) for one in space.values() if not isinstance(one, Numbers))
-        ranges = sum(isinstance(one, Numbers) for one in space.values())
-        count = 2
-        while ranges and choices * (count + 1) ** ranges <= limit:
-            count += 1
-        axes = [one.points(count) if isinstance(one, Numbers) else one for one in space.values()]
-        self.points = [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
-        random.Random(seed).shuffle(self.points)  # noqa: S311  # no secret
-
-    def ask(self, number: int, _trials: Sequence[Trial]) -> Settings | None:
-        return dict(self.points[number]) if number < len(self.points) else None
+    Ranges are cut as finely as `limit` combinations allow, and at least into their two ends.
+    """
+    choices = [axis.choices for axis in space.values() if isinstance(axis, CategoricalDistribution)]
+    ranges, count = len(space) - len(choices), 2
+    while ranges and math.prod(map(len, choices)) * (count + 1) ** ranges <= limit:
+        count += 1
+    return {name: _values(axis, count) for name, axis in space.items()}
 
 
-class Draws:
-    """Each setting by chance, evenly over its range or its choices."""
-
-    def __init__(self, space: Space, seed: int) -> None:
-        self._space, self._seed = space, seed
-
-    def ask(self, number: int, _trials: Sequence[Trial]) -> Settings | None:
-        chance = random.Random(f"{self._seed} {number}")  # noqa: S311  # no secret
-        return {
-            name: one.at(chance.random()) if isinstance(one, Numbers) else chance.choice(one)
-            for name, one in self._space.items()
-        }
+def _values(axis: Axis, count: int) -> Sequence[Any]:
+    """Return the choices, or `count` evenly spaced numbers without duplicates."""
+    if isinstance(axis, CategoricalDistribution):
+        return axis.choices
+    spaced = (np.geomspace if axis.log else np.linspace)(axis.low, axis.high, count)
+    return list(dict.fromkeys(rounded(axis, value) for value in spaced.tolist()))
 
 
-class Optuna:
-    """Where the trials so far make a better one most likely (a tree of Parzen estimators)."""
+def rounded(axis: Axis, value: Any) -> Any:
+    """Round to four digits, or to an integer on an integer axis.
 
-    def __init__(self, space: Space, seed: int, higher_is_better: bool) -> None:
-        try:
-            optuna: Any = importlib.import_module("optuna")
-        except ModuleNotFoundError as error:
-            raise TrainingError(
-                "--search optuna needs the package optuna; or take --search random"
-            ) from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._optuna, self._space, self._seed = optuna, space, seed
-        self._direction = "maximize" if higher_is_better else "minimize"
-        self._choices = {
-            name: {encode(choice): choice for choice in one}
-            for name, one in space.items()
-            if not isinstance(one, Numbers)
-        }
-        self._distributions: dict[str, Any] = {}
-        for name, one in space.items():
-            if isinstance(one, Numbers):
-                make = optuna.distributions
-                low, high = (int(one.low), int(one.high)) if one.whole else (one.low, one.high)
-                kind = make.IntDistribution if one.whole else make.FloatDistribution
-                self._distributions[name] = kind(low, high, log=one.log)
-            else:
-                self._distributions[name] = optuna.distributions.CategoricalDistribution(
-                    list(self._choices[name])
-                )
-
-    def ask(self, number: int, trials: Sequence[Trial]) -> Settings | None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # constant_liar is called experimental
-            sampler = self._optuna.samplers.TPESampler(
-                seed=self._seed * 100_003 + number,
-                n_startup_trials=RANDOM_FIRST,
-                constant_liar=True,  # what is running is not suggested again
-            )
-            study = self._optuna.create_study(direction=self._direction, sampler=sampler)
-            for trial in trials:
-                study.add_trial(self._told(trial))
-            asked = study.ask(self._distributions).params
-        return {
-            name: one.near(asked[name])
-            if isinstance(one, Numbers)
-            else self._choices[name][asked[name]]
-            for name, one in self._space.items()
-        }
-
-    def _told(self, trial: Trial) -> Any:
-        states = self._optuna.trial.TrialState
-        state = {"complete": states.COMPLETE, "pruned": states.PRUNED, "running": states.RUNNING}
-        params = {name: encode(trial.settings[name]) if name in self._choices else trial.settings[name]
-                  for name in self._distributions}  # fmt: skip
-        return self._optuna.trial.create_trial(
-            state=state.get(trial.state, states.FAIL),
-            value=trial.value if trial.state == "complete" else None,
-            params=params,
-            distributions=self._distributions,
-            intermediate_values=trial.values,
-        )
+    Choices are returned as they are.
+    """
+    if isinstance(axis, IntDistribution):
+        return round(value)
+    if isinstance(axis, FloatDistribution):
+        return min(max(float(f"{value:.{DIGITS}g}"), axis.low), axis.high)
+    return value
 
 
-def hopeless(trial: Trial, trials: Sequence[Trial], higher_is_better: bool) -> bool:
-    """Whether the best that `trial` reached is worse than the median of the complete ones after as many epochs."""
-    if not trial.values or max(trial.values) <= WARM_EPOCHS:
-        return False
-    epoch = max(trial.values)
-    others = [one for one in trials if one.state == "complete" and one is not trial]
-    reached = [one.values[epoch] for one in others if epoch in one.values]
-    if len(others) < WARM_TRIALS or not reached:
-        return False
-    if higher_is_better:
-        return max(trial.values.values()) < statistics.median(reached)
-    return min(trial.values.values()) > statistics.median(reached)
+def suggest(trial: Trial, space: Space) -> None:
+    """Draw the parameters that the trial does not have yet."""
+    for name, axis in space.items():
+        if isinstance(axis, CategoricalDistribution):
+            trial.suggest_categorical(name, axis.choices)
+        elif isinstance(axis, IntDistribution):
+            trial.suggest_int(name, axis.low, axis.high, log=axis.log)
+        else:
+            trial.suggest_float(name, axis.low, axis.high, log=axis.log)

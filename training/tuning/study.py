@@ -1,672 +1,273 @@
-"""A search for hyperparameters: trainings judged on the validation part, here, in processes of their own, or as jobs.
-
-    python -m training train mlp --tune 20 --search optuna --checkpoint-dir runs/mlp
-    python -m training train mlp --tune 20 --parallel 4 --on sagemaker --instance ml.g5.xlarge
-
-A trial never sees the test part, and a trial that is a job writes no model. The training with the best settings follows
-as if they had been set. With a folder for checkpoints, the search goes on where it was interrupted. No torch at import:
-jobs are submitted where there is none.
-"""
+"""Study of a search: its trials, stored by Optuna, and their table."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import inspect
-import io
 import json
 import math
-import os
-import re
-import secrets
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any
 
-from training.data import Dataset
-from training.errors import InvalidCheckpoint, InvalidJob, TrainingError
-from training.evaluation import metrics as evaluate
-from training.hyperparameters import Hyperparameters, encode, override, pairs
-from training.recipe import Recipe
-from training.recipe_loading import load
-from training.tuning import samplers
-from training.tuning.samplers import Search, Settings, Space, Trial
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
-if TYPE_CHECKING:
-    import torch
+from training.errors import InvalidCheckpoint, TrainingError
+from training.hyperparameters import encode, override
+from training.tuning.samplers import make_sampler, rounded, suggest, trial_count
+from training.tuning.space import Search
 
-    from training.fitting.checkpoint import Stop
-    from training.fitting.distributed import Ranks
-    from training.pipeline import Trained
-    from training.sagemaker.training_job import Job
+Settings = dict[str, Any]
 
-FILE = "study.json"
-SHOWN = 30  # trials in the table
-RECORDED = 64  # in the report
-TRIED = 3  # failures before the first success that end a search
-POLL_S = 0.2  # of processes
-POLL_JOBS_S = 5.0
-PACKAGE = Path(__file__).parents[1]
-
-
-def add_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
-    parser.add_argument(
-        "--tune",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="search the best hyperparameters in N trials",
-    )
-    parser.add_argument(
-        "--search",
-        choices=["random", "grid", "optuna", *kinds],
-        default="random",
-        help="[%(default)s]",
-    )
-    parser.add_argument(
-        "--parallel", type=_count, default=1, metavar="N", help="trials at a time [1]"
-    )
-    parser.add_argument(
-        "--checkpoint-dir", type=Path, help="save the run, or the search, here and resume it"
-    )
-
-
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
+FILE = "study.journal"
+NAME = "search"  # the only study in the journal
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+TABLE_ROWS = 30
+RECORD_ROWS = 64  # in the report
+FAILURES = 3  # failed trials without any success that end a search
+WARM_TRIALS = 4  # complete trials before any trial is pruned
+FIRST_PRUNED_EPOCH = 3  # epochs are counted from 1
 
 
 class Study:
-    """The trials of a search, kept in a file where there is a folder."""
+    """Trials of a search, in a journal where there is a folder."""
 
-    def __init__(
-        self,
-        recipe: Recipe[Any],
-        settings: Hyperparameters,
-        *,
-        fixed: Collection[str],
-        kind: str,
-        limit: int,
-        data: str = "",
-        folder: Path | None = None,
-    ) -> None:
-        self.recipe, self.settings, self.limit, self.folder = recipe, settings, limit, folder
-        self.space: Space = samplers.space(recipe, fixed)
-        primary = evaluate.PRIMARY[recipe.task]
-        self.metric, self.higher_is_better = primary.metric, primary.higher_is_better
-        self.kind = kind
-        self._search: Search = self._make(settings.seed)
-        # A grid is cut by its size. Told as JSON, for it is compared with what was read from a file.
-        identity = [
-            recipe.name,
-            kind,
-            limit if kind == "grid" else 0,
-            asdict(settings),
-            repr(dict(self.space)),
-            data,
-        ]
-        self._identity = json.loads(json.dumps(identity))
-        self.trials: list[Trial] = self._restored()
-
-    def _make(self, seed: int) -> Search:
-        if self.kind == "grid":
-            return samplers.Grid(self.space, self.limit, seed)
-        if self.kind == "optuna":
-            return samplers.Optuna(self.space, seed, self.higher_is_better)
-        return samplers.Draws(self.space, seed)
-
-    def next(self, flying: Collection[int] = ()) -> Trial | None:
-        """A trial that was interrupted, or a new one; None when all are made."""
-        for trial in self.trials:
-            if trial.state == "running" and trial.number not in flying:
-                return trial
-        if len(self.trials) >= self.limit:
-            return None
-        settings = self._search.ask(len(self.trials), self.trials)
-        if settings is None:
-            return None
-        self.trials.append(Trial(len(self.trials), settings))
-        return self.trials[-1]
-
-    def hopeless(self, trial: Trial) -> bool:
-        return samplers.hopeless(trial, self.trials, self.higher_is_better)
-
-    def finish(
-        self, trial: Trial, state: samplers.State, value: float | None = None, reason: str = ""
-    ) -> None:
-        """Note how `trial` ended, and say so.
-
-        Raises:
-            TrainingError: the first ones all failed, and the next would.
-        """
-        if state == "complete" and (value is None or not math.isfinite(value)):
-            state, reason = "failed", reason or f"it has no {self.metric} on the validation part"
-        trial.state, trial.reason = state, reason
-        trial.value = value if state == "complete" else None
-        self.save()
-        print(self._line(trial), flush=True)
-        ended = [one for one in self.trials if one.state != "running"]
-        if len(ended) >= min(TRIED, self.limit) and all(one.state == "failed" for one in ended):
-            raise TrainingError(f"{len(ended)} of {len(ended)} trials failed: {ended[-1].reason}")
-
-    def _line(self, trial: Trial) -> str:
-        ended = [one for one in self.trials if one.state != "running"]
-        left = (self.limit - len(ended)) * sum(one.duration_s for one in ended) / max(len(ended), 1)
-        return f"trial {trial.number + 1}/{self.limit}  {self._told(trial)}  left={left:.0f}s"
-
-    def _told(self, trial: Trial) -> str:
-        reached = f"{trial.value:.4f}" if trial.value is not None else trial.state
-        after = f" after {max(trial.values)} epochs" if trial.values else ""
-        why = f" ({trial.reason[:80]})" if trial.state == "failed" else ""
-        return f"validation_{self.metric}={reached}{after}{why}  {shown(trial.settings)}"
+    def __init__(self, search: Search, folder: Path | None = None) -> None:
+        self.search, self.folder = search, folder
+        self.limit = trial_count(search)
+        self._storage = _open_storage(folder)
+        self._study = _open_study(self._storage, search)
+        if self.trials:
+            print(f"resumed after {len(self.ended)} trials", flush=True)
 
     @property
-    def best(self) -> Trial:
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number."""
+        return self._study.get_trials(deepcopy=False)
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that are complete, pruned or failed."""
+        return [trial for trial in self.trials if trial.state.is_finished()]
+
+    def next(self, running: Collection[int] = ()) -> Trial | None:
+        """Return an interrupted trial that is not `running`, or a new one.
+
+        None where all trials have been started.
         """
+        trials = self.trials
+        unfinished = [trial.number for trial in trials if trial.state is TrialState.RUNNING]
+        interrupted = [number for number in unfinished if number not in running]
+        number = interrupted[0] if interrupted else len(trials)
+        if number >= self.limit:
+            return None
+        self._study.sampler = make_sampler(self.search, number)
+        trial = self._interrupted(number) if interrupted else self._study.ask()
+        suggest(trial, self.search.space)
+        return trial
+
+    def _interrupted(self, number: int) -> Trial:
+        study_id = self._storage.get_study_id_from_name(NAME)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return Trial(self._study, trial_id)
+
+    def settings(self, trial: BaseTrial) -> Settings:
+        """Return the trial's values of the searched hyperparameters."""
+        space = self.search.space
+        values = {name: rounded(axis, trial.params[name]) for name, axis in space.items()}
+        settings = override(self.search.settings, values)
+        return {name: getattr(settings, name) for name in space}
+
+    def report(self, trial: Trial, scores: Mapping[int, float]) -> None:
+        """Store scores by epoch; those of stored epochs are skipped."""
+        stored = self.trials[trial.number].intermediate_values
+        for epoch in sorted(scores.keys() - stored.keys()):
+            trial.report(scores[epoch], epoch)
+
+    def add_duration(self, trial: Trial, seconds: float) -> None:
+        """Add the seconds of one attempt at the trial."""
+        trial.set_user_attr("duration_s", _duration_s(trial) + seconds)
+
+    def finish(
+        self, trial: Trial, state: TrialState, value: float | None = None, reason: str = ""
+    ) -> None:
+        """Store the trial's end and print it.
+
+        Raises:
+            TrainingError: the first trials all failed.
+        """
+        if state is TrialState.COMPLETE and (value is None or not math.isfinite(value)):
+            state = TrialState.FAIL
+            reason = reason or f"it has no {self.search.metric} on the validation part"
+        if reason:
+            trial.set_user_attr("reason", reason)
+        self._study.tell(trial, value if state is TrialState.COMPLETE else None, state)
+        ended = self.ended
+        left_s = (self.limit - len(ended)) * sum(map(_duration_s, ended)) / len(ended)
+        line = self._describe(self.trials[trial.number])
+        print(f"trial {trial.number + 1}/{self.limit}  {line}  left={left_s:.0f}s", flush=True)
+        failed = all(trial.state is TrialState.FAIL for trial in ended)
+        if failed and len(ended) >= min(FAILURES, self.limit):
+            raise TrainingError(f"{len(ended)} of {len(ended)} trials failed: {_reason(ended[-1])}")
+
+    def _describe(self, trial: FrozenTrial) -> str:
+        value = _value(trial)
+        result = STATES[trial.state] if value is None else f"{value:.4f}"
+        if trial.last_step is not None:
+            result += f" after {trial.last_step} epochs"
+        if trial.state is TrialState.FAIL:
+            result += f" ({_reason(trial)[:80]})"
+        return f"validation_{self.search.metric}={result}  {format_settings(self.settings(trial))}"
+
+    @property
+    def best(self) -> FrozenTrial:
+        """Best complete trial.
+
         Raises:
             TrainingError: no trial was completed.
         """
-        complete = self._ranked("complete")
-        if not complete:
-            raise TrainingError(
-                "no trial was completed" + "".join(f": {one.reason}" for one in self.trials[-1:])
-            )
-        return complete[0]
+        ranked = self._ranked()
+        if ranked and ranked[0].state is TrialState.COMPLETE:
+            return ranked[0]
+        last = "".join(f": {_reason(trial)}" for trial in self.trials[-1:])
+        raise TrainingError(f"no trial was completed{last}")
 
-    def _ranked(self, *states: str) -> list[Trial]:
-        sign = -1 if self.higher_is_better else 1
-        found = [trial for trial in self.trials if trial.state in states]
-        return sorted(
-            found, key=lambda one: (one.value is None, sign * (one.value or 0.0), one.number)
-        )
+    def _ranked(self) -> list[FrozenTrial]:
+        """Sort the ended trials by value, the best first.
+
+        Pruned and failed trials have no value and come last.
+        """
+        sign = -1 if self.search.higher_is_better else 1
+
+        def rank(trial: FrozenTrial) -> tuple[float, int]:
+            value = _value(trial)
+            return math.inf if value is None else sign * value, trial.number
+
+        return sorted(self.ended, key=rank)
 
     def table(self) -> list[str]:
-        """The best trials first, one line each."""
-        ranked = self._ranked("complete", "pruned", "failed")
-        counts = {
-            state: sum(one.state == state for one in ranked)
-            for state in ("complete", "pruned", "failed")
-        }
-        told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        lines = [f"{self.kind} search over {', '.join(self.space)}: {told}"]
-        return lines + [f"  {trial.number + 1:>3}  {self._told(trial)}" for trial in ranked[:SHOWN]]
+        """Return a heading and one line a trial, the best first."""
+        ranked = self._ranked()
+        states = [STATES[trial.state] for trial in ranked]
+        counts = ", ".join(f"{states.count(s)} {s}" for s in STATES.values() if s in states)
+        heading = f"{self.search.strategy} search over {', '.join(self.search.space)}: {counts}"
+        rows = [
+            f"  {trial.number + 1:>3}  {self._describe(trial)}" for trial in ranked[:TABLE_ROWS]
+        ]
+        return [heading, *rows]
 
     def record(self) -> dict[str, Any]:
-        """For the report: the trials, the best first."""
-        ranked = self._ranked("complete", "pruned", "failed")
+        """Return the report's section of the search, the best trials first."""
+        ranked = self._ranked()
         return {
-            "search": self.kind,
-            "metric": f"validation_{self.metric}",
-            "higher_is_better": self.higher_is_better,
+            "search": self.search.strategy,
+            "metric": f"validation_{self.search.metric}",
+            "higher_is_better": self.search.higher_is_better,
             "trials": len(ranked),
-            "best": self.best.settings,
-            "tried": [
-                {
-                    "trial": one.number + 1,
-                    "state": one.state,
-                    "value": one.value,
-                    "epochs": max(one.values, default=None),
-                    "duration_s": round(one.duration_s, 3),
-                    "settings": one.settings,
-                }
-                for one in ranked[:RECORDED]
-            ],
+            "best": self.settings(self.best),
+            "tried": [self._row(trial) for trial in ranked[:RECORD_ROWS]],
         }
 
-    def save(self) -> None:
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{FILE}.tmp"
-        document = {"identity": self._identity, "trials": [asdict(trial) for trial in self.trials]}
-        part.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-        part.replace(self.folder / FILE)
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        return {
+            "trial": trial.number + 1,
+            "state": STATES[trial.state],
+            "value": _value(trial),
+            "epochs": trial.last_step,
+            "duration_s": round(_duration_s(trial), 3),
+            "settings": self.settings(trial),
+        }
 
-    def _restored(self) -> list[Trial]:
-        path = self.folder / FILE if self.folder else None
-        if path is None or not path.is_file():
-            return []
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            trials = [self._typed(Trial(**one)) for one in document["trials"]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InvalidCheckpoint(f"{FILE} cannot be read; remove it to start anew") from error
-        if document["identity"] != self._identity:
-            raise InvalidCheckpoint(
-                f"{FILE} belongs to another search; remove it, or use another directory"
-            )
-        print(f"resumed after {sum(one.state != 'running' for one in trials)} trials", flush=True)
-        return trials
-
-    def _typed(self, trial: Trial) -> Trial:
-        """JSON knows neither tuples nor keys that are numbers."""
-        given = asdict(override(self.settings, trial.settings))
-        settings = {name: given[name] for name in trial.settings}
-        return replace(
-            trial,
-            settings=settings,
-            values={int(epoch): one for epoch, one in trial.values.items()},
-        )
-
-    def checkpoints(self, trial: Trial) -> Path | None:
+    def checkpoints(self, trial: BaseTrial) -> Path | None:
+        """Return the folder for the trial's own checkpoints."""
         return self.folder / "trials" / f"{trial.number:03d}" if self.folder else None
 
 
-def shown(settings: Settings) -> str:
-    """As they could be set.
+def format_settings(settings: Settings) -> str:
+    """Return hyperparameters as `--set` takes them.
 
-    >>> shown({"lr": 0.001, "hidden": (64, 64)})
+    >>> format_settings({"lr": 0.001, "hidden": (64, 64)})
     'lr=0.001 hidden=[64, 64]'
     """
     return " ".join(f"{name}={encode(value)}" for name, value in settings.items())
 
 
-def without_test(data: Dataset) -> Dataset:
-    """`data` whose test part is the validation part: what settles settings must not see the other."""
-    return replace(data, test=data.validation)
-
-
-def judge(run: Trained) -> float | None:
-    """The primary metric of `run` on the validation part."""
-    from training import pipeline
-
-    metrics, _ = pipeline.measure(run.recipe, run.run, run.data.validation, run.labels)
-    return metrics.get(evaluate.PRIMARY[run.recipe.task].metric)
-
-
-class _GivenUp(Exception):
-    """When the trials so far say that this one leads nowhere."""
-
-
-def run(
-    recipe: Recipe[Any],
-    settings: Hyperparameters,
-    options: argparse.Namespace,
-    environ: Mapping[str, str],
-    data: Dataset,
-    channels: Mapping[str, Path],
-    *,
-    device: torch.device,
-    stop: Stop,
-    ranks: Ranks,
-) -> Study:
-    """The search that the options ask for, on this machine.
-
-    Raises:
-        Interrupted: `stop` was requested; what was done is saved.
-        TrainingError: there is nothing to search, or no trial comes to an end.
-    """
-    if ranks.count > 1:
-        raise TrainingError("--tune starts from one process; take --parallel, or --on sagemaker")
-    folder = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
-    study = Study(
-        recipe,
-        settings,
-        fixed={*pairs(options.set), *json.loads(environ.get("SM_HPS", "{}"))},
-        kind=options.search,
-        limit=options.tune,
-        data=data.sha256,
-        folder=Path(folder) if folder else None,
-    )
-    if options.parallel > 1:
-        processes(study, options, environ, stop)
-    else:
-        by_settings = len(inspect.signature(recipe.data).parameters) > 1
-        here(
-            study,
-            lambda own: recipe.load_data(channels, own) if by_settings else data,
-            device=device,
-            stop=stop,
-        )
-    for line in study.table():
-        print(line, flush=True)
-    return study
-
-
-def here(
-    study: Study,
-    data: Callable[[Hyperparameters], Dataset],
-    *,
-    device: torch.device,
-    stop: Stop | None = None,
-    fit: Callable[..., Trained] | None = None,
-) -> Study:
-    """Make the trials one after the other, in this process.
-
-    Raises:
-        Interrupted: `stop` was requested; what was done is saved.
-        TrainingError: no trial comes to an end.
-    """
-    from training import pipeline
-    from training.fitting import checkpoint
-
-    fit = fit or pipeline.fit
-    while (trial := study.next()) is not None:
-        if stop is not None and stop.requested:
-            raise checkpoint.Interrupted(
-                f"stopped before trial {trial.number + 1} of {study.limit}"
-            )
-        study.save()
-        started, spent = time.monotonic(), trial.duration_s
-
-        def watch(row: Mapping[str, float], trial: Trial = trial) -> None:
-            trial.values[int(row["epoch"])] = _value(study, row)
-            if study.hopeless(trial):
-                raise _GivenUp
-
-        state: samplers.State = "complete"
-        value, reason, folder = None, "", study.checkpoints(trial)
-        try:
-            settings = override(study.settings, trial.settings)
-            with contextlib.redirect_stdout(io.StringIO()):
-                run = fit(
-                    study.recipe,
-                    settings,
-                    without_test(data(settings)),
-                    device=device,
-                    checkpoints=folder,
-                    stop=stop,
-                    watch=watch,
-                )
-                value = judge(run)
-        except _GivenUp:
-            state = "pruned"
-        except TrainingError as error:
-            state, reason = "failed", str(error)
-        finally:
-            trial.duration_s = spent + time.monotonic() - started
-            study.save()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        study.finish(trial, state, value, reason)
-    return study
-
-
-def _value(study: Study, row: Mapping[str, float]) -> float:
-    """What a row of the history says of the primary metric; where it is not measured, the loss stands in for it."""
-    if (value := row.get(f"validation_{study.metric}")) is not None:
-        return value
-    return -row["validation_loss"] if study.higher_is_better else row["validation_loss"]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How an attempt stands."""
-
-    state: Literal["running", "complete", "failed"]
-    values: Mapping[int, float] = field(default_factory=dict)  # by epoch
-    value: float | None = None
-    reason: str = ""
-
-
-class Attempt(Protocol):
-    """A trial under way elsewhere."""
-
-    def look(self) -> Look: ...
-
-    def stop(self) -> None:
-        """Give it up: it ends soon."""
-
-    def leave(self) -> None:
-        """The search ends before it."""
-
-
-def elsewhere(
-    study: Study,
-    launch: Callable[[Trial], Attempt],
-    *,
-    parallel: int,
-    poll_s: float = POLL_S,
-    stopping: Callable[[], bool] = lambda: False,
-) -> Study:
-    """Make the trials by `launch`, up to `parallel` at a time; a look at each every `poll_s` seconds.
-
-    Raises:
-        TrainingError: no trial comes to an end.
-    """
-    flying: dict[int, Attempt] = {}
-    started: dict[int, float] = {}
-    given_up: set[int] = set()
+def _open_storage(folder: Path | None) -> optuna.storages.BaseStorage:
+    if folder is None:
+        return optuna.storages.InMemoryStorage()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    _drop_partial_line(path)
+    # The default lock, a symbolic link, is never given up where it is stale and its path relative.
+    lock = JournalFileOpenLock(str(path))
     try:
-        while not stopping():
-            while len(flying) < parallel and (trial := study.next(flying)) is not None:
-                flying[trial.number] = launch(trial)
-                started[trial.number] = time.monotonic() - trial.duration_s
-                study.save()
-            if not flying:
-                break
-            for number, attempt in list(flying.items()):
-                trial, look = study.trials[number], attempt.look()
-                trial.values |= look.values
-                trial.duration_s = time.monotonic() - started[number]
-                if look.state == "running":
-                    if number not in given_up and study.hopeless(trial):
-                        given_up.add(number)
-                        attempt.stop()
-                    continue
-                del flying[number]
-                state: samplers.State = (
-                    "pruned" if number in given_up and look.state != "complete" else look.state
-                )
-                study.finish(trial, state, look.value, look.reason)
-            time.sleep(poll_s)
-    finally:
-        for attempt in flying.values():
-            attempt.leave()
-        study.save()
-    return study
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable() from error
 
 
-class Process:
-    """A trial in a process of its own, followed by the lines that it prints."""
+def _drop_partial_line(path: Path) -> None:
+    """Remove an incomplete last line from the journal.
 
-    def __init__(self, study: Study, command: list[str], environment: Mapping[str, str]) -> None:
-        self._study = study
-        self._lines = tempfile.TemporaryFile(  # noqa: SIM115 (open until the process ends)
-            "w+", encoding="utf-8", errors="replace"
-        )
-        self._process = subprocess.Popen(
-            command, env=environment, stdout=self._lines, stderr=subprocess.STDOUT
-        )
-
-    def look(self) -> Look:
-        status = self._process.poll()
-        self._lines.seek(0)
-        text = self._lines.read()
-        values, value = read(self._study, text)
-        if status is None:
-            return Look("running", values)
-        self._lines.close()
-        if status == 0:
-            return Look("complete", values, value)
-        said = [line.removeprefix("error: ") for line in text.splitlines() if line.strip()]
-        return Look("failed", values, None, said[-1] if said else f"exit status {status}")
-
-    def stop(self) -> None:
-        self._process.terminate()
-
-    def leave(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._lines.close()
-
-
-def read(study: Study, text: str) -> tuple[dict[int, float], float | None]:
-    """What a training's lines say: the metric by epoch, and the last of all."""
-    from training.log_lines import metrics
-
-    patterns = metrics(study.recipe.task)
-    values: dict[int, float] = {}
-    last = None
-    for line in text.splitlines():
-        row = {
-            f"validation_{name}": float(found[1])
-            for name in (study.metric, "loss")
-            if (found := re.search(patterns[f"validation:{name}"], line))
-        }
-        if f"validation_{study.metric}" in row:
-            last = row[f"validation_{study.metric}"]
-        if row and (epoch := re.search(patterns["train:epoch"], line)):
-            values[int(epoch[1])] = _value(study, row)
-    return values, last
-
-
-def processes(
-    study: Study,
-    options: argparse.Namespace,
-    environ: Mapping[str, str],
-    stop: Stop,
-) -> Study:
-    """Make the trials by this command line's own processes, --parallel at a time.
-
-    Raises:
-        Interrupted: `stop` was requested; what was done is saved.
-        TrainingError: no trial comes to an end.
+    A killed process may leave one. Optuna would append to it and could not read the result.
     """
-    from training.fitting import checkpoint
-
-    threads = max(1, (os.cpu_count() or 1) // options.parallel)
-    search_path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [environ.get("PYTHONPATH")])])
-    environment = {
-        "OMP_NUM_THREADS": str(threads),
-        **environ,
-        "MAYFLY_TRIAL": "1",
-        "PYTHONPATH": search_path,
-    }
-    environment.pop("SM_CHECKPOINT_DIR", None)  # that is the search's
-
-    def launch(trial: Trial) -> Attempt:
-        command = [
-            sys.executable,
-            "-u",
-            "-m",
-            "training.train",
-            options.recipe,
-            "--device",
-            options.device,
-        ]
-        for setting in options.set:
-            command += ["--set", setting]
-        for name, value in trial.settings.items():
-            command += ["--set", f"{name}={encode(value)}"]
-        for folder in options.data:
-            command += ["--data", folder]
-        if (checkpoints := study.checkpoints(trial)) is not None:
-            command += ["--checkpoint-dir", str(checkpoints)]
-        return Process(study, command, environment)
-
-    elsewhere(study, launch, parallel=options.parallel, stopping=lambda: stop.requested)
-    if stop.requested:
-        raise checkpoint.Interrupted(f"stopped after {len(study.trials)} of {study.limit} trials")
-    if study.folder is not None:
-        shutil.rmtree(study.folder / "trials", ignore_errors=True)
-    return study
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
-class Sent:
-    """A trial as a training job."""
-
-    def __init__(self, study: Study, name: str, client: Any) -> None:
-        self._study, self._name, self._client = study, name, client
-
-    def look(self) -> Look:
-        job = self._client.describe_training_job(TrainingJobName=self._name)
-        told = {
-            item["MetricName"]: float(item["Value"]) for item in job.get("FinalMetricDataList", [])
-        }
-        row = {
-            f"validation_{name}": told[f"validation:{name}"]
-            for name in (self._study.metric, "loss")
-            if f"validation:{name}" in told
-        }
-        epoch = told.get("train:epoch")
-        values = {int(epoch): _value(self._study, row)} if epoch is not None and row else {}
-        status = job["TrainingJobStatus"]
-        if status == "Completed":
-            return Look("complete", values, row.get(f"validation_{self._study.metric}"))
-        if status in ("Failed", "Stopped"):
-            return Look("failed", values, None, job.get("FailureReason") or job["SecondaryStatus"])
-        return Look("running", values)
-
-    def stop(self) -> None:
-        from botocore.exceptions import ClientError
-
-        with contextlib.suppress(ClientError):  # it has ended meanwhile
-            self._client.stop_training_job(TrainingJobName=self._name)
-
-    def leave(self) -> None:
-        """Where the search can be resumed, the job goes on and is found again."""
-        if self._study.folder is None:
-            self.stop()
-
-
-def over_jobs(
-    job: Job, options: argparse.Namespace, send: Callable[[dict[str, Any], str], None]
-) -> Settings:
-    """Make the trials as jobs like `job`, --parallel at a time, and return the best settings.
-
-    Raises:
-        InvalidJob: the recipe cannot be loaded here, or SageMaker refuses a job.
-        TrainingError: no trial comes to an end.
-    """
-    from training.sagemaker import backends
-    from training.sagemaker.training_job import build, job_name
-    from training.sagemaker.validation import validate
-
-    study = prepare(options.recipe, options, data=json.dumps(dict(job.channels)))
-    client = backends.client("sagemaker", job.region)
-
-    def launch(trial: Trial) -> Attempt:
-        if trial.job is None:
-            trial.job = job_name(
-                job.model[:36], suffix=f"t{trial.number + 1:03d}-{secrets.token_hex(2)}"
-            )
-            settings = {**job.hyperparameters, **trial.settings}
-            request = build(
-                replace(job, name=trial.job, hyperparameters=settings, trial=True, arguments=())
-            )
-            validate(request)
-            send(request, job.region)
-        return Sent(study, trial.job, client)
-
-    poll_s = POLL_S if "AWS_ENDPOINT_URL" in os.environ else POLL_JOBS_S
-    elsewhere(study, launch, parallel=options.parallel, poll_s=poll_s)
-    for line in study.table():
-        print(line, flush=True)
-    return study.best.settings
-
-
-def prepare(reference: str, options: argparse.Namespace, data: str) -> Study:
-    """The study of jobs, for which the recipe is loaded here, but not its data.
-
-    Raises:
-        InvalidJob: something that the recipe imports is missing here.
-    """
+def _open_study(storage: optuna.storages.BaseStorage, search: Search) -> optuna.Study:
+    """Create the search's Optuna study, or load it from the journal."""
     try:
-        recipe = load(reference)
-    except ModuleNotFoundError as error:
-        raise InvalidJob(
-            f"to search, the recipe is loaded here, and {error.name} is not installed"
-        ) from error
-    fixed = pairs(options.set)
-    settings = override(recipe.hyperparameters(), fixed)
-    return Study(
-        recipe,
-        settings,
-        fixed=fixed,
-        kind=options.search,
-        limit=options.tune,
-        data=data,
-        folder=options.checkpoint_dir,
-    )
+        study = optuna.create_study(
+            storage=storage,
+            study_name=NAME,
+            direction="maximize" if search.higher_is_better else "minimize",
+            pruner=optuna.pruners.MedianPruner(WARM_TRIALS, n_warmup_steps=FIRST_PRUNED_EPOCH),
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable() from error
+    identity = _identity(search)
+    stored = study.user_attrs.get("identity")
+    if stored is None:
+        study.set_user_attr("identity", identity)
+    elif stored != identity:
+        raise InvalidCheckpoint(
+            f"{FILE} belongs to another search; remove it, or use another directory"
+        )
+    return study
+
+
+def _unreadable() -> InvalidCheckpoint:
+    return InvalidCheckpoint(f"{FILE} cannot be read; remove it to start anew")
+
+
+def _identity(search: Search) -> Any:
+    """Return the JSON values that identify a search when it is resumed."""
+    parts = [
+        search.recipe.name,
+        search.strategy,
+        search.limit if search.strategy == "grid" else 0,  # cuts a grid; else it may be raised
+        asdict(search.settings),
+        repr(dict(search.space)),
+        search.data,
+    ]
+    return json.loads(json.dumps(parts))
+
+
+def _value(trial: FrozenTrial) -> float | None:
+    """Return the metric of a complete trial, and None for others.
+
+    Optuna gives a pruned trial the value of its last epoch.
+    """
+    return trial.value if trial.state is TrialState.COMPLETE else None
+
+
+def _duration_s(trial: BaseTrial) -> float:
+    return float(trial.user_attrs.get("duration_s", 0.0))
+
+
+def _reason(trial: BaseTrial) -> str:
+    return str(trial.user_attrs.get("reason", ""))

@@ -1,4 +1,4 @@
-"""A recipe of one's own as bootstrap.py runs it: settings of every type, SIGTERM and a second attempt, two hosts."""
+"""bootstrap.py with a user's recipe: settings of every type, SIGTERM, resumption, two hosts."""
 
 import json
 import os
@@ -42,8 +42,8 @@ class Knobs(NetworkHyperparameters):
 def data():
     generator = np.random.default_rng(0)
     x = generator.standard_normal((160, 5)).astype(np.float32)
-    return split(Examples({{"x": x}}, (x[:, 0] > x[:, 1]).astype(np.int64)), source="made", sha256="0",
-                 validation=0.1, test=0.1)
+    examples = Examples({{"x": x}}, (x[:, 0] > x[:, 1]).astype(np.int64))
+    return split(examples, source="made", sha256="0", validation=0.1, test=0.1)
 
 def model(h):
     return torch.nn.Sequential(torch.nn.Linear(5, h.widths[0]), torch.nn.Dropout(0.3),
@@ -61,16 +61,16 @@ def augment(x):
             time.sleep(0.01)
     return x + 0.1 * torch.randn_like(x)
 
-recipe = Recipe(name="own", description="", task="classification", labels=("no", "yes"), hyperparameters=Knobs,
-                data=data, model=model, augment=augment)
+recipe = Recipe(name="own", description="", task="classification", labels=("no", "yes"),
+                hyperparameters=Knobs, data=data, model=model, augment=augment)
 """
 
 
 def make_base(folder: Path, hosts: Mapping[str, Any] | None = None, **settings: object) -> Path:
-    """/opt/ml as a job's request fills it."""
-    given = {"batch_size": 16, "note": NOTE, "flag": True, "widths": [12], **settings}
+    """Fill `folder` as a job's request fills /opt/ml."""
+    hyperparameters = {"batch_size": 16, "note": NOTE, "flag": True, "widths": [12], **settings}
     request = build(
-        Job("name", "own.py", "own", "bucket", "role", "s3://-/-/", hyperparameters=given)
+        Job("name", "own.py", "own", "bucket", "role", "s3://-/-/", hyperparameters=hyperparameters)
     )
     files = {"hyperparameters": request["HyperParameters"], "inputdataconfig": {"code": {}}}
     for name, content in (files | ({"resourceconfig": hosts} if hosts else {})).items():
@@ -84,16 +84,28 @@ def make_base(folder: Path, hosts: Mapping[str, Any] | None = None, **settings: 
 
 @contextmanager
 def started(base: Path, *before: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
-    """bootstrap.py as the first process of a container whose job is a trial: no graph is exported."""
+    """Run bootstrap.py as a container's first process, in a trial: no graph is exported."""
     environment = {
-        "PATH": os.environ["PATH"], "HOME": str(base), "PYTHONPATH": str(ROOT), "SAGEMAKER_BASE_DIR": str(base),
-        "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "MAYFLY_TRIAL": "1", **more,
-    }  # fmt: skip
+        "PATH": os.environ["PATH"],
+        "HOME": str(base),
+        "PYTHONPATH": str(ROOT),
+        "SAGEMAKER_BASE_DIR": str(base),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUTF8": "1",
+        "MAYFLY_TRIAL": "1",
+        **more,
+    }
     command = [*before, sys.executable, str(SCRIPT), "-m", "training.train", "own.py"]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         yield process
     finally:
@@ -119,7 +131,7 @@ def weights(base: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_after_sigterm_the_second_attempt_ends_with_the_same_weights_bit_for_bit(
+def test_a_stopped_job_resumes_to_bit_identical_weights(
     tmp_path: Path,
 ) -> None:
     """Stopped in the middle of an epoch, with dropout and random augmentation."""
@@ -138,9 +150,7 @@ def test_after_sigterm_the_second_attempt_ends_with_the_same_weights_bit_for_bit
         uninterrupted, errors = whole.communicate(timeout=60)
         assert whole.returncode == 0, errors
 
-    assert (
-        f"note={NOTE!r}, flag=True, widths=(12,)" in said
-    )  # as they were given to the job, with their types
+    assert f"note={NOTE!r}, flag=True, widths=(12,)" in said  # the job's values, with their types
     assert "resumed after 3 epochs and 5 steps" in out
     assert "resumed" not in uninterrupted
     ours, theirs = weights(base), weights(tmp_path / "whole")
@@ -155,16 +165,16 @@ def test_after_sigterm_the_second_attempt_ends_with_the_same_weights_bit_for_bit
 UP = """
 import fcntl, os, socket, struct, sys
 with socket.socket() as any_socket:
-    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
 os.execv(sys.argv[1], sys.argv[1:])
 """
-ALONE = ("unshare", "--map-root-user", "--net")  # for torchrun listens on every interface
+ALONE = ("unshare", "--map-root-user", "--net")  # torchrun listens on every interface
 HOSTS = ("127.0.0.1", "127.0.0.2")
 
 
 @pytest.fixture
 def network() -> Iterator[tuple[str, ...]]:
-    """What comes before a command so that it runs in a network of its own, which several commands share."""
+    """Yield the command prefix that runs commands together in a network of their own."""
     command = [*ALONE, sys.executable, "-c", UP, "/bin/sh", "-c", "echo up; read _"]
     if (
         not sys.platform.startswith("linux")
@@ -184,7 +194,7 @@ def network() -> Iterator[tuple[str, ...]]:
 @pytest.mark.parametrize(
     "attempts", [1, pytest.param(2, marks=pytest.mark.stress)]
 )  # the second takes as long again
-def test_two_hosts_meet_stop_together_and_go_on_together(
+def test_two_hosts_meet_stop_and_resume_together(
     attempts: int, tmp_path: Path, network: tuple[str, ...]
 ) -> None:
     def host(name: str) -> Path:
@@ -224,7 +234,7 @@ def test_two_hosts_meet_stop_together_and_go_on_together(
 
 
 @pytest.mark.slow
-def test_the_failure_of_several_processes_is_told_in_the_words_of_one(
+def test_the_failure_of_several_processes_is_reported_once(
     tmp_path: Path, network: tuple[str, ...]
 ) -> None:
     base = make_base(tmp_path, epochs="many")

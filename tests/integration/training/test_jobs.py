@@ -1,4 +1,4 @@
-"""Jobs on the local stack: the request really runs, under the container contract, and its output lands in S3."""
+"""Jobs on the local stack really run, under the container contract, with their output in S3."""
 
 import contextlib
 import io
@@ -23,7 +23,14 @@ from onnx import numpy_helper
 
 from training.sagemaker import backends
 from training.sagemaker.cli import main
-from training.sagemaker.training_job import Job, build, job_name
+from training.sagemaker.source_code import collect_code
+from training.sagemaker.training_job import (
+    OPT_IN_ACCOUNTS,
+    Job,
+    build,
+    image_uri,
+    job_name,
+)
 
 ROOT = Path(__file__).parents[3]
 ROLE = "arn:aws:iam::123456789012:role/training"
@@ -35,7 +42,7 @@ SDK_PYTHON = Path(
 
 
 class Stack:
-    """Moto's server with running jobs, and clients of it."""
+    """Server of moto whose jobs really run, and clients for it."""
 
     def __init__(self, endpoint: str, logs: Path) -> None:
         self.endpoint, self.logs = endpoint, logs
@@ -43,7 +50,7 @@ class Stack:
         self.sagemaker = boto3.client("sagemaker", endpoint_url=endpoint)
 
     def submit(self, code: str, **changes: Any) -> str:
-        """A job whose entry point is the script `code`; `changes` are merged into its request."""
+        """Submit a job that runs the script `code`; `changes` are merged into its request."""
         job = make_job(**changes.pop("job", {}))
         self.s3.put_object(Bucket=BUCKET, Key=f"code/{job.name}/entry.py", Body=code.encode())
         request = build(replace(job, code_uri=f"s3://{BUCKET}/code/{job.name}/"))
@@ -61,7 +68,7 @@ class Stack:
         return self.sagemaker.describe_training_job(TrainingJobName=name)
 
     def until(self, name: str, *statuses: str, seconds: float = 60) -> Any:
-        """The job's description once its status or secondary status is one of `statuses`."""
+        """Wait for one of the statuses or secondary statuses, and return the description."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             job = self.describe(name)
@@ -81,10 +88,10 @@ class Stack:
             time.sleep(0.05)
 
     def keys(self, name: str) -> list[str]:
-        """What the job wrote, relative to its output path."""
+        """List the keys that the job wrote, relative to its output path."""
         prefix = f"models/digits/{name}/"
-        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-        return [item["Key"].removeprefix(prefix) for item in found]
+        objects = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        return [item["Key"].removeprefix(prefix) for item in objects]
 
     def read(self, key: str) -> bytes:
         body: bytes = self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
@@ -105,7 +112,7 @@ def make_job(**changes: Any) -> Job:
 
 @contextlib.contextmanager
 def started(logs: Path) -> Iterator[Stack]:
-    """A stack of its own, killed in the end."""
+    """Start a stack, and kill it in the end."""
     environment = {**os.environ, "MAYFLY_LOG_DIR": str(logs), "MAYFLY_STOP_GRACE_S": "3"}
     command = [sys.executable, "-m", "local.aws.server"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as moto:
@@ -137,7 +144,8 @@ def parameters(model: bytes) -> dict[str, Any]:
 
 WRITES = """
 import json, os, pathlib
-model, data = (pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], name) for name in ("model", "output/data"))
+base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
+model, data = base / "model", base / "output" / "data"
 (model / "model.onnx").write_text("a model")
 (model / "more").mkdir()
 (model / "more" / "notes.txt").write_text("nested")
@@ -173,7 +181,7 @@ def test_compressed_output_is_an_archive_named_model(stack: Stack) -> None:
         assert sorted(archive.getnames()) == ["model.onnx", "more/notes.txt"]
 
 
-def test_the_description_tells_what_happened(stack: Stack) -> None:
+def test_the_description_has_statuses_metrics_and_times(stack: Stack) -> None:
     name = stack.submit(WRITES)
     job = stack.until(name, *FINAL)
 
@@ -209,10 +217,11 @@ def test_the_job_sees_nothing_of_the_developer(stack: Stack) -> None:
     }
 
 
-def test_a_failure_is_told_in_the_scripts_own_words(stack: Stack) -> None:
+def test_a_failure_reason_is_the_scripts_own_text(stack: Stack) -> None:
     name = stack.submit("""
 import os, pathlib
-pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], "output", "failure").write_text("ValueError: 3 columns, expected 64")
+failure = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], "output", "failure")
+failure.write_text("ValueError: 3 columns, expected 64")
 raise SystemExit(1)
 """)
     job = stack.until(name, *FINAL)
@@ -234,7 +243,7 @@ def test_a_channel_without_objects_fails_the_job(stack: Stack) -> None:
     )
 
 
-def test_a_bucket_that_is_not_there_fails_the_job(stack: Stack) -> None:
+def test_a_missing_bucket_fails_the_job(stack: Stack) -> None:
     name = stack.submit(
         WRITES, OutputDataConfig={"S3OutputPath": "s3://no-such-bucket-here/models/"}
     )
@@ -244,14 +253,15 @@ def test_a_bucket_that_is_not_there_fails_the_job(stack: Stack) -> None:
     assert "NoSuchBucket" in job["FailureReason"]
 
 
-def test_data_arrive_by_channel(stack: Stack) -> None:
+def test_data_arrive_in_their_channel(stack: Stack) -> None:
     for key in ("rows/a.csv", "rows/deep/b c+d.csv"):
         stack.s3.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
     name = stack.submit(
         """
 import os, pathlib
 folder = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], "input", "data", "train")
-print(sorted((str(path.relative_to(folder)), path.read_text()) for path in folder.rglob("*") if path.is_file()))
+files = [path for path in folder.rglob("*") if path.is_file()]
+print(sorted((str(path.relative_to(folder)), path.read_text()) for path in files))
 """,
         job={"channels": {"train": f"s3://{BUCKET}/rows/"}},
     )
@@ -273,7 +283,8 @@ def test_a_name_is_used_once(stack: Stack) -> None:
 STOPS = """
 import os, pathlib, signal, sys
 def stop(*_):
-    pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], "model", "model.onnx").write_text("saved in time")
+    model = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], "model", "model.onnx")
+    model.write_text("saved in time")
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
 print("ready", flush=True)
@@ -314,7 +325,7 @@ def test_a_job_that_takes_too_long_is_stopped(stack: Stack) -> None:
     assert stack.keys(name) == ["output/model/model.onnx"]
 
 
-def test_a_spot_job_goes_on_from_its_checkpoints(stack: Stack) -> None:
+def test_a_spot_job_resumes_from_its_checkpoints(stack: Stack) -> None:
     name = stack.submit(
         """
 import os, pathlib, signal
@@ -335,13 +346,22 @@ else:
     job = stack.until(name, *FINAL)
 
     statuses = [item["Status"] for item in job["SecondaryStatusTransitions"]]
-    assert statuses == ["Starting", "Downloading", "Training", "Interrupted", "Restarting", "Downloading", "Training",
-                        "Uploading", "Completed"]  # fmt: skip
+    assert statuses == [
+        "Starting",
+        "Downloading",
+        "Training",
+        "Interrupted",
+        "Restarting",
+        "Downloading",
+        "Training",
+        "Uploading",
+        "Completed",
+    ]
     assert stack.read(f"models/digits/{name}/output/model/model.onnx") == b"begun and ended"
 
 
 def test_jobs_end_when_the_stack_is_killed(tmp_path: Path) -> None:
-    """Whatever a job has started, however the stack goes."""
+    """Processes of a job end however the stack ends."""
     with started(tmp_path) as stack:
         name = stack.submit(f"import os\nprint('pid', os.getpid(), flush=True)\n{STUBBORN}")
         stack.until_logged(name, "ready")
@@ -355,24 +375,40 @@ def test_jobs_end_when_the_stack_is_killed(tmp_path: Path) -> None:
 @pytest.mark.train
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
-def test_the_recipe_runs_as_a_job_and_goes_on_after_a_spot_interruption(
-    stack: Stack, tmp_path: Path
-) -> None:
-    """The same weights as a run of the command that was never interrupted, bit for bit.
+def test_an_interrupted_spot_job_resumes_to_the_same_weights(stack: Stack, tmp_path: Path) -> None:
+    """An uninterrupted run of the command has the same weights, bit for bit.
 
-    Both without the settings of the machine's own: OPENBLAS_CORETYPE, for one, changes the last bits.
+    Both run without the machine's own settings: OPENBLAS_CORETYPE, for one, changes the last bits.
     """
-    code = backends.collect_code("digits")
-    code.upload(BUCKET, "us-east-1")
-    job = make_job(hyperparameters={"epochs": 3, "seed": 7}, code_uri=code.uri(BUCKET),
-                   environment={"MAYFLY_INTERRUPT_ON": "epoch 1/3"})  # fmt: skip
+    code = collect_code("digits")
+    backends.upload_code(code, BUCKET, "us-east-1")
+    job = make_job(
+        hyperparameters={"epochs": 3, "seed": 7},
+        code_uri=code.uri(BUCKET),
+        environment={"MAYFLY_INTERRUPT_ON": "epoch 1/3"},
+    )
     backends.submit_boto3(build(job), "us-east-1")
     lines: list[str] = []
     description = backends.wait(job.name, "us-east-1", lines.append)
     subprocess.run(
-        [sys.executable, "-m", "training.train", "digits", "--set", "epochs=3", "--set", "seed=7", "--device", "cpu",
-         "--model-dir", str(tmp_path)], cwd=ROOT, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)}, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "training.train",
+            "digits",
+            "--set",
+            "epochs=3",
+            "--set",
+            "seed=7",
+            "--device",
+            "cpu",
+            "--model-dir",
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        check=True,
+    )
 
     assert "Interrupted" in [item["Status"] for item in description["SecondaryStatusTransitions"]]
     assert "resumed after" in stack.log(job.name)
@@ -395,7 +431,7 @@ def test_the_recipe_runs_as_a_job_and_goes_on_after_a_spot_interruption(
 @pytest.mark.train
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
-def test_a_mistake_in_a_recipe_of_ones_own_comes_back_as_the_reason(
+def test_a_mistake_in_a_users_recipe_is_the_failure_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "training" / "recipes" / "digits.py").read_text()
@@ -410,17 +446,16 @@ def test_a_mistake_in_a_recipe_of_ones_own_comes_back_as_the_reason(
         main([str(recipe), "--bucket", BUCKET, "--role", ROLE, "--wait", "--set", "epochs=1"]) == 1
     )
     error = capsys.readouterr().err
-    assert (
-        "ended as Failed: AlgorithmError: error: the data do not go through the model (image [2, 1, 28, 28]"
-        in error
-    )
+    reason = "the data do not go through the model (image [2, 1, 28, 28]"
+    assert f"ended as Failed: AlgorithmError: error: {reason}" in error
     assert "shapes cannot be multiplied" in error
 
 
 GUARD = """
 import socket, sys
 def audit(event, arguments):
-    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] != "127.0.0.1":
+    address = arguments[1] if event == "socket.connect" else None
+    if isinstance(address, tuple) and address[0] != "127.0.0.1":
         print("LEAK", arguments[1], flush=True)
         raise PermissionError(f"connection to {arguments[1]}")
     if event == "socket.getaddrinfo" and arguments[0] not in ("127.0.0.1", "localhost"):
@@ -429,11 +464,28 @@ def audit(event, arguments):
 sys.addaudithook(audit)
 import json
 from training.__main__ import main
-sys.exit(any([main(["train", "--on", "sagemaker", *json.loads(options)]) for options in sys.argv[1:]]))
+commands = [["train", "--on", "sagemaker", *json.loads(options)] for options in sys.argv[1:]]
+sys.exit(any([main(command) for command in commands]))
 """
-SPOT = ["--spot", "--max-wait", "9000", "--max-runtime", "7200", "--retries", "4", "--kms-key", "alias/k",
-        "--subnet", "subnet-1", "--security-group", "sg-1", "--tag", "team=a",
-        "--instance", "ml.g5.2xlarge"]  # fmt: skip
+SPOT = [
+    "--spot",
+    "--max-wait",
+    "9000",
+    "--max-runtime",
+    "7200",
+    "--retries",
+    "4",
+    "--kms-key",
+    "alias/k",
+    "--subnet",
+    "subnet-1",
+    "--security-group",
+    "sg-1",
+    "--tag",
+    "team=a",
+    "--instance",
+    "ml.g5.2xlarge",
+]
 WARM = [
     "--no-spot",
     "--keep-alive",
@@ -450,7 +502,7 @@ WARM = [
 @pytest.mark.skipif(
     os.environ.get("MAYFLY_SKIP_SAGEMAKER") == "1", reason="MAYFLY_SKIP_SAGEMAKER=1"
 )
-def test_the_sdk_takes_the_same_request_and_talks_to_nobody_else(stack: Stack) -> None:
+def test_the_sdk_sends_the_same_request_and_nothing_else(stack: Stack) -> None:
     assert SDK_PYTHON.exists(), (
         f"{SDK_PYTHON} is missing: make .venv-sagemaker, or set MAYFLY_SKIP_SAGEMAKER=1"
     )
@@ -468,10 +520,21 @@ def test_the_sdk_takes_the_same_request_and_talks_to_nobody_else(stack: Stack) -
     environment = {**os.environ, "AWS_ENDPOINT_URL": stack.endpoint}
     dry, sent = (
         subprocess.run(
-            [str(SDK_PYTHON), "-c", GUARD, *(json.dumps([*options, *kind, *more]) for kind in (SPOT, WARM))], cwd=ROOT,
-            env=environment, capture_output=True, text=True, timeout=240, check=False)
+            [
+                str(SDK_PYTHON),
+                "-c",
+                GUARD,
+                *(json.dumps([*options, *kind, *more]) for kind in (SPOT, WARM)),
+            ],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         for more in (["--dry-run"], ["--backend", "sagemaker"])
-    )  # fmt: skip
+    )
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert "LEAK" not in dry.stdout + sent.stdout
     names = re.findall(r"^submitted (\S+)$", sent.stdout, re.MULTILINE)
@@ -499,24 +562,31 @@ def test_the_sdk_takes_the_same_request_and_talks_to_nobody_else(stack: Stack) -
     assert spot["RetryStrategy"] == {"MaximumRetryAttempts": 4}
     assert spot["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
     assert warm["ResourceConfig"] == {
-        "InstanceType": "ml.g5.12xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50, "KeepAlivePeriodInSeconds": 600
-    }  # fmt: skip
+        "InstanceType": "ml.g5.12xlarge",
+        "InstanceCount": 2,
+        "VolumeSizeInGB": 50,
+        "KeepAlivePeriodInSeconds": 600,
+    }
 
 
 @pytest.mark.skipif(
     os.environ.get("MAYFLY_SKIP_SAGEMAKER") == "1", reason="MAYFLY_SKIP_SAGEMAKER=1"
 )
-def test_our_table_of_images_is_the_sdks() -> None:
+def test_image_addresses_equal_the_sdks() -> None:
     script = """
 import json, sys
 from sagemaker.core import image_uris
-print(json.dumps([image_uris.retrieve("pytorch-amzn2023", region=region, version="2.13", instance_type=instance,
-                                      image_scope="training") for region, instance in json.loads(sys.argv[1])]))
+print(json.dumps([
+    image_uris.retrieve("pytorch-amzn2023", region=region, version="2.13",
+                        instance_type=instance, image_scope="training")
+    for region, instance in json.loads(sys.argv[1])
+]))
 """
-    from training.sagemaker.training_job import OPT_IN_ACCOUNTS, image_uri
-
-    cases = [(region, instance) for region in ("us-east-1", "sa-east-1", *OPT_IN_ACCOUNTS)
-             for instance in ("ml.g5.xlarge", "ml.m5.large")]  # fmt: skip
+    cases = [
+        (region, instance)
+        for region in ("us-east-1", "sa-east-1", *OPT_IN_ACCOUNTS)
+        for instance in ("ml.g5.xlarge", "ml.m5.large")
+    ]
     command = [str(SDK_PYTHON), "-c", script, json.dumps(cases)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
 

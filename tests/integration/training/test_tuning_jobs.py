@@ -1,7 +1,7 @@
-"""SageMaker's own search: sent by the SDK's tuner to moto and to nobody else, and run by the older toolkit.
+"""SageMaker's own search, sent by the SDK's tuner to moto and run by the older toolkit.
 
-moto records a tuning job and starts none, so the test does what SageMaker would: it fills the folder of a container
-from what was recorded, with settings out of the ranges, and starts the toolkit's `train` in it.
+Moto records a tuning job and starts no training, so the test does what SageMaker would: it fills
+a container's folder from the record, with settings of the ranges, and starts the toolkit's `train`.
 """
 
 import json
@@ -22,8 +22,9 @@ from tests.integration.training.test_jobs import (
     Stack,
     started,
 )
-from training.sagemaker import backends, tuning_job
+from training.sagemaker import tuning_job
 from training.sagemaker.cli import LOCAL_CREDENTIALS
+from training.sagemaker.source_code import collect_code
 
 pytestmark = [
     pytest.mark.train,
@@ -33,9 +34,31 @@ pytestmark = [
     ),
 ]
 TOOLKIT = Path(os.environ.get("MAYFLY_TOOLKIT", ROOT / ".venv-toolkit" / "bin" / "train"))
-OPTIONS = ["penalised", "--bucket", BUCKET, "--role", ROLE, "--region", "us-east-1", "--tune", "6",
-           "--search", "sagemaker", "--parallel", "2", "--instance", "ml.g5.xlarge", "--max-wait", "5000",
-           "--set", "seed=4", "--subnet", "subnet-1", "--security-group", "sg-1"]  # fmt: skip
+OPTIONS = [
+    "penalised",
+    "--bucket",
+    BUCKET,
+    "--role",
+    ROLE,
+    "--region",
+    "us-east-1",
+    "--tune",
+    "6",
+    "--search",
+    "sagemaker",
+    "--parallel",
+    "2",
+    "--instance",
+    "ml.g5.xlarge",
+    "--max-wait",
+    "5000",
+    "--set",
+    "seed=4",
+    "--subnet",
+    "subnet-1",
+    "--security-group",
+    "sg-1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +69,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def sent(stack: Stack) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Our request, and what the SDK's tuner made of it."""
+    """Return our request, and the one that the SDK's tuner sent for it."""
     assert SDK_PYTHON.exists(), (
         f"{SDK_PYTHON} is missing: make .venv-sagemaker, or set MAYFLY_SKIP_SAGEMAKER=1"
     )
     environment = {**os.environ, "AWS_ENDPOINT_URL": stack.endpoint, **LOCAL_CREDENTIALS}
     dry, done = (
         subprocess.run(
-            [str(SDK_PYTHON), "-c", GUARD, json.dumps([*OPTIONS, *more])], cwd=ROOT, env=environment,
-            capture_output=True, text=True, timeout=240, check=False)
+            [str(SDK_PYTHON), "-c", GUARD, json.dumps([*OPTIONS, *more])],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         for more in (["--dry-run"], ["--backend", "sagemaker"])
-    )  # fmt: skip
+    )
     assert dry.returncode == done.returncode == 0, dry.stderr + done.stdout + done.stderr
     assert "LEAK" not in dry.stdout + done.stdout
     name = done.stdout.split("submitted ")[1].split()[0]
@@ -65,7 +94,7 @@ def sent(stack: Stack) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     )
 
 
-def test_the_sdks_tuner_sends_what_our_request_says(sent: Any) -> None:
+def test_the_sdks_tuner_sends_our_request(sent: Any) -> None:
     ours, theirs = sent
     tuning_job.validate(ours)
 
@@ -86,11 +115,11 @@ def test_the_sdks_tuner_sends_what_our_request_says(sent: Any) -> None:
     }
 
 
-def test_our_request_is_taken_as_it_is(
+def test_boto3_sends_our_request_with_the_code(
     stack: Stack, sent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", stack.endpoint)
-    code = backends.collect_code("penalised")
+    code = collect_code("penalised")
     tuning_job.send_boto3(sent[0], "us-east-1", code)
 
     uri = sent[0]["TrainingJobDefinition"]["StaticHyperParameters"]["sagemaker_submit_directory"]
@@ -98,7 +127,7 @@ def test_our_request_is_taken_as_it_is(
 
 
 def container(base: Path, definition: Mapping[str, Any], settings: Mapping[str, str]) -> None:
-    """What SageMaker mounts for one training job of a tuning job: all values are text, and it adds one of its own."""
+    """Fill `base` as SageMaker does for a tuning job: values are text, and one is its own."""
     hyperparameters = (
         definition["StaticHyperParameters"]
         | settings
@@ -122,7 +151,7 @@ def container(base: Path, definition: Mapping[str, Any], settings: Mapping[str, 
 def run(
     base: Path, stack: Stack, definition: Mapping[str, Any]
 ) -> "subprocess.CompletedProcess[str]":
-    """The toolkit as the first process; the packages of the training image come from this test's own environment."""
+    """Run the toolkit as the first process, with this environment's packages as the image's."""
     import torch
 
     environment = {
@@ -154,7 +183,7 @@ def run(
 @pytest.mark.skipif(
     not TOOLKIT.exists(), reason="no toolkit here: make .venv-toolkit (it needs a C compiler)"
 )
-def test_the_older_toolkit_runs_a_trial_from_what_the_sdk_sent(
+def test_the_older_toolkit_runs_a_trial_of_the_sent_job(
     sent: Any, stack: Stack, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="training needs torch")
@@ -173,7 +202,7 @@ def test_the_older_toolkit_runs_a_trial_from_what_the_sdk_sent(
 @pytest.mark.skipif(
     not TOOLKIT.exists(), reason="no toolkit here: make .venv-toolkit (it needs a C compiler)"
 )
-def test_a_mistake_is_said_under_the_older_toolkit_too(
+def test_a_mistake_is_reported_under_the_older_toolkit(
     sent: Any, stack: Stack, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="training needs torch")

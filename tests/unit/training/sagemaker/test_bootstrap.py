@@ -1,4 +1,4 @@
-"""The container's first process: the contract as variables, SIGTERM handed on, a failure that says why."""
+"""Bootstrap: the contract as variables, SIGTERM forwarded, failures with their reason."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SCRIPT = Path(bootstrap.__file__)
 
 
 def make_base(folder: Path, hyperparameters: dict[str, str] | None = None, code: str = "") -> Path:
-    """/opt/ml as SageMaker fills it, under `folder`."""
+    """Fill `folder` as SageMaker fills /opt/ml."""
     (folder / "input" / "config").mkdir(parents=True)
     (folder / "input" / "data" / "code").mkdir(parents=True)
     (folder / "input" / "data" / "code" / "entry.py").write_text(code, encoding="utf-8")
@@ -39,11 +39,15 @@ def make_base(folder: Path, hyperparameters: dict[str, str] | None = None, code:
 def start(base: Path, **more: str) -> "subprocess.Popen[str]":
     environment = {"PATH": os.environ["PATH"], "SAGEMAKER_BASE_DIR": str(base), **more}
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), "entry.py"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True)  # fmt: skip
+        [sys.executable, str(SCRIPT), "entry.py"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def test_the_contract_is_told_in_variables(tmp_path: Path) -> None:
+def test_the_contract_becomes_variables(tmp_path: Path) -> None:
     variables = bootstrap.contract(
         make_base(tmp_path, {"note": "o'brien", "flag": "true"}), {"KEPT": "1"}
     )
@@ -70,14 +74,16 @@ pathlib.Path(os.environ["SM_MODEL_DIR"], "x").write_text(json.loads(os.environ["
     assert (tmp_path / "model" / "x").read_text(encoding="utf-8") == text
 
 
-def test_what_sagemaker_adds_for_itself_is_no_hyperparameter(tmp_path: Path) -> None:
-    given = {
+def test_sagemakers_own_hyperparameters_are_left_out(tmp_path: Path) -> None:
+    hyperparameters = {
         "lr": "0.1",
         "sagemaker_program": "training/sagemaker/bootstrap.py",
         "_tuning_objective_metric": "validation:rmse",
     }
 
-    assert json.loads(bootstrap.contract(make_base(tmp_path, given), {})["SM_HPS"]) == {"lr": "0.1"}
+    assert json.loads(bootstrap.contract(make_base(tmp_path, hyperparameters), {})["SM_HPS"]) == {
+        "lr": "0.1"
+    }
 
 
 def test_jobs_of_one_tuning_job_do_not_share_checkpoints(tmp_path: Path) -> None:
@@ -85,12 +91,12 @@ def test_jobs_of_one_tuning_job_do_not_share_checkpoints(tmp_path: Path) -> None
     environ = {"TRAINING_JOB_NAME": "mlp-007"}
 
     assert bootstrap.contract(base, environ)["SM_CHECKPOINT_DIR"] == str(tmp_path / "checkpoints")
-    told = bootstrap.contract(base, environ | {"MAYFLY_RECIPE": "mlp"})
-    assert told["SM_CHECKPOINT_DIR"] == str(tmp_path / "checkpoints" / "mlp-007")
+    variables = bootstrap.contract(base, environ | {"MAYFLY_RECIPE": "mlp"})
+    assert variables["SM_CHECKPOINT_DIR"] == str(tmp_path / "checkpoints" / "mlp-007")
 
 
 def cluster(folder: Path, hosts: int, environ: dict[str, str]) -> list[str]:
-    """torchrun's part of the command on the second of the hosts, or on the only one."""
+    """Return torchrun's part of the command on the second host, or on the only one."""
     base = make_base(folder)
     names = [f"algo-{number}" for number in range(hosts, 0, -1)]
     resources = {"current_host": names[0], "hosts": names, "network_interface_name": "eth0"}
@@ -100,8 +106,15 @@ def cluster(folder: Path, hosts: int, environ: dict[str, str]) -> list[str]:
 
 def test_several_hosts_meet_at_the_first(tmp_path: Path) -> None:
     assert cluster(tmp_path, 2, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == [
-        "-m", "torch.distributed.run", "--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1",
-        "--master-port=29500", "--shutdown-timeout=110"]  # fmt: skip
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--node-rank=1",
+        "--nproc-per-node=4",
+        "--master-addr=algo-1",
+        "--master-port=29500",
+        "--shutdown-timeout=110",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +127,7 @@ def test_several_hosts_meet_at_the_first(tmp_path: Path) -> None:
         ({"CUDA_VISIBLE_DEVICES": "", "MAYFLY_PROCESSES": "3"}, 3),
     ],
 )
-def test_one_process_a_gpu_unless_told_otherwise(
+def test_one_process_runs_on_each_gpu_by_default(
     tmp_path: Path, environ: dict[str, str], processes: int
 ) -> None:
     started = cluster(tmp_path, 1, environ)
@@ -131,13 +144,14 @@ def test_hosts_talk_over_the_network_that_sagemaker_names(tmp_path: Path) -> Non
         "network_interface_name": "eth7",
     }
     (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
-    told = bootstrap.contract(base, {"NCCL_SOCKET_IFNAME": "mine"})
+    variables = bootstrap.contract(base, {"NCCL_SOCKET_IFNAME": "mine"})
 
-    assert (told["GLOO_SOCKET_IFNAME"], told["NCCL_SOCKET_IFNAME"]) == ("eth7", "mine")
+    interfaces = (variables["GLOO_SOCKET_IFNAME"], variables["NCCL_SOCKET_IFNAME"])
+    assert interfaces == ("eth7", "mine")
 
 
 def test_the_older_contract_names_the_recipe_in_a_variable(tmp_path: Path) -> None:
-    """There the arguments are the hyperparameters, and the code lies where this file does."""
+    """The arguments are hyperparameters, and the code lies beside bootstrap.py."""
     package = tmp_path / "code" / "training"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -152,13 +166,17 @@ def test_the_older_contract_names_the_recipe_in_a_variable(tmp_path: Path) -> No
         "MAYFLY_RECIPE": "mlp",
     }
     done = subprocess.run(
-        [sys.executable, str(package / "sagemaker" / "bootstrap.py"), "--lr", "0.1"], env=environment, capture_output=True, text=True,
-        check=True)  # fmt: skip
+        [sys.executable, str(package / "sagemaker" / "bootstrap.py"), "--lr", "0.1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
     assert done.stdout == f"['mlp'] {tmp_path / 'code'}\n"
 
 
-def test_sigterm_reaches_the_script_which_ends_in_its_own_time(tmp_path: Path) -> None:
+def test_sigterm_reaches_the_script_which_may_save_its_state(tmp_path: Path) -> None:
     code = """
 import pathlib, signal, sys
 def stop(*_):
@@ -181,7 +199,8 @@ while True:
 
 
 def test_a_failure_leaves_the_end_of_its_traceback(tmp_path: Path) -> None:
-    code = "def load():\n    raise ValueError(\"boom: channel 'train' has 3 columns, expected 64\")\nload()\n"
+    error = "boom: channel 'train' has 3 columns, expected 64"
+    code = f"def load():\n    raise ValueError({error!r})\nload()\n"
     process = start(make_base(tmp_path, code=code))
     process.communicate(timeout=10)
     reason = (tmp_path / "output" / "failure").read_text()
@@ -193,7 +212,12 @@ def test_a_failure_leaves_the_end_of_its_traceback(tmp_path: Path) -> None:
 
 
 def test_a_long_traceback_loses_its_beginning(tmp_path: Path) -> None:
-    code = "def f(n):\n    if n == 0: raise KeyError('the end')\n    f(n - 1) if n % 2 else f(n - 1)\nf(60)\n"
+    code = """
+def f(n):
+    if n == 0: raise KeyError('the end')
+    f(n - 1) if n % 2 else f(n - 1)
+f(60)
+"""
     start(make_base(tmp_path, code=code)).communicate(timeout=10)
     reason = (tmp_path / "output" / "failure").read_text()
 
@@ -210,7 +234,7 @@ def test_the_scripts_own_failure_file_stays(tmp_path: Path) -> None:
     assert (tmp_path / "output" / "failure").read_text() == "mine"
 
 
-def test_a_killed_script_is_called_killed(tmp_path: Path) -> None:
+def test_a_killed_script_is_reported_as_killed(tmp_path: Path) -> None:
     process = start(
         make_base(tmp_path, code="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     )
@@ -220,7 +244,7 @@ def test_a_killed_script_is_called_killed(tmp_path: Path) -> None:
     assert (tmp_path / "output" / "failure").read_text() == "killed by SIGKILL; out of memory?"
 
 
-def test_only_what_is_missing_is_to_be_installed(tmp_path: Path) -> None:
+def test_only_missing_packages_are_installed(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(
         "# a comment\nnumpy>=1  # here\n\nno-such-package-here>=0.7,<0.8\n"
     )
@@ -230,7 +254,7 @@ def test_only_what_is_missing_is_to_be_installed(tmp_path: Path) -> None:
     ]
 
 
-def test_packages_that_were_brought_along_need_no_index(tmp_path: Path) -> None:
+def test_uploaded_wheels_need_no_package_index(tmp_path: Path) -> None:
     base = make_base(tmp_path, code="import no_such_package_here; print(no_such_package_here.WORD)")
     code = base / "input" / "data" / "code"
     for folder in ("training", "wheels"):
@@ -257,7 +281,7 @@ def test_packages_that_were_brought_along_need_no_index(tmp_path: Path) -> None:
     assert out.splitlines() == ["installing no-such-package-here>=1", "brought along"]
 
 
-def test_what_cannot_be_installed_is_the_reason(tmp_path: Path) -> None:
+def test_a_failed_installation_is_the_reason(tmp_path: Path) -> None:
     base = make_base(tmp_path, code="print('never')")
     (base / "input" / "data" / "code" / "training").mkdir()
     (base / "input" / "data" / "code" / "training" / "requirements.txt").write_text(

@@ -1,0 +1,259 @@
+"""Run a hyperparameter search on this machine, serially or in parallel processes.
+
+    python -m training train mlp --tune 20 --search optuna --checkpoint-dir runs/mlp
+    python -m training train mlp --tune 20 --parallel 4
+
+A trial never sees the test part and writes no model. With a folder for checkpoints, an interrupted
+search and its interrupted trial are resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna import TrialPruned
+from optuna.trial import Trial, TrialState
+
+from training.data import Dataset
+from training.errors import TrainingError
+from training.fitting import trainer
+from training.fitting.checkpoint import Interrupted, Stop
+from training.fitting.distributed import Ranks
+from training.fitting.trained import Trained
+from training.hyperparameters import Hyperparameters, encode, override, pairs
+from training.log_lines import metrics
+from training.recipe import Recipe
+from training.tuning.objective import judge, without_test
+from training.tuning.runner import RunningTrial, TrialStatus, run_parallel
+from training.tuning.space import Search, make_space
+from training.tuning.study import Study
+
+ROOT = Path(__file__).parents[2]  # holds the package `training`
+CLOSE_S = 30  # a trial's time to save its state after SIGTERM
+
+
+def run(
+    recipe: Recipe[Any],
+    settings: Hyperparameters,
+    options: argparse.Namespace,
+    environ: Mapping[str, str],
+    data: Dataset,
+    channels: Mapping[str, Path],
+    *,
+    device: torch.device,
+    stop: Stop,
+    ranks: Ranks,
+) -> Study:
+    """Run the search that the options ask for and print its table.
+
+    Raises:
+        Interrupted: `stop` was requested; the study is saved.
+        TrainingError: there is nothing to search, or the first trials all failed.
+    """
+    if ranks.count > 1:
+        raise TrainingError("--tune starts from one process; take --parallel, or --on sagemaker")
+    fixed = {*pairs(options.set), *json.loads(environ.get("SM_HPS", "{}"))}
+    folder = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
+    space = make_space(recipe, fixed)
+    search = Search(recipe, settings, space, options.search, options.tune, data.sha256)
+    study = Study(search, Path(folder) if folder else None)
+    if options.parallel > 1:
+        run_processes(study, options, environ, stop)
+    else:
+        depends = len(inspect.signature(recipe.data).parameters) > 1  # on the hyperparameters
+
+        def load_data(trial_settings: Hyperparameters) -> Dataset:
+            return recipe.load_data(channels, trial_settings) if depends else data
+
+        run_serial(study, load_data, device=device, stop=stop)
+    print("\n".join(study.table()), flush=True)
+    return study
+
+
+# --- one after the other
+
+
+def run_serial(
+    study: Study,
+    load_data: Callable[[Hyperparameters], Dataset],
+    *,
+    device: torch.device,
+    stop: Stop | None = None,
+    fit: Callable[..., Trained] = trainer.fit,
+) -> Study:
+    """Run the trials one after the other in this process.
+
+    Raises:
+        Interrupted: `stop` was requested; the study is saved.
+        TrainingError: the first trials all failed.
+    """
+    while (trial := study.next()) is not None:
+        if stop is not None and stop.requested:
+            raise Interrupted(f"stopped before trial {trial.number + 1} of {study.limit}")
+        started, value = time.monotonic(), None
+        state, reason = TrialState.COMPLETE, ""
+        try:
+            value = _fit_trial(study, trial, load_data, device, stop, fit)
+        except TrialPruned:
+            state = TrialState.PRUNED
+        except TrainingError as error:
+            state, reason = TrialState.FAIL, str(error)
+        finally:
+            study.add_duration(trial, time.monotonic() - started)
+        if (checkpoints := study.checkpoints(trial)) is not None:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        study.finish(trial, state, value, reason)
+    return study
+
+
+def _fit_trial(
+    study: Study,
+    trial: Trial,
+    load_data: Callable[[Hyperparameters], Dataset],
+    device: torch.device,
+    stop: Stop | None,
+    fit: Callable[..., Trained],
+) -> float | None:
+    def watch(row: Mapping[str, float]) -> None:
+        study.report(trial, {int(row["epoch"]): study.search.score(row)})
+        if trial.should_prune():
+            raise TrialPruned
+
+    settings = override(study.search.settings, study.settings(trial))
+    data = without_test(load_data(settings))
+    with contextlib.redirect_stdout(io.StringIO()):  # the lines of its epochs
+        trained = fit(
+            study.search.recipe,
+            settings,
+            data,
+            device=device,
+            checkpoints=study.checkpoints(trial),
+            stop=stop,
+            watch=watch,
+        )
+        return judge(trained)
+
+
+# --- in processes
+
+
+def run_processes(
+    study: Study, options: argparse.Namespace, environ: Mapping[str, str], stop: Stop
+) -> Study:
+    """Run trials as processes of the training command, `--parallel` at a time.
+
+    Raises:
+        Interrupted: `stop` was requested; the study is saved.
+        TrainingError: the first trials all failed.
+    """
+    environment = _trial_environment(environ, options.parallel)
+
+    def launch(trial: Trial) -> RunningTrial:
+        return ProcessTrial(study.search, _trial_command(study, options, trial), environment)
+
+    run_parallel(study, launch, parallel=options.parallel, stopping=lambda: stop.requested)
+    if stop.requested:
+        raise Interrupted(f"stopped after {len(study.trials)} of {study.limit} trials")
+    if study.folder is not None:
+        shutil.rmtree(study.folder / "trials", ignore_errors=True)
+    return study
+
+
+def _trial_environment(environ: Mapping[str, str], parallel: int) -> dict[str, str]:
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    search_path = filter(None, [str(ROOT), environ.get("PYTHONPATH")])
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        **environ,
+        "MAYFLY_TRIAL": "1",
+        "PYTHONPATH": os.pathsep.join(search_path),
+    }
+    environment.pop("SM_CHECKPOINT_DIR", None)  # belongs to the search
+    return environment
+
+
+def _trial_command(study: Study, options: argparse.Namespace, trial: Trial) -> list[str]:
+    command = [sys.executable, "-u", "-m", "training.train", options.recipe]
+    command += ["--device", options.device]
+    searched = [f"{name}={encode(value)}" for name, value in study.settings(trial).items()]
+    for setting in [*options.set, *searched]:
+        command += ["--set", setting]
+    for folder in options.data:
+        command += ["--data", folder]
+    if (checkpoints := study.checkpoints(trial)) is not None:
+        command += ["--checkpoint-dir", str(checkpoints)]
+    return command
+
+
+class ProcessTrial:
+    """Trial in a process, followed by the lines that it prints."""
+
+    def __init__(self, search: Search, command: list[str], environment: Mapping[str, str]) -> None:
+        self._search = search
+        self._output = tempfile.TemporaryFile(  # noqa: SIM115  # open until the process ends
+            "w+", encoding="utf-8", errors="replace"
+        )
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=self._output, stderr=subprocess.STDOUT
+        )
+
+    def status(self) -> TrialStatus:
+        """Return the progress that the process has printed."""
+        exit_status = self._process.poll()
+        self._output.seek(0)
+        text = self._output.read()
+        scores, value = read_log(self._search, text)
+        if exit_status is None:
+            return TrialStatus(TrialState.RUNNING, scores)
+        self._output.close()
+        if exit_status == 0:
+            return TrialStatus(TrialState.COMPLETE, scores, value)
+        lines = [line.removeprefix("error: ") for line in text.splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"exit status {exit_status}"
+        return TrialStatus(TrialState.FAIL, scores, reason=reason)
+
+    def stop(self) -> None:
+        """Send SIGTERM to the process."""
+        self._process.terminate()
+
+    def close(self) -> None:
+        """End the process, which saves its state where it has a folder."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+
+
+def read_log(search: Search, text: str) -> tuple[dict[int, float], float | None]:
+    """Parse a training's output into scores by epoch and the final metric."""
+    patterns = metrics(search.recipe.task)
+    scores: dict[int, float] = {}
+    value = None
+    for line in text.splitlines():
+        row = {
+            f"validation_{name}": float(match[1])
+            for name in (search.metric, "loss")
+            if (match := re.search(patterns[f"validation:{name}"], line))
+        }
+        value = row.get(f"validation_{search.metric}", value)
+        if row and (epoch := re.search(patterns["train:epoch"], line)):
+            scores[int(epoch[1])] = search.score(row)
+    return scores, value

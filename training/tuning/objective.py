@@ -1,0 +1,26 @@
+"""Objective of a search: the primary metric on the validation part.
+
+A trial imports this module, and no Optuna: the containers of training jobs have none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from training.data import Dataset
+from training.evaluation import metrics
+from training.fitting.trained import Trained
+
+
+def without_test(data: Dataset) -> Dataset:
+    """Return the data with its test part replaced by the validation part.
+
+    No trial of a search may see the test part.
+    """
+    return replace(data, test=data.validation)
+
+
+def judge(trained: Trained) -> float | None:
+    """Return the primary metric of a trained model on the validation part."""
+    scores, _ = trained.measure(trained.data.validation)
+    return scores.get(metrics.PRIMARY[trained.recipe.task].metric)
