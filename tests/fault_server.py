@@ -22,7 +22,8 @@ from botocore.credentials import Credentials
 
 SECRET = "secret"
 AUTHORIZATION = re.compile(
-    r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([^/]+)/([^/]+)/aws4_request, SignedHeaders=(\S+), .*"
+    r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([^/]+)/([^/]+)/aws4_request, "
+    r"SignedHeaders=(\S+), .*"
 )
 
 

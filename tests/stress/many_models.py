@@ -1,12 +1,16 @@
-"""1,000 models of random sizes in one real environment for minutes: answers, memory after every request, leftovers.
+"""Stress test of one environment that serves 1,000 models of random sizes for minutes.
 
     python -m tests.stress.many_models [--minutes 10] [--models 1000] [--memory 1024] [--threads 4]
 
-The real handler of the infer function in a process of its own, real sessions, files from a server that reads like S3.
-Several threads ask at once, so that models are evicted while others are used and loaded; from Lambda only one request
-comes at a time. It fails if an answer is not its model's, if the process ever takes more than the bare process, the
-bound of the cache and ALLOWED_MB, if the cache ever counts more than its bounds, if a request is refused for another
-reason than that the models in use leave no room, or if a file or a loading thread is left at the end.
+The real handler of the infer function runs in a process of its own, with real sessions and a server
+that serves files as S3 does. Several threads send requests, so that models are evicted while other
+models are used and loaded; Lambda itself sends one request at a time. The test fails if
+
+- a reply is not that of its model,
+- the process takes more memory than the bare process, the bound of the cache and ALLOWED_MB,
+- the cache counts more than its bounds,
+- a request is refused for another reason than that the models in use leave no room,
+- a file or a loading thread is left at the end.
 """
 
 import argparse
@@ -17,55 +21,65 @@ from typing import Any
 from benchmarks import many_models
 from benchmarks.harness import fleet
 
-ALLOWED_MB = (
-    48  # for requests, for what a load takes for a moment, for names, and for what the heap keeps
-)
+ALLOWED_MB = 48  # requests, the peak of a load, cached names, and freed memory the heap keeps
 BUSY = {"MODELS_BUSY"}
+MEGABYTES = ("bare_mb", "held_mb", "bound_mb", "files_mb")
 
 
 def run(
     *, models: int, memory_mb: int, threads: int, seconds: float = 0, requests: int = 0
 ) -> dict[str, Any]:
-    """What was seen. It ends after `requests` or, where there are none, after `seconds`.
+    """Send requests until there were `requests` or, without a number, for `seconds`.
+
+    Returns what was measured (see `benchmarks.many_models.serve`).
 
     Raises:
-        RuntimeError: see above.
+        RuntimeError: the test failed.
     """
     members = fleet.members(models)
-    with fleet.start(members, many_models.STORAGE, memory_mb) as where:
-        found = many_models.serve(
-            where, members, memory_mb, requests=requests, seconds=seconds, threads=threads
+    with fleet.start(members, many_models.STORAGE, memory_mb) as storage:
+        measured = many_models.serve(
+            storage, members, memory_mb, requests=requests, seconds=seconds, threads=threads
         )
-    if problems := list(check(found)):
+    if problems := list(check(measured)):
         raise RuntimeError("; ".join(problems))
-    return found
+    return measured
 
 
-def check(found: Mapping[str, Any]) -> list[str]:
-    """What is wrong with what was seen."""
+def check(measured: Mapping[str, Any]) -> list[str]:
+    """Return the violated bounds, as sentences."""
     problems = []
-    peak, allowed = max(found["peaks_mb"]), found["bare_mb"] + found["bound_mb"] + ALLOWED_MB
+    peak, allowed = (
+        max(measured["peaks_mb"]),
+        measured["bare_mb"] + measured["bound_mb"] + ALLOWED_MB,
+    )
     if peak > allowed:
-        first = next(number for number, one in enumerate(found["peaks_mb"]) if one > allowed)
+        peaks = enumerate(measured["peaks_mb"])
+        first = next(number for number, peak_mb in peaks if peak_mb > allowed)
         problems.append(
-            f"the process took {peak:.0f} MB and may take {allowed:.0f}, first after request {first}"
+            f"the process took {peak:.0f} MB and may take {allowed:.0f}, "
+            f"first after request {first}"
         )
     for counted, bound in (("held_mb", "bound_mb"), ("files_mb", "storage_mb")):
-        if found[counted] > found[bound]:
+        held_mb, bound_mb = measured[counted], measured[bound]
+        if held_mb > bound_mb:
             problems.append(
-                f"the cache counted {found[counted]:.1f} MB, above its bound of {found[bound]:.1f}"
+                f"the cache counted {held_mb:.1f} MB, above its bound of {bound_mb:.1f}"
             )
-    if unknown := found["refused"].keys() - BUSY:
+    if unknown := measured["refused"].keys() - BUSY:
         problems.append(f"requests were refused with {', '.join(sorted(unknown))}")
     return problems
 
 
-def summary(found: Mapping[str, Any]) -> str:
-    hits, misses = len(found["hits_ms"]), len(found["misses_ms"])
+def summary(measured: Mapping[str, Any]) -> str:
+    """Return one line about a run that passed."""
+    hits, misses = len(measured["hits_ms"]), len(measured["misses_ms"])
+    facts = {name: f"{mb:.0f}" for name, mb in measured.items() if name in MEGABYTES}
     return (
-        f"{hits + misses} answers, all right, {misses} after a load; refused {found['refused'] or 'none'}; "
-        f"process {found['bare_mb']:.0f} MB bare, {max(found['peaks_mb']):.0f} MB at the most, "
-        f"cache {found['held_mb']:.0f} of {found['bound_mb']:.0f} MB, files {found['files_mb']:.0f} MB"
+        f"{hits + misses} right replies, {misses} after a load; "
+        f"refused {measured['refused'] or 'none'}; "
+        f"process {facts['bare_mb']} MB bare, {max(measured['peaks_mb']):.0f} MB at the most, "
+        f"cache {facts['held_mb']} of {facts['bound_mb']} MB, files {facts['files_mb']} MB"
     )
 
 
@@ -79,17 +93,17 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    wanted = arguments()
+    options = arguments()
     try:
-        found = run(
-            models=wanted.models,
-            memory_mb=wanted.memory,
-            threads=wanted.threads,
-            seconds=60 * wanted.minutes,
+        measured = run(
+            models=options.models,
+            memory_mb=options.memory,
+            threads=options.threads,
+            seconds=60 * options.minutes,
         )
     except RuntimeError as error:
         sys.exit(str(error))
-    print(summary(found))
+    print(summary(measured))
 
 
 if __name__ == "__main__":

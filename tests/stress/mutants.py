@@ -1,7 +1,8 @@
-"""Do mutated models ever end in anything but READY-and-right or REJECTED-with-a-reason? `make stress` asks with 10,000.
+"""Stress test of the sandbox with mutated models: READY and right, or rejected with a reason.
 
-Byte flips, truncations, insertions and splices of valid models, seeded, go through the two processes of the sandbox.
-A process takes many until it dies. What is built is right if its kept answer is what a plain session gives.
+Byte flips, truncations, insertions and splices of valid models, seeded, go through both processes
+of the sandbox (`make stress`: 10,000 mutants). A process checks many mutants until it dies. A built
+model is right if its sample response is what a plain session returns.
 """
 
 import argparse
@@ -32,12 +33,12 @@ from tests.models import scale_model
 LIMITS = Limits(memory_mb=1500, cpu_s=100_000)
 ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 TASK_S = 15.0
-TASKS = 100  # of one process
+TASKS = 100  # for one process
 KINDS = {"FP32": np.float32, "INT64": np.int64, "BOOL": np.bool_}
 
 
 def seeds() -> list[bytes]:
-    """Valid models of different kinds, small, so that a random byte is often structure."""
+    """Return valid models, small, so that a random byte is often part of the structure."""
     rng = np.random.default_rng(0)
     convolution = model(
         [
@@ -75,10 +76,11 @@ def seeds() -> list[bytes]:
     forest = model(
         [
             node(
-                "TreeEnsembleRegressor", "x", "y", domain="ai.onnx.ml", n_targets=1, nodes_treeids=[0, 0, 0],
-                nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0], nodes_values=[0.5, 0.0, 0.0],
-                nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0],
-                target_treeids=[0, 0], target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1.0, 2.0],
+                "TreeEnsembleRegressor", "x", "y", domain="ai.onnx.ml", n_targets=1,
+                nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0],
+                nodes_values=[0.5, 0.0, 0.0], nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+                nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], target_treeids=[0, 0],
+                target_nodeids=[1, 2], target_ids=[0, 0], target_weights=[1.0, 2.0],
             )
         ],
         [value("x")],
@@ -110,15 +112,18 @@ def seeds() -> list[bytes]:
 
 
 def mutate(rng: random.Random, valid: Sequence[bytes]) -> bytes:
-    """One of `valid`, changed in one to four ways: every second one as a message, so that it still parses."""
+    """Change one of `valid` in one to four ways.
+
+    Every second mutant is changed as a protobuf message, so that it still parses.
+    """
     return mutate_message(rng, valid) if rng.random() < 0.5 else mutate_bytes(rng, valid)
 
 
 def mutate_message(rng: random.Random, valid: Sequence[bytes]) -> bytes:
-    """Fields removed, repeated, exchanged with those of another model, or with other values."""
-    made, other = (onnx.ModelProto.FromString(rng.choice(valid)) for _ in range(2))
+    """Remove, repeat or change fields, or exchange them with those of another model."""
+    mutant, donor = (onnx.ModelProto.FromString(rng.choice(valid)) for _ in range(2))
     for _ in range(rng.choice((1, 1, 2, 4))):
-        parts = list(messages(made))
+        parts = list(messages(mutant))
         part = rng.choice(parts)
         fields = part.ListFields()
         if not fields:
@@ -126,12 +131,12 @@ def mutate_message(rng: random.Random, valid: Sequence[bytes]) -> bytes:
         field, content = rng.choice(fields)
         if rng.random() < 0.1:
             part.ClearField(field.name)
-        elif field.message_type:  # another message of its kind, or the same once more
+        elif field.message_type:  # replaced by, or repeated with, a message of its type
             alike = [
-                found
-                for source in (made, other)
-                for found in messages(source)
-                if found.DESCRIPTOR is field.message_type
+                message
+                for source in (mutant, donor)
+                for message in messages(source)
+                if message.DESCRIPTOR is field.message_type
             ]
             chosen = rng.choice(alike)
             copied = type(chosen).FromString(chosen.SerializeToString())
@@ -140,16 +145,16 @@ def mutate_message(rng: random.Random, valid: Sequence[bytes]) -> bytes:
             else:
                 content.CopyFrom(copied)
         else:
-            with suppress(ValueError):  # an enumerator or a number that protobuf does not take
+            with suppress(ValueError):  # protobuf refuses some enumerators and numbers
                 if field.is_repeated:
                     content[rng.randrange(len(content))] = changed(rng, content[0])
                 else:
                     setattr(part, field.name, changed(rng, content))
-    return made.SerializeToString()
+    return mutant.SerializeToString()
 
 
 def messages(part: Any) -> Iterator[Any]:
-    """`part` and every message in it."""
+    """Yield `part` and every message within it."""
     yield part
     for field, content in part.ListFields():
         if field.message_type:
@@ -188,29 +193,32 @@ def mutate_bytes(rng: random.Random, valid: Sequence[bytes]) -> bytes:
                 content[at:at] = rng.choice(
                     (b"\0", b"\xff", b"\x7f\xff\xff\xff", rng.randbytes(rng.randrange(1, 9)))
                 )
-            case 5:  # a piece of another model
-                other = rng.choice(valid)
-                begin = rng.randrange(len(other))
-                content[at : at + rng.randrange(32)] = other[begin : begin + rng.randrange(1, 64)]
-            case _:  # a piece of itself, again
+            case 5:  # overwrite with a piece of another model
+                donor = rng.choice(valid)
+                begin = rng.randrange(len(donor))
+                content[at : at + rng.randrange(32)] = donor[begin : begin + rng.randrange(1, 64)]
+            case _:  # repeat a piece
                 content[at:at] = content[at : at + rng.randrange(1, 64)]
         if not content:
             break
     return bytes(content)
 
 
-class Line:
-    """The two processes, each started anew when it died, or has taken so many that the threads of each build add up."""
+class Processes:
+    """Both processes of the sandbox, restarted when they die and after TASKS tasks.
+
+    Each build leaves threads behind in its process.
+    """
 
     def __init__(self) -> None:
         self._children: dict[str, Child] = {}
-        self._taken: Counter[str] = Counter()
+        self._tasks: Counter[str] = Counter()
         self.started = 0
 
-    def ask(self, step: str, task: Mapping[str, Any]) -> object:
+    def run(self, step: str, task: Mapping[str, Any]) -> object:
         child = self._children.get(step)
-        self._taken[step] += 1
-        if child and self._taken[step] % TASKS == 0:
+        self._tasks[step] += 1
+        if child and self._tasks[step] % TASKS == 0:
             self._children.pop(step).kill()
             child = None
         if child is None:
@@ -227,11 +235,11 @@ class Line:
             self._children.popitem()[1].kill()
 
 
-def outcome(line: Line, content: bytes) -> str:
-    """READY, or why not.
+def outcome(processes: Processes, content: bytes) -> str:
+    """Return READY or the reason of the rejection.
 
     Raises:
-        AssertionError: anything else came of it.
+        AssertionError: the sandbox ended in another way.
     """
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         directory = Path(name)
@@ -239,15 +247,15 @@ def outcome(line: Line, content: bytes) -> str:
             (directory / folder).mkdir()
         (directory / "upload/model.onnx").write_bytes(content)
         try:
-            told = line.ask("unpack", unpack_task(Form.ONNX, directory))
-            assert not (isinstance(told, dict) and "crashed" in told), told
-            unpacked = read_unpacked(told)
+            answer = processes.run("unpack", unpack_task(Form.ONNX, directory))
+            assert not (isinstance(answer, dict) and "crashed" in answer), answer
+            unpacked = read_unpacked(answer)
             shutil.copyfile(directory / "package/model.onnx", directory / "raw.onnx")
-            told = line.ask("build", build_task(Brief(unpacked.model), directory))
-            assert not (isinstance(told, dict) and "crashed" in told), told
-            if isinstance(told, dict) and "memory" in told:
+            answer = processes.run("build", build_task(Brief(unpacked.model), directory))
+            assert not (isinstance(answer, dict) and "crashed" in answer), answer
+            if isinstance(answer, dict) and "memory" in answer:
                 return "memory"
-            built = read_built(told)
+            built = read_built(answer)
         except ChildEnded as ended:
             assert ended.ready, ended
             return f"ended: {ended}"
@@ -257,11 +265,11 @@ def outcome(line: Line, content: bytes) -> str:
             assert str(error).isprintable(), error
             return error.instance_code
         assert {path.name for path in (directory / "serving").iterdir()} == set(built.files)
-        return f"READY, {right(built, directory / 'raw.onnx')}"
+        return f"READY, {check_sample(built, directory / 'raw.onnx')}"
 
 
-def right(built: Built, raw: Path) -> str:
-    """Whether the kept answer is that of the mutant itself, in a session without any optimisation."""
+def check_sample(built: Built, raw: Path) -> str:
+    """Compare the sample response with the mutant's in a session without optimisation."""
     sample = built.sample
     if sample is None:
         return "never answered"
@@ -269,65 +277,58 @@ def right(built: Built, raw: Path) -> str:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = ort.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
-    asked = {tensor["name"]: tensor for tensor in sample["request"]["inputs"]}
-    if any(tensor["datatype"] not in KINDS for tensor in asked.values()):
+    inputs = {tensor["name"]: tensor for tensor in sample["request"]["inputs"]}
+    if any(tensor["datatype"] not in KINDS for tensor in inputs.values()):
         return "not compared"
     feeds = {
         name: np.array(tensor["data"], KINDS[tensor["datatype"]]).reshape(tensor["shape"])
-        for name, tensor in asked.items()
+        for name, tensor in inputs.items()
     }
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(names, feeds), strict=True))
+    outputs = dict(zip(names, session.run(names, feeds), strict=True))
     for tensor in sample["response"]["outputs"]:
-        wanted = np.array(tensor["data"], dtype=np.float64).reshape(tensor["shape"])
-        got = np.asarray(found[tensor["name"]], dtype=np.float64)
-        assert wanted.shape == got.shape, (wanted.shape, got.shape)
-        assert np.allclose(wanted, got, rtol=1e-4, atol=1e-5, equal_nan=True), (wanted, got)
+        expected = np.array(tensor["data"], dtype=np.float64).reshape(tensor["shape"])
+        actual = np.asarray(outputs[tensor["name"]], dtype=np.float64)
+        assert expected.shape == actual.shape, (expected.shape, actual.shape)
+        close = np.allclose(expected, actual, rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert close, (expected, actual)
     return "right"
 
 
 def run(count: int, seed: int) -> Counter[str]:
-    """What came of `count` mutants.
+    """Check `count` mutants and count their outcomes.
 
     Raises:
-        AssertionError: one was neither; the message says which.
+        AssertionError: a mutant ended in another way; the message has its number and bytes.
     """
-    rng, valid, line = random.Random(seed), seeds(), Line()  # noqa: S311 (no secret)
-    found: Counter[str] = Counter()
+    rng, valid, processes = random.Random(seed), seeds(), Processes()  # noqa: S311 (no secret)
+    outcomes: Counter[str] = Counter()
     try:
         for number in range(count):
             content = mutate(rng, valid)
             try:
-                found[outcome(line, content)] += 1
+                outcomes[outcome(processes, content)] += 1
             except AssertionError as error:
                 raise AssertionError(
                     f"mutant {number} of seed {seed}: {error}; {content.hex()}"
                 ) from error
     finally:
-        line.close()
-    found["(processes started)"] = line.started
-    return found
+        processes.close()
+    outcomes["(processes started)"] = processes.started
+    return outcomes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=20261122)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     began = time.monotonic()
-    found = run(asked.count, asked.seed)
-    for what, times in found.most_common():
-        print(f"{times:7,}  {what}")
-    print(
-        json.dumps(
-            {
-                "count": asked.count,
-                "seed": asked.seed,
-                "seconds": round(time.monotonic() - began),
-                **found,
-            }
-        )
-    )
+    outcomes = run(options.count, options.seed)
+    for name, times in outcomes.most_common():
+        print(f"{times:7,}  {name}")
+    settings = {"count": options.count, "seed": options.seed}
+    print(json.dumps({**settings, "seconds": round(time.monotonic() - began), **outcomes}))
 
 
 if __name__ == "__main__":
