@@ -1,6 +1,7 @@
-"""What a model says about itself: the contract between training and the registry, carried inside model.onnx.
+"""Manifest of a model: the contract between training and the registry.
 
-The registry validates the same fields on its side (schema 1). No secrets and no file paths belong in here.
+It is stored inside model.onnx. The registry validates the same fields (schema 1) on its side. It must
+not contain secrets or file paths.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-KEY = "mayfly.manifest"  # in the model's metadata_props
+KEY = "mayfly.manifest"  # key in the ONNX file's metadata_props
 LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-learn")
 
 
 class Input(TypedDict):
-    """`shape` has -1 where each request chooses the size."""
+    """Model input; -1 in `shape` is a dimension that each request chooses."""
 
     name: str
     datatype: str
     shape: list[int]
     preprocessing: str
-    columns: NotRequired[list[str]]  # of a table, in the order in which a caller sends them
+    columns: NotRequired[list[str]]  # column names of a table, in the caller's order
 
 
 class Output(TypedDict):
-    """`labels` name the last dimension."""
+    """Model output; `labels` name the last dimension."""
 
     name: str
     datatype: str
@@ -39,20 +40,22 @@ class Output(TypedDict):
 
 
 class Data(TypedDict):
+    """Source, digest and split of the data."""
+
     source: str
     sha256: str
-    split: dict[str, Any]  # seed, by ("row" or what a group is), rows of train, validation, test
+    split: dict[str, Any]  # seed; by: "row" or the group column; rows of each part
 
 
 class Primary(TypedDict):
-    """The metric that decides."""
+    """Metric that decides between models."""
 
     metric: str
     higher_is_better: bool
 
 
 class Lead(TypedDict):
-    """The primary metric's distance to the best baseline: above zero is better, whatever its direction."""
+    """Distance of the primary metric to the best baseline; positive is better."""
 
     over: str
     by: float
@@ -60,24 +63,25 @@ class Lead(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """What training/evaluation/metrics.py knows beside the metrics: how sure they are, for whom they hold."""
+    """Confidence intervals, groups and calibration of the metrics.
+
+    Computed in training/evaluation/.
+    """
 
     primary: Primary
-    rows: int  # of the test part
+    rows: int  # in the test part
     intervals: dict[str, list[float]]  # [low, high] by metric
-    bootstrap: dict[str, Any]  # level, draws, seed, by ("row" or what a group is)
+    bootstrap: dict[str, Any]  # level, draws, seed; by: "row" or the group column
     lead: NotRequired[Lead]
     groups: NotRequired[dict[str, Any]]  # by, count, mean, worst, best
-    classes: NotRequired[
-        list[dict[str, Any]]
-    ]  # label, rows, precision, recall, f1; the worst first
-    calibration: NotRequired[
-        dict[str, Any]
-    ]  # expected_error, bins; temperature, and the error and loss before it
+    # Each class: label, rows, precision, recall, f1; the worst first.
+    classes: NotRequired[list[dict[str, Any]]]
+    # expected_error, bins, temperature; error and loss before the temperature.
+    calibration: NotRequired[dict[str, Any]]
 
 
 class Training(TypedDict):
-    """Where and how the model was made; None where that is not known."""
+    """Job, machine and versions of a training; None if unknown."""
 
     job: str | None
     image: str | None
@@ -90,20 +94,22 @@ class Training(TypedDict):
 
 
 class Tolerance(TypedDict):
-    """Runtimes agree when |a - b| <= atol + rtol * |b|."""
+    """Allowed difference between runtimes: |a - b| <= atol + rtol * |b|."""
 
     rtol: float
     atol: float
 
 
 class Sample(TypedDict):
-    """An Open Inference Protocol request and the answer ONNX Runtime gave in training."""
+    """Open Inference Protocol request with its expected response."""
 
     request: dict[str, Any]
     response: dict[str, Any]
 
 
 class Manifest(TypedDict):
+    """Complete manifest, schema 1."""
+
     schema: Literal[1]
     task: Literal["classification", "regression", "ranking", "generation", "embedding"]
     description: str
@@ -112,9 +118,7 @@ class Manifest(TypedDict):
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
     evaluation: NotRequired[Evaluation]
-    compression: NotRequired[
-        list[dict[str, Any]]
-    ]  # the forms that were tried, and why each was taken or not
+    compression: NotRequired[list[dict[str, Any]]]  # candidates, with the reason for each verdict
     data: Data
     hyperparameters: dict[str, Any]
     training: Training
@@ -123,28 +127,35 @@ class Manifest(TypedDict):
 
 
 def dumps(manifest: Mapping[str, Any]) -> str:
-    """As compact JSON; refuses NaN and infinities, which JSON cannot spell."""
+    """Format a manifest as compact JSON.
+
+    Raises:
+        ValueError: it contains NaN or an infinity.
+    """
     return json.dumps(manifest, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def libraries() -> dict[str, str]:
-    """Installed versions of what shaped the model."""
-    found = {}
+    """Return the installed versions of the libraries that shape a model."""
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # optional in some environments, e.g. onnxscript
             continue
-    return found
+    return versions
 
 
 def code_revision(
     environ: Mapping[str, str] = os.environ, folder: Path = Path(__file__).parent
 ) -> str | None:
-    """The commit this code is at: told by the submit step in MAYFLY_CODE_REVISION, or asked from git."""
-    told = environ.get("MAYFLY_CODE_REVISION", "")
-    if re.fullmatch(r"[0-9a-f]{40}(-dirty)?", told):
-        return told
+    """Return the commit of this code, or None if unknown.
+
+    From MAYFLY_CODE_REVISION, which job submission sets, or else from git; "-dirty" if changed.
+    """
+    revision = environ.get("MAYFLY_CODE_REVISION", "")
+    if re.fullmatch(r"[0-9a-f]{40}(-dirty)?", revision):
+        return revision
     head = _git(folder, "rev-parse", "HEAD")
     if head is None:
         return None
