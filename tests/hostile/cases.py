@@ -1,4 +1,4 @@
-"""What a case is, and the small tools that every group of them uses."""
+"""Hostile case and the functions that build protobuf, models, archives and manifests."""
 
 import gzip
 import hashlib
@@ -26,13 +26,13 @@ FLOAT, INT32, INT64, BOOL = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An upload that has to be refused with one of `codes`. `beside` are objects that are there before it."""
+    """Upload that has to be rejected with one of `codes`."""
 
     name: str
     make: Callable[[], bytes]
     codes: frozenset[str]
     key: str = "model.onnx"
-    beside: Mapping[str, bytes] = field(default_factory=dict)
+    siblings: Mapping[str, bytes] = field(default_factory=dict)  # objects uploaded before it
 
     def __str__(self) -> str:
         return self.name
@@ -43,7 +43,7 @@ def case(
     content: bytes | Callable[[], bytes],
     *codes: str,
     key: str = "model.onnx",
-    **beside: bytes,
+    **siblings: bytes,
 ) -> Case:
     made = content if callable(content) else lambda: content
     return Case(
@@ -51,11 +51,11 @@ def case(
         made,
         frozenset(codes),
         key,
-        {path.replace("__", "/"): data for path, data in beside.items()},
+        {path.replace("__", "/"): data for path, data in siblings.items()},
     )
 
 
-# --- protobuf by hand -------------------------------------------------------------------------------------------------
+# --- protobuf by hand
 
 
 def varint(value: int) -> bytes:
@@ -77,18 +77,18 @@ def message(at: int, *content: bytes) -> bytes:
 
 
 def raw_model(*graph: bytes, ir: int = 10, opset: int = 20, extra: bytes = b"") -> bytes:
-    """A ModelProto around the fields of a GraphProto."""
+    """Encode a ModelProto around the fields of a GraphProto."""
     return number(1, ir) + message(7, *graph) + message(8, number(2, opset)) + extra
 
 
 def raw_value(name: bytes, datatype: int = 1, dims: Iterable[int] = (1,)) -> bytes:
-    """A ValueInfoProto."""
+    """Encode a ValueInfoProto."""
     shape = b"".join(message(1, number(1, size)) for size in dims)
     return message(1, name) + message(2, message(1, number(1, datatype), message(2, shape)))
 
 
 def raw_node(op: bytes, inputs: Iterable[bytes], outputs: Iterable[bytes], *rest: bytes) -> bytes:
-    """A NodeProto in a GraphProto."""
+    """Encode a NodeProto as a field of a GraphProto."""
     return message(
         1,
         *(message(1, i) for i in inputs),
@@ -108,7 +108,7 @@ def raw_identity(*more: bytes, x: bytes = b"x", y: bytes = b"y", **about: Any) -
     )
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models
 
 
 def value(name: str, kind: int = FLOAT, shape: Sequence[Any] | None = ("batch", 3)) -> Any:
@@ -120,7 +120,7 @@ def constant(name: str, content: Any, kind: Any = np.float32) -> Any:
 
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> Any:
-    """inputs and outputs are names with spaces between them."""
+    """Make a node; `inputs` and `outputs` are names separated by spaces."""
     return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
 
@@ -140,7 +140,7 @@ def model(
 
 
 def proto(change: Callable[[Any], object]) -> bytes:
-    """A good model after `change`."""
+    """Serialise a valid model after `change`."""
     good = make_model(
         [node("Mul", "x w", "y")], [value("x")], [value("y")], [constant("w", [1, 2, 3])]
     )
@@ -158,7 +158,7 @@ def graph(
     return helper.make_graph(nodes, name, inputs, outputs, initializers)
 
 
-# --- packages ---------------------------------------------------------------------------------------------------------
+# --- packages
 
 
 def digest(content: bytes) -> str:
@@ -182,7 +182,7 @@ def tar(
 def block(
     name: bytes, size: bytes = b"00000000000\0", kind: bytes = b"0", link: bytes = b""
 ) -> bytes:
-    """A header of ustar with the right checksum, whatever is in it."""
+    """Encode a ustar header with a correct checksum and any fields."""
     header = bytearray(
         struct.pack(
             "100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x",
@@ -208,7 +208,7 @@ def block(
 
 
 def packed(*blocks: bytes) -> bytes:
-    """Blocks as one gzip member, with the end of an archive."""
+    """Compress blocks and the end of an archive as one gzip member."""
     return gzip.compress(
         b"".join(part + bytes(-len(part) % 512) for part in blocks) + bytes(1024), 1
     )
@@ -226,7 +226,7 @@ def document(content: Any) -> bytes:
 
 
 def outside(place: str, size: int = 12, **entries: str) -> bytes:
-    """A model whose one constant lies in another file."""
+    """Serialise a model with its one constant in another file."""
 
     def change(good: Any) -> None:
         [tensor] = good.graph.initializer

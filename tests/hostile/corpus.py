@@ -1,6 +1,7 @@
-"""The bad artifacts, group by group, each with the reasons that may be given for it.
+"""Hostile uploads in groups, each with the rejection codes that are allowed for it.
 
-Names like u03 or n51 are those of the survey in which the file killed, stalled or bloated a current library.
+Numbers such as u03 or n51 mark files that crashed, stalled or bloated onnx 1.23.2 or
+onnxruntime 1.31.1.
 """
 
 import gzip
@@ -52,7 +53,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b
 
 
 class _Evil:
-    """A pickle that would be seen to have run."""
+    """Pickle that prints when it runs."""
 
     def __reduce__(self) -> Any:
         return print, ("unpickled!",)
@@ -201,6 +202,14 @@ def archives() -> Iterator[Case]:
     )
     yield bad("a thousand members", tar(*((f"{n}.txt", b"") for n in range(1000))))
     yield bad("zeros, 1:1000 (T27)", lambda: tar(("model.onnx", bytes(150 * 1024 * 1024)), level=9))
+    yield bad(
+        "a damaged header after the model",
+        packed(block(b"model.onnx", size), GOOD, b"\1" * 512, block(b"w.bin")),
+    )
+    yield bad(
+        "no end of the archive",
+        gzip.compress(block(b"model.onnx", size) + GOOD + bytes(-len(GOOD) % 512)),
+    )
     yield bad("a second gzip member", tar(("model.onnx", GOOD)) + tar(("model.onnx", GOOD)))
     yield bad("bytes after the end", tar(("model.onnx", GOOD)) + b"#!/bin/sh\n")
     yield bad(
@@ -768,7 +777,10 @@ def tree(depth: int) -> bytes:
 
 
 def folded(op: str) -> bytes:
-    """A constant of 50,000,000 elements that becomes a shape, for which the runtime makes a message of each."""
+    """Serialise a model with a constant of 50,000,000 elements as a shape.
+
+    The runtime makes a protobuf message of each element.
+    """
     if op == "Range":
         nodes = [node("Range", "zero many one", "s")]
         constants = [
@@ -830,7 +842,7 @@ def products() -> bytes:
 
 
 def loop(kind: str) -> bytes:
-    """A Loop without a bound whose condition stays true."""
+    """Serialise a Loop without a bound whose condition stays true."""
     body_nodes = [node("Identity", "go", "on")]
     carried = {"endless": ["v"], "gathers": ["v"], "constant": [], "doubles": ["v"]}[kind]
     outputs = [value("on", BOOL, [])]

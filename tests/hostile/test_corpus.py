@@ -1,4 +1,4 @@
-"""Every bad artifact through the real registration and the real sandbox: its reason, and the next upload works."""
+"""Hostile uploads through the real registration and sandbox, with valid ones in between."""
 
 import resource
 import time
@@ -17,12 +17,12 @@ from tests.hostile.cases import Case
 from tests.hostile.corpus import GROUPS
 from tests.models import scale_model
 
-WORKER_MB = 700  # of this process, which makes and holds the uploads, too: 200 MB zeros among them
+WORKER_MB = 700  # growth of this process, which also holds the uploads, some of 200 MB
 BUILD_S, CPU_S = 5, 5
 
 
 class World:
-    """A worker with everything around it in memory, but the sandbox, which is real."""
+    """Worker with a real sandbox; everything else is in memory."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -35,10 +35,10 @@ class World:
             self.registry, self.uploads, MemoryBlobs(), self.sandbox, read_manifest
         )
 
-    def upload(self, key: str, content: bytes, **beside: bytes) -> Version:
+    def upload(self, key: str, content: bytes, **siblings: bytes) -> Version:
         self.number += 1
         folder = f"models/m/{self.number}"
-        for path, data in beside.items():
+        for path, data in siblings.items():
             self.uploads.put("up", f"{folder}/{path}", data)
         pinned = self.uploads.put("up", f"{folder}/{key}", content)
         version = self.registration.register(Upload("up", f"{folder}/{key}", pinned))
@@ -51,7 +51,7 @@ class World:
 def check(world: World, case: Case) -> None:
     content = case.make()
     began = time.monotonic()
-    version = world.upload(case.key, content, **case.beside)
+    version = world.upload(case.key, content, **case.siblings)
     took = time.monotonic() - began
 
     assert version.state is State.REJECTED, f"{case}: {version.notes}"
@@ -63,7 +63,7 @@ def check(world: World, case: Case) -> None:
     assert world.upload("good.onnx", scale_model()).state is State.READY, f"after {case}"
     print(
         f"{case}: {took:.1f} s, {version.reason.code}: {version.reason.message}"
-    )  # pytest -s shows what is answered
+    )  # shown by pytest -s
 
 
 @pytest.mark.parametrize("group", GROUPS)

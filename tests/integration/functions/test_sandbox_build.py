@@ -1,4 +1,4 @@
-"""What comes of a model in the sandbox: the same answers in a form that loads faster, or the reason why not."""
+"""Build step of the sandbox: compilation, samples, load plans and variants."""
 
 import json
 import sys
@@ -17,10 +17,10 @@ from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.errors import InvalidModel
 from functions.core.protocol import tensors
 from functions.core.protocol.infer_request import decode_infer
-from functions.core.protocol.signature import Signature
+from functions.core.protocol.signature import DATATYPES, Signature
 from functions.core.protocol.tensors import Tensor
-from functions.core.registration.sandbox_protocol import Brief, Built, report
 from functions.core.registration.sandbox_answers import read_built
+from functions.core.registration.sandbox_protocol import Brief, Built, report
 from functions.core.registry.load_plan import Plan
 from functions.sandbox import evaluate
 from functions.sandbox.build import build
@@ -48,8 +48,8 @@ def node(kind: str, inputs: str, outputs: str = "y", **attributes: Any) -> Any:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., Built]:
-    """Builds a model, and takes its answer the way the parent does."""
+def build_model(tmp_path: Path) -> Callable[..., Built]:
+    """Function that builds a model and reads the answer as the parent does."""
 
     def run(model: Any, weights: Mapping[str, bytes] | None = None, **brief: Any) -> Built:
         for folder in ("package", "serving"):
@@ -65,14 +65,14 @@ def bench(tmp_path: Path) -> Callable[..., Built]:
     return run
 
 
-def refusal(bench: Callable[..., Built], model: Any, **brief: Any) -> tuple[str, str]:
+def refusal(build_model: Callable[..., Built], model: Any, **brief: Any) -> tuple[str, str]:
     with pytest.raises(InvalidModel) as refused:
-        bench(model, **brief)
+        build_model(model, **brief)
     assert len(str(refused.value)) <= 300
     return refused.value.instance_code, str(refused.value)
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models
 
 
 def perceptron(width: int = 32) -> Any:
@@ -199,41 +199,66 @@ def quantised() -> Any:
     )
 
 
+def microsoft() -> Any:
+    """Make a model of operators that onnx_limits.MICROSOFT allows."""
+    return make_model(
+        [
+            node("FusedMatMul", "x w", "m", domain="com.microsoft", alpha=0.5),
+            node("BiasGelu", "m b", "g", domain="com.microsoft"),
+            node("QuickGelu", "g", domain="com.microsoft", alpha=1.7),
+        ],
+        [value("x", FLOAT, ["n", 16])],
+        [value("y", FLOAT, ["n", 16])],
+        [weight("w", 16, 16), weight("b", 16)],
+    )
+
+
 def scalar() -> Any:
     return make_model([node("Exp", "x")], [value("x", FLOAT, [])], [value("y", FLOAT, [])])
 
 
 ZOO = {
-    make.__name__: make
-    for make in (perceptron, convolution, gelu, branches, loop, strings, bfloats, quantised, scalar)
-}  # fmt: skip
+    model.__name__: model
+    for model in (
+        perceptron,
+        convolution,
+        gelu,
+        branches,
+        loop,
+        strings,
+        bfloats,
+        quantised,
+        microsoft,
+        scalar,
+    )
+}
 
 
 def inputs_for(signature: Signature) -> dict[str, Tensor]:
-    """Values that no sample of the sandbox has."""
+    """Return values that no synthetic sample has."""
     random = np.random.default_rng(7)
-    found = {}
+    inputs = {}
     for spec in signature.inputs:
         shape = tuple(5 if size < 0 else size for size in spec.shape)
         if spec.datatype == "BYTES":
-            found[spec.name] = to_tensor(np.array([b"abc"] * 5, object))
+            inputs[spec.name] = to_tensor(np.array([b"abc"] * 5, object))
         elif spec.datatype == "BF16":
-            found[spec.name] = to_tensor(np.full(shape, 0x4049, np.uint16), "BF16")
+            inputs[spec.name] = to_tensor(np.full(shape, 0x4049, np.uint16), "BF16")
         else:
-            found[spec.name] = to_tensor(
+            inputs[spec.name] = to_tensor(
                 np.asarray(random.standard_normal(shape), DTYPES[spec.datatype])
             )
-    return found
+    return inputs
 
 
-# --- compilation ------------------------------------------------------------------------------------------------------
+# --- compilation
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_served_form_gives_the_bits_of_the_uploaded_one(
-    bench: Callable[..., Built], tmp_path: Path, name: str
+def test_the_compiled_model_gives_the_same_bits_as_the_upload(
+    build_model: Callable[..., Built], tmp_path: Path, name: str
 ) -> None:
-    built = bench(ZOO[name]())
+    built = build_model(ZOO[name]())
 
     assert built.plan.optimised == "extended", built.notes
     uploaded = OnnxRuntime().compile(tmp_path / "uploaded.onnx", tmp_path / "unused.onnx", None)
@@ -246,9 +271,9 @@ def test_the_served_form_gives_the_bits_of_the_uploaded_one(
 
 
 def test_large_weights_are_mapped_from_one_file_beside_the_graph(
-    bench: Callable[..., Built], tmp_path: Path
+    build_model: Callable[..., Built], tmp_path: Path
 ) -> None:
-    built = bench(perceptron(1100))
+    built = build_model(perceptron(1100))
 
     assert built.files == ("model.onnx", "weights.bin")
     assert (tmp_path / "serving" / "model.onnx").stat().st_size < 16 * 1024
@@ -262,21 +287,21 @@ def test_large_weights_are_mapped_from_one_file_beside_the_graph(
 
 
 def test_a_small_model_is_one_file_without_its_manifest(
-    bench: Callable[..., Built], tmp_path: Path
+    build_model: Callable[..., Built], tmp_path: Path
 ) -> None:
-    built = bench(scale_model(manifest={"schema": 1}))
+    built = build_model(scale_model(manifest={"schema": 1}))
 
     assert built.files == ("model.onnx",)
     assert b"manifest" not in (tmp_path / "serving" / "model.onnx").read_bytes()
 
 
-def test_weights_outside_become_part_of_the_served_form(
-    bench: Callable[..., Built], tmp_path: Path
+def test_external_weights_become_part_of_the_compiled_model(
+    build_model: Callable[..., Built], tmp_path: Path
 ) -> None:
-    (tmp_path / "made").mkdir()
-    model, weights = outside_weights_model(tmp_path / "made")
+    (tmp_path / "source").mkdir()
+    model, weights = outside_weights_model(tmp_path / "source")
 
-    built = bench(model, {"model.onnx.data": weights})
+    built = build_model(model, {"model.onnx.data": weights})
 
     assert built.files == ("model.onnx",)
     [spec] = built.signature.inputs
@@ -285,8 +310,8 @@ def test_weights_outside_become_part_of_the_served_form(
     assert session.run({spec.name: zeros}, ["y"], 30)["y"].values() == [0, 1, 2]
 
 
-def test_a_model_that_answers_by_chance_is_served_as_uploaded(
-    bench: Callable[..., Built], tmp_path: Path
+def test_a_model_with_random_answers_is_served_as_uploaded(
+    build_model: Callable[..., Built], tmp_path: Path
 ) -> None:
     model = make_model(
         [node("RandomUniformLike", "x")],
@@ -294,7 +319,7 @@ def test_a_model_that_answers_by_chance_is_served_as_uploaded(
         [value("y", FLOAT, ["n", 64])],
     )
 
-    built = bench(model)
+    built = build_model(model)
 
     assert built.plan.optimised == "none"
     assert "not the same in every bit" in built.notes[0]
@@ -304,25 +329,25 @@ def test_a_model_that_answers_by_chance_is_served_as_uploaded(
 
 
 def test_a_model_that_cannot_be_compiled_is_served_as_uploaded(
-    bench: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build_model: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compile_(self: OnnxRuntime, path: Path, target: Path, weights: str | None) -> Any:
         target.write_bytes(b"half")
         raise InvalidModel("no kernel for it", code="NOT_LOADABLE")
 
     monkeypatch.setattr(OnnxRuntime, "compile", compile_)
-    (tmp_path / "made").mkdir()
-    model, weights = outside_weights_model(tmp_path / "made")
+    (tmp_path / "source").mkdir()
+    model, weights = outside_weights_model(tmp_path / "source")
 
-    built = bench(model, {"model.onnx.data": weights})
+    built = build_model(model, {"model.onnx.data": weights})
 
     assert built.files == ("model.onnx", "model.onnx.data")
     assert built.plan.optimised == "none"
     assert built.notes[0].endswith("was not used: no kernel for it.")
 
 
-def test_a_graph_that_unfolds_to_many_times_its_size_is_served_as_uploaded(
-    bench: Callable[..., Built],
+def test_a_graph_that_compiling_would_inflate_is_served_as_uploaded(
+    build_model: Callable[..., Built],
 ) -> None:
     size = numpy_helper.from_array(np.array([8 * MB], np.int64), "size")
     model = make_model(
@@ -332,21 +357,21 @@ def test_a_graph_that_unfolds_to_many_times_its_size_is_served_as_uploaded(
         [size],
     )
 
-    built = bench(model)
+    built = build_model(model)
 
     assert built.plan.optimised == "none"
     assert "would grow from" in built.notes[0]
 
 
-def test_what_cannot_be_loaded_is_refused(bench: Callable[..., Built]) -> None:
+def test_a_model_that_cannot_be_loaded_is_refused(build_model: Callable[..., Built]) -> None:
     model = make_model(
         [node("NoSuchThing", "x")], [value("x", FLOAT, [1])], [value("y", FLOAT, [1])]
     )
 
-    assert refusal(bench, model)[0] == "NOT_LOADABLE"
+    assert refusal(build_model, model)[0] == "NOT_LOADABLE"
 
 
-# --- samples ----------------------------------------------------------------------------------------------------------
+# --- samples
 
 
 def sample(
@@ -361,10 +386,10 @@ def sample(
     }
 
 
-def test_samples_that_hold_are_kept(bench: Callable[..., Built]) -> None:
+def test_samples_with_the_expected_answers_are_stored(build_model: Callable[..., Built]) -> None:
     first = sample([1, 2, 3], [2, 4, 6.00001])
 
-    built = bench(
+    built = build_model(
         scale_model(2.0), samples=(first, sample([0, "NaN", "Infinity"], [0, "NaN", "Infinity"]))
     )
 
@@ -373,14 +398,14 @@ def test_samples_that_hold_are_kept(bench: Callable[..., Built]) -> None:
     assert built.plan.warmup
 
 
-def test_of_a_sample_that_is_too_large_its_first_row_is_kept(
-    bench: Callable[..., Built], tmp_path: Path
+def test_the_first_row_of_a_large_sample_is_stored(
+    build_model: Callable[..., Built], tmp_path: Path
 ) -> None:
     many = 9000
     rows = [[1.0, 2.0, 3.0], *[[4.0, 5.0, 6.0]] * (many - 1)]
     data = [value for row in rows for value in row]
 
-    built = bench(
+    built = build_model(
         scale_model(2.0), samples=(sample(data, [2 * value for value in data], [many, 3]),)
     )
 
@@ -394,13 +419,13 @@ def test_of_a_sample_that_is_too_large_its_first_row_is_kept(
     assert any("first row" in note for note in built.notes)
 
 
-def test_one_row_that_is_too_large_is_not_kept(bench: Callable[..., Built]) -> None:
+def test_a_row_that_is_too_large_is_not_stored(build_model: Callable[..., Built]) -> None:
     width = 50_000
     model = make_model(
         [node("Neg", "x")], [value("x", FLOAT, ["n", width])], [value("y", FLOAT, ["n", width])]
     )
 
-    built = bench(model)
+    built = build_model(model)
 
     assert built.sample is None
     assert not built.plan.warmup
@@ -408,37 +433,41 @@ def test_one_row_that_is_too_large_is_not_kept(bench: Callable[..., Built]) -> N
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_sample_that_differs_names_output_element_and_difference(
-    bench: Callable[..., Built], at: int
+def test_a_mismatch_names_output_element_and_difference(
+    build_model: Callable[..., Built], at: int
 ) -> None:
     good = sample([1, 2, 3], [2, 4, 6])
     wrong = sample([1, 2, 3, 4, 5, 6], [2, 4, 6, 8, 10.001, 12.5], [2, 3])
 
-    code, message = refusal(bench, scale_model(2.0), samples=(wrong,) if not at else (good, wrong))
+    code, message = refusal(
+        build_model, scale_model(2.0), samples=(wrong,) if not at else (good, wrong)
+    )
 
     assert code == "SAMPLE_MISMATCH"
     assert message == (
-        f"sample {at}: output 'y'[1, 2] is 12, expected 12.5: off by 0.5, allowed 0.0125 (rtol 0.001, atol 1e-05); "
-        "1 of 6 elements differ"
+        f"sample {at}: output 'y'[1, 2] is 12, expected 12.5: off by 0.5, "
+        "allowed 0.0125 (rtol 0.001, atol 1e-05); 1 of 6 elements differ"
     )
 
 
 @pytest.mark.parametrize(
-    ("expected", "found"),
+    ("expected", "detail"),
     [
         ([2, "NaN", 6], "[0, 1] is 4, expected nan"),
         ([2, 4, "Infinity"], "[0, 2] is 6, expected inf"),
     ],
     ids=str,
 )
-def test_what_is_not_finite_has_to_be_so_in_both(
-    bench: Callable[..., Built], expected: list[Any], found: str
+def test_nan_and_infinity_have_to_match(
+    build_model: Callable[..., Built], expected: list[Any], detail: str
 ) -> None:
-    assert found in refusal(bench, scale_model(2.0), samples=(sample([1, 2, 3], expected),))[1]
+    assert (
+        detail in refusal(build_model, scale_model(2.0), samples=(sample([1, 2, 3], expected),))[1]
+    )
 
 
-def test_a_plan_under_which_the_samples_hold_is_found(
-    bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
+def test_a_plan_under_which_samples_fail_is_dropped(
+    build_model: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure_inexactly(load: Any, plan: Plan, *args: Any) -> Any:
         costs, session = measure(load, plan, *args)
@@ -453,21 +482,21 @@ def test_a_plan_under_which_the_samples_hold_is_found(
     monkeypatch.setattr(evaluate, "same_bits", lambda left, right: True)
     monkeypatch.setattr(evaluate.Evaluator, "_agree", lambda self, first, second: True)
 
-    assert bench(scale_model(2.0), samples=(sample([1, 2, 3], [2, 4, 6]),)).plan.prepacking
+    assert build_model(scale_model(2.0), samples=(sample([1, 2, 3], [2, 4, 6]),)).plan.prepacking
 
 
-def test_a_shape_that_differs_is_a_mismatch(bench: Callable[..., Built]) -> None:
-    given = sample([1, 2, 3], [2, 4, 6])
-    given["response"]["outputs"][0]["shape"] = [3]
+def test_a_shape_that_differs_is_a_mismatch(build_model: Callable[..., Built]) -> None:
+    origin = sample([1, 2, 3], [2, 4, 6])
+    origin["response"]["outputs"][0]["shape"] = [3]
 
-    assert refusal(bench, scale_model(2.0), samples=(given,)) == (
+    assert refusal(build_model, scale_model(2.0), samples=(origin,)) == (
         "SAMPLE_MISMATCH",
         "sample 0: output 'y' has shape [1, 3], expected [3]",
     )
 
 
 @pytest.mark.parametrize(
-    ("kind", "datatype", "data", "expected", "found"),
+    ("kind", "datatype", "data", "expected", "detail"),
     [
         (INT64, "INT64", [1, 2], [1, 3], "'y'[1] is 2, expected 3; 1 of 2 elements differ"),
         (
@@ -488,93 +517,120 @@ def test_a_shape_that_differs_is_a_mismatch(bench: Callable[..., Built]) -> None
     ],
     ids=str,
 )
-def test_other_values_have_to_be_the_same(
-    bench: Callable[..., Built],
+def test_values_other_than_floats_have_to_be_equal(
+    build_model: Callable[..., Built],
     kind: int,
     datatype: str,
     data: list[Any],
     expected: list[Any],
-    found: str,
+    detail: str,
 ) -> None:
     model = make_model(
         [node("Identity", "x")], [value("x", kind, ["n"])], [value("y", kind, ["n"])]
     )
-    given = sample(data, expected, [2])
-    for tensor in (given["request"]["inputs"][0], given["response"]["outputs"][0]):
+    origin = sample(data, expected, [2])
+    for tensor in (origin["request"]["inputs"][0], origin["response"]["outputs"][0]):
         tensor["datatype"] = datatype
 
-    code, message = refusal(bench, model, samples=(given,))
+    code, message = refusal(build_model, model, samples=(origin,))
 
-    assert (code, found in message.replace("'2'", "2").replace("'3'", "3")) == (
+    assert (code, detail in message.replace("'2'", "2").replace("'3'", "3")) == (
         "SAMPLE_MISMATCH",
         True,
     ), message
 
 
 def changed(path: str, new: object) -> dict[str, Any]:
-    found = sample([1, 2, 3], [2, 4, 6])
+    document = sample([1, 2, 3], [2, 4, 6])
     *way, last = path.split(".")
-    at: Any = found
+    at: Any = document
     for step in way:
         at = at[int(step)] if step.isdigit() else at[step]
     at[last] = new
-    return found
+    return document
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("origin", "detail"),
     [
-        (changed("request.inputs.0.shape", [1, 4]), "sample 0: its request: input 'x': shape [1, 4] does not fit"),
-        (changed("request", []), "sample 0: its request: the body must be a JSON object, not a list"),
+        (
+            changed("request.inputs.0.shape", [1, 4]),
+            "sample 0: its request: input 'x': shape [1, 4] does not fit",
+        ),
+        (
+            changed("request", []),
+            "sample 0: its request: the body must be a JSON object, not a list",
+        ),
         ({"response": {}}, "sample 0 needs a request"),
         (changed("response", {}), "sample 0 needs a response with at least one"),
         (changed("response.outputs", "y"), "sample 0 needs a response with at least one"),
-        (changed("response.outputs.0.name", "z"), "its response has the output 'z', and the model has 'y'"),
-        (changed("response.outputs.0.datatype", "FP64"), "its output 'y' is 'FP64', the model's is FP32"),
-        (changed("response.outputs.0.shape", "3"), "its response: output 'y': shape must be a list"),
-        (changed("response.outputs.0.data", [1]), "output 'y': data holds 1 values, shape [1, 3] takes 3"),
+        (
+            changed("response.outputs.0.name", "z"),
+            "its response has the output 'z', and the model has 'y'",
+        ),
+        (
+            changed("response.outputs.0.datatype", "FP64"),
+            "its output 'y' is 'FP64', the model's is FP32",
+        ),
+        (
+            changed("response.outputs.0.shape", "3"),
+            "its response: output 'y': shape must be a list",
+        ),
+        (
+            changed("response.outputs.0.data", [1]),
+            "output 'y': data holds 1 values, shape [1, 3] takes 3",
+        ),
         (changed("response.outputs.0.data", None), "its response: output 'y': data must be a list"),
-        (changed("request.outputs", [{"name": "y", "parameters": {"classification": 1}}]), "asks for classes"),
+        (
+            changed("request.outputs", [{"name": "y", "parameters": {"classification": 1}}]),
+            "asks for classes",
+        ),
     ],
-    ids=lambda given: "" if isinstance(given, dict) else given[-24:],
-)  # fmt: skip
-def test_a_sample_that_is_none_says_what_to_change(
-    bench: Callable[..., Built], given: Any, told: str
+    ids=lambda origin: "" if isinstance(origin, dict) else origin[-24:],
+)
+def test_a_malformed_sample_is_rejected_with_what_to_change(
+    build_model: Callable[..., Built], origin: Any, detail: str
 ) -> None:
-    code, message = refusal(bench, scale_model(), samples=(given,))
+    code, message = refusal(build_model, scale_model(), samples=(origin,))
 
     assert code == "BAD_SAMPLE"
-    assert told in message
+    assert detail in message
 
 
-def test_a_sample_that_the_model_refuses_is_a_reason(bench: Callable[..., Built]) -> None:
+def test_a_sample_that_the_model_refuses_rejects_it(build_model: Callable[..., Built]) -> None:
     model = make_model(
         [node("Gather", "table i")],
         [value("i", INT64, ["n"])],
         [value("y", FLOAT, ["n", 2])],
         [weight("table", 4, 2)],
     )
-    given = {
+    origin = {
         "request": {"inputs": [{"name": "i", "datatype": "INT64", "shape": [1], "data": [9]}]},
         "response": {
             "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]}]
         },
     }
 
-    code, message = refusal(bench, model, samples=(given,))
+    code, message = refusal(build_model, model, samples=(origin,))
 
     assert code == "SAMPLE_FAILED"
     assert message.startswith("sample 0: the model failed on these values")
 
 
-# --- samples that are made up -----------------------------------------------------------------------------------------
+# --- synthetic samples
 
 KINDS = {
-    "BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "UINT16": TensorProto.UINT16, "UINT32": TensorProto.UINT32,
-    "UINT64": TensorProto.UINT64, "INT8": TensorProto.INT8, "INT16": TensorProto.INT16, "INT32": TensorProto.INT32,
-    "INT64": INT64, "FP16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16, "FP32": FLOAT,
-    "FP64": TensorProto.DOUBLE, "BYTES": STRING,
-}  # fmt: skip
+    "BYTES": STRING,
+    "FP16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "FP32": FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    **{
+        name: getattr(TensorProto, name)
+        for name in DATATYPES
+        if name == "BOOL" or name.lstrip("U").startswith("INT")
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -583,11 +639,11 @@ KINDS = {
      *(("FP32", shape) for shape in (["n"], [2, "n"], [0, 2], [3]))],
     ids=str,
 )  # fmt: skip
-def test_a_sample_is_made_up_of_any_datatype_and_shape(
-    bench: Callable[..., Built], tmp_path: Path, datatype: str, shape: list[Any]
+def test_synthetic_samples_have_any_datatype_and_shape(
+    build_model: Callable[..., Built], tmp_path: Path, datatype: str, shape: list[Any]
 ) -> None:
     kind = KINDS[datatype]
-    built = bench(
+    built = build_model(
         make_model([node("Identity", "x")], [value("x", kind, shape)], [value("y", kind, shape)])
     )
 
@@ -609,16 +665,20 @@ def test_a_sample_is_made_up_of_any_datatype_and_shape(
     )
 
 
-def test_indices_and_sizes_are_varied_until_the_model_answers(bench: Callable[..., Built]) -> None:
+def test_indices_and_sizes_vary_until_the_model_answers(build_model: Callable[..., Built]) -> None:
     model = make_model(
-        [node("Gather", "table i", "g"), node("Conv", "x w", "c"), node("ReduceMean", "c", "m", keepdims=0),
-         node("Mul", "g m")],
+        [
+            node("Gather", "table i", "g"),
+            node("Conv", "x w", "c"),
+            node("ReduceMean", "c", "m", keepdims=0),
+            node("Mul", "g m"),
+        ],
         [value("i", INT64, ["n"]), value("x", FLOAT, ["n", 1, "h", "w"])],
         [value("y", FLOAT, ["n", 2])],
         [weight("table", 1, 2), weight("w", 1, 1, 7, 7)],
     )  # fmt: skip
 
-    built = bench(model)
+    built = build_model(model)
 
     assert built.sample is not None
     index, image = built.sample["request"]["inputs"]
@@ -626,8 +686,8 @@ def test_indices_and_sizes_are_varied_until_the_model_answers(bench: Callable[..
     assert image["shape"] == [1, 1, 8, 8]
 
 
-def test_a_model_that_answers_nothing_that_is_made_up_is_served_all_the_same(
-    bench: Callable[..., Built],
+def test_a_model_that_refuses_all_synthetic_requests_is_served(
+    build_model: Callable[..., Built],
 ) -> None:
     model = make_model(
         [node("Reshape", "x to")],
@@ -636,7 +696,7 @@ def test_a_model_that_answers_nothing_that_is_made_up_is_served_all_the_same(
         [numpy_helper.from_array(np.array([5, 7], np.int64), "to")],
     )
 
-    built = bench(model)
+    built = build_model(model)
 
     assert built.sample is None
     assert not built.plan.warmup
@@ -645,10 +705,10 @@ def test_a_model_that_answers_nothing_that_is_made_up_is_served_all_the_same(
     assert "first_run_ms" not in built.measured
 
 
-def test_a_sample_that_is_too_large_is_not_kept(bench: Callable[..., Built]) -> None:
+def test_a_large_sample_is_not_stored(build_model: Callable[..., Built]) -> None:
     shape = [1, 3, 128, 128]
 
-    built = bench(
+    built = build_model(
         make_model([node("Relu", "x")], [value("x", FLOAT, shape)], [value("y", FLOAT, shape)])
     )
 
@@ -657,53 +717,57 @@ def test_a_sample_that_is_too_large_is_not_kept(bench: Callable[..., Built]) -> 
     assert built.measured["first_run_ms"] > 0
 
 
-# --- plans and sizes --------------------------------------------------------------------------------------------------
+# --- plans and sizes
 
 QUICK = Plan("extended", prepacking=False)
 PACKED = Plan("extended")
 
 
 @pytest.mark.parametrize(
-    ("quick", "packed", "wanted"),
+    ("quick", "packed", "expected"),
     [
         (
             (10, 20, 15.0, None),
             (300, 15, 10.0, None),
             QUICK,
-        ),  # a start of 30 ms is worth requests of 15
-        ((10, 20, 18.0, None), (300, 15, 10.0, None), PACKED),  # of 18 it is not
+        ),  # a start of 30 ms is worth requests of 15 ms
+        ((10, 20, 18.0, None), (300, 15, 10.0, None), PACKED),  # but not requests of 18 ms
         ((10, 20, 10.0, 24.0), (300, 15, 10.0, 10.0), QUICK),
         ((10, 20, 10.0, 26.0), (300, 15, 10.0, 10.0), PACKED),
         (
             (1.0, 0.5, 0.5, 1.0),
             (2.0, 0.5, 0.3, 0.5),
             PACKED,
-        ),  # starts that are alike: the faster requests
-        ((1.0, 0.5, 0.31, 0.5), (1.5, 0.5, 0.3, 0.5), QUICK),  # both alike: the first
+        ),  # similar starts: the faster requests win
+        (
+            (1.0, 0.5, 0.31, 0.5),
+            (1.5, 0.5, 0.3, 0.5),
+            QUICK,
+        ),  # similar starts and requests: the first wins
         ((10, 20, None, None), (300, 15, None, None), QUICK),
     ],
 )
-def test_the_fastest_start_wins_as_long_as_requests_stay_within_bounds(
-    quick: tuple[Any, ...], packed: tuple[Any, ...], wanted: Plan
+def test_the_fastest_start_wins_while_requests_stay_within_bounds(
+    quick: tuple[Any, ...], packed: tuple[Any, ...], expected: Plan
 ) -> None:
-    assert choose([Costs(QUICK, *quick), Costs(PACKED, *packed)]).plan == wanted
+    assert choose([Costs(QUICK, *quick), Costs(PACKED, *packed)]).plan == expected
 
 
-def test_where_no_plan_is_within_all_bounds_the_least_slow_wins() -> None:
+def test_without_a_plan_within_bounds_the_least_slow_wins() -> None:
     many, few = Costs(QUICK, 1, 1, 10.0, 10.0), Costs(PACKED, 1, 1, 1.0, 100.0)
 
     assert choose([many, few]).plan == PACKED
 
 
 @pytest.mark.parametrize(("threads", "waiting_counts"), [(1, False), (2, True)])
-def test_what_others_do_meanwhile_does_not_count_against_a_plan_of_one_thread(
+def test_waiting_does_not_count_for_a_plan_of_one_thread(
     tmp_path: Path, threads: int, waiting_counts: bool
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(scale_model())
     plan = Plan(threads=threads)
 
     def load() -> Any:
-        time.sleep(0.5)  # the processor is somebody else's
+        time.sleep(0.5)  # no CPU time of this thread
         return OnnxRuntime(threads).load(tmp_path / "model.onnx", plan)
 
     costs, _ = measure(load, plan, None, Signature((), ()), 0)
@@ -711,8 +775,8 @@ def test_what_others_do_meanwhile_does_not_count_against_a_plan_of_one_thread(
     assert (costs.load_ms >= 500) is waiting_counts
 
 
-def test_a_plan_that_gives_other_answers_is_out(
-    bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
+def test_a_plan_with_other_answers_is_dropped(
+    build_model: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure_wrongly(load: Any, plan: Plan, *args: Any) -> Any:
         costs, session = measure(load, plan, *args)
@@ -724,19 +788,28 @@ def test_a_plan_that_gives_other_answers_is_out(
 
     monkeypatch.setattr(evaluate, "measure", measure_wrongly)
 
-    built = bench(perceptron())
+    built = build_model(perceptron())
 
     assert built.plan.prepacking is False
     assert not any(note.startswith("Load plan") for note in built.notes)
 
 
-def test_the_record_says_what_the_model_needs_and_costs(bench: Callable[..., Built]) -> None:
-    built = bench(perceptron(1100))
+def test_the_record_has_sizes_times_and_memory(build_model: Callable[..., Built]) -> None:
+    built = build_model(perceptron(1100))
 
     assert built.measured.keys() == {
-        "load_ms", "raw_load_ms", "compile_ms", "first_run_ms", "latency_ms_batch_1", "latency_ms_batch_8",
-        "resident_mb", "peak_memory_mb", "size_bytes", "raw_size_bytes", "samples_checked",
-    }  # fmt: skip
+        "load_ms",
+        "raw_load_ms",
+        "compile_ms",
+        "first_run_ms",
+        "latency_ms_batch_1",
+        "latency_ms_batch_8",
+        "resident_mb",
+        "peak_memory_mb",
+        "size_bytes",
+        "raw_size_bytes",
+        "samples_checked",
+    }
     assert (
         built.measured["size_bytes"] / MB
         <= built.measured["resident_mb"]
@@ -752,18 +825,21 @@ def test_the_record_says_what_the_model_needs_and_costs(bench: Callable[..., Bui
 
 
 @pytest.mark.parametrize("width", [300, 2200])
-def test_a_model_that_cannot_fit_is_refused_with_both_numbers(
-    bench: Callable[..., Built], width: int
+def test_a_model_too_large_for_memory_is_refused_with_both_numbers(
+    build_model: Callable[..., Built], width: int
 ) -> None:
-    code, message = refusal(bench, perceptron(width), memory_mb=97)
+    code, message = refusal(build_model, perceptron(width), memory_mb=97)
 
     assert code == "TOO_LARGE_FOR_MEMORY"
     assert "and the one that serves has 97 MB: raise the parameter InferMemory" in message
 
 
 @pytest.mark.parametrize(("short_ms", "tried"), [(0.0, {2}), (1e9, {1, 2})])
-def test_threads_are_those_of_the_function_that_serves_and_one_where_runs_are_short(
-    bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch, short_ms: float, tried: set[int]
+def test_plans_use_the_serving_functions_threads_and_one_for_short_runs(
+    build_model: Callable[..., Built],
+    monkeypatch: pytest.MonkeyPatch,
+    short_ms: float,
+    tried: set[int],
 ) -> None:
     seen: set[int] = set()
 
@@ -774,20 +850,20 @@ def test_threads_are_those_of_the_function_that_serves_and_one_where_runs_are_sh
     monkeypatch.setattr(evaluate, "measure", listen)
     monkeypatch.setattr(evaluate, "SINGLE_THREAD_MS", short_ms)
 
-    built = bench(perceptron(), threads=2)
+    built = build_model(perceptron(), threads=2)
 
     assert seen == tried
     assert built.plan.threads in tried
     assert any(" thread" in note for note in built.notes) == (len(tried) > 1)
 
 
-def test_when_patience_is_over_the_first_plan_stands(
-    bench: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
+def test_after_the_time_limit_the_first_plan_stands(
+    build_model: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate, "PLANS_S", 0.0)
     monkeypatch.setattr(evaluate, "SAMPLES_S", 0.0)
 
-    built = bench(
+    built = build_model(
         scale_model(2.0), samples=(sample([1, 2, 3], [2, 4, 6]), sample([1, 2, 3], [9, 9, 9]))
     )
 
@@ -795,26 +871,26 @@ def test_when_patience_is_over_the_first_plan_stands(
     assert "Only the first 1 of 2 samples were checked: each takes long." in built.notes
 
 
-# --- variants ---------------------------------------------------------------------------------------------------------
+# --- variants
 
 
 def proven(model: Any, width: int, tmp_path: Path, rtol: float = 1e-3) -> dict[str, Any]:
-    """What the manifest of `model` says: a sample, and how far off an answer may be."""
+    """Return a sample with the answer of `model`, and a tolerance."""
     path = tmp_path / "proven.onnx"
     path.write_bytes(model.SerializeToString())
     x = np.random.default_rng(3).random((2, width)).astype(np.float32)
     y = to_array(OnnxRuntime().load(path).run({"x": to_tensor(x)}, ["y"], 30)["y"])
-    given = sample(x.ravel().tolist(), y.ravel().tolist(), [2, width])
-    given["response"]["outputs"][0]["shape"] = list(y.shape)
-    return {"samples": (given,), "rtol": rtol, "atol": rtol}
+    origin = sample(x.ravel().tolist(), y.ravel().tolist(), [2, width])
+    origin["response"]["outputs"][0]["shape"] = list(y.shape)
+    return {"samples": (origin,), "rtol": rtol, "atol": rtol}
 
 
-def test_a_variant_that_is_within_the_tolerance_and_smaller_is_served(
-    bench: Callable[..., Built], tmp_path: Path
+def test_a_smaller_variant_within_the_tolerance_is_served(
+    build_model: Callable[..., Built], tmp_path: Path
 ) -> None:
     model = perceptron(600)
 
-    built = bench(model, variants=("int8",), **proven(model, 600, tmp_path, rtol=0.2))
+    built = build_model(model, variants=("int8",), **proven(model, 600, tmp_path, rtol=0.2))
 
     assert built.measured["size_bytes"] < 0.3 * built.measured["raw_size_bytes"], built.notes
     assert any(note.startswith("The int8 variant was used: from 1.") for note in built.notes), (
@@ -824,12 +900,12 @@ def test_a_variant_that_is_within_the_tolerance_and_smaller_is_served(
     assert b"MatMulInteger" in served or b"DynamicQuantizeMatMul" in served
 
 
-def test_a_variant_outside_the_tolerance_is_not(
-    bench: Callable[..., Built], tmp_path: Path
+def test_a_variant_outside_the_tolerance_is_not_served(
+    build_model: Callable[..., Built], tmp_path: Path
 ) -> None:
     model = perceptron(600)
 
-    built = bench(
+    built = build_model(
         model, variants=("int8", "fp16", "int3"), **proven(model, 600, tmp_path, rtol=1e-5)
     )
 
@@ -845,11 +921,13 @@ def test_a_variant_outside_the_tolerance_is_not(
     assert "No int3 variant: there is no variant 'int3', only int8 and fp16." in built.notes
 
 
-def test_integer_convolutions_are_never_made(bench: Callable[..., Built], tmp_path: Path) -> None:
-    given = sample([0.5] * 192, [0.0] * 16, [1, 3, 8, 8])
-    given["response"]["outputs"][0]["shape"] = [1, 16, 1, 1]
+def test_integer_convolutions_are_never_made(
+    build_model: Callable[..., Built], tmp_path: Path
+) -> None:
+    origin = sample([0.5] * 192, [0.0] * 16, [1, 3, 8, 8])
+    origin["response"]["outputs"][0]["shape"] = [1, 16, 1, 1]
 
-    built = bench(convolution(), variants=("int8",), samples=(given,), atol=100.0)
+    built = build_model(convolution(), variants=("int8",), samples=(origin,), atol=100.0)
 
     assert any(note.startswith("The int8 variant was not used: from ") for note in built.notes), (
         built.notes
@@ -857,46 +935,49 @@ def test_integer_convolutions_are_never_made(bench: Callable[..., Built], tmp_pa
     assert b"Integer" not in (tmp_path / "serving" / built.files[0]).read_bytes()
 
 
-def test_without_samples_there_is_nothing_to_judge_a_variant_by(
-    bench: Callable[..., Built],
+def test_without_samples_no_variant_is_served(
+    build_model: Callable[..., Built],
 ) -> None:
     assert (
         "No int8 variant: the package has no samples to judge it by."
-        in bench(perceptron(), variants=("int8",)).notes
+        in build_model(perceptron(), variants=("int8",)).notes
     )
 
 
-def test_without_its_tools_there_is_no_variant(
-    bench: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_the_package_onnx_there_is_no_variant(
+    build_model: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = proven(perceptron(), 32, tmp_path)
+    origin = proven(perceptron(), 32, tmp_path)
     model = perceptron().SerializeToString()
     monkeypatch.setitem(sys.modules, "onnx", None)
 
     assert (
         "No fp16 variant: the package onnx is not installed here, which makes it."
-        in bench(model, variants=("fp16",), **given).notes
+        in build_model(model, variants=("fp16",), **origin).notes
     )
 
 
-# --- a plan is data, and infer follows it -----------------------------------------------------------------------------
+# --- sessions
 
 
 @pytest.fixture
 def options_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Plan | None], tuple[Any, str, int]]:
-    """What the library is told of a session, which does not tell afterwards: level, no prepacking, threads."""
+    """Function that loads a model and returns the options that the library got.
+
+    Optimisation level, whether prepacking is off, and threads: a session does not tell them.
+    """
     (tmp_path / "model.onnx").write_bytes(scale_model())
     runtime = OnnxRuntime(4)
-    told: dict[str, Any] = {}
+    options: dict[str, Any] = {}
 
     def listen(name: str) -> None:
         real = getattr(runtime._library.api, name)
 
         def call(handle: int, *arguments: Any) -> None:
-            told[name] = arguments[0]
-            told[str(arguments[0])] = arguments[-1]
+            options[name] = arguments[0]
+            options[str(arguments[0])] = arguments[-1]
             real(handle, *arguments)
 
         monkeypatch.setattr(runtime._library.api, name, call)
@@ -909,20 +990,23 @@ def options_of(
         listen(name)
 
     def load(plan: Plan | None) -> tuple[Any, str, int]:
-        told.clear()
+        options.clear()
         runtime.load(tmp_path / "model.onnx", plan)
-        level, threads = told.get("SetSessionGraphOptimizationLevel"), told["SetIntraOpNumThreads"]
-        return level, told[str(b"session.disable_prepacking")].decode(), threads
+        level, threads = (
+            options.get("SetSessionGraphOptimizationLevel"),
+            options["SetIntraOpNumThreads"],
+        )
+        return level, options[str(b"session.disable_prepacking")].decode(), threads
 
     return load
 
 
-def test_a_session_is_made_as_its_plan_says(
+def test_a_session_follows_its_plan(
     options_of: Callable[[Plan | None], tuple[Any, str, int]],
 ) -> None:
     levels = ort.GraphOptimizationLevel
 
-    assert options_of(None) == (None, "0", 4)  # the library's own choice, which is all there is
+    assert options_of(None) == (None, "0", 4)  # the library's default, for all CPUs
     assert options_of(Plan(threads=2)) == (None, "0", 2)
     assert options_of(Plan("extended", prepacking=False)) == (int(levels.ORT_DISABLE_ALL), "1", 1)
     assert options_of(Plan("extended", layout=True, threads=9)) == (

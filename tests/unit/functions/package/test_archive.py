@@ -1,4 +1,4 @@
-"""`model.tar.gz` as Python, SageMaker and an attacker pack it."""
+"""Reader of model.tar.gz: valid archives, and those that an attacker packs."""
 
 import gzip
 import io
@@ -12,7 +12,7 @@ from functions.core.package.archive import extract
 
 
 def pack(members: dict[str, bytes], form: int = tarfile.PAX_FORMAT, mtime: float = 1.5) -> bytes:
-    """A tar.gz as Python writes it; the fractional time brings a PAX header with every member."""
+    """Pack a tar.gz as Python does; a fractional mtime adds a PAX header to each member."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz", format=form) as tar:
         for name, content in members.items():
@@ -31,7 +31,7 @@ def special(kind: bytes, linkname: str = "") -> bytes:
     return out.getvalue()
 
 
-def read(tmp_path: Path, content: bytes, wanted: set[str] | None = None) -> dict[str, bytes]:
+def read(tmp_path: Path, content: bytes, chosen: set[str] | None = None) -> dict[str, bytes]:
     archive = tmp_path / "archive"
     archive.write_bytes(content)
     into = tmp_path / "out"
@@ -39,7 +39,7 @@ def read(tmp_path: Path, content: bytes, wanted: set[str] | None = None) -> dict
     names: dict[str, Path] = {}
 
     def target(member):
-        if wanted is not None and member.name not in wanted:
+        if chosen is not None and member.name not in chosen:
             return None
         names[member.name] = into / str(len(names))
         return names[member.name]
@@ -49,7 +49,7 @@ def read(tmp_path: Path, content: bytes, wanted: set[str] | None = None) -> dict
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
-def test_members_come_out_as_they_went_in(tmp_path: Path, form: int) -> None:
+def test_members_are_read_unchanged(tmp_path: Path, form: int) -> None:
     members = {
         "model.onnx": b"m" * 1_000_000,
         "weights.bin": b"",
@@ -60,13 +60,13 @@ def test_members_come_out_as_they_went_in(tmp_path: Path, form: int) -> None:
     assert read(tmp_path, pack(members, form)) == members
 
 
-def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
+def test_only_the_chosen_members_are_written(tmp_path: Path) -> None:
     packed = pack({"./model.onnx": b"m", "evil.pkl": b"p"})
 
     assert read(tmp_path, packed, {"model.onnx"}) == {"model.onnx": b"m"}
 
 
-def test_names_that_leave_the_folder_are_only_names(tmp_path: Path) -> None:
+def test_a_name_outside_the_folder_writes_nothing_there(tmp_path: Path) -> None:
     assert read(tmp_path, pack({"../../etc/passwd": b"root"})) == {"../../etc/passwd": b"root"}
     assert not (tmp_path.parent / "etc").exists()
 
@@ -74,28 +74,36 @@ def test_names_that_leave_the_folder_are_only_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "ends too early"),
-        (b"plain text", "not gzip"),
-        (pack({"m.onnx": b"m" * 9999})[:-100], "ends too early"),
-        (pack({"m.onnx": b"m"}) + b"x", "data follows"),
-        (pack({"m.onnx": b"m"}) + gzip.compress(b"second"), "data follows"),
-        (gzip.compress(gzip.decompress(pack({"m.onnx": b"m"})) + b"hidden" * 100), "data follows"),
-        (special(tarfile.SYMTYPE, "/etc/passwd"), "link or a device"),
-        (special(tarfile.LNKTYPE, "/etc/passwd"), "link or a device"),
-        (special(tarfile.CHRTYPE), "link or a device"),
-        (special(tarfile.FIFOTYPE), "link or a device"),
-        (pack({"b" * 300: b"m"}), "PAX header renames"),
-        (pack({"b" * 300: b"m"}, tarfile.GNU_FORMAT), "link or a device"),
-        (pack({"m" + str(n): b"" for n in range(65)}), "more than 64"),
-        (gzip.compress(b"\xff" * 2048), "checksum"),
-        (pack({"m.onnx": bytes(128 * 1024 * 1024)}), "inflates to more than"),
+        pytest.param(b"", "ends too early", id="empty"),
+        pytest.param(b"plain text", "not gzip", id="text"),
+        pytest.param(pack({"m.onnx": b"m" * 9999})[:-100], "ends too early", id="truncated"),
+        pytest.param(pack({"m.onnx": b"m"}) + b"x", "data follows", id="trailing byte"),
+        pytest.param(
+            pack({"m.onnx": b"m"}) + gzip.compress(b"second"),
+            "data follows",
+            id="second gzip member",
+        ),
+        pytest.param(
+            gzip.compress(gzip.decompress(pack({"m.onnx": b"m"})) + b"hidden" * 100),
+            "data follows",
+            id="data after the end",
+        ),
+        pytest.param(special(tarfile.SYMTYPE, "/etc/passwd"), "link or a device", id="symlink"),
+        pytest.param(special(tarfile.LNKTYPE, "/etc/passwd"), "link or a device", id="hard link"),
+        pytest.param(special(tarfile.CHRTYPE), "link or a device", id="device"),
+        pytest.param(special(tarfile.FIFOTYPE), "link or a device", id="fifo"),
+        pytest.param(pack({"b" * 300: b"m"}), "PAX header renames", id="pax long name"),
+        pytest.param(
+            pack({"b" * 300: b"m"}, tarfile.GNU_FORMAT), "link or a device", id="gnu long name"
+        ),
+        pytest.param(pack({"m" + str(n): b"" for n in range(65)}), "more than 64", id="too many"),
+        pytest.param(gzip.compress(b"\xff" * 2048), "checksum", id="no tar"),
+        pytest.param(
+            pack({"m.onnx": bytes(128 * 1024 * 1024)}), "inflates to more than", id="bomb"
+        ),
     ],
-    ids=[
-        "empty", "text", "truncated", "trailing byte", "second gzip member", "data after the end", "symlink",
-        "hard link", "device", "fifo", "pax long name", "gnu long name", "too many", "no tar", "bomb",
-    ],
-)  # fmt: skip
-def test_what_is_no_plain_archive_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
+)
+def test_a_malformed_archive_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
     with pytest.raises(InvalidModel, match=why) as caught:
         read(tmp_path, content)
     assert caught.value.instance_code == "BAD_ARCHIVE"
@@ -114,7 +122,7 @@ def test_a_member_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "size", [b"-0000000512\0", b"99999999999\0", b"\x80" + bytes(11), b"           \0"]
 )
-def test_a_size_that_is_no_octal_number_is_refused(tmp_path: Path, size: bytes) -> None:
+def test_a_size_that_is_not_octal_is_refused(tmp_path: Path, size: bytes) -> None:
     header = bytearray(gzip.decompress(pack({"m.onnx": b"m"}, tarfile.USTAR_FORMAT))[:512])
     header[124:136] = size
     header[148:156] = b" " * 8

@@ -1,4 +1,4 @@
-"""Each limit of an uploaded model: below it, at it, and one above."""
+"""Limits of an uploaded model: each below, at and above its value."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.hostile.cases import (
     varint,
 )
 
-ITS_OWN = 24  # fields of `raw_identity` itself
+IDENTITY_FIELDS = 24  # fields of `raw_identity()`
 
 
 def packed_dims(*dims: int) -> bytes:
@@ -142,7 +142,7 @@ MAKERS: dict[str, tuple[Callable[[int], bytes], str]] = {
         "TOO_COMPLEX",
     ),
     "METADATA_BYTES": (metadata_bytes, "TOO_COMPLEX"),
-    "FIELDS": (lambda n: raw_identity(extra=number(99, 0) * (n - ITS_OWN)), "TOO_COMPLEX"),
+    "FIELDS": (lambda n: raw_identity(extra=number(99, 0) * (n - IDENTITY_FIELDS)), "TOO_COMPLEX"),
     "DIVISOR_ELEMENTS": (division, "UNSAFE_INTEGER_DIVISION"),
 }
 
@@ -158,7 +158,7 @@ def read(tmp_path: Path, content: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_limit_holds_below_it_at_it_and_above_it(
+def test_a_limit_holds_below_at_and_above_its_value(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = name.split()[0]
@@ -207,7 +207,15 @@ def test_every_limit_is_tested() -> None:
     assert numbers - {"STRING"} == {name.split()[0] for name in MAKERS}
 
 
-def test_a_dimension_that_requests_choose_may_be_written_as_minus_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("operator", [*sorted(limits.MICROSOFT), "EPContext", "BeamSearch"])
+def test_listed_operators_of_microsoft_are_allowed(tmp_path: Path, operator: str) -> None:
+    custom = raw_node(operator.encode(), [b"x"], [b"o"], message(7, b"com.microsoft"))
+
+    expected = "read" if operator in limits.MICROSOFT else "FOREIGN_OPERATOR"
+    assert read(tmp_path, raw_identity(custom)) == expected
+
+
+def test_a_dynamic_dimension_may_be_minus_one(tmp_path: Path) -> None:
     assert read(tmp_path, raw_identity(message(11, raw_value(b"z", dims=[-1, 3])))) == "read"
 
 
@@ -325,7 +333,7 @@ def test_integer_division_that_can_trap_is_refused(
     assert read(tmp_path, content) == "UNSAFE_INTEGER_DIVISION", why
 
 
-def test_old_files_list_their_constants_as_inputs_and_no_request_replaces_them(
+def test_initializers_of_old_files_are_constants_though_listed_as_inputs(
     tmp_path: Path,
 ) -> None:
     content = model(
@@ -336,7 +344,7 @@ def test_old_files_list_their_constants_as_inputs_and_no_request_replaces_them(
     assert read(tmp_path, content.replace(number(1, 10), number(1, 3), 1)) == "read"
 
 
-def test_a_graph_inside_sees_the_types_around_it(tmp_path: Path) -> None:
+def test_a_subgraph_sees_the_types_around_it(tmp_path: Path) -> None:
     inner = graph("then", [node("Div", "x x", "r")], [], [value("r", INT64)])
     content = model(
         [node("If", "c", "y", then_branch=inner, else_branch=inner)], [I, value("c", 9, [])], [O]

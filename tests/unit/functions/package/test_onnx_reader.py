@@ -1,4 +1,4 @@
-"""What the walk over an ONNX file finds, and refuses, against the onnx package."""
+"""Reader of ONNX files, compared with the onnx package and fed damaged files."""
 
 from pathlib import Path
 
@@ -18,21 +18,21 @@ def write(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-def test_it_finds_what_the_onnx_package_finds(tmp_path: Path) -> None:
+def test_it_agrees_with_the_onnx_package(tmp_path: Path) -> None:
     path = write(tmp_path, scale_model(manifest={"schema": 1}))
     model = onnx.load(path)
 
-    found = read_onnx(path)
+    description = read_onnx(path)
 
-    assert found.ir_version == model.ir_version
-    assert found.opset == model.opset_import[0].version
-    assert found.producer == model.producer_name
-    assert found.metadata == {p.key: p.value for p in model.metadata_props}
-    assert found.nodes == len(model.graph.node)
-    assert found.external == {}
+    assert description.ir_version == model.ir_version
+    assert description.opset == model.opset_import[0].version
+    assert description.producer == model.producer_name
+    assert description.metadata == {p.key: p.value for p in model.metadata_props}
+    assert description.nodes == len(model.graph.node)
+    assert description.external == {}
 
 
-def test_it_finds_weights_in_other_files(tmp_path: Path) -> None:
+def test_it_lists_external_weight_files(tmp_path: Path) -> None:
     content, _ = outside_weights_model(tmp_path, "weights.bin")
 
     assert read_onnx(write(tmp_path, content)).external == {"weights.bin": 12}
@@ -63,7 +63,7 @@ def test_it_finds_weights_in_other_files(tmp_path: Path) -> None:
         "endless number",
     ],
 )
-def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, code: str | None) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes, code: str | None) -> None:
     with pytest.raises(InvalidModel) as caught:
         read_onnx(write(tmp_path, content))
     assert caught.value.instance_code in ({code} if code else {"NOT_ONNX", "TRUNCATED"})
@@ -71,7 +71,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, code: str |
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_no_bytes_bring_anything_but_a_reason(tmp_path_factory, data: st.DataObject) -> None:
+def test_any_bytes_are_read_or_refused_with_a_reason(tmp_path_factory, data: st.DataObject) -> None:
     good = scale_model(manifest={"schema": 1})
     content = data.draw(
         st.one_of(
