@@ -44,7 +44,7 @@ def model_metadata(
 
     `versions` and `aliases` are all those of its model.
     """
-    signature = signature_of(version)
+    signature = require_signature(version)
     return {
         "name": version.model,
         "versions": [str(v.number) for v in versions if v.state is State.READY],
@@ -61,7 +61,7 @@ def model_config(version: Version) -> Document:
     A `max_batch_size` above 0 means that the first dimension is the batch, and `dims` then omit
     it. It is 0 for a model with a one-dimensional tensor, because clients refuse empty `dims`.
     """
-    signature = signature_of(version)
+    signature = require_signature(version)
     tensors = (*signature.inputs, *signature.outputs)
     batched = signature.batches and all(len(spec.shape) > 1 for spec in tensors)
     return {
@@ -89,7 +89,7 @@ def index_row(model: str, number: int, state: State, reason: str, unloaded: bool
     return {"name": model, "version": str(number), "state": INDEX_STATES[state], "reason": reason}
 
 
-def signature_of(version: Version) -> Signature:
+def require_signature(version: Version) -> Signature:
     """Return the signature of a READY version."""
     if version.signature is None:
         raise LookupError(

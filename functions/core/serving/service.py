@@ -29,7 +29,7 @@ from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
 from functions.core.registry.version import Resolved, State, Version
 from functions.core.serving import metadata
-from functions.core.serving.metadata import Document, signature_of
+from functions.core.serving.metadata import Document, require_signature
 from functions.core.serving.model_cache import ModelCache, Session
 from functions.core.serving.statistics import Statistics
 
@@ -148,11 +148,11 @@ class InferenceService:
         keys = {(version.model, version.number)}
         if call.reference is None:
             keys |= self._statistics.versions(version.model)
-        return self._statistics_of(keys)
+        return self._statistics_document(keys)
 
     def statistics(self, _: Call) -> Document:
         """Return the statistics of every version this environment served."""
-        return self._statistics_of(self._statistics.versions())
+        return self._statistics_document(self._statistics.versions())
 
     def infer(self, call: Call) -> InferReply:
         """Run the model on the tensors of the request body."""
@@ -160,7 +160,7 @@ class InferenceService:
         call.lap("resolve")
         began_ns = call.lap_began_ns
         try:
-            return self._infer(call, version, signature_of(version))
+            return self._infer(call, version, require_signature(version))
         except BaseException:
             elapsed_ns = time.perf_counter_ns() - began_ns
             self._statistics.add_failure(version.model, version.number, elapsed_ns)
@@ -302,7 +302,7 @@ class InferenceService:
         except ModelNotFound as error:
             raise ModelNotFound(f"{failure}, no model of this name is registered") from error
 
-    def _statistics_of(self, keys: set[tuple[str, int]]) -> Document:
+    def _statistics_document(self, keys: set[tuple[str, int]]) -> Document:
         return {"model_stats": [self._statistics.document(*key) for key in sorted(keys)]}
 
 
