@@ -1,4 +1,4 @@
-"""The lean client against moto, TLS, clocks and everything else that DynamoDB's calls may meet."""
+"""HTTP client against moto and a faulty server: errors, retries, clocks, credentials, TLS."""
 
 import datetime
 import ipaddress
@@ -48,8 +48,8 @@ FOUND = {
 ITEM = {"pk": "P", "sk": "S", "n": 7}
 
 
-class Made:
-    """Clients that never wait between attempts, but note how long they would have; closed at the end of the test."""
+class Clients:
+    """Factory of clients; `waits` records their pauses instead of sleeping."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -79,14 +79,14 @@ class Made:
 
 
 @pytest.fixture
-def made() -> Iterator[Made]:
-    found = Made()
-    yield found
-    for client in found.clients:
+def clients() -> Iterator[Clients]:
+    clients = Clients()
+    yield clients
+    for client in clients.clients:
         client.close()
 
 
-# --- moto -----------------------------------------------------------------------------------------------------------
+# --- moto
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +114,13 @@ def reset(url: str) -> None:
     ).close()
 
 
-def test_the_table_is_the_same_through_both_clients(
-    made: Made, moto_url: str, stack: Deployed
+def test_both_clients_read_and_write_the_same_items(
+    clients: Clients, moto_url: str, stack: Deployed
 ) -> None:
     name = stack.outputs["RegistryTableName"]
     boto = boto3.client("dynamodb", endpoint_url=moto_url)
     theirs = DynamoTable(boto, name)
-    ours = made.table(moto_url, name)
+    ours = clients.table(moto_url, name)
     item = {
         "pk": "P",
         "sk": "s#ü",
@@ -145,15 +145,15 @@ def test_the_table_is_the_same_through_both_clients(
     for table in (ours, theirs):
         with pytest.raises(Conflict, match="ConditionalCheckFailed"):
             table.transact([Put(item, {"c": 8})])
-    for table in (made.table(moto_url, "nowhere"), DynamoTable(boto, "nowhere")):
+    for table in (clients.table(moto_url, "nowhere"), DynamoTable(boto, "nowhere")):
         with pytest.raises(
             OperationFailed, match="ResourceNotFoundException: Requested resource not found"
         ):
             table.get(keys)
 
 
-def test_a_query_goes_on_from_page_to_page(made: Made, moto_url: str, stack: Deployed) -> None:
-    table = made.table(moto_url, stack.outputs["RegistryTableName"])
+def test_a_query_reads_all_pages(clients: Clients, moto_url: str, stack: Deployed) -> None:
+    table = clients.table(moto_url, stack.outputs["RegistryTableName"])
     for number in range(12):
         table.transact([Put({"pk": "P", "sk": f"V#{number:02d}", "blob": "x" * 200_000}, None)])
 
@@ -162,8 +162,10 @@ def test_a_query_goes_on_from_page_to_page(made: Made, moto_url: str, stack: Dep
     ]
 
 
-def test_what_infer_asks_of_the_registry(made: Made, moto_url: str, stack: Deployed) -> None:
-    registry = Registry(made.table(moto_url, stack.outputs["RegistryTableName"]), utc_now)
+def test_the_registry_works_over_the_client(
+    clients: Clients, moto_url: str, stack: Deployed
+) -> None:
+    registry = Registry(clients.table(moto_url, stack.outputs["RegistryTableName"]), utc_now)
     claimed = registry.claim("m", Source("up", "k", "v1"))
 
     assert registry.versions("m") == [claimed]
@@ -176,8 +178,8 @@ def test_what_infer_asks_of_the_registry(made: Made, moto_url: str, stack: Deplo
     registry.ping()
 
 
-def test_a_blob_that_boto3_stored(
-    made: Made, moto_url: str, stack: Deployed, tmp_path: Path
+def test_a_blob_stored_by_boto3_is_read(
+    clients: Clients, moto_url: str, stack: Deployed, tmp_path: Path
 ) -> None:
     import hashlib
 
@@ -185,7 +187,7 @@ def test_a_blob_that_boto3_stored(
     (tmp_path / "model").write_bytes(b"weights" * 1000)
     blob = Blob("model", hashlib.sha256(b"weights" * 1000).hexdigest(), 7000)
     S3Blobs(boto3.client("s3", endpoint_url=moto_url), bucket).store(blob, tmp_path / "model")
-    reader = made.blobs(moto_url, bucket)
+    reader = clients.blobs(moto_url, bucket)
 
     reader.fetch(blob, tmp_path / "copy")
 
@@ -195,11 +197,11 @@ def test_a_blob_that_boto3_stored(
             reader.fetch(changed, tmp_path / "other")
         assert caught.value.instance_code == "BLOB_MISSING"
     with pytest.raises(Unavailable) as caught:
-        made.blobs(moto_url, "nowhere").fetch(blob, tmp_path / "other")
+        clients.blobs(moto_url, "nowhere").fetch(blob, tmp_path / "other")
     assert caught.value.instance_code == "BLOB_MISSING"
 
 
-# --- DynamoDB's faults ----------------------------------------------------------------------------------------------
+# --- faults of DynamoDB
 
 
 def answer(
@@ -210,7 +212,7 @@ def answer(
 
 
 class Script:
-    """Answers the requests in their order, the last one for ever."""
+    """Behaviour that gives one answer to each request, then repeats the last."""
 
     def __init__(self, *answers: Callable[[ServerConnection], None]) -> None:
         self.answers = answers
@@ -267,34 +269,34 @@ def serve() -> Iterator[Callable[..., FaultServer]]:
         lambda line: line.answer(200, b"{"),
     ],
 )  # fmt: skip
-def test_what_a_second_try_can_mend_is_tried_again(
-    made: Made, serve: Callable[..., FaultServer], fault: Callable[[ServerConnection], None]
+def test_transient_failures_are_retried(
+    clients: Clients, serve: Callable[..., FaultServer], fault: Callable[[ServerConnection], None]
 ) -> None:
-    assert made.table(serve(Script(fault, fault, found)).url).get([("P", "S")]) == [ITEM]
-    assert made.waits == [0.05, 0.1]
+    assert clients.table(serve(Script(fault, fault, found)).url).get([("P", "S")]) == [ITEM]
+    assert clients.waits == [0.05, 0.1]
 
     server = serve(Script(fault))
     with pytest.raises(Unavailable, match="the registry"):
-        made.table(server.url).get([("P", "S")])
+        clients.table(server.url).get([("P", "S")])
     assert len(server.seen) == RetryPolicy().attempts
 
 
 @pytest.mark.parametrize(
     "code", ["ValidationException", "AccessDeniedException", "ResourceNotFoundException"]
 )
-def test_what_no_second_try_mends_is_said_at_once(
-    made: Made, serve: Callable[..., FaultServer], code: str
+def test_permanent_failures_are_not_retried(
+    clients: Clients, serve: Callable[..., FaultServer], code: str
 ) -> None:
     server = serve(Script(failed(code)))
 
     with pytest.raises(OperationFailed, match=code):
-        made.table(server.url).get([("P", "S")])
+        clients.table(server.url).get([("P", "S")])
 
     assert len(server.seen) == 1
 
 
-def test_keys_that_were_not_processed_are_asked_for_again(
-    made: Made, serve: Callable[..., FaultServer]
+def test_unprocessed_keys_are_requested_again(
+    clients: Clients, serve: Callable[..., FaultServer]
 ) -> None:
     def half(line: ServerConnection) -> None:
         left = {"t": {"Keys": [{"pk": {"S": "P"}, "sk": {"S": "T"}}], "ConsistentRead": True}}
@@ -311,23 +313,23 @@ def test_keys_that_were_not_processed_are_asked_for_again(
         )
 
     server = serve(Script(half, nothing, nothing, rest))
-    assert made.table(server.url).get([("P", "S"), ("P", "T")]) == [ITEM, {"pk": "P", "sk": "T"}]
+    assert clients.table(server.url).get([("P", "S"), ("P", "T")]) == [ITEM, {"pk": "P", "sk": "T"}]
     assert json.loads(server.seen[1].body)["RequestItems"]["t"]["Keys"] == [
         {"pk": {"S": "P"}, "sk": {"S": "T"}}
     ]
-    assert len(made.waits) == 2
+    assert len(clients.waits) == 2
 
     server = serve(Script(nothing))
     with pytest.raises(Unavailable, match="throttled"):
-        made.table(server.url).get([("P", "T")])
+        clients.table(server.url).get([("P", "T")])
     assert len(server.seen) == IDLE_READS
 
 
-def test_a_transaction_whose_answer_was_lost_is_applied_once(
-    made: Made, serve: Callable[..., FaultServer]
+def test_a_transaction_with_a_lost_reply_is_applied_once(
+    clients: Clients, serve: Callable[..., FaultServer]
 ) -> None:
     server = serve(Script(cut, lambda line: answer(line, {}), lambda line: answer(line, {})))
-    table = made.table(server.url)
+    table = clients.table(server.url)
 
     table.transact([Put({"pk": "P", "sk": "S"}, None)])
     table.transact([Put({"pk": "P", "sk": "T"}, None)])
@@ -345,18 +347,21 @@ def test_a_transaction_whose_answer_was_lost_is_applied_once(
         (["ValidationError"], OperationFailed),
     ],
 )
-def test_a_cancelled_transaction(
-    made: Made, serve: Callable[..., FaultServer], reasons: list[str], expected: type[Exception]
+def test_a_cancelled_transaction_raises_by_its_reasons(
+    clients: Clients,
+    serve: Callable[..., FaultServer],
+    reasons: list[str],
+    expected: type[Exception],
 ) -> None:
     cancelled = failed(
         "TransactionCanceledException", CancellationReasons=[{"Code": code} for code in reasons]
     )
 
     with pytest.raises(expected):
-        made.table(serve(Script(cancelled)).url).transact([Put({"pk": "P", "sk": "S"}, None)])
+        clients.table(serve(Script(cancelled)).url).transact([Put({"pk": "P", "sk": "S"}, None)])
 
 
-# --- time -----------------------------------------------------------------------------------------------------------
+# --- clocks and deadlines
 
 
 def theirs(seen: ReceivedRequest) -> float:
@@ -369,29 +374,29 @@ def theirs(seen: ReceivedRequest) -> float:
     ("status", "code"),
     [(403, "RequestTimeTooSkewed"), (400, "InvalidSignatureException"), (400, "RequestExpired")],
 )
-def test_a_wrong_clock_is_set_by_the_service_once(
-    made: Made, serve: Callable[..., FaultServer], off_s: float, status: int, code: str
+def test_a_wrong_clock_is_corrected_once(
+    clients: Clients, serve: Callable[..., FaultServer], off_s: float, status: int, code: str
 ) -> None:
     def strict(seen: ReceivedRequest, line: ServerConnection) -> None:
-        date = datetime.datetime.fromtimestamp(made.now + off_s, datetime.UTC).strftime(
+        date = datetime.datetime.fromtimestamp(clients.now + off_s, datetime.UTC).strftime(
             "%a, %d %b %Y %H:%M:%S GMT"
         )
-        if abs(theirs(seen) - made.now - off_s) > 300:
+        if abs(theirs(seen) - clients.now - off_s) > 300:
             answer(line, {"__type": code}, status, date=date)
         else:
             found(line)
 
     server = serve(strict)
-    table = ItemTable(DynamoCalls(made.client("dynamodb", server.url, timed=True)), "t")
+    table = ItemTable(DynamoCalls(clients.client("dynamodb", server.url, timed=True)), "t")
 
     assert table.get([("P", "S")]) == [ITEM]
     assert table.get([("P", "S")]) == [ITEM]
     assert len(server.seen) == 3
-    assert made.waits == []
+    assert clients.waits == []
 
 
-def test_a_service_whose_clock_runs_away_is_followed_once(
-    made: Made, serve: Callable[..., FaultServer]
+def test_the_clock_is_corrected_at_most_once_per_call(
+    clients: Clients, serve: Callable[..., FaultServer]
 ) -> None:
     def never_content(seen: ReceivedRequest, line: ServerConnection) -> None:
         date = datetime.datetime.fromtimestamp(theirs(seen) + 3600, datetime.UTC).strftime(
@@ -402,7 +407,7 @@ def test_a_service_whose_clock_runs_away_is_followed_once(
     server = serve(never_content)
 
     with pytest.raises(OperationFailed, match="RequestExpired"):
-        made.table(server.url).get([("P", "S")])
+        clients.table(server.url).get([("P", "S")])
 
     assert len(server.seen) == 2
 
@@ -410,26 +415,27 @@ def test_a_service_whose_clock_runs_away_is_followed_once(
 @pytest.mark.parametrize(
     "date", ["Sun, 22 Nov 2026 08:15:30 GMT", "", "yesterday", "Sun, 99 Nov 2026 08:15:30 GMT"]
 )
-def test_a_signature_that_is_refused_for_another_reason_is_no_clock(
-    made: Made, serve: Callable[..., FaultServer], date: str
+def test_a_refused_signature_without_skew_is_not_retried(
+    clients: Clients, serve: Callable[..., FaultServer], date: str
 ) -> None:
     server = serve(
         Script(lambda line: answer(line, {"__type": "InvalidSignatureException"}, 400, date=date))
     )
-    made.now = 1795335330.0
+    clients.now = 1795335330.0
 
     with pytest.raises(OperationFailed, match="InvalidSignature"):
-        ItemTable(DynamoCalls(made.client("dynamodb", server.url, timed=True)), "t").get(
+        ItemTable(DynamoCalls(clients.client("dynamodb", server.url, timed=True)), "t").get(
             [("P", "S")]
         )
 
     assert len(server.seen) == 1
 
 
-def test_a_call_ends_by_its_deadline(made: Made, serve: Callable[..., FaultServer]) -> None:
+def test_a_call_ends_by_its_deadline(clients: Clients, serve: Callable[..., FaultServer]) -> None:
     server = serve(lambda seen, line: None)
     calls = DynamoCalls(
-        made.client("dynamodb", server.url), RetryPolicy(attempts=100, attempt_s=0.1, total_s=1.0)
+        clients.client("dynamodb", server.url),
+        RetryPolicy(attempts=100, attempt_s=0.1, total_s=1.0),
     )
 
     with pytest.raises(Unavailable, match="cannot be reached"):
@@ -438,22 +444,20 @@ def test_a_call_ends_by_its_deadline(made: Made, serve: Callable[..., FaultServe
     assert 2 <= len(server.seen) <= 11
 
 
-def test_waits_are_a_random_part_of_what_doubles_up_to_a_cap(
-    made: Made, serve: Callable[..., FaultServer]
-) -> None:
+def test_waits_double_up_to_the_cap(clients: Clients, serve: Callable[..., FaultServer]) -> None:
     server = serve(Script(failed("ThrottlingException")))
     patience = RetryPolicy(attempts=6, total_s=60, base_s=0.1, cap_s=0.5)
 
     with pytest.raises(Unavailable):
-        DynamoCalls(made.client("dynamodb", server.url), patience)("Query", {})
+        DynamoCalls(clients.client("dynamodb", server.url), patience)("Query", {})
 
-    assert made.waits == [0.1, 0.2, 0.4, 0.5, 0.5]
-
-
-# --- who and where --------------------------------------------------------------------------------------------------
+    assert clients.waits == [0.1, 0.2, 0.4, 0.5, 0.5]
 
 
-def test_credentials_that_rotate_are_seen(serve: Callable[..., FaultServer]) -> None:
+# --- credentials
+
+
+def test_rotated_credentials_are_used(serve: Callable[..., FaultServer]) -> None:
     server = serve(Script(found))
     environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL_DYNAMODB": server.url}
     client = Client(Settings.from_environment(environment), "dynamodb")
@@ -468,7 +472,7 @@ def test_credentials_that_rotate_are_seen(serve: Callable[..., FaultServer]) -> 
 
 
 class Keys:
-    """The address where an environment restored by SnapStart finds its credentials."""
+    """Container credentials endpoint, which SnapStart's environments use."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -486,7 +490,9 @@ class Keys:
         )  # fmt: skip
 
 
-def test_credentials_of_a_restored_environment(serve: Callable[..., FaultServer]) -> None:
+def test_credentials_of_the_endpoint_are_cached_until_they_expire(
+    serve: Callable[..., FaultServer],
+) -> None:
     keys, now = Keys(), [1_800_000_000.0]
     server = serve(keys)
     server.signed = False
@@ -516,11 +522,11 @@ def test_credentials_of_a_restored_environment(serve: Callable[..., FaultServer]
         credentials()
 
 
-# --- TLS ------------------------------------------------------------------------------------------------------------
+# --- TLS
 
 
 class Authority:
-    """A certificate authority of this test's own, in `folder`."""
+    """Certificate authority of the tests, in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -533,7 +539,7 @@ class Authority:
         )
 
     def server_context(self, name: str) -> ssl.SSLContext:
-        """A server's side of TLS, with a certificate for `name`."""
+        """Return the server side of TLS, with a certificate for `name`."""
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -557,7 +563,7 @@ class Authority:
             return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
         now = datetime.datetime.now(datetime.UTC)
-        made = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name(subject))
             .issuer_name(name("authority"))
@@ -568,7 +574,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=host is None, path_length=None), critical=True)
         )
         if host is None:
-            made = made.add_extension(
+            builder = builder.add_extension(
                 x509.KeyUsage(False, False, False, False, False, True, True, False, False),
                 critical=True,
             )
@@ -578,12 +584,12 @@ class Authority:
                 if host[0].isdigit()
                 else x509.DNSName(host)
             )
-            made = made.add_extension(x509.SubjectAlternativeName([ip]), critical=False)
-        made = made.add_extension(
+            builder = builder.add_extension(x509.SubjectAlternativeName([ip]), critical=False)
+        builder = builder.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
             critical=False,
         ).add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        return made.sign(self.key, hashes.SHA256())
+        return builder.sign(self.key, hashes.SHA256())
 
     def _pem(self, certificate: Any) -> bytes:
         from cryptography.hazmat.primitives import serialization
@@ -598,7 +604,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def test_tls_with_the_authorities_of_a_file(
-    made: Made, serve: Callable[..., FaultServer], authority: Authority, tmp_path: Path
+    clients: Clients, serve: Callable[..., FaultServer], authority: Authority, tmp_path: Path
 ) -> None:
     import hashlib
 
@@ -607,16 +613,16 @@ def test_tls_with_the_authorities_of_a_file(
     table = serve(Script(found), authority.server_context("127.0.0.1"))
     storage = serve(StoredObject(content), authority.server_context("127.0.0.1"))
 
-    assert made.table(table.url, **trusted).get([("P", "S")]) == [ITEM]
-    reader = made.blobs(storage.url, "b", **trusted)
+    assert clients.table(table.url, **trusted).get([("P", "S")]) == [ITEM]
+    reader = clients.blobs(storage.url, "b", **trusted)
     reader.fetch(Blob("m", hashlib.sha256(content).hexdigest(), len(content)), tmp_path / "m")
     assert (tmp_path / "m").read_bytes() == content
 
 
-def test_a_stranger_is_told_nothing(
-    made: Made, serve: Callable[..., FaultServer], authority: Authority
+def test_an_untrusted_server_gets_no_request(
+    clients: Clients, serve: Callable[..., FaultServer], authority: Authority
 ) -> None:
-    """Neither one whose authority is unknown, nor one with a certificate for another name, nor one without TLS."""
+    """Its authority is unknown, its certificate is for another name, or it has no TLS."""
     unknown = serve(Script(found), authority.server_context("127.0.0.1"))
     other = serve(Script(found), authority.server_context("dynamodb.us-east-1.amazonaws.com"))
     plain = serve(Script(found))
@@ -627,16 +633,16 @@ def test_a_stranger_is_told_nothing(
         (plain.url.replace("http:", "https:"), {"AWS_CA_BUNDLE": str(authority.file)}),
     ):
         with pytest.raises(Unavailable, match="cannot be reached"):
-            made.table(url, **trusted).get([("P", "S")])
+            clients.table(url, **trusted).get([("P", "S")])
 
     assert unknown.seen == other.seen == plain.seen == []
 
 
-# --- imports --------------------------------------------------------------------------------------------------------
+# --- imports
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_what_the_client_imports(scheme: str) -> None:
+def test_the_client_imports_nothing_heavy(scheme: str) -> None:
     script = f"""
 import sys
 from functions.adapters.aws_http.blobs import BlobReader
@@ -672,5 +678,5 @@ print(*sys.modules)
     assert not heavy & set(done.stdout.split())
 
 
-def test_a_refusal_says_what_it_is() -> None:
+def test_a_service_error_shows_status_and_code() -> None:
     assert str(ServiceError(403, "AccessDenied", {})) == "403 AccessDenied"

@@ -85,7 +85,7 @@ def listing(**files: bytes) -> dict[str, Any]:
     }
 
 
-def test_a_bare_model_becomes_ready_and_its_bytes_are_stored_under_their_digest(
+def test_a_bare_model_is_stored_and_becomes_ready(
     world: World,
 ) -> None:
     content = scale_model()
@@ -107,14 +107,16 @@ def test_the_manifest_inside_gives_labels_and_card(world: World) -> None:
     assert json.loads(world.blobs.content[version.manifest.key]) == MANIFEST
 
 
-def test_an_archive_gives_the_model_its_weights_and_a_note_of_the_rest(
-    world: World, tmp_path: Path
-) -> None:
+def test_an_archive_gives_model_weights_and_ignored_names(world: World, tmp_path: Path) -> None:
     model, weights = outside_weights_model(tmp_path, "w.bin")
-    packed = tar(**{
-        "model/w.bin": weights, "model/net.onnx": model, "model/manifest.json": json.dumps(MANIFEST).encode(),
-        "model/code.pkl": b"\x80\x04", "w.bin": b"decoy",
-    })  # fmt: skip
+    members = {
+        "model/w.bin": weights,
+        "model/net.onnx": model,
+        "model/manifest.json": json.dumps(MANIFEST).encode(),
+        "model/code.pkl": b"\x80\x04",
+        "w.bin": b"decoy",
+    }
+    packed = tar(**members)
 
     version = world.upload("models/m/job/output/model.tar.gz", packed)
 
@@ -180,7 +182,7 @@ def manifest_of(files: dict[str, Any]) -> bytes:
         ("manifest.json", manifest_of(listing(**{"a/m.onnx": b"?", "b/m.onnx": b"?"})), "NO_MODEL"),
     ],
 )
-def test_a_fault_of_the_upload_is_rejected_with_its_reason_and_blocks_nothing(
+def test_a_bad_upload_is_rejected_and_blocks_nothing(
     world: World, key: str, content: bytes, code: str | None
 ) -> None:
     version = world.upload(f"models/m/{key}", content)
@@ -194,7 +196,7 @@ def test_a_fault_of_the_upload_is_rejected_with_its_reason_and_blocks_nothing(
 @pytest.mark.parametrize(
     ("change", "code"), [({"sha256": "0" * 64}, "DIGEST_MISMATCH"), ({"size": 5}, "SIZE_MISMATCH")]
 )
-def test_a_listed_file_has_to_be_what_the_manifest_says(
+def test_a_listed_file_has_to_match_the_manifest(
     world: World, change: dict[str, Any], code: str
 ) -> None:
     model = scale_model()
@@ -207,7 +209,7 @@ def test_a_listed_file_has_to_be_what_the_manifest_says(
     assert (version.state, version.reason.code) == (State.REJECTED, code)
 
 
-def test_a_bare_model_with_weights_elsewhere_is_rejected(world: World, tmp_path: Path) -> None:
+def test_a_bare_model_with_external_weights_is_rejected(world: World, tmp_path: Path) -> None:
     model, _ = outside_weights_model(tmp_path)
 
     assert world.upload("models/m/x.onnx", model).reason.code == "WEIGHTS_OUTSIDE"
@@ -265,7 +267,7 @@ def test_an_event_without_a_version_reads_the_current_object(world: World) -> No
     assert version.digest == digest(scale_model(3.0))
 
 
-def test_an_object_that_is_gone_is_rejected_if_it_was_named_and_acknowledged_if_not(
+def test_a_missing_object_is_rejected_only_if_its_version_was_named(
     world: World,
 ) -> None:
     version = world.registration.register(Upload("up", "models/m/x.onnx", "v1"))
@@ -274,7 +276,7 @@ def test_an_object_that_is_gone_is_rejected_if_it_was_named_and_acknowledged_if_
     assert world.registration.register(Upload("up", "models/m/y.onnx")) is None
 
 
-def test_keys_that_are_no_models_become_nothing(world: World) -> None:
+def test_keys_that_are_no_models_are_ignored(world: World) -> None:
     for key in [
         "models/m/readme.txt",
         "models/m/output.tar.gz",
@@ -286,20 +288,23 @@ def test_keys_that_are_no_models_become_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("model", ["Digits", "di gits", "-digits", "d" * 129, ""])
-def test_a_key_that_names_no_possible_model_says_what_is_allowed(world: World, model: str) -> None:
+def test_an_impossible_model_name_is_explained(world: World, model: str) -> None:
     with pytest.raises(InvalidModel, match="cannot name a model: upload to models/<model>/"):
         world.upload(f"models/{model}/x.onnx", scale_model())
 
 
-def test_a_crash_after_any_step_is_mended_by_the_next_delivery(world: World) -> None:
+def test_the_next_delivery_completes_a_crashed_registration(world: World) -> None:
     upload = Upload(
         "up",
         "models/m/x.onnx",
         world.uploads.put("up", "models/m/x.onnx", scale_model(manifest=MANIFEST)),
     )
     steps: list[tuple[object, str]] = [
-        (world.table, "transact"), (world.uploads, "fetch"), (world.blobs, "store"), (world.registry, "finish"),
-    ]  # fmt: skip
+        (world.table, "transact"),
+        (world.uploads, "fetch"),
+        (world.blobs, "store"),
+        (world.registry, "finish"),
+    ]
 
     class Killed(BaseException):
         """As SIGKILL: nothing in the code may catch it."""
@@ -324,7 +329,7 @@ def test_a_crash_after_any_step_is_mended_by_the_next_delivery(world: World) -> 
     assert actions == ["claim", "resume", "resume", "resume", "resume", "finish"]
 
 
-def test_a_failing_store_leaves_the_version_pending_for_the_next_delivery(world: World) -> None:
+def test_a_failed_store_leaves_the_version_pending(world: World) -> None:
     upload = Upload(
         "up", "models/m/x.onnx", world.uploads.put("up", "models/m/x.onnx", scale_model())
     )

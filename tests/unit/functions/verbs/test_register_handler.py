@@ -206,12 +206,16 @@ def test_an_upload_is_not_started_with_too_little_time_left(
 def test_events_without_a_valid_upload_are_acknowledged(
     handler: RegisterHandler, event: str
 ) -> None:
-    assert handler(load(event), Context()) in (
-        {"versions": []},
-        {"batchItemFailures": []},
-        {"versions": [{"model": "demo", "version": 1, "state": "REJECTED", "code": "OBJECT_GONE",
-                       "reason": "the object was deleted before it could be read; upload it again"}]},
-    )  # fmt: skip
+    gone = {
+        "model": "demo",
+        "version": 1,
+        "state": "REJECTED",
+        "code": "OBJECT_GONE",
+        "reason": "the object was deleted before it could be read; upload it again",
+    }
+    acknowledged = [{"versions": []}, {"batchItemFailures": []}, {"versions": [gone]}]
+
+    assert handler(load(event), Context()) in acknowledged
 
 
 def test_every_upload_leaves_one_log_line_without_its_content(
