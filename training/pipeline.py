@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.compression import select
-from training.compression.quantize import Compressed
+from training.compression.variants import Compressed
 from training.data import Dataset
 from training.errors import TrainingError
 from training.evaluation import record, report

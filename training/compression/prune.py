@@ -1,4 +1,4 @@
-"""Structured pruning: whole neurons and channels are taken out, so that file and time really shrink."""
+"""Structured pruning: remove whole neurons and channels, to shrink file and time."""
 
 from __future__ import annotations
 
@@ -11,46 +11,48 @@ from torch import Tensor, nn
 
 from training.errors import CompressionFailed
 
-# What leaves channels apart from each other, so that some can go.
-_APART = (
-    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardswish, nn.Identity, nn.Flatten,
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
+# Layers that keep channels separate, so that single channels can be removed.
+_SEPARATE = (
+    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardswish,
+    nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
+    nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-Pair = tuple[
-    nn.Module, list[nn.Module], nn.Module
-]  # a layer, the norms of its channels, and the layer that reads them
+# A layer, the norms of its channels, and the layer that reads them.
+Pair = tuple[nn.Module, list[nn.Module], nn.Module]
 
 
 def prune(
     model: nn.Module, share: float, tune: Callable[[nn.Module], None], *, steps: int = 1
 ) -> nn.Module:
-    """A copy of `model` without the weakest `share` of the hidden neurons and channels of each layer.
+    """Return a copy of a model without its weakest neurons and channels.
 
-    They go in `steps`, and after each `tune` trains what is left for a while. Pruned are layers that follow each other
-    in an nn.Sequential, anywhere in the model, and the feed-forward part of nn.TransformerEncoderLayer.
+    The weakest `share` of each layer is removed in `steps`; after each step, `tune` trains the
+    rest. Pruned are layers that follow each other in an nn.Sequential, anywhere in the model, and
+    the feed-forward part of nn.TransformerEncoderLayer.
 
     Raises:
-        CompressionFailed: the share is none, or the model has no layers of that kind.
+        CompressionFailed: the share is not between 0 and 1, or the model has no such layers.
     """
     if not 0 < share < 1:
         raise CompressionFailed(f"a share of {share} cannot be pruned; it lies between 0 and 1")
     smaller = copy.deepcopy(model)
-    whole = [_width(pair[0]) for pair in _pairs(smaller)]
-    if not whole:
+    widths = [_width(pair[0]) for pair in _pairs(smaller)]
+    if not widths:
         raise CompressionFailed(
             "the model has no two layers in a row in an nn.Sequential, so nothing can be pruned"
         )
     for step in range(1, steps + 1):
-        for width, pair in zip(whole, list(_pairs(smaller)), strict=True):
+        for width, pair in zip(widths, list(_pairs(smaller)), strict=True):
             _shrink(pair, math.ceil(width * (1 - share * step / steps)))
         tune(smaller)
     return smaller
 
 
 def _pairs(model: nn.Module) -> Iterator[Pair]:
+    """Yield each layer that can be pruned, with its reader."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             yield module.linear1, [], module.linear2
@@ -65,23 +67,30 @@ def _pairs(model: nn.Module) -> Iterator[Pair]:
                 layer, norms = child, []
             elif isinstance(child, _NORMS):
                 norms.append(child)
-            elif not isinstance(child, _APART):
+            elif not isinstance(child, _SEPARATE):
                 layer = None
 
 
 def _width(layer: nn.Module) -> int:
-    """Output channels, or neurons."""
+    """Return the number of output channels or neurons."""
     return int(layer.weight.shape[0])  # type: ignore[index]
 
 
 def _fit(layer: nn.Module, reader: nn.Module) -> bool:
-    """Whether the reader's inputs are the layer's outputs, each once or, flattened, as a block."""
-    read, given = int(reader.weight.shape[1]), _width(layer)  # type: ignore[index]
-    return read == given or (isinstance(reader, nn.Linear) and read % given == 0)
+    """Return whether the reader's inputs are the layer's outputs, possibly flattened.
+
+    Flattening turns each channel into a block of inputs.
+    """
+    inputs, outputs = int(reader.weight.shape[1]), _width(layer)  # type: ignore[index]
+    return inputs == outputs or (isinstance(reader, nn.Linear) and inputs % outputs == 0)
 
 
 @torch.no_grad()
 def _shrink(pair: Pair, count: int) -> None:
+    """Keep only the `count` strongest neurons or channels of a layer.
+
+    Their strength is the product of the norms of their weights in and out.
+    """
     layer, norms, reader = pair
     width = _width(layer)
     block = int(reader.weight.shape[1]) // width  # type: ignore[index]

@@ -1,10 +1,10 @@
-"""The smaller forms of a trained model that --compress asks for, judged on the validation part."""
+"""Compressed variants of a trained model that --compress selects."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ import onnx
 import torch
 from torch import nn
 
-from training.compression import distil, prune, quantize
-from training.compression.quantize import Compressed
+from training.compression import distil, prune
+from training.compression.quantize import CONVERTERS
+from training.compression.variants import Compressed, Evaluate, Networks, compress
 from training.errors import CompressionFailed
-from training.evaluation import metrics
+from training.evaluation.metrics import PRIMARY
 from training.export import graphs, model_exporter
 from training.export.sample_requests import batches
 from training.fitting import loop, losses, trainer
@@ -24,86 +25,99 @@ from training.fitting.trained import Trained
 from training.hyperparameters import NetworkHyperparameters
 from training.recipe import Arrays, Recipe
 
-SHARE = 0.5  # of neurons and channels that pruning takes out
-EPOCHS, RATE = 0.3, 0.3  # of those of the training, for what pruning left
+SHARE = 0.5  # neurons and channels that pruning removes
+PRUNE_STEPS = 2
+EPOCHS, RATE = 0.3, 0.3  # epochs and learning rate after pruning / those of the training
 CALIBRATION = 8  # batches
 BATCH = 32
 
 
 def kinds(text: str, recipe: Recipe[Any]) -> list[str]:
-    """The kinds in a comma-separated list, in the order they are tried: other networks first, then other numbers.
+    """Parse a comma-separated list of compressions into the order to try them.
+
+    Smaller networks come before converted weights, which are then made from them.
 
     Raises:
-        CompressionFailed: one of them does not exist, or not for this recipe.
+        CompressionFailed: a compression does not exist, or not for this recipe.
     """
-    wanted = [kind.strip() for kind in text.split(",") if kind.strip()]
-    known = ["distil", "prune", *quantize.MAKERS]
-    for kind in wanted:
-        if kind not in known:
-            raise CompressionFailed(f"there is no compression {kind!r}: {', '.join(known)}")
-    if "distil" in wanted and recipe.student is None:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    order = [*NETWORKS, *CONVERTERS]
+    unknown = [name for name in names if name not in order]
+    if unknown:
+        raise CompressionFailed(f"there is no compression {unknown[0]!r}: {', '.join(order)}")
+    if "distil" in names and recipe.student is None:
         raise CompressionFailed(f"recipe {recipe.name} has no student; --compress distil needs one")
-    return sorted(set(wanted), key=known.index)
+    return sorted(set(names), key=order.index)
 
 
 def smallest(
-    run: Trained, graph: onnx.ModelProto, wanted: Sequence[str], budget: float
+    trained: Trained, graph: onnx.ModelProto, selected: Sequence[str], budget: float
 ) -> tuple[Compressed, Trained]:
-    """The best of the trained graph and its forms, and the network it was made of, which pruning and distilling change.
+    """Return the best variant of a trained graph, and its network.
 
-    The metric may become worse by `budget`, a share of what it is.
+    The network is another one if pruning or distillation was best. On the validation part, the
+    metric may get worse by the share `budget`.
 
     Raises:
-        CompressionFailed: a form cannot be made of this kind of model.
+        CompressionFailed: a variant cannot be made of this kind of model.
     """
-    makers = {
-        kind: make
-        for kind, make in {"distil": _distilled, "prune": _pruned}.items()
-        if kind in wanted
+    networks = {"fp32": trained}
+
+    def export(kind: str) -> onnx.ModelProto:
+        networks[kind] = trainer.calibrate(NETWORKS[kind](trained))
+        return model_exporter.export(networks[kind])
+
+    smaller: Networks = {
+        kind: functools.partial(export, kind) for kind in NETWORKS if kind in selected
     }
-    runs = {"fp32": run}
+    if smaller and not isinstance(trained.model, nn.Module):
+        model = type(trained.model).__name__
+        raise CompressionFailed(f"{', '.join(smaller)}: only torch networks; {model} is none")
+    compressed = compress(
+        graph,
+        selected,
+        _evaluator(trained),
+        higher_is_better=PRIMARY[trained.recipe.task].higher_is_better,
+        calibration=batches(trained, graph, trained.data.train, _calibration_rows(trained)),
+        budget=budget,
+        networks=smaller,
+    )
+    return compressed, networks[compressed.network]
 
-    def graph_of(kind: str) -> onnx.ModelProto:
-        runs[kind] = trainer.calibrate(makers[kind](run))
-        return model_exporter.export(runs[kind])
 
-    chosen: dict[str, Callable[[], onnx.ModelProto]] = {
-        kind: functools.partial(graph_of, kind) for kind in makers
-    }
-    if chosen and not isinstance(run.model, nn.Module):
-        raise CompressionFailed(
-            f"{', '.join(chosen)}: only torch networks; {type(run.model).__name__} is none"
-        )
-    primary = metrics.PRIMARY[run.recipe.task]
-    rows = [slice(at * BATCH, (at + 1) * BATCH) for at in range(CALIBRATION)]
-    rows = [part for part in rows if part.stop <= len(run.encoded.train)] or [
-        slice(0, len(run.encoded.train))
-    ]
+def _evaluator(trained: Trained) -> Evaluate:
+    """Return a function that computes a graph's primary metric in validation."""
+    metric = PRIMARY[trained.recipe.task].metric
 
-    def metric(form: onnx.ModelProto) -> float:
-        ask = graphs.runner(form)
+    def evaluate(graph: onnx.ModelProto) -> float:
+        run = graphs.runner(graph)
 
         def answer(inputs: Arrays) -> Arrays:
-            return ask(run.encode(inputs))
+            return run(trained.encode(inputs))
 
-        return run.measure(run.data.validation, answer)[0][
-            primary.metric
-        ]
+        return trained.measure(trained.data.validation, answer)[0][metric]
 
-    found = quantize.compress(
-        graph,
-        wanted,
-        metric,
-        higher_is_better=primary.higher_is_better,
-        calibration=batches(run, graph, run.data.train, rows),
-        budget=budget,
-        made=chosen,
-    )
-    return found, runs[found.network]
+    return evaluate
 
 
-def _pruned(run: Trained) -> Trained:
-    settings = _network(run)
+def _calibration_rows(trained: Trained) -> list[slice]:
+    """Return the rows of each calibration batch, at least one."""
+    rows = len(trained.encoded.train)
+    count = min(CALIBRATION, rows // BATCH)
+    return [slice(n * BATCH, (n + 1) * BATCH) for n in range(count)] or [slice(0, rows)]
+
+
+def _distilled(trained: Trained) -> Trained:
+    settings = _network_settings(trained)
+    torch.manual_seed(settings.seed)
+    student = trained.recipe.make_student(settings, trained.encoded)
+    teacher = copy.deepcopy(trained.model)
+    _learn(trained, student, settings, distil.objective(teacher, _loss(trained)))
+    return replace(trained, model=student, temperature=1.0)
+
+
+def _pruned(trained: Trained) -> Trained:
+    settings = _network_settings(trained)
     shorter = replace(
         settings,
         epochs=max(1, round(settings.epochs * EPOCHS)),
@@ -111,30 +125,37 @@ def _pruned(run: Trained) -> Trained:
         patience=0,
         l1=0.0,
     )
-    smaller = prune.prune(
-        run.model, SHARE, lambda model: _learn(run, model, shorter, _loss(run)), steps=2
+
+    def tune(model: nn.Module) -> None:
+        _learn(trained, model, shorter, _loss(trained))
+
+    smaller = prune.prune(trained.model, SHARE, tune, steps=PRUNE_STEPS)
+    return replace(trained, model=smaller, temperature=1.0)
+
+
+# Makers of smaller networks, in the order they are tried.
+NETWORKS = {"distil": _distilled, "prune": _pruned}
+
+
+def _learn(
+    trained: Trained, model: nn.Module, settings: NetworkHyperparameters, loss: Loss
+) -> None:
+    loop.fit(
+        model,
+        trained.encoded,
+        settings,
+        device=trained.device,
+        loss=loss,
+        augment=trained.recipe.augment,
     )
-    return replace(run, model=smaller, temperature=1.0)
 
 
-def _distilled(run: Trained) -> Trained:
-    settings = _network(run)
-    torch.manual_seed(settings.seed)
-    student = run.recipe.make_student(settings, run.encoded)
-    _learn(run, student, settings, distil.objective(copy.deepcopy(run.model), _loss(run)))
-    return replace(run, model=student, temperature=1.0)
+def _loss(trained: Trained) -> Loss:
+    return losses.choose(trained.recipe.task, trained.recipe.loss)
 
 
-def _learn(run: Trained, model: nn.Module, settings: NetworkHyperparameters, loss: Loss) -> None:
-    loop.fit(model, run.encoded, settings, device=run.device, loss=loss, augment=run.recipe.augment)
-
-
-def _loss(run: Trained) -> Loss:
-    return losses.choose(run.recipe.task, run.recipe.loss)
-
-
-def _network(run: Trained) -> NetworkHyperparameters:
-    settings: Any = run.settings
+def _network_settings(trained: Trained) -> NetworkHyperparameters:
+    settings: Any = trained.settings
     if not isinstance(settings, NetworkHyperparameters):
         raise CompressionFailed("only networks of the torch loop are trained again")
     return settings

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from training.errors import ExportFailed
 from training.export import graphs
 from training.export.graphs import ATOL, OPSET, RTOL, first_line
+from training.export.quiet import quiet
 
 Sizes = Mapping[str, int]
 
@@ -138,7 +137,7 @@ def export(
     for rung in ladder or LADDER:
         name = rung.__name__.strip("_")
         try:
-            with _quiet():
+            with _silent():
                 graph = graphs.clean(rung(spec))
             graphs.name_dims(graph, spec.inputs)
             graphs.guard_recurrences(graph)
@@ -279,17 +278,11 @@ LADDER = (_named_dims, _automatic_dims, _torchscript)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what exporters print: progress, deprecations and advice that say nothing about the model."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+def _silent() -> Iterator[None]:
+    """Suppress the exporters' warnings, log records and progress on the terminal."""
+    with (
+        quiet(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        yield

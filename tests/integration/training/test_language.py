@@ -15,7 +15,7 @@ from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State, Version
 from tests.platform import Platform
 from training import manifest, networks, train
-from training.compression import quantize
+from training.compression import variants
 from training.export import graphs, torch_exporter
 from training.fitting.trained import Trained
 from training.generate import generate
@@ -152,7 +152,7 @@ def test_a_student_that_keeps_less_of_the_past_is_compared_all_the_same(gpt: Mad
 
     assert graphs.begun(graph, tokens)["past"].shape == (2, 2, 2, 0, 16)
     assert graphs.begun(gpt.graph, tokens)["past"].shape == (4, 2, 4, 0, 16)
-    assert min(quantize.latencies([gpt.graph, graph], tokens)) > 0
+    assert min(variants.latencies([gpt.graph, graph], tokens)) > 0
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])

@@ -20,7 +20,8 @@ from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests import networks
 from tests.platform import Platform
-from training.compression import quantize
+from training.compression import variants
+from training.compression.quantize import CONVERTERS
 from training.export import graphs, sklearn_exporter, tokenizer_graph, torch_exporter
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]  # the exporters' own
@@ -77,8 +78,8 @@ def words() -> Form:
 
 def smaller(kind: str) -> Form:
     graph, feeds, atol = scripted("perceptron")
-    form = quantize.MAKERS[kind](graph, [feeds])
-    return form, feeds, max(atol, quantize.moved(graph, form, [feeds]))
+    form = CONVERTERS[kind](graph, [feeds])
+    return form, feeds, max(atol, variants.moved(graph, form, [feeds]))
 
 
 FORMS = {
@@ -88,7 +89,7 @@ FORMS = {
     "recommender": lambda: scripted("recommender"),
     "forest": forest,
     "words": words,
-    **{kind: lambda kind=kind: smaller(kind) for kind in quantize.MAKERS},
+    **{kind: lambda kind=kind: smaller(kind) for kind in CONVERTERS},
 }
 
 
