@@ -1,4 +1,4 @@
-"""A user's own recipe and data, neither in the repository: searched, trained as a job, registered and asked."""
+"""Recipe and data of a user: tuned, trained as a job, registered and called."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def world(tmp_path: Path) -> Iterator[Platform]:
 
 
 def rows() -> str:
-    """Customers of ten months each, of whom those who call often and briefly leave more often than not."""
+    """Make ten months of 40 customers; frequent short calls make leaving likely."""
     generator = np.random.default_rng(0)
     lines = ["customer,calls,minutes,leaves"]
     for customer in range(40):
@@ -75,7 +75,7 @@ def rows() -> str:
     return "\n".join(lines)
 
 
-def test_a_recipe_outside_the_repository_is_searched_trained_registered_and_asked(
+def test_a_recipe_outside_the_repository_is_tuned_trained_registered_and_called(
     stack: Stack, world: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "churn.py").write_text(CHURN)

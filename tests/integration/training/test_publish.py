@@ -1,4 +1,4 @@
-"""An ONNX file that exists becomes a described one that the registry accepts; what is wrong is one sentence."""
+"""Publishing adds a manifest that the registry accepts, or fails in one sentence."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def make_doubler(shape: tuple[Any, ...] = ("batch", 3)) -> Any:
 
 
 def make_table(rows: int) -> Any:
-    """Answers a row of a table for each number: any number beyond it is refused."""
+    """Make a model that answers a table's row by number, and refuses other numbers."""
     x = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])
     table = numpy_helper.from_array(np.arange(2 * rows, dtype=np.float32).reshape(rows, 2), "table")
@@ -46,13 +46,13 @@ def make_table(rows: int) -> Any:
 def publish(tmp_path: Path, model: Any, *options: str, task: str | None = "regression") -> int:
     file = tmp_path / "mine.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    told = ["--task", task] if task else []
+    task_option = ["--task", task] if task else []
     return main(
         [
             str(file),
             "--model",
             "mine",
-            *told,
+            *task_option,
             "--output",
             str(tmp_path / "out" / "model.onnx"),
             *options,
@@ -68,7 +68,7 @@ def card_of(path: Path) -> dict[str, Any]:
     return read
 
 
-def test_a_file_is_described_by_what_it_declares_and_by_what_it_answers(
+def test_the_card_has_the_declared_tensors_and_two_samples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -85,40 +85,40 @@ def test_a_file_is_described_by_what_it_declares_and_by_what_it_answers(
     ]
     assert card["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1, 3], "kind": "value"}]
     for sample, rows in zip(card["samples"], (1, 2), strict=True):
-        asked, answered = sample["request"]["inputs"][0], sample["response"]["outputs"][0]
-        assert asked["shape"] == answered["shape"] == [rows, 3]
-        assert answered["data"] == [2 * value for value in asked["data"]]
+        x, y = sample["request"]["inputs"][0], sample["response"]["outputs"][0]
+        assert x["shape"] == y["shape"] == [rows, 3]
+        assert y["data"] == [2 * value for value in x["data"]]
     assert "mine.onnx: loads; x FP32['batch', 3] → y FP32['batch', 3]" in capsys.readouterr().out
     read_manifest(json.dumps(card).encode())  # the registry's own check
 
 
-def test_the_file_itself_is_not_touched(tmp_path: Path) -> None:
+def test_the_published_file_is_not_changed(tmp_path: Path) -> None:
     assert publish(tmp_path, make_doubler()) == 0
     assert (tmp_path / "mine.onnx").read_bytes() == make_doubler().SerializeToString()
 
 
-def test_labels_go_to_the_output_that_has_as_many_values(tmp_path: Path) -> None:
+def test_labels_go_to_the_output_of_their_number(tmp_path: Path) -> None:
     labels = [word for label in ("a", "b", "c") for word in ("--label", label)]
 
     assert publish(tmp_path, make_doubler(), *labels, task="classification") == 0
     assert card_of(tmp_path / "out" / "model.onnx")["outputs"][0]["labels"] == ["a", "b", "c"]
 
 
-def test_a_manifest_is_kept_and_the_command_line_goes_before_it(tmp_path: Path) -> None:
-    told = {
+def test_the_command_line_overrides_a_manifest(tmp_path: Path) -> None:
+    declared = {
         "task": "ranking",
         "description": "old",
         "metrics": {"rmse": 0.5},
         "data": {"source": "file:x.csv"},
     }
-    (tmp_path / "told.json").write_text(json.dumps(told))
+    (tmp_path / "manifest.json").write_text(json.dumps(declared))
 
     assert (
         publish(
             tmp_path,
             make_doubler(),
             "--manifest",
-            str(tmp_path / "told.json"),
+            str(tmp_path / "manifest.json"),
             "--description",
             "new",
         )
@@ -131,22 +131,23 @@ def test_a_manifest_is_kept_and_the_command_line_goes_before_it(tmp_path: Path) 
         {"rmse": 0.5},
     )
 
-    again = (
-        tmp_path / "out" / "model.onnx"
-    ).read_bytes()  # what is inside the file counts as told, too
+    # The manifest inside a file is read as well.
+    again = (tmp_path / "out" / "model.onnx").read_bytes()
     assert publish(tmp_path, again, "--output", str(tmp_path / "again.onnx"), task=None) == 0
     assert card_of(tmp_path / "again.onnx")["metrics"] == {"rmse": 0.5}
 
 
-def test_the_names_of_columns_are_kept_where_there_are_as_many(tmp_path: Path) -> None:
+def test_column_names_are_kept_if_their_number_fits(tmp_path: Path) -> None:
     for names, kept in ((["a", "b", "c"], True), (["a", "b"], False)):
         inputs = [{"name": "x", "columns": names}]
-        (tmp_path / "told.json").write_text(json.dumps({"task": "regression", "inputs": inputs}))
-        assert publish(tmp_path, make_doubler(), "--manifest", str(tmp_path / "told.json")) == 0
+        (tmp_path / "manifest.json").write_text(
+            json.dumps({"task": "regression", "inputs": inputs})
+        )
+        assert publish(tmp_path, make_doubler(), "--manifest", str(tmp_path / "manifest.json")) == 0
         assert ("columns" in card_of(tmp_path / "out" / "model.onnx")["inputs"][0]) is kept
 
 
-def test_a_sample_of_ones_own_is_used(tmp_path: Path) -> None:
+def test_a_users_sample_is_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "ask.npz", x=np.array([41, 7]))
 
     assert publish(tmp_path, make_table(50), "--sample", str(tmp_path / "ask.npz")) == 0
@@ -154,7 +155,7 @@ def test_a_sample_of_ones_own_is_used(tmp_path: Path) -> None:
     assert sample["response"]["outputs"][0]["data"] == [82, 83, 14, 15]
 
 
-def test_numbers_are_made_up_that_a_model_takes(tmp_path: Path) -> None:
+def test_made_up_requests_suit_the_model(tmp_path: Path) -> None:
     assert publish(tmp_path, make_table(1)) == 0  # refuses 1, takes 0
 
 
@@ -162,10 +163,10 @@ def test_an_upload_lands_where_the_registry_looks(tmp_path: Path, deployed: Depl
     bucket = deployed.outputs["ArtifactsBucketName"]
 
     assert publish(tmp_path, make_doubler(), "--bucket", bucket) == 0
-    [found] = boto3.client("s3").list_objects_v2(Bucket=bucket)["Contents"]
-    assert found["Key"].startswith("models/mine/")
-    assert found["Key"].endswith("/model.onnx")
-    body = boto3.client("s3").get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
+    [item] = boto3.client("s3").list_objects_v2(Bucket=bucket)["Contents"]
+    assert item["Key"].startswith("models/mine/")
+    assert item["Key"].endswith("/model.onnx")
+    body = boto3.client("s3").get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
     assert body == (tmp_path / "out" / "model.onnx").read_bytes()
 
 
@@ -218,7 +219,7 @@ def make_new() -> Any:
         "bucket",
     ],
 )
-def test_what_is_wrong_is_one_sentence(
+def test_a_wrong_file_is_refused_in_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     deployed: Deployed,
@@ -233,7 +234,7 @@ def test_what_is_wrong_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_a_sample_for_other_inputs_is_refused_by_their_names(
+def test_a_sample_with_other_inputs_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "ask.npz", z=np.zeros(3))
@@ -242,7 +243,7 @@ def test_a_sample_for_other_inputs_is_refused_by_their_names(
     assert capsys.readouterr().err == "error: ask.npz holds z; the model takes x\n"
 
 
-def test_a_task_has_to_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_is_required(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert publish(tmp_path, make_doubler(), task=None) == 1
     assert "say what the model does: --task classification, regression" in capsys.readouterr().err
 
