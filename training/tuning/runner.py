@@ -74,8 +74,8 @@ def run_parallel(
             time.sleep(poll_s)
     finally:
         for entry in active.values():
-            study.add_duration(entry.trial, time.monotonic() - entry.started)
             entry.running.close()
+            study.add_duration(entry.trial, time.monotonic() - entry.started)
     return study
 
 
