@@ -1,5 +1,8 @@
-"""Every short recipe from its data to its answers over HTTP: trained in seconds, better than what needs no model,
-registered by the real sandbox, its samples reproduced; and what each does inside the graph."""
+"""Short recipes from data to answers over HTTP.
+
+Each is trained in seconds, beats its baselines, is registered by the real sandbox, and reproduces
+its samples.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -29,9 +32,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]  # the exporters' own
 
-QUICK: dict[
-    str, tuple[dict[str, Any], float]
-] = {  # settings, and how much better than the best baseline
+# Settings of each recipe, and by how much it must beat the best baseline.
+QUICK: dict[str, tuple[dict[str, Any], float]] = {
     "topics": ({"epochs": 2, "width": 32}, 0.05),
     "textures": ({"epochs": 6}, 0.3),
     "speech": ({"epochs": 6, "width": 32}, 0.2),
@@ -41,16 +43,12 @@ QUICK: dict[
     "linear": ({}, 15.0),
 }
 BY = {"topics": "module", "textures": "region", "speech": "speaker", "recommender": "user"}
-COLUMNS = {
-    "churn": [4, 4],
-    "logistic": [30],
-    "linear": [10],
-}  # how many names each input's columns have
+COLUMNS = {"churn": [4, 4], "logistic": [30], "linear": [10]}  # named columns of each input
 
 
 @dataclass(frozen=True)
 class Made:
-    """A model as training left it, and what it says about itself."""
+    """Exported model with its card."""
 
     content: bytes
     card: dict[str, Any]
@@ -84,36 +82,35 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     sandbox.close()
 
 
-def assert_gates_can_ask(card: Mapping[str, Any], name: str) -> None:
-    """What the registry's record says of how sure the metrics are, for whom they hold, and how calibrated it is."""
-    found, primary = card["evaluation"], card["evaluation"]["primary"]["metric"]
-    low, high = found["intervals"][primary]
+def assert_evaluation_is_complete(card: Mapping[str, Any], name: str) -> None:
+    """Check the intervals, groups and calibration in the registry's record."""
+    evaluation = card["evaluation"]
+    primary = evaluation["primary"]["metric"]
+    low, high = evaluation["intervals"][primary]
     assert low <= card["metrics"][primary] <= high
-    assert found["lead"]["interval"][0] <= found["lead"]["by"]
-    assert found["bootstrap"]["by"] == BY.get(name, "row")
+    assert evaluation["lead"]["interval"][0] <= evaluation["lead"]["by"]
+    assert evaluation["bootstrap"]["by"] == BY.get(name, "row")
     if name in BY:
-        assert found["groups"]["by"] == BY[name]
-        assert primary in found["groups"]["worst"][0]
+        assert evaluation["groups"]["by"] == BY[name]
+        assert primary in evaluation["groups"]["worst"][0]
     if card["task"] == "classification":
-        assert 0 <= found["calibration"]["expected_error"] < 0.25
-        if "temperature" in found["calibration"]:
-            assert found["calibration"]["log_loss_before"] > 0
+        assert 0 <= evaluation["calibration"]["expected_error"] < 0.25
+        if "temperature" in evaluation["calibration"]:
+            assert evaluation["calibration"]["log_loss_before"] > 0
     assert [len(one.get("columns", ())) for one in card["inputs"]] == COLUMNS.get(
         name, [0] * len(card["inputs"])
     )
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_recipe_beats_what_needs_no_model_and_answers(
-    name: str, made: Any, world: Platform
-) -> None:
+def test_a_recipe_beats_its_baselines_and_answers(name: str, made: Any, world: Platform) -> None:
     model = made(name)
     primary = metrics.PRIMARY[model.card["task"]]
     ours = model.card["metrics"][primary.metric]
     rivals = [
-        one[primary.metric]
-        for about, one in model.card["baselines"].items()
-        if about != "best possible"
+        scores[primary.metric]
+        for rival, scores in model.card["baselines"].items()
+        if rival != "best possible"
     ]
     better = ours - max(rivals) if primary.higher_is_better else min(rivals) - ours
     assert better > QUICK[name][1], (ours, rivals)
@@ -124,7 +121,7 @@ def test_a_recipe_beats_what_needs_no_model_and_answers(
     assert version.state is State.READY, version.reason
     samples, tolerance = model.card["samples"], model.card["tolerance"]
     assert version.measured["samples_checked"] == len(samples) >= 1
-    assert_gates_can_ask(version.card, name)
+    assert_evaluation_is_complete(version.card, name)
     for sample in samples:
         reply = world.client.post(
             f"/v2/models/demo/versions/{version.number}/infer", sample["request"]
@@ -137,7 +134,7 @@ def test_a_recipe_beats_what_needs_no_model_and_answers(
             np.testing.assert_allclose(got["data"], expected["data"], **tolerance)
 
 
-def test_a_text_is_read_the_same_alone_and_beside_longer_ones(made: Any) -> None:
+def test_a_text_gets_the_same_answer_alone_and_in_a_batch(made: Any) -> None:
     model = made("topics")
     assert [(one["name"], one["datatype"], one["shape"]) for one in model.card["inputs"]] == [
         ("text", "BYTES", [-1])
@@ -155,7 +152,7 @@ def test_a_text_is_read_the_same_alone_and_beside_longer_ones(made: Any) -> None
     assert together.sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_word_sounds_the_same_loud_and_soft(made: Any) -> None:
+def test_loudness_does_not_change_a_words_answer(made: Any) -> None:
     recipe = load("speech")
     audio = recipe.load_data({}, recipe.hyperparameters()).test.inputs["audio"][:16]
     ask = made("speech").ask
@@ -170,10 +167,18 @@ def test_a_word_sounds_the_same_loud_and_soft(made: Any) -> None:
 
 
 def customers(ask: Any, **changed: Any) -> Any:
-    """What the model says of one customer, with some of what is known of them changed."""
-    known = {"tenure": 5.0, "fee": 60.0, "calls": 3.0, "used": 2.0, "contract": "monthly", "payment": "card",
-             "region": "north", "unit": "GB"} | changed  # fmt: skip
-    values = list(known.values())
+    """Predict one customer, with some values changed."""
+    customer = {
+        "tenure": 5.0,
+        "fee": 60.0,
+        "calls": 3.0,
+        "used": 2.0,
+        "contract": "monthly",
+        "payment": "card",
+        "region": "north",
+        "unit": "GB",
+    } | changed
+    values = list(customer.values())
     inputs = {
         "numbers": np.array([values[:4]], np.float32),
         "categories": np.array([values[4:]], object),
@@ -195,19 +200,19 @@ def test_a_table_is_cleaned_inside_the_graph(made: Any) -> None:
     np.testing.assert_allclose(
         customers(ask, unit="litres"), customers(ask, used=np.nan, unit="litres"), atol=1e-6
     )
-    for other in (
+    for change in (
         {"contract": "two years"},
         {"calls": 0.0},
         {"used": 2000.0},
         {"contract": ""},
         {"calls": np.nan},
     ):
-        answer = customers(ask, **other)
+        answer = customers(ask, **change)
         assert np.isfinite(answer).all()
-        assert abs(answer - plain).max() > 0.003, other
+        assert abs(answer - plain).max() > 0.003, change
 
 
-def test_nobody_is_told_to_take_what_they_took(made: Any) -> None:
+def test_items_of_the_history_are_never_recommended(made: Any) -> None:
     recipe = load("recommender")
     rows = recipe.load_data({}, recipe.hyperparameters()).test.take(slice(0, 100))
     ask = made("recommender").ask
@@ -219,16 +224,16 @@ def test_nobody_is_told_to_take_what_they_took(made: Any) -> None:
     answer = best(history, ratings)
     assert answer["items"].shape == answer["scores"].shape == (100, 10)
     assert (np.diff(answer["scores"], axis=1) <= 0).all()
-    for items, taken in zip(answer["items"], history, strict=True):
+    for items, past in zip(answer["items"], history, strict=True):
         assert len(set(items)) == 10
-        assert not set(items) & {0, *taken}
+        assert not set(items) & {0, *past}
     nothing = np.full((100, 3), -5), np.full((100, 3), 4, np.float32)
     more = best(np.concatenate([history, nothing[0]], 1), np.concatenate([ratings, nothing[1]], 1))
     np.testing.assert_allclose(more["scores"], answer["scores"], atol=1e-4)
     assert best(*nothing)["items"].min() > 0
 
 
-def test_the_changed_patches_are_still_images() -> None:
+def test_augmented_patches_are_still_images() -> None:
     torch.manual_seed(0)
     images = torch.rand(32, 3, 32, 32)
 
@@ -239,8 +244,8 @@ def test_the_changed_patches_are_still_images() -> None:
     assert (abs(changed - images).mean((1, 2, 3)) > 0.05).all()
 
 
-def test_augmentation_teaches_what_does_not_matter() -> None:
-    """A digit that is moved and turned is the same digit; from few images, that is learned only if it is shown."""
+def test_augmentation_makes_a_model_robust_to_it() -> None:
+    """Few images teach that a moved digit is the same digit only with augmentation."""
     recipe = load("digits")
     settings = recipe.hyperparameters(epochs=6)
     data = recipe.load_data({}, settings)
@@ -251,8 +256,8 @@ def test_augmentation_teaches_what_does_not_matter() -> None:
 
     reached = {}
     for shown in (True, False):
-        one = recipe if shown else replace(recipe, augment=None)
-        run = trainer.fit(one, settings, data, device=torch.device("cpu"))
+        trained_with = recipe if shown else replace(recipe, augment=None)
+        run = trainer.fit(trained_with, settings, data, device=torch.device("cpu"))
         reached[shown] = run.measure(test)[0]["accuracy"]
 
     assert reached[True] > reached[False] + 0.05, reached
