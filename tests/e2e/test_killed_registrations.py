@@ -128,6 +128,9 @@ def new_name(stem: str) -> str:
 
 
 def test_a_registration_makes_the_expected_number_of_calls(system: System) -> None:
+    warm_up = new_name("warm-up")  # a slow cold start could be redelivered, and counted twice
+    system.upload(warm_up)
+    wait(lambda: system.is_ready(warm_up), f"{warm_up} to be READY")
     model = new_name("counted")
     system.proxy.arm(0, applied=False, kill=lambda: None)
 
