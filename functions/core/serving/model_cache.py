@@ -300,7 +300,7 @@ class ModelCache:
             self._release(slot)
 
     def _finish_load(self, version: Version, slot: _Slot, error: BaseException | None) -> bool:
-        """Publish the result of a load to the requests that wait for it.
+        """Publish the result of a load to the waiting requests.
 
         Returns False if it succeeded and no request waits: the slot then stays in use, for the
         warm-up. Otherwise the load stops using it before the requests continue, so that the next
