@@ -109,13 +109,9 @@ def split(
         if isinstance(part, Examples)
     }
     shares = [0.0 if isinstance(part, Examples) else part for part in (validation, test)]
-    if stratify is None:
-        stratify = examples.target.ndim == 1 and examples.target.dtype.kind in "iub"
-    classes = examples.target if stratify else np.zeros(len(examples), np.int64)
+    classes = _strata(examples.target, stratify)
     if by == "row":
         rows = _split_rows(classes, shares, labels, source)
-    elif examples.groups is None:
-        raise InvalidData(f"{source}: a split by {by} needs the group of each row")
     else:
         rows = _split_groups(classes, examples.groups, shares, by, source)
     parts = [
@@ -199,6 +195,13 @@ def _check_values(
     raise InvalidValue(f"{source}, row {row + 1}{column}: {name!r} holds {value}; {ADVICE}")
 
 
+def _strata(target: NDArray[Any], stratify: bool | None) -> NDArray[Any]:
+    """Return the class of each row, or zeros without stratification."""
+    if stratify is None:
+        stratify = target.ndim == 1 and target.dtype.kind in "iub"
+    return target if stratify else np.zeros(len(target), np.int64)
+
+
 def _split_rows(
     classes: NDArray[Any], shares: Sequence[float], labels: Sequence[str], source: str
 ) -> list[NDArray[np.int64]]:
@@ -242,12 +245,18 @@ def _cut(rows: NDArray[np.int64], size: int, classes: NDArray[Any]) -> Any:
 
 
 def _split_groups(
-    classes: NDArray[Any], groups: NDArray[Any], fractions: Sequence[float], by: str, source: str
+    classes: NDArray[Any],
+    groups: NDArray[Any] | None,
+    fractions: Sequence[float],
+    by: str,
+    source: str,
 ) -> list[NDArray[np.int64]]:
     """Return the row numbers of the three parts, without dividing a group.
 
     Largest first, each group goes to the part whose class counts it brings closest to their goal.
     """
+    if groups is None:
+        raise InvalidData(f"{source}: a split by {by} needs the group of each row")
     shares = np.array([1 - sum(fractions), *fractions])
     names, group_of_row = np.unique(groups, return_inverse=True)
     if len(names) < (shares > 0).sum():

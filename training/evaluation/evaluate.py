@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import Dataset
+from training.data import Dataset, Examples
 from training.data.dataset import BEST_POSSIBLE
 from training.evaluation import baselines, bootstrap
 from training.evaluation.calibration import reliability
@@ -56,13 +56,7 @@ def evaluate(
         evaluation["groups"] = _by_group(task, rows, test.groups, by)
     if task == "classification":
         evaluation["classes"] = _worst_classes(outputs, test.target, labels or data.labels)
-        evaluation["calibration"] = reliability(outputs, test.target)
-    if task == "classification" and uncalibrated is not None:
-        before = reliability(uncalibrated, test.target)
-        evaluation["calibration"] |= {
-            "expected_error_before": before["expected_error"],
-            "log_loss_before": compute(task, uncalibrated, test)["log_loss"],
-        }
+        evaluation["calibration"] = _calibration(outputs, uncalibrated, test)
     return evaluation
 
 
@@ -155,6 +149,16 @@ def _by_group(task: Task, rows: NDArray[np.float64], groups: Array, by: str) -> 
         "worst": listed(best_first[::-1][:LISTED]),
         "best": listed(best_first[:LISTED]),
     }
+
+
+def _calibration(outputs: Array, uncalibrated: Array | None, test: Examples) -> dict[str, Any]:
+    """Return the reliability of the outputs, and the errors before temperature scaling."""
+    after = reliability(outputs, test.target)
+    if uncalibrated is None:
+        return after
+    before = reliability(uncalibrated, test.target)["expected_error"]
+    log_loss = compute("classification", uncalibrated, test)["log_loss"]
+    return after | {"expected_error_before": before, "log_loss_before": log_loss}
 
 
 def _worst_classes(
