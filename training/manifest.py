@@ -94,7 +94,10 @@ class Training(TypedDict):
 
 
 class Tolerance(TypedDict):
-    """Allowed difference between runtimes: |a - b| <= atol + rtol * |b|."""
+    """Allowed difference between runtimes.
+
+    Equal are a and b if |a - b| <= atol + rtol * |b|.
+    """
 
     rtol: float
     atol: float
