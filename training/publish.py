@@ -82,7 +82,7 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
     if not NAME.fullmatch(options.model):
         raise InvalidArtifact(f"{options.model!r} is no model name: use a-z, 0-9, '.', '_', '-'")
     graph = read(options.file)
-    session = graphs.runtime(graph)
+    session = graphs.open_session(graph)
     print(f"{options.file.name}: loads; {_signature(session)}", flush=True)
     card = _card(graph, options)
     requests = [_sample(path, session) for path in options.sample] or made_up(session)
@@ -124,10 +124,10 @@ def read(path: Path) -> onnx.ModelProto:
         raise InvalidArtifact(
             f"{path.name} keeps weights in other files; save it with save_as_external_data=False"
         )
-    problem = graphs.unfit(graph)
+    problem = graphs.load_problem(graph)
     if problem is None:
         try:
-            graphs.runtime(graph)
+            graphs.open_session(graph)
         except Exception as error:  # the runtime raises native errors of any kind
             problem = f"does not load: {first_line(error)}"
     if problem is not None:

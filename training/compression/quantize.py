@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from training.errors import CompressionFailed
-from training.export import graphs
+from training.export import graph_editing, graphs
 from training.export.graphs import Feeds
 
 Convert = Callable[[onnx.ModelProto, Sequence[Feeds]], onnx.ModelProto]
@@ -54,7 +54,7 @@ def static_int8(graph: onnx.ModelProto, calibration: Sequence[Feeds]) -> onnx.Mo
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = iter([graphs.begun(graph, batch) for batch in calibration])
+            self.batches = iter([graphs.with_empty_inputs(graph, batch) for batch in calibration])
 
         def get_next(self) -> Feeds | None:
             return next(self.batches, None)
@@ -117,7 +117,7 @@ def _changed(before: onnx.ModelProto, after: onnx.ModelProto) -> onnx.ModelProto
     Raises:
         CompressionFailed: the operators are the same as before.
     """
-    model = graphs.clean(after)
+    model = graph_editing.clean(after)
     operators = [
         sorted((node.domain, node.op_type) for node in graph.graph.node)
         for graph in (before, model)

@@ -167,10 +167,10 @@ def moved(before: onnx.ModelProto, after: onnx.ModelProto, batches: Sequence[Fee
     Raises:
         CompressionFailed: an output became NaN or infinite.
     """
-    sessions = [graphs.runtime(graph) for graph in (before, after)]
+    sessions = [graphs.open_session(graph) for graph in (before, after)]
     largest = 0.0
     for batch in batches:
-        feeds = dict(graphs.begun(before, batch))
+        feeds = dict(graphs.with_empty_inputs(before, batch))
         outputs = (session.run(None, feeds) for session in sessions)
         for expected, actual in zip(*outputs, strict=True):
             if not np.issubdtype(expected.dtype, np.floating):
@@ -186,9 +186,9 @@ def latencies(models: Sequence[onnx.ModelProto], request: Feeds) -> list[float]:
 
     The graphs run in turn, so that a change of the machine's load affects all of them.
     """
-    sessions = [graphs.runtime(graph, threads=1) for graph in models]
+    sessions = [graphs.open_session(graph, threads=1) for graph in models]
     # A student may take a shorter past than its teacher, so each graph has its own feeds.
-    feeds = [dict(graphs.begun(graph, request)) for graph in models]
+    feeds = [dict(graphs.with_empty_inputs(graph, request)) for graph in models]
     times: list[list[float]] = [[] for _ in sessions]
     for session, inputs in zip(sessions, feeds, strict=True):
         session.run(None, inputs)
@@ -230,7 +230,7 @@ def _make(
         else:
             graph = CONVERTERS[kind](source.graph, calibration)
     request = _first_row(calibration[0])
-    if graphs.risky_answers(graph, [graphs.begun(graph, request)]) is None:
+    if graphs.run_in_subprocess(graph, [graphs.with_empty_inputs(graph, request)]) is None:
         raise CompressionFailed("it ends the process that loads it")
     if kind in networks:
         return _Variant(kind, graph, evaluate(graph), network=kind)

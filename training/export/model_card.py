@@ -1,4 +1,4 @@
-"""What a model says about itself: the manifest, written from the graph, the recipe and what was measured."""
+"""Model card: the manifest inside the ONNX file, from the graph and the training run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training import manifest
 from training.export import graphs
 from training.manifest import Input, Output
 
-COLUMNS_LIMIT = 32 * 1024  # bytes of an input's names, as JSON
+COLUMNS_LIMIT = 32 * 1024  # bytes of an input's column names as JSON; the registry keeps no more
 
 
 def inputs(
@@ -21,53 +21,52 @@ def inputs(
     preprocessing: str | Mapping[str, str],
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Input]:
-    """What `graph` takes; one sentence of preprocessing holds for all inputs, or there is one for each.
+    """Describe the inputs of `graph`.
 
-    `columns` are the names of those of an input (batch, columns), as long as the registry's record has room for them.
+    `preprocessing` is one sentence for all inputs, or one for each. `columns` are the column names
+    of inputs (batch, columns); names beyond COLUMNS_LIMIT are left out.
     """
-    found: list[Input] = []
-    for name, datatype, shape in _tensors(graphs.runtime(graph).get_inputs()):
-        told = preprocessing if isinstance(preprocessing, str) else preprocessing.get(name, "")
-        given: Input = {"name": name, "datatype": datatype, "shape": shape, "preprocessing": told}
+    described: list[Input] = []
+    for name, datatype, shape in _tensors(graphs.open_session(graph).get_inputs()):
+        sentence = preprocessing if isinstance(preprocessing, str) else preprocessing.get(name, "")
+        entry: Input = {
+            "name": name, "datatype": datatype, "shape": shape, "preprocessing": sentence,
+        }  # fmt: skip
         names = list((columns or {}).get(name, ()))
         if names and shape[-1:] == [len(names)] and len(json.dumps(names)) <= COLUMNS_LIMIT:
-            given["columns"] = names
-        found.append(given)
-    return found
+            entry["columns"] = names
+        described.append(entry)
+    return described
 
 
 def outputs(
     graph: onnx.ModelProto, kinds: Mapping[str, str], labels: Sequence[str]
 ) -> list[Output]:
-    """What `graph` answers; labels name the last dimension of what has one value for each."""
-    found: list[Output] = []
-    for name, datatype, shape in _tensors(graphs.runtime(graph).get_outputs()):
-        output: Output = {
-            "name": name,
-            "datatype": datatype,
-            "shape": shape,
-            "kind": kinds.get(name, "tensor"),
-        }
+    """Describe the outputs of `graph`.
+
+    Outputs get the `labels` if they have one value for each in the last dimension.
+    """
+    described: list[Output] = []
+    for name, datatype, shape in _tensors(graphs.open_session(graph).get_outputs()):
+        kind = kinds.get(name, "tensor")
+        entry: Output = {"name": name, "datatype": datatype, "shape": shape, "kind": kind}
         if labels and shape and shape[-1] == len(labels):
-            output["labels"] = list(labels)
-        found.append(output)
-    return found
+            entry["labels"] = list(labels)
+        described.append(entry)
+    return described
 
 
 def _tensors(values: Sequence[Any]) -> list[tuple[str, str, list[int]]]:
-    """(name, datatype, shape) in the words of the Open Inference Protocol; -1 where a request chooses the size."""
-    return [
-        (
-            value.name,
-            graphs.DATATYPES[value.type],
-            [size if isinstance(size, int) and size >= 0 else -1 for size in value.shape],
-        )
-        for value in values
-    ]
+    """Return name, datatype and shape in the Open Inference Protocol; -1 is dynamic."""
+    tensors = []
+    for value in values:
+        shape = [size if isinstance(size, int) and size >= 0 else -1 for size in value.shape]
+        tensors.append((value.name, graphs.DATATYPES[value.type], shape))
+    return tensors
 
 
 def origin(environ: Mapping[str, str], device: str, duration_s: float) -> manifest.Training:
-    """Where and how a model was made."""
+    """Describe the job, the machine and the versions of this training."""
     return {
         "job": environ.get("TRAINING_JOB_NAME"),
         "image": environ.get("MAYFLY_TRAINING_IMAGE"),
@@ -81,7 +80,7 @@ def origin(environ: Mapping[str, str], device: str, duration_s: float) -> manife
 
 
 def embed(graph: onnx.ModelProto, card: Mapping[str, Any]) -> None:
-    """Put `card` into the file, in the place of one that was there."""
+    """Store `card` in the file's metadata, replacing an earlier one."""
     kept = [prop for prop in graph.metadata_props if prop.key != manifest.KEY]
     del graph.metadata_props[:]
     graph.metadata_props.extend(kept)

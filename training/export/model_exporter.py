@@ -12,10 +12,12 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import helper
 from torch import Tensor, nn
 
 from training.errors import ExportFailed
-from training.export import graphs, sklearn_exporter, torch_exporter
+from training.evaluation import calibration
+from training.export import graph_editing, graphs, sklearn_exporter, torch_exporter
 from training.fitting.trained import Trained
 
 
@@ -31,7 +33,36 @@ def export(trained: Trained) -> onnx.ModelProto:
     graph = sklearn_exporter.export(trained.model, inputs, output).graph
     if trained.temperature == 1:
         return graph
-    return sklearn_exporter.at_temperature(graph, output, trained.temperature, inputs)
+    return _at_temperature(graph, output, trained.temperature, inputs)
+
+
+def _at_temperature(
+    graph: onnx.ModelProto, output: str, temperature: float, inputs: graphs.Feeds
+) -> onnx.ModelProto:
+    """Return `graph` with its probabilities `output` at another temperature.
+
+    Raises:
+        ExportFailed: on `inputs`, ONNX Runtime computes something else.
+    """
+    model = graph_editing.copy(graph)
+    raw = f"{output}_raw"
+    graph_editing.rename_value(model.graph, output, raw)
+    values = {"tiny": calibration.TINY, "coldness": 1 / temperature}
+    model.graph.initializer.extend(graph_editing.constants(f"{output}_", np.float32, values))
+    model.graph.node.extend([
+        helper.make_node("Max", [raw, f"{output}_tiny"], [f"{output}_positive"]),
+        helper.make_node("Log", [f"{output}_positive"], [f"{output}_logs"]),
+        helper.make_node("Mul", [f"{output}_logs", f"{output}_coldness"], [f"{output}_logits"]),
+        helper.make_node("Softmax", [f"{output}_logits"], [output], axis=-1),
+    ])  # fmt: skip
+    before, after = graphs.open_session(graph), graphs.open_session(model)
+    for rows in (1, 2, None):
+        feeds = {name: values[:rows] for name, values in inputs.items()}
+        expected = calibration.scaled(before.run([output], feeds)[0], temperature)
+        problem = graphs.difference(after.run([output], feeds)[0], expected)
+        if problem is not None:
+            raise ExportFailed(f"at temperature {temperature}, {output} {problem}")
+    return model
 
 
 def attach_preprocessor(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,7 +1,8 @@
-"""A process of its own that asks a graph what might end it: `python probe.py FOLDER`, where model.onnx and 0.npz lie.
+"""Run requests that may crash ONNX Runtime: `python probe.py FOLDER`.
 
-For each question it leaves `0.answer.npz` or, where the runtime refuses it, nothing. It imports nothing of ours, so it
-starts quickly, from anywhere.
+The folder has model.onnx and requests 0.npz to 9.npz. Each answer is written to 0.answer.npz; there
+is none if the runtime refuses the request. Imports nothing of this repository, so it starts quickly
+from any folder.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while onnxruntime is imported
 
 import numpy as np
 import onnxruntime
@@ -23,20 +24,23 @@ def main(folder: Path) -> None:
     session = onnxruntime.InferenceSession(
         folder / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
+    for request in sorted(folder.glob("?.npz")):
+        _answer(session, request)
+
+
+def _answer(session: onnxruntime.InferenceSession, request: Path) -> None:
     names = [output.name for output in session.get_outputs()]
     texts = {node.name for node in session.get_inputs() if node.type == "tensor(string)"}
-    for question in sorted(folder.glob("?.npz")):
-        with np.load(question) as arrays:
-            feeds = {
-                name: array.astype(object) if name in texts else array
-                for name, array in arrays.items()
-            }
-        try:
-            answers = session.run(names, feeds)
-        except Exception:  # noqa: S112  # a refusal of any kind: no answer
-            continue
-        plain = (answer.astype(str) if answer.dtype == object else answer for answer in answers)
-        np.savez(question.with_suffix(".answer.npz"), **dict(zip(names, plain, strict=True)))
+    feeds = {}
+    with np.load(request) as arrays:
+        for name, array in arrays.items():
+            feeds[name] = array.astype(object) if name in texts else array
+    try:
+        answers = session.run(names, feeds)
+    except Exception:  # a refusal of any kind: no answer
+        return
+    plain = (answer.astype(str) if answer.dtype == object else answer for answer in answers)
+    np.savez(request.with_suffix(".answer.npz"), **dict(zip(names, plain, strict=True)))
 
 
 if __name__ == "__main__":

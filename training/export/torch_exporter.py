@@ -1,7 +1,7 @@
-"""torch → ONNX with proof: a graph counts only if ONNX Runtime computes what torch computes, at sizes never traced.
+"""Export torch networks to ONNX, and check the graph against torch at sizes never traced.
 
-Exporters fail in silence: torch 2.13's unrolls a vanilla nn.RNN to the traced length and still declares the dimension
-dynamic. So a ladder of exporters is tried, and the first graph that proves itself is taken.
+Exporters fail silently: torch 2.13 unrolls a vanilla nn.RNN to the traced length and still
+declares the dimension dynamic. Therefore several exporters are tried, until a graph is right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import ExportFailed
-from training.export import graphs
+from training.export import graph_editing, graphs
 from training.export.graphs import ATOL, OPSET, RTOL, first_line
 from training.export.quiet import quiet
 
@@ -28,10 +28,10 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """A dimension whose size each request chooses, within the sizes that are proven.
+    """Dynamic dimension, with its least and greatest size that are checked.
 
-    With `low=0` the empty case has to work, as a decoder's past has to at the first token. Where `low` is higher, an
-    empty dimension may be refused by the runtime, but what it answers has to be right all the same.
+    With `low=0` the empty case has to work, e.g. a decoder's past at the first token. With a higher
+    `low` the runtime may refuse an empty dimension, but may not answer it wrongly.
     """
 
     low: int = 1
@@ -40,7 +40,10 @@ class Dim:
 
 @dataclass(frozen=True)
 class Spec:
-    """What to export. `sample` makes the inputs, in order, of any type, for given sizes of the dynamic dimensions."""
+    """Network to export, with its inputs, outputs and dynamic dimensions.
+
+    `sample` makes the inputs, in order, for given sizes of the dynamic dimensions.
+    """
 
     model: nn.Module
     inputs: Mapping[str, Mapping[int, str]]  # input name → axis → name of its dynamic dimension
@@ -51,10 +54,16 @@ class Spec:
     atol: float = ATOL
 
 
-def traced_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
-    """Sizes to trace with: neither 0 nor 1, which exporters take for constants, and different for each dimension.
+Exporter = Callable[[Spec], onnx.ModelProto]
 
-    Neither are they bounds, which are left for the proof.
+
+# --- sizes
+
+
+def traced_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
+    """Choose a different size for each dimension to trace with.
+
+    Exporters take 0 and 1 for constants, and the bounds are left for the check.
 
     >>> traced_sizes({"batch": Dim(), "past": Dim(0, 24)})
     {'batch': 3, 'past': 2}
@@ -71,21 +80,17 @@ def traced_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
 
 
 def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
-    """Sets of sizes, none of them traced: all dimensions at their smallest, then each once at its smallest, its
-    largest and in between while the others are elsewhere.
+    """Choose sets of sizes to compare with torch at, none of them traced.
+
+    First all dimensions are smallest. Then each is in turn smallest, largest and in between, while
+    the others have different turns.
 
     >>> proof_sizes({"batch": Dim(1, 257)})
     [{'batch': 1}, {'batch': 2}, {'batch': 129}, {'batch': 257}]
     """
     traced = traced_sizes(dims)
-    choices = {}
-    for name, dim in dims.items():
-        middle = (dim.low + dim.high) // 2
-        choices[name] = [
-            size for size in (dim.low, dim.low + 1, middle, dim.high) if size != traced[name]
-        ]
-        if len(set(choices[name])) < 3:
-            raise _too_few(name, dim)
+    choices = {name: _untraced(name, dim, traced[name]) for name, dim in dims.items()}
+    smallest = {name: dim.low for name, dim in dims.items()}
     turns = [
         {
             name: sizes[(turn + position) % len(sizes)]
@@ -93,21 +98,25 @@ def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
         }
         for turn in range(4)
     ]
-    smallest = {name: dim.low for name, dim in dims.items()}
     return [smallest, *(sizes for sizes in turns if sizes != smallest)]
 
 
+def _untraced(name: str, dim: Dim, traced: int) -> list[int]:
+    middle = (dim.low + dim.high) // 2
+    sizes = [size for size in (dim.low, dim.low + 1, middle, dim.high) if size != traced]
+    if len(set(sizes)) < 3:
+        raise _too_few(name, dim)
+    return sizes
+
+
 def empty_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
-    """Sets of sizes with one dimension empty that need not be.
+    """Choose sets of sizes with one dimension empty that is never empty otherwise.
 
     >>> empty_sizes({"batch": Dim(1, 257), "past": Dim(0, 24)})
     [{'batch': 0, 'past': 1}]
     """
-    return [
-        {other: 0 if other == name else bounds.low + 1 for other, bounds in dims.items()}
-        for name, dim in dims.items()
-        if dim.low > 0
-    ]
+    usual = {name: dim.low + 1 for name, dim in dims.items()}
+    return [{**usual, name: 0} for name, dim in dims.items() if dim.low > 0]
 
 
 def _too_few(name: str, dim: Dim) -> ExportFailed:
@@ -116,117 +125,127 @@ def _too_few(name: str, dim: Dim) -> ExportFailed:
     )
 
 
-def export(
-    spec: Spec, ladder: Sequence[Callable[[Spec], onnx.ModelProto]] | None = None
-) -> onnx.ModelProto:
-    """The first graph of the ladder that proves itself, stripped of what it tells about the machine it was made on.
+# --- export and check
+
+
+def export(spec: Spec, exporters: Sequence[Exporter] | None = None) -> onnx.ModelProto:
+    """Return the first exporter's clean graph that agrees with torch.
 
     Raises:
-        ExportFailed: no exporter made a graph that agrees with torch; says what each came to.
+        ExportFailed: no exporter made such a graph; the message has each one's reason.
     """
     spec.model.eval()
-    size = sum(
-        tensor.numel() * tensor.element_size() for tensor in spec.model.state_dict().values()
-    )
-    if size > graphs.LIMIT_BYTES:
-        raise ExportFailed(
-            f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2.1 GB: make it smaller, or "
-            "export it in parts yourself"
-        )
+    _check_size(spec.model)
     reasons = []
-    for rung in ladder or LADDER:
-        name = rung.__name__.strip("_")
+    for exporter in exporters or EXPORTERS:
         try:
-            with _silent():
-                graph = graphs.clean(rung(spec))
-            graphs.name_dims(graph, spec.inputs)
-            graphs.guard_recurrences(graph)
-        except (
-            Exception
-        ) as error:  # exporters raise anything, their own bugs included; the next is tried
-            reasons.append(f"{name}: {first_line(error)}")
-            continue
-        problem = disagreement(graph, spec)
-        if problem is None:
-            return graph
-        reasons.append(f"{name}: {problem}")
+            graph = _export_clean(exporter, spec)
+        except Exception as error:  # exporters raise anything, their own bugs included
+            problem: str | None = first_line(error)
+        else:
+            problem = disagreement(graph, spec)
+            if problem is None:
+                return graph
+        reasons.append(f"{exporter.__name__}: {problem}")
     raise ExportFailed(
         "no exporter made a graph that computes what the network computes. " + "; ".join(reasons)
     )
 
 
+def _check_size(model: nn.Module) -> None:
+    tensors = model.state_dict().values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if size > graphs.LIMIT_BYTES:
+        raise ExportFailed(
+            f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2.1 GB: make "
+            "it smaller, or export it in parts yourself"
+        )
+
+
+def _export_clean(exporter: Exporter, spec: Spec) -> onnx.ModelProto:
+    with _silent():
+        graph = graph_editing.clean(exporter(spec))
+    graph_editing.name_dims(graph, spec.inputs)
+    graph_editing.guard_recurrences(graph)
+    return graph
+
+
 def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
-    """What ONNX Runtime does differently from torch at any of the proof sizes, or None."""
-    problem = graphs.unfit(graph)
+    """Return how ONNX Runtime differs from torch at any proof size, or None."""
+    problem = graphs.load_problem(graph)
     if problem is not None:
         return problem
     try:
-        session = graphs.runtime(graph)
-    except Exception as error:  # native errors of any kind: that it does not load is the answer
+        session = graphs.open_session(graph)
+    except Exception as error:  # native errors of any kind
         return f"does not load: {first_line(error)}"
     for sizes in proof_sizes(spec.dims):
-        feeds, expected = _ask_torch(spec, sizes)
+        feeds, expected = _run_torch(spec, sizes)
         try:
-            got = session.run(list(spec.outputs), feeds)
-        except Exception as error:  # as above
-            return f"fails at {_spelled(sizes)}: {first_line(error)}"
-        problem = _compare(spec, sizes, got, expected) or graphs.misdeclared(session, got)
+            answers = session.run(list(spec.outputs), feeds)
+        except Exception as error:  # native errors of any kind
+            return f"fails at {_format(sizes)}: {first_line(error)}"
+        problem = _compare(spec, sizes, answers, expected) or graphs.shape_problem(session, answers)
         if problem is not None:
             return problem
     return _empty_disagreement(graph, spec)
 
 
 def _empty_disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
-    """What is wrong where a dimension is empty that need not be: an answer that is not torch's, or a dead process."""
-    asked = []
+    """Return how an empty dimension differs from torch or ends the process, or None."""
+    cases = []
     for sizes in empty_sizes(spec.dims):
         try:
-            asked.append((sizes, *_ask_torch(spec, sizes)))
-        except Exception:  # noqa: S112  # torch refuses it, or there are no such inputs: nothing to compare with
+            cases.append((sizes, *_run_torch(spec, sizes)))
+        except Exception:  # noqa: S112  # torch refuses it, or there are no such inputs
             continue
-    if not asked:
+    if not cases:
         return None
-    answers = graphs.risky_answers(graph, [feeds for _, feeds, _ in asked])
+    answers = graphs.run_in_subprocess(graph, [feeds for _, feeds, _ in cases])
     if answers is None:
-        return f"ends the process at {' or '.join(_spelled(sizes) for sizes, _, _ in asked)}"
-    for (sizes, _, expected), got in zip(asked, answers, strict=True):
-        if got is not None and all(np.isfinite(theirs).all() for theirs in expected):
-            problem = _compare(spec, sizes, [got[name] for name in spec.outputs], expected)
+        return f"ends the process at {' or '.join(_format(sizes) for sizes, _, _ in cases)}"
+    for (sizes, _, expected), answer in zip(cases, answers, strict=True):
+        if answer is not None and all(np.isfinite(values).all() for values in expected):
+            problem = _compare(spec, sizes, [answer[name] for name in spec.outputs], expected)
             if problem is not None:
                 return problem
     return None
 
 
-def _ask_torch(spec: Spec, sizes: Sizes) -> tuple[graphs.Feeds, list[NDArray[Any]]]:
-    """Inputs of these sizes, and the network's answer."""
+def _run_torch(spec: Spec, sizes: Sizes) -> tuple[graphs.Feeds, list[NDArray[Any]]]:
+    """Return inputs of these sizes, and the network's answers."""
     tensors = spec.sample(sizes)
     with torch.no_grad():
         answer = spec.model(*tensors)
-    expected = [
-        tensor.numpy() for tensor in (answer if isinstance(answer, tuple | list) else (answer,))
-    ]
-    return dict(zip(spec.inputs, (tensor.numpy() for tensor in tensors), strict=True)), expected
+    answers = answer if isinstance(answer, tuple | list) else (answer,)
+    feeds = dict(zip(spec.inputs, (tensor.numpy() for tensor in tensors), strict=True))
+    return feeds, [tensor.numpy() for tensor in answers]
 
 
 def _compare(
-    spec: Spec, sizes: Sizes, got: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]
+    spec: Spec, sizes: Sizes, answers: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]
 ) -> str | None:
-    for name, ours, theirs in zip(spec.outputs, got, expected, strict=True):
-        problem = graphs.difference(ours, theirs, spec.rtol, spec.atol)
+    for name, answer, original in zip(spec.outputs, answers, expected, strict=True):
+        problem = graphs.difference(answer, original, spec.rtol, spec.atol)
         if problem is not None:
-            return f"{name} {problem} at {_spelled(sizes)}"
+            return f"{name} {problem} at {_format(sizes)}"
     return None
 
 
-def _spelled(sizes: Sizes) -> str:
+def _format(sizes: Sizes) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
-def _named_dims(spec: Spec) -> onnx.ModelProto:
+# --- exporters
+
+
+def named_dims(spec: Spec) -> onnx.ModelProto:
+    """Export with torch.export and the dynamic dimensions of `spec`."""
     return _dynamo(spec, tuple(dict(axes) for axes in spec.inputs.values()))
 
 
-def _automatic_dims(spec: Spec) -> onnx.ModelProto:
+def automatic_dims(spec: Spec) -> onnx.ModelProto:
+    """Export with torch.export, which finds the dynamic dimensions itself."""
     auto = torch.export.Dim.AUTO
     return _dynamo(spec, tuple(dict.fromkeys(axes, auto) for axes in spec.inputs.values()))
 
@@ -250,7 +269,10 @@ def _dynamo(spec: Spec, shapes: tuple[dict[int, Any], ...]) -> onnx.ModelProto:
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """The exporter would give an output's name without looking whether a value inside has it, e.g. `embedding`."""
+    """Name the outputs, and rename inner values that have the same name.
+
+    The exporter itself would name an output `embedding` beside an inner value of that name.
+    """
     for node in graph.all_nodes():
         for value in node.outputs:
             if value.name in names:
@@ -259,7 +281,8 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
         value.name = name
 
 
-def _torchscript(spec: Spec) -> onnx.ModelProto:
+def torchscript(spec: Spec) -> onnx.ModelProto:
+    """Export with TorchScript, which traces one run."""
     buffer = io.BytesIO()
     torch.onnx.export(
         spec.model,
@@ -274,7 +297,7 @@ def _torchscript(spec: Spec) -> onnx.ModelProto:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-LADDER = (_named_dims, _automatic_dims, _torchscript)
+EXPORTERS: Sequence[Exporter] = (named_dims, automatic_dims, torchscript)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class Topics(NetworkHyperparameters):
 
 def preprocessor(h: Topics, data: Dataset) -> TextPreprocessor:
     documents = data.train.inputs["text"]
-    tokenizer = Tokenizer.fit(documents, words=h.words, length=LENGTH, around=PUNCTUATIONS)
+    tokenizer = Tokenizer.fit(documents, words=h.words, length=LENGTH, punctuations=PUNCTUATIONS)
     return TextPreprocessor(tokenizer.in_pieces(PIECES))
 
 

@@ -70,7 +70,7 @@ def over_http(world: Platform, version: Version) -> Run:
     """The infer function, asked in JSON."""
 
     def ask(inputs: Arrays) -> Arrays:
-        tensors = [graphs._tensor(name, {"i": "INT64", "f": "FP32"}[values.dtype.kind], values)
+        tensors = [graphs.protocol_tensor(name, {"i": "INT64", "f": "FP32"}[values.dtype.kind], values)
                    for name, values in inputs.items()]  # fmt: skip
         reply = world.client.post(
             f"/v2/models/demo/versions/{version.number}/infer", {"inputs": tensors}
@@ -150,8 +150,8 @@ def test_a_student_that_keeps_less_of_the_past_is_compared_all_the_same(gpt: Mad
     )
     tokens = {"tokens": np.zeros((2, 5), np.int64)}
 
-    assert graphs.begun(graph, tokens)["past"].shape == (2, 2, 2, 0, 16)
-    assert graphs.begun(gpt.graph, tokens)["past"].shape == (4, 2, 4, 0, 16)
+    assert graphs.with_empty_inputs(graph, tokens)["past"].shape == (2, 2, 2, 0, 16)
+    assert graphs.with_empty_inputs(gpt.graph, tokens)["past"].shape == (4, 2, 4, 0, 16)
     assert min(variants.latencies([gpt.graph, graph], tokens)) > 0
 
 

@@ -43,7 +43,7 @@ Form = tuple[
 
 def scripted(family: str) -> Form:
     spec = networks.spec(family)
-    rung = torch_exporter.LADDER[0] if family == "encoder" else torch_exporter.LADDER[2]
+    rung = torch_exporter.named_dims if family == "encoder" else torch_exporter.torchscript
     sizes = {name: max(dim.low, 2) for name, dim in spec.dims.items()}
     feeds = dict(zip(spec.inputs, (feed.numpy() for feed in spec.sample(sizes)), strict=True))
     return torch_exporter.export(spec, [rung]), feeds, graphs.ATOL

@@ -58,7 +58,7 @@ def right(network: Network) -> float:
         return float((network(IMAGES[TEST]).argmax(1) == LABELS[TEST]).float().mean())
 
 
-def graph_of(network: Network, rung: Any = torch_exporter.LADDER[2]) -> Any:
+def graph_of(network: Network, rung: Any = torch_exporter.torchscript) -> Any:
     spec = torch_exporter.Spec(
         network,
         {"x": {0: "batch"}},
@@ -70,5 +70,5 @@ def graph_of(network: Network, rung: Any = torch_exporter.LADDER[2]) -> Any:
 
 
 def accuracy(graph: Any) -> float:
-    answers = graphs.runtime(graph).run(None, {"x": IMAGES[TEST].numpy()})[0]
+    answers = graphs.open_session(graph).run(None, {"x": IMAGES[TEST].numpy()})[0]
     return float(np.mean(answers.argmax(1) == Y[TEST]))

@@ -76,7 +76,7 @@ def test_convolutions_are_never_computed_in_integers_at_run_time() -> None:
 def test_dense_layers_exported_by_torch_can_be_quantized() -> None:
     """Inferred shapes break the quantizer; a finished graph has none."""
     network = fit(perceptron(), 20)
-    graph = graph_of(network, torch_exporter.LADDER[0])
+    graph = graph_of(network, torch_exporter.named_dims)
     spec = torch_exporter.Spec(
         network,
         {"x": {0: "batch"}},
@@ -89,4 +89,4 @@ def test_dense_layers_exported_by_torch_can_be_quantized() -> None:
     assert not graph.graph.value_info
     assert "MatMulInteger" in operators(quantize.dynamic_int8(graph))
     with pytest.raises(Exception, match="Inferred shape and existing shape differ"):
-        quantize.dynamic_int8(torch_exporter.LADDER[0](spec))
+        quantize.dynamic_int8(torch_exporter.named_dims(spec))

@@ -124,7 +124,7 @@ def test_a_variant_that_crashes_or_overflows_is_a_row_of_the_table() -> None:
     torch.manual_seed(0)
     encoder = networks.Encoder(20, 64, 3, width=16, heads=2)
     model = torch_exporter.export(
-        replace(spec("encoder"), model=encoder), [torch_exporter.LADDER[0]]
+        replace(spec("encoder"), model=encoder), [torch_exporter.named_dims]
     )
     tokens = {"tokens": np.ones((2, 5), np.int64)}
 

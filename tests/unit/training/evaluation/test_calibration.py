@@ -163,7 +163,7 @@ def test_a_forest_is_calibrated_inside_its_graph_too() -> None:
     answer = graphs.runner(graph)(data.test.inputs)["probabilities"]
     np.testing.assert_allclose(answer, run.run(data.test.inputs)["probabilities"], atol=1e-4)
     assert [node.op_type for node in graph.graph.node][-4:] == ["Max", "Log", "Mul", "Softmax"]
-    assert graphs.unfit(graph) is None
+    assert graphs.load_problem(graph) is None
     raw = graphs.runner(model_exporter.export(replace(run, temperature=1.0)))(data.test.inputs)[
         "probabilities"
     ]

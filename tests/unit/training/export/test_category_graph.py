@@ -43,7 +43,7 @@ def test_a_category_has_one_code_however_it_is_typed() -> None:
 
     preprocessor = CategoryPreprocessor(KNOWN)
     assert preprocessor.encode({"categories": cells})["codes"].tolist() == expected
-    session = graphs.runtime(preprocessor.attach(graph("codes")))
+    session = graphs.open_session(preprocessor.attach(graph("codes")))
     assert session.run(None, {"categories": cells})[0].tolist() == expected
     assert session.run(None, {"categories": cells[:0]})[0].shape == (0, 2)
 
@@ -65,11 +65,11 @@ def test_codes_that_differ_from_the_graphs_are_refused(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(category_graph, "tidy", lambda cell: cell.strip())
     with pytest.raises(
-        ExportFailed, match="codes of categories in the graph differ from Python's at '"
+        ExportFailed, match="encoding of 'categories' in the graph differs from Python's at '"
     ):
         CategoryPreprocessor(KNOWN).attach(graph("codes"))
 
 
 def test_a_network_without_the_input_is_refused() -> None:
-    with pytest.raises(ExportFailed, match="no input 'codes' for the codes of 'categories'"):
+    with pytest.raises(ExportFailed, match="no input 'codes' for the encoded 'categories'"):
         CategoryPreprocessor(KNOWN).attach(graph("numbers"))

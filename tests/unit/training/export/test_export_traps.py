@@ -17,11 +17,11 @@ from sklearn.pipeline import make_pipeline
 from tests import networks
 from training import train
 from training.errors import ExportFailed
-from training.export import graphs, sklearn_exporter, torch_exporter
+from training.export import graph_editing, graphs, sklearn_exporter, torch_exporter
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]  # the exporters' own
 
-NAMED, AUTOMATIC, SCRIPT = torch_exporter.LADDER
+NAMED, AUTOMATIC, SCRIPT = torch_exporter.EXPORTERS
 RUNTIME_ERRORS = (
     runtime_errors.Fail,
     runtime_errors.InvalidArgument,
@@ -85,7 +85,7 @@ def careless(spec: torch_exporter.Spec) -> Any:
 
 def assert_right(graph: Any, spec: torch_exporter.Spec) -> None:
     """At sizes of our own choice, not the proof's."""
-    session = graphs.runtime(graph)
+    session = graphs.open_session(graph)
     random = np.random.default_rng(3)
     for _ in range(4):
         sizes = {
@@ -167,11 +167,11 @@ def test_an_empty_batch_is_refused_and_does_not_end_the_process(family: str) -> 
     spec = networks.spec(family)
     sizes = {name: dim.low for name, dim in spec.dims.items()} | {"batch": 0}
     empty = {name: feed.numpy() for name, feed in zip(spec.inputs, spec.sample(sizes), strict=True)}
-    bare = graphs.clean(SCRIPT(spec))
+    bare = graph_editing.clean(SCRIPT(spec))
 
-    assert graphs.risky_answers(bare, [empty]) is None  # onnxruntime 1.31.1 aborts
+    assert graphs.run_in_subprocess(bare, [empty]) is None  # onnxruntime 1.31.1 aborts
     assert "ends the process at batch=0" in (torch_exporter.disagreement(bare, spec) or "")
-    assert graphs.risky_answers(torch_exporter.export(spec, [SCRIPT]), [empty]) == [None]
+    assert graphs.run_in_subprocess(torch_exporter.export(spec, [SCRIPT]), [empty]) == [None]
 
 
 def test_an_output_declared_with_a_size_that_it_does_not_keep_is_refused() -> None:
@@ -199,8 +199,8 @@ def test_text_in_a_locale_that_slim_machines_lack_is_refused() -> None:
         graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
     )
 
-    assert graphs.unfit(model) == "needs the locale en_US, which a slim machine lacks"
-    assert graphs.unfit(graphs.clean(model)) is None
+    assert graphs.load_problem(model) == "needs the locale en_US, which a slim machine lacks"
+    assert graphs.load_problem(graph_editing.clean(model)) is None
 
 
 def test_tf_idf_without_its_locale_is_refused_by_the_proof_alone(
@@ -216,11 +216,11 @@ def test_tf_idf_without_its_locale_is_refused_by_the_proof_alone(
                if node.op_type == "StringNormalizer"]  # fmt: skip
     assert [one.s for node in locales for one in node.attribute if one.name == "locale"] == [b"C"]
 
-    monkeypatch.setattr(graphs, "_set_locale", lambda node: None)
+    monkeypatch.setattr(graph_editing, "_set_locale", lambda node: None)
     with pytest.raises(ExportFailed, match="needs the locale en_US, which a slim machine lacks"):
         sklearn_exporter.export(model, texts, "probabilities")
 
-    monkeypatch.setattr(graphs, "unfit", lambda model: None)
+    monkeypatch.setattr(graphs, "load_problem", lambda model: None)
     try:
         sklearn_exporter.export(
             model, texts, "probabilities"
@@ -240,7 +240,7 @@ def test_a_model_that_does_not_prove_itself_is_not_written(
         "--model-dir",
         str(tmp_path / "out"),
     ]
-    monkeypatch.setattr(torch_exporter, "LADDER", (SCRIPT,))
+    monkeypatch.setattr(torch_exporter, "EXPORTERS", (SCRIPT,))
 
     assert train.main([*arguments, "--device", "cpu"], {}) == 1
     said = capsys.readouterr().err

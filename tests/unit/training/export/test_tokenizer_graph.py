@@ -91,7 +91,7 @@ SESSIONS: dict[int, Any] = {}
 def test_graph_and_python_agree_on_any_text(texts: list[str], length: int) -> None:
     tokenizer = Tokenizer.fit(DOCUMENTS, words=50, length=length)
     if length not in SESSIONS:
-        SESSIONS[length] = graphs.runtime(graph_of(tokenizer))
+        SESSIONS[length] = graphs.open_session(graph_of(tokenizer))
     (got,) = SESSIONS[length].run(None, {"text": np.array(texts, object)})
 
     assert got.tolist() == tokenizer(texts).tolist()
@@ -104,13 +104,13 @@ def test_a_tokeniser_that_differs_is_refused(
         tokenizer_graph, "split", lambda text, length: text.lower().split()[:length]
     )  # tabs, É
 
-    with pytest.raises(ExportFailed, match="tokeniser in the graph differs from Python's at"):
+    with pytest.raises(ExportFailed, match="encoding of 'text' in the graph differs from Python's at"):
         graph_of(tokenizer)
 
 
 def test_a_text_cannot_blow_up(tokenizer: Tokenizer) -> None:
     """4 MB of spaces and line ends: neither as many lines as it has, nor as many words in each."""
-    session = graphs.runtime(graph_of(tokenizer))
+    session = graphs.open_session(graph_of(tokenizer))
 
     texts = np.array(["a b " * 500_000 + "\nc" * 1_000_000], object)
 
@@ -120,7 +120,7 @@ def test_a_text_cannot_blow_up(tokenizer: Tokenizer) -> None:
 def test_no_text_at_all_has_no_numbers(tokenizer: Tokenizer) -> None:
     nothing = np.array([], object)
 
-    assert graphs.runtime(graph_of(tokenizer)).run(None, {"text": nothing})[0].shape == (0, 1)
+    assert graphs.open_session(graph_of(tokenizer)).run(None, {"text": nothing})[0].shape == (0, 1)
     assert tokenizer(nothing).shape == (0, 1)
 
 
@@ -173,7 +173,7 @@ def test_only_words_that_are_read_are_known() -> None:
 
 def test_words_are_known_in_punctuation_that_others_have() -> None:
     texts = ["(one) (two) three."]
-    plain, more = (Tokenizer.fit(texts, words=9, length=8, around=around) for around in (0, 2))
+    plain, more = (Tokenizer.fit(texts, words=9, length=8, punctuations=around) for around in (0, 2))
 
     assert set(plain.words) == {"(one)", "(two)", "three."}
     assert set(more.words) == {"(one)", "(two)", "(three)", "one.", "two.", "three."}

@@ -58,7 +58,7 @@ def rows(model: Any) -> torch_exporter.Spec:
 
 
 def test_a_silently_wrong_graph_is_refused() -> None:
-    automatic = torch_exporter.LADDER[1]
+    automatic = torch_exporter.automatic_dims
 
     with pytest.raises(ExportFailed, match=r"automatic_dims: (y is off by|fails at|y has shape)"):
         torch_exporter.export(sequences(), [automatic])
@@ -84,7 +84,7 @@ def test_a_network_that_answers_infinity_is_refused() -> None:
     torch.nn.init.constant_(endless.bias, float("inf"))
 
     assert (
-        torch_exporter.disagreement(torch_exporter.LADDER[2](rows(endless)), rows(endless))
+        torch_exporter.disagreement(torch_exporter.torchscript(rows(endless)), rows(endless))
         == "y is not finite at batch=1"
     )
 
@@ -109,7 +109,7 @@ def test_the_proof_is_at_sizes_that_were_not_traced() -> None:
         assert {dims[name].low, dims[name].high} <= sizes
 
 
-@pytest.mark.parametrize("rung", torch_exporter.LADDER, ids=lambda rung: rung.__name__.strip("_"))
+@pytest.mark.parametrize("rung", torch_exporter.EXPORTERS, ids=lambda rung: rung.__name__)
 def test_an_output_may_be_called_as_an_operator_is(rung: Any) -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(20, 4), torch.nn.Linear(4, 2))
     spec = torch_exporter.Spec(
@@ -126,7 +126,7 @@ def test_a_dimension_with_too_few_sizes_is_refused() -> None:
         torch_exporter.proof_sizes({"batch": torch_exporter.Dim(1, 3)})
 
 
-@pytest.mark.parametrize("rung", torch_exporter.LADDER, ids=lambda rung: rung.__name__.strip("_"))
+@pytest.mark.parametrize("rung", torch_exporter.EXPORTERS, ids=lambda rung: rung.__name__)
 def test_a_graph_tells_nothing_about_the_machine_it_was_made_on(rung: Any) -> None:
     graph = torch_exporter.export(
         rows(torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Softmax(-1))), [rung]
@@ -162,7 +162,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def card(trained: Path) -> Mapping[str, Any]:
-    session = graphs.runtime((trained / "model" / "model.onnx").read_bytes())
+    session = graphs.open_session((trained / "model" / "model.onnx").read_bytes())
     card: Mapping[str, Any] = json.loads(
         session.get_modelmeta().custom_metadata_map["mayfly.manifest"]
     )
@@ -193,7 +193,7 @@ def test_the_entry_script_writes_one_file_that_describes_itself(
 
 
 def test_its_samples_are_reproduced(trained: Path, card: Mapping[str, Any]) -> None:
-    session = graphs.runtime((trained / "model" / "model.onnx").read_bytes())
+    session = graphs.open_session((trained / "model" / "model.onnx").read_bytes())
     assert len(card["samples"]) >= 2
     for sample in card["samples"]:
         tensor, answer = sample["request"]["inputs"][0], sample["response"]["outputs"][0]
