@@ -1,7 +1,7 @@
 """Manifest of a model: the contract between training and the registry.
 
-It is stored inside model.onnx. The registry validates the same fields (schema 1) on its side. It must
-not contain secrets or file paths.
+It is stored inside model.onnx. The registry validates the same fields (schema 1) on its side. It
+must not contain secrets or file paths.
 """
 
 from __future__ import annotations

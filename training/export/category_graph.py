@@ -65,7 +65,7 @@ class Categories:
         return tuple(SPECIAL + len(names) for names in self.columns)
 
     def __call__(self, cells: NDArray[Any]) -> NDArray[np.int64]:
-        """Encode cells (n, columns) of str."""
+        """Encode category cells (n, columns) of str as int64 codes."""
         encoded = np.empty(cells.shape, np.int64)
         for column, names in enumerate(self.columns):
             codes = {"": MISSING, **names}
@@ -129,7 +129,7 @@ def _proof_cells(categories: Categories) -> NDArray[Any]:
 
 
 def _encoder(categories: Categories, cells: str, codes: str) -> StringEncoder:
-    """Return nodes that look up each cell, in one spelling and with its column's number."""
+    """Return the ONNX nodes that compute codes from cells."""
     shape: list[str | int | None] = ["batch", len(categories.columns)]
     encoder = StringEncoder(
         helper.make_tensor_value_info(cells, TensorProto.STRING, shape),
@@ -144,10 +144,10 @@ def _encoder(categories: Categories, cells: str, codes: str) -> StringEncoder:
 
 
 def _add_split(encoder: StringEncoder, longest: int) -> None:
-    """Add nodes: cells → lower case → at most `longest` words and a rest.
+    """Add nodes that split cells into lower-case words.
 
-    A text of exactly that many words is split along, so that the width is fixed and there is
-    always a cell.
+    Each cell becomes `longest` words and a rest. A text of exactly that many words is split along,
+    so that the width is fixed and there is always a cell.
     """
     encoder.add_constants(object, {"ruler": [" ".join("a" * (longest + 1))]})
     encoder.add_constants(np.int64, {"flat": [-1], "one": [1], "end": [2**62], "zero": [0]})
@@ -160,7 +160,7 @@ def _add_split(encoder: StringEncoder, longest: int) -> None:
 
 
 def _add_join(encoder: StringEncoder, longest: int) -> None:
-    """Add nodes: words → one text per cell, joined by single blanks."""
+    """Add nodes that join the words of each cell by single blanks."""
     encoder.add_constants(object, {"blank": [" "]})
     encoder.add_constants(np.int64, {f"column_{at}": at for at in range(longest + 1)})
     encoder.add("Gather", "rows column_0", "joined_0", axis=1)
@@ -171,9 +171,10 @@ def _add_join(encoder: StringEncoder, longest: int) -> None:
 
 
 def _add_lookup(encoder: StringEncoder, categories: Categories, longest: int) -> None:
-    """Add nodes: texts in the shape of the cells, behind the column's number → codes.
+    """Add nodes that look up the joined words of each cell.
 
-    Short categories end in blanks, because all cells have `longest` + 1 words by now.
+    A key starts with the number of its column. Short categories end in blanks, because all cells
+    have `longest` + 1 words by now.
     """
     keys = {
         f"{column}:{name}{' ' * (longest - name.count(' '))}": code

@@ -1,4 +1,4 @@
-"""Edit ONNX graphs: clean them, name dimensions, guard operators, add encoders of strings."""
+"""Edit ONNX graphs: cleaning, names of dimensions, guards, encoders of strings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.export import graphs
 from training.export.graphs import IR, LOCALE, OPSET, first_line
 
 _RECURRENT = ("LSTM", "GRU")
-_ENCODER_ML_OPSET = 4  # of ai.onnx.ml; has LabelEncoder from strings to int64
+_ENCODER_ML_OPSET = 4  # version of ai.onnx.ml with LabelEncoder from strings to int64
 
 Encode = Callable[[NDArray[Any]], NDArray[np.int64]]
 
@@ -69,10 +69,11 @@ def constants(prefix: str, dtype: Any, values: Mapping[str, Any]) -> list[onnx.T
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model` at one opset and IR version, without traces of its origin.
+    """Return `model` in portable form, without traces of its origin.
 
-    Local functions are inlined. Inferred shapes are dropped: they are a third of a small file, and
-    in the way of quantization. Text operators get a locale that every machine has.
+    It has opset OPSET and IR version IR. Local functions are inlined. Inferred shapes are dropped:
+    they are a third of a small file, and in the way of quantization. Text operators get a locale
+    that every machine has.
 
     Raises:
         ExportFailed: its operators are of a later opset.
@@ -130,7 +131,10 @@ def _set_locale(node: onnx.NodeProto) -> None:
 
 
 def name_dims(model: onnx.ModelProto, dims: Mapping[str, Mapping[int, str]]) -> None:
-    """Rename dynamic dimensions of inputs (input → axis → name), and those of outputs alike."""
+    """Rename the dynamic dimensions of a model.
+
+    `dims` maps inputs to axes to names; the same dimensions of outputs are renamed as well.
+    """
     names = {}
     for value in model.graph.input:
         for axis, name in dims.get(value.name, {}).items():
@@ -165,7 +169,7 @@ def guard_recurrences(model: onnx.ModelProto) -> None:
 
 
 def _guard(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    """Return nodes that check the input of `node`, and connect it to them."""
+    """Return nodes that check the input of `node`; connect it to them."""
     x = node.input[0]
     node.input[0] = f"{name}_x"
     return [
@@ -182,9 +186,9 @@ def _guard(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
 
 
 class StringEncoder:
-    """Nodes that compute an int64 input of a network from an input of strings.
+    """ONNX nodes that encode strings as a network's int64 input.
 
-    Names of values are short; INPUT and OUTPUT stand for the two inputs.
+    Values are added under short names; INPUT stands for the strings, OUTPUT for the numbers.
     """
 
     def __init__(self, strings: onnx.ValueInfoProto, numbers: onnx.ValueInfoProto) -> None:
@@ -195,7 +199,7 @@ class StringEncoder:
     def add(
         self, operator: str, inputs: str, outputs: str, domain: str = "", **attributes: Any
     ) -> None:
-        """Add a node; names are separated by blanks."""
+        """Add a node; blanks separate the names of its values."""
         sources = [self._name(short) for short in inputs.split()]
         targets = [self._name(short) for short in outputs.split()]
         node = helper.make_node(operator, sources, targets, domain=domain, **attributes)

@@ -77,7 +77,7 @@ def with_empty_inputs(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
 
 
 def _empty(value: onnx.ValueInfoProto, batch: int) -> NDArray[Any]:
-    """Return zeros of the declared shape; dynamic dimensions are 0, except the batch."""
+    """Return an input's array whose dynamic dimensions are 0, except the batch."""
     tensor = value.type.tensor_type
     sizes = {"batch": batch}
     shape = [
@@ -87,9 +87,10 @@ def _empty(value: onnx.ValueInfoProto, batch: int) -> NDArray[Any]:
 
 
 def runner(model: onnx.ModelProto) -> Callable[[Feeds], Answers]:
-    """Return a function that runs `model` in ONNX Runtime, CHUNK rows at a time.
+    """Return a function that runs `model` in ONNX Runtime.
 
-    Inputs with different numbers of rows are run at once; a decoder's missing `past` starts empty.
+    It computes CHUNK rows at a time, to limit memory. Inputs with different numbers of rows are run
+    at once; a decoder's missing `past` starts empty.
     """
     session = open_session(model)
     names = [output.name for output in session.get_outputs()]
@@ -111,9 +112,10 @@ def runner(model: onnx.ModelProto) -> Callable[[Feeds], Answers]:
 def run_in_subprocess(
     model: onnx.ModelProto, requests: Sequence[Feeds]
 ) -> list[Answers | None] | None:
-    """Run up to ten requests that may crash ONNX Runtime in a process of their own.
+    """Run requests that may crash ONNX Runtime in a separate process.
 
-    A request that the runtime refuses has None in the list. If the process dies, there is no list.
+    There are at most ten requests. A request that the runtime refuses has None in the list. If the
+    process dies, there is no list.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -137,7 +139,10 @@ def _write_arrays(path: Path, arrays: Feeds) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's root cause, at most 200 characters."""
+    """Return the first line of an exception's root cause, shortened.
+
+    It has at most 200 characters, and no colors.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
@@ -251,7 +256,7 @@ def protocol_tensor(name: str, datatype: str, values: NDArray[Any]) -> dict[str,
 
 
 def _shortest(value: Any) -> float | int | str:
-    """Return the shortest JSON value that is equal in the number's own precision.
+    """Return the shortest JSON value that is equal in the float's precision.
 
     NaN and the infinities, which JSON lacks, become strings.
     """

@@ -1,4 +1,4 @@
-"""Model card: the manifest inside the ONNX file, from the graph and the training run."""
+"""Model card: describes graph and training run inside the ONNX file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def outputs(
 
 
 def _tensors(values: Sequence[Any]) -> list[tuple[str, str, list[int]]]:
-    """Return name, datatype and shape in the Open Inference Protocol; -1 is dynamic."""
+    """Return name, datatype and shape of each tensor; -1 is dynamic."""
     tensors = []
     for value in values:
         shape = [size if isinstance(size, int) and size >= 0 else -1 for size in value.shape]

@@ -44,6 +44,19 @@ def _at_temperature(
     Raises:
         ExportFailed: on `inputs`, ONNX Runtime computes something else.
     """
+    model = _with_softmax(graph, output, temperature)
+    before, after = graphs.open_session(graph), graphs.open_session(model)
+    for rows in (1, 2, None):
+        feeds = {name: values[:rows] for name, values in inputs.items()}
+        expected = calibration.scaled(before.run([output], feeds)[0], temperature)
+        problem = graphs.difference(after.run([output], feeds)[0], expected)
+        if problem is not None:
+            raise ExportFailed(f"at temperature {temperature}, {output} {problem}")
+    return model
+
+
+def _with_softmax(graph: onnx.ModelProto, output: str, temperature: float) -> onnx.ModelProto:
+    """Append the softmax of the divided logarithms of the probabilities."""
     model = graph_editing.copy(graph)
     raw = f"{output}_raw"
     graph_editing.rename_value(model.graph, output, raw)
@@ -55,13 +68,6 @@ def _at_temperature(
         helper.make_node("Mul", [f"{output}_logs", f"{output}_coldness"], [f"{output}_logits"]),
         helper.make_node("Softmax", [f"{output}_logits"], [output], axis=-1),
     ])  # fmt: skip
-    before, after = graphs.open_session(graph), graphs.open_session(model)
-    for rows in (1, 2, None):
-        feeds = {name: values[:rows] for name, values in inputs.items()}
-        expected = calibration.scaled(before.run([output], feeds)[0], temperature)
-        problem = graphs.difference(after.run([output], feeds)[0], expected)
-        if problem is not None:
-            raise ExportFailed(f"at temperature {temperature}, {output} {problem}")
     return model
 
 

@@ -1,4 +1,4 @@
-"""Convert scikit-learn estimators to ONNX graphs with the callers' inputs and one output."""
+"""Convert scikit-learn estimators to ONNX graphs with skl2onnx, and correct them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from training.export import graph_editing, graphs
 from training.export.graphs import OPSET, Feeds
 
-ML_OPSET = 3  # of the operators ai.onnx.ml
+ML_OPSET = 3  # version of ai.onnx.ml that skl2onnx writes
 VECTORIZERS = ("TfidfVectorizer", "CountVectorizer")
 _UNICODE_WORD = r"[\p{L}\p{N}_]"  # Python's \w in the runtime's syntax, whose own \w is ASCII
 
@@ -28,10 +28,8 @@ def convert(
 
     `expected` is the estimator's answer to some rows, for the shape of `output`.
     """
-    graph = _with_signature(
-        _run_converter(estimator, inputs, double), inputs, output, expected, double
-    )
-    graph = graph_editing.clean(graph)
+    raw = _run_converter(estimator, inputs, double)
+    graph = graph_editing.clean(_with_signature(raw, inputs, output, expected, double))
     _correct_trees(graph, estimator)
     if double:
         _replace_imputers(graph)
@@ -105,7 +103,7 @@ def _token_pattern(pattern: str) -> str:
 def _with_signature(
     graph: onnx.ModelProto, inputs: Feeds, output: str, expected: NDArray[Any], double: bool
 ) -> onnx.ModelProto:
-    """Return `graph` with inputs of the callers' types, and `output` in float32 alone."""
+    """Return `graph` with the callers' inputs and one float32 output."""
     model = graph_editing.copy(graph)
     names = [value.name for value in model.graph.output]
     raw = "probabilities" if "probabilities" in names else names[0]
@@ -123,7 +121,7 @@ def _with_signature(
 def _add_input(
     graph: onnx.GraphProto, name: str, values: NDArray[Any], double: bool
 ) -> list[onnx.NodeProto]:
-    """Declare an input as callers send it; return nodes that make it flat floats or text."""
+    """Declare an input as callers send it; return nodes that flatten it."""
     is_text = values.dtype == np.object_
     steps: list[Step] = []
     if not is_text and (double or values.dtype != np.float32):
@@ -142,7 +140,7 @@ def _add_input(
 def _add_output(
     graph: onnx.GraphProto, raw: str, output: str, expected: NDArray[Any], double: bool
 ) -> list[onnx.NodeProto]:
-    """Declare the output; return nodes that compute it from the converter's output `raw`."""
+    """Declare the output, and return nodes that compute it from `raw`."""
     shape = ["batch", *expected.shape[1:]]
     graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
     steps: list[Step] = []
@@ -192,9 +190,10 @@ def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _correct_trees(model: onnx.ModelProto, estimator: Any) -> None:
-    """Make trees decide as in scikit-learn: by float32 values, double thresholds and NaN.
+    """Make trees decide exactly as in scikit-learn.
 
-    The converter leaves out the learned branch of NaN, and compares doubles that were not rounded.
+    It compares float32 values with double thresholds. The converter leaves out the learned branch
+    of NaN, and compares doubles that were not rounded.
     """
     ensembles = [node for node in model.graph.node if node.op_type.startswith("TreeEnsemble")]
     trees = _trees(estimator)
@@ -221,14 +220,17 @@ def _correct_trees(model: onnx.ModelProto, estimator: Any) -> None:
 
 
 def _trees(estimator: Any) -> list[Any]:
-    """Return the fitted trees of a tree or a forest, which may be a pipeline's last step."""
+    """Return the fitted trees of an estimator or a pipeline's last step."""
     final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     parts = np.ravel(getattr(final, "estimators_", [final]))
     return [part.tree_ for part in parts if hasattr(part, "tree_")]
 
 
 def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the largest float32 up to each threshold: x <= t has the same result for it."""
+    """Round thresholds down to float32.
+
+    For float32 x, x <= t then has the same result.
+    """
     rounded = thresholds.astype(np.float32)
     return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 

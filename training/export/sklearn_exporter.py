@@ -39,7 +39,7 @@ Predict = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """Checked graph, with its differences from the estimator on the rows of the check."""
+    """Checked graph, with the rates of its differences from the estimator."""
 
     graph: onnx.ModelProto
     rows: int
@@ -70,7 +70,7 @@ def table(inputs: Feeds) -> NDArray[Any]:
 
 
 def check(estimator: Any) -> None:
-    """Raise for an estimator that has no ONNX conversion, before it is fitted.
+    """Refuse an estimator that has no ONNX conversion, before its fit.
 
     Raises:
         ExportFailed: names the part, and an alternative.
@@ -111,11 +111,11 @@ def _check_vectorizer(name: str, part: Any) -> None:
 
 
 def export(estimator: Any, inputs: Feeds, output: str) -> Converted:
-    """Return the checked graph of a fitted estimator, in float32 or else in float64.
+    """Convert a fitted estimator to ONNX, and check the graph.
 
-    `inputs` are those of a test part. The graph's one output `output` has a classifier's
-    probabilities (n, classes), in the order of `classes_`; a regressor's values (n,) or
-    (n, targets); or a transformer's features (n, width).
+    It computes in float32 or, if that is not exact, in float64. `inputs` are those of a test part.
+    The graph's one output `output` has a classifier's probabilities (n, classes), in the order of
+    `classes_`; a regressor's values (n,) or (n, targets); or a transformer's features (n, width).
 
     Raises:
         ExportFailed: it cannot be converted, or the graph differs from the estimator.
@@ -218,9 +218,10 @@ def _prove(graph: onnx.ModelProto, predict: Predict, inputs: Feeds, title: str) 
 
 
 def _probes(inputs: Feeds) -> Iterator[tuple[str, Feeds]]:
-    """Yield the test part and its first rows, then rows with a missing or unknown value.
+    """Yield the requests of the check: test rows, then damaged ones.
 
-    Each has its condition for errors; it is empty for rows that the estimator has to answer.
+    Damaged rows have a missing or unknown value. Each request has its condition for errors; it is
+    empty for rows that the estimator has to answer.
     """
     for size in (None, 1, 2):
         yield "", _rows(inputs, size)
@@ -279,7 +280,10 @@ def _wrong_rows(answer: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool
 
 
 def _relabelled(answer: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return a mask (n,) of the rows with another likeliest class; all, if one value each."""
+    """Return a mask (n,) of the rows with another likeliest class.
+
+    It has all rows if the answer is one value each.
+    """
     if answer.ndim != 2:
         return np.ones(len(answer), np.bool_)
     changed: NDArray[np.bool_] = answer.argmax(axis=1) != expected.argmax(axis=1)
@@ -289,9 +293,9 @@ def _relabelled(answer: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool
 def _check_empty(
     graph: onnx.ModelProto, inputs: Feeds, single: tuple[int, ...], title: str
 ) -> None:
-    """Check that no rows get no answers or are refused; `single` is one row's shape.
+    """Check that a request without rows is refused or has no answers.
 
-    scikit-learn refuses them, too.
+    scikit-learn refuses it. `single` is the shape of one row's answer.
     """
     answers = graphs.run_in_subprocess(graph, [_rows(inputs, 0)])
     if answers is None:

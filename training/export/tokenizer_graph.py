@@ -61,10 +61,10 @@ class Tokenizer:
     def fit(
         cls, texts: Iterable[str], *, words: int, length: int, punctuations: int = 0
     ) -> Tokenizer:
-        """Learn the `words` most frequent words of the part of `texts` that is read.
+        """Learn the `words` most frequent words of `texts`.
 
-        Their spellings are those in `texts`, and each word inside the `punctuations` most frequent
-        pairs of punctuation around words.
+        Only the part of a text that is encoded counts. A word's spellings are those in `texts`, and
+        the word inside the `punctuations` most frequent pairs of punctuation.
 
         Raises:
             InvalidData: the texts have no words.
@@ -162,7 +162,7 @@ class TextPreprocessor:
         return {self.tokens: self.tokenizer(inputs[self.text]), **rest}
 
     def attach(self, graph: onnx.ModelProto) -> onnx.ModelProto:
-        """Put the tokenizer before `graph`, after comparing it with Python's on odd texts.
+        """Put the tokenizer before `graph`, after comparing it with Python's.
 
         Raises:
             ExportFailed: `graph` has no input of that name, or the tokenizers differ.
@@ -207,10 +207,11 @@ def _add_constants(encoder: StringEncoder, length: int) -> None:
 
 
 def _add_split(encoder: StringEncoder, length: int) -> None:
-    """Add nodes: strings (n,) → words (n + 1, lines, words), in lower case.
+    """Add nodes that split strings (n,) into lower-case words.
 
-    An empty text is added: StringNormalizer refuses to read no text at all. Both splits stop at
-    `length`, so that a text has at most about length² words, wherever its spaces are.
+    The words have shape (n + 1, lines, words): an empty text is added, because StringNormalizer
+    refuses to read no text at all. Both splits stop at `length`, so that a text has at most about
+    length² words, wherever its spaces are.
     """
     encoder.add("Concat", "INPUT no_text", "texts", axis=0)
     encoder.add("StringNormalizer", "texts", "lower", case_change_action="LOWER",
@@ -221,9 +222,10 @@ def _add_split(encoder: StringEncoder, length: int) -> None:
 
 
 def _add_ids(encoder: StringEncoder, ids: Mapping[str, int]) -> None:
-    """Add nodes: words → ids (n + 1, places), each row behind START.
+    """Add nodes that look up the id of each word.
 
-    Between the ids there is PAD, where a line is shorter than the longest.
+    The ids have shape (n + 1, places); each row begins with START. Between the ids there is PAD,
+    where a line is shorter than the longest.
     """
     encoder.add("LabelEncoder", "forms", "sparse", "ai.onnx.ml", keys_strings=list(ids),
                 values_int64s=list(ids.values()), default_int64=UNKNOWN)  # fmt: skip
@@ -237,9 +239,10 @@ def _add_ids(encoder: StringEncoder, ids: Mapping[str, int]) -> None:
 
 
 def _add_targets(encoder: StringEncoder) -> None:
-    """Add nodes: ids → column of each in the result, and the width of the result.
+    """Add nodes that compute the column of each id in the result.
 
-    PAD and the words beyond the length go to one column more, which is cut off.
+    They also compute the width of the result. PAD and the words beyond the length go to one column
+    more, which is cut off.
     """
     encoder.add("Equal", "begun pad", "is_pad")
     encoder.add("Not", "is_pad", "is_word")
@@ -255,7 +258,10 @@ def _add_targets(encoder: StringEncoder) -> None:
 
 
 def _add_rows(encoder: StringEncoder, output: str) -> None:
-    """Add nodes: ids and their columns → rows (n, width), without the empty text's."""
+    """Add nodes that move the ids to their columns (n, width).
+
+    The row of the empty text is cut off.
+    """
     encoder.add("Add", "width one", "wider")
     encoder.add("Concat", "rows wider", "wide_size", axis=0)
     encoder.add("Expand", "pad wide_size", "blank")

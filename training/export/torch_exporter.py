@@ -1,7 +1,8 @@
-"""Export torch networks to ONNX, and check the graph against torch at sizes never traced.
+"""Export torch networks to ONNX, and compare the graph with torch.
 
-Exporters fail silently: torch 2.13 unrolls a vanilla nn.RNN to the traced length and still
-declares the dimension dynamic. Therefore several exporters are tried, until a graph is right.
+They are compared at sizes that the exporter never traced, because exporters fail silently: torch
+2.13 unrolls a vanilla nn.RNN to the traced length and still declares the dimension dynamic.
+Therefore several exporters are tried, until a graph is right.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Dim:
     """Dynamic dimension, with its least and greatest size that are checked.
 
     With `low=0` the empty case has to work, e.g. a decoder's past at the first token. With a higher
-    `low` the runtime may refuse an empty dimension, but may not answer it wrongly.
+    `low` the runtime may refuse an empty dimension, but must not answer it wrongly.
     """
 
     low: int = 1
@@ -80,7 +81,7 @@ def traced_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
 
 
 def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
-    """Choose sets of sizes to compare with torch at, none of them traced.
+    """Choose sizes at which to compare with torch, none of them traced.
 
     First all dimensions are smallest. Then each is in turn smallest, largest and in between, while
     the others have different turns.
@@ -110,7 +111,7 @@ def _untraced(name: str, dim: Dim, traced: int) -> list[int]:
 
 
 def empty_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
-    """Choose sets of sizes with one dimension empty that is never empty otherwise.
+    """Choose sizes in which one usually non-empty dimension is empty.
 
     >>> empty_sizes({"batch": Dim(1, 257), "past": Dim(0, 24)})
     [{'batch': 0, 'past': 1}]
@@ -129,7 +130,7 @@ def _too_few(name: str, dim: Dim) -> ExportFailed:
 
 
 def export(spec: Spec, exporters: Sequence[Exporter] | None = None) -> onnx.ModelProto:
-    """Return the first exporter's clean graph that agrees with torch.
+    """Export the network with the first exporter that agrees with torch.
 
     Raises:
         ExportFailed: no exporter made such a graph; the message has each one's reason.
@@ -171,7 +172,7 @@ def _export_clean(exporter: Exporter, spec: Spec) -> onnx.ModelProto:
 
 
 def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
-    """Return how ONNX Runtime differs from torch at any proof size, or None."""
+    """Return how the graph differs from torch at any size, or None."""
     problem = graphs.load_problem(graph)
     if problem is not None:
         return problem
@@ -192,7 +193,10 @@ def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
 
 
 def _empty_disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
-    """Return how an empty dimension differs from torch or ends the process, or None."""
+    """Return how the graph fails on an empty dimension, or None.
+
+    It may differ from torch, or end the process. A refusal by the runtime is no failure.
+    """
     cases = []
     for sizes in empty_sizes(spec.dims):
         try:
