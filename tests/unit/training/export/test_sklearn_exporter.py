@@ -1,4 +1,4 @@
-"""Estimators become graphs that answer what they answer, with what they do to raw columns inside."""
+"""Graphs of scikit-learn estimators answer as the estimators do, from raw columns."""
 
 from typing import Any
 
@@ -28,7 +28,8 @@ from sklearn.svm import LinearSVC
 from training.errors import ExportFailed
 from training.export import graphs, sklearn_exporter
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]  # the converter's own
+# The converter's own warnings.
+pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
 Inputs = dict[str, Any]
 TEXTS = [
@@ -47,7 +48,10 @@ def digits() -> tuple[Inputs, Any]:
 
 
 def customers(rows: int = 600) -> tuple[Inputs, Any]:
-    """Mixed columns: measures with gaps, a category with gaps, whole years and a flag; the target depends on all."""
+    """Make measures and a category with gaps, years and a flag.
+
+    The target depends on all of them.
+    """
     random = np.random.default_rng(0)
     use = random.standard_normal((rows, 2)).astype(np.float32)
     use[random.random(rows) < 0.1, 0] = np.nan
@@ -82,7 +86,7 @@ def answer(result: Any, **feeds: Any) -> Any:
     return graphs.open_session(result.graph).run(None, feeds)[0]
 
 
-def test_a_forest_reads_pictures_and_answers_probabilities_alone(
+def test_a_forest_takes_images_and_answers_probabilities(
     digits: tuple[Inputs, Any],
 ) -> None:
     forest = RandomForestClassifier(30, random_state=0)
@@ -102,7 +106,7 @@ def test_a_forest_reads_pictures_and_answers_probabilities_alone(
 
 
 @pytest.mark.parametrize("forest", [RandomForestClassifier, RandomForestRegressor])
-def test_trees_send_missing_values_where_scikit_learn_does(
+def test_missing_values_take_the_same_branch_of_a_tree(
     forest: Any, digits: tuple[Inputs, Any]
 ) -> None:
     output = "probabilities" if forest is RandomForestClassifier else "value"
@@ -114,8 +118,8 @@ def test_trees_send_missing_values_where_scikit_learn_does(
     assert (result.mismatch_rate, result.relabel_rate) == (0.0, 0.0)
 
 
-def test_a_tree_behind_a_scaler_decides_as_scikit_learn_does(digits: tuple[Inputs, Any]) -> None:
-    """Whole numbers, scaled, lie on thresholds exactly: in float32 a sixth of the rows would differ."""
+def test_values_on_a_threshold_take_the_same_branch(digits: tuple[Inputs, Any]) -> None:
+    """Scaled whole numbers lie on thresholds, where float32 decides otherwise."""
     estimator = make_pipeline(StandardScaler(), RandomForestClassifier(10, random_state=0))
 
     result = converted(estimator, digits)
@@ -150,7 +154,7 @@ def test_mixed_columns_are_cleaned_inside_the_graph(model: Any) -> None:
     np.testing.assert_allclose(answer(result, **odd), expected, atol=1e-5)
 
 
-def test_a_grid_search_is_its_best_estimator(digits: tuple[Inputs, Any]) -> None:
+def test_a_grid_search_exports_its_best_estimator(digits: tuple[Inputs, Any]) -> None:
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression()),
         {"logisticregression__C": [0.1, 1]},
@@ -163,7 +167,7 @@ def test_a_grid_search_is_its_best_estimator(digits: tuple[Inputs, Any]) -> None
 
 
 @pytest.mark.parametrize("targets", [1, 2])
-def test_regressors_answer_one_value_a_row_or_one_for_each_target(targets: int) -> None:
+def test_regressors_answer_one_value_for_each_target(targets: int) -> None:
     x, y = load_diabetes(return_X_y=True)
     target = y if targets == 1 else np.stack([y, -y], axis=1)
 
@@ -183,7 +187,7 @@ def test_transformers_answer_their_features(digits: tuple[Inputs, Any]) -> None:
     )
 
 
-def test_words_of_any_alphabet_count_without_the_locale_en_us() -> None:
+def test_text_of_any_alphabet_needs_no_locale() -> None:
     pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression())
 
     result = converted(pipeline, ({"text": np.array(TEXTS, object)}, np.array(SIDES)))
@@ -200,7 +204,7 @@ def test_words_of_any_alphabet_count_without_the_locale_en_us() -> None:
     assert {attribute.name: attribute.s for attribute in normaliser.attribute}["locale"] == b"C"
 
 
-def test_capitals_that_the_runtime_cannot_lower_are_found_out() -> None:
+def test_capitals_that_the_runtime_cannot_lower_are_refused() -> None:
     texts = np.array(["ÉTÉ au café" if side else "hiver au bar" for side in SIDES], object)
 
     with pytest.raises(ExportFailed, match="lower-cases A to Z only: lower-case the texts in data"):
@@ -227,7 +231,7 @@ def test_capitals_that_the_runtime_cannot_lower_are_found_out() -> None:
     ],
     ids=["histogram boosting", "hashing", "character n-grams", "sublinear", "accents"],
 )
-def test_what_cannot_be_converted_says_what_to_use_instead_before_the_fit(
+def test_an_estimator_without_conversion_is_refused_before_the_fit(
     estimator: Any, advice: str
 ) -> None:
     with pytest.raises(ExportFailed, match=advice) as caught:
@@ -236,7 +240,7 @@ def test_what_cannot_be_converted_says_what_to_use_instead_before_the_fit(
 
 
 @pytest.mark.parametrize(
-    ("estimator", "why"),
+    ("estimator", "reason"),
     [
         (LinearSVC(), "LinearSVC gives no probabilities: wrap it in CalibratedClassifierCV"),
         (
@@ -244,23 +248,23 @@ def test_what_cannot_be_converted_says_what_to_use_instead_before_the_fit(
             "cannot be converted to ONNX",
         ),
     ],
-    ids=["no probabilities", "a function of one's own"],
+    ids=["no probabilities", "own function"],
 )
-def test_what_is_found_out_only_at_the_end_is_one_sentence_too(
-    estimator: Any, why: str, digits: tuple[Inputs, Any]
+def test_a_refusal_after_the_fit_is_one_sentence(
+    estimator: Any, reason: str, digits: tuple[Inputs, Any]
 ) -> None:
-    with pytest.raises(ExportFailed, match=why) as caught:
+    with pytest.raises(ExportFailed, match=reason) as caught:
         converted(estimator, ({"image": digits[0]["image"][:200]}, digits[1][:200]))
     assert "\n" not in str(caught.value)
 
 
-def test_what_that_sentence_advises_works(digits: tuple[Inputs, Any]) -> None:
+def test_the_advised_calibration_works(digits: tuple[Inputs, Any]) -> None:
     few = {"image": digits[0]["image"][:300]}, digits[1][:300]
 
     assert converted(CalibratedClassifierCV(LinearSVC(), cv=2), few).mismatch_rate == 0.0
 
 
-def test_another_estimator_than_the_graph_is_found_out(digits: tuple[Inputs, Any]) -> None:
+def test_the_graph_of_another_estimator_is_refused(digits: tuple[Inputs, Any]) -> None:
     inputs, target = {"image": digits[0]["image"][:300]}, digits[1][:300]
     first = LogisticRegression().fit(sklearn_exporter.table(inputs), target)
     second = LogisticRegression(C=0.01).fit(sklearn_exporter.table(inputs), target)
@@ -274,7 +278,7 @@ def test_another_estimator_than_the_graph_is_found_out(digits: tuple[Inputs, Any
     (None, "ends the process that asks it about no rows"),
     ([{"probabilities": np.zeros((1, 10), np.float32)}], "answers 1 rows where it is asked none"),
 ])  # fmt: skip
-def test_no_rows_get_no_answers(
+def test_a_request_without_rows_has_no_answers(
     answers: Any, message: str, digits: tuple[Inputs, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = LogisticRegression(max_iter=20).fit(sklearn_exporter.table(digits[0]), digits[1])
@@ -283,6 +287,6 @@ def test_no_rows_get_no_answers(
     [answer] = graphs.run_in_subprocess(graph, [empty])
     assert answer["probabilities"].shape == (0, 10)
 
-    monkeypatch.setattr(graphs, "run_in_subprocess", lambda graph, questions: answers)
+    monkeypatch.setattr(graphs, "run_in_subprocess", lambda graph, requests: answers)
     with pytest.raises(ExportFailed, match=message):
         sklearn_exporter.export(model, digits[0], "probabilities")
