@@ -1,4 +1,4 @@
-"""One script a question. Each ends with one JSON line, which it adds to benchmarks/results/.
+"""Benchmarks, one script per measurement; each appends a JSON line to benchmarks/results/.
 
 python -m benchmarks.cold_start
 python -m benchmarks.warm_request

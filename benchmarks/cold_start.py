@@ -1,29 +1,30 @@
-"""How long does the first prediction take, from the start of the process, with the model fetched from S3?
+"""Cold start: time from process start to the first prediction.
 
-    python -m benchmarks.cold_start [--rounds N] [--models tiny,conv100,encoder400] [--storages s3-like] [--no-save]
+    python -m benchmarks.cold_start [--rounds N] [--models tiny,conv100,encoder400]
+                                    [--storages s3-like,unthrottled] [--no-save]
 
-Each measurement is a fresh process, timed from before it is spawned until its prediction is read from its output:
-  reference  import onnxruntime, InferenceSession(local file), one run. It fetches nothing and parses nothing.
-  usual      Powertools' Logger, Metrics, Tracer and REST resolver, boto3's download_file, a default session, JSON.
-  ours       functions.infer.main with the template's environment: the record from the registry (moto's DynamoDB,
-             without delay), the model from storage, one API Gateway event with a JSON body.
-One round runs each once, in a rotating order; the first round does not count (it also compiles the byte code). Ratios
-are of the same round. A prediction that is not the reference's (within 1e-5) ends the benchmark with an error.
+Each measurement starts a fresh process and ends when the process has printed its prediction.
+A round runs every contender once, in a rotating order. The first round is discarded: it also
+compiles the byte code. Ratios compare times of the same round. A prediction that differs from
+the reference's by more than 1e-5 ends the benchmark with an error. Contenders:
 
-"s3-like" takes 15 ms to the first byte and sends 90 MB/s a connection, without a limit on the sum; "unthrottled" is
-loopback. Not measured: TLS, the network, Lambda's own start and its runtime client, a cold page cache. Telemetry is off
-for all; the Tracer is disabled by its own variable, because no X-Ray daemon is here. Children run with the same
-interpreter flags (none) and warm byte code.
+reference  Imports onnxruntime, opens a session of a local file and runs it once. It fetches no
+           model and parses no request.
+usual      Powertools' Logger, Metrics, Tracer and REST resolver, boto3's download_file, a session
+           with default options, a JSON request.
+ours       functions.infer.main with the template's environment. It reads the version from the
+           registry (moto's DynamoDB, without delay), fetches the model from storage and answers an
+           API Gateway event with a JSON body.
+
+"s3-like" storage waits 15 ms before the first byte and sends 90 MB/s on each connection, without a
+limit on their sum. "unthrottled" is the loopback interface.
+
+Not measured: TLS, the network, Lambda's own start and its runtime client, a cold page cache.
+Telemetry is off in every process, and so is the Tracer, because there is no X-Ray daemon. All
+processes have warm byte code and no interpreter flags.
 """
 
 import argparse
-import json
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,51 +32,55 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import cloud, measure, requests
-from benchmarks.harness.measure import ROOT, TOLERANCE, Spread
+from benchmarks.harness import cloud, measure, options, requests
+from benchmarks.harness.child import CHILDREN, spawn, write_json
+from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, all_workloads
 
-CHILDREN = ROOT / "benchmarks" / "children"
-MARK = b"ANSWER "
-LIMIT_S = 120.0
 REFERENCE, USUAL, OURS = "reference", "usual", "ours"
 
 
-class Case:
-    """One workload: its files, and the contenders that answer for it."""
+class ColdStarts:
+    """Cold starts of one workload's contenders, with checked predictions."""
 
-    def __init__(self, where: cloud.Cloud, workload: Workload) -> None:
-        self._cloud = where
+    def __init__(self, aws: cloud.Cloud, workload: Workload) -> None:
+        self._aws = aws
         self.workload = workload
-        self._folder = where.folder / workload.name
+        self._folder = aws.folder / workload.name
         self._folder.mkdir()
-        workload.values().astype(np.float32).tofile(self._folder / "values")
-        for name, event in (("infer", requests.infer_event), ("predict", requests.predict_event)):
-            (self._folder / f"{name}.json").write_text(
-                json.dumps(event(workload)), encoding="utf-8"
-            )
+        self._values = workload.write_values(self._folder / "values")
+        write_json(self._folder / "infer.json", requests.infer_event(workload))
+        write_json(self._folder / "predict.json", requests.predict_event(workload))
         self._expected: np.ndarray | None = None
 
     def contenders(self, storages: Sequence[str]) -> dict[str, Callable[[], float]]:
-        """Name to what measures it once, in ms. The reference comes first: it says what the others have to answer."""
-        found: dict[str, Callable[[], float]] = {REFERENCE: self._reference}
+        """Return a function per contender that measures one cold start in ms.
+
+        The reference comes first: its prediction is the expected one.
+        """
+        contenders: dict[str, Callable[[], float]] = {REFERENCE: self._reference}
         for storage in storages:
-            found[f"{USUAL}, {storage}"] = partial(self._usual, storage)
-            found[f"{OURS}, {storage}"] = partial(self._ours, storage)
-        return found
+            contenders[f"{USUAL}, {storage}"] = partial(self._usual, storage)
+            contenders[f"{OURS}, {storage}"] = partial(self._ours, storage)
+        return contenders
 
     def _reference(self) -> float:
         shape = ",".join(map(str, (1, *self.workload.shape)))
-        script, model = CHILDREN / "reference.py", self._cloud.model_path(self.workload)
-        taken, answer = spawn(
-            [script, model, self._folder / "values", shape], cloud.plain_environment, self._folder
-        )
+        command: list[str | Path] = [
+            CHILDREN / "reference.py",
+            self._aws.model_path(self.workload),
+            self._values,
+            shape,
+        ]
+        duration_ms, answer = spawn(command, cloud.plain_environment, self._folder)
+        prediction = np.array(answer, np.float32)
         if self._expected is None:
-            self._expected = np.array(answer, np.float32)
-        return self._checked(taken, np.array(answer, np.float32), REFERENCE)
+            self._expected = prediction
+        self._check(prediction, REFERENCE)
+        return duration_ms
 
     def _usual(self, storage: str) -> float:
-        path = self._cloud.model_path(self.workload).relative_to(self._cloud.folder / "objects")
+        path = self._aws.model_path(self.workload).relative_to(self._aws.folder / "objects")
         variables = {
             "MODEL_BUCKET": path.parts[0],
             "MODEL_KEY": "/".join(path.parts[1:]),
@@ -83,144 +88,92 @@ class Case:
             "POWERTOOLS_SERVICE_NAME": "usual",
             "POWERTOOLS_TRACE_DISABLED": "true",
         }
-        taken, answer = self._spawn("benchmarks.children.usual", "predict.json", storage, variables)
-        return self._checked(taken, requests.usual_prediction(answer), USUAL)
+        duration_ms, reply = self._invoke(
+            "benchmarks.children.usual", "predict.json", storage, variables
+        )
+        self._check(requests.usual_prediction(reply), USUAL)
+        return duration_ms
 
     def _ours(self, storage: str) -> float:
-        taken, answer = self._spawn(
-            "functions.infer.main", "infer.json", storage, self._cloud.variables
+        duration_ms, reply = self._invoke(
+            "functions.infer.main", "infer.json", storage, self._aws.variables
         )
-        if answer["headers"]["x-cold-start"] != "1":
+        if reply["headers"]["x-cold-start"] != "1":
             raise RuntimeError("the first request was no cold start")
-        return self._checked(taken, requests.infer_prediction(answer), OURS)
+        self._check(requests.infer_prediction(reply), OURS)
+        return duration_ms
 
-    def _spawn(
+    def _invoke(
         self, module: str, event: str, storage: str, variables: Mapping[str, str]
     ) -> tuple[float, Any]:
         def environment(tmp: Path) -> dict[str, str]:
-            return self._cloud.lambda_environment(storage, tmp, variables)
+            return self._aws.lambda_environment(storage, tmp, variables)
 
-        return spawn(
-            [CHILDREN / "invoke.py", module, self._folder / event], environment, self._folder
-        )
+        command: list[str | Path] = [CHILDREN / "invoke.py", module, self._folder / event]
+        return spawn(command, environment, self._folder)
 
-    def _checked(self, taken: float, prediction: np.ndarray, who: str) -> float:
-        expected = self._expected
-        if expected is None or prediction.shape != expected.shape:
-            raise RuntimeError(
-                f"{who} answered {self.workload.name} with a wrong shape, {prediction.shape}"
-            )
-        off = float(np.max(np.abs(prediction - expected) / np.maximum(1.0, np.abs(expected))))
-        if not off <= TOLERANCE:
-            raise RuntimeError(
-                f"{who} answered {self.workload.name} wrongly: {off:.1e} from the reference"
-            )
-        return taken
-
-
-def spawn(
-    arguments: Sequence[str | Path], environment: Callable[[Path], Mapping[str, str]], folder: Path
-) -> tuple[float, Any]:
-    """(ms, answer) of a fresh Python with a temporary directory of its own in `folder`, which is removed again.
-
-    Raises:
-        RuntimeError: it ended without an answer.
-    """
-    tmp = Path(tempfile.mkdtemp(dir=folder))
-    variables = dict(environment(tmp))
-    try:
-        with tempfile.TemporaryFile() as errors:
-            began = time.perf_counter()
-            with subprocess.Popen(
-                [sys.executable, *map(str, arguments)],
-                cwd=tmp, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-            ) as process:  # fmt: skip
-                answer, ended = _answer(process)
-            if answer is None or process.returncode:
-                errors.seek(0)
-                last = errors.read().decode(errors="replace").strip()[-1000:]
-                raise RuntimeError(
-                    f"{Path(arguments[0]).name} ended with {process.returncode}: {last}"
-                )
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-    return (ended - began) * 1000, json.loads(answer)
-
-
-def _answer(process: "subprocess.Popen[bytes]") -> tuple[bytes | None, float]:
-    """The marked line of its output, and when it came. Reads on to the end, which is not waited for in the time."""
-    watchdog = threading.Timer(LIMIT_S, process.kill)
-    watchdog.start()
-    try:
-        found, at = None, 0.0
-        for line in process.stdout or ():
-            if found is None and line.startswith(MARK):
-                found, at = line[len(MARK) :], time.perf_counter()
-        process.wait()
-        return found, at
-    finally:
-        watchdog.cancel()
+    def _check(self, prediction: np.ndarray, contender: str) -> None:
+        if self._expected is None:
+            raise RuntimeError("the reference has to run first")
+        label = f"{contender} answered {self.workload.name}"
+        requests.check_prediction(label, prediction, self._expected)
 
 
 def results(
-    model: str, taken: Mapping[str, Sequence[float]], storages: Sequence[str]
+    model: str, durations_ms: Mapping[str, Sequence[float]], storages: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One entry a contender; the ratios of ours to the two others, of the same round."""
-    reference = taken[REFERENCE]
-    found = [
-        measure.row(Spread.of(reference, 1), model=model, contender=REFERENCE, storage="local file")
-    ]
+    """Return one entry per contender, with ratios of the same round."""
+    reference = durations_ms[REFERENCE]
+    spread = Spread.from_values(reference, 1)
+    entries = [measure.row(spread, model=model, contender=REFERENCE, storage="local file")]
     for storage in storages:
-        usual, ours = taken[f"{USUAL}, {storage}"], taken[f"{OURS}, {storage}"]
+        usual, ours = durations_ms[f"{USUAL}, {storage}"], durations_ms[f"{OURS}, {storage}"]
         for contender, values in ((USUAL, usual), (OURS, ours)):
-            entry = measure.row(
-                Spread.of(values, 1), model=model, contender=contender, storage=storage
-            )
+            spread = Spread.from_values(values, 1)
+            entry = measure.row(spread, model=model, contender=contender, storage=storage)
             entry["over_reference"] = measure.ratios(values, reference).to_record()
-            found.append(entry)
-        found[-1]["over_usual"] = measure.ratios(ours, usual).to_record()
-    return found
+            entries.append(entry)
+        entries[-1]["over_usual"] = measure.ratios(ours, usual).to_record()
+    return entries
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    def both(entry: Mapping[str, Any], ratio: str) -> list[str]:
-        return [f"{entry[ratio][part]:.2f}" if ratio in entry else "" for part in ("median", "p90")]
-
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Format the entries of `results` as text."""
     rows = [
         ("model", "contender", "storage", "n", "ms", "p90", "/reference", "p90", "/usual", "p90")
     ]
-    for entry in found:
+    for entry in entries:
         label = (entry["model"], entry["contender"], entry["storage"], str(entry["n"]))
         times = (f"{entry['median']:.0f}", f"{entry['p90']:.0f}")
-        rows.append((*label, *times, *both(entry, "over_reference"), *both(entry, "over_usual")))
+        ratios = [*_cells(entry, "over_reference"), *_cells(entry, "over_usual")]
+        rows.append((*label, *times, *ratios))
     return measure.table(rows)
 
 
+def _cells(entry: Mapping[str, Any], ratio: str) -> list[str]:
+    return [f"{entry[ratio][part]:.2f}" if ratio in entry else "" for part in ("median", "p90")]
+
+
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cold_start", description=(__doc__ or "").splitlines()[0]
-    )
-    measure.add_arguments(parser, rounds=10)
-    parser.add_argument(
-        "--models", type=measure.one_of(all_workloads()), default=list(all_workloads())
-    )
-    parser.add_argument(
-        "--storages", type=measure.one_of(cloud.STORAGES), default=list(cloud.STORAGES)
-    )
+    """Parse the command line."""
+    parser = options.make_parser("cold_start", __doc__, rounds=10)
+    options.add_models(parser)
+    storages = list(cloud.STORAGES)
+    parser.add_argument("--storages", type=options.choice_of(storages), default=storages)
     return parser.parse_args(words)
 
 
 def main() -> None:
-    wanted = arguments()
-    chosen = [all_workloads()[name] for name in wanted.models]
-    found: list[dict[str, Any]] = []
-    with cloud.start(chosen, wanted.storages) as where:
-        for workload in chosen:
-            contenders = Case(where, workload).contenders(wanted.storages)
-            taken = measure.interleave(contenders, wanted.rounds, what=workload.name)
-            found += results(workload.name, taken, wanted.storages)
-    print(table(found))
-    measure.finish(measure.result_line("cold_start", "ms", wanted.rounds, found), wanted.save)
+    chosen = arguments()
+    workloads = [all_workloads()[name] for name in chosen.models]
+    entries: list[dict[str, Any]] = []
+    with cloud.start(workloads, chosen.storages) as aws:
+        for workload in workloads:
+            contenders = ColdStarts(aws, workload).contenders(chosen.storages)
+            durations_ms = measure.interleave(contenders, chosen.rounds, label=workload.name)
+            entries += results(workload.name, durations_ms, chosen.storages)
+    print(table(entries))
+    measure.finish(measure.result_line("cold_start", "ms", chosen.rounds, entries), chosen.save)
 
 
 if __name__ == "__main__":

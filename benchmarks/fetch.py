@@ -1,12 +1,16 @@
-"""How fast does a blob become a verified file: by our client, by boto3's download_file, by boto3's get_object?
+"""Download: time from a blob in storage to a verified file.
 
-    python -m benchmarks.fetch [--rounds N] [--sizes 1,10,100] [--storages s3-like,unthrottled] [--no-save]
+    python -m benchmarks.fetch [--rounds N] [--sizes 1,10,100] [--storages s3-like,unthrottled]
+                               [--no-save]
 
-All in one process with clients that exist already, over connections of their own that stay open: imports and clients
-are cold_start's question. Each contender leaves a file whose SHA-256 it has checked; boto3's two are hashed here, the
-one after its download, the other while it reads. One round runs each once, in a rotating order; the first round does
-not count. Sizes are in MB of 1,000,000 bytes. Storages are those of `benchmarks.cold_start`: on loopback, so that their
-server takes a part of the same processors, and without TLS.
+Contenders: the infer function's client (ours), boto3's download_file and boto3's get_object. Each
+leaves a file and compares its SHA-256. The benchmark hashes download_file's file after the
+download, and get_object's content while it arrives. A round runs every contender once, in a
+rotating order. The first round is discarded. Sizes are in MB of 1,000,000 bytes.
+
+Not measured: imports and the creation of clients and connections (see `benchmarks.cold_start`);
+TLS. The storage servers, those of `benchmarks.cold_start`, run on loopback and use the same
+processors.
 """
 
 import argparse
@@ -18,14 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
-from benchmarks.harness import measure
+from benchmarks.harness import measure, options
 from benchmarks.harness.cloud import HOST, STORAGES
 from benchmarks.harness.measure import ROOT, Spread
 from functions.adapters.aws_http.blobs import BlobReader
@@ -41,11 +46,13 @@ KEYS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACC
 
 @contextlib.contextmanager
 def storage(folder: Path, name: str) -> Iterator[str]:
-    """The address of a storage with the objects of `folder`."""
+    """Start a storage server with the objects of `folder`; yield its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.harness.storage", str(folder), *STORAGES[name]],
-        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
     with process:
         try:
             assert process.stdout
@@ -54,47 +61,58 @@ def storage(folder: Path, name: str) -> Iterator[str]:
             process.kill()
 
 
-def contenders(url: str, blob: Blob, target: Path) -> dict[str, Callable[[], float]]:
-    """Name to what fetches once, in ms."""
-    reader = BlobReader.from_settings(Settings.from_environment({**KEYS, "AWS_ENDPOINT_URL_S3": url}), BUCKET)
-    s3 = boto3.client(
-        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="local", aws_secret_access_key="local",  # noqa: S106
-        config=Config(proxies={}, max_pool_connections=16),
-    )  # fmt: skip
+class Downloads:
+    """Downloads of one blob to one file, by each client."""
 
-    def get_object() -> str:
+    def __init__(self, url: str, blob: Blob, target: Path) -> None:
+        self._blob = blob
+        self._target = target
+        settings = Settings.from_environment({**KEYS, "AWS_ENDPOINT_URL_S3": url})
+        self._reader = BlobReader.from_settings(settings, BUCKET)
+        self._s3 = boto3.client(
+            "s3",
+            endpoint_url=url,
+            region_name=KEYS["AWS_REGION"],
+            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+            config=Config(proxies={}, max_pool_connections=16),
+        )
+
+    def contenders(self) -> dict[str, Callable[[], float]]:
+        """Return a function per client that measures one download in ms."""
+        fetches = {OURS: self._ours, FILE: self._download_file, OBJECT: self._get_object}
+        return {name: partial(self._measure, fetch) for name, fetch in fetches.items()}
+
+    def _measure(self, fetch: Callable[[], str]) -> float:
+        self._target.unlink(missing_ok=True)
+        started = time.perf_counter()
+        digest = fetch()
+        duration_ms = (time.perf_counter() - started) * 1000
+        if digest != self._blob.sha256 or self._target.stat().st_size != self._blob.size_bytes:
+            raise RuntimeError("the downloaded file differs from the stored one")
+        return duration_ms
+
+    def _ours(self) -> str:
+        self._reader.fetch(self._blob, self._target)  # compares the digest itself
+        return self._blob.sha256
+
+    def _download_file(self) -> str:
+        self._s3.download_file(BUCKET, self._blob.key, str(self._target))
+        with self._target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _get_object(self) -> str:
         digest = hashlib.sha256()
-        with target.open("wb") as file:
-            for chunk in s3.get_object(Bucket=BUCKET, Key=blob.key)["Body"].iter_chunks(CHUNK):
+        body = self._s3.get_object(Bucket=BUCKET, Key=self._blob.key)["Body"]
+        with self._target.open("wb") as file:
+            for chunk in body.iter_chunks(CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
         return digest.hexdigest()
 
-    def download_file() -> str:
-        s3.download_file(BUCKET, blob.key, str(target))
-        with target.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def ours() -> str:
-        reader.fetch(blob, target)
-        return blob.sha256
-
-    def timed(fetch: Callable[[], str]) -> Callable[[], float]:
-        def once() -> float:
-            target.unlink(missing_ok=True)
-            began = time.perf_counter()
-            digest = fetch()
-            taken = time.perf_counter() - began
-            if digest != blob.sha256 or target.stat().st_size != blob.size_bytes:
-                raise RuntimeError("what was fetched is not what is stored")
-            return taken * 1000
-
-        return once
-
-    return {OURS: timed(ours), FILE: timed(download_file), OBJECT: timed(get_object)}
-
 
 def make_blob(folder: Path, megabytes: str) -> Blob:
+    """Write a random blob below `folder`."""
     content = os.urandom(int(megabytes) * 1_000_000)
     blob = Blob("weights", hashlib.sha256(content).hexdigest(), len(content))
     path = folder / BUCKET / blob.key
@@ -103,42 +121,57 @@ def make_blob(folder: Path, megabytes: str) -> Blob:
     return blob
 
 
+def results(
+    megabytes: str, storage_name: str, durations_ms: Mapping[str, Sequence[float]]
+) -> list[dict[str, Any]]:
+    """Return one entry per contender, with its ratio to ours."""
+    entries = []
+    for contender, values in durations_ms.items():
+        entry = measure.row(
+            Spread.from_values(values, 1),
+            megabytes=megabytes,
+            storage=storage_name,
+            contender=contender,
+        )
+        entry["over_ours"] = measure.ratios(values, durations_ms[OURS]).to_record()
+        entries.append(entry)
+    return entries
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Format the entries of `results` as text."""
+    rows = [("MB", "storage", "contender", "n", "ms", "p90", "/ours", "p90")]
+    for entry in entries:
+        labels = (entry["megabytes"], entry["storage"], entry["contender"], str(entry["n"]))
+        times = (f"{entry['median']:.0f}", f"{entry['p90']:.0f}")
+        ratio = entry["over_ours"]
+        rows.append((*labels, *times, f"{ratio['median']:.2f}", f"{ratio['p90']:.2f}"))
+    return measure.table(rows)
+
+
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fetch", description=(__doc__ or "").splitlines()[0]
-    )
-    measure.add_arguments(parser, rounds=10)
-    parser.add_argument("--sizes", type=measure.one_of(SIZES), default=list(SIZES))
-    parser.add_argument("--storages", type=measure.one_of(STORAGES), default=list(STORAGES))
+    """Parse the command line."""
+    parser = options.make_parser("fetch", __doc__, rounds=10)
+    storages = list(STORAGES)
+    parser.add_argument("--sizes", type=options.choice_of(SIZES), default=list(SIZES))
+    parser.add_argument("--storages", type=options.choice_of(storages), default=storages)
     return parser.parse_args(words)
 
 
 def main() -> None:
-    wanted = arguments()
-    found: list[dict[str, Any]] = []
-    rows = [("MB", "storage", "contender", "n", "ms", "p90", "/ours", "p90")]
+    chosen = arguments()
+    entries: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as name:
         folder = Path(name)
-        blobs = {size: make_blob(folder / "objects", size) for size in wanted.sizes}
-        for kind in wanted.storages:
-            with storage(folder / "objects", kind) as url:
+        blobs = {size: make_blob(folder / "objects", size) for size in chosen.sizes}
+        for storage_name in chosen.storages:
+            with storage(folder / "objects", storage_name) as url:
                 for size, blob in blobs.items():
-                    taken = measure.interleave(
-                        contenders(url, blob, folder / "copy"), wanted.rounds, what=f"{size} MB"
-                    )
-                    for contender, values in taken.items():
-                        entry = measure.row(
-                            Spread.of(values, 1), megabytes=size, storage=kind, contender=contender
-                        )
-                        entry["over_ours"] = measure.ratios(values, taken[OURS]).to_record()
-                        found.append(entry)
-                        ratio = entry["over_ours"]
-                        rows.append(
-                            (size, kind, contender, str(entry["n"]), f"{entry['median']:.0f}", f"{entry['p90']:.0f}",
-                             f"{ratio['median']:.2f}", f"{ratio['p90']:.2f}")
-                        )  # fmt: skip
-    print(measure.table(rows))
-    measure.finish(measure.result_line("fetch", "ms", wanted.rounds, found), wanted.save)
+                    contenders = Downloads(url, blob, folder / "copy").contenders()
+                    durations_ms = measure.interleave(contenders, chosen.rounds, label=f"{size} MB")
+                    entries += results(size, storage_name, durations_ms)
+    print(table(entries))
+    measure.finish(measure.result_line("fetch", "ms", chosen.rounds, entries), chosen.save)
 
 
 if __name__ == "__main__":

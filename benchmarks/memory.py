@@ -1,144 +1,142 @@
-"""How much memory does a loaded model take at the most, from the start of the process to its first answer?
+"""Memory: peak of a process from its start to its first prediction.
 
     python -m benchmarks.memory [--rounds N] [--models tiny,conv100,encoder400] [--no-save]
 
-Each measurement is a fresh process, and the peak of its resident memory (VmHWM), mapped files included:
-  idle       functions.infer.main with the template's environment, of which nothing was asked yet.
-  reference  import onnxruntime, InferenceSession(the file as it was uploaded), one run.
-  ours       functions.infer.main with the template's environment: the record from the registry, the model fetched from
-             storage, one API Gateway event with a JSON body.
-What ours takes over the idle process is compared with the goal, 1.2 x weights + 60 MB; weights are the size of the
-uploaded file. It includes the request and its values. A prediction that is not the reference's (within 1e-5) ends the
-benchmark with an error.
+Each measurement is a fresh process, of which the peak of resident memory (VmHWM) is read, mapped
+files included. A prediction that differs from the reference's by more than 1e-5 ends the benchmark
+with an error. Contenders:
+
+idle       functions.infer.main with the template's environment, before any request.
+reference  Imports onnxruntime, opens a session of the uploaded file and runs it once.
+ours       functions.infer.main with the template's environment. It reads the version from the
+           registry, fetches the model from storage and answers an API Gateway event with a JSON
+           body.
+
+The goal is that ours needs at most 1.2 x weights + 60 MB more than the idle process, its request
+and values included. The weights count as the size of the uploaded file.
+
+Not measured: the runtime client (`benchmarks.peers` includes it), memory after more requests
+(`benchmarks.many_models`).
 """
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cold_start import spawn
-from benchmarks.harness import cloud, measure, requests
-from benchmarks.harness.measure import ROOT, TOLERANCE, Spread
+from benchmarks.harness import cloud, measure, options, requests
+from benchmarks.harness.child import CHILDREN, spawn, write_json
+from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, all_workloads
 
-CHILD = ROOT / "benchmarks" / "children" / "peak.py"
+STORAGE = "unthrottled"
 MB = 1024 * 1024
 IDLE, REFERENCE, OURS = "idle", "reference", "ours"
-FACTOR, CONSTANT_MB = 1.2, 60.0
+FACTOR, CONSTANT_MB = 1.2, 60.0  # the goal: FACTOR x weights + CONSTANT_MB
 
 
-class Case:
-    """One workload, and the processes that answer for it."""
+class PeakMemory:
+    """Peak memory of one workload's contenders, with checked predictions."""
 
-    def __init__(self, where: cloud.Cloud, workload: Workload) -> None:
-        self._cloud = where
-        self._folder = where.folder / workload.name
+    def __init__(self, aws: cloud.Cloud, workload: Workload) -> None:
+        self._aws = aws
+        self._workload = workload
+        self._folder = aws.folder / workload.name
         self._folder.mkdir()
-        self._values = self._folder / "values"
-        workload.values().astype(np.float32).tofile(self._values)
-        self._event = self._folder / "infer.json"
-        self._event.write_text(json.dumps(requests.infer_event(workload)), encoding="utf-8")
+        self._values = workload.write_values(self._folder / "values")
+        self._event = write_json(self._folder / "infer.json", requests.infer_event(workload))
         self._shape = ",".join(map(str, (1, *workload.shape)))
-        self._model = where.model_path(workload)
+        self._model = aws.model_path(workload)
         self._expected: np.ndarray | None = None
         self.weights_mb = self._model.stat().st_size / MB
 
     def contenders(self) -> dict[str, Callable[[], float]]:
-        """Name to what measures it once, in MB. The reference comes before ours: it says what is right."""
-        return {
-            IDLE: lambda: self._spawn([IDLE], partial(_ours_environment, self._cloud))[0],
-            REFERENCE: self._reference,
-            OURS: self._ours,
-        }
+        """Return a function per contender that measures one process's peak in MB.
+
+        The reference comes before ours: its prediction is the expected one.
+        """
+        return {IDLE: self._idle, REFERENCE: self._reference, OURS: self._ours}
+
+    def _idle(self) -> float:
+        return self._spawn([IDLE], self._function_environment)[0]
 
     def _reference(self) -> float:
-        peak, answer = self._spawn(
-            [REFERENCE, self._model, self._values, self._shape], cloud.plain_environment
-        )
-        self._expected = np.array(answer)
-        return peak
+        words: list[str | Path] = [REFERENCE, self._model, self._values, self._shape]
+        peak_mb, prediction = self._spawn(words, cloud.plain_environment)
+        self._expected = prediction
+        return peak_mb
 
     def _ours(self) -> float:
-        peak, answer = self._spawn([OURS, self._event], partial(_ours_environment, self._cloud))
-        if self._expected is None:  # ours may come first in a warm-up round
-            self._reference()
-        wanted = self._expected
-        got = np.array(answer).reshape(wanted.shape if wanted is not None else -1)
-        off = (
-            np.max(np.abs(got - wanted) / np.maximum(1.0, np.abs(wanted)))
-            if wanted is not None
-            else np.inf
-        )
-        if not off <= TOLERANCE:
-            raise RuntimeError(f"the answer is {off:.1e} from the reference's")
-        return peak
+        peak_mb, prediction = self._spawn([OURS, self._event], self._function_environment)
+        if self._expected is None:
+            raise RuntimeError("the reference has to run first")
+        label = f"{OURS} answered {self._workload.name}"
+        requests.check_prediction(label, prediction.reshape(self._expected.shape), self._expected)
+        return peak_mb
+
+    def _function_environment(self, tmp: Path) -> dict[str, str]:
+        return self._aws.lambda_environment(STORAGE, tmp, self._aws.variables)
 
     def _spawn(
         self, words: Sequence[str | Path], environment: Callable[[Path], Mapping[str, str]]
-    ) -> tuple[float, Any]:
-        _, answer = spawn([CHILD, *words], environment, self._folder)
-        return answer["peak_mb"], answer["prediction"]
-
-
-def _ours_environment(where: cloud.Cloud, tmp: Path) -> dict[str, str]:
-    return where.lambda_environment("unthrottled", tmp, where.variables)
+    ) -> tuple[float, np.ndarray]:
+        _, answer = spawn([CHILDREN / "peak.py", *words], environment, self._folder)
+        return answer["peak_mb"], np.array(answer["prediction"])
 
 
 def results(
-    model: str, weights_mb: float, taken: Mapping[str, Sequence[float]]
+    model: str, weights_mb: float, peaks_mb: Mapping[str, Sequence[float]]
 ) -> list[dict[str, Any]]:
-    """One entry a contender; `over_idle` is of the same round, `goal` what it may be at the most."""
-    found = []
-    for contender, values in taken.items():
-        entry = measure.row(Spread.of(values, 1), model=model, contender=contender)
+    """Return one entry per contender.
+
+    `over_idle` is the difference to the idle process of the same round, `goal` its allowed maximum.
+    """
+    entries = []
+    for contender, values in peaks_mb.items():
+        entry = measure.row(Spread.from_values(values, 1), model=model, contender=contender)
         if contender != IDLE:
-            over = [value - base for value, base in zip(values, taken[IDLE], strict=True)]
-            entry["over_idle"] = Spread.of(over, 1).to_record()
+            entry["over_idle"] = measure.differences(values, peaks_mb[IDLE], 1).to_record()
             entry["weights_mb"] = round(weights_mb, 1)
             entry["goal"] = round(FACTOR * weights_mb + CONSTANT_MB, 1)
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("model", "contender", "n", "peak MB", "over idle", "weights", "goal")]
-    for one in found:
-        over = one.get("over_idle", {}).get("median", "")
-        numbers = (one["median"], over, one.get("weights_mb", ""), one.get("goal", ""))
-        texts = [f"{number:.0f}" if number != "" else "" for number in numbers]
-        rows.append(
-            (one["model"], one["contender"], str(one["n"]), texts[0], texts[1], texts[2], texts[3])
-        )
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Format the entries of `results` as text."""
+    rows: list[Sequence[str]] = [
+        ("model", "contender", "n", "peak MB", "over idle", "weights", "goal")
+    ]
+    for entry in entries:
+        over = entry.get("over_idle", {}).get("median", "")
+        numbers = (entry["median"], over, entry.get("weights_mb", ""), entry.get("goal", ""))
+        cells = [f"{number:.0f}" if number != "" else "" for number in numbers]
+        rows.append((entry["model"], entry["contender"], str(entry["n"]), *cells))
     return measure.table(rows)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.memory", description=(__doc__ or "").splitlines()[0]
-    )
-    measure.add_arguments(parser, rounds=5)
-    parser.add_argument(
-        "--models", type=measure.one_of(all_workloads()), default=list(all_workloads())
-    )
+    """Parse the command line."""
+    parser = options.make_parser("memory", __doc__, rounds=5)
+    options.add_models(parser)
     return parser.parse_args(words)
 
 
 def main() -> None:
-    wanted = arguments()
-    chosen = [all_workloads()[name] for name in wanted.models]
-    found: list[dict[str, Any]] = []
-    with cloud.start(chosen, ["unthrottled"]) as where:
-        for workload in chosen:
-            case = Case(where, workload)
-            taken = measure.interleave(case.contenders(), wanted.rounds, what=workload.name)
-            found += results(workload.name, case.weights_mb, taken)
-    print(table(found))
-    measure.finish(measure.result_line("memory", "MB", wanted.rounds, found), wanted.save)
+    chosen = arguments()
+    workloads = [all_workloads()[name] for name in chosen.models]
+    entries: list[dict[str, Any]] = []
+    with cloud.start(workloads, [STORAGE]) as aws:
+        for workload in workloads:
+            processes = PeakMemory(aws, workload)
+            peaks_mb = measure.interleave(
+                processes.contenders(), chosen.rounds, label=workload.name
+            )
+            entries += results(workload.name, processes.weights_mb, peaks_mb)
+    print(table(entries))
+    measure.finish(measure.result_line("memory", "MB", chosen.rounds, entries), chosen.save)
 
 
 if __name__ == "__main__":

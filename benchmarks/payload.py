@@ -1,34 +1,40 @@
-"""How does the cost of a request grow with its payload, from one number to as many as Lambda lets in?
+"""Payload: cost of a request by its size, up to Lambda's limit.
 
     python -m benchmarks.payload [--rounds N] [--no-save]
 
-A model that adds up what it is given, whatever its size, and answers one number: what a request costs beside it is the
-way of its numbers. Lambda takes 6 MiB, base64 included: 1.1 million FP32 as binary tensors, 600,000 numbers of three
-decimals as JSON. Contenders, process, rounds and ratios are those of `benchmarks.warm_request`; naive is what everybody
-writes: json.loads, np.array, session.run, json.dumps, of a body that is not even base64.
+The model adds up any number of values and answers one number, so that nearly the whole cost is that
+of carrying the values. Lambda's limit of 6 MiB, base64 included, holds 1.1 million FP32 values as
+binary tensors or 600,000 numbers of three decimals as JSON. Process, rounds and ratios are those of
+`benchmarks.warm_request`, and so are its contenders bare, ours and naive; naive's body is not even
+base64.
+
+Not measured: the same as in `benchmarks.warm_request`, and the work of a real model.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.harness import cloud, measure, requests
+from benchmarks.harness import cloud, measure, options, requests
+from benchmarks.harness.child import write_json
 from benchmarks.harness.models import IR, OPSET, Workload
-from benchmarks.warm_request import check, results, run, written
+from benchmarks.warm_request import check, results, run
 
 BINARY = (1, 10, 100, 1_000, 10_000, 100_000, 1_100_000)
 JSON = (1, 10, 100, 1_000, 10_000, 100_000, 600_000)
-EVENT_LIMIT = 6 * 1024 * 1024
+EVENT_LIMIT = 6 * 1024 * 1024  # bytes of an invocation's payload, Lambda's quota
 CONTENDERS = ("bare", "ours", "naive")
-CALLS = 20_000  # numbers that one contender takes in a row, at least twice and at most 25 times
+# A block of calls carries about this many values, in 2 to 25 calls.
+BLOCK_VALUES, BLOCK_MIN, BLOCK_MAX = 20_000, 2, 25
 
 
 def adder() -> onnx.ModelProto:
-    """y = the sum of x, (n,) to (1,)."""
+    """Build a model that sums its input, (n,) to (1,)."""
     graph = helper.make_graph(
         [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
         "benchmark",
@@ -47,70 +53,64 @@ def adder() -> onnx.ModelProto:
 WORKLOAD = Workload("adder", adder, ())
 
 
-def plan(where: cloud.Cloud, rounds: int) -> dict[str, Any]:
-    """What `children/warm.py` is to do; its files lie in the cloud's folder.
+def make_plan(aws: cloud.Cloud, rounds: int) -> dict[str, Any]:
+    """Write the input files for `children/warm.py` and return its plan.
 
     Raises:
-        ValueError: a request is larger than Lambda lets in.
+        ValueError: a request is larger than Lambda's limit.
     """
-    cases = []
-    for encoding, sizes in (("json", JSON), ("binary", BINARY)):
-        for size in sizes:
-            name = where.folder / f"{encoding}-{size}"
-            WORKLOAD.values(size).astype(np.float32).tofile(name.with_suffix(".values"))
-            event = requests.infer_event(WORKLOAD, size, binary=encoding == "binary")
-            path = written(name.with_suffix(".event"), event)
-            if name.with_suffix(".event").stat().st_size > EVENT_LIMIT:
-                raise ValueError(f"{size} numbers as {encoding} are more than Lambda takes")
-            naive = requests.predict_event(WORKLOAD, size) if encoding == "json" else None
-            cases.append(
-                {
-                    "case": f"{encoding} {size}",
-                    "repeats": max(2, min(25, CALLS // size)),
-                    "values": str(name.with_suffix(".values")),
-                    "shape": [size],
-                    "event": path,
-                    "naive": written(name.with_suffix(".naive"), naive) if naive else None,
-                }
-            )
+    sizes = [("json", size) for size in JSON] + [("binary", size) for size in BINARY]
+    cases = [_make_case(aws.folder, encoding, size) for encoding, size in sizes]
+    model = str(aws.model_path(WORKLOAD))
+    return {"rounds": rounds, "model": model, "contenders": CONTENDERS, "cases": cases}
+
+
+def _make_case(folder: Path, encoding: str, size: int) -> dict[str, Any]:
+    path = folder / f"{encoding}-{size}"
+    event = requests.infer_event(WORKLOAD, size, binary=encoding == "binary")
+    event_path = write_json(path.with_suffix(".event"), event)
+    if Path(event_path).stat().st_size > EVENT_LIMIT:
+        raise ValueError(f"{size} numbers as {encoding} are more than Lambda takes")
+    naive = None
+    if encoding == "json":
+        naive = write_json(path.with_suffix(".naive"), requests.predict_event(WORKLOAD, size))
     return {
-        "rounds": rounds,
-        "model": str(where.model_path(WORKLOAD)),
-        "contenders": CONTENDERS,
-        "cases": cases,
+        "case": f"{encoding} {size}",
+        "repeats": max(BLOCK_MIN, min(BLOCK_MAX, BLOCK_VALUES // size)),
+        "values": WORKLOAD.write_values(path.with_suffix(".values"), size),
+        "shape": [size],
+        "event": event_path,
+        "naive": naive,
     }
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows: list[Sequence[str]] = [
-        ("numbers", "body", "contender", "n", "µs", "p90", "- bare", "ns each")
-    ]
-    for entry in found:
-        line = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
-        line += [f"{entry['median']:.1f}", f"{entry['p90']:.1f}"]
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Format the entries of `warm_request.results` as text."""
+    heading = ("numbers", "body", "contender", "n", "µs", "p90", "- bare", "ns each")
+    rows: list[Sequence[str]] = [heading]
+    for entry in entries:
+        cells = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
+        cells += [f"{entry['median']:.1f}", f"{entry['p90']:.1f}"]
         if "minus_bare" in entry:
-            added = entry["minus_bare"]["median"]
-            line += [f"{added:.1f}", f"{added * 1000 / entry['rows']:.1f}"]
-        rows.append(line + [""] * (8 - len(line)))
+            added_us = entry["minus_bare"]["median"]
+            cells += [f"{added_us:.1f}", f"{added_us * 1000 / entry['rows']:.1f}"]
+        rows.append(cells + [""] * (len(heading) - len(cells)))
     return measure.table(rows)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.payload", description=(__doc__ or "").splitlines()[0]
-    )
-    measure.add_arguments(parser, rounds=30)
-    return parser.parse_args(words)
+    """Parse the command line."""
+    return options.make_parser("payload", __doc__, rounds=30).parse_args(words)
 
 
 def main() -> None:
-    wanted = arguments()
-    with cloud.start([WORKLOAD], ["unthrottled"]) as where:
-        measured = run(where, plan(where, wanted.rounds))
+    chosen = arguments()
+    with cloud.start([WORKLOAD], ["unthrottled"]) as aws:
+        measured = run(aws, make_plan(aws, chosen.rounds))
     check(measured["replies"])
-    found = results(measured["taken"])
-    print(table(found))
-    measure.finish(measure.result_line("payload", "us", wanted.rounds, found), wanted.save)
+    entries = results(measured["durations_us"])
+    print(table(entries))
+    measure.finish(measure.result_line("payload", "us", chosen.rounds, entries), chosen.save)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,26 @@
-"""What does our handler add to the model itself, once the model is in memory?
+"""Warm request: time that the handler adds to running the model.
 
     python -m benchmarks.warm_request [--rounds N] [--no-save]
 
-The tiny perceptron, 784 floats a row, 1 and 128 rows, as JSON and as binary tensors, in one process with the
-environment of the infer function:
-  bare   session.run on a ready array, with the session options of the function
-  ours   functions.infer.main.lambda_handler: event in, reply out, its log and metric line included, written to a pipe
-         that another process reads
-  quiet  the same for a request that is not among those that are logged (LOG_SAMPLE_RATE)
-  unseen the same as ours for a request of a form that it has not seen before
-  naive  json.loads, np.array, session.run, json.dumps on the same session: no checks, no line. For information.
-Each round gives every contender a block of calls (25 of 1 row, 5 of 128, and one before that does not count), in a
-rotating order, and counts the block's median; p90 is over rounds. Ratios are of the same round. The event is a
-dictionary already and the reply is left one: Lambda's runtime client converts them outside the handler. The registry
-(moto) is asked when the alias is forgotten, every 4-5 s, as deployed. Every answer has to
-be the bare one's within 1e-5.
+The model is in memory. It is the tiny perceptron, with 784 values per row, 1 and 128 rows, as JSON
+and as binary tensors, in one process with the environment of the infer function. Contenders:
+
+bare    session.run on a ready array, with the session options of the function.
+ours    functions.infer.main.lambda_handler, from event to reply, with its log and metric line,
+        which is written to a pipe that another process reads.
+quiet   The same for a request outside the log sample (LOG_SAMPLE_RATE).
+unseen  The same as ours for a request whose JSON no cached request template fits.
+naive   json.loads, np.array, session.run, json.dumps on the same session, without checks and
+        without a log line. For information.
+
+A round gives every contender a block of calls, in a rotating order: one discarded call, then 25
+calls of 1 row or 5 of 128 rows. The round counts the block's median; p90 is over rounds. Ratios and
+differences compare the same round. The registry (moto) is read when the cached alias expires, every
+4 to 5 s, as deployed. A prediction that differs from the bare one by more than 1e-5 ends the
+benchmark with an error.
+
+Not measured: the event's parsing and the reply's serialization, which Lambda's runtime client does
+outside the handler.
 """
 
 import argparse
@@ -22,149 +28,131 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import cloud, measure, requests
-from benchmarks.harness.measure import ROOT, TOLERANCE, Spread
+from benchmarks.harness import cloud, measure, options, requests
+from benchmarks.harness.child import CHILDREN, write_json
+from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, workloads
 
-REPEATS = {1: 25, 128: 5}  # rows, and how many calls of one contender come in a row
+REPEATS = {1: 25, 128: 5}  # rows: calls per block
 CONTENDERS = ("bare", "ours", "quiet", "unseen", "naive")
 BARE = "bare"
 LIMIT_S = 3600.0
 
 
-def plan(where: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, Any]:
-    """What `children/warm.py` is to do; its files lie in the cloud's folder."""
+def make_plan(aws: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, Any]:
+    """Write the input files for `children/warm.py` and return its plan."""
     cases = []
     for rows, repeats in REPEATS.items():
-        values = where.folder / f"values-{rows}"
-        workload.values(rows).astype(np.float32).tofile(values)
-        text = written(where.folder / f"naive-{rows}.json", requests.predict_event(workload, rows))
+        values = workload.write_values(aws.folder / f"values-{rows}", rows)
+        predict = requests.predict_event(workload, rows)
+        naive = write_json(aws.folder / f"naive-{rows}.json", predict)
         for encoding in ("json", "binary"):
             event = requests.infer_event(workload, rows, binary=encoding == "binary")
-            cases.append(
-                {
-                    "case": f"{encoding} {rows}",
-                    "repeats": repeats,
-                    "values": str(values),
-                    "shape": [rows, *workload.shape],
-                    "event": written(where.folder / f"{encoding}-{rows}.json", event),
-                    "naive": text if encoding == "json" else None,
-                }
-            )
-    return {
-        "rounds": rounds,
-        "model": str(where.model_path(workload)),
-        "contenders": CONTENDERS,
-        "cases": cases,
-    }
+            case = {
+                "case": f"{encoding} {rows}",
+                "repeats": repeats,
+                "values": values,
+                "shape": [rows, *workload.shape],
+                "event": write_json(aws.folder / f"{encoding}-{rows}.json", event),
+                "naive": naive if encoding == "json" else None,
+            }
+            cases.append(case)
+    model = str(aws.model_path(workload))
+    return {"rounds": rounds, "model": model, "contenders": CONTENDERS, "cases": cases}
 
 
-def written(path: Path, document: object) -> str:
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return str(path)
-
-
-def run(where: cloud.Cloud, planned: Mapping[str, Any]) -> dict[str, Any]:
-    """What the child measured.
+def run(aws: cloud.Cloud, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Run `children/warm.py`; return its durations and replies.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the process failed.
     """
-    tmp, result = where.folder / "tmp", where.folder / "result.json"
+    tmp, result = aws.folder / "tmp", aws.folder / "result.json"
     tmp.mkdir()
-    storage = next(iter(where.storage_urls))
-    plan_path = written(where.folder / "plan.json", planned)
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "children" / "warm.py"),
-        plan_path,
-        str(result),
-    ]
+    storage = next(iter(aws.storage_urls))
+    plan_path = write_json(aws.folder / "plan.json", plan)
     done = subprocess.run(
-        command, env=where.lambda_environment(storage, tmp, where.variables), cwd=tmp,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=LIMIT_S, check=False,
-    )  # fmt: skip
+        [sys.executable, str(CHILDREN / "warm.py"), plan_path, str(result)],
+        env=aws.lambda_environment(storage, tmp, aws.variables),
+        cwd=tmp,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=LIMIT_S,
+        check=False,
+    )
     if done.returncode or not result.exists():
         raise SystemExit(f"the measured process ended with {done.returncode}")
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+    measured: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return measured
 
 
 def check(replies: Mapping[str, Any]) -> None:
-    """Raises:
-    RuntimeError: somebody answered something else than the model.
+    """Compare every contender's prediction with the bare run's.
+
+    Raises:
+        WrongPrediction: a prediction differs.
     """
     for name, reply in replies.items():
         case, _, contender = name.partition("|")
-        expected = np.array(replies[f"{case}|{BARE}"], np.float32)
         if contender == BARE:
             continue
+        expected = np.array(replies[f"{case}|{BARE}"], np.float32)
         read = requests.usual_prediction if contender == "naive" else requests.infer_prediction
-        found = read(reply)
-        if found.shape != expected.shape or not np.allclose(
-            found, expected, rtol=TOLERANCE, atol=TOLERANCE
-        ):
-            raise RuntimeError(f"{contender} answered {case} wrongly")
+        requests.check_prediction(f"{contender} answered {case}", read(reply), expected)
 
 
-def results(taken: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """One entry a case and contender, µs; what each takes over and beyond the bare run of the same round."""
-    found = []
-    for name, values in taken.items():
+def results(durations_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Return one entry in µs per case and contender.
+
+    It has the ratio and the difference to the bare run of the same round.
+    """
+    entries = []
+    for name, values in durations_us.items():
         case, _, contender = name.partition("|")
         encoding, rows = case.split()
-        entry = measure.row(
-            Spread.of(values, 1), encoding=encoding, rows=int(rows), contender=contender
-        )
+        spread = Spread.from_values(values, 1)
+        entry = measure.row(spread, encoding=encoding, rows=int(rows), contender=contender)
         if contender != BARE:
-            bare = taken[f"{case}|{BARE}"]
+            bare = durations_us[f"{case}|{BARE}"]
             entry["over_bare"] = measure.ratios(values, bare).to_record()
-            added = [value - base for value, base in zip(values, bare, strict=True)]
-            entry["minus_bare"] = Spread.of(added, 1).to_record()
-        found.append(entry)
-    return found
+            entry["minus_bare"] = measure.differences(values, bare, 1).to_record()
+        entries.append(entry)
+    return entries
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows: list[Sequence[str]] = [
-        ("rows", "body", "contender", "n", "µs", "p90", "- bare", "/ bare", "p90")
-    ]
-    for entry in found:
-        line = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
-        line += [f"{entry['median']:.1f}", f"{entry['p90']:.1f}"]
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Format the entries of `results` as text."""
+    heading = ("rows", "body", "contender", "n", "µs", "p90", "- bare", "/ bare", "p90")
+    rows: list[Sequence[str]] = [heading]
+    for entry in entries:
+        cells = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
+        cells += [f"{entry['median']:.1f}", f"{entry['p90']:.1f}"]
         if "over_bare" in entry:
             over = entry["over_bare"]
-            line += [
-                f"{entry['minus_bare']['median']:.1f}",
-                f"{over['median']:.2f}",
-                f"{over['p90']:.2f}",
-            ]
-        rows.append(line + [""] * (9 - len(line)))
+            cells.append(f"{entry['minus_bare']['median']:.1f}")
+            cells += [f"{over['median']:.2f}", f"{over['p90']:.2f}"]
+        rows.append(cells + [""] * (len(heading) - len(cells)))
     return measure.table(rows)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.warm_request", description=(__doc__ or "").splitlines()[0]
-    )
-    measure.add_arguments(parser, rounds=60)
-    return parser.parse_args(words)
+    """Parse the command line."""
+    return options.make_parser("warm_request", __doc__, rounds=60).parse_args(words)
 
 
 def main() -> None:
-    wanted = arguments()
+    chosen = arguments()
     workload = workloads()["tiny"]
-    with cloud.start([workload], ["unthrottled"]) as where:
-        measured = run(where, plan(where, workload, wanted.rounds))
+    with cloud.start([workload], ["unthrottled"]) as aws:
+        measured = run(aws, make_plan(aws, workload, chosen.rounds))
     check(measured["replies"])
-    found = results(measured["taken"])
-    print(table(found))
-    measure.finish(measure.result_line("warm_request", "us", wanted.rounds, found), wanted.save)
+    entries = results(measured["durations_us"])
+    print(table(entries))
+    measure.finish(measure.result_line("warm_request", "us", chosen.rounds, entries), chosen.save)
 
 
 if __name__ == "__main__":

@@ -101,21 +101,21 @@ SUMMARIES: Mapping[str, Callable[[Sequence[Run]], str]] = {
 }
 
 
-def question(script: Path) -> str:
+def subject(script: Path) -> str:
     """Return the first line of a benchmark's docstring, without the full stop."""
     text = (ast.get_docstring(ast.parse(script.read_text())) or "").split("\n")[0]
     return text.split(". ")[0].removesuffix(".")
 
 
 def overview(runs: Iterable[Run], scripts: Path = SCRIPTS) -> Rows:
-    """Return a row for each benchmark: its command, question and result."""
-    rows: Rows = [("`python -m …`", "Question", "Result")]
+    """Return a row for each benchmark: its command, subject and result."""
+    rows: Rows = [("`python -m …`", "Measures", "Result")]
     for run in runs:
         name = run["benchmark"]
         summary = SUMMARIES.get(name)
         link = f"[{name}.jsonl](../benchmarks/results/{name}.jsonl)"
         result = summary(run["results"]) if summary else link
-        rows.append((f"`benchmarks.{name}`", question(scripts / f"{name}.py"), result))
+        rows.append((f"`benchmarks.{name}`", subject(scripts / f"{name}.py"), result))
     return rows
 
 

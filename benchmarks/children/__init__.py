@@ -1,1 +1,1 @@
-"""What benchmarks run in a process of its own."""
+"""Scripts that benchmarks run in processes of their own."""

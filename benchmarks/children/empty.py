@@ -1,4 +1,7 @@
-"""A handler that does nothing: what is left is the runtime client, with an answer as large as a prediction."""
+"""Handler that does nothing, to measure the runtime client alone.
+
+Its reply is as large as a prediction.
+"""
 
 from typing import Any
 
@@ -15,4 +18,5 @@ REPLY = {
 
 
 def lambda_handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001
+    """Return the same reply to every event."""
     return REPLY

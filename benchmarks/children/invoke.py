@@ -1,6 +1,8 @@
-"""A Lambda environment's first event: import the handler, read the event, call. `invoke.py MODULE EVENT`
+"""First invocation of a process: import, read the event, call.
 
-What the runtime client does besides is left out for every handler: its import, and the HTTP of the Runtime API.
+    invoke.py MODULE EVENT
+
+The runtime client's own import and the HTTP of the Runtime API are left out for every handler.
 """
 
 import importlib
@@ -11,7 +13,7 @@ ACCOUNT, REGION = "123456789012", "us-east-1"
 
 
 class Context:
-    """What Lambda hands over beside the event."""
+    """Context object that Lambda passes to a handler."""
 
     aws_request_id = "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
     function_name = "InferFunction"
@@ -26,7 +28,7 @@ class Context:
 
 if __name__ == "__main__":
     module, path = sys.argv[1:]
-    handler = importlib.import_module(module).lambda_handler  # INIT, before the event is known
-    with open(path, "rb") as file:  # noqa: PTH123  # pathlib is not free to import
+    handler = importlib.import_module(module).lambda_handler  # INIT: the event has not been read
+    with open(path, "rb") as file:  # noqa: PTH123  # importing pathlib takes time
         event = json.load(file)
     print("ANSWER " + json.dumps(handler(event, Context())), flush=True)

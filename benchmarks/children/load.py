@@ -1,8 +1,11 @@
-"""A lean load generator: one request over and over, from as many clients as asked. `load.py PLAN`
+"""Load generator: one HTTP request repeated by several clients.
 
-PLAN is JSON: {"port", "path", "body": file, "pid": of the server, "loads": [{"clients", "requests"}, …]}. Each client
-is a thread with a connection that stays open if the server lets it; a tenth of the requests, before the others, does
-not count. Prints one `summary` a load.
+    load.py PLAN
+
+PLAN is JSON: {"port", "path", "body": file, "pid": server's process, "loads": [{"clients",
+"requests"}, …]}. Each client is a thread with its own connection, which stays open if the server
+keeps it. A tenth of the requests come first as a warm-up and are not counted. Prints a list with
+the `summary` of each load.
 """
 
 import json
@@ -21,10 +24,13 @@ LIMIT_S = 30.0
 
 
 class Connection:
-    """One client of an HTTP server: the same request each time, nothing but the status and the length read."""
+    """HTTP client of one fixed request.
+
+    Of a reply it parses the status and the length only.
+    """
 
     def __init__(self, port: int, path: str, body: bytes | None) -> None:
-        """POST of JSON, or, without a body, GET."""
+        """Prepare a POST of JSON or, without a body, a GET."""
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -33,11 +39,11 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def ask(self) -> tuple[int, bytes]:
-        """(status, body) of one answer.
+        """Send the request; return (status, body) of the reply.
 
         Raises:
             OSError: nobody listens, or the connection broke.
-            ValueError: the answer does not say how long it is.
+            ValueError: the reply does not state its length.
         """
         if self._socket is None:
             self._socket = socket.create_connection((HOST, self._port), LIMIT_S)
@@ -53,6 +59,7 @@ class Connection:
         return int(head[9:12]), body[:length]
 
     def close(self) -> None:
+        """Close the connection; the next request opens another."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -61,31 +68,35 @@ class Connection:
     def _receive(connection: socket.socket) -> tuple[bytes, bytes, int]:
         received = b""
         while (end := received.find(b"\r\n\r\n")) < 0:
-            received += _some(connection)
+            received += _receive_some(connection)
         head, body = received[:end].lower(), received[end + 4 :]
-        _, found, after = head.partition(b"\ncontent-length:")
-        if not found:
+        _, header, rest = head.partition(b"\ncontent-length:")
+        if not header:
             raise ValueError(f"an answer without a length: {head[:200]!r}")
-        length = int(after.partition(b"\r")[0])
+        length = int(rest.partition(b"\r")[0])
         while len(body) < length:
-            body += _some(connection)
+            body += _receive_some(connection)
         return head, body, length
 
 
-def _some(connection: socket.socket) -> bytes:
+def _receive_some(connection: socket.socket) -> bytes:
     chunk = connection.recv(65536)
     if not chunk:
         raise ConnectionResetError("the server hung up")
     return chunk
 
 
-def summary(clients: int, taken: Sequence[float], seconds: float, cpu_s: float) -> dict[str, float]:
-    """What one load came to; `taken` are the seconds of each request, in any order.
+def summary(
+    clients: int, durations_s: Sequence[float], seconds: float, cpu_s: float
+) -> dict[str, float]:
+    """Summarize a load: latency, requests per second, CPU time per request.
+
+    `durations_s` are those of the requests, in any order; `seconds` and `cpu_s` are of the load.
 
     >>> summary(8, [0.001] * 98 + [0.002, 0.003], 0.1, 0.05)
     {'clients': 8, 'p50_ms': 1.0, 'p99_ms': 2.0, 'rps': 1000.0, 'cpu_us': 500.0}
     """
-    ordered = sorted(taken)
+    ordered = sorted(durations_s)
     count = len(ordered)
     return {
         "clients": clients,
@@ -99,32 +110,34 @@ def summary(clients: int, taken: Sequence[float], seconds: float, cpu_s: float) 
 def load(
     port: int, path: str, body: bytes, pid: int, clients: int, requests: int
 ) -> dict[str, float]:
-    """Raises:
-    RuntimeError: an answer was no 200, or none came.
+    """Send `requests` from `clients` threads; return the load's summary.
+
+    Raises:
+        RuntimeError: a reply's status was not 200, or a client had no reply.
     """
     each = max(1, requests // clients)
     connections = [Connection(port, path, body) for _ in range(clients)]
     try:
         _run(connections, max(1, each // 10))
-        before, began = cpu_seconds(pid), time.perf_counter()
-        taken = _run(connections, each)
-        seconds, after = time.perf_counter() - began, cpu_seconds(pid)
+        cpu_before, started = cpu_seconds(pid), time.perf_counter()
+        durations_s = _run(connections, each)
+        seconds, cpu_after = time.perf_counter() - started, cpu_seconds(pid)
     finally:
         for connection in connections:
             connection.close()
-    return summary(clients, taken, seconds, after - before)
+    return summary(clients, durations_s, seconds, cpu_after - cpu_before)
 
 
 def _run(connections: Sequence[Connection], each: int) -> list[float]:
-    taken: list[float] = []
+    durations_s: list[float] = []
     failures: list[str] = []
 
     def client(connection: Connection) -> None:
         try:
             for _ in range(each):
-                began = time.perf_counter()
+                started = time.perf_counter()
                 status, body = connection.ask()
-                taken.append(time.perf_counter() - began)
+                durations_s.append(time.perf_counter() - started)
                 if status != 200:
                     raise ValueError(f"{status} {body[:200]!r}")
         except (OSError, ValueError) as error:
@@ -137,16 +150,14 @@ def _run(connections: Sequence[Connection], each: int) -> list[float]:
         thread.join()
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(connections)} clients failed: {failures[0]}")
-    return taken
+    return durations_s
 
 
 def main() -> None:
     plan: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     target = plan["port"], plan["path"], Path(plan["body"]).read_bytes(), plan["pid"]
-    print(
-        json.dumps([load(*target, one["clients"], one["requests"]) for one in plan["loads"]]),
-        flush=True,
-    )
+    summaries = [load(*target, each["clients"], each["requests"]) for each in plan["loads"]]
+    print(json.dumps(summaries), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
-"""What a process takes at the most. `peak.py idle`, `peak.py reference MODEL VALUES ROWS,SHAPE`, `peak.py ours EVENT`
+"""Peak resident memory of a process that answers one request, or none.
 
-Prints {"peak_mb", "prediction"}: the peak of the resident memory of this process (VmHWM), mapped files included.
+    peak.py idle
+    peak.py reference MODEL VALUES ROWS,SHAPE
+    peak.py ours EVENT
+
+Prints {"peak_mb", "prediction"}; peak_mb is VmHWM, mapped files included.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-def peak_mb() -> float:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise LookupError("VmHWM")
+from benchmarks.children.memory_status import memory_mb
 
 
 def idle() -> Any:
+    """Import the infer function and finish its INIT; predict nothing."""
     from functions.infer.main import prefetching
 
     prefetching.wait()
@@ -24,6 +25,7 @@ def idle() -> Any:
 
 
 def reference(model: str, values: str, shape: str) -> Any:
+    """Run a local file once in an ONNX Runtime session."""
     import numpy as np
     import onnxruntime as ort
 
@@ -33,6 +35,7 @@ def reference(model: str, values: str, shape: str) -> Any:
 
 
 def ours(path: str) -> Any:
+    """Send an event to the infer function's handler."""
     import base64
 
     from benchmarks.children.invoke import Context
@@ -43,9 +46,11 @@ def ours(path: str) -> Any:
     return output["data"]
 
 
+# Each contender imports its own packages, so that no process holds those of another.
+CONTENDERS: dict[str, Callable[..., Any]] = {"idle": idle, "reference": reference, "ours": ours}
+
 if __name__ == "__main__":
-    what, *arguments = sys.argv[1:]
-    prediction = (
-        idle() if what == "idle" else (reference if what == "reference" else ours)(*arguments)
-    )
-    print("ANSWER " + json.dumps({"peak_mb": peak_mb(), "prediction": prediction}), flush=True)
+    contender, *arguments = sys.argv[1:]
+    prediction = CONTENDERS[contender](*arguments)
+    answer = {"peak_mb": memory_mb("VmHWM"), "prediction": prediction}
+    print("ANSWER " + json.dumps(answer), flush=True)

@@ -1,4 +1,7 @@
-"""The reference: ONNX Runtime, a session of a local file, one run. `reference.py MODEL VALUES ROWS,SHAPE`"""
+"""Reference prediction: one run of a local file in ONNX Runtime.
+
+reference.py MODEL VALUES ROWS,SHAPE
+"""
 
 import json
 import sys

@@ -1,8 +1,11 @@
-"""The environment of a function that serves a fleet: Zipf traffic through its handler. `traffic.py PLAN RESULT`
+"""Zipf traffic to many models through the infer function's handler.
 
-PLAN is JSON: {"members": [[number, size_bytes], …], "requests": N or 0, "seconds": S, "threads": T, "skew": 1.1,
-"seed": N}: it ends after N requests or, where that is 0, after S seconds. RESULT takes what was seen, per request and
-in total; the peak of this process's memory is read after every request. Log lines go to stdout.
+    traffic.py PLAN RESULT
+
+PLAN is JSON: {"members": [[number, size_bytes], …], "requests": N or 0, "seconds": S, "threads": T,
+"skew": 1.1, "seed": N}. The traffic ends after N requests or, with 0, after S seconds. RESULT is
+the file for the measurements of each request and of the whole process; the memory's peak is read
+after every request. Log lines go to stdout.
 """
 
 import base64
@@ -17,31 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.children.invoke import Context
+from benchmarks.children.memory_status import memory_mb
 from benchmarks.harness.member import WIDTH, Member
 from functions.infer import main as deployed
 
 MB = 1024 * 1024
-
-
-def memory_mb(field: str) -> float:
-    """VmRSS or VmHWM of this process."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise LookupError(field)
+WRONG_MAX = 20  # wrong answers that are reported
 
 
 class Traffic:
-    """What several threads send and see."""
+    """Requests of several threads, and the measurements of their replies."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
-        self._members = [Member(*one) for one in plan["members"]]
-        self._weights = list(
-            accumulate((rank + 1) ** -plan["skew"] for rank in range(len(self._members)))
-        )
-        self._chance = random.Random(plan["seed"])  # noqa: S311 (no secret)
-        self._chance.shuffle(self._members)
+        self._members = [Member(*fields) for fields in plan["members"]]
+        popularity = ((rank + 1) ** -plan["skew"] for rank in range(len(self._members)))
+        self._weights = list(accumulate(popularity))
+        self._random = random.Random(plan["seed"])  # noqa: S311 (no secret)
+        self._random.shuffle(self._members)
         self._lock = threading.Lock()
         self._left = plan["requests"] or sys.maxsize
         self._until = time.monotonic() + plan["seconds"] if not plan["requests"] else float("inf")
@@ -50,32 +46,30 @@ class Traffic:
         self.refused: dict[str, int] = {}
         self.wrong: list[str] = []
         self.held_mb = self.files_mb = 0.0
-        self.peaks: list[float] = []  # the highest so far, after each request
+        self.peaks: list[float] = []  # VmHWM after each request, in MB
 
-    def _next(self) -> tuple[Member, float] | None:
+    def send_all(self) -> None:
+        """Send requests until the plan is done."""
+        while (chosen := self._choose()) is not None:
+            self._send(*chosen)
+
+    def _choose(self) -> tuple[Member, float] | None:
         with self._lock:
             if self._left <= 0 or time.monotonic() >= self._until:
                 return None
             self._left -= 1
-            [member] = self._chance.choices(self._members, cum_weights=self._weights)
-            return member, self._chance.randrange(100) / 4
+            [member] = self._random.choices(self._members, cum_weights=self._weights)
+            return member, self._random.randrange(100) / 4
 
-    def send(self) -> None:
-        """Requests until the plan is done."""
-        while (chosen := self._next()) is not None:
-            member, x = chosen
-            body = {
-                "inputs": [
-                    {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [x] * WIDTH}
-                ]
-            }
-            event = request(f"/v2/models/{member.name}/infer", body)
-            began = time.perf_counter()
-            reply = deployed.lambda_handler(event, Context())
-            taken = (time.perf_counter() - began) * 1000
-            self._see(member, x, reply, taken)
+    def _send(self, member: Member, x: float) -> None:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [x] * WIDTH}
+        event = post_event(f"/v2/models/{member.name}/infer", {"inputs": [tensor]})
+        started = time.perf_counter()
+        reply = deployed.lambda_handler(event, Context())
+        duration_ms = (time.perf_counter() - started) * 1000
+        self._record(member, x, reply, duration_ms)
 
-    def _see(self, member: Member, x: float, reply: dict[str, Any], taken: float) -> None:
+    def _record(self, member: Member, x: float, reply: dict[str, Any], duration_ms: float) -> None:
         answer = json.loads(base64.b64decode(reply["body"]))
         held, files = (size / MB for size in deployed.models.held_bytes())
         peak = memory_mb("VmHWM")
@@ -84,20 +78,41 @@ class Traffic:
             self.peaks.append(peak)
             if reply["statusCode"] == 503:
                 self.refused[answer["code"]] = self.refused.get(answer["code"], 0) + 1
-            elif reply["statusCode"] != 200:
-                self.wrong.append(
-                    f"{member.name} answered {reply['statusCode']}: {str(answer)[:300]}"
-                )
-            elif not member.is_answer(answer["outputs"][0]["data"], x):
-                self.wrong.append(f"{member.name} of {x} is {answer['outputs'][0]['data'][:1]}")
+            elif wrong := _difference(member, x, reply["statusCode"], answer):
+                self.wrong.append(wrong)
+            elif reply["headers"]["x-cold-start"] == "1":
+                self.misses.append(duration_ms)
             else:
-                (self.misses if reply["headers"]["x-cold-start"] == "1" else self.hits).append(
-                    taken
-                )
+                self.hits.append(duration_ms)
+
+    def results(self, bare_mb: float) -> dict[str, Any]:
+        """Return all measurements, after the last request."""
+        return {
+            "hits_ms": self.hits,
+            "misses_ms": self.misses,
+            "refused": self.refused,
+            "wrong": self.wrong[:WRONG_MAX],
+            "bare_mb": bare_mb,
+            "peaks_mb": self.peaks,
+            "held_mb": self.held_mb,
+            "bound_mb": deployed.models._memory_bytes / MB,
+            "files_mb": self.files_mb,
+            "storage_mb": deployed.models._storage_bytes / MB,
+            "left": [path.name for path in deployed.scratch.path.iterdir()],
+            "threads_left": sum(thread.name == "load" for thread in threading.enumerate()),
+        }
 
 
-def request(path: str, body: object) -> dict[str, Any]:
-    """A POST, as API Gateway hands it over."""
+def _difference(member: Member, x: float, status: int, answer: dict[str, Any]) -> str:
+    """Describe a wrong answer; return "" for the right one."""
+    if status != 200:
+        return f"{member.name} answered {status}: {str(answer)[:300]}"
+    values = answer["outputs"][0]["data"]
+    return "" if member.is_answer(values, x) else f"{member.name} of {x} is {values[:1]}"
+
+
+def post_event(path: str, body: object) -> dict[str, Any]:
+    """Return a POST as API Gateway passes it to a function."""
     return {
         "httpMethod": "POST",
         "path": path,
@@ -110,9 +125,10 @@ def request(path: str, body: object) -> dict[str, Any]:
 
 
 def main() -> None:
-    traffic = Traffic(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    bare = memory_mb("VmRSS")
-    threads = [threading.Thread(target=traffic.send) for _ in range(traffic._plan["threads"])]
+    plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    traffic = Traffic(plan)
+    bare_mb = memory_mb("VmRSS")
+    threads = [threading.Thread(target=traffic.send_all) for _ in range(plan["threads"])]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -121,21 +137,7 @@ def main() -> None:
         if thread.name == "load":
             thread.join(60)
     gc.collect()
-    found = {
-        "hits_ms": traffic.hits,
-        "misses_ms": traffic.misses,
-        "refused": traffic.refused,
-        "wrong": traffic.wrong[:20],
-        "bare_mb": bare,
-        "peaks_mb": traffic.peaks,
-        "held_mb": traffic.held_mb,
-        "bound_mb": deployed.models._memory_bytes / MB,
-        "files_mb": traffic.files_mb,
-        "storage_mb": deployed.models._storage_bytes / MB,
-        "left": [path.name for path in deployed.scratch.path.iterdir()],
-        "threads_left": sum(thread.name == "load" for thread in threading.enumerate()),
-    }
-    Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
+    Path(sys.argv[2]).write_text(json.dumps(traffic.results(bare_mb)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The handler everybody writes: Powertools around a route, boto3 to download the model, ONNX Runtime's defaults."""
+"""Usual Lambda handler: Powertools, a boto3 download, a default session.
+
+The other handlers are compared with it.
+"""
 
 import os
 import tempfile
@@ -28,6 +31,7 @@ input_name = session.get_inputs()[0].name
 @app.post("/predict")
 @tracer.capture_method
 def predict() -> dict[str, Any]:
+    """Answer POST /predict with the prediction of the rows in `data`."""
     array = np.array(app.current_event.json_body["data"], dtype=np.float32)
     [output] = session.run(None, {input_name: array})
     metrics.add_metric("Predictions", MetricUnit.Count, 1)
@@ -39,4 +43,5 @@ def predict() -> dict[str, Any]:
 @tracer.capture_lambda_handler
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Route an event of API Gateway."""
     return app.resolve(event, context)

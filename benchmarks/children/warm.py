@@ -1,16 +1,19 @@
-"""The environment of a function that has its model in memory: what calls of its handler take. `warm.py PLAN RESULT`
+"""Environment with its model in memory: durations of handler calls.
 
-PLAN is JSON: {"rounds": N, "model": path, "contenders": […], "cases": [{"case", "repeats", "values", "shape", "event",
-"naive"}, …]}; `repeats` is how many calls of one contender come in a row: a round counts their median.
-RESULT takes {"taken": {"<case>|<contender>": [µs of each round]}, "replies": {the same keys: reply}}.
-Log lines go to stdout; somebody has to read them.
+    warm.py PLAN RESULT
+
+PLAN is JSON: {"rounds": N, "model": path, "contenders": […], "cases": [{"case", "repeats",
+"values", "shape", "event", "naive"}, …]}. A round calls a contender `repeats` times in a row and
+keeps the median. RESULT is the file for {"durations_us": {"<case>|<contender>": [µs of each
+round]}, "replies": {the same keys: reply}}. Log lines go to stdout, which another process has to
+read.
 """
 
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +28,16 @@ from functions.core.serving.statistics import Statistics
 from functions.infer import main as deployed
 from functions.infer.handler import make_handler
 
+Call = Callable[[], Any]
+
 
 def quiet_handler() -> Any:
-    """The same handler, and no request that goes well is among those that are logged."""
+    """Return a handler whose successful requests fall outside the log sample."""
     return make_handler(_service(), sample_rate=0.5, chance=lambda: 1.0)
 
 
 def forgetful_handler() -> Any:
-    """The same handler, which knows the form of no request."""
+    """Return a handler that forgets its request templates before each request."""
     service = _service()
     handler = make_handler(service)
 
@@ -47,56 +52,11 @@ def _service() -> InferenceService:
     return InferenceService(deployed.registry, deployed.resolver, deployed.models, Statistics())
 
 
-def block(call: Callable[[], Any], repeats: int) -> float:
-    """The median µs of `repeats` calls, after one that does not count."""
-    taken = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter_ns()
-        call()
-        taken.append(time.perf_counter_ns() - began)
-    return statistics.median(taken[1:]) / 1000
-
-
-def main() -> None:
-    plan = _read(sys.argv[1])
-    session = bare_session(
-        Path(plan["model"]), _read(plan["cases"][0]["event"])["path"].split("/")[-2]
-    )
-    quiet, forgetful, context = quiet_handler(), forgetful_handler(), Context()
-    calls: dict[str, Callable[[], Any]] = {}
-    contenders: dict[str, Callable[[], float]] = {}
-    for case in plan["cases"]:
-        array = np.fromfile(case["values"], np.float32).reshape(case["shape"])
-        event = _read(case["event"])
-        found: dict[str, Callable[[], Any]] = {
-            "bare": partial(session.run, ["y"], {"x": array}),
-            "ours": partial(deployed.lambda_handler, event, context),
-            "quiet": partial(quiet, event, context),
-            "unseen": partial(forgetful, event, context),
-        }
-        if case["naive"]:
-            found["naive"] = partial(naive, session, _read(case["naive"]))
-        for contender, call in found.items():
-            if contender not in plan["contenders"]:
-                continue
-            name = f"{case['case']}|{contender}"
-            calls[name] = call
-            contenders[name] = partial(block, call, case["repeats"])
-    replies = {name: call() for name, call in calls.items()}
-    taken = interleave(contenders, plan["rounds"], what="warm request")
-    plain = {
-        name: reply if isinstance(reply, dict) else reply[0].tolist()
-        for name, reply in replies.items()
-    }
-    Path(sys.argv[2]).write_text(json.dumps({"taken": taken, "replies": plain}), encoding="utf-8")
-
-
-def _read(path: str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
 def bare_session(path: Path, name: str) -> Any:
-    """The model `name` in ONNX Runtime's Python package, with the options of the function's own: nothing spins."""
+    """Open an ONNX Runtime session with the infer function's options.
+
+    `name` is the registered model, whose load plan has the number of threads.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = deployed.resolver.resolve(name, None).version.plan["threads"]
     options.inter_op_num_threads = 1
@@ -107,10 +67,70 @@ def bare_session(path: Path, name: str) -> Any:
 
 
 def naive(session: Any, event: dict[str, Any]) -> dict[str, Any]:
-    """What everybody writes: no checks, no log line."""
+    """Answer a request as briefly as possible: no checks, no log line."""
     array = np.array(json.loads(event["body"])["data"], dtype=np.float32)
     [output] = session.run(None, {"x": array})
     return {"statusCode": 200, "body": json.dumps({"prediction": output.tolist()})}
+
+
+def block(call: Call, repeats: int) -> float:
+    """Return the median duration of several calls in µs.
+
+    One call before them is discarded.
+    """
+    durations_ns = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter_ns()
+        call()
+        durations_ns.append(time.perf_counter_ns() - started)
+    return statistics.median(durations_ns[1:]) / 1000
+
+
+def case_calls(
+    case: Mapping[str, Any], session: Any, handlers: Mapping[str, Any]
+) -> dict[str, Call]:
+    """Return one call per contender, by its name."""
+    array = np.fromfile(case["values"], np.float32).reshape(case["shape"])
+    event, context = _read_json(case["event"]), Context()
+    calls: dict[str, Call] = {"bare": partial(session.run, ["y"], {"x": array})}
+    calls |= {name: partial(handler, event, context) for name, handler in handlers.items()}
+    if case["naive"]:
+        calls["naive"] = partial(naive, session, _read_json(case["naive"]))
+    return calls
+
+
+def main() -> None:
+    plan = _read_json(sys.argv[1])
+    model = _read_json(plan["cases"][0]["event"])["path"].split("/")[-2]
+    session = bare_session(Path(plan["model"]), model)
+    handlers = {
+        "ours": deployed.lambda_handler,
+        "quiet": quiet_handler(),
+        "unseen": forgetful_handler(),
+    }
+    calls: dict[str, Call] = {}
+    blocks: dict[str, Callable[[], float]] = {}
+    for case in plan["cases"]:
+        for contender, call in case_calls(case, session, handlers).items():
+            if contender in plan["contenders"]:
+                name = f"{case['case']}|{contender}"
+                calls[name], blocks[name] = call, partial(block, call, case["repeats"])
+    replies = {name: _plain(call()) for name, call in calls.items()}
+    durations_us = interleave(blocks, plan["rounds"], label="warm request")
+    result = {"durations_us": durations_us, "replies": replies}
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _plain(reply: Any) -> Any:
+    """Convert a call's result to JSON values.
+
+    A handler's reply stays as it is; a session's array becomes lists.
+    """
+    return reply if isinstance(reply, dict) else reply[0].tolist()
+
+
+def _read_json(path: str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

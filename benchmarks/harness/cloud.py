@@ -1,7 +1,8 @@
-"""The AWS that a measured process sees: the registry in moto's DynamoDB, model files on S3-like servers.
+"""Local AWS for measured processes: moto's DynamoDB and S3-like storage.
 
-Models get there by the registration that the register function uses, so what is fetched is what would be deployed.
-Everything listens on 127.0.0.1 and ends with the block, or with this process, however it ends.
+Models are registered by the code of the register function, so that measured processes fetch the
+files that a deployment would. The servers listen on 127.0.0.1. They end with the `start` block, or
+with this process, however it ends.
 """
 
 import json
@@ -36,7 +37,7 @@ from local.template import Template
 
 HOST = "127.0.0.1"
 FUNCTION = "InferFunction"
-UPLOADS = "uploads"  # the bucket that uploads lie in as they are
+UPLOADS = "uploads"  # bucket of the uploaded files
 STORAGES: Mapping[str, Sequence[str]] = {
     "s3-like": ("--first-byte-ms", "15", "--mb-per-second", "90"),
     "unthrottled": ("--first-byte-ms", "0", "--mb-per-second", "0"),
@@ -45,7 +46,10 @@ STORAGES: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Where everything is. `storage_urls` are by the names of STORAGES."""
+    """Addresses and folder of a running local AWS.
+
+    `storage_urls` has the keys of STORAGES.
+    """
 
     folder: Path
     registry_url: str
@@ -53,55 +57,58 @@ class Cloud:
     template: Template
 
     def model_path(self, workload: Workload) -> Path:
-        """The file as it was uploaded."""
+        """Return the path of a workload's uploaded file."""
         return self.folder / "objects" / UPLOADS / _key(workload)
 
     @property
     def variables(self) -> Mapping[str, str]:
-        """What the template gives our function."""
+        """Environment variables of the infer function in the template."""
         return self.template.functions[FUNCTION].environment
 
     def dynamodb(self) -> Any:
-        """A client of the registry's database."""
+        """Return a client of the registry's database."""
         config = Config(proxies={}, retries={"total_max_attempts": 2})
         return local_session().client("dynamodb", endpoint_url=self.registry_url, config=config)
 
     def lambda_environment(
         self, storage: str, tmp: Path, variables: Mapping[str, str]
     ) -> dict[str, str]:
-        """The variables of a function's process: Lambda's own, the addresses of this cloud's, and `variables`."""
+        """Return the environment variables of a function's process.
+
+        These are `variables`, those that Lambda sets, and the addresses of this local AWS.
+        """
         function = self.template.functions[FUNCTION]
-        return (
-            plain_environment(tmp)
-            | dict(variables)
-            | {
-                "AWS_ACCESS_KEY_ID": "local",
-                "AWS_SECRET_ACCESS_KEY": "local",
-                "AWS_SESSION_TOKEN": "local",
-                "AWS_DEFAULT_REGION": REGION,
-                "AWS_REGION": REGION,
-                "AWS_ENDPOINT_URL_DYNAMODB": self.registry_url,
-                "AWS_ENDPOINT_URL_S3": self.storage_urls[storage],
-                "AWS_EXECUTION_ENV": f"AWS_Lambda_{function.runtime}",
-                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
-                "AWS_LAMBDA_FUNCTION_NAME": function.name,
-                "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-                "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-                "LAMBDA_TASK_ROOT": str(ROOT),
-                "_HANDLER": function.handler,
-            }
-        )
+        lambda_variables = {
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_SESSION_TOKEN": "local",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL_DYNAMODB": self.registry_url,
+            "AWS_ENDPOINT_URL_S3": self.storage_urls[storage],
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_{function.runtime}",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
+            "AWS_LAMBDA_FUNCTION_NAME": function.name,
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            "LAMBDA_TASK_ROOT": str(ROOT),
+            "_HANDLER": function.handler,
+        }
+        return plain_environment(tmp) | dict(variables) | lambda_variables
 
 
 def plain_environment(tmp: Path) -> dict[str, str]:
-    """The variables of every measured process: nothing of the developer's but the way to Python."""
+    """Return the variables of every measured process.
+
+    Of the developer's environment only the search paths of programs and libraries are kept.
+    """
     inherited = {
         name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
     }
     return inherited | {
         "HOME": str(tmp),
         "LANG": "en_US.UTF-8",
-        "ORT_DISABLE_TELEMETRY": "1",  # nothing measured here may phone home
+        "ORT_DISABLE_TELEMETRY": "1",  # a measured process must not send telemetry
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(tmp),
         "TZ": ":UTC",
@@ -110,7 +117,7 @@ def plain_environment(tmp: Path) -> dict[str, str]:
 
 @contextmanager
 def start(workloads: Sequence[Workload], storages: Sequence[str]) -> Iterator[Cloud]:
-    """A cloud in which `workloads` are registered under their names."""
+    """Start a local AWS in which `workloads` are registered under their names."""
     with ExitStack() as exits:
         folder = Path(tempfile.mkdtemp(prefix="mayfly-bench-"))
         exits.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -139,7 +146,7 @@ def start(workloads: Sequence[Workload], storages: Sequence[str]) -> Iterator[Cl
 def _serve(
     exits: ExitStack, janitor: processes.Janitor, folder: Path, module: str, *arguments: str | Path
 ) -> str:
-    """The address of a server in a process of its own, which says on which port it listens."""
+    """Start a server process that prints its port; return its address."""
     variables = plain_environment(folder) | {
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
@@ -148,16 +155,19 @@ def _serve(
     with (folder / f"{module}.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=ROOT, env=variables, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=variables,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
     janitor.tell("add", process.pid)
     exits.callback(_end, janitor, process)
     line = process.stdout.readline() if process.stdout else b""
     if not line:
-        raise SystemExit(
-            f"{module} did not start: {(folder / f'{module}.log').read_text().strip()[-500:]}"
-        )
+        output = (folder / f"{module}.log").read_text().strip()[-500:]
+        raise SystemExit(f"{module} did not start: {output}")
     return f"http://{HOST}:{json.loads(line)['port']}"
 
 
@@ -200,7 +210,7 @@ def _key(workload: Workload) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileUploads:
-    """`core.registration.Uploads` over the folder of the storage."""
+    """Uploads of a registration, in the storage servers' folder."""
 
     folder: Path
 
@@ -214,7 +224,7 @@ class FileUploads:
 
 @dataclass(frozen=True, slots=True)
 class FileBlobs:
-    """`core.registration.BlobStore` over the folder of the storage."""
+    """Blob store of a registration, in the storage servers' folder."""
 
     bucket: Path
 

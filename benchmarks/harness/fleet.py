@@ -1,8 +1,9 @@
-"""Many models of random sizes, registered fast, each with an answer of its own.
+"""Fleet of many models of random sizes, registered fast.
 
-Each is read, compiled, proven and measured by the sandbox's own code, but in this process, because
-they are ours. The registry writes into a dictionary, whose items then go to DynamoDB in batches: moto copies its whole
-table for each transaction. So what a function reads is what a registration leaves.
+The sandbox's code reads, compiles, checks and measures each model, but in this process, because
+these models can be trusted. The registry writes into a dictionary, and its items are copied to
+DynamoDB in batches, because moto copies its whole table for each transaction. The items are those
+that any registration writes. Each model answers with its own number.
 """
 
 import json
@@ -33,17 +34,20 @@ from functions.core.registry.registry import Registry
 from functions.core.registry.version import State
 from functions.core.uploads import Form, Upload
 from functions.register.manifest import read_manifest
+from functions.sandbox.build import build
+from functions.sandbox.unpack import unpack
 from tests.fakes import MemoryTable
 
-SMALLEST_BYTES, LARGEST_BYTES = (
-    16 * 1024,
-    24 * 1024 * 1024,
-)  # log-uniform: half are below 0.6 MB, the mean is 3.3 MB
-AT_ONCE = 25  # items that BatchWriteItem takes
+# Sizes are log-uniform between these: half are below 0.6 MB, the mean is 3.3 MB.
+SMALLEST_BYTES, LARGEST_BYTES = 16 * 1024, 24 * 1024 * 1024
+BATCH = 25  # items per BatchWriteItem, DynamoDB's limit
 
 
 def write(member: Member, path: Path) -> None:
-    """Write its model. All of its weights are read for each answer."""
+    """Write a member's model as an ONNX file.
+
+    Each answer reads all of its weights.
+    """
     inner = max(1, member.size_bytes // 4 // (2 * WIDTH))
     weights = {
         "in": np.full((WIDTH, inner), 0.25, np.float32),
@@ -67,23 +71,28 @@ def write(member: Member, path: Path) -> None:
 
 
 def members(count: int, seed: int = 1) -> list[Member]:
-    """The first of `count` members are the first of any larger count."""
-    chance = random.Random(seed)  # noqa: S311 (no secret)
+    """Return the members of a fleet, with random sizes.
+
+    A larger fleet of the same seed begins with the same members.
+    """
+    generator = random.Random(seed)  # noqa: S311 (no secret)
     low, high = math.log(SMALLEST_BYTES), math.log(LARGEST_BYTES)
-    return [
-        Member(number, int(math.exp(chance.uniform(low, high)))) for number in range(1, count + 1)
-    ]
+    sizes = [int(math.exp(generator.uniform(low, high))) for _ in range(count)]
+    return [Member(number, size) for number, size in enumerate(sizes, start=1)]
 
 
 @contextmanager
 def start(fleet: Sequence[Member], storage: str, memory_mb: int) -> Iterator[cloud.Cloud]:
-    """A cloud in which `fleet` is registered for functions of `memory_mb`."""
-    with cloud.start([], [storage]) as where:
-        table = MemoryTable()
+    """Start a local AWS in which a fleet is registered.
+
+    `memory_mb` is that of the function which will load the models.
+    """
+    with cloud.start([], [storage]) as aws:
+        table, objects = MemoryTable(), aws.folder / "objects"
         registration = Registration(
             registry=Registry(table, utc_now),
-            uploads=cloud.FileUploads(where.folder / "objects"),
-            blobs=cloud.FileBlobs(where.folder / "objects" / where.variables["SERVING_BUCKET"]),
+            uploads=cloud.FileUploads(objects),
+            blobs=cloud.FileBlobs(objects / aws.variables["SERVING_BUCKET"]),
             sandbox=InProcessSandbox(),
             read_manifest=read_manifest,
             memory_mb=memory_mb,
@@ -92,15 +101,13 @@ def start(fleet: Sequence[Member], storage: str, memory_mb: int) -> Iterator[clo
         for member in fleet:
             if member.number % 50 == 1:
                 progress(f"registering {member.number} of {len(fleet)}")
-            _register(registration, where.folder / "objects", member)
-        _copy(table, where)
+            _register(registration, objects, member)
+        _copy(table, aws)
         progress("")
         try:
-            yield where
+            yield aws
         finally:
-            shutil.rmtree(
-                where.folder / "objects"
-            )  # gigabytes: more than there is time for at the end of a cloud
+            shutil.rmtree(objects)  # gigabytes: more than the exit of `cloud.start` has time for
 
 
 def _register(registration: Registration, objects: Path, member: Member) -> None:
@@ -114,26 +121,21 @@ def _register(registration: Registration, objects: Path, member: Member) -> None
         raise SystemExit(f"{member.name} was not registered: {version and version.reason}")
 
 
-def _copy(table: MemoryTable, where: cloud.Cloud) -> None:
-    client, serialize = where.dynamodb(), TypeSerializer().serialize
-    name = where.variables["REGISTRY_TABLE"]
+def _copy(table: MemoryTable, aws: cloud.Cloud) -> None:
+    client, serialize = aws.dynamodb(), TypeSerializer().serialize
+    name = aws.variables["REGISTRY_TABLE"]
     items = iter(table.items.values())
-    while some := list(islice(items, AT_ONCE)):
-        plain: list[dict[str, Any]] = json.loads(json.dumps(some), parse_float=Decimal)
-        client.batch_write_item(
-            RequestItems={name: [{"PutRequest": {"Item": serialize(item)["M"]}} for item in plain]}
-        )
+    while batch := list(islice(items, BATCH)):
+        plain: list[dict[str, Any]] = json.loads(json.dumps(batch), parse_float=Decimal)
+        puts = [{"PutRequest": {"Item": serialize(item)["M"]}} for item in plain]
+        client.batch_write_item(RequestItems={name: puts})
 
 
 class InProcessSandbox:
-    """Run the sandbox steps in this process."""
+    """Sandbox of a registration that runs its steps in this process."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
-        from functions.sandbox.unpack import unpack
-
         return unpack(form, directory)
 
     def build(self, brief: Brief, directory: Path) -> Built:
-        from functions.sandbox.build import build
-
         return build(brief, directory)

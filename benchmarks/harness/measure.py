@@ -1,13 +1,12 @@
-"""How a benchmark measures and reports: interleaved rounds, medians with their spread, one JSON line at the end."""
+"""Interleaved rounds, medians and 90th percentiles, and a run's JSON line."""
 
-import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,105 +15,80 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-MEASURED = (
-    "functions",
-    "local",
-    "benchmarks",
-    "template.yaml",
-    ":!benchmarks/results",
-)  # what makes a commit dirty
+# Uncommitted changes to these files mark a result's commit as dirty.
+MEASURED = ("functions", "local", "benchmarks", "template.yaml", ":!benchmarks/results")
 PACKAGES = ("onnxruntime", "numpy", "boto3", "aws-lambda-powertools")
-TOLERANCE = 1e-5  # between an answer and the reference's
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """`n` measurements in short."""
+    """Summary of `n` measurements."""
 
     n: int
     median: float
     p90: float
 
     @classmethod
-    def of(cls, values: Sequence[float], digits: int = 3) -> "Spread":
-        """
-        >>> Spread.of([5, 1, 2, 3, 4])
+    def from_values(cls, values: Sequence[float], digits: int = 3) -> "Spread":
+        """Summarize measurements, rounded to `digits`.
+
+        >>> Spread.from_values([5, 1, 2, 3, 4])
         Spread(n=5, median=3, p90=4.6)
         """
-        tenths = (
-            statistics.quantiles(values, n=10, method="inclusive")
-            if len(values) > 1
-            else [values[0]] * 9
-        )
-        return cls(len(values), round(statistics.median(values), digits), round(tenths[8], digits))
+        p90 = values[0]
+        if len(values) > 1:
+            p90 = statistics.quantiles(values, n=10, method="inclusive")[8]
+        return cls(len(values), round(statistics.median(values), digits), round(p90, digits))
 
     def to_record(self) -> dict[str, float]:
+        """Return median and p90, as result lines store them."""
         return {"median": self.median, "p90": self.p90}
 
 
 def ratios(values: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """Of `values` over what the baseline took in the same round.
+    """Summarize the ratios of values to the baseline, round by round.
 
     >>> ratios([2, 6, 4], [1, 2, 4])
     Spread(n=3, median=2.0, p90=2.8)
     """
-    return Spread.of([value / base for value, base in zip(values, baseline, strict=True)])
+    pairs = zip(values, baseline, strict=True)
+    return Spread.from_values([value / base for value, base in pairs])
+
+
+def differences(values: Sequence[float], baseline: Sequence[float], digits: int = 3) -> Spread:
+    """Summarize the differences of values to the baseline, round by round."""
+    pairs = zip(values, baseline, strict=True)
+    return Spread.from_values([value - base for value, base in pairs], digits)
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: int = 1, what: str = ""
+    contenders: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: int = 1, label: str = ""
 ) -> dict[str, list[T]]:
-    """What each contender returned in each round, after `warm_up` rounds that do not count.
+    """Call every contender once per round; return their results by name.
 
-    Every contender runs once a round, and another one begins each time, so that none has the better place and a change
-    of the machine's load meets all of them. Progress goes to stderr.
+    The first `warm_up` rounds are discarded. Each round begins with another contender, so that no
+    contender has the better place and a change of the machine's load meets all of them. Progress
+    is written to stderr.
     """
-    taken: dict[str, list[T]] = {name: [] for name in contenders}
+    results: dict[str, list[T]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(-warm_up, rounds):
-        progress(f"{what}: " + (f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"))
+        progress(f"{label}: " + (f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"))
         first = (number + warm_up) % len(names)
         for name in names[first:] + names[:first]:
-            value = contenders[name]()
+            result = contenders[name]()
             if number >= 0:
-                taken[name].append(value)
+                results[name].append(result)
     progress("")
-    return taken
-
-
-def add_arguments(parser: argparse.ArgumentParser, rounds: int) -> None:
-    """The arguments of every benchmark."""
-    parser.add_argument("--rounds", type=count, default=rounds, help=f"default: {rounds}")
-    parser.add_argument(
-        "--no-save", dest="save", action="store_false", help="do not add to benchmarks/results/"
-    )
-
-
-def one_of(names: Collection[str]) -> Callable[[str], list[str]]:
-    """Some of `names`, with commas between them, for argparse.
-
-    >>> one_of(["a", "b", "c"])("c,a,c")
-    ['c', 'a']
-    """
-
-    def chosen(text: str) -> list[str]:
-        wanted = list(dict.fromkeys(text.split(",")))
-        if unknown := set(wanted).difference(names):
-            raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(names)}")
-        return wanted
-
-    return chosen
-
-
-def count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError("must be a positive number")
-    return int(text)
+    return results
 
 
 def progress(text: str) -> None:
-    """One line on stderr that the next one replaces, or, where nobody watches, a line of its own."""
+    """Write a line of progress to stderr.
+
+    In a terminal it replaces the line before.
+    """
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
     elif text:
@@ -122,27 +96,28 @@ def progress(text: str) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as need be; the first row is the heading, the first column left-aligned.
+    """Format rows, the first of them the heading, as aligned text.
 
     >>> print(table([("a", "ms"), ("ours", "1.5")]))
     a      ms
     ours  1.5
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(w) if not at else cell.rjust(w)
-            for at, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def result_line(
     benchmark: str, unit: str, rounds: int, results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What is kept of one run. Each of `results` names what it measured and has n, median and p90 in `unit`."""
+    """Return a run's record: results, commit, date, machine and versions.
+
+    Each of `results` has labels, and n, median and p90 in `unit`.
+    """
     return {
         "benchmark": benchmark,
         "commit": _commit(),
@@ -157,12 +132,12 @@ def result_line(
 
 
 def row(spread: Spread, **labels: str | int) -> dict[str, Any]:
-    """One of the results of a `result_line`."""
+    """Return one result of a result line: labels and spread."""
     return labels | asdict(spread)
 
 
 def finish(line: Mapping[str, Any], save: bool, folder: Path = RESULTS) -> None:
-    """Print the line, the last of the run, and keep it."""
+    """Print the result line; if `save`, append it to the results file."""
     text = json.dumps(line, separators=(",", ":"))
     if save:
         folder.mkdir(exist_ok=True)
@@ -172,7 +147,7 @@ def finish(line: Mapping[str, Any], save: bool, folder: Path = RESULTS) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, how many of its cores this process may use, and how many others were waiting for them."""
+    """Return processor model, architecture, usable cores and load average."""
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -191,7 +166,7 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit that was measured; with "-dirty" if what was measured is not what was committed."""
+    """Return the checked-out commit, with "-dirty" if measured files differ from it."""
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
         return f"{commit}-dirty" if _git("status", "--porcelain", "--", *MEASURED) else commit

@@ -1,14 +1,21 @@
-"""One model of a fleet, as it is known to those who ask it: without numpy, which a function's process does not have."""
+"""Member of a fleet of models: name, size and expected answer.
+
+The module needs no numpy: the infer function's process, which imports it, has none.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH = 8
+WIDTH = 8  # values per row
+TOLERANCE = 0.25  # float32 loses up to this in a sum of 300,000 values
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """y = x @ (a quarter everywhere) + number."""
+    """Model that computes y = x @ W + number.
+
+    Every element of W is 1/4.
+    """
 
     number: int
     size_bytes: int
@@ -18,6 +25,7 @@ class Member:
         return f"m{self.number:04d}"
 
     def is_answer(self, values: Sequence[float], x: float) -> bool:
-        """Whether `values` is what it says to a row of `x`, but for what float32 loses in a sum of 300,000."""
-        wanted = x * WIDTH / 4 + self.number
-        return len(values) == WIDTH and all(abs(value - wanted) < 0.25 for value in values)
+        """Check a reply to a row whose values are all `x`."""
+        expected = x * WIDTH / 4 + self.number
+        near = all(abs(value - expected) < TOLERANCE for value in values)
+        return len(values) == WIDTH and near

@@ -1,4 +1,4 @@
-"""Models to measure with: the structure of real ones, and weights from a fixed seed."""
+"""Workloads: models of real architectures with seeded random weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR = 20, 10
 SEED = 20261122
-BLOCKS = (3, 4, 6, 3)  # of ResNet-50
-LAYERS, WIDTH, HEADS, TOKENS = 14, 768, 12, 16
+BLOCKS = (3, 4, 6, 3)  # ResNet-50's blocks per stage
+LAYERS, WIDTH, HEADS, TOKENS = 14, 768, 12, 16  # BERT-base has 12 layers
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A model, and what it is asked. It has one input and one output; `shape` is that of one row."""
+    """Model with one input and one output, and its input values.
+
+    `shape` is that of one row.
+    """
 
     name: str
     build: Callable[[], onnx.ModelProto]
@@ -27,16 +30,25 @@ class Workload:
     output: str = "y"
 
     def write(self, path: Path) -> None:
+        """Write the model as an ONNX file."""
         path.write_bytes(self.build().SerializeToString())
 
     def values(self, rows: int = 1) -> np.ndarray:
-        """(rows, *shape) float64 in [0, 1) with three decimals, as a client would spell them in JSON."""
+        """Return the input, (rows, *shape) float64 in [0, 1).
+
+        Values have three decimals, as a client would write them in JSON.
+        """
         return np.round(np.random.default_rng(SEED).random((rows, *self.shape)), 3)
+
+    def write_values(self, path: Path, rows: int = 1) -> str:
+        """Write the input as raw float32; return the path as text."""
+        self.values(rows).astype(np.float32).tofile(path)
+        return str(path)
 
 
 @dataclass(slots=True)
 class _Graph:
-    """A graph in the making. Each method adds a node and returns the name of its output."""
+    """Graph builder whose methods add nodes and return the outputs' names."""
 
     random: np.random.Generator
     nodes: list[Any]
@@ -48,7 +60,10 @@ class _Graph:
         return output
 
     def weight(self, *shape: int, gain: float = 2.0) -> str:
-        """Normally distributed, so that what comes out is as large as what went in; `gain` 2 makes up for ReLU."""
+        """Add a random weight that keeps the scale of a layer's input.
+
+        Values are normally distributed; `gain` 2 makes up for the half that ReLU removes.
+        """
         scale = np.float32(np.sqrt(gain / np.prod(shape[1:])))
         name = f"weight_{len(self.weights)}"
         array = self.random.standard_normal(shape, np.float32) * scale
@@ -61,9 +76,12 @@ class _Graph:
     def convolution(
         self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1, gain: float = 2.0
     ) -> str:
-        """With the batch normalisation folded into it, as exporters do."""
-        before, after = channels
-        weights = [self.weight(after, before, kernel, kernel, gain=gain), self.bias(after)]
+        """Add a convolution with bias.
+
+        Exporters fold the batch normalisation into both.
+        """
+        inputs, outputs = channels
+        weights = [self.weight(outputs, inputs, kernel, kernel, gain=gain), self.bias(outputs)]
         return self.node(
             "Conv",
             [x, *weights],
@@ -72,15 +90,13 @@ class _Graph:
             pads=[kernel // 2] * 4,
         )
 
-    def dense(self, x: str, before: int, after: int) -> str:
-        return self.node("Gemm", [x, self.weight(after, before), self.bias(after)], transB=1)
+    def dense(self, x: str, inputs: int, outputs: int) -> str:
+        return self.node("Gemm", [x, self.weight(outputs, inputs), self.bias(outputs)], transB=1)
 
-    def linear(self, x: str, before: int, after: int) -> str:
-        """As transformers are exported: not a Gemm."""
-        return self.node(
-            "Add",
-            [self.node("MatMul", [x, self.weight(before, after, gain=1.0)]), self.bias(after)],
-        )
+    def linear(self, x: str, inputs: int, outputs: int) -> str:
+        """Add a dense layer as MatMul and Add, as exported transformers do."""
+        product = self.node("MatMul", [x, self.weight(inputs, outputs, gain=1.0)])
+        return self.node("Add", [product, self.bias(outputs)])
 
     def model(self, last: str, shape: Sequence[int], classes: int) -> onnx.ModelProto:
         self.nodes.append(helper.make_node("Identity", [last], ["y"]))
@@ -100,14 +116,14 @@ class _Graph:
 
 
 def tiny() -> onnx.ModelProto:
-    """A perceptron, 784-128-10: 0.4 MB."""
+    """Build a perceptron, 784-128-10: 0.4 MB."""
     graph = _Graph(np.random.default_rng(SEED), [], [])
     hidden = graph.node("Relu", [graph.dense("x", 784, 128)])
     return graph.model(graph.dense(hidden, 128, 10), [784], 10)
 
 
 def conv100() -> onnx.ModelProto:
-    """ResNet-50's structure: 53 convolutions, 25.5 million weights, 102 MB."""
+    """Build ResNet-50's structure: 53 convolutions, 25.5 million weights, 102 MB."""
     graph = _Graph(np.random.default_rng(SEED), [], [])
     x = graph.node("Relu", [graph.convolution("x", (3, 64), 7, 2)])
     x = graph.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -122,19 +138,21 @@ def conv100() -> onnx.ModelProto:
 
 
 def _bottleneck(graph: _Graph, x: str, channels: tuple[int, int, int], stride: int) -> str:
-    before, width, after = channels
-    inner = graph.node("Relu", [graph.convolution(x, (before, width), 1)])
+    inputs, width, outputs = channels
+    inner = graph.node("Relu", [graph.convolution(x, (inputs, width), 1)])
     inner = graph.node("Relu", [graph.convolution(inner, (width, width), 3, stride)])
-    inner = graph.convolution(
-        inner, (width, after), 1, gain=0.1
-    )  # small, so that 16 sums of blocks stay bounded
-    if before != after or stride > 1:
-        x = graph.convolution(x, (before, after), 1, stride, gain=1.0)
+    # The gain is small, to keep the sum over 16 blocks bounded.
+    inner = graph.convolution(inner, (width, outputs), 1, gain=0.1)
+    if inputs != outputs or stride > 1:
+        x = graph.convolution(x, (inputs, outputs), 1, stride, gain=1.0)
     return graph.node("Relu", [graph.node("Add", [inner, x])])
 
 
 def encoder400() -> onnx.ModelProto:
-    """14 layers of BERT-base's structure, without the embeddings: 99 million weights, 397 MB."""
+    """Build 14 layers of BERT-base's structure: 99 million weights, 397 MB.
+
+    Embeddings are left out.
+    """
     graph = _Graph(np.random.default_rng(SEED), [], [])
     constants = {"heads": [0, 0, HEADS, WIDTH // HEADS], "flat": [0, 0, WIDTH], "tokens": [1]}
     graph.weights += [
@@ -148,28 +166,25 @@ def encoder400() -> onnx.ModelProto:
     ]
     x = "x"
     for _ in range(LAYERS):
-        attended = graph.node("Add", [x, _attention(graph, x)])
-        x = graph.node(
-            "LayerNormalization", [attended, graph.bias(WIDTH), graph.bias(WIDTH)], axis=-1
-        )
-        x = graph.node(
-            "Add",
-            [x, graph.linear(_gelu(graph, graph.linear(x, WIDTH, 4 * WIDTH)), 4 * WIDTH, WIDTH)],
-        )
-        x = graph.node("LayerNormalization", [x, graph.bias(WIDTH), graph.bias(WIDTH)], axis=-1)
+        x = _normalized(graph, graph.node("Add", [x, _attention(graph, x)]))
+        hidden = _gelu(graph, graph.linear(x, WIDTH, 4 * WIDTH))
+        hidden = graph.linear(hidden, 4 * WIDTH, WIDTH)
+        x = _normalized(graph, graph.node("Add", [x, hidden]))
     pooled = graph.node("ReduceMean", [x, "tokens"], keepdims=0)
     return graph.model(graph.linear(pooled, WIDTH, 10), [TOKENS, WIDTH], 10)
 
 
+def _normalized(graph: _Graph, x: str) -> str:
+    parameters = [graph.bias(WIDTH), graph.bias(WIDTH)]
+    return graph.node("LayerNormalization", [x, *parameters], axis=-1)
+
+
 def _attention(graph: _Graph, x: str) -> str:
-    query, key, value = (
-        graph.node(
-            "Transpose",
-            [graph.node("Reshape", [graph.linear(x, WIDTH, WIDTH), "heads"])],
-            perm=axes,
-        )
-        for axes in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
-    )
+    def heads(axes: Sequence[int]) -> str:
+        split = graph.node("Reshape", [graph.linear(x, WIDTH, WIDTH), "heads"])
+        return graph.node("Transpose", [split], perm=axes)
+
+    query, key, value = map(heads, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]))
     scores = graph.node("Mul", [graph.node("MatMul", [query, key]), "scale"])
     mixed = graph.node("MatMul", [graph.node("Softmax", [scores], axis=-1), value])
     together = graph.node("Reshape", [graph.node("Transpose", [mixed], perm=[0, 2, 1, 3]), "flat"])
@@ -183,13 +198,14 @@ def _gelu(graph: _Graph, x: str) -> str:
 
 @cache
 def workloads() -> dict[str, Workload]:
-    """The models that benchmarks take unless they are told otherwise."""
+    """Return the workloads of small and medium size by name."""
     return {
-        one.name: one
-        for one in (Workload("tiny", tiny, (784,)), Workload("conv100", conv100, (3, 224, 224)))
+        "tiny": Workload("tiny", tiny, (784,)),
+        "conv100": Workload("conv100", conv100, (3, 224, 224)),
     }
 
 
 @cache
 def all_workloads() -> dict[str, Workload]:
+    """Return all workloads by name."""
     return workloads() | {"encoder400": Workload("encoder400", encoder400, (TOKENS, WIDTH))}

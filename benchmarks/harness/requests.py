@@ -1,4 +1,4 @@
-"""What a client sends, as API Gateway hands it to a function, and what of the reply is the prediction."""
+"""API Gateway events that benchmarks send, and the predictions in the replies."""
 
 import base64
 import json
@@ -13,74 +13,104 @@ from benchmarks.harness.models import Workload
 
 TEMPLATE = ROOT / "events" / "apigw_infer.json"
 HEADER = "Inference-Header-Content-Length"
+TOLERANCE = 1e-5  # largest relative error of a prediction, absolute for values below 1
+
+
+class WrongPrediction(Exception):
+    """A contender's prediction differs from the reference's."""
 
 
 def infer_event(
     workload: Workload, rows: int = 1, *, binary: bool = False, source: Path = TEMPLATE
 ) -> dict[str, Any]:
-    """POST /v2/models/<name>/infer. The body is base64, because every media type of our API is binary."""
+    """Return the event of POST /v2/models/<name>/infer, with JSON or binary tensors.
+
+    The body is base64, because the deployed API treats every media type as binary.
+    """
+    body, headers = _infer_body(workload, rows, binary)
+    path = f"/v2/models/{workload.name}/infer"
+    return _post(path, base64.b64encode(body).decode(), headers, True, source)
+
+
+def _infer_body(workload: Workload, rows: int, binary: bool) -> tuple[bytes, dict[str, str]]:
     values = workload.values(rows)
     tensor: dict[str, Any] = {
         "name": workload.input,
         "datatype": "FP32",
         "shape": list(values.shape),
     }
-    headers: dict[str, str] = {}
-    if binary:
-        raw = values.astype(np.float32).tobytes()
-        tensor["parameters"] = {"binary_data_size": len(raw)}
-        wanted = {"name": workload.output, "parameters": {"binary_data": True}}
-        head = json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode()
-        headers = {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
-        body = head + raw
-    else:
-        body = json.dumps({"inputs": [tensor | {"data": values.ravel().tolist()}]}).encode()
-    return _post(
-        f"/v2/models/{workload.name}/infer", base64.b64encode(body).decode(), headers, True, source
-    )
+    if not binary:
+        tensor["data"] = values.ravel().tolist()
+        return json.dumps({"inputs": [tensor]}).encode(), {}
+    raw = values.astype(np.float32).tobytes()
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    output = {"name": workload.output, "parameters": {"binary_data": True}}
+    head = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
+    headers = {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
+    return head + raw, headers
 
 
 def predict_event(workload: Workload, rows: int = 1, *, source: Path = TEMPLATE) -> dict[str, Any]:
-    """POST /predict, the JSON route of the usual handler, in an API that passes text on as it is."""
-    return _post(
-        "/predict", json.dumps({"data": workload.values(rows).tolist()}), {}, False, source
-    )
+    """Return the event of POST /predict, the usual handler's JSON route.
+
+    Its API passes text on without base64.
+    """
+    body = json.dumps({"data": workload.values(rows).tolist()})
+    return _post("/predict", body, {}, False, source)
+
+
+def _post(
+    path: str, body: str, headers: Mapping[str, str], is_base64: bool, source: Path
+) -> dict[str, Any]:
+    """Return the recorded event in `source` with another path and body."""
+    event: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    event["headers"] |= headers
+    event["multiValueHeaders"] |= {name: [value] for name, value in headers.items()}
+    event["requestContext"] |= {"path": f"/live{path}"}
+    return event | {"path": path, "resource": path, "body": body, "isBase64Encoded": is_base64}
 
 
 def infer_prediction(reply: Mapping[str, Any]) -> np.ndarray:
-    """The only output of an inference.
+    """Return the only output tensor of an infer reply.
 
     Raises:
-        RuntimeError: the reply is no 200.
+        RuntimeError: the status is not 200.
     """
     body = base64.b64decode(reply["body"])
     if reply["statusCode"] != 200:
         raise RuntimeError(f"infer answered {reply['statusCode']}: {body[:300]!r}")
     length = int(reply["headers"].get(HEADER.lower(), len(body)))
     [output] = json.loads(body[:length])["outputs"]
-    flat = (
-        np.frombuffer(body[length:], np.float32)
-        if length < len(body)
-        else np.array(output["data"], np.float32)
-    )
+    if length < len(body):
+        flat = np.frombuffer(body[length:], np.float32)
+    else:
+        flat = np.array(output["data"], np.float32)
     return flat.reshape(output["shape"])
 
 
 def usual_prediction(reply: Mapping[str, Any]) -> np.ndarray:
-    """Raises:
-    RuntimeError: the reply is no 200.
+    """Return the prediction in a reply of the usual handler.
+
+    Raises:
+        RuntimeError: the status is not 200.
     """
     if reply["statusCode"] != 200:
         raise RuntimeError(f"predict answered {reply['statusCode']}: {reply['body'][:300]}")
     return np.array(json.loads(reply["body"])["prediction"], np.float32)
 
 
-def _post(
-    path: str, body: str, headers: Mapping[str, str], is_base64: bool, source: Path
-) -> dict[str, Any]:
-    """The real event in `source` with another path and body."""
-    event: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    event["headers"] |= headers
-    event["multiValueHeaders"] |= {name: [value] for name, value in headers.items()}
-    event["requestContext"] |= {"path": f"/live{path}"}
-    return event | {"path": path, "resource": path, "body": body, "isBase64Encoded": is_base64}
+def check_prediction(
+    label: str, prediction: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE
+) -> None:
+    """Compare a prediction with the reference's.
+
+    Raises:
+        WrongPrediction: shape or values differ; the message begins with `label`.
+    """
+    if prediction.shape != expected.shape:
+        raise WrongPrediction(
+            f"{label} wrongly: shape {prediction.shape} instead of {expected.shape}"
+        )
+    error = float(np.max(np.abs(prediction - expected) / np.maximum(1.0, np.abs(expected))))
+    if not error <= tolerance:  # also true of NaN
+        raise WrongPrediction(f"{label} wrongly: {error:.1e} from the reference")

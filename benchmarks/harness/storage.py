@@ -1,9 +1,10 @@
-"""A server that reads like S3: HEAD and GET with ranges, a delay to the first byte, a pace for each connection.
+"""HTTP server of files that imitates S3's delay and rate.
 
     python -m benchmarks.harness.storage FOLDER [--first-byte-ms 15] [--mb-per-second 90]
 
-Objects are FOLDER/<bucket>/<key>. Prints {"port": …} once it listens. The sum of all connections has no limit, and
-there is no TLS; signatures are not looked at. 0 switches the delay or the pace off.
+It answers HEAD and GET, with ranges, for the objects FOLDER/<bucket>/<key>, and prints
+{"port": …} once it listens. The rate limits each connection; their sum has no limit. There is no
+TLS, and signatures are not checked. 0 switches the delay or the limit off.
 """
 
 import argparse
@@ -25,23 +26,29 @@ NOT_FOUND = (
 
 
 def byte_range(header: str | None, size: int) -> range | None:
-    """The bytes that a Range header asks of an object of `size`; None if it holds none of them.
+    """Parse a Range header; return None if it selects no byte.
 
-    >>> byte_range("bytes=2-3", 10), byte_range("bytes=8-99", 10), byte_range("bytes=-2", 10), byte_range(None, 10)
-    (range(2, 4), range(8, 10), range(8, 10), range(0, 10))
+    An absent or malformed header selects the whole object.
+
+    >>> byte_range("bytes=2-3", 10), byte_range("bytes=8-99", 10)
+    (range(2, 4), range(8, 10))
+    >>> byte_range("bytes=-2", 10), byte_range(None, 10)
+    (range(8, 10), range(0, 10))
     """
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
     if match is None or match[0] == "bytes=-":
         return range(size)
     first, last = match.groups()
     if not first:
-        found = range(max(0, size - int(last)), size)
+        selected = range(max(0, size - int(last)), size)
     else:
-        found = range(int(first), min(int(last) + 1, size) if last else size)
-    return found or None
+        selected = range(int(first), min(int(last) + 1, size) if last else size)
+    return selected or None
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Handler of HEAD and GET; `main` sets its folder, delay and rate."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     folder: Path
@@ -67,69 +74,65 @@ class Handler(BaseHTTPRequestHandler):
             return
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            wanted = byte_range(self.headers["range"], status.st_size)
+            selected = byte_range(self.headers["range"], status.st_size)
             headers = {
                 "etag": f'"{status.st_ino:032x}"',
                 "accept-ranges": "bytes",
                 "content-type": "binary/octet-stream",
                 "last-modified": email.utils.formatdate(status.st_mtime, usegmt=True),
             }
-            if wanted is None:
+            if selected is None:
                 self._head(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, 0, headers)
             elif self.headers["range"]:
-                headers["content-range"] = (
-                    f"bytes {wanted.start}-{wanted.stop - 1}/{status.st_size}"
-                )
-                self._head(HTTPStatus.PARTIAL_CONTENT, len(wanted), headers)
+                span = f"{selected.start}-{selected.stop - 1}"
+                headers["content-range"] = f"bytes {span}/{status.st_size}"
+                self._head(HTTPStatus.PARTIAL_CONTENT, len(selected), headers)
             else:
-                self._head(HTTPStatus.OK, len(wanted), headers)
-            if body and wanted:
-                self._send(file.fileno(), wanted)
+                self._head(HTTPStatus.OK, len(selected), headers)
+            if body and selected:
+                self._send(file.fileno(), selected)
 
     def _head(self, status: HTTPStatus, length: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in (
-            headers | {"content-length": str(length), "x-amz-request-id": "LOCAL"}
-        ).items():
+        headers = headers | {"content-length": str(length), "x-amz-request-id": "LOCAL"}
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
 
-    def _send(self, file: int, wanted: range) -> None:
-        """No byte leaves before its time."""
+    def _send(self, file: int, selected: range) -> None:
+        """Send bytes of a file, none earlier than the rate allows."""
         self.wfile.flush()
         began = time.perf_counter()
         sent = 0
-        while sent < len(wanted):
-            size = min(CHUNK, len(wanted) - sent)
+        while sent < len(selected):
+            size = min(CHUNK, len(selected) - sent)
             if self.bytes_per_second:
                 early = (sent + size) / self.bytes_per_second - (time.perf_counter() - began)
                 time.sleep(max(0.0, early))
-            count = os.sendfile(self.connection.fileno(), file, wanted.start + sent, size)
+            count = os.sendfile(self.connection.fileno(), file, selected.start + sent, size)
             if not count:
                 raise ConnectionError("the object became shorter while it was sent")
             sent += count
 
 
 class Server(ThreadingHTTPServer):
+    """Server that stays silent when a client hangs up."""
+
     daemon_threads = True
     request_queue_size = 128
 
-    def handle_error(self, *_: object) -> None:  # a client that hung up
+    def handle_error(self, *_: object) -> None:
         pass
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.harness.storage", description="Files, read like S3 objects."
+        prog="python -m benchmarks.harness.storage", description="Serve files as S3 objects."
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--first-byte-ms", type=float, default=15.0)
-    parser.add_argument(
-        "--mb-per-second",
-        type=float,
-        default=90.0,
-        help="of one connection; 1 MB is 1,000,000 bytes",
-    )
+    rate_help = "of one connection; 1 MB is 1,000,000 bytes"
+    parser.add_argument("--mb-per-second", type=float, default=90.0, help=rate_help)
     arguments = parser.parse_args()
     Handler.folder = arguments.folder.resolve()
     Handler.first_byte_s = arguments.first_byte_ms / 1000

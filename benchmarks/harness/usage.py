@@ -1,4 +1,4 @@
-"""What a server uses: CPU time and memory of all its processes, as the kernel counts them (Linux)."""
+"""CPU time and memory of a process family, counted by Linux."""
 
 import contextlib
 import re
@@ -10,54 +10,68 @@ import psutil
 
 CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h: with a process id, the id of its CPU clock
 MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S{4} ([0-9a-f]+) (\S+) (\d+)")  # offset, device, inode
+Mapped = tuple[str, ...]  # offset, device and inode of a mapping
 
 
 def family(pid: int) -> list[int]:
-    """A process and all its descendants, those in sessions of their own included."""
+    """Return the ids of a process and all its descendants.
+
+    Descendants in sessions of their own are included.
+    """
     with contextlib.suppress(psutil.NoSuchProcess):
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     return []
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and those of its descendants that live, to the nanosecond."""
-    found = 0.0
-    for one in family(pid):
+    """Return user and system time of a process and its living descendants.
+
+    The kernel counts it in nanoseconds.
+    """
+    seconds = 0.0
+    for member in family(pid):
         with contextlib.suppress(OSError):  # it ended just now
-            found += time.clock_gettime(~one << 3 | CPUCLOCK_SCHED)
-    return found
+            seconds += time.clock_gettime(~member << 3 | CPUCLOCK_SCHED)
+    return seconds
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory of a process and its descendants, in 10⁶ bytes, as if they were alone on the machine.
+    """Return resident memory of a process and its descendants, in 10⁶ bytes.
 
-    A page that several of them hold counts once; one that other processes hold, too, counts in full. (The proportional
-    set size would share the pages of a library with whoever else has mapped the same file.)
+    A page that several of them hold counts once. A page that unrelated processes hold, too, counts
+    in full; the kernel's proportional set size would divide it by the number of those processes.
     """
-    return resident_bytes(_read(pid, "smaps")) / 1e6
+    return resident_bytes(_read_smaps(pid)) / 1e6
 
 
 def resident_bytes(smaps: Iterator[str]) -> int:
-    """Of the processes whose /proc/<pid>/smaps are given: what is mapped from a file once, in the most that any of them
-    holds of it; the rest by the proportional share, which they have with nobody else.
+    """Return the resident bytes of related processes, from their smaps.
+
+    `smaps` are the texts of their /proc/<pid>/smaps.
+
+    A mapped file counts once, with the most that any of the processes holds of it. Memory without
+    a file counts by its proportional share, for only these processes share it.
     """
-    files: dict[tuple[str, ...], int] = {}
-    rest = 0
+    files: dict[Mapped, int] = {}
+    anonymous = 0
     for text in smaps:
-        held: dict[tuple[str, ...], int] = {}
+        resident: dict[Mapped, int] = {}
         for mapping, sizes in _mappings(text):
             if mapping[-1] == "0":
-                rest += sizes["Pss"]
+                anonymous += sizes["Pss"]
             else:
-                held[mapping] = held.get(mapping, 0) + sizes["Rss"]
-        for mapping, size in held.items():
+                resident[mapping] = resident.get(mapping, 0) + sizes["Rss"]
+        for mapping, size in resident.items():
             files[mapping] = max(size, files.get(mapping, 0))
-    return (rest + sum(files.values())) * 1024
+    return (anonymous + sum(files.values())) * 1024
 
 
-def _mappings(text: str) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
-    """((offset, device, inode), kB by name) of each mapping; inode 0 is no file's."""
-    mapping: tuple[str, ...] | None = None
+def _mappings(text: str) -> Iterator[tuple[Mapped, Mapping[str, int]]]:
+    """Yield each mapping of an smaps text with its sizes in kB.
+
+    A mapping without a file has inode 0.
+    """
+    mapping: Mapped | None = None
     sizes: dict[str, int] = {}
     for line in text.splitlines():
         if head := MAPPING.match(line):
@@ -71,7 +85,7 @@ def _mappings(text: str) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
         yield mapping, sizes
 
 
-def _read(pid: int, name: str) -> Iterator[str]:
-    for one in family(pid):
+def _read_smaps(pid: int) -> Iterator[str]:
+    for member in family(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
-            yield Path(f"/proc/{one}/{name}").read_text()
+            yield Path(f"/proc/{member}/smaps").read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.children.function import measured
+from benchmarks.children.function import measure
 from benchmarks.children.load import Connection, load
 from benchmarks.harness.usage import cpu_seconds, memory_mb
 
@@ -110,7 +110,7 @@ def test_the_functions_process_is_measured_under_awss_runtime_client(tmp_path: P
         "loads": [{"clients": 1, "requests": 10}, {"clients": 4, "requests": 12}],
     }
 
-    found = asyncio.run(measured(plan))
+    found = asyncio.run(measure(plan))
 
     assert found["answer"]["statusCode"] == 200
     assert [one["clients"] for one in found["loads"]] == [1, 4]

@@ -70,20 +70,21 @@ def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
             {"model": "tiny", "what": "ours", "ratio": spread(3), **spread(100)},
             "tiny 100 ms, 3.00x of download, session and one run",
         ),
-        ("unheard", {"n": 1}, "[unheard.jsonl](../benchmarks/results/unheard.jsonl)"),
+        ("new", {"n": 1}, "[new.jsonl](../benchmarks/results/new.jsonl)"),
     ],
 )
-def test_a_benchmark_is_one_row(
+def test_a_benchmark_has_one_row(
     benchmark: str, entry: dict[str, Any], summary: str, tmp_path: Path
 ) -> None:
-    (tmp_path / f"{benchmark}.py").write_text('"""How fast? Very."""')
+    (tmp_path / f"{benchmark}.py").write_text('"""Speed: time of a run. Method."""')
 
-    [_, row] = results.overview([run(benchmark, entry)], tmp_path)
+    [heading, row] = results.overview([run(benchmark, entry)], tmp_path)
 
-    assert list(row) == [f"`benchmarks.{benchmark}`", "How fast? Very", summary]
+    assert list(heading) == ["`python -m …`", "Measures", "Result"]
+    assert list(row) == [f"`benchmarks.{benchmark}`", "Speed: time of a run", summary]
 
 
-def test_peers_are_a_row_each_and_the_missing_are_named() -> None:
+def test_each_peer_has_a_row_also_if_it_was_not_measured() -> None:
     whole = {part: spread(10) for part in PARTS}
     entries = [
         {"contender": "ours", **whole},
@@ -101,17 +102,17 @@ def test_peers_are_a_row_each_and_the_missing_are_named() -> None:
     ]
 
 
-def test_tables_say_where_and_when() -> None:
+def test_tables_name_machine_versions_and_dates() -> None:
     text = results.block([run("cold_start"), run("warm_request", date="2026-11-24T10:00:00Z")])
 
-    assert (
+    origin = (
         "2 cores of EPYC (x86_64), Python 3.13.1, onnxruntime 1.31.1, 2026-11-22 to 2026-11-24."
-        in text
     )
+    assert origin in text
     assert text.count("|---") == 3
 
 
-def test_nothing_but_the_block_is_changed() -> None:
+def test_text_outside_the_generated_block_stays() -> None:
     page = f"# Mayfly\n{results.BEGIN}stale\n{results.END}The end\n"
 
     written = results.with_results(page, [run("cold_start")])

@@ -1,4 +1,4 @@
-"""The training benchmark in small, on the CPU, and its arithmetic."""
+"""Training benchmark: its reduced form on the CPU, its tasks, goals and arithmetic."""
 
 import json
 
@@ -7,20 +7,21 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from benchmarks import train_gpu
-from benchmarks.train_gpu import Taken
+from benchmarks.harness.training import goals, tasks
+from benchmarks.harness.training.loops import Training
 from training.data import digits
 
 pytestmark = pytest.mark.train
 CPU = torch.device("cpu")
 
 
-def test_without_a_gpu_it_trains_in_small_and_leaves_the_goals_open(
+def test_without_a_gpu_the_goals_stay_open(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert train_gpu.main(["--only", "mlp", "--device", "cpu"]) == 0
 
-    *said, last = capsys.readouterr().out.splitlines()
-    assert "mlp: goal 80% of the replay floor: open, for no GPU can be used here" in said
+    *output, last = capsys.readouterr().out.splitlines()
+    assert "mlp: goal 80% of the replay floor: open, for no GPU can be used here" in output
     line = json.loads(last)
     assert line["machine"]["gpu"] is None
     assert [row["what"] for row in line["results"]] == ["mlp ours", "mlp tutorial"]
@@ -28,36 +29,67 @@ def test_without_a_gpu_it_trains_in_small_and_leaves_the_goals_open(
 
 
 def test_images_are_enlarged_from_the_training_part_alone() -> None:
-    found, original = train_gpu.enlarged(500), digits()
+    enlarged, original = tasks.enlarged(500), digits()
 
-    assert len(found.train) == 500
-    (images,), (held_out,) = found.train.inputs.values(), found.validation.inputs.values()
+    assert len(enlarged.train) == 500
+    (images,), (held_out,) = enlarged.train.inputs.values(), enlarged.validation.inputs.values()
     assert images.shape[1:] == held_out.shape[1:] == (1, 28, 28)
     assert (held_out == next(iter(original.test.inputs.values()))).all()
-    assert found.source.endswith("?enlarged=500")
+    assert enlarged.source.endswith("?enlarged=500")
 
 
-def test_the_gpt_of_the_gpu_is_as_large_as_it_says() -> None:
+def test_on_a_gpu_the_gpt_has_about_113_million_parameters() -> None:
     with torch.device("meta"):
-        model = train_gpu._gpt(on_gpu=True).model()
+        model = tasks.gpt(on_gpu=True).model()
 
     assert 100e6 < sum(weights.numel() for weights in model.parameters()) < 120e6
 
 
-def test_shares_of_what_a_device_can_do() -> None:
-    (mlp,) = train_gpu.tasks(["mlp"], on_gpu=False)  # 2,000 images, 64 a step: 32 steps
-    assert train_gpu.floor_share(mlp, epoch_s=0.064, floor_s=0.001) == pytest.approx(0.5)
+def test_shares_of_the_replay_floor_and_of_the_peak() -> None:
+    (mlp,) = tasks.tasks(["mlp"], on_gpu=False)  # 2,000 images, 64 a step: 32 steps
+    assert goals.floor_share(mlp, epoch_s=0.064, floor_s=0.001) == pytest.approx(0.5)
 
-    (gpt,) = train_gpu.tasks(["gpt"], on_gpu=False)  # 400 windows of 64 bytes
+    (gpt,) = tasks.tasks(["gpt"], on_gpu=False)  # 400 windows of 64 bytes
     matrices = 2 * 12 * 64 * 64 + 64 * 256
-    share = train_gpu.peak_share(gpt, 1e-3, "NVIDIA H200")
+    share = goals.peak_share(gpt, 1e-3, "NVIDIA H200")
     assert share == pytest.approx(6 * matrices * 400 * 64 / 1e-3 / 989e12)
-    assert train_gpu.peak_share(gpt, 1e-3, "a CPU") is None
+    assert goals.peak_share(gpt, 1e-3, "a CPU") is None
 
 
-def test_what_is_done_once_is_no_part_of_the_time_to_the_target() -> None:
-    (task,) = train_gpu.tasks(["mlp"], on_gpu=False)  # target 0.8
-    taken = Taken.of(task, ends=[5.0, 6.5, 8.0], epochs_s=[4.0, 1.0, 1.0], found=[0.5, 0.81, 0.9])
+def test_one_time_work_does_not_count_as_time_to_the_target() -> None:
+    (task,) = tasks.tasks(["mlp"], on_gpu=False)  # target 0.8
+    training = Training.from_epochs(
+        task, ends_s=[5.0, 6.5, 8.0], epochs_s=[4.0, 1.0, 1.0], metrics=[0.5, 0.81, 0.9]
+    )
 
-    assert taken == Taken(seconds=3.5, once_s=3.0, epoch_s=1.0, epochs=2, metric=0.81, reached=True)
-    assert not Taken.of(task, ends=[1.0, 2.0], epochs_s=[1.0, 1.0], found=[0.1, 0.2]).reached
+    assert training == Training(
+        seconds=3.5, once_s=3.0, epoch_s=1.0, epochs=2, metric=0.81, reached=True
+    )
+
+
+def test_a_training_that_misses_the_target_runs_to_its_end() -> None:
+    (task,) = tasks.tasks(["mlp"], on_gpu=False)
+    training = Training.from_epochs(
+        task, ends_s=[1.0, 2.0], epochs_s=[1.0, 1.0], metrics=[0.1, 0.2]
+    )
+
+    assert not training.reached
+    assert (training.seconds, training.epochs, training.metric) == (2.0, 2, 0.2)
+
+
+def test_goals_are_met_or_missed_with_their_numbers() -> None:
+    (mlp,) = tasks.tasks(["mlp"], on_gpu=False)  # 32 steps
+    met = goals.judge_floor(mlp, epoch_s=0.064, floor_s=0.0018)
+    missed = goals.judge_epoch(mlp, epoch_s=0.064)  # of 2,000 images
+
+    assert met.sentence == "mlp: 90.0%, goal 80% of the replay floor: met"
+    assert met.numbers == {"floor_us": 1800.0, "floor_share": 0.9}
+    assert missed.numbers == {"epoch_ms": 1920.0}
+    assert missed.sentence.endswith(": missed")
+
+
+def test_the_peak_goal_stays_open_on_an_unknown_device() -> None:
+    (gpt,) = tasks.tasks(["gpt"], on_gpu=False)
+
+    assert "open" in goals.judge_peak(gpt, 1.0, "a CPU").sentence
+    assert goals.judge_peak(gpt, 1e-9, "NVIDIA H200").sentence.endswith(": met")

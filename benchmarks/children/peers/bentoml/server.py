@@ -1,4 +1,7 @@
-"""BentoML's hello world with an array in and out. `bentoml serve server:Predictor`"""
+"""BentoML server: its hello world, with an array as input and output.
+
+Run with `bentoml serve server:Predictor`.
+"""
 
 import os
 
@@ -9,6 +12,8 @@ import onnxruntime as ort
 
 @bentoml.service(workers=1)
 class Predictor:
+    """Service with one model."""
+
     def __init__(self) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -16,5 +21,6 @@ class Predictor:
 
     @bentoml.api
     def predict(self, data: np.ndarray) -> np.ndarray:
+        """Answer POST /predict."""
         [output] = self.session.run(None, {"x": data.astype(np.float32)})
         return output

@@ -1,6 +1,7 @@
-"""FastAPI's first steps: a model of the body, a model of the answer, uvicorn with its fast extras. `uvicorn server:app`
+"""FastAPI server after its tutorial, with pydantic models of body and answer.
 
-`async def`, because a call this short is cheaper in the event loop than in FastAPI's threads.
+Run with `uvicorn server:app`. The route is `async def`, because a call this short costs less in the
+event loop than in FastAPI's threads.
 """
 
 import os
@@ -17,14 +18,19 @@ app = FastAPI()
 
 
 class Rows(BaseModel):
+    """Body of a request."""
+
     data: list[list[float]]
 
 
 class Prediction(BaseModel):
+    """Body of an answer."""
+
     prediction: list[list[float]]
 
 
 @app.post("/predict")
 async def predict(rows: Rows) -> Prediction:
+    """Answer POST /predict."""
     [output] = session.run(None, {"x": np.array(rows.data, dtype=np.float32)})
     return Prediction(prediction=output.tolist())

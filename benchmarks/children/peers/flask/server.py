@@ -1,4 +1,7 @@
-"""Flask's quick start behind gunicorn, as Flask's page on deploying has it. `gunicorn server:app`"""
+"""Flask server after its quick start and its page on deployment.
+
+Run with `gunicorn server:app`.
+"""
 
 import os
 
@@ -14,6 +17,7 @@ app = Flask(__name__)
 
 @app.post("/predict")
 def predict():
+    """Answer POST /predict."""
     array = np.array(request.get_json()["data"], dtype=np.float32)
     [output] = session.run(None, {"x": array})
     return {"prediction": output.tolist()}

@@ -1,4 +1,4 @@
-"""LitServe's quick start. `python server.py PORT`"""
+"""LitServe server: its quick start. Run with `python server.py PORT`."""
 
 import os
 import sys
@@ -9,7 +9,9 @@ import onnxruntime as ort
 
 
 class Predictor(ls.LitAPI):
-    def setup(self, device):  # noqa: ARG002  # its interface
+    """API with one model."""
+
+    def setup(self, device):  # noqa: ARG002  # LitAPI's interface
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(os.environ["MODEL_PATH"], options)

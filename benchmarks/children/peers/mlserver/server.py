@@ -1,4 +1,7 @@
-"""MLServer's custom runtime, for it has none of its own for ONNX. `mlserver start .`"""
+"""MLServer server: a custom runtime, because MLServer has none for ONNX.
+
+Run with `mlserver start .`.
+"""
 
 import os
 
@@ -9,6 +12,8 @@ from mlserver.codecs import decode_args
 
 
 class OnnxModel(MLModel):
+    """Runtime of one ONNX model."""
+
     async def load(self) -> bool:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1

@@ -1,0 +1,77 @@
+"""Child processes of a benchmark, which answer with one marked line."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.measure import ROOT
+
+CHILDREN = ROOT / "benchmarks" / "children"
+MARK = b"ANSWER "
+LIMIT_S = 120.0
+
+
+def spawn(
+    arguments: Sequence[str | Path], environment: Callable[[Path], Mapping[str, str]], folder: Path
+) -> tuple[float, Any]:
+    """Run a fresh Python and return (milliseconds until its answer, the answer).
+
+    `environment` returns the variables of a process, given its temporary directory, which lies
+    in `folder` and is removed afterwards.
+
+    Raises:
+        RuntimeError: the process failed or ended without an answer.
+    """
+    tmp = Path(tempfile.mkdtemp(dir=folder))
+    variables = dict(environment(tmp))
+    try:
+        with tempfile.TemporaryFile() as errors:
+            started = time.perf_counter()
+            with subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                cwd=tmp,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            ) as process:
+                answer, answered = _read_answer(process)
+            if answer is None or process.returncode:
+                errors.seek(0)
+                output = errors.read().decode(errors="replace").strip()[-1000:]
+                script = Path(arguments[0]).name
+                raise RuntimeError(f"{script} ended with {process.returncode}: {output}")
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    return (answered - started) * 1000, json.loads(answer)
+
+
+def _read_answer(process: "subprocess.Popen[bytes]") -> tuple[bytes | None, float]:
+    """Return the marked line of a process's output and its arrival time.
+
+    The output is read to its end; the time does not include that.
+    """
+    watchdog = threading.Timer(LIMIT_S, process.kill)
+    watchdog.start()
+    try:
+        answer, answered = None, 0.0
+        for line in process.stdout or ():
+            if answer is None and line.startswith(MARK):
+                answer, answered = line[len(MARK) :], time.perf_counter()
+        process.wait()
+        return answer, answered
+    finally:
+        watchdog.cancel()
+
+
+def write_json(path: Path, document: object) -> str:
+    """Write a document for a child process; return the path as text."""
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return str(path)
