@@ -1,7 +1,9 @@
-"""What training exports is what the registry takes: each form of model registered by the real sandbox, and asked."""
+"""The registry accepts every kind of exported graph, and serves it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,96 +22,100 @@ from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests import networks
 from tests.platform import Platform
+from training import manifest
 from training.compression import variants
 from training.compression.quantize import CONVERTERS
-from training.export import graphs, sklearn_exporter, tokenizer_graph, torch_exporter
+from training.export import graphs, sklearn_exporter, torch_exporter
+from training.export.tokenizer_graph import TextPreprocessor, Tokenizer
 
-pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]  # the exporters' own
+# The exporters' own warnings.
+pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
 TEXTS = ["The cat sat on the mat.", "A dog, barked loudly!", "two cafés by the sea", ""] * 5
 
 
+@dataclass(frozen=True)
+class Export:
+    """Graph with a request for it; answers may differ by `atol`."""
+
+    graph: Any
+    feeds: Mapping[str, Any]
+    atol: float = graphs.ATOL
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     sandbox = ProcessSandbox()
     yield Platform(tmp_path_factory.mktemp("models"), sandbox)
     sandbox.close()
 
 
-Form = tuple[
-    Any, Mapping[str, Any], float
-]  # a graph, a request for it, and how far answers may be apart
-
-
-def scripted(family: str) -> Form:
+def export_network(family: str) -> Export:
     spec = networks.spec(family)
-    rung = torch_exporter.named_dims if family == "encoder" else torch_exporter.torchscript
+    is_encoder = family == "encoder"
+    exporter = torch_exporter.named_dims if is_encoder else torch_exporter.torchscript
     sizes = {name: max(dim.low, 2) for name, dim in spec.dims.items()}
-    feeds = dict(zip(spec.inputs, (feed.numpy() for feed in spec.sample(sizes)), strict=True))
-    return torch_exporter.export(spec, [rung]), feeds, graphs.ATOL
+    tensors = zip(spec.inputs, spec.sample(sizes), strict=True)
+    feeds = {name: tensor.numpy() for name, tensor in tensors}
+    return Export(torch_exporter.export(spec, [exporter]), feeds)
 
 
-def text_encoder() -> Form:
-    tokenizer = tokenizer_graph.Tokenizer.fit(TEXTS, words=17, length=16)
-    graph, _, atol = scripted("encoder")
-    return (
-        tokenizer_graph.TextPreprocessor(tokenizer).attach(graph),
-        {"text": np.array(TEXTS[:4], object)},
-        atol,
-    )
+def export_encoder_with_tokenizer() -> Export:
+    tokenizer = Tokenizer.fit(TEXTS, words=17, length=16)
+    graph = TextPreprocessor(tokenizer).attach(export_network("encoder").graph)
+    return Export(graph, {"text": np.array(TEXTS[:4], object)})
 
 
-def forest() -> Form:
+def export_forest() -> Export:
     x, y = load_digits(return_X_y=True)
     inputs = {"image": x.astype(np.float32).reshape(-1, 1, 8, 8)}
     model = RandomForestClassifier(10, random_state=0).fit(sklearn_exporter.table(inputs), y)
     graph = sklearn_exporter.export(model, inputs, "probabilities").graph
-    return graph, {"image": inputs["image"][:2]}, graphs.ATOL
+    return Export(graph, {"image": inputs["image"][:2]})
 
 
-def words() -> Form:
+def export_tf_idf() -> Export:
     texts = np.array(TEXTS, object)
-    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
-        texts, np.arange(len(texts)) % 4
-    )
+    labels = np.arange(len(texts)) % 4
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, labels)
     graph = sklearn_exporter.export(model, {"text": texts}, "probabilities").graph
-    return graph, {"text": texts[:3]}, graphs.ATOL
+    return Export(graph, {"text": texts[:3]})
 
 
-def smaller(kind: str) -> Form:
-    graph, feeds, atol = scripted("perceptron")
-    form = CONVERTERS[kind](graph, [feeds])
-    return form, feeds, max(atol, variants.moved(graph, form, [feeds]))
+def export_compressed(kind: str) -> Export:
+    export = export_network("perceptron")
+    graph = CONVERTERS[kind](export.graph, [export.feeds])
+    moved = variants.moved(export.graph, graph, [export.feeds])
+    return Export(graph, export.feeds, max(export.atol, moved))
 
 
-FORMS = {
-    "recurrent": lambda: scripted("bidirectional lstm"),
-    "encoder with its tokeniser": text_encoder,
-    "decoder with its cache": lambda: scripted("decoder"),
-    "recommender": lambda: scripted("recommender"),
-    "forest": forest,
-    "words": words,
-    **{kind: lambda kind=kind: smaller(kind) for kind in CONVERTERS},
+EXPORTS: Mapping[str, Callable[[], Export]] = {
+    "recurrent": partial(export_network, "bidirectional lstm"),
+    "encoder with its tokenizer": export_encoder_with_tokenizer,
+    "decoder with its cache": partial(export_network, "decoder"),
+    "recommender": partial(export_network, "recommender"),
+    "forest": export_forest,
+    "TF-IDF": export_tf_idf,
+    **{kind: partial(export_compressed, kind) for kind in CONVERTERS},
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_what_training_exports_is_taken_proven_and_answers(form: str, world: Platform) -> None:
-    graph, feeds, atol = FORMS[form]()
-    samples = graphs.samples(graph, [feeds])
-    manifest = {"schema": 1, "samples": samples, "tolerance": {"rtol": graphs.RTOL, "atol": atol}}
-    graph.metadata_props.add(key="mayfly.manifest", value=json.dumps(manifest))
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_an_exported_graph_is_registered_and_answers(kind: str, platform: Platform) -> None:
+    export = EXPORTS[kind]()
+    [sample] = graphs.samples(export.graph, [export.feeds])
+    tolerance = {"rtol": graphs.RTOL, "atol": export.atol}
+    card = {"schema": 1, "samples": [sample], "tolerance": tolerance}
+    export.graph.metadata_props.add(key=manifest.KEY, value=json.dumps(card))
 
-    version = world.upload(graph.SerializeToString())
+    version = platform.upload(export.graph.SerializeToString())
 
     assert version.state is State.READY, version.reason
     assert version.measured["samples_checked"] == 1
-    reply = world.client.post(
-        f"/v2/models/demo/versions/{version.number}/infer", samples[0]["request"]
-    )
+    path = f"/v2/models/demo/versions/{version.number}/infer"
+    reply = platform.client.post(path, sample["request"])
     assert reply.status == 200, reply.json
-    for got, expected in zip(reply.json["outputs"], samples[0]["response"]["outputs"], strict=True):
-        assert (got["name"], got["datatype"], got["shape"]) == tuple(
-            expected[key] for key in ("name", "datatype", "shape")
-        )
-        np.testing.assert_allclose(got["data"], expected["data"], rtol=1e-3, atol=atol)
+    for output, expected in zip(reply.json["outputs"], sample["response"]["outputs"], strict=True):
+        for key in ("name", "datatype", "shape"):
+            assert output[key] == expected[key]
+        np.testing.assert_allclose(output["data"], expected["data"], rtol=1e-3, atol=export.atol)
