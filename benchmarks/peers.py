@@ -144,7 +144,7 @@ def goals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _standing(ratios: Mapping[str, float]) -> str:
-    """Name the peers that are not beaten, or all if there are none.
+    """Name the peers that ours does not beat, or else all.
 
     `ratios` are ours over each peer's.
 

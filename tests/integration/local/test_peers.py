@@ -1,11 +1,10 @@
-"""The instruments of benchmarks/peers.py: the load generator, the kernel's counts, the function's process."""
+"""Instruments of benchmarks/peers.py: load generator, process usage, measured function."""
 
 import asyncio
 import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,11 +13,12 @@ import pytest
 
 from benchmarks.children.function import measure
 from benchmarks.children.load import Connection, load
+from benchmarks.harness.measure import ROOT
 from benchmarks.harness.usage import cpu_seconds, memory_mb
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with what came; /refuse does not, /close hangs up after each answer."""
+    """Echo each body; /refuse answers 503, /close closes the connection after the answer."""
 
     connections = 0
 
@@ -49,7 +49,7 @@ def port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("path", "connections"), [("/", 1), ("/close", 3)])
-def test_a_connection_is_kept_where_the_server_keeps_it(
+def test_a_connection_stays_open_if_the_server_keeps_it(
     port: int, path: str, connections: int
 ) -> None:
     connection, body = Connection(port, path, b"x" * 100_000), b"x" * 100_000
@@ -60,22 +60,31 @@ def test_a_connection_is_kept_where_the_server_keeps_it(
 
 
 def test_a_load_counts_every_request_but_the_warm_up(port: int) -> None:
-    found = load(port, "/", b"{}", os.getpid(), clients=4, requests=40)
+    summary = load(port, "/", b"{}", os.getpid(), clients=4, requests=40)
 
-    assert found["clients"] == 4
+    assert summary["clients"] == 4
     assert Echo.connections == 4
-    assert 0 < found["p50_ms"] <= found["p99_ms"]
-    assert found["cpu_us"] > 0
+    assert 0 < summary["p50_ms"] <= summary["p99_ms"]
+    assert summary["cpu_us"] > 0
 
 
-def test_an_answer_that_is_no_200_ends_the_load(port: int) -> None:
+def test_a_status_other_than_200_ends_the_load(port: int) -> None:
     with pytest.raises(RuntimeError, match="503"):
         load(port, "/refuse", b"{}", os.getpid(), clients=1, requests=10)
 
 
-def test_cpu_time_and_memory_are_those_of_the_whole_family() -> None:
-    grandchild = "x = b'x' * 60_000_000\nfor _ in range(3_000_000): pass\nprint(flush=True)\nimport time\ntime.sleep(60)"
-    child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {grandchild!r}])"
+GRANDCHILD = """
+import time
+x = b"x" * 60_000_000
+while time.process_time() < 0.1:
+    pass
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_cpu_time_and_memory_include_descendants() -> None:
+    child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {GRANDCHILD!r}])"
     with subprocess.Popen(
         [sys.executable, "-c", child], stdout=subprocess.PIPE, start_new_session=True
     ) as process:
@@ -83,22 +92,31 @@ def test_cpu_time_and_memory_are_those_of_the_whole_family() -> None:
             assert process.stdout is not None
             process.stdout.readline()
             assert memory_mb(process.pid) > 60
-            assert cpu_seconds(process.pid) > 0.03
+            assert cpu_seconds(process.pid) > 0.1
         finally:
             os.killpg(process.pid, 9)
     assert cpu_seconds(process.pid) == memory_mb(process.pid) == 0
 
 
-def test_cpu_time_is_that_of_the_process_and_not_of_the_clock() -> None:
-    before, spent = cpu_seconds(os.getpid()), time.process_time()
-    while time.process_time() - spent < 0.05:
-        pass
-    time.sleep(0.05)
+WORK_AND_SLEEP = """
+import os, time
+from benchmarks.harness.measure import ROOT
+from benchmarks.harness.usage import cpu_seconds
+while time.process_time() < 0.3:
+    pass
+time.sleep(0.2)
+print(time.process_time(), cpu_seconds(os.getpid()), time.process_time())
+"""
 
-    assert cpu_seconds(os.getpid()) - before == pytest.approx(time.process_time() - spent, abs=0.02)
+
+def test_cpu_time_counts_work_and_not_sleep() -> None:
+    output = subprocess.check_output([sys.executable, "-c", WORK_AND_SLEEP], cwd=ROOT)
+    before, measured, after = map(float, output.split())
+
+    assert 0.3 <= before <= measured <= after
 
 
-def test_the_functions_process_is_measured_under_awss_runtime_client(tmp_path: Path) -> None:
+def test_the_function_s_process_is_measured_under_aws_s_runtime_client(tmp_path: Path) -> None:
     event = tmp_path / "event.json"
     event.write_text("{}")
     plan = {
@@ -110,9 +128,9 @@ def test_the_functions_process_is_measured_under_awss_runtime_client(tmp_path: P
         "loads": [{"clients": 1, "requests": 10}, {"clients": 4, "requests": 12}],
     }
 
-    found = asyncio.run(measure(plan))
+    measured = asyncio.run(measure(plan))
 
-    assert found["answer"]["statusCode"] == 200
-    assert [one["clients"] for one in found["loads"]] == [1, 4]
-    assert all(one["cpu_us"] > 0 for one in found["loads"])
-    assert found["memory_mb"] > 5
+    assert measured["answer"]["statusCode"] == 200
+    assert [summary["clients"] for summary in measured["loads"]] == [1, 4]
+    assert all(summary["cpu_us"] > 0 for summary in measured["loads"])
+    assert measured["memory_mb"] > 5

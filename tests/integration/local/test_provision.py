@@ -1,4 +1,4 @@
-"""What template.yaml declares exists after `provision`, in moto, as the functions will find it."""
+"""Provisioning in moto: the resources of template.yaml, as the functions expect them."""
 
 import json
 from collections.abc import Iterator
@@ -25,35 +25,29 @@ def client(service: str) -> Any:
     return boto3.client(service, region_name="us-east-1")
 
 
-def test_outputs_name_what_exists(deployed: Deployed) -> None:
+def test_outputs_name_existing_resources(deployed: Deployed) -> None:
     outputs = deployed.outputs
 
     assert outputs["ApiUrl"] == "http://127.0.0.1:8080/live"
     client("s3").head_bucket(Bucket=outputs["ServingBucketName"])
-    assert (
-        client("s3").get_bucket_versioning(Bucket=outputs["ArtifactsBucketName"])["Status"]
-        == "Enabled"
-    )
+    versioning = client("s3").get_bucket_versioning(Bucket=outputs["ArtifactsBucketName"])
+    assert versioning["Status"] == "Enabled"
     assert deployed.environment["InferFunction"]["SERVING_BUCKET"] == outputs["ServingBucketName"]
 
 
 def test_the_table_has_its_keys_and_index(deployed: Deployed) -> None:
-    table = client("dynamodb").describe_table(TableName=deployed.outputs["RegistryTableName"])[
-        "Table"
-    ]
+    name = deployed.outputs["RegistryTableName"]
+    table = client("dynamodb").describe_table(TableName=name)["Table"]
+    indexes = [index["IndexName"] for index in table["GlobalSecondaryIndexes"]]
 
     assert [key["AttributeName"] for key in table["KeySchema"]] == ["pk", "sk"]
-    assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == [
-        "listing",
-        "pending",
-    ]
+    assert indexes == ["listing", "pending"]
 
 
-def test_the_queue_gives_up_into_the_dead_letters(deployed: Deployed) -> None:
+def test_the_queue_sends_failed_messages_to_the_dead_letters(deployed: Deployed) -> None:
     url = deployed.outputs["RegistrationQueueUrl"]
-    attributes = client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])[
-        "Attributes"
-    ]
+    queue = client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+    attributes = queue["Attributes"]
 
     assert attributes["VisibilityTimeout"] == "7"
     redrive = json.loads(attributes["RedrivePolicy"])
@@ -64,12 +58,12 @@ def test_the_queue_gives_up_into_the_dead_letters(deployed: Deployed) -> None:
 @pytest.mark.parametrize(
     "key", ["models/a/x.onnx", "models/a/model.tar.gz", "models/a/b/manifest.json"]
 )
-def test_every_package_form_is_notified_once(deployed: Deployed, key: str) -> None:
+def test_every_package_form_sends_one_notification(deployed: Deployed, key: str) -> None:
     bucket, url = deployed.outputs["ArtifactsBucketName"], deployed.outputs["RegistrationQueueUrl"]
-    for other in ("models/a/x.txt", "other/x.onnx", key):
-        version = client("s3").put_object(Bucket=bucket, Key=other, Body=b"x")["VersionId"]
+    for name in ("models/a/x.txt", "other/x.onnx", key):
+        version = client("s3").put_object(Bucket=bucket, Key=name, Body=b"x")["VersionId"]
 
     messages = client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
     bodies = [json.loads(message["Body"]) for message in messages]
     uploads = [body["Records"][0]["s3"]["object"] for body in bodies if "Records" in body]
-    assert [(one["key"], one["versionId"]) for one in uploads] == [(key, version)]
+    assert [(upload["key"], upload["versionId"]) for upload in uploads] == [(key, version)]

@@ -53,8 +53,8 @@ def act(event, context):
         return "x" * event["bytes"]
     elif do == "write":
         (pathlib.Path(os.environ["TMPDIR"]) / "file").write_text("x")
-    left_ms = context.get_remaining_time_in_millis()
-    return {"pid": os.getpid(), "event": event, "environment": dict(os.environ), "left_ms": left_ms, "cwd": os.getcwd()}
+    facts = {"pid": os.getpid(), "cwd": os.getcwd(), "environment": dict(os.environ)}
+    return facts | {"event": event, "left_ms": context.get_remaining_time_in_millis()}
 
 def api(event, context):
     """Answer as the header x-do says; by default echo the body, with the event in a header."""
@@ -72,19 +72,25 @@ def api(event, context):
     keys = ("path", "pathParameters", "queryStringParameters", "httpMethod", "resource")
     parts = {key: event[key] for key in keys}
     headers = {"x-event": json.dumps(parts), "x-stage-path": event["requestContext"]["path"]}
-    body = event["body"] or ""
-    return {"statusCode": 200, "body": body, "headers": headers, "isBase64Encoded": event["isBase64Encoded"]}
+    answer = {"statusCode": 200, "body": event["body"] or "", "headers": headers}
+    return answer | {"isBase64Encoded": event["isBase64Encoded"]}
 
 def consume(event, context):
     """Fail the messages whose body is bad."""
     for record in event["Records"]:
         print("got", record["body"], record["attributes"]["ApproximateReceiveCount"])
-    return {"batchItemFailures": [{"itemIdentifier": r["messageId"]} for r in event["Records"] if r["body"] == "bad"]}
+    bad = [record["messageId"] for record in event["Records"] if record["body"] == "bad"]
+    return {"batchItemFailures": [{"itemIdentifier": message} for message in bad]}
 '''
 
 TEMPLATE = """
 Parameters: {Seconds: {Type: Number, Default: 60}}
-Globals: {Function: {Runtime: python3.13, Timeout: !Ref Seconds, MemorySize: 192, Environment: {Variables: {MINE: 1}}}}
+Globals:
+  Function:
+    Runtime: python3.13
+    Timeout: !Ref Seconds
+    MemorySize: 192
+    Environment: {Variables: {MINE: 1}}
 Resources:
   Act: {Type: "AWS::Serverless::Function", Properties: {Handler: code.act}}
   Short: {Type: "AWS::Serverless::Function", Properties: {Handler: code.act, Timeout: 2}}
@@ -102,18 +108,26 @@ Resources:
       Events:
         Q:
           Type: SQS
-          Properties: {Queue: !GetAtt Queue.Arn, BatchSize: 5, FunctionResponseTypes: [ReportBatchItemFailures]}
+          Properties:
+            Queue: !GetAtt Queue.Arn
+            BatchSize: 5
+            FunctionResponseTypes: [ReportBatchItemFailures]
   Api:
     Type: AWS::Serverless::Api
     Properties:
       StageName: live
       BinaryMediaTypes: ["*/*"]
       GatewayResponses:
-        DEFAULT_4XX: {ResponseTemplates: {application/json: '{"error": $context.error.messageString}'}}
-        MISSING_AUTHENTICATION_TOKEN: {StatusCode: "404", ResponseTemplates: {application/json: '{"error": "no"}'}}
+        DEFAULT_4XX:
+          ResponseTemplates: {application/json: '{"error": $context.error.messageString}'}
+        MISSING_AUTHENTICATION_TOKEN:
+          StatusCode: "404"
+          ResponseTemplates: {application/json: '{"error": "no"}'}
   Queue:
     Type: AWS::SQS::Queue
-    Properties: {VisibilityTimeout: 3, RedrivePolicy: {deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 2}}
+    Properties:
+      VisibilityTimeout: 3
+      RedrivePolicy: {deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 2}
   Dead: {Type: "AWS::SQS::Queue"}
   Bucket:
     Type: AWS::S3::Bucket
@@ -341,7 +355,8 @@ def test_a_slow_init_runs_again_inside_the_invocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    text = 'Resources: {F: {Type: "AWS::Serverless::Function", Properties: {Handler: slow.f, Timeout: 90}}}'
+    properties = "{Handler: slow.f, Timeout: 90}"
+    text = f'Resources: {{F: {{Type: "AWS::Serverless::Function", Properties: {properties}}}}}'
     (tmp_path / "t.yaml").write_text(text)
     monkeypatch.setattr(pools, "INIT_LIMIT_S", 0.5)
 
@@ -376,9 +391,12 @@ def test_bodies_go_both_ways_unchanged(stack: RunningStack) -> None:
 
     assert (status, answer) == (200, body)
     assert json.loads(headers["x-event"]) == {
-        "path": "/v2/a%20b/c", "pathParameters": {"path": "a b/c"}, "queryStringParameters": {"q": "2"},
-        "httpMethod": "POST", "resource": "/v2/{path+}",
-    }  # fmt: skip
+        "path": "/v2/a%20b/c",
+        "pathParameters": {"path": "a b/c"},
+        "queryStringParameters": {"q": "2"},
+        "httpMethod": "POST",
+        "resource": "/v2/{path+}",
+    }
     assert headers["x-stage-path"] == "/live/v2/a%20b/c"
     assert {"x-amzn-requestid", "x-amz-apigw-id"} <= set(headers)
 
@@ -449,9 +467,8 @@ def test_failed_messages_come_back_and_end_among_the_dead_letters(stack: Running
     (message,) = until(dead_letters)
     assert message["Body"] == "bad"
     log = stack.log("Consume")
-    assert [log.count(line) for line in ("got good 1\n", "got good 2", "got bad 1\n", "got bad 2\n", "got bad 3")] == [
-        1, 0, 1, 1, 0,
-    ]  # fmt: skip
+    lines = ("got good 1\n", "got good 2", "got bad 1\n", "got bad 2\n", "got bad 3")
+    assert [log.count(line) for line in lines] == [1, 0, 1, 1, 0]
 
 
 def test_uploads_are_notified_as_aws_does(stack: RunningStack) -> None:

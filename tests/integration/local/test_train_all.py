@@ -1,4 +1,4 @@
-"""`make train-all` in small: real jobs on the local stack, to the table; and every way in which it says no."""
+"""`make train-all` with two recipes: real jobs on the local stack, results, and errors."""
 
 import pytest
 
@@ -11,20 +11,20 @@ pytestmark = pytest.mark.train
 
 
 @pytest.mark.slow
-def test_recipes_are_trained_registered_and_asked_and_a_failure_is_told(
+def test_recipes_are_trained_and_called_and_a_failure_is_reported(
     tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train_all, "STATE", tmp_path)
 
     assert train_all.main(["linear", "mlp", "--set", "mlp.layers=2", "--compress", "mlp="]) == 1
 
-    said = capsys.readouterr().out
-    [row] = [line for line in said.splitlines() if line.startswith("linear ")]
+    output = capsys.readouterr().out
+    [row] = [line for line in output.splitlines() if line.startswith("linear ")]
     assert row.split()[1] == "rmse"
     assert 50 < float(row.split()[2]) < 65
     assert row.split()[3:5] == ["mean", "80.7001"]
-    assert "FAILED mlp: the job was not accepted: error: unknown hyperparameter 'layers'" in said
-    assert said.splitlines()[-1].startswith("1 of 2 recipes")
+    assert "FAILED mlp: the job was not accepted: error: unknown hyperparameter 'layers'" in output
+    assert output.splitlines()[-1].startswith("1 of 2 recipes")
 
 
 def sample(*values: object, datatype: str = "FP32") -> dict[str, object]:
@@ -33,24 +33,24 @@ def sample(*values: object, datatype: str = "FP32") -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("expected", "why"),
+    ("expected", "error"),
     [
         (sample(1.0, 2.0), None),
         (sample(1.0, 2.00001), None),
-        (sample(1.0, 2.1), "output y is not what it was in training"),
+        (sample(1.0, 2.1), "output y differs from training"),
         (sample(1.0), "output y: shape"),
         (sample(1, 2, datatype="INT64"), "output y: datatype"),
     ],
 )
-def test_an_answer_is_compared_with_the_one_in_training(
-    expected: dict[str, object], why: str | None, monkeypatch: pytest.MonkeyPatch
+def test_an_answer_is_compared_with_the_sample_of_training(
+    expected: dict[str, object], error: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_all, "get", lambda url, body: sample(1.0, 2.0)["response"])
 
-    if why is None:
+    if error is None:
         train_all._check("http://-", expected, {"rtol": 1e-3, "atol": 1e-5})
         return
-    with pytest.raises(demo.DemoFailed, match=why):
+    with pytest.raises(demo.DemoFailed, match=error):
         train_all._check("http://-", expected, {"rtol": 1e-3, "atol": 1e-5})
 
 
@@ -61,7 +61,7 @@ def test_a_refused_sample_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         train_all._check("http://-", sample(1.0), {"rtol": 0, "atol": 0})
 
 
-def test_what_cannot_be_meant_is_said_before_anything_starts(
+def test_unknown_recipes_and_malformed_options_are_refused_before_the_start(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
@@ -73,5 +73,5 @@ def test_what_cannot_be_meant_is_said_before_anything_starts(
     )
 
 
-def test_what_is_compressed_is_there() -> None:
+def test_compressed_recipes_exist() -> None:
     assert set(train_all.COMPRESS) <= set(built_in())

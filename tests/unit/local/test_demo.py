@@ -1,4 +1,4 @@
-"""A demo that fails says why in one line."""
+"""Demo: failures, reported in one line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.train  # the demo reads the recipe's data
     ],
     ids=["aws", "api", "start"],
 )
-def test_the_cause_is_one_line_and_the_exit_code_not_zero(
+def test_a_failure_prints_its_cause_in_one_line_and_exits_1(
     error: Exception,
     cause: str,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Events and answers, as API Gateway and SQS spell them."""
+"""Events and answers of the local stack, in the formats of API Gateway and SQS."""
 
 import base64
 import json
@@ -50,7 +50,8 @@ def test_other_paths_have_no_resource(path: str) -> None:
 
 def test_methods_are_looked_up_within_the_resource() -> None:
     assert find_route(ROUTES, "DELETE", "/v2/models/{name}") == ROUTES[3]
-    assert find_route(ROUTES, "POST", "/v2/health/ready") is None  # although /v2/{path+} has a POST
+    # another resource, /v2/{path+}, has a POST
+    assert find_route(ROUTES, "POST", "/v2/health/ready") is None
 
 
 def test_a_proxy_event_holds_the_request_as_received() -> None:
@@ -79,18 +80,14 @@ def test_a_proxy_event_holds_the_request_as_received() -> None:
 
 
 def test_an_empty_request_has_nulls() -> None:
-    event = proxy_event(
-        make_api(), Request("GET", "/v2", "/prod/v2", "", [], b""), Match("/v2", {}), "id"
-    )
+    request = Request("GET", "/v2", "/prod/v2", "", [], b"")
+    event = proxy_event(make_api(), request, Match("/v2", {}), "id")
 
-    empty = (
-        "body",
-        "queryStringParameters",
-        "multiValueQueryStringParameters",
-        "pathParameters",
-        "stageVariables",
-    )
-    assert [event[name] for name in empty] == [None] * 5
+    assert event["body"] is None
+    assert event["queryStringParameters"] is None
+    assert event["multiValueQueryStringParameters"] is None
+    assert event["pathParameters"] is None
+    assert event["stageVariables"] is None
     assert event["isBase64Encoded"] is False
 
 
@@ -104,11 +101,13 @@ def test_an_empty_request_has_nulls() -> None:
         (("image/*",), "", False),
     ],
 )
-def test_binary_media_types(types: tuple[str, ...], content_type: str, binary: bool) -> None:
+def test_a_body_is_binary_if_its_media_type_matches(
+    types: tuple[str, ...], content_type: str, binary: bool
+) -> None:
     assert is_binary(make_api(types), content_type) is binary
 
 
-def test_an_answer_becomes_http() -> None:
+def test_a_function_s_answer_becomes_an_http_response() -> None:
     answer = {
         "statusCode": 200,
         "headers": {"X-One": 1, "x-many": "lost", "Server": "mine", "Content-Length": "999"},
@@ -127,9 +126,17 @@ def test_an_answer_becomes_http() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [None, "text", [], {}, {"statusCode": "x"}, {"statusCode": 200, "body": {}}, {"statusCode": 200, "headers": 5},
-     {"statusCode": 200, "body": "?", "isBase64Encoded": True}],
-)  # fmt: skip
+    [
+        None,
+        "text",
+        [],
+        {},
+        {"statusCode": "x"},
+        {"statusCode": 200, "body": {}},
+        {"statusCode": 200, "headers": 5},
+        {"statusCode": 200, "body": "?", "isBase64Encoded": True},
+    ],
+)
 def test_a_malformed_answer_is_refused(answer: Any) -> None:
     with pytest.raises(Refused, match="INTEGRATION_FAILURE"):
         proxy_response(make_api(), json.dumps(answer).encode(), "")
@@ -144,43 +151,56 @@ def test_gateway_responses_follow_the_template() -> None:
     missing = gateway_response(api, "MISSING_AUTHENTICATION_TOKEN", "id")
     assert (missing.status, missing.body, missing.headers["X-A"]) == (404, b'{"error": "no"}', "b")
     assert gateway_response(api, "THROTTLED", "id").body == b'{"error": "Too Many Requests"}'
-    assert (
-        gateway_response(api, "INTEGRATION_FAILURE", "id").body
-        == b'{"message":"Internal server error"}'
-    )
+    failure = gateway_response(api, "INTEGRATION_FAILURE", "id")
+    assert failure.body == b'{"message":"Internal server error"}'
 
 
-def test_an_sqs_event() -> None:
+def test_an_sqs_event_has_lambda_s_field_names() -> None:
     message = {
-        "MessageId": "m", "ReceiptHandle": "r", "Body": "b", "MD5OfBody": "5",
+        "MessageId": "m",
+        "ReceiptHandle": "r",
+        "Body": "b",
+        "MD5OfBody": "5",
         "Attributes": {"ApproximateReceiveCount": 1},
         "MessageAttributes": {"a": {"StringValue": "v", "DataType": "String"}},
-    }  # fmt: skip
+    }
     (record,) = sqs_event([message], "arn:aws:sqs:us-east-1:1:q")["Records"]
 
     assert record == {
-        "messageId": "m", "receiptHandle": "r", "body": "b", "md5OfBody": "5",
+        "messageId": "m",
+        "receiptHandle": "r",
+        "body": "b",
+        "md5OfBody": "5",
         "attributes": {"ApproximateReceiveCount": "1"},
         "messageAttributes": {"a": {"stringValue": "v", "dataType": "String"}},
-        "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:1:q", "awsRegion": "us-east-1",
-    }  # fmt: skip
+        "eventSource": "aws:sqs",
+        "eventSourceARN": "arn:aws:sqs:us-east-1:1:q",
+        "awsRegion": "us-east-1",
+    }
 
 
 @pytest.mark.parametrize(
     ("payload", "failed"),
     [
-        ("null", ""), ("", ""), ("{}", ""), ('{"batchItemFailures": null}', ""), ('{"batchItemFailures": []}', ""),
+        ("null", ""),
+        ("", ""),
+        ("{}", ""),
+        ('{"batchItemFailures": null}', ""),
+        ('{"batchItemFailures": []}', ""),
         ('{"batchItemFailures": [{"itemIdentifier": "b"}]}', "b"),
         ('{"batchItemFailures": [{"itemIdentifier": "z"}]}', "abc"),
         ('{"batchItemFailures": [{"itemIdentifier": null}]}', "abc"),
-        ('{"batchItemFailures": [{}]}', "abc"), ('{"batchItemFailures": 5}', "abc"), ('"text"', "abc"), ("{", "abc"),
+        ('{"batchItemFailures": [{}]}', "abc"),
+        ('{"batchItemFailures": 5}', "abc"),
+        ('"text"', "abc"),
+        ("{", "abc"),
     ],
-)  # fmt: skip
-def test_partial_failures(payload: str, failed: str) -> None:
+)
+def test_malformed_partial_failures_fail_the_whole_batch(payload: str, failed: str) -> None:
     assert failed_messages(Result("id", payload.encode(), False, ""), "abc", True) == set(failed)
 
 
-def test_whole_batches() -> None:
+def test_without_partial_failures_an_error_fails_the_whole_batch() -> None:
     assert failed_messages(Result("id", b"{", False, ""), "abc", False) == set()
     assert failed_messages(Result("id", b"null", True, ""), "abc", True) == set("abc")
 
@@ -194,5 +214,5 @@ def test_whole_batches() -> None:
         (0, "Runtime exited without providing a reason"),
     ],
 )
-def test_exits_are_named_as_lambda_names_them(status: int, reason: str) -> None:
+def test_exit_statuses_have_lambda_s_messages(status: int, reason: str) -> None:
     assert exit_reason(status) == reason

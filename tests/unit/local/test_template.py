@@ -1,4 +1,4 @@
-"""The template as the local stack reads it: ours, and small ones that each show one rule."""
+"""Template reader of the local stack, with template.yaml and with small templates."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ import pytest
 from local.cloudformation import TemplateError, fill_parameters
 from local.template import GatewayResponse, Route, Template
 
-OURS = Path(__file__).parents[3] / "template.yaml"
+TEMPLATE = Path(__file__).parents[3] / "template.yaml"
 
 
 @pytest.fixture(scope="module")
 def ours() -> Template:
-    return Template.load(OURS)
+    return Template.load(TEMPLATE)
 
 
 def make_template(tmp_path: Path, text: str, **parameters: Any) -> Template:
@@ -22,16 +22,12 @@ def make_template(tmp_path: Path, text: str, **parameters: Any) -> Template:
     return Template.load(path, parameters)
 
 
-def test_functions_carry_globals_parameters_and_references(ours: Template) -> None:
+def test_functions_have_globals_parameters_and_references(ours: Template) -> None:
     infer = ours.functions["InferFunction"]
 
     assert infer.handler == "functions.infer.main.lambda_handler"
-    assert (infer.memory_mb, infer.timeout_s, infer.ephemeral_mb, infer.runtime) == (
-        3008,
-        29,
-        2048,
-        "python3.13",
-    )
+    assert (infer.memory_mb, infer.timeout_s, infer.ephemeral_mb) == (3008, 29, 2048)
+    assert infer.runtime == "python3.13"
     assert infer.environment["ORT_DISABLE_TELEMETRY"] == "1"
     assert infer.environment["SERVING_BUCKET"] == "mayfly-servingbucket"
     assert infer.environment["REGISTRY_TABLE"] == "mayfly-RegistryTable"
@@ -39,7 +35,7 @@ def test_functions_carry_globals_parameters_and_references(ours: Template) -> No
 
 
 def test_parameters_reach_the_functions() -> None:
-    template = Template.load(OURS, {"RegisterTimeout": "90", "RegisterConcurrency": 2})
+    template = Template.load(TEMPLATE, {"RegisterTimeout": "90", "RegisterConcurrency": 2})
 
     register = template.functions["RegisterFunction"]
     assert register.timeout_s == 90
@@ -54,13 +50,12 @@ def test_the_api_has_its_stage_routes_and_error_shapes(ours: Template) -> None:
     assert api is not None
     assert (api.stage, api.binary_media_types) == ("live", ("*/*",))
     assert Route("POST", "/v2/{path+}", "InferFunction") in api.routes
-    assert api.responses["DEFAULT_4XX"] == GatewayResponse(
-        None, '{"error": $context.error.messageString}'
-    )
+    message = '{"error": $context.error.messageString}'
+    assert api.responses["DEFAULT_4XX"] == GatewayResponse(None, message)
     assert api.responses["MISSING_AUTHENTICATION_TOKEN"].status == 404
 
 
-def test_outputs_resolve(ours: Template) -> None:
+def test_outputs_are_resolved(ours: Template) -> None:
     assert ours.outputs["ArtifactsBucketName"] == "mayfly-artifactsbucket"
     assert ours.outputs["ApiUrl"] == "https://Api.execute-api.us-east-1.amazonaws.com/live"
 
@@ -104,24 +99,21 @@ def test_intrinsic_functions_in_both_forms(tmp_path: Path) -> None:
     }
     assert template.functions["F"].memory_mb == 128
     assert template.resources("AWS::SQS::Queue") == ["Queue"]
-    assert make_template(tmp_path, INTRINSICS, Size=6).resources("AWS::SQS::Queue") == [
-        "Queue",
-        "Left",
-    ]
+    large = make_template(tmp_path, INTRINSICS, Size=6)
+    assert large.resources("AWS::SQS::Queue") == ["Queue", "Left"]
 
 
-def test_references_given_later_win(tmp_path: Path) -> None:
+def test_physical_ids_replace_the_default_references(tmp_path: Path) -> None:
     text = 'Resources: {Q: {Type: "AWS::SQS::Queue"}}\nOutputs: {Url: {Value: !Ref Q}}'
     template = make_template(tmp_path, text)
 
-    assert template.with_references({"Q": "http://127.0.0.1/q"}).outputs == {
-        "Url": "http://127.0.0.1/q"
-    }
+    provisioned = template.with_references({"Q": "http://127.0.0.1/q"})
+    assert provisioned.outputs == {"Url": "http://127.0.0.1/q"}
     assert template.outputs == {"Url": "https://sqs.us-east-1.amazonaws.com/123456789012/mayfly-Q"}
 
 
 @pytest.mark.parametrize(
-    ("rules", "given", "message"),
+    ("rules", "values", "message"),
     [
         ({}, {"Other": 1}, "parameter Other: unknown; the template has P"),
         ({"Default": None}, {}, "parameter P: it has no default and needs a value"),
@@ -140,9 +132,11 @@ def test_references_given_later_win(tmp_path: Path) -> None:
     ],
     ids=["unknown", "missing", "no number", "too small", "not allowed", "pattern"],
 )
-def test_parameters_are_checked(rules: dict[str, Any], given: dict[str, Any], message: str) -> None:
+def test_parameters_are_checked(
+    rules: dict[str, Any], values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(TemplateError) as error:
-        fill_parameters({"P": rules}, given)
+        fill_parameters({"P": rules}, values)
     assert str(error.value) == message
 
 
@@ -171,6 +165,6 @@ def test_errors_name_resource_and_property(tmp_path: Path, value: str, message: 
 
 
 @pytest.mark.parametrize("text", ["a: [", "just text", "Resources: 5"])
-def test_what_is_no_template_is_said(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_template_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(TemplateError, match=r"template\.yaml: "):
         make_template(tmp_path, text)
