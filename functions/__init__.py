@@ -1,1 +1,1 @@
-"""The Lambda functions: a folder is a verb, one function each, or shared by them: `core`, `adapters`."""
+"""Lambda functions: one folder each, and the folders they share."""

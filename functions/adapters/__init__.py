@@ -1,1 +1,1 @@
-"""One file per outside thing."""
+"""Adapters: a file for each service, library or device."""

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from training.export import graph_editing, graphs
 from training.export.graphs import OPSET, Feeds
+from training.fitting.estimators import VECTORIZERS
 
 ML_OPSET = 3  # version of ai.onnx.ml that skl2onnx writes
-VECTORIZERS = ("TfidfVectorizer", "CountVectorizer")
 _UNICODE_WORD = r"[\p{L}\p{N}_]"  # Python's \w in the runtime's syntax, whose own \w is ASCII
 
 Step = tuple[str, list[str], dict[str, Any]]  # operator, inputs after the first, attributes

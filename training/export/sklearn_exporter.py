@@ -18,7 +18,7 @@ from training.errors import ExportFailed
 from training.export import graphs, sklearn_conversion
 from training.export.graphs import ATOL, RTOL, Feeds, first_line
 from training.export.quiet import quiet
-from training.export.sklearn_conversion import VECTORIZERS
+from training.fitting.estimators import check_exportable, table
 
 PROBES = 16  # rows that are checked again with a missing or an unknown value
 # Largest shares of rows beyond the tolerance, and with another label, for models in which a last
@@ -26,13 +26,6 @@ PROBES = 16  # rows that are checked again with a missing or an unknown value
 MISMATCH_MAX, RELABEL_MAX = 0.01, 0.005
 _THRESHOLDS = {"TreeEnsembleClassifier", "TreeEnsembleRegressor", "Tokenizer", "TopK"}
 
-_BOOSTING = "behind a SimpleImputer where values are missing"
-_ALTERNATIVES = {
-    "HistGradientBoostingClassifier": f"use GradientBoostingClassifier, {_BOOSTING}",
-    "HistGradientBoostingRegressor": f"use GradientBoostingRegressor, {_BOOSTING}",
-    "HashingVectorizer": "use TfidfVectorizer or CountVectorizer, which keep their vocabulary",
-    "FeatureHasher": "use OneHotEncoder(handle_unknown='ignore')",
-}
 
 Predict = Callable[[Any], Any]
 
@@ -47,69 +40,6 @@ class Converted:
     relabel_rate: float  # share of rows with another most likely class
 
 
-def table(inputs: Feeds) -> NDArray[Any]:
-    """Join the inputs to one table (n, columns), each input flattened.
-
-    The dtype is object if there is text, or else float64 with values rounded to float32, so that
-    the estimator computes in float64. A single text input (n,) stays flat, as vectorizers need it.
-
-    >>> table({"num": np.ones((2, 2), np.float32), "cat": np.array(["a", "b"], object)}).shape
-    (2, 3)
-    """
-    arrays = list(inputs.values())
-    has_text = any(array.dtype == np.object_ for array in arrays)
-    if len(arrays) == 1 and arrays[0].ndim == 1 and has_text:
-        return arrays[0]
-    dtype = np.object_ if has_text else np.float64
-    columns = []
-    for array in arrays:
-        flat = array.reshape(len(array), -1)
-        rounded = flat if flat.dtype == np.object_ else flat.astype(np.float32)
-        columns.append(rounded.astype(dtype))
-    return np.concatenate(columns, axis=1)
-
-
-def check(estimator: Any) -> None:
-    """Refuse an estimator that has no ONNX conversion, before its fit.
-
-    Raises:
-        ExportFailed: names the part, and an alternative.
-    """
-    for part in _parts(estimator):
-        name = type(part).__name__
-        if name in _ALTERNATIVES:
-            raise ExportFailed(f"{name} cannot be converted to ONNX: {_ALTERNATIVES[name]}")
-        if name in VECTORIZERS:
-            _check_vectorizer(name, part)
-
-
-def _parts(estimator: Any) -> Iterator[Any]:
-    """Yield the estimator and its parts: steps, columns, candidates of a search."""
-    yield estimator
-    if hasattr(estimator, "get_params"):
-        for value in estimator.get_params(deep=True).values():
-            if hasattr(value, "get_params"):
-                yield value
-
-
-def _check_vectorizer(name: str, part: Any) -> None:
-    outside = "in data() and in whatever calls the model"
-    rules = {
-        "analyzer": ("word", "use analyzer='word'"),
-        "strip_accents": (None, f"strip accents {outside}"),
-        "preprocessor": (None, f"do it {outside}"),
-        "tokenizer": (None, "use token_pattern"),
-        "sublinear_tf": (False, "leave it out"),
-    }
-    for option, (supported, advice) in rules.items():
-        value = getattr(part, option, supported)
-        if value != supported:
-            shown = getattr(value, "__name__", value)
-            raise ExportFailed(
-                f"{name} with {option}={shown!r} cannot be converted to ONNX: {advice}"
-            )
-
-
 def export(estimator: Any, inputs: Feeds, output: str) -> Converted:
     """Convert a fitted estimator to ONNX, and check the graph.
 
@@ -121,7 +51,7 @@ def export(estimator: Any, inputs: Feeds, output: str) -> Converted:
         ExportFailed: it cannot be converted, or the graph differs from the estimator.
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
-    check(estimator)
+    check_exportable(estimator)
     predict = _predict_method(estimator)
     results: list[Converted] = []
     problems: list[ExportFailed] = []

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data import Examples
-from training.errors import InvalidRecipe
-from training.export import sklearn_exporter
+from training.errors import ExportFailed, InvalidRecipe
 from training.fitting.checkpoint import Interrupted, Stop
 from training.recipe import Arrays
 
 CANDIDATES_SHOWN = 5  # best settings of a grid search that are printed
 REASON_SHOWN = 300  # characters of scikit-learn's message
+VECTORIZERS = ("TfidfVectorizer", "CountVectorizer")
+_BOOSTING = "behind a SimpleImputer where values are missing"
+_ALTERNATIVES = {
+    "HistGradientBoostingClassifier": f"use GradientBoostingClassifier, {_BOOSTING}",
+    "HistGradientBoostingRegressor": f"use GradientBoostingRegressor, {_BOOSTING}",
+    "HashingVectorizer": "use TfidfVectorizer or CountVectorizer, which keep their vocabulary",
+    "FeatureHasher": "use OneHotEncoder(handle_unknown='ignore')",
+}
 
 
 def is_estimator(model: object) -> bool:
@@ -23,10 +32,73 @@ def is_estimator(model: object) -> bool:
     return hasattr(model, "fit") and hasattr(model, "get_params")
 
 
+def table(inputs: Arrays) -> NDArray[Any]:
+    """Join the inputs to one table (n, columns), each input flattened.
+
+    The dtype is object if there is text, or else float64 with values rounded to float32, so that
+    the estimator computes in float64. A single text input (n,) stays flat, as vectorizers need it.
+
+    >>> table({"num": np.ones((2, 2), np.float32), "cat": np.array(["a", "b"], object)}).shape
+    (2, 3)
+    """
+    arrays = list(inputs.values())
+    has_text = any(array.dtype == np.object_ for array in arrays)
+    if len(arrays) == 1 and arrays[0].ndim == 1 and has_text:
+        return arrays[0]
+    dtype = np.object_ if has_text else np.float64
+    columns = []
+    for array in arrays:
+        flat = array.reshape(len(array), -1)
+        rounded = flat if flat.dtype == np.object_ else flat.astype(np.float32)
+        columns.append(rounded.astype(dtype))
+    return np.concatenate(columns, axis=1)
+
+
+def check_exportable(estimator: Any) -> None:
+    """Refuse an estimator that has no ONNX conversion, before its fit.
+
+    Raises:
+        ExportFailed: names the part, and an alternative.
+    """
+    for part in _parts(estimator):
+        name = type(part).__name__
+        if name in _ALTERNATIVES:
+            raise ExportFailed(f"{name} cannot be converted to ONNX: {_ALTERNATIVES[name]}")
+        if name in VECTORIZERS:
+            _check_vectorizer(name, part)
+
+
+def _parts(estimator: Any) -> Iterator[Any]:
+    """Yield the estimator and its parts: steps, columns, candidates of a search."""
+    yield estimator
+    if hasattr(estimator, "get_params"):
+        for value in estimator.get_params(deep=True).values():
+            if hasattr(value, "get_params"):
+                yield value
+
+
+def _check_vectorizer(name: str, part: Any) -> None:
+    outside = "in data() and in whatever calls the model"
+    rules = {
+        "analyzer": ("word", "use analyzer='word'"),
+        "strip_accents": (None, f"strip accents {outside}"),
+        "preprocessor": (None, f"do it {outside}"),
+        "tokenizer": (None, "use token_pattern"),
+        "sublinear_tf": (False, "leave it out"),
+    }
+    for option, (supported, advice) in rules.items():
+        value = getattr(part, option, supported)
+        if value != supported:
+            shown = getattr(value, "__name__", value)
+            raise ExportFailed(
+                f"{name} with {option}={shown!r} cannot be converted to ONNX: {advice}"
+            )
+
+
 def fit(estimator: Any, examples: Examples, *, seed: int, stop: Stop | None = None) -> Any:
     """Fit `estimator` on the examples, and return it.
 
-    The columns of all inputs are put side by side.     Every part that draws random numbers and has
+    The columns of all inputs are put side by side. Every part that draws random numbers and has
     no `random_state` is seeded with `seed`.
 
     Raises:
@@ -34,14 +106,14 @@ def fit(estimator: Any, examples: Examples, *, seed: int, stop: Stop | None = No
         InvalidRecipe: it does not take the data; the message is scikit-learn's.
         Interrupted: `stop` was requested; there is no state to resume from.
     """
-    sklearn_exporter.check(estimator)
+    check_exportable(estimator)
     _seed(estimator, seed)
     print(_announce(estimator), flush=True)
     started = time.monotonic()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            estimator.fit(sklearn_exporter.table(examples.inputs), examples.target)
+            estimator.fit(table(examples.inputs), examples.target)
     except (ValueError, TypeError) as error:
         raise _refused(estimator, examples, error) from error
     elapsed_s = time.monotonic() - started
@@ -112,7 +184,7 @@ def predict(estimator: Any, inputs: Arrays) -> Any:
     """Return a classifier's probabilities (n, classes), a regressor's values, or features."""
     methods = ("predict_proba", "predict", "transform")
     method = next(getattr(estimator, name) for name in methods if hasattr(estimator, name))
-    return method(sklearn_exporter.table(inputs))
+    return method(table(inputs))
 
 
 def check_classes(estimator: Any, labels: tuple[str, ...]) -> None:

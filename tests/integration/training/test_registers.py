@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.fitting import estimators
+
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
@@ -69,7 +71,7 @@ def export_encoder_with_tokenizer() -> Export:
 def export_forest() -> Export:
     x, y = load_digits(return_X_y=True)
     inputs = {"image": x.astype(np.float32).reshape(-1, 1, 8, 8)}
-    model = RandomForestClassifier(10, random_state=0).fit(sklearn_exporter.table(inputs), y)
+    model = RandomForestClassifier(10, random_state=0).fit(estimators.table(inputs), y)
     graph = sklearn_exporter.export(model, inputs, "probabilities").graph
     return Export(graph, {"image": inputs["image"][:2]})
 

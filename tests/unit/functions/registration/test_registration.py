@@ -307,7 +307,7 @@ def test_the_next_delivery_completes_a_crashed_registration(world: World) -> Non
     ]
 
     class Killed(BaseException):
-        """As SIGKILL: nothing in the code may catch it."""
+        """SIGKILL, which no code can catch."""
 
     for number, (owner, method) in enumerate(steps):
         original = getattr(owner, method)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.fitting import estimators
+
 pytest.importorskip("skl2onnx", reason="training needs skl2onnx")
 pytest.importorskip("sklearn")
 
@@ -74,7 +76,7 @@ def cleaning() -> Any:
 
 def converted(estimator: Any, data: tuple[Inputs, Any], output: str = "probabilities") -> Any:
     inputs, target = data
-    table = sklearn_exporter.table(inputs)
+    table = estimators.table(inputs)
     middle = len(table) * 3 // 4
     estimator.fit(table[:middle], target[:middle])
     return sklearn_exporter.export(
@@ -150,7 +152,7 @@ def test_mixed_columns_are_cleaned_inside_the_graph(model: Any) -> None:
         "years": np.array([200]),
         "mobile": np.array([True]),
     }
-    expected = pipeline.predict_proba(sklearn_exporter.table(odd))
+    expected = pipeline.predict_proba(estimators.table(odd))
     np.testing.assert_allclose(answer(result, **odd), expected, atol=1e-5)
 
 
@@ -235,7 +237,7 @@ def test_an_estimator_without_conversion_is_refused_before_the_fit(
     estimator: Any, advice: str
 ) -> None:
     with pytest.raises(ExportFailed, match=advice) as caught:
-        sklearn_exporter.check(estimator)
+        estimators.check_exportable(estimator)
     assert "\n" not in str(caught.value)
 
 
@@ -266,8 +268,8 @@ def test_the_advised_calibration_works(digits: tuple[Inputs, Any]) -> None:
 
 def test_the_graph_of_another_estimator_is_refused(digits: tuple[Inputs, Any]) -> None:
     inputs, target = {"image": digits[0]["image"][:300]}, digits[1][:300]
-    first = LogisticRegression().fit(sklearn_exporter.table(inputs), target)
-    second = LogisticRegression(C=0.01).fit(sklearn_exporter.table(inputs), target)
+    first = LogisticRegression().fit(estimators.table(inputs), target)
+    second = LogisticRegression(C=0.01).fit(estimators.table(inputs), target)
     graph = sklearn_exporter._convert(first, first.predict_proba, inputs, "probabilities", False)
 
     with pytest.raises(ExportFailed, match="is off by"):
@@ -281,7 +283,7 @@ def test_the_graph_of_another_estimator_is_refused(digits: tuple[Inputs, Any]) -
 def test_a_request_without_rows_has_no_answers(
     answers: Any, message: str, digits: tuple[Inputs, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = LogisticRegression(max_iter=20).fit(sklearn_exporter.table(digits[0]), digits[1])
+    model = LogisticRegression(max_iter=20).fit(estimators.table(digits[0]), digits[1])
     graph = sklearn_exporter.export(model, digits[0], "probabilities").graph
     empty = {name: values[:0] for name, values in digits[0].items()}
     [answer] = graphs.run_in_subprocess(graph, [empty])
