@@ -97,9 +97,8 @@ def assert_evaluation_is_complete(card: Mapping[str, Any], name: str) -> None:
         assert 0 <= evaluation["calibration"]["expected_error"] < 0.25
         if "temperature" in evaluation["calibration"]:
             assert evaluation["calibration"]["log_loss_before"] > 0
-    assert [len(one.get("columns", ())) for one in card["inputs"]] == COLUMNS.get(
-        name, [0] * len(card["inputs"])
-    )
+    counts = [len(tensor.get("columns", ())) for tensor in card["inputs"]]
+    assert counts == COLUMNS.get(name, [0] * len(counts))
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -136,9 +135,8 @@ def test_a_recipe_beats_its_baselines_and_answers(name: str, made: Any, world: P
 
 def test_a_text_gets_the_same_answer_alone_and_in_a_batch(made: Any) -> None:
     model = made("topics")
-    assert [(one["name"], one["datatype"], one["shape"]) for one in model.card["inputs"]] == [
-        ("text", "BYTES", [-1])
-    ]
+    (tensor,) = model.card["inputs"]
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("text", "BYTES", [-1])
     texts = np.array(
         ["Open a socket and wait.", "", "word " * 3000, "Return the square root.\n\nOf x."], object
     )
@@ -245,7 +243,7 @@ def test_augmented_patches_are_still_images() -> None:
 
 
 def test_augmentation_makes_a_model_robust_to_it() -> None:
-    """Few images teach that a moved digit is the same digit only with augmentation."""
+    """From few images, moved digits are recognized only with augmentation."""
     recipe = load("digits")
     settings = recipe.hyperparameters(epochs=6)
     data = recipe.load_data({}, settings)
@@ -266,19 +264,10 @@ def test_augmentation_makes_a_model_robust_to_it() -> None:
 def test_a_preprocessor_beside_other_inputs_is_compressed_as_well(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [
-        "churn",
-        "--set",
-        "epochs=4",
-        "--compress",
-        "int8",
-        "--budget",
-        "0.05",
-        "--device",
-        "cpu",
-    ]
-    assert train.main([*asked, "--model-dir", str(tmp_path)], {}) == 0
+    compression = ["--compress", "int8", "--budget", "0.05"]
+    options = ["--set", "epochs=4", *compression, "--device", "cpu", "--model-dir", str(tmp_path)]
 
-    assert "latency x" in next(
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("int8")
-    )
+    assert train.main(["churn", *options], {}) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "latency x" in next(line for line in lines if line.startswith("int8"))

@@ -1,4 +1,4 @@
-"""bootstrap.py with a user's recipe: settings of every type, SIGTERM, resumption, two hosts."""
+"""bootstrap.py runs a user's recipe: settings, SIGTERM, resumption, two hosts."""
 
 import json
 import os
@@ -21,8 +21,9 @@ pytestmark = pytest.mark.train
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(bootstrap.__file__)
 NOTE = "o'brien's \"grün\" 数 🪰 $(x)"
-STEPS = 8  # an epoch
+STEPS = 8  # in an epoch
 HALF = 3 * STEPS + 5  # in the middle of the fourth epoch
+DEADLINE_S = 240  # generous for a machine under load, below the timeout of a test
 
 OWN = f"""
 import os, signal, time
@@ -56,7 +57,7 @@ def augment(x):
     steps += 1
     if steps == {HALF} and "WAIT" in os.environ:
         print("half way", flush=True)
-        stop, deadline = signal.getsignal(signal.SIGTERM).__self__, time.monotonic() + 60
+        stop, deadline = signal.getsignal(signal.SIGTERM).__self__, time.monotonic() + {DEADLINE_S}
         while not stop.requested and time.monotonic() < deadline:
             time.sleep(0.01)
     return x + 0.1 * torch.randn_like(x)
@@ -84,7 +85,7 @@ def make_base(folder: Path, hosts: Mapping[str, Any] | None = None, **settings: 
 
 @contextmanager
 def started(base: Path, *before: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run bootstrap.py as a container's first process, in a trial: no graph is exported."""
+    """Run bootstrap.py as a container's first process, without an export."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(base),
@@ -116,12 +117,13 @@ def started(base: Path, *before: str, **more: str) -> Iterator["subprocess.Popen
 
 def until(process: "subprocess.Popen[str]", text: str) -> str:
     assert process.stdout is not None
-    said = ""
+    output = ""
     for line in process.stdout:
-        said += line
+        output += line
         if text in line:
-            return said
-    pytest.fail(f"{text!r} was never said: {said}{process.stderr.read() if process.stderr else ''}")
+            return output
+    errors = process.stderr.read() if process.stderr else ""
+    pytest.fail(f"{text!r} was never printed: {output}{errors}")
 
 
 def weights(base: Path) -> Any:
@@ -131,35 +133,32 @@ def weights(base: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_a_stopped_job_resumes_to_bit_identical_weights(
-    tmp_path: Path,
-) -> None:
+def test_a_stopped_job_resumes_to_bit_identical_weights(tmp_path: Path) -> None:
     """Stopped in the middle of an epoch, with dropout and random augmentation."""
     base = make_base(tmp_path / "stopped")
     with started(base, WAIT="1") as first:
-        said = until(first, "half way")
+        before = until(first, "half way")
         first.terminate()
-        _, errors = first.communicate(timeout=60)
+        _, errors = first.communicate(timeout=DEADLINE_S)
         assert first.returncode == 143, errors
     assert "stopped in epoch 4 after step 5 of 8" in errors
     assert not (base / "output" / "failure").exists()
     with started(base) as second:
-        out, errors = second.communicate(timeout=60)
+        out, errors = second.communicate(timeout=DEADLINE_S)
         assert second.returncode == 0, errors
     with started(make_base(tmp_path / "whole")) as whole:
-        uninterrupted, errors = whole.communicate(timeout=60)
+        uninterrupted, errors = whole.communicate(timeout=DEADLINE_S)
         assert whole.returncode == 0, errors
 
-    assert f"note={NOTE!r}, flag=True, widths=(12,)" in said  # the job's values, with their types
+    assert f"note={NOTE!r}, flag=True, widths=(12,)" in before  # the job's values, with their types
     assert "resumed after 3 epochs and 5 steps" in out
     assert "resumed" not in uninterrupted
-    ours, theirs = weights(base), weights(tmp_path / "whole")
-    assert set(ours) == set(theirs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert (
-        out.splitlines()[-1] == uninterrupted.splitlines()[-1]
-    )  # and so is the metric of the trial
-    assert out.splitlines()[-1].startswith("validation_accuracy=")
+    resumed, expected = weights(base), weights(tmp_path / "whole")
+    assert set(resumed) == set(expected)
+    assert all(torch.equal(resumed[name], expected[name]) for name in resumed)
+    metric = out.splitlines()[-1]
+    assert metric == uninterrupted.splitlines()[-1]
+    assert metric.startswith("validation_accuracy=")
 
 
 UP = """
@@ -174,7 +173,7 @@ HOSTS = ("127.0.0.1", "127.0.0.2")
 
 @pytest.fixture
 def network() -> Iterator[tuple[str, ...]]:
-    """Yield the command prefix that runs commands together in a network of their own."""
+    """Yield a command prefix that runs commands in a private network."""
     command = [*ALONE, sys.executable, "-c", UP, "/bin/sh", "-c", "echo up; read _"]
     if (
         not sys.platform.startswith("linux")
@@ -205,32 +204,33 @@ def test_two_hosts_meet_stop_and_resume_together(
         }
         return make_base(tmp_path / name, hosts)
 
-    one, two = map(host, HOSTS)
-    with started(one, *network, WAIT="1") as first, started(two, *network, WAIT="1") as second:
+    leader, follower = map(host, HOSTS)
+    with (
+        started(leader, *network, WAIT="1") as first,
+        started(follower, *network, WAIT="1") as second,
+    ):
         assert "2 processes" in until(first, "half way")
         until(second, "half way")
         first.terminate()
         second.terminate()
-        said = [process.communicate(timeout=90) for process in (first, second)]
-        assert [first.returncode, second.returncode] == [143, 143], said
-    assert not any((base / "output" / "failure").exists() for base in (one, two))
-    assert not (two / "checkpoints" / "checkpoint.pt").exists()  # the first of them saves
-    saved = torch.load(one / "checkpoints" / "checkpoint.pt", weights_only=True)
+        outputs = [process.communicate(timeout=DEADLINE_S) for process in (first, second)]
+        assert [first.returncode, second.returncode] == [143, 143], outputs
+    assert not any((base / "output" / "failure").exists() for base in (leader, follower))
+    assert not (follower / "checkpoints" / "checkpoint.pt").exists()  # only the leader saves
+    saved = torch.load(leader / "checkpoints" / "checkpoint.pt", weights_only=True)
     assert (saved["run"]["processes"], len(saved["generators"])) == (2, 2)
-    assert (saved["epoch"], saved["step"]) == (
-        4,
-        0,
-    )  # they ask each other at the end of an epoch as short as this
+    # The hosts agree to stop at the end of an epoch, if it is as short as this one.
+    assert (saved["epoch"], saved["step"]) == (4, 0)
     if attempts == 1:
         return
-    with started(one, *network) as first, started(two, *network) as second:
-        said = [process.communicate(timeout=90) for process in (first, second)]
-        assert [first.returncode, second.returncode] == [0, 0], said
+    with started(leader, *network) as first, started(follower, *network) as second:
+        outputs = [process.communicate(timeout=DEADLINE_S) for process in (first, second)]
+        assert [first.returncode, second.returncode] == [0, 0], outputs
 
-    assert "resumed after" in said[0][0]
-    assert "validation_accuracy=" in said[0][0].splitlines()[-1]
-    assert said[1][0] == ""
-    assert weights(one)
+    assert "resumed after" in outputs[0][0]
+    assert "validation_accuracy=" in outputs[0][0].splitlines()[-1]
+    assert outputs[1][0] == ""
+    assert weights(leader)
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_the_failure_of_several_processes_is_reported_once(
 ) -> None:
     base = make_base(tmp_path, epochs="many")
     with started(base, *network, MAYFLY_PROCESSES="2") as process:
-        _, errors = process.communicate(timeout=90)
+        _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 1, errors
 
     assert "torch.distributed.elastic" in errors

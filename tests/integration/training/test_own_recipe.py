@@ -1,4 +1,4 @@
-"""Recipe and data of a user: tuned, trained as a job, registered and called."""
+"""A user's recipe and data are tuned, trained, registered and called."""
 
 import json
 import re
@@ -102,7 +102,7 @@ def test_a_recipe_outside_the_repository_is_tuned_trained_registered_and_called(
     listed = [item["Key"] for item in stack.s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
 
     assert "grid search over c: 2 complete" in out
-    assert [key for key in listed if key.endswith(".onnx")] == [key]  # of the trials there is none
+    assert [key for key in listed if key.endswith(".onnx")] == [key]  # trials export no graph
     jobs = stack.sagemaker.list_training_jobs()["TrainingJobSummaries"]
     assert sorted(job["TrainingJobStatus"] for job in jobs) == ["Completed"] * 3
     model = stack.read(key)

@@ -1,4 +1,4 @@
-"""Publishing adds a manifest that the registry accepts, or fails in one sentence."""
+"""Publishing adds a manifest that the registry accepts, or explains the refusal."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def make_doubler(shape: tuple[Any, ...] = ("batch", 3)) -> Any:
 
 
 def make_table(rows: int) -> Any:
-    """Make a model that answers a table's row by number, and refuses other numbers."""
+    """Make a model that looks up rows, and refuses missing ones."""
     x = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])
     table = numpy_helper.from_array(np.arange(2 * rows, dtype=np.float32).reshape(rows, 2), "table")

@@ -1,4 +1,4 @@
-"""SageMaker's own search, sent by the SDK's tuner to moto and run by the older toolkit.
+"""SageMaker's search: sent by the SDK's tuner, run by the older toolkit.
 
 Moto records a tuning job and starts no training, so the test does what SageMaker would: it fills
 a container's folder from the record, with settings of the ranges, and starts the toolkit's `train`.
@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.training.test_jobs import (
     BUCKET,
+    DEADLINE_S,
     GUARD,
     ROLE,
     ROOT,
@@ -69,7 +70,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def sent(stack: Stack) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return our request, and the one that the SDK's tuner sent for it."""
+    """Return our request, and the request of the SDK's tuner for it."""
     assert SDK_PYTHON.exists(), (
         f"{SDK_PYTHON} is missing: make .venv-sagemaker, or set MAYFLY_SKIP_SAGEMAKER=1"
     )
@@ -81,7 +82,7 @@ def sent(stack: Stack) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=DEADLINE_S,
             check=False,
         )
         for more in (["--dry-run"], ["--backend", "sagemaker"])
@@ -95,23 +96,24 @@ def sent(stack: Stack) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def test_the_sdks_tuner_sends_our_request(sent: Any) -> None:
-    ours, theirs = sent
+    ours, sdks = sent
     tuning_job.validate(ours)
 
-    assert theirs["HyperParameterTuningJobConfig"] == ours["HyperParameterTuningJobConfig"]
-    mine, made = ours["TrainingJobDefinition"], theirs["TrainingJobDefinition"]
-    assert (
-        made["StaticHyperParameters"]["sagemaker_program"]
-        == mine["StaticHyperParameters"]["sagemaker_program"]
-    )
-    assert [channel["ChannelName"] for channel in made["InputDataConfig"]] == [
-        "sm_drivers"
-    ]  # of its own
-    for field in set(mine) - {"StaticHyperParameters", "InputDataConfig", "CheckpointConfig"}:
-        assert made[field] == mine[field], field
-    assert made["CheckpointConfig"]["S3Uri"].startswith(f"s3://{BUCKET}/checkpoints/penalised-")
-    assert mine["StaticHyperParameters"].items() - made["StaticHyperParameters"].items() == {
-        ("sagemaker_submit_directory", mine["StaticHyperParameters"]["sagemaker_submit_directory"])
+    assert sdks["HyperParameterTuningJobConfig"] == ours["HyperParameterTuningJobConfig"]
+    definition, sdks_definition = ours["TrainingJobDefinition"], sdks["TrainingJobDefinition"]
+    # The SDK adds a channel for its own scripts.
+    channels = [channel["ChannelName"] for channel in sdks_definition["InputDataConfig"]]
+    assert channels == ["sm_drivers"]
+    different = {"StaticHyperParameters", "InputDataConfig", "CheckpointConfig"}
+    for field in set(definition) - different:
+        assert sdks_definition[field] == definition[field], field
+    uri = sdks_definition["CheckpointConfig"]["S3Uri"]
+    assert uri.startswith(f"s3://{BUCKET}/checkpoints/penalised-")
+    values = definition["StaticHyperParameters"]
+    sdks_values = sdks_definition["StaticHyperParameters"]
+    assert sdks_values["sagemaker_program"] == values["sagemaker_program"]
+    assert values.items() - sdks_values.items() == {
+        ("sagemaker_submit_directory", values["sagemaker_submit_directory"])
     }
 
 
@@ -127,7 +129,10 @@ def test_boto3_sends_our_request_with_the_code(
 
 
 def container(base: Path, definition: Mapping[str, Any], settings: Mapping[str, str]) -> None:
-    """Fill `base` as SageMaker does for a tuning job: values are text, and one is its own."""
+    """Fill `base` as SageMaker does for a tuning job.
+
+    Values are text, and SageMaker adds one.
+    """
     hyperparameters = (
         definition["StaticHyperParameters"]
         | settings
@@ -151,7 +156,7 @@ def container(base: Path, definition: Mapping[str, Any], settings: Mapping[str, 
 def run(
     base: Path, stack: Stack, definition: Mapping[str, Any]
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the toolkit as the first process, with this environment's packages as the image's."""
+    """Run the toolkit as a container's first process, with our packages."""
     import torch
 
     environment = {
@@ -160,7 +165,7 @@ def run(
         "HOME": str(base),
         "PYTHONPATH": str(Path(torch.__file__).parents[1]),
         "SAGEMAKER_BASE_DIR": str(base),
-        "SM_STUDIO_LOCAL_MODE": "true",  # else it waits a quarter of an hour for the name algo-1
+        "SM_STUDIO_LOCAL_MODE": "true",  # without it, the toolkit waits 15 min for the name algo-1
         "TRAINING_JOB_NAME": "penalised-001",
         "CUDA_VISIBLE_DEVICES": "",
         "AWS_ENDPOINT_URL": stack.endpoint,
@@ -175,7 +180,7 @@ def run(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
         check=False,
     )
 
