@@ -26,7 +26,6 @@ PROBES = 16  # rows that are checked again with a missing or an unknown value
 MISMATCH_MAX, RELABEL_MAX = 0.01, 0.005
 _THRESHOLDS = {"TreeEnsembleClassifier", "TreeEnsembleRegressor", "Tokenizer", "TopK"}
 
-
 Predict = Callable[[Any], Any]
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.fitting import estimators
-
 torch = pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
 
@@ -29,6 +27,7 @@ from training.compression import variants
 from training.compression.quantize import CONVERTERS
 from training.export import graphs, sklearn_exporter, torch_exporter
 from training.export.tokenizer_graph import TextPreprocessor, Tokenizer
+from training.fitting import estimators
 
 # The exporters' own warnings.
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]

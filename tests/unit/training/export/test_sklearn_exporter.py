@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.fitting import estimators
-
 pytest.importorskip("skl2onnx", reason="training needs skl2onnx")
 pytest.importorskip("sklearn")
 
@@ -29,6 +27,7 @@ from sklearn.svm import LinearSVC
 
 from training.errors import ExportFailed
 from training.export import graphs, sklearn_exporter
+from training.fitting import estimators
 
 # The converter's own warnings.
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
