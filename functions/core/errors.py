@@ -1,4 +1,6 @@
-"""Platform errors, by who is at fault and whether retrying helps.
+"""Exception classes for API and registration errors, with their HTTP status codes.
+
+Grouped by who is at fault and whether retrying helps:
 
     PlatformError
     ├── InvalidRequest         the caller must change the request         400
@@ -26,7 +28,7 @@ QUOTE_LIMIT = 80
 
 
 def one_line(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    r"""Return `text` on one line, printable, and cut to `limit` characters.
+    r"""Return `text` as one printable line of at most `limit` characters.
 
     >>> one_line("a\nb\x00c")
     'a b?c'
@@ -53,7 +55,7 @@ def shown(value: object) -> str:
 
 
 class PlatformError(Exception):
-    """Base of errors reported to a caller or recorded with an upload.
+    """Base class of errors shown to API callers or stored with uploads.
 
     `code` is stable and machine-readable; the text may change. `instance_code` is the code of
     this error, where it is more specific than that of its class.
@@ -67,19 +69,19 @@ class PlatformError(Exception):
 
 
 class InvalidRequest(PlatformError):
-    """Request that the caller must change."""
+    """Invalid HTTP request that the caller must change (400)."""
 
     code = "INVALID_REQUEST"
 
 
 class PathNotFound(InvalidRequest):
-    """Request for a path that does not exist."""
+    """HTTP request for a path that does not exist (404)."""
 
     code = "PATH_NOT_FOUND"
 
 
 class MethodNotAllowed(InvalidRequest):
-    """Request with a method that the path does not support.
+    """HTTP request with a method that its path does not support (405).
 
     `allow` lists the supported methods.
     """
@@ -92,25 +94,28 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class PayloadTooLarge(InvalidRequest):
-    """Request body, decompressed body, tensor or answer beyond a size limit."""
+    """HTTP request body, tensor or reply that exceeds a size limit (413).
+
+    A body is limited as sent and as decompressed.
+    """
 
     code = "PAYLOAD_TOO_LARGE"
 
 
 class UnsupportedEncoding(InvalidRequest):
-    """Request body in a compression that is not supported."""
+    """HTTP request body in a Content-Encoding that is not supported (415)."""
 
     code = "UNSUPPORTED_ENCODING"
 
 
 class ModelNotFound(PlatformError):
-    """Reference to a model, version or alias that does not exist."""
+    """Reference to a model, version or alias that does not exist (404)."""
 
     code = "MODEL_NOT_FOUND"
 
 
 class StateConflict(PlatformError):
-    """Change that the current state in the registry forbids.
+    """Registry change that a version's or alias's current state forbids (409).
 
     The caller should read the state again and decide anew.
     """
@@ -119,25 +124,25 @@ class StateConflict(PlatformError):
 
 
 class InvalidModel(PlatformError):
-    """Upload that can never be served; `code` says why, e.g. `NOT_ONNX`."""
+    """Invalid uploaded model, rejected for good; `code` says why, e.g. `NOT_ONNX`."""
 
     code = "INVALID_MODEL"
 
 
 class Unsupported(PlatformError):
-    """Request for a part of the protocol that is not implemented."""
+    """Request for an unimplemented part of the inference protocol (501)."""
 
     code = "UNSUPPORTED"
 
 
 class ExecutionFailed(PlatformError):
-    """Model failure on input values that fit its signature."""
+    """Model run that failed on inputs that match the model's signature (500)."""
 
     code = "EXECUTION_FAILED"
 
 
 class Unavailable(PlatformError):
-    """Temporary failure of a dependency or a model; a retry may succeed."""
+    """Temporary failure of a dependency or model; a retry may succeed (503)."""
 
     code = "UNAVAILABLE"
 
@@ -147,12 +152,12 @@ class Unavailable(PlatformError):
 
 
 class NotReady(Unavailable):
-    """Model or version that exists but is pending, rejected, archived or unloaded."""
+    """Request for a model version that is pending, rejected, archived or unloaded."""
 
     code = "MODEL_NOT_READY"
 
 
 class TimedOut(PlatformError):
-    """No answer within the time limit of the request or the function."""
+    """Request that exceeded its own or the Lambda function's time limit (504)."""
 
     code = "TIMED_OUT"

@@ -1,4 +1,4 @@
-"""Syntax of the names that callers choose: models, aliases, versions, files.
+"""Validation of names that callers choose: models, aliases, version numbers, files.
 
 ASCII only, so that no two names look alike.
 """
@@ -13,7 +13,9 @@ _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", re.ASCII)
 
 
 def is_model_name(name: str) -> bool:
-    r"""Return True if `name` is a valid model name.
+    r"""Return True if `name` has the syntax of a model name.
+
+    1 to 128 of a-z 0-9 . _ - with a letter or digit at both ends.
 
     >>> is_model_name("digits-2"), is_model_name("Digits")
     (True, False)
@@ -24,7 +26,7 @@ def is_model_name(name: str) -> bool:
 
 
 def is_alias(name: str) -> bool:
-    """Return True if `name` is a valid alias.
+    """Return True if `name` has the syntax of a version alias.
 
     Aliases are model names that begin with a letter, so that none looks like a version number.
 
@@ -35,7 +37,7 @@ def is_alias(name: str) -> bool:
 
 
 def is_file_name(name: str) -> bool:
-    """Return True if `name` is a file name safe for any directory.
+    """Return True for a plain file name: no path, no leading dot.
 
     >>> is_file_name("model.onnx.data"), is_file_name("../x")
     (True, False)
@@ -46,7 +48,7 @@ def is_file_name(name: str) -> bool:
 
 
 def parse_version(text: str) -> int | None:
-    """Parse a version number such as 7, or return None.
+    """Parse a positive version number from text; return None if malformed.
 
     >>> parse_version("7"), parse_version("07"), parse_version("+7"), parse_version("prod")
     (7, None, None, None)
@@ -55,7 +57,7 @@ def parse_version(text: str) -> int | None:
 
 
 def parse_reference(text: str) -> int | str:
-    """Parse a URL's version segment: a version number or an alias.
+    """Parse a version number or alias from a URL, header or query.
 
     Raises:
         InvalidRequest: `text` is neither.

@@ -1,4 +1,4 @@
-"""Upload events of S3, and the meaning of object keys.
+"""Parsers of S3 upload events and of object keys under models/.
 
 Notifications arrive at least once, late and in any order. S3 URL-encodes keys in notifications;
 EventBridge does not.
@@ -14,11 +14,11 @@ from functions.core.errors import InvalidModel, shown
 from functions.core.names import is_model_name
 
 PREFIX = "models/"
-PARTS = "parts"  # files in a folder of this name are registered only through their manifest.json
+PARTS = "parts"  # files in a folder parts/ are registered only through their manifest.json
 
 
 class Form(StrEnum):
-    """Package form in which a model is uploaded."""
+    """Package form of an uploaded model: .onnx file, archive or manifest."""
 
     ONNX = "one self-describing .onnx"
     ARCHIVE = "model.tar.gz"
@@ -27,7 +27,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Uploaded S3 object, as an event announces it.
+    """Uploaded S3 object (bucket, key, version id) that an event announces.
 
     `version_id` is None if the event has none.
     """
@@ -38,12 +38,12 @@ class Upload:
 
 
 def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
-    """Yield the uploads in an S3 notification or EventBridge event.
+    """Yield the uploaded objects that an S3 notification or EventBridge event announces.
 
     S3's test event has none, and neither have events of other types than "Object Created".
 
     Raises:
-        InvalidModel: it is neither; the code is `NOT_AN_UPLOAD_EVENT`.
+        InvalidModel: `event` is neither; the code is `NOT_AN_UPLOAD_EVENT`.
     """
     if event.get("Event") == "s3:TestEvent":
         return
@@ -74,10 +74,9 @@ def _uploads_in_notification(event: Mapping[str, Any]) -> Iterator[Upload]:
 
 
 def model_and_form(key: str) -> tuple[str, Form] | None:
-    """Return the model name and package form of an object key.
+    """Parse the model name and package form from an S3 object key.
 
-    None if there is nothing to register at this key.
-
+    Returns None if there is nothing to register at this key.
 
     >>> model_and_form("models/digits/job-1/output/model/model.onnx")
     ('digits', <Form.ONNX: 'one self-describing .onnx'>)
@@ -106,10 +105,9 @@ def model_and_form(key: str) -> tuple[str, Form] | None:
 
 
 def lacks_folder(key: str) -> bool:
-    """Return True if a model file lies directly under models/.
+    """Return True if an S3 key puts a model directly under models/.
 
-    It then lacks the folder that would name the model.
-
+    Such a key lacks the folder that would name the model.
 
     >>> lacks_folder("models/digits.onnx"), lacks_folder("models/digits/model.onnx")
     (True, False)

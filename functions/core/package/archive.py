@@ -1,8 +1,8 @@
-"""Reader of `model.tar.gz` that writes members to paths of the caller's choice.
+"""Extractor for untrusted .tar.gz archives: no links, limits on members and inflation.
 
 No file is created under a name from the archive. Links are never followed, and only the members
 that the caller picks are written.
-Why this is not done by tarfile: docs/decisions/0018-the-archive-reader.md.
+Why tarfile does not do this: docs/decisions/0018-the-archive-reader.md.
 """
 
 import zlib
@@ -22,20 +22,23 @@ CHUNK = 64 * 1024
 
 _REGULAR = {b"0", b"\0", b"7"}
 _DIRECTORY = b"5"
-_PAX = {b"x", b"g"}  # extended headers, of one member and of all that follow
+_PAX = {b"x", b"g"}  # type flags of PAX headers: for one member, for all that follow
 _PAX_REFUSED = ("path=", "size=", "linkpath=", "GNU.sparse")  # records that change the next member
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Regular file in the archive; `name` has no leading `./`."""
+    """Name and size of a regular file in a tar archive.
+
+    `name` has no leading `./`.
+    """
 
     name: str
     size_bytes: int
 
 
 def extract(archive: Path, target: Callable[[Member], Path | None]) -> list[Member]:
-    """Write each archive member to the path that `target` returns for it.
+    """Extract each file of a .tar.gz to the path `target` returns.
 
     Members for which `target` returns None are skipped unread. Returns all members. The archive is
     read to its end, so that damage anywhere in it is reported.
@@ -67,7 +70,7 @@ def _write(stream: "_GzipStream", member: Member, path: Path | None) -> None:
 
 
 def _members(stream: "_GzipStream") -> Iterator[Member]:
-    """Yield the regular files of a tar archive.
+    """Yield name and size of each regular file in a tar stream.
 
     The caller reads or skips the content of each before it asks for the next.
     """
@@ -85,7 +88,10 @@ def _members(stream: "_GzipStream") -> Iterator[Member]:
 
 
 def _check_pax(stream: "_GzipStream", size: int) -> None:
-    """Skip an extended header of harmless records, such as times and owners."""
+    """Skip a PAX header; refuse one that renames or resizes a member.
+
+    Harmless records, such as times and owners, are ignored.
+    """
     if size > HEADER_BYTES:
         raise _bad("a PAX header is too long")
     text = stream.read(size).decode("utf-8", "replace")
@@ -122,7 +128,10 @@ def _bad(reason: str) -> InvalidModel:
 
 
 class _GzipStream:
-    """Inflated bytes of a file with one gzip member, limited by RATIO."""
+    """Reader of a gzip file's decompressed bytes, with a bounded inflation ratio.
+
+    The file has one gzip member. Beyond FREE_BYTES, the limit is RATIO.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -138,7 +147,7 @@ class _GzipStream:
         return data
 
     def copy(self, size: int, write: Callable[[bytes], object]) -> None:
-        """Pass the next `size` bytes to `write` in pieces."""
+        """Pass the next `size` decompressed bytes to `write`, piece by piece."""
         while size:
             if not self._buffer:
                 self._fill()
@@ -150,7 +159,7 @@ class _GzipStream:
         self.copy(size, lambda _: None)
 
     def finish(self) -> None:
-        """Read the zeros that pad the end of the archive.
+        """Check that only padding zeros follow the last member of the archive.
 
         Raises:
             InvalidModel: anything else follows, or the checksum of gzip is wrong.

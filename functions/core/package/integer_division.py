@@ -1,4 +1,4 @@
-"""Check that no request can make an integer division end the process.
+"""Refuse ONNX graphs whose integer division could crash the process (SIGFPE).
 
 INT_MIN / -1 raises SIGFPE on x86, which ends the process. onnxruntime 1.31.1 guards against
 division by zero and not against this. A signed division is safe if its divisor is a constant free
@@ -30,7 +30,7 @@ _AS_FIRST = {
 }  # fmt: skip
 _AS_INPUT = dict.fromkeys(_AS_FIRST, 0) | {"Where": 1, "CastLike": 1, "OneHot": 2}
 _AS_INT64 = {"Shape", "Size", "NonZero", "ArgMax", "ArgMin", "NonMaxSuppression"}
-# Operators that move values and change none.
+# Operators that copy values without changing them.
 _MOVES = {
     "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "ReduceMax",
     "ReduceMin", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
@@ -39,7 +39,7 @@ _MOVES = {
 
 @dataclass(slots=True)
 class Node:
-    """Parts of a NodeProto that a division depends on."""
+    """Fields of an ONNX node (NodeProto) that the division check needs."""
 
     op: str = ""
     name: str = ""
@@ -54,15 +54,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Constant with its type and a function that decodes its integers."""
+    """Constant of an ONNX graph: its type and lazily decoded integers."""
 
     datatype: int
-    values: Callable[[], "array[int] | None"]  # None: too many, or not in this file
+    values: Callable[[], "array[int] | None"]  # returns None for too many, or for another file's
 
 
 @dataclass(slots=True)
 class Graph:
-    """Nodes, declared types, constants and inputs of a graph, by name."""
+    """ONNX graph: its nodes, declared types, constants and input names."""
 
     nodes: list[Node] = field(default_factory=list)
     types: dict[str, int] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Graph:
 
 
 def check_divisions(graph: Graph) -> None:
-    """Refuse a graph with a division that a request could make trap.
+    """Refuse an ONNX graph with an integer division that could crash.
 
     Raises:
         InvalidModel: `UNSAFE_INTEGER_DIVISION`.
@@ -81,11 +81,14 @@ def check_divisions(graph: Graph) -> None:
 
 @dataclass(slots=True)
 class _Scope:
-    """Names that a graph can use, its own and those around it."""
+    """Types and constants of the values visible in an ONNX (sub)graph.
+
+    A subgraph also sees the values of the graphs around it.
+    """
 
     types: dict[str, int]
     constants: dict[str, Constant]
-    never_negative: set[str]  # names of values
+    never_negative: set[str]  # names of values that are 0 or above
 
     def check(self, graph: Graph) -> None:
         for name, constant in graph.constants.items():
@@ -106,7 +109,7 @@ class _Scope:
         self.types[name] = constant.datatype
 
     def _follow(self, node: Node) -> None:
-        """Record the type and sign of the outputs of `node`."""
+        """Record type and sign of a node's outputs, derived from its inputs."""
         if not node.outputs:
             return
         first = node.outputs[0]
@@ -121,7 +124,7 @@ class _Scope:
                 self.never_negative.add(name)
 
     def _type(self, node: Node) -> int:
-        """Return the type of the first output, 0 if it is unknown."""
+        """Return the data type of a node's first output, 0 if unknown."""
         if node.op in _AS_INT64:
             return INT64
         if node.op == "Cast":
@@ -174,7 +177,7 @@ class _Scope:
 
 
 def decode(datatype: int, raw: bytes) -> "array[int] | None":
-    r"""Decode signed integers as raw_data holds them; None for any other type.
+    r"""Decode signed integers from a constant's raw_data; None for other types.
 
     >>> decode(7, b"\x02" + bytes(7)).tolist()
     [2]

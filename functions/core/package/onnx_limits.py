@@ -1,4 +1,4 @@
-"""Limits of an uploaded model's structure, and its allowed operators.
+"""Limits on an uploaded ONNX model's structure, and its allowed operators.
 
 To allow an operator of com.microsoft, add its name to MICROSOFT below, and a model that uses it to
 ZOO in tests/integration/functions/test_sandbox_build.py, which compiles and runs it. Operators of
@@ -12,7 +12,7 @@ The size of an upload is not limited here but by free temporary storage, which t
 parameter EphemeralStorage sets: see `check_room` in core/registration/sandbox_protocol.py.
 """
 
-NODES = 20_000  # all graphs together; onnxruntime takes minutes for 200,000
+NODES = 20_000  # in all graphs together; onnxruntime takes minutes for 200,000
 SUBGRAPH_DEPTH = 8
 TENSORS = 256  # inputs, and outputs, of a graph; onnxruntime takes minutes for 20,000 outputs
 FAN = 4_096  # inputs, and outputs, of one node
@@ -21,10 +21,10 @@ RANK = 16
 DIMENSION = 2**31
 NAME = 512  # characters, all printable
 INITIALIZERS = 50_000
-CONSTANT_BYTES = 512 * 1024 * 1024  # one constant
-CONSTANTS_BYTES = 8 * 1024 * 1024 * 1024  # all constants together
+CONSTANT_BYTES = 512 * 1024 * 1024  # size of one constant
+CONSTANTS_BYTES = 8 * 1024 * 1024 * 1024  # size of all constants together
 METADATA_ENTRIES = 256
-METADATA_BYTES = 8 * 1024 * 1024  # all entries; the manifest with its samples is the largest
+METADATA_BYTES = 8 * 1024 * 1024  # size of all entries; a manifest with samples is the largest
 FIELDS = 5_000_000  # protobuf fields visited; a run of repeated numbers counts once
 DIVISOR_ELEMENTS = 1_000_000  # elements of a constant that divides integers
 OPSETS = range(7, 27)  # default domain: the versions that onnxruntime implements
@@ -57,7 +57,7 @@ STRING = 8
 
 
 def is_allowed(domain: str, operator: str) -> bool:
-    """Return whether models may use `operator` of `domain`.
+    """Return True if uploaded models may use ONNX `operator` of `domain`.
 
     >>> is_allowed("", "Conv"), is_allowed("com.microsoft", "Gelu"), is_allowed("my.domain", "Op")
     (True, True, False)

@@ -1,8 +1,8 @@
-"""Reader of an ONNX file's structure that checks it against `onnx_limits.py`.
+"""Pure-Python ONNX parser that checks an untrusted file against structural limits.
 
-It runs before every native parser, so that files which crash, hang or bloat those never reach them.
-Field numbers are those of onnx/onnx.proto. Why this is not done by onnx.load:
-docs/decisions/0017-the-onnx-reader.md.
+The limits are in `onnx_limits.py`. The parser runs before every native one, so that files which
+crash, hang or bloat native parsers never reach them. Field numbers are those of onnx/onnx.proto.
+Why onnx.load does not do this: docs/decisions/0017-the-onnx-reader.md.
 """
 
 import mmap
@@ -33,13 +33,13 @@ _ATTRIBUTE_NUMBERS = {**wire.runs(wire.VARINT, 8), **wire.runs(wire.FIXED32, 7)}
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """Description of a model file that passed the limits."""
+    """Facts about a checked ONNX file: opset, metadata, external weights, node count."""
 
     ir_version: int
     opset: int
     producer: str
     metadata: dict[str, str]
-    external: dict[str, int]  # name of each file with weights -> bytes that it has at least
+    external: dict[str, int]  # name of each weight file -> least size in bytes
     nodes: int
     unranked: frozenset[str] = frozenset()  # inputs and outputs without a shape
     refuses_empty: bool = False  # a tensor without elements would end the process
@@ -47,7 +47,7 @@ class OnnxFile:
 
 @dataclass(slots=True)
 class _Header:
-    """Fields of a ModelProto, with the position of its graph."""
+    """Top-level fields of an ONNX ModelProto, with its graph's byte range."""
 
     ir_version: int = 0
     producer: list[str] = field(default_factory=lambda: ["", ""])  # name, version
@@ -59,7 +59,7 @@ class _Header:
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Parse and check the structure of the model at `path`.
+    """Parse an ONNX file and check its structure against the limits.
 
     Raises:
         InvalidModel: it is empty, truncated or no ONNX model, or the limits do not allow it.
@@ -73,12 +73,12 @@ def read_onnx(path: Path) -> OnnxFile:
             model = reader.read(size)
         except UnicodeDecodeError as error:
             raise not_onnx("a text in it is not UTF-8") from error
-        check_divisions(reader.graph)  # before the file is closed: it decodes constants
+        check_divisions(reader.graph)  # decodes constants, so the file has to be open
         return model
 
 
 class _ModelReader:
-    """Parser of one model file, with the totals that limits apply to."""
+    """Parser of one ONNX file, counting nodes and constants for the limits."""
 
     def __init__(self, data: Any) -> None:
         self.graph = Graph()
@@ -96,7 +96,7 @@ class _ModelReader:
             raise not_onnx("it holds no graph" if header.ir_version else "it has no IR version")
         _check_versions(header)
         self.graph = self._graph(*header.graph, depth=0)
-        if header.ir_version < 4:  # every initializer is an input there, and none can be replaced
+        if header.ir_version < 4:  # each initializer is an input that requests cannot set
             self.graph.inputs.difference_update(self.graph.constants)
         return OnnxFile(
             header.ir_version,
@@ -139,7 +139,7 @@ class _ModelReader:
         return header
 
     def _add_opset(self, header: _Header, start: int, end: int) -> None:
-        """Parse an OperatorSetIdProto."""
+        """Parse an OperatorSetIdProto (operator domain and version) into the header."""
         domain, version = "", 0
         for number, kind, first, last in self._wire.fields(start, end):
             if number == 1 and kind == wire.BYTES:
@@ -161,7 +161,7 @@ class _ModelReader:
         header.metadata[key] = value
 
     def _graph(self, start: int, end: int, depth: int) -> Graph:
-        """Parse a GraphProto; `depth` counts the graphs around it."""
+        """Parse a GraphProto (ONNX graph) nested in `depth` other graphs."""
         if depth > limits.SUBGRAPH_DEPTH:
             raise too_complex(f"graphs are nested deeper than {limits.SUBGRAPH_DEPTH}")
         graph = Graph()
@@ -196,7 +196,10 @@ class _ModelReader:
     def _add_value(
         self, graph: Graph, names: set[str] | None, role: str, start: int, end: int, depth: int
     ) -> None:
-        """Parse a ValueInfoProto; `names` collects inputs or outputs, None stands for neither."""
+        """Parse a declared graph value (ValueInfoProto); record its name and type.
+
+        `names` collects the names of inputs or outputs; it is None for inner values.
+        """
         value = read_value(self._wire, start, end, role)
         if names is not None:
             if value.name in names:
@@ -208,7 +211,7 @@ class _ModelReader:
             graph.types[value.name] = value.datatype
 
     def _node(self, start: int, end: int, depth: int) -> Node:
-        """Parse a NodeProto."""
+        """Parse a NodeProto (one operator call) and check it against the limits."""
         self._nodes += 1
         if self._nodes > limits.NODES:
             raise too_complex(f"the model has over {limits.NODES} nodes")
@@ -245,7 +248,7 @@ class _ModelReader:
             raise too_complex(f"a node has over {limits.FAN} {role}")
 
     def _add_attribute(self, node: Node, start: int, end: int, depth: int) -> None:
-        """Parse an AttributeProto."""
+        """Parse an AttributeProto and add its constants and subgraphs to `node`."""
         name, integer, graphs = "", 0, 0
         constant: Constant | None = None
         for number, kind, first, last in self._wire.fields(start, end, _ATTRIBUTE_NUMBERS):
@@ -278,7 +281,7 @@ class _ModelReader:
                 node.value = Constant(INT64, lambda: None)
 
     def _tensor(self, start: int, end: int) -> Tensor:
-        """Parse and check a TensorProto."""
+        """Parse a constant (TensorProto) and check its size and data location."""
         tensor = tensors.read_tensor(self._wire, start, end)
         size = tensor.size_bytes()
         self._constant_bytes += size

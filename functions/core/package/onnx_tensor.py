@@ -1,4 +1,4 @@
-"""Parser of constants (TensorProto) that checks sizes and leaves values undecoded."""
+"""Parser of ONNX constants (TensorProto): checks sizes, leaves values undecoded."""
 
 import math
 import re
@@ -13,8 +13,8 @@ from functions.core.package.onnx_wire import WireReader
 
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
-_INT32_DATA, _INT64_DATA = 5, 7  # field numbers
-_EXTERNAL = 1  # TensorProto.DataLocation
+_INT32_DATA, _INT64_DATA = 5, 7  # field numbers of TensorProto
+_EXTERNAL = 1  # TensorProto.DataLocation: in another file
 _REPEATED = {
     **wire.runs(wire.FIXED32, 4),  # float_data
     **wire.runs(wire.VARINT, _INT32_DATA, _INT64_DATA, 11),  # uint64_data: 11
@@ -24,7 +24,7 @@ _REPEATED = {
 
 @dataclass(slots=True)
 class Tensor:
-    """Constant without its values: type, dimensions and the places of its data."""
+    """ONNX constant without its values: type, dimensions, byte ranges of its data."""
 
     name: str = ""
     datatype: int = 0
@@ -37,7 +37,7 @@ class Tensor:
     is_external: bool = False
 
     def size_bytes(self) -> int:
-        """Return the bytes that type and dimensions ask for.
+        """Return the size in bytes that a constant's type and dimensions imply.
 
         Raises:
             InvalidModel: `BAD_CONSTANT`: a dimension, the type or the size is not allowed.
@@ -54,7 +54,7 @@ class Tensor:
         return size
 
     def check_values(self, size: int) -> None:
-        """Check that this file holds as many values as the dimensions say.
+        """Check that a constant has as many values as its dimensions declare.
 
         `size` is the result of `size_bytes()`.
 
@@ -77,7 +77,7 @@ class Tensor:
             )
 
     def external_end(self, size: int) -> tuple[str, int]:
-        """Return the external file's name and the data's end in it.
+        """Return a constant's external weight file and its data's end offset.
 
         Raises:
             InvalidModel: `BAD_CONSTANT`: no file is named, the place is malformed, or this file
@@ -99,7 +99,7 @@ class Tensor:
         return location, offset + length
 
     def bad(self, reason: str) -> InvalidModel:
-        """Build the error for this constant."""
+        """Return the BAD_CONSTANT error that names this constant and the reason."""
         return InvalidModel(
             f"the constant {shown(self.name)} cannot be read: {reason}", code="BAD_CONSTANT"
         )
@@ -110,7 +110,7 @@ class Tensor:
 
 
 def read_tensor(reader: WireReader, start: int, end: int) -> Tensor:
-    """Parse the TensorProto at `start` without its values.
+    """Parse a TensorProto's type, dimensions and data location, not its values.
 
     Raises:
         InvalidModel: `TOO_COMPLEX`, `BAD_CONSTANT`, `BAD_NAME`, `TRUNCATED` or `NOT_ONNX`.
@@ -132,7 +132,7 @@ def read_tensor(reader: WireReader, start: int, end: int) -> Tensor:
                 tensor.raw = first, last
             case ((4 | 5 | 7 | 10 | 11), wire.BYTES):  # values of one type, packed
                 tensor.typed = number, first, last
-                tensor.typed_most += last - first  # an element takes a byte or more
+                tensor.typed_most += last - first  # each element takes at least a byte
             case ((4 | 5 | 7 | 10 | 11), _):
                 tensor.typed_most += last - first if kind == wire.RUN else 1
             case 13, wire.BYTES:  # external_data
@@ -151,12 +151,12 @@ def _add_external(tensor: Tensor, key: str, value: str) -> None:
 
 
 def constant(reader: WireReader, tensor: Tensor) -> Constant:
-    """Wrap a tensor for `check_divisions`, which may decode its values."""
+    """Wrap a TensorProto so that the division check can decode its integers."""
     return Constant(tensor.datatype, lambda: _values(reader, tensor))
 
 
 def _values(reader: WireReader, tensor: Tensor) -> "array[int] | None":
-    """Decode integers, or return None if too many or in another file."""
+    """Decode a constant's integers; None if too many or in another file."""
     elements = tensor.elements
     if elements > limits.DIVISOR_ELEMENTS or tensor.external:
         return None
@@ -165,5 +165,5 @@ def _values(reader: WireReader, tensor: Tensor) -> "array[int] | None":
     if tensor.typed and tensor.typed[0] in (_INT32_DATA, _INT64_DATA):
         _, start, end = tensor.typed
         values = array("q", reader.packed(start, end, limits.DIVISOR_ELEMENTS))
-        return values if len(values) == elements else None  # some may have come unpacked
+        return values if len(values) == elements else None  # fewer if some were unpacked
     return None

@@ -1,4 +1,4 @@
-"""Declared inputs, outputs and inner values of an ONNX graph (ValueInfoProto)."""
+"""Parser of an ONNX graph's declared inputs, outputs and values (ValueInfoProto)."""
 
 from dataclasses import dataclass
 
@@ -8,23 +8,23 @@ from functions.core.package import onnx_wire as wire
 from functions.core.package.onnx_wire import WireReader, not_onnx
 
 _TENSOR_TYPE = 1  # field of a TypeProto
-_TYPES = (_TENSOR_TYPE, 4, 5, 7, 8, 9)  # its fields of which one is set
+_TYPES = (_TENSOR_TYPE, 4, 5, 7, 8, 9)  # fields of a TypeProto, of which one is set
 
 
 @dataclass(slots=True)
 class Value:
-    """Name, element type and shape of a value."""
+    """Name, element type and shape of a declared ONNX graph value."""
 
     name: str = ""
-    datatype: int = 0  # TensorProto.DataType; 0 where it is unknown or no tensor
-    shape: list[int] | None = None  # None where none is declared
+    datatype: int = 0  # TensorProto.DataType; 0 if unknown or no tensor
+    shape: list[int] | None = None  # None if undeclared
     types: int = 0  # declared types, of which a value has at most one
 
 
 def read_value(reader: WireReader, start: int, end: int, role: str) -> Value:
-    """Parse a ValueInfoProto.
+    """Parse name, type and shape of a graph value from its ValueInfoProto.
 
-    Errors call it by its `role`, such as "input".
+    Errors call the value by its `role`, such as "input".
 
     Raises:
         InvalidModel: `BAD_SHAPE`, `BAD_NAME`, `TRUNCATED` or `NOT_ONNX`.
@@ -41,7 +41,7 @@ def read_value(reader: WireReader, start: int, end: int, role: str) -> Value:
 
 
 def _read_type(reader: WireReader, start: int, end: int, value: Value, role: str) -> None:
-    """Parse a TypeProto into `value`."""
+    """Parse a TypeProto and set the type and shape of `value`."""
     for number, kind, first, last in reader.fields(start, end):
         if kind != wire.BYTES or number not in _TYPES:
             continue
@@ -53,7 +53,10 @@ def _read_type(reader: WireReader, start: int, end: int, value: Value, role: str
 
 
 def _read_tensor_type(reader: WireReader, start: int, end: int, value: Value) -> None:
-    """Parse a TypeProto.Tensor into `value`; stop at twice the allowed rank."""
+    """Parse a TypeProto.Tensor: set the element type and shape of `value`.
+
+    Parsing stops at twice the allowed rank.
+    """
     for number, kind, first, last in reader.fields(start, end):
         if number == 1 and kind == wire.VARINT:
             value.datatype = first & 0xFFFFFFFF
@@ -67,13 +70,13 @@ def _read_tensor_type(reader: WireReader, start: int, end: int, value: Value) ->
 
 
 def _read_dimension(reader: WireReader, start: int, end: int) -> int:
-    """Parse a TensorShapeProto.Dimension; -1 for one that has a name or nothing."""
+    """Parse a TensorShapeProto.Dimension; return -1 if symbolic or unset."""
     size = -1
     for number, kind, first, last in reader.fields(start, end):
         if number == 1 and kind == wire.VARINT:
             size = wire.signed(first)
         elif number == 2 and kind == wire.BYTES:
-            reader.name(first, last)  # only checked
+            reader.name(first, last)  # checked and dropped
     return size
 
 

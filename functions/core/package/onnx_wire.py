@@ -1,7 +1,8 @@
-"""Reader of the protobuf fields of an ONNX file, with bounded work.
+"""Lazy reader of protobuf fields that limits how many are visited.
 
-Lengths are followed and a value is decoded only when it is asked for, so a file of gigabytes costs
-its structure and not its weights. Encoding: https://protobuf.dev/programming-guides/encoding/
+Lengths are followed and a value is decoded only when it is asked for, so reading a file of
+gigabytes takes time for its structure and not for its weights. Encoding:
+https://protobuf.dev/programming-guides/encoding/
 """
 
 import re
@@ -12,17 +13,17 @@ from functions.core.errors import InvalidModel, shown
 from functions.core.package import onnx_limits as limits
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 ended with protobuf 1
-RUN = -1  # in place of a wire type: one field many times in a row
+RUN = -1  # stands for a wire type: one field repeated many times in a row
 
 Field = tuple[int, int, int, int]  # number, wire type, start (for a VARINT its value), end
-Runs = Mapping[int, re.Pattern[bytes]]  # tag -> pattern of the field repeated
+Runs = Mapping[int, re.Pattern[bytes]]  # field tag -> pattern of repetitions of the field
 
 _VALUE = {VARINT: rb"[\x80-\xff]{0,9}+[\x00-\x7f]", FIXED64: rb".{8}", FIXED32: rb".{4}"}
 _NO_RUNS: Runs = {}
 
 
 def runs(wire_type: int, *numbers: int) -> Runs:
-    """Map field tags to patterns that match a field's repetitions."""
+    """Map protobuf field tags to regexes that match runs of repeated fields."""
     tags = [number << 3 | wire_type for number in numbers]
     value = _VALUE[wire_type]
     return {
@@ -31,15 +32,15 @@ def runs(wire_type: int, *numbers: int) -> Runs:
 
 
 class WireReader:
-    """Reader of protobuf fields, of which a file may have `limits.FIELDS`."""
+    """Protobuf field reader that refuses files of more than `limits.FIELDS` fields."""
 
     def __init__(self, data: Any) -> None:
-        """Read from `data`: bytes, or a map of a file."""
+        """Read from `data`: bytes or a memory-mapped file."""
         self.data = data
         self._fields_left = limits.FIELDS
 
     def fields(self, at: int, end: int, repeated: Runs = _NO_RUNS) -> Iterator[Field]:
-        """Yield (number, wire type, start, end) of each field.
+        """Yield (number, wire type, start, end) of each protobuf field.
 
         A VARINT has its value in place of `start`. A field in `repeated` comes once for all its
         repetitions in a row, with the wire type RUN.
@@ -72,7 +73,9 @@ class WireReader:
             at += length
 
     def name(self, start: int, end: int) -> str:
-        """Decode a name of at most `limits.NAME` printable characters.
+        """Decode an ONNX name; refuse an unprintable or overlong one.
+
+        At most `limits.NAME` characters are allowed.
 
         Raises:
             InvalidModel: `BAD_NAME`.
@@ -89,11 +92,11 @@ class WireReader:
         return name
 
     def text(self, start: int, end: int, errors: str = "strict") -> str:
-        """Decode UTF-8."""
+        """Decode the bytes from `start` to `end` as UTF-8 text."""
         return bytes(self.data[start:end]).decode("utf-8", errors)
 
     def entry(self, start: int, end: int) -> tuple[str, str]:
-        """Decode a StringStringEntryProto: a key, checked as a name, and value."""
+        """Decode a key-value pair (StringStringEntryProto); the key must be a name."""
         key = value = ""
         for number, kind, first, last in self.fields(start, end):
             if number == 1 and kind == BYTES:
@@ -103,7 +106,7 @@ class WireReader:
         return key, value
 
     def packed(self, at: int, end: int, most: int) -> list[int]:
-        """Decode packed int64 values, at most `most` + 1 of them."""
+        """Decode at most `most` + 1 values of a packed int64 field."""
         values: list[int] = []
         while at < end and len(values) <= most:
             value, at = self._varint(at, end)
@@ -117,7 +120,7 @@ class WireReader:
         return run.end()
 
     def _length(self, kind: int, at: int, end: int) -> tuple[int, int]:
-        """Return a value's length in bytes and its position."""
+        """Return a protobuf field value's length in bytes and start position."""
         if kind == BYTES:
             return self._varint(at, end)
         if kind == FIXED64:
@@ -127,7 +130,7 @@ class WireReader:
         raise _not_a_field(at)
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
-        """Decode an unsigned number; return it and the position after it."""
+        """Decode an unsigned protobuf varint; return the value and its end position."""
         data, value = self.data, 0
         for shift in range(0, 70, 7):
             if at >= end:
@@ -146,7 +149,7 @@ class WireReader:
 
 
 def signed(value: int) -> int:
-    """Convert an unsigned 64-bit value to int64.
+    """Reinterpret an unsigned 64-bit value as a signed int64.
 
     >>> signed(2**64 - 1)
     -1
@@ -155,7 +158,7 @@ def signed(value: int) -> int:
 
 
 def not_onnx(reason: str) -> InvalidModel:
-    """Build the error for a file that is no ONNX model."""
+    """Return the NOT_ONNX error for a file that is no ONNX model."""
     return InvalidModel(
         f"the file is no ONNX model: {reason}; upload what torch.onnx or skl2onnx wrote",
         code="NOT_ONNX",
@@ -163,7 +166,7 @@ def not_onnx(reason: str) -> InvalidModel:
 
 
 def too_complex(reason: str) -> InvalidModel:
-    """Build the error for a model above one of the limits."""
+    """Return the TOO_COMPLEX error for a model above a structural limit."""
     return InvalidModel(f"{reason}: more than any real model needs", code="TOO_COMPLEX")
 
 

@@ -1,4 +1,4 @@
-"""Classification extension: an output's highest values with their indices and labels.
+"""Triton classification extension: top-k values of an output with indices and labels.
 
 Source: Triton `docs/protocol/extension_classification.md`.
 """
@@ -9,16 +9,16 @@ import math
 from functions.core.protocol.signature import TensorSpec
 from functions.core.protocol.tensors import Tensor
 
-CLASSES_MAX = 1_000_000  # the limit of Triton
+CLASSES_MAX = 1_000_000  # Triton's limit
 
 
 def is_classifiable(spec: TensorSpec) -> bool:
-    """Return True if the output's values are numbers, which have an order."""
+    """Return True if an output is numeric and so can be ranked."""
     return spec.datatype not in ("BOOL", "BYTES")
 
 
 def classify(spec: TensorSpec, tensor: Tensor, count: int, *, batched: bool) -> Tensor:
-    """Return the `count` highest values of each batch row as BYTES "value:index[:label]".
+    """Return each row's `count` highest output values as BYTES "value:index[:label]".
 
     A model without batches counts as one row. The index counts through a row in row-major order;
     equal values keep that order and NaN comes last. Floats have six decimals, as C++ `to_string`

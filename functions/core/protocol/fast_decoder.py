@@ -1,4 +1,4 @@
-"""Decode infer requests by templates cached from earlier ones.
+"""Fast decoder of inference requests that caches parsed JSON without its values.
 
 A body is cut into a template, which the requests of one client usually share, and its values:
 
@@ -38,9 +38,9 @@ from functions.core.protocol.infer_request import (
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.protocol.tensors import STRUCT_CODES, Tensor, round_to_bf16
 
-TEMPLATES_MAX = 32  # cached by a decoder; all are dropped when one more comes
-TEMPLATE_BYTES_MAX = 2048  # longer ones are not cached
-PIECE_BYTES = 2**14  # text of a list is parsed in pieces of this size
+TEMPLATES_MAX = 32  # cached by a decoder; one more empties the cache first
+TEMPLATE_BYTES_MAX = 2048  # longer templates are not cached
+PIECE_BYTES = 2**14  # a long list is parsed in pieces of this size
 
 # An id that comes first and has no escapes: printable ASCII without quote and backslash.
 _ID_FIRST = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"id"[ \t\n\r]*:[ \t\n\r]*"([ !#-\[\]-~]*)"')
@@ -49,7 +49,7 @@ _DATA = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
 
 @dataclass(slots=True)
 class _Template:
-    """Request without values, and the location of each input's values.
+    """Parsed request without tensor values, and each input's location in the body.
 
     `locations` are in the model's order. The number beside a location in the JSON is the index of
     its list in the text. `all_binary`: no location is in the JSON.
@@ -61,7 +61,7 @@ class _Template:
 
 
 class FastDecoder:
-    """Decoder of one model's requests, fast for those with a cached template.
+    """Decoder of one model's inference requests that caches their JSON templates.
 
     Its results are those of `decode_infer`.
     """
@@ -72,7 +72,7 @@ class FastDecoder:
         self._templates: dict[tuple[bytes, int | None], _Template] = {}
 
     def decode(self, body: bytes | memoryview, header_length: str | None) -> InferRequest:
-        """Decode an infer request, from a cached template if there is one.
+        """Decode an inference request, using a cached template if one matches.
 
         Raises:
             InvalidRequest: as `decode_infer` does.
@@ -85,7 +85,7 @@ class FastDecoder:
         return request or decode_infer(body, header_length, self.signature)
 
     def _decode_both(self, body: bytes | memoryview, length: int) -> InferRequest | None:
-        """Decode JSON followed by binary tensors.
+        """Decode an inference request body of JSON followed by binary tensors.
 
         JSON without lists and without an id is its own template, found without cutting.
         """
@@ -103,7 +103,7 @@ class FastDecoder:
     def _decode_text(
         self, body: bytes | memoryview, text: bytes, binary_bytes: int | None
     ) -> InferRequest | None:
-        """Cut a body's JSON into template and lists, and decode both.
+        """Split a request's JSON into template and value lists, and decode both.
 
         `text` is the JSON of `body`. Return None if `decode_infer` has to read the body.
         """
@@ -130,9 +130,10 @@ class FastDecoder:
         return _fill(template, request_id, body, text, lists)
 
     def _add_template(self, text: bytes, binary_bytes: int | None, lists: int) -> _Template | None:
-        """Parse, check and cache a template with `lists` empty lists as data.
+        """Parse, check and cache a request template: JSON with emptied data lists.
 
-        Return None if an empty list is not the data of an input.
+        `lists` is the number of emptied lists. Return None if an empty list is not the data of an
+        input.
 
         Raises:
             InvalidRequest: the template is malformed or does not fit the model.
@@ -166,7 +167,7 @@ class FastDecoder:
 
 
 def _list_end(text: bytes, start: int) -> int | None:
-    """Find the end of the JSON list that begins at `start`.
+    """Return the end position of the JSON list that begins at `start`.
 
     None if the list holds a string or an object. The end is the last bracket before the next quote
     or brace. In valid JSON without a backslash, `"data":[` is always a key and the beginning of
@@ -185,7 +186,7 @@ def _fill(
     text: bytes,
     lists: Sequence[tuple[int, int]],
 ) -> InferRequest | None:
-    """Build a request from a template and the values in a body.
+    """Build an inference request from a cached template and a body's values.
 
     `text` is the JSON of `body`, `lists` are the bounds of its value lists. Return None if
     `decode_infer` has to read a list.
@@ -214,10 +215,11 @@ def _fill(
 def read_list(
     spec: TensorSpec, shape: tuple[int, ...], text: bytes, start: int, end: int
 ) -> Tensor | None:
-    """Read the JSON list in `text[start:end]` 5 times as fast as `from_json`.
+    """Read a JSON list of numbers in bulk into a packed tensor.
 
-    The list holds no string. Return None if `from_json` has to look at it: types and ranges are
-    checked in bulk by `struct`, which cannot name the value at fault.
+    The list is `text[start:end]`. This is 5 times as fast as `from_json`. The list holds no string.
+    Return None if `from_json` has to look at it: types and ranges are checked in bulk by `struct`,
+    which cannot name the value at fault.
     """
     code = STRUCT_CODES.get(spec.datatype)
     if code is None or not shape:
@@ -248,7 +250,7 @@ def read_list(
 
 
 def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterator[list[Any]]:
-    """Parse a JSON list and yield its values in pieces.
+    """Parse a JSON list of numbers; yield its values in cache-sized pieces.
 
     A nested list is one piece. A long flat list is cut at commas into pieces of about PIECE_BYTES,
     which stay in the processor's cache; the whole list never exists as Python objects. A list of
@@ -267,7 +269,7 @@ def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterat
 
 
 def _flatten(shape: tuple[int, ...], level: list[Any]) -> list[Any]:
-    """Flatten a list nested like `shape`; return [None] if it is not.
+    """Flatten a list nested like `shape`; return [None] if nested differently.
 
     A list nested deeper than `shape` is left to `struct`, which refuses a list as a value.
     """

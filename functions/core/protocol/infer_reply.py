@@ -1,4 +1,4 @@
-"""Encoder of infer replies in the Open Inference Protocol (v2, REST).
+"""Encoder of inference replies in the Open Inference Protocol (v2, REST).
 
 A reply is JSON, or JSON followed by raw tensors (the binary tensor extension).
 """
@@ -22,7 +22,10 @@ REPLY_BYTES_MAX = 4_650_000
 
 @dataclass(slots=True)
 class InferReply:
-    """Encoded reply; `header_length` is that of its JSON if raw tensors follow."""
+    """Encoded inference reply: body, and JSON length if raw tensors follow.
+
+    `header_length` is in bytes, None for a body that is JSON as a whole.
+    """
 
     body: bytes
     header_length: int | None
@@ -36,7 +39,7 @@ def encode_infer(
     version: int,
     limit: int = REPLY_BYTES_MAX,
 ) -> InferReply:
-    """Encode the outputs that a request names as it asks for them.
+    """Encode a model's requested outputs as JSON, raw tensors or top classes.
 
     Sizes are checked before anything is encoded: a list takes many times a tensor's memory.
 
@@ -89,7 +92,7 @@ def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, vers
 
 
 def _least_size(tensor: Tensor, binary: bool) -> int:
-    """Return the fewest bytes that a tensor can take in a reply."""
+    """Return a lower bound of a tensor's encoded size, in bytes."""
     if tensor.datatype == "BYTES":
         return sum(map(len, tensor.data)) + tensor.size * (4 if binary else 3)
     if binary:

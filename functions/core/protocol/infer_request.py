@@ -1,4 +1,4 @@
-"""Decoder of infer requests in the Open Inference Protocol (v2, REST).
+"""Decoder of inference requests in the Open Inference Protocol (v2, REST).
 
 A body is JSON, or JSON followed by raw tensors (the binary tensor extension), or, with header
 length 0, nothing but the model's only input. Sources: kserve/open-inference-protocol
@@ -26,7 +26,7 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """Output that a request asks for.
+    """Requested output: its name, binary or JSON encoding, and class count.
 
     `classes` above 0 asks for that many "value:index[:label]" instead of the values.
     """
@@ -38,19 +38,19 @@ class RequestedOutput:
 
 @dataclass(slots=True)
 class InferRequest:
-    """Decoded infer request whose tensors fit the model's signature."""
+    """Decoded inference request whose tensors fit the model's signature."""
 
     id: str | None
     inputs: Mapping[str, Tensor]  # every declared input, in the model's order
     outputs: tuple[RequestedOutput, ...]  # in the model's order; all if the request names none
     timeout_us: int | None
-    parameters: Mapping[str, str | int | float | bool]  # all other parameters, for the log
+    parameters: Mapping[str, str | int | float | bool]  # all but timeout and binary_data_output
 
 
 def decode_infer(
     body: bytes | memoryview, header_length: str | None, signature: Signature
 ) -> InferRequest:
-    """Decode an infer request and check it against the model's signature.
+    """Decode an inference request and check it against the model's signature.
 
     `header_length` is the header Inference-Header-Content-Length as sent, None without one.
 
@@ -69,7 +69,7 @@ def decode_infer(
 def make_request(
     document: Mapping[str, Any], inputs: Mapping[str, Tensor], signature: Signature
 ) -> InferRequest:
-    """Build a request from decoded inputs and its document's other members.
+    """Build an inference request from decoded inputs and the remaining JSON fields.
 
     Raises:
         InvalidRequest: id, parameters or outputs are malformed.
@@ -90,7 +90,7 @@ def make_request(
 
 
 def json_length(header: str | None, body_bytes: int) -> int | None:
-    """Parse the header that holds the length of a body's JSON.
+    """Parse the request header that gives the JSON part's length in bytes.
 
     None without the header: the body is JSON as a whole.
 
@@ -111,7 +111,7 @@ def json_length(header: str | None, body_bytes: int) -> int | None:
 
 
 def parse_document(text: memoryview) -> dict[str, Any]:
-    """Parse the JSON object of a request.
+    """Parse request JSON strictly: an object in UTF-8 without duplicate keys.
 
     Raises:
         InvalidRequest: not UTF-8, not JSON, not an object, or a key appears twice.
@@ -132,7 +132,7 @@ def parse_document(text: memoryview) -> dict[str, Any]:
         raise InvalidRequest(
             f"the body is not JSON: {error.msg} at character {error.pos}{hint}"
         ) from None
-    except ValueError:  # Python limits the digits of an integer
+    except ValueError:  # Python limits an integer to 4,300 digits
         raise InvalidRequest("the body is JSON with a number of too many digits") from None
     if type(document) is not dict:
         raise InvalidRequest(f"the body must be a JSON object, not {describe(document)}")
@@ -140,7 +140,7 @@ def parse_document(text: memoryview) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the members of a JSON object, refusing duplicate keys."""
+    """Return a JSON object's members as a dict; refuse duplicate keys."""
     members = dict(pairs)
     if len(members) != len(pairs):
         [(key, _)] = Counter(name for name, _ in pairs).most_common(1)
@@ -169,7 +169,7 @@ def _refuse_surrogates(text: str, subject: str) -> None:
 
 
 def _parameters(owner: Mapping[str, Any], subject: str) -> Parameters:
-    """Return the checked `parameters` of a request, an input or an output."""
+    """Check and return the `parameters` of a request, input or output."""
     parameters = owner.get("parameters", {})
     if type(parameters) is not dict:
         raise InvalidRequest(f"{subject}: parameters must be an object, not {describe(parameters)}")
@@ -221,7 +221,7 @@ def _timeout_us(parameters: Parameters) -> int | None:
 
 @dataclass(slots=True)
 class Location:
-    """Location of an input's values, in the JSON or after it.
+    """Location of an input tensor's values: in the JSON or after it.
 
     Without an `end` they are in the JSON. `start` and `end` are offsets into the binary part, the
     bytes after the JSON.
@@ -234,7 +234,7 @@ class Location:
     end: int | None = None
 
     def read(self, entry: Mapping[str, Any], binary: memoryview | None) -> Tensor:
-        """Read the input's tensor from its entry or the binary part.
+        """Decode an input tensor from its JSON entry or the binary part.
 
         Raises:
             InvalidRequest: the values do not fit the declared datatype and shape.
@@ -247,7 +247,7 @@ class Location:
 def _inputs(
     document: Mapping[str, Any], binary: memoryview | None, specs: Sequence[TensorSpec]
 ) -> dict[str, Tensor]:
-    """Decode all declared inputs, in the model's order.
+    """Decode every input of a request, in the model's declared order.
 
     `binary` holds the bytes after the JSON, None if the request has no length header.
     """
@@ -266,7 +266,7 @@ def _inputs(
 def check_complete(
     declared: Collection[str], inputs: Collection[str], binary_bytes: int | None, end: int
 ) -> None:
-    """Check that no input is missing and no bytes are left.
+    """Check that a request has every input and no trailing bytes.
 
     `end` is the end of the last tensor in the binary part.
 
@@ -285,7 +285,7 @@ def check_complete(
 def named_entries(
     document: Mapping[str, Any], kind: str, declared: Mapping[str, TensorSpec]
 ) -> list[tuple[TensorSpec, Mapping[str, Any]]]:
-    """Pair a document's inputs or outputs with the model's declarations.
+    """Pair a request's inputs or outputs with the model's tensor declarations.
 
     `kind` is "input" or "output".
 
@@ -317,7 +317,7 @@ def _listed(names: Collection[str]) -> str:
 def locate(
     spec: TensorSpec, entry: Mapping[str, Any], offset: int, binary_bytes: int | None
 ) -> Location:
-    """Check an input's entry and return the location of its values.
+    """Check an input's JSON entry; return its values' location in the body.
 
     `offset` is the end of the tensor before it in the binary part of `binary_bytes`.
 
@@ -350,7 +350,7 @@ def locate(
 def _check_binary_size(
     spec: TensorSpec, shape: tuple[int, ...], size: object, bytes_left: int | None
 ) -> None:
-    """Check binary_data_size against the shape and the bytes left in the body."""
+    """Check an input's binary_data_size against its shape and the remaining body."""
     if type(size) is not int or size < 0:
         raise invalid_input(
             spec, f"binary_data_size must be a non-negative integer, not {describe(size)}"
@@ -374,7 +374,7 @@ def _check_binary_size(
 
 
 def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
-    """Decode a body that is nothing but the only input's bytes.
+    """Decode a body that holds only the raw bytes of one input.
 
     It is one batch row. All outputs are requested, in binary.
     """
@@ -398,7 +398,7 @@ def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
 
 
 def _raw_shape(spec: TensorSpec, raw_bytes: int, batches: bool) -> tuple[int, ...]:
-    """Derive the shape of raw input from its size.
+    """Derive the shape of a raw input tensor from its byte count.
 
     The batch is 1, and at most one other dimension may be variable.
 
@@ -429,7 +429,7 @@ def _raw_shape(spec: TensorSpec, raw_bytes: int, batches: bool) -> tuple[int, ..
 def _outputs(
     document: Mapping[str, Any], specs: Sequence[TensorSpec], binary_by_default: bool
 ) -> tuple[RequestedOutput, ...]:
-    """Return the outputs to send, in the model's order.
+    """Return the outputs that a request asks for, in the model's order.
 
     `binary_by_default` counts only if the request names no output, as in Triton.
     """

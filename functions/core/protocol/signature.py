@@ -27,9 +27,10 @@ DATATYPES: Mapping[str, int | None] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Declared input or output, e.g. TensorSpec("image", "FP32", (-1, 1, 28, 28)).
+    """Name, datatype and shape of a model's input or output tensor.
 
-    `labels` name the classes along the last dimension, if the manifest gives them.
+    Example: TensorSpec("image", "FP32", (-1, 1, 28, 28)). `labels` name the classes along the last
+    dimension, if the manifest gives them.
     """
 
     name: str
@@ -38,7 +39,7 @@ class TensorSpec:
     labels: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
-        """Return the tensor as JSON members, without empty labels."""
+        """Convert a tensor declaration to a JSON dict, without empty labels."""
         record: dict[str, Any] = {
             "name": self.name,
             "datatype": self.datatype,
@@ -50,7 +51,7 @@ class TensorSpec:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TensorSpec":
-        """Build a tensor's declaration from the members `to_record` returns."""
+        """Build a tensor declaration from the JSON dict of `to_record`."""
         return cls(
             record["name"],
             record["datatype"],
@@ -61,18 +62,18 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Declared inputs and outputs of a model, in the model's order."""
+    """Input and output tensors of a model, in the model's order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @property
     def batches(self) -> bool:
-        """True if the first dimension of every input and output is dynamic."""
+        """True if the model takes batches: every tensor's first dimension is dynamic."""
         return all(spec.shape[:1] == (DYNAMIC,) for spec in (*self.inputs, *self.outputs))
 
     def to_record(self) -> dict[str, Any]:
-        """Return the signature as JSON members."""
+        """Convert a model's signature to a JSON dict of inputs and outputs."""
         return {
             "inputs": [spec.to_record() for spec in self.inputs],
             "outputs": [spec.to_record() for spec in self.outputs],
@@ -80,7 +81,7 @@ class Signature:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Signature":
-        """Build a signature from the members `to_record` returns."""
+        """Build a model's signature from the JSON dict of `to_record`."""
         return cls(_specs(record["inputs"]), _specs(record["outputs"]))
 
 

@@ -1,9 +1,9 @@
-"""Tensors and their conversion from and to JSON and binary data.
+"""Tensors without numpy, and their conversion to and from JSON and bytes.
 
-Without numpy, whose import takes longer than all other imports of a cold start together. Numbers
-stay packed; `struct`, `memoryview` and `orjson` convert them in bulk. A declared size is checked
-before memory of that size is allocated. Types are checked for whole lists at once
-(`set(map(type, values))`): a Python loop visits single values only to name the wrong one.
+Importing numpy takes longer than all other imports of a cold start together. Numbers stay packed;
+`struct`, `memoryview` and `orjson` convert them in bulk. A declared size is checked before memory
+of that size is allocated. Types are checked for whole lists at once (`set(map(type, values))`): a
+Python loop visits single values only to name the wrong one.
 """
 
 import binascii
@@ -45,7 +45,7 @@ STRUCT_CODES = {
 
 @dataclass(slots=True)
 class Tensor:
-    r"""Values in row-major order: packed little-endian numbers, or a list for BYTES.
+    r"""Tensor values in row-major order: packed little-endian numbers, or a BYTES list.
 
     >>> Tensor("INT16", (2, 1), b"\x01\x00\xff\xff").values()
     [1, -1]
@@ -57,17 +57,17 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Number of values."""
+        """Number of values in the tensor."""
         return math.prod(self.shape)
 
     def values(self) -> list[Any]:
-        """Return the values as Python booleans, integers, floats or bytes."""
+        """Return the tensor's values as Python booleans, integers, floats or bytes."""
         data: Any = self.data
         if self.datatype == "BYTES":
             return list(data)
         if self.datatype == "FP16":
             return list(struct.unpack(f"{len(data) // 2}e", data))
-        if self.datatype == "BF16":  # the upper halves of FP32
+        if self.datatype == "BF16":  # BF16 is the upper half of FP32
             halves = memoryview(data).cast("H").tolist()
             data = struct.pack(f"{len(halves)}I", *[half << 16 for half in halves])
         code: Any = STRUCT_CODES[self.datatype]
@@ -75,7 +75,7 @@ class Tensor:
 
 
 class Constant(str):
-    """Bare NaN, Infinity or -Infinity in JSON text, valid as a float.
+    """Unquoted NaN, Infinity or -Infinity in JSON text, valid as a float.
 
     A type of its own, because the string "NaN" is valid for BYTES and this is not.
     """
@@ -92,7 +92,7 @@ _NOT_FINITE: dict[Any, float] = {
 
 
 def invalid_input(spec: TensorSpec, problem: str) -> InvalidRequest:
-    """Return the error that tells the caller the problem with one input."""
+    """Return an InvalidRequest error that names the input and the problem."""
     return InvalidRequest(f"input {shown(spec.name)}: {problem}")
 
 
@@ -122,7 +122,7 @@ def describe(value: object) -> str:
 
 
 def read_shape(spec: TensorSpec, value: object) -> tuple[int, ...]:
-    """Check the shape a request declares for an input, and return it.
+    """Check the shape that a request declares for an input; return it.
 
     >>> read_shape(TensorSpec("image", "FP32", (DYNAMIC, 3)), [2, 3])
     (2, 3)
@@ -168,7 +168,7 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 def from_json(
     spec: TensorSpec, shape: tuple[int, ...], data: object, *, base64: bool = False
 ) -> Tensor:
-    r"""Convert JSON values to a tensor.
+    r"""Convert an input's JSON values to a tensor, checking type and range.
 
     `data` is flat in row-major order, or nested exactly like `shape`. With `base64`, the elements
     of a BYTES tensor are base64 and not UTF-8.
@@ -191,7 +191,7 @@ def from_json(
 
 
 def _flatten(spec: TensorSpec, shape: tuple[int, ...], data: object) -> tuple[list[Any], set[type]]:
-    """Flatten JSON values in row-major order and return them with their types."""
+    """Flatten JSON data to row-major values; return the values and their types."""
     if type(data) is not list:
         if shape:
             raise invalid_input(spec, f"data must be a list, not {describe(data)}")
@@ -210,7 +210,7 @@ def _flatten(spec: TensorSpec, shape: tuple[int, ...], data: object) -> tuple[li
 def _unnest(
     spec: TensorSpec, shape: tuple[int, ...], level: list[Any]
 ) -> tuple[list[Any], set[type]]:
-    """Flatten lists nested like `shape`, one level at a time."""
+    """Flatten lists nested like `shape`; return the values and their types."""
     lengths, types = {len(level)}, set(map(type, level))
     for depth, size in enumerate(shape):
         if depth:
@@ -238,7 +238,7 @@ def _unnest(
 def _check_types(
     spec: TensorSpec, values: list[Any], types: set[type], allowed: Set[type], expected: str
 ) -> None:
-    """Refuse the first value whose type is not allowed."""
+    """Raise InvalidRequest for the first value whose type is not allowed."""
     if types.difference(allowed):
         at, value = next((i, value) for i, value in enumerate(values) if type(value) not in allowed)
         raise invalid_input(
@@ -266,7 +266,7 @@ def _integer_range(datatype: str) -> tuple[int, int]:
 
 
 def _floats(spec: TensorSpec, values: list[Any], types: set[type]) -> bytes:
-    not_finite = 0  # values the caller wrote as null, NaN or an infinity
+    not_finite = 0  # number of values that the caller wrote as null, NaN or an infinity
     if not types <= _NUMBERS:
         values, not_finite = _replace_not_finite(spec, values, types)
     try:
@@ -276,7 +276,7 @@ def _floats(spec: TensorSpec, values: list[Any], types: set[type]) -> bytes:
         if spec.datatype == "BF16":
             packed, overflow_bf16 = round_to_bf16(packed)
             overflow = overflow or overflow_bf16
-    except (struct.error, OverflowError):  # a float raises OverflowError, an integer either
+    except (struct.error, OverflowError):  # OverflowError for a float, either for an integer
         overflow = True
     if overflow:
         raise invalid_input(
@@ -288,7 +288,7 @@ def _floats(spec: TensorSpec, values: list[Any], types: set[type]) -> bytes:
 def _replace_not_finite(
     spec: TensorSpec, values: list[Any], types: set[type]
 ) -> tuple[list[Any], int]:
-    """Replace null, NaN and infinities by floats, and count them."""
+    """Convert JSON null, "NaN" and "Infinity" to non-finite floats; count them."""
     expected = 'numbers, null, "NaN", "Infinity" or "-Infinity"'
     names: set[type] = {str, NoneType, Constant}
     _check_types(spec, values, types, _NUMBERS | names, expected)
@@ -305,7 +305,7 @@ def _replace_not_finite(
 
 
 def round_to_bf16(packed: bytes) -> tuple[bytes, bool]:
-    """Round packed FP32 to BF16, half to even.
+    """Round packed FP32 values to BF16, half to even; report overflow.
 
     The second result is True if a finite number became infinite. NaN stays NaN: the addition
     below would overflow for some NaNs, but not for the only one that JSON can express.
@@ -339,15 +339,15 @@ def _byte_strings(
 
 
 def byte_size(spec: TensorSpec, shape: tuple[int, ...]) -> int | None:
-    """Return the bytes a binary tensor takes, None for BYTES, which varies."""
+    """Return a binary tensor's size in bytes; None for variable-length BYTES."""
     size = DATATYPES[spec.datatype]
     return None if size is None else math.prod(shape) * size
 
 
 def from_bytes(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> Tensor:
-    """Copy a binary tensor: little-endian, row-major, BYTES elements after a 4-byte length.
+    """Decode a binary tensor: little-endian, row-major, BYTES with 4-byte length prefixes.
 
-    A copy, because the runtime needs aligned numbers, and bytes after JSON seldom are.
+    The data is copied, because the runtime needs aligned numbers, and bytes after JSON seldom are.
 
     Raises:
         InvalidRequest: `raw` is not of this shape, or a BOOL is neither 0 nor 1.
@@ -368,7 +368,7 @@ def from_bytes(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> Ten
 
 
 def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
-    """Split the BYTES elements of a binary tensor at their length prefixes."""
+    """Split a binary BYTES tensor into elements at their length prefixes."""
     if count * 4 > len(raw):  # checked before a list of `count` elements is built
         raise invalid_input(
             spec,
@@ -399,7 +399,7 @@ def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
 
 
 def to_json(tensor: Tensor) -> tuple[list[Any], bool]:
-    r"""Convert a tensor to flat JSON values.
+    r"""Convert a tensor to a flat list of JSON values.
 
     The second result is True if they are base64: BYTES that are not UTF-8. NaN and the infinities
     become strings.
@@ -432,7 +432,7 @@ def _not_finite_name(value: float) -> str:
 
 
 def to_bytes(tensor: Tensor) -> bytes:
-    r"""Encode a tensor for the binary tensor extension.
+    r"""Encode a tensor as little-endian bytes for the binary tensor extension.
 
     >>> to_bytes(Tensor("BYTES", (1,), [b"ab"])), to_bytes(Tensor("INT16", (1,), b"\xff\xff"))
     (b'\x02\x00\x00\x00ab', b'\xff\xff')

@@ -1,4 +1,4 @@
-"""SHA-256 digests of the files that a sandbox has written.
+"""SHA-256 digests of the files that an ended sandbox process has written.
 
 A digest is computed after the sandbox has ended: before, a hostile process could still write.
 """
@@ -17,7 +17,9 @@ from functions.core.registry.version import Blob
 
 
 def hash_file(path: Path) -> Blob:
-    """Hash one output file of a sandbox that has ended.
+    """Return name, SHA-256 and size of a sandbox's output file.
+
+    Call it only after the sandbox has ended.
 
     Raises:
         InvalidModel: it is no regular file with one link; the code is `SANDBOX_BAD_ANSWER`.
@@ -29,7 +31,7 @@ def hash_file(path: Path) -> Blob:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open an output file of the sandbox; never follow a link.
+    """Open a sandbox's output file for reading; refuse links and devices.
 
     Raises:
         InvalidModel: it is no regular file with one link; the code is `SANDBOX_BAD_ANSWER`.

@@ -1,4 +1,4 @@
-"""Parsed manifests, and their comparison with a model's signature."""
+"""Parsed manifest.json of an upload, and its check against the model's signature."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,10 @@ from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """File that a manifest lists; `path` is relative to the manifest."""
+    """File listed in a manifest.json: relative path, size and SHA-256.
+
+    `path` is relative to the manifest.
+    """
 
     path: str
     size_bytes: int
@@ -19,7 +22,10 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredTensor:
-    """Tensor as a manifest declares it; `None` and no labels mean undeclared."""
+    """Optional datatype, shape and labels of a tensor in a manifest.
+
+    `None` and no labels mean undeclared.
+    """
 
     datatype: str | None = None
     shape: tuple[int, ...] | None = None
@@ -28,10 +34,10 @@ class DeclaredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Parsed manifest, as far as a registration uses it."""
+    """Parsed manifest.json: model card, tensors, files, samples, tolerances and variants."""
 
-    raw: bytes  # stored as a blob
-    card: Mapping[str, Any]  # stored in the version's record
+    raw: bytes  # content of manifest.json, stored as a blob
+    card: Mapping[str, Any]  # description of the model, stored in the version's record
     outputs: Mapping[str, DeclaredTensor] = field(default_factory=dict)
     inputs: Mapping[str, DeclaredTensor] = field(default_factory=dict)
     files: tuple[ListedFile, ...] = ()
@@ -42,7 +48,7 @@ class Manifest:
 
 
 def label_outputs(signature: Signature, manifest: Manifest) -> Signature:
-    """Check the manifest's tensors and return the signature with the manifest's labels.
+    """Check a model's signature against its manifest; return it with output labels.
 
     Raises:
         InvalidModel: the manifest describes another model; the code is `MANIFEST_MISMATCH`.

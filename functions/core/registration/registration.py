@@ -1,4 +1,4 @@
-"""Registration of uploads: claim a version, fetch, unpack, build, store, commit.
+"""Registration of uploaded models: claim version, fetch, unpack, build, store, commit.
 
 Each step can be interrupted and repeated: the claim returns the same version for the same object,
 blobs are stored under their digest, and the version is committed once. An upload at fault becomes
@@ -37,7 +37,7 @@ FOLDERS = ("upload", "package", "serving", "documents")
 
 
 class ObjectGone(Exception):
-    """Missing S3 object: deleted, overwritten or never there."""
+    """Error for a missing S3 object: deleted, overwritten or never stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +50,27 @@ class PinnedObject:
 
 
 class Uploads(Protocol):
-    """Artifacts bucket; `adapters/aws/s3.py` documents the methods."""
+    """Interface to the S3 bucket of uploads: pin and download objects.
+
+    `adapters/aws/s3.py` documents the methods.
+    """
 
     def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject: ...
     def fetch(self, pinned: PinnedObject, path: Path) -> None: ...
 
 
 class BlobStore(Protocol):
-    """Serving bucket, write side; `adapters/aws/s3.py` documents the method."""
+    """Interface that stores blobs in the S3 bucket of served models.
+
+    `adapters/aws/s3.py` documents the method.
+    """
 
     def store(self, blob: Blob, path: Path) -> None: ...
 
 
 @dataclass(slots=True)
 class Registration:
-    """Service that turns uploads into versions."""
+    """Service that registers uploads as READY or REJECTED model versions."""
 
     registry: Registry
     uploads: Uploads
@@ -105,7 +111,7 @@ class Registration:
             if upload.version_id is None:
                 return None
             source = Source(upload.bucket, upload.key, upload.version_id)
-            return PinnedObject(source, upload.version_id, size_bytes=0)  # rejected when fetched
+            return PinnedObject(source, upload.version_id, size_bytes=0)  # `_fetch` rejects it
 
     def _build_or_reject(
         self, version: Version, form: Form, pinned: PinnedObject, directory: Path
@@ -121,7 +127,7 @@ class Registration:
         return replace(version, state=State.REJECTED, reason=reason)
 
     def _build(self, version: Version, form: Form, directory: Path) -> Version:
-        """Unpack, build and store a model; return its READY version."""
+        """Unpack, build and store an uploaded model; return its READY version."""
         unpacked = self.sandbox.unpack(form, directory)
         manifest = self._manifest_of_package(directory / "package") if unpacked.manifest else None
         built = self.sandbox.build(self._brief(unpacked, manifest), directory)
@@ -161,7 +167,10 @@ class Registration:
                 self.blobs.store(document, directory / "documents" / document.name)
 
     def _fetch(self, form: Form, pinned: PinnedObject, directory: Path) -> None:
-        """Fetch into upload/: model.onnx, archive, or manifest.json with its listed files."""
+        """Download an upload: .onnx file, archive, or manifest.json with listed files.
+
+        They are written to upload/ in `directory`.
+        """
         for folder in FOLDERS:
             (directory / folder).mkdir()
         upload = directory / "upload"

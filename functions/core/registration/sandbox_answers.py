@@ -1,4 +1,4 @@
-"""Checks on the sandbox's answers.
+"""Validation of the untrusted answers that a sandbox process sends.
 
 The process has read hostile bytes, so its answer may be hostile, too: the type, size and range of
 each field are checked here, and the parent computes digests and file sizes itself.
@@ -15,16 +15,16 @@ from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, Ten
 from functions.core.registration.sandbox_protocol import Built, Unpacked
 from functions.core.registry.load_plan import Plan
 
-FILES = 65  # a model and its weights
+FILES = 65  # a model and 64 weight files
 TENSORS = 256
 RANK = 16
-TEXT = 512  # characters
+TEXT = 512  # characters of a name or sentence
 
 T = TypeVar("T")
 
 
 def read_unpacked(answer: object) -> Unpacked:
-    """Check the answer to `unpack_task`.
+    """Parse and check the sandbox's answer to an unpack task.
 
     Raises:
         InvalidModel: the sandbox rejected the upload, or `SANDBOX_BAD_ANSWER`.
@@ -44,7 +44,7 @@ def read_unpacked(answer: object) -> Unpacked:
 
 
 def read_built(answer: object) -> Built:
-    """Check the answer to `build_task`.
+    """Parse and check the sandbox's answer to a build task.
 
     Raises:
         InvalidModel: the sandbox rejected the model, or `SANDBOX_BAD_ANSWER`.
@@ -67,7 +67,10 @@ def read_built(answer: object) -> Built:
 
 
 def bad_answer(detail: str) -> InvalidModel:
-    """Return the error for a malformed answer: the upload controls the process."""
+    """Return the SANDBOX_BAD_ANSWER error for a malformed answer of the sandbox.
+
+    A malformed answer means that the upload controls the process.
+    """
     return InvalidModel(
         f"the process that checks the model was taken over by it: {detail}",
         code="SANDBOX_BAD_ANSWER",
@@ -75,7 +78,7 @@ def bad_answer(detail: str) -> InvalidModel:
 
 
 def _fields(answer: object, names: set[str]) -> dict[str, Any]:
-    """Return the fields of an answer, which have to be exactly `names`.
+    """Return a sandbox answer's fields; refuse any set other than `names`.
 
     Raises:
         InvalidModel: the answer is a rejection, or `SANDBOX_BAD_ANSWER`.

@@ -1,4 +1,4 @@
-"""Steps of the sandbox, and the messages for their tasks and answers.
+"""Protocol with the sandbox process: unpack and build tasks, and their answers.
 
 The sandbox is a process for one upload: `adapters/sandbox.py` starts it, `functions/sandbox/` runs
 in it. It works in one directory:
@@ -22,24 +22,30 @@ from functions.core.registry.load_plan import Plan
 from functions.core.uploads import Form
 
 MANIFEST_BYTES = 8 * 1024 * 1024
-REPORT_BYTES = 8 * 1024 * 1024  # one line of JSON; its largest field is the sample
-RESERVED_BYTES = 16 * 1024 * 1024  # stay free in the working directory
+REPORT_BYTES = 8 * 1024 * 1024  # one JSON answer; its largest field is the sample
+RESERVED_BYTES = 16 * 1024 * 1024  # kept free in the working directory
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Unpacked upload: the .onnx file and its weight files in package/."""
+    """Result of the sandbox's unpack step: model, weight files, graph facts.
+
+    The .onnx file and its weight files are in package/.
+    """
 
     model: str
     weights: tuple[str, ...]
     manifest: bool  # package/manifest.json exists: from the package or from the model's metadata
-    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes; refuses_empty if it does
+    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes; refuses_empty if true
     ignored: tuple[str, ...] = ()  # archive members that were not opened
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """Input of the `build` step; every field can be written as JSON."""
+    """Input of the sandbox's build step: files, samples, tolerances, variants, resources.
+
+    Every field can be written as JSON.
+    """
 
     model: str
     _: KW_ONLY
@@ -56,22 +62,25 @@ class Brief:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Output of the `build` step: a checked model and its load plan."""
+    """Result of the sandbox's build step: files, signature, load plan, measurements."""
 
     files: tuple[str, ...]  # in serving/, the model first
     signature: Signature
     plan: Plan = field(default_factory=Plan)
     measured: Mapping[str, float] = field(default_factory=dict)  # load_ms, latency_ms_batch_1, …
-    memory_mb: int = 0  # needed by the process that serves the model, from measurement
+    memory_mb: int = 0  # measured need of a process that serves the model
     sample: Mapping[str, Any] | None = None  # {"request", "response", "synthetic"}
-    notes: tuple[str, ...] = ()  # one sentence for each choice, with its reason
+    notes: tuple[str, ...] = ()  # one sentence for each choice of the build, with the reason
 
 
 class Sandbox(Protocol):
-    """Process that reads and runs uploaded files without access to anything else."""
+    """Interface to an isolated process that reads and runs uploaded files.
+
+    The process has no access to anything else.
+    """
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
-        """Unpack upload/ into package/.
+        """Unpack the uploaded files in upload/ into package/, in the sandbox.
 
         Raises:
             InvalidModel: this upload can never be served.
@@ -79,7 +88,9 @@ class Sandbox(Protocol):
         """
 
     def build(self, brief: Brief, directory: Path) -> Built:
-        """Load, compile, check and measure the model in package/; write serving/.
+        """Compile, check and measure an unpacked model; write its serving files.
+
+        The model is loaded from package/; the files go to serving/.
 
         Raises:
             InvalidModel: this model can never be served.
@@ -91,17 +102,17 @@ class Sandbox(Protocol):
 
 
 def unpack_task(form: Form, directory: Path) -> dict[str, Any]:
-    """Return the message that asks the sandbox to unpack."""
+    """Return the JSON message that asks the sandbox to unpack an upload."""
     return {"step": "unpack", "form": form.name, "directory": str(directory)}
 
 
 def build_task(brief: Brief, directory: Path) -> dict[str, Any]:
-    """Return the message that asks the sandbox to build."""
+    """Return the JSON message that asks the sandbox to build a model."""
     return {"step": "build", "brief": asdict(brief), "directory": str(directory)}
 
 
 def read_brief(task: Mapping[str, Any]) -> Brief:
-    """Read the brief from a message of `build_task`."""
+    """Parse the build step's input from a task message to the sandbox."""
     fields = dict(task["brief"])
     for name in ("weights", "samples", "variants"):
         fields[name] = tuple(fields[name])
@@ -109,17 +120,17 @@ def read_brief(task: Mapping[str, Any]) -> Brief:
 
 
 def report(result: Unpacked | Built) -> dict[str, Any]:
-    """Return the sandbox's answer for a finished step."""
+    """Convert the result of a sandbox step to its JSON answer."""
     return asdict(result)
 
 
 def rejection(error: InvalidModel) -> dict[str, Any]:
-    """Return the sandbox's answer for an upload that can never be served."""
+    """Return the sandbox's JSON answer that rejects an upload for good."""
     return {"rejected": {"code": error.instance_code, "message": str(error)}}
 
 
 def check_room(size_bytes: int, directory: Path) -> None:
-    """Check that `size_bytes` more fit into the temporary storage.
+    """Raise InvalidModel unless temporary storage has room for `size_bytes` more.
 
     Raises:
         InvalidModel: they do not; the code is `TOO_LARGE`.

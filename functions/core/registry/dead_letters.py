@@ -1,4 +1,4 @@
-"""Dead letters of the registration queue, with the reason of each."""
+"""Dead letters of the registration queue, each with its failure reason."""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Message of the dead-letter queue."""
+    """Message of the registration dead-letter queue: id, body, time sent."""
 
     id: str
     body: str
@@ -26,10 +26,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Upload in the dead-letter queue, or a message that announces no upload.
+    """Dead letter with its upload's model, version, state and failure reason.
 
-    `version` and `state` are None for an upload that was never claimed, `model` for a message
-    without a model; `key` is then empty or the key of another object.
+    A message that announces no upload is a dead letter, too. `version` and `state` are None for an
+    upload that was never claimed, `model` for a message without a model; `key` is then empty or the
+    key of another object.
     """
 
     id: str
@@ -43,7 +44,7 @@ class DeadLetter:
 
 
 def note_failure(registry: Registry, upload: Upload, reason: Reason) -> None:
-    """Store the reason of a failed registration for a later dead letter.
+    """Store why an upload's registration failed, to explain a later dead letter.
 
     Raises:
         Unavailable: the registry failed.
@@ -57,7 +58,7 @@ def note_failure(registry: Registry, upload: Upload, reason: Reason) -> None:
 
 
 def explain(messages: Iterable[Message], registry: Registry) -> list[DeadLetter]:
-    """Return a dead letter for each upload in the messages.
+    """Return dead letters with failure reasons for the uploads in queue messages.
 
     Each says why its upload failed. S3 announces one upload in a message; others may announce more.
 

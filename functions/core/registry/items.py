@@ -1,4 +1,4 @@
-"""Conversion of registry values to the table's items and back.
+"""Conversion of model versions, aliases and notes to DynamoDB items and back.
 
 Attribute names are stored data: changing one needs a migration of the table.
 """
@@ -12,42 +12,42 @@ from functions.core.registry.version import Alias, Blob, Failure, Reason, Source
 
 
 def model_pk(model: str) -> str:
-    """Return the partition key of a model."""
+    """Return the DynamoDB partition key of a model."""
     return f"MODEL#{model}"
 
 
 def switch_pk(model: str) -> str:
-    """Return the partition key of a model's serving switch."""
+    """Return the DynamoDB partition key of a model's on/off serving switch."""
     return f"SERVING#{model}"
 
 
 def blob_pk(sha256: str) -> str:
-    """Return the partition key of a blob record."""
+    """Return the DynamoDB partition key of the blob with this SHA-256."""
     return f"BLOB#{sha256}"
 
 
 def version_sk(number: int) -> str:
-    """Return the sort key of a version."""
+    """Return the DynamoDB sort key of a model version."""
     return f"VERSION#{number:010d}"
 
 
 def alias_sk(alias: str) -> str:
-    """Return the sort key of an alias."""
+    """Return the DynamoDB sort key of a model's alias."""
     return f"ALIAS#{alias}"
 
 
 def source_sk(source: Source) -> str:
-    """Return the sort key of an upload's version number."""
+    """Return the DynamoDB sort key of an upload's version number."""
     return f"SOURCE#{source.id}"
 
 
 def failure_sk(source: Source) -> str:
-    """Return the sort key of an upload's failure note."""
+    """Return the DynamoDB sort key of an upload's failure note."""
     return f"FAILURE#{source.id}"
 
 
 def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
-    """Return the write that points an alias at a version.
+    """Return the conditional DynamoDB write that points an alias at a version.
 
     Its condition is that the alias's item is still `stored`.
     """
@@ -63,30 +63,30 @@ def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
 
 
 def source_put(model: str, source: Source, number: int) -> Put:
-    """Return the write that binds an upload to its version number."""
+    """Return the DynamoDB write that binds an upload to its version number."""
     return Put({"pk": model_pk(model), "sk": source_sk(source), "version": number}, None)
 
 
 def blob_put(blob: Blob) -> Put:
-    """Return the write that records that some version refers to a blob."""
+    """Return the DynamoDB write that marks a blob as used by versions."""
     return Put({"pk": blob_pk(blob.sha256), "sk": "RECORD", "size_bytes": blob.size_bytes}, {})
 
 
 def alias_from_item(item: Item) -> Alias:
-    """Parse the item of an alias."""
+    """Parse a model's alias from its DynamoDB item."""
     return Alias(item["alias"], item["version"], item["previous"], item["revision"])
 
 
 def failure_from_item(item: Item) -> Failure:
-    """Parse the item of a failure note."""
+    """Parse an upload's failure note from its DynamoDB item."""
     reason = reason_from_record(item["reason"])
     return Failure(Source(**item["source"]), reason, item["attempts"], item["at"])
 
 
 def failure_to_item(model: str, failure: Failure, expires_at: int) -> Item:
-    """Return the item of a failure note, which DynamoDB deletes after `expires_at`.
+    """Convert an upload's failure note to a DynamoDB item that expires.
 
-    `expires_at` is in seconds since the epoch.
+    DynamoDB deletes the item after `expires_at`, in seconds since the epoch.
     """
     return {
         "pk": model_pk(model),
@@ -100,33 +100,33 @@ def failure_to_item(model: str, failure: Failure, expires_at: int) -> Item:
 
 
 def audit_to_log(model: str, audit: Item) -> Item:
-    """Return an audit record as fields of a log line."""
+    """Convert an audit record's DynamoDB item to fields of a log line."""
     fields = {name: value for name, value in audit.items() if name not in ("pk", "sk")}
     return {"model": model, **fields}
 
 
 def source_to_record(source: Source) -> dict[str, str]:
-    """Return a source as a map attribute."""
+    """Return an upload's S3 bucket, key and version as a plain dict."""
     return {"bucket": source.bucket, "key": source.key, "object_version": source.object_version}
 
 
 def blob_to_record(blob: Blob) -> dict[str, Any]:
-    """Return a blob as a map attribute."""
+    """Return a blob's name, SHA-256 and size as a plain dict."""
     return {"name": blob.name, "sha256": blob.sha256, "size_bytes": blob.size_bytes}
 
 
 def reason_to_record(reason: Reason) -> dict[str, str]:
-    """Return a reason as a map attribute."""
+    """Return a failure reason's code and message as a plain dict."""
     return {"code": reason.code, "message": reason.message}
 
 
 def reason_from_record(record: Item) -> Reason:
-    """Parse the map attribute of a reason."""
+    """Build a failure reason from a dict of its code and message."""
     return Reason(record["code"], record["message"])
 
 
 def version_to_item(version: Version) -> Item:
-    """Return the item of a version."""
+    """Convert a model version to its DynamoDB item."""
     item: dict[str, Any] = {
         "pk": model_pk(version.model),
         "sk": version_sk(version.number),
@@ -154,14 +154,17 @@ def version_to_item(version: Version) -> Item:
         "damaged": version.damaged,
     }
     if version.state is State.PENDING:
-        item["pending"] = "PENDING"  # partition key of the index `pending`: only these are in it
+        item["pending"] = "PENDING"  # partition key of the index of PENDING versions
     if version.reason:
         item["reason"] = reason_to_record(version.reason)
     return item
 
 
 def version_from_item(item: Item) -> Version:
-    """Parse the item of a version, also of an earlier release."""
+    """Parse a model version from its DynamoDB item.
+
+    An item that an earlier release wrote may lack attributes.
+    """
     reason, sample = item.get("reason"), item.get("sample")
     return Version(
         model=item["model"],

@@ -1,4 +1,4 @@
-"""Load plan of a model: settings that registration measured and infer applies."""
+"""Load plan of a model: runtime settings that registration chose by measurement."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Settings with which infer loads a model. Plain data, never code."""
+    """ONNX Runtime settings with which the infer function loads a model.
+
+    Plain data, never code.
+    """
 
     optimised: str = "none"  # graph optimisation applied at registration: "none" or "extended"
     prepacking: bool = True
@@ -17,7 +20,7 @@ class Plan:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Plan":
-        """Return the plan stored with a version.
+        """Build a load plan from the record stored with a model version.
 
         Fields that another release wrote and this one does not have are ignored; missing ones
         get their defaults.

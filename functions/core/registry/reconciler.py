@@ -1,4 +1,4 @@
-"""Hourly reconciliation of uploads, registry and blobs.
+"""Hourly reconciler of lost uploads, dead workers, damaged and unreferenced blobs.
 
 It repairs what no event repairs: lost events, workers that died, blobs without a reference, and
 blobs that are missing or altered. Each run does a bounded part of every task and leaves a
@@ -21,7 +21,8 @@ from functions.core.uploads import model_and_form
 ACTOR = "reconcile"
 CHUNK = 50  # versions between two checks of the remaining time
 _BLOB_KEY = re.compile(r"blobs/[0-9a-f]{2}/([0-9a-f]{64})", re.ASCII)
-_ETAG = re.compile(r"[0-9a-f]{32}(-[0-9]{1,5})?", re.ASCII)  # object version without versioning
+# An ETag stands for the object version in a bucket without versioning.
+_ETAG = re.compile(r"[0-9a-f]{32}(-[0-9]{1,5})?", re.ASCII)
 
 T = TypeVar("T")
 TimeLeft = Callable[[], bool]
@@ -29,7 +30,7 @@ TimeLeft = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """Object version as a bucket listing returned it.
+    """S3 object version in a bucket listing: key, version, time stored.
 
     `object_version` is S3's VersionId, or the ETag in a bucket without versioning.
     """
@@ -41,18 +42,21 @@ class StoredObject:
 
     @property
     def source(self) -> Source:
-        """Source of the version that this upload is registered as."""
+        """S3 address by which the registry identifies the upload."""
         return Source(self.bucket, self.key, self.object_version)
 
 
 class ObjectListing(Protocol):
-    """Bucket that can be listed page by page. See `adapters/aws/s3_listing.py`."""
+    """Interface that lists an S3 bucket's object versions page by page.
+
+    See `adapters/aws/s3_listing.py`.
+    """
 
     def page(self, after: str) -> tuple[list[StoredObject], str]: ...
 
 
 class BlobListing(ObjectListing, Protocol):
-    """Serving bucket whose blobs can be checked and removed."""
+    """Interface that lists, checks and removes blobs of the serving bucket."""
 
     def remove(self, stored: StoredObject) -> None: ...
     def size(self, blob: Blob) -> int | None: ...
@@ -61,38 +65,38 @@ class BlobListing(ObjectListing, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Grace periods of the reconciler and the work of one run."""
+    """Limits of the reconciler: grace periods, retries and work per run."""
 
     upload_grace_s: float = 3600  # events arrive within minutes; the queue may have a backlog
     pending_grace_s: float = 7200  # 5 deliveries take an hour, and the last may still be running
     blob_grace_s: float = 86400  # twice the age up to which `S3Blobs.store` reuses a blob
     deaths: int = 10  # workers that one upload may kill before it is rejected
     tries: int = 25  # failures of an unclaimed upload, after which only a redrive retries it
-    upload_pages: int = 10  # each of 1,000 object versions
-    resumes: int = 500
-    blob_pages: int = 10  # each of 1,000 objects
-    versions: int = 1000  # per run, to check the sizes of their blobs
-    digest_bytes: int = 2 * 1024**3  # per run, read to check the content of blobs
+    upload_pages: int = 10  # listing pages per run, each of 1,000 object versions
+    resumes: int = 500  # PENDING versions per run
+    blob_pages: int = 10  # listing pages per run, each of 1,000 object versions
+    versions: int = 1000  # versions listed per run, to check the sizes of their blobs
+    digest_bytes: int = 2 * 1024**3  # bytes per run, read to check the content of blobs
 
 
 @dataclass(slots=True)
 class Findings:
-    """Results of one reconciliation run.
+    """Findings of one reconciliation run: repaired, rejected, stuck and damaged items.
 
     `failed` names the tasks that could not be completed.
     """
 
-    lost_uploads: int = 0  # sent to the queue
-    resumed_versions: int = 0  # sent to the queue
-    given_up_versions: int = 0  # rejected, because every worker that claimed them died
-    stuck_uploads: int = 0  # failed too often; they wait for a redrive
-    collected_blobs: int = 0
-    checked: set[str] = field(default_factory=set)  # versions, by their key in the listing
+    lost_uploads: int = 0  # uploads sent to the queue, as their event was lost
+    resumed_versions: int = 0  # PENDING versions whose upload was sent to the queue
+    given_up_versions: int = 0  # versions rejected because every worker that claimed them died
+    stuck_uploads: int = 0  # uploads that failed too often and wait for a redrive
+    collected_blobs: int = 0  # blobs removed, as no version refers to them
+    checked: set[str] = field(default_factory=set)  # versions, by their key `listed`
     damaged: set[str] = field(default_factory=set)  # checked versions that are flagged now
     failed: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        """Return every finding as a number."""
+        """Return each finding of the reconciliation as a number, by name."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {
             name: value if isinstance(value, int) else len(value) for name, value in values.items()
@@ -101,19 +105,20 @@ class Findings:
 
 @dataclass(slots=True)
 class Reconciler:
-    """Hourly comparison of uploads, registry and blobs."""
+    """Hourly job that repairs differences between uploads, registry and stored blobs."""
 
     registry: Registry
     uploads: ObjectListing
     blobs: BlobListing
-    send: Callable[[Sequence[dict[str, Any]]], None]  # events to the registration queue
+    send: Callable[[Sequence[dict[str, Any]]], None]  # sends events to the registration queue
     ago: Callable[[float], str]  # time of day so many seconds ago, as ISO 8601
     limits: Limits = Limits()
 
     def run(self, time_left: TimeLeft = lambda: True) -> Findings:
-        """Do a part of each task until the time is up.
+        """Run a bounded part of each reconciliation task; return the findings.
 
-        If storage or registry fail, the task is abandoned and the next one begins.
+        Tasks stop when `time_left` returns False. If storage or registry fail, the task is
+        abandoned and the next one begins.
         """
         findings = Findings()
         tasks: tuple[Callable[[Findings, TimeLeft], None], ...] = (
@@ -134,7 +139,7 @@ class Reconciler:
     def _walk(
         self, name: str, read: Callable[[str], tuple[T, str]], pages: int, time_left: TimeLeft
     ) -> Iterator[T]:
-        """Yield pages from a bookmark on, and move it after each page."""
+        """Yield pages of a listing from a stored bookmark, updating the bookmark."""
         position = self.registry.bookmark(name)
         for _ in range(pages):
             page, position = read(position)
@@ -249,7 +254,7 @@ class Reconciler:
     # --- blobs without a reference
 
     def _collect_blobs(self, findings: Findings, time_left: TimeLeft) -> None:
-        """Remove blobs older than the grace period that no version refers to.
+        """Remove stored blobs past the grace period that no version refers to.
 
         ARCHIVED versions keep their blobs. A registration under way may need a blob without a
         reference, but it stores anew any that is older than half the grace period
@@ -268,7 +273,7 @@ class Reconciler:
 
 
 def died_reason(attempts: int, failure: Failure | None = None) -> Reason:
-    """Return the rejection reason of an upload whose workers all died."""
+    """Return the rejection reason for an upload whose registration workers all died."""
     message = (
         f"{attempts} workers began this upload and none came to its end: too much memory or time"
     )
@@ -278,7 +283,7 @@ def died_reason(attempts: int, failure: Failure | None = None) -> Reason:
 
 
 def upload_event(source: Source) -> dict[str, Any]:
-    """Return a notification of an upload, in the format of S3's own.
+    """Return an S3-style ObjectCreated event that announces an upload again.
 
     >>> from functions.core.uploads import uploads_in
     >>> list(uploads_in(upload_event(Source("b", "models/m/a b+c.onnx", "v7"))))

@@ -1,4 +1,4 @@
-"""Registry of models: versions, aliases, audit trail, serving switches.
+"""Model registry in one table: versions, aliases, audit trail, serving switches.
 
 One table. `pk` is `MODEL#<model>`; `sk` is one of
 
@@ -74,7 +74,7 @@ DEFAULT_ALIAS = "prod"
 NEWEST_ALIAS = "latest"
 KEYS_AT_ONCE = 100  # limit of DynamoDB's BatchGetItem
 NOTE_DAYS = 30  # longer than the 14 days for which SQS keeps a dead letter
-ATTEMPTS = 50  # per write; each lost race is followed by a random pause
+ATTEMPTS = 50  # tries of one write; a random pause follows each lost race
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,9 +82,10 @@ Write = Callable[Concatenate["Registry", str, P], T]
 
 
 def _retried(write: Write[P, T]) -> Write[P, T]:
-    """Repeat a registry write, reads included, while other writers interfere.
+    """Decorate a registry write to retry after conflicts with other writers.
 
-    The method's first argument names the contended item in the error message.
+    The method is repeated as a whole, reads included. Its first argument names the contended item
+    in the error message.
     """
 
     @wraps(write)
@@ -103,7 +104,7 @@ def _retried(write: Write[P, T]) -> Write[P, T]:
 
 
 class Registry:
-    """Rules of the registry over a table.
+    """Model registry: versions, aliases, audit records and serving switches in a table.
 
     Every method raises `Unavailable` if the table fails, and every write also if other writers
     interfere too often.
@@ -116,7 +117,7 @@ class Registry:
         pause: Callable[[float], None] = time.sleep,
         audit_log: Callable[[Item], None] = lambda _: None,
     ) -> None:
-        """`audit_log` gets each audit record after its transaction was committed."""
+        """Use `table`, and pass each committed audit record to `audit_log`."""
         self._table = table
         self._now = now
         self._pause = pause
@@ -125,21 +126,21 @@ class Registry:
     # --- reads
 
     def version(self, model: str, number: int) -> Version | None:
-        """Return a version of a model, or None if it is missing."""
+        """Return a model's version by number, or None if missing."""
         [item] = self._table.get([(model_pk(model), version_sk(number))])
         return version_from_item(item) if item else None
 
     def versions(self, model: str) -> list[Version]:
-        """Return all versions of a model, oldest first, maybe none."""
+        """Return all versions of a model, oldest first, or an empty list."""
         return [version_from_item(item) for item in self._table.query(model_pk(model), "VERSION#")]
 
     def alias(self, model: str, name: str) -> Alias | None:
-        """Return an alias of a model, or None if it is missing."""
+        """Return a model's alias by name, or None if missing."""
         [item] = self._table.get([(model_pk(model), alias_sk(name))])
         return alias_from_item(item) if item else None
 
     def aliases(self, model: str) -> dict[str, int]:
-        """Return the version number of each alias of a model."""
+        """Return a model's aliases as a dict of name to version number."""
         items = self._table.query(model_pk(model), "ALIAS#")
         return {item["alias"]: item["version"] for item in items}
 
@@ -148,14 +149,16 @@ class Registry:
         return list(self._table.query(model_pk(model), "AUDIT#"))
 
     def listing(self) -> Iterator[tuple[str, int, State, str]]:
-        """Yield (model, version, state, reason or "") of all versions, sorted."""
+        """Yield (model, version number, state, reason or "") of all versions, sorted."""
         for item in self._table.listing():
             model, _, number = item["listed"].rpartition("#")
             reason = item.get("reason")
             yield model, int(number), State(item["state"]), reason["message"] if reason else ""
 
     def ping(self) -> None:
-        """Check that the table can be read, by reading a missing item.
+        """Check that the registry's table can be read; raise Unavailable otherwise.
+
+        The item that is read does not exist.
 
         Raises:
             Unavailable: the table failed.
@@ -163,13 +166,13 @@ class Registry:
         self._table.get([("HEALTH", "HEALTH")])
 
     def unloaded_models(self, models: Iterable[str]) -> set[str]:
-        """Return those of the models whose serving is switched off."""
+        """Return the subset of `models` whose serving is switched off."""
         switches = self._read_all([(switch_pk(model), "SWITCH") for model in dict.fromkeys(models)])
         off = [item["pk"] for item in switches if item and not item["serving"]]
         return {pk.removeprefix(switch_pk("")) for pk in off}
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
-        """Return the READY version that a reference stands for.
+        """Resolve a version number, alias or None to a READY version.
 
         `reference` is a version number, an alias, or None for the default alias.
 
@@ -199,7 +202,7 @@ class Registry:
         return Resolved(version, alias)
 
     def _unresolved(self, model: str, reference: int | str | None, meta: Item) -> Exception:
-        """Return the error for a reference without an item."""
+        """Return ModelNotFound or NotReady for a reference that does not resolve."""
         if reference is None:  # no version was ever READY: the newest one says why
             return _not_ready(self._stored(model, meta["next_version"] - 1))
         kind = "version" if isinstance(reference, int) else "version or alias"
@@ -208,7 +211,7 @@ class Registry:
         )
 
     def _stored(self, model: str, number: int) -> Version:
-        """Return a version that another item refers to."""
+        """Return a version that must exist because another item refers to it."""
         version = self.version(model, number)
         if version is None:
             raise LookupError(f"the registry refers to version {number} of {model}: it is missing")
@@ -218,7 +221,7 @@ class Registry:
 
     @_retried
     def claim(self, model: str, source: Source, *, actor: str = "register") -> Version:
-        """Claim an upload's version: a new number first, then always the same.
+        """Claim an upload's version number: new at first, the same when repeated.
 
         A version that is still PENDING is taken over from a worker that may have died, and its
         attempts are counted. If that worker is alive, both go on and one of them finishes it.
@@ -319,7 +322,7 @@ class Registry:
     def move_alias(
         self, model: str, name: str, number: int, *, actor: str, expected: int | None = None
     ) -> Alias:
-        """Point an alias at a READY version.
+        """Point a model's alias at a READY version.
 
         Nothing changes if it points there already.
 
@@ -335,7 +338,7 @@ class Registry:
         return self._move(model, name, number, actor, expected, "move_alias")
 
     def rollback(self, model: str, name: str, *, actor: str, expected: int | None = None) -> Alias:
-        """Point an alias back at its previous version.
+        """Point a model's alias back at its previous version.
 
         A second rollback undoes the first.
 
@@ -388,7 +391,7 @@ class Registry:
 
     @_retried
     def archive(self, model: str, number: int, *, actor: str) -> Version:
-        """Retire a READY or REJECTED version for good; its blobs stay.
+        """Archive a READY or REJECTED version for good; its stored files remain.
 
         Nothing changes if it is ARCHIVED already.
 
@@ -418,7 +421,7 @@ class Registry:
     # --- reconciliation
 
     def note_failure(self, model: str, source: Source, reason: Reason) -> None:
-        """Store why the registration of an upload failed.
+        """Store a note with the reason why an upload's registration failed.
 
         The upload may be claimed or not. This is no change of the model: it makes no revision and
         no audit record.
@@ -456,11 +459,11 @@ class Registry:
         ]
 
     def ready_after(self, after: str, limit: int) -> tuple[list[Version], str]:
-        """Return READY versions from the next part of the listing.
+        """Return a page of READY versions, and the position of the next.
 
-        The part has `limit` versions of any state and begins after a position: "" for the first
-        part, then the one that the call before returned with its versions. The position returned
-        is "" at the end of the listing.
+        A page covers `limit` versions of any state and begins after a position: "" for the first
+        page, then the position that the call before returned. The position returned is "" at the
+        end of the listing.
         """
         rows = list(self._table.listing(after, limit))
         names = [row["listed"].rpartition("#") for row in rows if row["state"] == State.READY]
@@ -470,13 +473,13 @@ class Registry:
         return ready, rows[-1]["listed"] if len(rows) == limit else ""
 
     def recorded_blobs(self, digests: Sequence[str]) -> set[str]:
-        """Return those SHA-256 digests whose blob some version refers to."""
+        """Return the subset of SHA-256 digests whose blobs versions refer to."""
         items = self._read_all([(blob_pk(digest), "RECORD") for digest in digests])
         return {digest for digest, item in zip(digests, items, strict=True) if item}
 
     @_retried
     def mark_damaged(self, model: str, number: int, damage: str | None, *, actor: str) -> Version:
-        """Flag a READY version as damaged, or clear the flag.
+        """Flag a READY version as damaged, or clear its damage flag.
 
         `damage` says which blob is missing or altered; None clears the flag. The version stays
         READY. Versions in other states are not changed.
@@ -495,19 +498,19 @@ class Registry:
         return self._update(meta, version, action, actor, damaged=damage)
 
     def bookmark(self, walk: str) -> str:
-        """Return the position at which a reconciler walk continues."""
+        """Return the stored position at which a reconciler task continues."""
         [item] = self._table.get([("RECONCILE", walk)])
         return item["at"] if item else ""
 
     def set_bookmark(self, walk: str, position: str) -> None:
-        """Store the position at which a reconciler walk continues."""
+        """Store the position at which a reconciler task will continue."""
         self._overwrite("RECONCILE", {"pk": "RECONCILE", "sk": walk, "at": position})
 
     # --- serving
 
     @_retried
     def serve(self, model: str, serving: bool, *, actor: str = "infer") -> None:
-        """Switch the serving of a model on or off, in all environments.
+        """Enable or disable serving of a model in all Lambda environments.
 
         Raises:
             Unavailable: the table failed, or too many writers interfered.
@@ -525,7 +528,7 @@ class Registry:
     # --- transactions
 
     def _read_after_meta(self, model: str, *sks: str) -> tuple[Item | None, list[Item | None]]:
-        """Return META, and items of the model that were read after it.
+        """Read a model's META item, then the items with these sort keys.
 
         If one of them changes in between, the transaction fails on META's revision.
         """
@@ -557,7 +560,7 @@ class Registry:
         change: Change,
         **counters: int,
     ) -> None:
-        """Commit `puts` as the model's next revision, with META's counters updated."""
+        """Commit writes as a model's next revision, updating its META counters."""
         key = {"pk": model_pk(model), "sk": "META", "model": model}
         revision = meta["revision"] if meta else 0
         item = {**key, **(meta or {}), **counters, "revision": revision + 1}
@@ -565,7 +568,10 @@ class Registry:
         self._transact(model, guard, puts, change)
 
     def _transact(self, model: str, guard: Put, puts: Sequence[Put], change: Change) -> None:
-        """Commit `guard`, `puts` and the audit record of the guard's revision."""
+        """Commit a model's writes with their audit record in one transaction.
+
+        `guard` sets the revision that numbers the audit record.
+        """
         audit = self._audit(guard.item["pk"], guard.item["revision"], change)
         self._table.transact([guard, *puts, audit])
         self._audit_log(audit_to_log(model, audit.item))
@@ -586,7 +592,7 @@ class Registry:
 
     @_retried
     def _overwrite(self, _name: str, item: Item) -> None:
-        """Write an item outside the revisions, whatever is stored.
+        """Write an item unconditionally, without model revision or audit record.
 
         It is retried because another transaction may hold the item for a moment.
         """

@@ -1,4 +1,4 @@
-"""Cache of resolved references: model and alias or number → READY version.
+"""Cache that resolves a model's alias or version number to a version.
 
 A moved alias is seen at the latest when the cached answer expires. Lifetimes are shortened at
 random, so that the environments of a busy function do not all read the registry at once. While
@@ -19,12 +19,12 @@ from functions.core.registry.version import Resolved
 
 JITTER = 0.2  # largest fraction by which a lifetime is shortened
 STALE_SECONDS = 300.0  # maximum age of an answer that is served while the registry fails
-RETRY_SECONDS = 1.0  # between two reads of a failing registry
-REFUSAL_SECONDS = 1.0  # lifetime of "not found" and "not ready"
-ANSWERS = 2048  # cache entries
+RETRY_SECONDS = 1.0  # pause between two reads of a failing registry
+REFUSAL_SECONDS = 1.0  # lifetime of a cached "not found" or "not ready"
+ANSWERS = 2048  # cache entries for resolved references
 REFUSALS = 1024  # apart from the answers: callers choose these names and must not evict answers
 LABELS = 64  # output labels that weigh as much as one more cache entry
-LOCKS = 64  # for reads of the registry; references with the same lock wait for each other
+LOCKS = 64  # locks for reads of the registry; references with the same lock wait for each other
 
 _Key = tuple[str, int | str | None]
 
@@ -37,7 +37,7 @@ class _Answer:
 
 
 class Resolver:
-    """Cached `Registry.resolve`.
+    """Cache of aliases and version numbers resolved to READY model versions.
 
     Answers are fresh for `seconds`; with 0 they only serve while the registry fails.
     """
@@ -49,9 +49,10 @@ class Resolver:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`clock` should include time in which Lambda froze this environment.
+        """Cache answers of `registry` for `seconds`, as measured by `clock`.
 
-        `adapters.clock.Elapsed` does. `chance` returns a number from 0 to 1.
+        `clock` should include time in which Lambda froze this environment: `adapters.clock.Elapsed`
+        does. `chance` returns a number from 0 to 1.
         """
         self._registry = registry
         self._seconds = seconds
@@ -60,12 +61,12 @@ class Resolver:
         self._lock = threading.Lock()
         self._read_locks = [threading.Lock() for _ in range(LOCKS)]
         self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
-        self._weight = 0  # sum over the answers
+        self._weight = 0  # sum of the answers' weights
         self._refusals: OrderedDict[_Key, tuple[ModelNotFound | NotReady, float]] = OrderedDict()
         self._invalidations = 0
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
-        """Return the READY version of a reference, from the cache if possible.
+        """Return a model's READY version for an alias or number, preferably cached.
 
         The answer is at most `seconds` old, or STALE_SECONDS while the registry fails.
 
@@ -81,7 +82,7 @@ class Resolver:
             return self._cached(key) or self._read(key)
 
     def invalidate(self, model: str | None = None) -> None:
-        """Drop the cached answers of one model, or of every model."""
+        """Drop the cached versions of one model, or of all models."""
         with self._lock:
             self._invalidations += 1
             for key in [key for key in self._answers if model in (None, key[0])]:

@@ -1,4 +1,4 @@
-"""Port of the registry's table: items, conditional puts, transactions."""
+"""Interface to the registry's database table: reads, conditional puts, transactions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ Item = Mapping[str, Any]
 
 
 class Conflict(Exception):
-    """Transaction that was cancelled because of another writer.
+    """Error for a transaction that was cancelled because of another writer.
 
     A condition did not hold, or another transaction was writing one of the items.
     """
@@ -27,21 +27,26 @@ class Put:
 
 
 class Table(Protocol):
-    """Table with partition key `pk`, sort key `sk` and transactions.
+    """Interface to a database table with partition key, sort key and transactions.
 
-    Reads see every finished write, except those of `listing` and `pending`.
+    The keys are `pk` and `sk`. Reads see every finished write, except those of `listing` and
+    `pending`.
     """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        """Return the items of keys (pk, sk), in the same order."""
+        """Return the item of each (pk, sk) key, None if missing.
+
+        Items are in the order of `keys`.
+        """
 
     def query(self, pk: str, prefix: str) -> Iterable[Item]:
         """Return a partition's items whose sort key begins with `prefix`, ascending."""
 
     def listing(self, after: str = "", limit: int | None = None) -> Iterable[Item]:
-        """List all versions, ascending by `listed`, from above `after` on.
+        """List all model versions by name and number, from position `after`.
 
-        Items have `listed`, `state` and, if there is one, `reason`. The index may lag.
+        Ascending by `listed`; `after` itself is excluded. Items have `listed`, `state` and, if
+        there is one, `reason`. The index may lag.
         """
 
     def pending(self, before: str, limit: int) -> Iterable[Item]:
@@ -51,7 +56,7 @@ class Table(Protocol):
         """
 
     def transact(self, puts: Sequence[Put]) -> None:
-        """Write all items or none.
+        """Write all items in one transaction, or none of them.
 
         Raises:
             Conflict: a condition does not hold, or another transaction interferes.

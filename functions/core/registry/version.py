@@ -1,4 +1,4 @@
-"""Versions of a model and their parts: state, source, blobs, rejection reason."""
+"""Model version and its parts: state, source, blobs, alias, rejection reason."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from functions.core.registry.table import Item
 
 
 class State(StrEnum):
-    """Life cycle of a version: PENDING, then READY or REJECTED, then ARCHIVED."""
+    """Model version states: PENDING, then READY or REJECTED, then ARCHIVED."""
 
     PENDING = "PENDING"
     READY = "READY"
@@ -40,9 +40,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """File of a version, stored under its SHA-256.
+    """Stored file of a model version: name, SHA-256 and size.
 
-    Versions with equal files share a blob.
+    A file is stored under its SHA-256. Versions with equal files share a blob.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Blob:
 
     @property
     def key(self) -> str:
-        """Object key in the serving bucket."""
+        """S3 key of the blob in the serving bucket."""
         return f"blobs/{self.sha256[:2]}/{self.sha256}"
 
 
@@ -65,7 +65,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Model version as the registry stores it.
+    """Registered model version: state, source, files, signature and measurements.
 
     The first seven fields are known from the first claim on, `finished_at` once the registration
     has ended, `reason` if it was rejected, and the rest, except `damaged`, once it is READY.
@@ -88,29 +88,29 @@ class Version:
     ignored: tuple[str, ...] = ()  # names of archive members that were not read
     plan: Mapping[str, Any] = field(default_factory=dict)  # fields of `load_plan.Plan`
     measured: Mapping[str, float] = field(default_factory=dict)
-    memory_mb: int = 0  # needed by a process that serves this version; 0 if not measured
+    memory_mb: int = 0  # measured need of a process that serves the version, or 0
     notes: tuple[str, ...] = ()  # choices that registration made, each with its reason
     sample: Blob | None = None  # example request with its response
     damaged: str | None = None  # missing or altered blob that the reconciler found
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the model file."""
+        """SHA-256 of the version's .onnx file."""
         return self.files[0].sha256
 
     @property
     def size_bytes(self) -> int:
-        """Total size of the model file and its weights."""
+        """Total size of the model file and its weights, in bytes."""
         return sum(blob.size_bytes for blob in self.files)
 
     @property
     def listed(self) -> str:
-        """Sort key of the listing: model, then version number."""
+        """Sort key in the listing of all versions: model, then number."""
         return f"{self.model}#{self.number:010d}"
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
-        """Blobs in the serving bucket that this version refers to, without duplicates.
+        """Distinct blobs of the version: model, weights, manifest and sample.
 
         Every stored file has to be in here: the reconciler deletes blobs without a reference.
         """
@@ -120,7 +120,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """Name that points at a version, e.g. prod.
+    """Model alias, e.g. prod: a name that points at a version.
 
     `revision` counts its moves, so that a caller can say which state it has seen.
     """
@@ -133,10 +133,10 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Note about an upload whose registration failed and is retried."""
+    """Note of an upload's failed registration: reason, attempts and time."""
 
     source: Source
-    reason: Reason  # latest
+    reason: Reason  # reason of the latest failure
     attempts: int  # failures so far
     at: str  # time of the latest failure
 
@@ -154,7 +154,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Version that a reference resolved to, with the alias if any."""
+    """Model version that a request resolved to, with the alias if any."""
 
     version: Version
     alias: str | None

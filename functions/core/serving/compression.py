@@ -1,4 +1,4 @@
-"""Compression of HTTP bodies: gzip and deflate.
+"""Decompression and compression of HTTP bodies: gzip and deflate.
 
 In HTTP, deflate means the zlib format (RFC 9110, section 8.4.1).
 """
@@ -11,14 +11,14 @@ from functions.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedEn
 # zlib's parameter `wbits` for each format
 GZIP, ZLIB, RAW = 31, 15, -15
 OFFERED = {"gzip": GZIP, "deflate": ZLIB}  # in order of preference
-LEVEL = 1  # from 1 to 9: most of the gain at a fraction of the time
+LEVEL = 1  # zlib's lowest of 1 to 9: most of the gain at a fraction of the time
 
 
 def inflate(body: bytes, encoding: str | None, limit: int) -> bytes:
-    """Decompress `body`; `encoding` is the Content-Encoding header or None.
+    """Decompress an HTTP body by its Content-Encoding, up to `limit` bytes.
 
-    API Gateway may have decompressed the body and left the header, so a body that is not compressed
-    is returned unchanged.
+    `encoding` is the Content-Encoding header or None. API Gateway may have decompressed the body
+    and left the header, so a body that is not compressed is returned unchanged.
 
     Raises:
         InvalidRequest: `body` is damaged.
@@ -76,7 +76,7 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 
 def compress(body: bytes, accept_encoding: str | None) -> tuple[bytes, str | None]:
-    """Compress `body` in the encoding that the caller prefers.
+    """Compress an HTTP body in the encoding that Accept-Encoding prefers.
 
     Returns the body and its encoding: unchanged and None if the caller accepts no encoding, or
     if compression saves nothing.
@@ -93,7 +93,7 @@ def compress(body: bytes, accept_encoding: str | None) -> tuple[bytes, str | Non
 
 @lru_cache(maxsize=64)
 def preferred(accept_encoding: str) -> str | None:
-    """Return the best offered encoding of an Accept-Encoding header, or None.
+    """Return gzip or deflate, as an Accept-Encoding header prefers, or None.
 
     Source: RFC 9110, section 12.5.3.
 

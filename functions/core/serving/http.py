@@ -1,4 +1,4 @@
-"""HTTP requests and responses as API Gateway proxy events."""
+"""HTTP requests and responses, converted from and to API Gateway events."""
 
 import binascii
 import json
@@ -16,7 +16,10 @@ Event = Mapping[str, Any]
 
 @dataclass(slots=True)
 class HttpRequest:
-    """HTTP request; its path has no stage, header names are lower case."""
+    """Parsed HTTP request: method, path, headers, query and body.
+
+    `path` has no stage; header names are lower case.
+    """
 
     method: str
     path: str
@@ -28,14 +31,17 @@ class HttpRequest:
 
 @dataclass(slots=True)
 class HttpResponse:
-    """HTTP response; the handler adds headers until it is sent."""
+    """HTTP response: status, body and headers.
+
+    The handler adds headers until it is sent.
+    """
 
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
 
     def to_event(self) -> dict[str, Any]:
-        """Convert to API Gateway's proxy format, with the body in base64."""
+        """Convert an HTTP response to API Gateway's format, body in base64."""
         return {
             "statusCode": self.status,
             "headers": self.headers,
@@ -45,7 +51,7 @@ class HttpResponse:
 
 
 def json_response(status: int, value: object) -> HttpResponse:
-    """Return a JSON response.
+    """Return an HTTP response with `value` as its JSON body.
 
     Raises:
         ValueError: `value` holds NaN or an infinity, which JSON cannot spell.
@@ -90,7 +96,7 @@ def parse_event(event: Event, root: str) -> HttpRequest:
 
 
 def _below(path: str, root: str) -> str:
-    """Remove the segments before `root` from `path`.
+    """Remove the stage or base path: all segments before `root`.
 
     >>> _below("/prod/v2/models/m", "/v2"), _below("/v2", "/v2"), _below("/v20/x", "/v2")
     ('/v2/models/m', '/v2', '/v20/x')

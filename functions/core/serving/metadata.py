@@ -9,15 +9,15 @@ from functions.core.registry.version import State, Version
 
 Document = dict[str, Any]
 
-VERSION = "0.1.0"  # Mayfly's; a test compares it with pyproject.toml
+VERSION = "0.1.0"  # Mayfly's version; a test compares it with pyproject.toml
 
-PLATFORM = "onnxruntime_onnx"  # Triton's name: clients know no other
+PLATFORM = "onnxruntime_onnx"  # Triton's platform name: its clients know no other
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
     "model_configuration",
     "model_repository",
-    "schedule_policy",  # only its parameter `timeout`
+    "schedule_policy",  # only the parameter `timeout`
     "statistics",
 )
 MAX_BATCH = 2**20  # rows; Triton's clients check it. Mayfly bounds a request's bytes instead.
@@ -33,14 +33,14 @@ INDEX_STATES = {
 
 
 def server_metadata() -> Document:
-    """Return the server's name, version and protocol extensions."""
+    """Return the server metadata: name, version and protocol extensions."""
     return {"name": "mayfly", "version": VERSION, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(
     version: Version, versions: Iterable[Version], aliases: Mapping[str, int]
 ) -> Document:
-    """Return the inputs, outputs and properties of `version`.
+    """Return a model's metadata: READY versions, inputs, outputs and properties.
 
     `versions` and `aliases` are all those of its model.
     """
@@ -56,10 +56,11 @@ def model_metadata(
 
 
 def model_config(version: Version) -> Document:
-    """Return the fields of Triton's ModelConfig that apply to Mayfly.
+    """Return a model version's configuration in Triton's ModelConfig format.
 
-    A `max_batch_size` above 0 means that the first dimension is the batch, and `dims` then omit
-    it. It is 0 for a model with a one-dimensional tensor, because clients refuse empty `dims`.
+    It has the fields that apply to Mayfly. A `max_batch_size` above 0 means that the first
+    dimension is the batch, and `dims` then omit it. It is 0 for a model with a one-dimensional
+    tensor, because clients refuse empty `dims`.
     """
     signature = require_signature(version)
     tensors = (*signature.inputs, *signature.outputs)
@@ -78,7 +79,7 @@ def model_config(version: Version) -> Document:
 
 
 def index_row(model: str, number: int, state: State, reason: str, unloaded: bool) -> Document:
-    """Return the row of one version in the repository index.
+    """Return a version's row in the repository index: name, state, reason.
 
     `unloaded` means that its model was disabled by the unload request.
     """
@@ -90,7 +91,7 @@ def index_row(model: str, number: int, state: State, reason: str, unloaded: bool
 
 
 def require_signature(version: Version) -> Signature:
-    """Return the signature of a READY version."""
+    """Return a READY version's signature; raise LookupError if it has none."""
     if version.signature is None:
         raise LookupError(
             f"version {version.number} of {version.model} is ready and has no signature"
@@ -112,7 +113,10 @@ def _configured(spec: TensorSpec, batched: bool) -> Document:
 
 
 def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
-    """Return facts about a version as strings, the protocol's only type."""
+    """Return a version's card, graph facts, digest and size as strings.
+
+    The protocol allows no other type.
+    """
     card = {
         name: str(value)
         for name, value in version.card.items()
@@ -134,7 +138,7 @@ def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
 
 
 def _measured(version: Version) -> dict[str, str]:
-    """Return the load plan, memory and sample count that registration measured."""
+    """Return a version's load plan, memory and sample count as strings."""
     if not version.plan:
         return {}
     plan = Plan.from_record(version.plan)

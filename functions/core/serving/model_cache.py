@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 MB = 1024 * 1024
 MODEL_OVERHEAD_BYTES = 2 * MB  # a session without weights takes 0.5-1 MB
-WEIGHTS_FACTOR = 2  # the weights, and the copy that the runtime packs for its kernels
+WEIGHTS_FACTOR = 2  # copies of the weights: as loaded, and packed for the runtime's kernels
 STORAGE_RESERVE_BYTES = 16 * MB  # temporary storage left to the rest of the process
-LOADING_STACK_BYTES = 8 * MB  # a main thread's stack: registration loaded the model with it
+LOADING_STACK_BYTES = 8 * MB  # size of a main thread's stack, with which registration loads
 FETCHES = 8  # parallel downloads for one model
 WARM_UP_SECONDS = 10.0  # limit for a warm-up run that no request waits for
 FAILURES = 256  # failed loads that are cached
-FAILED_SECONDS = 30  # the same bytes fail again
-UNAVAILABLE_SECONDS = 1  # storage may be back soon
+FAILED_SECONDS = 30  # lifetime of a cached failure: the same bytes fail again
+UNAVAILABLE_SECONDS = 1  # lifetime of a cached storage failure, which may soon be over
 
 Files = tuple[Blob, ...]
 
@@ -47,12 +47,12 @@ _folder_numbers = itertools.count()
 
 
 class Session(Protocol):
-    """Model in memory."""
+    """Interface to a loaded model that can run inference."""
 
     def run(
         self, inputs: "Mapping[str, Tensor]", outputs: Sequence[str], timeout_s: float
     ) -> "dict[str, Tensor]":
-        """Run the model and return the requested outputs by name.
+        """Run the model on input tensors and return outputs by name.
 
         Raises:
             InvalidRequest: values that a tensor of the runtime cannot hold.
@@ -63,7 +63,7 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """Factory of sessions, e.g. ONNX Runtime."""
+    """Interface to a runtime that loads model files, e.g. ONNX Runtime."""
 
     def load(self, path: Path, plan: Plan | None = None) -> Session:
         """Load the model file at `path` into memory.
@@ -78,10 +78,10 @@ class Runtime(Protocol):
 
 
 class Blobs(Protocol):
-    """Storage of model files."""
+    """Interface to the storage from which model files are downloaded."""
 
     def fetch(self, blob: Blob, path: Path) -> None:
-        """Download `blob` to `path`, complete and verified or not at all.
+        """Download a blob to `path`, complete and digest-checked or not at all.
 
         Raises:
             Unavailable: it could not be read, or does not match its digest.
@@ -89,7 +89,7 @@ class Blobs(Protocol):
 
 
 def footprint_bytes(version: Version) -> int:
-    """Return the memory that a loaded `version` takes.
+    """Return the memory in bytes that a loaded model version takes.
 
     Measured at registration, or estimated from the size of its files.
     """
@@ -99,13 +99,13 @@ def footprint_bytes(version: Version) -> int:
 
 
 def loading_bytes(version: Version) -> int:
-    """Return the peak memory of loading `version` and running it once."""
+    """Return the peak memory in bytes of loading and running a version."""
     peak = int(version.measured.get("peak_memory_mb", 0.0) * MB) + MODEL_OVERHEAD_BYTES
     return max(peak, footprint_bytes(version))
 
 
 class _Slot:
-    """Cache entry: a model in memory, or one being loaded.
+    """Model cache entry: a model in memory or being loaded.
 
     `users` counts the requests that use it, plus one while it is loading.
     """
@@ -122,9 +122,9 @@ class _Slot:
 
 
 class ModelCache:
-    """LRU cache of model sessions by file content.
+    """LRU cache of loaded models, bounded in memory and temporary storage.
 
-    Versions with the same files share a session.
+    Its keys are the models' files. Versions with the same files share a session.
 
     `memory_bytes` bounds the sum of footprints. `storage_bytes` bounds the files in `directory`
     plus the removed files that are still mapped; its default is the free space at the start. One
@@ -157,17 +157,17 @@ class ModelCache:
         self._failures: OrderedDict[Files, tuple[BaseException, float]] = OrderedDict()
 
     def holds(self, version: Version) -> bool:
-        """Report whether `version` is in memory."""
+        """Return True if the model version is loaded in memory."""
         slot = self._slots.get(version.files)
         return slot is not None and slot.session is not None
 
     def held_bytes(self) -> tuple[int, int]:
-        """Return the memory and the temporary storage in use, in bytes."""
+        """Return the memory and temporary storage that models use, in bytes."""
         with self._lock:
             return self._held()
 
     def check_fits(self, version: Version) -> None:
-        """Check that an environment of this size can serve `version`.
+        """Raise Unavailable if a version exceeds this environment's memory or storage.
 
         Raises:
             Unavailable: it is too large (MODEL_TOO_LARGE).
@@ -185,7 +185,7 @@ class ModelCache:
     def session(
         self, version: Version, deadline: float, *, evict: bool = True
     ) -> Iterator[Session]:
-        """Load `version` if necessary; keep it in memory within the block.
+        """Load a model version if needed; keep it during a `with` block.
 
         A load that is not done at `deadline` (a time of the clock) continues for the next request.
         A failed load is not retried for a while; its error is raised again. Without `evict` only
@@ -210,7 +210,7 @@ class ModelCache:
             self._release(slot)
 
     def start_loading(self, version: Version) -> None:
-        """Load `version` in the background, unless it is loaded or loading.
+        """Load a model version in the background, unless loaded or loading.
 
         Raises:
             Unavailable, InvalidModel: as `session` does, where no load is needed to find out.
@@ -243,19 +243,19 @@ class ModelCache:
             )
 
     def evict(self, files: Files) -> None:
-        """Free the memory of a model, unless it is in use."""
+        """Remove a model from the cache, unless a request uses it."""
         with self._lock:
             slot = self._slots.get(files)
             if slot is not None and slot.users == 0:
                 del self._slots[files]
 
     def clear_failure(self, files: Files) -> None:
-        """Let the next request retry a load that failed."""
+        """Forget a model's cached load failure, so the next request retries."""
         with self._lock:
             self._failures.pop(files, None)
 
     def _acquire(self, version: Version, evict: bool) -> _Slot:
-        """Return the slot of `version` with one more user.
+        """Return a model version's cache entry, counting one more user.
 
         A new slot is created if there is none, and its load is started.
         """
@@ -289,10 +289,10 @@ class ModelCache:
             self._finish_load(version, slot, refusal)
 
     def _load(self, version: Version, slot: _Slot) -> None:
-        """Load `version` into `slot`; runs in a thread of its own."""
+        """Load a model version into its cache entry, in a separate thread."""
         try:
             slot.session = self._fetch_and_open(version)
-        except BaseException as error:  # raised in the requests that wait
+        except BaseException as error:  # `session` raises it in the waiting requests
             self._finish_load(version, slot, self._as_refusal(error, version))
             return
         if not self._finish_load(version, slot, None):
@@ -300,7 +300,7 @@ class ModelCache:
             self._release(slot)
 
     def _finish_load(self, version: Version, slot: _Slot, error: BaseException | None) -> bool:
-        """Publish the result of a load to the waiting requests.
+        """Publish a finished or failed model load to the waiting requests.
 
         Returns False if it succeeded and no request waits: the slot then stays in use, for the
         warm-up. Otherwise the load stops using it before the requests continue, so that the next
@@ -330,7 +330,7 @@ class ModelCache:
                 return self._open(paths[0], plan)
 
     def _open(self, path: Path, plan: Plan | None) -> Session:
-        """Create a session; without memory, evict idle models and retry once.
+        """Load a model file; without memory, evict idle models and retry once.
 
         A load can need more memory for a moment than registration measured.
         """
@@ -342,7 +342,10 @@ class ModelCache:
         return self._runtime.load(path, plan)
 
     def _fetch_all(self, files: Files, paths: Sequence[Path]) -> None:
-        """Download files in parallel: each waits first for its first byte."""
+        """Download the files of a model in parallel.
+
+        Each download waits for its first byte, so parallel ones take less time.
+        """
         remaining = iter(zip(files, paths, strict=True))
         errors: list[BaseException] = []
         threads = [
@@ -373,7 +376,7 @@ class ModelCache:
             errors.append(error)
 
     def _fetch(self, blob: Blob, path: Path) -> None:
-        """Download one file; retry once.
+        """Download one model file; after a failure, retry once.
 
         The environment may have been frozen, which breaks connections.
         """
@@ -385,7 +388,7 @@ class ModelCache:
             self._blobs.fetch(blob, path)
 
     def _sample_body(self, sample: Blob) -> bytes:
-        """Download the sample and return its request as JSON."""
+        """Download a model's sample and return its request body as JSON."""
         with _private_folder(self._directory) as folder:
             path = folder / sample.name
             self._blobs.fetch(sample, path)
@@ -401,13 +404,13 @@ class ModelCache:
             return error
         with self._lock:
             models_in_use = sum(slot.users > 0 for slot in self._slots.values())
-        if models_in_use > 1:  # this one counts as in use
+        if models_in_use > 1:  # the model being loaded counts as in use
             return _busy("memory")
         size_mb = version.size_bytes // MB
         return _too_large(version, f"({size_mb} MB) does not fit into the memory there is")
 
     def _evict_idle(self) -> int:
-        """Evict every idle model; return their number."""
+        """Evict every idle model from the cache; return the number evicted."""
         with self._lock:
             idle = self._idle()
             for key in idle:
@@ -424,7 +427,7 @@ class ModelCache:
         return [key for key, slot in self._slots.items() if slot.users == 0]
 
     def _make_room(self, slot: _Slot, idle: Sequence[Files]) -> None:
-        """Evict idle models, in order, until `slot` fits.
+        """Evict idle models, in order, until the new cache entry fits.
 
         Raises:
             Unavailable: it does not fit even then; nothing is evicted.
@@ -471,7 +474,7 @@ class ModelCache:
 
 @contextmanager
 def _private_folder(parent: Path) -> Iterator[Path]:
-    """Create an empty folder, removed at the end of the `with` block.
+    """Create an empty private folder for the duration of a `with` block.
 
     Not `tempfile`, whose import takes 3 ms of a cold start.
     """
@@ -500,9 +503,10 @@ def _start_with_large_stack(thread: threading.Thread) -> None:
 
 
 def _copy_error(error: BaseException, trace: TracebackType | None = None) -> BaseException:
-    """Copy an error before it is raised again.
+    """Return a copy of an error with `trace` as its traceback.
 
-    The traceback of a raised error keeps its request and the request's body in memory.
+    Errors are copied before they are raised again. The traceback of a raised error keeps its
+    request and the request's body in memory.
     """
     try:
         return copy.copy(error).with_traceback(trace)

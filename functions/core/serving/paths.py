@@ -1,4 +1,4 @@
-"""Path patterns of the API, and the version that a request names.
+"""URL path patterns of the API, and choice of the requested version.
 
 Apart from routing.py because prefetch.py needs them before the rest of the service is imported.
 """
@@ -18,7 +18,7 @@ _SYMBOLS = (("{", "(?P<"), ("}", ">[^/]+)"), ("[", "(?:"), ("]", ")?"), ("*", ".
 
 @cache  # compiled at first use: all routes together take 2 ms of a cold start
 def compile_path(pattern: str) -> re.Pattern[str]:
-    """Compile a path pattern to a regular expression.
+    """Compile a URL path pattern such as /v2/models/{model} to a regex.
 
     {name} is one segment, [...] is optional, * is anything. A trailing slash is allowed.
 
@@ -34,9 +34,10 @@ def compile_path(pattern: str) -> re.Pattern[str]:
 def requested_version(
     path_version: str | None, headers: Mapping[str, str], query: Mapping[str, str]
 ) -> int | str | None:
-    """Return the requested version number or alias, or None for the default.
+    """Read the requested version number or alias from path, header or query.
 
-    The path comes before the header x-model-version, and that before the query ?version=.
+    None stands for the default alias. The path comes before the header x-model-version, and that
+    before the query ?version=.
 
     Raises:
         InvalidRequest: neither a number nor an alias.

@@ -1,4 +1,4 @@
-"""Load models before the first request (PRELOAD_MODELS).
+"""Preload the models named in PRELOAD_MODELS before the first request.
 
 Failures are logged and never raised: a model that is not preloaded is loaded by its first request.
 """
@@ -12,13 +12,13 @@ from functions.core.names import is_model_name
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
 
-THREADS = 4  # one model downloads while another is loaded
+THREADS = 4  # models at once: one downloads while another is loaded
 
 log = logging.getLogger(__name__)
 
 
 def parse_names(text: str) -> list[tuple[str, int | str | None]]:
-    """Parse comma-separated models, each with an optional alias or version number.
+    """Parse a comma-separated list of model names with optional alias or version.
 
     >>> parse_names("digits, faces:latest,faces:3,")
     [('digits', None), ('faces', 'latest'), ('faces', 3)]
@@ -38,7 +38,7 @@ def preload(
     deadline: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Resolve, load and warm up `names`, in order, until `deadline`.
+    """Resolve, load and warm up models in order until a deadline.
 
     `deadline` is a time of `clock`. Loads that have started by then continue in the background.
     """

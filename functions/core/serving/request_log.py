@@ -21,7 +21,7 @@ UNITS = {
     "ModelLoadMs": "Milliseconds",
 }
 BUG_FRAMES = 12  # innermost frames of a traceback that are logged
-NOT_OFFERED = 501  # a part of the protocol that is not implemented: the caller's mistake, INFO
+NOT_OFFERED = 501  # status of an unimplemented protocol part: the caller's mistake, so INFO
 
 
 def request_line(
@@ -37,7 +37,7 @@ def request_line(
     bytes_out: int,
     sample_rate: float = 1.0,
 ) -> str:
-    """Return the log line of one request.
+    """Return a request's JSON log line, with CloudWatch metrics for inferences.
 
     The metric `Errors` counts status 5xx. `sample_rate` is the share of such requests that are
     logged; the metric `Requests` is its reciprocal, to count the requests that are not.
@@ -73,9 +73,9 @@ def request_line(
 
 
 def bug_line(error: BaseException, request_id: str) -> str:
-    """Return the log line of an unexpected exception: its type and traceback.
+    """Return the JSON log line of an unexpected exception: type and traceback.
 
-    Without its message, which may hold values of the request.
+    The exception's message is left out, because it may hold values of the request.
     """
     import traceback  # not at the top: only needed here, and it imports the reading of source files
 
@@ -91,7 +91,7 @@ def bug_line(error: BaseException, request_id: str) -> str:
 
 
 def _directive(model_exists: bool, loaded: bool) -> orjson.Fragment:
-    """Return the JSON that tells CloudWatch which metrics a line has."""
+    """Return the JSON that declares a log line's metrics to CloudWatch."""
     dimensions = [[], ["Model", "Alias"]] if model_exists else [[]]
     metrics = [
         {"Name": name, "Unit": unit}
@@ -110,7 +110,7 @@ _DIRECTIVES = {
 
 
 def _metrics(call: Call, status: int, latency_ms: float, sample_rate: float) -> dict[str, Any]:
-    """Return the metrics of a line.
+    """Return a log line's metric values: requests, errors, latency, load time.
 
     They count in total and, if the model exists, by model and alias.
     """

@@ -1,4 +1,4 @@
-"""Route table of the API: service methods by path.
+"""Route table of the HTTP API: service methods by method and path.
 
 A new route is one line in ROUTES, one method of `InferenceService`, one event in events/ and one
 test.
@@ -21,7 +21,10 @@ Action = Callable[[Service, Call], Reply]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """HTTP method (* is any), path pattern (see `compile_path`) and service method."""
+    """Route of the HTTP API: method, path pattern and service method.
+
+    The HTTP method * is any; `compile_path` describes patterns.
+    """
 
     method: str
     pattern: str
@@ -30,7 +33,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Route of a request, with the model and version in its path.
+    """Matched route of a request: service method, model and version.
 
     `name` is the name of the service method, for the log.
     """
@@ -67,7 +70,7 @@ ROUTES = (
 
 
 def match(method: str, path: str) -> Match:
-    """Return the route of a request.
+    """Match a request's HTTP method and path to a service method.
 
     >>> match("POST", "/v2/models/digits/versions/prod/infer").version
     'prod'

@@ -41,7 +41,7 @@ Reply = Document | list[Document] | InferReply
 
 @dataclass(slots=True)
 class Call:
-    """Arguments of one request, and what the service records while it answers."""
+    """Arguments of one API request, with its timings and response headers."""
 
     model: str = ""
     reference: int | str | None = None  # requested version number or alias
@@ -57,14 +57,14 @@ class Call:
     began_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
     def lap(self, stage: str) -> None:
-        """Record the time since the previous lap as the duration of `stage`."""
+        """Record the time since the previous lap as the request stage's duration."""
         now = time.perf_counter_ns()
         self.stages_ns[stage] = now - self.lap_began_ns
         self.lap_began_ns = now
 
 
 class InferenceService:
-    """Open Inference Protocol v2 over the models of the registry."""
+    """Service that answers Open Inference Protocol v2 requests with registered models."""
 
     def __init__(
         self,
@@ -84,11 +84,11 @@ class InferenceService:
     # --- server
 
     def live(self, _: Call) -> Document:
-        """Report that this process runs."""
+        """Answer the liveness check: the process is running."""
         return {"live": True}
 
     def ready(self, _: Call) -> Document:
-        """Report that the registry answers.
+        """Answer the readiness check, after a test read of the registry.
 
         Raises:
             Unavailable: it does not.
@@ -97,11 +97,11 @@ class InferenceService:
         return {"live": True, "ready": True}
 
     def server_metadata(self, _: Call) -> Document:
-        """Return the server's name, version and protocol extensions."""
+        """Return the server metadata: name, version and protocol extensions."""
         return metadata.server_metadata()
 
     def not_offered(self, _: Call) -> Document:
-        """Refuse a part of the protocol that is not implemented.
+        """Refuse a request for an unimplemented part of the protocol (501).
 
         Raises:
             Unsupported: always.
@@ -113,18 +113,18 @@ class InferenceService:
     # --- models
 
     def models(self, _: Call) -> Document:
-        """List the models that have a READY version."""
+        """List the names of all models with a READY version."""
         ready = (model for model, _, state, _ in self._registry.listing() if state is State.READY)
         return {"models": list(dict.fromkeys(ready))}
 
     def model_metadata(self, call: Call) -> Document:
-        """Return the model's tensors, versions and properties."""
+        """Return a model's metadata: READY versions, inputs, outputs and properties."""
         version = self._resolve(call).version
         versions, aliases = self._registry.versions(call.model), self._registry.aliases(call.model)
         return metadata.model_metadata(version, versions, aliases)
 
     def model_ready(self, call: Call) -> Document:
-        """Report that a version can be served and whether it is loaded.
+        """Check that a model version can be served; report warm or cold.
 
         Raises:
             Unavailable: it is not READY, or too large for this function.
@@ -135,11 +135,11 @@ class InferenceService:
         return {"name": version.model, "version": str(version.number), "ready": True}
 
     def model_config(self, call: Call) -> Document:
-        """Return the model's configuration in Triton's format."""
+        """Return a model version's configuration in Triton's ModelConfig format."""
         return metadata.model_config(self._resolve(call).version)
 
     def model_statistics(self, call: Call) -> Document:
-        """Return the statistics of one version, or of all versions served here.
+        """Return inference statistics of a model, for one or all versions.
 
         They are counted in this environment alone. Without a version in the path, the default
         version is included even if it has no counts.
@@ -151,11 +151,11 @@ class InferenceService:
         return self._statistics_document(keys)
 
     def statistics(self, _: Call) -> Document:
-        """Return the statistics of every version this environment served."""
+        """Return inference statistics of every version that this environment has served."""
         return self._statistics_document(self._statistics.versions())
 
     def infer(self, call: Call) -> InferReply:
-        """Run the model on the tensors of the request body."""
+        """Run a model on the request's tensors; return the encoded outputs."""
         version = self._resolve(call).version
         call.lap("resolve")
         began_ns = call.lap_began_ns
@@ -189,7 +189,7 @@ class InferenceService:
             if len(self._decoders) >= DECODERS:
                 self._decoders.clear()
             decoder = self._decoders[key] = FastDecoder(signature)
-        # An equal signature read anew: later requests have this object, and `is` is cheaper than ==
+        # An equal signature, read again: later requests hold it, and `is` is faster than ==.
         decoder.signature = signature
         return decoder
 
@@ -238,7 +238,7 @@ class InferenceService:
     # --- repository
 
     def index(self, call: Call) -> list[Document]:
-        """List every version of every model.
+        """List every version of every model with its state.
 
         With {"ready": true} in the body, only the versions that can be served.
         """
@@ -251,7 +251,7 @@ class InferenceService:
         return [row for row in rows if row["state"] == "READY" or not ready]
 
     def load(self, call: Call) -> Document:
-        """Enable a model in every environment, and load it in this one."""
+        """Enable a model in all Lambda environments; load it in this one."""
         parameters = _parameters(call)
         if any(name == "config" or name.startswith("file:") for name in parameters):
             raise InvalidRequest(
@@ -273,7 +273,7 @@ class InferenceService:
         return {}
 
     def unload(self, call: Call) -> Document:
-        """Disable a model in every environment; free its memory in this one.
+        """Disable a model in all Lambda environments; evict it from this one.
 
         Other environments follow when their cached aliases expire (ALIAS_CACHE_SECONDS).
         """
@@ -292,7 +292,7 @@ class InferenceService:
         return call.resolved
 
     def _check_registered(self, call: Call, failure: str) -> None:
-        """Check that the registry has the model, without the resolver's cache."""
+        """Check in the registry, bypassing the cache, that a model exists."""
         try:
             if not is_model_name(call.model):
                 raise ModelNotFound(call.model)
@@ -314,7 +314,7 @@ def _parameters(call: Call) -> Mapping[str, Any]:
 
 
 def _body(call: Call) -> Mapping[str, Any]:
-    """Parse the body as a JSON object; {} if there is none."""
+    """Parse a request body as a JSON object; {} if empty."""
     if not call.body.strip():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Counters of the protocol's statistics extension: inferences and their durations.
+"""Counters of Triton's statistics extension: inferences and their durations.
 
 They count what this environment served since its start. Sums over all environments are in the
 CloudWatch metrics (see request_log.py).
@@ -38,7 +38,7 @@ class _Counters:
 
 
 class Statistics:
-    """Inference counters by model and version."""
+    """Thread-safe counters of inferences and durations by model and version."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -48,7 +48,7 @@ class Statistics:
     def add_success(
         self, model: str, version: int, batch: int, durations_ns: Mapping[str, int]
     ) -> None:
-        """Count one successful run of `batch` rows.
+        """Count one successful model run of `batch` rows, with its durations.
 
         `durations_ns` has the duration of each part, by its name in the extension.
         """
@@ -62,12 +62,12 @@ class Statistics:
                 counters.add(name, ns)
 
     def add_failure(self, model: str, version: int, ns: int) -> None:
-        """Count one failed request that took `ns`."""
+        """Count one failed inference request that took `ns` nanoseconds."""
         with self._lock:
             self._get(model, version).add("fail", ns)
 
     def _get(self, model: str, version: int) -> _Counters:
-        """Return the counters of one version; the caller holds the lock."""
+        """Return a version's counters, new ones if missing; the lock is held."""
         counters = self._counters.get((model, version))
         if counters is None:
             counters = self._counters[model, version] = _Counters()
@@ -79,7 +79,7 @@ class Statistics:
             return {key for key in self._counters if model in (None, key[0])}
 
     def document(self, model: str, version: int) -> dict[str, Any]:
-        """Return one version's statistics as JSON; zeros if nothing was counted."""
+        """Return one version's inference statistics as JSON; zeros if never served."""
         with self._lock:
             counters = self._counters.get((model, version), _Counters())
             return {
