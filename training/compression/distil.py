@@ -1,4 +1,4 @@
-"""Knowledge distillation: train a small network on a large one's outputs."""
+"""Knowledge distillation: train a small network on a large network's outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.fitting.losses import IGNORED, Loss
 def objective(
     teacher: nn.Module, hard: Loss, *, temperature: float = 4.0, weight: float = 0.7
 ) -> Loss:
-    """Return a loss that teaches a student its teacher's outputs.
+    """Return a distillation loss that teaches a student network its teacher's outputs.
 
     The teacher's share is `weight`, that of the own loss `hard` is the rest. Both networks return
     logits (..., classes) or, if the target is no class number, values of its shape; then the
@@ -34,7 +34,7 @@ def objective(
 
 
 def soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Compute the divergence of softened probabilities from logits (n, classes).
+    """Compute the KL divergence of softened student and teacher logits (n, classes).
 
     The square of the temperature keeps its gradients as large as those of the labels (Hinton et
     al. 2015, arXiv:1503.02531, section 2).
@@ -46,7 +46,7 @@ def soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 class _Constant(nn.Module):
-    """Network with fixed outputs, for losses that call the network themselves."""
+    """Stand-in network with precomputed outputs, for losses that call a network."""
 
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Structured pruning: remove whole neurons and channels, to shrink file and time."""
+"""Structured pruning: remove whole neurons and channels, for smaller, faster networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEPARATE = (
 )  # fmt: skip
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-# A layer, the norms of its channels, and the layer that reads them.
+# A layer, the normalizations of its channels, and the layer that reads its outputs.
 Pair = tuple[nn.Module, list[nn.Module], nn.Module]
 
 
@@ -52,7 +52,7 @@ def prune(
 
 
 def _pairs(model: nn.Module) -> Iterator[Pair]:
-    """Yield each layer that can be pruned, with its reader."""
+    """Yield each prunable layer with the layer that reads its outputs."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             yield module.linear1, [], module.linear2
@@ -72,12 +72,12 @@ def _pairs(model: nn.Module) -> Iterator[Pair]:
 
 
 def _width(layer: nn.Module) -> int:
-    """Return the number of output channels or neurons."""
+    """Return a layer's number of output neurons or channels."""
     return int(layer.weight.shape[0])  # type: ignore[index]
 
 
 def _fit(layer: nn.Module, reader: nn.Module) -> bool:
-    """Return whether the reader's inputs are the layer's outputs, possibly flattened.
+    """Return whether one layer's outputs, possibly flattened, fit another layer's inputs.
 
     Flattening turns each channel into a block of inputs.
     """

@@ -1,4 +1,4 @@
-"""Converters of a graph's weights to int8, int4 and float16."""
+"""Converters of ONNX graphs to int8, int4 and float16 weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from training.export.graphs import Feeds
 Convert = Callable[[onnx.ModelProto, Sequence[Feeds]], onnx.ModelProto]
 
 BLOCK = 32  # int4 weights that share a scale
-# Convolutions are left out: ONNX Runtime's integer ones are 9 times slower than float.
+# Operators to quantize. Convolutions are left out: ONNX Runtime's integer ones are 9 times slower
+# than float.
 OPERATORS = ("MatMul", "Gemm", "Attention", "LSTM")
 
 
 def dynamic_int8(graph: onnx.ModelProto, _: Sequence[Feeds] = ()) -> onnx.ModelProto:
-    """Quantize matrix weights to 7 bits, with 8-bit activations at run time.
+    """Quantize a graph to int8, with activation ranges computed at run time.
 
-    On x86 processors without VNNI, sums of 8-bit weights and activations would saturate.
+    Matrix weights get 7 of the 8 bits: on x86 processors without VNNI, sums of 8-bit weights and
+    activations would saturate.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -40,9 +42,10 @@ def dynamic_int8(graph: onnx.ModelProto, _: Sequence[Feeds] = ()) -> onnx.ModelP
 
 
 def static_int8(graph: onnx.ModelProto, calibration: Sequence[Feeds]) -> onnx.ModelProto:
-    """Quantize weights to 7 bits by channel, and activations to 8 bits.
+    """Quantize a graph to int8, with activation ranges measured on calibration batches.
 
-    The range of each activation is measured on the `calibration` batches.
+    Weights get 7 bits and a scale by channel, activations 8 bits. The range of each activation is
+    measured on the `calibration` batches.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -76,7 +79,7 @@ def static_int8(graph: onnx.ModelProto, calibration: Sequence[Feeds]) -> onnx.Mo
 
 
 def int4(graph: onnx.ModelProto, _: Sequence[Feeds] = ()) -> onnx.ModelProto:
-    """Quantize matrix weights to 4 bits, 32 to a scale.
+    """Quantize a graph's matrix weights to 4 bits, 32 weights a scale.
 
     They are computed in int8 (accuracy level 4); float would be 6 times slower.
     """
@@ -95,7 +98,7 @@ def int4(graph: onnx.ModelProto, _: Sequence[Feeds] = ()) -> onnx.ModelProto:
 
 
 def fp16(graph: onnx.ModelProto, _: Sequence[Feeds] = ()) -> onnx.ModelProto:
-    """Convert the model to float16; inputs and outputs keep their types."""
+    """Convert an ONNX graph to float16; inputs and outputs keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.ModelProto()
@@ -112,7 +115,7 @@ CONVERTERS: Mapping[str, Convert] = {
 
 
 def _changed(before: onnx.ModelProto, after: onnx.ModelProto) -> onnx.ModelProto:
-    """Clean a converted graph, and make sure that the converter changed it.
+    """Clean a converted graph; raise if the conversion changed no operator.
 
     Raises:
         CompressionFailed: the operators are the same as before.
@@ -129,7 +132,7 @@ def _changed(before: onnx.ModelProto, after: onnx.ModelProto) -> onnx.ModelProto
 
 @contextlib.contextmanager
 def _files(graph: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
-    """Write a graph to a temporary file; yield source and target path."""
+    """Write a graph to a temporary file; yield input and output path."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "source.onnx"
         source.write_bytes(graph.SerializeToString())

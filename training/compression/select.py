@@ -1,4 +1,4 @@
-"""Compressed variants of a trained model that --compress selects."""
+"""Compression of a trained model: parse --compress, make and choose variants."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from training.fitting.trained import Trained
 from training.hyperparameters import NetworkHyperparameters
 from training.recipe import Arrays, Recipe
 
-SHARE = 0.5  # neurons and channels that pruning removes
+SHARE = 0.5  # share of neurons and channels that pruning removes
 PRUNE_STEPS = 2
-EPOCHS, RATE = 0.3, 0.3  # epochs and learning rate after pruning / those of the training
-CALIBRATION = 8  # batches
+EPOCHS, RATE = 0.3, 0.3  # epochs and learning rate after pruning, as shares of those in training
+CALIBRATION = 8  # most calibration batches
 BATCH = 32
 
 
@@ -53,9 +53,9 @@ def kinds(text: str, recipe: Recipe[Any]) -> list[str]:
 def smallest(
     trained: Trained, graph: onnx.ModelProto, selected: Sequence[str], budget: float
 ) -> tuple[Compressed, Trained]:
-    """Return the best variant of a trained graph, and its network.
+    """Compress a trained graph; return the best variant and its network.
 
-    The network is another one if pruning or distillation was best. On the validation part, the
+    The network is a new one if pruning or distillation was best. On the validation part, the
     metric may get worse by the share `budget`.
 
     Raises:
@@ -86,7 +86,7 @@ def smallest(
 
 
 def _evaluator(trained: Trained) -> Evaluate:
-    """Return a function that computes a graph's primary metric in validation."""
+    """Return a function that computes a graph's primary metric on validation data."""
     metric = PRIMARY[trained.recipe.task].metric
 
     def evaluate(graph: onnx.ModelProto) -> float:
@@ -101,7 +101,10 @@ def _evaluator(trained: Trained) -> Evaluate:
 
 
 def _calibration_rows(trained: Trained) -> list[slice]:
-    """Return the rows of each calibration batch, at least one."""
+    """Return the training rows of each calibration batch, as slices.
+
+    There is at least one batch.
+    """
     rows = len(trained.encoded.train)
     count = min(CALIBRATION, rows // BATCH)
     return [slice(n * BATCH, (n + 1) * BATCH) for n in range(count)] or [slice(0, rows)]

@@ -25,16 +25,17 @@ from training.export.quiet import quiet
 Evaluate = Callable[[onnx.ModelProto], float]
 Networks = Mapping[str, Callable[[], onnx.ModelProto]]
 
-# Variant / best so far: a variant is accepted if it is smaller and hardly slower, or faster and no
-# larger. functions/sandbox has the same four numbers, because training never imports functions.
+# Limits of variant / best so far: a variant is accepted if it is smaller and hardly slower, or
+# faster and no larger. functions/sandbox has the same four numbers, because training never imports
+# functions.
 SMALLER, FASTER, AS_LARGE, AS_SLOW = 0.9, 0.9, 1.0, 1.25
 ROUNDS = 31  # interleaved runs of each graph; the median counts
-PATIENCE_S = 5.0  # no further round after this time
+PATIENCE_S = 5.0  # measuring time after which no further round starts
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Result of one variant of a graph.
+    """Result of one compressed variant: size, metric, latency, and acceptance.
 
     The latency is the median of one request on one thread.
     """
@@ -47,7 +48,7 @@ class Row:
     reason: str
 
     def record(self) -> dict[str, Any]:
-        """Return the row as the manifest and the report have it."""
+        """Return a variant's result as the manifest and report list it."""
         return {
             "kind": self.kind,
             "size_bytes": self.size_bytes,
@@ -58,7 +59,7 @@ class Row:
         }
 
     def cells(self) -> str:
-        """Format the row for the printed table."""
+        """Format a variant's result as a line of the printed table."""
         value = "" if self.metric is None else f"{self.metric:.4f}"
         latency = "" if self.latency_ms is None else f"{self.latency_ms:.3f} ms"
         size = f"{self.size_bytes / 1000:.1f} KB" if self.size_bytes else ""
@@ -67,11 +68,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """Accepted graph, possibly the original, and the results of all variants.
+    """Outcome of compression: the accepted graph and the results of all variants.
 
-    `atol` goes into the manifest's tolerance. Kernels for compressed weights round differently on
-    each processor, so answers count as equal if they differ by no more than compression changed
-    them.
+    The accepted graph may be the original. `atol` goes into the manifest's tolerance. Kernels for
+    compressed weights round differently on each processor, so answers count as equal if they differ
+    by no more than compression changed them.
     """
 
     graph: onnx.ModelProto
@@ -81,15 +82,15 @@ class Compressed:
 
     @property
     def kind(self) -> str:
-        """Kind of the accepted graph, `fp32` for the original."""
+        """Compression kind of the accepted graph, `fp32` for the original."""
         return next(row.kind for row in self.rows if row.accepted)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the results for the manifest and the report."""
+        """Return all variants' results for the manifest and the report."""
         return [row.record() for row in self.rows]
 
     def table(self, metric: str = "metric") -> str:
-        """Format the results as a table to print."""
+        """Format all variants' results as a table to print."""
         header = f"{'':<14}{'size':>10}  {metric:>12}  {'latency':>10}"
         return "\n".join([header, *(row.cells() for row in self.rows)])
 
@@ -121,7 +122,7 @@ def compress(
     budget: float = 0.005,
     networks: Networks | None = None,
 ) -> Compressed:
-    """Return the best of a graph and its compressed variants.
+    """Choose among a graph and its compressed variants by metric, size, latency.
 
     `kinds` are int8, int8-static, int4, fp16, or names of `networks`: smaller networks (pruned,
     distilled), made when they are needed. Once one is accepted, later kinds are made from it.
@@ -182,7 +183,7 @@ def moved(before: onnx.ModelProto, after: onnx.ModelProto, batches: Sequence[Fee
 
 
 def latencies(models: Sequence[onnx.ModelProto], request: Feeds) -> list[float]:
-    """Measure the median latency of one request in ms, on one thread.
+    """Measure each model's median latency of `request` in ms, on one thread.
 
     The graphs run in turn, so that a change of the machine's load affects all of them.
     """
@@ -219,7 +220,7 @@ def _make(
     evaluate: Evaluate,
     calibration: Sequence[Feeds],
 ) -> _Variant:
-    """Make and evaluate a variant of `source`.
+    """Make a compressed variant of a graph, and compute its metric.
 
     Raises:
         Exception: whatever the converters raise.
@@ -242,7 +243,7 @@ def _make(
 def _judge(
     best: _Variant, variant: _Variant, metric: float, budget: float, higher_is_better: bool
 ) -> tuple[bool, str]:
-    """Return whether a variant is accepted, and the reason.
+    """Return whether to accept a compressed variant, and the reason as text.
 
     `metric` is that of the original graph, which the budget refers to.
     """
@@ -258,6 +259,6 @@ def _judge(
 
 
 def _first_row(batch: Feeds) -> Feeds:
-    """Return a batch's first row, or all if the inputs' lengths differ."""
+    """Return a batch's first row, or all rows if input lengths differ."""
     rows = {len(values) for values in batch.values()}
     return {name: values[:1] for name, values in batch.items()} if len(rows) == 1 else batch

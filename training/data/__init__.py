@@ -1,4 +1,7 @@
-"""Data sets as arrays, split into parts once, without torch."""
+"""Data sets as NumPy arrays, split into train, validation and test part.
+
+The split is drawn once, and no module of this package imports torch.
+"""
 
 from training.data.bundled import digits
 from training.data.dataset import SPLIT_SEED, Dataset, Examples, digest, split

@@ -1,4 +1,7 @@
-"""Data sets that scikit-learn carries, so that they need no network."""
+"""Loaders of scikit-learn's bundled data sets: digits, tumours, diabetes, photographs.
+
+They need no network.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ REGION = 4  # patches a side; neighbours look alike, so a region stays in one pa
 
 
 def digits() -> Dataset:
-    """Load 1,797 handwritten digits as images of 28x28 pixels.
+    """Load 1,797 labelled images of handwritten digits, 28x28 pixels each.
 
     The input is `image` (n, 1, 28, 28) in [0, 1]. The digits are scikit-learn's (not MNIST), scaled
     bilinearly from 8x8. Source: UCI Optical Recognition of Handwritten Digits, test part. The data
@@ -36,30 +39,31 @@ def digits() -> Dataset:
 
 
 def breast_cancer() -> Dataset:
-    """Load 569 tumours, malignant or benign, as `features` (n, 30).
+    """Load 569 tumours: 30 features each, with the class malignant or benign.
 
-    The features describe cell nuclei in images (UCI, Wisconsin).
+    The input is `features` (n, 30), which describe cell nuclei in images (UCI, Wisconsin).
     """
     return _table("breast_cancer")
 
 
 def diabetes() -> Dataset:
-    """Load 442 diabetes patients as unscaled `features` (n, 10).
+    """Load 442 diabetes patients: ten unscaled features and the disease's progression.
 
-    The target is the progression of the disease after a year (Efron 2004).
+    The input is `features` (n, 10). The target is the progression of the disease after a year
+    (Efron 2004).
     """
     return _table("diabetes", scaled=False)
 
 
 def feature_names(name: str) -> tuple[str, ...]:
-    """Return the names of the columns of `features`, e.g. for "diabetes"."""
+    """Return the column names of a scikit-learn data set, e.g. "diabetes"."""
     from sklearn import datasets
 
     return tuple(getattr(datasets, f"load_{name}")()["feature_names"])
 
 
 def textures() -> Dataset:
-    """Load 520 patches of two photographs, labelled by photograph.
+    """Load 520 image patches of two photographs; the class is the photograph.
 
     The input is `image` (n, 3, 32, 32), RGB in [0, 1]. One photograph shows a temple's roofs, the
     other a flower. Groups are regions of 4x4 patches: neighbouring patches are nearly the same
@@ -87,7 +91,7 @@ def textures() -> Dataset:
 
 
 def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Scale square images (n, size, size) to (n, side, side), bilinearly.
+    """Resize square images (n, size, size) bilinearly to (n, side, side).
 
     Pixels are interpolated between their centres, and edges repeated.
     """
@@ -100,7 +104,7 @@ def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
 
 def _table(name: str, **options: bool) -> Dataset:
-    """Load one of scikit-learn's tables; whole targets are classes."""
+    """Load a scikit-learn table as a data set; integer targets are classes."""
     from sklearn import datasets
 
     table = getattr(datasets, f"load_{name}")(**options)

@@ -1,4 +1,4 @@
-"""Table columns: parsing cells as numbers, quantities, categories and classes."""
+"""Parsers of table columns into numbers, quantities, categories, texts and class numbers."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from training.data.sources import locate, unknown_label
 from training.errors import InvalidValue, MissingColumn
 
 Array = NDArray[Any]
-Units = Mapping[str, float]  # factor by unit, 1 for the unit of the result
+Units = Mapping[str, float]  # unit → factor that converts to the base unit, whose factor is 1
 
-MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # gaps among numbers, in any case
+# Spellings of a missing number, compared in lower case.
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 BOOLEANS = {
     **dict.fromkeys(["true", "yes", "t", "y", "1"], 1.0),
     **dict.fromkeys(["false", "no", "f", "n", "0"], 0.0),
 }
 QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
-# Share of cells that makes a column one of numbers; its other cells are then mistakes.
+# A column is numeric if more than this share of its non-missing cells are numbers; the rest of its
+# cells are then mistakes.
 MOSTLY = 0.8
 
 
 @dataclass
 class Table:
-    """Table of cells as read, with the files its rows are from."""
+    """Unparsed cells of a table by column, with each row's source file."""
 
     columns: dict[str, list[Any]]
-    files: list[tuple[str, int]] = field(default_factory=list)  # (name, rows)
-    first: int = 2  # number of the first row in its file: below the header
+    files: list[tuple[str, int]] = field(default_factory=list)  # (file name, number of rows)
+    first: int = 2  # row number of a file's first data row; row 1 is the header
 
     def place(self, row: int) -> str:
-        """Name the file and row number of a row, for an error.
+        """Format a table row's file name and row number for error messages.
 
         The header of a CSV file is row 1.
         """
         return locate(self.files, row, self.first)
 
     def column(self, name: str) -> list[Any]:
-        """Return a column's cells.
+        """Return the cells of a table column, looked up by name.
 
         Raises:
-            MissingColumn: there is none of this name.
+            MissingColumn: the table has no column of this name.
         """
         if name in self.columns:
             return self.columns[name]
@@ -63,9 +65,10 @@ def by_kind(
     more_numbers: Sequence[str],
     reserved: set[str],
 ) -> dict[str, list[str]]:
-    """Assign a table's columns to the inputs `numbers` and `categories`.
+    """Choose which columns of a table are numeric and which are categorical.
 
-    They are the named ones or, if none are named, all but the reserved, by their cells.
+    Returns the column names by kind, `numbers` and `categories`: the named ones or, if none are
+    named, all but the reserved, classified by their cells.
     """
     kinds = {kind: list(names or ()) for kind, names in named.items()}
     if all(names is None for names in named.values()):
@@ -84,7 +87,7 @@ def inputs(
     text_columns: Sequence[str],
     optional: Sequence[str],
 ) -> dict[str, Array]:
-    """Parse the columns into the inputs `numbers`, `categories` and each text.
+    """Parse table columns into arrays: `numbers`, `categories`, and one per text column.
 
     Raises:
         InvalidValue: a cell is missing or cannot be parsed.
@@ -105,13 +108,15 @@ def inputs(
 
 
 def values(table: Table, names: Sequence[str]) -> NDArray[np.float32]:
-    """Parse columns of numbers without gaps, giving (n, columns)."""
+    """Parse numeric table columns into float32 (n, columns); refuse empty cells."""
     columns = [_parsed(table, name, _number, False) for name in names]
     return np.column_stack(columns).astype(np.float32)
 
 
 def texts(table: Table, name: str, optional: bool) -> Array:
-    """Return a column as an object array of str, gaps as "".
+    """Return a table column's cells as strings, missing ones as "".
+
+    The result is an object array (n,).
 
     Raises:
         InvalidValue: a cell is missing, and the column is not `optional`.
@@ -129,7 +134,7 @@ def texts(table: Table, name: str, optional: bool) -> Array:
 def class_numbers(
     table: Table, name: str, labels: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Convert a column to class numbers and labels.
+    """Encode the labels in a table column as class numbers.
 
     Returns the numbers (n,) and the names of all classes. Without `labels`, the classes are sorted:
     numbers by size, then words.
@@ -168,7 +173,7 @@ def _missing(cell: Any) -> bool:
 def _parsed(
     table: Table, name: str, parse: Callable[[Any], float], optional: bool
 ) -> NDArray[np.float64]:
-    """Parse a column of numbers (n,), gaps as NaN."""
+    """Parse a table column into floats (n,), missing cells as NaN."""
     cells = table.column(name)
     numbers = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
@@ -185,7 +190,7 @@ def _parsed(
 
 
 def _natural(label: str) -> tuple[float, str]:
-    """Return a sort key: numbers by size, before words."""
+    """Return a label's sort key: numbers by value, before words."""
     try:
         return float(label), label
     except ValueError:
@@ -227,7 +232,9 @@ def _boolean(cell: Any) -> float:
 
 
 def _quantity(cell: Any, units: Units) -> float:
-    """Convert a quantity to the unit whose factor is 1.
+    """Convert a text like "2500 g" to a number in base units.
+
+    The base unit has the factor 1.
 
     >>> _quantity("2500 g", {"kg": 1, "g": 0.001}), _quantity("3kg", {"kg": 1, "g": 0.001})
     (2.5, 3.0)

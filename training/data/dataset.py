@@ -1,4 +1,7 @@
-"""Data sets, and their split into parts that share no group."""
+"""Data sets and their split into train, validation and test part.
+
+A split by group keeps all rows of a group, such as a speaker, in one part.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Examples:
         return len(self.target)
 
     def take(self, rows: NDArray[np.int64] | Sequence[int] | slice) -> Examples:
-        """Return the given rows, in the given order."""
+        """Select examples by row numbers, keeping the order of the numbers."""
         return Examples(
             {name: values[rows] for name, values in self.inputs.items()},
             self.target[rows],
@@ -48,7 +51,10 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Data set in three parts; `test` is used once, after training."""
+    """Data set split into train, validation and test examples, with its provenance.
+
+    `test` is used once, after training.
+    """
 
     train: Examples
     validation: Examples
@@ -88,7 +94,7 @@ def split(
     test: float | Examples = 0.2,
     gaps: bool = False,
 ) -> Dataset:
-    """Split examples into train, validation and test part.
+    """Split examples into train, validation and test part, by row or group.
 
     `by` is "row", or the kind of group (`examples.groups`) that must stay in one part. Each part
     gets the same share of every class, as far as groups allow; `stratify` overrides this default
@@ -148,7 +154,7 @@ def _canonical_bytes(values: NDArray[Any]) -> bytes:
 def _checked(
     examples: Examples, source: str, gaps: bool, columns: Mapping[str, Sequence[str]]
 ) -> Examples:
-    """Return `examples` with the dtypes of tensors, after checking lengths and values."""
+    """Check the lengths and values of examples, and convert to tensor dtypes."""
     inputs = {name: _tensor_dtype(np.asarray(values)) for name, values in examples.inputs.items()}
     target = np.asarray(examples.target)
     if target.dtype.kind not in "fiub":
@@ -196,7 +202,7 @@ def _check_values(
 
 
 def _strata(target: NDArray[Any], stratify: bool | None) -> NDArray[Any]:
-    """Return the class of each row, or zeros without stratification."""
+    """Return each row's class for stratified splitting, or zeros for unstratified."""
     if stratify is None:
         stratify = target.ndim == 1 and target.dtype.kind in "iub"
     return target if stratify else np.zeros(len(target), np.int64)
@@ -205,7 +211,7 @@ def _strata(target: NDArray[Any], stratify: bool | None) -> NDArray[Any]:
 def _split_rows(
     classes: NDArray[Any], shares: Sequence[float], labels: Sequence[str], source: str
 ) -> list[NDArray[np.int64]]:
-    """Return the row numbers of the three parts, stratified by class."""
+    """Split row numbers into train, validation and test, stratified by class."""
     validation, test = (round(len(classes) * share) for share in shares)
     smallest = min([len(classes), *(round(len(classes) * share) for share in shares if share > 0)])
     parts = 1 + sum(share > 0 for share in shares)
@@ -218,9 +224,9 @@ def _split_rows(
 def _check_class_counts(
     classes: NDArray[Any], smallest: int, parts: int, labels: Sequence[str], source: str
 ) -> None:
-    """Refuse a split that leaves a part without a class.
+    """Raise InvalidData if rows of a class are too few to split.
 
-    `smallest` is the number of rows of the smallest part.
+    Every part needs a row of each class. `smallest` is the number of rows of the smallest part.
     """
     values, counts = np.unique(classes, return_counts=True)
     if smallest < max(len(values), 1):
@@ -236,7 +242,7 @@ def _check_class_counts(
 
 
 def _cut(rows: NDArray[np.int64], size: int, classes: NDArray[Any]) -> Any:
-    """Split `size` rows off, stratified by class."""
+    """Split row numbers into the rest and a stratified sample of `size`."""
     from sklearn.model_selection import train_test_split
 
     if not size:
@@ -251,7 +257,7 @@ def _split_groups(
     by: str,
     source: str,
 ) -> list[NDArray[np.int64]]:
-    """Return the row numbers of the three parts, without dividing a group.
+    """Split row numbers into train, validation and test, keeping groups whole.
 
     Largest first, each group goes to the part whose class counts it brings closest to their goal.
     """
@@ -271,7 +277,11 @@ def _split_groups(
 
 
 def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the part of each group, from its class counts (groups, classes)."""
+    """Assign groups to data parts, bringing class counts close to their goals.
+
+    `counts` are class counts (groups, classes), `shares` the goal of each part. The result is the
+    part number of each group (groups,).
+    """
     goal = np.outer(shares, counts.sum(axis=0))
     order = np.random.default_rng(SPLIT_SEED).permutation(len(counts))
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]

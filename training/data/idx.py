@@ -1,4 +1,4 @@
-"""Images and labels in IDX files, the format of MNIST."""
+"""Loader of images and labels in IDX files, the format of MNIST."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from training.data.sources import (
 from training.errors import InvalidData, MissingColumn, NoRows, WrongShape
 
 Array = NDArray[Any]
-# NumPy types by the third byte of a file, after http://yann.lecun.com/exdb/mnist
+# Type code, the third byte of an IDX file → NumPy type; after http://yann.lecun.com/exdb/mnist
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 ENDINGS = ("ubyte", "ubyte.gz", ".idx", ".idx.gz")
 
 
 def idx(location: Location, *, labels: Sequence[str] = ()) -> Dataset:
-    """Load images and labels in MNIST's format, plain or .gz.
+    """Load images and labels from IDX files (MNIST's format), plain or .gz.
 
     The input is `image` (n, 1, height, width) in [0, 1]. Files come in pairs like
     train-images-idx3-ubyte and train-labels-idx1-ubyte. In one folder, files whose names start with
@@ -64,7 +64,7 @@ def idx(location: Location, *, labels: Sequence[str] = ()) -> Dataset:
 
 
 def _with_test_part(location: Location, paths: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Separate the files that are named like MNIST's test part."""
+    """Move files named like MNIST's test files to the test part."""
     if not isinstance(location, Path):
         return paths
     tests = [path for path in paths["train"] if path.name.lower().startswith(("t10k", "test"))]
@@ -74,7 +74,7 @@ def _with_test_part(location: Location, paths: dict[str, list[Path]]) -> dict[st
 
 
 def _partner(path: Path, paths: Sequence[Path]) -> Path:
-    """Return the labels' file of an images' file."""
+    """Find the IDX label file that belongs to an IDX image file."""
     name = path.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
     for candidate in paths:
         if candidate.name.removesuffix(".gz") == name:
@@ -94,14 +94,17 @@ def _check(path: Path, partner: Path, images: Array, numbers: Array, size: tuple
 
 
 def _scaled(pixels: Array) -> Array:
-    """Return float32 pixels, whole numbers divided by the largest of their type."""
+    """Convert pixels to float32, dividing integers by their dtype's largest value."""
     largest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
     scaled: Array = (pixels / np.float32(largest)).astype(np.float32)
     return scaled
 
 
 def _read(path: Path) -> Array:
-    """Read one IDX file: two zero bytes, type, rank, big-endian shape, values."""
+    """Read an IDX file, plain or gzipped, as an array.
+
+    The file has two zero bytes, type, rank, big-endian shape, and values.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             zeros, kind, rank = struct.unpack(">HBB", file.read(4))

@@ -1,4 +1,4 @@
-"""Images and sounds in one folder a class: <label>/<name>.png or .wav."""
+"""Loaders of images and sounds from class folders: <label>/<name>.png or .wav."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from training.data.sources import Location, Part, load, unknown_label
 from training.errors import InvalidData, NoRows, WrongShape
 
 Array = NDArray[Any]
-GroupOf = Callable[[Path], str]  # e.g. lambda path: path.stem.split("_")[0]
-ReadFile = Callable[[Path, Array | None], Array]  # (file, the first file's values)
+GroupOf = Callable[[Path], str]  # file → its group, e.g. lambda path: path.stem.split("_")[0]
+# (file, values of the first file) → values of the file
+ReadFile = Callable[[Path, Array | None], Array]
 
-MOST_PIXELS = 50_000_000  # in one image; more is a mistake or an attack
-# Bytes of sound; a writer that does not know the length, such as a pipe, claims at least these.
+MOST_PIXELS = 50_000_000  # in an image; more pixels are a mistake or an attack
+# Bytes of sound: a WAV header that claims as many or more was written before the length was known,
+# e.g. into a pipe.
 UNKNOWN_LENGTH = 2**31 - 2**16
 
 
@@ -34,11 +36,11 @@ def images(
     by: str = "group",
     labels: Sequence[str] = (),
 ) -> Dataset:
-    """Load PNG and JPEG files as one input, `image`.
+    """Load PNG and JPEG files from class folders as labelled images.
 
-    It is (n, 1 or 3, height, width) in [0, 1]. The files lie in one folder a class. They have one
-    size, or are scaled to `size`, (height, width) in pixels. Transparency becomes white. `groups`
-    returns a file's group, and `by` names the kind of group.
+    The input is `image` (n, 1 or 3, height, width) in [0, 1]. The files of each class lie in a
+    folder named after it. They have one size, or are scaled to `size`, (height, width) in pixels.
+    Transparency becomes white. `groups` returns a file's group, and `by` names the kind of group.
 
     Raises:
         InvalidData: a file is no image, has another size, or lies in no known class's folder.
@@ -64,11 +66,12 @@ def sounds(
     by: str = "speaker",
     labels: Sequence[str] = (),
 ) -> Dataset:
-    """Load WAV files as one input, `audio`.
+    """Load WAV files from class folders as labelled sounds of equal length.
 
-    It is (n, rate x seconds) in [-1, 1]. The files lie in one folder a class and hold PCM of 8, 16,
-    24 or 32 bits. Channels are averaged, other rates resampled, shorter sounds filled with silence,
-    longer ones cut. `groups` returns a file's speaker, and `by` names the kind of group.
+    The input is `audio` (n, rate x seconds) in [-1, 1]. The files of each class lie in a folder
+    named after it and hold PCM of 8, 16, 24 or 32 bits. Channels are averaged, other rates
+    resampled, shorter sounds filled with silence, longer ones cut. `groups` returns a file's
+    speaker, and `by` names the kind of group.
 
     Raises:
         InvalidData: a file is no such WAV, or lies in no known class's folder.
@@ -98,7 +101,10 @@ def _load(
     by: str,
     labels: Sequence[str],
 ) -> Dataset:
-    """Load files whose folder is their class, as the input `name`."""
+    """Load files as a data set whose classes are the folder names.
+
+    The values of the files become the input `name`.
+    """
     roots = [location] if isinstance(location, Path) else list(location.values())
 
     def read(paths: Sequence[Path], train: Part | None) -> Part:
@@ -146,7 +152,7 @@ def _read_image(path: Path, size: tuple[int, int] | None, colour: str) -> Array:
 
 
 def _decode(path: Path) -> Any:
-    """Decode a PNG or JPEG file, turned upright by its EXIF data."""
+    """Decode a PNG or JPEG file, rotated upright by its EXIF orientation."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     unreadable = (
@@ -170,7 +176,7 @@ def _decode(path: Path) -> Any:
 
 
 def _read_wav(path: Path) -> tuple[Array, int]:
-    """Read a WAV file's samples in [-1, 1] and rate in Hz."""
+    """Read a WAV file's samples in [-1, 1] and sampling rate (Hz)."""
     try:
         with wave.open(str(path)) as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
@@ -193,10 +199,13 @@ def _read_wav(path: Path) -> tuple[Array, int]:
 
 
 def _pcm(raw: bytes, width: int) -> NDArray[np.float64]:
-    """Convert little-endian samples of `width` bytes to [-1, 1]."""
+    """Convert little-endian PCM bytes to floats in [-1, 1].
+
+    Each sample has `width` bytes.
+    """
     data = np.frombuffer(raw, np.uint8).reshape(-1, width)
     if width == 1:
-        return data[:, 0].astype(np.float64) / 128 - 1  # the only width without a sign
+        return data[:, 0].astype(np.float64) / 128 - 1  # 8-bit PCM alone is unsigned
     widened = np.zeros((len(data), 4), np.uint8)
     widened[:, 4 - width :] = data  # the lowest bytes stay 0
     samples: NDArray[np.float64] = widened.view("<i4")[:, 0] / 2**31
@@ -204,5 +213,8 @@ def _pcm(raw: bytes, width: int) -> NDArray[np.float64]:
 
 
 def _name(path: Path) -> str:
-    """Return folder/file: file names alone may repeat between folders."""
+    """Return a file's "folder/name" for error messages.
+
+    File names alone may repeat between folders.
+    """
     return f"{path.parent.name}/{path.name}"

@@ -1,4 +1,4 @@
-"""Arrays of .npz files as inputs and target."""
+"""Loader of data sets from the arrays in NumPy .npz files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.data.sources import Location, Part, class_numbers, load, locate
 from training.errors import InvalidData, InvalidValue, MissingColumn, NoRows, WrongShape
 
 Array = NDArray[Any]
-# Tensor types by kind of NumPy type.
+# Kind of a stored NumPy dtype → dtype of the tensor.
 DTYPES = {"f": np.float32, "b": np.float32, "i": np.int64, "u": np.int64, "U": object}
 
 
@@ -29,10 +29,11 @@ def arrays(
     labels: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> Dataset:
-    """Load arrays of .npz files, whose first axis is the rows.
+    """Load named arrays of .npz files as inputs, target and groups.
 
-    `inputs` [all but target and groups] become float32, int64 or str. A target of whole numbers
-    or texts is a class. Inputs named in `optional` may hold NaN.
+    The first axis of each array is the rows. `inputs` [all but target and groups] become float32,
+    int64 or str. A target of whole numbers or texts is a class. Inputs named in `optional` may hold
+    NaN.
 
     Raises:
         InvalidData: an array is missing, has another size, or holds unusable values.
@@ -58,7 +59,10 @@ def arrays(
 
 
 def _read(path: Path, target: str, names: Sequence[str], groups: str | None) -> dict[str, Array]:
-    """Read the named arrays, or all, with the target and the groups."""
+    """Read the input, target and group arrays of one .npz file.
+
+    Without `names`, all arrays but target and groups are inputs.
+    """
     stored = _arrays_in(path)
     special = [target, *([groups] if groups else [])]
     columns = [*(names or sorted(set(stored) - set(special))), *special]
@@ -93,7 +97,7 @@ def _arrays_in(path: Path) -> dict[str, Array]:
 def _check(
     path: Path, columns: Mapping[str, Array], shapes: Mapping[str, Array], optional: Sequence[str]
 ) -> None:
-    """Refuse rows of another shape, and values that are not finite."""
+    """Raise an error unless rows have the expected shape and finite values."""
     for name, values in columns.items():
         shape = values.shape[1:]
         if name in shapes and shape != shapes[name].shape[1:]:

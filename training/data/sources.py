@@ -1,4 +1,4 @@
-"""Users' data files: find them by part, read and split them."""
+"""Finding, reading and splitting of users' train, validation and test files."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from numpy.typing import NDArray
 from training.data.dataset import PARTS, Dataset, Examples, split
 from training.errors import InvalidData, MissingColumn, NoRows, UnknownLabel
 
-# A file or folder that is split, or one for each of train, validation and test.
+# A file or folder, to be split, or a mapping of train, validation and test to a file or folder.
 Location = Path | Mapping[str, Path]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one part of a data set, with labels and columns."""
+    """Examples of one data part (train, validation or test), with class labels.
+
+    `columns` names the columns of a table, by input.
+    """
 
     examples: Examples
     labels: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-# Reads the files of one part; the second argument is the training part, None while reading it.
+# Function that reads the files of a part. Its second argument is the training part, or None while
+# the training part itself is read.
 Reader = Callable[[Sequence[Path], Part | None], Part]
 
 
 def load(
     location: Location, endings: Sequence[str], read: Reader, *, by: str, deep: bool = False
 ) -> Dataset:
-    """Find a user's files and load them as a data set.
+    """Find files by ending and load them as a split data set.
 
     Raises:
         InvalidData: the files are missing, unreadable, or do not match each other.
@@ -43,7 +47,7 @@ def load(
 
 
 def load_files(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) -> Dataset:
-    """Load files as a data set, split unless all parts have files.
+    """Load each part's files; split missing parts off the training part.
 
     Raises:
         InvalidData: the files are unreadable or do not match each other.
@@ -68,12 +72,12 @@ def load_files(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) ->
 def find_parts(
     location: Location, endings: Sequence[str], *, deep: bool = False
 ) -> dict[str, list[Path]]:
-    """List the files of each part that have one of `endings`.
+    """List the data files of each part (train, validation, test), by ending.
 
     Files of a single folder are the training part.
 
     Raises:
-        InvalidData: there are none.
+        InvalidData: there is no training part, or a part has no such file.
     """
     folders = {"train": location} if isinstance(location, Path) else location
     folders = {name: folders[name] for name in PARTS if name in folders}
@@ -84,13 +88,13 @@ def find_parts(
 
 
 def find(location: Path, endings: Sequence[str], *, deep: bool = False) -> list[Path]:
-    """List a folder's files that have one of `endings`.
+    """List a folder's data files with the given endings, sorted by name.
 
-    They are sorted by name. A file is listed whatever its ending. Hidden files are skipped. With
+    If `location` is a file, it is listed whatever its ending. Hidden files are skipped. With
     `deep`, subfolders are searched, too.
 
     Raises:
-        NoRows: there is none, or one is empty.
+        NoRows: there is no such file, or a file is empty.
     """
     if location.is_file():
         paths = [location]
@@ -105,7 +109,7 @@ def find(location: Path, endings: Sequence[str], *, deep: bool = False) -> list[
 
 
 def title(paths: Sequence[Path]) -> str:
-    """Name a data set after its first file.
+    """Build a data set's source string from its first file's name.
 
     Folders are left out: they may hold private names.
 
@@ -116,7 +120,7 @@ def title(paths: Sequence[Path]) -> str:
 
 
 def sha256(paths: Sequence[Path]) -> str:
-    """Compute the digest of a file, or of several files' digests."""
+    """Compute the SHA-256 of a file, or of several files' digests."""
     digests = []
     for path in paths:
         with path.open("rb") as file:
@@ -127,7 +131,7 @@ def sha256(paths: Sequence[Path]) -> str:
 
 
 def locate(rows: Sequence[tuple[str, int]], row: int, first: int = 1) -> str:
-    """Name the file and row number of a row among several files.
+    """Format the file name and row number of a row across files.
 
     `rows` lists (file name, number of rows). `first` is the number of a file's first row.
 
@@ -144,11 +148,11 @@ def locate(rows: Sequence[tuple[str, int]], row: int, first: int = 1) -> str:
 def class_numbers(
     values: NDArray[Any], labels: Sequence[str], place: Callable[[int], str]
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Convert a target to class numbers and labels.
+    """Encode an array of integers or texts as class numbers and labels.
 
-    Returns the numbers (n,) and the names of all classes. Floats and targets of more axes stay
-    values. Without `labels`, the sorted texts or 0 to the largest number are the labels. `place`
-    names a row in an error.
+    Returns the numbers (n,) and the names of all classes. Targets of floats or of several axes are
+    returned unchanged. Without `labels`, the sorted texts or 0 to the largest number are the
+    labels. `place` names a row in an error.
 
     Raises:
         UnknownLabel: a value is none of the labels.
@@ -169,7 +173,7 @@ def class_numbers(
 
 
 def unknown_label(label: str, labels: Sequence[str], place: str) -> UnknownLabel:
-    """Make the error for a class that is none of `labels`."""
+    """Make the UnknownLabel error for a label outside the known labels."""
     names = ", ".join(map(repr, labels[:10])) + (", …" if len(labels) > 10 else "")
     return UnknownLabel(f"{place}: {label!r} is none of the labels {names}")
 

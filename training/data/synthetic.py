@@ -1,4 +1,4 @@
-"""Seeded generators of data sets, whose best possible score is known.
+"""Seeded generators of synthetic data: series, ratings, speech and churn tables.
 
 The source string in the manifest has the generator's version and settings. Where the true model
 is known, its predictions are the reference "best possible", to which scores can be compared.
@@ -18,12 +18,12 @@ from training.data.dataset import BEST_POSSIBLE, Dataset, Examples, digest, spli
 
 Array = NDArray[Any]
 
-SEASON = 12  # steps
+SEASON = 12  # steps of a season
 MEMORY, NOISE = 0.7, 0.3  # autoregression: coefficient, and deviation of its noise
 
 
 def series(seed: int = 0, *, count: int = 300, windows: int = 5, length: int = 48) -> Dataset:
-    """Generate seasonal series and the next value of each.
+    """Generate seasonal time series, with the next value as the target.
 
     The input is `series` (n, length, 1), the target (n,); the split is by series. Level, amplitude,
     harmonics and phase differ by series. An autoregression with coefficient 0.7 and normal noise of
@@ -55,7 +55,7 @@ def series(seed: int = 0, *, count: int = 300, windows: int = 5, length: int = 4
 
 
 def _seasonal(generator: np.random.Generator, count: int, steps: int) -> Array:
-    """Generate series (count, steps) of a level and two harmonics each."""
+    """Generate noiseless seasonal series (count, steps): a level and two harmonics."""
     level, height = generator.normal(0, 2, (count, 1)), generator.uniform(0.5, 2, (count, 1))
     phase = generator.uniform(0, 2 * np.pi, (2, count, 1))
     second = generator.uniform(0, 0.5, (count, 1))
@@ -82,7 +82,7 @@ def interactions(
     history_length: int = 24,
     held_out: int = 6,
 ) -> Dataset:
-    """Generate users' histories and ratings, and the items they take next.
+    """Generate users' item histories and ratings, with held-out items as target.
 
     `history` (n, history_length) has item numbers from 1 to `items`, `ratings` (n, history_length)
     their ratings from 1 to 5. Taste has low rank, and a few items are popular with every user.
@@ -99,7 +99,7 @@ def interactions(
     drawn = np.argsort(-(score + generator.gumbel(size=score.shape)), axis=1)[
         :, : history_length + held_out
     ]
-    drawn = generator.permuted(drawn, axis=1)  # otherwise sorted, favourites first
+    drawn = generator.permuted(drawn, axis=1)  # without this, favourites would come first
     history, target = drawn[:, :history_length], drawn[:, history_length:]
     opinion = 3 + affinity + generator.normal(0, 0.5, affinity.shape)
     ratings = np.clip(np.rint(np.take_along_axis(opinion, history, axis=1)), 1, 5)
@@ -125,7 +125,7 @@ def interactions(
     )
 
 
-RATE = 8000  # Hz
+RATE = 8000  # sampling rate in Hz
 # Formants in Hz of men, after Peterson and Barney (1952); bandwidths are near a tenth of them.
 VOWELS = {
     "a": (730, 1090, 2440),
@@ -140,7 +140,7 @@ WORDS = ("ai", "au", "ea", "ei", "ia", "io", "oi", "ou", "ua", "ui")
 def speech(
     seed: int = 7, *, speakers: int = 30, takes: int = 4, seconds: float = 0.4, snr_db: float = 10.0
 ) -> Dataset:
-    """Generate recordings of ten two-vowel words by many speakers.
+    """Generate speech-like audio of ten two-vowel words by many speakers.
 
     The input is `audio` (n, seconds x 8000) in [-1, 1]. A train of glottal pulses passes three
     resonators, whose frequencies glide from the first vowel's formants to the second's. Speakers
@@ -190,7 +190,10 @@ def speech(
 def _formants(
     generator: np.random.Generator, speakers: int, speaker: Array, word: Array
 ) -> tuple[Array, Array]:
-    """Return formants (rows, 3) in Hz of first and second vowels."""
+    """Draw formants in Hz for each recording's first and second vowel.
+
+    Both results are (rows, 3).
+    """
     vowel_habit = generator.normal(1, 0.06, (speakers, len(VOWELS), 3))
     tract_length = generator.uniform(0.88, 1.22, (speakers, 1, 1))
     formants = np.array(list(VOWELS.values()))[None] * (vowel_habit * tract_length)
@@ -202,7 +205,10 @@ def _formants(
 def _excitation(
     generator: np.random.Generator, speakers: int, speaker: Array, position: Array
 ) -> Array:
-    """Generate glottal pulses of a falling pitch, and breath (rows, samples)."""
+    """Generate the voice source (rows, samples): glottal pulses plus breath noise.
+
+    The pitch falls within a word.
+    """
     rows = len(speaker)
     own_pitch = np.exp(generator.uniform(np.log(85), np.log(240), speakers))
     pitch = own_pitch[speaker] * generator.normal(1, 0.06, rows)
@@ -215,7 +221,7 @@ def _excitation(
 
 
 def _resonate(sound: Array, frequency: Array, bandwidth: Array) -> Array:
-    """Filter sound by a resonator with a moving frequency.
+    """Filter audio by a resonator whose frequency changes over time.
 
     `frequency` and `bandwidth` are (rows, samples) in Hz.
     """
@@ -230,7 +236,7 @@ def _resonate(sound: Array, frequency: Array, bandwidth: Array) -> Array:
 
 
 def _recorded(generator: np.random.Generator, sound: Array, snr_db: float) -> Array:
-    """Add noise, and return 16-bit samples at a random loudness."""
+    """Add noise; scale randomly to whole numbers in the 16-bit range."""
     sound = np.diff(sound, axis=1, prepend=0)  # radiation from the lips
     sound /= np.sqrt((sound**2).mean(axis=1, keepdims=True))
     noisy = sound + generator.normal(size=sound.shape) * 10 ** (-snr_db / 20)
@@ -240,7 +246,7 @@ def _recorded(generator: np.random.Generator, sound: Array, snr_db: float) -> Ar
 
 
 def _by_spectrum(data: Dataset) -> Array:
-    """Predict the test part's probabilities (n, words) from mean spectra."""
+    """Predict test probabilities (n, words) by logistic regression on mean spectra."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -252,7 +258,10 @@ def _by_spectrum(data: Dataset) -> Array:
 
 
 def _mean_spectrum(audio: Array) -> Array:
-    """Compute log power in 32 bands (n, 32), without the loudness."""
+    """Compute the mean log power of audio in 32 bands, without loudness.
+
+    The result is (n, 32).
+    """
     frames = audio[:, : audio.shape[1] // 256 * 256].reshape(len(audio), -1, 256)
     spectra = np.abs(np.fft.rfft(frames * np.hanning(256), axis=2)) ** 2
     power = spectra.mean(axis=1)[:, 1:]
@@ -270,7 +279,7 @@ UNKNOWN_CALLS = 999  # code for an unknown count, as many databases have one
 
 
 def churn(seed: int = 0, *, rows: int = 3000) -> Dataset:
-    """Generate a provider's customers, and which of them leave.
+    """Generate a dirty customer table, with whether each customer leaves as target.
 
     `numbers` (n, 4) has the columns NUMBERS, NaN for gaps; `categories` (n, 4) of str has the
     columns CATEGORIES, "" for gaps. The data are as dirty as real ones: `data_used` is in the unit
@@ -318,7 +327,7 @@ def churn(seed: int = 0, *, rows: int = 3000) -> Dataset:
     )
 
 
-# Spellings of a category, and how frequent they are.
+# Functions that respell a category, and the share of cells that each respells.
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     str,
     str.upper,
@@ -330,7 +339,7 @@ SPELLING_SHARES = (0.6, 0.1, 0.1, 0.1, 0.1)
 
 
 def _typed(values: Array, generator: np.random.Generator) -> Array:
-    """Spell categories as people type them: with capitals, blanks and gaps."""
+    """Add typing noise to category texts: capitals, stray blanks, and gaps."""
     styles = generator.choice(len(SPELLINGS), len(values), p=SPELLING_SHARES)
     spelled = [SPELLINGS[style](text) for style, text in zip(styles, values, strict=True)]
     return np.array(spelled, object)

@@ -1,4 +1,4 @@
-"""Tables in CSV and Parquet files as typed columns."""
+"""Loader of data sets from CSV and Parquet tables with typed columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.data.dataset import Dataset, Examples
 from training.data.sources import Location, Part, load
 from training.errors import InvalidData, MissingColumn, NoRows, WrongShape
 
-# Characters of a cell; the standard library's 131,072 are too few for documents.
+# Longest cell in characters; the csv module's default of 131,072 is too short for documents.
 csv.field_size_limit(2**24)
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 
@@ -36,7 +36,7 @@ def table(
     labels: Sequence[str] = (),
     delimiter: str = ",",
 ) -> Dataset:
-    """Load rows of CSV (.csv, .tsv, .txt) or Parquet files.
+    """Load CSV (.csv, .tsv, .txt) or Parquet files as a data set.
 
     The columns become up to two inputs, and one for each text:
 
@@ -85,7 +85,7 @@ def table(
 
 
 def read_table(paths: Sequence[Path], delimiter: str = ",") -> Table:
-    """Read all rows of files that have the same columns.
+    """Read CSV or Parquet files of the same columns into one table.
 
     Raises:
         InvalidData: a file cannot be read, is empty, or has other columns than the first.

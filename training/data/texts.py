@@ -1,4 +1,4 @@
-"""English texts that CPython carries: docstrings, and topics of the reference.
+"""Text data sets from CPython: library docstrings and language reference topics.
 
 Their licence is the PSF's. They differ between versions of Python, so the source of a data set
 names the version.
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from training.data.dataset import Dataset, Examples, digest, split
 from training.errors import InvalidData
 
-# Modules by topic, without those that Linux distributions package separately (tkinter, idlelib,
-# distutils) and those of other systems.
+# Topic → modules of the standard library, without modules that Linux distributions package
+# separately (tkinter, idlelib, distutils) or that exist on other systems only.
 TOPICS = {
     "concurrency": (
         "asyncio concurrent contextvars multiprocessing queue sched selectors signal subprocess "
@@ -59,7 +59,7 @@ TOPICS = {
         "textwrap tomllib xml"
     ),
 }
-SHORTEST, LONGEST = 20, 1000  # characters of a text
+SHORTEST, LONGEST = 20, 1000  # characters of a docstring, a summary or a body
 
 
 class Docstring(NamedTuple):
@@ -71,7 +71,7 @@ class Docstring(NamedTuple):
 
 
 def topics_of_docstrings() -> Dataset:
-    """Load about 5,000 docstrings with their topics, split by module.
+    """Load about 5,000 Python docstrings, labelled by topic and split by module.
 
     The input is `text` (n,) of str; the classes are the keys of TOPICS.
     """
@@ -93,7 +93,7 @@ def topics_of_docstrings() -> Dataset:
 
 
 def docstring_pairs() -> Dataset:
-    """Load pairs of a docstring's first paragraph and its rest.
+    """Load pairs of a Python docstring's first paragraph and remaining text.
 
     The split is by module. The inputs are `summary` and `body` (n,) of str, both without
     duplicates. The target is the number of the pair.
@@ -122,7 +122,7 @@ def docstring_pairs() -> Dataset:
 
 
 def docstring_pairs_as_bytes() -> Dataset:
-    """Load the docstring pairs as UTF-8 bytes.
+    """Load pairs of docstring summary and body as UTF-8 byte numbers.
 
     Each text is a row (n, longest) of int64, padded by 0.
     """
@@ -148,7 +148,7 @@ def _bytes(texts: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
-    """Load topics of Python's reference as bytes for a language model.
+    """Load Python's language reference as byte sequences for training language models.
 
     The input is `tokens` (n, length), the target (n, length) the byte after each token. Windows do
     not overlap; the end of a topic is padded with 0 in `tokens` and -1 in the target. The split is
@@ -185,7 +185,7 @@ def language(length: int = 128, *, with_docstrings: bool = False) -> Dataset:
 
 @functools.cache
 def docstrings() -> tuple[Docstring, ...]:
-    """List the standard library's docstrings by topic and module, without duplicates.
+    """List the unique docstrings of Python's library with their modules and topics.
 
     Raises:
         InvalidData: the interpreter came without its sources.

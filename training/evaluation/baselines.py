@@ -11,13 +11,14 @@ from training.data import Dataset, Examples
 
 Array = NDArray[Any]
 FEW = 50  # distinct values; a column with at most these is a category, not a text
-WORDS = 20_000  # largest vocabulary of a text column
-PAIR_WEIGHT = 10.0  # counts that a byte's own frequency is worth beside its pairs
+WORDS = 20_000  # largest vocabulary of a text column's TF-IDF
+# Weight of a byte's own frequency, in counted pairs, when smoothing pair frequencies.
+PAIR_WEIGHT = 10.0
 TINY = 1e-9  # keeps a logarithm or a division finite
 
 
 def outputs(task: str, data: Dataset) -> dict[str, Array]:
-    """Compute the outputs of each baseline for the test rows.
+    """Compute each baseline's predictions for the test part, by baseline name.
 
     They are shaped as `metrics.compute` takes them. The data set's own reference predictions
     (`Examples.references`) follow those of the task.
@@ -33,7 +34,7 @@ def outputs(task: str, data: Dataset) -> dict[str, Array]:
 
 
 def _classification(data: Dataset) -> dict[str, Array]:
-    """Predict by class frequency, and by distance to the class means."""
+    """Predict class probabilities by class frequency, and by nearest class mean."""
     target, validated = data.train.target, data.validation.target
     largest = max(int(part.target.max()) for part in (data.train, data.validation, data.test))
     classes = max(len(data.labels), largest + 1)
@@ -57,7 +58,7 @@ def _classification(data: Dataset) -> dict[str, Array]:
 
 
 def _gaussian_shares(rows: Any, means: Array, present: Array, width: float) -> Array:
-    """Return class probabilities under Gaussians of one width around the means.
+    """Compute class probabilities from equally wide Gaussians around each class mean.
 
     The result is (n, classes); classes that are not `present` in training get 0.
     """
@@ -78,7 +79,10 @@ def _regression(data: Dataset) -> dict[str, Array]:
 
 
 def _ranking(data: Dataset) -> dict[str, Array]:
-    """Rank items by their number of training users, and randomly."""
+    """Score items for each test user by popularity, and randomly.
+
+    The popularity of an item is its number of training users.
+    """
     popularity = np.maximum(data.train.target, 0).sum(axis=0).astype(np.float64)
     shape = (len(data.test), len(popularity))
     return {
@@ -88,7 +92,7 @@ def _ranking(data: Dataset) -> dict[str, Array]:
 
 
 def _generation(data: Dataset) -> dict[str, Array]:
-    """Compute each byte's cost in nats by byte and byte-pair frequencies."""
+    """Compute each test byte's cost in nats from byte and byte-pair frequencies."""
     (before,), target = data.train.inputs.values(), data.train.target
     (test_before,), test_target = data.test.inputs.values(), np.maximum(data.test.target, 0)
     real = target >= 0
@@ -107,7 +111,7 @@ def _generation(data: Dataset) -> dict[str, Array]:
 
 
 def _embedding(data: Dataset) -> dict[str, Array]:
-    """Return similarities (n, n) of the pairs: random ones, and by TF-IDF."""
+    """Compute similarities (n, n) of text pairs: random, and by TF-IDF."""
     rows = len(data.test)
     similarities: dict[str, Array] = {"random": np.random.default_rng(0).random((rows, rows))}
     sides = list(data.test.inputs.values())
@@ -122,14 +126,14 @@ def _embedding(data: Dataset) -> dict[str, Array]:
 
 
 def _strings(values: Array) -> list[str]:
-    """Return texts (n,), or rows of bytes padded by 0, as strings."""
+    """Convert an array of texts, or of zero-padded bytes, to strings."""
     if values.dtype.kind == "i":
         return [bytes(row[row > 0].tolist()).decode(errors="replace") for row in values]
     return [str(text) for text in values.ravel()]
 
 
 def features(train: Examples, *parts: Examples) -> list[Any]:
-    """Encode the inputs of each part as one sparse matrix (n, d).
+    """Encode each data part's inputs as one sparse feature matrix (n, d).
 
     The encoding is fitted on `train`. Texts become TF-IDF, categories one-hot columns, token
     numbers counts. Tables are standardised, their gaps filled with the mean. Everything else is
@@ -173,7 +177,7 @@ def _token_counts(tokens: Array, size: int) -> Any:
 
 
 def _texts(parts: list[Array]) -> list[Any]:
-    """Encode columns of few distinct values one-hot, all others as TF-IDF."""
+    """Encode text columns one-hot if few values occur, else as TF-IDF."""
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import OneHotEncoder

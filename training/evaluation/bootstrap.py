@@ -19,15 +19,15 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95  # share of the draws inside an interval
 SEED = 0  # fixed, so that a run repeats, and two models see the same draws
 DRAWS = 1000
-FEWER_DRAWS_ABOVE = 20_000  # rows; their intervals are narrow, and a fifth of the draws is enough
+FEWER_DRAWS_ABOVE = 20_000  # units; their intervals are narrow, and a fifth of the draws is enough
 CHUNK = 2_000_000  # counts held in memory at a time, 16 MB
 
 
 def resample(statistics: Floats, groups: Array | None) -> Floats:
-    """Sum statistics (n, k) over rows drawn with replacement, giving (draws, k).
+    """Compute bootstrap sums (draws, k) of row statistics (n, k).
 
-    With `groups` (n,), whole groups are drawn. Two models' statistics of the same rows get the
-    same draws, so their differences are paired.
+    Rows are drawn with replacement. With `groups` (n,), whole groups are drawn. Two models'
+    statistics of the same rows get the same draws, so their differences are paired.
     """
     units = statistics if groups is None else sum_by_group(statistics, groups)[1]
     return np.concatenate([counts @ units for counts in _draws(len(units))])
@@ -49,14 +49,20 @@ def resample_roc_auc(probabilities: Array, target: Array, groups: Array | None) 
 
 
 def interval(values: Floats) -> list[float]:
-    """Return the central `LEVEL` of the finite values as [low, high]."""
+    """Compute the percentile interval [low, high] of bootstrap values at level `LEVEL`.
+
+    NaN and infinite values are left out.
+    """
     percentiles = [50 - 50 * LEVEL, 50 + 50 * LEVEL]
     edges = np.percentile(values[np.isfinite(values)], percentiles)
     return [round(float(edge), 6) for edge in edges]
 
 
 def sum_by_group(statistics: Floats, groups: Array) -> tuple[Array, Floats]:
-    """Return the sorted group names (g,) and their summed rows (g, k)."""
+    """Sum row statistics by group; return group names and sums (g, k).
+
+    The names (g,) are sorted.
+    """
     names, number = np.unique(groups, return_inverse=True)
     sums = np.zeros((len(names), statistics.shape[1]))
     np.add.at(sums, number, statistics)
@@ -64,7 +70,10 @@ def sum_by_group(statistics: Floats, groups: Array) -> tuple[Array, Floats]:
 
 
 def _draws(units: int) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each draw contains each unit, in chunks (draws, units)."""
+    """Yield chunks (draws, units) of how often bootstrap draws contain each unit.
+
+    A unit is a row or a group of rows.
+    """
     draws = DRAWS if units <= FEWER_DRAWS_ABOVE else DRAWS // 5
     generator, chunk = np.random.default_rng(SEED), max(1, CHUNK // units)
     for start in range(0, draws, chunk):

@@ -17,11 +17,11 @@ Array = NDArray[Any]
 
 
 def temperature(logits: Array, target: Array, groups: Array | None = None) -> float:
-    """Fit the temperature that divides logits (n, classes) for calibrated probabilities.
+    """Fit the softmax temperature that calibrates a classifier's logits (n, classes).
 
-    It is 1.0 if no temperature helps. A temperature always fits the rows it was fitted on. So it is
-    kept only if, in five-fold cross-validation, it lowers the negative log likelihood of the
-    held-out rows. The rows of a group (n,) stay in one fold.
+    The temperature divides the logits; it is 1.0 if no temperature helps. A temperature always fits
+    the rows it was fitted on. So it is kept only if, in five-fold cross-validation, it lowers the
+    negative log likelihood of the held-out rows. The rows of a group (n,) stay in one fold.
     """
     logits = logits.astype(np.float64)
     folds, before = _folds(target, groups), nats(logits, target)
@@ -38,18 +38,21 @@ def temperature(logits: Array, target: Array, groups: Array | None = None) -> fl
 
 
 def nats(logits: Array, target: Array, temperature: float = 1.0) -> Array:
-    """Compute the negative log likelihood of each row (n,), in nats."""
+    """Compute each row's negative log likelihood in nats from logits (n, classes)."""
     return _costs(logits, temperature)[np.arange(len(target)), target]
 
 
 def logits(probabilities: Array) -> Array:
-    """Return logits whose softmax gives `probabilities` (n, classes), clipped at `TINY`."""
+    """Convert probabilities (n, classes) to logits, clipping probabilities below `TINY`."""
     values: Array = np.log(np.maximum(probabilities.astype(np.float64), TINY))
     return values
 
 
 def scaled(probabilities: Array, temperature: float) -> Array:
-    """Return probabilities (n, classes) at another temperature, in the same dtype."""
+    """Rescale class probabilities (n, classes) to another softmax temperature.
+
+    The dtype stays the same.
+    """
     colder = logits(probabilities) / temperature
     powers = np.exp(colder - colder.max(axis=1, keepdims=True))
     shares: Array = (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
@@ -57,7 +60,7 @@ def scaled(probabilities: Array, temperature: float) -> Array:
 
 
 def reliability(probabilities: Array, target: Array, bins: int = 10) -> dict[str, Any]:
-    """Compute the expected calibration error, and the accuracy in bins of confidence.
+    """Compute a classifier's expected calibration error, and accuracy by confidence bin.
 
     The bins have equal width; empty ones are left out. A calibrated classifier is right in 80 % of
     the rows to which it gives a confidence of 0.8.
@@ -78,7 +81,7 @@ def reliability(probabilities: Array, target: Array, bins: int = 10) -> dict[str
 
 
 def _costs(logits: Array, temperature: float) -> Array:
-    """Compute the negative log likelihood of every class (n, classes)."""
+    """Compute every class's negative log likelihood (n, classes) at a temperature."""
     colder = logits / temperature
     colder = colder - colder.max(axis=1, keepdims=True)
     costs: Array = np.log(np.exp(colder).sum(axis=1, keepdims=True)) - colder
@@ -86,9 +89,9 @@ def _costs(logits: Array, temperature: float) -> Array:
 
 
 def _fit(logits: Array, target: Array) -> float:
-    """Return the temperature of the lowest cost.
+    """Fit the temperature that minimizes the target's negative log likelihood.
 
-    The cost is convex in 1 / temperature. The target is smoothed by one wrong row among n + 2
+    This cost is convex in 1 / temperature. The target is smoothed by one wrong row among n + 2
     (Platt 1999): with every row right, no finite temperature would be best.
     """
     from scipy.optimize import minimize_scalar
@@ -106,7 +109,10 @@ def _fit(logits: Array, target: Array) -> float:
 
 
 def _folds(target: Array, groups: Array | None) -> list[Array]:
-    """Return the row numbers of each fold, the same on every call."""
+    """Split rows into five cross-validation folds of row numbers, keeping groups whole.
+
+    The folds are the same on every call.
+    """
     units = np.arange(len(target)) if groups is None else groups
     names, number = np.unique(units, return_inverse=True)
     fold = np.random.default_rng(0).permutation(len(names)) % FOLDS

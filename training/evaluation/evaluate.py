@@ -1,4 +1,4 @@
-"""Evaluation of a model: intervals, lead over baselines, groups and classes."""
+"""Model evaluation: confidence intervals, lead over baselines, worst groups and classes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def evaluate(
     *,
     uncalibrated: Array | None = None,
 ) -> Evaluation:
-    """Evaluate a model's outputs for the test part of `data`.
+    """Evaluate a model's test outputs: intervals, lead over baselines, groups, calibration.
 
-    The result is small enough for a manifest. `intervals` are bootstrap percentiles of each metric;
-    a data set split by group is resampled by group. `lead` is the paired difference to the best
-    baseline. `groups` lists the best and worst groups, `classes` the worst labels, `calibration`
-    the accuracy at each confidence. With `uncalibrated`, the outputs before temperature scaling, it
-    has the errors before it, too.
+    `outputs` are those for the test part of `data`. The result is small enough for a manifest.
+    `intervals` are bootstrap percentiles of each metric; a data set split by group is resampled by
+    group. `lead` is the paired difference to the best baseline. `groups` lists the best and worst
+    groups, `classes` the worst labels, `calibration` the accuracy at each confidence. With
+    `uncalibrated`, the outputs before temperature scaling, it has the errors before it, too.
     """
     test = data.test
     by, groups = _resampling_unit(data)
@@ -72,7 +72,10 @@ def evaluate_baselines(task: Task, data: Dataset) -> dict[str, Metrics]:
 
 
 def _resampling_unit(data: Dataset) -> tuple[str, Array | None]:
-    """Return the unit to resample, and the test rows' groups if any."""
+    """Return the unit that the bootstrap draws, and the test rows' groups.
+
+    The unit is "row" or the kind of group; the groups are None where rows are drawn.
+    """
     by = str(data.split.get("by", "row"))
     groups = data.test.groups
     if by == "row" or groups is None:
@@ -102,7 +105,7 @@ def _with_intervals(task: Task, draws: dict[str, Any], rows: int, by: str) -> Ev
 def _lead(
     task: Task, draws: Array, own: Metrics, data: Dataset, groups: Array | None
 ) -> Lead | None:
-    """Compute the lead over the best baseline.
+    """Compute the model's lead over the best baseline, with its interval.
 
     It is positive if the model is better, whatever the direction of the metric.
     """
@@ -123,7 +126,7 @@ def _lead(
 
 
 def _by_group(task: Task, rows: NDArray[np.float64], groups: Array, by: str) -> dict[str, Any]:
-    """Summarise the primary metric by group, listing the worst and best."""
+    """Summarise the primary metric by group: mean, worst and best groups."""
     primary = PRIMARY[task]
     names, sums = bootstrap.sum_by_group(rows, groups)
     values = finish(task, sums)[primary.metric]
@@ -152,7 +155,7 @@ def _by_group(task: Task, rows: NDArray[np.float64], groups: Array, by: str) -> 
 
 
 def _calibration(outputs: Array, uncalibrated: Array | None, test: Examples) -> dict[str, Any]:
-    """Return the reliability of the outputs, and the errors before temperature scaling."""
+    """Compute the calibration of classifier outputs, and errors before temperature scaling."""
     after = reliability(outputs, test.target)
     if uncalibrated is None:
         return after
@@ -164,7 +167,7 @@ def _calibration(outputs: Array, uncalibrated: Array | None, test: Examples) -> 
 def _worst_classes(
     probabilities: Array, target: Array, labels: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """List the classes with the lowest F1, worst first."""
+    """List the classes of lowest F1, with precision and recall, worst first."""
     from sklearn.metrics import precision_recall_fscore_support
 
     classes = np.unique(target)

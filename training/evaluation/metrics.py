@@ -1,4 +1,7 @@
-"""Metrics of each task, computed from sums of per-row statistics."""
+"""Metrics by task: classification, regression, ranking, generation and embedding.
+
+Most are computed from sums of per-row statistics, so that resampling rows is cheap.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ TINY = 1e-15  # keeps a division by zero defined
 
 @dataclass(frozen=True, slots=True)
 class Primary:
-    """The metric that decides between two models of a task."""
+    """Primary metric of a task, which decides between two models."""
 
     metric: str
     higher_is_better: bool
@@ -50,7 +53,7 @@ NAMES: dict[Task, tuple[str, ...]] = {  # in the order in which reports show the
 
 
 def compute(task: Task, outputs: Array, examples: Examples, labels: Sequence[str] = ()) -> Metrics:
-    """Compute the metrics of a model's outputs for `examples`.
+    """Compute a task's metrics by name, from model outputs and target.
 
     A metric that these examples leave undefined, such as ROC AUC with one class, is left out.
 
@@ -80,7 +83,7 @@ def compute(task: Task, outputs: Array, examples: Examples, labels: Sequence[str
 
 
 def statistics(task: Task, outputs: Array, target: Array) -> Floats:
-    """Compute each row's statistics (n, k), whose sums determine the metrics.
+    """Compute per-row statistics (n, k) whose sums determine a task's metrics.
 
     The first column is the weight of the row: 1, its number of bytes, or 0 to ignore it.
     """
@@ -95,7 +98,7 @@ def statistics(task: Task, outputs: Array, target: Array) -> Floats:
 
 
 def finish(task: Task, sums: Floats) -> dict[str, Floats]:
-    """Turn summed statistics (..., k) into metrics (...)."""
+    """Compute a task's metrics (...) from summed row statistics (..., k)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if task == "classification":
             return _finish_classification(sums)
@@ -158,7 +161,7 @@ def _finish_classification(sums: Floats) -> dict[str, Floats]:
 
 
 def _metrics_without_sums(probabilities: Array, target: Array) -> dict[str, Any]:
-    """Compute ROC AUC, and macro F1 of more classes than `_classification` counts."""
+    """Compute ROC AUC, and macro F1 of more than `MOST_CLASSES` classes."""
     from sklearn.metrics import f1_score
 
     values, classes = {}, probabilities.shape[1]
@@ -173,7 +176,7 @@ def _metrics_without_sums(probabilities: Array, target: Array) -> dict[str, Any]
 def _regression(values: Array, target: Array) -> list[Array]:
     expected = target.reshape(len(target), -1).astype(np.float64)
     error = values.reshape(len(target), -1) - expected
-    # Without its mean, a target far from zero keeps the digits of its variance.
+    # Subtracting the mean keeps the digits of the variance of a target far from zero.
     varies = np.ptp(expected, axis=0) > 0
     centred = np.where(varies, expected - expected.mean(axis=0), 0.0)
     return [np.ones(len(target)), error**2, abs(error), centred, centred**2]
@@ -190,7 +193,7 @@ def _finish_regression(sums: Floats) -> dict[str, Floats]:
 
 
 def _ranking(outputs: Array, relevance: Array) -> list[Array]:
-    """Compute NDCG, recall and reciprocal rank of each row.
+    """Compute NDCG@10, recall@10 and reciprocal rank of each ranking.
 
     The gains of NDCG are linear, as scikit-learn's. Rows without a relevant item have weight 0.
     """
@@ -221,7 +224,7 @@ def _generation(outputs: Array, target: Array) -> list[Array]:
 
 
 def _text_cost(logits: Array, target: Array) -> tuple[float, int]:
-    """Return a text's cost in nats and its number of right bytes."""
+    """Compute a text's cost in nats and number of correctly predicted bytes."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf)
     chosen = shifted[np.arange(len(target)), target]
     cost = (np.log(np.exp(shifted).sum(axis=1)) - chosen).sum()
@@ -238,7 +241,10 @@ def _finish_generation(sums: Floats) -> dict[str, Floats]:
 
 
 def _embedding(outputs: Array, _: Array) -> list[Array]:
-    """Rank each row's partner among all partners, behind those that tie."""
+    """Rank each embedding's true partner among all partners by similarity.
+
+    Partners that tie rank before the true one.
+    """
     similarity = _cosines(outputs) if outputs.ndim == 3 else outputs
     rank = (similarity >= np.diagonal(similarity)[:, None]).sum(axis=1)
     return [np.ones(len(rank)), rank <= 1, rank <= TOP, 1 / rank]
@@ -255,7 +261,7 @@ def _cosines(pairs: Array) -> Array:
 
 
 def _area(scores: Array, positive: Array, weights: Floats) -> Floats:
-    """Compute the probability that a positive row outscores a negative one.
+    """Compute the ROC AUC of scores for each draw of row weights.
 
     A tie counts half. `weights` (draws, n) weigh the rows; the result is (draws,).
     """
@@ -272,14 +278,14 @@ def _area(scores: Array, positive: Array, weights: Floats) -> Floats:
 
 
 def _mean_of_finite(values: Floats) -> Floats:
-    """Average over the last axis without NaN and infinities."""
+    """Average an array's finite values over its last axis."""
     finite = np.isfinite(values)
     mean: Floats = np.where(finite, values, 0).sum(axis=-1) / finite.sum(axis=-1)
     return mean
 
 
 def _normalised(probabilities: Array) -> Floats:
-    """Return float64 probabilities that sum to 1 in each row."""
+    """Rescale probabilities to float64 rows that sum to 1."""
     values = probabilities.astype(np.float64)
     normal: Floats = values / values.sum(axis=1, keepdims=True)
     return normal

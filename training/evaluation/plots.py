@@ -1,4 +1,4 @@
-"""PNG plots of a run: learning curves, confusion matrix, reliability and residuals."""
+"""PNG plots of a training run: learning curves, confusion matrix, reliability, residuals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def learning_curves(
     path: Path,
     baseline: tuple[str, float] | None = None,
 ) -> None:
-    """Plot loss and primary metric by epoch, beside a baseline (name, value)."""
+    """Plot learning curves: loss and primary metric by epoch, beside a baseline.
+
+    `baseline` is (name, value).
+    """
     metric = PRIMARY[task].metric
     scores = [row.get(f"validation_{metric}") for row in history]
     panels = 2 if any(value is not None for value in scores) else 1
@@ -62,7 +65,7 @@ def learning_curves(
 
 
 def confusion(probabilities: Array, target: Array, labels: Sequence[str], path: Path) -> None:
-    """Plot the confusion matrix beside the reliability of the confidences.
+    """Plot a classifier's confusion matrix beside its reliability diagram.
 
     Of many classes, the most confused are shown.
     """
@@ -73,7 +76,7 @@ def confusion(probabilities: Array, target: Array, labels: Sequence[str], path: 
         wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
         shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CLASSES])
         title = f"the {len(shown)} most confused of {len(counts)} classes"
-    side = min(max(3.4, 0.42 * len(shown) + 1.6), 9.5)  # inches
+    side = min(max(3.4, 0.42 * len(shown) + 1.6), 9.5)  # inches, of the confusion matrix
     figure = _figure(side + 3.4, side + 0.4)
     left, right = figure.subplots(1, 2, width_ratios=[side, 3.2])
     _matrix(left, counts, shown)
@@ -94,7 +97,7 @@ def confusion_counts(probabilities: Array, target: Array) -> NDArray[np.int64]:
 
 
 def residuals(values: Array, target: Array, path: Path) -> None:
-    """Plot predicted against actual values beside the distribution of the errors."""
+    """Plot predicted against actual values, beside a histogram of the errors."""
     actual, predicted = target.reshape(-1).astype(np.float64), values.reshape(-1).astype(np.float64)
     figure = _figure(9.2, 3.9)
     left, right = figure.subplots(1, 2)
@@ -161,7 +164,7 @@ def _reliability(axes: Axes, probabilities: Array, target: Array) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Create a figure in memory, without a display or a writable home.
+    """Create a Matplotlib figure without a display or a writable home folder.
 
     Matplotlib writes its font cache into MPLCONFIGDIR: a temporary folder, removed at exit.
     """
@@ -201,7 +204,10 @@ def _label(axes: Axes, title: str, x: str, y: str, *, grid: bool = True) -> None
 
 
 def _short(label: str) -> str:
-    """Shorten a label for an axis, and escape `$`, which starts mathematics."""
+    """Shorten an axis label to 18 characters and escape `$`.
+
+    Matplotlib reads text between `$` as mathematics.
+    """
     return (label if len(label) <= 18 else label[:17] + "…").replace("$", r"\$")
 
 

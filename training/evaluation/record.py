@@ -14,7 +14,7 @@ from training import manifest
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Summarise one metric over several seeds.
+    """Compute mean, deviation and range of a metric over several seeds.
 
     >>> spread([0.5, 1.0])
     {'mean': 0.75, 'deviation': 0.353553, 'low': 0.5, 'high': 1.0}
@@ -28,7 +28,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """Describe the machine and its libraries without private names.
+    """Describe the machine and its library versions, without private names.
 
     Names of people, hosts and folders are left out, so that a record can be shared.
     """
@@ -56,7 +56,7 @@ def make(
     processes: int,
     duration_s: float,
 ) -> dict[str, Any]:
-    """Make the record of runs that differ in their seed only.
+    """Build the record of training runs that differ only in seed.
 
     `metrics` and `histories` have one entry a seed. Throughput leaves out each run's first epoch,
     which warms up, unless it is the only one.

@@ -1,4 +1,4 @@
-"""Report of a run: result lines for the log, report.json, and plots."""
+"""Report of a training run: log lines, report.json, and plots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Fields of the manifest that report.json repeats.
 FIELDS = ("task", "metrics", "baselines", "evaluation", "data", "hyperparameters", "training")
-BASELINES = 3  # columns of the table, so that a line fits 120 characters
+BASELINES = 3  # most baselines in a table, so that a line fits 120 characters
 
 
 def write(
@@ -33,7 +33,7 @@ def write(
     folders: Sequence[Path],
     search: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write report.json and the plots into each of `folders`.
+    """Write a run's report.json and plots into each of `folders`.
 
     Returns the paths in the first folder. The plots are learning.png and, by task, confusion.png or
     residuals.png. `outputs` and `target` belong to the test part, shaped as `metrics.compute` takes
@@ -54,7 +54,7 @@ def write(
 
 
 def best_baseline(card: Manifest) -> tuple[str, float] | None:
-    """Return the name and primary metric of the best baseline."""
+    """Return the best baseline's name and primary metric from a manifest."""
     primary = PRIMARY[card["task"]]
     scores = {
         name: values[primary.metric]
@@ -68,7 +68,7 @@ def best_baseline(card: Manifest) -> tuple[str, float] | None:
 
 
 def lines(card: Manifest) -> list[str]:
-    """Format a run's result as a table of metrics beside the baselines.
+    """Format a run's metrics and baselines as table lines for the log.
 
     Lines about the lead, the groups and the calibration follow. The metric definitions of SageMaker
     jobs (`log_lines.py`) read `test_<metric>=` from it.
@@ -119,14 +119,14 @@ def _plot(
 
 
 def _rank(task: Task, name: str, values: Mapping[str, float]) -> tuple[bool, float]:
-    """Return a sort key: `best possible` first, then the better baselines."""
+    """Return a baseline's sort key: `best possible` first, then better scores."""
     primary = PRIMARY[task]
     value = values.get(primary.metric, 0.0)
     return name != BEST_POSSIBLE, -value if primary.higher_is_better else value
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align a table's cells: the first column left, the rest right."""
+    """Pad table cells into lines, first column left-aligned, others right-aligned."""
     first, *rest = zip(*rows, strict=True)
     columns = [_padded(first, str.ljust), *(_padded(column, str.rjust) for column in rest)]
     return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]

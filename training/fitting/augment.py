@@ -1,4 +1,4 @@
-"""Random augmentation of training images, on the device of the batch."""
+"""Random rotation, scaling and shift of training images, on their device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch.nn import functional
 
 
 def affine(images: Tensor, *, turn: float, zoom: float, shift: float) -> Tensor:
-    """Rotate, scale and shift each of (batch, channels, height, width) at random.
+    """Rotate, scale and shift each image of a batch at random.
 
-    Limits: `turn` in radians, `zoom` as a share of the size, `shift` as a share of half the size.
-    Each is drawn between minus and plus its limit, from torch's generator.
+    `images` are (batch, channels, height, width). Limits: `turn` in radians, `zoom` as a share of
+    the size, `shift` as a share of half the size. Each is drawn between minus and plus its limit,
+    from torch's generator.
     """
     count = len(images)
     draws = torch.rand(4, count, device=images.device) * 2 - 1  # no copy from the host

@@ -1,4 +1,4 @@
-"""Checkpoints, written atomically, and the SIGTERM handler that asks for them."""
+"""Checkpoints of a training run: atomic saving, resuming, and stop on SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = dict[str, float]  # metrics of one epoch
 
 
 class Stop:
-    """Flag that SIGTERM sets: the run saves a checkpoint and ends.
+    """Stop flag set on SIGTERM: training then saves a checkpoint and ends.
 
     SageMaker leaves 120 s between SIGTERM and SIGKILL.
     """
@@ -30,7 +30,10 @@ class Stop:
     requested = False
 
     def listen(self) -> Stop:
-        """Install the SIGTERM handler. Main thread only."""
+        """Install the SIGTERM handler that sets the stop flag.
+
+        Python allows this in the main thread only.
+        """
         signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
@@ -39,14 +42,14 @@ class Stop:
 
 
 class Interrupted(Exception):
-    """Run that SIGTERM stopped after its state was saved.
+    """Exception for a training run that SIGTERM stopped.
 
-    No failure: the next attempt resumes it.
+    No failure: the next attempt resumes the run, if a checkpoint holds its state.
     """
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write or replace the checkpoint in `folder` atomically."""
+    """Write a run's state to the checkpoint file in `folder` atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{FILE}.tmp"
     with part.open("wb") as file:
@@ -57,7 +60,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the checkpoint in `folder`, or return None where there is none.
+    """Load a run's checkpoint from `folder`, or return None without a checkpoint.
 
     `run` identifies the run: its settings, number of processes, recipe and data.
 
@@ -80,12 +83,12 @@ def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
 
 @dataclass
 class RunState:
-    """Everything that a checkpoint holds, including the state of the random generators."""
+    """State of a training run that checkpoints hold, including random generators."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    identity: dict[str, Any]  # must be equal in the checkpoint
-    folder: Path | None  # for the checkpoint
+    identity: dict[str, Any]  # settings and data of the run; a checkpoint with others is refused
+    folder: Path | None  # holds the checkpoint; None to save none
     ranks: Ranks
     loss_sum: Tensor  # over this process's examples of the epoch, on the device
     epoch: int = 0  # completed epochs
@@ -93,13 +96,13 @@ class RunState:
     history: list[Row] = field(default_factory=list)
     best: dict[str, Tensor] | None = None  # weights of the epoch with the lowest validation loss
     best_loss: float = math.inf
-    stale: int = 0  # epochs since the best one
+    stale: int = 0  # epochs since the lowest validation loss
     generators: dict[str, Any] | None = None  # random state to restore in the middle of an epoch
 
     def save(self) -> None:
-        """Write a checkpoint where there is a folder.
+        """Write a checkpoint of the run, if it has a checkpoint folder.
 
-        Every process has to call it, because each adds its random state.
+        Every process has to call this method, because each adds its random state.
         """
         if self.folder is None:
             return
@@ -124,7 +127,7 @@ class RunState:
         save(self.folder, state)
 
     def restore(self) -> None:
-        """Load the checkpoint, where there is one."""
+        """Resume the run from its checkpoint, if one exists."""
         saved = self._read() if self.folder else None
         if saved is None:
             return
@@ -139,7 +142,7 @@ class RunState:
             print(f"resumed after {self.epoch} epochs and {self.step} steps", flush=True)
 
     def _read(self) -> dict[str, Any] | None:
-        """Read the checkpoint in rank 0 and broadcast it.
+        """Read the checkpoint in rank 0 and broadcast it to every process.
 
         Other hosts may have another disk, or see the file later.
         """
@@ -147,7 +150,7 @@ class RunState:
         if self.ranks.leads and self.folder:
             try:
                 saved = restore(self.folder, self.identity)
-            except InvalidCheckpoint as error:  # sent as well: the others would wait forever
+            except InvalidCheckpoint as error:  # broadcast: other processes would wait forever
                 saved = error
         saved = self.ranks.broadcast(saved)
         if isinstance(saved, InvalidCheckpoint):
@@ -155,16 +158,16 @@ class RunState:
         return saved
 
     def seed_epoch(self, seed: int) -> None:
-        """Seed torch from (seed, epoch): a resumed epoch draws the same order."""
+        """Seed torch from seed and epoch, so resumed epochs repeat their order."""
         torch.manual_seed((seed * 1_000_003 + self.epoch) % 2**63)
 
     def seed_rank(self, seed: int) -> None:
-        """Give each process its own random numbers for dropout and augmentation."""
+        """Seed each training process differently, for its own dropout and augmentation."""
         if self.ranks.rank:
             torch.manual_seed(((seed * 1_000_003 + self.epoch) * 1_009 + self.ranks.rank) % 2**63)
 
     def restore_generators(self) -> None:
-        """Restore the random state of a checkpoint saved within an epoch."""
+        """Restore the random generators from a checkpoint saved within an epoch."""
         if self.generators is None:
             return
         torch.set_rng_state(self.generators["cpu"])
@@ -173,7 +176,7 @@ class RunState:
         self.generators = None
 
     def keep_best(self, validation_loss: float) -> None:
-        """Copy the weights if the validation loss is the lowest so far."""
+        """Copy the model's weights if the validation loss is the lowest yet."""
         self.stale += 1
         if validation_loss < self.best_loss:
             self.best_loss, self.stale = validation_loss, 0

@@ -1,4 +1,4 @@
-"""Data-parallel training in the processes that torchrun starts."""
+"""Data-parallel training: joining and communication of the processes that torchrun starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Rank of this process, and the number of processes.
+    """Rank of this process in distributed training, and number of processes.
 
     Rank 0 prints, saves and exports.
     """
@@ -30,9 +30,9 @@ class Ranks:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Return whether `flag` is set in any process.
+        """Return whether `flag` is true in any of the training processes.
 
-        Exchanged over the CPU, so that no device has to finish its work first.
+        The flags are exchanged over the CPU, so that no device has to finish its work first.
         """
         if self.count == 1:
             return flag
@@ -41,13 +41,13 @@ class Ranks:
         return bool(votes.item())
 
     def sum(self, value: Tensor) -> Tensor:
-        """Add up `value` over the processes, in place."""
+        """Sum a tensor over all training processes, in place."""
         if self.count > 1:
             dist.all_reduce(value)
         return value
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value in every process.
+        """Send rank 0's value to every process and return it.
 
         Decisions have to be equal in all processes, to the last bit.
         """
@@ -58,7 +58,7 @@ class Ranks:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the values of all processes, by rank."""
+        """Gather one value from each process into a list by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -66,16 +66,16 @@ class Ranks:
         return values
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave torch's process group at the end of distributed training."""
         if self.count > 1:
             dist.destroy_process_group()
 
 
 def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch.device]:
-    """Join the processes that torchrun started, if any.
+    """Join torchrun's process group, and return this process's rank and device.
 
-    Returns the rank and the device of this process. They meet at MASTER_ADDR or, without a network,
-    at the file in MAYFLY_RENDEZVOUS (file:///…).
+    Without torchrun, there is one process on `device`. Several processes meet at MASTER_ADDR or,
+    without a network, at the file in MAYFLY_RENDEZVOUS (file:///…).
     """
     count = int(environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -92,7 +92,7 @@ def join(environ: Mapping[str, str], device: torch.device) -> tuple[Ranks, torch
 
 
 def run_and_exit(main: Callable[[], int]) -> NoReturn:
-    """Run `main` and exit with its status.
+    """Run a training entry point and exit the process with its status.
 
     One of several processes exits without finalizing the interpreter. destroy_process_group leaves
     gloo's threads running after DistributedDataParallel; a thread that releases its last tensor

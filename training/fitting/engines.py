@@ -1,4 +1,4 @@
-"""Optimizer step, run by eager calls or as a CUDA graph.
+"""Engines of optimizer steps: eager, compiled, or as a CUDA graph.
 
 docs/decisions/0019-the-training-loop.md gives the reason and the times.
 """
@@ -26,7 +26,7 @@ WARM_STEPS = 3  # eager steps before the CUDA graph: libraries allocate memory i
 
 
 def is_weight(parameter: Tensor) -> bool:
-    """Return whether L1 and L2 shrink `parameter`.
+    """Return whether L1 and L2 regularization apply to a parameter.
 
     They shrink matrices and kernels, and leave biases and norms alone.
     """
@@ -36,7 +36,7 @@ def is_weight(parameter: Tensor) -> bool:
 def optimizer(
     model: nn.Module, settings: NetworkHyperparameters, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return AdamW with weight decay on matrices and kernels only.
+    """Create an AdamW optimizer with weight decay on matrices and kernels only.
 
     On a GPU it is fused into one kernel.
     """
@@ -54,7 +54,7 @@ def optimizer(
 
 
 class Objective(nn.Module):
-    """Model and loss as one module, for wrappers of modules: DistributedDataParallel, compile."""
+    """Module of model and loss, which DistributedDataParallel and compile can wrap."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def objective(
     device: torch.device,
     ranks: Ranks,
 ) -> nn.Module:
-    """Wrap model and loss for several processes, and compile them if set."""
+    """Combine model and loss into one module, distributed and compiled as configured."""
     module: nn.Module = Objective(model, loss)
     if ranks.count > 1:
         devices = [device] if device.type == "cuda" else None
@@ -84,7 +84,7 @@ def objective(
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """Optimizer step on one batch, without waiting for the device."""
+    """Optimizer step on one batch of training rows, without device synchronization."""
 
     objective: nn.Module
     optimizer: torch.optim.Optimizer
@@ -106,7 +106,7 @@ class Update:
         return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
     def __call__(self, batch: Tensor, rate: float | Tensor) -> None:
-        """Update the weights from the rows numbered in `batch`.
+        """Run one optimizer step on the training rows numbered in `batch`.
 
         `rate` is the learning rate. The loss of these rows is added to `loss_sum`.
         """
@@ -128,13 +128,13 @@ class Update:
             self._shrink(rate * self.settings.l1)
 
     def _sync(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Exchange gradients between processes only with the last part of a batch."""
+        """Return a context that exchanges gradients only after a batch's last part."""
         if not is_last and isinstance(self.objective, DistributedDataParallel):
             return self.objective.no_sync()
         return contextlib.nullcontext()
 
     def _backward(self, rows: Tensor, share: float) -> None:
-        """Add the gradient of `rows`, weighted by their `share` of the batch."""
+        """Backpropagate the loss of training rows, weighted by their batch share."""
         inputs = tuple(values[rows] for values in self.inputs)
         if self.augment is not None:
             augmented = self.augment(*inputs)
@@ -147,10 +147,10 @@ class Update:
 
     @torch.no_grad()
     def _shrink(self, step: float | Tensor) -> None:
-        """Apply L1 as a proximal step: soft-threshold the weights by `step`.
+        """Apply L1 regularization as a proximal step: soft-threshold the weights.
 
         Weights reach zero and stay there, while a subgradient would jump around zero. The threshold
-        is divided by AdamW's denominator, like the gradient, so that the minimum is that of
+        `step` is divided by AdamW's denominator, like the gradient, so that the minimum is that of
         loss + l1 * sum(|weights|).
         """
         for group in self.optimizer.param_groups:
@@ -162,20 +162,20 @@ class Update:
 
 
 class Engine(Protocol):
-    """Runner of an epoch's optimizer steps, one call each."""
+    """Interface of engines that run an epoch's optimizer steps one by one."""
 
     def start_epoch(self, order: Tensor, step: int, done: int) -> None:
-        """Start an epoch, or resume it at `step`.
+        """Start an epoch of optimizer steps, or resume it at `step`.
 
         `order` holds the row numbers of the whole epoch; `done` counts the steps of the run so far.
         """
 
     def step(self) -> None:
-        """Run the next step of the epoch."""
+        """Run the epoch's next optimizer step."""
 
 
 class Eager:
-    """Engine that calls every operation from Python."""
+    """Training engine that runs each optimizer step as ordinary torch calls."""
 
     def __init__(self, update: Update, rates: list[float], batch_size: int) -> None:
         self._update, self._rates, self._batch_size = update, rates, batch_size
@@ -191,7 +191,7 @@ class Eager:
 
 
 class Graphed:
-    """Engine that replays a whole step as one CUDA graph.
+    """Training engine that replays each optimizer step as one CUDA graph.
 
     Row numbers and learning rate differ between steps: the graph reads them from device memory and
     advances its own counters. The first WARM_STEPS steps run eagerly, and so does the last batch of
@@ -205,7 +205,8 @@ class Graphed:
         self._order = torch.zeros(rows, dtype=torch.int64, device=device)
         self._rates = torch.tensor(rates, device=device)
         self._offsets = torch.arange(batch_size, device=device)
-        self._start = torch.zeros((), dtype=torch.int64, device=device)  # row of the next batch
+        # First row of the next batch.
+        self._start = torch.zeros((), dtype=torch.int64, device=device)
         self._done = torch.zeros((), dtype=torch.int64, device=device)
         self._step = self._warm_steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -231,7 +232,7 @@ class Graphed:
         self._step += 1
 
     def _warm_up(self) -> None:
-        """Run a step on a side stream, before a graph is recorded."""
+        """Run an optimizer step on a side stream, before CUDA-graph recording."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -253,7 +254,10 @@ class Graphed:
         return graph
 
     def step_on_device(self) -> None:
-        """Run a full batch from fixed addresses on the device."""
+        """Run an optimizer step that a CUDA graph can record.
+
+        The step reads a full batch from fixed addresses on the device.
+        """
         self._update(self._order.index_select(0, self._offsets + self._start), self._rate())
         self._start += self._batch_size
         self._done += 1
@@ -264,7 +268,9 @@ class Graphed:
 
 
 def engine(update: Update, total: int) -> Engine:
-    """Return the engine that the settings choose for `total` steps.
+    """Create the eager or CUDA-graph training engine that the settings choose.
+
+    `total` is the number of steps of the run, over which the learning rate is scheduled.
 
     Raises:
         InvalidHyperparameter: a CUDA graph without a GPU, or with several processes.

@@ -1,4 +1,4 @@
-"""Fit scikit-learn estimators, pipelines and grid searches, and compute their answers."""
+"""Fitting of scikit-learn estimators, pipelines and grid searches, and their predictions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from training.errors import ExportFailed, InvalidRecipe
 from training.fitting.checkpoint import Interrupted, Stop
 from training.recipe import Arrays
 
-CANDIDATES_SHOWN = 5  # best settings of a grid search that are printed
-REASON_SHOWN = 300  # characters of scikit-learn's message
+CANDIDATES_SHOWN = 5  # best candidates of a grid search that are printed
+REASON_SHOWN = 300  # characters of scikit-learn's message in an error
 VECTORIZERS = ("TfidfVectorizer", "CountVectorizer")
 _BOOSTING = "behind a SimpleImputer where values are missing"
 _ALTERNATIVES = {
@@ -33,7 +33,7 @@ def is_estimator(model: object) -> bool:
 
 
 def table(inputs: Arrays) -> NDArray[Any]:
-    """Join the inputs to one table (n, columns), each input flattened.
+    """Join named input arrays into one table (n, columns), each flattened.
 
     The dtype is object if there is text, or else float64 with values rounded to float32, so that
     the estimator computes in float64. A single text input (n,) stays flat, as vectorizers need it.
@@ -55,7 +55,9 @@ def table(inputs: Arrays) -> NDArray[Any]:
 
 
 def check_exportable(estimator: Any) -> None:
-    """Refuse an estimator that has no ONNX conversion, before its fit.
+    """Raise an error if a scikit-learn estimator cannot be converted to ONNX.
+
+    This runs before the fit, which may take long.
 
     Raises:
         ExportFailed: names the part, and an alternative.
@@ -69,7 +71,7 @@ def check_exportable(estimator: Any) -> None:
 
 
 def _parts(estimator: Any) -> Iterator[Any]:
-    """Yield the estimator and its parts: steps, columns, candidates of a search."""
+    """Yield an estimator and its nested estimators: steps, columns, search candidates."""
     yield estimator
     if hasattr(estimator, "get_params"):
         for value in estimator.get_params(deep=True).values():
@@ -96,14 +98,14 @@ def _check_vectorizer(name: str, part: Any) -> None:
 
 
 def fit(estimator: Any, examples: Examples, *, seed: int, stop: Stop | None = None) -> Any:
-    """Fit `estimator` on the examples, and return it.
+    """Fit a scikit-learn estimator on examples, and return the fitted estimator.
 
     The columns of all inputs are put side by side. Every part that draws random numbers and has
     no `random_state` is seeded with `seed`.
 
     Raises:
-        ExportFailed: a part of it cannot be converted to ONNX.
-        InvalidRecipe: it does not take the data; the message is scikit-learn's.
+        ExportFailed: a part of the estimator cannot be converted to ONNX.
+        InvalidRecipe: the estimator does not take the data; the message is scikit-learn's.
         Interrupted: `stop` was requested; there is no state to resume from.
     """
     check_exportable(estimator)
@@ -154,7 +156,7 @@ def _refused(estimator: Any, examples: Examples, error: Exception) -> InvalidRec
 
 
 def candidates(search: Any) -> list[str]:
-    """Return the best settings of a grid search, one line each.
+    """Format the best candidates of a grid search, one line each.
 
     A line has score, standard deviation and parameters; both numbers are over the folds. An
     estimator without a search has no lines.
@@ -172,7 +174,7 @@ def candidates(search: Any) -> list[str]:
 
 
 def chosen_parameters(model: Any) -> dict[str, Any]:
-    """Return a grid search's chosen parameters as plain JSON values."""
+    """Return a grid search's best parameters as plain JSON values."""
     best = getattr(model, "best_params_", {})
     return {
         name: value if isinstance(value, str | int | float | bool) else str(value)
@@ -181,14 +183,17 @@ def chosen_parameters(model: Any) -> dict[str, Any]:
 
 
 def predict(estimator: Any, inputs: Arrays) -> Any:
-    """Return a classifier's probabilities (n, classes), a regressor's values, or features."""
+    """Return an estimator's class probabilities, predicted values, or transformed features.
+
+    Probabilities are (n, classes).
+    """
     methods = ("predict_proba", "predict", "transform")
     method = next(getattr(estimator, name) for name in methods if hasattr(estimator, name))
     return method(table(inputs))
 
 
 def check_classes(estimator: Any, labels: tuple[str, ...]) -> None:
-    """Check that a fitted classifier has a probability for each label.
+    """Raise InvalidRecipe if a fitted classifier never saw one of the labels.
 
     Raises:
         InvalidRecipe: the training part lacks a class.

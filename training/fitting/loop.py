@@ -1,12 +1,13 @@
-"""Training loop: no host synchronization within an epoch, resumable at any step.
+"""Training loop with validation, checkpoints, early stopping, and resuming at any step.
 
     history = fit(
         model, data, NetworkHyperparameters(epochs=3),
         device=torch.device("cpu"), loss=losses.cross_entropy,
     )
 
-All data are on the device. The same on a CPU, on a GPU, and in the processes that torchrun starts.
-The optimizer step is in engines.py, the learning rate in schedule.py.
+All data are on the device, and the host does not wait for the device within an epoch. The loop is
+the same on a CPU, on a GPU, and in the processes that torchrun starts. The optimizer step is in
+engines.py, the learning rate in schedule.py.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from training.fitting.losses import Loss
 from training.fitting.progress import Progress
 from training.hyperparameters import NetworkHyperparameters
 
-SAVE_EVERY_S = 60.0  # training time lost when a machine dies without SIGTERM
+SAVE_EVERY_S = 60.0  # most training time lost when a machine dies without SIGTERM
 VOTE_EVERY = 20  # steps between two votes of several processes on saving and stopping
-CHUNK = 1024  # examples at a time without gradients
+CHUNK = 1024  # examples at a time in validation and prediction
 
 Score = Callable[[nn.Module], Row]  # metrics on the validation part; leaves the model unchanged
 
@@ -55,7 +56,7 @@ def fit(
     ranks: Ranks | None = None,
     watch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Train `model` in place and return the metrics of each epoch.
+    """Train a network in place and return the metrics of each epoch.
 
     A row has epoch, loss, validation_loss, the metrics of `score`, and examples_per_s. `watch` gets
     each row and may raise to end the run. `identity`, the settings and the number of processes
@@ -112,7 +113,7 @@ def fit(
 
 @dataclass
 class _Loop:
-    """Epochs of one run: steps, validation, checkpoints, early stopping."""
+    """Loop over training epochs: steps, validation, checkpoints, early stopping."""
 
     state: RunState
     engine: engines.Engine
@@ -129,12 +130,12 @@ class _Loop:
 
     @property
     def done(self) -> int:
-        """Return the number of steps since the start of the run."""
+        """Return the number of optimizer steps since the start of training."""
         return self.state.epoch * self.steps_per_epoch + self.state.step
 
     @property
     def is_over(self) -> bool:
-        """Return whether all epochs are done, or early stopping ends the run."""
+        """Return whether training is over: epochs completed, or stopped early."""
         return self.state.epoch == self.settings.epochs or self._is_stale
 
     @property
@@ -146,7 +147,7 @@ class _Loop:
         return time.monotonic() - self.saved_at > SAVE_EVERY_S
 
     def run_epoch(self, watch: Callable[[Row], None] | None) -> None:
-        """Train and validate for one epoch, or finish a resumed one."""
+        """Train and validate for one epoch, or finish a resumed epoch."""
         state = self.state
         self._start_epoch()
         started, first_row = time.monotonic(), state.step * self.settings.batch_size
@@ -179,7 +180,7 @@ class _Loop:
                 self.progress.step(self.state, self.done)
 
     def _save_or_stop(self) -> None:
-        """Save a checkpoint when it is due or SIGTERM arrived.
+        """Save a checkpoint when due, and stop training after a SIGTERM.
 
         Processes vote at the same steps: one that stopped alone would leave the others waiting.
         """
@@ -220,7 +221,7 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def load_best(self) -> None:
-        """Load the best weights, where early stopping kept them."""
+        """Load the weights of lowest validation loss, if early stopping kept them."""
         state = self.state
         if state.best is None:
             return
@@ -234,7 +235,7 @@ class _Loop:
 
 @torch.no_grad()
 def try_out(model: nn.Module, examples: Examples, loss: Loss) -> None:
-    """Run two examples through `model` and `loss`.
+    """Check on two examples that data, model and loss fit together.
 
     Raises:
         InvalidRecipe: they do not fit; torch's message, with the shapes of the data.
@@ -266,7 +267,7 @@ def _shapes(inputs: Mapping[str, Tensor], target: Tensor) -> str:
 
 
 def _to_device(examples: Examples, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Copy all inputs and the target to the device, once."""
+    """Copy the inputs and target of examples to the device."""
     target = torch.from_numpy(np.ascontiguousarray(examples.target))
     return _inputs_to_device(examples.inputs, device), target.to(device)
 
@@ -287,7 +288,7 @@ def _inputs_to_device(
 def _validate(
     model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor, loss: Loss, score: Score | None
 ) -> Row:
-    """Return the mean loss and the metrics, with `validation_` before each name."""
+    """Compute validation loss and metrics, each name prefixed by `validation_`."""
     model.eval()
     loss_sum = torch.zeros((), device=target.device)
     for start in range(0, len(target), CHUNK):
@@ -302,7 +303,7 @@ def _validate(
 def predict(
     model: nn.Module, inputs: Mapping[str, NDArray[Any]], device: torch.device, chunk: int = CHUNK
 ) -> tuple[NDArray[Any], ...]:
-    """Return the model's outputs (n, ...) for inputs (n, ...), in order."""
+    """Return a network's outputs (n, ...) as arrays for inputs (n, ...)."""
     model.eval()
     tensors = _inputs_to_device(inputs, device)
     parts = []

@@ -1,4 +1,7 @@
-"""Loss functions: (model, inputs, target) → mean over a batch."""
+"""Loss functions of torch models: cross entropy, squared error, Huber, contrastive.
+
+A `Loss` takes (model, inputs, target) and returns the mean over a batch.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ def cross_entropy(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) 
 
 
 def mse(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-    """Compute the mean squared error."""
+    """Compute the mean squared error of a model's outputs."""
     return functional.mse_loss(_like(model(*inputs), target), target)
 
 
 def huber(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-    """Compute the Huber loss.
+    """Compute the mean Huber loss of a model's outputs.
 
     Squared up to an error of 1, linear beyond: outliers weigh less than in the squared error.
     """
@@ -48,7 +51,7 @@ def next_token(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> 
 
 
 def nats(run: Run, examples: Examples) -> NDArray[np.float32]:
-    """Return the cross entropy of each target byte in nats (n, length).
+    """Compute a language model's cost of each byte in nats (n, length).
 
     For a generation recipe's `infer`. The model is run on PART texts at a time: logits are large.
     """
@@ -76,8 +79,8 @@ def contrastive(first: Tensor, second: Tensor, temperature: float = 0.05) -> Ten
 
 
 def _like(prediction: Tensor, target: Tensor) -> Tensor:
-    """Reshape (batch, 1) to (batch,)."""
-    # Otherwise broadcasting would compare every row with every other.
+    """Reshape predictions to the target's shape, e.g. (batch, 1) to (batch,)."""
+    # Without this, broadcasting would compare every row with every other row.
     return prediction.reshape(target.shape)
 
 
@@ -91,7 +94,7 @@ BY_TASK = {"classification": cross_entropy, "regression": mse, "generation": nex
 
 
 def choose(task: str, loss: str | Loss | None) -> Loss:
-    """Return a recipe's own loss, one by name, or its task's.
+    """Choose a loss function: the recipe's own, by name, or by task.
 
     Raises:
         InvalidRecipe: the name is unknown, or the task has no loss of its own.

@@ -1,4 +1,4 @@
-"""Progress lines that a training run prints."""
+"""Printing of training progress: loss, metrics, rate and time left."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from training.fitting.checkpoint import Row, RunState
 from training.fitting.distributed import Ranks
 
-PRINT_EVERY_S = 5.0  # within an epoch
+PRINT_EVERY_S = 5.0  # between progress lines within an epoch
 
 
 class Progress:
-    """Printer of progress lines: one an epoch, and more within long epochs.
+    """Printer of training progress, once an epoch and within long epochs.
 
-    log_lines.py has the regular expressions that read them.
+    log_lines.py has the regular expressions that read the lines.
     """
 
     def __init__(self, done: int, total: int, ranks: Ranks) -> None:
@@ -21,12 +21,12 @@ class Progress:
         self._started = self._printed = time.monotonic()
 
     def left_s(self, done: int) -> float:
-        """Estimate the seconds left after `done` steps."""
+        """Estimate the seconds of training left after `done` steps."""
         spent = time.monotonic() - self._started
         return spent / max(done - self._first, 1) * (self._total - done)
 
     def step(self, state: RunState, done: int) -> None:
-        """Print a line within a long epoch, at most every PRINT_EVERY_S."""
+        """Print progress within a long epoch, at most every PRINT_EVERY_S seconds."""
         if self._silent or time.monotonic() - self._printed <= PRINT_EVERY_S:
             return
         self._printed = time.monotonic()
@@ -34,7 +34,7 @@ class Progress:
         print(f"epoch {state.epoch + 1}  step {state.step}  {left}", flush=True)
 
     def epoch(self, row: Row, epochs: int, done: int) -> None:
-        """Print the metrics of a finished epoch."""
+        """Print the metrics of a finished epoch and the time left."""
         if self._silent:
             return
         self._printed = time.monotonic()

@@ -4,7 +4,7 @@ import math
 
 
 def schedule(step: int, total: int, kind: str = "cosine", warm_up: float = 0.1) -> float:
-    """Return the learning rate at `step`, as a share of the highest.
+    """Return the learning rate at a step, relative to the peak rate.
 
     The rate rises linearly over the first `warm_up` of the `total` steps.
 

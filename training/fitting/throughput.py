@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.fitting.losses import Loss
 from training.hyperparameters import NetworkHyperparameters
 
-# Part of the device's name → dense operations a second in bf16 and in TF32 (for fp32 data), from
+# Part of a GPU's name → peak dense operations a second in bf16 and in TF32 (for fp32 data), from
 # the makers' data sheets. The first entry that matches is used.
 PEAKS: tuple[tuple[str, float, float], ...] = (
     ("H200", 989e12, 494e12),
@@ -28,18 +28,18 @@ COUNTED = 8  # examples whose operations are counted
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """Cost of one example and peak of the devices together."""
+    """FLOPs of one training example, and peak FLOP/s of all devices."""
 
     flops_per_example: float  # matrix multiplications and additions, forward and backward
     peak_flops_per_s: float
 
     def share(self, examples_per_s: float) -> float:
-        """Return the share of the peak at this rate, 0 to 1."""
+        """Compute the share of peak FLOP/s used at a training rate."""
         return self.flops_per_example * examples_per_s / self.peak_flops_per_s
 
 
 def peak(name: str, bf16: bool) -> float | None:
-    """Return a GPU's peak operations a second, None if unknown.
+    """Return a GPU's peak FLOP/s by device name, None if unknown.
 
     >>> peak("NVIDIA H100 80GB HBM3", bf16=True), peak("a CPU", bf16=True)
     (989000000000000.0, None)
@@ -53,9 +53,9 @@ def peak(name: str, bf16: bool) -> float | None:
 def flops_per_example(
     model: nn.Module, loss: Loss, inputs: tuple[Tensor, ...], target: Tensor
 ) -> float:
-    """Count the operations of one example, forward and backward.
+    """Count the FLOPs of one training example, forward and backward.
 
-    Counted on shapes alone, on torch's meta device; 0 where that fails.
+    They are counted on shapes alone, on torch's meta device; 0 where that fails.
     """
     try:
         shapes_only = copy.deepcopy(model).to("meta")
@@ -77,7 +77,10 @@ def roof(
     device: torch.device,
     processes: int,
 ) -> Roof | None:
-    """Return cost and peak of a run, None on unknown devices."""
+    """Return FLOPs per example and peak FLOP/s, None on unknown devices.
+
+    It is None, too, where the operations of the model cannot be counted.
+    """
     if device.type != "cuda":
         return None
     top = peak(torch.cuda.get_device_name(device), bf16=settings.precision != "fp32")

@@ -36,14 +36,15 @@ class Trained:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the settings, and those that scikit-learn's own search chose."""
+        """Return the hyperparameters, with those that a scikit-learn search chose."""
         return asdict(self.settings) | estimators.chosen_parameters(self.model)
 
     @property
     def served_model(self) -> nn.Module:
-        """Return the module to export, which shares its weights with `model`.
+        """Return the torch module to export, e.g. with a classifier's softmax.
 
-        A classifier gets a softmax at its temperature, unless the recipe has a `serve` of its own.
+        It shares its weights with `model`. A classifier gets a softmax at its temperature, unless
+        the recipe has a `serve` of its own.
         """
         model: nn.Module = self.model
         if self.recipe.serve is not None:
@@ -53,15 +54,15 @@ class Trained:
         return model
 
     def encode(self, inputs: Arrays) -> Arrays:
-        """Return the model's inputs for a caller's raw inputs."""
+        """Preprocess a caller's raw inputs into the model's inputs."""
         return self.preprocessor.encode(inputs) if self.preprocessor else inputs
 
     def request(self, examples: Examples) -> Arrays:
-        """Return the raw inputs that a caller would send for `examples`."""
+        """Convert examples to the raw inputs that a caller would send."""
         return self.recipe.request(examples) if self.recipe.request else examples.inputs
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Compute in Python what the exported graph would answer for raw inputs."""
+        """Predict on raw inputs in Python, as the exported graph would."""
         encoded, outputs = self.encode(inputs), self.recipe.output_kinds
         if isinstance(self.model, nn.Module):
             served = self.served_model.to(self.device)
@@ -74,7 +75,7 @@ class Trained:
     def measure(
         self, examples: Examples, run: Run | None = None
     ) -> tuple[dict[str, float], NDArray[Any]]:
-        """Return the metrics of the answers for `examples`, and these answers.
+        """Compute the model's metrics on examples, and return its outputs, too.
 
         `run` stands in for the model, e.g. the graph that was exported from it.
         """

@@ -1,4 +1,4 @@
-"""Train a recipe's model, torch or scikit-learn, and calibrate it.
+"""Training and calibration of a recipe's model, torch or scikit-learn.
 
     trained = fit(recipe, settings, recipe.load_data({}, settings), device=torch.device("cpu"))
 
@@ -40,7 +40,7 @@ def fit(
     ranks: Ranks | None = None,
     watch: Callable[[Row], None] | None = None,
 ) -> Trained:
-    """Train the model of `recipe` on `data`, and calibrate it.
+    """Train a recipe's model on a data set, and calibrate classifiers.
 
     The keyword arguments are those of `loop.fit`.
 
@@ -145,7 +145,7 @@ def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Train
 
 
 def calibrate(trained: Trained) -> Trained:
-    """Set a classifier's softmax temperature from the validation part.
+    """Return a classifier's copy with a softmax temperature fitted on validation logits.
 
     Other models, and recipes with a `serve` of their own, are returned as they are.
     """

@@ -1,1 +1,1 @@
-"""The built-in recipes, one short file each."""
+"""Built-in training recipes: data, model and settings, one file each."""

@@ -1,7 +1,8 @@
-"""Churn: customer table whose gaps and typos the graph cleans.
+"""Churn recipe: predict leaving customers from a table with gaps and typos.
 
-Test accuracy 78.7 % on 600 held-out customers, mean of 3 seeds (78.2 to 79.0). Nearest class mean
-67.3 %, majority class 58.5 %, best achievable on the clean data 81.3 %. 8 s with export and proof.
+The exported graph cleans the table. Test accuracy 78.7 % on 600 held-out customers, mean of 3 seeds
+(78.2 to 79.0). Nearest class mean 67.3 %, majority class 58.5 %, best achievable on the clean data
+81.3 %. 8 s with export and proof.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from training.recipe import NetworkHyperparameters, Range, Recipe
 CODES = Categories.of(
     synthetic.CONTRACTS, synthetic.PAYMENTS, synthetic.REGIONS, tuple(synthetic.MEGABYTES)
 )
-UNKNOWN_CALLS = 999  # this number of calls means that it is not known
+UNKNOWN_CALLS = 999  # code in the data for an unknown number of support calls
 EMBEDDING_WIDTH = 8  # largest embedding of a category
 
 
@@ -37,7 +38,7 @@ class Churn(NetworkHyperparameters):
 
 
 class Cleaner(nn.Module):
-    """Cleaning of raw columns inside the network.
+    """Network layer that cleans table columns: units and unknown numbers.
 
     Data use is brought to one unit, and unknown numbers become NaN. The last category is the unit,
     which the codes returned no longer contain.
@@ -58,7 +59,7 @@ class Cleaner(nn.Module):
 
 
 class Table(nn.Module):
-    """Perceptron for a table of numbers and categories.
+    """Multilayer perceptron for a table of numbers, with gaps, and categories.
 
     Numbers (batch, k) and codes (batch, m) → (batch, outputs). A NaN among the numbers is filled
     with its column's median and marked; columns are scaled to mean 0 and deviation 1, all learned

@@ -1,7 +1,8 @@
-"""Digits: handwritten digits by a small convolutional network on 28x28 grey images.
+"""Digits recipe: classify handwritten digits by a small convolutional network.
 
-Test accuracy 99.4 % on 359 held-out images, mean of 13 seeds (99.2 to 99.7). 11-19 s with import,
-export and proof on 1-2 threads of a shared 2-core CPU, torch 2.13.
+The images are grey, 28x28 pixels. Test accuracy 99.4 % on 359 held-out images, mean of 13 seeds
+(99.2 to 99.7). 11-19 s with import, export and proof on 1-2 threads of a shared 2-core CPU, torch
+2.13.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ class DigitsHyperparameters(NetworkHyperparameters):
 
 
 def network(h: DigitsHyperparameters) -> nn.Module:
-    """Return the network: (batch, 1, 28, 28) → (batch, 10) logits."""
+    """Create the digit classifier: (batch, 1, 28, 28) → (batch, 10) logits."""
     return networks.cnn(10, kernel=h.kernel)
 
 
 def student(h: DigitsHyperparameters) -> nn.Module:
-    """Return a network with a quarter of the channels, for --compress distil."""
+    """Create a student network with a quarter of the channels, for distillation.
+
+    `--compress distil` trains it.
+    """
     return networks.cnn(10, kernel=h.kernel, widths=(8, 16))
 
 

@@ -1,8 +1,9 @@
-"""Embedder: sentence embeddings trained contrastively, from letters and without a vocabulary.
+"""Embedder recipe: sentence embeddings from character pieces, trained contrastively.
 
-A docstring's first sentence has to lie nearest to the rest of the docstring. Of 427 held-out
-sentences, 26 to 28 % rank their own text first and 69 % among the first ten; TF-IDF 19 and 54 %;
-the same pieces of words, weighted by rarity and untrained, 26 and 63 %. 20 s on a shared CPU.
+There is no vocabulary. A docstring's first sentence has to lie nearest to the rest of the
+docstring. Of 427 held-out sentences, 26 to 28 % rank their own text first and 69 % among the first
+ten; TF-IDF 19 and 54 %; the same pieces of words, weighted by rarity and untrained, 26 and 63 %. 20
+s on a shared CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from training.recipe import NetworkHyperparameters, Range, Recipe, Run
 
 LENGTH = 400  # bytes of a text read while training; most texts are shorter
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-PIECE_LENGTHS = (3, 4, 5)  # characters
+PIECE_LENGTHS = (3, 4, 5)  # characters of a piece
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class EmbedderHyperparameters(NetworkHyperparameters):
 
 
 class Pieces(nn.Module):
-    """Bag of hashed character pieces: texts → unit vectors.
+    """Text encoder: bag of hashed character pieces → unit vectors.
 
     Bytes (batch, length) → (batch, width). Texts are padded with 0. A piece is 3 to 5 letters or
     digits in a row, including the edge of its word where it touches it; upper case counts as lower
@@ -48,14 +49,15 @@ class Pieces(nn.Module):
         self.vectors, self.weights = nn.Embedding(buckets, width), nn.Embedding(buckets, 1)
         nn.init.normal_(self.vectors.weight, std=width**-0.5)
         self.dropout = nn.Dropout(dropout)
-        letters = torch.zeros(256, dtype=torch.int64)  # by byte; 0: between words
+        # Letter number of each byte; 0 separates words.
+        letters = torch.zeros(256, dtype=torch.int64)
         for number, letter in enumerate(ALPHABET, 1):
             letters[[ord(letter), ord(letter.upper())]] = number
         self.register_buffer("letters", letters, persistent=False)
         self.letters: Tensor
 
     def numbers(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bucket of each possible piece, and a word mask.
+        """Compute each character piece's hash bucket, and a mask within words.
 
         The mask selects the pieces that lie inside one word. Both are (batch, 3 x (length + 1)).
         """
@@ -75,7 +77,7 @@ class Pieces(nn.Module):
 
     @torch.no_grad()
     def weigh(self, *inputs: Tensor) -> None:
-        """Initialize the weights with the pieces' inverse document frequency.
+        """Set each character piece's weight by its inverse document frequency.
 
         The documents are the rows of all `inputs`, each (n, length).
         """
@@ -114,7 +116,7 @@ def loss(model: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
 
 
 def embed_pairs(run: Run, examples: Examples) -> NDArray[np.float32]:
-    """Embed both texts of each pair: (n, 2, width)."""
+    """Embed both texts of each pair, giving vectors (n, 2, width)."""
     sides = [run({"text": text})["embedding"] for text in examples.inputs.values()]
     return np.stack(sides, axis=1)
 

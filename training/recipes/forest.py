@@ -1,4 +1,4 @@
-"""Forest: handwritten digits by a random forest, tuned by grid search.
+"""Forest recipe: classify handwritten digits by random forest with grid search.
 
 Test accuracy 98.9 % on 359 held-out images; nearest class mean 88.3 %. 20 s on a shared 2-core CPU.
 """

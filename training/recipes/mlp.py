@@ -1,6 +1,7 @@
-"""MLP: handwritten digits by a perceptron 784-128-10 on single pixels.
+"""MLP recipe: classify handwritten digits by a perceptron on single pixels.
 
-Test accuracy 97.5 % on 359 held-out images; nearest class mean 88.3 %. 10 s on a shared 2-core CPU.
+The layers have 784, 128 and 10 units. Test accuracy 97.5 % on 359 held-out images; nearest class
+mean 88.3 %. 10 s on a shared 2-core CPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recommender: ten items for a user, by a two-tower network.
+"""Recommender recipe: rank ten items for a user by two-tower network.
 
 Test NDCG@10 0.437 for 240 users never seen in training, mean of 3 seeds; popularity 0.142, best
 achievable 0.499. 9 s with import, export and proof on a shared 2-core CPU.
@@ -30,7 +30,7 @@ class Recommender(NetworkHyperparameters):
 
 
 class TwoTowers(nn.Module):
-    """Two-tower network: history and ratings → scores of all items.
+    """Two-tower network: a user's history and ratings → item scores.
 
     History and ratings (batch, taken) → (batch, items + 1). A history holds the numbers of the
     items a user took; 0, and numbers that no item has, count as none. One tower maps a history to a
@@ -77,7 +77,7 @@ def model(h: Recommender, data: Dataset) -> nn.Module:
 
 
 def loss(model: nn.Module, inputs: tuple[Tensor, ...], relevance: Tensor) -> Tensor:
-    """Compute the cross entropy of the held-out items.
+    """Compute the recommender's cross entropy on each user's held-out items.
 
     While training, a random half of each history is hidden and has to be predicted as well.
     """

@@ -1,4 +1,4 @@
-"""Sequence: next value of a seasonal series, by a recurrent network.
+"""Sequence recipe: predict a seasonal series' next value by recurrent network.
 
 RNN, LSTM or GRU. GRU: test RMSE 0.40 on 60 held-out series; the value a season ago 0.60, best
 achievable (the noise) 0.32. 40 s.
@@ -27,7 +27,7 @@ class Sequence(NetworkHyperparameters):
     patience: int = 8
     cell: networks.Cell = "gru"
     width: int = 32
-    series: int = 300  # generated for the data set
+    series: int = 300  # number of series that are generated
 
 
 def data(_: object, h: Sequence) -> Dataset:
@@ -35,7 +35,7 @@ def data(_: object, h: Sequence) -> Dataset:
 
 
 def times_best_possible(values: NDArray[Any], examples: Examples) -> dict[str, float]:
-    """Return the RMSE divided by the best achievable RMSE.
+    """Compute a forecast's RMSE divided by the best achievable RMSE.
 
     The best achievable RMSE is the noise level, so 1.0 is optimal.
     """
@@ -45,7 +45,7 @@ def times_best_possible(values: NDArray[Any], examples: Examples) -> dict[str, f
 
 
 class Change(networks.Recurrent):
-    """Recurrent network that predicts the change from the last value."""
+    """Recurrent network that predicts a series' change from its last value."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1] + super().forward(x - x[:, -1:])

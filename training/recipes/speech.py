@@ -1,4 +1,4 @@
-"""Speech: spoken words from raw audio, by convolutions over a log-mel spectrogram.
+"""Speech recipe: classify spoken words by convolutions over a log-mel spectrogram.
 
 Test accuracy on 240 recordings of 6 held-out speakers, mean of 3 seeds; logistic regression on the
 mean spectrum in brackets: 98.6 % (66.7 %) at 0 dB, when noise is as loud as the voice; 95.8 %
@@ -24,14 +24,14 @@ class Speech(NetworkHyperparameters):
     epochs: int = 20
     lr: float = 3e-3
     batch_size: int = 32
-    snr_db: float = 0.0  # voice over white noise, in all parts of the data
+    snr_db: float = 0.0  # voice over white noise in dB, in all parts of the data
     bands: int = 32
     width: int = 64
     dropout: float = 0.3
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram: audio (batch, samples) → (batch, bands, frames).
+    """Log-mel spectrogram layer: audio (batch, samples) → (batch, bands, frames).
 
     Each spectrogram has mean 0. The Fourier transform is a convolution with fixed waves, so that
     the graph contains it. Loudness is a constant in the logarithm, which subtracting the mean
@@ -59,7 +59,10 @@ class LogMel(nn.Module):
 
 
 def _fourier_waves(window: int) -> Tensor:
-    """Return cosines and sines under a Hann window, (2 x frequencies, window)."""
+    """Build Hann-windowed cosines and sines, the filters of a Fourier transform.
+
+    They are (2 x frequencies, window).
+    """
     frequency = torch.arange(window // 2 + 1, dtype=torch.float64)
     sample = torch.arange(window, dtype=torch.float64)
     angle = 2 * math.pi / window * frequency[:, None] * sample
@@ -67,7 +70,7 @@ def _fourier_waves(window: int) -> Tensor:
 
 
 def _mel_triangles(rate: int, bands: int, window: int, lowest: float) -> Tensor:
-    """Return triangular filters of equal width in mel, (bands, frequencies)."""
+    """Build triangular mel filters (bands, frequencies), equally wide in mel."""
     mels = torch.linspace(_mel(lowest), _mel(rate / 2), bands + 2, dtype=torch.float64)
     edges = 700 * (10 ** (mels / 2595) - 1)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
@@ -77,7 +80,7 @@ def _mel_triangles(rate: int, bands: int, window: int, lowest: float) -> Tensor:
 
 
 def _mel(hertz: float) -> float:
-    """Convert Hz to mel (O'Shaughnessy 1987)."""
+    """Convert a frequency from Hz to mel (O'Shaughnessy 1987)."""
     return 2595 * math.log10(1 + hertz / 700)
 
 

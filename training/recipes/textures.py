@@ -1,4 +1,4 @@
-"""Textures: temple or flower on colour patches, by an augmented CNN.
+"""Textures recipe: classify colour patches as temple or flower, by CNN.
 
 Test accuracy 99.4 % on 104 patches of held-out regions, mean of 3 seeds; 98.1 % without
 augmentation; nearest class mean 55.8 %. 12 s with import, export and proof on a shared 2-core CPU.
@@ -26,7 +26,10 @@ class Textures(NetworkHyperparameters):
 
 
 def vary(images: Tensor) -> Tensor:
-    """Mirror, rotate, zoom, shift and relight (batch, channels, height, width) at random."""
+    """Mirror, rotate, zoom, shift and relight each training image at random.
+
+    `images` are (batch, channels, height, width).
+    """
     mirror, contrast, light = torch.rand(3, len(images), 1, 1, 1, device=images.device)
     images = torch.where(mirror < 0.5, images.flip(3), images)
     images = augment.affine(images, turn=0.3, zoom=0.2, shift=0.2)
