@@ -20,7 +20,7 @@ from local.stack import Settings, Stack, StackError
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of `python -m local`."""
     parser = argparse.ArgumentParser(
         prog="python -m local", description="template.yaml on loopback."
     )
@@ -94,7 +94,7 @@ def _port(text: str) -> int:
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
-    """Convert the command line to a stack's settings."""
+    """Convert command-line arguments to settings of the local stack."""
     parameters = {}
     for pair in arguments.parameter:
         name, separator, value = pair.partition("=")
@@ -133,7 +133,7 @@ def interpreter(name: str) -> str:
 
 
 def screen(stack: Stack) -> Screen:
-    """Describe a running stack for a person."""
+    """Return the text screen shown when the local stack is up."""
     return Screen(
         api_url=stack.api_url,
         root_url=stack.root_url,
@@ -147,7 +147,7 @@ def screen(stack: Stack) -> Screen:
 
 
 async def up(arguments: argparse.Namespace) -> None:
-    """Serve until SIGINT, SIGTERM, the end of standard input, or a failure."""
+    """Run the local stack until a signal, end of input, or failure."""
     loop = asyncio.get_running_loop()
     this = cast("asyncio.Task[None]", asyncio.current_task())
 
@@ -167,7 +167,7 @@ async def up(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run the command line and return its exit status."""
+    """Run `python -m local` and return its exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C

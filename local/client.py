@@ -1,4 +1,4 @@
-"""Running stack in a child process, for tests and the demo."""
+"""Local stack in a child process, for tests and the demo."""
 
 import contextlib
 import json
@@ -18,17 +18,17 @@ from local.aws.provision import local_session
 from local.execution.processes import ROOT
 
 START_S = 90
-# Ignores HTTP_PROXY, which is not for loopback.
+# HTTP client without HTTP_PROXY, which is not for loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """Addresses, outputs and clients of a running stack."""
+    """Running local stack: its URLs, outputs, boto3 clients and logs."""
 
     api_url: str  # http://127.0.0.1:PORT/<stage>
-    root_url: str  # without the stage
-    endpoint_url: str  # AWS services
+    root_url: str  # the same API without the stage
+    endpoint_url: str  # URL of the stack's AWS services
     lambda_url: str
     log_dir: Path
     outputs: dict[str, str]
@@ -36,17 +36,20 @@ class RunningStack:
     pid: int
 
     def client(self, service: str) -> Any:
-        """Return a boto3 client of the stack; "lambda" invokes its functions."""
+        """Return a boto3 client for one service of the local stack.
+
+        "lambda" invokes the stack's functions.
+        """
         url = self.lambda_url if service == "lambda" else self.endpoint_url
         config = Config(proxies={}, retries={"total_max_attempts": 1}, read_timeout=900)
         return self.session().client(service, endpoint_url=url, config=config)
 
     def session(self) -> Any:
-        """Return a boto3 session with local credentials."""
+        """Return a boto3 session with placeholder credentials for the local stack."""
         return local_session()
 
     def environments(self, function: str) -> list[dict[str, Any]]:
-        """Return a function's execution environments, the next to be used last.
+        """Return a Lambda function's execution environments; the last is reused next.
 
         E.g. [{"pid": 123, "number": 1, "state": "idle"}].
         """
@@ -54,13 +57,13 @@ class RunningStack:
             return list(json.load(answer)[function])
 
     def recycle(self, function: str) -> None:
-        """End a function's idle environments; the next call is a cold start."""
+        """End a Lambda function's idle environments, to force a cold start."""
         url = f"{self.lambda_url}/environments/{function}"
         request = urllib.request.Request(url, method="DELETE")  # noqa: S310 (loopback)
         _direct.open(request, timeout=30).close()
 
     def log(self, function: str) -> str:
-        """Return a function's log so far."""
+        """Return the text of a Lambda function's log so far."""
         return (self.log_dir / f"{function}.log").read_text()
 
 
@@ -72,7 +75,7 @@ def start_stack(
     state_dir: str | Path = ROOT / ".local",
     arguments: tuple[str, ...] = (),
 ) -> Iterator[RunningStack]:
-    """Start a stack, wait until it serves, and stop it afterwards.
+    """Start the local stack, wait until it serves, stop it afterwards.
 
     Runs `python -m local up`; `arguments` are appended to its command line.
 

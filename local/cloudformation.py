@@ -1,4 +1,4 @@
-"""CloudFormation templates: YAML short forms, parameters, conditions, intrinsic functions."""
+"""Evaluation of CloudFormation templates: short forms, parameters, conditions, functions."""
 
 import base64
 import re
@@ -15,12 +15,12 @@ NOTHING: Any = object()  # AWS::NoValue: removes the property
 
 
 class TemplateError(ValueError):
-    """Template or parameter that the local stack cannot read."""
+    """Error: a template or parameter that the local stack cannot use."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """Loaded template.
+    """CloudFormation template with its parameters' values, able to resolve references.
 
     `references` overrides the results of `!Ref`, e.g. a queue's URL once the queue exists.
     """
@@ -37,7 +37,7 @@ class Document:
         parameters: Mapping[str, Any] | None = None,
         stack_name: str = "mayfly",
     ) -> Self:
-        """Load a template and fill its parameters.
+        """Load a CloudFormation template from a file and fill its parameters.
 
         Raises:
             TemplateError: the file is unreadable, or a parameter is missing or not allowed.
@@ -58,11 +58,11 @@ class Document:
         )
 
     def with_references(self, references: Mapping[str, str]) -> Self:
-        """Return a copy with more results of `!Ref`."""
+        """Return a copy of the template with more values for `!Ref`."""
         return replace(self, references={**self.references, **references})
 
     def resources(self, kind: str) -> list[str]:
-        """Return the logical ids of one resource type whose Condition holds."""
+        """Return the logical ids of a type's resources whose Condition holds."""
         return [
             name
             for name, resource in self.document["Resources"].items()
@@ -78,7 +78,7 @@ class Document:
         return "Condition" not in thing or self.condition(thing["Condition"], location)
 
     def condition(self, name: str, location: str) -> bool:
-        """Evaluate a condition by name."""
+        """Evaluate a CloudFormation condition by name."""
         try:
             expression = self.document["Conditions"][name]
         except KeyError as error:
@@ -86,7 +86,7 @@ class Document:
         return bool(self.resolve(expression, f"Conditions.{name}"))
 
     def resolve(self, value: Any, location: str) -> Any:
-        """Replace every intrinsic function in `value` by its result.
+        """Replace CloudFormation's intrinsic functions in `value` by their results.
 
         `location` is the path of `value` in the template, for errors.
         """
@@ -169,7 +169,7 @@ class Document:
         return self.physical_name(name)
 
     def physical_name(self, name: str) -> str:
-        """Return a resource's name in AWS, given or generated."""
+        """Return a resource's name in AWS, explicit or generated."""
         kind = self._kind(name, name)
         properties = self.document["Resources"][name].get("Properties") or {}
         prefixed = f"{self.stack_name}-{name}"
@@ -233,7 +233,7 @@ class Document:
 
 
 def fill_parameters(declared: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of every declared parameter.
+    """Return each declared template parameter's value: override or default, validated.
 
     >>> declared = {"Memory": {"Type": "Number", "Default": 128, "MaxValue": 512}}
     >>> fill_parameters(declared, {"Memory": "256"})
@@ -284,7 +284,7 @@ def _check_parameter(name: str, rules: Mapping[str, Any], value: Any) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Format a value as CloudFormation does inside a string."""
+    """Convert a template value to text, with booleans in lower case."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -47,12 +47,12 @@ STACK_ERRORS = (BotoCoreError, ClientError, HTTPException, OSError)
 
 
 class DemoFailed(Exception):
-    """Failure of a step; the text is the cause."""
+    """Failure of a demo step; the text is the cause."""
 
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[Callable[[str], None]]:
-    """Print a step with its progress and duration.
+    """Print a step's title, its progress while running, and its duration.
 
     Yields a function that sets the progress text.
     """
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: float) -> None:
-    """Run and print the four steps."""
+    """Run the demo's steps: start, train, register and call."""
     with step("1. Start the local stack: template.yaml on 127.0.0.1, no Docker, no account"):
         ports = ("--api-port", str(options.api_port), "--aws-port", str(options.aws_port))
         try:
@@ -152,7 +152,7 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
 
 
 def screen(running: RunningStack) -> Screen:
-    """Describe the running stack and the demo's model for a person."""
+    """Return the text screen for a stack with the demo's model."""
     return Screen(
         api_url=running.api_url,
         root_url=running.root_url,
@@ -166,7 +166,7 @@ def screen(running: RunningStack) -> Screen:
 
 
 def submit(running: RunningStack, recipe: str, *more: str) -> str:
-    """Submit a training job by the command line; return its name.
+    """Submit a SageMaker training job via the CLI; return its name.
 
     Only the endpoint differs from AWS.
     """
@@ -199,7 +199,7 @@ def submit(running: RunningStack, recipe: str, *more: str) -> str:
 def follow(
     running: RunningStack, job: str, say: Callable[[str], None], limit_s: float = JOB_LIMIT_S
 ) -> dict[str, Any]:
-    """Wait for a job to complete and return its description."""
+    """Wait for a training job to complete and return its description."""
     sagemaker = running.client("sagemaker")
     log = running.log_dir / f"training-{job}.log"
     for _ in until(limit_s):
@@ -216,7 +216,7 @@ def follow(
 
 
 def wait_until_ready(running: RunningStack, model: str, say: Callable[[str], None]) -> Version:
-    """Wait until the model is ready and return its version.
+    """Wait until a registered model is ready and return its version.
 
     Raises:
         DemoFailed: the version was rejected, or time ran out.
@@ -237,7 +237,7 @@ def wait_until_ready(running: RunningStack, model: str, say: Callable[[str], Non
 
 
 def card(version: Version) -> None:
-    """Print what the registry knows about a version."""
+    """Print a model version's card: metrics, tensors, data and graph."""
     facts, signature = version.card, version.signature
     if signature is None:
         raise DemoFailed(f"version {version.number} is READY without a signature")
@@ -266,7 +266,7 @@ def card(version: Version) -> None:
 def ask(
     running: RunningStack, data: Dataset, say: Callable[[str], None]
 ) -> tuple[float, float, float]:
-    """Call the model with the test set through tritonclient.
+    """Measure accuracy and latency of the served model with tritonclient.
 
     Returns (accuracy, milliseconds of the first call, median milliseconds of later calls).
     """
@@ -295,7 +295,7 @@ def ask(
 
 
 def curl(running: RunningStack, data: Dataset) -> None:
-    """Send a request from a file, and print the same as curl."""
+    """Send an inference request from a file; print the equivalent curl command."""
     image, truth = data.test.inputs["image"][:1], int(data.test.target[0])
     request = STATE / "digit.json"
     tensor = {
@@ -317,7 +317,7 @@ def curl(running: RunningStack, data: Dataset) -> None:
 
 
 def get(url: str, body: bytes | None = None) -> Any:
-    """Return the JSON of a 200 reply, None for another status."""
+    """Request a URL; return the JSON reply, or None on HTTP errors."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, body, timeout=60) as reply:
@@ -327,7 +327,7 @@ def get(url: str, body: bytes | None = None) -> Any:
 
 
 def until(limit_s: float) -> Iterator[None]:
-    """Yield every POLL_S seconds until the limit."""
+    """Yield every POLL_S seconds until `limit_s` seconds have passed."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         yield
@@ -340,7 +340,7 @@ def last_line(text: str) -> str:
 
 
 def last_words() -> str:
-    """Return the stack's last line of output, to append to an error."""
+    """Return the local stack's last output line, to append to errors."""
     path = STATE / "stack.log"
     line = last_line(path.read_text()) if path.exists() else ""
     return f"; the local stack's last words: {line}" if line else ""

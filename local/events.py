@@ -26,7 +26,7 @@ DROPPED = {
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Matched API resource and its path parameters."""
+    """API Gateway resource that matched a path, with path parameters."""
 
     resource: str
     parameters: dict[str, str]
@@ -34,7 +34,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """HTTP request; the path lacks the stage and is still percent-encoded."""
+    """HTTP request; its path lacks API Gateway's stage and is percent-encoded."""
 
     method: str
     path: str
@@ -47,7 +47,7 @@ class Request:
 
 
 def match(routes: Iterable[Route], path: str) -> Match | None:
-    """Return the most specific resource for a path.
+    """Return the most specific API Gateway resource that matches a path.
 
     From the left, a plain segment is more specific than {a}, and {a} than {a+}.
 
@@ -64,7 +64,7 @@ def match(routes: Iterable[Route], path: str) -> Match | None:
 
 
 def _rank(resource: str) -> list[int]:
-    """Return a sort key: more specific resources first."""
+    """Return a sort key that puts specific API resources first."""
     return [
         2 if segment.endswith("+}") else int(segment.startswith("{"))
         for segment in resource.split("/")
@@ -72,7 +72,10 @@ def _rank(resource: str) -> list[int]:
 
 
 def _pattern(resource: str) -> str:
-    """Compile a resource path; its parameters become named groups."""
+    """Convert an API resource path to a regular expression.
+
+    Its parameters become named groups.
+    """
     escaped = re.escape(resource)
     return re.sub(
         r"\\\{(\w+)(\\\+)?\\\}",
@@ -87,7 +90,7 @@ def find_route(routes: Sequence[Route], method: str, resource: str) -> Route | N
 
 
 def is_binary(api: Api, content_type: str) -> bool:
-    """Return True if the API treats this media type as bytes.
+    """Return True if API Gateway passes a media type as bytes.
 
     A missing type counts as JSON, as in API Gateway.
     """
@@ -97,7 +100,7 @@ def is_binary(api: Api, content_type: str) -> bool:
 
 
 def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> dict[str, Any]:
-    """Return the Lambda proxy event of a REST API, payload version 1.0."""
+    """Convert an HTTP request to API Gateway's Lambda proxy event, version 1.0."""
     port = "443"
     forwarded = [
         ("X-Amzn-Trace-Id", f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]}"),
@@ -156,7 +159,7 @@ def proxy_event(api: Api, request: Request, matched: Match, request_id: str) -> 
 
 
 def sqs_event(messages: Iterable[Mapping[str, Any]], queue_arn: str) -> dict[str, Any]:
-    """Return the event of an SQS event source mapping, from boto3's messages."""
+    """Convert SQS messages from boto3 to a Lambda event."""
     return {
         "Records": [
             {

@@ -31,7 +31,7 @@ DEFAULTS = {  # replies for which the template has no GatewayResponse
 
 
 class Refused(Exception):
-    """Reply by API Gateway itself; `kind` is the gateway response type."""
+    """Request that API Gateway itself rejects; `kind` is its response type."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -40,7 +40,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """HTTP server for one API.
+    """Emulation of API Gateway for one REST API of the template.
 
     `prefix` precedes every path: "/<stage>", or "" as under a custom domain.
     """
@@ -51,13 +51,13 @@ class Gateway:
     timeout_s: float = TIMEOUT_S
 
     def app(self) -> web.Application:
-        """Return the aiohttp application."""
+        """Return the web application that answers the API's requests."""
         app = web.Application(client_max_size=REQUEST_LIMIT)
         app.router.add_route("*", "/{path:.*}", self.handle)
         return app
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Invoke the route's function and convert its reply."""
+        """Answer an HTTP request by invoking its route's Lambda function."""
         request_id = str(uuid.uuid4())
         try:
             response = await self._call(request, request_id)
@@ -106,7 +106,7 @@ class Gateway:
 
 
 def proxy_response(api: Api, payload: bytes, accept: str) -> web.Response:
-    """Convert a function's reply to HTTP.
+    """Convert a Lambda proxy response to an HTTP response.
 
     Raises:
         Refused: the reply is no valid Lambda proxy response.
@@ -148,7 +148,7 @@ def _body(api: Api, answer: Mapping[str, Any], accept: str) -> bytes:
 
 
 def gateway_response(api: Api, kind: str, request_id: str) -> web.Response:
-    """Return API Gateway's own reply, from the template's GatewayResponses."""
+    """Return API Gateway's own error reply, from the template's GatewayResponses."""
     default_status, message = DEFAULTS[kind]
     fallback = "DEFAULT_4XX" if default_status < 500 else "DEFAULT_5XX"
     chosen = api.responses.get(kind) or api.responses.get(fallback, GatewayResponse())

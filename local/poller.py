@@ -21,7 +21,7 @@ WAIT_S = 20
 
 
 class Poller:
-    """Poller of one queue for one function.
+    """Poller that invokes a Lambda function with an SQS queue's messages.
 
     `sqs` is a boto3 client, used from threads.
     """
@@ -36,7 +36,7 @@ class Poller:
         self._batches: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Poll until cancelled; messages of an unfinished batch become visible again."""
+        """Poll the SQS queue until cancelled; unfinished messages become visible again."""
         try:
             while True:
                 await self._slots.acquire()
@@ -100,7 +100,7 @@ class Poller:
 
 
 def failed_messages(result: Result, message_ids: Sequence[str], partial_failures: bool) -> set[str]:
-    """Return the ids of a batch's failed messages.
+    """Return the ids of an SQS batch's failed messages.
 
     With ReportBatchItemFailures the function lists them. No reply, null or an empty list means
     success; a malformed reply, or an unknown message id, fails the whole batch.

@@ -1,4 +1,4 @@
-"""Text that a person sees once the local stack is up."""
+"""Text shown when the local stack is up: addresses and commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from pathlib import Path
 class Screen:
     """Addresses of a running stack, shell exports and first commands."""
 
-    api_url: str  # with the stage
+    api_url: str  # API with its stage
     root_url: str  # the same API without a stage
-    endpoint_url: str  # AWS
+    endpoint_url: str  # URL of the stack's AWS services
     lambda_url: str
     log_dir: Path
     bucket: str
@@ -20,7 +20,7 @@ class Screen:
     outputs: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the screen as lines to print."""
+        """Return addresses, exports and commands as text to print."""
         sections = (self._addresses(), self._exports(), self._commands(), self._end())
         return "\n\n".join(sections)
 

@@ -1,4 +1,4 @@
-"""Supervisor of the local stack.
+"""Supervisor of the local stack: start and stop all its parts.
 
 moto and the functions are child processes; gateway, control API and pollers run in this process.
 """
@@ -35,12 +35,12 @@ AWS_START_S = 60
 
 
 class StackError(Exception):
-    """Failure to start or go on; the text says what to change."""
+    """Failure of the local stack; the text says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of a stack. Port 0 means a free port."""
+    """Settings of the local stack; port 0 means a free port."""
 
     template: Path = processes.ROOT / "template.yaml"
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Settings:
     code_root: Path = processes.ROOT
     python: str = sys.executable
     built: Path | None = None  # output of sam build; functions run from it, with their layers
-    function_endpoint_url: str | None = None  # AWS for the functions, e.g. a faulty proxy
+    function_endpoint_url: str | None = None  # AWS endpoint for functions, e.g. a faulty proxy
     echo: Echo | None = None  # called with (function, line) for each log line
 
 
 class Stack:
-    """Running stack, as an async context manager that leaves nothing behind."""
+    """Local stack as an async context manager that leaves nothing behind."""
 
     deployed: Deployed
     endpoint_url: str
@@ -92,7 +92,7 @@ class Stack:
         await self._exits.aclose()
 
     def describe(self) -> dict[str, Any]:
-        """Return addresses, outputs and environment variables as JSON-ready values."""
+        """Return the local stack's addresses, outputs and environment variables for JSON."""
         return {
             "api_url": self.api_url,
             "root_url": self.root_url,
@@ -166,7 +166,7 @@ class Stack:
         await self._serve(make_control_app(self.pools), control_socket)
 
     async def _start_aws(self, janitor: processes.Janitor, work_dir: Path) -> str:
-        """Start moto's server and return its URL."""
+        """Start moto's AWS server and return its URL."""
         with (self.log_dir / "aws.log").open("wb") as log:
             variables = {
                 name: value for name, value in os.environ.items() if not name.startswith("AWS_")
@@ -218,7 +218,7 @@ class Stack:
         await web.SockSite(runner, listening).start()
 
     def _run(self, work: Coroutine[Any, Any, None], title: str) -> None:
-        """Run a task whose early end fails the stack."""
+        """Run a background task; its early end fails the local stack."""
         task = asyncio.create_task(work)
 
         def ended(task: "asyncio.Task[None]") -> None:

@@ -13,7 +13,7 @@ from local.cloudformation import ACCOUNT, NOTHING, REGION, Document, TemplateErr
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """API path and method, and the function that handles them."""
+    """API method and path with the Lambda function that handles them."""
 
     method: str  # upper case, or ANY
     path: str  # /v2/{path+}
@@ -22,7 +22,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """SQS event source mapping."""
+    """SQS queue that triggers a Lambda function, with batch settings."""
 
     queue_arn: str
     batch_size: int
@@ -32,7 +32,7 @@ class QueueSource:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """Lambda function with the globals applied."""
+    """Lambda function of a SAM template, with the Globals section applied."""
 
     name: str  # logical id
     handler: str
@@ -47,7 +47,7 @@ class Function:
 
     @property
     def arn(self) -> str:
-        """ARN of the function."""
+        """ARN of the Lambda function."""
         return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.name}"
 
 
@@ -73,16 +73,16 @@ class Api:
 
 @dataclass(frozen=True)
 class Template(Document):
-    """Loaded template and its served resources."""
+    """Loaded SAM template with its Lambda functions, API and outputs."""
 
     @cached_property
     def functions(self) -> dict[str, Function]:
-        """Functions by logical id."""
+        """Lambda functions of the template by logical id."""
         return {name: self._function(name) for name in self.resources("AWS::Serverless::Function")}
 
     @cached_property
     def api(self) -> Api | None:
-        """The template's only API, explicit or implicit; None without Api events."""
+        """REST API of the template, explicit or implicit; None without Api events."""
         routes = tuple(
             Route(str(event["Method"]).upper(), str(event["Path"]), name)
             for name in self.resources("AWS::Serverless::Function")
@@ -113,7 +113,7 @@ class Template(Document):
 
     @cached_property
     def outputs(self) -> dict[str, str]:
-        """Values of the template's Outputs."""
+        """Values of the template's Outputs section, by name."""
         outputs = {}
         for name, output in (self.document.get("Outputs") or {}).items():
             if self._is_included(output, f"Outputs.{name}"):

@@ -52,7 +52,10 @@ CALLS = 20  # requests for the median latency
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Result of one recipe; latency is the median of warm JSON requests."""
+    """Results of one training recipe: metric, size, latency and durations.
+
+    `latency_ms` is the median of warm JSON requests.
+    """
 
     recipe: str
     metric: str
@@ -68,7 +71,7 @@ class Row:
     total_s: float
 
     def line(self) -> str:
-        """Format the row."""
+        """Format a recipe's results as a line of the table."""
         metric = f"{self.metric} {self.value:.4f}"
         baseline = f"{self.baseline} {self.baseline_value:.4f}"
         size_kb = self.size_bytes / 1000
@@ -86,7 +89,7 @@ HEAD = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+    """Train, register and call the chosen recipes; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m local.train_all", description="Train, register and call every recipe."
     )
@@ -166,7 +169,7 @@ def _all(
     kinds: Mapping[str, str],
     limit_s: float,
 ) -> tuple[list[Row], dict[str, str]]:
-    """Run the recipes one after another; return rows, and failures by recipe."""
+    """Run the training recipes in turn; return results, and failures by recipe."""
     rows: list[Row] = []
     failures: dict[str, str] = {}
     for number, name in enumerate(names, 1):
@@ -193,7 +196,7 @@ def _run_recipe(
     limit_s: float,
     say: Callable[[str], None],
 ) -> Row:
-    """Train, register and call one recipe."""
+    """Train, register and call one recipe's model; return its results."""
     started = time.monotonic()
     job = submit(running, name, *more)
     description = follow(running, job, say, limit_s)
@@ -231,7 +234,7 @@ def _run_recipe(
 
 
 def _card(running: RunningStack, prefix: str) -> dict[str, Any]:
-    """Return the manifest inside the uploaded model."""
+    """Return the manifest embedded in an uploaded ONNX model."""
     bucket, _, key = prefix.removeprefix("s3://").partition("/")
     s3 = running.client("s3")
     reply = s3.get_object(Bucket=bucket, Key=f"{key.rstrip('/')}/model.onnx")
@@ -242,7 +245,7 @@ def _card(running: RunningStack, prefix: str) -> dict[str, Any]:
 
 
 def _check(url: str, sample: Mapping[str, Any], tolerance: Mapping[str, float]) -> None:
-    """Check that the endpoint reproduces a sample.
+    """Check that a served model reproduces a sample's outputs.
 
     Raises:
         DemoFailed: an output differs.

@@ -27,7 +27,10 @@ NOT_FOR_INFER = (
 
 
 def prune(packages: Path, patterns: tuple[str, ...]) -> None:
-    """Remove files and folders that match; `*.suffix` matches in every folder."""
+    """Remove a layer's files and folders that match glob patterns.
+
+    `*.suffix` matches in every folder.
+    """
     for path in [path for pattern in patterns for path in _matches(packages, pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -40,7 +43,7 @@ def _matches(packages: Path, pattern: str) -> Iterator[Path]:
 
 
 def main(build: Path) -> None:
-    """Prune each layer, then compile everything."""
+    """Prune each Lambda layer of a build, then compile to byte code."""
     for layer in build.glob("*Layer"):
         infer_only = NOT_FOR_INFER if layer.name == "InferLayer" else ()
         prune(layer / "python", EVERYWHERE + infer_only)

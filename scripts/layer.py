@@ -9,7 +9,7 @@ LAYERS = Path("layers")
 
 
 def layer_requirements(name: str) -> str:
-    """Return the requirements file of the layer with this name."""
+    """Return the text of a Lambda layer's requirements.txt."""
     groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
     head = f"# Generated from the group `{name}` of pyproject.toml by `make layer`.\n"
     return head + "".join(f"{requirement}\n" for requirement in sorted(_flat(groups, name)))

@@ -10,7 +10,7 @@ from typing import Any
 SCRIPTS, RESULTS = Path("benchmarks"), Path("benchmarks/results")
 PAGE = Path("docs/performance.md")
 BEGIN, END = "<!-- begin: make results -->\n", "<!-- end: make results -->\n"
-# Order of the rows; other benchmarks follow by name.
+# Order of the benchmarks in the page; unlisted ones follow by name.
 ORDER = ("cold_start", "warm_request", "peers", "register", "many_models", "memory")
 NAMES = {  # display names of contenders
     "ours": "**Mayfly's infer function**, under AWS's runtime client",
@@ -23,7 +23,7 @@ Rows = list[Sequence[str]]
 
 
 def newest(folder: Path = RESULTS) -> list[Run]:
-    """Return the last run of each benchmark, in the page's order."""
+    """Return the newest run of each benchmark, in the page's order."""
     runs = [
         json.loads(path.read_text().splitlines()[-1]) for path in sorted(folder.glob("*.jsonl"))
     ]
@@ -32,7 +32,7 @@ def newest(folder: Path = RESULTS) -> list[Run]:
 
 
 def cold_start(results: Sequence[Run]) -> str:
-    """Summarize Mayfly's cold starts with S3-like storage."""
+    """Summarize Mayfly's cold-start times with S3-like storage in a sentence."""
     rows = [row for row in results if (row["contender"], row["storage"]) == ("ours", "s3-like")]
     return "; ".join(
         f"{row['model']} {row['median']:.0f} ms: {times(row['over_reference'])} of ONNX Runtime"
@@ -42,7 +42,7 @@ def cold_start(results: Sequence[Run]) -> str:
 
 
 def warm_request(results: Sequence[Run]) -> str:
-    """Summarize the time that the handler adds to a one-row run."""
+    """Summarize the time that Mayfly's handler adds to a one-row model run."""
     rows = [row for row in results if row["contender"] == "ours" and row["rows"] == 1]
     return ", ".join(
         f"{ENCODINGS[row['encoding']]} {row['minus_bare']['median']:.0f} µs" for row in rows
@@ -50,7 +50,7 @@ def warm_request(results: Sequence[Run]) -> str:
 
 
 def peers(results: Sequence[Run]) -> str:
-    """Summarize CPU time a request as a ratio to each peer's."""
+    """Summarize Mayfly's CPU time per request relative to each compared server."""
     ratios = {
         row["contender"]: row["ours_over"]["cpu_us_1"] for row in results if "ours_over" in row
     }
@@ -60,7 +60,7 @@ def peers(results: Sequence[Run]) -> str:
 
 
 def register(results: Sequence[Run]) -> str:
-    """Summarize the time from an upload's event to READY."""
+    """Summarize the time to register a model, from event to READY."""
     rows = [row for row in results if row["what"] == "ours"]
     ratios = "; ".join(
         f"{row['model']} {row['median']:.0f} ms, {times(row['ratio'])}" for row in rows
@@ -87,7 +87,7 @@ def memory(results: Sequence[Run]) -> str:
 
 
 def times(ratio: Mapping[str, float]) -> str:
-    """Format a median ratio.
+    """Format a measured ratio's median, with an `x` after it.
 
     >>> times({"median": 0.4512, "p90": 0.5})
     '0.45x'
@@ -120,7 +120,7 @@ def overview(runs: Iterable[Run], scripts: Path = SCRIPTS) -> Rows:
 
 
 def contenders(results: Sequence[Run]) -> Rows:
-    """Return a row for each peer of the peers benchmark."""
+    """Return a table row for each server compared in benchmark `peers`."""
     columns = {
         "cold start, ms": ("cold_start_ms", 0),
         "CPU a request, µs": ("cpu_us_1", 0),
@@ -148,7 +148,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def origin(runs: Sequence[Run]) -> str:
-    """Describe machine, versions and dates of the runs."""
+    """Describe the machines, versions and dates of the benchmark runs."""
     machines = {
         "{cores} cores of {cpu} ({architecture})".format_map(run["machine"]) for run in runs
     }
@@ -161,13 +161,13 @@ def origin(runs: Sequence[Run]) -> str:
 
 
 def block(runs: Sequence[Run]) -> str:
-    """Return the generated part of the page: origin, overview, peers."""
+    """Return the generated part of docs/performance.md: origin, overview, peers."""
     tables = [contenders(run["results"]) for run in runs if run["benchmark"] == "peers"]
     return "\n".join([origin(runs), markdown(overview(runs)), *map(markdown, tables)])
 
 
 def with_results(page: str, runs: Sequence[Run]) -> str:
-    """Return the page's text with its generated part replaced."""
+    """Return docs/performance.md's text with its generated part replaced."""
     between = re.compile(f"({re.escape(BEGIN)}).*?({re.escape(END)})", re.DOTALL)
     return between.sub(lambda match: f"{match[1]}\n{block(runs)}\n{match[2]}", page)
 

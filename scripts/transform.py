@@ -15,10 +15,10 @@ LOGS_POLICY = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
 
 
 class ManagedPolicies:
-    """Managed policies that SAM adds to every function."""
+    """Loader of the managed IAM policies that SAM adds to functions."""
 
     def load(self) -> dict[str, str]:
-        """Return policy ARNs by name."""
+        """Return the ARNs of managed IAM policies by name."""
         return {"AWSLambdaBasicExecutionRole": LOGS_POLICY}
 
 

@@ -1,1 +1,1 @@
-"""Adapters: a file for each service, library or device."""
+"""Adapters to AWS services, ONNX Runtime, child processes, clocks and memory limits."""

@@ -1,4 +1,4 @@
-"""Classification of AWS errors by HTTP status and error code.
+"""Classification of AWS errors, e.g. as missing, denied or worth a retry.
 
 Without boto3, because infer imports this module during its cold start.
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -31,7 +31,7 @@ TRANSIENT = frozenset(
 
 
 class ErrorKind(Enum):
-    """Kind of an AWS error, which decides about a retry."""
+    """Kind of an AWS error: gone, changed, denied, transient or other."""
 
     GONE = auto()  # no such object or bucket, or a delete marker
     CHANGED = auto()  # a condition on the stored object does not hold
@@ -41,7 +41,7 @@ class ErrorKind(Enum):
 
 
 def classify(status: int, code: str) -> ErrorKind:
-    """Classify an error by its HTTP status and code.
+    """Classify an AWS error by its HTTP status and error code.
 
     >>> classify(404, "NoSuchKey"), classify(400, "ThrottlingException")
     (<ErrorKind.GONE: 1>, <ErrorKind.TRANSIENT: 4>)
@@ -58,6 +58,6 @@ def classify(status: int, code: str) -> ErrorKind:
 
 
 def classify_response(response: Mapping[str, Any]) -> ErrorKind:
-    """Classify the `response` of botocore's ClientError."""
+    """Classify an AWS error from the response in botocore's ClientError."""
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     return classify(status, str(response["Error"]["Code"]))

@@ -35,13 +35,13 @@ _START = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Resource limits of a child process.
+    """Resource limits of a child process: memory, CPU, files and threads.
 
     Linux does not apply RLIMIT_NPROC, i.e. `threads`, to root.
     """
 
     memory_mb: int = 2048
-    address_mb: int = ADDRESS_MB  # beyond memory_mb: mapped files, stacks, reserved heaps
+    address_mb: int = ADDRESS_MB  # address space beyond memory_mb: maps, stacks, heaps
     cpu_s: int = 90
     file_mb: int = 10 * 1024
     files: int = 128
@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Resources that a process used.
+    """Time and peak memory that a finished child process used.
 
     `peak_mb` is at least the parent's own size at the start, because Linux inherits the counter.
     """
@@ -62,7 +62,7 @@ class Usage:
 
 
 class ChildEnded(Exception):
-    """Child process that ended, or was killed, without an answer.
+    """Error: a child process ended, or was killed, without an answer.
 
     The message is "timeout", "memory", a signal's name or an exit status. `ready`: the child had
     started, so its task is at fault.
@@ -74,12 +74,12 @@ class ChildEnded(Exception):
 
 
 class Child:
-    """Child process that runs tasks of one step."""
+    """Child process that runs one step (unpack or build) of registration."""
 
     usage: Usage  # set when the process has ended
 
     def __init__(self, step: str, limits: Limits, environment: Mapping[str, str]) -> None:
-        """Start the process.
+        """Start the child process under its resource limits.
 
         Raises:
             Unavailable: it could not be started.
@@ -108,7 +108,7 @@ class Child:
             os.close(write_end)
 
     def ask(self, task: Mapping[str, Any], timeout_s: float) -> object:
-        """Send a task and return its answer, parsed from JSON.
+        """Send a task to the child process; return its JSON answer.
 
         Raises:
             ChildEnded: there is no answer.
@@ -127,7 +127,7 @@ class Child:
             raise bad_answer("its answer is no JSON") from error
 
     def kill(self) -> Usage:
-        """Kill the process and its session; return what it used."""
+        """Kill the child process and its session; return time and memory."""
         if self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._reap()
@@ -177,7 +177,7 @@ class Child:
             self._raise_ended(deadline)
 
     def _raise_ended(self, deadline: float) -> NoReturn:
-        """Wait for the process to exit, and raise its cause.
+        """Wait for the child to exit, and raise `ChildEnded` with the cause.
 
         Freeing gigabytes of memory may take the kernel a moment.
         """

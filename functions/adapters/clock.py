@@ -1,4 +1,4 @@
-"""Time of day as ISO 8601, and a clock for ages."""
+"""UTC time as ISO 8601 text, and a clock for elapsed time."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def iso(epoch_ms: int) -> str:
-    """Format a time of day in UTC as ISO 8601 with milliseconds.
+    """Format Unix milliseconds as UTC in ISO 8601.
 
     Without `datetime`, which infer would have to import at every start.
 
@@ -20,17 +20,17 @@ def iso(epoch_ms: int) -> str:
 
 
 def utc_now() -> str:
-    """Return the time of day as ISO 8601, e.g. 2026-11-22T08:15:30.123Z."""
+    """Return the current UTC time in ISO 8601, e.g. 2026-11-22T08:15:30.123Z."""
     return iso(time.time_ns() // 1_000_000)
 
 
 def utc_ago(seconds: float) -> str:
-    """Return the time of day some seconds ago as ISO 8601."""
+    """Return the UTC time `seconds` ago in ISO 8601."""
     return iso(time.time_ns() // 1_000_000 - round(seconds * 1000))
 
 
 def since_boot() -> float:
-    """Return the seconds since boot, with suspended time where counted."""
+    """Return the seconds since boot, time in suspension included if possible."""
     return time.clock_gettime(_BOOT)
 
 

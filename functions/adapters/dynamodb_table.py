@@ -1,4 +1,6 @@
-"""Registry table as DynamoDB operations, whichever client carries them out.
+"""Reads and writes of the model registry as DynamoDB operations.
+
+Any client can carry them out.
 
 Clients are `aws/dynamodb.py` (boto3) and `aws_http/dynamodb.py`.
 """
@@ -17,7 +19,7 @@ _LOST_RACE = {"ConditionalCheckFailed", "TransactionConflict"}
 
 
 class OperationFailed(Exception):
-    """Refusal of an operation by DynamoDB.
+    """DynamoDB's refusal of an operation, with its error code.
 
     `reasons` are the codes for each part of a cancelled transaction.
     """
@@ -29,10 +31,10 @@ class OperationFailed(Exception):
 
 
 class Call(Protocol):
-    """Client that carries out one DynamoDB operation."""
+    """Client function that runs a DynamoDB operation and returns its reply."""
 
     def __call__(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request such as "Query", with retries, and return the reply.
+        """Run a DynamoDB operation, e.g. "Query", with retries; return its reply.
 
         Raises:
             OperationFailed: DynamoDB refused it.
@@ -41,7 +43,7 @@ class Call(Protocol):
 
 
 class ItemTable:
-    """Registry table in DynamoDB, with keys `pk` and `sk`.
+    """Model registry's DynamoDB table, with partition key `pk`, sort key `sk`.
 
     Its indexes are `listing` (`kind`, `listed`) and `pending` (`pending`, `claimed_at`). Reads
     are strongly consistent, except those of the two indexes.
@@ -56,7 +58,7 @@ class ItemTable:
         self._pause = pause
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        """Return the items of up to 100 keys, in the same order."""
+        """Return the DynamoDB items of up to 100 keys, in their order."""
         items: dict[tuple[str, str], Item] = {}
         request_keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
         request = {self._name: {"Keys": request_keys, "ConsistentRead": True}}
@@ -74,7 +76,7 @@ class ItemTable:
         return [items.get(key) for key in keys]
 
     def query(self, pk: str, prefix: str) -> Iterator[Item]:
-        """Yield a partition's items whose sort key begins with `prefix`, ascending."""
+        """Yield a DynamoDB partition's items by sort-key prefix, in ascending order."""
         return self._pages(
             None,
             KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
@@ -83,7 +85,10 @@ class ItemTable:
         )
 
     def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
-        """Yield the items of the index `listing` above `after`, ascending."""
+        """Yield version items of the DynamoDB index `listing` above key `after`.
+
+        The order is ascending.
+        """
         values = {":kind": {"S": "VERSION"}} | ({":after": {"S": after}} if after else {})
         return self._pages(
             limit,
@@ -93,7 +98,7 @@ class ItemTable:
         )
 
     def pending(self, before: str, limit: int) -> Iterator[Item]:
-        """Yield keys of PENDING versions claimed before a time, oldest first."""
+        """Yield keys of unfinished (PENDING) versions claimed before a time, oldest first."""
         return self._pages(
             limit,
             IndexName="pending",
@@ -102,7 +107,7 @@ class ItemTable:
         )
 
     def transact(self, puts: Sequence[Put]) -> None:
-        """Write all items or none.
+        """Write several DynamoDB items in one transaction: all or none.
 
         Raises:
             Conflict: a condition does not hold, or another transaction interferes.
@@ -132,7 +137,7 @@ class ItemTable:
         return request
 
     def _pages(self, limit: int | None, **query: Any) -> Iterator[Item]:
-        """Yield the items of a query, at most `limit` of them."""
+        """Yield up to `limit` items of a DynamoDB query, page by page."""
         page: dict[str, Any] = {}
         while limit is None or limit > 0:
             if limit is not None:
@@ -147,7 +152,7 @@ class ItemTable:
 
 
 def marshal(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an item in DynamoDB's JSON, e.g. {"n": {"N": "1"}}."""
+    """Convert an item to DynamoDB's typed JSON, e.g. {"n": {"N": "1"}}."""
     return {name: _value(value) for name, value in item.items()}
 
 

@@ -1,4 +1,4 @@
-"""Limits that follow from a Lambda function's memory size."""
+"""CPU, memory and time limits derived from a Lambda function's memory size."""
 
 import math
 import os
@@ -19,7 +19,7 @@ MB_PER_CPU = 1769  # Lambda gives a function one CPU per 1,769 MB
 
 
 def threads_for(memory_mb: int) -> int:
-    """Return the CPUs that a function of a memory size has.
+    """Return the CPU count of a Lambda function from its memory size.
 
     >>> threads_for(512)
     1
@@ -28,7 +28,7 @@ def threads_for(memory_mb: int) -> int:
 
 
 def ceiling_bytes(memory_mb: int) -> int:
-    """Return the private writable memory the process of a function may have.
+    """Return the private memory, in bytes, a Lambda function's process may use.
 
     >>> ceiling_bytes(3008) // MB, ceiling_bytes(128) // MB
     (2880, 64)
@@ -37,7 +37,7 @@ def ceiling_bytes(memory_mb: int) -> int:
 
 
 def models_bytes(memory_mb: int) -> int:
-    """Return the part of `ceiling_bytes` that models may take.
+    """Return the bytes that loaded models may take in a Lambda function.
 
     >>> models_bytes(3008) // MB, models_bytes(512) // MB
     (1699, 201)
@@ -46,7 +46,7 @@ def models_bytes(memory_mb: int) -> int:
 
 
 def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:
-    """Return the smallest function size that serves a model.
+    """Return the smallest Lambda memory size, in MB, that serves a model.
 
     The model keeps `resident_bytes` and takes at most `peak_bytes`. The result is the inverse of
     `ceiling_bytes` and `models_bytes`.
@@ -62,14 +62,17 @@ def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:
 
 
 def init_seconds(initialization: str) -> float:
-    """Return the seconds INIT may still take, by AWS_LAMBDA_INITIALIZATION_TYPE."""
+    """Return the seconds that Lambda's INIT phase may still take.
+
+    `initialization` is AWS_LAMBDA_INITIALIZATION_TYPE.
+    """
     if initialization != "on-demand":
         return PREPARED_SECONDS
     return max(0.0, INIT_SECONDS - INIT_RESERVE_SECONDS - _process_age())
 
 
 def _process_age() -> float:
-    """Return the seconds since this process was started (field 22 of proc_pid_stat(5))."""
+    """Return this process's age in seconds, from field 22 of proc_pid_stat(5)."""
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started

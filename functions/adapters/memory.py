@@ -1,4 +1,4 @@
-"""Memory limit of a process, and settings of malloc and thread stacks."""
+"""Process memory limit, and malloc and stack settings that save memory."""
 
 import ctypes
 import resource
@@ -9,7 +9,7 @@ from typing import Any
 
 from functions.adapters.lambda_size import MB
 
-NATIVE_STACK_KB = 512  # as on macOS; a session has as many threads as the function has CPUs, less 1
+NATIVE_STACK_KB = 512  # stack of a native thread, as on macOS; a model has one per CPU, less 1
 PYTHON_STACK_MB = 2
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 # Size from which malloc maps pages for an allocation, instead of taking it from the heap.
@@ -18,7 +18,9 @@ _libc: Any = ctypes.CDLL(None)
 
 
 def limit_memory(limit_bytes: int) -> None:
-    """Let allocations beyond `limit_bytes` fail, so that no request ends the environment.
+    """Limit this process's memory: larger allocations fail and do not kill it.
+
+    A request that needs too much then fails alone, and the environment goes on.
 
     RLIMIT_DATA counts what RLIMIT_AS does except code, read-only maps and reserved addresses, which
     cost nothing.
@@ -32,7 +34,7 @@ def limit_memory(limit_bytes: int) -> None:
 
 
 def keep_one_heap() -> None:
-    """Let all threads allocate from one heap.
+    """Make all threads allocate from one malloc heap, to save memory.
 
     Models are loaded in threads, and glibc keeps freed memory in the heap of each. 48 loads of
     16 MB models with room for two kept 212-276 MB; with one heap 48-134 MB, as fast.
@@ -41,7 +43,7 @@ def keep_one_heap() -> None:
 
 
 def keep_stacks_small() -> None:
-    """Let native threads reserve 0.5 MB of stack, Python threads 2 MB.
+    """Set thread stacks to 0.5 MB (native) and 2 MB (Python).
 
     The default of 8 MB counts towards RLIMIT_DATA: 341 sessions of two threads filled 2.8 GB. The
     sandbox has the same stacks, so a model that overflows them is rejected at registration.
@@ -57,14 +59,14 @@ def keep_stacks_small() -> None:
 
 @contextmanager
 def mmap_large_allocations() -> Iterator[None]:
-    """Serve allocations above 64 KB by mmap while a model is loaded.
+    """Make malloc use mmap above 64 KB while a model is loaded.
 
     Mapped pages return to the system as soon as they are freed; a heap keeps them. Without this,
     600 loads of random sizes into 100 MB held 212 MB. Requests, before and after, allocate from
     the heap, which is faster (a tenth for ResNet-50). One thread at a time.
     """
     if hasattr(_libc, "malloc_trim"):
-        _libc.malloc_trim(0)  # return what requests and evicted models have freed
+        _libc.malloc_trim(0)  # return memory that requests and evicted models have freed
     _mallopt(M_MMAP_THRESHOLD, MMAP_WHILE_LOADING_KB * 1024)
     try:
         yield

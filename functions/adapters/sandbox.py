@@ -1,4 +1,4 @@
-"""Sandbox that reads and runs each upload in a child process.
+"""Sandbox that checks uploads in child processes with time and resource limits.
 
 Any upload, also a hostile one, ends in an answer or a rejection within a time limit. A process
 is used once and works in one directory.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ProcessSandbox:
-    """Sandbox that runs each step in a child process of its own.
+    """Sandbox that unpacks and builds uploads, each in a new child process.
 
     With `spare`, the next child of each step is started in advance, its imports done.
     """
@@ -50,15 +50,15 @@ class ProcessSandbox:
         self.refill()
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
-        """Unpack an upload in a child process."""
+        """Unpack an uploaded model in a sandboxed child process."""
         return read_unpacked(self._run("unpack", unpack_task(form, directory), self.unpack_s))
 
     def build(self, brief: Brief, directory: Path) -> Built:
-        """Build a model in a child process."""
+        """Compile, check and measure a model in a sandboxed child process."""
         return read_built(self._run("build", build_task(brief, directory), self.build_s))
 
     def refill(self) -> None:
-        """Start missing spare processes.
+        """Start missing spare child processes for the next upload.
 
         To be called after an upload, which then has all processors to itself.
         """
@@ -73,7 +73,7 @@ class ProcessSandbox:
             log.warning("no process was started ahead: %s", error)
 
     def close(self) -> None:
-        """Kill the spare processes."""
+        """Kill the spare child processes."""
         for spares in self._spares.values():
             while spares:
                 spares.pop().kill()
@@ -127,7 +127,7 @@ class ProcessSandbox:
 
 
 def hide_environment() -> None:
-    """Hide this process's environment and memory from the user's other processes."""
+    """Hide this process's environment and memory from the same user's processes."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 

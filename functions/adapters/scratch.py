@@ -24,7 +24,7 @@ class Scratch:
         self._end = weakref.finalize(self, _remove, self.path, lock)
 
     def close(self) -> None:
-        """Remove the directory now."""
+        """Remove the temporary directory now instead of at exit."""
         self._end()
 
 
@@ -42,7 +42,7 @@ def _remove_abandoned(directory: Path) -> None:
 
 
 def _lock(directory: Path) -> int:
-    """Lock a directory and return its descriptor.
+    """Lock a directory for this process and return its file descriptor.
 
     The result is -1 if the directory is gone, or locked by another process.
     """

@@ -1,1 +1,1 @@
-"""Lambda: Open Inference Protocol v2 over every registered model."""
+"""Lambda function that serves registered models over Open Inference Protocol v2."""

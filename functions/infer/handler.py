@@ -1,4 +1,4 @@
-"""Lambda handler of the v2 API: API Gateway events to service calls.
+"""Lambda handler of /v2: parse requests, set status, reply headers and log.
 
 Routes are in core/serving/routing.py; nothing here depends on which routes exist.
 """
@@ -67,7 +67,7 @@ _match = lru_cache(maxsize=PATHS)(routing.match)
 
 
 class _Exchange:
-    """Request in progress, with facts for its headers and log line."""
+    """Request in progress, with data for reply headers and the log."""
 
     __slots__ = ("accept_encoding", "action", "began_ns", "bytes_in", "call", "code", "request_id")
 
@@ -96,7 +96,7 @@ def make_handler(
     sample_rate: float = 1.0,
     chance: Callable[[], float] = random.random,
 ) -> Handler:
-    """Return the Lambda handler for everything under /v2, bound to `service`.
+    """Return the Lambda handler of all /v2 routes, bound to `service`.
 
     `write` receives log lines; the default is stdout. Of the successful requests without a cold
     start, the share `sample_rate` is logged; every other request always is.
@@ -185,7 +185,7 @@ def _deadline(remaining_s: float) -> float:
 
 
 def _success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
-    """Return a 200 response; only inferences are compressed.
+    """Convert a reply to HTTP 200; compress only inference results.
 
     tritonclient.aio cannot decompress anything else.
     """
@@ -202,7 +202,7 @@ def _success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
 
 
 def _checked(response: HttpResponse) -> HttpResponse:
-    """Return `response` unless it is larger than Lambda allows."""
+    """Return the HTTP response, or raise PayloadTooLarge beyond Lambda's limit."""
     if len(response.body) > REPLY_BYTES_MAX:
         raise PayloadTooLarge(
             f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_BYTES_MAX}"
@@ -227,7 +227,7 @@ def _error(status: HTTPStatus, text: str, code: str, exchange: _Exchange) -> Htt
 
 
 def _add_headers(response: HttpResponse, exchange: _Exchange, cold: bool) -> None:
-    """Add the headers that every response has.
+    """Add request id, timing, cold-start and model headers to a response.
 
     x-cold-start is 1 if the request waited for a model or is the environment's first.
     """
@@ -246,7 +246,7 @@ def _add_headers(response: HttpResponse, exchange: _Exchange, cold: bool) -> Non
 
 @cache
 def _timing(stages: tuple[str, ...]) -> str:
-    """Return a server-timing header with a placeholder for each stage's milliseconds."""
+    """Return a server-timing header template with one placeholder per stage."""
     return ", ".join(f"{stage};dur=%.3f" for stage in stages)
 
 

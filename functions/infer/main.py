@@ -1,4 +1,4 @@
-"""Lambda entry point: read the environment and wire the adapters during INIT.
+"""Lambda entry point for inference: read the environment, wire the adapters.
 
 Only what the first AWS calls need is imported here; the rest is imported by `make()`. See
 prefetch.py.
@@ -29,7 +29,7 @@ from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
 from functions.infer.prefetch import Handler, PrefetchingHandler
 
-DEFAULT_MEMORY_MB = 3008  # without Lambda's variable, e.g. in a test
+DEFAULT_MEMORY_MB = 3008  # MB assumed without Lambda's variable, e.g. in a test
 
 missing = [name for name in ("SERVING_BUCKET", "REGISTRY_TABLE") if not os.environ.get(name)]
 if missing:
@@ -57,7 +57,7 @@ resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")),
 
 
 def make() -> Handler:
-    """Import the rest of the function and return its handler."""
+    """Import the remaining modules and return the inference handler."""
     runtime.import_runtime()
     from functions.core.serving.service import InferenceService
     from functions.core.serving.statistics import Statistics

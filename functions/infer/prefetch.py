@@ -17,7 +17,7 @@ from functions.core.serving.paths import INFER, compile_path, requested_version
 
 
 class Handler(Protocol):
-    """Lambda handler that can be told when its event arrived.
+    """Lambda handler type; accepts the time at which an event arrived.
 
     `began_ns` (of `time.perf_counter_ns`) is set for an event that waited for the handler.
     """
@@ -33,7 +33,7 @@ _infer_path = compile_path(INFER)
 
 
 class PrefetchingHandler:
-    """Handler that imports the real one while it prefetches the first model.
+    """Handler that prefetches the first request's model while importing the real handler.
 
     `make` runs in a thread: it imports the real handler and returns it.
     """
@@ -49,7 +49,7 @@ class PrefetchingHandler:
         self._thread.start()
 
     def wait(self) -> Handler:
-        """Wait for the real handler and return it.
+        """Wait until the real handler is imported, and return it.
 
         Raises:
             Exception: any error of `make`.
@@ -75,7 +75,7 @@ class PrefetchingHandler:
             self._error = error
 
     def _prefetch(self, event: Mapping[str, Any]) -> None:
-        """Resolve the version of an inference and start loading its model.
+        """Start loading the model that an inference request names, if any.
 
         Only a guess, which may fail: the real handler validates the request and reports errors.
         """

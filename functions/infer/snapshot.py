@@ -1,4 +1,4 @@
-"""Lambda SnapStart hooks: reset connections, cached aliases and random numbers."""
+"""Lambda SnapStart hooks: reset connections, cached aliases and the random seed."""
 
 import gc
 import random
@@ -8,7 +8,7 @@ from functions.core.registry.resolver import Resolver
 
 
 def register_hooks(resolver: Resolver, close: Iterable[Callable[[], object]]) -> bool:
-    """Register hooks that run before the snapshot and after each restore.
+    """Register functions that run before Lambda's snapshot and after each restore.
 
     Before: call every function of `close`, which close connections. After: forget the cached
     aliases and reseed `random`. Cached models stay, because they are identified by their content.

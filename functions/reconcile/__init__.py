@@ -1,1 +1,1 @@
-"""Hourly reconciliation, and the operations on dead letters."""
+"""Lambda function for hourly registry repair, blob clean-up and dead-letter operations."""

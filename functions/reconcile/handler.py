@@ -1,4 +1,4 @@
-"""Lambda handler for scheduled reconciliation and dead-letter operations."""
+"""Lambda handler: repair registry and storage hourly, list and redrive dead letters."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,13 +11,16 @@ from functions.core.errors import InvalidRequest, Unavailable, shown
 from functions.core.registry.dead_letters import Message, explain
 from functions.core.registry.reconciler import Findings, Reconciler
 
-RESERVE_MS = 30_000  # with less time left, no further part of the work is begun
-DAMAGED_LOGGED = 100  # versions in the log line
-DEAD_LETTERS = 100  # in one answer
+RESERVE_MS = 30_000  # ms; with less time left, no further task of the reconciler begins
+DAMAGED_LOGGED = 100  # damaged versions named in the log line
+DEAD_LETTERS = 100  # dead letters listed in one answer
 
 
 class DeadLetterQueue(Protocol):
-    """Dead-letter queue. `adapters/aws/sqs.py` documents the methods."""
+    """Dead-letter queue of failed uploads, to list and to redrive.
+
+    `adapters/aws/sqs.py` documents the methods.
+    """
 
     def peek(self, limit: int) -> list[Message]: ...
     def redrive(self, per_second: int | None = None) -> str: ...
@@ -25,7 +28,7 @@ class DeadLetterQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReconcileHandler:
-    """Lambda handler for the schedule and for operators.
+    """Lambda handler for hourly reconciliation and operators' dead-letter commands.
 
     {"operation": "dead-letters"} lists dead letters with their reasons; {"operation": "redrive"}
     sends them back to the registration queue, at most `per_second` a second if that is given. Any
@@ -38,7 +41,7 @@ class ReconcileHandler:
     metrics: Metrics
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        """Carry out the operation of an event.
+        """Run the event's operation: reconcile, list dead letters, or redrive them.
 
         Raises:
             InvalidRequest: no such operation.
@@ -58,7 +61,7 @@ class ReconcileHandler:
         )
 
     def reconcile(self, context: Any) -> dict[str, Any]:
-        """Run the reconciler; log its findings and emit them as metrics."""
+        """Repair registry and storage; log the findings and emit metrics."""
         findings = self.reconciler.run(
             lambda: bool(context.get_remaining_time_in_millis() > RESERVE_MS)
         )
@@ -71,7 +74,7 @@ class ReconcileHandler:
         return counts
 
     def list_dead_letters(self) -> dict[str, Any]:
-        """List dead letters with their reasons, without removing them."""
+        """List failed uploads (dead letters) with reasons, without removing them."""
         letters = explain(self.queue.peek(DEAD_LETTERS), self.reconciler.registry)
         return {"dead_letters": [asdict(letter) for letter in letters]}
 

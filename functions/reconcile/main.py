@@ -1,4 +1,4 @@
-"""Lambda entry point of reconcile: read the environment, wire the adapters.
+"""Lambda entry point for reconciliation: read the environment, wire the adapters.
 
 Runs once, during INIT.
 """

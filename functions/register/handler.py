@@ -1,4 +1,4 @@
-"""Lambda handler that registers uploads from S3 events.
+"""Lambda handler that registers uploaded models from S3 or SQS events.
 
 Events arrive through SQS, through EventBridge, or by a direct invocation.
 """
@@ -31,7 +31,7 @@ Summary = dict[str, Any]  # model, version, state; code and reason of a rejected
 
 @dataclass(frozen=True, slots=True)
 class RegisterHandler:
-    """Lambda handler for uploads.
+    """Lambda handler that registers each uploaded model of an event.
 
     An SQS batch is answered with `batchItemFailures`: the messages to deliver again. Any other
     event is answered with the versions it became, and raises if an upload has to be retried.
@@ -44,7 +44,7 @@ class RegisterHandler:
     after_upload: Callable[[], None] = lambda: None
 
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
-        """Register the uploads of an event and flush the metrics."""
+        """Register the uploaded models of a Lambda event; flush the metrics."""
         self.logger.append_keys(request_id=context.aws_request_id)
         try:
             if _is_sqs_batch(event):
@@ -55,12 +55,12 @@ class RegisterHandler:
                 self.metrics.flush_metrics()
 
     def register_batch(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
-        """Register the messages of an SQS batch; return those to deliver again."""
+        """Register an SQS batch of uploads; return failures for redelivery."""
         processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
         return dict(process_partial_response(event, self.register_message, processor, context))
 
     def register_message(self, record: SQSRecord, lambda_context: Any) -> None:
-        """Register the uploads of one SQS message.
+        """Register the uploaded models of one SQS message.
 
         The batch processor of Powertools requires these parameter names.
         """
@@ -69,7 +69,7 @@ class RegisterHandler:
     def register_uploads(
         self, notification: Mapping[str, Any], origin: str, context: Any
     ) -> list[Summary]:
-        """Register the uploads of a notification; return a summary of each version."""
+        """Register the uploads of an S3 event; return the versions' summaries."""
         try:
             uploads = list(uploads_in(notification))
         except InvalidModel as error:
@@ -80,7 +80,7 @@ class RegisterHandler:
         return [summary for summary in summaries if summary]
 
     def register_upload(self, upload: Upload, context: Any) -> Summary | None:
-        """Register one upload and log the outcome.
+        """Register one uploaded model and log the outcome.
 
         Return the version's summary; None if it became no version.
 
@@ -116,7 +116,10 @@ class RegisterHandler:
         return summary
 
     def log_no_version(self, upload: Upload) -> None:
-        """Log an object that is no model, or has no model folder."""
+        """Log an uploaded object that became no model version.
+
+        It is no model, or lies in no model's folder.
+        """
         if not lacks_folder(upload.key):
             self.logger.info("nothing to register", **_log_fields(upload))
             return
@@ -125,13 +128,13 @@ class RegisterHandler:
         self.count("UploadsIgnored")
 
     def log_ignored(self, upload: Upload, error: InvalidModel) -> None:
-        """Log an upload whose key names no possible model."""
+        """Log an ignored upload whose key is no valid model path."""
         reason = Reason(error.instance_code, str(error))
         self.logger.error("ignored", code=reason.code, reason=reason.message, **_log_fields(upload))
         self.count("UploadsIgnored")
 
     def log_retry(self, upload: Upload, error: Unavailable) -> None:
-        """Log and record a failure that the queue will retry."""
+        """Log and record a failed registration that SQS will retry."""
         reason = Reason(error.instance_code, str(error))
         self.logger.warning(
             "to be tried again", code=reason.code, reason=reason.message, **_log_fields(upload)
@@ -140,7 +143,7 @@ class RegisterHandler:
         self.record_failure(upload, reason)
 
     def log_bug(self, upload: Upload, error: Exception) -> None:
-        """Log an unexpected error with its traceback, and record it."""
+        """Log a registration's unexpected error with traceback, and record it."""
         self.logger.exception("failed", **_log_fields(upload))
         message = f"register failed with {type(error).__name__}; its log has more"
         self.record_failure(upload, Reason("INTERNAL", message))
@@ -158,7 +161,7 @@ class RegisterHandler:
             self.logger.warning("no note", reason=str(error), key=key)
 
     def count(self, metric: str) -> None:
-        """Add one to a metric."""
+        """Add one to a CloudWatch metric."""
         self.metrics.add_metric(metric, MetricUnit.Count, 1)
 
 
@@ -168,7 +171,10 @@ def _is_sqs_batch(event: Mapping[str, Any]) -> bool:
 
 
 def _parse_body(text: str) -> Mapping[str, Any]:
-    """Parse a message; return {}, which is no upload event, if malformed."""
+    """Parse an SQS message's JSON; return {} if malformed.
+
+    {} is no upload event, so that it is ignored.
+    """
     try:
         body = json.loads(text)
     except ValueError:

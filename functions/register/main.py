@@ -1,4 +1,4 @@
-"""Lambda entry point: read the environment and wire the adapters during INIT."""
+"""Lambda entry point for registration: read the environment, wire the adapters."""
 
 import os
 from functools import partial

@@ -1,4 +1,4 @@
-"""Schema of manifest.json, version 1.
+"""Schema (version 1) and parser of manifest.json, the model's metadata file.
 
 A manifest is a training job's record of its model. Every field but `schema` is optional. Fields of
 this schema are checked, others are accepted. The file is stored whole beside the model.
@@ -37,7 +37,7 @@ class Tensor(_Open):
 
 
 class File(_Open):
-    """File of a package that is uploaded in parts.
+    """Manifest entry of a file in a model uploaded in parts.
 
     `path` is relative to the manifest, which has to be uploaded last. `size` is in bytes.
     """
@@ -48,7 +48,7 @@ class File(_Open):
 
 
 class Sample(_Open):
-    """Example request with the response of the trained model.
+    """Example request with the trained model's expected response.
 
     Both are JSON of the Open Inference Protocol. A registration rejects a model that answers a
     sample differently.
@@ -69,14 +69,14 @@ class Tolerance(_Open):
 
 
 class Primary(_Open):
-    """Metric that decides which of two models is better."""
+    """Primary metric, which decides which of two models is better."""
 
     metric: Text
     higher_is_better: bool
 
 
 class Lead(_Open):
-    """Lead over the best baseline in the primary metric.
+    """Model's lead over the best baseline in the primary metric.
 
     `by` is above zero for a model that is better than the baseline `over`.
     """
@@ -87,18 +87,18 @@ class Lead(_Open):
 
 
 class Evaluation(_Open):
-    """Evidence behind the metrics: sample size, confidence intervals, groups, calibration."""
+    """Evidence behind a model's metrics: sample size, confidence intervals, groups, calibration."""
 
     primary: Primary | None = None
     rows: Annotated[int, Field(ge=0)] | None = None  # in the test set
-    intervals: dict[Text, Interval] = {}  # by metric
+    intervals: dict[Text, Interval] = {}  # confidence intervals by metric
     lead: Lead | None = None
     groups: dict[Text, Any] = {}
     calibration: dict[Text, Any] = {}
 
 
 class ManifestSchema(_Open):
-    """Content of manifest.json.
+    """Content of manifest.json: signature, metrics, samples and other model metadata.
 
     Tensors and samples use the terms of the Open Inference Protocol:
     https://github.com/kserve/open-inference-protocol
@@ -116,7 +116,7 @@ class ManifestSchema(_Open):
     hyperparameters: dict[Text, Any] = {}
     training: dict[Text, Any] = {}
     tolerance: Tolerance = Tolerance()
-    # tried when registering; a variant is served if it agrees with the samples and saves enough
+    # Variants to try at registration; one is served if it matches the samples and saves enough.
     variants: Annotated[list[Literal["int8", "fp16"]], Field(max_length=2)] = []
     samples: Annotated[list[Sample], Field(max_length=64)] = []
     files: Annotated[list[File], Field(max_length=64)] = []  # only of a package in parts
@@ -138,7 +138,7 @@ CARD_FIELDS = (
 
 
 def read_manifest(raw: bytes) -> Manifest:
-    """Parse and check manifest.json.
+    """Parse and validate manifest.json, the model's metadata.
 
     Raises:
         InvalidModel: `BAD_MANIFEST`, with the path of the field at fault.
@@ -178,7 +178,10 @@ def _validate(document: Any) -> ManifestSchema:
 
 
 def _card(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the non-empty card fields, without labels: the signature holds those."""
+    """Return the manifest's non-empty model-card fields, without class labels.
+
+    The signature holds the labels.
+    """
     card = {
         name: document[name] for name in CARD_FIELDS if document.get(name) not in (None, {}, [])
     }

@@ -1,1 +1,1 @@
-"""Process that reads and runs uploaded files; no other module imports it."""
+"""Code that runs only in sandbox processes: unpack, compile, check, measure uploads."""

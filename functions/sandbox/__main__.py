@@ -1,4 +1,4 @@
-"""Entry of the sandbox process: set limits, then answer tasks.
+"""Sandbox process: limit own memory, CPU and files, then answer tasks.
 
 `adapters/sandbox.py` starts it.
 """
@@ -27,7 +27,7 @@ Step = Callable[[Task], dict[str, Any]]
 
 
 def main(step: str, out: int, parent: int, limits: Mapping[str, int]) -> None:
-    """Answer tasks from stdin on the descriptor `out`.
+    """Read tasks from stdin and write answers to file descriptor `out`.
 
     Writes the line `ready` once, then a line of JSON for each task, until stdin ends.
     """
@@ -40,7 +40,7 @@ def main(step: str, out: int, parent: int, limits: Mapping[str, int]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Make this process end with its parent, and gain no privileges."""
+    """Make this process die with its parent and never gain privileges."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -49,7 +49,7 @@ def _end_with(parent: int) -> None:
 
 
 def _limit(limits: Mapping[str, int]) -> None:
-    """Give this process and its children no more than `limits`."""
+    """Apply resource limits to this process and its children."""
     os.umask(0o077)
     for name, soft, hard in _resource_limits(limits):
         kind = getattr(resource, f"RLIMIT_{name}")
@@ -62,7 +62,7 @@ def _limit(limits: Mapping[str, int]) -> None:
 
 
 def _resource_limits(limits: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
-    """Yield the name, soft and hard value of each resource limit."""
+    """Yield (name, soft value, hard value) of each resource limit."""
     memory = limits["memory_mb"] * MB
     address = memory + limits["address_mb"] * MB
     yield "CORE", 0, 0
@@ -87,7 +87,7 @@ def _threads_of_this_user() -> int:
 
 
 def _step(name: str) -> Step:
-    """Import and return the function that runs a step."""
+    """Import and return the function for step "unpack" or "build"."""
     if name == "unpack":
         from functions.sandbox.unpack import unpack
 

@@ -23,7 +23,9 @@ NOTE_CHARACTERS = 400
 
 
 def build(brief: Brief, directory: Path) -> Built:
-    """Load, compile, check and measure the model in package/; write serving/.
+    """Compile, check and measure an unpacked model; write files to serve.
+
+    The model is in package/ of `directory`; the files to serve go to serving/.
 
     Raises:
         InvalidModel: why this model can never be served.
@@ -39,7 +41,7 @@ def build(brief: Brief, directory: Path) -> Built:
 
 
 class _Build:
-    """State of one build, with notes for the uploader."""
+    """Build of one model: its candidates, measurements and notes for the uploader."""
 
     def __init__(self, brief: Brief, directory: Path) -> None:
         self.brief = brief
@@ -84,7 +86,7 @@ class _Build:
             )
 
     def _compile(self, source: Candidate, folder: Path) -> Candidate:
-        """Compile a candidate into `folder` and measure the result.
+        """Compile a model into `folder`, measure it, and return the result.
 
         Returns `source` itself, measured, if the compiled form does not give the same bits.
 
@@ -103,7 +105,7 @@ class _Build:
         requests = self.evaluator.compared_requests()
         expected = run_all(compiled.session, requests, self.evaluator.signature, first)
         files, compile_ms, problem = compiled.files, compiled.seconds * 1000, compiled.problem
-        del compiled  # frees its session before the next one is loaded
+        del compiled  # frees the compiled session before the next is loaded
         candidate = source
         if files:
             candidate = Candidate(folder, files, "extended", compile_ms=compile_ms)
@@ -125,7 +127,7 @@ class _Build:
     # --- variants
 
     def _better(self, candidate: Candidate, kind: str) -> Candidate:
-        """Return the variant `kind` if it is better, else the candidate."""
+        """Return an int8 or fp16 variant if better, else the candidate."""
         if not self.evaluator.samples:
             self.notes.append(explanations.NOT_JUDGED.format(kind=kind))
             return candidate
@@ -136,7 +138,7 @@ class _Build:
         return better
 
     def _judge(self, candidate: Candidate, kind: str) -> tuple[Candidate, str]:
-        """Return the candidate or its variant, and a note with the reason."""
+        """Return the better of model and variant, and a note why."""
         try:
             variant = self._variant(kind)
         except NotMade as error:
@@ -153,7 +155,7 @@ class _Build:
         return (variant if is_better else candidate), note
 
     def _variant(self, kind: str) -> Candidate:
-        """Make and measure a variant, and check all samples.
+        """Make an int8 or fp16 variant, measure it, check all samples.
 
         Raises:
             NotMade: why there is none.
@@ -182,7 +184,7 @@ class _Build:
         return measured
 
     def _raw_load_ms(self) -> float:
-        """Time the load of the uploaded file, for comparison."""
+        """Return the milliseconds to load the uploaded model, for comparison."""
         now = clock(self.brief.threads)
         began = now()
         self.runtime.load(self.uploaded.path)
@@ -202,7 +204,7 @@ class _Build:
         self.notes.append(explanations.memory(best.resident_bytes, memory_mb))
 
     def _stored_sample(self, candidate: Candidate, best: Costs) -> Mapping[str, object] | None:
-        """Return the sample to store: whole, its first row, or None."""
+        """Return the sample request to store: whole, first row, or None."""
         sample, signature = self.evaluator.sample, self.evaluator.signature
         if sample is None:
             return None
@@ -219,7 +221,7 @@ class _Build:
         return document
 
     def _move(self, candidate: Candidate) -> None:
-        """Move the candidate's files into serving/."""
+        """Move the chosen model's files into serving/."""
         if candidate.folder != self.serving:
             clear(self.serving)
             for name in candidate.files:
@@ -227,5 +229,5 @@ class _Build:
 
 
 def _memory_mb(resident_bytes: int, peak_bytes: int) -> int:
-    """Return the size of the smallest function that can serve a model."""
+    """Return the smallest Lambda memory size, in MB, that serves a model."""
     return memory_mb_for(resident_bytes + MODEL_OVERHEAD_BYTES, peak_bytes)

@@ -38,7 +38,7 @@ def run_all(
     signature: Signature,
     first: Tensors | None = None,
 ) -> list[Tensors | None]:
-    """Run a model on each request.
+    """Run a model on each request and return the outputs.
 
     Returns None for those that it refuses. `first` are the outputs for the first request, if it
     ran before.
@@ -48,14 +48,14 @@ def run_all(
 
 
 def same_bits(left: Tensors | None, right: Tensors | None) -> bool:
-    """Return whether two results of `try_run` are equal in every bit."""
+    """Return True if two runs gave bit-identical outputs, or both failed."""
     if left is None or right is None:
         return left is right
     return dict(left) == dict(right)
 
 
 def check(label: str, expected: Tensors, outputs: Tensors, rtol: float, atol: float) -> None:
-    """Compare outputs with the expected ones.
+    """Check a model's outputs against the expected ones, within tolerance.
 
     Floats may differ by atol + rtol * |expected|, everything else not at all.
 
@@ -111,13 +111,13 @@ def _is_close(want: float, have: float, rtol: float, atol: float) -> bool:
 
 
 def _excess(want: float, have: float, rtol: float, atol: float) -> float:
-    """Return the difference beyond the tolerance; infinite if one is NaN."""
+    """Return how far a float exceeds its tolerance; infinite for NaN."""
     off = abs(have - want) - atol - rtol * abs(want)
     return math.inf if math.isnan(off) else off
 
 
 def _index(at: int, shape: tuple[int, ...]) -> str:
-    """Return the index of the element at a position in row-major order.
+    """Format the index of an element from its row-major position.
 
     >>> _index(5, (2, 3)), _index(0, ())
     ('[1, 2]', '')

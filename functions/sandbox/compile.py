@@ -1,4 +1,4 @@
-"""Compile a model to an optimised graph and a file of weights.
+"""Compile an ONNX model to an optimised graph and a weights file.
 
 The runtime maps the weights instead of reading them.
 
@@ -19,8 +19,8 @@ from functions.core.errors import InvalidModel, one_line
 from functions.core.package.onnx_wire import WireReader
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
-ONE_FILE_BYTES = 4 * 1024 * 1024  # below, fetching a second file takes longer than reading weights
-GROWTH = 1.25  # most growth of the files: folded constants may be larger than their operands
+ONE_FILE_BYTES = 4 * 1024 * 1024  # below, fetching a second file takes longer than it saves
+GROWTH = 1.25  # accepted growth of the files: folded constants may exceed their operands
 GROWTH_BYTES = 1024 * 1024
 _METADATA_PROPS = 14  # field number in ModelProto
 _PROBLEM_CHARACTERS = 160
@@ -28,9 +28,9 @@ _PROBLEM_CHARACTERS = 160
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Compiled files or the problem, and a session of the source model."""
+    """Compilation result: files or the problem, and the source model's session."""
 
-    session: OnnxSession  # optimised as far as the compiled files
+    session: OnnxSession  # optimised to the same level as the compiled files
     seconds: float
     files: tuple[str, ...] = ()
     problem: str = ""
@@ -39,7 +39,7 @@ class Compiled:
 def compile_model(
     runtime: OnnxRuntime, model: Path, size_bytes: int, serving: Path, *, external: bool
 ) -> Compiled:
-    """Compile `model` into the directory `serving`.
+    """Optimise an ONNX model and write the files into directory `serving`.
 
     `size_bytes` counts its weights, too; `external` says that some are in other files.
 
@@ -72,14 +72,14 @@ def compile_model(
 
 
 def _sizes(serving: Path) -> dict[str, int]:
-    """Return the sizes of the compiled files, empty ones left out."""
+    """Return the compiled files' sizes in bytes by name, without empty ones."""
     paths = [serving / MODEL, serving / WEIGHTS]
     sizes = {path.name: path.stat().st_size for path in paths if path.exists()}
     return {name: size for name, size in sizes.items() if size}
 
 
 def _drop_metadata(model: Path) -> None:
-    """Remove the metadata.
+    """Remove the metadata properties from an ONNX file.
 
     The runtime would copy it, and the manifest in it is stored in a file of its own.
     """
@@ -93,6 +93,6 @@ def _drop_metadata(model: Path) -> None:
 
 
 def clear(serving: Path) -> None:
-    """Delete what a compilation left behind."""
+    """Delete the compiled files from a directory."""
     for name in (MODEL, WEIGHTS):
         (serving / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Evaluate forms of a model: measure load plans, compare answers, check samples."""
+"""Evaluate uploaded and compiled models: measure load plans, check sample outputs."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -26,11 +26,11 @@ LARGE_BYTES = 64 * MB  # larger uploads are compared on fewer rows
 
 @dataclass(slots=True)
 class Candidate:
-    """Uploaded, compiled or approximated form of the model."""
+    """Candidate to serve: files of the uploaded, compiled or approximated model."""
 
     folder: Path
-    files: tuple[str, ...]  # the model first
-    optimised: str  # as in Plan
+    files: tuple[str, ...]  # file names, the model first
+    optimised: str  # graph optimisation of the files, as in `Plan.optimised`
     compile_ms: float = 0.0
     costs: list[Costs] = field(default_factory=list)  # measured plans, without those that failed
     checked: int = 0  # samples with the expected answer
@@ -45,7 +45,7 @@ class Candidate:
 
 
 class Evaluator:
-    """Evaluation of candidates with the samples of the uploaded model."""
+    """Evaluator of candidate models: measures load plans and checks samples."""
 
     def __init__(self, runtime: OnnxRuntime, brief: Brief, upload_bytes: int) -> None:
         self.signature = Signature((), ())
@@ -57,11 +57,13 @@ class Evaluator:
         self._began = time.monotonic()
 
     def is_over(self, seconds: float) -> bool:
-        """Return whether the build has taken longer than that."""
+        """Return True if the model's build has taken longer than `seconds`."""
         return time.monotonic() - self._began > seconds
 
     def read(self, session: OnnxSession, model: Path) -> Tensors | None:
-        """Read signature and samples; return the outputs of a synthetic sample.
+        """Read a model's signature and samples; generate a sample if none.
+
+        Returns the outputs of a generated sample, else None.
 
         Raises:
             InvalidModel: `BAD_SAMPLE`, `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
@@ -77,7 +79,7 @@ class Evaluator:
     # --- two forms of the model
 
     def compared_requests(self) -> list[Tensors]:
-        """Return the requests on which compiled and uploaded model have to agree.
+        """Return the requests on which compiled and uploaded model must agree.
 
         Those are the samples and, where rows are a batch, the rows of the first one repeated to
         three and to eight. A large model, whose runs take long, gets two rows: an answer that
@@ -96,7 +98,7 @@ class Evaluator:
     def gives_same_bits(
         self, candidate: Candidate, requests: list[Tensors], expected: list[Tensors | None]
     ) -> bool:
-        """Measure the first plan and compare its answers bit by bit."""
+        """Measure the first load plan; return True if outputs are bit-identical."""
         session = self._measure(candidate, self._plans(candidate)[0])
         if session is None:
             return False
@@ -106,7 +108,7 @@ class Evaluator:
     # --- plans
 
     def measure_plans(self, candidate: Candidate) -> None:
-        """Measure the remaining plans and drop those with other answers.
+        """Measure the remaining load plans; drop those whose outputs differ.
 
         Raises:
             InvalidModel: `NOT_LOADABLE` or `SAMPLE_FAILED`.
@@ -125,7 +127,7 @@ class Evaluator:
         return plans_for(candidate.path, candidate.optimised, self._brief.threads)
 
     def _further_plans(self, candidate: Candidate) -> list[Plan]:
-        """Return all plans; with one thread if runs are short.
+        """Return all load plans, with one thread if runs are short.
 
         A short run may lose more by starting threads than it gains.
         """
@@ -136,7 +138,7 @@ class Evaluator:
         return plans
 
     def _measure(self, candidate: Candidate, plan: Plan) -> OnnxSession | None:
-        """Measure a plan and record its costs; return None if it fails."""
+        """Measure and record a load plan; return its session, None if failed."""
         try:
             costs, session = measure(
                 lambda: self._runtime.load(candidate.path, plan),
@@ -151,7 +153,7 @@ class Evaluator:
         return session
 
     def _agree(self, first: Costs, second: Costs) -> bool:
-        """Compare the answers under two plans within the tolerance.
+        """Return True if outputs under two load plans agree within tolerance.
 
         Last bits may differ, because kernels add up in different orders.
         """
@@ -164,7 +166,7 @@ class Evaluator:
         return True
 
     def _measure_load(self, candidate: Candidate) -> None:
-        """Measure the load of a model that failed under every plan.
+        """Measure only loading, for a model that failed under every plan.
 
         Raises:
             InvalidModel: `NOT_LOADABLE`, or `SAMPLE_FAILED` if it is the sample that it refuses.
@@ -180,7 +182,7 @@ class Evaluator:
     # --- samples
 
     def drop_failing_plans(self, candidate: Candidate) -> None:
-        """Drop plans until all samples hold under the best remaining one.
+        """Drop load plans until the best one reproduces all samples.
 
         Raises:
             InvalidModel: `SAMPLE_MISMATCH` or `SAMPLE_FAILED`, under every plan.
@@ -198,7 +200,7 @@ class Evaluator:
             raise failure
 
     def _check_samples(self, candidate: Candidate, costs: Costs) -> None:
-        """Compare the answers to the samples with the expected ones."""
+        """Run all samples under a load plan and check the outputs."""
         candidate.checked = 0
         session: OnnxSession | None = None
         for at, sample in enumerate(self.samples):

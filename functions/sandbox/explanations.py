@@ -1,4 +1,4 @@
-"""Sentences that tell an uploader what `build` chose, and why."""
+"""Notes that tell an uploader how the model is served, and why."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ FEW_CHECKED = "Only the first {checked} of {samples} samples were checked: each 
 
 
 def compiled(files: int, load_ms: float, raw_load_ms: float | None) -> str:
-    """Explain that the optimised form is served."""
+    """Return a note that the optimised model is served, with times."""
     place = "with its weights in a file that is mapped" if files > 1 else "in one file"
     raw = "" if raw_load_ms is None else f", the upload in {raw_load_ms:.1f} ms"
     return (
@@ -31,7 +31,7 @@ def compiled(files: int, load_ms: float, raw_load_ms: float | None) -> str:
 
 
 def plan(best: Costs, rivals: Iterable[Costs]) -> str:
-    """Explain the choice of a load plan by the costs of all."""
+    """Return a note that explains the chosen load plan by costs."""
     compared = list(rivals)
     name_threads = any(costs.plan.threads != best.plan.threads for costs in compared)
     rejected = "; ".join(
@@ -41,7 +41,7 @@ def plan(best: Costs, rivals: Iterable[Costs]) -> str:
 
 
 def memory(resident_bytes: int, memory_mb: int) -> str:
-    """Explain the memory that a function needs for the model."""
+    """Return a note on the memory that serving the model needs."""
     return (
         f"Takes {resident_bytes / MB:.0f} MB of memory, fits a function of {memory_mb} MB and more."
     )
@@ -50,7 +50,7 @@ def memory(resident_bytes: int, memory_mb: int) -> str:
 def variant(
     kind: str, used: bool, sizes: tuple[int, int], latencies: tuple[float, float], samples: int
 ) -> str:
-    """Explain why a variant is served or not.
+    """Return a note why a smaller variant is served or not.
 
     Sizes and latencies are (before, after).
     """

@@ -32,7 +32,10 @@ Clock = Callable[[], float]  # seconds
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Costs:
-    """Times and memory of one load plan; None if not measured."""
+    """Measured times and memory of a model under one load plan.
+
+    None means that a value was not measured.
+    """
 
     plan: Plan
     load_ms: float
@@ -45,11 +48,11 @@ class Costs:
 
     @property
     def cold_ms(self) -> float:
-        """Time of a cold start: load and first run."""
+        """Time of a cold start in ms: load and first run."""
         return self.load_ms + (self.first_ms or 0.0)
 
     def record(self) -> dict[str, float]:
-        """Return the measurements that are stored with the version."""
+        """Return the measurements to store with the model version, by name."""
         measured = {
             "load_ms": self.load_ms,
             "first_run_ms": self.first_ms,
@@ -68,7 +71,7 @@ def measure(
     signature: Signature,
     size_bytes: int,
 ) -> tuple[Costs, OnnxSession]:
-    """Measure the load of a model and its runs of a sample.
+    """Measure time and memory of loading a model and running it.
 
     Runs are the first one, one row and, if the model takes batches, eight rows of the sample.
     Without a sample only the load is measured.
@@ -96,7 +99,7 @@ def measure(
 
 
 def clock(threads: int) -> Clock:
-    """Return the clock for work in one thread or in several.
+    """Return the clock to time work with: CPU or wall time.
 
     It counts CPU time of one thread, and wall time of several.
     """
@@ -112,10 +115,11 @@ def _timed(call: Callable[[], T], now: Clock) -> tuple[T, float]:
 def _one_row_ms(
     session: OnnxSession, plan: Plan, sample: Sample, signature: Signature, first_ms: float
 ) -> float | None:
-    """Time a request of one row, or of a sample without rows.
+    """Return the milliseconds of a one-row request; None if refused.
 
-    A long first run of it is not repeated, unless the plan does not pack weights at load: then the
-    first run read them from their file.
+    The request is one row of the sample, or the sample itself if it has no rows. A long first run
+    of it is not repeated, unless the plan does not pack weights at load: then the first run read
+    them from their file.
     """
     one_row = rows(sample.inputs, 1) if signature.batches else None
     is_other_request = one_row is not None and not _same_shapes(one_row, sample.inputs)
@@ -136,7 +140,7 @@ def _eight_rows_ms(
 def _best_ms(
     session: OnnxSession, inputs: Tensors, signature: Signature, now: Clock
 ) -> float | None:
-    """Return the shortest of a few runs; None if the model refuses."""
+    """Return a model's fastest of several runs in ms; None if refused."""
     best, until = math.inf, now() + RUNS_S
     for run in range(RUNS):
         began = now()
@@ -153,7 +157,7 @@ def _same_shapes(left: Tensors, right: Tensors) -> bool:
 
 
 class Memory:
-    """Growth of this process's resident memory, pages of mapped files included."""
+    """Growth of this process's resident memory since creation, mapped files included."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -166,7 +170,7 @@ class Memory:
         self._before_bytes = _status_bytes("VmRSS")
 
     def resident_bytes(self, least_bytes: int) -> int:
-        """Return the growth, at least `least_bytes`.
+        """Return the growth of resident memory in bytes, at least `least_bytes`.
 
         The size of the model's files as least: requests will touch mapped weights that no run has
         touched so far.

@@ -21,7 +21,7 @@ _SEARCHED_BYTES = 16 * MB  # beginning of a model file, searched for an operator
 
 
 def plans_for(graph: Path, optimised: str, threads: int) -> list[Plan]:
-    """List the plans to try for a model file, fastest start first."""
+    """Return the load plans to try for a model, fastest start first."""
     with graph.open("rb") as file:
         # A match by chance costs no more than a slower load, which is measured.
         has_convolutions = optimised != "none" and b"Conv" in file.read(_SEARCHED_BYTES)
@@ -32,7 +32,10 @@ def plans_for(graph: Path, optimised: str, threads: int) -> list[Plan]:
 
 
 def choose(candidates: Sequence[Costs]) -> Costs:
-    """Return the best plan by the objective above; the first if tied."""
+    """Return the measured load plan with the fastest acceptable cold start.
+
+    By the objective at the top of this module; of equal plans the first.
+    """
     slowness = [_slowness(costs, candidates) for costs in candidates]
     allowed = [costs for costs, slow in zip(candidates, slowness, strict=True) if slow <= 1.0]
     if not allowed:
@@ -46,7 +49,7 @@ def choose(candidates: Sequence[Costs]) -> Costs:
 
 
 def _slowness(costs: Costs, candidates: Sequence[Costs]) -> float:
-    """Return the share of the allowed slowdown that is used.
+    """Return a load plan's slowdown as a share of the allowed one.
 
     A plan above 1 is too slow.
     """

@@ -15,12 +15,12 @@ from functions.core.protocol.tensors import Tensor
 from functions.sandbox.comparison import Tensors, try_run
 
 STORED_BYTES = 64 * 1024  # largest sample in the serving bucket, as JSON
-_CHARACTERS = 2  # least per element in JSON: a digit and a comma
+_CHARACTERS = 2  # fewest characters of an element in JSON: a digit and a comma
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Request with its expected outputs, which a synthetic one does not have."""
+    """Sample request with expected outputs; a synthetic sample has none."""
 
     inputs: Tensors
     expected: Tensors
@@ -32,7 +32,7 @@ class Sample:
 
 
 def read_samples(origins: Sequence[Mapping[str, Any]], signature: Signature) -> list[Sample]:
-    """Parse and check the samples of a manifest.
+    """Parse sample requests from a manifest, checked against the model's signature.
 
     Raises:
         InvalidModel: `BAD_SAMPLE`, and what to change.
@@ -71,7 +71,7 @@ def _read_request(label: str, origin: Mapping[str, Any], signature: Signature) -
 def _read_output(
     label: str, entry: object, declared: Mapping[str, TensorSpec]
 ) -> tuple[str, Tensor]:
-    """Parse one output of a response into its name and values."""
+    """Parse one output of a sample's response into (name, tensor)."""
     name = entry.get("name") if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(name, str) or name not in declared:
         names = shown(", ".join(declared))
@@ -88,7 +88,7 @@ def _read_output(
 
 
 def _read_tensor(name: str, datatype: str, entry: Mapping[str, Any]) -> Tensor:
-    """Parse an output of any shape.
+    """Parse a sample's output tensor from JSON, whatever its shape.
 
     A shape that differs from the declared one is a mismatch, reported later.
     """
@@ -109,12 +109,12 @@ def _bad(message: str) -> InvalidModel:
 
 
 def has_rows(inputs: Tensors, signature: Signature) -> bool:
-    """Return whether `inputs` are a batch of several rows."""
+    """Return True if a request's inputs are a batch of several rows."""
     return signature.batches and any(tensor.shape[0] > 1 for tensor in inputs.values())
 
 
 def rows(inputs: Tensors, count: int) -> dict[str, Tensor] | None:
-    """Repeat or cut all rows to `count`, or return None without rows."""
+    """Resize a request to `count` rows by repetition; None without rows."""
     if any(not tensor.shape or not tensor.shape[0] for tensor in inputs.values()) or not inputs:
         return None
     return {name: _resized(tensor, count) for name, tensor in inputs.items()}
@@ -128,7 +128,7 @@ def _resized(tensor: Tensor, count: int) -> Tensor:
 
 
 def size_bytes(inputs: Tensors) -> int:
-    """Return the size of all values."""
+    """Return the total size of a request's tensors in bytes."""
     return sum(
         sum(map(len, tensor.data)) if tensor.datatype == "BYTES" else len(tensor.data)
         for tensor in inputs.values()
@@ -139,9 +139,9 @@ def size_bytes(inputs: Tensors) -> int:
 
 
 def to_document(sample: Sample, outputs: Tensors, signature: Signature) -> dict[str, Any] | None:
-    """Convert a sample to JSON for storage, documentation and warm-up.
+    """Convert a sample and its outputs to a JSON request and response.
 
-    Returns None if it is too large for that.
+    For storage, documentation and warm-up; returns None if it is too large.
     """
     if sample.origin is not None:
         request, response = sample.origin["request"], sample.origin["response"]
@@ -162,7 +162,7 @@ def to_document(sample: Sample, outputs: Tensors, signature: Signature) -> dict[
 def first_row_document(
     sample: Sample, session: OnnxSession, signature: Signature
 ) -> dict[str, Any] | None:
-    """Convert the first row of a sample to JSON.
+    """Convert the first row of a sample request to JSON.
 
     The outputs are the model's own. Returns None if one row is too large or the model refuses it.
     """

@@ -34,7 +34,7 @@ def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | Non
 
 
 def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
-    """Yield requests, the likeliest first.
+    """Yield generated requests to try, likeliest to be accepted first.
 
     Integers are 1, because an index or a length of 1 is mostly valid, then 0. The first axis is
     taken for the batch and stays 1; in a second round it grows with the other dynamic ones.
@@ -53,7 +53,7 @@ def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
 
 
 def _variations(signature: Signature) -> Iterator[tuple[tuple[int, int], int]]:
-    """Yield ((batch size, size of the other dynamic dimensions), value of integers)."""
+    """Yield ((batch size, other dynamic dimensions' size), integer value) to try."""
     is_dynamic = any(DYNAMIC in spec.shape for spec in signature.inputs)
     sizes = SIZES if is_dynamic else SIZES[:1]
     pairs = [(1, size) for size in sizes] + [(size, size) for size in sizes if size != 1]
@@ -63,7 +63,10 @@ def _variations(signature: Signature) -> Iterator[tuple[tuple[int, int], int]]:
 
 
 def _size(spec: TensorSpec, axis: int, sizes: tuple[int, int]) -> int:
-    """Return an axis's declared size, or `sizes`: (first axis, later ones)."""
+    """Return a tensor axis's declared size, or a generated one if dynamic.
+
+    `sizes` are those of a dynamic first axis and of later ones.
+    """
     size = spec.shape[axis]
     return size if size != DYNAMIC else sizes[min(axis, 1)]
 
@@ -71,7 +74,7 @@ def _size(spec: TensorSpec, axis: int, sizes: tuple[int, int]) -> int:
 def _values(
     spec: TensorSpec, shape: tuple[int, ...], integer: int, source: random.Random
 ) -> Tensor:
-    """Fill a tensor.
+    """Return a tensor of generated values.
 
     Floats are eighths from 0 to 1: exact in every type, and short in JSON.
     """

@@ -13,11 +13,11 @@ from functions.core.uploads import Form
 
 MODEL = "model.onnx"
 MANIFEST = "manifest.json"
-TEXT = 256  # characters, of a producer or an ignored file's name
+TEXT = 256  # characters kept of a producer or an ignored file's name
 
 
 def unpack(form: Form, directory: Path) -> Unpacked:
-    """Unpack upload/ into package/.
+    """Unpack an upload into package/ and describe the model's files.
 
     Raises:
         InvalidModel: why this upload can never be served.
@@ -31,7 +31,7 @@ def unpack(form: Form, directory: Path) -> Unpacked:
 
 
 def _describe_files(form: Form, package: Path) -> Unpacked:
-    """Describe a model that was uploaded as separate files."""
+    """Return the description of a model uploaded as separate files."""
     sizes = {path.name: path.stat().st_size for path in package.iterdir() if path.name != MANIFEST}
     [model] = [name for name in sizes if name.endswith(".onnx")]
     graph = read_onnx(package / model)
@@ -41,9 +41,10 @@ def _describe_files(form: Form, package: Path) -> Unpacked:
 
 
 def _unpack_archive(archive: Path, package: Path) -> Unpacked:
-    """Unpack in three passes.
+    """Unpack a model archive into package/ and return its description.
 
-    List the members; write the model and the manifest; write the weights that the model names.
+    In three passes: list the members; write the model and the manifest; write the weights that the
+    model names.
     """
     members = extract(archive, lambda _: None)
     model = _only_model(members)
@@ -79,7 +80,7 @@ def _only_model(members: list[Member]) -> Member:
 
 
 def _siblings(members: list[Member], model: Member) -> dict[str, Member]:
-    """Return other members of the model's folder, by file name."""
+    """Return archive members beside the model, by file name."""
     folder = model.name.rpartition("/")[0]
     siblings = {}
     for member in members:
@@ -92,7 +93,10 @@ def _siblings(members: list[Member], model: Member) -> dict[str, Member]:
 def _extract_some(
     archive: Path, targets: Mapping[str, str], members: list[Member], package: Path
 ) -> None:
-    """Write the members in `targets` into package/ under its names."""
+    """Extract chosen archive members into package/ under new names.
+
+    `targets` maps names in the archive to new names.
+    """
     if not targets:
         return
     check_room(sum(member.size_bytes for member in members if member.name in targets), package)
@@ -106,7 +110,7 @@ def _extract_some(
 def _unpacked(
     model: str, weights: tuple[str, ...], graph: OnnxFile, package: Path, ignored: list[str]
 ) -> Unpacked:
-    """Describe package/, and write the manifest from the model's metadata."""
+    """Describe the unpacked model; take a missing manifest from its metadata."""
     manifest = package / MANIFEST
     if not manifest.exists() and MANIFEST_KEY in graph.metadata:
         manifest.write_text(graph.metadata[MANIFEST_KEY])

@@ -27,7 +27,7 @@ _TOOLS = {"int8": "onnxruntime.quantization", "fp16": "onnxruntime.transformers.
 
 
 class NotMade(Exception):
-    """Variant that could not be made; the message says why."""
+    """Error: a variant could not be made; the message says why."""
 
 
 def make(kind: str, model: Path, size_bytes: int, folder: Path) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def make(kind: str, model: Path, size_bytes: int, folder: Path) -> tuple[str, ..
 
 
 def improves(sizes: tuple[int, int], latencies: tuple[float, float]) -> bool:
-    """Return whether a variant is worth it.
+    """Return True if a variant is enough smaller or faster to serve.
 
     Sizes and latencies are (model, variant).
 
@@ -74,7 +74,7 @@ def improves(sizes: tuple[int, int], latencies: tuple[float, float]) -> bool:
 
 @contextmanager
 def _quiet_tools(folder: Path) -> Iterator[None]:
-    """Keep temporary files in `folder`, and hold back the tools' advice."""
+    """Keep conversion tools' temporary files in `folder` and suppress their warnings."""
     tempfile.tempdir = str(folder)
     logging.disable(logging.WARNING)
     try:
@@ -85,7 +85,7 @@ def _quiet_tools(folder: Path) -> Iterator[None]:
 
 
 def _int8(tool: Any, model: Path, target: Path, size_bytes: int) -> None:
-    """Quantize weights to 7 bits, and activations at run time.
+    """Quantize a model's weights to 7 bits, activations at run time.
 
     7 and not 8 bits: on x86 without VNNI, sums of products of 8 bits saturate.
     """
@@ -101,7 +101,7 @@ def _int8(tool: Any, model: Path, target: Path, size_bytes: int) -> None:
 
 
 def _fp16(tool: Any, onnx: Any, model: Path, target: Path, size_bytes: int) -> None:
-    """Convert the model to float16; inputs and outputs keep their types."""
+    """Convert a model to float16; its inputs and outputs keep their types."""
     converted = tool.convert_float_to_float16(onnx.load(model), keep_io_types=True)
     onnx.save(
         converted,

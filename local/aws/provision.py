@@ -32,7 +32,7 @@ def local_session() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """Provisioned stack; its template resolves references, e.g. to queue URLs."""
+    """Provisioned stack: template with resolved references, outputs and function variables."""
 
     template: Template
     outputs: dict[str, str]
@@ -42,7 +42,7 @@ class Deployed:
 def provision(
     template: Template, session: Any, endpoint_url: str | None = None, api_origin: str | None = None
 ) -> Deployed:
-    """Create the AWS resources that the functions use.
+    """Create the template's queues, tables and buckets; return its outputs.
 
     `session` is a boto3.Session. `api_origin`, e.g. http://127.0.0.1:8080, replaces the API's host
     in the outputs. Bucket policies, encryption, lifecycles and alarms are skipped; moto ignores
@@ -70,7 +70,7 @@ def provision(
 
 
 def make_queues(template: Template, sqs: Any) -> dict[str, str]:
-    """Create queues and return their URLs by logical id."""
+    """Create the template's SQS queues; return their URLs by logical id."""
     urls = {}
     for name in template.resources("AWS::SQS::Queue"):
         properties = template.properties(name)
@@ -86,7 +86,7 @@ def make_queues(template: Template, sqs: Any) -> dict[str, str]:
 
 
 def make_tables(template: Template, dynamodb: Any) -> None:
-    """Create the DynamoDB tables."""
+    """Create the template's DynamoDB tables."""
     for name in template.resources("AWS::DynamoDB::Table"):
         properties = template.properties(name)
         table = template.physical_name(name)
@@ -104,7 +104,7 @@ def make_tables(template: Template, dynamodb: Any) -> None:
 
 
 def make_buckets(template: Template, s3: Any) -> None:
-    """Create the buckets with versioning and notifications."""
+    """Create the template's S3 buckets with versioning and notifications."""
     for name in template.resources("AWS::S3::Bucket"):
         properties = template.properties(name)
         bucket = template.physical_name(name)
@@ -125,7 +125,7 @@ def make_buckets(template: Template, s3: Any) -> None:
 
 
 def queue_notifications(bucket_properties: dict[str, Any]) -> list[dict[str, Any]]:
-    """Convert CloudFormation's QueueConfigurations to the S3 API's shape."""
+    """Convert CloudFormation's bucket notifications to the S3 API's format."""
     configurations = (bucket_properties.get("NotificationConfiguration") or {}).get(
         "QueueConfigurations"
     ) or ()

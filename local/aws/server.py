@@ -1,4 +1,4 @@
-"""moto's server with corrections, as the local stack's AWS.
+"""Local AWS server: moto, patched to behave more like AWS.
 
     python -m local.aws.server --port 5000
 
@@ -20,11 +20,11 @@ from unittest import mock
 from urllib.parse import quote_plus
 
 HOST = "127.0.0.1"
-_sequence = itertools.count(time.time_ns())  # for sequencers, which grow per key on S3
+_sequence = itertools.count(time.time_ns())  # for S3 event sequencers, which grow with each change
 
 
 def s3_event(event_name: str, bucket: Any, key: Any, notification_id: str) -> dict[str, Any]:
-    """Return S3's event for one change of an object, event structure 2.1.
+    """Return S3's event notification (structure 2.1) for one object change.
 
     `bucket` and `key` are moto's objects.
     """
@@ -122,7 +122,7 @@ def one_table_request_at_a_time() -> Iterator[None]:
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve AWS on loopback until the process is killed."""
     parser = argparse.ArgumentParser(
         prog="python -m local.aws.server", description="Serve AWS on loopback with moto."
     )
@@ -141,7 +141,7 @@ def main() -> None:
     server = make_server(
         HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler
     )
-    # Training jobs inherit this.
+    # Training jobs inherit these variables.
     os.environ["AWS_ENDPOINT_URL"] = f"http://{HOST}:{server.server_port}"
     os.environ["MOTO_PORT"] = str(server.server_port)
     with as_aws_notifies(), moves_messages(), one_table_request_at_a_time():

@@ -1,4 +1,4 @@
-"""SageMaker's training container in a folder and a process, without Docker.
+"""Emulation of SageMaker's training container: a folder and process, no Docker.
 
 It provides what the user's code can see: configuration files, channels, checkpoints, SIGTERM with
 120 s of grace, the failure file, and the upload of the output.
@@ -24,17 +24,17 @@ from local.execution.processes import Janitor
 
 ROOT = "/opt/ml"
 POLL_S = 0.2
-SYNC_S = 2.0  # between uploads of changed checkpoints
+SYNC_S = 2.0  # s between uploads of changed checkpoints
 FAKE = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
 Request = Mapping[str, Any]
 
 
 class JobFailed(Exception):
-    """Failure of a job; the message becomes its FailureReason."""
+    """Failure of a training job; the message becomes its FailureReason."""
 
 
 class Bucket:
-    """S3 client of a job, on the stack's endpoint."""
+    """S3 client of a training job on the local stack."""
 
     def __init__(self, endpoint_url: str, region: str) -> None:
         import boto3
@@ -45,7 +45,7 @@ class Bucket:
         )
 
     def download(self, uri: str, folder: Path) -> int:
-        """Download every object under a prefix and return their number.
+        """Download all S3 objects under a URI; return their number.
 
         Raises:
             JobFailed: the bucket does not exist, or a key leads out of the folder.
@@ -68,7 +68,7 @@ class Bucket:
         return count
 
     def put(self, path: Path, uri: str) -> None:
-        """Upload with one PutObject, so that there is one event."""
+        """Upload a file to S3 with one PutObject, hence one event."""
         bucket, key = split(uri)
         with path.open("rb") as body:
             self._client.put_object(Bucket=bucket, Key=key, Body=body)
@@ -87,7 +87,7 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def relative(key: str, prefix: str) -> str:
-    """Return an object's path within its channel.
+    """Return an S3 object's path within its training-data channel.
 
     >>> relative("data/train/a.csv", "data/train"), relative("data/a.csv", "data/a.csv")
     ('a.csv', 'a.csv')
@@ -101,7 +101,7 @@ def relative(key: str, prefix: str) -> str:
 
 
 class Container:
-    """Container of one attempt: prepare, run once, upload, remove."""
+    """Training job's container for one attempt: prepare, run, upload, remove."""
 
     def __init__(
         self, request: Request, arn: str, bucket: Bucket, environment: Mapping[str, str]
@@ -116,7 +116,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
-        """Create folders, configuration, channels and earlier checkpoints.
+        """Create the container's folders, configuration files, input data and checkpoints.
 
         Raises:
             JobFailed: a channel cannot be read.
@@ -166,7 +166,7 @@ class Container:
         max_runtime_s: float,
         grace_s: float,
     ) -> tuple[int, bool]:
-        """Run the entry point; return (exit status, whether time ran out)."""
+        """Run the training process; return (exit status, whether time ran out)."""
         self._process = process = subprocess.Popen(
             self._command(),
             cwd=self.base,
@@ -205,17 +205,17 @@ class Container:
         return (128 - status if status < 0 else status), out_of_time
 
     def terminate(self) -> None:
-        """Send SIGTERM to the first process only, as container engines do."""
+        """Send SIGTERM to the container's first process only, as Docker does."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def failure(self) -> str:
-        """Return the failure file's text, or ""."""
+        """Return the text of the training job's failure file, or ""."""
         path = self.base / "output" / "failure"
         return path.read_text(encoding="utf-8", errors="replace")[:1024] if path.is_file() else ""
 
     def upload(self) -> str:
-        """Upload output data, then the model; return the model's S3 URI.
+        """Upload a training job's output, then its model; return the model's URI.
 
         The model is last, because its upload event starts the registration.
         """
@@ -238,7 +238,7 @@ class Container:
         return target + ("model/" if output.get("CompressionType") == "NONE" else "model.tar.gz")
 
     def remove(self) -> None:
-        """Remove the folder."""
+        """Remove the container's folder."""
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _command(self) -> list[str]:

@@ -1,4 +1,6 @@
-"""SageMaker training jobs that really run; moto alone completes them at once.
+"""Emulation of SageMaker training jobs: moto's API, real local processes.
+
+moto alone completes a job at once.
 
 `install()` is called once in moto's process. Then CreateTrainingJob runs the job's entry point
 (`local.aws.training_container`), DescribeTrainingJob reports its progress, and StopTrainingJob
@@ -32,11 +34,11 @@ STOPPED = 143  # exit status after SIGTERM: 128 + 15
 MAX_ATTEMPTS = 5
 
 _lock = threading.Lock()
-_running: dict[str, "Job"] = {}  # by ARN
+_running: dict[str, "Job"] = {}  # running jobs by ARN
 
 
 class Job:
-    """Training job: runs in a thread and updates moto's record."""
+    """SageMaker training job that runs in a thread, updating moto's record."""
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class Job:
         ]
         self._interrupt_on = (request.get("Environment") or {}).get("MAYFLY_INTERRUPT_ON")
         self._grace_s = float(os.environ.get("MAYFLY_STOP_GRACE_S", "120"))
-        # All attributes now: DescribeTrainingJob may read the record while the thread runs.
+        # Set all attributes now, because DescribeTrainingJob may read the record during the run.
         record.training_job_status = "InProgress"
         record.secondary_status = "Starting"
         record.secondary_status_transitions = []
@@ -79,13 +81,13 @@ class Job:
         self._status("Starting", "Starting the training job")
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the training job in a thread."""
         threading.Thread(
             target=self._run, name=self._request["TrainingJobName"], daemon=True
         ).start()
 
     def stop(self) -> None:
-        """Ask the job to stop; it ends within the grace period."""
+        """Stop the training job; it ends within the grace period."""
         self._record.training_job_status = "Stopping"
         self._status("Stopping", "Stopping the training job", "Stopping")
         self._stopping.set()
@@ -123,7 +125,7 @@ class Job:
         raise JobFailed(f"ClientError: the spot instance was taken away {MAX_ATTEMPTS} times")
 
     def _attempt(self, container: Container, *, first: bool, started: float) -> bool:
-        """Run one attempt; return False after a spot interruption."""
+        """Run one attempt of the job; return False after spot interruption."""
         self._status("Downloading", "Downloading the training data")
         container.prepare()
         self._status("Training", "Training job in progress")
@@ -191,7 +193,10 @@ class Job:
                 self._container.terminate()
 
     def _status(self, secondary: str, message: str, status: str | None = None) -> None:
-        """Replace the list of transitions, which another thread may be reading."""
+        """Append a status change to the training job's record.
+
+        The list is replaced, because another thread may be reading it.
+        """
         now = datetime.now(UTC)
         earlier = [
             item if "EndTime" in item else item | {"EndTime": now}
@@ -218,7 +223,7 @@ class Job:
 
 
 def install(endpoint_url: str | None = None, log_dir: Path | None = None) -> None:
-    """Make moto's SageMaker run training jobs; a second call changes nothing.
+    """Patch moto's SageMaker to run training jobs; a second call changes nothing.
 
     `endpoint_url` defaults to $AWS_ENDPOINT_URL; `log_dir` to $MAYFLY_LOG_DIR, or `logs` in
     $MAYFLY_STATE_DIR or .local.

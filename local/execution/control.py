@@ -15,7 +15,7 @@ from local.execution.runtime_api import PAYLOAD_LIMIT
 
 
 def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
-    """Return the aiohttp application for a stack's functions."""
+    """Return the web application that serves the Lambda Invoke API."""
     background: set[asyncio.Task[object]] = set()
 
     def function_name(request: web.Request) -> str:

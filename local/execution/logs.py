@@ -1,4 +1,4 @@
-"""Log files, one per function, and pipes for the processes' output."""
+"""Log files of Lambda functions, and pipes for their processes' output."""
 
 import os
 from collections import deque
@@ -9,7 +9,7 @@ Echo = Callable[[str, str], None]  # (function, line)
 
 
 class FunctionLog:
-    """Log file of one function: <folder>/<function>.log.
+    """Log file of one Lambda function: <folder>/<function>.log.
 
     Each line is also passed to `echo`.
     """
@@ -22,18 +22,18 @@ class FunctionLog:
         self._file = self.path.open("w", encoding="utf-8", buffering=1)
 
     def write(self, line: str) -> None:
-        """Append one line."""
+        """Append one line to the function's log."""
         self._file.write(line + "\n")
         if self._echo is not None:
             self._echo(self._function, line)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the log file."""
         self._file.close()
 
 
 class ProcessOutput:
-    """Pipe for the output of one process.
+    """Pipe that copies a function process's output to its log.
 
     `pump` reads without blocking, so that END is logged after the last print.
     """
@@ -47,18 +47,18 @@ class ProcessOutput:
         os.set_blocking(self._read_end, False)
 
     def fileno(self) -> int:
-        """Return the descriptor to poll for output."""
+        """Return the file descriptor to poll for process output."""
         return self._read_end
 
     def close_write_end(self) -> None:
-        """Close our write end once the child has its copy.
+        """Close the parent's write end of the output pipe.
 
-        Otherwise the pipe would never end.
+        To be called once the child has its copy; otherwise the pipe would never end.
         """
         os.close(self.write_end)
 
     def pump(self) -> bool:
-        """Log complete lines; return False at the end of the pipe."""
+        """Log the process's complete output lines; return False at the end."""
         while self._open:
             try:
                 chunk = os.read(self._read_end, 65536)
@@ -72,14 +72,14 @@ class ProcessOutput:
         return False
 
     def line(self, text: str) -> None:
-        """Log one line of the platform or of the process."""
+        """Log one line from Lambda's platform or the function's process."""
         # awslambdaric separates the lines of a traceback by carriage returns.
         text = text.rstrip("\r").replace("\r", "\n")
         self.recent.append(text)
         self._log.write(text)
 
     def close(self) -> None:
-        """Log the rest and close the pipe."""
+        """Log the remaining output and close the pipe."""
         self.pump()
         if self._rest:
             self.line(self._rest.decode("utf-8", "replace"))

@@ -19,20 +19,20 @@ from local.execution.runtime_api import (
 from local.template import Function
 
 INIT_LIMIT_S = 10.0
-CONCURRENCY = 10  # environments; the default of a new AWS account
+CONCURRENCY = 10  # environments of a function at most; a new AWS account has this limit
 
 
 class Throttled(Exception):
-    """All environments that the function may have are busy."""
+    """Throttled call: all execution environments of the function are busy."""
 
 
 class PayloadTooLarge(Exception):
-    """Event beyond Lambda's limit for synchronous invocations."""
+    """Error: the event exceeds Lambda's size limit for synchronous invocations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Payload, error flag and last 4 KB of log of an invocation."""
+    """Invocation result: payload, error flag and last 4 KB of log."""
 
     request_id: str
     payload: bytes
@@ -41,7 +41,7 @@ class Result:
 
 
 class FunctionPool:
-    """Environments of one function; the last used is reused first."""
+    """Execution environments of one Lambda function; the last used is reused first."""
 
     def __init__(
         self, function: Function, place: Place, log: FunctionLog, concurrency: int = CONCURRENCY
@@ -56,14 +56,14 @@ class FunctionPool:
         self._running: set[asyncio.Task[Result]] = set()
 
     def environments(self) -> list[dict[str, Any]]:
-        """Return pid, number and state of each environment."""
+        """Return pid, number and state of each execution environment."""
         return [
             {"pid": environment.pid, "number": environment.number, "state": environment.state}
             for environment in self._environments
         ]
 
     async def invoke(self, event: bytes, client_context: str | None = None) -> Result:
-        """Invoke the function, to its end even if the caller stops waiting.
+        """Run the function on an event, even if the caller stops waiting.
 
         Raises:
             Throttled: all environments are busy.
@@ -80,13 +80,13 @@ class FunctionPool:
         return await asyncio.shield(task)
 
     async def recycle(self) -> None:
-        """End idle environments; the next invocation is a cold start."""
+        """End the function's idle environments; the next invocation is a cold start."""
         idle = [each for each in self._environments if each.state == "idle"]
         self._environments = [each for each in self._environments if each not in idle]
         await asyncio.gather(*(environment.stop() for environment in idle))
 
     async def stop(self) -> None:
-        """Cancel running invocations and end all environments."""
+        """Cancel running invocations and end all execution environments."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -148,7 +148,7 @@ class FunctionPool:
     async def _init(
         self, environment: Environment, request_id: str
     ) -> tuple[Environment, Answer | None, float]:
-        """Start an environment, as Lambda does: for 10 s, then once more.
+        """Start an environment as Lambda does: 10 s, then a second try.
 
         The second start counts towards the function's timeout. Returns the environment, the error
         if it did not start, and the seconds that count towards the invocation.

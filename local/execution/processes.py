@@ -55,7 +55,7 @@ def end(pids: Iterable[int]) -> None:
 
 
 class Janitor:
-    """Handle of the janitor process."""
+    """Handle of the janitor process that cleans up after a crash."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "local.execution.processes"]
@@ -70,20 +70,23 @@ class Janitor:
         self.pid = self._process.pid
 
     def tell(self, word: str, target: int | Path) -> None:
-        """Send `add`, `remove` or `folder`; ignored if the janitor was killed."""
+        """Tell the janitor about a process or folder to clean up.
+
+        `word` is `add`, `remove` or `folder`. Ignored if the janitor was killed.
+        """
         with contextlib.suppress(BrokenPipeError):
             self._input.write(f"{word} {target}\n".encode())
             self._input.flush()
 
     def close(self) -> None:
-        """Let the janitor clean up and end."""
+        """Let the janitor process clean up, and wait for its end."""
         with contextlib.suppress(BrokenPipeError):
             self._input.close()
         self._process.wait(timeout=10)
 
 
 def main() -> None:
-    """Run the janitor."""
+    """Read processes and folders from stdin; clean them up at its end."""
     pids: set[int] = set()
     folders: set[str] = set()
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Execution environment: an awslambdaric process and its Runtime API server.
+"""Lambda execution environment: an awslambdaric process and its Runtime API server.
 
 Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. awslambdaric accepts only a host and
 a port, so each environment has its own port.
@@ -26,14 +26,14 @@ from local.template import Function
 HOST = "127.0.0.1"
 PAYLOAD_LIMIT = 6_291_456  # bytes of a synchronous event
 RESPONSE_LIMIT = PAYLOAD_LIMIT + 100  # bytes, as measured on Lambda
-MEMORY_INTERVAL_S = 0.05  # between measurements of an environment's memory
+MEMORY_INTERVAL_S = 0.05  # s between measurements of an environment's memory
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Settings shared by all environments of a stack."""
+    """Settings shared by all Lambda execution environments of a local stack."""
 
-    endpoint_url: str  # AWS services
+    endpoint_url: str  # URL of the stack's AWS services
     work_dir: Path  # holds the environments' /tmp
     janitor: processes.Janitor
     code_root: Path = processes.ROOT
@@ -41,17 +41,17 @@ class Place:
     built: Path | None = None  # output of sam build, used instead of code_root
 
     def code(self, function: Function) -> Path:
-        """Return the folder with a function's code."""
+        """Return the folder with a Lambda function's code."""
         return self.built / function.name if self.built else self.code_root
 
     def layers(self, function: Function) -> list[Path]:
-        """Return the folders of a function's layers; none without a build."""
+        """Return the folders of a Lambda function's layers; none without a build."""
         return [self.built / layer / "python" for layer in function.layers] if self.built else []
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """Event with the metadata that the Runtime API sends along."""
+    """Lambda event with the metadata that the Runtime API adds."""
 
     request_id: str
     event: bytes
@@ -70,7 +70,7 @@ class Answer:
 
 
 def failure(error_type: str, message: str, fatal: bool = True) -> Answer:
-    """Return an error in Lambda's JSON shape."""
+    """Return a failed invocation's answer with Lambda's error JSON."""
     return Answer(
         json.dumps({"errorType": error_type, "errorMessage": message}).encode(),
         error=True,
@@ -79,7 +79,7 @@ def failure(error_type: str, message: str, fatal: bool = True) -> Answer:
 
 
 class InitFailed(Exception):
-    """The process failed before it asked for its first event."""
+    """Failed start: the function's process never asked for an event."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.payload.decode())
@@ -88,10 +88,10 @@ class InitFailed(Exception):
 
 @dataclass
 class Environment:
-    """Execution environment: process, Runtime API, /tmp, memory limit."""
+    """Lambda execution environment with process, Runtime API, /tmp and memory limit."""
 
     function: Function
-    number: int  # from 1, for each function
+    number: int  # counts the function's environments from 1
     place: Place
     log: FunctionLog
     state: str = "starting"
@@ -101,7 +101,7 @@ class Environment:
     _queue: "asyncio.Queue[Invocation]" = field(default_factory=asyncio.Queue)
 
     async def start(self, limit_s: float, request_id: str) -> None:
-        """Spawn the process and wait until it asks for an event.
+        """Spawn the function's process; wait until it asks for an event.
 
         Raises:
             InitFailed: the process reported an error, ended, or exceeded time or memory.
@@ -136,7 +136,7 @@ class Environment:
             raise InitFailed(failed)
 
     async def invoke(self, invocation: Invocation, limit_s: float) -> Answer:
-        """Send one event to the process and wait for its answer."""
+        """Send one event to the function's process; return its answer."""
         self.state = "busy"
         self._answer = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(invocation)
@@ -150,11 +150,11 @@ class Environment:
         return answer
 
     def is_alive(self) -> bool:
-        """Return True unless the process has ended or is about to."""
+        """Return True unless the function's process has ended or is ending."""
         return not self._exit.done() and not processes.is_dying(self.pid)
 
     async def stop(self) -> None:
-        """End the process, all its children, its Runtime API and its /tmp."""
+        """End the function's process, children, Runtime API and /tmp folder."""
         if self.state == "ended":
             return
         self.state = "ended"
@@ -169,7 +169,7 @@ class Environment:
     async def _until(
         self, done: "asyncio.Future[Answer | None]", limit_s: float, request_id: str
     ) -> Answer | None:
-        """Return the result of `done`, or the failure that came first."""
+        """Wait for `done`; return its result, or the earlier failure or timeout."""
         memory = asyncio.create_task(self._watch_memory())
         events: set[asyncio.Future[Any]] = {done, self._exit, memory}
         try:
@@ -185,7 +185,7 @@ class Environment:
             memory.cancel()
 
     async def _watch_memory(self) -> None:
-        """Return once process and children exceed the function's memory."""
+        """Return once the function's processes exceed its memory limit."""
         for tick in range(sys.maxsize):
             self._measure(children=tick % 10 == 9)  # finding children reads all of /proc
             if self.max_memory_mb > self.function.memory_mb:
@@ -206,7 +206,10 @@ class Environment:
             asyncio.get_running_loop().remove_reader(self.output)
 
     def _variables(self, port: int) -> dict[str, str]:
-        """Return Lambda's and the template's variables, and our search paths."""
+        """Return the environment variables of the function's process.
+
+        Lambda's own, the template's, and the search paths of this process.
+        """
         name = self.function.name
         inherited = {
             key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ

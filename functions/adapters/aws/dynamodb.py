@@ -1,4 +1,4 @@
-"""Registry table in DynamoDB, through boto3."""
+"""Model registry stored in a DynamoDB table, through boto3."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -13,14 +13,20 @@ from functions.core.errors import Unavailable
 
 
 class DynamoTable(ItemTable):
-    """Registry table over a boto3 client, which does the retries."""
+    """Model registry's DynamoDB table, read and written through a boto3 client.
+
+    The client does the retries.
+    """
 
     def __init__(self, client: Any, name: str) -> None:
         super().__init__(partial(_call, client), name)
 
 
 def _call(client: Any, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one DynamoDB operation; implements `dynamodb_table.Call`."""
+    """Run one DynamoDB operation with boto3 and return its reply.
+
+    Implements `dynamodb_table.Call`.
+    """
     try:
         reply: dict[str, Any] = getattr(client, xform_name(operation))(**request)
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""Uploads and blobs in S3, through boto3."""
+"""S3 access with boto3: download of uploaded models, storage of served files."""
 
 import base64
 import os
@@ -20,12 +20,14 @@ from functions.core.registry.version import Blob, Source
 
 CHUNK = 1024 * 1024  # bytes
 PART = 8 * CHUNK  # bytes of one request; larger objects take several
-CONNECTIONS = 16  # one gets about 90 MB/s from S3; the client's pool has to hold as many
+CONNECTIONS = 16  # one connection gets about 90 MB/s from S3; boto3's pool needs the same size
 FRESH = timedelta(hours=12)  # half of the reconciler's grace period for unreferenced blobs
 
 
 def part_bytes(size_bytes: int) -> int:
-    """Return the part size of a large blob: one part per connection.
+    """Return the size in bytes of a multipart upload's parts.
+
+    There is one part for each connection, and none is smaller than `PART`.
 
     >>> part_bytes(20 * PART) / PART, part_bytes(PART + 1) / PART
     (1.25, 1.0)
@@ -34,13 +36,13 @@ def part_bytes(size_bytes: int) -> int:
 
 
 class S3Uploads:
-    """Artifacts bucket, where people and training jobs upload models."""
+    """S3 bucket to which people and training jobs upload models."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject:
-        """Look up the version and size of an object.
+        """Return an S3 object's version and size without downloading it.
 
         Without `version_id`, of its current version.
 
@@ -55,7 +57,7 @@ class S3Uploads:
         return PinnedObject(source, _version_id(head), head["ContentLength"])
 
     def fetch(self, pinned: PinnedObject, path: Path) -> None:
-        """Download exactly that object to `path`.
+        """Download one exact version of an S3 object to a file.
 
         Raises:
             ObjectGone: it was deleted or, in an unversioned bucket, overwritten meanwhile.
@@ -68,7 +70,7 @@ class S3Uploads:
                 self._fetch_part(pinned, file.fileno(), 0)
 
     def _fetch_parts(self, pinned: PinnedObject, file: int) -> None:
-        """Fetch with as many requests at a time as there are connections."""
+        """Download a large S3 object in parts, several at a time."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             starts = range(0, pinned.size_bytes, PART)
             parts = [pool.submit(self._fetch_part, pinned, file, start) for start in starts]
@@ -88,7 +90,7 @@ class S3Uploads:
             raise Unavailable(f"{written} of {size} bytes arrived from storage")
 
     def _read_request(self, pinned: PinnedObject, start: int) -> dict[str, str]:
-        """Return the GetObject parameters for one part of a pinned object."""
+        """Return GetObject's parameters for one part of an object's version."""
         request = {"Bucket": pinned.source.bucket, "Key": pinned.source.key}
         if pinned.version_id:
             request["VersionId"] = pinned.version_id
@@ -101,7 +103,10 @@ class S3Uploads:
 
 
 class S3Blobs:
-    """Serving bucket: immutable content under `blobs/<aa>/<sha256>`."""
+    """S3 bucket of the files to serve, keyed by their SHA-256.
+
+    Keys are `blobs/<aa>/<sha256>`; the content of a key never changes.
+    """
 
     def __init__(self, client: Any, bucket: str, now: Callable[[], str] = utc_now) -> None:
         self._client = client
@@ -109,10 +114,10 @@ class S3Blobs:
         self._now = now
 
     def store(self, blob: Blob, path: Path) -> None:
-        """Upload a file under its digest, unless it was stored recently.
+        """Upload a file to S3 under its SHA-256, unless stored recently.
 
         Recently means in the last 12 hours. The reconciler (`core/registry/reconciler.py`) may be
-        about to delete an older one. A new upload survives, because the reconciler deletes the
+        about to delete an older upload. A new upload survives, because the reconciler deletes the
         object version that it has listed.
 
         Raises:
@@ -138,7 +143,7 @@ class S3Blobs:
         return bool(head["ContentLength"] == blob.size_bytes and age < FRESH)
 
     def _put_new(self, blob: Blob, path: Path) -> bool:
-        """Upload a small blob unless its key exists; return True if uploaded.
+        """Upload a small file unless its key exists; return True if uploaded.
 
         A HEAD request in advance would take as long.
         """
@@ -153,7 +158,7 @@ class S3Blobs:
         return True
 
     def _put(self, blob: Blob, path: Path, **condition: str) -> None:
-        """Upload a file with a checksum that S3 compares.
+        """Upload a file to S3, which verifies its checksum.
 
         SHA-256 of the file or, in parts, a CRC32 of each part.
         """
@@ -173,7 +178,7 @@ class S3Blobs:
             )
 
     def _put_parts(self, blob: Blob, path: Path, options: dict[str, Any]) -> None:
-        """Upload a large file in parallel parts.
+        """Upload a large file to S3 in parallel parts.
 
         S3 checks a CRC32 of each part; a reader of the blob checks its digest.
         Not with `upload_file`, which wraps S3's errors in one without their code.
@@ -184,7 +189,7 @@ class S3Blobs:
 
 
 def object_version(reply: Mapping[str, Any]) -> str:
-    """Return the VersionId, or the ETag in a bucket without versions.
+    """Return an S3 object's VersionId, or its ETag without versioning.
 
     `reply` is a HEAD reply or an entry of a listing.
     """
@@ -198,7 +203,7 @@ def _version_id(reply: Mapping[str, Any]) -> str | None:
 
 @contextmanager
 def translate_errors(bucket: str) -> Iterator[None]:
-    """Translate the errors of S3 calls in a `with` block.
+    """Convert boto3's S3 errors in a `with` block to Mayfly's exceptions.
 
     Raises:
         ObjectGone: there is no such object, or it has changed.

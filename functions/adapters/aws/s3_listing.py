@@ -1,4 +1,4 @@
-"""Contents of the two buckets, page by page, for the reconciler."""
+"""Paged S3 listings of uploads and served files, for hourly reconciliation."""
 
 import hashlib
 import json
@@ -14,16 +14,17 @@ from functions.core.uploads import PREFIX
 
 
 class S3UploadListing:
-    """Listing of the artifacts bucket."""
+    """Paged listing of the S3 bucket to which models are uploaded."""
 
     def __init__(self, client: Any, bucket: str) -> None:
         self._client = client
         self._bucket = bucket
 
     def page(self, after: str) -> tuple[list[StoredObject], str]:
-        """List up to 1,000 object versions under models/ that are not deleted.
+        """Return up to 1,000 uploaded object versions and a bookmark for more.
 
-        `after` is "" or the bookmark of the page before; the new bookmark is "" at the end.
+        Those are the versions under models/ that are not deleted. `after` is "" or
+        the bookmark of the page before; the new bookmark is "" at the end.
 
         Raises:
             Unavailable: S3 failed; try again.
@@ -48,14 +49,14 @@ class S3UploadListing:
 
 
 class S3BlobListing:
-    """Listing and removal of blobs in the versioned serving bucket."""
+    """Listing, checking and deletion of served files in a versioned S3 bucket."""
 
     def __init__(self, client: Any, bucket: str) -> None:
         self._client = client
         self._bucket = bucket
 
     def page(self, after: str) -> tuple[list[StoredObject], str]:
-        """List the current ones among up to 1,000 object versions.
+        """Return current blobs among 1,000 object versions, and a bookmark for more.
 
         `after` is "" or the bookmark of the page before; the new bookmark is "" at the end.
 
@@ -75,7 +76,7 @@ class S3BlobListing:
         return blobs, json.dumps(_markers(reply)) if reply["IsTruncated"] else ""
 
     def remove(self, stored: StoredObject) -> None:
-        """Delete exactly this object version; one that was uploaded meanwhile stays.
+        """Delete one version of an S3 object; a newer version stays.
 
         Raises:
             Unavailable: S3 failed; try again.
@@ -86,7 +87,7 @@ class S3BlobListing:
             )
 
     def size(self, blob: Blob) -> int | None:
-        """Return the size of a stored blob; None if it is missing.
+        """Return a stored blob's size in bytes; None if missing.
 
         Raises:
             Unavailable: S3 failed; try again.
@@ -116,7 +117,7 @@ class S3BlobListing:
 
 
 def _markers(reply: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters that continue a listing after this reply."""
+    """Return the parameters for the next page of an S3 listing."""
     markers = {"KeyMarker": reply["NextKeyMarker"]}
     if reply.get("NextVersionIdMarker"):
         markers["VersionIdMarker"] = reply["NextVersionIdMarker"]

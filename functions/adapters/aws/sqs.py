@@ -1,4 +1,4 @@
-"""Registration queue and dead-letter queue in SQS, through boto3."""
+"""SQS queues of upload events and of dead letters, through boto3."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,19 @@ from functions.core.registry.dead_letters import Message
 
 BATCH = 10  # messages; SQS's limit for one call
 PEEK_S = 30  # s that a peeked message is hidden from other readers
-# StartMessageMoveTask while another task runs; the code depends on botocore's protocol
+# Error codes of StartMessageMoveTask while another task runs, by botocore's protocol
 _TASK_RUNNING = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation"}
 
 
 class SqsQueue:
-    """Registration queue."""
+    """SQS queue of upload events that wait for registration."""
 
     def __init__(self, client: Any, url: str) -> None:
         self._client = client
         self._url = url
 
     def send(self, events: Sequence[dict[str, Any]]) -> None:
-        """Send each event as a message.
+        """Send upload events to an SQS queue, one message each.
 
         After a failure, some may have been sent.
 
@@ -49,7 +49,7 @@ class SqsQueue:
 
 
 class SqsDeadLetters:
-    """Dead-letter queue."""
+    """SQS dead-letter queue: upload events that failed repeatedly."""
 
     def __init__(self, client: Any, url: str, arn: str) -> None:
         self._client = client
@@ -57,7 +57,7 @@ class SqsDeadLetters:
         self._arn = arn
 
     def peek(self, limit: int) -> list[Message]:
-        """Read up to `limit` messages without removing or hiding them.
+        """Return up to `limit` SQS messages, which stay visible in the queue.
 
         Raises:
             Unavailable: SQS failed; try again.
@@ -80,7 +80,7 @@ class SqsDeadLetters:
         ]
 
     def _receive(self, limit: int) -> list[dict[str, Any]]:
-        """Receive until `limit` messages or a reply without a new one."""
+        """Receive SQS messages until `limit`, or until none is new."""
         messages: dict[str, dict[str, Any]] = {}
         while len(messages) < limit:
             reply = self._client.receive_message(
@@ -96,7 +96,7 @@ class SqsDeadLetters:
         return list(messages.values())
 
     def redrive(self, per_second: int | None = None) -> str:
-        """Start a task that moves all messages back to their source queue.
+        """Start an SQS task that moves dead letters to their source queue.
 
         Return the task's handle, with which it can be cancelled.
 

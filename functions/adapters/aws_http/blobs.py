@@ -1,4 +1,4 @@
-"""Parallel download of blobs from the serving bucket, hashed on arrival."""
+"""Parallel download of model files from S3, verified by SHA-256."""
 
 import hashlib
 import os
@@ -16,14 +16,14 @@ from functions.core.errors import Unavailable
 from functions.core.registry.version import Blob
 
 MB = 1024 * 1024
-# Smallest and largest range of one request; larger ranges would leave the hash for the end
+# Bytes of the smallest and largest range request; larger ones would delay hashing to the end
 RANGE_BYTES = (1 * MB, 4 * MB)
-BUFFER_BYTES = 256 * 1024  # between the socket and the file, for each thread
-CONNECTIONS = 16  # one gets about 90 MB/s from S3
+BUFFER_BYTES = 256 * 1024  # buffer between socket and file, for each thread
+CONNECTIONS = 16  # one connection gets about 90 MB/s from S3
 SLOWEST_BYTES_S = 4 * MB  # a slower connection is dropped; the bytes it brought are kept
-ANSWER_S = 2.0  # s for the first byte, before the slowest rate counts
+ANSWER_S = 2.0  # s to wait for the first byte, before SLOWEST_BYTES_S applies
 ATTEMPTS = 4
-STACK_BYTES = 1 * MB  # for each thread; the default 8 MB would count towards the memory limit
+STACK_BYTES = 1 * MB  # stack of each thread; the default 8 MB would count towards the memory limit
 _UNAVAILABLE = {
     ErrorKind.GONE: ("a model file is missing in storage", "BLOB_MISSING"),
     ErrorKind.DENIED: ("access to the bucket {bucket} is denied", "ACCESS_DENIED"),
@@ -33,11 +33,11 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
 
 class ObjectChanged(Exception):
-    """Object that was overwritten while its ranges were read."""
+    """Error: the S3 object was overwritten during its download."""
 
 
 class BlobReader:
-    """Reader of the serving bucket."""
+    """Reader that downloads model files from an S3 bucket."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class BlobReader:
         range_bytes: tuple[int, int] = RANGE_BYTES,
         connections: int = CONNECTIONS,
     ) -> None:
-        """Create a reader of a bucket.
+        """Create a reader of the files in an S3 bucket.
 
         `prefix` precedes the keys in a path, e.g. "/bucket" if the host does not name it.
         """
@@ -60,20 +60,22 @@ class BlobReader:
 
     @classmethod
     def from_settings(cls, settings: Settings, bucket: str) -> "BlobReader":
-        """Create a reader with a client of its own."""
+        """Create a reader of an S3 bucket with a new HTTP client."""
         endpoint, prefix = settings.bucket(bucket)
         return cls(Client(settings, "s3", endpoint), bucket, prefix)
 
     def preconnect(self, connections: int = 1) -> None:
-        """Start to open connections in threads."""
+        """Start to open connections to S3 in background threads."""
         self._client.preconnect(connections)
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections to S3."""
         self._client.close()
 
     def fetch(self, blob: Blob, path: Path) -> None:
-        """Download a blob to `path`, complete and verified or not at all.
+        """Download a model file to `path`, verified by its SHA-256.
+
+        `path` appears complete or not at all.
 
         Raises:
             Unavailable: it could not be read, or its digest is wrong; try again.
@@ -96,7 +98,7 @@ class BlobReader:
             part.unlink(missing_ok=True)
 
     def _download_twice(self, blob: Blob, path: Path) -> str:
-        """Download, again if the object changed meanwhile; return the SHA-256."""
+        """Download a blob, twice if overwritten meanwhile; return its SHA-256."""
         try:
             return self._download(blob, path)
         except ObjectChanged:
@@ -113,14 +115,17 @@ class BlobReader:
             download.release()
 
     def _range_size(self, size: int) -> int:
-        """Return the range size that gives all connections equal work."""
+        """Return how many bytes each range request of a download fetches.
+
+        All connections get equal work.
+        """
         smallest, largest = self._range_bytes
         rounds = max(1, -(-size // (self._connections * largest)))
         return max(smallest, -(-size // (self._connections * rounds)))
 
 
 class _Download:
-    """Download of one object in ranges, by several threads.
+    """Download of one S3 object in byte ranges, by several threads.
 
     They take the ranges in order; the thread that waits in digest() hashes them.
     """
@@ -143,7 +148,7 @@ class _Download:
             os.posix_fallocate(self._file, 0, size)
 
     def start(self, connections: int) -> None:
-        """Start up to `connections` threads; fetch a single range in this thread."""
+        """Start up to `connections` download threads; a single range needs none."""
         if len(self._ranges) == 1:
             self._work()
             return
@@ -160,7 +165,7 @@ class _Download:
             threading.stack_size(stack_size)
 
     def digest(self) -> str:
-        """Wait for all ranges and return the SHA-256 of the object.
+        """Wait for the download and return the SHA-256 of its bytes.
 
         Raises:
             BrokenConnection, ServiceError, ObjectChanged, Unavailable: the download failed.
@@ -176,7 +181,7 @@ class _Download:
         return digest.hexdigest()
 
     def release(self) -> None:
-        """Give up this use of the file; the last one closes it."""
+        """Release the file for one thread; close it after the last."""
         with self._condition:
             self._users -= 1
             if not self._users:
@@ -196,7 +201,7 @@ class _Download:
             self.release()
 
     def _work(self) -> None:
-        """Fetch waiting ranges until there are none, or one has failed."""
+        """Download byte ranges until none is left or a thread failed."""
         buffer = memoryview(bytearray(min(BUFFER_BYTES, len(self._ranges[0]))))
         try:
             while self._error is None and (span := next(self._waiting, None)) is not None:
@@ -210,7 +215,7 @@ class _Download:
                 self._condition.notify_all()
 
     def _fetch(self, span: range, buffer: memoryview) -> None:
-        """Fetch one range; each retry asks for the rest of it."""
+        """Download one byte range; each retry requests only its missing rest."""
         at = span.start
 
         def prepare() -> Request:
@@ -228,7 +233,7 @@ class _Download:
                 finally:
                     self._write(piece[:count], at)
                     at += count
-            if reply.length is None:  # reach the last chunk's end, to keep the connection
+            if reply.length is None:  # read to the last chunk's end, to reuse the connection
                 reply.read_into(buffer[:1])
 
         policy = RetryPolicy(
@@ -254,7 +259,7 @@ class _Download:
         return Request("GET", self._key, headers, b"", NO_PAYLOAD)
 
     def _check_reply(self, reply: Reply, at: int, stop: int) -> None:
-        """Check that a reply continues the same object from `at` to `stop`.
+        """Check that a GetObject reply has the requested bytes and ETag.
 
         If it has the whole object instead, skip to `at`.
         """

@@ -1,4 +1,4 @@
-"""HTTP client with signed requests, retries and clock correction."""
+"""HTTP client for AWS with signed requests, retries and clock correction."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ _XML_CODE = re.compile(r"<Code>\s*([A-Za-z0-9.]{1,100})\s*</Code>")
 
 
 class ServiceError(Exception):
-    """Error reply of a service.
+    """Error reply of an AWS service: status, code and details.
 
     `details` is its body if that is a JSON object, `date` its Date header.
     """
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Number and duration of attempts.
+    """Retry policy of an AWS request: attempts, time limits and waits.
 
     The wait before attempt n + 1 is a random part of min(cap_s, base_s * 2 ** (n - 1)).
     """
@@ -69,7 +69,7 @@ class RetryPolicy:
 
 
 class Client:
-    """HTTP client of one service at one endpoint; its threads share connections."""
+    """HTTP client of one AWS service, with connections shared by threads."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Client:
         pause: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """Create a client; `endpoint` defaults to the service's own.
+        """Create an HTTP client; `endpoint` defaults to the AWS service's own.
 
         `clock` returns Unix time, `chance` a number from 0 to 1.
         """
@@ -95,21 +95,21 @@ class Client:
         self._clock = clock
         self._pause = pause
         self._chance = chance
-        self._clock_offset_s = 0.0  # service's clock minus ours
+        self._clock_offset_s = 0.0  # s; service's clock minus this machine's
         self._pool = Pool(self._connect)
 
     def preconnect(self, connections: int = 1) -> None:
-        """Start to open connections in threads."""
+        """Start to open connections to the service in background threads."""
         self._pool.preconnect(connections, time.monotonic() + self._connect_s)
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections to the service."""
         self._pool.close()
 
     def call(
         self, prepare: Callable[[], Request], read: Callable[[Reply], T], policy: RetryPolicy
     ) -> T:
-        """Send a request and read its reply; retry transient failures.
+        """Send a signed request, retry transient failures, and return the parsed reply.
 
         `prepare` is called for each attempt, so that it can ask for what is still missing.
 
@@ -186,7 +186,7 @@ class Client:
         return "\r\n".join([*lines, "\r\n"]).encode() + request.body
 
     def _correct_clock(self, error: ServiceError) -> bool:
-        """Adopt the service's clock; return False if it agrees with ours."""
+        """Correct the signing clock from an error's Date; return True if corrected."""
         service_time = _unix_time(error.date)
         our_time = self._clock()
         if service_time is None or abs(service_time - our_time - self._clock_offset_s) < SKEW_S:
@@ -196,7 +196,7 @@ class Client:
 
 
 def _ask(connection: Connection, message: bytes, deadline: float) -> Reply:
-    """Send a request; close the connection if there is no reply."""
+    """Send request bytes, return the reply; close the connection on failure."""
     try:
         return connection.ask(message, deadline)
     except BaseException:
@@ -205,7 +205,7 @@ def _ask(connection: Connection, message: bytes, deadline: float) -> Reply:
 
 
 def _service_error(reply: Reply) -> ServiceError:
-    """Read an error reply: JSON of DynamoDB or XML of S3."""
+    """Convert DynamoDB's JSON or S3's XML error reply to a ServiceError."""
     body = reply.read(ERROR_LIMIT)
     details: Any = None
     if body.lstrip().startswith(b"{"):
@@ -218,7 +218,7 @@ def _service_error(reply: Reply) -> ServiceError:
 
 
 def _error_code(reply: Reply, body: bytes, details: Mapping[str, Any]) -> str:
-    """Return the error code of a reply, by default its status."""
+    """Return the AWS error code of a reply, else its status."""
     name = reply.headers.get("x-amzn-errortype") or details.get("__type")
     if name:  # "com.amazonaws.dynamodb.v20120810#Code:http://…"
         return str(name).partition(":")[0].rpartition("#")[2]
@@ -227,7 +227,7 @@ def _error_code(reply: Reply, body: bytes, details: Mapping[str, Any]) -> str:
 
 
 def _unix_time(date: str) -> float | None:
-    """Parse a Date header.
+    """Parse an HTTP Date header to Unix time; None if malformed.
 
     >>> _unix_time("Sun, 22 Nov 2026 08:15:30 GMT"), _unix_time("yesterday")
     (1795335330.0, None)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over a socket.
+"""HTTP/1.1 client connection over a socket, with deadlines and size limits.
 
 Only what S3 and DynamoDB need: requests with a body in memory, strictly parsed replies, bodies
 read straight into a buffer, and a deadline for each reply as a whole.
@@ -11,11 +11,11 @@ from typing import Any
 
 from functions.adapters.aws_http.endpoint import Endpoint, Trust
 
-HEAD_LIMIT = 32 * 1024  # bytes of status line and headers
+HEAD_LIMIT = 32 * 1024  # bytes of a reply's status line and headers
 HEADERS_LIMIT = 100
 CHUNK_LINE_LIMIT = 1024  # bytes
-RECEIVE_BYTES = 4096  # at a time of a head; a body is received into its buffer
-BUFFER_BYTES = 64 * 1024  # for a body of unknown length
+RECEIVE_BYTES = 4096  # bytes received at a time while reading a head; a body has a buffer
+BUFFER_BYTES = 64 * 1024  # bytes; buffer for a chunked body
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
 _INTERIM = range(100, 200)
@@ -23,7 +23,7 @@ _NO_BODY = {204, 304}
 
 
 class BrokenConnection(Exception):
-    """Connection that gave no whole reply: refused, reset, slow or malformed.
+    """Connection failure: refused, reset, too slow, or malformed HTTP.
 
     `answered` is False if the peer closed the connection before the first byte of its reply,
     which happens to a stale connection.
@@ -35,10 +35,10 @@ class BrokenConnection(Exception):
 
 
 class Connection:
-    """Socket with a deadline; deadlines are instants of `time.monotonic`."""
+    """HTTP connection with a deadline, an instant of `time.monotonic`."""
 
     def __init__(self, endpoint: Endpoint, trust: Trust, *, deadline: float, read_s: float) -> None:
-        """Connect and, for https, shake hands.
+        """Connect to an HTTP endpoint, with a TLS handshake for https.
 
         Raises:
             BrokenConnection: no connection before `deadline`, or no trusted certificate.
@@ -74,7 +74,7 @@ class Connection:
         self._socket = context.wrap_socket(self._socket, server_hostname=host)
 
     def ask(self, message: bytes, deadline: float) -> "Reply":
-        """Send a request and read the head of its reply.
+        """Send an HTTP request and return its reply, body still unread.
 
         `deadline` also holds for reading the body.
 
@@ -94,7 +94,7 @@ class Connection:
         self._socket.close()
 
     def receive_into(self, view: memoryview) -> int:
-        """Receive up to `len(view)` bytes; return their number.
+        """Receive bytes from the socket into `view`; return their number.
 
         0 means that the peer has closed the connection.
         """
@@ -110,7 +110,10 @@ class Connection:
             raise BrokenConnection(f"receiving failed: {error}") from error
 
     def read_until(self, mark: bytes, limit: int) -> bytes:
-        """Read up to `limit` bytes before `mark`, and skip the mark."""
+        """Return the received bytes before the delimiter `mark`, and skip it.
+
+        At most `limit` bytes may precede `mark`.
+        """
         data = bytearray(self._received)
         self._received = memoryview(b"")
         searched = 0
@@ -126,7 +129,7 @@ class Connection:
 
     @property
     def has_unread_bytes(self) -> bool:
-        """True if bytes arrived beyond the reply."""
+        """True if the socket delivered bytes beyond the end of the reply."""
         return len(self._received) > 0
 
     def _receive(self, *, answered: bool) -> bytes:
@@ -147,7 +150,7 @@ class Connection:
 
 
 class Reply:
-    """HTTP reply whose head has been read.
+    """HTTP reply: status and headers at hand, body read on demand.
 
     The names in `headers` are lower case.
 
@@ -175,16 +178,16 @@ class Reply:
 
     @property
     def length(self) -> int | None:
-        """Remaining bytes of the body; None if it comes in chunks."""
+        """Number of unread body bytes; None for a chunked HTTP reply."""
         return None if self._chunked else self._left
 
     @property
     def connection_reusable(self) -> bool:
-        """True if the next request may use the same connection."""
+        """True if another HTTP request may reuse the connection."""
         return self._keeps and self._ended and not self._connection.has_unread_bytes
 
     def read_into(self, view: memoryview) -> int:
-        """Read up to `len(view)` bytes of the body; return their number.
+        """Read bytes of the reply's body into `view`; return their number.
 
         0 means the end of the body.
         """
@@ -204,7 +207,7 @@ class Reply:
         return count
 
     def read(self, limit: int) -> bytes:
-        """Read the whole body.
+        """Read and return the whole body of the HTTP reply.
 
         Raises:
             BrokenConnection: it is longer than `limit` bytes, or incomplete.
@@ -240,7 +243,7 @@ class Reply:
 
 
 def _parse_head(head: bytes) -> tuple[int, int, dict[str, str]]:
-    """Parse status line and headers into (minor HTTP version, status, headers)."""
+    """Parse an HTTP reply's head into (minor version, status, headers)."""
     first, *lines = head.split(b"\r\n")
     status = _STATUS.fullmatch(first)
     if status is None or len(lines) > HEADERS_LIMIT:
@@ -256,7 +259,7 @@ def _parse_head(head: bytes) -> tuple[int, int, dict[str, str]]:
 
 
 def _merge(name: str, before: str | None, value: str) -> str:
-    """Combine the values of a repeated header; refuse differing lengths."""
+    """Combine the values of a repeated HTTP header; refuse conflicting lengths."""
     if before is None:
         return value
     if name in ("content-length", "transfer-encoding") and before != value:

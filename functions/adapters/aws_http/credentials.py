@@ -1,4 +1,4 @@
-"""Credentials from environment variables or from the container credentials endpoint.
+"""AWS credentials from environment variables or the container credentials endpoint.
 
 Environments restored by SnapStart have the latter:
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
@@ -15,15 +15,15 @@ from functions.adapters.aws_http.endpoint import Endpoint, Trust
 from functions.adapters.aws_http.sigv4 import Credentials
 
 ADDRESS = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
-# Hosts that may be asked without TLS, as the AWS SDKs do
+# Hosts of credentials endpoints allowed without TLS, as in the AWS SDKs
 _LOCAL = {"127.0.0.1", "::1", "localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"}
-EARLY_S = 300.0  # s before expiry from which new credentials are fetched
+EARLY_S = 300.0  # s before their expiry, credentials are fetched anew
 TIMEOUT_S = 2.0
 ANSWER_LIMIT = 64 * 1024  # bytes
 
 
 class EnvironmentCredentials:
-    """Credentials of this process, looked up at each call.
+    """AWS credentials of the process, looked up again at each call.
 
     Both kinds are rotated while the process lives.
     """
@@ -31,21 +31,21 @@ class EnvironmentCredentials:
     def __init__(
         self, environment: Mapping[str, str], trust: Trust, clock: Callable[[], float] = time.time
     ) -> None:
-        """Check that the variables of one kind are set.
+        """Check that environment variables provide AWS credentials or their endpoint.
 
         Raises:
-            LookupError: they are not.
+            LookupError: they provide neither.
         """
         self._environment = environment
         self._trust = trust
         self._clock = clock
         self._lock = threading.Lock()
-        self._fetched: tuple[Credentials, float] | None = None  # with the time of their expiry
+        self._fetched: tuple[Credentials, float] | None = None  # with their expiry, Unix time
         if not environment.get(ADDRESS):
             self._from_variables()
 
     def __call__(self) -> Credentials:
-        """Return the current credentials.
+        """Return the current AWS credentials; refresh those about to expire.
 
         Raises:
             LookupError: there are none.
@@ -74,7 +74,7 @@ class EnvironmentCredentials:
         return Credentials(key, secret, self._environment.get("AWS_SESSION_TOKEN") or None)
 
     def _fetch(self) -> tuple[Credentials, float]:
-        """Fetch credentials and their expiry from the endpoint."""
+        """Fetch AWS credentials and their expiry from the container credentials endpoint."""
         url, _, query = self._environment[ADDRESS].partition("?")
         endpoint = Endpoint.parse(url)
         if not endpoint.tls and endpoint.host not in _LOCAL:

@@ -1,4 +1,7 @@
-"""DynamoDB operations as JSON over our own client, for `dynamodb_table.ItemTable`."""
+"""DynamoDB operations as JSON over HTTP, without boto3.
+
+For `dynamodb_table.ItemTable`.
+"""
 
 import hashlib
 import json
@@ -18,14 +21,17 @@ TRANSACT = "TransactWriteItems"
 
 
 class DynamoCalls:
-    """Caller of DynamoDB operations; implements `dynamodb_table.Call`."""
+    """Callable that runs a DynamoDB operation over HTTP, without boto3.
+
+    Implements `dynamodb_table.Call`.
+    """
 
     def __init__(self, client: Client, policy: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (immutable)
         self._client = client
         self._policy = policy
 
     def __call__(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one operation, e.g. "Query", with retries.
+        """Run a DynamoDB operation, e.g. "Query", with retries; return its reply.
 
         Raises:
             OperationFailed: DynamoDB refuses it.
@@ -54,7 +60,7 @@ def _prepare(operation: str, request: Mapping[str, Any]) -> Request:
 
 
 def _read_reply(reply: Reply) -> dict[str, Any]:
-    """Read a JSON object, and compare its CRC-32 with the header's."""
+    """Parse DynamoDB's JSON reply and verify its CRC-32."""
     body = reply.read(ANSWER_LIMIT)
     checksum = reply.headers.get("x-amz-crc32")
     if checksum is not None and checksum != str(zlib.crc32(body)):
@@ -70,7 +76,7 @@ def _read_reply(reply: Reply) -> dict[str, Any]:
 
 def _operation_failed(error: ServiceError) -> OperationFailed:
     details = error.details
-    message = details.get("message") or details.get("Message") or ""  # differs by operation
+    message = details.get("message") or details.get("Message") or ""  # case differs by operation
     reasons = details.get("CancellationReasons") or []
     codes = [reason.get("Code", "None") for reason in reasons]
     return OperationFailed(error.code, message, codes)

@@ -1,4 +1,4 @@
-"""Addresses of services, and trusted certificate authorities."""
+"""Endpoint URLs of AWS services, and trusted certificate authorities for TLS."""
 
 import threading
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Address of a service; `path` precedes the path of every request."""
+    """Address of an AWS service; `path` precedes each request's path."""
 
     host: str
     port: int
@@ -20,7 +20,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str) -> "Endpoint":
-        """Parse an http or https URL.
+        """Parse an http or https URL into host, port and path.
 
         >>> Endpoint.parse("http://127.0.0.1:8081/aws/")
         Endpoint(host='127.0.0.1', port=8081, tls=False, path='/aws')
@@ -39,13 +39,13 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """Value of the `host` header."""
+        """Value of the HTTP `host` header for requests to the endpoint."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
 class Trust:
-    """Trusted certificate authorities: those of a file, or the system's."""
+    """Certificate authorities trusted for TLS: a file's, or the system's."""
 
     def __init__(self, ca_file: str | None = None) -> None:
         self._ca_file = ca_file
@@ -53,8 +53,8 @@ class Trust:
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> "ssl.SSLContext":
-        """Return the TLS context; the authorities are read at the first call."""
-        import ssl  # takes 5 ms, and reading the authorities 20 ms: only if there is TLS
+        """Return the TLS context, which is created at the first call."""
+        import ssl  # needed only for TLS: importing takes 5 ms, reading the authorities 20 ms
 
         with self._lock:
             if self._context is None:

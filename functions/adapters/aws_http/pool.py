@@ -1,4 +1,4 @@
-"""Pool of kept connections to one endpoint."""
+"""Pool of idle HTTP connections to one endpoint, kept for reuse."""
 
 import contextlib
 import threading
@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 from functions.adapters.aws_http.connection import BrokenConnection, Connection
 
-IDLE_S = 20.0  # services close idle connections after about as long
+IDLE_S = 20.0  # s; services close idle connections after about this time
 
 
 class Pool:
-    """Idle connections to one endpoint, shared by threads, newest first."""
+    """Pool of idle HTTP connections, shared by threads, newest reused first."""
 
     def __init__(self, connect: Callable[[float], Connection]) -> None:
-        """Create an empty pool; `connect` opens a connection before a deadline."""
+        """Create an empty connection pool; `connect` opens connections before a deadline."""
         self._connect = connect
         self._idle: list[Connection] = []  # append and pop are atomic
 
     def take(self, deadline: float) -> Connection:
-        """Return an idle connection, or open one."""
+        """Return an idle connection of the pool, or open a new one."""
         while (connection := self._pop()) is not None:
             if time.time() - connection.pooled_at < IDLE_S:
                 return connection
@@ -27,24 +27,27 @@ class Pool:
         return self._connect(deadline)
 
     def reconnect(self, deadline: float) -> Connection:
-        """Close the idle connections, which are stale, and open a new one."""
+        """Close all idle connections as stale, and open a new one."""
         self.close()
         return self._connect(deadline)
 
     def put_back(self, connection: Connection) -> None:
-        """Keep a connection for later requests."""
-        connection.pooled_at = time.time()  # unlike monotonic, goes on while Lambda freezes us
+        """Put a connection back into the pool for later requests."""
+        connection.pooled_at = time.time()  # unlike time.monotonic, counts time while frozen
         self._idle.append(connection)
 
     def preconnect(self, count: int, deadline: float) -> None:
-        """Open connections in threads; a failure shows when a connection is needed."""
+        """Open connections in background threads for later requests; ignore failures.
+
+        A failure shows again when a connection is needed.
+        """
         for _ in range(count):
             threading.Thread(
                 target=self._add, args=(deadline,), name="connect", daemon=True
             ).start()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close all idle connections of the pool."""
         while (connection := self._pop()) is not None:
             connection.close()
 

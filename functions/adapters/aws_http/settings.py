@@ -1,4 +1,4 @@
-"""Region, endpoints and credentials from the AWS SDKs' environment variables."""
+"""AWS region, endpoints and credentials from the SDKs' standard environment variables."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from functions.adapters.aws_http.credentials import EnvironmentCredentials
 from functions.adapters.aws_http.endpoint import Endpoint, Trust
 from functions.adapters.aws_http.sigv4 import Credentials
 
-_DOMAINS = {"cn-": "amazonaws.com.cn"}  # by the first letters of a region; others: amazonaws.com
+_DOMAINS = {"cn-": "amazonaws.com.cn"}  # by a region's first letters; default: amazonaws.com
 _SERVICES = {"s3": "AWS_ENDPOINT_URL_S3", "dynamodb": "AWS_ENDPOINT_URL_DYNAMODB"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings that all clients of a process share."""
+    """AWS settings of a process: region, endpoints, credentials, certificate authorities."""
 
     region: str
     configured: Mapping[str, str]  # service → URL that replaces AWS's own endpoint
@@ -22,7 +22,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read the settings from environment variables.
+        """Read AWS region, endpoints and credentials from environment variables.
 
         >>> keys = {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "s"}
         >>> Settings.from_environment({"AWS_REGION": "eu-west-1", **keys}).region
@@ -39,12 +39,12 @@ class Settings:
         return cls(region, _configured_endpoints(environment), credentials, trust)
 
     def endpoint(self, service: str) -> Endpoint:
-        """Return the endpoint of a service."""
+        """Return the endpoint of an AWS service such as DynamoDB."""
         url = self.configured.get(service) or f"https://{service}.{self.region}.{self._domain}"
         return Endpoint.parse(url)
 
     def bucket(self, name: str) -> tuple[Endpoint, str]:
-        """Return a bucket's endpoint and the path prefix of its keys.
+        """Return an S3 bucket's endpoint and the path before its keys.
 
         The bucket is part of the host name unless the endpoint is configured or, because of a
         dot, AWS's certificate would not match.
@@ -62,7 +62,7 @@ class Settings:
 
 
 def _configured_endpoints(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return service → URL, checked.
+    """Return the configured endpoint URLs by AWS service, checked for validity.
 
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
     """

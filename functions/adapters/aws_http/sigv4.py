@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 in the `Authorization` header.
+"""AWS Signature Version 4 for HTTP requests, in the `Authorization` header.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
@@ -17,7 +17,7 @@ NO_PAYLOAD = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """AWS access key; a role's temporary key has a `token`."""
+    """AWS access key and secret; a role's temporary keys have a `token`."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -33,7 +33,7 @@ class Scope:
 
 
 def percent_encode(text: str, safe: str = "") -> str:
-    """Percent-encode all UTF-8 bytes but `A-Za-z0-9-_.~` and those of `safe`.
+    """Percent-encode a URL path; keep `A-Za-z0-9-_.~` and characters in `safe`.
 
     >>> percent_encode("a b/ü", safe="/")
     'a%20b/%C3%BC'
@@ -51,7 +51,9 @@ def sign(
     credentials: Credentials,
     now: float,
 ) -> dict[str, str]:
-    """Return `headers` with those that sign a request without a query string.
+    """Return `headers` plus the AWS signature headers of an HTTP request.
+
+    The request has no query string.
 
     `path` is percent-encoded. The names in `headers` are lower case and include `host`; all of
     them are signed. `now` is Unix time.

@@ -112,11 +112,11 @@ _RELEASES = {
 
 
 class OrtError(Exception):
-    """Error reported by ONNX Runtime, in its own words."""
+    """Error reported by ONNX Runtime, with the library's message."""
 
 
 def library_path() -> Path:
-    """Find ONNX Runtime's C library, without importing its Python package.
+    """Find ONNX Runtime's C library file without importing its Python package.
 
     Raises:
         ImportError: the package onnxruntime is not installed, or holds no library.
@@ -129,7 +129,7 @@ def library_path() -> Path:
 
 
 class _ApiBase(ctypes.Structure):
-    """OrtApiBase of onnxruntime_c_api.h."""
+    """ctypes declaration of the C struct OrtApiBase in onnxruntime_c_api.h."""
 
     _fields_ = (
         ("get_api", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)),
@@ -138,7 +138,7 @@ class _ApiBase(ctypes.Structure):
 
 
 class Api:
-    """Functions of the C API as methods, which raise `OrtError` or MemoryError.
+    """ONNX Runtime's C functions as methods that raise `OrtError` or MemoryError.
 
     A function of the C API returns a status, null for success; most write their result to a
     pointer in their last argument (see `new`).
@@ -172,7 +172,7 @@ class Api:
         raise AttributeError(name)
 
     def new(self, create: Any, *arguments: Any) -> int:
-        """Return the handle that the C function `create` makes.
+        """Call the C function `create` and return the handle it makes.
 
         It writes the handle to its last argument, a pointer, which is added here.
         """
@@ -207,7 +207,7 @@ class Api:
 
 
 class Library:
-    """Loaded C library and the handles that all sessions share."""
+    """ONNX Runtime's loaded C library, and handles shared by all sessions."""
 
     def __init__(self) -> None:
         self.api = api = Api(library_path())
@@ -216,7 +216,7 @@ class Library:
         self.allocator = api.new(api.GetAllocatorWithDefaultOptions)
 
     def node_names(self, session: int, kind: str) -> list[str]:
-        """Return the names of a session's inputs or outputs.
+        """Return the names of a loaded model's inputs or outputs.
 
         `kind` is "Input" or "Output".
         """
@@ -233,11 +233,11 @@ class Library:
 
 
 _lock = threading.Lock()
-_libraries: list[Library] = []  # empty, or the one of this process
+_libraries: list[Library] = []  # at most one: a process loads the library once
 
 
 def library() -> Library:
-    """Return this process's library, loading it on the first call.
+    """Return ONNX Runtime's C library, loaded on the first call.
 
     Raises:
         ImportError: as `library_path` does, or the library is too old.

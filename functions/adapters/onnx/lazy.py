@@ -1,4 +1,4 @@
-"""Lazy import of ONNX Runtime, which a cold start can do without."""
+"""Lazy import of ONNX Runtime, to keep it out of cold starts."""
 
 import threading
 from pathlib import Path
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 class LazyRuntime:
-    """Runtime (core.serving.model_cache) that imports ONNX Runtime on its first use.
+    """Model loader that imports ONNX Runtime on its first use.
+
+    Implements `Runtime` of core.serving.model_cache.
 
     `threads` is the number of threads this process may use.
     """
@@ -22,16 +24,16 @@ class LazyRuntime:
         self._runtime: OnnxRuntime | None = None
 
     def load(self, path: Path, plan: Plan | None = None) -> "OnnxSession":
-        """Load a model as `OnnxRuntime.load` does."""
+        """Load an ONNX model as `OnnxRuntime.load` does; return its session."""
         return self.import_runtime().load(path, plan)
 
     def import_runtime(self) -> "OnnxRuntime":
-        """Return the runtime, imported and initialised on the first call."""
+        """Return ONNX Runtime's wrapper, imported and initialised on the first call."""
         with self._lock:
             if self._runtime is None:
                 from functions.adapters.onnx.sessions import (
                     OnnxRuntime,
-                )  # not at the top: takes time
+                )  # not at the top, because importing takes time
 
                 self._runtime = OnnxRuntime(self._threads)
             return self._runtime

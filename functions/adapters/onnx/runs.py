@@ -1,4 +1,4 @@
-"""Runs of a session: tensors to ONNX Runtime's values and back.
+"""Model runs in ONNX Runtime: tensors to native values and back.
 
 A value is the runtime's handle of a tensor (OrtValue). A numeric input is not copied: its value
 points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees them.
@@ -36,12 +36,12 @@ _SHAPES = [c_int64 * rank for rank in range(9)]  # array types by rank; making o
 
 
 def c_strings(names: Sequence[str]) -> Any:
-    """Return an array of C strings, which the caller must keep alive."""
+    """Convert names to a C string array that the caller keeps alive."""
     return (c_char_p * len(names))(*(name.encode() for name in names))
 
 
 class _ValueInfo(Structure):
-    """Type, shape and data of a value; the runtime fills it in."""
+    """C struct that ONNX Runtime fills with a tensor's type, shape, data."""
 
     _fields_ = (
         ("element", c_int),
@@ -52,7 +52,7 @@ class _ValueInfo(Structure):
 
 
 class Run:
-    """Values and options of a run, reused by the session's later runs.
+    """Values and options of a model run, reused by later runs.
 
     Every buffer and pointer the library gets is made once, here, and lives as long as this object.
     """
@@ -78,12 +78,14 @@ class Run:
         self._release(self._options)
 
     def terminate(self) -> None:
-        """Make the run in progress fail soon; called by another thread."""
+        """Abort the model run in progress; called from another thread."""
         self.terminated = True
         self._api.RunOptionsSetTerminate(self._options)
 
     def set_input(self, slot: Any, name: str, tensor: Tensor) -> None:
-        """Create a value for `tensor` in `slot`, one of `input_slots`.
+        """Set one input of the model run to a tensor.
+
+        `slot` is one of `input_slots`.
 
         Raises:
             InvalidRequest: a BYTES element is not UTF-8.
@@ -111,7 +113,7 @@ class Run:
             memmove(buffer, element, len(element))
 
     def execute(self, session: int, input_names: Any, output_names: Any) -> None:
-        """Run the model of a session handle and wait for its outputs.
+        """Run a loaded model to its end, filling the output values.
 
         Raises:
             OrtError: the model failed, or the run was terminated.
@@ -130,7 +132,7 @@ class Run:
         )
 
     def read_output(self, value: int | None) -> Tensor:
-        """Copy an output's value to a tensor.
+        """Copy a model output from ONNX Runtime's memory to a tensor.
 
         Raises:
             ExecutionFailed: there is no value, or a string is not UTF-8.
@@ -148,7 +150,10 @@ class Run:
         return Tensor(datatype, shape, string_at(info.data, size_bytes) if size_bytes else b"")
 
     def _read_strings(self, value: int, count: int) -> list[bytes]:
-        """Copy all strings into one buffer and cut it at their offsets."""
+        """Return the strings of an ONNX Runtime string tensor as bytes.
+
+        All are copied into one buffer, which is cut at their offsets.
+        """
         if not count:
             return []
         size = c_size_t()
@@ -162,7 +167,7 @@ class Run:
         return elements
 
     def release_values(self) -> None:
-        """Release the values of all inputs and outputs."""
+        """Free ONNX Runtime's values of all inputs and outputs."""
         for values in (self._inputs, self.outputs):
             for at, value in enumerate(values):
                 if value:

@@ -24,7 +24,9 @@ _EXTERNAL_BYTES_MIN = 1024  # smaller weights stay in the graph, where shape inf
 
 
 class OnnxRuntime:
-    """Runtime (core.serving.model_cache) of ONNX Runtime.
+    """Loader and compiler of ONNX models with ONNX Runtime.
+
+    Implements `Runtime` of core.serving.model_cache.
 
     `threads` is the number of threads this process may use.
     """
@@ -35,7 +37,7 @@ class OnnxRuntime:
         self._watchdog = Watchdog()
 
     def load(self, path: Path, plan: Plan | None = None) -> "OnnxSession":
-        """Load a model as its plan says.
+        """Load a model file into a session, as its load plan says.
 
         Without a plan, the runtime optimises the graph for this processor and packs weights for
         its kernels, with all threads.
@@ -52,7 +54,7 @@ class OnnxRuntime:
             return self._open(path, options)
 
     def compile(self, path: Path, target: Path, weights: str | None) -> "OnnxSession":
-        """Optimise a model's graph, save it and return its session.
+        """Optimise a model's graph, save it to a file, return its session.
 
         The graph suits any processor of this architecture and is written to `target`. `weights`
         names a file beside it for the larger weights, which a load then maps and does not read.
@@ -71,7 +73,7 @@ class OnnxRuntime:
             return self._open(path, options)
 
     def _threads_for(self, plan: Plan) -> int:
-        """Return the number of threads a new session may use.
+        """Return the number of threads a newly loaded model may use.
 
         It is 1, the caller's, if this process is near Lambda's limit: a session keeps its threads.
         """
@@ -95,7 +97,7 @@ class OnnxRuntime:
 
 
 class _Options:
-    """Session options, released at the end of a `with` block.
+    """ONNX Runtime session options, freed at the end of a `with` block.
 
     Memory arena and memory patterns are off: docs/decisions/0007-memory-of-an-environment.md.
     """
@@ -123,14 +125,17 @@ class _Options:
         self._api.AddSessionConfigEntry(self.handle, key.encode(), value.encode())
 
     def optimise(self, level: int, target: Path | None = None) -> None:
-        """Set the level of graph optimisation, and the file for the result."""
+        """Set ONNX Runtime's graph optimisation level and the optimised model's file."""
         self._api.SetSessionGraphOptimizationLevel(self.handle, level)
         if target is not None:
             self._api.SetOptimizedModelFilePath(self.handle, bytes(target))
 
 
 class OnnxSession:
-    """Session (core.serving.model_cache) of a model that ONNX Runtime has loaded."""
+    """Model loaded in ONNX Runtime, ready to run.
+
+    Implements `Session` of core.serving.model_cache.
+    """
 
     def __init__(self, library: Library, handle: int, watchdog: Watchdog) -> None:
         self._library = library
@@ -146,7 +151,7 @@ class OnnxSession:
         self._release(self._handle)
 
     def signature(self, path: Path) -> Signature:
-        """Read the model's declared inputs and outputs.
+        """Return the model's declared inputs and outputs as a signature.
 
         `path` is the file it was loaded from.
 
@@ -188,7 +193,7 @@ class OnnxSession:
         finally:
             in_time = self._watchdog.unwatch(run)
             run.release_values()
-            if in_time:  # the options of a terminated run would end the next one, too
+            if in_time:  # reuse of a terminated run's options would end the next run, too
                 idle.append(run)
 
     def _select(self, names: tuple[str, ...]) -> tuple[Any, list[Run]]:

@@ -1,4 +1,4 @@
-"""Signature of a loaded model, read from ONNX Runtime for registration."""
+"""Model signature (input and output types and shapes) from ONNX Runtime."""
 
 from collections.abc import Collection
 from ctypes import byref, c_int, c_int64, c_size_t
@@ -13,7 +13,7 @@ _TENSOR, _SEQUENCE, _MAP, _SPARSE, _OPTIONAL = 1, 2, 3, 5, 6  # ONNXType of onnx
 
 
 def read_signature(library: Library, session: int, path: Path) -> Signature:
-    """Read the declared inputs and outputs of a loaded model.
+    """Return a loaded model's declared inputs and outputs as a signature.
 
     `session` is the runtime's handle, `path` the model file.
 
@@ -32,7 +32,7 @@ def read_signature(library: Library, session: int, path: Path) -> Signature:
 
 
 class _Node:
-    """Input or output of a session, as the runtime reports it.
+    """Model input or output, as ONNX Runtime reports it.
 
     `element` is the number of its element type, None if it is not a tensor; `type` is ONNX's name
     of the type, e.g. `seq(map(int64,tensor(float)))`; sizes in `shape` are below 0 if dynamic.
@@ -44,7 +44,7 @@ class _Node:
 
 
 def _nodes(library: Library, session: int, kind: str) -> list[_Node]:
-    """Return all inputs or all outputs; `kind` is "Input" or "Output"."""
+    """Return a model's inputs or outputs; `kind` is "Input" or "Output"."""
     api = library.api
     get_type = getattr(api, f"SessionGet{kind}TypeInfo")
     nodes = []
@@ -58,7 +58,7 @@ def _nodes(library: Library, session: int, kind: str) -> list[_Node]:
 
 
 def _read_type(api: Api, info: int) -> tuple[int | None, tuple[int, ...], str]:
-    """Return element type, shape and ONNX's name of a type."""
+    """Return (element type, shape, type name) of a model input or output."""
     kind = c_int()
     api.GetOnnxTypeFromTypeInfo(info, byref(kind))
     if kind.value != _TENSOR:
@@ -99,7 +99,7 @@ def _read_shape(api: Api, tensor: int) -> tuple[int, ...]:
 
 
 def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
-    """Convert an input or output to the protocol's declaration.
+    """Convert a model input or output to an Open Inference Protocol declaration.
 
     Outputs without a declared rank are reported as `[-1]`.
     """

@@ -1,4 +1,4 @@
-"""Time limits of runs: one thread terminates the runs that exceed theirs."""
+"""Time limits of model runs: a watchdog thread aborts overdue ones."""
 
 import math
 import threading
@@ -10,7 +10,7 @@ SLEEP_MAX_S = 3600.0
 
 
 class Watchdog:
-    """Thread that sleeps until the earliest deadline and terminates overdue runs.
+    """Thread that sleeps until the earliest deadline and aborts overdue model runs.
 
     A run enters itself into `_deadlines` and removes itself when it ends, without a lock: single
     operations of a dict are atomic under the GIL. If a run ends just as its time does, the side
@@ -27,7 +27,7 @@ class Watchdog:
         self._started = False
 
     def watch(self, run: Run, timeout_s: float) -> None:
-        """Terminate `run` after `timeout_s`, unless it is unwatched before."""
+        """Abort a model run after `timeout_s` seconds unless unwatched before."""
         deadline = self._deadlines[run] = time.monotonic() + timeout_s
         if deadline < self._wakes_at:
             with self._changed:
@@ -38,7 +38,7 @@ class Watchdog:
                     threading.Thread(target=self._work, name="watchdog", daemon=True).start()
 
     def unwatch(self, run: Run) -> bool:
-        """Stop watching `run`. Return False if it was already terminated."""
+        """Stop watching a model run; return False if it was aborted."""
         return self._deadlines.pop(run, None) is not None
 
     def _work(self) -> None:
@@ -47,7 +47,7 @@ class Watchdog:
                 self._changed.wait(self._terminate_overdue())
 
     def _terminate_overdue(self) -> float:
-        """Terminate overdue runs and return the seconds until the next deadline."""
+        """Abort overdue model runs; return the seconds until the next deadline."""
         self._wakes_at = math.inf
         now = time.monotonic()
         deadlines = self._deadlines.copy()
@@ -57,7 +57,7 @@ class Watchdog:
             current = self._deadlines.pop(run, None)
             if current == deadline:
                 run.terminate()
-            elif current is not None:  # ended and was reused since the copy
+            elif current is not None:  # the run ended after the copy and was started again
                 self._deadlines[run] = current
         pending = (deadline for deadline in deadlines.values() if deadline > now)
         self._wakes_at = min(min(pending, default=math.inf), now + SLEEP_MAX_S)
