@@ -70,6 +70,7 @@ def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
 
 PLANS = CHOICES.map(_plan)
 CALLS = CHOICES.map(lambda choices: choices.randint(1, 10))
+EARLY = CHOICES.map(lambda choices: choices.randint(1, 4))  # calls that archive a version
 LATE = CHOICES.map(lambda choices: choices.randint(5, 10))  # calls that store blobs
 INDEX = CHOICES.map(lambda choices: choices.randrange(100))  # modulo the number of candidates
 FAULTS = [fault for fault in Fault if fault is not Fault.PAUSE]
@@ -289,6 +290,15 @@ class Machine(RuleBasedStateMachine):
         state = items.get(f"VERSION#{number:010d}", {}).get("state", "PENDING")
         allowed = state != "PENDING" and number not in targets
         self.call(lambda: self.registry.archive(model, number, actor="me"), plan, allowed)
+
+    @rule(model=MODELS, alias=ALIASES, index=INDEX, number=EARLY)
+    def archive_and_move_alias(self, model: str, alias: str, index: int, number: int) -> None:
+        """Move an alias to a version before a call that archives that version."""
+        paused = len(self.paused)
+        self.archive(model, index, {number: Fault.PAUSE})
+        self.move_alias(model, alias, index, {})
+        while len(self.paused) > paused:
+            self.go_on(self.paused[-1])
 
     @rule(model=MODELS, alias=ALIASES, resolve=st.booleans(), plan=PLANS)
     def resolve_or_roll_back(
