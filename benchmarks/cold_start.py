@@ -41,7 +41,7 @@ REFERENCE, USUAL, OURS = "reference", "usual", "ours"
 
 
 class ColdStarts:
-    """Cold starts of one workload's contenders, with checked predictions."""
+    """Cold start measurements of each contender for one model, predictions checked."""
 
     def __init__(self, aws: cloud.Cloud, workload: Workload) -> None:
         self._aws = aws
@@ -122,7 +122,10 @@ class ColdStarts:
 def results(
     model: str, durations_ms: Mapping[str, Sequence[float]], storages: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return one entry per contender, with ratios of the same round."""
+    """Return one result entry per contender: cold start times and ratios.
+
+    Ratios compare times of the same round.
+    """
     reference = durations_ms[REFERENCE]
     spread = Spread.from_values(reference, 1)
     entries = [measure.row(spread, model=model, contender=REFERENCE, storage="local file")]
@@ -138,7 +141,7 @@ def results(
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the entries of `results` as text."""
+    """Format cold start results as a text table."""
     rows = [
         ("model", "contender", "storage", "n", "ms", "p90", "/reference", "p90", "/usual", "p90")
     ]
@@ -155,7 +158,7 @@ def _cells(entry: Mapping[str, Any], ratio: str) -> list[str]:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the cold start benchmark."""
     parser = options.make_parser("cold_start", __doc__, rounds=10)
     options.add_models(parser)
     storages = list(cloud.STORAGES)

@@ -1,4 +1,4 @@
-"""Download: time from a blob in storage to a verified file.
+"""Download: time to fetch an S3 blob into a verified file.
 
     python -m benchmarks.fetch [--rounds N] [--sizes 1,10,100] [--storages s3-like,unthrottled]
                                [--no-save]
@@ -46,7 +46,7 @@ KEYS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACC
 
 @contextlib.contextmanager
 def storage(folder: Path, name: str) -> Iterator[str]:
-    """Start a storage server with the objects of `folder`; yield its address."""
+    """Start an S3-like storage server for `folder`; yield its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.harness.storage", str(folder), *STORAGES[name]],
         cwd=ROOT,
@@ -62,7 +62,7 @@ def storage(folder: Path, name: str) -> Iterator[str]:
 
 
 class Downloads:
-    """Downloads of one blob to one file, by each client."""
+    """Timed downloads of one blob to a file by several S3 clients."""
 
     def __init__(self, url: str, blob: Blob, target: Path) -> None:
         self._blob = blob
@@ -79,7 +79,7 @@ class Downloads:
         )
 
     def contenders(self) -> dict[str, Callable[[], float]]:
-        """Return a function per client that measures one download in ms."""
+        """Return a function per S3 client that measures one download in ms."""
         fetches = {OURS: self._ours, FILE: self._download_file, OBJECT: self._get_object}
         return {name: partial(self._measure, fetch) for name, fetch in fetches.items()}
 
@@ -93,7 +93,7 @@ class Downloads:
         return duration_ms
 
     def _ours(self) -> str:
-        self._reader.fetch(self._blob, self._target)  # compares the digest itself
+        self._reader.fetch(self._blob, self._target)  # BlobReader compares the digest
         return self._blob.sha256
 
     def _download_file(self) -> str:
@@ -112,7 +112,7 @@ class Downloads:
 
 
 def make_blob(folder: Path, megabytes: str) -> Blob:
-    """Write a random blob below `folder`."""
+    """Write a blob of random bytes below `folder`; return its description."""
     content = os.urandom(int(megabytes) * 1_000_000)
     blob = Blob("weights", hashlib.sha256(content).hexdigest(), len(content))
     path = folder / BUCKET / blob.key
@@ -124,7 +124,10 @@ def make_blob(folder: Path, megabytes: str) -> Blob:
 def results(
     megabytes: str, storage_name: str, durations_ms: Mapping[str, Sequence[float]]
 ) -> list[dict[str, Any]]:
-    """Return one entry per contender, with its ratio to ours."""
+    """Return one result entry per S3 client: download times and ratios.
+
+    Ratios compare with our client's time of the same round.
+    """
     entries = []
     for contender, values in durations_ms.items():
         entry = measure.row(
@@ -139,7 +142,7 @@ def results(
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the entries of `results` as text."""
+    """Format download results as a text table."""
     rows = [("MB", "storage", "contender", "n", "ms", "p90", "/ours", "p90")]
     for entry in entries:
         labels = (entry["megabytes"], entry["storage"], entry["contender"], str(entry["n"]))
@@ -150,7 +153,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the download benchmark."""
     parser = options.make_parser("fetch", __doc__, rounds=10)
     storages = list(STORAGES)
     parser.add_argument("--sizes", type=options.choice_of(SIZES), default=list(SIZES))

@@ -1,4 +1,4 @@
-"""Many models in one environment: hit rate, latency and memory.
+"""Many models in one Lambda environment: cache hit rate, latency, memory.
 
     python -m benchmarks.many_models [--models 10,100,1000] [--requests N] [--memory MB] [--no-save]
 
@@ -42,7 +42,9 @@ LIMIT_S = 3600.0
 def serve(
     aws: cloud.Cloud, members: Sequence[Member], memory_mb: int, **plan: Any
 ) -> dict[str, Any]:
-    """Run `children/traffic.py` as a function of `memory_mb`; return its measurements.
+    """Run the traffic script as a Lambda of `memory_mb`; return measurements.
+
+    The script is `children/traffic.py`.
 
     Raises:
         RuntimeError: the process failed, answered wrongly, or left files or threads behind.
@@ -92,9 +94,9 @@ def _logged_bug(aws: cloud.Cloud) -> str:
 
 
 def result(count: int, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result entry for `count` models.
+    """Return the result entry for `count` models: hit rate, latencies, memory.
 
-    Its spread is that of all requests.
+    Median and p90 are over all requests.
     """
     hits, misses = measured["hits_ms"], measured["misses_ms"]
     entry = measure.row(Spread.from_values(hits + misses), what="request", models=count)
@@ -124,7 +126,7 @@ def percentile(values: Sequence[float], part: int) -> float | None:
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format entries of `result` as text."""
+    """Format many-models results as a text table."""
     heading = "models,requests,hit rate,hit p50,p99,miss p50,p99 ms,bare,peak,held,bound MB"
     rows: list[tuple[str, ...]] = [tuple(heading.split(","))]
     for entry in entries:
@@ -136,7 +138,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the many-models benchmark."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.many_models", description=(__doc__ or "").splitlines()[0]
     )

@@ -1,4 +1,4 @@
-"""Memory: peak of a process from its start to its first prediction.
+"""Memory: peak resident size of a process up to its first prediction.
 
     python -m benchmarks.memory [--rounds N] [--models tiny,conv100,encoder400] [--no-save]
 
@@ -38,7 +38,7 @@ FACTOR, CONSTANT_MB = 1.2, 60.0  # the goal: FACTOR x weights + CONSTANT_MB
 
 
 class PeakMemory:
-    """Peak memory of one workload's contenders, with checked predictions."""
+    """Peak memory measurements of each contender for one model, predictions checked."""
 
     def __init__(self, aws: cloud.Cloud, workload: Workload) -> None:
         self._aws = aws
@@ -53,7 +53,7 @@ class PeakMemory:
         self.weights_mb = self._model.stat().st_size / MB
 
     def contenders(self) -> dict[str, Callable[[], float]]:
-        """Return a function per contender that measures one process's peak in MB.
+        """Return a function per contender that measures peak memory in MB.
 
         The reference comes before ours: its prediction is the expected one.
         """
@@ -89,7 +89,7 @@ class PeakMemory:
 def results(
     model: str, weights_mb: float, peaks_mb: Mapping[str, Sequence[float]]
 ) -> list[dict[str, Any]]:
-    """Return one entry per contender.
+    """Return one result entry per contender: peak memory and its goal.
 
     `over_idle` is the difference to the idle process of the same round, `goal` its allowed maximum.
     """
@@ -105,7 +105,7 @@ def results(
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the entries of `results` as text."""
+    """Format peak memory results as a text table."""
     rows: list[Sequence[str]] = [
         ("model", "contender", "n", "peak MB", "over idle", "weights", "goal")
     ]
@@ -118,7 +118,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the memory benchmark."""
     parser = options.make_parser("memory", __doc__, rounds=5)
     options.add_models(parser)
     return parser.parse_args(words)

@@ -1,4 +1,4 @@
-"""Payload: cost of a request by its size, up to Lambda's limit.
+"""Payload: time of a request by body size, up to Lambda's limit.
 
     python -m benchmarks.payload [--rounds N] [--no-save]
 
@@ -34,7 +34,7 @@ BLOCK_VALUES, BLOCK_MIN, BLOCK_MAX = 20_000, 2, 25
 
 
 def adder() -> onnx.ModelProto:
-    """Build a model that sums its input, (n,) to (1,)."""
+    """Build an ONNX model that sums its input, (n,) to (1,)."""
     graph = helper.make_graph(
         [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
         "benchmark",
@@ -54,7 +54,7 @@ WORKLOAD = Workload("adder", adder, ())
 
 
 def make_plan(aws: cloud.Cloud, rounds: int) -> dict[str, Any]:
-    """Write the input files for `children/warm.py` and return its plan.
+    """Write input files for `children/warm.py`; return the measurement plan.
 
     Raises:
         ValueError: a request is larger than Lambda's limit.
@@ -85,7 +85,10 @@ def _make_case(folder: Path, encoding: str, size: int) -> dict[str, Any]:
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the entries of `warm_request.results` as text."""
+    """Format payload results as a text table.
+
+    The entries are those of `warm_request.results`.
+    """
     heading = ("numbers", "body", "contender", "n", "µs", "p90", "- bare", "ns each")
     rows: list[Sequence[str]] = [heading]
     for entry in entries:
@@ -99,7 +102,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the payload benchmark."""
     return options.make_parser("payload", __doc__, rounds=30).parse_args(words)
 
 

@@ -1,4 +1,4 @@
-"""Model servers: cold start, latency, CPU and memory beside the infer function.
+"""Model servers compared with the infer function: cold start, latency, CPU, memory.
 
     python -m benchmarks.peers [--rounds N] [--requests N] [--no-save]
                                [--peers flask,fastapi,bentoml,mlserver,litserve]
@@ -62,7 +62,7 @@ OURS, UNTHROTTLED, EMPTY, STACK = "ours", "ours, unthrottled", "empty", "stack"
 CPU_PEER, CPU_GOAL = "fastapi", 0.5  # CPU time of ours over this peer's, at 1 client
 # Metrics in which ours has the goal to be below every peer, and their names.
 GOAL_METRICS = {"cold_start_ms": "cold start", "cpu_us_1": "CPU", "memory_mb": "memory"}
-Contender = Callable[[int], Metrics]  # from the number of requests per load
+Contender = Callable[[int], Metrics]  # takes the number of requests per load
 
 
 def results(
@@ -70,7 +70,7 @@ def results(
     missing: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Return one entry per contender, with ratios of ours to each peer.
+    """Return one result entry per contender, with our function's ratio to peers.
 
     Ratios compare the same round. A peer in `missing` has the reason instead.
     """
@@ -99,7 +99,7 @@ def _values(rounds: Sequence[Metrics], metric: str) -> list[float]:
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the entries of `results` as text.
+    """Format server results as a text table.
 
     Ratios are those of CPU time at 1 client.
     """
@@ -126,7 +126,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def goals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence per goal of ours, with the result."""
+    """Return a sentence per performance goal, with the measured result."""
     by_name = {entry["contender"]: entry for entry in entries}
     over = {name: entry["ours_over"] for name, entry in by_name.items() if "ours_over" in entry}
     sentences = []
@@ -144,9 +144,9 @@ def goals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _standing(ratios: Mapping[str, float]) -> str:
-    """Name the peers that ours does not beat, or else all.
+    """Return "behind …" with faster peers, or "ahead of …" with all.
 
-    `ratios` are ours over each peer's.
+    `ratios` are our function's values over each peer's.
 
     >>> _standing({"flask": 1.02, "fastapi": 0.5}), _standing({"fastapi": 0.5})
     ('behind flask (1.02)', 'ahead of fastapi')
@@ -156,7 +156,7 @@ def _standing(ratios: Mapping[str, float]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the model server benchmark."""
     parser = options.make_parser("peers", __doc__, rounds=5)
     requests_help = "of a load; default: 1000"
     parser.add_argument("--requests", type=options.positive, default=1000, help=requests_help)
@@ -167,7 +167,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def make_contenders(
     runs: ServerRuns, peers: Sequence[str], missing: dict[str, str]
 ) -> dict[str, Contender]:
-    """Return all contenders by name.
+    """Return a function per contender that measures one server run.
 
     A peer without a virtual environment is put into `missing` instead.
     """
@@ -186,7 +186,7 @@ def make_contenders(
 def warmed_up(
     contenders: Mapping[str, Contender], count: int, missing: dict[str, str]
 ) -> dict[str, Contender]:
-    """Run each contender once and return those that work.
+    """Run each contender once; return the contenders that work.
 
     `count` is the number of requests per load. The run also compiles the byte code. A peer that
     fails is put into `missing` with the reason.

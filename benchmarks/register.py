@@ -1,4 +1,4 @@
-"""Registration: time from an upload's event to READY, and load time afterwards.
+"""Registration: time from upload event to READY model, and load time afterwards.
 
     python -m benchmarks.register [--rounds N] [--models tiny,conv100,encoder400] [--no-save]
 
@@ -63,14 +63,14 @@ from local.aws.provision import local_session
 
 STORAGE = "s3-like"
 FIRST_BYTE_S, BYTES_PER_S = 0.015, 90e6  # pace of a simulated upload request
-SPARE_S = 1.0  # time in which the next sandbox processes start
+SPARE_S = 1.0  # seconds in which the next sandbox processes start
 RUN_LIMIT_S = 60
 TOLERANCE = 1e-4  # relative difference between any two predictions of a model
 REFERENCE, OURS, UPLOAD, SERVED = "reference", "ours", "load upload", "load served"
 
 
 class RegistrationTimes:
-    """Registrations and loads of one workload."""
+    """Timed registrations and loads of one model."""
 
     def __init__(self, aws: cloud.Cloud, workload: Workload, sandbox: ProcessSandbox) -> None:
         self.workload = workload
@@ -96,7 +96,7 @@ class RegistrationTimes:
         self.version: Version | None = None
 
     def contenders(self) -> dict[str, Callable[[], float]]:
-        """Return a function per contender that measures it once, in ms.
+        """Return a function per contender that measures one duration in ms.
 
         The registration comes first: it writes the files that are loaded.
         """
@@ -164,12 +164,12 @@ class RegistrationTimes:
         return duration_ms
 
     def _run(self, session: Any) -> None:
-        """Run a session of ONNX Runtime's Python package once."""
+        """Run an ONNX Runtime session once and check its prediction."""
         [output] = session.run([self.workload.output], self._feeds)
         self._check(output)
 
     def _check(self, prediction: np.ndarray) -> None:
-        """Compare a prediction with the first one."""
+        """Compare a prediction with the model's first prediction."""
         if self._expected is None:
             self._expected = prediction
         label = f"a session of {self.workload.name} answered"
@@ -178,7 +178,7 @@ class RegistrationTimes:
 
 @dataclass(frozen=True, slots=True)
 class PacedBlobs:
-    """Blob store in a folder, at the pace of S3.
+    """Blob store in a folder that imitates S3's upload speed.
 
     `free_at` is the time at which each connection is free again.
     """
@@ -188,7 +188,7 @@ class PacedBlobs:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def store(self, blob: Blob, path: Path) -> None:
-        """Copy the file, then sleep for as long as S3 would take."""
+        """Copy a blob's file, then sleep as long as S3 would take."""
         started = time.perf_counter()
         self.folder.mkdir(exist_ok=True)
         parts = [blob.size_bytes]
@@ -208,7 +208,7 @@ class PacedBlobs:
         time.sleep(max(0.0, ended - time.perf_counter()))
 
     def _send(self, sizes: Sequence[int], earliest: float) -> float:
-        """Return the time at which S3 would answer the last request.
+        """Return the simulated time at which S3 answers the last request.
 
         `sizes` are the requests' bodies; none is sent before `earliest`.
         """
@@ -241,7 +241,7 @@ def _bare_session(path: Path) -> Any:
 def results(
     model: str, durations_ms: Mapping[str, Sequence[float]], version: Version | None
 ) -> list[dict[str, Any]]:
-    """Return one entry per contender; ratios compare times of the same round."""
+    """Return one result entry per contender: times and ratios by round."""
     baselines = {OURS: REFERENCE, SERVED: UPLOAD}
     entries = []
     for name, values in durations_ms.items():
@@ -256,7 +256,7 @@ def results(
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the entries of `results` as text."""
+    """Format registration results as a text table."""
     rows = [("model", "what", "n", "ms", "p90", "ratio", "p90")]
     for entry in entries:
         ratio = ["", ""]
@@ -268,7 +268,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the registration benchmark."""
     parser = options.make_parser("register", __doc__, rounds=7)
     options.add_models(parser)
     return parser.parse_args(words)

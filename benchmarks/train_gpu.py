@@ -1,4 +1,4 @@
-"""Training loop: time to a target, compared with a tutorial's loop.
+"""Training loop: time to a target metric, compared with PyTorch's tutorial loop.
 
     python -m benchmarks.train_gpu [--rounds N] [--only mlp,cnn,gpt] [--device auto|cpu] [--no-save]
 
@@ -56,13 +56,13 @@ HEADING = ("to the target", "seconds", "ratio", "once", "an epoch", "epochs", "r
 
 
 def compare(task: Task, device: torch.device, rounds: int) -> dict[str, list[Training]]:
-    """Train a task with each loop in every round."""
+    """Train a task with each loop per round; return times and metrics."""
     contenders = {name: partial(train, task, device) for name, train in LOOPS.items()}
     return measure.interleave(contenders, rounds, label=task.name)
 
 
 def results(task: Task, trainings: dict[str, list[Training]]) -> list[dict[str, Any]]:
-    """Return one entry per loop, with its ratio to the tutorial's."""
+    """Return one result entry per loop, with time ratio to the tutorial."""
     seconds = {name: [training.seconds for training in runs] for name, runs in trainings.items()}
     entries = []
     for name, runs in trainings.items():
@@ -84,7 +84,7 @@ def _epoch_s(trainings: Sequence[Training]) -> float:
 
 
 def cells(entry: dict[str, Any], epochs: int) -> tuple[str, ...]:
-    """Format an entry of `results` as a row of the table."""
+    """Format a training result entry as a table row."""
     return (
         entry["what"],
         f"{entry['median']:.3f}",
@@ -97,7 +97,7 @@ def cells(entry: dict[str, Any], epochs: int) -> tuple[str, ...]:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the training benchmark."""
     parser = options.make_parser("train_gpu", __doc__, rounds=3)
     names = list(TASKS)
     parser.add_argument("--only", type=options.choice_of(names), default=names, metavar="NAMES")

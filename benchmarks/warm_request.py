@@ -1,4 +1,4 @@
-"""Warm request: time that the handler adds to running the model.
+"""Warm request: time the Lambda handler adds to running the model.
 
     python -m benchmarks.warm_request [--rounds N] [--no-save]
 
@@ -37,14 +37,14 @@ from benchmarks.harness.child import CHILDREN, write_json
 from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, workloads
 
-REPEATS = {1: 25, 128: 5}  # rows: calls per block
+REPEATS = {1: 25, 128: 5}  # number of rows → calls per block
 CONTENDERS = ("bare", "ours", "quiet", "unseen", "naive")
 BARE = "bare"
 LIMIT_S = 3600.0
 
 
 def make_plan(aws: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, Any]:
-    """Write the input files for `children/warm.py` and return its plan."""
+    """Write input files for `children/warm.py`; return the measurement plan."""
     cases = []
     for rows, repeats in REPEATS.items():
         values = workload.write_values(aws.folder / f"values-{rows}", rows)
@@ -66,7 +66,9 @@ def make_plan(aws: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, An
 
 
 def run(aws: cloud.Cloud, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Run `children/warm.py`; return its durations and replies.
+    """Run the warm measurement process; return durations and replies per contender.
+
+    The process runs `children/warm.py`.
 
     Raises:
         SystemExit: the process failed.
@@ -91,7 +93,7 @@ def run(aws: cloud.Cloud, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(replies: Mapping[str, Any]) -> None:
-    """Compare every contender's prediction with the bare run's.
+    """Raise WrongPrediction if a contender's prediction differs from the bare run's.
 
     Raises:
         WrongPrediction: a prediction differs.
@@ -106,9 +108,9 @@ def check(replies: Mapping[str, Any]) -> None:
 
 
 def results(durations_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """Return one entry in µs per case and contender.
+    """Return one result entry in µs per case and contender.
 
-    It has the ratio and the difference to the bare run of the same round.
+    An entry has the ratio and the difference to the bare run of the same round.
     """
     entries = []
     for name, values in durations_us.items():
@@ -125,7 +127,7 @@ def results(durations_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the entries of `results` as text."""
+    """Format warm request results as a text table."""
     heading = ("rows", "body", "contender", "n", "µs", "p90", "- bare", "/ bare", "p90")
     rows: list[Sequence[str]] = [heading]
     for entry in entries:
@@ -140,7 +142,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line of the warm request benchmark."""
     return options.make_parser("warm_request", __doc__, rounds=60).parse_args(words)
 
 

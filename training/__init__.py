@@ -1,1 +1,1 @@
-"""Training: from a recipe to one self-describing model.onnx."""
+"""Training of machine learning models: a recipe file becomes one self-describing model.onnx."""

@@ -1,4 +1,4 @@
-"""Command line of this package: train, publish, list, job."""
+"""Command line `python -m training`: train, publish, list recipes, submit SageMaker jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMAND --help says more. A RECIPE is the name of a built-in one or a .py file o
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status."""
+    """Run the training command named in `arguments`; return its exit status."""
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
     if command in ("-h", "--help"):
         print(HELP)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-# Each command imports its own module: jobs are submitted where there is no torch.
+# Each command imports its own module: machines that submit jobs may have no torch.
 
 
 def _train(arguments: Sequence[str]) -> int:

@@ -1,64 +1,64 @@
-"""Errors of training that the user can fix.
+"""Training exceptions for mistakes a user can fix: recipe, data, settings, export.
 
 Each is printed as one line, without a traceback.
 """
 
 
 class TrainingError(Exception):
-    """Base of errors that the user can fix; messages name the change."""
+    """Base class of training errors; each message says what to change."""
 
 
 class InvalidRecipe(TrainingError):
-    """Recipe that is missing, does not load, or contradicts its data."""
+    """Error for a recipe that is missing, unloadable, or contradicts its data."""
 
 
 class InvalidHyperparameter(TrainingError):
-    """Hyperparameter with an unknown name or a value of another type."""
+    """Error for a hyperparameter with unknown name, wrong type or invalid value."""
 
 
 class InvalidCheckpoint(TrainingError):
-    """Checkpoint that cannot be read or was written by another run."""
+    """Error for a training checkpoint that is unreadable or from another run."""
 
 
 class Diverged(TrainingError):
-    """Training run whose loss became NaN or infinite."""
+    """Error for a training run whose loss became NaN or infinite."""
 
 
 class ExportFailed(TrainingError):
-    """Export without a graph that computes what the model computes."""
+    """Error for a model whose ONNX export fails or gives different outputs."""
 
 
 class InvalidArtifact(TrainingError):
-    """ONNX file, manifest or sample that cannot be published."""
+    """Error for an ONNX file, manifest or sample that cannot be published."""
 
 
 class InvalidJob(TrainingError):
-    """Job request that breaks CreateTrainingJob's rules, or job that failed."""
+    """Error for an invalid SageMaker job request, or a job that failed."""
 
 
 class InvalidData(TrainingError):
-    """Data that cannot be read or lack something that the recipe needs."""
+    """Error for data that are unreadable or lack what the recipe needs."""
 
 
 class MissingColumn(InvalidData):
-    """Column, array or channel that was named and does not exist."""
+    """Error for a column, array or data channel that does not exist."""
 
 
 class InvalidValue(InvalidData):
-    """Value that is missing, or of another type than its column."""
+    """Error for a column value that is missing or of wrong type."""
 
 
 class UnknownLabel(InvalidData):
-    """Class that is none of the known labels."""
+    """Error for a class label that is not among the known labels."""
 
 
 class NoRows(InvalidData):
-    """File or folder without any rows."""
+    """Error for a data file or folder without any rows."""
 
 
 class WrongShape(InvalidData):
-    """Rows, images or arrays whose sizes differ and must not."""
+    """Error for rows, images or arrays whose sizes must agree but differ."""
 
 
 class CompressionFailed(TrainingError):
-    """Compression that does not exist or does not apply to the model."""
+    """Error for a compression method unknown or inapplicable to the model."""

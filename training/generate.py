@@ -1,4 +1,4 @@
-"""Generate text with a served language model.
+"""Command line and client that generate text from a served language model.
 
     python -m training.generate http://127.0.0.1:8080/live/v2/models/gpt "The for statement"
 
@@ -43,7 +43,7 @@ def generate(
     context: int = CONTEXT,
     cached: bool = True,
 ) -> Iterator[bytes]:
-    """Yield `length` bytes that continue `prompt`, one at a time.
+    """Yield `length` bytes that a language model generates after `prompt`.
 
     `run` takes `tokens` (1, length) and `past`, and answers `logits` and `present`; `past` is the
     empty cache. At temperature 0 the most likely byte follows; above it the byte is sampled, the
@@ -79,19 +79,19 @@ def _sample(logits: NDArray[np.float32], temperature: float, generator: np.rando
 
 
 class Served:
-    """Client of a served decoder, in binary both ways.
+    """HTTP client of a served language model, with binary tensors.
 
     `past` is the empty cache of one text.
     """
 
     def __init__(self, url: str) -> None:
-        """Connect to a model, or to one of its versions: …/v2/models/gpt/versions/3.
+        """Connect to a model or model version by URL (…/v2/models/gpt/versions/3).
 
         Raises:
             ValueError: the URL is no model's, or the model has no cache.
             ConnectionError: the server does not answer, or answers with an error; also when called.
         """
-        import tritonclient.http as triton  # only here: `generate` runs without it
+        import tritonclient.http as triton  # imported late: `generate` runs without this package
 
         match = URL.fullmatch(url)
         if match is None:
@@ -134,7 +134,7 @@ class Served:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a prompt and its continuation; return the exit status."""
+    """Print a command-line prompt and its generated text; return exit status."""
     options = _parser().parse_args(arguments)
     try:
         with Served(options.url) as model:

@@ -1,4 +1,4 @@
-"""Hyperparameters: their types, defaults, ranges and conversion from and to text."""
+"""Hyperparameter classes: types, defaults, search ranges, conversion from and to text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALUE_SHOWN = 80  # characters of a wrong value in an error
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Base of every recipe's hyperparameters.
+    """Base class for the hyperparameters of a training recipe.
 
     A subclass changes defaults and adds fields of type int, float, bool, str or Literal, and tuples
     of these.
@@ -28,7 +28,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class NetworkHyperparameters(Hyperparameters):
-    """Hyperparameters of the torch training loop."""
+    """Hyperparameters of the PyTorch training loop: epochs, learning rate, early stopping."""
 
     epochs: int = 10
     lr: float = 1e-3  # highest learning rate
@@ -70,7 +70,7 @@ H = TypeVar("H", bound=Hyperparameters)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Interval of numbers that a search may try, both ends included.
+    """Interval of hyperparameter values for a search, both ends included.
 
     With `log`, trials are spread evenly over orders of magnitude.
     """
@@ -81,9 +81,10 @@ class Range:
 
 
 def override(defaults: H, values: Mapping[str, object]) -> H:
-    """Return `defaults` with `values` set, each converted to its field's type.
+    """Return hyperparameters with `values` set, each converted to its field's type.
 
-    Values are JSON, or text as SageMaker and the command line pass it.
+    Fields that `values` does not name come from `defaults`. Values are JSON, or text as SageMaker
+    and the command line pass it.
 
     >>> override(NetworkHyperparameters(), {"epochs": "3", "lr": 0.01}).epochs
     3
@@ -142,7 +143,7 @@ def _shown(value: object) -> str:
 
 
 def _parse(value: object) -> object:
-    """Parse text as JSON, or return it as it is.
+    """Parse text as JSON; return text that is not JSON unchanged.
 
     Booleans may be spelled as in Python: SageMaker's training toolkit writes them so.
     """
@@ -155,9 +156,9 @@ def _parse(value: object) -> object:
 
 
 def encode(value: object) -> str:
-    """Return a hyperparameter as text that `override` reads back.
+    """Encode a hyperparameter value as text for SageMaker or the command line.
 
-    SageMaker passes hyperparameters as text only.
+    `override` reads the text back. SageMaker passes hyperparameters as text only.
 
     >>> encode(True), encode("o'brien"), encode('"quoted"')
     ('true', "o'brien", '"\\\\"quoted\\\\""')
@@ -170,7 +171,7 @@ def encode(value: object) -> str:
 
 
 def pairs(settings: Sequence[str], option: str = "--set") -> dict[str, str]:
-    """Parse `NAME=VALUE` options of the command line into values by name.
+    """Parse command-line `NAME=VALUE` options into a dictionary of texts.
 
     >>> pairs(["lr=0.1", "note=a=b"])
     {'lr': '0.1', 'note': 'a=b'}

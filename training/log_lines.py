@@ -1,4 +1,4 @@
-"""Regular expressions that read the metrics from training's printed lines.
+"""Regular expressions that parse metrics from training log lines, for SageMaker.
 
 They are the metric definitions of SageMaker jobs. fitting/progress.py and evaluation/report.py
 print the lines.
@@ -13,7 +13,7 @@ NUMBER = r"(-?[0-9.]+(?:e[+-]?[0-9]+)?)"
 
 
 def metrics(task: Task | None = None) -> dict[str, str]:
-    """Return regular expressions by metric name, for `task` or for all tasks.
+    """Return each metric's log-line regular expression, for one task or all.
 
     >>> metrics("regression")["test:r2"]
     'test_r2=(-?[0-9.]+(?:e[+-]?[0-9]+)?)'

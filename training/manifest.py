@@ -1,7 +1,7 @@
-"""Manifest of a model: the contract between training and the registry.
+"""Model manifest: schema of the JSON metadata that training stores in model.onnx.
 
-It is stored inside model.onnx. The registry validates the same fields (schema 1) on its side. It
-must not contain secrets or file paths.
+The manifest is the contract between training and the registry, which validates the same fields
+(schema 1) on its side. It must not contain secrets or file paths.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-lear
 
 
 class Input(TypedDict):
-    """Model input; -1 in `shape` is a dimension that each request chooses."""
+    """Name, datatype, shape and preprocessing of a model input.
+
+    -1 in `shape` is a dimension whose size each request chooses.
+    """
 
     name: str
     datatype: str
@@ -30,7 +33,10 @@ class Input(TypedDict):
 
 
 class Output(TypedDict):
-    """Model output; `labels` name the last dimension."""
+    """Name, datatype, shape and kind of a model output.
+
+    `labels` name the entries of the last dimension.
+    """
 
     name: str
     datatype: str
@@ -40,7 +46,7 @@ class Output(TypedDict):
 
 
 class Data(TypedDict):
-    """Source, digest and split of the data."""
+    """Source, SHA-256 digest and train/validation/test split of the training data."""
 
     source: str
     sha256: str
@@ -48,14 +54,17 @@ class Data(TypedDict):
 
 
 class Primary(TypedDict):
-    """Metric that decides between models."""
+    """Metric by which trained models are compared, and its better direction."""
 
     metric: str
     higher_is_better: bool
 
 
 class Lead(TypedDict):
-    """Distance of the primary metric to the best baseline; positive is better."""
+    """Lead of a model's primary metric over the best baseline, with interval.
+
+    A positive lead is better.
+    """
 
     over: str
     by: float
@@ -63,13 +72,13 @@ class Lead(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """Confidence intervals, groups and calibration of the metrics.
+    """Detailed evaluation of a model: confidence intervals, groups, classes, calibration.
 
     Computed in training/evaluation/.
     """
 
     primary: Primary
-    rows: int  # in the test part
+    rows: int  # number of rows in the test part
     intervals: dict[str, list[float]]  # [low, high] by metric
     bootstrap: dict[str, Any]  # level, draws, seed; by: "row" or the group column
     lead: NotRequired[Lead]
@@ -81,7 +90,10 @@ class Evaluation(TypedDict):
 
 
 class Training(TypedDict):
-    """Job, machine and versions of a training; None if unknown."""
+    """Origin of a model: training job, machine, code commit, library versions.
+
+    Unknown values are None.
+    """
 
     job: str | None
     image: str | None
@@ -94,7 +106,7 @@ class Training(TypedDict):
 
 
 class Tolerance(TypedDict):
-    """Allowed difference between runtimes.
+    """Relative and absolute difference allowed between outputs of two runtimes.
 
     Equal are a and b if |a - b| <= atol + rtol * |b|.
     """
@@ -104,14 +116,14 @@ class Tolerance(TypedDict):
 
 
 class Sample(TypedDict):
-    """Open Inference Protocol request with its expected response."""
+    """Sample request in the Open Inference Protocol, with its expected response."""
 
     request: dict[str, Any]
     response: dict[str, Any]
 
 
 class Manifest(TypedDict):
-    """Complete manifest, schema 1."""
+    """Complete model manifest of schema 1: signature, metrics, data, origin, samples."""
 
     schema: Literal[1]
     task: Literal["classification", "regression", "ranking", "generation", "embedding"]
@@ -130,7 +142,7 @@ class Manifest(TypedDict):
 
 
 def dumps(manifest: Mapping[str, Any]) -> str:
-    """Format a manifest as compact JSON.
+    """Serialize a model manifest as compact JSON text.
 
     Raises:
         ValueError: it contains NaN or an infinity.
@@ -139,7 +151,7 @@ def dumps(manifest: Mapping[str, Any]) -> str:
 
 
 def libraries() -> dict[str, str]:
-    """Return the installed versions of the libraries that shape a model."""
+    """Return the installed versions of torch, onnx and other training libraries."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -152,7 +164,7 @@ def libraries() -> dict[str, str]:
 def code_revision(
     environ: Mapping[str, str] = os.environ, folder: Path = Path(__file__).parent
 ) -> str | None:
-    """Return the commit of this code, or None if unknown.
+    """Return the Git commit of the training code, or None if unknown.
 
     From MAYFLY_CODE_REVISION, which job submission sets, or else from git; "-dirty" if changed.
     """

@@ -1,4 +1,4 @@
-"""Network architectures for recipes: perceptron, convolutional, recurrent, GPT, text encoder.
+"""PyTorch network architectures: perceptron, convolutional, recurrent, GPT, text encoder.
 
 An architecture that one recipe alone uses is in that recipe's file.
 """
@@ -61,7 +61,7 @@ def cnn(
 
 
 class Recurrent(nn.Module):
-    """Recurrent network: (batch, time, features) → (batch, outputs).
+    """Recurrent network (RNN, LSTM or GRU): (batch, time, features) → (batch, outputs).
 
     The outputs are computed from the last hidden state.
     """
@@ -94,10 +94,11 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotation: tuple[Tensor, Tensor], past: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new x (batch, length, width), and all keys and values.
+        """Run the transformer block; return hidden states, attention keys and attention values.
 
-        `past` holds the keys and values of earlier tokens, (2, batch, heads, past, width / heads).
-        Keys and values are (batch, heads, past + length, width / heads).
+        `x` and the hidden states are (batch, length, width). `past` holds the keys and values of
+        earlier tokens, (2, batch, heads, past, width / heads). The returned keys and values include
+        them: (batch, heads, past + length, width / heads).
         """
         batch, length, width = x.shape
         qkv = self.attend(self.norm(x)).view(batch, length, 3, self.heads, width // self.heads)
@@ -115,10 +116,10 @@ class Block(nn.Module):
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply rotary position embedding (Su et al. 2021, arXiv:2104.09864).
+    """Apply rotary position embedding to attention queries or keys (arXiv:2104.09864).
 
-    The halves of (batch, heads, length, width) are real and imaginary parts, rotated by an angle
-    that grows with the position.
+    Source: Su et al. 2021. The halves of (batch, heads, length, width) are real and imaginary
+    parts, rotated by an angle that grows with the position.
     """
     cos, sin = (part.to(x.dtype) for part in rotation)
     real, imaginary = x.chunk(2, dim=-1)
@@ -126,7 +127,7 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class GPT(nn.Module):
-    """Decoder-only transformer: token numbers (batch, length) → logits (batch, length, tokens)."""
+    """Decoder-only transformer, GPT: token ids (batch, length) → logits (batch, length, tokens)."""
 
     def __init__(self, *, width: int, heads: int, layers: int, tokens: int = 256) -> None:
         super().__init__()
@@ -144,7 +145,7 @@ class GPT(nn.Module):
         self._init_weights(layers)
 
     def _init_weights(self, layers: int) -> None:
-        """Draw matrices with deviation 0.02, and smaller ones into the residual stream."""
+        """Initialize weight matrices: normal, deviation 0.02, smaller into the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 is_residual = name.endswith(("out.weight", "think.3.weight"))
@@ -160,13 +161,13 @@ class GPT(nn.Module):
         return logits
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of the rotary angles at `positions`."""
+        """Return cosine and sine of the rotary embedding's angles at token positions."""
         angles = positions[:, None] * self.speeds
         return angles.cos(), angles.sin()
 
 
 class Encoder(nn.Module):
-    """Transformer encoder for text: token numbers (batch, length) → (batch, outputs).
+    """Transformer encoder for text: token ids (batch, length) → (batch, outputs).
 
     Token 0 is padding: neither attended to nor counted. Tokens (batch, length, pieces) are words of
     several pieces, whose vectors are added. The head reads the mean word vector before and after
@@ -213,7 +214,7 @@ class Encoder(nn.Module):
 
 
 class After(nn.Module):
-    """Model followed by a function of its output.
+    """Network module followed by a function applied to its output.
 
     `forward` keeps the model's argument names, because exporters name the graph's inputs after
     them.
@@ -228,14 +229,17 @@ class After(nn.Module):
 
 
 def softmax(temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """Return a softmax over logits (batch, classes) divided by `temperature`."""
+    """Return a function that computes softmax of logits divided by `temperature`.
+
+    Logits and probabilities are (batch, classes).
+    """
     if temperature == 1:
         return nn.Softmax(dim=-1)
     return lambda logits: functional.softmax(logits / temperature, dim=-1)
 
 
 def best(count: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return a function that chooses the `count` best items.
+    """Return a function that picks the `count` items of highest score.
 
     It maps scores (batch, items) to items and scores, both (batch, count), highest score first.
     """

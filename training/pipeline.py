@@ -1,4 +1,4 @@
-"""Steps of a training: load, fit, export, compress, describe, write.
+"""Pipeline steps of a training run: load, fit, export, compress, describe, write.
 
 Each takes the values that the steps before it returned; train.py calls them in this order.
 """
@@ -44,7 +44,7 @@ CHANNEL = "SM_CHANNEL_"  # prefix of the environment variables that name a job's
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that is decided before training: recipe, settings, data, device, processes."""
+    """Inputs of a training run: recipe, settings, data, device, processes."""
 
     options: argparse.Namespace
     environ: Mapping[str, str]
@@ -59,26 +59,26 @@ class Setup:
 
     @property
     def is_trial(self) -> bool:
-        """Return whether a hyperparameter search runs this training only to judge it."""
+        """Return True if this training is a trial of a hyperparameter search."""
         return "MAYFLY_TRIAL" in self.environ
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Trained models, one a seed, and the search that chose their hyperparameters."""
+    """Trained models, one per random seed, with their hyperparameter search if any."""
 
     runs: list[Trained]
     search: Study | None
 
     @property
     def first(self) -> Trained:
-        """Return the model that is exported."""
+        """Return the trained model of the first seed, which is exported."""
         return self.runs[0]
 
 
 @dataclass(frozen=True)
 class Model:
-    """ONNX graph with the trained model that it was exported from."""
+    """ONNX graph, the trained model behind it, and its compression results."""
 
     graph: onnx.ModelProto
     trained: Trained
@@ -87,7 +87,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Description:
-    """Model card, record of the run, and answers for the test part."""
+    """Model card, training record, and the model's outputs on test data."""
 
     card: Manifest
     record: dict[str, Any]
@@ -98,7 +98,7 @@ class Description:
 
 
 def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
-    """Load recipe, settings and data, and join the other processes."""
+    """Load recipe, settings and data; join the distributed training processes."""
     started = time.monotonic()
     recipe = load_recipe(options.recipe)
     compressions = select.kinds(options.compress, recipe)
@@ -144,7 +144,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _job_channels(environ: Mapping[str, str]) -> dict[str, Path]:
-    """Return a job's input folders by lower-case channel name."""
+    """Return a SageMaker job's input data folders by lower-case channel name."""
     return {
         key.removeprefix(CHANNEL).lower(): Path(value)
         for key, value in environ.items()
@@ -153,7 +153,7 @@ def _job_channels(environ: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _command_line_channels(data: Sequence[str]) -> dict[str, Path]:
-    """Return the input folders of `--data NAME=DIR` by channel name."""
+    """Parse `--data NAME=DIR` options into input data folders by channel name."""
     folders = pairs(data, "--data")
     for name, folder in folders.items():
         if folder.startswith("s3://"):
@@ -167,7 +167,7 @@ def _command_line_channels(data: Sequence[str]) -> dict[str, Path]:
 
 
 def fit(setup: Setup, stop: checkpoint.Stop) -> Fitted:
-    """Search hyperparameters if --tune is given, then train each seed.
+    """Search hyperparameters if --tune is given, then train a model per seed.
 
     Raises:
         TrainingError: recipe, settings and data do not fit together.
@@ -220,7 +220,7 @@ def _fit_seed(setup: Setup, settings: Hyperparameters, stop: checkpoint.Stop) ->
 
 
 def export(trained: Trained) -> onnx.ModelProto:
-    """Export the model alone, without its preprocessor, and prove the graph.
+    """Export a trained model without its preprocessor to a checked ONNX graph.
 
     Raises:
         ExportFailed: no exporter made a graph that computes what the model computes.
@@ -230,7 +230,7 @@ def export(trained: Trained) -> onnx.ModelProto:
 
 
 def compress(setup: Setup, trained: Trained, graph: onnx.ModelProto) -> Model:
-    """Choose the smallest variant within the budget, and attach the preprocessor.
+    """Choose the smallest compressed variant within the metric budget; attach the preprocessor.
 
     Without --compress, `graph` is the only variant. Pruning and distilling return another trained
     model than `trained`.
@@ -253,7 +253,7 @@ def compress(setup: Setup, trained: Trained, graph: onnx.ModelProto) -> Model:
 
 
 def describe(setup: Setup, fitted: Fitted, model: Model) -> Description:
-    """Measure the graph on the test part; make card and record."""
+    """Evaluate an ONNX graph on test data; return model card and record."""
     by_seed = []
     if len(fitted.runs) > 1:
         by_seed = [run.measure(run.data.test)[0] for run in fitted.runs]
@@ -274,7 +274,7 @@ def describe(setup: Setup, fitted: Fitted, model: Model) -> Description:
 
 
 def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
-    """Return the model card and the graph's answers for the test part."""
+    """Return the model card and the graph's outputs on test data."""
     trained, graph, recipe, data = model.trained, model.graph, setup.recipe, setup.data
     metrics, outcome = trained.measure(data.test, graphs.runner(graph))
     rtol, atol = recipe.tolerance
@@ -301,7 +301,7 @@ def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
 
 
 def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
-    """Return the detailed evaluation, with the calibration before and after temperature."""
+    """Return a model's evaluation, with calibration before and after temperature scaling."""
     task, data, labels = trained.recipe.task, trained.data, trained.labels
     if trained.temperature == 1:
         return evaluate(task, outcome, data, labels)
@@ -315,7 +315,7 @@ def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
 
 
 def write(setup: Setup, model: Model, description: Description) -> Path:
-    """Write model.onnx with its card, report.json, record.json and plots; print the result.
+    """Write model.onnx with model card, report.json, record.json and plots; print results.
 
     The reports go beside the model and, in a job, to $SM_OUTPUT_DATA_DIR.
     """

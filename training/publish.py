@@ -1,4 +1,4 @@
-"""Publish an existing ONNX file: describe, prove, add samples, upload.
+"""Publish an existing ONNX file: add a manifest with samples, upload it.
 
 python -m training publish churn.onnx --model churn --task classification \\
     --label stays --label leaves --bucket my-artifacts
@@ -26,8 +26,9 @@ from training.export import graphs, model_card
 from training.export.graphs import first_line
 from training.recipe import NAME, OUTPUTS, Arrays, Task
 
-SIZES = (2, 1, 4, 8, 16, 32, 224)  # tried in this order for free dimensions other than the batch
-SEED = 20261122  # for made-up requests, which are the same in every run
+# Sizes of free dimensions other than the batch, tried in this order.
+SIZES = (2, 1, 4, 8, 16, 32, 224)
+SEED = 20261122  # random seed of generated requests, which are the same in every run
 DTYPES = {
     "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
     "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16",
@@ -36,7 +37,7 @@ DTYPES = {
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Publish a file from the command line and return the exit status."""
+    """Publish an ONNX file from the command line; return the exit status."""
     try:
         publish(_parser().parse_args(arguments), environ)
     except TrainingError as error:
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
-    """Write a described copy of an ONNX file and return its path.
+    """Write an ONNX file's copy with manifest and samples; return the path.
 
     With --bucket the copy is uploaded, too.
 
@@ -109,7 +110,7 @@ def _region(environ: Mapping[str, str]) -> str:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Load an ONNX file and prove that ONNX Runtime loads it.
+    """Load an ONNX file and check that ONNX Runtime accepts it.
 
     Raises:
         InvalidArtifact: the file is missing, no ONNX, split over several files, or does not load.
@@ -149,7 +150,7 @@ def _spelled(values: Sequence[Any]) -> str:
 
 
 def _card(graph: onnx.ModelProto, options: argparse.Namespace) -> dict[str, Any]:
-    """Merge the manifest in the file, --manifest and the options.
+    """Build the manifest from the ONNX file, --manifest and other options.
 
     A later source overrides an earlier one.
     """
@@ -196,7 +197,7 @@ def _inputs(
 def _outputs(
     graph: onnx.ModelProto, card: Mapping[str, Any], labels: Sequence[str]
 ) -> list[manifest.Output]:
-    """Describe the outputs, with kinds of the manifest or the task."""
+    """Return manifest entries of the graph's outputs, kinds from manifest or task."""
     names = [value.name for value in graph.graph.output]
     by_position = dict(zip(names, OUTPUTS.get(card["task"], {}).values(), strict=False))
     declared = {entry.get("name"): entry.get("kind", "tensor") for entry in card.get("outputs", [])}
@@ -224,7 +225,7 @@ def _labels(card: Mapping[str, Any]) -> list[str]:
 
 
 def _sample(path: Path, session: Any) -> dict[str, NDArray[Any]]:
-    """Read inputs from an .npz file, converted to the model's datatypes."""
+    """Read a sample request from .npz, converted to the model's datatypes."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -239,7 +240,7 @@ def _sample(path: Path, session: Any) -> dict[str, NDArray[Any]]:
 
 
 def made_up(session: Any) -> list[Arrays]:
-    """Make up requests that the model answers.
+    """Generate one or two requests that the model answers without error.
 
     The first has one row; a second has two rows, where the batch size is free.
 
@@ -262,7 +263,7 @@ def made_up(session: Any) -> list[Arrays]:
 
 
 def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
-    """Yield a request of one row and, where possible, of two.
+    """Yield a generated request of one row and, where possible, two.
 
     Two rows are possible where all inputs have a free first dimension.
     """
@@ -279,7 +280,7 @@ def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
 
 
 def _shape(declared: Sequence[int | str | None], rows: int, size: int) -> list[int]:
-    """Fill free dimensions: the first with `rows`, others with `size`."""
+    """Fill a shape's free dimensions: axis 0 with `rows`, others with `size`."""
     free = [rows, *[size] * len(declared)]
     return [dim if isinstance(dim, int) else free[axis] for axis, dim in enumerate(declared)]
 
@@ -287,7 +288,7 @@ def _shape(declared: Sequence[int | str | None], rows: int, size: int) -> list[i
 def _values(
     datatype: str, shape: Sequence[int], integer: int, random: np.random.Generator
 ) -> NDArray[Any]:
-    """Return random eighths for floats, `integer` for other numbers.
+    """Generate tensor values: random eighths for floats, `integer` for other numbers.
 
     Eighths from 0 to 1 are short in JSON.
     """
@@ -302,17 +303,19 @@ def _values(
 
 
 def upload(path: Path, model: str, bucket: str, region: str) -> str:
-    """Upload the file under `models/<model>/`, which registers it; return its S3 URI.
+    """Upload a model file to S3, which registers it; return its URI.
+
+    The key begins with `models/<model>/`.
 
     Raises:
         InvalidArtifact: S3 refuses; the message is its own.
     """
-    import boto3  # only where something is uploaded
+    import boto3  # imported late: only an upload needs it
     from botocore.exceptions import BotoCoreError, ClientError
 
     key = f"models/{model}/{datetime.now(UTC):%Y%m%dT%H%M%S}/{path.name}"
     try:
-        with path.open("rb") as file:  # one PutObject, so one event
+        with path.open("rb") as file:  # one PutObject request causes one S3 event
             boto3.client("s3", region_name=region).put_object(Bucket=bucket, Key=key, Body=file)
     except (BotoCoreError, ClientError) as error:
         raise InvalidArtifact(f"cannot upload to bucket {bucket!r}: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Recipe: Python file that names a model's data, network and hyperparameters.
+"""Training recipe: Python file that defines a model's data, network and hyperparameters.
 
 A recipe of your own is a file `churn.py`, anywhere:
 
@@ -53,12 +53,12 @@ __all__ = [
     "Range", "Recipe", "Run", "Task",
 ]  # fmt: skip
 
-# Model names that the registry accepts.
+# Pattern of the model names that the registry accepts.
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?")
 LABELS_SHOWN = 80  # characters of the list of labels in an error
 
 Task = Literal["classification", "regression", "ranking", "generation", "embedding"]
-Arrays = Mapping[str, NDArray[Any]]  # by name of the input or output; first axis the batch
+Arrays = Mapping[str, NDArray[Any]]  # by input or output name; axis 0 is the batch
 Run = Callable[[Arrays], Arrays]  # runs a model: its inputs → its outputs
 
 # Outputs of each task's graph: name → kind, as the model card shows them.
@@ -72,24 +72,24 @@ OUTPUTS: Mapping[str, Mapping[str, str]] = {
 
 
 class Preprocessor(Protocol):
-    """Preprocessing that runs in Python while training and inside the exported graph.
+    """Preprocessing that runs in Python during training and inside exported ONNX graphs.
 
     Both have to give identical results; training.export has one for text and one for categories.
     """
 
     def encode(self, inputs: Arrays) -> Arrays:
-        """Return the network's inputs for raw ones."""
+        """Convert raw inputs to the inputs of the network."""
 
     def attach(self, graph: onnx.ModelProto) -> onnx.ModelProto:
-        """Return `graph` with nodes before it that compute what `encode` does."""
+        """Return the ONNX graph extended to preprocess raw inputs itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[H]):
-    """Everything that makes one model: data, model, training, serving and evaluation.
+    """Definition of one model: data, network or estimator, training, export, evaluation.
 
     Callbacks may take fewer arguments than listed here; they get the first ones. `settings` are the
-    hyperparameters, an instance of `hyperparameters`.
+    hyperparameters, an instance of `hyperparameters`. Comments give defaults in brackets.
     """
 
     # Registry name and one sentence for callers of the model.
@@ -157,11 +157,11 @@ class Recipe(Generic[H]):
 
     @property
     def output_kinds(self) -> Mapping[str, str]:
-        """Return the kind of each output of the graph, by name."""
+        """Return the kind (probabilities, value, …) of each model output by name."""
         return self.outputs or OUTPUTS[self.task]
 
     def load_data(self, channels: Mapping[str, Path], settings: H) -> Dataset:
-        """Load the data set.
+        """Load the recipe's data set from its channels (input folders).
 
         Raises:
             InvalidRecipe: it needs a channel that was not given.
@@ -180,7 +180,7 @@ class Recipe(Generic[H]):
         return data
 
     def label_names(self, data: Dataset) -> tuple[str, ...]:
-        """Return the class names, of the recipe or of its data.
+        """Return the class names from recipe or data, after checking them.
 
         Raises:
             InvalidRecipe: a classifier without labels, or a class number without a name.
@@ -202,19 +202,21 @@ class Recipe(Generic[H]):
         return labels
 
     def make_model(self, settings: H, data: Dataset) -> Any:
-        """Return an untrained model."""
+        """Create the recipe's untrained model for given hyperparameters and data."""
         return _call(self.model, settings, data)
 
     def make_student(self, settings: H, data: Dataset) -> Any:
-        """Return an untrained smaller model, or None where the recipe has none."""
+        """Create the untrained student model for distillation, or return None."""
         return _call(self.student, settings, data) if self.student else None
 
     def make_preprocessor(self, settings: H, data: Dataset) -> Preprocessor | None:
-        """Return the preprocessor, or None where the model takes raw inputs."""
+        """Create the recipe's preprocessor, or return None if inputs stay raw."""
         return _call(self.preprocessor, settings, data) if self.preprocessor else None
 
     def make_sample(self, sizes: Mapping[str, int], served: nn.Module) -> tuple[Tensor, ...]:
-        """Return inputs of the exported module, in order.
+        """Return sample inputs of the exported network at given dimension sizes.
+
+        They are in the order of the network's arguments.
 
         Raises:
             InvalidRecipe: the data lack these inputs and the recipe has no `sample`.
@@ -229,7 +231,7 @@ class Recipe(Generic[H]):
 
 
 class _MissingChannel(KeyError):
-    """Channel that a recipe reads and that was not given."""
+    """Error for a data channel that a recipe needs but lacks."""
 
 
 class _Channels(dict[str, Path]):
@@ -238,7 +240,7 @@ class _Channels(dict[str, Path]):
 
 
 def _call(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call `function` with as many of `arguments` as it takes."""
+    """Call a function with as many leading arguments as it accepts."""
     kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return function(*arguments)

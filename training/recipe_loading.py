@@ -1,4 +1,4 @@
-"""Find, import and check a recipe by name or path."""
+"""Load training recipes: built-in ones by name, or from .py files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ REASON_SHOWN = 500  # characters of the message of a user's exception
 
 
 def built_in() -> list[str]:
-    """Return the names of the recipes that come with this package."""
+    """Return the names of the built-in training recipes."""
     return sorted(path.stem for path in RECIPES.glob("[a-z]*.py"))
 
 
 def load(reference: str) -> Recipe[Any]:
-    """Load a built-in recipe by name, or a .py file.
+    """Load a training recipe by built-in name or .py file path.
 
     Raises:
         InvalidRecipe: there is no such recipe, or the file does not run or defines no `recipe`.
@@ -64,7 +64,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def mistake(reference: str, error: Exception) -> InvalidRecipe | None:
-    """Convert `error` to one line that names the recipe file's line.
+    """Convert an exception to an error naming the recipe file's line.
 
     Returns None where no line of that file is in the traceback, or the recipe is a built-in one.
     """

@@ -1,4 +1,4 @@
-"""Train a recipe and write one self-describing model.onnx.
+"""Train a model from a recipe and write one self-describing model.onnx.
 
     python -m training.train digits --set epochs=5 --model-dir artifacts/digits
     torchrun --nproc-per-node 8 -m training.train digits
@@ -35,7 +35,7 @@ STOPPED = 143  # exit status of a process ended by SIGTERM: 128 + 15
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Train from the command line and return the exit status."""
+    """Train a model from the command line; return the exit status."""
     options = parser().parse_args(arguments)
     try:
         train(options, environ, stop=checkpoint.Stop().listen())
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of this command's options."""
+    """Return the argument parser of the training command."""
     arguments = argparse.ArgumentParser(
         prog="python -m training train",
         description="Train a recipe, write model.onnx.",
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 def train(
     options: argparse.Namespace, environ: Mapping[str, str], stop: checkpoint.Stop
 ) -> Path | None:
-    """Train a recipe and return the path of its model.onnx.
+    """Train a recipe's model; return the path of the written model.onnx.
 
     Returns None in every process but rank 0, and in a trial of a hyperparameter search, which
     prints its validation metric and writes no model.

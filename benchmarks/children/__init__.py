@@ -1,1 +1,1 @@
-"""Scripts that benchmarks run in processes of their own."""
+"""Scripts that benchmarks run as separate processes: contenders and load generators."""

@@ -1,4 +1,4 @@
-"""Handler that does nothing, to measure the runtime client alone.
+"""Lambda handler that does nothing, to measure the runtime client alone.
 
 Its reply is as large as a prediction.
 """
@@ -18,5 +18,5 @@ REPLY = {
 
 
 def lambda_handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001
-    """Return the same reply to every event."""
+    """Return the same HTTP reply to every Lambda event."""
     return REPLY

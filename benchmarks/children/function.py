@@ -1,4 +1,4 @@
-"""Execution environment of a function under awslambdaric, and its callers.
+"""Measure a Lambda function under awslambdaric: cold start, memory, concurrent load.
 
     function.py PLAN
 
@@ -30,7 +30,7 @@ INIT_LIMIT_S, LIMIT_S = 10.0, 29.0
 
 
 async def call(environment: Environment, event: bytes) -> bytes:
-    """Invoke the function; return its reply.
+    """Invoke the Lambda function with an event; return the reply bytes.
 
     Raises:
         RuntimeError: the invocation failed.
@@ -45,9 +45,9 @@ async def call(environment: Environment, event: bytes) -> bytes:
 async def load(
     environment: Environment, event: bytes, clients: int, requests: int
 ) -> dict[str, float]:
-    """Send requests from concurrent clients and return the load's summary.
+    """Invoke the function from concurrent clients; return latency and CPU summary.
 
-    A tenth of them is sent before, as a warm-up.
+    A tenth of the requests is sent before, as a warm-up.
     """
     each, turn = max(1, requests // clients), asyncio.Lock()
     durations_s: list[float] = []
@@ -70,7 +70,7 @@ async def load(
 
 
 async def measure(plan: dict[str, Any]) -> dict[str, Any]:
-    """Measure an environment from its start to the last load."""
+    """Start an execution environment; measure cold start, loads and memory."""
     folder, janitor = Path(plan["folder"]), Janitor()
     log = FunctionLog(folder, FUNCTION)
     try:

@@ -1,4 +1,4 @@
-"""First invocation of a process: import, read the event, call.
+"""Import a Lambda handler and invoke it once with an event file.
 
     invoke.py MODULE EVENT
 
@@ -13,7 +13,7 @@ ACCOUNT, REGION = "123456789012", "us-east-1"
 
 
 class Context:
-    """Context object that Lambda passes to a handler."""
+    """Stand-in for the context object that Lambda passes to a handler."""
 
     aws_request_id = "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
     function_name = "InferFunction"

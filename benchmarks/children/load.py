@@ -24,13 +24,13 @@ LIMIT_S = 30.0
 
 
 class Connection:
-    """HTTP client of one fixed request.
+    """HTTP connection that sends one fixed request again and again.
 
     Of a reply it parses the status and the length only.
     """
 
     def __init__(self, port: int, path: str, body: bytes | None) -> None:
-        """Prepare a POST of JSON or, without a body, a GET."""
+        """Prepare the request: POST of JSON or, without body, GET."""
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -39,7 +39,7 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def ask(self) -> tuple[int, bytes]:
-        """Send the request; return (status, body) of the reply.
+        """Send the HTTP request; return status and body of the reply.
 
         Raises:
             OSError: nobody listens, or the connection broke.
@@ -59,7 +59,7 @@ class Connection:
         return int(head[9:12]), body[:length]
 
     def close(self) -> None:
-        """Close the connection; the next request opens another."""
+        """Close the HTTP connection; the next request opens a new connection."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -110,7 +110,7 @@ def summary(
 def load(
     port: int, path: str, body: bytes, pid: int, clients: int, requests: int
 ) -> dict[str, float]:
-    """Send `requests` from `clients` threads; return the load's summary.
+    """Send HTTP requests from `clients` threads; return latency and CPU summary.
 
     Raises:
         RuntimeError: a reply's status was not 200, or a client had no reply.

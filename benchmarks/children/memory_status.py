@@ -1,10 +1,10 @@
-"""Memory of this process as Linux reports it in /proc/self/status."""
+"""Memory of the current process, as Linux reports in /proc/self/status."""
 
 from pathlib import Path
 
 
 def memory_mb(field: str) -> float:
-    """Return VmRSS (resident memory) or VmHWM (its peak) in MiB.
+    """Return the process's VmRSS (resident memory) or VmHWM (peak) in MiB.
 
     Both include mapped files.
     """

@@ -17,7 +17,7 @@ from benchmarks.children.memory_status import memory_mb
 
 
 def idle() -> Any:
-    """Import the infer function and finish its INIT; predict nothing."""
+    """Import the infer function and finish Lambda's INIT phase; predict nothing."""
     from functions.infer.main import prefetching
 
     prefetching.wait()
@@ -25,7 +25,7 @@ def idle() -> Any:
 
 
 def reference(model: str, values: str, shape: str) -> Any:
-    """Run a local file once in an ONNX Runtime session."""
+    """Run a local ONNX file once in ONNX Runtime; return predictions."""
     import numpy as np
     import onnxruntime as ort
 
@@ -35,7 +35,7 @@ def reference(model: str, values: str, shape: str) -> Any:
 
 
 def ours(path: str) -> Any:
-    """Send an event to the infer function's handler."""
+    """Send an event to the infer function's handler; return its prediction."""
     import base64
 
     from benchmarks.children.invoke import Context

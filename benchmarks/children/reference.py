@@ -1,4 +1,4 @@
-"""Reference prediction: one run of a local file in ONNX Runtime.
+"""Reference prediction for benchmarks: one ONNX Runtime run of a local file.
 
 reference.py MODEL VALUES ROWS,SHAPE
 """

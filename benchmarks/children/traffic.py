@@ -1,4 +1,4 @@
-"""Zipf traffic to many models through the infer function's handler.
+"""Zipf-distributed requests to many models through the infer function's handler.
 
     traffic.py PLAN RESULT
 
@@ -29,7 +29,7 @@ WRONG_MAX = 20  # wrong answers that are reported
 
 
 class Traffic:
-    """Requests of several threads, and the measurements of their replies."""
+    """Multithreaded requests to many models, with latency and memory measurements."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
@@ -49,7 +49,7 @@ class Traffic:
         self.peaks: list[float] = []  # VmHWM after each request, in MB
 
     def send_all(self) -> None:
-        """Send requests until the plan is done."""
+        """Send requests until their planned number or time is used up."""
         while (chosen := self._choose()) is not None:
             self._send(*chosen)
 
@@ -86,7 +86,10 @@ class Traffic:
                 self.hits.append(duration_ms)
 
     def results(self, bare_mb: float) -> dict[str, Any]:
-        """Return all measurements, after the last request."""
+        """Return latencies, wrong answers and memory of all requests.
+
+        It is called after the last request.
+        """
         return {
             "hits_ms": self.hits,
             "misses_ms": self.misses,
@@ -104,7 +107,7 @@ class Traffic:
 
 
 def _difference(member: Member, x: float, status: int, answer: dict[str, Any]) -> str:
-    """Describe a wrong answer; return "" for the right one."""
+    """Describe how a model answered wrongly; return "" if correct."""
     if status != 200:
         return f"{member.name} answered {status}: {str(answer)[:300]}"
     values = answer["outputs"][0]["data"]
@@ -112,7 +115,7 @@ def _difference(member: Member, x: float, status: int, answer: dict[str, Any]) -
 
 
 def post_event(path: str, body: object) -> dict[str, Any]:
-    """Return a POST as API Gateway passes it to a function."""
+    """Return a POST request as an API Gateway event."""
     return {
         "httpMethod": "POST",
         "path": path,

@@ -1,4 +1,4 @@
-"""Usual Lambda handler: Powertools, a boto3 download, a default session.
+"""Typical Lambda handler for comparison: Powertools, boto3 download, ONNX Runtime defaults.
 
 The other handlers are compared with it.
 """
@@ -43,5 +43,5 @@ def predict() -> dict[str, Any]:
 @tracer.capture_lambda_handler
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Route an event of API Gateway."""
+    """Route an API Gateway event; return the HTTP reply."""
     return app.resolve(event, context)

@@ -1,4 +1,4 @@
-"""Environment with its model in memory: durations of handler calls.
+"""Measure warm handler calls with the model in memory, per contender.
 
     warm.py PLAN RESULT
 
@@ -32,12 +32,12 @@ Call = Callable[[], Any]
 
 
 def quiet_handler() -> Any:
-    """Return a handler whose successful requests fall outside the log sample."""
+    """Return an infer handler whose log sampling skips successful requests."""
     return make_handler(_service(), sample_rate=0.5, chance=lambda: 1.0)
 
 
 def forgetful_handler() -> Any:
-    """Return a handler that forgets its request templates before each request."""
+    """Return an infer handler that clears cached request templates each time."""
     service = _service()
     handler = make_handler(service)
 
@@ -67,14 +67,14 @@ def bare_session(path: Path, name: str) -> Any:
 
 
 def naive(session: Any, event: dict[str, Any]) -> dict[str, Any]:
-    """Answer a request as briefly as possible: no checks, no log line."""
+    """Answer an inference request minimally: no checks, no log line."""
     array = np.array(json.loads(event["body"])["data"], dtype=np.float32)
     [output] = session.run(None, {"x": array})
     return {"statusCode": 200, "body": json.dumps({"prediction": output.tolist()})}
 
 
 def block(call: Call, repeats: int) -> float:
-    """Return the median duration of several calls in µs.
+    """Return the median duration in µs of `repeats` calls.
 
     One call before them is discarded.
     """
@@ -89,7 +89,7 @@ def block(call: Call, repeats: int) -> float:
 def case_calls(
     case: Mapping[str, Any], session: Any, handlers: Mapping[str, Any]
 ) -> dict[str, Call]:
-    """Return one call per contender, by its name."""
+    """Return a function per contender that runs one request, by name."""
     array = np.fromfile(case["values"], np.float32).reshape(case["shape"])
     event, context = _read_json(case["event"]), Context()
     calls: dict[str, Call] = {"bare": partial(session.run, ["y"], {"x": array})}
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def _plain(reply: Any) -> Any:
-    """Convert a call's result to JSON values.
+    """Convert a contender's reply or output array to JSON values.
 
     A handler's reply stays as it is; a session's array becomes lists.
     """

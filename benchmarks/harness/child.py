@@ -1,4 +1,4 @@
-"""Child processes of a benchmark, which answer with one marked line."""
+"""Run measured child processes, which answer with one marked output line."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ LIMIT_S = 120.0
 def spawn(
     arguments: Sequence[str | Path], environment: Callable[[Path], Mapping[str, str]], folder: Path
 ) -> tuple[float, Any]:
-    """Run a fresh Python and return (milliseconds until its answer, the answer).
+    """Run a new Python process; return (milliseconds until its answer, answer).
 
     `environment` returns the variables of a process, given its temporary directory, which lies
     in `folder` and is removed afterwards.
@@ -54,7 +54,7 @@ def spawn(
 
 
 def _read_answer(process: "subprocess.Popen[bytes]") -> tuple[bytes | None, float]:
-    """Return the marked line of a process's output and its arrival time.
+    """Return a child process's marked output line and its arrival time.
 
     The output is read to its end; the time does not include that.
     """
@@ -72,6 +72,6 @@ def _read_answer(process: "subprocess.Popen[bytes]") -> tuple[bytes | None, floa
 
 
 def write_json(path: Path, document: object) -> str:
-    """Write a document for a child process; return the path as text."""
+    """Write a JSON file for a child process; return its path."""
     path.write_text(json.dumps(document), encoding="utf-8")
     return str(path)

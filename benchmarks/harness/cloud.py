@@ -46,7 +46,7 @@ STORAGES: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Addresses and folder of a running local AWS.
+    """Running local AWS: addresses of DynamoDB and storage, and data folder.
 
     `storage_urls` has the keys of STORAGES.
     """
@@ -57,7 +57,7 @@ class Cloud:
     template: Template
 
     def model_path(self, workload: Workload) -> Path:
-        """Return the path of a workload's uploaded file."""
+        """Return the path of a workload's uploaded model file."""
         return self.folder / "objects" / UPLOADS / _key(workload)
 
     @property
@@ -66,14 +66,14 @@ class Cloud:
         return self.template.functions[FUNCTION].environment
 
     def dynamodb(self) -> Any:
-        """Return a client of the registry's database."""
+        """Return a boto3 DynamoDB client for the model registry."""
         config = Config(proxies={}, retries={"total_max_attempts": 2})
         return local_session().client("dynamodb", endpoint_url=self.registry_url, config=config)
 
     def lambda_environment(
         self, storage: str, tmp: Path, variables: Mapping[str, str]
     ) -> dict[str, str]:
-        """Return the environment variables of a function's process.
+        """Return environment variables as Lambda sets them, with local addresses.
 
         These are `variables`, those that Lambda sets, and the addresses of this local AWS.
         """
@@ -98,7 +98,7 @@ class Cloud:
 
 
 def plain_environment(tmp: Path) -> dict[str, str]:
-    """Return the variables of every measured process.
+    """Return the environment variables common to every measured process.
 
     Of the developer's environment only the search paths of programs and libraries are kept.
     """
@@ -210,7 +210,7 @@ def _key(workload: Workload) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileUploads:
-    """Uploads of a registration, in the storage servers' folder."""
+    """Uploaded model files of a registration, in the storage servers' folder."""
 
     folder: Path
 
@@ -224,7 +224,7 @@ class FileUploads:
 
 @dataclass(frozen=True, slots=True)
 class FileBlobs:
-    """Blob store of a registration, in the storage servers' folder."""
+    """Blob store of a registration, as files in the storage servers' folder."""
 
     bucket: Path
 

@@ -1,4 +1,4 @@
-"""Fleet of many models of random sizes, registered fast.
+"""Fleet of many ONNX models of random sizes, registered quickly.
 
 The sandbox's code reads, compiles, checks and measures each model, but in this process, because
 these models can be trusted. The registry writes into a dictionary, and its items are copied to
@@ -38,15 +38,15 @@ from functions.sandbox.build import build
 from functions.sandbox.unpack import unpack
 from tests.fakes import MemoryTable
 
-# Sizes are log-uniform between these: half are below 0.6 MB, the mean is 3.3 MB.
+# Model sizes are log-uniform between these limits: half are below 0.6 MB, the mean is 3.3 MB.
 SMALLEST_BYTES, LARGEST_BYTES = 16 * 1024, 24 * 1024 * 1024
 BATCH = 25  # items per BatchWriteItem, DynamoDB's limit
 
 
 def write(member: Member, path: Path) -> None:
-    """Write a member's model as an ONNX file.
+    """Write the ONNX file of one fleet model.
 
-    Each answer reads all of its weights.
+    Each answer reads all weights of the model.
     """
     inner = max(1, member.size_bytes // 4 // (2 * WIDTH))
     weights = {
@@ -71,7 +71,7 @@ def write(member: Member, path: Path) -> None:
 
 
 def members(count: int, seed: int = 1) -> list[Member]:
-    """Return the members of a fleet, with random sizes.
+    """Return descriptions of `count` fleet models with random sizes.
 
     A larger fleet of the same seed begins with the same members.
     """
@@ -83,7 +83,7 @@ def members(count: int, seed: int = 1) -> list[Member]:
 
 @contextmanager
 def start(fleet: Sequence[Member], storage: str, memory_mb: int) -> Iterator[cloud.Cloud]:
-    """Start a local AWS in which a fleet is registered.
+    """Start a local AWS in which a fleet of models is registered.
 
     `memory_mb` is that of the function which will load the models.
     """
@@ -132,7 +132,7 @@ def _copy(table: MemoryTable, aws: cloud.Cloud) -> None:
 
 
 class InProcessSandbox:
-    """Sandbox of a registration that runs its steps in this process."""
+    """Registration sandbox that runs in the current process, for trusted models."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         return unpack(form, directory)

@@ -1,4 +1,4 @@
-"""Interleaved rounds, medians and 90th percentiles, and a run's JSON line."""
+"""Benchmark measurement: interleaved rounds, median and 90th percentile, JSON result lines."""
 
 import json
 import os
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Summary of `n` measurements."""
+    """Median and 90th percentile of `n` measurements."""
 
     n: int
     median: float
@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def from_values(cls, values: Sequence[float], digits: int = 3) -> "Spread":
-        """Summarize measurements, rounded to `digits`.
+        """Compute median and 90th percentile of measurements, rounded to `digits`.
 
         >>> Spread.from_values([5, 1, 2, 3, 4])
         Spread(n=5, median=3, p90=4.6)
@@ -42,12 +42,12 @@ class Spread:
         return cls(len(values), round(statistics.median(values), digits), round(p90, digits))
 
     def to_record(self) -> dict[str, float]:
-        """Return median and p90, as result lines store them."""
+        """Return median and p90 as a dictionary for JSON results."""
         return {"median": self.median, "p90": self.p90}
 
 
 def ratios(values: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """Summarize the ratios of values to the baseline, round by round.
+    """Summarize ratios of values to baseline values of the same round.
 
     >>> ratios([2, 6, 4], [1, 2, 4])
     Spread(n=3, median=2.0, p90=2.8)
@@ -57,7 +57,7 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> Spread:
 
 
 def differences(values: Sequence[float], baseline: Sequence[float], digits: int = 3) -> Spread:
-    """Summarize the differences of values to the baseline, round by round."""
+    """Summarize differences between values and baseline values of the same round."""
     pairs = zip(values, baseline, strict=True)
     return Spread.from_values([value - base for value, base in pairs], digits)
 
@@ -96,7 +96,7 @@ def progress(text: str) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Format rows, the first of them the heading, as aligned text.
+    """Format rows as an aligned text table; the first is the heading.
 
     >>> print(table([("a", "ms"), ("ours", "1.5")]))
     a      ms
@@ -114,7 +114,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def result_line(
     benchmark: str, unit: str, rounds: int, results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return a run's record: results, commit, date, machine and versions.
+    """Return a benchmark run's record: results, commit, date, machine, versions.
 
     Each of `results` has labels, and n, median and p90 in `unit`.
     """
@@ -132,12 +132,15 @@ def result_line(
 
 
 def row(spread: Spread, **labels: str | int) -> dict[str, Any]:
-    """Return one result of a result line: labels and spread."""
+    """Return one result entry of labels, median and p90."""
     return labels | asdict(spread)
 
 
 def finish(line: Mapping[str, Any], save: bool, folder: Path = RESULTS) -> None:
-    """Print the result line; if `save`, append it to the results file."""
+    """Print a benchmark result as JSON; if `save`, append it to file.
+
+    The file is <benchmark>.jsonl in `folder`.
+    """
     text = json.dumps(line, separators=(",", ":"))
     if save:
         folder.mkdir(exist_ok=True)

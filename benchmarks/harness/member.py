@@ -12,7 +12,7 @@ TOLERANCE = 0.25  # float32 loses up to this in a sum of 300,000 values
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Model that computes y = x @ W + number.
+    """Fleet model that computes y = x @ W + number.
 
     Every element of W is 1/4.
     """
@@ -25,7 +25,7 @@ class Member:
         return f"m{self.number:04d}"
 
     def is_answer(self, values: Sequence[float], x: float) -> bool:
-        """Check a reply to a row whose values are all `x`."""
+        """Return True if `values` are correct for a row of all `x`."""
         expected = x * WIDTH / 4 + self.number
         near = all(abs(value - expected) < TOLERANCE for value in values)
         return len(values) == WIDTH and near

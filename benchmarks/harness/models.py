@@ -1,4 +1,4 @@
-"""Workloads: models of real architectures with seeded random weights."""
+"""Benchmark workloads: ONNX models like ResNet-50 and BERT with random weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LAYERS, WIDTH, HEADS, TOKENS = 14, 768, 12, 16  # BERT-base has 12 layers
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Model with one input and one output, and its input values.
+    """Benchmark model with one input and output, and its input values.
 
     `shape` is that of one row.
     """
@@ -34,21 +34,21 @@ class Workload:
         path.write_bytes(self.build().SerializeToString())
 
     def values(self, rows: int = 1) -> np.ndarray:
-        """Return the input, (rows, *shape) float64 in [0, 1).
+        """Return random input values, (rows, *shape) float64 in [0, 1).
 
         Values have three decimals, as a client would write them in JSON.
         """
         return np.round(np.random.default_rng(SEED).random((rows, *self.shape)), 3)
 
     def write_values(self, path: Path, rows: int = 1) -> str:
-        """Write the input as raw float32; return the path as text."""
+        """Write the input values as raw float32; return the file path."""
         self.values(rows).astype(np.float32).tofile(path)
         return str(path)
 
 
 @dataclass(slots=True)
 class _Graph:
-    """Graph builder whose methods add nodes and return the outputs' names."""
+    """ONNX graph builder whose methods add nodes and return output names."""
 
     random: np.random.Generator
     nodes: list[Any]
@@ -60,7 +60,7 @@ class _Graph:
         return output
 
     def weight(self, *shape: int, gain: float = 2.0) -> str:
-        """Add a random weight that keeps the scale of a layer's input.
+        """Add a random weight tensor that keeps a layer's input scale.
 
         Values are normally distributed; `gain` 2 makes up for the half that ReLU removes.
         """
@@ -76,7 +76,7 @@ class _Graph:
     def convolution(
         self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1, gain: float = 2.0
     ) -> str:
-        """Add a convolution with bias.
+        """Add a convolution node with bias; return its output's name.
 
         Exporters fold the batch normalisation into both.
         """
@@ -116,14 +116,14 @@ class _Graph:
 
 
 def tiny() -> onnx.ModelProto:
-    """Build a perceptron, 784-128-10: 0.4 MB."""
+    """Build an ONNX perceptron of 784-128-10 units, 0.4 MB."""
     graph = _Graph(np.random.default_rng(SEED), [], [])
     hidden = graph.node("Relu", [graph.dense("x", 784, 128)])
     return graph.model(graph.dense(hidden, 128, 10), [784], 10)
 
 
 def conv100() -> onnx.ModelProto:
-    """Build ResNet-50's structure: 53 convolutions, 25.5 million weights, 102 MB."""
+    """Build ResNet-50 in ONNX: 53 convolutions, 25.5 million random weights, 102 MB."""
     graph = _Graph(np.random.default_rng(SEED), [], [])
     x = graph.node("Relu", [graph.convolution("x", (3, 64), 7, 2)])
     x = graph.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -149,7 +149,7 @@ def _bottleneck(graph: _Graph, x: str, channels: tuple[int, int, int], stride: i
 
 
 def encoder400() -> onnx.ModelProto:
-    """Build 14 layers of BERT-base's structure: 99 million weights, 397 MB.
+    """Build 14 layers of BERT-base in ONNX: 99 million weights, 397 MB.
 
     Embeddings are left out.
     """
@@ -198,7 +198,7 @@ def _gelu(graph: _Graph, x: str) -> str:
 
 @cache
 def workloads() -> dict[str, Workload]:
-    """Return the workloads of small and medium size by name."""
+    """Return the small and medium benchmark models by name."""
     return {
         "tiny": Workload("tiny", tiny, (784,)),
         "conv100": Workload("conv100", conv100, (3, 224, 224)),
@@ -207,5 +207,5 @@ def workloads() -> dict[str, Workload]:
 
 @cache
 def all_workloads() -> dict[str, Workload]:
-    """Return all workloads by name."""
+    """Return all benchmark models by name."""
     return workloads() | {"encoder400": Workload("encoder400", encoder400, (TOKENS, WIDTH))}

@@ -20,14 +20,14 @@ def make_parser(benchmark: str, doc: str | None, rounds: int) -> argparse.Argume
 
 
 def add_no_save(parser: argparse.ArgumentParser) -> None:
-    """Add `--no-save`, which sets `save` to False."""
+    """Add the option `--no-save`, which keeps results out of the file."""
     parser.add_argument(
         "--no-save", dest="save", action="store_false", help="do not add to benchmarks/results/"
     )
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
-    """Add `--models`, a choice of the workloads; all by default."""
+    """Add the option `--models`: names of benchmark models, by default all."""
     names = list(all_workloads())
     parser.add_argument("--models", type=choice_of(names), default=names)
 
@@ -49,14 +49,14 @@ def choice_of(names: Collection[str]) -> Callable[[str], list[str]]:
 
 
 def positive(text: str) -> int:
-    """Parse a positive integer, for argparse."""
+    """Parse a positive integer from text, as an argparse type."""
     if not text.isascii() or not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError("must be a positive number")
     return int(text)
 
 
 def positive_numbers(text: str) -> list[int]:
-    """Parse positive integers with commas between them, for argparse.
+    """Parse comma-separated positive integers from text, as an argparse type.
 
     >>> positive_numbers("10,100")
     [10, 100]

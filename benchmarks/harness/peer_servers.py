@@ -1,4 +1,4 @@
-"""Model servers that benchmarks.peers compares with, and the commands that start them."""
+"""Model servers for comparison (Flask, FastAPI, BentoML, MLServer, LitServe): start commands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,29 +12,29 @@ from benchmarks.harness.measure import ROOT
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Model server: its packages, command, request path and environment variables.
+    """Model server to compare with: packages, start command, path, environment variables.
 
     {port}, {port1}, {port2} and {folder} in `command` and `variables` are filled in.
     """
 
     name: str
-    packages: tuple[str, ...]  # their versions are recorded
+    packages: tuple[str, ...]  # packages whose versions are recorded
     command: tuple[str, ...]  # the first word is a program of the peer's virtual environment
     path: str = "/predict"
     variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
-        """Folder of server.py."""
+        """Folder of the peer's server.py."""
         return CHILDREN / "peers" / self.name
 
     @property
     def environment(self) -> Path:
-        """Folder of the virtual environment."""
+        """Folder of the peer's virtual environment."""
         return ROOT / f".venv-peer-{self.name}"
 
     def versions(self) -> str:
-        """Return the installed packages, such as "flask 3.1.3, gunicorn 27.0.1"."""
+        """Return installed package versions, such as "flask 3.1.3, gunicorn 27.0.1"."""
         [site] = self.environment.glob("lib/python3*/site-packages")
         versions = {
             distribution.metadata["Name"].lower(): distribution.version

@@ -1,4 +1,4 @@
-"""API Gateway events that benchmarks send, and the predictions in the replies."""
+"""Build API Gateway events for benchmarks; read predictions from the replies."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ TOLERANCE = 1e-5  # largest relative error of a prediction, absolute for values 
 
 
 class WrongPrediction(Exception):
-    """A contender's prediction differs from the reference's."""
+    """Error for a prediction that differs from the reference prediction."""
 
 
 def infer_event(
@@ -51,9 +51,9 @@ def _infer_body(workload: Workload, rows: int, binary: bool) -> tuple[bytes, dic
 
 
 def predict_event(workload: Workload, rows: int = 1, *, source: Path = TEMPLATE) -> dict[str, Any]:
-    """Return the event of POST /predict, the usual handler's JSON route.
+    """Return the API Gateway event of POST /predict, with JSON rows.
 
-    Its API passes text on without base64.
+    The usual handler serves it. Its API passes text on without base64.
     """
     body = json.dumps({"data": workload.values(rows).tolist()})
     return _post("/predict", body, {}, False, source)
@@ -71,7 +71,7 @@ def _post(
 
 
 def infer_prediction(reply: Mapping[str, Any]) -> np.ndarray:
-    """Return the only output tensor of an infer reply.
+    """Return the only output tensor of an infer function's reply.
 
     Raises:
         RuntimeError: the status is not 200.
@@ -89,7 +89,7 @@ def infer_prediction(reply: Mapping[str, Any]) -> np.ndarray:
 
 
 def usual_prediction(reply: Mapping[str, Any]) -> np.ndarray:
-    """Return the prediction in a reply of the usual handler.
+    """Parse the prediction from a reply of the usual Lambda handler.
 
     Raises:
         RuntimeError: the status is not 200.
@@ -102,7 +102,7 @@ def usual_prediction(reply: Mapping[str, Any]) -> np.ndarray:
 def check_prediction(
     label: str, prediction: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE
 ) -> None:
-    """Compare a prediction with the reference's.
+    """Raise WrongPrediction if a prediction differs from the reference prediction.
 
     Raises:
         WrongPrediction: shape or values differ; the message begins with `label`.

@@ -1,4 +1,4 @@
-"""Runs of one server each: start, first prediction, loads, memory, end."""
+"""Measured runs of model servers: cold start, latency, CPU and memory."""
 
 import base64
 import json
@@ -27,16 +27,19 @@ from local.client import start_stack
 from local.execution import processes
 
 CLIENTS = (1, 8)
-START_S = 60.0  # limit for the first prediction
-LOAD_S = 120.0  # limit for all loads of one server
+START_S = 60.0  # time limit for the first prediction
+LOAD_S = 120.0  # time limit for all loads of one server
 POLL_S, STACK_POLL_S = 0.002, 0.05
 EMPTY_HANDLER = "benchmarks.children.empty.lambda_handler"
-# cold_start_ms, memory_mb and, for each number of clients, p50_ms_1, p99_ms_1, rps_1, cpu_us_1
+# Keys: cold_start_ms, memory_mb; for each number of clients, p50_ms_1, p99_ms_1, rps_1, cpu_us_1
 Metrics = dict[str, float]
 
 
 class ServerRuns:
-    """Measured runs of peers, function and stack with one workload, predictions checked."""
+    """Measured runs of peers, function and local stack with one model.
+
+    All predictions are checked.
+    """
 
     def __init__(self, aws: cloud.Cloud, workload: Workload, janitor: processes.Janitor) -> None:
         self._aws, self._workload, self._janitor = aws, workload, janitor
@@ -60,7 +63,7 @@ class ServerRuns:
         return np.array(answer, np.float32).ravel()
 
     def peer(self, peer: Peer, count: int) -> Metrics:
-        """Run a peer once, with `count` requests per load."""
+        """Run and measure a peer server, with `count` requests per load."""
         with self._tmp() as tmp:
             port, port1, port2 = _free_ports(3)
             names = {"folder": peer.folder, "port": port, "port1": port1, "port2": port2}
@@ -89,7 +92,7 @@ class ServerRuns:
         return environment
 
     def function(self, storage: str, count: int) -> Metrics:
-        """Run the infer function once; without loads, measure the cold start alone."""
+        """Run and measure the infer function; with `count` 0, only cold start."""
         handler = self._aws.template.functions[cloud.FUNCTION].handler
         measured = self._run_function(handler, storage, count)
         self._check(requests.infer_prediction(measured["answer"]).ravel(), "the function")
@@ -98,11 +101,11 @@ class ServerRuns:
         return _function_metrics(measured)
 
     def empty(self, count: int) -> Metrics:
-        """Run the runtime client around a handler that does nothing."""
+        """Measure Lambda's runtime client around a handler that does nothing."""
         return _function_metrics(self._run_function(EMPTY_HANDLER, "unthrottled", count))
 
     def stack(self, count: int) -> Metrics:
-        """Run the local stack once, with the model registered before the measurements."""
+        """Run and measure the local stack, after registering the model."""
         name = self._workload.name
         with self._tmp() as tmp, start_stack(state_dir=tmp) as stack:
             key = f"models/{name}/model.onnx"
@@ -135,7 +138,7 @@ class ServerRuns:
     def _serving(
         self, command: Sequence[str], environment: Mapping[str, str], tmp: Path
     ) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a server process during the block, then end its descendants, too.
+        """Run a server process during the block, then end all descendants.
 
         Its output is in server.log.
         """
@@ -160,7 +163,7 @@ class ServerRuns:
     def _first_body(
         self, process: "subprocess.Popen[bytes]", tmp: Path, port: int, path: str
     ) -> bytes:
-        """Ask until the server predicts; return the body."""
+        """Poll a started server until its first prediction; return the body."""
 
         def check() -> None:
             if process.poll() is not None:
@@ -233,7 +236,7 @@ def _function_metrics(measured: Mapping[str, Any]) -> Metrics:
 
 
 def _poll(connection: Connection, pause_s: float, check: Callable[[], None]) -> bytes:
-    """Ask until the status is 200; return the body.
+    """Repeat an HTTP request until status 200; return the reply's body.
 
     Raises:
         RuntimeError: there was no 200 within START_S, or `check`, called after each attempt,
@@ -254,7 +257,7 @@ def _poll(connection: Connection, pause_s: float, check: Callable[[], None]) -> 
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return distinct free ports."""
+    """Return `count` distinct free TCP ports."""
     sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [server.getsockname()[1] for server in sockets]
     for server in sockets:
@@ -263,7 +266,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def parse_prediction(body: bytes) -> np.ndarray:
-    """Return the values in any server's answer, flat.
+    """Parse any server's JSON reply into a flat array of predictions.
 
     >>> parse_prediction(b'[[1, 2]]').tolist()
     [1.0, 2.0]
@@ -275,7 +278,7 @@ def parse_prediction(body: bytes) -> np.ndarray:
 
 
 def flatten(summaries: Sequence[Mapping[str, float]]) -> Metrics:
-    """Return the metrics of all loads, named after their number of clients.
+    """Merge load summaries into one dictionary, names suffixed by client count.
 
     >>> flatten([{"clients": 8, "rps": 100.0}])
     {'rps_8': 100.0}

@@ -1,4 +1,4 @@
-"""HTTP server of files that imitates S3's delay and rate.
+"""S3-like HTTP server of local files, with delay and rate limit.
 
     python -m benchmarks.harness.storage FOLDER [--first-byte-ms 15] [--mb-per-second 90]
 
@@ -19,14 +19,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 HOST = "127.0.0.1"
-CHUNK = 256 * 1024  # 3 ms at 90 MB/s
+CHUNK = 256 * 1024  # bytes of one write: 3 ms at 90 MB/s
 NOT_FOUND = (
     b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>"
 )
 
 
 def byte_range(header: str | None, size: int) -> range | None:
-    """Parse a Range header; return None if it selects no byte.
+    """Parse an HTTP Range header; return None if it selects no byte.
 
     An absent or malformed header selects the whole object.
 
@@ -47,7 +47,10 @@ def byte_range(header: str | None, size: int) -> range | None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handler of HEAD and GET; `main` sets its folder, delay and rate."""
+    """HTTP request handler of HEAD and GET for files, with pacing.
+
+    `main` sets its folder, delay and rate.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -100,7 +103,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send(self, file: int, selected: range) -> None:
-        """Send bytes of a file, none earlier than the rate allows."""
+        """Send a byte range of a file at the configured rate.
+
+        No byte leaves earlier than the rate allows.
+        """
         self.wfile.flush()
         began = time.perf_counter()
         sent = 0
@@ -116,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Server that stays silent when a client hangs up."""
+    """Threaded HTTP server that ignores clients that hang up."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -1,4 +1,4 @@
-"""CPU time and memory of a process family, counted by Linux."""
+"""CPU time and memory of a process with its descendants, from Linux."""
 
 import contextlib
 import re
@@ -24,13 +24,13 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process and its living descendants.
+    """Return CPU seconds (user and system) of a process and living descendants.
 
-    The kernel counts it in nanoseconds.
+    The kernel counts CPU time in nanoseconds.
     """
     seconds = 0.0
     for member in family(pid):
-        with contextlib.suppress(OSError):  # it ended just now
+        with contextlib.suppress(OSError):  # the process ended
             seconds += time.clock_gettime(~member << 3 | CPUCLOCK_SCHED)
     return seconds
 
@@ -45,9 +45,7 @@ def memory_mb(pid: int) -> float:
 
 
 def resident_bytes(smaps: Iterator[str]) -> int:
-    """Return the resident bytes of related processes, from their smaps.
-
-    `smaps` are the texts of their /proc/<pid>/smaps.
+    """Return the resident bytes of related processes, from /proc/<pid>/smaps texts.
 
     A mapped file counts once, with the most that any of the processes holds of it. Memory without
     a file counts by its proportional share, for only these processes share it.
@@ -67,7 +65,7 @@ def resident_bytes(smaps: Iterator[str]) -> int:
 
 
 def _mappings(text: str) -> Iterator[tuple[Mapped, Mapping[str, int]]]:
-    """Yield each mapping of an smaps text with its sizes in kB.
+    """Yield each memory mapping in an smaps text with sizes in kB.
 
     A mapping without a file has inode 0.
     """
@@ -87,5 +85,5 @@ def _mappings(text: str) -> Iterator[tuple[Mapped, Mapping[str, int]]]:
 
 def _read_smaps(pid: int) -> Iterator[str]:
     for member in family(pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process ended
             yield Path(f"/proc/{member}/smaps").read_text()

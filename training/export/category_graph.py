@@ -1,4 +1,4 @@
-"""Category encoder in Python and as ONNX operators, with identical results.
+"""Category encoder: texts to integer codes, identical in Python and ONNX.
 
 Capitals A to Z and extra blanks do not matter. Other letters keep their case: only A to Z have
 lower-case forms in every machine's locale.
@@ -23,7 +23,7 @@ from training.export.graphs import Feeds
 MISSING, UNKNOWN = 0, 1  # codes of an empty cell and of a category that is not listed
 SPECIAL = 2  # first code of a category
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-_ODD = (  # cells that are compared whatever the categories are
+_ODD = (  # unusual cells on which both encoders are always compared
     "",
     " ",
     "   ",
@@ -39,13 +39,15 @@ _ODD = (  # cells that are compared whatever the categories are
 
 @dataclass(frozen=True, slots=True)
 class Categories:
-    """Codes of the categories in each column: category → code."""
+    """Mapping from category to integer code for each column of a table."""
 
     columns: tuple[Mapping[str, int], ...]
 
     @classmethod
     def of(cls, *columns: Sequence[str]) -> Categories:
-        """Number the categories of each column from SPECIAL, in their order.
+        """Map each column's categories to integer codes in the listed order.
+
+        The first code is SPECIAL.
 
         >>> Categories.of(["MB", "GB"]).columns
         ({'mb': 2, 'gb': 3},)
@@ -56,12 +58,12 @@ class Categories:
 
     @classmethod
     def fit(cls, cells: NDArray[Any]) -> Categories:
-        """Number the categories in each column of `cells` (n, columns), sorted."""
+        """Learn each column's sorted category → code map from `cells` (n, columns)."""
         return cls.of(*(sorted({tidy(cell) for cell in column}) for column in cells.T))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of codes in each column, for its embedding."""
+        """Number of category codes in each column, to size embeddings."""
         return tuple(SPECIAL + len(names) for names in self.columns)
 
     def __call__(self, cells: NDArray[Any]) -> NDArray[np.int64]:
@@ -74,7 +76,7 @@ class Categories:
 
 
 def tidy(cell: str) -> str:
-    """Lower-case A to Z, and remove extra blanks.
+    """Normalize a category text: lower-case A to Z, remove extra blanks.
 
     >>> tidy("  Two  YEARS ")
     'two years'
@@ -84,9 +86,9 @@ def tidy(cell: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CategoryPreprocessor:
-    """Preprocessor of one input of categories, (n, columns) of str.
+    """Preprocessor that turns a text category input into integer codes.
 
-    It becomes the network's input `codes` (n, columns) int64.
+    Texts (n, columns) of str become the network's input `codes` (n, columns) int64.
     """
 
     categories: Categories
@@ -94,7 +96,7 @@ class CategoryPreprocessor:
     codes: str = "codes"
 
     def encode(self, inputs: Feeds) -> dict[str, NDArray[Any]]:
-        """Replace the categories in `inputs` by their codes."""
+        """Replace the category texts in `inputs` by integer codes."""
         encoded = {}
         for name, values in inputs.items():
             if name == self.cells:
@@ -104,7 +106,7 @@ class CategoryPreprocessor:
         return encoded
 
     def attach(self, graph: onnx.ModelProto) -> onnx.ModelProto:
-        """Put the encoder before `graph`, after comparing it with Python's.
+        """Prepend category-encoding nodes to `graph`, checked against the Python encoder.
 
         Raises:
             ExportFailed: `graph` has no input of that name, or the codes differ.
@@ -114,13 +116,16 @@ class CategoryPreprocessor:
 
 
 def disagreement(categories: Categories) -> str | None:
-    """Return how the graph's codes differ from Python's, or None."""
+    """Describe how ONNX and Python category codes differ, or return None."""
     encoder = _encoder(categories, "cells", "codes")
     return encoder.problem(categories, _proof_cells(categories))
 
 
 def _proof_cells(categories: Categories) -> NDArray[Any]:
-    """Return odd cells and each category in several spellings, in all columns."""
+    """Return test cells: odd texts, and each category in several spellings.
+
+    Every column has all of them.
+    """
     names = [name for column in categories.columns for name in column]
     shouted = [f"  {name.upper().replace(' ', '   ')} " for name in names]
     longer = [f"{name} x" for name in names]
@@ -129,14 +134,15 @@ def _proof_cells(categories: Categories) -> NDArray[Any]:
 
 
 def _encoder(categories: Categories, cells: str, codes: str) -> StringEncoder:
-    """Return the ONNX nodes that compute codes from cells."""
+    """Return ONNX nodes that encode category cells as integer codes."""
     shape: list[str | int | None] = ["batch", len(categories.columns)]
     encoder = StringEncoder(
         helper.make_tensor_value_info(cells, TensorProto.STRING, shape),
         helper.make_tensor_value_info(codes, TensorProto.INT64, shape),
     )
     names = [name for column in categories.columns for name in column]
-    longest = 1 + max((len(name.split(" ")) for name in names), default=1)  # in words, and a rest
+    # Words of the longest category, and one place for the rest of a longer cell.
+    longest = 1 + max((len(name.split(" ")) for name in names), default=1)
     _add_split(encoder, longest)
     _add_join(encoder, longest)
     _add_lookup(encoder, categories, longest)
@@ -144,7 +150,7 @@ def _encoder(categories: Categories, cells: str, codes: str) -> StringEncoder:
 
 
 def _add_split(encoder: StringEncoder, longest: int) -> None:
-    """Add nodes that split cells into lower-case words.
+    """Add ONNX nodes that split category cells into lower-case words.
 
     Each cell becomes `longest` words and a rest. A text of exactly that many words is split along,
     so that the width is fixed and there is always a cell.
@@ -160,7 +166,7 @@ def _add_split(encoder: StringEncoder, longest: int) -> None:
 
 
 def _add_join(encoder: StringEncoder, longest: int) -> None:
-    """Add nodes that join the words of each cell by single blanks."""
+    """Add ONNX nodes that join each cell's words by single blanks."""
     encoder.add_constants(object, {"blank": [" "]})
     encoder.add_constants(np.int64, {f"column_{at}": at for at in range(longest + 1)})
     encoder.add("Gather", "rows column_0", "joined_0", axis=1)
@@ -171,10 +177,10 @@ def _add_join(encoder: StringEncoder, longest: int) -> None:
 
 
 def _add_lookup(encoder: StringEncoder, categories: Categories, longest: int) -> None:
-    """Add nodes that look up the joined words of each cell.
+    """Add ONNX nodes that look up each category cell's integer code.
 
-    A key starts with the number of its column. Short categories end in blanks, because all cells
-    have `longest` + 1 words by now.
+    They look up the joined words of each cell. A key starts with the number of its column. Short
+    categories end in blanks, because all cells have `longest` + 1 words by now.
     """
     keys = {
         f"{column}:{name}{' ' * (longest - name.count(' '))}": code

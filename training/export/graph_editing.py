@@ -1,4 +1,4 @@
-"""Edit ONNX graphs: cleaning, names of dimensions, guards, encoders of strings."""
+"""Edit ONNX graphs: clean, rename dimensions, guard LSTM inputs, prepend string encoders."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ Encode = Callable[[NDArray[Any]], NDArray[np.int64]]
 
 
 def copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a deep copy of `model`."""
+    """Return a deep copy of an ONNX model."""
     clone = onnx.ModelProto()
     clone.CopyFrom(model)
     return clone
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Replace all nodes of `graph`; the new ones may include old ones."""
+    """Replace all nodes of an ONNX graph by `nodes`, in place.
+
+    `nodes` may include nodes of `graph`.
+    """
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
 
 
 def rename_value(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Rename a value in the inputs and outputs of all nodes."""
+    """Rename a tensor in the inputs and outputs of all ONNX nodes."""
     for node in graph.node:
         for names in (node.input, node.output):
             for position, name in enumerate(names):
@@ -50,7 +53,7 @@ def rename_value(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def set_attributes(node: onnx.NodeProto, **values: Any) -> None:
-    """Set or replace attributes of a node."""
+    """Set or replace attributes of an ONNX node."""
     kept = [attribute for attribute in node.attribute if attribute.name not in values]
     changed = [helper.make_attribute(name, value) for name, value in values.items()]
     del node.attribute[:]
@@ -58,7 +61,7 @@ def set_attributes(node: onnx.NodeProto, **values: Any) -> None:
 
 
 def constants(prefix: str, dtype: Any, values: Mapping[str, Any]) -> list[onnx.TensorProto]:
-    """Return initializers of one dtype, named `prefix` and their key."""
+    """Convert constants to ONNX initializers, named by `prefix` and key."""
     return [
         numpy_helper.from_array(np.array(value, dtype), prefix + name)
         for name, value in values.items()
@@ -69,7 +72,7 @@ def constants(prefix: str, dtype: Any, values: Mapping[str, Any]) -> list[onnx.T
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model` in portable form, without traces of its origin.
+    """Return an ONNX model in portable form, without metadata of its origin.
 
     It has opset OPSET and IR version IR. Local functions are inlined. Inferred shapes are dropped:
     they are a third of a small file, and in the way of quantization. Text operators get a locale
@@ -90,7 +93,7 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convert `model` to OPSET, and declare each domain that it uses once."""
+    """Convert an ONNX model to opset OPSET; declare each used domain once."""
     versions: dict[str, int] = {}
     for entry in model.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -108,7 +111,7 @@ def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _strip(graph: onnx.GraphProto) -> None:
-    """Remove documentation, metadata and inferred shapes, also in branches and loops."""
+    """Remove documentation, metadata and inferred shapes from an ONNX graph, recursively."""
     del graph.value_info[:]
     described: list[Any] = [graph, *graph.input, *graph.output, *graph.initializer, *graph.node]
     for item in described:
@@ -131,7 +134,7 @@ def _set_locale(node: onnx.NodeProto) -> None:
 
 
 def name_dims(model: onnx.ModelProto, dims: Mapping[str, Mapping[int, str]]) -> None:
-    """Rename the dynamic dimensions of a model.
+    """Rename the dynamic dimensions of an ONNX model's inputs and outputs.
 
     `dims` maps inputs to axes to names; the same dimensions of outputs are renamed as well.
     """
@@ -150,7 +153,7 @@ def name_dims(model: onnx.ModelProto, dims: Mapping[str, Mapping[int, str]]) -> 
 
 
 def guard_recurrences(model: onnx.ModelProto) -> None:
-    """Make LSTM and GRU refuse an empty batch or sequence.
+    """Make LSTM and GRU nodes reject an empty batch or sequence.
 
     ONNX Runtime 1.31.1 aborts the process there. Each input is reshaped to its own shape first,
     which is gathered so that an empty dimension is an ordinary error (an index out of range).
@@ -169,7 +172,10 @@ def guard_recurrences(model: onnx.ModelProto) -> None:
 
 
 def _guard(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    """Return nodes that check the input of `node`; connect it to them."""
+    """Return nodes that reject empty input of an LSTM or GRU `node`.
+
+    The node's input is connected to them.
+    """
     x = node.input[0]
     node.input[0] = f"{name}_x"
     return [
@@ -199,7 +205,7 @@ class StringEncoder:
     def add(
         self, operator: str, inputs: str, outputs: str, domain: str = "", **attributes: Any
     ) -> None:
-        """Add a node; blanks separate the names of its values."""
+        """Add an ONNX node; blanks separate the names in `inputs` and `outputs`."""
         sources = [self._name(short) for short in inputs.split()]
         targets = [self._name(short) for short in outputs.split()]
         node = helper.make_node(operator, sources, targets, domain=domain, **attributes)
@@ -213,7 +219,7 @@ class StringEncoder:
         return names.get(short, f"{self.numbers.name}_{short}")
 
     def prepend_to(self, graph: onnx.ModelProto) -> onnx.ModelProto:
-        """Return `graph` with strings as input in place of the numbers."""
+        """Return an ONNX graph that takes strings, with the encoder prepended."""
         model = copy(graph)
         inputs = [
             self.strings if value.name == self.numbers.name else value
@@ -228,7 +234,7 @@ class StringEncoder:
         return model
 
     def problem(self, encode: Encode, values: NDArray[Any]) -> str | None:
-        """Return how the nodes differ from the function `encode`, or None.
+        """Describe how the ONNX nodes differ from `encode`, or return None.
 
         They are compared on each of `values` alone, on all together and on none.
         """
@@ -251,7 +257,9 @@ class StringEncoder:
     def attach(
         self, graph: onnx.ModelProto, encode: Encode, values: NDArray[Any]
     ) -> onnx.ModelProto:
-        """Prepend the nodes to `graph`, after comparing them with `encode` on `values`.
+        """Prepend the encoder nodes to `graph` after comparing them with `encode`.
+
+        They are compared on `values`.
 
         Raises:
             ExportFailed: `graph` has no such input, or the nodes differ from `encode`.
@@ -266,7 +274,7 @@ class StringEncoder:
 
 
 def _identity(value: onnx.ValueInfoProto) -> onnx.ModelProto:
-    """Return a model that answers its only input."""
+    """Return an ONNX model that outputs its only input unchanged."""
     answer = onnx.ValueInfoProto()
     answer.CopyFrom(value)
     answer.name = "answer"

@@ -1,4 +1,7 @@
-"""Run, compare, sample and save ONNX graphs, without torch."""
+"""Run ONNX graphs in ONNX Runtime, compare outputs, record samples, save files.
+
+This module imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ from numpy.typing import NDArray
 from training.errors import ExportFailed
 from training.manifest import Sample
 
-# Emitted by torch 2.13. Opset 23 and later breaks masked attention in ONNX Runtime 1.31.
+# Versions that torch 2.13 writes. Opset 23 and later breaks masked attention in ONNX Runtime 1.31.
 OPSET, IR = 20, 10
 RTOL, ATOL = 1e-3, 1e-5
 CHUNK = 256  # rows that `runner` computes at a time
-LIMIT_BYTES = 2**31 - 1  # size of one protobuf message
-LOCALE = "C"  # the only one on every machine; with it, only A to Z have lower-case forms
+LIMIT_BYTES = 2**31 - 1  # largest protobuf message, so largest ONNX file
+LOCALE = "C"  # the only locale on every machine; it lower-cases A to Z only
 PROBE = Path(__file__).with_name("probe.py")
 PROBE_TIMEOUT_S = 300
 
@@ -55,7 +58,7 @@ Feeds = Mapping[str, NDArray[Any]]  # by name of the input; text is an object ar
 
 
 def open_session(model: onnx.ModelProto | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open a silent ONNX Runtime session on the CPU.
+    """Open an ONNX Runtime session on the CPU, without log output.
 
     With 0 `threads` there are as many as cores.
     """
@@ -67,7 +70,7 @@ def open_session(model: onnx.ModelProto | bytes, threads: int = 0) -> onnxruntim
 
 
 def with_empty_inputs(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
-    """Return `feeds` with an empty array for each missing input.
+    """Return `feeds` plus an empty array for each missing model input.
 
     A decoder's past is such an input: it is empty before the first token.
     """
@@ -77,7 +80,7 @@ def with_empty_inputs(model: onnx.ModelProto, feeds: Feeds) -> Feeds:
 
 
 def _empty(value: onnx.ValueInfoProto, batch: int) -> NDArray[Any]:
-    """Return an input's array whose dynamic dimensions are 0, except the batch."""
+    """Return an empty input array: dynamic dimensions other than batch are 0."""
     tensor = value.type.tensor_type
     sizes = {"batch": batch}
     shape = [
@@ -87,7 +90,7 @@ def _empty(value: onnx.ValueInfoProto, batch: int) -> NDArray[Any]:
 
 
 def runner(model: onnx.ModelProto) -> Callable[[Feeds], Answers]:
-    """Return a function that runs `model` in ONNX Runtime.
+    """Return a function that runs an ONNX model on input arrays.
 
     It computes CHUNK rows at a time, to limit memory. Inputs with different numbers of rows are run
     at once; a decoder's missing `past` starts empty.
@@ -112,7 +115,7 @@ def runner(model: onnx.ModelProto) -> Callable[[Feeds], Answers]:
 def run_in_subprocess(
     model: onnx.ModelProto, requests: Sequence[Feeds]
 ) -> list[Answers | None] | None:
-    """Run requests that may crash ONNX Runtime in a separate process.
+    """Run model requests that may crash ONNX Runtime in a subprocess.
 
     There are at most ten requests. A request that the runtime refuses has None in the list. If the
     process dies, there is no list.
@@ -135,11 +138,11 @@ def _write_arrays(path: Path, arrays: Feeds) -> None:
         name: values.astype(str) if values.dtype == object else values
         for name, values in arrays.items()
     }
-    np.savez(path, **plain)  # type: ignore[arg-type]  # numpy means its own option
+    np.savez(path, **plain)  # type: ignore[arg-type]  # arrays, not options of savez
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's root cause, shortened.
+    """Return the first message line of an exception's root cause, shortened.
 
     It has at most 200 characters, and no colors.
     """
@@ -153,12 +156,12 @@ def first_line(error: BaseException) -> str:
 
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Return the branches or the loop body of a node."""
+    """Return the subgraphs of an ONNX node: branches or loop body."""
     return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 def nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return all nodes, including those of branches and loop bodies."""
+    """Return all nodes of an ONNX graph, including those in subgraphs."""
     result = []
     for node in graph.node:
         result.append(node)
@@ -168,7 +171,7 @@ def nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def load_problem(model: onnx.ModelProto) -> str | None:
-    """Return why `model` would not load on every serving machine, or None."""
+    """Return why serving machines could not load an ONNX model, or None."""
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises its own error, protobuf's and plain ones
@@ -183,7 +186,7 @@ def load_problem(model: onnx.ModelProto) -> str | None:
 def shape_problem(
     session: onnxruntime.InferenceSession, answers: Sequence[NDArray[Any]]
 ) -> str | None:
-    """Return which output contradicts its declared shape, or None."""
+    """Return which model output contradicts its declared shape, or None."""
     for output, answer in zip(session.get_outputs(), answers, strict=True):
         declared = [size if isinstance(size, int) else -1 for size in output.shape]
         fits = len(declared) == answer.ndim and all(
@@ -197,7 +200,7 @@ def shape_problem(
 def difference(
     answer: NDArray[Any], original: NDArray[Any], rtol: float = RTOL, atol: float = ATOL
 ) -> str | None:
-    """Return how `answer` differs from `original`, or None.
+    """Describe how array `answer` differs from `original`; None if within tolerance.
 
     Floats may differ by the tolerance; all other types have to be equal.
     """
@@ -220,7 +223,7 @@ def difference(
 
 
 def samples(model: onnx.ModelProto, requests: Sequence[Feeds]) -> list[Sample]:
-    """Return `requests` in the Open Inference Protocol, each with its expected response.
+    """Return sample requests with expected responses, as Open Inference Protocol JSON.
 
     Floats are rounded to 4 decimals before the model runs, to keep requests short and exact.
     """
@@ -256,7 +259,7 @@ def protocol_tensor(name: str, datatype: str, values: NDArray[Any]) -> dict[str,
 
 
 def _shortest(value: Any) -> float | int | str:
-    """Return the shortest JSON value that is equal in the float's precision.
+    """Return the shortest JSON value that parses back to the same float.
 
     NaN and the infinities, which JSON lacks, become strings.
     """
@@ -266,7 +269,7 @@ def _shortest(value: Any) -> float | int | str:
 
 
 def save(model: onnx.ModelProto, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
-    """Write `model` and its weights atomically as one file.
+    """Write an ONNX model with its weights atomically to one file.
 
     Raises:
         ExportFailed: the model is larger than `limit_bytes`.

@@ -1,4 +1,4 @@
-"""Model card: describes graph and training run inside the ONNX file."""
+"""Model card: inputs, outputs and training origin, embedded in the ONNX file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def inputs(
     preprocessing: str | Mapping[str, str],
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Input]:
-    """Describe the inputs of `graph`.
+    """Return model card entries of an ONNX graph's inputs.
 
     `preprocessing` is one sentence for all inputs, or one for each. `columns` are the column names
     of inputs (batch, columns); names beyond COLUMNS_LIMIT are left out.
@@ -42,7 +42,7 @@ def inputs(
 def outputs(
     graph: onnx.ModelProto, kinds: Mapping[str, str], labels: Sequence[str]
 ) -> list[Output]:
-    """Describe the outputs of `graph`.
+    """Return model card entries of an ONNX graph's outputs.
 
     Outputs get the `labels` if they have one value for each in the last dimension.
     """
@@ -57,7 +57,7 @@ def outputs(
 
 
 def _tensors(values: Sequence[Any]) -> list[tuple[str, str, list[int]]]:
-    """Return name, datatype and shape of each tensor; -1 is dynamic."""
+    """Return name, datatype and shape of each tensor, -1 for dynamic dimensions."""
     tensors = []
     for value in values:
         shape = [size if isinstance(size, int) and size >= 0 else -1 for size in value.shape]
@@ -66,7 +66,7 @@ def _tensors(values: Sequence[Any]) -> list[tuple[str, str, list[int]]]:
 
 
 def origin(environ: Mapping[str, str], device: str, duration_s: float) -> manifest.Training:
-    """Describe the job, the machine and the versions of this training."""
+    """Return a model's origin: training job, machine, commit and library versions."""
     return {
         "job": environ.get("TRAINING_JOB_NAME"),
         "image": environ.get("MAYFLY_TRAINING_IMAGE"),
@@ -80,7 +80,7 @@ def origin(environ: Mapping[str, str], device: str, duration_s: float) -> manife
 
 
 def embed(graph: onnx.ModelProto, card: Mapping[str, Any]) -> None:
-    """Store `card` in the file's metadata, replacing an earlier one."""
+    """Store a model card in the ONNX metadata, replacing an earlier card."""
     kept = [prop for prop in graph.metadata_props if prop.key != manifest.KEY]
     del graph.metadata_props[:]
     graph.metadata_props.extend(kept)

@@ -1,4 +1,4 @@
-"""Export a trained model and its preprocessor as one proven ONNX graph.
+"""Export a trained model and its preprocessor as one checked ONNX graph.
 
 Models are torch modules or scikit-learn estimators.
 """
@@ -22,7 +22,9 @@ from training.fitting.trained import Trained
 
 
 def export(trained: Trained) -> onnx.ModelProto:
-    """Return the proven graph of the model alone, which takes preprocessed inputs.
+    """Export a trained model, without preprocessor, to a checked ONNX graph.
+
+    The graph takes preprocessed inputs.
 
     Raises:
         ExportFailed: no exporter made a graph that computes what the model computes.
@@ -39,7 +41,7 @@ def export(trained: Trained) -> onnx.ModelProto:
 def _at_temperature(
     graph: onnx.ModelProto, output: str, temperature: float, inputs: graphs.Feeds
 ) -> onnx.ModelProto:
-    """Return `graph` with its probabilities `output` at another temperature.
+    """Return `graph` with its output probabilities rescaled to a softmax temperature.
 
     Raises:
         ExportFailed: on `inputs`, ONNX Runtime computes something else.
@@ -56,7 +58,7 @@ def _at_temperature(
 
 
 def _with_softmax(graph: onnx.ModelProto, output: str, temperature: float) -> onnx.ModelProto:
-    """Append the softmax of the divided logarithms of the probabilities."""
+    """Append ONNX nodes that rescale probabilities p: softmax(log(p) / temperature)."""
     model = graph_editing.copy(graph)
     raw = f"{output}_raw"
     graph_editing.rename_value(model.graph, output, raw)
@@ -72,7 +74,7 @@ def _with_softmax(graph: onnx.ModelProto, output: str, temperature: float) -> on
 
 
 def attach_preprocessor(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the preprocessor's nodes before `graph`, and prove equal answers.
+    """Prepend the preprocessor's nodes to an ONNX graph; check for equal outputs.
 
     Raises:
         ExportFailed: the answers for raw inputs differ from those for preprocessed ones.
@@ -92,7 +94,7 @@ def attach_preprocessor(trained: Trained, graph: onnx.ModelProto) -> onnx.ModelP
 
 
 def torch_spec(trained: Trained) -> torch_exporter.Spec:
-    """Describe a network to the torch exporter: inputs, dynamic dimensions, sample inputs."""
+    """Return the torch exporter's specification of a network: inputs, dimensions, samples."""
     recipe = trained.recipe
     inputs = trained.encode(trained.request(trained.data.test))
     served = trained.served_model.cpu()
@@ -119,7 +121,7 @@ def torch_spec(trained: Trained) -> torch_exporter.Spec:
 
 
 def _with_batch(axes: Mapping[int, str]) -> dict[int, str]:
-    """Return `axes` with axis 0 as the batch, unless another is."""
+    """Return `axes` with axis 0 named batch, unless another axis is."""
     return dict(axes) if "batch" in axes.values() else {**axes, 0: "batch"}
 
 
@@ -136,7 +138,7 @@ def _dims(
 def _resized(
     values: NDArray[Any], axes: Mapping[int, str], sizes: Mapping[str, int]
 ) -> NDArray[Any]:
-    """Cut or repeat `values` to the sizes of their dynamic dimensions."""
+    """Cut or repeat an array along its dynamic axes to given sizes."""
     for axis, name in axes.items():
         values = values.take(range(sizes[name]), axis=axis, mode="wrap")
     return np.ascontiguousarray(values)

@@ -1,4 +1,4 @@
-"""Run requests that may crash ONNX Runtime: `python probe.py FOLDER`.
+"""Subprocess that runs requests which may crash ONNX Runtime: `python probe.py FOLDER`.
 
 The folder has model.onnx and requests 0.npz to 9.npz. Each answer is written to 0.answer.npz; there
 is none if the runtime refuses the request. Imports nothing of this repository, so it starts quickly

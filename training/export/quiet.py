@@ -1,4 +1,4 @@
-"""Silence for tools that log and warn about everything."""
+"""Context manager that silences warnings and log records of noisy libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress warnings, and log records up to ERROR."""
+    """Suppress warnings and log records up to ERROR during the block."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -17,7 +17,7 @@ SHOWN_LIMIT = 64 * 1024  # bytes of a sample as JSON; the registry keeps no larg
 
 
 def sample_requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
-    """Return inputs that show what `graph` answers.
+    """Return the model card's sample inputs, from test data or recipe.
 
     One row of the test part and, if it is small, a batch of two more. Inputs that the data lack are
     made by the recipe's `sample`, at the smallest sizes and one above.
@@ -33,7 +33,7 @@ def sample_requests(trained: Trained, graph: onnx.ModelProto) -> list[Arrays]:
 def batches(
     trained: Trained, graph: onnx.ModelProto, examples: Examples, rows: Sequence[slice]
 ) -> list[Arrays]:
-    """Return the inputs of `graph` for each slice of raw `examples`.
+    """Return one batch of model inputs for each slice of `examples`.
 
     They are preprocessed where `graph` is the model alone, without its preprocessor.
     """

@@ -1,4 +1,4 @@
-"""Convert scikit-learn estimators to ONNX graphs with skl2onnx, and correct them."""
+"""Convert scikit-learn estimators to ONNX with skl2onnx, correcting trees and imputers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.export.graphs import OPSET, Feeds
 from training.fitting.estimators import VECTORIZERS
 
 ML_OPSET = 3  # version of ai.onnx.ml that skl2onnx writes
-_UNICODE_WORD = r"[\p{L}\p{N}_]"  # Python's \w in the runtime's syntax, whose own \w is ASCII
+_UNICODE_WORD = r"[\p{L}\p{N}_]"  # Python's \w; ONNX Runtime's own \w is ASCII
 
 Step = tuple[str, list[str], dict[str, Any]]  # operator, inputs after the first, attributes
 
@@ -24,7 +24,7 @@ Step = tuple[str, list[str], dict[str, Any]]  # operator, inputs after the first
 def convert(
     estimator: Any, inputs: Feeds, output: str, expected: NDArray[Any], double: bool
 ) -> onnx.ModelProto:
-    """Return the graph of a fitted estimator, computing in float32 or float64.
+    """Convert a fitted scikit-learn estimator to ONNX, in float32 or float64.
 
     `expected` is the estimator's answer to some rows, for the shape of `output`.
     """
@@ -37,7 +37,7 @@ def convert(
 
 
 def _run_converter(estimator: Any, inputs: Feeds, double: bool) -> onnx.ModelProto:
-    """Convert with skl2onnx; inputs are flat (n, columns) floats and text."""
+    """Convert an estimator with skl2onnx; inputs are (n, columns) floats or text."""
     # Imported late: recipes of torch networks do not need it.
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
@@ -53,14 +53,14 @@ def _run_converter(estimator: Any, inputs: Feeds, double: bool) -> onnx.ModelPro
         target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
         options=_options(estimator),
     )
-    for entry in graph.opset_import:  # it declares the oldest opset that has these very operators
+    for entry in graph.opset_import:  # skl2onnx declares the oldest opset of its operators
         if entry.domain == "":
             entry.version = OPSET
     return graph
 
 
 def _options(estimator: Any) -> dict[int, dict[str, Any]]:
-    """Return skl2onnx's options by id of the part."""
+    """Return skl2onnx options by object id of each estimator part."""
     from sklearn.base import is_classifier
 
     options: dict[int, dict[str, Any]] = {}
@@ -73,9 +73,9 @@ def _options(estimator: Any) -> dict[int, dict[str, Any]]:
 
 
 def _fitted_parts(estimator: Any) -> Iterator[Any]:
-    """Yield the estimator and its fitted parts.
+    """Yield a scikit-learn estimator and its fitted parts, recursively.
 
-    A ColumnTransformer keeps those apart from its parameters.
+    A ColumnTransformer keeps its fitted parts apart from its parameters.
     """
     yield estimator
     parts = [step for _, step in getattr(estimator, "steps", [])]
@@ -87,7 +87,7 @@ def _fitted_parts(estimator: Any) -> Iterator[Any]:
 
 
 def _token_pattern(pattern: str) -> str:
-    r"""Translate a token pattern to the runtime's syntax.
+    r"""Translate a vectorizer's token pattern to ONNX Runtime's regular expression syntax.
 
     >>> print(_token_pattern(r"(?u)\b\w\w+\b"))
     [\p{L}\p{N}_][\p{L}\p{N}_]+
@@ -103,7 +103,7 @@ def _token_pattern(pattern: str) -> str:
 def _with_signature(
     graph: onnx.ModelProto, inputs: Feeds, output: str, expected: NDArray[Any], double: bool
 ) -> onnx.ModelProto:
-    """Return `graph` with the callers' inputs and one float32 output."""
+    """Give an ONNX graph the callers' input types and one float32 output."""
     model = graph_editing.copy(graph)
     names = [value.name for value in model.graph.output]
     raw = "probabilities" if "probabilities" in names else names[0]
@@ -121,7 +121,7 @@ def _with_signature(
 def _add_input(
     graph: onnx.GraphProto, name: str, values: NDArray[Any], double: bool
 ) -> list[onnx.NodeProto]:
-    """Declare an input as callers send it; return nodes that flatten it."""
+    """Declare an ONNX graph input; return nodes that cast and flatten it."""
     is_text = values.dtype == np.object_
     steps: list[Step] = []
     if not is_text and (double or values.dtype != np.float32):
@@ -140,7 +140,7 @@ def _add_input(
 def _add_output(
     graph: onnx.GraphProto, raw: str, output: str, expected: NDArray[Any], double: bool
 ) -> list[onnx.NodeProto]:
-    """Declare the output, and return nodes that compute it from `raw`."""
+    """Declare the ONNX graph output; return nodes computing it from `raw`."""
     shape = ["batch", *expected.shape[1:]]
     graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
     steps: list[Step] = []
@@ -155,7 +155,7 @@ def _add_output(
 
 
 def _chain(steps: Sequence[Step], source: str, target: str) -> list[onnx.NodeProto]:
-    """Return nodes that compute `target` from `source`, one step after another."""
+    """Return a chain of ONNX nodes that computes `target` from `source`."""
     between = [f"{target}_step_{count}" for count in range(1, len(steps))]
     values = [source, *between, target]
     return [
@@ -165,7 +165,7 @@ def _chain(steps: Sequence[Step], source: str, target: str) -> list[onnx.NodePro
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
-    """Return the nodes that `output` depends on, in order."""
+    """Return the ONNX nodes that `output` depends on, in order."""
     needed = {output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(nodes):
@@ -190,10 +190,10 @@ def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _correct_trees(model: onnx.ModelProto, estimator: Any) -> None:
-    """Make trees decide exactly as in scikit-learn.
+    """Make ONNX tree ensembles decide exactly as in scikit-learn.
 
-    It compares float32 values with double thresholds. The converter leaves out the learned branch
-    of NaN, and compares doubles that were not rounded.
+    scikit-learn compares float32 values with double thresholds. The converter leaves out the
+    learned branch of NaN, and compares doubles that were not rounded.
     """
     ensembles = [node for node in model.graph.node if node.op_type.startswith("TreeEnsemble")]
     trees = _trees(estimator)
@@ -220,14 +220,14 @@ def _correct_trees(model: onnx.ModelProto, estimator: Any) -> None:
 
 
 def _trees(estimator: Any) -> list[Any]:
-    """Return the fitted trees of an estimator or a pipeline's last step."""
+    """Return the fitted decision trees of an estimator or pipeline's last step."""
     final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     parts = np.ravel(getattr(final, "estimators_", [final]))
     return [part.tree_ for part in parts if hasattr(part, "tree_")]
 
 
 def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Round thresholds down to float32.
+    """Round float64 tree thresholds down to float32.
 
     For float32 x, x <= t then has the same result.
     """
@@ -236,7 +236,7 @@ def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _replace_imputers(model: onnx.ModelProto) -> None:
-    """Replace each Imputer by Where: the runtime has none for doubles."""
+    """Replace Imputer nodes, which ONNX Runtime lacks for doubles, by Where."""
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         attributes = {attribute.name: attribute for attribute in node.attribute}

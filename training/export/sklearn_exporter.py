@@ -1,4 +1,4 @@
-"""Export scikit-learn estimators to ONNX, and check the graph against the estimator.
+"""Export scikit-learn estimators to ONNX, checking graph outputs against the estimator.
 
 scikit-learn computes in float64 and the graph, where that is enough, in float32. A value on the
 threshold of a tree may then fall to the other side: how often is measured, and limited.
@@ -31,7 +31,7 @@ Predict = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """Checked graph, with the rates of its differences from the estimator."""
+    """Checked ONNX graph, with its mismatch rates against the scikit-learn estimator."""
 
     graph: onnx.ModelProto
     rows: int
@@ -40,10 +40,10 @@ class Converted:
 
 
 def export(estimator: Any, inputs: Feeds, output: str) -> Converted:
-    """Convert a fitted estimator to ONNX, and check the graph.
+    """Convert a fitted scikit-learn estimator to a checked ONNX graph.
 
-    It computes in float32 or, if that is not exact, in float64. `inputs` are those of a test part.
-    The graph's one output `output` has a classifier's probabilities (n, classes), in the order of
+    The graph computes in float32 or, if that is not exact, in float64. `inputs` are test data. The
+    graph's one output `output` has a classifier's probabilities (n, classes), in the order of
     `classes_`; a regressor's values (n,) or (n, targets); or a transformer's features (n, width).
 
     Raises:
@@ -84,13 +84,13 @@ def _convert(
 
 
 def _title(estimator: Any) -> str:
-    """Return the class name, or those of a pipeline's steps."""
+    """Return an estimator's class name; pipeline steps are joined by "+"."""
     steps = [step for _, step in getattr(estimator, "steps", ())] or [estimator]
     return " + ".join(type(step).__name__ for step in steps)
 
 
 def _predict_method(estimator: Any) -> Predict:
-    """Return the method whose answers the graph has to give."""
+    """Return the estimator's method that the ONNX graph has to reproduce."""
     from sklearn.base import is_classifier, is_regressor
 
     if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
@@ -112,7 +112,7 @@ def _predict_method(estimator: Any) -> Predict:
 
 
 def _prove(graph: onnx.ModelProto, predict: Predict, inputs: Feeds, title: str) -> Converted:
-    """Compare `graph` with the estimator on all probes.
+    """Compare an ONNX graph with its estimator on test and damaged rows.
 
     Raises:
         ExportFailed: more rows differ than may.
@@ -147,7 +147,7 @@ def _prove(graph: onnx.ModelProto, predict: Predict, inputs: Feeds, title: str) 
 
 
 def _probes(inputs: Feeds) -> Iterator[tuple[str, Feeds]]:
-    """Yield the requests of the check: test rows, then damaged ones.
+    """Yield requests for checking: test rows, then rows with damaged values.
 
     Damaged rows have a missing or unknown value. Each request has its condition for errors; it is
     empty for rows that the estimator has to answer.
@@ -173,7 +173,7 @@ def _rows(inputs: Feeds, count: int | None) -> Feeds:
 def _expected(
     predict: Predict, feeds: Feeds, condition: str, title: str
 ) -> NDArray[np.float64] | None:
-    """Return the estimator's answer, or None if it refuses the condition."""
+    """Return the estimator's answer, or None if it refuses damaged rows."""
     try:
         expected = np.asarray(predict(table(feeds)), np.float64)
     except ValueError:
@@ -202,16 +202,16 @@ def _answer(
 
 
 def _wrong_rows(answer: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return a mask (n,) of the rows beyond the tolerance."""
+    """Return a mask (n,) of rows whose answers differ beyond tolerance."""
     close = np.isclose(answer, expected, rtol=RTOL, atol=ATOL)
     wrong: NDArray[np.bool_] = ~close.reshape(len(close), -1).all(axis=1)
     return wrong
 
 
 def _relabelled(answer: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return a mask (n,) of the rows with another likeliest class.
+    """Return a mask (n,) of rows whose most likely class differs.
 
-    It has all rows if the answer is one value each.
+    All rows are in it if each answer is one value.
     """
     if answer.ndim != 2:
         return np.ones(len(answer), np.bool_)
@@ -222,7 +222,7 @@ def _relabelled(answer: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool
 def _check_empty(
     graph: onnx.ModelProto, inputs: Feeds, single: tuple[int, ...], title: str
 ) -> None:
-    """Check that a request without rows is refused or has no answers.
+    """Check that the graph refuses an empty request or answers no rows.
 
     scikit-learn refuses it. `single` is the shape of one row's answer.
     """

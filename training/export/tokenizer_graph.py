@@ -1,4 +1,4 @@
-"""Tokenizer in Python and as ONNX operators, with identical results.
+"""Word tokenizer in Python and as ONNX operators, with identical results.
 
 Words end at spaces and line ends. A to Z are lower-cased, which every machine's locale can do;
 other letters keep their case. A word of the vocabulary is recognized in each spelling of the
@@ -25,13 +25,13 @@ from training.export import graphs
 from training.export.graph_editing import StringEncoder
 from training.export.graphs import Feeds
 
-# Ids that are not words'. Every text begins with START, so that none is empty.
+# Token ids that stand for no word. Every text begins with START, so that no text is empty.
 PAD, UNKNOWN, START = 0, 1, 2
 SPECIAL = 3  # first id of a word
 PREFIX_LETTERS = 5
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _PUNCTUATION = string.punctuation + "“”‘’«»„…–—"  # noqa: RUF001  # characters that look alike
-ODD = (  # texts that are compared whatever the training texts are
+ODD = (  # unusual texts on which both tokenizers are always compared
     "",
     " ",
     "\n\n",
@@ -47,10 +47,10 @@ ODD = (  # texts that are compared whatever the training texts are
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """Tokenizer from texts to at most `length` ids, including START.
+    """Word tokenizer: converts each text to at most `length` token ids.
 
-    `words` maps each spelling of a word to its id. With `pieces` (ids, count), each id becomes
-    those of its pieces, followed by PAD.
+    START is the first of them. `words` maps each spelling of a word to its id. With `pieces` (ids,
+    count), each id becomes those of its pieces, followed by PAD.
     """
 
     words: Mapping[str, int]
@@ -61,7 +61,7 @@ class Tokenizer:
     def fit(
         cls, texts: Iterable[str], *, words: int, length: int, punctuations: int = 0
     ) -> Tokenizer:
-        """Learn the `words` most frequent words of `texts`.
+        """Build a tokenizer from the `words` most frequent words of `texts`.
 
         Only the part of a text that is encoded counts. A word's spellings are those in `texts`, and
         the word inside the `punctuations` most frequent pairs of punctuation.
@@ -98,11 +98,11 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Number of ids, for the embedding."""
+        """Vocabulary size: number of token ids, for the embedding layer."""
         return max(self.words.values()) + 1 if self.pieces is None else int(self.pieces.max()) + 1
 
     def __call__(self, texts: Sequence[str] | NDArray[Any]) -> NDArray[np.int64]:
-        """Encode texts (n,) as ids (n, width[, pieces]).
+        """Encode texts (n,) as token ids (n, width[, pieces]).
 
         They are as wide as the longest text; shorter ones end in PAD.
         """
@@ -130,7 +130,7 @@ def split(text: str, length: int) -> list[str]:
 
 
 def pieces(word: str) -> list[str]:
-    """Return the word, its alphanumeric runs, and a five-letter prefix of each.
+    """Split a word into pieces: itself, alphanumeric runs, five-letter prefixes.
 
     >>> pieces("asyncio.queue")
     ['asyncio.queue', 'async', 'asyncio', 'queue']
@@ -141,15 +141,15 @@ def pieces(word: str) -> list[str]:
 
 
 def _bare(spelling: str) -> str:
-    """Remove the punctuation around a word, unless there is nothing else."""
+    """Strip punctuation around a word, unless the word is all punctuation."""
     return spelling.strip(_PUNCTUATION) or spelling
 
 
 @dataclass(frozen=True, slots=True)
 class TextPreprocessor:
-    """Preprocessor of one text input (n,).
+    """Preprocessor that turns one text input into token ids.
 
-    It becomes the network's input `tokens` (n, width[, pieces]) int64.
+    Texts (n,) become the network's input `tokens` (n, width[, pieces]) int64.
     """
 
     tokenizer: Tokenizer
@@ -157,12 +157,12 @@ class TextPreprocessor:
     tokens: str = "tokens"
 
     def encode(self, inputs: Feeds) -> dict[str, NDArray[Any]]:
-        """Replace the text in `inputs` by its token ids."""
+        """Replace the text array in `inputs` by token ids."""
         rest = {name: values for name, values in inputs.items() if name != self.text}
         return {self.tokens: self.tokenizer(inputs[self.text]), **rest}
 
     def attach(self, graph: onnx.ModelProto) -> onnx.ModelProto:
-        """Put the tokenizer before `graph`, after comparing it with Python's.
+        """Prepend tokenizer nodes to `graph`, checked against the Python tokenizer.
 
         Raises:
             ExportFailed: `graph` has no input of that name, or the tokenizers differ.
@@ -172,13 +172,16 @@ class TextPreprocessor:
 
 
 def disagreement(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
-    """Return how the graph's ids for `texts` differ from Python's, or None."""
+    """Describe how ONNX and Python token ids for `texts` differ, or None."""
     encoder = _encoder(tokenizer, "text", "tokens")
     return encoder.problem(tokenizer, np.array(texts, object))
 
 
 def _encoder(tokenizer: Tokenizer, text: str, tokens: str) -> StringEncoder:
-    """Return nodes that compute token ids (n, width[, pieces]) from strings (n,)."""
+    """Return ONNX nodes that compute token ids (n, width[, pieces]) from texts.
+
+    Texts are (n,) strings.
+    """
     shape: list[str | int] = ["batch", "length"]
     if tokenizer.pieces is not None:
         shape.append(tokenizer.pieces.shape[1])
@@ -207,7 +210,7 @@ def _add_constants(encoder: StringEncoder, length: int) -> None:
 
 
 def _add_split(encoder: StringEncoder, length: int) -> None:
-    """Add nodes that split strings (n,) into lower-case words.
+    """Add ONNX nodes that split texts (n,) into lower-case words.
 
     The words have shape (n + 1, lines, words): an empty text is added, because StringNormalizer
     refuses to read no text at all. Both splits stop at `length`, so that a text has at most about
@@ -222,7 +225,7 @@ def _add_split(encoder: StringEncoder, length: int) -> None:
 
 
 def _add_ids(encoder: StringEncoder, ids: Mapping[str, int]) -> None:
-    """Add nodes that look up the id of each word.
+    """Add ONNX nodes that look up the token id of each word.
 
     The ids have shape (n + 1, places); each row begins with START. Between the ids there is PAD,
     where a line is shorter than the longest.
@@ -239,7 +242,7 @@ def _add_ids(encoder: StringEncoder, ids: Mapping[str, int]) -> None:
 
 
 def _add_targets(encoder: StringEncoder) -> None:
-    """Add nodes that compute the column of each id in the result.
+    """Add ONNX nodes that compute each token id's column in the result.
 
     They also compute the width of the result. PAD and the words beyond the length go to one column
     more, which is cut off.
@@ -258,7 +261,7 @@ def _add_targets(encoder: StringEncoder) -> None:
 
 
 def _add_rows(encoder: StringEncoder, output: str) -> None:
-    """Add nodes that move the ids to their columns (n, width).
+    """Add ONNX nodes that scatter token ids into a matrix (n, width).
 
     The row of the empty text is cut off.
     """

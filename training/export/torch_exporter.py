@@ -1,8 +1,8 @@
-"""Export torch networks to ONNX, and compare the graph with torch.
+"""Export PyTorch networks to ONNX, and check the graph at untraced sizes.
 
-They are compared at sizes that the exporter never traced, because exporters fail silently: torch
-2.13 unrolls a vanilla nn.RNN to the traced length and still declares the dimension dynamic.
-Therefore several exporters are tried, until a graph is right.
+Network and graph are compared at sizes that the exporter never traced, because exporters fail
+silently: torch 2.13 unrolls a vanilla nn.RNN to the traced length and still declares the dimension
+dynamic. Therefore several exporters are tried, until a graph is right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """Dynamic dimension, with its least and greatest size that are checked.
+    """Dynamic dimension of a model, with smallest and largest size to check.
 
     With `low=0` the empty case has to work, e.g. a decoder's past at the first token. With a higher
     `low` the runtime may refuse an empty dimension, but must not answer it wrongly.
@@ -41,7 +41,7 @@ class Dim:
 
 @dataclass(frozen=True)
 class Spec:
-    """Network to export, with its inputs, outputs and dynamic dimensions.
+    """PyTorch network to export, with its inputs, outputs and dynamic dimensions.
 
     `sample` makes the inputs, in order, for given sizes of the dynamic dimensions.
     """
@@ -62,7 +62,7 @@ Exporter = Callable[[Spec], onnx.ModelProto]
 
 
 def traced_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
-    """Choose a different size for each dimension to trace with.
+    """Choose a distinct size of each dynamic dimension for tracing the network.
 
     Exporters take 0 and 1 for constants, and the bounds are left for the check.
 
@@ -81,7 +81,7 @@ def traced_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
 
 
 def proof_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
-    """Choose sizes at which to compare with torch, none of them traced.
+    """Choose untraced dimension sizes at which to compare graph and network.
 
     First all dimensions are smallest. Then each is in turn smallest, largest and in between, while
     the others have different turns.
@@ -111,7 +111,7 @@ def _untraced(name: str, dim: Dim, traced: int) -> list[int]:
 
 
 def empty_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
-    """Choose sizes in which one usually non-empty dimension is empty.
+    """Choose dimension sizes for checks with one empty dimension each.
 
     >>> empty_sizes({"batch": Dim(1, 257), "past": Dim(0, 24)})
     [{'batch': 0, 'past': 1}]
@@ -130,7 +130,7 @@ def _too_few(name: str, dim: Dim) -> ExportFailed:
 
 
 def export(spec: Spec, exporters: Sequence[Exporter] | None = None) -> onnx.ModelProto:
-    """Export the network with the first exporter that agrees with torch.
+    """Export a network with the first exporter whose ONNX graph matches torch.
 
     Raises:
         ExportFailed: no exporter made such a graph; the message has each one's reason.
@@ -172,7 +172,7 @@ def _export_clean(exporter: Exporter, spec: Spec) -> onnx.ModelProto:
 
 
 def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
-    """Return how the graph differs from torch at any size, or None."""
+    """Describe how an ONNX graph differs from its torch network, or None."""
     problem = graphs.load_problem(graph)
     if problem is not None:
         return problem
@@ -193,7 +193,7 @@ def disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
 
 
 def _empty_disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
-    """Return how the graph fails on an empty dimension, or None.
+    """Describe how an ONNX graph fails on empty dimensions, or return None.
 
     It may differ from torch, or end the process. A refusal by the runtime is no failure.
     """
@@ -217,7 +217,7 @@ def _empty_disagreement(graph: onnx.ModelProto, spec: Spec) -> str | None:
 
 
 def _run_torch(spec: Spec, sizes: Sizes) -> tuple[graphs.Feeds, list[NDArray[Any]]]:
-    """Return inputs of these sizes, and the network's answers."""
+    """Run the torch network at given sizes; return inputs and outputs."""
     tensors = spec.sample(sizes)
     with torch.no_grad():
         answer = spec.model(*tensors)
@@ -244,12 +244,12 @@ def _format(sizes: Sizes) -> str:
 
 
 def named_dims(spec: Spec) -> onnx.ModelProto:
-    """Export with torch.export and the dynamic dimensions of `spec`."""
+    """Export a network to ONNX by torch.export with named dynamic dimensions."""
     return _dynamo(spec, tuple(dict(axes) for axes in spec.inputs.values()))
 
 
 def automatic_dims(spec: Spec) -> onnx.ModelProto:
-    """Export with torch.export, which finds the dynamic dimensions itself."""
+    """Export a network to ONNX by torch.export with automatic dynamic dimensions."""
     auto = torch.export.Dim.AUTO
     return _dynamo(spec, tuple(dict.fromkeys(axes, auto) for axes in spec.inputs.values()))
 
@@ -273,7 +273,7 @@ def _dynamo(spec: Spec, shapes: tuple[dict[int, Any], ...]) -> onnx.ModelProto:
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Name the outputs, and rename inner values that have the same name.
+    """Set an ONNX graph's output names; rename inner values with equal names.
 
     The exporter itself would name an output `embedding` beside an inner value of that name.
     """
@@ -286,7 +286,7 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
 
 
 def torchscript(spec: Spec) -> onnx.ModelProto:
-    """Export with TorchScript, which traces one run."""
+    """Export a network to ONNX by TorchScript, tracing a single run."""
     buffer = io.BytesIO()
     torch.onnx.export(
         spec.model,
@@ -306,7 +306,7 @@ EXPORTERS: Sequence[Exporter] = (named_dims, automatic_dims, torchscript)
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress the exporters' warnings, log records and progress on the terminal."""
+    """Suppress ONNX exporters' warnings, log records and terminal output."""
     with (
         quiet(),
         contextlib.redirect_stdout(io.StringIO()),

@@ -1,4 +1,4 @@
-"""Send job requests by boto3 or the SageMaker SDK; follow jobs."""
+"""Submit SageMaker training jobs by boto3 or SDK; upload code; poll status."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ POLL_S = 1.0
 FINAL = {"Completed", "Failed", "Stopped"}
 TELEMETRY_OFF = "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n"
 
-Submit = Callable[[Request, str], None]  # request, region
+Submit = Callable[[Request, str], None]  # takes a request and a region
 
 
 def client(service: str, region: str) -> Any:
-    """Return a boto3 client for a service in a region.
+    """Return a boto3 client for an AWS service in a region.
 
     Where AWS_ENDPOINT_URL is set, it talks to the local stack.
     """
@@ -35,7 +35,7 @@ def client(service: str, region: str) -> Any:
 
 
 def upload_code(code: SourceCode, bucket: str, region: str) -> None:
-    """Put every file under `code/<digest>/`.
+    """Upload a job's source files to S3 under `code/<digest>/`.
 
     Raises:
         InvalidJob: S3 refuses, in its own words.
@@ -49,7 +49,7 @@ def upload_code(code: SourceCode, bucket: str, region: str) -> None:
 
 
 def artifacts_bucket(region: str) -> str:
-    """Return the bucket of the local stack that models are uploaded to.
+    """Return the name of the local stack's S3 bucket for models.
 
     Raises:
         InvalidJob: there is no stack, or no such bucket.
@@ -72,7 +72,7 @@ def artifacts_bucket(region: str) -> str:
 
 
 def submit_boto3(request: Request, region: str) -> None:
-    """Send a CreateTrainingJob request unchanged.
+    """Send a CreateTrainingJob request to SageMaker through boto3, unchanged.
 
     Raises:
         InvalidJob: SageMaker refuses, in its own words.
@@ -87,7 +87,7 @@ def submit_boto3(request: Request, region: str) -> None:
 
 
 def submit_sagemaker(request: Request, region: str) -> None:
-    """Send a CreateTrainingJob request through the SageMaker SDK 3.
+    """Send a CreateTrainingJob request through the SageMaker Python SDK, version 3.
 
     Raises:
         InvalidJob: the SDK is not installed here, or SageMaker refuses.
@@ -102,7 +102,7 @@ def submit_sagemaker(request: Request, region: str) -> None:
 
 @contextlib.contextmanager
 def quiet_sdk() -> Iterator[None]:
-    """Turn off the SageMaker SDK's telemetry and its check of the role.
+    """Disable the SageMaker SDK's telemetry and IAM role check during the block.
 
     Raises:
         InvalidJob: the SDK is not installed here, or SageMaker refuses.
@@ -114,7 +114,7 @@ def quiet_sdk() -> Iterator[None]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
         config.write(TELEMETRY_OFF)
         config.flush()
-        # Telemetry is one GET a call, with the account's number and an ARN.
+        # Telemetry sends one GET for each SDK call, with the account's number and an ARN.
         os.environ["SAGEMAKER_USER_CONFIG_OVERRIDE"] = config.name
         os.environ["SAGEMAKER_VALIDATE_ROLE"] = "false"  # saves iam:SimulatePrincipalPolicy
         try:
@@ -124,7 +124,7 @@ def quiet_sdk() -> Iterator[None]:
 
 
 def snake(name: str) -> str:
-    """Return a field's name as the SDK spells it.
+    """Convert an AWS field name to the SageMaker SDK's snake_case.
 
     >>> snake("VolumeSizeInGB")
     'volume_size_in_gb'
@@ -133,7 +133,7 @@ def snake(name: str) -> str:
 
 
 def snake_case(request: Request) -> dict[str, Any]:
-    """Rename the fields of a request as the SageMaker SDK spells them.
+    """Return a job request with fields renamed to the SDK's snake_case.
 
     Keys of maps, such as hyperparameters, are the user's and stay.
     """
@@ -155,7 +155,7 @@ def _renamed(value: Any, shape: Any) -> Any:
 
 
 def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
-    """Follow a training job to its end and return its description.
+    """Poll a training job until it ends; return SageMaker's final description.
 
     `say` gets a line whenever the status changes.
 
@@ -190,7 +190,7 @@ def follow(
     say: Callable[[str], None],
     poll_s: float,
 ) -> Request:
-    """Poll a job until it ends, and return its last description.
+    """Poll a job until it ends, reporting status changes; return its description.
 
     `say` gets the status line whenever it differs from the line before.
     """
@@ -207,7 +207,7 @@ def follow(
 
 
 def describe(call: Callable[..., Request], **name: str) -> Request:
-    """Return SageMaker's description of a job.
+    """Call a SageMaker describe operation and return the job's description.
 
     Raises:
         InvalidJob: SageMaker refuses, in its own words.

@@ -1,4 +1,4 @@
-"""First process of a training container: prepare and run the script.
+"""SageMaker container entry point: install packages, run training script, forward signals.
 
     python3 bootstrap.py -m training.train digits
     MAYFLY_RECIPE=digits python3 bootstrap.py
@@ -35,13 +35,13 @@ from pathlib import Path
 from typing import Any
 
 FAILURE_LIMIT = 1024  # characters of the failure file that SageMaker shows
-STDERR_LINES = 200  # kept for the failure file
+STDERR_LINES = 200  # last lines of stderr that are kept for the failure file
 RESERVED = ("sagemaker_", "_tuning_")  # prefixes of SageMaker's own hyperparameters
-STOPPED = 128 + int(signal.SIGTERM)  # exit status
+STOPPED = 128 + int(signal.SIGTERM)  # exit status after SIGTERM
 
 TORCHRUN = "torch.distributed.run"
-PORT = 29500  # the hosts of a job meet at this port of the first
-GRACE_S = 110  # SageMaker leaves 120 s; torchrun gives its children these
+PORT = 29500  # TCP port of the first host, at which all hosts of a job meet
+GRACE_S = 110  # seconds that torchrun gives its children after SIGTERM; SageMaker leaves 120 s
 # torchrun's own log lines, which follow the traceback of the process that failed first.
 TORCHRUN_LOG = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic/", re.MULTILINE)
 CHILD_FAILED = re.compile(TORCHRUN_LOG.pattern + r".* failed \(exitcode: (-?\d+)\)", re.MULTILINE)
@@ -58,7 +58,7 @@ PIP = (
 
 
 def main(arguments: list[str]) -> int:
-    """Install what is missing, run the script and return its exit status."""
+    """Install missing packages, run the training script; return its exit status."""
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     environment = contract(base, os.environ)
     for name in ("SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR", "SM_CHECKPOINT_DIR"):
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _install(code: Path, environment: Mapping[str, str]) -> tuple[int, str]:
-    """Install the missing requirements and return exit status and stderr of pip."""
+    """Install missing requirements with pip; return its exit status and stderr."""
     missing = list(missing_requirements(code / "training" / "requirements.txt"))
     if not missing:
         return 0, ""
@@ -87,7 +87,10 @@ def _install(code: Path, environment: Mapping[str, str]) -> tuple[int, str]:
 
 
 def missing_requirements(path: Path) -> Iterator[str]:
-    """Yield requirements whose package is not installed in any version."""
+    """Yield a requirements file's entries whose package is not installed.
+
+    Any installed version counts.
+    """
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         requirement = line.partition("#")[0].strip()
         if not requirement:
@@ -102,10 +105,11 @@ def missing_requirements(path: Path) -> Iterator[str]:
 
 
 def contract(base: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` with the SM_* variables for the configuration files under `base`.
+    """Return environment variables with SM_* added from SageMaker's configuration files.
 
-    SM_HPS holds the hyperparameters as text, as they came: decoding "007" or "1e5" here would
-    change a text for good. SageMaker's own hyperparameters are left out.
+    The files are in `base`/input/config. SM_HPS holds the hyperparameters as text, as they came:
+    decoding "007" or "1e5" here would change a text for good. SageMaker's own hyperparameters are
+    left out.
     """
     config = base / "input" / "config"
     resources = _read_json(config / "resourceconfig.json")
@@ -116,7 +120,7 @@ def contract(base: Path, environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in _read_json(config / "hyperparameters.json").items()
         if not name.startswith(RESERVED)
     }
-    # The jobs of one tuning job may share a folder for checkpoints: each gets one inside it.
+    # The jobs of one tuning job may share a folder for checkpoints: each job gets a subfolder.
     job = environ.get("TRAINING_JOB_NAME", "") if "MAYFLY_RECIPE" in environ else ""
     variables = {
         "SM_MODEL_DIR": base / "model",
@@ -146,7 +150,7 @@ def contract(base: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _network(interface: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return variables that tell gloo and NCCL the hosts' network interface."""
+    """Return environment variables that select gloo's and NCCL's network interface."""
     names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return {name: environ.get(name, interface) for name in names} if interface else {}
 
@@ -160,7 +164,7 @@ def gpu_count(environ: Mapping[str, str]) -> int:
 
 
 def torchrun(environment: Mapping[str, str]) -> list[str]:
-    """Return torchrun's part of the command; nothing for a single process."""
+    """Return torchrun's command-line arguments, or none for a single process."""
     hosts = json.loads(environment["SM_HOSTS"])
     processes = int(environment.get("MAYFLY_PROCESSES") or environment["SM_NUM_GPUS"]) or 1
     if len(hosts) * processes == 1:
@@ -189,7 +193,7 @@ def _dumps(value: object) -> str:
 
 
 def run(command: list[str], environment: Mapping[str, str], folder: Path) -> tuple[int, str]:
-    """Run a command and return its exit status and last stderr lines.
+    """Run a command, forwarding signals; return exit status and last stderr lines.
 
     The status is a shell's: 128 and the signal's number for a killed process.
 
@@ -217,7 +221,7 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path) -> tup
 
 
 class Signals:
-    """SIGTERM and SIGINT of this process, forwarded to its child."""
+    """Signal handler that forwards SIGTERM and SIGINT to a child process."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
@@ -234,8 +238,8 @@ class Signals:
             self._child.send_signal(number)
 
     def forward_to(self, child: subprocess.Popen[str]) -> None:
-        """Forward the signals received so far, and from now on all others."""
-        self._child = child  # first: a signal between the two lines is forwarded by the handler
+        """Forward signals received so far and later to a child process."""
+        self._child = child  # set first, so that the handler forwards a signal that comes now
         for number in self._early:
             child.send_signal(number)
 
@@ -248,7 +252,7 @@ def _copy_stderr(child: subprocess.Popen[str], lines: deque[str]) -> None:
 
 
 def write_failure(path: Path, status: int, stderr: str) -> None:
-    """Write the end of a traceback to the failure file.
+    """Write the end of a traceback to SageMaker's failure file.
 
     A failure file of the script's own is left alone.
     """
@@ -269,7 +273,7 @@ def _killed(number: int) -> str:
 
 
 def _last_lines(lines: list[str]) -> str:
-    """Join as many last lines as fit into the failure file.
+    """Join as many last traceback lines as fit into FAILURE_LIMIT.
 
     The last line names the error and is always among them.
     """

@@ -1,4 +1,4 @@
-"""Command line that submits training jobs and searches to SageMaker."""
+"""Command line that submits training jobs and hyperparameter searches to SageMaker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLE_BUCKET = "my-artifacts"
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Submit a job from the command line and return the exit status."""
+    """Submit a training job from the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
         return _submit(options, environ)
@@ -122,7 +122,7 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _search(job: Job, options: argparse.Namespace, code: SourceCode) -> Mapping[str, object] | None:
-    """Search over jobs and return the best settings.
+    """Search hyperparameters with training jobs; return the best settings, or None.
 
     None where a tuning job was only printed or only submitted. A dry run of another search tries
     nothing: the request of the last job is printed.
@@ -174,7 +174,7 @@ def _make_job(options: argparse.Namespace, environ: Mapping[str, str], code: Sou
 
 
 def check_recipe(recipe: str, hyperparameters: Mapping[str, object]) -> tuple[str, Task | None]:
-    """Check a recipe and its hyperparameters; return its name and task.
+    """Check a recipe and its hyperparameters; return the recipe's name and task.
 
     Mistakes are found here, before an instance is paid for.
 
@@ -220,7 +220,7 @@ def _role(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
 
 
 def _job_arguments(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the options that the training command in the job gets.
+    """Return the command-line options for the training command inside a job.
 
     Options at their defaults are left out.
     """

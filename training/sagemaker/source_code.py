@@ -1,4 +1,4 @@
-"""Source code that a job runs: this package and the recipe.
+"""Source code that a training job runs: `training` package and recipe.
 
 It is stored under its digest, so that the same code is uploaded once.
 """
@@ -16,19 +16,22 @@ from pathlib import Path
 from training.errors import InvalidJob, InvalidRecipe
 
 PACKAGE = Path(__file__).parents[1]  # training/
-ARCHIVE = "sourcedir.tar.gz"  # the name that SageMaker's toolkit uses
+ARCHIVE = "sourcedir.tar.gz"  # file name that SageMaker's toolkit uses
 
 
 @dataclass(frozen=True)
 class SourceCode:
-    """Files of the channel `code`, and the recipe's name among them."""
+    """Source files of a training job, and the recipe to run.
 
-    files: Mapping[str, bytes]  # by path in the channel
+    The job gets the files in its input channel `code`.
+    """
+
+    files: Mapping[str, bytes]  # content by path in the channel
     entry: str  # argument of training.train: a built-in recipe, or the recipe's file
 
     @property
     def digest(self) -> str:
-        """SHA-256 digest of all file names and contents."""
+        """SHA-256 digest of all source file names and contents."""
         lines = (
             f"{name} {hashlib.sha256(content).hexdigest()}\n"
             for name, content in sorted(self.files.items())
@@ -36,11 +39,14 @@ class SourceCode:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def uri(self, bucket: str) -> str:
-        """Return the S3 prefix of the files in `bucket`."""
+        """Return the S3 URI prefix of the source files in `bucket`."""
         return f"s3://{bucket}/code/{self.digest}/"
 
     def archive(self) -> bytes:
-        """Pack all files as .tar.gz; the same files give the same bytes."""
+        """Pack the source files as a reproducible .tar.gz archive.
+
+        The same files give the same bytes.
+        """
         packed = io.BytesIO()
         with (
             gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file,
@@ -54,7 +60,7 @@ class SourceCode:
 
 
 def archive_uri(code_uri: str) -> str:
-    """Return the S3 address of the archive under a code prefix."""
+    """Return the S3 address of a job's source code archive."""
     return f"{code_uri}{ARCHIVE}"
 
 

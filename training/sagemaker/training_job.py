@@ -1,4 +1,4 @@
-"""CreateTrainingJob request of a training job.
+"""Build SageMaker CreateTrainingJob requests: image, data, instance, spot limits, network.
 
 Building it reads and sends nothing: every backend sends the same request.
 
@@ -37,9 +37,9 @@ Request = dict[str, Any]
 CODE = "/opt/ml/input/data/code"  # folder of the channel `code` in the container
 TORCH = "2.13"
 GPU_FAMILIES = re.compile(r"ml\.(g|p)\d")
-SPOT_WAIT_S = 3600  # for a spot instance, beyond the runtime
-DEFAULT_ACCOUNT = "763104351884"  # AWS Deep Learning Containers
-# Regions with an account of their own, from the SDK's table: sagemaker 3.27, pytorch-amzn2023.
+SPOT_WAIT_S = 3600  # seconds to wait for a spot instance, beyond the runtime
+DEFAULT_ACCOUNT = "763104351884"  # AWS account of the Deep Learning Containers
+# Container accounts of other regions, from the table in sagemaker 3.27: pytorch-amzn2023.
 OPT_IN_ACCOUNTS = {
     "af-south-1": "626614931356", "ap-east-1": "871362719292", "ap-east-2": "975050140332",
     "ap-northeast-3": "364406365360", "ap-south-2": "772153158452",
@@ -54,7 +54,7 @@ OPT_IN_ACCOUNTS = {
 
 @dataclass(frozen=True)
 class Job:
-    """Training job: recipe, data, instance, network and limits."""
+    """SageMaker training job: recipe, data, instance, network and time limits."""
 
     name: str
     recipe: str
@@ -71,7 +71,7 @@ class Job:
     max_runtime_s: int = 3600
     max_wait_s: int | None = None  # spot only, runtime included; default: SPOT_WAIT_S more
     volume_gb: int = 30
-    retries: int = 2  # after an internal error of SageMaker
+    retries: int = 2  # attempts after an internal error of SageMaker
     keep_alive_s: int = 0  # warm pool: the instance is paid for, and the next job starts at once
     kms_key: str | None = None
     subnets: Sequence[str] = ()
@@ -79,15 +79,15 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     code_revision: str | None = None
-    task: Task | None = None  # chooses the metrics; None: those of all tasks
-    instances: int = 1  # on several, as on several GPUs, bootstrap.py starts torchrun
-    processes: int | None = None  # on each instance; default: one for each GPU
-    arguments: Sequence[str] = ()  # further ones for training.train
+    task: Task | None = None  # chooses the metrics; None: metrics of all tasks
+    instances: int = 1  # with several, or several GPUs, bootstrap.py starts torchrun
+    processes: int | None = None  # number on each instance; default: one for each GPU
+    arguments: Sequence[str] = ()  # further command-line arguments of training.train
     trial: bool = False  # the job judges settings for a search, and registers no model
 
 
 def image_uri(region: str, instance_type: str) -> str:
-    """Return AWS's PyTorch training image for a region and an instance type.
+    """Return AWS's PyTorch container image URI for a region and instance type.
 
     >>> image_uri("eu-west-1", "ml.g5.xlarge")
     '763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch:2.13-cu133-amzn2023-sagemaker'
@@ -103,7 +103,7 @@ def image_uri(region: str, instance_type: str) -> str:
 
 
 def job_name(model: str, now: datetime | None = None, suffix: str | None = None) -> str:
-    """Make a unique job name of model, time and a random suffix.
+    """Make a unique training job name from model, time and suffix.
 
     SageMaker allows 63 letters, digits and hyphens.
 
@@ -115,7 +115,7 @@ def job_name(model: str, now: datetime | None = None, suffix: str | None = None)
 
 
 def build(job: Job) -> Request:
-    """Build the CreateTrainingJob request of a job; nothing is read or sent.
+    """Build a job's CreateTrainingJob request, without reading or sending anything.
 
     The output is uncompressed: model.onnx arrives under models/<model>/ by one PutObject, which
     registers it. A trial's output arrives under trials/<model>/.

@@ -1,4 +1,4 @@
-"""Hyperparameter search whose trials are training jobs."""
+"""Hyperparameter search that runs each trial as a SageMaker training job."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from training.tuning.runner import RunningTrial, TrialStatus
 from training.tuning.space import Search, load_search
 from training.tuning.study import Settings, Study
 
-POLL_S = 5.0  # a look is one request for each running job
+POLL_S = 5.0  # seconds; each poll is one request for each running job
 
 
 def run_over_jobs(job: Job, options: argparse.Namespace, submit: backends.Submit) -> Settings:
-    """Run a search as training jobs and return the best settings.
+    """Search hyperparameters in SageMaker training jobs; return the best settings.
 
     Each trial is a job like `job`; `--parallel` of them run at a time.
 
@@ -42,7 +42,7 @@ def run_over_jobs(job: Job, options: argparse.Namespace, submit: backends.Submit
         name = trial.user_attrs.get("job") or _submit_trial(job, study, trial, submit)
         return JobTrial(search, name, client, resumable=study.folder is not None)
 
-    # The local stack answers at once, and its jobs take seconds.
+    # The local stack is polled more often: its jobs take seconds.
     poll_s = runner.POLL_S if "AWS_ENDPOINT_URL" in os.environ else POLL_S
     runner.run_parallel(study, launch, parallel=options.parallel, poll_s=poll_s)
     print("\n".join(study.table()), flush=True)
@@ -65,14 +65,14 @@ def _submit_trial(job: Job, study: Study, trial: Trial, submit: backends.Submit)
 
 
 class JobTrial:
-    """Trial in a training job."""
+    """Search trial that runs as a SageMaker training job."""
 
     def __init__(self, search: Search, name: str, client: Any, *, resumable: bool) -> None:
         self._search, self._name, self._client = search, name, client
         self._resumable = resumable
 
     def status(self) -> TrialStatus:
-        """Return the progress that SageMaker has read from the job's log."""
+        """Return the trial's progress, from SageMaker's metrics of the job."""
         job = self._client.describe_training_job(TrainingJobName=self._name)
         metrics = {
             item["MetricName"]: float(item["Value"]) for item in job.get("FinalMetricDataList", [])
@@ -99,11 +99,11 @@ class JobTrial:
         return {int(epoch): self._search.score(row)} if epoch is not None and row else {}
 
     def stop(self) -> None:
-        """Stop the job."""
-        with contextlib.suppress(ClientError):  # it has ended meanwhile
+        """Stop the trial's training job."""
+        with contextlib.suppress(ClientError):  # the job has ended meanwhile
             self._client.stop_training_job(TrainingJobName=self._name)
 
     def close(self) -> None:
-        """Stop the job, unless a resumed search can follow it."""
+        """Stop the trial's job, unless a resumed search can follow it."""
         if not self._resumable:
             self.stop()

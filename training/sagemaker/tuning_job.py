@@ -1,11 +1,12 @@
-"""Search by SageMaker itself: one CreateHyperParameterTuningJob request, sent and followed.
+"""Hyperparameter search by SageMaker itself: build, send and follow a tuning job.
 
     python -m training train mlp --tune 20 --search sagemaker --parallel 4 --on sagemaker \\
         --instance ml.g5.xlarge
 
-Its training jobs follow an older contract: the API has no ContainerEntrypoint. The image's own
-toolkit unpacks sagemaker_submit_directory and runs sagemaker_program, which is bootstrap.py again.
-With --wait, a job with the best settings follows, which writes the model.
+The search is one CreateHyperParameterTuningJob request. Its training jobs follow an older contract:
+the API has no ContainerEntrypoint. The image's own toolkit unpacks sagemaker_submit_directory and
+runs sagemaker_program, which is bootstrap.py again. With --wait, a job with the best settings
+follows, which writes the model.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from training.tuning.space import Search, Space, load_search
 PROGRAM = "training/sagemaker/bootstrap.py"
 POLL_S = 10.0
 DIMENSIONS_MAX = 30  # hyperparameters of a search, and choices of one of them; AWS's quota
-JOB_FIELDS = (  # the same in CreateTrainingJob and in a TrainingJobDefinition
+JOB_FIELDS = (  # fields that a TrainingJobDefinition shares with CreateTrainingJob
     "RoleArn",
     "OutputDataConfig",
     "ResourceConfig",
@@ -49,7 +50,7 @@ ALGORITHM_FIELDS = ("TrainingImage", "TrainingInputMode", "MetricDefinitions")
 
 
 def run(job: Job, options: argparse.Namespace, code: SourceCode) -> dict[str, str] | None:
-    """Send the tuning job, and with --wait return the best settings.
+    """Submit a SageMaker tuning job; with --wait return the best settings.
 
     With --dry-run the request is checked and printed only.
 
@@ -81,7 +82,7 @@ def run(job: Job, options: argparse.Namespace, code: SourceCode) -> dict[str, st
 
 
 def build(job: Job, search: Search, parallel: int) -> Request:
-    """Build the CreateHyperParameterTuningJob request of a search.
+    """Build the CreateHyperParameterTuningJob request of a hyperparameter search.
 
     Its trials are jobs like `job`. Nothing is read or sent.
     """
@@ -110,7 +111,7 @@ def build(job: Job, search: Search, parallel: int) -> Request:
 
 
 def _definition(job: Job, training: Request) -> Request:
-    """Return the trials' definition for the CreateTrainingJob request of one of them."""
+    """Convert a trial's CreateTrainingJob request to a tuning job's TrainingJobDefinition."""
     algorithm = training["AlgorithmSpecification"]
     older_contract = {
         "sagemaker_program": PROGRAM,
@@ -129,7 +130,7 @@ def _definition(job: Job, training: Request) -> Request:
 
 
 def ranges(space: Space) -> Request:
-    """Return a search space as the request's ParameterRanges."""
+    """Convert a search space to ParameterRanges of a tuning job request."""
     listed: dict[str, list[Request]] = {}
     for name, axis in space.items():
         if isinstance(axis, CategoricalDistribution):
@@ -176,7 +177,7 @@ def validate(request: Request) -> None:
 
 
 def send_boto3(request: Request, region: str, code: SourceCode) -> None:
-    """Upload the code and send the request unchanged.
+    """Upload the source code and submit a tuning job through boto3.
 
     Raises:
         InvalidJob: AWS refuses, in its own words.
@@ -191,7 +192,7 @@ def send_boto3(request: Request, region: str, code: SourceCode) -> None:
 
 
 def send_sagemaker(request: Request, region: str, code: SourceCode) -> None:
-    """Send the request through the SageMaker SDK's tuner.
+    """Submit a tuning job through the SageMaker SDK's HyperparameterTuner.
 
     The SDK uploads the code, and scripts of its own.
 
@@ -232,7 +233,7 @@ def _write_files(code: SourceCode, folder: Path) -> None:
 
 
 def _sdk_trainer(request: Request, region: str, source_dir: str) -> Any:
-    """Return the SDK's trainer for the trials of the request."""
+    """Return a SageMaker SDK ModelTrainer for a tuning job's trials."""
     from sagemaker.core.helper.session_helper import Session  # only in .venv-sagemaker
     from sagemaker.core.shapes import RetryStrategy
     from sagemaker.core.training import configs
@@ -281,7 +282,7 @@ def _sdk_trainer(request: Request, region: str, source_dir: str) -> Any:
 
 
 def _sdk_ranges(listed: Request) -> dict[str, Any]:
-    """Return the SDK's ranges by hyperparameter for the request's ParameterRanges."""
+    """Convert a tuning request's ParameterRanges to SageMaker SDK objects by name."""
     from sagemaker.core import parameter  # only in .venv-sagemaker
 
     numbers = {
@@ -306,7 +307,7 @@ SENDERS = {"boto3": send_boto3, "sagemaker": send_sagemaker}
 
 
 def wait(name: str, region: str, say: Callable[[str], None] = print) -> dict[str, str]:
-    """Follow a tuning job to its end; return the best trial's settings.
+    """Poll a tuning job until it ends; return the best trial's hyperparameters.
 
     `say` gets a line whenever the status changes.
 

@@ -1,4 +1,4 @@
-"""Check job requests against botocore's SageMaker model before anything is sent."""
+"""Validate SageMaker job requests before sending, by botocore's service model and rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.sagemaker.training_job import Request
 
 ANYTHING = r"[\s\S]*"  # pattern of a string that the service model does not restrict
 EXAMPLE_ROLE = "arn:aws:iam::123456789012:role/training"
-CHOICES_SHOWN = 8  # in an error; enumerations of instance types are long
+CHOICES_SHOWN = 8  # choices in an error; enumerations of instance types are long
 # The service model's patterns are Java's, of which Python lacks these classes.
 JAVA_CLASSES = {
     r"\p{L}": r"\w",
@@ -26,7 +26,7 @@ JAVA_CLASSES = {
 
 
 def validate(request: Request) -> None:
-    """Check a CreateTrainingJob request: service model, limits, and the rules beside them.
+    """Validate a CreateTrainingJob request: field types, limits and cross-field rules.
 
     Raises:
         InvalidJob: names the field at fault.
@@ -41,7 +41,7 @@ def validate(request: Request) -> None:
 
 
 def check_shape(request: Request, operation: str) -> Any:
-    """Check names, types and required fields, and return the operation's input shape.
+    """Check a request's fields, types and required values; return botocore's input shape.
 
     Raises:
         InvalidJob: names the field at fault.
@@ -54,7 +54,7 @@ def check_shape(request: Request, operation: str) -> Any:
 
 
 def check_limits(request: Request, shape: Any) -> None:
-    """Check largest sizes, patterns and choices, which botocore's validator skips.
+    """Check a request's maximum sizes, patterns and enumerations, which botocore skips.
 
     Raises:
         InvalidJob: names the field at fault.
@@ -79,7 +79,7 @@ def _problems(value: Any, shape: Any, path: str) -> Iterator[str]:
 
 
 def _own_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
-    """Yield the problems of one value, without those of its parts."""
+    """Yield limit violations of one request value, not of its parts."""
     limits, kind = shape.metadata, shape.type_name
     size = value if kind in ("integer", "long") else len(value) if isinstance(value, Sized) else 0
     if size > limits.get("max", size):
@@ -101,7 +101,9 @@ def _matches(text: str, pattern: str) -> bool:
 
 
 def check_rules(request: Request, shape: Any) -> None:
-    """Check rules that no service model holds, and explain the commonest mistakes.
+    """Check job request rules missing from the service model: role, spot, data.
+
+    The messages explain the commonest mistakes.
 
     Raises:
         InvalidJob: names the field at fault.

@@ -43,8 +43,8 @@ from training.tuning.runner import RunningTrial, TrialStatus, run_parallel
 from training.tuning.space import Search, make_space
 from training.tuning.study import Study
 
-ROOT = Path(__file__).parents[2]  # holds the package `training`
-CLOSE_S = 30  # a trial's time to save its state after SIGTERM
+ROOT = Path(__file__).parents[2]  # folder that holds the package `training`
+CLOSE_S = 30  # seconds for a trial to save its state after SIGTERM
 
 
 def run(
@@ -59,7 +59,7 @@ def run(
     stop: Stop,
     ranks: Ranks,
 ) -> Study:
-    """Run the search that the options ask for and print its table.
+    """Run a hyperparameter search from command-line options; print its results table.
 
     Raises:
         Interrupted: `stop` was requested; the study is saved.
@@ -75,7 +75,7 @@ def run(
     if options.parallel > 1:
         run_processes(study, options, environ, stop)
     else:
-        depends = len(inspect.signature(recipe.data).parameters) > 1  # on the hyperparameters
+        depends = len(inspect.signature(recipe.data).parameters) > 1  # data need the settings
 
         def load_data(trial_settings: Hyperparameters) -> Dataset:
             return recipe.load_data(channels, trial_settings) if depends else data
@@ -96,7 +96,7 @@ def run_serial(
     stop: Stop | None = None,
     fit: Callable[..., Trained] = trainer.fit,
 ) -> Study:
-    """Run the trials one after the other in this process.
+    """Run all trials of a study serially in the current process.
 
     Raises:
         Interrupted: `stop` was requested; the study is saved.
@@ -136,7 +136,7 @@ def _fit_trial(
 
     settings = override(study.search.settings, study.settings(trial))
     data = without_test(load_data(settings))
-    with contextlib.redirect_stdout(io.StringIO()):  # the lines of its epochs
+    with contextlib.redirect_stdout(io.StringIO()):  # hide the printed epochs
         trained = fit(
             study.search.recipe,
             settings,
@@ -155,7 +155,7 @@ def _fit_trial(
 def run_processes(
     study: Study, options: argparse.Namespace, environ: Mapping[str, str], stop: Stop
 ) -> Study:
-    """Run trials as processes of the training command, `--parallel` at a time.
+    """Run a study's trials as training processes, `--parallel` at a time.
 
     Raises:
         Interrupted: `stop` was requested; the study is saved.
@@ -183,7 +183,7 @@ def _trial_environment(environ: Mapping[str, str], parallel: int) -> dict[str, s
         "MAYFLY_TRIAL": "1",
         "PYTHONPATH": os.pathsep.join(search_path),
     }
-    environment.pop("SM_CHECKPOINT_DIR", None)  # belongs to the search
+    environment.pop("SM_CHECKPOINT_DIR", None)  # the search's folder, not a trial's
     return environment
 
 
@@ -201,7 +201,7 @@ def _trial_command(study: Study, options: argparse.Namespace, trial: Trial) -> l
 
 
 class ProcessTrial:
-    """Trial in a process, followed by the lines that it prints."""
+    """Search trial in a training process, followed through its printed lines."""
 
     def __init__(self, search: Search, command: list[str], environment: Mapping[str, str]) -> None:
         self._search = search
@@ -213,7 +213,7 @@ class ProcessTrial:
         )
 
     def status(self) -> TrialStatus:
-        """Return the progress that the process has printed."""
+        """Return the trial's progress, parsed from the process's output."""
         exit_status = self._process.poll()
         self._output.seek(0)
         text = self._output.read()
@@ -228,11 +228,14 @@ class ProcessTrial:
         return TrialStatus(TrialState.FAIL, scores, reason=reason)
 
     def stop(self) -> None:
-        """Send SIGTERM to the process."""
+        """Send SIGTERM to the trial's process."""
         self._process.terminate()
 
     def close(self) -> None:
-        """End the process, which saves its state where it has a folder."""
+        """Terminate the trial's process, allowing CLOSE_S seconds for a checkpoint.
+
+        It writes one only where it has a folder for checkpoints.
+        """
         self._process.terminate()
         try:
             self._process.wait(timeout=CLOSE_S)
@@ -243,7 +246,7 @@ class ProcessTrial:
 
 
 def read_log(search: Search, text: str) -> tuple[dict[int, float], float | None]:
-    """Parse a training's output into scores by epoch and the final metric."""
+    """Parse training log text into scores by epoch and the final metric."""
     patterns = metrics(search.recipe.task)
     scores: dict[int, float] = {}
     value = None

@@ -1,4 +1,4 @@
-"""Objective of a search: the primary metric on the validation part.
+"""Objective of a hyperparameter search: the primary metric on validation data.
 
 A trial imports this module, and no Optuna: the containers of training jobs have none.
 """
@@ -13,7 +13,7 @@ from training.fitting.trained import Trained
 
 
 def without_test(data: Dataset) -> Dataset:
-    """Return the data with its test part replaced by the validation part.
+    """Return a data set with the test part replaced by validation data.
 
     No trial of a search may see the test part.
     """
@@ -21,6 +21,6 @@ def without_test(data: Dataset) -> Dataset:
 
 
 def judge(trained: Trained) -> float | None:
-    """Return the primary metric of a trained model on the validation part."""
+    """Return the primary metric of a trained model on validation data."""
     scores, _ = trained.measure(trained.data.validation)
     return scores.get(metrics.PRIMARY[trained.recipe.task].metric)

@@ -1,4 +1,4 @@
-"""Command-line options shared by local training and training jobs."""
+"""Command-line options shared by local training and SageMaker training jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUDGET = 0.005  # share of the metric that compression may cost
 
 
 def add_run_options(parser: argparse.ArgumentParser, data: Sequence[str], location: str) -> None:
-    """Add the recipe and the options of one training.
+    """Add the recipe argument and training options to an argument parser.
 
     `data` holds the names of the option for input data, `location` is its placeholder.
     """
@@ -40,7 +40,7 @@ def add_run_options(parser: argparse.ArgumentParser, data: Sequence[str], locati
 
 
 def add_search_options(parser: argparse.ArgumentParser, *strategies: str) -> None:
-    """Add the options of a hyperparameter search to a parser.
+    """Add hyperparameter search options to an argument parser.
 
     `strategies` are choices of --search beside those that run everywhere.
     """
@@ -65,7 +65,9 @@ def _count(text: str) -> int:
 
 
 def require_optuna() -> None:
-    """Check that Optuna is installed, before modules that import it are loaded.
+    """Raise an error with a hint unless Optuna is installed.
+
+    It is called before modules that import Optuna are loaded.
 
     Raises:
         TrainingError: it is not.

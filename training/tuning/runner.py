@@ -1,4 +1,4 @@
-"""Parallel runner: trials outside this process, followed by polling."""
+"""Parallel runner of search trials in other processes or jobs, with pruning."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from optuna.trial import Trial, TrialState
 
 from training.tuning.study import Study
 
-POLL_S = 0.2  # polling a process costs nothing
+POLL_S = 0.2  # seconds; polling a process costs nothing
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """Progress of a trial: running, complete or failed."""
+    """Progress of a search trial: state, scores by epoch, final metric.
+
+    The state is running, complete or failed.
+    """
 
     state: TrialState
     scores: Mapping[int, float] = field(default_factory=dict)  # by epoch
@@ -25,16 +28,16 @@ class TrialStatus:
 
 
 class RunningTrial(Protocol):
-    """Trial in a process or a job of its own."""
+    """Interface of a search trial that runs in a process or job."""
 
     def status(self) -> TrialStatus:
-        """Return the trial's progress."""
+        """Return the trial's state, scores by epoch and final metric."""
 
     def stop(self) -> None:
-        """Ask the trial to end early."""
+        """Ask the running trial to end early."""
 
     def close(self) -> None:
-        """Release the trial because the search ends before it."""
+        """Release a trial that still runs when the search ends."""
 
 
 Launch = Callable[[Trial], RunningTrial]
@@ -56,9 +59,9 @@ def run_parallel(
     poll_s: float = POLL_S,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Study:
-    """Run all trials of a study, `parallel` at a time.
+    """Run all trials of a search, `parallel` at a time, with pruning.
 
-    It ends early once `stopping()` is true; then trials in flight are closed.
+    The search ends early once `stopping()` is true; then trials in flight are closed.
 
     Raises:
         TrainingError: the first trials all failed.
@@ -85,7 +88,7 @@ def _start_trials(study: Study, launch: Launch, active: dict[int, _Active], para
 
 
 def _poll(study: Study, active: dict[int, _Active], number: int) -> None:
-    """Store a trial's progress; prune it, or finish it.
+    """Store a trial's progress; prune a weak trial, finish an ended trial.
 
     A trial that has ended is removed from `active`.
     """
@@ -98,7 +101,7 @@ def _poll(study: Study, active: dict[int, _Active], number: int) -> None:
             entry.running.stop()
         return
     del active[number]
-    pruned = entry.pruned and status.state is TrialState.FAIL  # it may have ended by itself
+    pruned = entry.pruned and status.state is TrialState.FAIL  # it may have completed before
     study.add_duration(entry.trial, time.monotonic() - entry.started)
     state = TrialState.PRUNED if pruned else status.state
     study.finish(entry.trial, state, status.value, "" if pruned else status.reason)

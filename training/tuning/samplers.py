@@ -1,4 +1,4 @@
-"""Optuna samplers of a search: grid, random, and TPE (tree-structured Parzen estimator)."""
+"""Optuna samplers of hyperparameters: grid, random, TPE (tree-structured Parzen estimator)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # the study prints its own
 
 
 class Grid(GridSampler):
-    """Grid sampler for ask and tell."""
+    """Optuna grid sampler for use through study.ask() and study.tell()."""
 
     def after_trial(self, *_: object) -> None:
-        """Do nothing where Optuna would stop `optimize()`, which does not run here."""
+        """Do nothing: the overridden method stops `optimize()`, which is not used."""
 
 
 def make_sampler(search: Search, number: int) -> BaseSampler:
-    """Return the Optuna sampler that draws trial `number`.
+    """Return the Optuna sampler that draws the hyperparameters of trial `number`.
 
     It depends on the search's seed, the number and the earlier trials alone, so that a resumed
     search draws what an uninterrupted one would have drawn.
@@ -59,7 +59,7 @@ def trial_count(search: Search) -> int:
 
 
 def grid_axes(space: Space, limit: int) -> dict[str, Sequence[Any]]:
-    """Return a grid's values by hyperparameter.
+    """Return the values that a grid search tries, by hyperparameter.
 
     Ranges are cut as finely as `limit` combinations allow, and at least into their two ends.
     """
@@ -71,7 +71,10 @@ def grid_axes(space: Space, limit: int) -> dict[str, Sequence[Any]]:
 
 
 def _values(axis: Axis, count: int) -> Sequence[Any]:
-    """Return the choices, or `count` evenly spaced numbers without duplicates."""
+    """Return a hyperparameter's grid values: its choices or `count` evenly spaced numbers.
+
+    There are no duplicates.
+    """
     if isinstance(axis, CategoricalDistribution):
         return axis.choices
     spaced = (np.geomspace if axis.log else np.linspace)(axis.low, axis.high, count)
@@ -79,7 +82,7 @@ def _values(axis: Axis, count: int) -> Sequence[Any]:
 
 
 def rounded(axis: Axis, value: Any) -> Any:
-    """Round to four digits, or to an integer on an integer axis.
+    """Round a sampled hyperparameter to four digits or to an integer.
 
     Choices are returned as they are.
     """
@@ -91,7 +94,7 @@ def rounded(axis: Axis, value: Any) -> Any:
 
 
 def suggest(trial: Trial, space: Space) -> None:
-    """Draw the parameters that the trial does not have yet."""
+    """Draw the hyperparameters that an Optuna trial does not have yet."""
     for name, axis in space.items():
         if isinstance(axis, CategoricalDistribution):
             trial.suggest_categorical(name, axis.choices)

@@ -1,4 +1,4 @@
-"""Search space of a recipe, as Optuna distributions, and search specification."""
+"""Hyperparameter search: its specification, and its space as Optuna distributions."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ Space = Mapping[str, Axis]  # by hyperparameter; choices are encoded as text
 
 @dataclass(frozen=True)
 class Search:
-    """Search specification: recipe, space, strategy and number of trials."""
+    """Hyperparameter search specification: recipe, search space, strategy, number of trials."""
 
     recipe: Recipe[Any]
     settings: Hyperparameters  # values of the hyperparameters outside the space
     space: Space
     strategy: str  # random, grid, optuna or sagemaker
-    limit: int  # trials
+    limit: int  # largest number of trials
     data: str = ""  # digest or addresses of the data: a resumed search has the same
 
     @property
     def metric(self) -> str:
-        """Primary metric of the recipe's task."""
+        """Name of the primary metric of the recipe's task."""
         return metrics.PRIMARY[self.recipe.task].metric
 
     @property
     def higher_is_better(self) -> bool:
-        """Direction of the primary metric."""
+        """True if higher values of the primary metric are better."""
         return metrics.PRIMARY[self.recipe.task].higher_is_better
 
     def score(self, row: Mapping[str, float]) -> float:
-        """Return an epoch's primary validation metric, or its validation loss.
+        """Return an epoch's score: primary validation metric, or else validation loss.
 
         A loss is negated where a higher score is better.
         """
@@ -55,7 +55,7 @@ class Search:
 
 
 def load_search(options: argparse.Namespace, data: str) -> Search:
-    """Load a job's recipe and return the search over its hyperparameters.
+    """Load a recipe and return its hyperparameter search for training jobs.
 
     The recipe's data are not loaded: `data` names them.
 
@@ -76,7 +76,7 @@ def load_search(options: argparse.Namespace, data: str) -> Search:
 
 
 def make_space(recipe: Recipe[Any], fixed: Iterable[str] = ()) -> Space:
-    """Return the recipe's search space without the `fixed` hyperparameters.
+    """Return a recipe's search space as Optuna distributions, without `fixed` hyperparameters.
 
     Raises:
         InvalidRecipe: nothing is left to search, or a dimension does not fit its hyperparameter.
@@ -116,7 +116,7 @@ def _distribution(label: str, declared: Sequence[Any] | Range, kind: Any) -> Axi
 def _check_values(
     label: str, recipe: Recipe[Any], name: str, declared: Sequence[Any] | Range
 ) -> None:
-    """Check that the recipe accepts the choices or the range's ends."""
+    """Check that a recipe accepts a hyperparameter's search choices or range ends."""
     values = (declared.low, declared.high) if isinstance(declared, Range) else declared
     for value in values:
         try:

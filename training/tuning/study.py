@@ -1,4 +1,4 @@
-"""Study of a search: its trials, stored by Optuna, and their table."""
+"""Hyperparameter study on Optuna: stores, resumes, prunes and ranks the trials."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from training.tuning.space import Search
 Settings = dict[str, Any]
 
 FILE = "study.journal"
-NAME = "search"  # the only study in the journal
+NAME = "search"  # name of the only study in the journal
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 TABLE_ROWS = 30
-RECORD_ROWS = 64  # in the report
+RECORD_ROWS = 64  # trials in the report
 FAILURES = 3  # failed trials without any success that end a search
 WARM_TRIALS = 4  # complete trials before any trial is pruned
 FIRST_PRUNED_EPOCH = 3  # epochs are counted from 1
 
 
 class Study:
-    """Trials of a search, in a journal where there is a folder."""
+    """Trials of a hyperparameter search, stored in a folder's journal or memory."""
 
     def __init__(self, search: Search, folder: Path | None = None) -> None:
         self.search, self.folder = search, folder
@@ -43,7 +43,7 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials by number."""
+        """All trials of the search, ordered by number."""
         return self._study.get_trials(deepcopy=False)
 
     @property
@@ -52,9 +52,9 @@ class Study:
         return [trial for trial in self.trials if trial.state.is_finished()]
 
     def next(self, running: Collection[int] = ()) -> Trial | None:
-        """Return an interrupted trial that is not `running`, or a new one.
+        """Return the next trial to run, interrupted trials before new trials.
 
-        None where all trials have been started.
+        Trials in `running` are not interrupted. Returns None where all trials have been started.
         """
         trials = self.trials
         unfinished = [trial.number for trial in trials if trial.state is TrialState.RUNNING]
@@ -73,26 +73,26 @@ class Study:
         return Trial(self._study, trial_id)
 
     def settings(self, trial: BaseTrial) -> Settings:
-        """Return the trial's values of the searched hyperparameters."""
+        """Return a trial's values of the searched hyperparameters by name."""
         space = self.search.space
         values = {name: rounded(axis, trial.params[name]) for name, axis in space.items()}
         settings = override(self.search.settings, values)
         return {name: getattr(settings, name) for name in space}
 
     def report(self, trial: Trial, scores: Mapping[int, float]) -> None:
-        """Store scores by epoch; those of stored epochs are skipped."""
+        """Store a trial's scores by epoch; skip epochs already stored."""
         stored = self.trials[trial.number].intermediate_values
         for epoch in sorted(scores.keys() - stored.keys()):
             trial.report(scores[epoch], epoch)
 
     def add_duration(self, trial: Trial, seconds: float) -> None:
-        """Add the seconds of one attempt at the trial."""
+        """Add the seconds of one attempt to a trial's stored duration."""
         trial.set_user_attr("duration_s", _duration_s(trial) + seconds)
 
     def finish(
         self, trial: Trial, state: TrialState, value: float | None = None, reason: str = ""
     ) -> None:
-        """Store the trial's end and print it.
+        """Store a trial's final state and metric, and print a line.
 
         Raises:
             TrainingError: the first trials all failed.
@@ -122,7 +122,7 @@ class Study:
 
     @property
     def best(self) -> FrozenTrial:
-        """Best complete trial.
+        """Complete trial with the best primary metric.
 
         Raises:
             TrainingError: no trial was completed.
@@ -134,9 +134,9 @@ class Study:
         raise TrainingError(f"no trial was completed{last}")
 
     def _ranked(self) -> list[FrozenTrial]:
-        """Sort the ended trials by value, the best first.
+        """Return the ended trials sorted by metric, the best first.
 
-        Pruned and failed trials have no value and come last.
+        Pruned and failed trials have no metric and come last.
         """
         sign = -1 if self.search.higher_is_better else 1
 
@@ -147,7 +147,10 @@ class Study:
         return sorted(self.ended, key=rank)
 
     def table(self) -> list[str]:
-        """Return a heading and one line a trial, the best first."""
+        """Return the results table: a heading and a line per trial.
+
+        The best trial comes first.
+        """
         ranked = self._ranked()
         states = [STATES[trial.state] for trial in ranked]
         counts = ", ".join(f"{states.count(s)} {s}" for s in STATES.values() if s in states)
@@ -158,7 +161,10 @@ class Study:
         return [heading, *rows]
 
     def record(self) -> dict[str, Any]:
-        """Return the report's section of the search, the best trials first."""
+        """Return the search results as JSON values for the training report.
+
+        The best trials come first.
+        """
         ranked = self._ranked()
         return {
             "search": self.search.strategy,
@@ -180,12 +186,12 @@ class Study:
         }
 
     def checkpoints(self, trial: BaseTrial) -> Path | None:
-        """Return the folder for the trial's own checkpoints."""
+        """Return the folder of a trial's checkpoints, or None without storage."""
         return self.folder / "trials" / f"{trial.number:03d}" if self.folder else None
 
 
 def format_settings(settings: Settings) -> str:
-    """Return hyperparameters as `--set` takes them.
+    """Format hyperparameters as text of NAME=VALUE pairs, for `--set`.
 
     >>> format_settings({"lr": 0.001, "hidden": (64, 64)})
     'lr=0.001 hidden=[64, 64]'
@@ -208,7 +214,7 @@ def _open_storage(folder: Path | None) -> optuna.storages.BaseStorage:
 
 
 def _drop_partial_line(path: Path) -> None:
-    """Remove an incomplete last line from the journal.
+    """Remove an incomplete last line from the search's journal file.
 
     A killed process may leave one. Optuna would append to it and could not read the result.
     """
@@ -249,7 +255,7 @@ def _identity(search: Search) -> Any:
     parts = [
         search.recipe.name,
         search.strategy,
-        search.limit if search.strategy == "grid" else 0,  # cuts a grid; else it may be raised
+        search.limit if search.strategy == "grid" else 0,  # shapes a grid; may rise otherwise
         asdict(search.settings),
         repr(dict(search.space)),
         search.data,
@@ -258,7 +264,7 @@ def _identity(search: Search) -> Any:
 
 
 def _value(trial: FrozenTrial) -> float | None:
-    """Return the metric of a complete trial, and None for others.
+    """Return a complete trial's metric, or None for pruned and failed trials.
 
     Optuna gives a pruned trial the value of its last epoch.
     """

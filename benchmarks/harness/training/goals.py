@@ -1,4 +1,4 @@
-"""Goals of the training benchmark, measured against a GPU's limits."""
+"""Performance goals of the training benchmark, relative to GPU limits."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ GOALS = {
     "cnn": f"{EPOCH_GOAL_MS:.0f} ms an epoch of {IMAGES:,}",
     "gpt": f"{PEAK_GOAL:.0%} of the dense bf16 peak",
 }
-REPLAYS = 500  # per timed block
+REPLAYS = 500  # graph replays per timed block
 BLOCKS = 6  # the first block is discarded
-OPERATIONS = 6  # per parameter and token, forward and backward, in matrix products
+OPERATIONS = 6  # operations of a matrix product per parameter and token, forward and backward
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Sentence on a goal, and the numbers behind it."""
+    """Verdict on a performance goal: sentence and measured numbers."""
 
     sentence: str
     numbers: dict[str, float]
 
 
 def judge(task: Task, epoch_s: float, device: torch.device) -> Judgement:
-    """Compare a task's median epoch with its goal.
+    """Judge a task's median epoch time against its performance goal.
 
     On a CPU the goal stays open.
     """
@@ -47,21 +47,21 @@ def judge(task: Task, epoch_s: float, device: torch.device) -> Judgement:
 
 
 def judge_floor(task: Task, epoch_s: float, floor_s: float) -> Judgement:
-    """Compare an epoch with the replay floor of its steps."""
+    """Judge an epoch's time against the replay floor of its steps."""
     share = floor_share(task, epoch_s, floor_s)
     numbers = {"floor_us": floor_s * 1e6, "floor_share": share}
     return _closed(task, f"{share:.1%}", share >= FLOOR_GOAL, numbers)
 
 
 def judge_epoch(task: Task, epoch_s: float) -> Judgement:
-    """Compare an epoch, scaled to IMAGES, with the goal in ms."""
+    """Judge an epoch's time, scaled to IMAGES, against the goal."""
     epoch_ms = epoch_s * 1000 * IMAGES / len(task.data.train)
     numbers = {"epoch_ms": epoch_ms}
     return _closed(task, f"{epoch_ms:.2f} ms", epoch_ms <= EPOCH_GOAL_MS, numbers)
 
 
 def judge_peak(task: Task, epoch_s: float, device_name: str) -> Judgement:
-    """Compare an epoch's operations with the GPU's peak."""
+    """Judge an epoch's operations per second against the GPU's peak."""
     share = peak_share(task, epoch_s, device_name)
     if share is None:
         return _open(task, "the peak of this device is not known")
@@ -79,7 +79,7 @@ def _closed(task: Task, result: str, met: bool, numbers: dict[str, float]) -> Ju
 
 
 def floor_share(task: Task, epoch_s: float, floor_s: float) -> float:
-    """Return the share of an epoch that the replay floor explains.
+    """Return the share of epoch time that the replay floor explains.
 
     The floor is that of a step, times the number of steps.
     """
@@ -87,7 +87,7 @@ def floor_share(task: Task, epoch_s: float, floor_s: float) -> float:
 
 
 def peak_share(task: Task, epoch_s: float, device_name: str) -> float | None:
-    """Return the used share of the GPU's dense bf16 peak.
+    """Return the share of a GPU's dense bf16 peak that training uses.
 
     None if the peak is unknown.
 
@@ -103,7 +103,7 @@ def peak_share(task: Task, epoch_s: float, device_name: str) -> float | None:
 
 
 def replay_floor_s(task: Task, device: torch.device) -> float:
-    """Measure the smallest possible step in seconds.
+    """Measure the shortest possible training step in seconds (replay floor).
 
     It is forward, backward and the fused optimizer on one fixed batch, recorded as a CUDA graph.
     """
@@ -132,7 +132,7 @@ def replay_floor_s(task: Task, device: torch.device) -> float:
 
 
 def _replay_s(graph: torch.cuda.CUDAGraph) -> float:
-    """Measure a CUDA graph's replay in seconds, as a mean of REPLAYS."""
+    """Return a CUDA graph's mean replay time in seconds, over REPLAYS runs."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(REPLAYS):

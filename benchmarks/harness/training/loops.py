@@ -1,4 +1,4 @@
-"""Training loops that the benchmark compares, and their time to the target."""
+"""Two training loops to compare: ours and PyTorch's tutorial, timed to target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Tensors = tuple[tuple[Tensor, ...], Tensor]  # inputs and target of examples
 
 @dataclass(frozen=True)
 class Training:
-    """Duration and metric of one training, up to the target.
+    """Duration and metric of one training run, up to the target.
 
     Without reaching it, up to the end.
 
@@ -37,7 +37,7 @@ class Training:
     seconds: float
     once_s: float
     epoch_s: float
-    epochs: int  # until the target
+    epochs: int  # number of epochs until the target
     metric: float
     reached: bool
 
@@ -49,7 +49,7 @@ class Training:
         epochs_s: Sequence[float],
         metrics: Sequence[float],
     ) -> Training:
-        """Summarize epochs by end, duration of their steps, and metric."""
+        """Summarize a training from end time, duration and metric per epoch."""
         good = [index for index, metric in enumerate(metrics) if task.reached(metric)]
         last = good[0] if good else len(metrics) - 1
         epoch_s = statistics.median(epochs_s[1:])
@@ -60,7 +60,7 @@ class Training:
 
 
 def ours(task: Task, device: torch.device) -> Training:
-    """Train with training/fitting/loop.py."""
+    """Train a task with training/fitting/loop.py; return duration and metric."""
     held_out = to_tensors(task.data.validation, device)
     rows: list[Row] = []
     ends_s: list[float] = []
@@ -88,7 +88,7 @@ def ours(task: Task, device: torch.device) -> Training:
 
 
 def tutorial(task: Task, device: torch.device) -> Training:
-    """Train with the loop of PyTorch's quick start."""
+    """Train a task with PyTorch's quick-start loop; return duration and metric."""
     held_out = to_tensors(task.data.validation, device)
     inputs, targets = to_tensors(task.data.train, torch.device("cpu"))
     torch.manual_seed(0)
@@ -119,12 +119,12 @@ def tutorial(task: Task, device: torch.device) -> Training:
 
 
 def evaluate(task: Task, model: nn.Module, held_out: Tensors) -> float:
-    """Return the task's metric: accuracy or, for the GPT, bits per byte."""
+    """Return a network's accuracy or, for the GPT, bits per byte."""
     return bits(model, held_out, task.loss) if task.is_gpt else accuracy(model, held_out)
 
 
 def to_tensors(examples: Examples, device: torch.device) -> Tensors:
-    """Copy examples to a device."""
+    """Copy examples to a device as tensors of inputs and target."""
     inputs = tuple(
         torch.from_numpy(np.ascontiguousarray(values)).to(device)
         for values in examples.inputs.values()
@@ -134,7 +134,7 @@ def to_tensors(examples: Examples, device: torch.device) -> Tensors:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, held_out: Tensors) -> float:
-    """Return the share of right classes."""
+    """Return a classifier's share of correctly classified examples."""
     model.eval()
     inputs, target = held_out
     return float((model(*inputs).argmax(1) == target).float().mean().item())
@@ -142,7 +142,7 @@ def accuracy(model: nn.Module, held_out: Tensors) -> float:
 
 @torch.no_grad()
 def bits(model: nn.Module, held_out: Tensors, loss: Loss, batch_size: int = 64) -> float:
-    """Return the mean loss in bits per byte."""
+    """Return a language model's mean loss in bits per byte."""
     model.eval()
     (tokens,), target = held_out
     losses = []

@@ -1,6 +1,6 @@
 """Networks, data and targets of the training benchmark.
 
-In full size for a GPU, reduced for a CPU.
+They have full size for a GPU, and are reduced for a CPU.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ ENLARGED_AT_ONCE = 5000  # images per batch of random transformations
 
 @dataclass(frozen=True)
 class Task:
-    """Network, data, loss, settings and target that both loops get.
+    """Benchmark task: network, data, loss, settings and target metric.
 
-    `target` is an accuracy to reach or, for the GPT, an upper limit of bits per byte.
+    Both training loops get the same task. `target` is an accuracy to reach or, for the GPT, an
+    upper limit of bits per byte.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Task:
 
 
 def tasks(names: Sequence[str], on_gpu: bool) -> list[Task]:
-    """Return the named tasks, in full size on a GPU."""
+    """Return the named benchmark tasks, in full size on a GPU."""
     return [TASKS[name](on_gpu) for name in names]
 
 
 def mlp(on_gpu: bool) -> Task:
-    """Return the task of a perceptron, 784-128-10."""
+    """Return the benchmark task of a perceptron, 784-128-10."""
     settings = NetworkHyperparameters(
         epochs=10 if on_gpu else 3, lr=3e-3, batch_size=480 if on_gpu else 64
     )
@@ -69,7 +70,7 @@ def mlp(on_gpu: bool) -> Task:
 
 
 def cnn(on_gpu: bool) -> Task:
-    """Return the task of the digits recipe's convolutional network."""
+    """Return the benchmark task of the digits recipe's convolutional network."""
     settings = NetworkHyperparameters(
         epochs=10 if on_gpu else 2,
         lr=4e-3,
@@ -93,7 +94,7 @@ def _channels_last_cnn() -> nn.Module:
 
 
 def gpt(on_gpu: bool) -> Task:
-    """Return the task of a GPT that predicts bytes.
+    """Return the benchmark task of a GPT that predicts bytes.
 
     It has 113 million parameters on a GPU.
     """
@@ -128,7 +129,7 @@ TASKS: dict[str, Callable[[bool], Task]] = {"mlp": mlp, "cnn": cnn, "gpt": gpt}
 
 
 def enlarged(rows: int) -> Dataset:
-    """Return the digits, with the training part enlarged to `rows` images.
+    """Return scikit-learn's digits with the training part enlarged to `rows` images.
 
     The test part is held out as validation.
 

@@ -1,4 +1,4 @@
-"""BentoML server: its hello world, with an array as input and output.
+"""BentoML model server from its hello-world example, with array input and output.
 
 Run with `bentoml serve server:Predictor`.
 """
@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 @bentoml.service(workers=1)
 class Predictor:
-    """Service with one model."""
+    """BentoML service of one ONNX model."""
 
     def __init__(self) -> None:
         options = ort.SessionOptions()
@@ -21,6 +21,6 @@ class Predictor:
 
     @bentoml.api
     def predict(self, data: np.ndarray) -> np.ndarray:
-        """Answer POST /predict."""
+        """Answer POST /predict with the model's output for an array."""
         [output] = self.session.run(None, {"x": data.astype(np.float32)})
         return output

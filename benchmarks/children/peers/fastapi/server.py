@@ -1,4 +1,4 @@
-"""FastAPI server after its tutorial, with pydantic models of body and answer.
+"""FastAPI model server from its tutorial, with pydantic request and response.
 
 Run with `uvicorn server:app`. The route is `async def`, because a call this short costs less in the
 event loop than in FastAPI's threads.
@@ -18,19 +18,19 @@ app = FastAPI()
 
 
 class Rows(BaseModel):
-    """Body of a request."""
+    """Request body: rows of numbers to predict for."""
 
     data: list[list[float]]
 
 
 class Prediction(BaseModel):
-    """Body of an answer."""
+    """Response body: the model's outputs, a list per row."""
 
     prediction: list[list[float]]
 
 
 @app.post("/predict")
 async def predict(rows: Rows) -> Prediction:
-    """Answer POST /predict."""
+    """Answer POST /predict with the model's outputs for the rows."""
     [output] = session.run(None, {"x": np.array(rows.data, dtype=np.float32)})
     return Prediction(prediction=output.tolist())

@@ -1,6 +1,6 @@
-"""Flask server after its quick start and its page on deployment.
+"""Flask model server from its quick start, served by gunicorn.
 
-Run with `gunicorn server:app`.
+gunicorn is what Flask's page on deployment names. Run with `gunicorn server:app`.
 """
 
 import os
@@ -17,7 +17,7 @@ app = Flask(__name__)
 
 @app.post("/predict")
 def predict():
-    """Answer POST /predict."""
+    """Answer POST /predict with the model's outputs for the rows."""
     array = np.array(request.get_json()["data"], dtype=np.float32)
     [output] = session.run(None, {"x": array})
     return {"prediction": output.tolist()}

@@ -1,4 +1,4 @@
-"""LitServe server: its quick start. Run with `python server.py PORT`."""
+"""LitServe model server from its quick start: `python server.py PORT`."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 
 class Predictor(ls.LitAPI):
-    """API with one model."""
+    """LitServe API of one ONNX model."""
 
     def setup(self, device):  # noqa: ARG002  # LitAPI's interface
         options = ort.SessionOptions()

@@ -1,4 +1,4 @@
-"""MLServer server: a custom runtime, because MLServer has none for ONNX.
+"""MLServer model server: custom runtime, because MLServer has none for ONNX.
 
 Run with `mlserver start .`.
 """
@@ -12,7 +12,7 @@ from mlserver.codecs import decode_args
 
 
 class OnnxModel(MLModel):
-    """Runtime of one ONNX model."""
+    """MLServer runtime of one ONNX model."""
 
     async def load(self) -> bool:
         options = ort.SessionOptions()
