@@ -295,7 +295,7 @@ def ask(
 
 
 def curl(running: RunningStack, data: Dataset) -> None:
-    """Send an inference request from a file; print the equivalent curl command."""
+    """Write a test image's inference request, send it, print its curl command."""
     image, truth = data.test.inputs["image"][:1], int(data.test.target[0])
     request = STATE / "digit.json"
     tensor = {

@@ -20,7 +20,7 @@ class Screen:
     outputs: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return addresses, exports and commands as text to print."""
+        """Return the stack's addresses, shell `export` lines and first commands to print."""
         sections = (self._addresses(), self._exports(), self._commands(), self._end())
         return "\n\n".join(sections)
 

@@ -166,7 +166,7 @@ class Stack:
         await self._serve(make_control_app(self.pools), control_socket)
 
     async def _start_aws(self, janitor: processes.Janitor, work_dir: Path) -> str:
-        """Start moto's AWS server and return its URL."""
+        """Start moto's AWS server as a child process; return its URL."""
         with (self.log_dir / "aws.log").open("wb") as log:
             variables = {
                 name: value for name, value in os.environ.items() if not name.startswith("AWS_")

@@ -1,4 +1,4 @@
-"""CPU, memory and time limits derived from a Lambda function's memory size."""
+"""Lambda's INIT time limit, and CPU and memory limits by function size."""
 
 import math
 import os

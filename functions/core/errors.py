@@ -1,4 +1,4 @@
-"""Exception classes for API and registration errors, with their HTTP status codes.
+"""Errors of API and registration: HTTP status codes, length limit of texts.
 
 Grouped by who is at fault and whether retrying helps:
 

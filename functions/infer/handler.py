@@ -30,14 +30,13 @@ from functions.core.errors import (
 from functions.core.protocol.infer_reply import REPLY_BYTES_MAX, InferReply
 from functions.core.protocol.infer_request import HEADER
 from functions.core.serving import routing
-from functions.core.serving.compression import compress, inflate
+from functions.core.serving.compression import INFLATED_BYTES_MAX, compress, inflate
 from functions.core.serving.http import HttpResponse, json_response, parse_event
 from functions.core.serving.paths import ROOT, requested_version
 from functions.core.serving.request_log import bug_line, request_line
 from functions.core.serving.service import Call, InferenceService, Reply
 from functions.infer.prefetch import Handler
 
-INFLATED_LIMIT = 64 * 1024 * 1024  # bytes of a request body after decompression
 RESERVE_SECONDS = 1.0  # time left to answer before Lambda ends the invocation
 RESERVE_SHARE = 0.2  # at most this share of the remaining time is kept as reserve
 OK = int(HTTPStatus.OK)
@@ -91,7 +90,7 @@ class _Exchange:
 def make_handler(
     service: InferenceService,
     *,
-    inflated_limit: int = INFLATED_LIMIT,
+    inflated_limit: int = INFLATED_BYTES_MAX,
     write: Callable[[str], object] | None = None,
     sample_rate: float = 1.0,
     chance: Callable[[], float] = random.random,
@@ -202,7 +201,7 @@ def _success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
 
 
 def _checked(response: HttpResponse) -> HttpResponse:
-    """Return the HTTP response, or raise PayloadTooLarge beyond Lambda's limit."""
+    """Check an HTTP response against Lambda's size limit; return it unchanged."""
     if len(response.body) > REPLY_BYTES_MAX:
         raise PayloadTooLarge(
             f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_BYTES_MAX}"

@@ -182,7 +182,7 @@ class Evaluator:
     # --- samples
 
     def drop_failing_plans(self, candidate: Candidate) -> None:
-        """Drop load plans until the best one reproduces all samples.
+        """Remove load plans in place until the best reproduces all samples.
 
         Raises:
             InvalidModel: `SAMPLE_MISMATCH` or `SAMPLE_FAILED`, under every plan.

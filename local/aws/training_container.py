@@ -253,7 +253,7 @@ class Container:
         return [sys.executable, *command[1:]] if command[0] in ("python", "python3") else command
 
     def _variables(self) -> dict[str, str]:
-        """Return a container's environment variables; only PATH is inherited."""
+        """Return a training container's environment variables, none inherited from the host."""
         region = self._arn.split(":")[3]
         variables = {
             "PATH": os.pathsep.join(

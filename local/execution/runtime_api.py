@@ -1,4 +1,4 @@
-"""Lambda execution environment: an awslambdaric process and its Runtime API server.
+"""Lambda execution environment: awslambdaric process, Runtime API server, memory limit.
 
 Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. awslambdaric accepts only a host and
 a port, so each environment has its own port.

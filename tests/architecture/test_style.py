@@ -18,17 +18,21 @@ TESTS = sorted(Path("tests").rglob("*.py"))
 WORDS_MAX = 12  # in the first line of a docstring
 FILES_MAX = 12  # side by side in a folder, without __init__.py
 
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # A docstring's first line is a verb or a noun phrase, not half a sentence about its name.
-NOT_FIRST_IN_DOCSTRING = frozenset(
-    ["what", "whether", "how", "where", "when", "which", "who", "whose", "why", "of", "that", "those", "one", "as"]
+NOT_FIRST_IN_DOCSTRING = words(
+    "what whether how where when which who whose why of that those one as"
 )
 # A comment reads on its own, without the name at its left.
-NOT_FIRST_IN_COMMENT = frozenset(
-    ["of", "what", "whose", "which", "who", "whom", "where", "whether", "that", "else", "but", "and", "so", "than"]
-)
+NOT_FIRST_IN_COMMENT = words("of what whose which who whom where whether that else but and so than")
 # Names are nouns of the domain.
-NOT_A_NAME = frozenset(
-    ["found", "told", "taken", "wanted", "known", "given", "said", "asked", "what", "where", "here", "elsewhere", "who", "which", "those", "these", "it", "one", "other", "others"]
+NOT_A_NAME = words(
+    "found told taken wanted known given said asked what where here elsewhere who "
+    "which those these it one other others"
 )
 PRAGMAS = ("noqa", "type:", "fmt:", "pragma:", "!")
 

@@ -18,6 +18,8 @@ _SEPARATE = (
     nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
+SHARE = 0.5  # share of neurons and channels that --compress prune removes
+STEPS = 2  # prunings, each followed by training
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 # A layer, the normalizations of its channels, and the layer that reads its outputs.

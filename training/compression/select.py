@@ -25,8 +25,6 @@ from training.fitting.trained import Trained
 from training.hyperparameters import NetworkHyperparameters
 from training.recipe import Arrays, Recipe
 
-SHARE = 0.5  # share of neurons and channels that pruning removes
-PRUNE_STEPS = 2
 EPOCHS, RATE = 0.3, 0.3  # epochs and learning rate after pruning, as shares of those in training
 CALIBRATION = 8  # most calibration batches
 BATCH = 32
@@ -132,7 +130,7 @@ def _pruned(trained: Trained) -> Trained:
     def tune(model: nn.Module) -> None:
         _learn(trained, model, shorter, _loss(trained))
 
-    smaller = prune.prune(trained.model, SHARE, tune, steps=PRUNE_STEPS)
+    smaller = prune.prune(trained.model, prune.SHARE, tune, steps=prune.STEPS)
     return replace(trained, model=smaller, temperature=1.0)
 
 

@@ -30,7 +30,7 @@ TINY = 1e-15  # keeps a division by zero defined
 
 @dataclass(frozen=True, slots=True)
 class Primary:
-    """Primary metric of a task, which decides between two models."""
+    """Name and direction of a task's primary metric, which compares models."""
 
     metric: str
     higher_is_better: bool

@@ -1,4 +1,4 @@
-"""Engines of optimizer steps: eager, compiled, or as a CUDA graph.
+"""Training steps and optimizer parameters: eager, compiled, or as CUDA graph.
 
 docs/decisions/0019-the-training-loop.md gives the reason and the times.
 """

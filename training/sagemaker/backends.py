@@ -155,7 +155,7 @@ def _renamed(value: Any, shape: Any) -> Any:
 
 
 def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
-    """Poll a training job until it ends; return SageMaker's final description.
+    """Poll a training job; return its description if completed, else raise.
 
     `say` gets a line whenever the status changes.
 

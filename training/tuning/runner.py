@@ -16,7 +16,7 @@ POLL_S = 0.2  # seconds; polling a process costs nothing
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """Progress of a search trial: state, scores by epoch, final metric.
+    """State of a search trial (running, complete, failed), epoch scores, final metric.
 
     The state is running, complete or failed.
     """

@@ -11,6 +11,7 @@ from functions.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedEn
 # zlib's parameter `wbits` for each format
 GZIP, ZLIB, RAW = 31, 15, -15
 OFFERED = {"gzip": GZIP, "deflate": ZLIB}  # in order of preference
+INFLATED_BYTES_MAX = 64 * 1024 * 1024  # a request body after decompression
 LEVEL = 1  # zlib's lowest of 1 to 9: most of the gain at a fraction of the time
 
 

@@ -124,7 +124,7 @@ class InferenceService:
         return metadata.model_metadata(version, versions, aliases)
 
     def model_ready(self, call: Call) -> Document:
-        """Check that a model version can be served; report warm or cold.
+        """Check that a version can be served; set its residency header.
 
         Raises:
             Unavailable: it is not READY, or too large for this function.
