@@ -24,10 +24,12 @@ PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyen
 # One pytest process for each core; the tests of one file stay in one process.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help demo local train-all test test-313 check lint types imports template build deploy stress bench layer results constraints clean
+.PHONY: help dev demo local train-all test test-313 check lint types imports template build deploy stress bench layer results constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+dev: .venv/.all ## Install pytest, ruff, mypy and all other tools in .venv
 
 demo: .venv/.demo ## Train, upload, register and call a model on the local stack, then stop
 	@$(BIN)/python -m local.demo

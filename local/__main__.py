@@ -141,6 +141,7 @@ def screen(stack: Stack) -> Screen:
         lambda_url=stack.lambda_url,
         log_dir=stack.log_dir,
         bucket=stack.deployed.outputs.get("ArtifactsBucketName", "<bucket>"),
+        table=stack.deployed.outputs.get("RegistryTableName", "<table>"),
         functions=list(stack.pools),
         outputs=stack.deployed.outputs,
     )

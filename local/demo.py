@@ -160,6 +160,7 @@ def screen(running: RunningStack) -> Screen:
         lambda_url=running.lambda_url,
         log_dir=running.log_dir,
         bucket=running.outputs["ArtifactsBucketName"],
+        table=running.outputs["RegistryTableName"],
         functions=list(running.environment),
         models=[MODEL],
     )

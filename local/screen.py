@@ -15,6 +15,7 @@ class Screen:
     lambda_url: str
     log_dir: Path
     bucket: str
+    table: str
     functions: Sequence[str]
     models: Sequence[str] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Screen:
         return "\n".join(
             [
                 "Paste into a second terminal, in this folder:",
-                f"  export API={self.api_url} BUCKET={self.bucket}",
+                f"  export API={self.api_url} BUCKET={self.bucket} TABLE={self.table}",
                 f"  export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION=us-east-1",
                 "  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local",
                 '  export PATH="$PWD/.venv/bin:$PATH"',

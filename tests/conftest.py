@@ -38,3 +38,8 @@ def _network(request: pytest.FixtureRequest) -> Iterator[None]:
         socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
     yield
     enable_socket()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes after their argument: gzip's time stamp would differ between workers."""
+    return argname if isinstance(val, bytes) else None

@@ -107,7 +107,7 @@ def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
     if datatype is None:
         supported = "tensors of booleans, integers, floats or strings"
         zipmap = node.type.startswith("seq(map(")
-        hint = "; export the classifier with zipmap=False" if zipmap else ""
+        hint = "; export the classifier with options={'zipmap': False}" if zipmap else ""
         raise InvalidModel(
             f"{kind} {shown(node.name)} is a {node.type}, only {supported} are served{hint}",
             code="UNSUPPORTED_TYPE",

@@ -247,7 +247,7 @@ def unsupported(name: str) -> Any:
     [
         ("sequence", "output 'y' is a seq(tensor(float)), only tensors"),
         ("float8", "input 'x' is a tensor(float8e4m3fn), only tensors"),
-        ("zipmap", "export the classifier with zipmap=False"),
+        ("zipmap", "export the classifier with options={'zipmap': False}"),
     ],
 )
 def test_types_outside_the_protocol_are_refused(tmp_path: Path, name: str, words: str) -> None:

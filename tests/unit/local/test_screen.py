@@ -12,6 +12,7 @@ SCREEN = Screen(
     lambda_url="http://127.0.0.1:8083",
     log_dir=Path("logs"),
     bucket="mayfly-artifactsbucket",
+    table="mayfly-RegistryTable",
     functions=["RegisterFunction", "InferFunction"],
     models=["digits"],
     outputs={"RegistryTableName": "mayfly-registry"},
@@ -24,6 +25,7 @@ def test_exports_can_be_pasted_into_a_shell() -> None:
 
     assert assigned["API"] == SCREEN.api_url
     assert assigned["BUCKET"] == SCREEN.bucket
+    assert assigned["TABLE"] == SCREEN.table
     assert assigned["AWS_ENDPOINT_URL"] == SCREEN.endpoint_url
     assert assigned.keys() >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"}
 

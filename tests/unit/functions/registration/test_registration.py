@@ -224,8 +224,9 @@ def test_a_bare_model_with_external_weights_is_rejected(world: World, tmp_path: 
     ],
 )
 def test_weights_that_are_not_beside_the_model_are_missing(
-    world: World, tmp_path: Path, location: str, code: str
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str, code: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # onnx refuses to write weights over a file in this folder
     model, _ = outside_weights_model(tmp_path, location)
 
     version = world.upload("models/m/model.tar.gz", tar(**{"model.onnx": model}))
