@@ -34,6 +34,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,12 @@ class RegistrationTimes:
         table = DynamoTable(dynamodb, aws.variables["REGISTRY_TABLE"])
         self._blobs = PacedBlobs(self._folder / "blobs")
         self._registration = Registration(
-            Registry(table, utc_now), S3Uploads(self._s3), self._blobs, sandbox, read_manifest
+            registry=Registry(table, utc_now),
+            uploads=S3Uploads(self._s3),
+            blobs=self._blobs,
+            sandbox=sandbox,
+            read_manifest=read_manifest,
+            run_all=ThreadPoolExecutor(4).map,  # as in functions/register/main.py
         )
         self._original = aws.model_path(workload)
         self._feeds = {workload.input: workload.values().astype(np.float32)}

@@ -1,6 +1,7 @@
 """Lambda entry point for registration: read the environment, wire the adapters."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import boto3
@@ -49,6 +50,7 @@ registration = Registration(
     read_manifest=read_manifest,
     memory_mb=infer_memory_mb,
     threads=threads_for(infer_memory_mb),
+    run_all=ThreadPoolExecutor(4).map,  # model, weights, manifest and sample
 )
 lambda_handler = RegisterHandler(
     registration,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -79,6 +79,7 @@ class Registration:
     read_manifest: Callable[[bytes], Manifest]  # raises InvalidModel
     memory_mb: int = 3008  # memory of the function that will serve the models
     threads: int = 1  # processors of the function that will serve the models
+    run_all: Callable[..., Iterable[None]] = map  # an executor's `map` stores blobs in parallel
 
     def register(self, upload: Upload) -> Version | None:
         """Register an upload as a READY or REJECTED version of its model.
@@ -160,11 +161,11 @@ class Registration:
         )
 
     def _store(self, version: Version, directory: Path) -> None:
-        for blob in version.files:
-            self.blobs.store(blob, directory / "serving" / blob.name)
+        paths = {blob: directory / "serving" / blob.name for blob in version.files}
         for document in (version.manifest, version.sample):
             if document:
-                self.blobs.store(document, directory / "documents" / document.name)
+                paths[document] = directory / "documents" / document.name
+        list(self.run_all(self.blobs.store, paths.keys(), paths.values()))
 
     def _fetch(self, form: Form, pinned: PinnedObject, directory: Path) -> None:
         """Download an upload: .onnx file, archive, or manifest.json with listed files.
