@@ -31,23 +31,23 @@ help: ## List the targets
 
 dev: .venv/.all ## Install pytest, ruff, mypy and all other tools in .venv
 
-demo: .venv/.demo ## Train, upload, register and call a model on the local stack, then stop
+demo: .venv/.demo ## Train, upload, register and call a model on the local stack, then stop (1 min; first 1.4 GB)
 	@$(BIN)/python -m local.demo
 
-local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C
+local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 min)
 	@$(BIN)/python -m local.demo --keep
 
-train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table
+train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (5 min)
 	@$(BIN)/python -m local.train_all
 
-test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/.built) ## Run all tests
+test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/.built) ## Run all tests (6 min; first 3 GB)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-313: .venv-313/.done ## Run the functions' tests again under Python 3.13, the deployed version
+test-313: .venv-313/.done ## Run the functions' tests under Python 3.13, the deployed version (1 min)
 	.venv-313/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) -m "not train and not stress" \
 		tests/unit/functions tests/unit/local tests/integration/functions tests/integration/local
 
-check: lint types imports template $(if $(PYTHON313),test-313) test ## Run what CI runs: lint, types, imports, template, all tests
+check: lint types imports template $(if $(PYTHON313),test-313) test ## Run what CI runs: lint, types, imports, template, all tests (8 min)
 
 lint: .venv/.all ## Check style and formatting with ruff
 	$(BIN)/ruff check .
@@ -62,17 +62,17 @@ imports: .venv/.all ## Check which package may import which
 template: .venv-sam/.done ## Validate template.yaml with sam validate --lint
 	.venv-sam/bin/sam validate --lint
 
-build: .aws-sam/.built ## Build the Lambda bundle (needs python3.13)
+build: .aws-sam/.built ## Build the Lambda bundle (20 s; needs python3.13)
 
 deploy: build ## Deploy with sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
 
-stress: .venv/.all ## Run the long tests: mutated models, 1,000 models at once, histories, planted faults
+stress: .venv/.all ## Run the long tests: mutated models, 1,000 models at once, histories, planted faults (hours)
 	$(BIN)/python -m tests.stress.mutants
 	$(BIN)/python -m tests.stress.many_models
 	$(BIN)/python -m pytest -m stress tests
 
-bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/
+bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (30 min)
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.warm_request
 	$(BIN)/python -m benchmarks.register
