@@ -72,7 +72,7 @@ stress: .venv/.all ## Run the long tests: mutated models, 1,000 models at once, 
 	$(BIN)/python -m tests.stress.many_models
 	$(BIN)/python -m pytest -m stress tests
 
-bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (30 min)
+bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (long)
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.warm_request
 	$(BIN)/python -m benchmarks.register
