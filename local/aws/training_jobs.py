@@ -104,9 +104,6 @@ class Job:
             except Exception as error:  # the last frame of a thread
                 traceback.print_exc(file=self._log)
                 self._end("Failed", "Failed", f"InternalServerError: {error}")
-            finally:
-                with _lock:
-                    _running.pop(self._record.arn, None)
 
     def _attempts(self) -> None:
         started = time.monotonic()
@@ -219,7 +216,9 @@ class Job:
         self._record.training_end_time = now
         self._record.failure_reason = reason[:1024] if reason else None
         self._log.write(f"{status}{': ' + reason if reason else ''}\n")
-        self._status(secondary, reason or f"Training job {status.lower()}", status)
+        with _lock:  # a job with a final status can no longer be stopped
+            _running.pop(self._record.arn, None)
+            self._status(secondary, reason or f"Training job {status.lower()}", status)
 
 
 def install(endpoint_url: str | None = None, log_dir: Path | None = None) -> None:
@@ -274,12 +273,13 @@ def install(endpoint_url: str | None = None, log_dir: Path | None = None) -> Non
             raise ValidationError(message="Requested resource not found.")
         with _lock:
             job = _running.get(record.arn)
-        if job is None:
-            status = record.training_job_status
-            raise ValidationError(
-                message=f"The request was rejected because the training job is in status {status}."
-            )
-        job.stop()
+            if job is None:
+                status = record.training_job_status
+                raise ValidationError(
+                    message=f"The request was rejected because the training job is in status"
+                    f" {status}."
+                )
+            job.stop()
         return EmptyResult()
 
     moto_api: Any = SageMakerResponse
