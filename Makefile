@@ -37,7 +37,7 @@ demo: .venv/.demo ## Train, upload, register and call a model on the local stack
 local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 min)
 	@$(BIN)/python -m local.demo --keep
 
-train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (5 min)
+train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (4 min)
 	@$(BIN)/python -m local.train_all
 
 test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/.built) ## Run all tests (6 min; first 3 GB)
