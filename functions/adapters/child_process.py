@@ -1,7 +1,8 @@
 """Child process with resource limits that answers tasks in JSON lines.
 
 It has an empty environment, no descriptors but its pipes, and a session of its own. It needs no
-/dev/shm, namespaces or root, which Lambda does not have.
+/dev/shm, namespaces or root, which Lambda does not have. When it is killed, so is every process
+that it started.
 """
 
 import json
@@ -14,8 +15,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
+from functions.adapters.descendants import adopt_orphans, end_orphans
 from functions.core.errors import Unavailable
 from functions.core.registration.sandbox_answers import bad_answer
 from functions.core.registration.sandbox_protocol import REPORT_BYTES
@@ -42,7 +44,8 @@ class Limits:
 
     memory_mb: int = 2048
     address_mb: int = ADDRESS_MB  # address space beyond memory_mb: maps, stacks, heaps
-    cpu_s: int = 90
+    cpu_s: int = 90  # then SIGXCPU
+    kill_s: int = 2  # s of CPU time later: SIGKILL
     file_mb: int = 10 * 1024
     files: int = 128
     threads: int = 64
@@ -77,6 +80,8 @@ class Child:
     """Child process that runs one step (unpack or build) of registration."""
 
     usage: Usage  # set when the process has ended
+    orphans = 0  # processes that it left behind; set when it is killed
+    _pids: ClassVar[set[int]] = set()  # children in use, of all threads
 
     def __init__(self, step: str, limits: Limits, environment: Mapping[str, str]) -> None:
         """Start the child process under its resource limits.
@@ -84,8 +89,10 @@ class Child:
         Raises:
             Unavailable: it could not be started.
         """
+        adopt_orphans()
         self.step = step
         self.ready = False
+        self._cpu_s = limits.cpu_s + limits.kill_s
         self._buffer = bytearray()
         self._started = time.monotonic()
         self._answers, write_end = os.pipe()
@@ -106,6 +113,7 @@ class Child:
             ) from error
         finally:
             os.close(write_end)
+        self._pids.add(self._process.pid)
 
     def ask(self, task: Mapping[str, Any], timeout_s: float) -> object:
         """Send a task to the child process; return its JSON answer.
@@ -118,6 +126,8 @@ class Child:
         if not self.ready:
             if self._read_line(time.monotonic() + START_S) != b"ready":
                 raise ChildEnded("it did not start", ready=False)
+            if self._has_exited():
+                raise ChildEnded("it ended while it waited for a task", ready=False)
             self.ready = True
         deadline = time.monotonic() + timeout_s
         self._write(json.dumps(task).encode() + b"\n", deadline)
@@ -127,15 +137,21 @@ class Child:
             raise bad_answer("its answer is no JSON") from error
 
     def kill(self) -> Usage:
-        """Kill the child process and its session; return time and memory."""
+        """Kill the child process and its descendants; return time and memory.
+
+        Raises:
+            StillRunning: a descendant does not end.
+        """
         if self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._reap()
+        self._pids.discard(self._process.pid)
         if self._process.stdin:
             self._process.stdin.close()
         if self._answers >= 0:
             os.close(self._answers)
             self._answers = -1
+        self.orphans += end_orphans(self._pids, self._cpu_s)
         return self.usage
 
     def _reap(self) -> int:
@@ -181,11 +197,15 @@ class Child:
 
         Freeing gigabytes of memory may take the kernel a moment.
         """
-        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while not self._has_exited():
             if time.monotonic() > deadline:
                 raise ChildEnded("timeout", ready=self.ready)
             time.sleep(EXIT_POLL_S)
         raise ChildEnded(_cause(self._reap()), ready=self.ready)
+
+    def _has_exited(self) -> bool:
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, flags) is not None
 
 
 def _milliseconds_until(deadline: float) -> float:

@@ -8,14 +8,16 @@ import ctypes
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from functions.adapters.child_process import Child, ChildEnded, Limits, Usage
+from functions.adapters.descendants import StillRunning
 from functions.core.errors import InvalidModel, Unavailable
-from functions.core.registration.sandbox_answers import read_built, read_unpacked
+from functions.core.registration.sandbox_answers import bad_answer, read_built, read_unpacked
 from functions.core.registration.sandbox_protocol import (
     Brief,
     Built,
@@ -26,6 +28,8 @@ from functions.core.registration.sandbox_protocol import (
 from functions.core.uploads import Form
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+# Codes of rejections after which code of the upload may have run in the child.
+SUSPECT = {"SANDBOX_CRASHED", "SANDBOX_TIMEOUT", "SANDBOX_BAD_ANSWER"}
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,9 @@ class ProcessSandbox:
     """Sandbox that unpacks and builds uploads, each in a new child process.
 
     With `spare`, the next child of each step is started in advance, its imports done.
+
+    After a crash, a bad answer or a timeout the sandbox is `suspect`: code of the upload may have
+    run in the child, and the process that uses the sandbox should end itself.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -43,6 +50,7 @@ class ProcessSandbox:
     library_path: str = ""  # LD_LIBRARY_PATH of this process: Lambda's Python needs it to start
     spare: bool = False
     used: deque[Usage] = field(default_factory=lambda: deque(maxlen=16))
+    suspect: bool = False
     _spares: dict[str, deque[Child]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,11 +59,22 @@ class ProcessSandbox:
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         """Unpack an uploaded model in a sandboxed child process."""
-        return read_unpacked(self._run("unpack", unpack_task(form, directory), self.unpack_s))
+        with self._suspicion():
+            return read_unpacked(self._run("unpack", unpack_task(form, directory), self.unpack_s))
 
     def build(self, brief: Brief, directory: Path) -> Built:
         """Compile, check and measure a model in a sandboxed child process."""
-        return read_built(self._run("build", build_task(brief, directory), self.build_s))
+        with self._suspicion():
+            return read_built(self._run("build", build_task(brief, directory), self.build_s))
+
+    @contextmanager
+    def _suspicion(self) -> Iterator[None]:
+        """Mark the sandbox as suspect if a child crashed, lied or hung."""
+        try:
+            yield
+        except InvalidModel as error:
+            self.suspect |= error.instance_code in SUSPECT
+            raise
 
     def refill(self) -> None:
         """Start missing spare child processes for the next upload.
@@ -110,7 +129,23 @@ class ProcessSandbox:
         try:
             return child.ask(task, timeout_s)
         finally:
+            self._end(child)
+
+    def _end(self, child: Child) -> None:
+        """End a child process with its descendants, before anything else runs.
+
+        Raises:
+            InvalidModel: it had started processes of its own, so its answer is not to be trusted.
+            Unavailable: they do not end.
+        """
+        try:
             self.used.append(child.kill())
+        except StillRunning as error:
+            self.suspect = True
+            raise Unavailable(f"a process that an upload started does not end: {error}") from error
+        if child.orphans:
+            log.error("an upload left %d processes behind; they were ended", child.orphans)
+            raise bad_answer("it started processes of its own")
 
     def _start(self, step: str) -> Child:
         environment = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}

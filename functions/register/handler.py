@@ -42,17 +42,24 @@ class RegisterHandler:
     metrics: Metrics
     note_failure: Callable[[Upload, Reason], None] = lambda *_: None
     after_upload: Callable[[], None] = lambda: None
+    before_reply: Callable[[dict[str, Any], str], None] = lambda *_: None  # reply, request id
 
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Register the uploaded models of a Lambda event; flush the metrics."""
         self.logger.append_keys(request_id=context.aws_request_id)
         try:
-            if _is_sqs_batch(event):
-                return self.register_batch(event, context)
-            return {"versions": self.register_uploads(event, "invocation", context)}
+            reply = self.register_event(event, context)
         finally:
             if self.metrics.metric_set:
                 self.metrics.flush_metrics()
+        self.before_reply(reply, context.aws_request_id)
+        return reply
+
+    def register_event(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Register the uploaded models of an SQS batch or a single event."""
+        if _is_sqs_batch(event):
+            return self.register_batch(event, context)
+        return {"versions": self.register_uploads(event, "invocation", context)}
 
     def register_batch(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Register an SQS batch of uploads; return failures for redelivery."""

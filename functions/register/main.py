@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import boto3
 from aws_lambda_powertools.logging import Logger
@@ -14,6 +15,7 @@ from functions.adapters.aws.s3 import CONNECTIONS, S3Blobs, S3Uploads
 from functions.adapters.child_process import Limits
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
+from functions.adapters.last_answer import answer_and_exit
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registration.registration import Registration
 from functions.core.registry.dead_letters import note_failure
@@ -26,6 +28,7 @@ OWN_MB = 300  # MB of this function's memory: its own process, Lambda's runtime,
 memory_mb = max(256, int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) - OWN_MB)
 infer_memory_mb = int(os.environ["INFER_MEMORY_MB"])
 library_path = os.environ.get("LD_LIBRARY_PATH", "")
+runtime_api = os.environ.get("AWS_LAMBDA_RUNTIME_API", "")  # empty outside a Lambda environment
 
 logger = Logger()
 config = Config(
@@ -52,10 +55,20 @@ registration = Registration(
     threads=threads_for(infer_memory_mb),
     run_all=ThreadPoolExecutor(4).map,  # model, weights, manifest and sample
 )
+
+
+def end_if_suspect(reply: dict[str, Any], request_id: str) -> None:
+    """End this environment after an upload that may have taken over its child process."""
+    if sandbox.suspect and runtime_api:
+        logger.warning("this environment ends: an upload crashed, hung or misused the sandbox")
+        answer_and_exit(runtime_api, reply, request_id)
+
+
 lambda_handler = RegisterHandler(
     registration,
     logger,
     Metrics(),
     note_failure=partial(note_failure, registry),
     after_upload=sandbox.refill,
+    before_reply=end_if_suspect,
 )

@@ -1,4 +1,4 @@
-"""Sandbox process: limit own memory, CPU and files, then answer tasks.
+"""Sandbox process: limit own memory, CPU, files and system calls, then answer tasks.
 
 `adapters/sandbox.py` starts it.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from functions.adapters.seccomp import restrict_system_calls
 from functions.core.errors import InvalidModel
 from functions.core.registration.sandbox_protocol import read_brief, rejection, report
 from functions.core.uploads import Form
@@ -34,6 +35,7 @@ def main(step: str, out: int, parent: int, limits: Mapping[str, int]) -> None:
     _end_with(parent)
     _limit(limits)
     run = _step(step)
+    restrict_system_calls()
     _write_line(out, "ready")
     for line in sys.stdin.buffer:
         _write_line(out, _answer(run, json.loads(line)))
@@ -68,7 +70,7 @@ def _resource_limits(limits: Mapping[str, int]) -> Iterator[tuple[str, int, int]
     yield "CORE", 0, 0
     yield "DATA", memory, memory  # private writable memory
     yield "AS", address, address  # also maps of files and reserved addresses
-    yield "CPU", limits["cpu_s"], limits["cpu_s"] + 2  # SIGXCPU, two seconds later SIGKILL
+    yield "CPU", limits["cpu_s"], limits["cpu_s"] + limits["kill_s"]
     yield "FSIZE", limits["file_mb"] * MB, limits["file_mb"] * MB
     yield "NOFILE", limits["files"], limits["files"]
     yield "NPROC", _threads_of_this_user() + limits["threads"], 0

@@ -138,7 +138,7 @@ class FunctionPool:
             answer = await environment.invoke(invocation, limit_s)
         duration_ms = (time.perf_counter() - began + spent_s) * 1000
         self._report(environment, request_id, answer, duration_ms, init_ms)
-        if answer.fatal:
+        if environment.state != "idle":  # the process has ended
             await self._drop(environment)
         else:
             self._environments.remove(environment)

@@ -99,6 +99,7 @@ class Environment:
     init_ms: float = 0.0
     pid: int = 0
     _queue: "asyncio.Queue[Invocation]" = field(default_factory=asyncio.Queue)
+    _asking: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self, limit_s: float, request_id: str) -> None:
         """Spawn the function's process; wait until it asks for an event.
@@ -141,13 +142,24 @@ class Environment:
         self._answer = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(invocation)
         answer = await self._until(self._answer, limit_s, invocation.request_id) or Answer(b"null")
-        if answer.fatal:
+        if answer.fatal or not await self._asks_again(limit_s):
             await self.stop()
         else:
             self._measure(children=False)
             self.output.pump()
             self.state = "idle"
         return answer
+
+    async def _asks_again(self, limit_s: float) -> bool:
+        """Wait until the process asks for the next event; return False if it ends."""
+        asks = asyncio.create_task(self._asking.wait())
+        try:
+            await asyncio.wait(
+                {asks, self._exit}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            return asks.done()
+        finally:
+            asks.cancel()
 
     def is_alive(self) -> bool:
         """Return True unless the function's process has ended or is ending."""
@@ -253,7 +265,9 @@ class Environment:
     async def _next(self, _: web.Request) -> web.Response:
         if not self._ready.done():
             self._ready.set_result(None)
+        self._asking.set()
         invocation = await self._queue.get()
+        self._asking.clear()
         headers = {
             "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
             "Lambda-Runtime-Deadline-Ms": str(int(invocation.deadline * 1000)),

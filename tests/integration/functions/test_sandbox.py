@@ -1,14 +1,17 @@
 """Sandbox process under hostile code: limits, isolation, bounded time, malformed answers."""
 
+import errno
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,8 +36,10 @@ def tell(value):
 def work(task):
 {body}
 m._step = lambda name: work
+{filter}
 m.main(sys.argv[1], out, int(sys.argv[3]), json.loads(sys.argv[4]))
 """
+UNFILTERED = "m.restrict_system_calls = lambda: False"  # as on a kernel without seccomp
 MB = 1024 * 1024
 
 
@@ -49,20 +54,33 @@ def directory(tmp_path: Path) -> Path:
 Unpack = Callable[..., object]
 
 
+HostileSandbox = Callable[..., ProcessSandbox]
+
+
 @pytest.fixture
-def unpack(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Unpack]:
+def hostile_sandbox(monkeypatch: pytest.MonkeyPatch) -> HostileSandbox:
+    """Return a function that makes a sandbox whose steps run hostile code."""
+
+    def make(
+        body: str, *, timeout_s: float = 10, filtered: bool = True, **limits: int
+    ) -> ProcessSandbox:
+        start = HOSTILE_START.format(
+            body=textwrap.indent(textwrap.dedent(body), "    "),
+            filter="" if filtered else UNFILTERED,
+        )
+        monkeypatch.setattr(child_process, "_START", start)
+        memory_mb = limits.pop("memory_mb", 512)
+        return ProcessSandbox(Limits(memory_mb, **limits), unpack_s=timeout_s)
+
+    return make
+
+
+@pytest.fixture
+def unpack(hostile_sandbox: HostileSandbox, directory: Path) -> Unpack:
     """Return a function that runs hostile code in the place of `unpack`."""
 
-    def run(body: str, *, timeout_s: float = 10, **limits: int) -> object:
-        monkeypatch.setattr(
-            child_process,
-            "_START",
-            HOSTILE_START.format(body=textwrap.indent(textwrap.dedent(body), "    ")),
-        )
-        sandbox = ProcessSandbox(
-            Limits(memory_mb=limits.pop("memory_mb", 512), **limits), unpack_s=timeout_s
-        )
-        return sandbox.unpack(Form.ONNX, directory)
+    def run(body: str, **options: Any) -> object:
+        return hostile_sandbox(body, **options).unpack(Form.ONNX, directory)
 
     return run
 
@@ -232,15 +250,151 @@ def test_refill_starts_the_missing_spares(directory: Path) -> None:
         sandbox.close()
 
 
-def test_processes_of_the_sandbox_end_with_it(unpack: Unpack) -> None:
-    [pid] = run_hostile(
-        unpack, "import subprocess\ntell([subprocess.Popen(['/bin/sleep', '60']).pid])"
-    )
-
-    deadline = time.monotonic() + 60
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
+# Each starts a process that outlives the child, writes its pid to the file `pid`, and works on.
+LEFT_BEHIND = {
+    "the same group": "fork(work_on)",
+    "a session of its own": "fork(lambda: (os.setsid(), work_on()))",
+    "forked twice": "fork(lambda: (os.setsid(), fork(work_on), os._exit(0)))",
+    "forked thrice": "fork(lambda: (os.setsid(), fork(lambda: (fork(work_on), os._exit(0)))))",
+    "a chain that forks on": """
+def chain():
+    while True:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        note()
+fork(chain)""",
+}
+FORK = """
+def fork(run):
+    if not os.fork():
+        run()
+        os._exit(0)
+def note():
+    open('written', 'w').write(str(os.getpid()))
+    os.rename('written', 'pid')
+def work_on():
+    for signum in range(1, 32):
+        if signum not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(signum, signal.SIG_IGN)
+    while True:
+        note()
+def wait():
+    while not os.path.exists('pid'):
         time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        *((start, "return {}") for start in LEFT_BEHIND),
+        ("forked twice", "os._exit(0)"),
+        ("forked twice", "time.sleep(60)"),
+    ],
+)
+def test_no_process_outlives_its_child(
+    unpack: Unpack, directory: Path, start: str, end: str
+) -> None:
+    with pytest.raises(InvalidModel) as caught:
+        unpack(f"{FORK}{LEFT_BEHIND[start]}\nwait()\n{end}", filtered=False, timeout_s=5)
+
+    assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
+    assert not psutil.pid_exists(int((directory / "pid").read_text()))
+    (directory / "pid").unlink()  # nothing is left that writes it again
+    left = [process for process in psutil.Process().children() if "functions" in _command(process)]
+    assert left == []
+    assert not (directory / "pid").exists()
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended
+        return ""
+
+
+def test_ending_what_is_left_spares_other_children(unpack: Unpack, directory: Path) -> None:
+    spare = ProcessSandbox(spare=True)
+    other = subprocess.Popen(["/bin/sleep", "600"])
+    try:
+        with pytest.raises(InvalidModel):
+            unpack(f"{FORK}fork(work_on)\nwait()\nreturn {{}}", filtered=False)
+        spares = [child for spares in spare._spares.values() for child in spares]
+        assert [child._process.poll() for child in spares] == [None, None]
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+        spare.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "os.fork()",
+        "os.posix_spawn('/bin/true', ['true'], {})",
+        "os.execv('/bin/true', ['true'])",
+        "os.setsid()",
+        "os.kill(os.getppid(), 0)",
+        "os.kill(0, 0)",
+        "resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))",
+        "__import__('socket').socket()",
+        "__import__('socket').socketpair()",
+        "signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 0)",
+        "libc('ptrace', 16, os.getppid(), 0, 0)",  # PTRACE_ATTACH
+        "libc('process_vm_readv', os.getppid(), 0, 0, 0, 0, 0)",
+        "libc('unshare', 0x10000000)",  # CLONE_NEWUSER
+    ],
+)
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux alone has the filter")
+def test_the_process_may_not_reach_other_processes(unpack: Unpack, call: str) -> None:
+    body = f"""
+        def libc(name, *arguments):
+            import ctypes
+            library = ctypes.CDLL(None, use_errno=True)
+            if getattr(library, name)(*map(ctypes.c_long, arguments)) < 0:
+                raise OSError(ctypes.get_errno(), name)
+        try:
+            {call}
+            tell("allowed")
+        except OSError as error:
+            tell(error.errno)
+    """
+    assert run_hostile(unpack, body) == errno.EPERM
+
+
+def test_the_process_may_start_threads(unpack: Unpack) -> None:
+    body = """
+        import threading
+        answers = []
+        thread = threading.Thread(target=answers.append, args=["ran"])
+        thread.start()
+        thread.join()
+        tell(answers)
+    """
+    assert run_hostile(unpack, body) == ["ran"]
+
+
+@pytest.mark.parametrize(
+    ("body", "suspect"),
+    [
+        ("os._exit(0)", True),
+        ("return {}", True),
+        ("time.sleep(60)", True),
+        ("tell('a rejection')", False),
+        ("bytearray(600 * 1024 * 1024)", False),
+    ],
+)
+def test_a_crash_lie_or_timeout_makes_the_sandbox_suspect(
+    hostile_sandbox: HostileSandbox, directory: Path, body: str, suspect: bool
+) -> None:
+    sandbox = hostile_sandbox(body, timeout_s=2)
+
+    with pytest.raises(InvalidModel):
+        sandbox.unpack(Form.ONNX, directory)
+
+    assert sandbox.suspect is suspect
 
 
 def test_a_process_that_cannot_start_is_unavailable(
@@ -259,11 +413,15 @@ def test_code_that_does_not_load_is_unavailable(
         ProcessSandbox().unpack(Form.ONNX, directory)
 
 
-def test_a_spare_that_died_is_replaced(directory: Path) -> None:
+@pytest.mark.parametrize("waited", [False, True])
+def test_a_spare_that_died_is_replaced(directory: Path, waited: bool) -> None:
     sandbox = ProcessSandbox(spare=True)
     try:
-        for spares in sandbox._spares.values():
-            os.kill(spares[0]._process.pid, signal.SIGKILL)
+        for [child] in sandbox._spares.values():
+            if waited:  # it had reported that it is ready
+                select.select([child._answers], [], [])
+            os.kill(child._process.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, child._process.pid, os.WEXITED | os.WNOWAIT)
         assert sandbox.unpack(Form.ONNX, directory).model == "model.onnx"
     finally:
         sandbox.close()
@@ -286,7 +444,7 @@ def test_the_process_ends_when_its_parent_is_killed(directory: Path) -> None:
     os.rename('pid', 'started')
     time.sleep(600)"""
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, HOSTILE_START.format(body=body), str(directory)]
+        [sys.executable, "-c", PARENT, HOSTILE_START.format(body=body, filter=""), str(directory)]
     )
     try:
         started = directory / "started"

@@ -47,6 +47,11 @@ def act(event, context):
         time.sleep(60)
     elif do == "exit":
         os._exit(3)
+    elif do == "answer and exit":
+        sys.path.append(event["root"])
+        from functions.adapters.last_answer import answer_and_exit
+        api = os.environ["AWS_LAMBDA_RUNTIME_API"]
+        answer_and_exit(api, {"pid": os.getpid()}, context.aws_request_id)
     elif do == "raise":
         raise KeyError("the message")
     elif do == "big":
@@ -286,6 +291,15 @@ def test_a_process_that_ends_is_replaced(stack: RunningStack) -> None:
     assert (error["errorType"], kind) == ("Runtime.ExitError", "Unhandled")
     assert error["errorMessage"].endswith("Runtime exited with error: exit status 3")
     assert invoke(stack)[1] is None
+
+
+def test_a_process_may_answer_and_then_end(stack: RunningStack) -> None:
+    answers = [invoke(stack, do="answer and exit", root=str(ROOT)) for _ in range(3)]
+
+    assert [kind for _, kind in answers] == [None] * 3
+    pids = {answer["pid"] for answer, _ in answers}
+    assert len(pids) == 3
+    assert not any(map(psutil.pid_exists, pids))
 
 
 def test_an_idle_process_found_dead_is_replaced_unnoticed(stack: RunningStack) -> None:

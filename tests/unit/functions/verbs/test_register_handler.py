@@ -118,6 +118,15 @@ def test_after_upload_is_called_once_the_version_is_finished(
     assert finished == [number]
 
 
+def test_before_reply_is_called_with_the_reply(handler: RegisterHandler) -> None:
+    replies: list[tuple[dict[str, Any], str]] = []
+    handler = replace(handler, before_reply=lambda *reply: replies.append(reply))
+
+    reply = handler(load("s3_put_model"), Context())
+
+    assert replies == [(reply, Context.aws_request_id)]
+
+
 @pytest.mark.parametrize("event", ["s3_put_model", "eventbridge_put_model"])
 def test_a_direct_event_is_answered_with_the_version(handler: RegisterHandler, event: str) -> None:
     assert handler(load(event), Context()) == {

@@ -1,0 +1,118 @@
+"""System call filter (seccomp) of the process that checks an upload.
+
+It forbids new processes, sockets, signals to other processes and reading their memory. Threads
+stay allowed. A kernel without seccomp leaves the process unfiltered: the resource limits, and the
+parent that ends every descendant, do not depend on it.
+"""
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+_SET_MODE_FILTER, _ALL_THREADS = 1, 1  # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
+_EPERM, _ENOSYS = _ERRNO | 1, _ERRNO | 38
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
+_CLONE_THREAD = 0x00010000
+_X32 = 0x40000000  # x86-64 system calls under other numbers begin here
+
+# System calls that are numbered alike on every architecture, since Linux 5.0.
+_NEW = {
+    "pidfd_send_signal": 424, "io_uring_setup": 425, "pidfd_open": 434, "clone3": 435,
+    "pidfd_getfd": 438, "process_madvise": 440,
+}  # fmt: skip
+# Machine -> (AUDIT_ARCH_*, numbers of system calls); asm/unistd_64.h and asm-generic/unistd.h.
+_TABLES = {
+    "x86_64": (0xC000003E, {
+        "socket": 41, "socketpair": 53, "clone": 56, "fork": 57, "vfork": 58, "execve": 59,
+        "kill": 62, "ptrace": 101, "setpgid": 109, "setsid": 112, "rt_sigqueueinfo": 129,
+        "chroot": 161, "setrlimit": 160, "mount": 165, "tkill": 200, "tgkill": 234,
+        "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272,
+        "rt_tgsigqueueinfo": 297, "perf_event_open": 298, "prlimit64": 302, "setns": 308,
+        "seccomp": 317, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "bpf": 321,
+        "execveat": 322, "userfaultfd": 323,
+    }),
+    "aarch64": (0xC00000B7, {
+        "mount": 40, "chroot": 51, "unshare": 97, "ptrace": 117, "kill": 129, "tkill": 130,
+        "tgkill": 131, "rt_sigqueueinfo": 138, "setpgid": 154, "setsid": 157, "setrlimit": 164,
+        "socket": 198, "socketpair": 199, "add_key": 217, "request_key": 218, "keyctl": 219,
+        "clone": 220, "execve": 221, "rt_tgsigqueueinfo": 240, "perf_event_open": 241,
+        "prlimit64": 261, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271,
+        "kcmp": 272, "seccomp": 277, "bpf": 280, "execveat": 281, "userfaultfd": 282,
+    }),
+}  # fmt: skip
+
+Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
+# Allow prlimit64 if its third argument, the new limit, is a null pointer in both halves.
+_IF_IT_READS: list[Instruction] = [
+    (_LOAD, 0, 0, _ARGUMENTS + 16),
+    (_EQUAL, 0, 3, 0),
+    (_LOAD, 0, 0, _ARGUMENTS + 20),
+    (_EQUAL, 0, 1, 0),
+    (_RETURN, 0, 0, _ALLOW),
+    (_RETURN, 0, 0, _EPERM),
+]
+
+
+class _Program(ctypes.Structure):
+    """C struct sock_fprog: a filter's length and instructions."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def restrict_system_calls() -> bool:
+    """Forbid this process new processes, sockets and signals to others.
+
+    It holds for all threads and cannot be undone. The process must have set PR_SET_NO_NEW_PRIVS.
+
+    Returns:
+        False where the kernel or the machine's architecture has no such filter.
+    """
+    machine = os.uname().machine
+    if machine not in _TABLES:
+        return False
+    code = b"".join(struct.pack("<HBBI", *instruction) for instruction in _filter(machine))
+    program = _Program(len(code) // 8, code)
+    seccomp = _TABLES[machine][1]["seccomp"]
+    libc: Any = ctypes.CDLL(None)
+    status = libc.syscall(seccomp, _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program))
+    return bool(status == 0)
+
+
+def _filter(machine: str) -> Iterator[Instruction]:
+    """Yield the filter's instructions: refuse what is listed, allow the rest."""
+    architecture, numbers = _TABLES[machine]
+    numbers = numbers | _NEW
+    yield _LOAD, 0, 0, _ARCHITECTURE
+    yield _EQUAL, 1, 0, architecture
+    yield _RETURN, 0, 0, _EPERM
+    yield _LOAD, 0, 0, _NUMBER
+    if machine == "x86_64":
+        yield _AT_LEAST, 0, 1, _X32
+        yield _RETURN, 0, 0, _EPERM
+    yield from _when(numbers.pop("clone3"), [(_RETURN, 0, 0, _ENOSYS)])  # glibc falls back to clone
+    yield from _when(numbers.pop("clone"), _if_argument(0, _ANY_BIT, _CLONE_THREAD))
+    for name in ("kill", "tgkill"):  # abort() and raise() signal their own process
+        yield from _when(numbers.pop(name), _if_argument(0, _EQUAL, os.getpid()))
+    yield from _when(numbers.pop("prlimit64"), _IF_IT_READS)
+    for number in numbers.values():
+        yield from _when(number, [(_RETURN, 0, 0, _EPERM)])
+    yield _RETURN, 0, 0, _ALLOW
+
+
+def _when(number: int, instructions: list[Instruction]) -> list[Instruction]:
+    """Run instructions for one system call only."""
+    return [(_EQUAL, 0, len(instructions), number), *instructions]
+
+
+def _if_argument(position: int, comparison: int, operand: int) -> list[Instruction]:
+    """Allow a system call if the low half of an argument fits; refuse others."""
+    return [
+        (_LOAD, 0, 0, _ARGUMENTS + 8 * position),
+        (comparison, 0, 1, operand),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _EPERM),
+    ]
