@@ -69,7 +69,7 @@ def _processes() -> Iterator[tuple[int, int]]:
 
 
 def _is_sandboxed(pid: int, cpu_s: int) -> bool:
-    """Return True if a process has the sandbox's limit on CPU time, or less."""
+    """Return True if a process's CPU limit is the sandbox's or lower."""
     try:
         lines = (_PROC / str(pid) / "limits").read_text().splitlines()
     except OSError:  # the process ended
