@@ -109,7 +109,7 @@ def _when(number: int, instructions: list[Instruction]) -> list[Instruction]:
 
 
 def _if_argument(position: int, comparison: int, operand: int) -> list[Instruction]:
-    """Allow a system call if the low half of an argument fits; refuse others."""
+    """Allow a call if an argument's low half fits; else refuse."""
     return [
         (_LOAD, 0, 0, _ARGUMENTS + 8 * position),
         (comparison, 0, 1, operand),
