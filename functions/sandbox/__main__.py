@@ -1,4 +1,4 @@
-"""Sandbox process: limit own memory, CPU, files and system calls, then answer tasks.
+"""Sandbox process: limit own resources and system calls, then answer tasks.
 
 `adapters/sandbox.py` starts it.
 """

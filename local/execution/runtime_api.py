@@ -151,7 +151,7 @@ class Environment:
         return answer
 
     async def _asks_again(self, limit_s: float) -> bool:
-        """Wait until the process asks for the next event; return False if it ends."""
+        """Wait for the next event request; return False if the process ends."""
         asks = asyncio.create_task(self._asking.wait())
         try:
             await asyncio.wait(

@@ -1,9 +1,9 @@
 """Limits on an uploaded ONNX model's structure, and its allowed operators.
 
 To allow an operator of com.microsoft, add its name to MICROSOFT below, and a model that uses it to
-ZOO in tests/integration/functions/test_sandbox_build.py, which compiles and runs it. Operators of
-the standard domains are all allowed. Each limit is tested below, at and above its value in
-tests/unit/functions/package/test_onnx_limits.py.
+ZOO in tests/integration/functions/sandbox/test_sandbox_build.py, which compiles and runs it.
+Operators of the standard domains are all allowed. Each limit is tested below, at and above its
+value in tests/unit/functions/package/test_onnx_limits.py.
 
 Real models are far below these numbers. Crafted ones above them crash, hang or bloat the libraries
 that parse them (onnx 1.23.2 and onnxruntime 1.31.1, docs/decisions/0008-the-sandbox.md).

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 # Runs the handler as Lambda does, after an upload that left the sandbox as `argv[1]` says.
 INVOCATION = """
 import sys
