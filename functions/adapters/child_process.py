@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -24,6 +25,8 @@ from functions.core.registration.sandbox_protocol import REPORT_BYTES
 
 ROOT = Path(__file__).parents[2]  # folder of the package `functions`
 START_S = 30  # s to start Python and load onnxruntime from a cold disk
+POLL_S = 1.0  # s between two looks at a child that has not answered
+REST_S = 30  # s; a child that neither used nor waited for a processor or disk so long hangs
 ADDRESS_MB = 8 * 1024
 EXIT_POLL_S = 0.002
 # -I: no PYTHON* variables, no current directory; -S: no site-packages hooks; -B: no .pyc files
@@ -39,7 +42,8 @@ _START = (
 class Limits:
     """Resource limits of a child process: memory, CPU, files and threads.
 
-    Linux does not apply RLIMIT_NPROC, i.e. `threads`, to root.
+    There is no limit in seconds of the clock: how long a task takes by it depends on what else the
+    machine does. Linux does not apply RLIMIT_NPROC, i.e. `threads`, to root.
     """
 
     memory_mb: int = 2048
@@ -67,9 +71,15 @@ class Usage:
 class ChildEnded(Exception):
     """Error: a child process ended, or was killed, without an answer.
 
-    The message is "timeout", "memory", a signal's name or an exit status. `ready`: the child had
-    started, so its task is at fault.
+    The message is one of the causes below, a signal's name or an exit status. `ready`: the child
+    had started, so its task is at fault, unless the cause is `LATE` or `KILLED`.
     """
+
+    CPU = "processor time"  # it used up its limit
+    HANGS = "hangs"  # all its threads slept for `REST_S`
+    LATE = "late"  # the caller's deadline passed while it worked, or waited for its turn
+    MEMORY = "memory"  # the kernel killed it: memory ran out
+    KILLED = "killed"  # somebody else killed it, it was far from its limits
 
     def __init__(self, message: str, *, ready: bool) -> None:
         super().__init__(message)
@@ -92,7 +102,7 @@ class Child:
         adopt_orphans()
         self.step = step
         self.ready = False
-        self._cpu_s = limits.cpu_s + limits.kill_s
+        self._limits = limits
         self._buffer = bytearray()
         self._started = time.monotonic()
         self._answers, write_end = os.pipe()
@@ -115,8 +125,10 @@ class Child:
             os.close(write_end)
         self._pids.add(self._process.pid)
 
-    def ask(self, task: Mapping[str, Any], timeout_s: float) -> object:
+    def ask(self, task: Mapping[str, Any], deadline: float) -> object:
         """Send a task to the child process; return its JSON answer.
+
+        `deadline` is a time of `time.monotonic`.
 
         Raises:
             ChildEnded: there is no answer.
@@ -129,7 +141,6 @@ class Child:
             if self._has_exited():
                 raise ChildEnded("it ended while it waited for a task", ready=False)
             self.ready = True
-        deadline = time.monotonic() + timeout_s
         self._write(json.dumps(task).encode() + b"\n", deadline)
         try:
             return json.loads(self._read_line(deadline), parse_constant=_refuse_constant)
@@ -151,7 +162,7 @@ class Child:
         if self._answers >= 0:
             os.close(self._answers)
             self._answers = -1
-        self.orphans += end_orphans(self._pids, self._cpu_s)
+        self.orphans += end_orphans(self._pids, self._limits.cpu_s + self._limits.kill_s)
         return self.usage
 
     def _reap(self) -> int:
@@ -164,14 +175,16 @@ class Child:
     def _read_line(self, deadline: float) -> bytes:
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
+        wait = _Wait(self._process.pid, deadline)
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > REPORT_BYTES:
                 raise bad_answer("its answer is too long")
             if not poll.poll(_milliseconds_until(deadline)):
-                raise ChildEnded("timeout", ready=self.ready)
+                self._check(wait)
+                continue
             chunk = os.read(self._answers, 1024 * 1024)
             if not chunk:
-                self._raise_ended(deadline)
+                self._raise_ended(wait)
             self._buffer += chunk
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
@@ -183,25 +196,32 @@ class Child:
         os.set_blocking(descriptor, False)
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
-        rest = memoryview(data)
+        rest, wait = memoryview(data), _Wait(self._process.pid, deadline)
         try:
             while rest:
-                if not poll.poll(_milliseconds_until(deadline)):
-                    raise ChildEnded("timeout", ready=self.ready)
-                rest = rest[os.write(descriptor, rest) :]
+                if poll.poll(_milliseconds_until(deadline)):
+                    rest = rest[os.write(descriptor, rest) :]
+                else:
+                    self._check(wait)
         except BrokenPipeError:
-            self._raise_ended(deadline)
+            self._raise_ended(wait)
 
-    def _raise_ended(self, deadline: float) -> NoReturn:
+    def _check(self, wait: "_Wait") -> None:
+        """Raise `ChildEnded` if the child hangs, or if there is no more time to wait."""
+        cause = wait.cause_to_end()
+        if cause is not None:
+            raise ChildEnded(cause, ready=self.ready)
+
+    def _raise_ended(self, wait: "_Wait") -> NoReturn:
         """Wait for the child to exit, and raise `ChildEnded` with the cause.
 
         Freeing gigabytes of memory may take the kernel a moment.
         """
         while not self._has_exited():
-            if time.monotonic() > deadline:
-                raise ChildEnded("timeout", ready=self.ready)
+            self._check(wait)
             time.sleep(EXIT_POLL_S)
-        raise ChildEnded(_cause(self._reap()), ready=self.ready)
+        exit_code = self._reap()
+        raise ChildEnded(_cause(exit_code, self.usage, self._limits), ready=self.ready)
 
     def _has_exited(self) -> bool:
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -209,15 +229,56 @@ class Child:
 
 
 def _milliseconds_until(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic()) * 1000
+    """Return how long to poll before the next look at the child."""
+    return min(max(0.0, deadline - time.monotonic()), POLL_S) * 1000
 
 
-def _cause(exit_code: int) -> str:
+def _cause(exit_code: int, usage: Usage, limits: Limits) -> str:
+    """Return why a child process ended, from its exit code and what it used.
+
+    SIGKILL comes from the kernel when the processor time or the memory runs out. A process far from
+    both limits was ended by somebody else, and its upload is not at fault.
+    """
     if exit_code == -signal.SIGXCPU:
-        return "timeout"
-    if exit_code == -signal.SIGKILL:  # sent by the kernel when memory runs out
-        return "memory"
+        return ChildEnded.CPU
+    if exit_code == -signal.SIGKILL:
+        if usage.cpu_s >= limits.cpu_s:
+            return ChildEnded.CPU
+        return ChildEnded.MEMORY if usage.peak_mb >= limits.memory_mb / 2 else ChildEnded.KILLED
     return signal.Signals(-exit_code).name if exit_code < 0 else f"exit {exit_code}"
+
+
+class _Wait:
+    """Wait for a child process: until a deadline, or until it hangs.
+
+    A process on a busy machine does not hang: its threads wait for a processor or a disk, and Linux
+    calls them runnable. If all threads sleep on and on, they wait for something that never comes.
+    """
+
+    def __init__(self, pid: int, deadline: float) -> None:
+        self._tasks = Path(f"/proc/{pid}/task")
+        self._deadline = deadline
+        self._ticks = -1
+        self._active_at = time.monotonic()
+
+    def cause_to_end(self) -> str | None:
+        """Look at the process; return the cause to end it, or None to go on waiting."""
+        now, threads = time.monotonic(), self._threads()
+        ticks = sum(int(fields[11]) + int(fields[12]) for fields in threads)  # utime and stime
+        is_active = any(fields[0] in "RD" for fields in threads)  # runnable, or disk
+        if is_active or ticks != self._ticks:
+            self._ticks, self._active_at = ticks, now
+        if now - self._active_at > REST_S:
+            return ChildEnded.HANGS
+        return ChildEnded.LATE if now > self._deadline else None
+
+    def _threads(self) -> list[list[str]]:
+        """Return the fields of proc_pid_stat(5) of each thread, from the state on."""
+        threads = []
+        with suppress(OSError):  # a thread, or the process, ended
+            for task in self._tasks.iterdir():
+                threads.append((task / "stat").read_text("utf-8").rpartition(")")[2].split())
+        return threads
 
 
 def _refuse_constant(name: str) -> NoReturn:

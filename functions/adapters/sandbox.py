@@ -1,20 +1,23 @@
-"""Sandbox that checks uploads in child processes with time and resource limits.
+"""Sandbox that checks uploads in child processes with resource limits.
 
-Any upload, also a hostile one, ends in an answer or a rejection within a time limit. A process
-is used once and works in one directory.
+An upload, also a hostile one, ends in an answer, in a rejection if it used up its processor time
+or memory, or in `Unavailable` if the machine was too busy to say. A process is used once and works
+in one directory.
 """
 
 import ctypes
 import json
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from functions.adapters.child_process import Child, ChildEnded, Limits, Usage
+from functions.adapters.child_process import REST_S, Child, ChildEnded, Limits, Usage
 from functions.adapters.descendants import StillRunning
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.registration.sandbox_answers import bad_answer, read_built, read_unpacked
@@ -28,8 +31,9 @@ from functions.core.registration.sandbox_protocol import (
 from functions.core.uploads import Form
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
-# Codes of rejections after which code of the upload may have run in the child.
-SUSPECT = {"SANDBOX_CRASHED", "SANDBOX_TIMEOUT", "SANDBOX_BAD_ANSWER"}
+# Codes of failures after which code of the upload may have run in the child.
+SUSPECT = {"SANDBOX_CRASHED", "SANDBOX_TIMEOUT", "SANDBOX_BAD_ANSWER", "SANDBOX_BUSY"}
+WAIT_S = 900  # s to wait for a step if nobody says how long: Lambda's longest timeout
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ log = logging.getLogger(__name__)
 class ProcessSandbox:
     """Sandbox that unpacks and builds uploads, each in a new child process.
 
+    A step may use as much processor time as its limit says, `unpack_cpu_s` for unpacking. How long
+    the caller waits for it is no limit of the upload's: `wait_at_most`.
+
     With `spare`, the next child of each step is started in advance, its imports done.
 
     After a crash, a bad answer or a timeout the sandbox is `suspect`: code of the upload may have
@@ -45,34 +52,38 @@ class ProcessSandbox:
     """
 
     limits: Limits = field(default_factory=Limits)
-    unpack_s: float = 20
-    build_s: float = 60
+    unpack_cpu_s: int = 30  # with the 90 of `Limits` and the transfers less than RegisterTimeout
     library_path: str = ""  # LD_LIBRARY_PATH of this process: Lambda's Python needs it to start
     spare: bool = False
     used: deque[Usage] = field(default_factory=lambda: deque(maxlen=16))
     suspect: bool = False
+    _deadline: float = math.inf
     _spares: dict[str, deque[Child]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         hide_environment()
         self.refill()
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Set how long the next upload may keep the caller waiting, all steps together."""
+        self._deadline = time.monotonic() + seconds
+
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         """Unpack an uploaded model in a sandboxed child process."""
         with self._suspicion():
-            return read_unpacked(self._run("unpack", unpack_task(form, directory), self.unpack_s))
+            return read_unpacked(self._run("unpack", unpack_task(form, directory)))
 
     def build(self, brief: Brief, directory: Path) -> Built:
         """Compile, check and measure a model in a sandboxed child process."""
         with self._suspicion():
-            return read_built(self._run("build", build_task(brief, directory), self.build_s))
+            return read_built(self._run("build", build_task(brief, directory)))
 
     @contextmanager
     def _suspicion(self) -> Iterator[None]:
         """Mark the sandbox as suspect if a child crashed, lied or hung."""
         try:
             yield
-        except InvalidModel as error:
+        except (InvalidModel, Unavailable) as error:
             self.suspect |= error.instance_code in SUSPECT
             raise
 
@@ -97,37 +108,37 @@ class ProcessSandbox:
             while spares:
                 spares.pop().kill()
 
-    def _run(self, step: str, task: Mapping[str, Any], timeout_s: float) -> object:
+    def _run(self, step: str, task: Mapping[str, Any]) -> object:
         """Run a task in a child process and return its answer.
 
         Raises:
             InvalidModel: the upload made the child fail.
-            Unavailable: no child could be started.
+            Unavailable: no child could be started, or the machine was too busy to say.
         """
         try:
-            answer = self._ask_once(self._take(step), task, timeout_s)
+            answer = self._ask_once(self._take(step), task)
         except ChildEnded as ended:
             if ended.ready:
-                raise _rejection(str(ended), timeout_s) from ended
-            answer = self._ask_new_child(step, task, timeout_s)  # the spare died while it waited
+                raise self._verdict(step, str(ended)) from ended
+            answer = self._ask_new_child(step, task)  # the spare died while it waited
         if isinstance(answer, dict) and "crashed" in answer:
             log.error("the sandbox failed on an upload: %s", json.dumps(str(answer["crashed"])))
-            raise _rejection("an error", timeout_s)
+            raise self._verdict(step, "an error")
         if isinstance(answer, dict) and "memory" in answer:
-            raise _rejection("memory", timeout_s)
+            raise self._verdict(step, ChildEnded.MEMORY)
         return answer
 
-    def _ask_new_child(self, step: str, task: Mapping[str, Any], timeout_s: float) -> object:
+    def _ask_new_child(self, step: str, task: Mapping[str, Any]) -> object:
         try:
-            return self._ask_once(self._start(step), task, timeout_s)
+            return self._ask_once(self._start(step), task)
         except ChildEnded as ended:
             if ended.ready:
-                raise _rejection(str(ended), timeout_s) from ended
+                raise self._verdict(step, str(ended)) from ended
             raise Unavailable(f"the process that checks uploads did not start: {ended}") from ended
 
-    def _ask_once(self, child: Child, task: Mapping[str, Any], timeout_s: float) -> object:
+    def _ask_once(self, child: Child, task: Mapping[str, Any]) -> object:
         try:
-            return child.ask(task, timeout_s)
+            return child.ask(task, min(self._deadline, time.monotonic() + WAIT_S))
         finally:
             self._end(child)
 
@@ -151,7 +162,27 @@ class ProcessSandbox:
         environment = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
         if self.library_path:
             environment["LD_LIBRARY_PATH"] = self.library_path
-        return Child(step, self.limits, environment)
+        return Child(step, self._limits_of(step), environment)
+
+    def _limits_of(self, step: str) -> Limits:
+        if step == "build":
+            return self.limits
+        return replace(self.limits, cpu_s=min(self.unpack_cpu_s, self.limits.cpu_s))
+
+    def _verdict(self, step: str, cause: str) -> InvalidModel | Unavailable:
+        """Return the error for a child that failed: the upload's fault, or the machine's."""
+        if cause in (ChildEnded.LATE, ChildEnded.KILLED):
+            return self._busy(step, cause)
+        return _rejection(cause, self._limits_of(step).cpu_s)
+
+    def _busy(self, step: str, cause: str) -> Unavailable:
+        used, limit_s = self.used[-1], self._limits_of(step).cpu_s
+        what = "was ended from outside" if cause == ChildEnded.KILLED else "is not done"
+        return Unavailable(
+            f"the check of the model {what} after {used.wall_s:.0f} s in which it got "
+            f"{used.cpu_s:.1f} of {limit_s} s of processor time; the queue delivers it again",
+            code="SANDBOX_BUSY",
+        )
 
     def _take(self, step: str) -> Child:
         spares = self._spares.get(step)
@@ -166,13 +197,19 @@ def hide_environment() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _rejection(cause: str, timeout_s: float) -> InvalidModel:
-    if cause == "timeout":
+def _rejection(cause: str, cpu_s: int) -> InvalidModel:
+    if cause == ChildEnded.CPU:
         return InvalidModel(
-            f"the model was not checked within {timeout_s:.0f} s: it is too large or never ends",
+            f"the model was not checked within {cpu_s} s of processor time: it is too large or "
+            "never ends; make it smaller, or give it fewer or shorter samples",
             code="SANDBOX_TIMEOUT",
         )
-    if cause == "memory":
+    if cause == ChildEnded.HANGS:
+        return InvalidModel(
+            f"the model makes the process that runs it wait for ever: no thread ran for {REST_S} s",
+            code="SANDBOX_TIMEOUT",
+        )
+    if cause == ChildEnded.MEMORY:
         return InvalidModel(
             "the model needs more memory than the function that checks it has; "
             "raise the parameter RegisterMemory",

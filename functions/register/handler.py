@@ -22,8 +22,8 @@ from functions.core.registration.registration import Registration
 from functions.core.registry.version import Reason, State, Version
 from functions.core.uploads import Upload, lacks_folder, uploads_in
 
-# ms; with less time left an upload goes back to the queue, because building takes up to 60 s
-RESERVE_MS = 85_000
+RESERVE_MS = 85_000  # with less time left an upload goes back to the queue
+STORE_S = 15  # of the time left: to store the files of a checked model, and to commit
 KEY_CHARACTERS = 1024  # longest object key that S3 allows
 
 Summary = dict[str, Any]  # model, version, state; code and reason of a rejected version
@@ -41,6 +41,7 @@ class RegisterHandler:
     logger: Logger
     metrics: Metrics
     note_failure: Callable[[Upload, Reason], None] = lambda *_: None
+    before_upload: Callable[[float], None] = lambda _: None  # gets the seconds to check it in
     after_upload: Callable[[], None] = lambda: None
     before_reply: Callable[[dict[str, Any], str], None] = lambda *_: None  # reply, request id
 
@@ -94,8 +95,10 @@ class RegisterHandler:
         Raises:
             Unavailable: too little time is left, or a dependency failed; to be retried.
         """
-        if context.get_remaining_time_in_millis() < RESERVE_MS:
+        left_ms = context.get_remaining_time_in_millis()
+        if left_ms < RESERVE_MS:
             raise Unavailable("too little time left to begin another upload")
+        self.before_upload(left_ms / 1000 - STORE_S)
         try:
             version = self.registration.register(upload)
         except InvalidModel as error:

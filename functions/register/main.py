@@ -69,6 +69,7 @@ lambda_handler = RegisterHandler(
     logger,
     Metrics(),
     note_failure=partial(note_failure, registry),
+    before_upload=sandbox.wait_at_most,
     after_upload=sandbox.refill,
     before_reply=end_if_suspect,
 )

@@ -35,10 +35,10 @@ def test_functions_have_globals_parameters_and_references(ours: Template) -> Non
 
 
 def test_parameters_reach_the_functions() -> None:
-    template = Template.load(TEMPLATE, {"RegisterTimeout": "90", "RegisterConcurrency": 2})
+    template = Template.load(TEMPLATE, {"RegisterTimeout": "150", "RegisterConcurrency": 2})
 
     register = template.functions["RegisterFunction"]
-    assert register.timeout_s == 90
+    assert register.timeout_s == 150
     (source,) = register.sources
     assert source.queue_arn.endswith(":mayfly-RegistrationQueue")
     assert (source.batch_size, source.partial_failures, source.maximum_concurrency) == (5, True, 2)

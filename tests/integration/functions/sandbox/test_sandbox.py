@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -62,7 +63,7 @@ def hostile_sandbox(monkeypatch: pytest.MonkeyPatch) -> HostileSandbox:
     """Return a function that makes a sandbox whose steps run hostile code."""
 
     def make(
-        body: str, *, timeout_s: float = 10, filtered: bool = True, **limits: int
+        body: str, *, wait_s: float = 300, filtered: bool = True, **limits: int
     ) -> ProcessSandbox:
         start = HOSTILE_START.format(
             body=textwrap.indent(textwrap.dedent(body), "    "),
@@ -70,7 +71,9 @@ def hostile_sandbox(monkeypatch: pytest.MonkeyPatch) -> HostileSandbox:
         )
         monkeypatch.setattr(child_process, "_START", start)
         memory_mb = limits.pop("memory_mb", 512)
-        return ProcessSandbox(Limits(memory_mb, **limits), unpack_s=timeout_s)
+        sandbox = ProcessSandbox(Limits(memory_mb, **limits))
+        sandbox.wait_at_most(wait_s)
+        return sandbox
 
     return make
 
@@ -206,7 +209,7 @@ def test_limits_are_set_before_the_task_is_read(unpack: Unpack) -> None:
         ("sys.exit(3)", "SANDBOX_CRASHED"),
         ("raise KeyError('a fault of ours')", "SANDBOX_CRASHED"),
         ("def deeper(): deeper()\ndeeper()", "SANDBOX_CRASHED"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "SANDBOX_MEMORY"),
+        ("os.kill(os.getpid(), signal.SIGKILL if b'x' * 300_000_000 else 0)", "SANDBOX_MEMORY"),
         ("bytearray(600 * 1024 * 1024)", "SANDBOX_MEMORY"),
         ("time.sleep(60)", "SANDBOX_TIMEOUT"),
         (
@@ -214,6 +217,7 @@ def test_limits_are_set_before_the_task_is_read(unpack: Unpack) -> None:
             "SANDBOX_TIMEOUT",
         ),
         ("while True: pass", "SANDBOX_TIMEOUT"),
+        ("signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", "SANDBOX_TIMEOUT"),
         ("os.close(out)\ntime.sleep(60)", "SANDBOX_TIMEOUT"),
         ("m._write_line(out, 'x' * 20_000_000)", "SANDBOX_BAD_ANSWER"),
         ("while True: os.write(out, b'x' * 65536)", "SANDBOX_BAD_ANSWER"),
@@ -228,14 +232,73 @@ def test_limits_are_set_before_the_task_is_read(unpack: Unpack) -> None:
         ("[os.open('/', 0) for _ in range(500)]", "SANDBOX_CRASHED"),
     ],
 )
-def test_hostile_code_ends_in_a_rejection_in_time(unpack: Unpack, body: str, code: str) -> None:
+def test_hostile_code_ends_in_a_rejection_in_time(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, body: str, code: str
+) -> None:
+    monkeypatch.setattr(child_process, "REST_S", 1)
     began = time.monotonic()
 
     with pytest.raises(InvalidModel) as caught:
-        unpack(body, timeout_s=2, cpu_s=1, file_mb=64)
+        unpack(body, cpu_s=1, file_mb=64)
 
     assert caught.value.instance_code == code
     assert time.monotonic() - began < 50  # without limits some would take 60 s
+
+
+def test_a_model_that_uses_up_its_processor_time_is_told_how_much(unpack: Unpack) -> None:
+    with pytest.raises(InvalidModel, match="not checked within 1 s of processor time"):
+        unpack("while True: pass", cpu_s=1)
+
+
+def test_a_machine_without_time_for_the_child_puts_the_upload_off(unpack: Unpack) -> None:
+    with pytest.raises(Unavailable) as caught:
+        unpack("while True: pass", wait_s=0.5)
+
+    assert caught.value.instance_code == "SANDBOX_BUSY"
+    assert re.search(r"got \d+\.\d of 30 s of processor time; the queue", str(caught.value))
+
+
+def test_a_child_killed_far_from_its_limits_puts_the_upload_off(unpack: Unpack) -> None:
+    with pytest.raises(Unavailable, match="ended from outside") as caught:
+        unpack("os.kill(os.getpid(), signal.SIGKILL)", memory_mb=16 * 1024)
+
+    assert caught.value.instance_code == "SANDBOX_BUSY"
+
+
+def test_a_child_that_waits_for_its_own_thread_does_not_hang(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "REST_S", 1)
+    body = """
+        import threading
+        def spin():
+            while time.thread_time() < 3: pass
+        thread = threading.Thread(target=spin)
+        thread.start()
+        thread.join()
+        tell("done")
+    """
+
+    assert run_hostile(unpack, body) == "done"
+
+
+@pytest.mark.parametrize(
+    ("states", "hangs"), [("SS", True), ("ST", True), ("SR", False), ("DS", False)]
+)
+def test_threads_that_wait_for_a_processor_or_a_disk_do_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: str, hangs: bool
+) -> None:
+    monkeypatch.setattr(child_process, "REST_S", 0)
+    for number, state in enumerate(states):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "stat").write_text(f"7 (a) b) {state} {' 5' * 48}")
+    wait = child_process._Wait(os.getpid(), deadline=0)
+    wait._tasks = tmp_path
+    wait.cause_to_end()  # the first look only counts the ticks
+
+    assert (wait.cause_to_end() == "hangs") is hangs
+    (tmp_path / "0" / "stat").write_text(f"7 (a) b) S {' 6' * 48}")
+    assert wait.cause_to_end() == "late"  # it got processor time in between
 
 
 def test_refill_starts_the_missing_spares(directory: Path) -> None:
@@ -297,7 +360,7 @@ def test_no_process_outlives_its_child(
     unpack: Unpack, directory: Path, start: str, end: str
 ) -> None:
     with pytest.raises(InvalidModel) as caught:
-        unpack(f"{FORK}{LEFT_BEHIND[start]}\nwait()\n{end}", filtered=False, timeout_s=5)
+        unpack(f"{FORK}{LEFT_BEHIND[start]}\nwait()\n{end}", filtered=False, wait_s=5)
 
     assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
     assert not psutil.pid_exists(int((directory / "pid").read_text()))
@@ -387,9 +450,14 @@ def test_the_process_may_start_threads(unpack: Unpack) -> None:
     ],
 )
 def test_a_crash_lie_or_timeout_makes_the_sandbox_suspect(
-    hostile_sandbox: HostileSandbox, directory: Path, body: str, suspect: bool
+    hostile_sandbox: HostileSandbox,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    body: str,
+    suspect: bool,
 ) -> None:
-    sandbox = hostile_sandbox(body, timeout_s=2)
+    monkeypatch.setattr(child_process, "REST_S", 1)
+    sandbox = hostile_sandbox(body)
 
     with pytest.raises(InvalidModel):
         sandbox.unpack(Form.ONNX, directory)

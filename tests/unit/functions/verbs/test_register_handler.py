@@ -15,7 +15,7 @@ from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Reason, State
 from functions.core.uploads import Upload
-from functions.register.handler import RegisterHandler
+from functions.register.handler import STORE_S, RegisterHandler
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import scale_model
@@ -206,6 +206,14 @@ def test_an_upload_is_not_started_with_too_little_time_left(
         len(handler(load("sqs_put_model"), Context(remaining_ms=84_000))["batchItemFailures"]) == 1
     )
     assert registry.versions("demo") == []
+
+
+def test_an_upload_may_take_the_time_left_less_that_to_store_it(handler: RegisterHandler) -> None:
+    limits: list[float] = []
+
+    replace(handler, before_upload=limits.append)(load("sqs_put_model"), Context(120_000))
+
+    assert limits == [120 - STORE_S]
 
 
 @pytest.mark.parametrize(
