@@ -207,7 +207,7 @@ class Child:
             self._raise_ended(wait)
 
     def _check(self, wait: "_Wait") -> None:
-        """Raise `ChildEnded` if the child hangs, or if there is no more time to wait."""
+        """Raise `ChildEnded` if the child hangs or the time is up."""
         cause = wait.cause_to_end()
         if cause is not None:
             raise ChildEnded(cause, ready=self.ready)
@@ -234,7 +234,7 @@ def _milliseconds_until(deadline: float) -> float:
 
 
 def _cause(exit_code: int, usage: Usage, limits: Limits) -> str:
-    """Return why a child process ended, from its exit code and what it used.
+    """Return the cause of a child process's end.
 
     SIGKILL comes from the kernel when the processor time or the memory runs out. A process far from
     both limits was ended by somebody else, and its upload is not at fault.
@@ -262,7 +262,7 @@ class _Wait:
         self._active_at = time.monotonic()
 
     def cause_to_end(self) -> str | None:
-        """Look at the process; return the cause to end it, or None to go on waiting."""
+        """Return the cause to end the process, or None to wait on."""
         now, threads = time.monotonic(), self._threads()
         ticks = sum(int(fields[11]) + int(fields[12]) for fields in threads)  # utime and stime
         is_active = any(fields[0] in "RD" for fields in threads)  # runnable, or disk
