@@ -65,7 +65,7 @@ class ProcessSandbox:
         self.refill()
 
     def wait_at_most(self, seconds: float) -> None:
-        """Set how long the next upload may keep the caller waiting, all steps together."""
+        """Limit the seconds that the next upload may take, all steps together."""
         self._deadline = time.monotonic() + seconds
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
@@ -170,16 +170,16 @@ class ProcessSandbox:
         return replace(self.limits, cpu_s=min(self.unpack_cpu_s, self.limits.cpu_s))
 
     def _verdict(self, step: str, cause: str) -> InvalidModel | Unavailable:
-        """Return the error for a child that failed: the upload's fault, or the machine's."""
+        """Return the error for a failed child, the upload's or the machine's fault."""
         if cause in (ChildEnded.LATE, ChildEnded.KILLED):
             return self._busy(step, cause)
         return _rejection(cause, self._limits_of(step).cpu_s)
 
     def _busy(self, step: str, cause: str) -> Unavailable:
         used, limit_s = self.used[-1], self._limits_of(step).cpu_s
-        what = "was ended from outside" if cause == ChildEnded.KILLED else "is not done"
+        end = "was ended from outside" if cause == ChildEnded.KILLED else "is not done"
         return Unavailable(
-            f"the check of the model {what} after {used.wall_s:.0f} s in which it got "
+            f"the check of the model {end} after {used.wall_s:.0f} s in which it got "
             f"{used.cpu_s:.1f} of {limit_s} s of processor time; the queue delivers it again",
             code="SANDBOX_BUSY",
         )

@@ -22,8 +22,8 @@ from functions.core.registration.registration import Registration
 from functions.core.registry.version import Reason, State, Version
 from functions.core.uploads import Upload, lacks_folder, uploads_in
 
-RESERVE_MS = 85_000  # with less time left an upload goes back to the queue
-STORE_S = 15  # of the time left: to store the files of a checked model, and to commit
+RESERVE_MS = 85_000  # ms; with less time left an upload goes back to the queue
+STORE_S = 15  # s of the time left, to store the files of a checked model and to commit
 KEY_CHARACTERS = 1024  # longest object key that S3 allows
 
 Summary = dict[str, Any]  # model, version, state; code and reason of a rejected version
