@@ -170,7 +170,7 @@ class ProcessSandbox:
         return replace(self.limits, cpu_s=min(self.unpack_cpu_s, self.limits.cpu_s))
 
     def _verdict(self, step: str, cause: str) -> InvalidModel | Unavailable:
-        """Return the error for a failed child: the upload's or the machine's fault."""
+        """Return a failed child's error: the upload's fault, or the machine's."""
         if cause in (ChildEnded.LATE, ChildEnded.KILLED):
             return self._busy(step, cause)
         return _rejection(cause, self._limits_of(step).cpu_s)
