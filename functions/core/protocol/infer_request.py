@@ -1,7 +1,8 @@
 """Decoder of inference requests in the Open Inference Protocol (v2, REST).
 
 A body is JSON, or JSON followed by raw tensors (the binary tensor extension), or, with header
-length 0, nothing but the model's only input. Sources: kserve/open-inference-protocol
+length 0, nothing but the model's only input. An optional field may be null, which clients that
+write every attribute of a class send for an absent one. Sources: kserve/open-inference-protocol
 `inference_rest.md`, Triton `docs/protocol/*.md`.
 """
 
@@ -20,6 +21,9 @@ from functions.core.protocol.tensors import Tensor, describe, invalid_input
 
 HEADER = "Inference-Header-Content-Length"
 TIMEOUT_US_MAX = 2**63
+_BINARY_HINT = (
+    f"; when tensors follow the JSON as bytes, the header {HEADER} must hold the length of the JSON"
+)
 
 Parameters = Mapping[str, Any]
 
@@ -110,18 +114,22 @@ def json_length(header: str | None, body_bytes: int) -> int | None:
     return length
 
 
-def parse_document(text: memoryview) -> dict[str, Any]:
+def parse_document(text: memoryview, hint: str = _BINARY_HINT) -> dict[str, Any]:
     """Parse request JSON strictly: an object in UTF-8 without duplicate keys.
 
+    A byte order mark is skipped (RFC 8259, section 8.1). `hint` ends the errors of a body that is
+    no JSON.
+
     Raises:
-        InvalidRequest: not UTF-8, not JSON, not an object, or a key appears twice.
+        InvalidRequest: empty, not UTF-8, not JSON, not an object, or a key appears twice.
     """
-    hint = (
-        f"; when tensors follow the JSON as bytes, "
-        f"the header {HEADER} must hold the length of the JSON"
-    )
+    if not text:
+        raise InvalidRequest("the body is empty; send a JSON object")
+    encoding = json.detect_encoding(bytes(text[:4]))
+    if encoding in ("utf-16", "utf-32"):  # by its byte order mark
+        raise InvalidRequest(f"the body begins as text in {encoding.upper()}; send UTF-8{hint}")
     try:
-        document = _JSON.decode(str(text, "utf-8"))
+        document = _JSON.decode(str(text[3:] if encoding == "utf-8-sig" else text, "utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidRequest(
             f"the body is not JSON in UTF-8, from byte {error.start} on{hint}"
@@ -152,9 +160,9 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=tensors.Const
 
 
 def _id(document: Mapping[str, Any]) -> str | None:
-    if "id" not in document:
+    value = document.get("id")
+    if value is None:
         return None
-    value = document["id"]
     if type(value) is not str:
         raise InvalidRequest(f"id must be a string, not {describe(value)}")
     _refuse_surrogates(value, "id")
@@ -169,10 +177,13 @@ def _refuse_surrogates(text: str, subject: str) -> None:
 
 
 def _parameters(owner: Mapping[str, Any], subject: str) -> Parameters:
-    """Check and return the `parameters` of a request, input or output."""
-    parameters = owner.get("parameters", {})
+    """Check and return the `parameters` of an object, without nulls."""
+    parameters = owner.get("parameters")
+    if parameters is None:
+        return {}
     if type(parameters) is not dict:
         raise InvalidRequest(f"{subject}: parameters must be an object, not {describe(parameters)}")
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     for name, value in parameters.items():
         _check_parameter(name, value, subject)
     if "shared_memory_region" in parameters:
@@ -292,7 +303,9 @@ def named_entries(
     Raises:
         InvalidRequest: an entry is malformed, or its name is unknown or used twice.
     """
-    entries = document.get(f"{kind}s", [])
+    entries = document.get(f"{kind}s")
+    if entries is None:
+        return []
     if type(entries) is not list:
         raise InvalidRequest(f"{kind}s must be a list, not {describe(entries)}")
     named: dict[str, tuple[TensorSpec, Mapping[str, Any]]] = {}
@@ -332,7 +345,7 @@ def locate(
     shape = tensors.read_shape(spec, entry.get("shape"))
     parameters = _parameters(entry, f"input {shown(spec.name)}")
     if "binary_data_size" in parameters:
-        if "data" in entry:
+        if entry.get("data") is not None:
             raise invalid_input(
                 spec, "send either data or the parameter binary_data_size, not both"
             )

@@ -131,6 +131,8 @@ def bodies(draw: Any, signature: Signature) -> Body:
             binary += raw
         else:
             entry["data"] = draw(values(spec, shape))
+        if draw(st.integers(0, 4)) == 0:
+            entry.setdefault(draw(st.sampled_from(["parameters", "data"])), "null")
         names = draw(st.permutations(list(entry)))
         entries.append(
             "{"
@@ -139,15 +141,18 @@ def bodies(draw: Any, signature: Signature) -> Body:
         )
     members = {"inputs": "[" + ",".join(entries) + "]"}
     if draw(st.booleans()):
-        members["id"] = json.dumps(draw(IDS))
+        members["id"] = json.dumps(draw(st.one_of(IDS, st.none())))
     if draw(st.integers(0, 3)) == 0:
         members["outputs"] = json.dumps(
             [{"name": "out", "parameters": {"binary_data": draw(st.booleans())}}]
         )
     if draw(st.integers(0, 3)) == 0:
         members["parameters"] = draw(
-            st.sampled_from(['{"timeout":5}', '{"a":1.5,"binary_data_output":true}', '{"a":[1]}'])
-        )
+            st.sampled_from(
+                ['{"timeout":5}', '{"a":1.5,"binary_data_output":true}', '{"a":[1]}', "null",
+                 '{"a":null,"timeout":null}']
+            )
+        )  # fmt: skip
     if draw(st.integers(0, 9)) == 0:
         members["more"] = draw(
             st.sampled_from(['{"data":[1,2]}', '{"data": []}', "[[]]", '"data"', "null"])
@@ -159,7 +164,8 @@ def bodies(draw: Any, signature: Signature) -> Body:
         + ",".join(f'{draw(SPACES)}"{name}":{members[name]}{draw(SPACES)}' for name in order)
         + "}"
     )
-    head = text.encode("utf-8", "surrogatepass")
+    mark = draw(st.sampled_from([b"", b"", b"", b"\xef\xbb\xbf"]))
+    head = mark + text.encode("utf-8", "surrogatepass")
     return head + binary, str(len(head)) if binary or draw(st.integers(0, 4)) == 0 else None
 
 

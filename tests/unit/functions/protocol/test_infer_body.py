@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 
 from functions.core.errors import InvalidRequest, PayloadTooLarge
 from functions.core.protocol import infer_reply, tensors
+from functions.core.protocol.fast_decoder import FastDecoder
 from functions.core.protocol.infer_reply import InferReply, encode_infer
 from functions.core.protocol.infer_request import (
     HEADER,
@@ -477,6 +479,54 @@ def test_a_raw_body_that_does_not_fit_is_refused(
     assert says in str(refused.value)
 
 
+# --- null and a byte order mark
+
+NO_PARAMETERS = {"content_type": None, "headers": None}  # as MLServer's Parameters are written
+NULLS: Mapping[str, dict[str, Any]] = {
+    "id": document(id=None),
+    "parameters": document(parameters=None),
+    "outputs": document(outputs=None),
+    "every optional field": document(id=None, parameters=None, outputs=None),
+    "parameters of an input": with_input(parameters=None),
+    "each parameter of an input": with_input(
+        parameters={**NO_PARAMETERS, "binary_data_size": None}
+    ),
+    "content type of BYTES": with_input(at=1, parameters=NO_PARAMETERS),
+    "each parameter of the request": document(
+        parameters={**NO_PARAMETERS, "timeout": None, "binary_data_output": None, "triton_x": None}
+    ),
+}
+
+
+@pytest.mark.parametrize("request_", NULLS.values(), ids=NULLS)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "byte order mark"])
+def test_null_is_an_absent_optional_field(request_: dict[str, Any], mark: bytes) -> None:
+    expected = decode(document())
+    body, decoder = mark + json.dumps(request_).encode(), FastDecoder(SIGNATURE)
+
+    assert decode_infer(body, None, SIGNATURE) == expected
+    assert [decoder.decode(body, None) for _ in range(2)] == [expected] * 2
+
+
+def test_null_is_an_absent_field_of_an_output() -> None:
+    names = [{"name": "title"}, {"name": "scores"}]
+    absent = {"classification": None, "binary_data": None, "shared_memory_region": None}
+    nulls = [{"name": "title", "parameters": None}, {"name": "scores", "parameters": absent}]
+
+    assert decode(document(outputs=nulls)) == decode(document(outputs=names))
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "byte order mark"])
+def test_data_may_be_null_beside_a_binary_tensor(mark: bytes) -> None:
+    raw, decoder = struct.pack("<3f", 1, 2.5, 3), FastDecoder(SIGNATURE)
+    head = mark + json.dumps(with_input(data=None, parameters={"binary_data_size": 12})).encode()
+
+    expected = decode(binary_input(12), raw)
+    assert decode_infer(head + raw, str(len(head)), SIGNATURE) == expected
+    for _ in range(2):
+        assert decoder.decode(head + raw, str(len(head))) == expected
+
+
 # --- refusals
 
 BAD: Mapping[str, tuple[object, str]] = {
@@ -485,7 +535,7 @@ BAD: Mapping[str, tuple[object, str]] = {
     "a constant": (math.nan, "the body must be a JSON object, not NaN"),
     "nothing": ({}, "missing input 'numbers': the model takes 'numbers', 'name'"),
     "integer id": (document(id=7), "id must be a string, not 7"),
-    "null id": (document(id=None), "id must be a string, not null"),
+    "null inputs": (document(inputs=None), "missing input 'numbers'"),
     "constant as id": (document(id=math.nan), "id must be a string, not NaN"),
     "surrogate in id": (document(id="\ud800"), "id holds a lone surrogate"),
     "inputs no list": (document(inputs={}), "inputs must be a list, not an object"),
@@ -600,9 +650,13 @@ BAD: Mapping[str, tuple[object, str]] = {
         document(parameters=[]),
         "the request: parameters must be an object, not a list",
     ),
-    "parameter null": (
-        document(parameters={"a": None}),
+    "parameter an object": (
+        document(parameters={"a": {}}),
         "parameter 'a' must be a string, a number or a boolean, not",
+    ),
+    "null data and no size": (
+        with_input(data=None, parameters=None),
+        "input 'numbers': data must be a list, not null",
     ),
     "parameter NaN": (
         document(parameters={"a": math.nan}),
@@ -724,7 +778,9 @@ def test_the_header_is_a_length_within_the_body(header: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"", "the body is not JSON: Expecting value at character 0"),
+        (b"", "the body is empty; send a JSON object"),
+        (b" \n", "the body is not JSON: Expecting value at character 2"),
+        (b"\xef\xbb\xbf", "the body is not JSON: Expecting value at character 0"),
         (b"{", "the body is not JSON: Expecting property name"),
         (
             b"{}{}",
@@ -736,8 +792,9 @@ def test_the_header_is_a_length_within_the_body(header: str, says: str) -> None:
             "the body is not JSON in UTF-8, from byte 4 on; when tensors follow the JSON as bytes",
         ),
         (b"{}\0\0\x80\x3f", f"the header {HEADER} must hold the length of the JSON"),
-        (b"\xef\xbb\xbf{}", "the body is not JSON: Expecting value at character 0"),
-        ('{"inputs":[]}'.encode("utf-16"), "the body is not JSON in UTF-8, from byte 0 on"),
+        (b"\xef\xbb\xbf" * 2 + b"{}", "the body is not JSON: Expecting value at character 0"),
+        ('{"inputs":[]}'.encode("utf-16"), "the body begins as text in UTF-16; send UTF-8; when"),
+        ('{"inputs":[]}'.encode("utf-32"), "the body begins as text in UTF-32; send UTF-8; when"),
         (b'{"inputs":' + b"[" * 100_000, "the body is JSON that is nested too deeply"),
         (b'{"a":' * 100_000, "the body is JSON that is nested too deeply"),
         (b'{"inputs":[' + b"1" * 4301 + b"]}", "the body is JSON with a number of too many digits"),
