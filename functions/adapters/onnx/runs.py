@@ -25,7 +25,7 @@ from itertools import pairwise
 from typing import Any
 
 from functions.adapters.onnx.capi import ELEMENT_DATATYPES, Library
-from functions.core.errors import ExecutionFailed, InvalidRequest, shown
+from functions.core.errors import ExecutionFailed
 from functions.core.protocol.signature import DATATYPES
 from functions.core.protocol.tensors import Tensor
 
@@ -82,33 +82,27 @@ class Run:
         self.terminated = True
         self._api.RunOptionsSetTerminate(self._options)
 
-    def set_input(self, slot: Any, name: str, tensor: Tensor) -> None:
+    def set_input(self, slot: Any, tensor: Tensor) -> None:
         """Set one input of the model run to a tensor.
 
-        `slot` is one of `input_slots`.
-
-        Raises:
-            InvalidRequest: a BYTES element is not UTF-8.
+        `slot` is one of `input_slots`. ONNX Runtime carries any bytes in its strings; the operators
+        that read text check it themselves.
         """
         rank = len(tensor.shape)
         shape = (_SHAPES[rank] if rank < len(_SHAPES) else c_int64 * rank)(*tensor.shape)
         if tensor.datatype == "BYTES":
-            self._set_strings(slot, name, tensor, shape)
+            self._set_strings(slot, tensor, shape)
             return
         data, element = tensor.data, ELEMENTS[tensor.datatype]
         self._api.CreateTensorWithDataAsOrtValue(
             self._library.memory, data, len(data), shape, rank, element, slot
         )
 
-    def _set_strings(self, slot: Any, name: str, tensor: Tensor, shape: Any) -> None:
+    def _set_strings(self, slot: Any, tensor: Tensor, shape: Any) -> None:
         api = self._api
         api.CreateTensorAsOrtValue(self._library.allocator, shape, len(shape), _STRING, slot)
         value, buffer = cast(slot, POINTER(c_void_p))[0], c_void_p()
         for at, element in enumerate(tensor.data):
-            if not _is_text(element):
-                raise InvalidRequest(
-                    f"input {shown(name)}: strings of an ONNX model are UTF-8, one of these is not"
-                )
             api.GetResizedStringTensorElementBuffer(value, at, len(element), byref(buffer))
             memmove(buffer, element, len(element))
 
@@ -135,7 +129,7 @@ class Run:
         """Copy a model output from ONNX Runtime's memory to a tensor.
 
         Raises:
-            ExecutionFailed: there is no value, or a string is not UTF-8.
+            ExecutionFailed: there is no value.
         """
         if not value:
             raise ExecutionFailed("the model gave no value for an output")
@@ -161,10 +155,7 @@ class Run:
         buffer, offsets = create_string_buffer(max(1, size.value)), (c_size_t * count)()
         self._api.GetStringTensorContent(value, buffer, size.value, offsets, count)
         text, bounds = buffer.raw[: size.value], [*offsets, size.value]
-        elements = [text[start:end] for start, end in pairwise(bounds)]
-        if not all(map(_is_text, elements)):
-            raise ExecutionFailed("the model gave a string that is not UTF-8")
-        return elements
+        return [text[start:end] for start, end in pairwise(bounds)]
 
     def release_values(self) -> None:
         """Free ONNX Runtime's values of all inputs and outputs."""
@@ -173,11 +164,3 @@ class Run:
                 if value:
                     self._api.ReleaseValue(value)
                     values[at] = None
-
-
-def _is_text(element: bytes) -> bool:
-    try:
-        str(element, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

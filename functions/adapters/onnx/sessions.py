@@ -170,7 +170,6 @@ class OnnxSession:
         `inputs` has a tensor for every declared input.
 
         Raises:
-            InvalidRequest: a BYTES element is not UTF-8.
             ExecutionFailed: the model failed on these values.
             TimedOut: it was stopped after `timeout_s`.
             MemoryError: it asked for more memory than there is.
@@ -181,7 +180,7 @@ class OnnxSession:
         self._watchdog.watch(run, timeout_s)
         try:
             for name, slot in zip(self._inputs, run.input_slots, strict=True):
-                run.set_input(slot, name, inputs[name])
+                run.set_input(slot, inputs[name])
             run.execute(self._handle, self._input_names, output_names)
             return dict(zip(names, map(run.read_output, run.outputs), strict=True))
         except OrtError as error:
