@@ -96,7 +96,7 @@ class MethodNotAllowed(InvalidRequest):
 class PayloadTooLarge(InvalidRequest):
     """HTTP request body, tensor or reply that exceeds a size limit (413).
 
-    A body is limited as sent and as decompressed.
+    A body is limited as sent and as decompressed, a reply as encoded and as sent.
     """
 
     code = "PAYLOAD_TOO_LARGE"

@@ -27,10 +27,10 @@ from functions.core.errors import (
     Unsupported,
     UnsupportedEncoding,
 )
-from functions.core.protocol.infer_reply import REPLY_BYTES_MAX, InferReply
+from functions.core.protocol.infer_reply import EXPANDED_BYTES_MAX, REPLY_BYTES_MAX, InferReply
 from functions.core.protocol.infer_request import HEADER
 from functions.core.serving import routing
-from functions.core.serving.compression import INFLATED_BYTES_MAX, compress, inflate
+from functions.core.serving.compression import INFLATED_BYTES_MAX, compress, inflate, preferred
 from functions.core.serving.http import HttpResponse, json_response, parse_event
 from functions.core.serving.paths import ROOT, requested_version
 from functions.core.serving.request_log import bug_line, request_line
@@ -68,7 +68,16 @@ _match = lru_cache(maxsize=PATHS)(routing.match)
 class _Exchange:
     """Request in progress, with data for reply headers and the log."""
 
-    __slots__ = ("accept_encoding", "action", "began_ns", "bytes_in", "call", "code", "request_id")
+    __slots__ = (
+        "accept_encoding",
+        "action",
+        "began_ns",
+        "bytes_in",
+        "call",
+        "code",
+        "method",
+        "request_id",
+    )
 
     def __init__(self, event: Mapping[str, Any], context: Any, began_ns: int | None) -> None:
         self.call = call = Call()
@@ -79,6 +88,7 @@ class _Exchange:
         self.action = "unknown"
         self.code: str | None = None
         self.bytes_in = 0
+        self.method = ""
         self.accept_encoding: str | None = None
         self.request_id = str(
             (event.get("requestContext") or {}).get("requestId")
@@ -122,6 +132,8 @@ def make_handler(
         response = _respond(service, exchange, event, context, inflated_limit, log)
         cold = cold or exchange.call.loaded
         _add_headers(response, exchange, cold)
+        if exchange.method == "HEAD":
+            response.body = b""
         rate = 1.0 if cold or response.status >= 300 else sample_rate
         if rate == 1 or chance() < rate:
             log(_line(exchange, response, cold, rate) + "\n")
@@ -164,7 +176,7 @@ def _answer(
     inflated_limit: int,
 ) -> Reply:
     request = parse_event(event, ROOT)
-    exchange.bytes_in = len(request.body)
+    exchange.bytes_in, exchange.method = len(request.body), request.method
     match = _match(request.method, request.path)
     exchange.action = match.name
     call = exchange.call
@@ -174,7 +186,9 @@ def _answer(
     call.reference = requested_version(match.version, request.headers, request.query)
     call.header_length = request.headers.get(HEADER_LOWER)
     call.body = inflate(request.body, request.headers.get("content-encoding"), inflated_limit)
-    exchange.accept_encoding = request.headers.get("accept-encoding")
+    exchange.accept_encoding = accepted = request.headers.get("accept-encoding")
+    if accepted and preferred(accepted):
+        call.reply_bytes_max = EXPANDED_BYTES_MAX
     call.lap("receive")
     return match.action(service, call)
 
@@ -190,7 +204,7 @@ def _success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
     """
     if not isinstance(reply, InferReply):
         return _checked(json_response(HTTPStatus.OK, reply))
-    body, encoding = compress(reply.body, accept_encoding)
+    body, encoding = compress(reply.body, accept_encoding, REPLY_BYTES_MAX)
     response = HttpResponse(OK, body, {"content-type": "application/json"})
     if reply.header_length is not None:
         response.headers["content-type"] = "application/octet-stream"
@@ -203,8 +217,10 @@ def _success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
 def _checked(response: HttpResponse) -> HttpResponse:
     """Check an HTTP response against Lambda's size limit; return it unchanged."""
     if len(response.body) > REPLY_BYTES_MAX:
+        compressed = ", compressed," if "content-encoding" in response.headers else ""
         raise PayloadTooLarge(
-            f"the reply has {len(response.body)} bytes and Lambda returns at most {REPLY_BYTES_MAX}"
+            f"the reply{compressed} takes more than {REPLY_BYTES_MAX} bytes, Lambda's limit: "
+            "send fewer rows, or ask for less at once"
         )
     return response
 

@@ -13,11 +13,13 @@ from functions.core.errors import PayloadTooLarge
 from functions.core.protocol import tensors
 from functions.core.protocol.classification import classify
 from functions.core.protocol.infer_request import InferRequest
-from functions.core.protocol.signature import Signature
+from functions.core.protocol.signature import DATATYPES, Signature
 from functions.core.protocol.tensors import Tensor
 
 # Bytes: 3/4 of Lambda's 6 MiB, because replies travel as base64, less 64 KiB for headers.
 REPLY_BYTES_MAX = 4_650_000
+EXPANDED_BYTES_MAX = 32 * 1024 * 1024  # a reply before compression, where the caller accepts it
+PIECE_VALUES = 2**20  # written at a time, because a list takes many times a tensor's memory
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ def encode_infer(
             chunks.append(tensors.to_bytes(tensor))
             entry["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
-            entry["data"], base64 = tensors.to_json(tensor)
+            entry["data"], base64 = _json_values(tensor)
             if base64:
                 entry["parameters"] = {"content_type": "base64"}
         entries.append(entry)
@@ -78,6 +80,21 @@ def encode_infer(
     body = b"".join([head, *chunks])
     _check_size(len(body), limit)
     return InferReply(body, header_length=len(head) if len(body) > len(head) else None)
+
+
+def _json_values(tensor: Tensor) -> tuple[Any, bool]:
+    """Convert a tensor as `tensors.to_json`, a long one to JSON text."""
+    item_bytes = DATATYPES[tensor.datatype]
+    if item_bytes is None or tensor.size <= PIECE_VALUES:
+        return tensors.to_json(tensor)
+    step = PIECE_VALUES * item_bytes
+    pieces = [
+        orjson.dumps(
+            tensors.to_json(Tensor(tensor.datatype, (-1,), tensor.data[at : at + step]))[0]
+        )
+        for at in range(0, len(tensor.data), step)
+    ]
+    return orjson.Fragment(b"[" + b",".join(piece[1:-1] for piece in pieces) + b"]"), False
 
 
 def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, version: int) -> bytes:
@@ -104,5 +121,5 @@ def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise PayloadTooLarge(
             f"the reply takes more than {limit} bytes: "
-            "send fewer rows, ask for fewer outputs, or ask for binary data"
+            "send fewer rows, ask for fewer outputs, for binary data, or for gzip (Accept-Encoding)"
         )

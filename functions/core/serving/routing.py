@@ -30,6 +30,14 @@ class Route:
     pattern: str
     action: Action
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """HTTP methods that the route takes.
+
+        The reply to HEAD is that to GET without its body.
+        """
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -79,13 +87,13 @@ def match(method: str, path: str) -> Match:
         PathNotFound: no route has this path.
         MethodNotAllowed: routes with this path take other methods.
     """
-    allowed = []
+    allowed: list[str] = []
     for route in ROUTES:
         path_match = compile_path(route.pattern).fullmatch(path)
         if path_match is None:
             continue
-        if route.method not in (method, "*"):
-            allowed.append(route.method)
+        if route.method != "*" and method not in route.methods:
+            allowed += route.methods
             continue
         segments = path_match.groupdict()
         name, model = route.action.__name__, segments.get("model") or ""

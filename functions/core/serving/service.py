@@ -5,10 +5,10 @@ records the version and its timing in the call, so that the log line and headers
 them, too.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from functions.core.errors import (
@@ -22,9 +22,10 @@ from functions.core.errors import (
 )
 from functions.core.names import is_model_name
 from functions.core.protocol.fast_decoder import FastDecoder
-from functions.core.protocol.infer_reply import InferReply, encode_infer
-from functions.core.protocol.infer_request import InferRequest
+from functions.core.protocol.infer_reply import REPLY_BYTES_MAX, InferReply, encode_infer
+from functions.core.protocol.infer_request import InferRequest, parse_document
 from functions.core.protocol.signature import Signature
+from functions.core.protocol.tensors import Tensor, describe
 from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
 from functions.core.registry.version import Resolved, State, Version
@@ -48,6 +49,7 @@ class Call:
     body: bytes = b""
     header_length: str | None = None
     deadline: float = field(default_factory=lambda: time.monotonic() + DEFAULT_TIMEOUT_SECONDS)
+    reply_bytes_max: int = REPLY_BYTES_MAX  # largest inference reply before compression
     # Recorded while the call is answered:
     resolved: Resolved | None = None
     loaded: bool = False  # the model had to be loaded for this call
@@ -113,9 +115,15 @@ class InferenceService:
     # --- models
 
     def models(self, _: Call) -> Document:
-        """List the names of all models with a READY version."""
-        ready = (model for model, _, state, _ in self._registry.listing() if state is State.READY)
-        return {"models": list(dict.fromkeys(ready))}
+        """List the models that can be called; the index has the others."""
+        return {"models": list(dict.fromkeys(model for model, _ in self._served()))}
+
+    def _served(self) -> list[tuple[str, int]]:
+        """Return (model, number) of every version that can be called, in order."""
+        listing = self._registry.listing()
+        ready = [(model, number) for model, number, state, _ in listing if state is State.READY]
+        unloaded = self._registry.unloaded_models(model for model, _ in ready)
+        return [(model, number) for model, number in ready if model not in unloaded]
 
     def model_metadata(self, call: Call) -> Document:
         """Return a model's metadata: READY versions, inputs, outputs and properties."""
@@ -139,20 +147,23 @@ class InferenceService:
         return metadata.model_config(self._resolve(call).version)
 
     def model_statistics(self, call: Call) -> Document:
-        """Return inference statistics of a model, for one or all versions.
+        """Return inference statistics of a model, for one or all READY versions.
 
-        They are counted in this environment alone. Without a version in the path, the default
-        version is included even if it has no counts.
+        They are counted in this environment alone, and zero for a version that it has not served.
         """
         version = self._resolve(call).version
-        keys = {(version.model, version.number)}
-        if call.reference is None:
-            keys |= self._statistics.versions(version.model)
-        return self._statistics_document(keys)
+        if call.reference is not None:
+            return self._statistics.document([(version.model, version.number)])
+        versions = self._registry.versions(version.model)
+        ready = {(v.model, v.number) for v in versions if v.state is State.READY}
+        return self._statistics.document(ready | self._statistics.versions(version.model))
 
     def statistics(self, _: Call) -> Document:
-        """Return inference statistics of every version that this environment has served."""
-        return self._statistics_document(self._statistics.versions())
+        """Return inference statistics of every version that is or was served.
+
+        They are counted in this environment alone, as for `model_statistics`.
+        """
+        return self._statistics.document({*self._served(), *self._statistics.versions()})
 
     def infer(self, call: Call) -> InferReply:
         """Run a model on the request's tensors; return the encoded outputs."""
@@ -175,7 +186,8 @@ class InferenceService:
             call.lap("load")
             outputs = self._run(session, request, call.deadline, version)
             call.lap("compute")
-        reply = encode_infer(request, outputs, signature, version.model, version.number)
+        model, number = version.model, version.number
+        reply = encode_infer(request, outputs, signature, model, number, call.reply_bytes_max)
         call.lap("encode")
         self._count(call, version, request, decoder)
         return reply
@@ -206,10 +218,10 @@ class InferenceService:
         try:
             return session.run(request.inputs, outputs, timeout_s)
         except ExecutionFailed as error:
-            if empty is None:
+            oddity = _oddity(request.inputs)
+            if oddity is None:
                 raise
-            text = f"input {shown(empty)} is empty, and the model refuses that: {error}"
-            raise InvalidRequest(text) from error
+            raise InvalidRequest(f"{oddity}, and the model refuses that: {error}") from error
 
     def _timeout_s(self, request: InferRequest, deadline: float) -> float:
         timeout_s = deadline - self._clock()
@@ -242,9 +254,9 @@ class InferenceService:
 
         With {"ready": true} in the body, only the versions that can be served.
         """
-        ready = _body(call).get("ready", False)
-        if type(ready) is not bool:
-            raise InvalidRequest("ready must be true or false")
+        ready = _body(call).get("ready")
+        if type(ready) not in (bool, NoneType):
+            raise InvalidRequest(f"ready must be true or false, not {describe(ready)}")
         listing = list(self._registry.listing())
         unloaded = self._registry.unloaded_models(model for model, *_ in listing)
         rows = [metadata.index_row(*entry, unloaded=entry[0] in unloaded) for entry in listing]
@@ -252,13 +264,9 @@ class InferenceService:
 
     def load(self, call: Call) -> Document:
         """Enable a model in all Lambda environments; load it in this one."""
-        parameters = _parameters(call)
-        if any(name == "config" or name.startswith("file:") for name in parameters):
-            raise InvalidRequest(
-                "load takes neither a config nor files: models come from the registry; "
-                "upload to models/<model>/"
-            )
-        self._check_registered(call, f"failed to load {shown(call.model)}")
+        failure = f"failed to load {shown(call.model)}"
+        _check_parameters(call, failure, {})
+        self._check_registered(call, failure)
         self._registry.serve(call.model, True)
         self._resolver.invalidate(call.model)
         version = self._resolve(call).version
@@ -277,8 +285,9 @@ class InferenceService:
 
         Other environments follow when their cached aliases expire (ALIAS_CACHE_SECONDS).
         """
-        _parameters(call)
-        self._check_registered(call, f"failed to unload {shown(call.model)}")
+        failure = f"failed to unload {shown(call.model)}"
+        _check_parameters(call, failure, {"unload_dependents": bool})  # no model has dependents
+        self._check_registered(call, failure)
         self._registry.serve(call.model, False)
         self._resolver.invalidate(call.model)
         for version in self._registry.versions(call.model):
@@ -302,25 +311,57 @@ class InferenceService:
         except ModelNotFound as error:
             raise ModelNotFound(f"{failure}, no model of this name is registered") from error
 
-    def _statistics_document(self, keys: set[tuple[str, int]]) -> Document:
-        return {"model_stats": [self._statistics.document(*key) for key in sorted(keys)]}
+
+def _oddity(inputs: Mapping[str, Tensor]) -> str | None:
+    """Describe the input that is empty or not text, if any."""
+    for name, tensor in inputs.items():
+        if 0 in tensor.shape:
+            return f"input {shown(name)} is empty"
+        if tensor.datatype == "BYTES" and not all(map(_is_text, tensor.data)):
+            return f"input {shown(name)} holds bytes that are not UTF-8"
+    return None
 
 
-def _parameters(call: Call) -> Mapping[str, Any]:
-    parameters = _body(call).get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise InvalidRequest("parameters must be an object")
-    return parameters
+def _is_text(element: bytes) -> bool:
+    try:
+        element.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _check_parameters(call: Call, failure: str, offered: Mapping[str, type]) -> None:
+    """Check that a load or unload request has no unknown parameter.
+
+    Raises:
+        InvalidRequest: beginning with `failure`, as Triton's errors do, and naming the parameter.
+    """
+    body = _body(call)
+    parameters = body.get("parameters")
+    if not isinstance(parameters, dict | NoneType):
+        raise InvalidRequest(f"{failure}, parameters must be an object, not {describe(parameters)}")
+    settings = {**{name: body[name] for name in body if name != "parameters"}, **(parameters or {})}
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if name not in offered:
+            raise InvalidRequest(f"{failure}, {_ineffective(name)}")
+        if type(value) is not offered[name]:
+            raise InvalidRequest(f"{failure}, {name} must be true or false, not {describe(value)}")
+
+
+def _ineffective(name: str) -> str:
+    if name == "config" or name.startswith("file:"):
+        return (
+            f"parameter {shown(name)} is not offered: models come from the registry; "
+            "upload to models/<model>/"
+        )
+    return (
+        f"parameter {shown(name)} has no effect: leave it out; "
+        "load and unload switch a model with all its versions"
+    )
 
 
 def _body(call: Call) -> Mapping[str, Any]:
     """Parse a request body as a JSON object; {} if empty."""
-    if not call.body.strip():
-        return {}
-    try:
-        body = json.loads(call.body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    return body
+    return parse_document(memoryview(call.body), hint="") if call.body.strip() else {}

@@ -1,12 +1,13 @@
 """Counters of Triton's statistics extension: inferences and their durations.
 
-They count what this environment served since its start. Sums over all environments are in the
-CloudWatch metrics (see request_log.py).
+They count what this environment served since its start, and the document says so. Sums over all
+environments are in the CloudWatch metrics (see request_log.py).
 """
 
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,9 @@ class _Counters:
         count_and_sum[1] += ns
 
 
+Document = dict[str, Any]
+
+
 class Statistics:
     """Thread-safe counters of inferences and durations by model and version."""
 
@@ -44,6 +48,7 @@ class Statistics:
         self._clock = clock
         self._lock = threading.Lock()
         self._counters: dict[tuple[str, int], _Counters] = {}
+        self._environment: Document = {}
 
     def add_success(
         self, model: str, version: int, batch: int, durations_ns: Mapping[str, int]
@@ -70,29 +75,49 @@ class Statistics:
         """Return a version's counters, new ones if missing; the lock is held."""
         counters = self._counters.get((model, version))
         if counters is None:
+            self._identify()
             counters = self._counters[model, version] = _Counters()
         return counters
+
+    def _identify(self) -> Document:
+        """Return this environment's id and the start of its counts.
+
+        The lock is held. Both are made at first use: environments restored from one snapshot must
+        differ.
+        """
+        if not self._environment:
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
+            self._environment = {"id": os.urandom(8).hex(), "since": since}
+        return self._environment
 
     def versions(self, model: str | None = None) -> set[tuple[str, int]]:
         """Return the (model, version) pairs with counters, optionally of one model."""
         with self._lock:
             return {key for key in self._counters if model in (None, key[0])}
 
-    def document(self, model: str, version: int) -> dict[str, Any]:
-        """Return one version's inference statistics as JSON; zeros if never served."""
+    def document(self, versions: Iterable[tuple[str, int]]) -> Document:
+        """Return the inference statistics of (model, version) pairs as JSON, sorted.
+
+        `environment` says whose counters they are and since when; Triton has no such field, and its
+        clients ignore it.
+        """
         with self._lock:
-            counters = self._counters.get((model, version), _Counters())
-            return {
-                "name": model,
-                "version": str(version),
-                "last_inference": counters.last_ms,
-                "inference_count": counters.inferences,
-                "execution_count": counters.executions,
-                "inference_stats": {
-                    name: {"count": count, "ns": ns}
-                    for name, (count, ns) in counters.durations.items()
-                },
-                "response_stats": {},
-                "batch_stats": [],
-                "memory_usage": [],
-            }
+            rows = [self._row(model, version) for model, version in sorted(versions)]
+            return {"model_stats": rows, "environment": self._identify()}
+
+    def _row(self, model: str, version: int) -> Document:
+        """Return one version's statistics, zeros if never served; the lock is held."""
+        counters = self._counters.get((model, version), _Counters())
+        return {
+            "name": model,
+            "version": str(version),
+            "last_inference": counters.last_ms,
+            "inference_count": counters.inferences,
+            "execution_count": counters.executions,
+            "inference_stats": {
+                name: {"count": count, "ns": ns} for name, (count, ns) in counters.durations.items()
+            },
+            "response_stats": {},
+            "batch_stats": [],
+            "memory_usage": [],
+        }

@@ -1,5 +1,6 @@
 """Path of a model from upload to reply: real sandbox, real runtime, real handlers."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tritonclient.http import InferResult
 
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
@@ -94,6 +96,79 @@ def test_an_empty_input_that_the_model_refuses_is_400(platform: Platform) -> Non
 
     assert reply.status == 400
     assert reply.json["error"].startswith("input 'x' is empty, and the model refuses that: ")
+
+
+NOT_UTF8 = [b"\xff\xfe", b"ok", b"\xed\xa0\x80"]
+
+
+@pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "JSON"])
+def test_bytes_that_are_not_utf8_pass_through_a_model(platform: Platform, is_binary: bool) -> None:
+    assert platform.upload(text_model("Identity")).state is State.READY
+    body, headers = bytes_request(NOT_UTF8, binary_data_output=is_binary)
+    reply = platform.client.post("/v2/models/demo/infer", body, headers=headers)
+
+    assert reply.status == 200, reply.body
+    if is_binary:
+        length = int(reply.headers["inference-header-content-length"])
+        result = InferResult.from_response_body(reply.body, header_length=length)
+        assert result.as_numpy("y").tolist() == NOT_UTF8
+    else:
+        [output] = reply.json["outputs"]
+        assert output["parameters"] == {"content_type": "base64"}
+        assert list(map(base64.b64decode, output["data"])) == NOT_UTF8
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [
+        ("StringNormalizer", {"stopwords": ["no"], "is_case_sensitive": 1}),
+        ("Tokenizer", {"domain": "com.microsoft", "mark": 0, "mincharnum": 1, "pad_value": "",
+                       "separators": [""]}),
+    ],
+    ids=["StringNormalizer", "Tokenizer"],
+)  # fmt: skip
+def test_bytes_that_an_operator_cannot_read_as_text_are_400(
+    platform: Platform, operator: str, attributes: dict[str, Any]
+) -> None:
+    version = platform.upload(text_model(operator, **attributes))
+    assert version.state is State.READY, version.reason
+    body, headers = bytes_request([b"a", b"b"])
+    reply = platform.client.post("/v2/models/demo/infer", body, headers=headers)
+    assert reply.status == 200, reply.body
+
+    body, headers = bytes_request(NOT_UTF8)
+    reply = platform.client.post("/v2/models/demo/infer", body, headers=headers)
+    assert (reply.status, reply.json["code"]) == (400, "INVALID_REQUEST")
+    assert reply.json["error"].startswith(
+        f"input 'x' holds bytes that are not UTF-8, and the model refuses that: "
+        f"the model failed on these values: {operator}: "
+    )
+
+
+def text_model(operator: str, **attributes: Any) -> bytes:
+    """Return a model of one operator: strings x [n] → strings y."""
+    string = TensorProto.STRING
+    model = make_model(
+        [helper.make_node(operator, ["x"], ["y"], **attributes)],
+        [helper.make_tensor_value_info("x", string, ["n"])],
+        [helper.make_tensor_value_info("y", string, None)],
+    )
+    if "domain" in attributes:
+        model.opset_import.append(helper.make_opsetid(attributes["domain"], 1))
+    return model.SerializeToString()
+
+
+def bytes_request(elements: list[bytes], **parameters: Any) -> tuple[bytes, dict[str, str]]:
+    """Return a request whose BYTES x follows the JSON, and its headers."""
+    raw = b"".join(len(element).to_bytes(4, "little") + element for element in elements)
+    x = {
+        "name": "x",
+        "datatype": "BYTES",
+        "shape": [len(elements)],
+        "parameters": {"binary_data_size": len(raw)},
+    }
+    head = json.dumps({"inputs": [x], "parameters": parameters}).encode()
+    return head + raw, {"Inference-Header-Content-Length": str(len(head))}
 
 
 def recurrent_model(operator: str, gates: int) -> bytes:

@@ -156,7 +156,7 @@ def test_callers_need_iam_and_every_method_is_explicit(deployed: dict[str, Any])
     body = api["Body"]
     methods = {path: set(item) for path, item in body["paths"].items()}
     assert methods == {
-        "/v2": {"get", "post"},
+        "/v2": {"get", "post", "head"},
         "/v2/{path+}": {"get", "post", "head", "put", "patch", "delete"},
     }
     for item in body["paths"].values():
@@ -175,6 +175,14 @@ def test_every_gateway_response_has_the_protocols_error_shape(deployed: dict[str
         template = response["responseTemplates"]["application/json"]
         filled = template.replace("$context.error.messageString", '"text"')
         assert list(json.loads(filled)) == ["error"]
+
+
+def test_a_throttled_caller_learns_when_to_retry(deployed: dict[str, Any]) -> None:
+    [api] = of_type(deployed, "AWS::ApiGateway::RestApi").values()
+    throttled = api["Body"]["x-amazon-apigateway-gateway-responses"]["THROTTLED"]
+
+    assert throttled["statusCode"] == "429"
+    assert throttled["responseParameters"] == {"gatewayresponse.header.Retry-After": "'1'"}
 
 
 def test_functions_run_python_3_13_without_telemetry_and_expire_their_logs(

@@ -11,6 +11,9 @@ from functions.core.serving.routing import match
     ("method", "path", "name", "model", "version"),
     [
         ("GET", "/v2", "server_metadata", "", None),
+        ("HEAD", "/v2", "server_metadata", "", None),
+        ("HEAD", "/v2/health/live", "live", "", None),
+        ("HEAD", "/v2/models/digits/versions/7/ready", "model_ready", "digits", "7"),
         ("GET", "/v2/", "server_metadata", "", None),
         ("GET", "/v2/health/live", "live", "", None),
         ("GET", "/v2/health/ready", "ready", "", None),
@@ -60,11 +63,11 @@ def test_any_other_path_is_not_found(path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("HEAD", "/v2/health/live", ("GET",)),  # Triton refuses it, too
-        ("POST", "/v2/models/digits", ("GET",)),
+        ("POST", "/v2/models/digits", ("GET", "HEAD")),
         ("GET", "/v2/models/digits/infer", ("POST",)),
+        ("HEAD", "/v2/models/digits/infer", ("POST",)),
         ("DELETE", "/v2/repository/models/digits/load", ("POST",)),
-        ("PUT", "/v2/models/stats", ("GET",)),
+        ("PUT", "/v2/models/stats", ("GET", "HEAD")),
     ],
 )
 def test_a_wrong_method_is_refused_with_the_allowed_ones(

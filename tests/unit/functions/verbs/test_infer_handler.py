@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import struct
 import time
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonclient.http import InferResult
 
 from functions.core.errors import (
     ExecutionFailed,
@@ -19,8 +21,10 @@ from functions.core.errors import (
     Unavailable,
 )
 from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.serving.service import InferenceService
+from functions.core.serving.statistics import Statistics
 from functions.infer import handler as module
-from functions.infer.handler import STATUS
+from functions.infer.handler import STATUS, make_handler
 from tests.data_plane import Client, Context, DataPlane, rows
 
 
@@ -181,6 +185,34 @@ def test_only_inferences_are_compressed(client: Client) -> None:
         assert reply.json
 
 
+@pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "JSON"])
+def test_the_reply_limit_counts_the_bytes_that_are_sent(client: Client, is_binary: bool) -> None:
+    body, headers = binary(*[1.0] * 3 * 500_000, binary_data_output=is_binary)  # 6 MB
+    reply = client.post("/v2/models/demo/infer", body, headers=headers)
+    assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert "Accept-Encoding" in reply.json["error"]
+
+    headers["Accept-Encoding"] = "gzip"
+    reply = client.post("/v2/models/demo/infer", body, headers=headers)
+    assert (reply.status, reply.headers["content-encoding"]) == (200, "gzip")
+    length = reply.headers.get("inference-header-content-length")
+    result = InferResult.from_response_body(
+        gzip.decompress(reply.body), header_length=None if length is None else int(length)
+    )
+    assert result.as_numpy("y").tolist() == [[2.0, 2.0, 2.0]] * 500_000
+
+
+def test_a_reply_that_compression_cannot_make_small_enough_is_refused(client: Client) -> None:
+    noise = random.Random(0)  # noqa: S311 (no secret)
+    body, headers = binary(*[noise.random() for _ in range(3 * 500_000)], binary_data_output=True)
+    headers["Accept-Encoding"] = "gzip"
+    reply = client.post("/v2/models/demo/infer", body, headers=headers)
+
+    assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert "the reply, compressed, takes more than 4650000 bytes" in reply.json["error"]
+    assert "content-encoding" not in reply.headers
+
+
 def test_a_reply_too_large_for_lambda_is_refused(
     plane: DataPlane, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +246,6 @@ def test_a_run_is_limited_by_the_remaining_time_and_the_callers_timeout(
 REFUSALS = [
     ("GET", "/nothing", b"", {}, 404, "PATH_NOT_FOUND"),
     ("GET", "/v2/models/demo/infer", b"", {}, 405, "METHOD_NOT_ALLOWED"),
-    ("HEAD", "/v2/health/live", b"", {}, 405, "METHOD_NOT_ALLOWED"),
     ("POST", "/v2/models/demo/generate", b"", {}, 501, "UNSUPPORTED"),
     ("GET", "/v2/systemsharedmemory/status", b"", {}, 501, "UNSUPPORTED"),
     ("POST", "/v2/models/nobody/infer", b"", {}, 404, "MODEL_NOT_FOUND"),
@@ -226,6 +257,14 @@ REFUSALS = [
     ("GET", "/v2/models/demo/versions/Staging!", b"", {}, 400, "INVALID_REQUEST"),
     ("POST", "/v2/models/demo/infer", b"", {}, 400, "INVALID_REQUEST"),
     ("POST", "/v2/models/demo/infer", b"{", {}, 400, "INVALID_REQUEST"),
+    (
+        "POST",
+        "/v2/models/demo/infer",
+        b"garbage",
+        {"content-encoding": "gzip"},
+        400,
+        "INVALID_REQUEST",
+    ),
     (
         "POST",
         "/v2/models/demo/infer",
@@ -297,10 +336,36 @@ def test_error_texts_that_clients_parse_are_tritons(client: Client) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v2", "/v2/health/live", "/v2/models", "/v2/models/demo/ready", "/v2/models/demo/config",
+     "/live/v2/models/demo/versions/2", "/v2/models/nobody", "/v2/models/empty/ready", "/v2/no"],
+)  # fmt: skip
+def test_head_is_answered_as_get_without_a_body(
+    plane: DataPlane, client: Client, path: str
+) -> None:
+    plane.claim("empty")
+    get, head = client.get(path), client.send("HEAD", path)
+
+    assert (head.status, head.body) == (get.status, b"")
+    changing = {"server-timing", "x-cold-start"}
+    assert [(name, head.headers.get(name)) for name in get.headers if name not in changing] == [
+        (name, value) for name, value in get.headers.items() if name not in changing
+    ]
+    assert plane.lines[-1]["bytes_out"] == 0
+
+
+def test_head_of_a_path_that_takes_post_has_no_body(client: Client) -> None:
+    reply = client.send("HEAD", "/v2/models/demo/infer")
+
+    assert (reply.status, reply.headers["allow"], reply.body) == (405, "POST", b"")
+
+
 def test_some_statuses_have_headers_of_their_own(plane: DataPlane, client: Client) -> None:
     plane.claim("empty")
 
     assert client.send("PUT", "/v2/models/demo/infer").headers["allow"] == "POST"
+    assert client.post("/v2/models/demo").headers["allow"] == "GET, HEAD"
     assert client.post("/v2/models/demo/infer", b"x", headers={"content-encoding": "br"}).headers[
         "accept-encoding"
     ] == ("gzip, deflate")
@@ -337,7 +402,7 @@ def test_a_failed_run_names_its_version_and_is_counted(
     assert (reply.status, reply.json["code"]) == (status, code)
     assert (reply.headers["x-model-version"], reply.headers["x-model-alias"]) == ("1", "prod")
     assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
-    [stats] = client.get("/v2/models/demo/stats").json["model_stats"]
+    [stats] = client.get("/v2/models/demo/versions/1/stats").json["model_stats"]
     assert (
         stats["inference_stats"]["fail"]["count"]
         == stats["inference_stats"]["success"]["count"]
@@ -468,10 +533,47 @@ def test_statistics_of_one_version_one_model_and_all_models(client: Client) -> N
     assert client.get("/v2/models/nobody/stats").status == 404
 
 
+def test_a_fresh_environment_lists_what_it_serves_with_zeros(
+    plane: DataPlane, client: Client
+) -> None:
+    plane.reject("broken")
+    plane.claim("pending")
+    plane.register("off")
+    plane.registry.serve("off", False)
+    plane.register("other")
+
+    rows_ = client.get("/v2/models/stats").json["model_stats"]
+    served = [("demo", "1"), ("demo", "2"), ("other", "1")]
+    assert [(row["name"], row["version"]) for row in rows_] == served
+    assert {row["inference_count"] for row in rows_} == {0}
+    assert {part["count"] for row in rows_ for part in row["inference_stats"].values()} == {0}
+    assert client.get("/v2/models/demo/stats").json["model_stats"] == rows_[:2]
+
+
+def test_statistics_name_the_environment_that_counted_them(tmp_path: Path) -> None:
+    table = DataPlane(tmp_path)
+    table.register("m")
+    clients = []
+    for start in (1_800_000_000.0, 1_800_000_060.0):
+        statistics = Statistics(clock=lambda start=start: start)
+        service = InferenceService(table.registry, table.resolver, table.models, statistics)
+        clients.append(Client(make_handler(service, write=lambda _: None)))
+    assert clients[0].post("/v2/models/m/infer", rows([1, 2, 3])).status == 200
+
+    replies = [client.get(f"/v2/models{path}").json for client in clients for path in
+               ("/stats", "/m/stats", "/m/versions/1/stats")]  # fmt: skip
+    assert [reply["model_stats"][0]["inference_count"] for reply in replies] == [1] * 3 + [0] * 3
+    mine, other = replies[0]["environment"], replies[3]["environment"]
+    assert [reply["environment"] for reply in replies] == [mine] * 3 + [other] * 3
+    assert mine["id"] != other["id"]
+    assert (mine["since"], other["since"]) == ("2027-01-15T08:00:00Z", "2027-01-15T08:01:00Z")
+
+
 def test_a_model_called_stats(plane: DataPlane, client: Client) -> None:
     plane.register("stats")
 
-    assert client.get("/v2/models/stats").json == {"model_stats": []}
+    names = [stats["name"] for stats in client.get("/v2/models/stats").json["model_stats"]]
+    assert names == ["demo", "demo", "stats"]
     assert client.get("/v2/models/stats/versions/prod").json["name"] == "stats"
     assert client.post("/v2/models/stats/infer", rows([1, 2, 3])).status == 200
     assert client.get("/v2/models/stats/stats").json["model_stats"][0]["inference_count"] == 1
@@ -502,6 +604,60 @@ def test_the_index_has_the_state_of_every_version(plane: DataPlane, client: Clie
     assert client.post("/v2/repository/index", {"ready": False}).json == index
     ready = client.post("/v2/repository/index", {"ready": True}).json
     assert [(row["name"], row["version"]) for row in ready] == [("demo", "1"), ("demo", "2")]
+
+
+def test_the_models_that_are_listed_are_those_that_can_be_called(
+    plane: DataPlane, client: Client
+) -> None:
+    plane.register("off")
+    assert client.get("/v2/models").json == {"models": ["demo", "off"]}
+    assert client.post("/v2/repository/models/off/unload").status == 200
+    assert client.get("/v2/models").json == {"models": ["demo"]}
+    assert {row["name"] for row in client.post("/v2/repository/index").json} == {"demo", "off"}
+
+    assert client.post("/v2/repository/models/off/load").status == 200
+    assert client.get("/v2/models").json == {"models": ["demo", "off"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"parameters": {"config": "{}"}}, "parameter 'config' is not offered"),
+        ({"parameters": {"file:1/m": "eA=="}}, "parameter 'file:1/m' is not offered"),
+        ({"parameters": {"version": "2"}}, "parameter 'version' has no effect: leave it out"),
+        ({"parameters": {"unload_dependents": 1}}, ""),
+        ({"version": 2}, "parameter 'version' has no effect"),
+        ({"parameters": []}, "parameters must be an object, not a list"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_a_parameter_without_an_effect_is_refused_by_name(
+    plane: DataPlane, client: Client, verb: str, body: dict[str, Any], says: str
+) -> None:
+    plane.registry.serve("demo", verb == "unload")
+    reply = client.post(f"/v2/repository/models/demo/{verb}", body)
+
+    assert (reply.status, reply.json["code"]) == (400, "INVALID_REQUEST")
+    assert reply.json["error"].startswith(f"failed to {verb} 'demo', {says}")
+    assert bool(plane.registry.unloaded_models(["demo"])) is (verb == "load")  # as before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"{}", b'{"parameters":null}', b'{"parameters":{}}', b"\xef\xbb\xbf{}",
+     b'{"parameters":{"unload_dependents":null,"config":null}}'],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_load_and_unload_take_an_empty_body_and_nulls(
+    client: Client, verb: str, body: bytes
+) -> None:
+    assert client.post(f"/v2/repository/models/demo/{verb}", body).status == 200
+
+
+@pytest.mark.parametrize("body", [b'{"ready":null}', b'\xef\xbb\xbf{"ready":false}', b"{}", b""])
+def test_the_index_takes_null_for_an_absent_filter(client: Client, body: bytes) -> None:
+    assert len(client.post("/v2/repository/index", body).json) == 2
 
 
 def test_unload_and_load(plane: DataPlane, client: Client) -> None:
