@@ -101,6 +101,13 @@ def test_a_wrong_method_is_405_with_the_allowed_ones(api: Api, scaled: str) -> N
     assert reply.json["error"]
 
 
+@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/v2/models/{model}", "/v2/nothing"])
+def test_head_has_the_status_of_get_and_no_body(api: Api, scaled: str, path: str) -> None:
+    get, head = (api.call(method, path.format(model=scaled)) for method in ("GET", "HEAD"))
+
+    assert (head.status, head.body) == (get.status, b"")
+
+
 def test_a_decompression_bomb_is_refused(api: Api, scaled: str) -> None:
     import gzip
 
