@@ -7,12 +7,13 @@ Grouped by who is at fault and whether retrying helps:
     │   ├── PathNotFound       nothing is at this path                    404
     │   ├── MethodNotAllowed   the path does not support this method      405
     │   ├── PayloadTooLarge    the body or the answer exceeds a limit     413
-    │   └── UnsupportedEncoding  the body's compression is not offered    415
+    │   ├── UnsupportedEncoding  the body's compression is not offered    415
+    │   └── ExecutionFailed    the model fails on these values            400
     ├── ModelNotFound          no such model, version or alias            404
     ├── StateConflict          the state in the registry forbids it       409
+    │   └── NotServable        the version is rejected or archived        409
     ├── InvalidModel           this upload can never be served            REJECTED, never retried
     ├── Unsupported            a part of the protocol is not offered      501
-    ├── ExecutionFailed        the model failed on these values           500
     ├── Unavailable            a dependency failed; retry                 503
     │   └── NotReady           the model exists and is not served now     503
     └── TimedOut               no answer within the time limit            504
@@ -108,6 +109,16 @@ class UnsupportedEncoding(InvalidRequest):
     code = "UNSUPPORTED_ENCODING"
 
 
+class ExecutionFailed(InvalidRequest):
+    """Model run that failed on values of the declared types and shapes (400).
+
+    The model loads and its file is intact, so other values are the cure: an index within bounds,
+    sizes that fit each other.
+    """
+
+    code = "EXECUTION_FAILED"
+
+
 class ModelNotFound(PlatformError):
     """Reference to a model, version or alias that does not exist (404)."""
 
@@ -123,6 +134,12 @@ class StateConflict(PlatformError):
     code = "STATE_CONFLICT"
 
 
+class NotServable(StateConflict):
+    """Request for a model version that will not be served: rejected or archived (409)."""
+
+    code = "MODEL_NOT_SERVABLE"
+
+
 class InvalidModel(PlatformError):
     """Invalid uploaded model, rejected for good; `code` says why, e.g. `NOT_ONNX`."""
 
@@ -133,12 +150,6 @@ class Unsupported(PlatformError):
     """Request for an unimplemented part of the inference protocol (501)."""
 
     code = "UNSUPPORTED"
-
-
-class ExecutionFailed(PlatformError):
-    """Model run that failed on inputs that match the model's signature (500)."""
-
-    code = "EXECUTION_FAILED"
 
 
 class Unavailable(PlatformError):
@@ -152,7 +163,7 @@ class Unavailable(PlatformError):
 
 
 class NotReady(Unavailable):
-    """Request for a model version that is pending, rejected, archived or unloaded."""
+    """Request for a model version that is pending, or of a model that is unloaded."""
 
     code = "MODEL_NOT_READY"
 

@@ -214,7 +214,7 @@ def test_bad_uploads_are_rejected_with_reasons_and_block_nothing(api: Api, model
         assert why in row["reason"], row
     assert api.infer(model, [1, 1, 1]).headers["x-model-version"] == str(len(bad) + 1)
     refused = api.infer(model, [1, 1, 1], 1)
-    assert refused.status == 503
+    assert refused.status == 409
     assert "rejected" in refused.json["error"].lower()
 
 

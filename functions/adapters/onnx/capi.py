@@ -20,6 +20,9 @@ from typing import Any
 
 VERSION_MIN = (1, 31, 1)  # crafted models crash the process in earlier releases
 API_VERSION = 24  # version of `OrtApi`: the first that has all functions below
+# Members of OrtErrorCode. Kernels return these for values they cannot compute with; all others
+# (no such file, invalid protobuf, failed execution provider ...) are faults of this function.
+FAIL, INVALID_ARGUMENT, RUNTIME_EXCEPTION, NOT_IMPLEMENTED = 1, 2, 6, 9
 FATAL = 4  # OrtLoggingLevel: errors come as statuses, and the library's log lines may hold values
 
 _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 0, 0  # OrtAllocatorType, OrtMemType
@@ -112,7 +115,11 @@ _RELEASES = {
 
 
 class OrtError(Exception):
-    """Error reported by ONNX Runtime, with the library's message."""
+    """Error reported by ONNX Runtime, with the library's message and status code."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def library_path() -> Path:
@@ -165,6 +172,7 @@ class Api:
             setattr(self, name, self._function(ctypes.PYFUNCTYPE(None), index, _P))
         # Frees a model's memory and joins its threads, which takes time.
         self.ReleaseSession = self._function(ctypes.CFUNCTYPE(None), 95, _P)
+        self._error_code = self._function(ctypes.PYFUNCTYPE(_INT), 1, _P)
         self._error_message = self._function(ctypes.PYFUNCTYPE(_TEXT), 2, _P)
         self._release_status = self._function(ctypes.PYFUNCTYPE(None), 93, _P)
 
@@ -197,13 +205,14 @@ class Api:
             self._fail(status)
 
     def _fail(self, status: int) -> None:
+        code = self._error_code(status)
         message = self._error_message(status).decode("utf-8", "replace")
         self._release_status(status)
         # The library has no status code for a lack of memory, only these messages.
         shortages = ("bad_alloc", "allocate memory", "pthread_create failed")
         if any(words in message for words in shortages):
             raise MemoryError
-        raise OrtError(message)
+        raise OrtError(message, code)
 
 
 class Library:

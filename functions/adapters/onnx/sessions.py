@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from functions.adapters.memory import mmap_large_allocations
-from functions.adapters.onnx.capi import FATAL, Api, Library, OrtError, library
+from functions.adapters.onnx.capi import (
+    FAIL,
+    FATAL,
+    INVALID_ARGUMENT,
+    NOT_IMPLEMENTED,
+    RUNTIME_EXCEPTION,
+    Api,
+    Library,
+    OrtError,
+    library,
+)
 from functions.adapters.onnx.runs import Run, c_strings
 from functions.adapters.onnx.watchdog import Watchdog
 from functions.core.errors import ExecutionFailed, InvalidModel, TimedOut
@@ -19,6 +29,8 @@ SELECTIONS_MAX = 32  # sets of outputs a session caches; callers may request any
 # Threads of this process, beyond which new sessions get none of their own. Lambda allows 1,024.
 THREADS_MAX = 768
 
+# Status codes of a run whose cause is the caller's values: types and shapes were checked before.
+_VALUES_AT_FAULT = frozenset({FAIL, INVALID_ARGUMENT, RUNTIME_EXCEPTION, NOT_IMPLEMENTED})
 _DISABLE_ALL, _EXTENDED, _LAYOUT = 0, 2, 3  # GraphOptimizationLevel of onnxruntime_c_api.h
 _EXTERNAL_BYTES_MIN = 1024  # smaller weights stay in the graph, where shape inference reads them
 
@@ -171,6 +183,7 @@ class OnnxSession:
 
         Raises:
             ExecutionFailed: the model failed on these values.
+            OrtError: it failed, and not because of them.
             TimedOut: it was stopped after `timeout_s`.
             MemoryError: it asked for more memory than there is.
         """
@@ -188,6 +201,8 @@ class OnnxSession:
                 raise TimedOut(
                     f"the model was stopped after {math.ceil(timeout_s * 1000)} ms"
                 ) from None
+            if error.status not in _VALUES_AT_FAULT:
+                raise
             raise ExecutionFailed(f"the model failed on these values: {_clean(error)}") from None
         finally:
             in_time = self._watchdog.unwatch(run)
@@ -202,6 +217,16 @@ class OnnxSession:
         return selection
 
 
+# A line of C++ and its function: "ops.h:56 void onnxruntime::Init(int) const [with T = int] ".
+_NESTED = r"\((?:[^()]|\([^()]*\))*\)"
+_SIGNATURE = (
+    rf"[^().]*?::[^()]*?(?:operator\(\))?{_NESTED}(?:::<[^>]*>)?(?: const)?(?: \[[^\]]*\])?"
+)
+_SOURCE_LINE = re.compile(rf"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:{_SIGNATURE}|\w+) ")
+_PATH = re.compile(r"\"?(?:[.~]{0,2}/\S+|\S*/\S*/\S*|\S+\.(?:onnx|data|ort|cc|h|so)\b\S*)")
+_NO_NUMBER = re.compile(r"sto(?:[dfil]|ld|ll|ul|ull)")  # functions of C++ that fail with their name
+
+
 def _clean(error: Exception) -> str:
     r"""Return ONNX Runtime's message without its prefix, file names and source code.
 
@@ -211,21 +236,20 @@ def _clean(error: Exception) -> str:
     >>> running = "Non-zero status code returned while running "
     >>> _clean(RuntimeError(running + "Add node. Name:'a' Status Message: "
     ...     "/src/core/ops.h:56 void onnxruntime::Init(int) axis == 1 was false. 2 by 3"))
-    'Add: axis == 1 was false. 2 by 3'
-    >>> _clean(RuntimeError(prefix + running + "Pad node. Name:'' Status Message: "
-    ...     "/src/op_kernel.cc:87 virtual int ort::F(int) " + prefix +
-    ...     "tensor.cc:57 StorageSize Tensor shape.Size() must be >= 0"))
+    'Add: 2 by 3'
+    >>> _clean(RuntimeError(running + "If node. Name:'' Status Message: " + running +
+    ...     "Pad node. Name:'' Status Message: /src/op_kernel.cc:87 virtual int ort::F(int) " +
+    ...     prefix + "tensor.cc:57 StorageSize Tensor shape.Size() must be >= 0"))
     'Pad: Tensor shape.Size() must be >= 0'
     """
     message = str(error)
-    node = re.search(r"while running (\w+) node", message)
+    nodes = re.findall(r"while running (\w+) node", message)
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", message)[-1]
     text = text.rpartition("Status Message: ")[2]
     text = re.sub(r"Load model (from )?\S+ failed[:.]\s*", "", text)
-    # A line of C++ and the function there: "ops.h:56 void onnxruntime::Init(int) ".
-    function = r"[^().]*?\([^()]*\)(?: const)?(?: \[[^\]]*\])?"
-    text = re.sub(rf"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:{function}|\w+) ", "", text)
-    # Paths and names of files.
-    text = re.sub(r"\"?\S*(?:/\S*|\.(?:onnx|data|ort|cc|h|so)\b)\S*", "", text)
-    text = " ".join(text.split())
-    return f"{node[1]}: {text}" if node else text
+    text = _PATH.sub("", _SOURCE_LINE.sub("", text))
+    condition, _, reason = text.partition(" was false. ")  # a condition in C++ and its explanation
+    text = " ".join((reason or condition).split())
+    if _NO_NUMBER.fullmatch(text):
+        text = "a string is not a number, or too large a one"
+    return f"{nodes[-1]}: {text or 'it gives no reason'}" if nodes else text

@@ -33,6 +33,7 @@ from functions.core.errors import (
     InvalidRequest,
     ModelNotFound,
     NotReady,
+    NotServable,
     StateConflict,
     Unavailable,
     shown,
@@ -178,7 +179,8 @@ class Registry:
 
         Raises:
             ModelNotFound: no such model, version or alias.
-            NotReady: the version is pending, rejected or archived, or the model is unloaded.
+            NotReady: the version is pending, or the model is unloaded.
+            NotServable: the version is rejected or archived.
             Unavailable: the table failed.
         """
         pk = model_pk(model)
@@ -194,7 +196,7 @@ class Registry:
         alias = item.get("alias")
         version = self._stored(model, item["version"]) if alias else version_from_item(item)
         if version.state is not State.READY:
-            raise _not_ready(version)
+            raise _refusal(version)
         if switch is not None and not switch["serving"]:
             raise NotReady(
                 f"Model version not ready: '{model}' is unloaded; load it first", retry_after_s=5
@@ -202,9 +204,9 @@ class Registry:
         return Resolved(version, alias)
 
     def _unresolved(self, model: str, reference: int | str | None, meta: Item) -> Exception:
-        """Return ModelNotFound or NotReady for a reference that does not resolve."""
+        """Return the error for a reference that does not resolve."""
         if reference is None:  # no version was ever READY: the newest one says why
-            return _not_ready(self._stored(model, meta["next_version"] - 1))
+            return _refusal(self._stored(model, meta["next_version"] - 1))
         kind = "version" if isinstance(reference, int) else "version or alias"
         return ModelNotFound(
             f"Request for unknown model: '{model}' {kind} '{reference}' is not found"
@@ -612,12 +614,15 @@ def _because(version: Version) -> str:
     return f": {version.reason.message}" if version.reason else ""
 
 
-def _not_ready(version: Version) -> NotReady:
-    return NotReady(
+def _refusal(version: Version) -> NotReady | NotServable:
+    """Return the error for a version that is not READY: only a PENDING one may become so."""
+    text = (
         f"Model version not ready: version {version.number} of '{version.model}' "
-        f"is {version.state}{_because(version)}",
-        retry_after_s=5,
+        f"is {version.state}{_because(version)}"
     )
+    if version.state is State.PENDING:
+        return NotReady(text, retry_after_s=5)
+    return NotServable(text)
 
 
 def _unknown_version(model: str, number: int) -> ModelNotFound:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from functions.core.errors import ModelNotFound, NotReady, Unavailable
+from functions.core.errors import ModelNotFound, NotReady, NotServable, Unavailable
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Resolved
 
@@ -27,6 +27,9 @@ LABELS = 64  # output labels that weigh as much as one more cache entry
 LOCKS = 64  # locks for reads of the registry; references with the same lock wait for each other
 
 _Key = tuple[str, int | str | None]
+# Answers of the registry, and not its failures
+_Refusal = ModelNotFound | NotReady | NotServable
+_REFUSALS = (ModelNotFound, NotReady, NotServable)
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class Resolver:
         self._read_locks = [threading.Lock() for _ in range(LOCKS)]
         self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
         self._weight = 0  # sum of the answers' weights
-        self._refusals: OrderedDict[_Key, tuple[ModelNotFound | NotReady, float]] = OrderedDict()
+        self._refusals: OrderedDict[_Key, tuple[_Refusal, float]] = OrderedDict()
         self._invalidations = 0
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
@@ -72,7 +75,8 @@ class Resolver:
 
         Raises:
             ModelNotFound: no such model, version or alias.
-            NotReady: the version exists and is not served.
+            NotReady: the version is not served yet, or not now.
+            NotServable: the version is rejected or archived.
             Unavailable: the registry fails, and no answer is recent enough.
         """
         key = (model, reference)
@@ -104,7 +108,7 @@ class Resolver:
         now, invalidations = self._clock(), self._invalidations
         try:
             resolved = self._registry.resolve(*key)
-        except (ModelNotFound, NotReady) as error:
+        except _REFUSALS as error:
             self._cache_refusal(key, error, now, invalidations)
             raise
         except Unavailable:
@@ -128,9 +132,7 @@ class Resolver:
             while self._weight > ANSWERS and len(self._answers) > 1:
                 self._drop(next(iter(self._answers)))
 
-    def _cache_refusal(
-        self, key: _Key, error: ModelNotFound | NotReady, now: float, invalidations: int
-    ) -> None:
+    def _cache_refusal(self, key: _Key, error: _Refusal, now: float, invalidations: int) -> None:
         with self._lock:
             self._drop(key)
             if invalidations != self._invalidations:

@@ -16,6 +16,7 @@ from functions.core.errors import (
     InvalidRequest,
     ModelNotFound,
     NotReady,
+    NotServable,
     TimedOut,
     Unsupported,
     shown,
@@ -306,7 +307,7 @@ class InferenceService:
             if not is_model_name(call.model):
                 raise ModelNotFound(call.model)
             self._registry.resolve(call.model, None)
-        except NotReady:
+        except (NotReady, NotServable):
             return
         except ModelNotFound as error:
             raise ModelNotFound(f"{failure}, no model of this name is registered") from error

@@ -172,13 +172,14 @@ def test_table_indices_match_the_library(tmp_path: Path) -> None:
     """Check that failing calls report errors of the function they name."""
     api = capi.Api(capi.library_path())
 
-    with pytest.raises(capi.OrtError, match="Load model from .*/none.onnx failed"):
+    with pytest.raises(capi.OrtError, match=r"Load model from .*/none.onnx failed") as error:
         api.new(
             api.CreateSession,
             api.new(api.CreateEnv, capi.FATAL, b"test"),
             bytes(tmp_path / "none.onnx"),
             api.new(api.CreateSessionOptions),
         )
+    assert error.value.status == 3  # ORT_NO_SUCHFILE
     with pytest.raises(capi.OrtError, match="graph_optimization_level"):
         api.SetSessionGraphOptimizationLevel(api.new(api.CreateSessionOptions), 7)
     assert api.version == importlib.metadata.version("onnxruntime")
@@ -332,6 +333,20 @@ def test_a_failing_run_reports_the_operator_and_its_message(
     )
     assert capfd.readouterr() == ("", "")
     assert ask(session, ["y"], x=np.ones(1, np.float32), i=np.array([0]))["y"].tolist() == [1.0]
+
+
+def test_a_fault_of_the_runtime_is_no_mistake_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values cannot cause EP_FAIL, which is a failed execution provider."""
+    session = OnnxRuntime().load(identity(tmp_path, TensorProto.FLOAT, ["n"]))
+
+    def fail(*_: object) -> None:
+        raise capi.OrtError("the provider failed", 11)
+
+    monkeypatch.setattr("functions.adapters.onnx.runs.Run.execute", fail)
+    with pytest.raises(capi.OrtError):
+        ask(session, ["y"], x=np.ones(1, np.float32))
 
 
 def endless(directory: Path) -> Path:

@@ -59,7 +59,7 @@ def test_a_model_that_contradicts_its_samples_is_never_served(platform: Platform
     assert version.reason.message.startswith(
         "sample 0: output 'y'[0, 2] is 9, expected 9.5: off by 0.5"
     )
-    assert platform.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0])).status == 503
+    assert platform.client.post("/v2/models/demo/infer", rows([2.0, 4.0, 6.0])).status == 409
 
 
 @pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])

@@ -10,6 +10,7 @@ from functions.core.errors import (
     InvalidRequest,
     ModelNotFound,
     NotReady,
+    NotServable,
     StateConflict,
     Unavailable,
 )
@@ -159,14 +160,14 @@ def test_a_version_that_is_not_ready_says_why() -> None:
     registry = make_registry()
     first = registry.claim("m", source("a"))
     for reference in (1, None):
-        with pytest.raises(Unavailable, match="version 1 of 'm' is PENDING"):
+        with pytest.raises(NotReady, match="version 1 of 'm' is PENDING"):
             registry.resolve("m", reference)
 
     registry.finish(rejected(first))
 
     for reference in (1, None):
         with pytest.raises(
-            Unavailable, match="version 1 of 'm' is REJECTED: the file is no ONNX model"
+            NotServable, match="version 1 of 'm' is REJECTED: the file is no ONNX model"
         ):
             registry.resolve("m", reference)
 
@@ -334,7 +335,7 @@ def test_ready_and_rejected_versions_are_archived_once(registry: Registry) -> No
     ]
     reason = Reason("NOT_ONNX", "the file is no ONNX model")
     assert registry.version("m", 3).reason == reason  # kept after archiving
-    with pytest.raises(NotReady, match="version 1 of 'm' is ARCHIVED"):
+    with pytest.raises(NotServable, match="version 1 of 'm' is ARCHIVED"):
         registry.resolve("m", 1)
     late_event = registry.claim("m", source("a"))
     assert late_event.state is State.ARCHIVED

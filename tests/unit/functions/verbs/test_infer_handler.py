@@ -386,7 +386,7 @@ def test_every_platform_error_has_a_status() -> None:
 @pytest.mark.parametrize(
     ("failure", "status", "code"),
     [
-        (ExecutionFailed("Gather: index 7 is out of bounds"), 500, "EXECUTION_FAILED"),
+        (ExecutionFailed("Gather: index 7 is out of bounds"), 400, "EXECUTION_FAILED"),
         (MemoryError(), 413, "OUT_OF_MEMORY"),
         (TimedOut("the model was stopped"), 504, "TIMED_OUT"),
         (Unavailable("not now"), 503, "UNAVAILABLE"),
@@ -502,14 +502,29 @@ def test_ready_reports_whether_the_model_is_in_memory(client: Client) -> None:
     assert client.get("/v2/models/demo/versions/2/ready").headers["x-model-residency"] == "warm"
 
 
-def test_a_version_that_is_not_ready_is_503(plane: DataPlane, client: Client) -> None:
+@pytest.mark.parametrize("route", ["", "/ready", "/config", "/stats", "/infer"])
+def test_only_a_version_that_may_become_ready_is_503(
+    plane: DataPlane, client: Client, route: str
+) -> None:
     plane.claim("pending")
     plane.reject("rejected")
+    for _ in ("prod", "archived", "latest"):
+        plane.register("archived")
+    plane.registry.archive("archived", 2, actor="ann")
+    plane.clock.now += 10
+    method = "POST" if route == "/infer" else "GET"
 
-    for path in ("pending/ready", "pending/infer", "rejected/versions/1/ready", "rejected"):
-        reply = client.send("POST" if path.endswith("infer") else "GET", f"/v2/models/{path}")
-        assert reply.status == 503
-        assert reply.json["error"].startswith("Model version not ready")
+    for path in ("pending", "pending/versions/1"):
+        reply = client.send(method, f"/v2/models/{path}{route}")
+        assert (reply.status, reply.json["code"]) == (503, "MODEL_NOT_READY")
+        assert int(reply.headers["retry-after"]) > 0
+    for path in ("rejected", "rejected/versions/1", "archived/versions/2"):
+        for _ in range(2):  # the second answer is cached
+            reply = client.send(method, f"/v2/models/{path}{route}")
+            assert (reply.status, reply.json["code"]) == (409, "MODEL_NOT_SERVABLE")
+            assert reply.json["error"].startswith("Model version not ready")
+            assert "retry-after" not in reply.headers
+    assert {line.get("Errors", 0) for line in plane.lines if line["status"] == 409} == {0}
 
 
 def test_a_new_version_is_seen_without_a_restart(plane: DataPlane, client: Client) -> None:
@@ -731,11 +746,19 @@ def test_an_unknown_model_is_neither_a_dimension_nor_logged(
 
 
 def test_a_server_error_counts_in_the_metrics(plane: DataPlane, client: Client) -> None:
-    plane.runtime.failure = ExecutionFailed("x")
+    plane.runtime.failure = Unavailable("x")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
     [line] = plane.lines
-    assert (line["level"], line["Errors"], line["code"]) == ("ERROR", 1, "EXECUTION_FAILED")
+    assert (line["level"], line["Errors"], line["code"]) == ("ERROR", 1, "UNAVAILABLE")
+
+
+def test_values_that_a_model_fails_on_raise_no_alarm(plane: DataPlane, client: Client) -> None:
+    plane.runtime.failure = ExecutionFailed("Gather: index 7 is out of bounds")
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+
+    [line] = plane.lines
+    assert (line["level"], line["Errors"], line["code"]) == ("INFO", 0, "EXECUTION_FAILED")
 
 
 def test_sampled_lines_count_for_those_that_are_not_logged(plane: DataPlane) -> None:
@@ -758,11 +781,11 @@ def test_errors_and_cold_starts_are_always_logged(plane: DataPlane) -> None:
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
     client.post("/v2/models/demo/infer", b"{")
-    plane.runtime.failure = ExecutionFailed("x")
+    plane.runtime.failure = Unavailable("x")
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
     assert [(line["status"], line["cold"]) for line in plane.lines] == [
-        (200, True), (200, True), (400, False), (500, False),
+        (200, True), (200, True), (400, False), (503, False),
     ]  # fmt: skip
     assert [line.get("Requests") for line in plane.lines] == [None, 1, 1, 1]
 
