@@ -110,7 +110,7 @@ class UnsupportedEncoding(InvalidRequest):
 
 
 class ExecutionFailed(InvalidRequest):
-    """Model run that failed on values of the declared types and shapes (400).
+    """Model run that failed on well-typed values (400).
 
     The model loads and its file is intact, so other values are the cure: an index within bounds,
     sizes that fit each other.
@@ -135,7 +135,7 @@ class StateConflict(PlatformError):
 
 
 class NotServable(StateConflict):
-    """Request for a model version that will not be served: rejected or archived (409)."""
+    """Request for a version that is rejected or archived (409)."""
 
     code = "MODEL_NOT_SERVABLE"
 
@@ -163,7 +163,7 @@ class Unavailable(PlatformError):
 
 
 class NotReady(Unavailable):
-    """Request for a model version that is pending, or of a model that is unloaded."""
+    """Request for a pending version, or an unloaded model."""
 
     code = "MODEL_NOT_READY"
 
