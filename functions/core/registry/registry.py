@@ -615,7 +615,7 @@ def _because(version: Version) -> str:
 
 
 def _refusal(version: Version) -> NotReady | NotServable:
-    """Return the error for a version that is not READY: only a PENDING one may become so."""
+    """Return the error for a version that is not READY."""
     text = (
         f"Model version not ready: version {version.number} of '{version.model}' "
         f"is {version.state}{_because(version)}"
