@@ -430,6 +430,11 @@ def graphs() -> Iterator[Case]:
         ),
         "DUPLICATE_NAME",
     )
+    yield case(
+        "two manifests in the metadata",
+        raw_identity(extra=message(14, message(1, b"mayfly.manifest"), message(2, b"{}")) * 2),
+        "DUPLICATE_NAME",
+    )
     yield case("two graphs", raw_identity() + message(7), "NOT_ONNX")
     yield case(
         "an input of 2^40 x 2^40",

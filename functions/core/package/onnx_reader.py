@@ -158,6 +158,10 @@ class _ModelReader:
         if header.metadata_entries > entries or header.metadata_bytes > size:
             raise too_complex(f"the metadata has over {entries} entries or {size} bytes")
         key, value = self._wire.entry(start, end)
+        if key in header.metadata:  # readers disagree on which of the two counts
+            raise InvalidModel(
+                f"the metadata have the key {shown(key)} twice; remove one", code="DUPLICATE_NAME"
+            )
         header.metadata[key] = value
 
     def _graph(self, start: int, end: int, depth: int) -> Graph:

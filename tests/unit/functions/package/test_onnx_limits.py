@@ -73,6 +73,10 @@ def constants_bytes(size: int) -> bytes:
     )
 
 
+def metadata_entries(count: int) -> bytes:
+    return raw_identity(extra=b"".join(message(14, message(1, b"k%d" % at)) for at in range(count)))
+
+
 def metadata_bytes(size: int) -> bytes:
     head = len(message(1, b"k"))
     return raw_identity(
@@ -137,10 +141,7 @@ MAKERS: dict[str, tuple[Callable[[int], bytes], str]] = {
         "BAD_CONSTANT",
     ),
     "CONSTANTS_BYTES": (constants_bytes, "TOO_COMPLEX"),
-    "METADATA_ENTRIES": (
-        lambda n: raw_identity(extra=message(14, message(1, b"k"), message(2, b"v")) * n),
-        "TOO_COMPLEX",
-    ),
+    "METADATA_ENTRIES": (metadata_entries, "TOO_COMPLEX"),
     "METADATA_BYTES": (metadata_bytes, "TOO_COMPLEX"),
     "FIELDS": (lambda n: raw_identity(extra=number(99, 0) * (n - IDENTITY_FIELDS)), "TOO_COMPLEX"),
     "DIVISOR_ELEMENTS": (division, "UNSAFE_INTEGER_DIVISION"),

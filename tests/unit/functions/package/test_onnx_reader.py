@@ -32,6 +32,18 @@ def test_it_agrees_with_the_onnx_package(tmp_path: Path) -> None:
     assert description.external == {}
 
 
+@pytest.mark.parametrize("again", ["1", "2"], ids=["the same value", "another value"])
+def test_a_metadata_key_given_twice_is_refused_by_name(tmp_path: Path, again: str) -> None:
+    model = onnx.load_from_string(scale_model())
+    for key, value in (("author", "1"), ("licence", "1"), ("author", again)):
+        model.metadata_props.add(key=key, value=value)
+
+    with pytest.raises(InvalidModel, match="the key 'author' twice; remove one") as refused:
+        read_onnx(write(tmp_path, model.SerializeToString()))
+
+    assert refused.value.instance_code == "DUPLICATE_NAME"
+
+
 def test_it_lists_external_weight_files(tmp_path: Path) -> None:
     content, _ = outside_weights_model(tmp_path, "weights.bin")
 
