@@ -44,6 +44,12 @@ class MemoryTable:
         for item in sorted(versions, key=lambda item: str(item["claimed_at"]))[:limit]:
             yield {"pk": item["pk"], "sk": item["sk"]}
 
+    def ignored(self, limit: int) -> Iterator[Item]:
+        self.reads += 1
+        notes = [item for item in self.items.values() if item.get("kind") == "IGNORED"]
+        for item in sorted(notes, key=lambda item: str(item["listed"]), reverse=True)[:limit]:
+            yield {name: item[name] for name in ("sk", "listed", "reason")}
+
     def transact(self, puts: Sequence[Put]) -> None:
         for put in puts:
             standing = self.items.get((put.item["pk"], put.item["sk"]))

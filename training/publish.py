@@ -81,7 +81,9 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
         InvalidArtifact: the file, its manifest or a sample is wrong, or the model does not answer.
     """
     if not NAME.fullmatch(options.model):
-        raise InvalidArtifact(f"{options.model!r} is no model name: use a-z, 0-9, '.', '_', '-'")
+        raise InvalidArtifact(
+            f"{options.model!r} is no model name: use A-Z, a-z, 0-9, '.', '_', '-'"
+        )
     graph = read(options.file)
     session = graphs.open_session(graph)
     print(f"{options.file.name}: loads; {_signature(session)}", flush=True)

@@ -54,7 +54,7 @@ __all__ = [
 ]  # fmt: skip
 
 # Pattern of the model names that the registry accepts.
-NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 LABELS_SHOWN = 80  # characters of the list of labels in an error
 
 Task = Literal["classification", "regression", "ranking", "generation", "embedding"]
@@ -148,7 +148,7 @@ class Recipe(Generic[H]):
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise InvalidRecipe(
-                f"recipe name {self.name!r} is no model name: use a-z, 0-9, '.', '_', '-'"
+                f"recipe name {self.name!r} is no model name: use A-Z, a-z, 0-9, '.', '_', '-'"
             )
         if self.task not in OUTPUTS:
             raise InvalidRecipe(

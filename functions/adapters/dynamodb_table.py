@@ -106,6 +106,16 @@ class ItemTable:
             ExpressionAttributeValues={":pending": {"S": "PENDING"}, ":before": {"S": before}},
         )
 
+    def ignored(self, limit: int) -> Iterator[Item]:
+        """Yield notes on ignored uploads from the index `listing`, newest first."""
+        return self._pages(
+            limit,
+            IndexName="listing",
+            KeyConditionExpression="kind = :kind",
+            ExpressionAttributeValues={":kind": {"S": "IGNORED"}},
+            ScanIndexForward=False,
+        )
+
     def transact(self, puts: Sequence[Put]) -> None:
         """Write several DynamoDB items in one transaction: all or none.
 

@@ -7,7 +7,8 @@ import re
 
 from functions.core.errors import InvalidRequest, shown
 
-_MODEL = re.compile(r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII)
+_MODEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
+_ALIAS = re.compile(r"[a-z]([a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", re.ASCII)
 
@@ -15,10 +16,11 @@ _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", re.ASCII)
 def is_model_name(name: str) -> bool:
     r"""Return True if `name` has the syntax of a model name.
 
-    1 to 128 of a-z 0-9 . _ - with a letter or digit at both ends.
+    1 to 128 of A-Z a-z 0-9 . _ - with a letter or digit at both ends. Two names that differ
+    only in case are two models.
 
-    >>> is_model_name("digits-2"), is_model_name("Digits")
-    (True, False)
+    >>> is_model_name("digits-2"), is_model_name("ResNet50")
+    (True, True)
     >>> is_model_name("digits\n"), is_model_name("a/b")
     (False, False)
     """
@@ -28,12 +30,13 @@ def is_model_name(name: str) -> bool:
 def is_alias(name: str) -> bool:
     """Return True if `name` has the syntax of a version alias.
 
-    Aliases are model names that begin with a letter, so that none looks like a version number.
+    1 to 128 of a-z 0-9 . _ - that begin with a letter, so that none looks like a version number,
+    and end with a letter or digit.
 
-    >>> is_alias("prod"), is_alias("7"), is_alias("2b")
-    (True, False, False)
+    >>> is_alias("prod"), is_alias("7"), is_alias("2b"), is_alias("Prod")
+    (True, False, False, False)
     """
-    return is_model_name(name) and name[0].isalpha()
+    return _ALIAS.fullmatch(name) is not None
 
 
 def is_file_name(name: str) -> bool:

@@ -11,17 +11,20 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from functions.core.errors import InvalidModel, shown
+from functions.core.foreign_formats import check_not_foreign
 from functions.core.names import is_model_name
 
 PREFIX = "models/"
 PARTS = "parts"  # files in a folder parts/ are registered only through their manifest.json
+# Archives that SageMaker's jobs write beside the model
+BYSTANDERS = ("output.tar.gz", "sourcedir.tar.gz")
 
 
 class Form(StrEnum):
     """Package form of an uploaded model: .onnx file, archive or manifest."""
 
     ONNX = "one self-describing .onnx"
-    ARCHIVE = "model.tar.gz"
+    ARCHIVE = ".tar.gz or .tgz"
     MANIFEST = "manifest.json, written last, that lists the files beside it"
 
 
@@ -35,6 +38,20 @@ class Upload:
     bucket: str
     key: str
     version_id: str | None = None
+
+
+def single_events(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Split an S3 notification into notifications of one record each.
+
+    Other events are returned unchanged.
+
+    >>> single_events({"Records": [1, 2]})
+    [{'Records': [1]}, {'Records': [2]}]
+    """
+    records = event.get("Records")
+    if not isinstance(records, list) or not records:
+        return [event]
+    return [{**event, "Records": [record]} for record in records]
 
 
 def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
@@ -76,51 +93,56 @@ def _uploads_in_notification(event: Mapping[str, Any]) -> Iterator[Upload]:
 def model_and_form(key: str) -> tuple[str, Form] | None:
     """Parse the model name and package form from an S3 object key.
 
-    Returns None if there is nothing to register at this key.
+    File endings may have capitals. Returns None if the key is not a model's, but e.g. that of a
+    readme, of weights, or of a file in a folder parts/.
 
-    >>> model_and_form("models/digits/job-1/output/model/model.onnx")
-    ('digits', <Form.ONNX: 'one self-describing .onnx'>)
+    >>> model_and_form("models/ResNet50/job-1/output/model/Model.ONNX")
+    ('ResNet50', <Form.ONNX: 'one self-describing .onnx'>)
     >>> model_and_form("models/digits/output.tar.gz") is None
     True
     >>> model_and_form("models/big/1/parts/model.onnx") is None
     True
 
     Raises:
-        InvalidModel: the model's name in the key is not allowed; the code is `BAD_MODEL_NAME`.
+        InvalidModel: the key looks like a model's and can become no version. The code is
+            `BAD_MODEL_NAME`, `NO_MODEL_FOLDER` or `FOREIGN_FORMAT`.
     """
     if not key.startswith(PREFIX):
         return None
-    model, _, rest = key.removeprefix(PREFIX).partition("/")
-    *folders, name = rest.split("/")
-    form = _form(name)
-    if PARTS in folders or form is None:
+    *folders, name = key.removeprefix(PREFIX).split("/")
+    if PARTS in folders[1:] or name.startswith("._"):  # ._model.onnx: macOS' note on model.onnx
         return None
-    if not is_model_name(model):
+    form = _form(name)
+    if form is None:
+        check_not_foreign(name)
+        return None
+    return _model(folders, name), form
+
+
+def _model(folders: list[str], name: str) -> str:
+    """Return the first folder, which names the model.
+
+    Raises:
+        InvalidModel: `NO_MODEL_FOLDER` or `BAD_MODEL_NAME`.
+    """
+    if not folders:
         raise InvalidModel(
-            f"{shown(model)} cannot name a model: upload to models/<model>/ "
-            "with 1 to 128 of a-z 0-9 . _ - in <model>",
+            f"{shown(name)} is in no model's folder: upload it to models/<model>/",
+            code="NO_MODEL_FOLDER",
+        )
+    if not is_model_name(folders[0]):
+        raise InvalidModel(
+            f"{shown(folders[0])} cannot name a model: upload to models/<model>/ with 1 to 128 of "
+            "A-Z a-z 0-9 . _ - in <model>, the first and the last a letter or digit",
             code="BAD_MODEL_NAME",
         )
-    return model, form
-
-
-def lacks_folder(key: str) -> bool:
-    """Return True if an S3 key puts a model directly under models/.
-
-    Such a key lacks the folder that would name the model.
-
-    >>> lacks_folder("models/digits.onnx"), lacks_folder("models/digits/model.onnx")
-    (True, False)
-    >>> lacks_folder("models/readme.md")
-    False
-    """
-    name = key.removeprefix(PREFIX)
-    return key.startswith(PREFIX) and "/" not in name and _form(name) is not None
+    return folders[0]
 
 
 def _form(name: str) -> Form | None:
-    if name.endswith(".onnx"):
+    lower = name.lower()
+    if lower.endswith(".onnx"):
         return Form.ONNX
-    if name.endswith("model.tar.gz"):
+    if lower.endswith((".tar.gz", ".tgz")) and lower not in BYSTANDERS:
         return Form.ARCHIVE
-    return Form.MANIFEST if name == "manifest.json" else None
+    return Form.MANIFEST if lower == "manifest.json" else None

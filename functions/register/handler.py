@@ -4,7 +4,7 @@ Events arrive through SQS, through EventBridge, or by a direct invocation.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,19 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.registration.registration import Registration
 from functions.core.registry.version import Reason, State, Version
-from functions.core.uploads import Upload, lacks_folder, uploads_in
+from functions.core.uploads import Upload, single_events, uploads_in
 
 RESERVE_MS = 85_000  # ms; with less time left an upload goes back to the queue
 STORE_S = 15  # s of the time left, to store the files of a checked model and to commit
 KEY_CHARACTERS = 1024  # longest object key that S3 allows
 
-Summary = dict[str, Any]  # model, version, state; code and reason of a rejected version
+# model, version, state; code and reason of a rejected version; key of an upload not begun
+Summary = dict[str, Any]
+Announced = tuple[Upload, Mapping[str, Any]]  # upload with the event that announces it alone
+
+
+def _no_queue(_: Sequence[Mapping[str, Any]]) -> None:
+    raise Unavailable("too little time left to begin another upload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,16 @@ class RegisterHandler:
 
     An SQS batch is answered with `batchItemFailures`: the messages to deliver again. Any other
     event is answered with the versions it became, and raises if an upload has to be retried.
+    Uploads for which too little time is left go to the queue, each as a message of its own: they
+    wait for no neighbour, and their receives are counted anew.
     """
 
     registration: Registration
     logger: Logger
     metrics: Metrics
     note_failure: Callable[[Upload, Reason], None] = lambda *_: None
+    note_ignored: Callable[[str, Reason], None] = lambda *_: None
+    send: Callable[[Sequence[Mapping[str, Any]]], None] = _no_queue  # events to the queue
     before_upload: Callable[[float], None] = lambda _: None  # gets the seconds to check it in
     after_upload: Callable[[], None] = lambda: None
     before_reply: Callable[[dict[str, Any], str], None] = lambda *_: None  # reply, request id
@@ -77,33 +87,70 @@ class RegisterHandler:
     def register_uploads(
         self, notification: Mapping[str, Any], origin: str, context: Any
     ) -> list[Summary]:
-        """Register the uploads of an S3 event; return the versions' summaries."""
-        try:
-            uploads = list(uploads_in(notification))
-        except InvalidModel as error:
-            self.logger.error("ignored: no upload event", reason=str(error), origin=origin)
-            self.count("UploadsIgnored")
-            return []
-        summaries = [self.register_upload(upload, context) for upload in uploads]
-        return [summary for summary in summaries if summary]
+        """Register the uploads of an S3 event; return the versions' summaries.
 
-    def register_upload(self, upload: Upload, context: Any) -> Summary | None:
+        One that fails keeps none of the others from being registered.
+
+        Raises:
+            Exception: the first failure of an upload that is to be retried.
+        """
+        announced = self.announced_by(notification, origin)
+        summaries: list[Summary] = []
+        failures: list[Exception] = []
+        for position, (upload, _) in enumerate(announced):
+            left_ms = context.get_remaining_time_in_millis()
+            if left_ms < RESERVE_MS:
+                summaries += self.put_off(announced[position:])
+                break
+            self.before_upload(left_ms / 1000 - STORE_S)
+            try:
+                summary = self.register_upload(upload)
+                summaries += [summary] if summary else []
+            except Exception as error:  # logged
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return summaries
+
+    def announced_by(self, notification: Mapping[str, Any], origin: str) -> list[Announced]:
+        """Return the uploads that an S3 event announces; log malformed records."""
+        announced: list[Announced] = []
+        for event in single_events(notification):
+            try:
+                announced += [(upload, event) for upload in uploads_in(event)]
+            except InvalidModel as error:
+                self.logger.error("ignored: no upload event", reason=str(error), origin=origin)
+                self.count("UploadsIgnored")
+        return announced
+
+    def put_off(self, announced: Sequence[Announced]) -> list[Summary]:
+        """Send uploads that were not begun to the queue, one message each.
+
+        Return their keys as summaries.
+
+        Raises:
+            Unavailable: the queue failed; they are to be retried with their own message.
+        """
+        try:
+            self.send([event for _, event in announced])
+        except Unavailable as error:
+            for upload, _ in announced:
+                self.log_retry(upload, error)
+            raise
+        for upload, _ in announced:
+            self.logger.info("not begun: queued again", **_log_fields(upload))
+        return [{"key": upload.key, "state": "QUEUED"} for upload, _ in announced]
+
+    def register_upload(self, upload: Upload) -> Summary | None:
         """Register one uploaded model and log the outcome.
 
         Return the version's summary; None if it became no version.
 
         Raises:
-            Unavailable: too little time is left, or a dependency failed; to be retried.
+            Unavailable: a dependency failed; to be retried.
         """
-        left_ms = context.get_remaining_time_in_millis()
-        if left_ms < RESERVE_MS:
-            raise Unavailable("too little time left to begin another upload")
-        self.before_upload(left_ms / 1000 - STORE_S)
         try:
-            version = self.registration.register(upload)
-        except InvalidModel as error:
-            self.log_ignored(upload, error)
-            return None
+            version = self.register_or_ignore(upload)
         except Unavailable as error:
             self.log_retry(upload, error)
             raise
@@ -112,36 +159,30 @@ class RegisterHandler:
             raise
         finally:
             self.after_upload()
-        return self.log_outcome(upload, version)
+        return self.log_outcome(upload, version) if version else None
 
-    def log_outcome(self, upload: Upload, version: Version | None) -> Summary | None:
-        """Log a finished registration; return the version's summary, if any."""
-        if version is None:
-            self.log_no_version(upload)
+    def register_or_ignore(self, upload: Upload) -> Version | None:
+        """Register an upload, or note why it becomes no version."""
+        try:
+            version = self.registration.register(upload)
+        except InvalidModel as error:
+            reason = Reason(error.instance_code, str(error))
+            self.note_ignored(upload.key, reason)
+            fields = _log_fields(upload)
+            self.logger.warning("ignored", code=reason.code, reason=reason.message, **fields)
+            self.count("UploadsIgnored")
             return None
+        if version is None:
+            self.logger.info("nothing to register", **_log_fields(upload))
+        return version
+
+    def log_outcome(self, upload: Upload, version: Version) -> Summary:
+        """Log a finished registration; return the version's summary."""
         summary = _summary(version)
         is_ready = version.state is State.READY
         self.logger.info("registered" if is_ready else "rejected", **summary, **_log_fields(upload))
         self.count("UploadsRegistered" if is_ready else "UploadsRejected")
         return summary
-
-    def log_no_version(self, upload: Upload) -> None:
-        """Log an uploaded object that became no model version.
-
-        It is no model, or lies in no model's folder.
-        """
-        if not lacks_folder(upload.key):
-            self.logger.info("nothing to register", **_log_fields(upload))
-            return
-        message = "ignored: the key names no model; upload it to models/<model>/"
-        self.logger.warning(message, **_log_fields(upload))
-        self.count("UploadsIgnored")
-
-    def log_ignored(self, upload: Upload, error: InvalidModel) -> None:
-        """Log an ignored upload whose key is no valid model path."""
-        reason = Reason(error.instance_code, str(error))
-        self.logger.error("ignored", code=reason.code, reason=reason.message, **_log_fields(upload))
-        self.count("UploadsIgnored")
 
     def log_retry(self, upload: Upload, error: Unavailable) -> None:
         """Log and record a failed registration that SQS will retry."""

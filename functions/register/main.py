@@ -12,6 +12,7 @@ from botocore.config import Config
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import CONNECTIONS, S3Blobs, S3Uploads
+from functions.adapters.aws.sqs import SqsQueue
 from functions.adapters.child_process import Limits
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
@@ -39,6 +40,7 @@ config = Config(
 )
 s3 = boto3.client("s3", config=config)
 dynamodb = boto3.client("dynamodb", config=config)
+queue = SqsQueue(boto3.client("sqs", config=config), os.environ["REGISTRATION_QUEUE_URL"])
 registry = Registry(
     DynamoTable(dynamodb, os.environ["REGISTRY_TABLE"]),
     utc_now,
@@ -69,6 +71,8 @@ lambda_handler = RegisterHandler(
     logger,
     Metrics(),
     note_failure=partial(note_failure, registry),
+    note_ignored=registry.note_ignored,
+    send=queue.send,
     before_upload=sandbox.wait_at_most,
     after_upload=sandbox.refill,
     before_reply=end_if_suspect,

@@ -33,7 +33,7 @@ def unpack(form: Form, directory: Path) -> Unpacked:
 def _describe_files(form: Form, package: Path) -> Unpacked:
     """Return the description of a model uploaded as separate files."""
     sizes = {path.name: path.stat().st_size for path in package.iterdir() if path.name != MANIFEST}
-    [model] = [name for name in sizes if name.endswith(".onnx")]
+    [model] = [name for name in sizes if name.lower().endswith(".onnx")]
     graph = read_onnx(package / model)
     weights = _weights(graph, form, model, sizes)
     ignored = sorted(sizes.keys() - {model, *weights})

@@ -1,7 +1,7 @@
 """SQS queues of upload events and of dead letters, through boto3."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ class SqsQueue:
         self._client = client
         self._url = url
 
-    def send(self, events: Sequence[dict[str, Any]]) -> None:
+    def send(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Send upload events to an SQS queue, one message each.
 
         After a failure, some may have been sent.
@@ -36,7 +36,7 @@ class SqsQueue:
         for start in range(0, len(events), BATCH):
             self._send_batch(events[start : start + BATCH])
 
-    def _send_batch(self, events: Sequence[dict[str, Any]]) -> None:
+    def _send_batch(self, events: Sequence[Mapping[str, Any]]) -> None:
         entries = [
             {"Id": str(number), "MessageBody": json.dumps(event)}
             for number, event in enumerate(events)

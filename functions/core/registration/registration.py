@@ -88,7 +88,7 @@ class Registration:
         was named.
 
         Raises:
-            InvalidModel: the key names no possible model.
+            InvalidModel: the key looks like a model's and can become no version.
             Unavailable: storage or registry failed; the same upload may be registered later.
         """
         target = model_and_form(upload.key)
@@ -265,7 +265,7 @@ def _check_listing(files: tuple[ListedFile, ...]) -> None:
         InvalidModel: `NO_MODEL` or `BAD_FILE_NAME`.
     """
     names = [_file_name(file) for file in files]
-    models = [name for name in names if name.endswith(".onnx")]
+    models = [name for name in names if name.lower().endswith(".onnx")]
     if len(models) != 1:
         raise InvalidModel(
             f"manifest.json has to list one .onnx file under `files`; it lists {len(models)}",

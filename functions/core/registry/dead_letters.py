@@ -81,7 +81,10 @@ def _letters(message: Message, registry: Registry) -> list[DeadLetter]:
 
 
 def _letter(message: Message, upload: Upload, registry: Registry) -> DeadLetter:
-    model_form = model_and_form(upload.key)
+    try:
+        model_form = model_and_form(upload.key)
+    except InvalidModel as error:
+        return _no_upload(message, upload.key, Reason(error.instance_code, str(error)))
     if model_form is None:
         reason = Reason("NO_UPLOAD", "there is nothing to register at this key")
         return _no_upload(message, upload.key, reason)

@@ -46,6 +46,38 @@ def failure_sk(source: Source) -> str:
     return f"FAILURE#{source.id}"
 
 
+def ignored_key(key: str) -> tuple[str, str]:
+    """Return the DynamoDB key of the note on an ignored S3 object.
+
+    DynamoDB takes 1,024 bytes, S3's limit for an object's key; only a forged event has more.
+    """
+    encoded = key.encode("utf-8", "replace")[:1024]
+    return "IGNORED", encoded.decode("utf-8", "ignore")
+
+
+def ignored_to_item(key: str, reason: Reason, at: str, expires_at: int) -> Item:
+    """Convert an ignored S3 object's note to a DynamoDB item that expires.
+
+    `kind` and `listed` put it in the index `listing`, apart from the versions.
+    """
+    pk, sk = ignored_key(key)
+    return {
+        "pk": pk,
+        "sk": sk,
+        "kind": "IGNORED",
+        "listed": at,
+        "reason": reason_to_record(reason),
+        "expires_at": expires_at,
+    }
+
+
+def ignored_clear(item: Item | None) -> list[Put]:
+    """Return the DynamoDB write that unlists an ignored object's note."""
+    if item is None or "kind" not in item:
+        return []
+    return [Put({name: item[name] for name in ("pk", "sk", "expires_at")}, {})]
+
+
 def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
     """Return the conditional DynamoDB write that points an alias at a version.
 

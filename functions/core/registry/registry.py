@@ -14,6 +14,7 @@ and, outside the models' partitions,
     pk = BLOB#<sha256>, sk = RECORD        some version refers to this blob; never removed
     pk = SERVING#<model>, sk = SWITCH      served or not; the data plane may write it
     pk = RECONCILE, sk = <walk>            position of the reconciler in its walk
+    pk = IGNORED, sk = <S3 key>            why this upload became no version, for 7 days
 
 Every write to a model is one transaction that moves META.revision from r to r + 1, on the
 condition that it is still r. Writes to one model are therefore serial, each has exactly one audit
@@ -49,6 +50,9 @@ from functions.core.registry.items import (
     failure_from_item,
     failure_sk,
     failure_to_item,
+    ignored_clear,
+    ignored_key,
+    ignored_to_item,
     model_pk,
     reason_to_record,
     source_put,
@@ -75,6 +79,8 @@ DEFAULT_ALIAS = "prod"
 NEWEST_ALIAS = "latest"
 KEYS_AT_ONCE = 100  # limit of DynamoDB's BatchGetItem
 NOTE_DAYS = 30  # longer than the 14 days for which SQS keeps a dead letter
+IGNORED_DAYS = 7  # enough for an uploader to look
+IGNORED_LISTED = 100  # notes on ignored uploads in one answer
 ATTEMPTS = 50  # tries of one write; a random pause follows each lost race
 
 P = ParamSpec("P")
@@ -156,6 +162,11 @@ class Registry:
             reason = item.get("reason")
             yield model, int(number), State(item["state"]), reason["message"] if reason else ""
 
+    def ignored(self) -> list[tuple[str, str]]:
+        """Return (S3 key, reason) of ignored uploads, newest first."""
+        notes = self._table.ignored(IGNORED_LISTED)
+        return [(note["sk"], note["reason"]["message"]) for note in notes]
+
     def ping(self) -> None:
         """Check that the registry's table can be read; raise Unavailable otherwise.
 
@@ -232,19 +243,23 @@ class Registry:
             Unavailable: the table failed, or too many writers interfered.
         """
         pk = model_pk(model)
-        meta, claim = self._table.get([(pk, "META"), (pk, source_sk(source))])
+        keys = [(pk, "META"), (pk, source_sk(source)), ignored_key(source.key)]
+        meta, claim, ignored = self._table.get(keys)
         if claim is None:
-            return self._claim_new(model, source, meta, actor)
+            return self._claim_new(model, source, meta, ignored, actor)
         version = self._stored(model, claim["version"])
         if version.state is not State.PENDING:
             return version
         return self._claim_again(version, meta, actor)
 
-    def _claim_new(self, model: str, source: Source, meta: Item | None, actor: str) -> Version:
+    def _claim_new(
+        self, model: str, source: Source, meta: Item | None, ignored: Item | None, actor: str
+    ) -> Version:
         number = meta["next_version"] if meta else 1
         now = self._now()
         version = Version(model, number, State.PENDING, source, created_at=now, claimed_at=now)
         puts = [source_put(model, source, number), Put(version_to_item(version), None)]
+        puts += ignored_clear(ignored)
         after = {"state": version.state.value, "source": source_to_record(source)}
         change = Change("claim", actor, number, {"state": None}, after)
         self._commit(model, meta, puts, change, next_version=number + 1)
@@ -422,20 +437,27 @@ class Registry:
 
     # --- reconciliation
 
+    def note_ignored(self, key: str, reason: Reason) -> None:
+        """Store why an uploaded object becomes no version.
+
+        The object's next event overwrites it; a version made from the object removes it.
+        """
+        at = self._now()
+        expires_at = _days_after(at, IGNORED_DAYS)
+        self._overwrite("the list of ignored uploads", ignored_to_item(key, reason, at, expires_at))
+
     def note_failure(self, model: str, source: Source, reason: Reason) -> None:
         """Store a note with the reason why an upload's registration failed.
 
         The upload may be claimed or not. This is no change of the model: it makes no revision and
         no audit record.
         """
-        from datetime import datetime, timedelta  # not at the top: infer starts without it
-
         key = model_pk(model), failure_sk(source)
         [stored] = self._table.get([key])
         attempts = stored["attempts"] + 1 if stored else 1
         failure = Failure(source, reason, attempts, at=self._now())
-        expires_at = datetime.fromisoformat(failure.at) + timedelta(days=NOTE_DAYS)
-        self._overwrite(key[0], failure_to_item(model, failure, int(expires_at.timestamp())))
+        expires_at = _days_after(failure.at, NOTE_DAYS)
+        self._overwrite(key[0], failure_to_item(model, failure, expires_at))
 
     def lookup_uploads(
         self, uploads: Sequence[tuple[str, Source]]
@@ -599,6 +621,13 @@ class Registry:
         It is retried because another transaction may hold the item for a moment.
         """
         self._table.transact([Put(item, {})])
+
+
+def _days_after(at: str, days: int) -> int:
+    """Return an ISO 8601 time plus days, in seconds since the epoch."""
+    from datetime import datetime, timedelta  # not at the top: infer starts without it
+
+    return int((datetime.fromisoformat(at) + timedelta(days=days)).timestamp())
 
 
 def _check_movable(name: str) -> None:

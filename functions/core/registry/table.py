@@ -29,8 +29,8 @@ class Put:
 class Table(Protocol):
     """Interface to a database table with partition key, sort key and transactions.
 
-    The keys are `pk` and `sk`. Reads see every finished write, except those of `listing` and
-    `pending`.
+    The keys are `pk` and `sk`. Reads see every finished write, except those of `listing`,
+    `pending` and `ignored`.
     """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
@@ -53,6 +53,12 @@ class Table(Protocol):
         """Return keys of PENDING versions claimed before a time, oldest first.
 
         Items have at least `pk` and `sk`. The index may lag.
+        """
+
+    def ignored(self, limit: int) -> Iterable[Item]:
+        """Return up to `limit` notes on ignored uploads, newest first.
+
+        Items have `sk`, which is the upload's key, and `reason`. The index may lag.
         """
 
     def transact(self, puts: Sequence[Put]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from functions.core.errors import one_line
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.version import State, Version
@@ -88,6 +89,16 @@ def index_row(model: str, number: int, state: State, reason: str, unloaded: bool
     if not reason and state is not State.READY:
         reason = state.value.lower()
     return {"name": model, "version": str(number), "state": INDEX_STATES[state], "reason": reason}
+
+
+def ignored_row(key: str, reason: str) -> Document:
+    """Return an ignored upload's row in the repository index: name, state, reason.
+
+    It has no version. Its name is the folder under models/, or the file's name without one.
+    """
+    name = key.split("/")[1]
+    text = one_line(f"{reason} (ignored upload: {key})")
+    return {"name": name, "state": "UNAVAILABLE", "reason": text}
 
 
 def require_signature(version: Version) -> Signature:

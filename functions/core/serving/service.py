@@ -251,7 +251,7 @@ class InferenceService:
     # --- repository
 
     def index(self, call: Call) -> list[Document]:
-        """List every version of every model with its state.
+        """List every version of every model with its state, then ignored uploads.
 
         With {"ready": true} in the body, only the versions that can be served.
         """
@@ -261,7 +261,9 @@ class InferenceService:
         listing = list(self._registry.listing())
         unloaded = self._registry.unloaded_models(model for model, *_ in listing)
         rows = [metadata.index_row(*entry, unloaded=entry[0] in unloaded) for entry in listing]
-        return [row for row in rows if row["state"] == "READY" or not ready]
+        if ready:
+            return [row for row in rows if row["state"] == "READY"]
+        return rows + [metadata.ignored_row(*note) for note in self._registry.ignored()]
 
     def load(self, call: Call) -> Document:
         """Enable a model in all Lambda environments; load it in this one."""

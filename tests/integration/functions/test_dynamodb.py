@@ -14,7 +14,7 @@ from functions.core.errors import Unavailable
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry.registry import Registry
 from functions.core.registry.table import Conflict, Put
-from functions.core.registry.version import Blob, Source, State
+from functions.core.registry.version import Blob, Reason, Source, State
 from local.aws.provision import Deployed
 
 SIGNATURE = Signature(
@@ -100,6 +100,24 @@ def test_a_partition_is_read_to_its_end(table: DynamoTable) -> None:
     assert [item["sk"] for item in table.query("P", "V#")] == [
         f"V#{number:02d}" for number in range(12)
     ]
+
+
+def test_ignored_uploads_are_listed_newest_first_apart_from_versions(
+    table: DynamoTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter(f"2026-11-22T08:00:0{n}.000Z" for n in range(9))
+    registry = Registry(table, lambda: next(times), pause=lambda _: None)
+    monkeypatch.setattr("functions.core.registry.registry.IGNORED_LISTED", 2)
+    longest = "models/" + "k" * 1017  # 1,024 bytes, the longest key of S3 and of DynamoDB
+    for key in ("models/a/x.h5", "models/b/ä.pt", longest, "models/b/ä.pt"):
+        registry.note_ignored(key, Reason("FOREIGN_FORMAT", "text"))
+    registry.claim("a", Source("up", "models/a/x.onnx", "v1"))
+
+    assert registry.ignored() == [("models/b/ä.pt", "text"), (longest, "text")]
+    assert [model for model, *_ in registry.listing()] == ["a"]
+
+    registry.claim("b", Source("up", "models/b/ä.pt", "v1"))
+    assert [key for key, _ in registry.ignored()] == [longest, "models/a/x.h5"]
 
 
 def test_the_whole_life_of_a_model(registry: Registry) -> None:

@@ -501,6 +501,56 @@ def test_every_dead_letter_has_its_reason(
     assert len(explain(world.letters.peek(2), world.registry)) == 2
 
 
+def test_the_dead_letter_of_an_ignored_upload_says_why_it_was_ignored(
+    world: World, handler: Callable[..., dict[str, Any]]
+) -> None:
+    ignored = Source("up", "models/m/model.pkl", "v1")
+    world.sqs.send_message(QueueUrl=world.dead_url, MessageBody=json.dumps(upload_event(ignored)))
+
+    [letter] = handler(event("reconcile_dead_letters"))["dead_letters"]
+
+    assert (letter["key"], letter["code"]) == ("models/m/model.pkl", "FOREIGN_FORMAT")
+
+
+def test_what_was_not_begun_is_in_the_queue_at_once_and_received_for_the_first_time(
+    world: World,
+) -> None:
+    sources = [world.source(world.upload(f"models/m/{name}.onnx")) for name in "abc"]
+    world.lose_events()
+    records = [record for source in sources for record in upload_event(source)["Records"]]
+    register = RegisterHandler(
+        world.registration,
+        Logger(stream=io.StringIO()),
+        Metrics(namespace="t", service="t"),
+        send=SqsQueue(world.sqs, world.queue_url).send,
+    )
+    sqs = {
+        "Records": [
+            {
+                "messageId": "1",
+                "body": json.dumps({"Records": records}),
+                "eventSource": "aws:sqs",
+            }
+        ]
+    }
+
+    class Late(Context):
+        @staticmethod
+        def get_remaining_time_in_millis() -> int:
+            return 84_000
+
+    assert register(sqs, Late()) == {"batchItemFailures": []}
+
+    messages = world.sqs.receive_message(
+        QueueUrl=world.queue_url,
+        MaxNumberOfMessages=10,
+        VisibilityTimeout=0,
+        MessageSystemAttributeNames=["ApproximateReceiveCount"],
+    )["Messages"]
+    assert [message["Attributes"]["ApproximateReceiveCount"] for message in messages] == ["1"] * 3
+    assert world.deliver() == ["READY"] * 3
+
+
 def test_register_notes_why_an_upload_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     upload = world.upload("models/m/x.onnx")
 

@@ -56,11 +56,11 @@ def test_the_queue_sends_failed_messages_to_the_dead_letters(deployed: Deployed)
 
 
 @pytest.mark.parametrize(
-    "key", ["models/a/x.onnx", "models/a/model.tar.gz", "models/a/b/manifest.json"]
+    "key", ["models/A/x.ONNX", "models/a/MODEL.TGZ", "models/a/b/manifest.json", "models/a/x.h5"]
 )
-def test_every_package_form_sends_one_notification(deployed: Deployed, key: str) -> None:
+def test_every_object_under_models_sends_one_notification(deployed: Deployed, key: str) -> None:
     bucket, url = deployed.outputs["ArtifactsBucketName"], deployed.outputs["RegistrationQueueUrl"]
-    for name in ("models/a/x.txt", "other/x.onnx", key):
+    for name in ("other/x.onnx", "models.onnx", key):
         version = client("s3").put_object(Bucket=bucket, Key=name, Body=b"x")["VersionId"]
 
     messages = client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]

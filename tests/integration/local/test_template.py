@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from functions.register.handler import RESERVE_MS
 from scripts.layer import layer_requirements
 
 SAM_PYTHON = os.environ.get("MAYFLY_SAM_PYTHON", ".venv-sam/bin/python")
@@ -128,16 +129,23 @@ def test_every_bucket_is_private_encrypted_and_tls_only(deployed: dict[str, Any]
     assert buckets["ArtifactsBucket"]["VersioningConfiguration"] == {"Status": "Enabled"}
 
 
-def test_the_queue_gets_uploads_in_all_three_forms_only(deployed: dict[str, Any]) -> None:
+def test_the_queue_gets_every_object_under_models(deployed: dict[str, Any]) -> None:
+    """Suffix rules would distinguish capitals, and hide uploads that are ignored."""
     notifications = deployed["ArtifactsBucket"]["Properties"]["NotificationConfiguration"]
-    rules = notifications["QueueConfigurations"]
-    filters = [{r["Name"]: r["Value"] for r in rule["Filter"]["S3Key"]["Rules"]} for rule in rules]
-    assert filters == [
-        {"prefix": "models/", "suffix": ".onnx"},
-        {"prefix": "models/", "suffix": "model.tar.gz"},
-        {"prefix": "models/", "suffix": "manifest.json"},
-    ]
-    assert {rule["Event"] for rule in rules} == {"s3:ObjectCreated:*"}
+    [rule] = notifications["QueueConfigurations"]
+    assert rule["Event"] == "s3:ObjectCreated:*"
+    [prefix] = rule["Filter"]["S3Key"]["Rules"]
+    assert (prefix["Name"], prefix["Value"]) == ("prefix", "models/")
+
+
+def test_an_upload_waits_for_no_neighbour_of_its_batch(
+    source: dict[str, Any], deployed: dict[str, Any]
+) -> None:
+    [mapping] = of_type(deployed, "AWS::Lambda::EventSourceMapping").values()
+    assert mapping["BatchSize"] == 1
+    # An upload is begun in every invocation, so that none goes round the queue for ever.
+    assert source["Parameters"]["RegisterTimeout"]["MinValue"] * 1000 > RESERVE_MS
+    assert "sqs:SendMessage" in allowed_actions(deployed, "RegisterFunctionRole")
 
 
 def test_a_message_stays_invisible_for_six_timeouts_and_is_dead_lettered(
@@ -209,7 +217,10 @@ def test_dead_letters_age_errors_and_latency_raise_alarms(deployed: dict[str, An
     watched = {alarm["MetricName"] for alarm in alarms.values()}
     of_aws = {"Errors", "5XXError", "Duration"}
     of_sqs = {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"}
-    of_mayfly = {"UploadsRejected", "UploadsRetried", "Reconciled", "Stuck", "Damaged"}
+    of_mayfly = {
+        *("UploadsRejected", "UploadsIgnored", "UploadsRetried"),
+        *("Reconciled", "Stuck", "Damaged"),
+    }
     assert watched == of_aws | of_sqs | of_mayfly
     assert all(alarm["AlarmDescription"] for alarm in alarms.values())
     for alarm in alarms.values():

@@ -41,7 +41,7 @@ def test_parameters_reach_the_functions() -> None:
     assert register.timeout_s == 150
     (source,) = register.sources
     assert source.queue_arn.endswith(":mayfly-RegistrationQueue")
-    assert (source.batch_size, source.partial_failures, source.maximum_concurrency) == (5, True, 2)
+    assert (source.batch_size, source.partial_failures, source.maximum_concurrency) == (1, True, 2)
 
 
 def test_the_api_has_its_stage_routes_and_error_shapes(ours: Template) -> None:

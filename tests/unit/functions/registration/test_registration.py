@@ -146,6 +146,24 @@ def test_a_manifest_written_last_gives_the_files_it_lists(world: World, tmp_path
     assert world.sandbox.built == [["big.onnx", "manifest.json", "w.bin"]]
 
 
+def test_the_endings_of_a_package_may_have_capitals(world: World) -> None:
+    model = scale_model()
+    world.uploads.put("up", "models/M/1/parts/Big.ONNX", model)
+    manifest = json.dumps(listing(**{"parts/Big.ONNX": model})).encode()
+
+    versions = [
+        world.upload("models/M/x.ONNX", model),
+        world.upload("models/M/MODEL.TGZ", tar(**{"model.onnx": model})),
+        world.upload("models/M/1/Manifest.JSON", manifest),
+    ]
+
+    assert [(v.model, v.number, v.state) for v in versions] == [
+        ("M", 1, State.READY),
+        ("M", 2, State.READY),
+        ("M", 3, State.READY),
+    ]
+
+
 def manifest_of(files: dict[str, Any]) -> bytes:
     return json.dumps(files).encode()
 
@@ -288,7 +306,7 @@ def test_keys_that_are_no_models_are_ignored(world: World) -> None:
     assert world.table.transactions == 0
 
 
-@pytest.mark.parametrize("model", ["Digits", "di gits", "-digits", "d" * 129, ""])
+@pytest.mark.parametrize("model", ["dígits", "di gits", "-digits", "d" * 129, ""])
 def test_an_impossible_model_name_is_explained(world: World, model: str) -> None:
     with pytest.raises(InvalidModel, match="cannot name a model: upload to models/<model>/"):
         world.upload(f"models/{model}/x.onnx", scale_model())

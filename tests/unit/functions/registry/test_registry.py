@@ -475,6 +475,56 @@ def test_a_note_about_a_failure_changes_no_model_and_expires() -> None:
     assert item["expires_at"] == 1797926400 == 1795334400 + 30 * 86400
 
 
+def test_a_note_about_an_ignored_upload_is_one_per_key_and_expires() -> None:
+    table, times = MemoryTable(), iter(f"2026-11-22T08:00:0{n}.000Z" for n in range(9))
+    registry = Registry(table, lambda: next(times), pause=lambda _: None)
+    for key in ("models/a/x.pkl", "models/b/x.pkl", "models/a/x.pkl"):
+        registry.note_ignored(key, Reason("FOREIGN_FORMAT", f"reason of {key}"))
+
+    assert registry.ignored() == [
+        ("models/a/x.pkl", "reason of models/a/x.pkl"),
+        ("models/b/x.pkl", "reason of models/b/x.pkl"),
+    ]
+    assert table.items["IGNORED", "models/b/x.pkl"]["expires_at"] == 1795334401 + 7 * 86400
+
+
+def test_a_flood_of_ignored_uploads_leaves_a_bounded_list_of_the_newest() -> None:
+    table, times = MemoryTable(), iter(f"2026-11-22T08:00:00.{n:03}Z" for n in range(1000))
+    registry = Registry(table, lambda: next(times), pause=lambda _: None)
+    for number in range(250):
+        registry.note_ignored(f"models/m/{number}.pkl", Reason("FOREIGN_FORMAT", "text"))
+    reads = table.reads
+
+    newest = [f"models/m/{number}.pkl" for number in range(249, 149, -1)]
+    assert [key for key, _ in registry.ignored()] == newest
+    assert table.reads == reads + 1
+
+
+def test_an_ignored_upload_that_becomes_a_version_is_listed_no_more() -> None:
+    table = MemoryTable()
+    registry = make_registry(table)
+    registry.note_ignored("models/m/a", Reason("FOREIGN_FORMAT", "an earlier release took none"))
+    registry.note_ignored("models/m/b", Reason("FOREIGN_FORMAT", "text"))
+
+    registry.claim("m", Source("up", "models/m/a", "v1"))
+
+    assert [key for key, _ in registry.ignored()] == ["models/m/b"]
+    assert table.items["IGNORED", "models/m/a"].keys() == {"pk", "sk", "expires_at"}
+    registry.note_ignored("models/m/a", Reason("FOREIGN_FORMAT", "text"))
+    assert len(registry.ignored()) == 2
+
+
+@pytest.mark.parametrize("key", ["models/m/" + "é" * 2000, "models/m/\ud800.pkl"])
+def test_a_key_that_no_object_can_have_is_noted_as_well_as_can_be(key: str) -> None:
+    registry = make_registry()
+
+    registry.note_ignored(key, Reason("FOREIGN_FORMAT", "text"))
+
+    [(noted, _)] = registry.ignored()
+    assert noted.startswith("models/m/")
+    assert len(noted.encode()) <= 1024
+
+
 def test_audit_records_are_logged_after_their_transaction() -> None:
     table, logged = MemoryTable(), list[Item]()
     registry = Registry(

@@ -21,6 +21,7 @@ from functions.core.errors import (
     Unavailable,
 )
 from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.registry.version import Reason
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.infer import handler as module
@@ -673,6 +674,40 @@ def test_load_and_unload_take_an_empty_body_and_nulls(
 @pytest.mark.parametrize("body", [b'{"ready":null}', b'\xef\xbb\xbf{"ready":false}', b"{}", b""])
 def test_the_index_takes_null_for_an_absent_filter(client: Client, body: bytes) -> None:
     assert len(client.post("/v2/repository/index", body).json) == 2
+
+
+def test_the_index_ends_with_the_uploads_that_became_no_version(
+    plane: DataPlane, client: Client
+) -> None:
+    versions = client.post("/v2/repository/index").json
+    for key in ("models/x.onnx", "models/My Model/job/x.onnx", "models/m/" + "n" * 900 + ".pkl"):
+        plane.registry.note_ignored(key, Reason("ANY", "say why: do this"))
+
+    index = client.post("/v2/repository/index").json
+
+    assert index[: len(versions)] == versions
+    ignored = {row["name"]: row for row in index[len(versions) :]}
+    assert ignored["My Model"] == {
+        "name": "My Model",
+        "state": "UNAVAILABLE",
+        "reason": "say why: do this (ignored upload: models/My Model/job/x.onnx)",
+    }
+    assert ignored.keys() == {"x.onnx", "My Model", "m"}
+    assert len(ignored["m"]["reason"]) == 300
+    ready = client.post("/v2/repository/index", {"ready": True}).json
+    assert {row["state"] for row in ready} == {"READY"}
+
+
+def test_a_model_whose_name_has_capitals_is_another_than_that_without(
+    plane: DataPlane, client: Client
+) -> None:
+    plane.register("Demo")
+
+    reply = client.post("/v2/models/Demo/infer", rows([1, 2, 3]))
+
+    assert (reply.status, reply.json["model_name"]) == (200, "Demo")
+    assert client.post("/v2/models/DEMO/infer", rows([1, 2, 3])).status == 404
+    assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).json["model_name"] == "demo"
 
 
 def test_unload_and_load(plane: DataPlane, client: Client) -> None:

@@ -1,8 +1,9 @@
 """Register handler on the recorded events in events/, which `sam local invoke -e` sends, too."""
 
+import copy
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from functions.core.errors import Unavailable
 from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Reason, State
-from functions.core.uploads import Upload
+from functions.core.uploads import Upload, uploads_in
 from functions.register.handler import STORE_S, RegisterHandler
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
@@ -30,9 +31,12 @@ class Context:
     """Lambda context with a chosen remaining time."""
 
     remaining_ms: int = 120_000
+    times: list[int] = field(default_factory=list)  # answers of the first calls; the last stays
     aws_request_id: str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd"
 
     def get_remaining_time_in_millis(self) -> int:
+        if self.times:
+            self.remaining_ms = self.times.pop(0)
         return self.remaining_ms
 
 
@@ -79,6 +83,138 @@ def handler(
         Logger(service=request.node.name, stream=log),
         Metrics(namespace="Test", service="test"),
     )
+
+
+def several(*keys: str) -> dict[str, Any]:
+    """An S3 notification with one record for each key."""
+    event = load("s3_put_model")
+    [record] = event["Records"]
+    record["s3"]["object"].pop("versionId")
+    for key in keys:
+        event["Records"].append(copy.deepcopy(record))
+        event["Records"][-1]["s3"]["object"]["key"] = key
+    return {"Records": event["Records"][1:]}
+
+
+def message(notification: dict[str, Any]) -> dict[str, Any]:
+    """An SQS batch of one message with an S3 notification."""
+    event = load("sqs_put_model")
+    event["Records"][0]["body"] = json.dumps(notification)
+    return event
+
+
+def logged(log: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.getvalue().splitlines()]
+
+
+def test_what_was_not_begun_goes_to_the_queue_at_once_each_by_itself(
+    handler: RegisterHandler, registry: Registry, log: io.StringIO
+) -> None:
+    sent: list[Any] = []
+    queueing = replace(handler, send=sent.extend)
+    keys = ["models/demo/model.onnx", "models/demo/second.onnx", "models/demo/notes.onnx"]
+    context = Context(times=[120_000, 84_000])
+
+    assert queueing(message(several(*keys)), context) == {"batchItemFailures": []}
+
+    assert [version.source.key for version in registry.versions("demo")] == keys[:1]
+    assert [[upload.key for upload in uploads_in(event)] for event in sent] == [
+        ["models/demo/second.onnx"],
+        ["models/demo/notes.onnx"],
+    ]
+    assert [(line["message"], line["key"]) for line in logged(log)] == [
+        ("registered", keys[0]),
+        ("not begun: queued again", keys[1]),
+        ("not begun: queued again", keys[2]),
+    ]
+    for event in sent:
+        queueing(message(event), Context())
+    assert {version.source.key for version in registry.versions("demo")} == set(keys)
+
+
+def test_a_direct_event_names_the_uploads_that_were_queued(handler: RegisterHandler) -> None:
+    queueing = replace(handler, send=lambda _: None)
+    event = several("models/demo/model.onnx", "models/demo/second.onnx")
+
+    assert queueing(event, Context(times=[120_000, 84_000]))["versions"] == [
+        {"model": "demo", "version": 1, "state": "READY"},
+        {"key": "models/demo/second.onnx", "state": "QUEUED"},
+    ]
+
+
+def test_what_was_not_begun_is_retried_and_logged_if_the_queue_fails(
+    handler: RegisterHandler, log: io.StringIO
+) -> None:
+    def failing(_: object) -> None:
+        raise Unavailable("the queue cannot be reached; try again")
+
+    event = message(several("models/demo/model.onnx", "models/demo/second.onnx"))
+
+    failures = replace(handler, send=failing)(event, Context(remaining_ms=84_000))
+
+    assert len(failures["batchItemFailures"]) == 1
+    lines = [(line["message"], line["reason"]) for line in logged(log) if "key" in line]
+    assert lines == [("to be tried again", "the queue cannot be reached; try again")] * 2
+
+
+def test_a_failing_upload_keeps_no_neighbour_in_its_message_from_being_registered(
+    handler: RegisterHandler, uploads: Uploads, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin = uploads.pin
+
+    def failing(bucket: str, key: str, version_id: str | None) -> Any:
+        if key == "models/demo/model.onnx":
+            raise Unavailable("storage does not answer; try again")
+        return pin(bucket, key, version_id)
+
+    monkeypatch.setattr(uploads, "pin", failing)
+    event = message(several("models/demo/model.onnx", "models/demo/second.onnx"))
+
+    assert len(handler(event, Context())["batchItemFailures"]) == 1
+    assert [version.source.key for version in registry.versions("demo")] == [
+        "models/demo/second.onnx"
+    ]
+
+
+def test_a_malformed_record_hides_no_neighbour(handler: RegisterHandler, log: io.StringIO) -> None:
+    event = several("models/demo/model.onnx")
+    event["Records"].insert(0, {"eventName": "ObjectCreated:Put"})
+
+    assert len(handler(event, Context())["versions"]) == 1
+    assert [line["message"] for line in logged(log)] == ["ignored: no upload event", "registered"]
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        ("models/demo/model.h5", "FOREIGN_FORMAT"),
+        ("models/My Model/x.onnx", "BAD_MODEL_NAME"),
+        ("models/x.onnx", "NO_MODEL_FOLDER"),
+    ],
+)
+def test_an_ignored_upload_is_logged_counted_and_listed(
+    handler: RegisterHandler, registry: Registry, log: io.StringIO, capsys: Any, key: str, code: str
+) -> None:
+    noting = replace(handler, note_ignored=registry.note_ignored)
+
+    assert noting(message(several(key)), Context()) == {"batchItemFailures": []}
+
+    [line] = logged(log)
+    assert (line["level"], line["message"], line["code"]) == ("WARNING", "ignored", code)
+    assert registry.ignored() == [(key, line["reason"])]
+    assert json.loads(capsys.readouterr().out)["UploadsIgnored"] == [1.0]
+
+
+def test_an_ignored_upload_is_delivered_again_if_it_cannot_be_listed(
+    handler: RegisterHandler,
+) -> None:
+    def failing(*_: object) -> None:
+        raise Unavailable("the registry cannot be reached; try again")
+
+    noting = replace(handler, note_ignored=failing)
+
+    failures = noting(message(several("models/demo/model.h5")), Context())["batchItemFailures"]
+    assert len(failures) == 1
 
 
 @pytest.mark.parametrize("name", ["x.onnx", "model.tar.gz", "manifest.json"])
