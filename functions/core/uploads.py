@@ -133,7 +133,7 @@ def _model(folders: list[str], name: str) -> str:
     if not is_model_name(folders[0]):
         raise InvalidModel(
             f"{shown(folders[0])} cannot name a model: upload to models/<model>/ with 1 to 128 of "
-            "A-Z a-z 0-9 . _ - in <model>, the first and the last a letter or digit",
+            "A-Z a-z 0-9 . _ - in <model>, a letter or digit at both ends",
             code="BAD_MODEL_NAME",
         )
     return folders[0]

@@ -171,6 +171,35 @@ def test_a_key_with_spaces_and_signs_registers(api: Api, model: str) -> None:
     api.wait_ready(model)
 
 
+def test_capitals_in_name_and_endings_register_as_a_model_of_its_own(api: Api, model: str) -> None:
+    name = model.upper()
+    api.upload(f"models/{name}/Net.ONNX", scale_model(2.0))
+    api.wait_ready(name)
+    api.upload(f"models/{name}/MODEL.TGZ", tar({"net.onnx": scale_model(3.0)}))
+    api.wait_ready(name, 2)
+
+    assert api.infer(name, [1, 1, 1], 1).json["outputs"][0]["data"] == [2, 2, 2]
+    assert api.infer(name, [1, 1, 1], 2).json["outputs"][0]["data"] == [3, 3, 3]
+    assert api.infer(model, [1, 1, 1]).status == 404
+
+
+def test_an_upload_that_becomes_no_version_is_in_the_index_with_its_reason(
+    api: Api, model: str
+) -> None:
+    ignored = {
+        f"models/{model}/model.h5": (model, "model.export('model.onnx', format='onnx')"),
+        f"models/{model} bad/x.onnx": (f"{model} bad", "cannot name a model"),
+        f"models/{model}.onnx": (f"{model}.onnx", "upload it to models/<model>/"),
+    }
+    for key in (*ignored, f"models/{model}/readme.md", f"models/{model}/x.onnx.data"):
+        api.upload(key, b"content")
+    for key, (name, cure) in ignored.items():
+        [row] = api.wait(lambda name=name: api.index(name), f"{key} in the index")
+        assert (row["state"], row.get("version")) == ("UNAVAILABLE", None)
+        assert cure in row["reason"]
+        assert row["reason"].endswith(f"{key[-30:]})")
+
+
 def test_external_weights_come_in_an_archive_or_with_a_manifest(
     api: Api, model: str, tmp_path: Path
 ) -> None:

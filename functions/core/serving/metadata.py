@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from functions.core.errors import one_line
+from functions.core.errors import MESSAGE_LIMIT, one_line
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.version import State, Version
@@ -94,11 +94,13 @@ def index_row(model: str, number: int, state: State, reason: str, unloaded: bool
 def ignored_row(key: str, reason: str) -> Document:
     """Return an ignored upload's row in the repository index: name, state, reason.
 
-    It has no version. Its name is the folder under models/, or the file's name without one.
+    It has no version. Its name is the folder under models/, or the file's name without one. The
+    reason ends with the key, or the end of a long key.
     """
-    name = key.split("/")[1]
-    text = one_line(f"{reason} (ignored upload: {key})")
-    return {"name": name, "state": "UNAVAILABLE", "reason": text}
+    room = MESSAGE_LIMIT - len(reason) - len(" (…)")
+    place = key if len(key) <= room else "…" + key[-room:] if room > 0 else "…"
+    text = one_line(f"{reason} ({place})")
+    return {"name": key.split("/")[1], "state": "UNAVAILABLE", "reason": text}
 
 
 def require_signature(version: Version) -> Signature:

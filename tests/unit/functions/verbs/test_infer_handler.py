@@ -690,9 +690,10 @@ def test_the_index_ends_with_the_uploads_that_became_no_version(
     assert ignored["My Model"] == {
         "name": "My Model",
         "state": "UNAVAILABLE",
-        "reason": "say why: do this (ignored upload: models/My Model/job/x.onnx)",
+        "reason": "say why: do this (models/My Model/job/x.onnx)",
     }
     assert ignored.keys() == {"x.onnx", "My Model", "m"}
+    assert ignored["m"]["reason"].endswith("nnn.pkl)")
     assert len(ignored["m"]["reason"]) == 300
     ready = client.post("/v2/repository/index", {"ready": True}).json
     assert {row["state"] for row in ready} == {"READY"}
