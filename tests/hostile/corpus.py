@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
+from tests.hostile import divisions
 from tests.hostile.cases import (
     BOOL,
     FLOAT,
@@ -1141,6 +1142,7 @@ GROUPS = {
     "archive tricks": archives,
     "external-data tricks": external_data,
     "graph tricks": graphs,
+    "integer divisions": divisions.cases,
     "resource bombs": bombs,
     "lying manifests": manifests,
     "names": names,

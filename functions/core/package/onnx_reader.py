@@ -15,13 +15,8 @@ from functions.core.errors import InvalidModel, shown
 from functions.core.package import onnx_limits as limits
 from functions.core.package import onnx_tensor as tensors
 from functions.core.package import onnx_wire as wire
-from functions.core.package.integer_division import (
-    INT64,
-    Constant,
-    Graph,
-    Node,
-    check_divisions,
-)
+from functions.core.package.hazards import check_hazards
+from functions.core.package.onnx_graph import INT64, Constant, Graph, Node
 from functions.core.package.onnx_tensor import Tensor
 from functions.core.package.onnx_value import read_value
 from functions.core.package.onnx_wire import WireReader, not_onnx, too_complex
@@ -73,7 +68,7 @@ def read_onnx(path: Path) -> OnnxFile:
             model = reader.read(size)
         except UnicodeDecodeError as error:
             raise not_onnx("a text in it is not UTF-8") from error
-        check_divisions(reader.graph)  # decodes constants, so the file has to be open
+        check_hazards(reader.graph)  # decodes constants, so the file has to be open
         return model
 
 
@@ -97,7 +92,8 @@ class _ModelReader:
         _check_versions(header)
         self.graph = self._graph(*header.graph, depth=0)
         if header.ir_version < 4:  # each initializer is an input that requests cannot set
-            self.graph.inputs.difference_update(self.graph.constants)
+            for name in self.graph.constants:
+                self.graph.inputs.pop(name, None)
         return OnnxFile(
             header.ir_version,
             header.opsets.get("", 1),  # a file without an opset uses the first one
@@ -169,7 +165,6 @@ class _ModelReader:
         if depth > limits.SUBGRAPH_DEPTH:
             raise too_complex(f"graphs are nested deeper than {limits.SUBGRAPH_DEPTH}")
         graph = Graph()
-        outputs: set[str] = set()
         for number, kind, first, last in self._wire.fields(start, end):
             match number, kind:
                 case 1, wire.BYTES:  # node
@@ -179,12 +174,13 @@ class _ModelReader:
                 case 11, wire.BYTES:  # input
                     self._add_value(graph, graph.inputs, "input", first, last, depth)
                 case 12, wire.BYTES:  # output
-                    self._add_value(graph, outputs, "output", first, last, depth)
+                    self._add_value(graph, graph.outputs, "output", first, last, depth)
                 case 13, wire.BYTES:  # value_info
                     self._add_value(graph, None, "output", first, last, depth)
                 case 15, wire.BYTES:  # sparse_initializer
                     raise _sparse()
-        if max(len(graph.inputs - graph.constants.keys()), len(outputs)) > limits.TENSORS:
+        free = graph.inputs.keys() - graph.constants.keys()
+        if max(len(free), len(graph.outputs)) > limits.TENSORS:
             raise too_complex(f"a graph has over {limits.TENSORS} inputs or outputs")
         return graph
 
@@ -198,7 +194,13 @@ class _ModelReader:
         graph.constants[tensor.name] = tensors.constant(self._wire, tensor)
 
     def _add_value(
-        self, graph: Graph, names: set[str] | None, role: str, start: int, end: int, depth: int
+        self,
+        graph: Graph,
+        names: dict[str, None] | None,
+        role: str,
+        start: int,
+        end: int,
+        depth: int,
     ) -> None:
         """Parse a declared graph value (ValueInfoProto); record its name and type.
 
@@ -208,7 +210,7 @@ class _ModelReader:
         if names is not None:
             if value.name in names:
                 raise _duplicate(f"two {role}s", value.name)
-            names.add(value.name)
+            names[value.name] = None
             if depth == 0 and value.shape is None:
                 self._unranked.add(value.name)
         if value.datatype:
@@ -272,11 +274,10 @@ class _ModelReader:
                     node.graphs.append(self._graph(first, last, depth + 1))
                 case ((22 | 23), wire.BYTES):  # sparse_tensor, sparse_tensors
                     raise _sparse()
+        if name in node.attributes:
+            raise _duplicate("two attributes of a node", name)
+        node.attributes[name] = integer
         match name:
-            case "to":
-                node.to = integer & 0xFFFFFFFF
-            case "fmod":
-                node.fmod = integer == 1
             case "value":
                 node.value = constant
             case "value_int":

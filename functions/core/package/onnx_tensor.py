@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functions.core.errors import InvalidModel, shown
 from functions.core.package import onnx_limits as limits
 from functions.core.package import onnx_wire as wire
-from functions.core.package.integer_division import Constant, decode
+from functions.core.package.onnx_graph import Constant, decode
 from functions.core.package.onnx_wire import WireReader
 
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
@@ -151,7 +151,7 @@ def _add_external(tensor: Tensor, key: str, value: str) -> None:
 
 
 def constant(reader: WireReader, tensor: Tensor) -> Constant:
-    """Wrap a TensorProto so that the division check can decode its integers."""
+    """Wrap a TensorProto so that the checks can decode its integers."""
     return Constant(tensor.datatype, lambda: _values(reader, tensor))
 
 

@@ -113,7 +113,14 @@ MAKERS: dict[str, tuple[Callable[[int], bytes], str]] = {
         "TOO_COMPLEX",
     ),
     "ATTRIBUTES": (
-        lambda n: raw_identity(raw_node(b"Relu", [b"x"], [b"o"], message(5, message(1, b"a")) * n)),
+        lambda n: raw_identity(
+            raw_node(
+                b"Relu",
+                [b"x"],
+                [b"o"],
+                b"".join(message(5, message(1, b"a%d" % at)) for at in range(n)),
+            )
+        ),
         "TOO_COMPLEX",
     ),
     "RANK": (lambda n: raw_model(message(11, raw_value(b"x", dims=[1] * n))), "BAD_SHAPE"),

@@ -1,0 +1,59 @@
+"""ONNX graph as the checks of uploads see it: nodes, declared types, constants."""
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+INT32, INT64 = 6, 7  # TensorProto.DataType
+# Signed TensorProto.DataType -> array type code
+_SIGNED = {3: "b", 5: "h", INT32: "i", INT64: "q"}
+
+
+@dataclass(slots=True)
+class Node:
+    """Fields of an ONNX node (NodeProto) that the checks need."""
+
+    op: str = ""
+    name: str = ""
+    domain: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    graphs: list["Graph"] = field(default_factory=list)
+    value: "Constant | None" = None  # attribute of Constant and ConstantOfShape
+    attributes: dict[str, int] = field(default_factory=dict)  # by name; 0 if it is no integer
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Constant of an ONNX graph: its type and lazily decoded integers."""
+
+    datatype: int
+    values: Callable[[], "array[int] | None"]  # returns None for too many, or for another file's
+
+
+@dataclass(slots=True)
+class Graph:
+    """ONNX graph: its nodes, declared types, constants, inputs and outputs in order."""
+
+    nodes: list[Node] = field(default_factory=list)
+    types: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, Constant] = field(default_factory=dict)
+    inputs: dict[str, None] = field(default_factory=dict)
+    outputs: dict[str, None] = field(default_factory=dict)
+
+    def defined(self) -> set[str]:
+        """Return the names that this graph itself gives to values."""
+        names = {name for node in self.nodes for name in node.outputs}
+        return names.union(self.inputs, self.constants)
+
+
+def decode(datatype: int, raw: bytes) -> "array[int] | None":
+    r"""Decode signed integers from a constant's raw_data; None for other types.
+
+    >>> decode(7, b"\x02" + bytes(7)).tolist()
+    [2]
+    """
+    code = _SIGNED.get(datatype)
+    if code is None or len(raw) % array(code).itemsize:
+        return None
+    return array(code, raw)

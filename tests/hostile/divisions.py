@@ -1,0 +1,148 @@
+"""Integer divisions whose type only a look through other operators tells.
+
+`WAYS` has pairs of nodes that pass "a" on as "p" and "b" as "q": with a = INT64_MIN and b = -1,
+dividing p by q ends the process.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tests.hostile.cases import (
+    BOOL,
+    FLOAT,
+    INT64,
+    Case,
+    case,
+    constant,
+    graph,
+    helper,
+    model,
+    node,
+    onnx,
+    value,
+)
+
+ML = "ai.onnx.ml"
+
+
+def untyped(name: str) -> Any:
+    return onnx.ValueInfoProto(name=name)
+
+
+def branches(source: str, target: str) -> Any:
+    then, other = (
+        graph(f"{side}_{target}", [node("Identity", source, f"{side}_{target}")], [], [out])
+        for side in ("then", "else")
+        for out in (untyped(f"{side}_{target}"),)
+    )
+    return node("If", "c", target, then_branch=then, else_branch=other)
+
+
+def loop(source: str, target: str) -> Any:
+    body = graph(
+        f"loop_{target}",
+        [node("Identity", f"v_{target}", f"w_{target}"), node("Identity", "go", f"on_{target}")],
+        [value("i", INT64, []), value("go", BOOL, []), value(f"v_{target}", INT64, None)],
+        [value(f"on_{target}", BOOL, []), untyped(f"w_{target}")],
+    )
+    return helper.make_node("Loop", ["one", "", source], [target], body=body)
+
+
+def scan(source: str, target: str) -> Any:
+    body = graph(
+        f"scan_{target}",
+        [node("Identity", f"v_{target}", f"w_{target}")],
+        [untyped(f"v_{target}")],
+        [untyped(f"w_{target}")],
+    )
+    return node("Scan", source, target, num_scan_inputs=1, body=body)
+
+
+def through(first: str, second: str, ends: str = "", **attributes: Any) -> Any:
+    """Return a maker of two nodes, of which the second may take the constant `ends`, too."""
+
+    def make(source: str, target: str) -> list[Any]:
+        return [
+            node(first, source, f"s_{target}"),
+            node(second, f"s_{target} {ends}".strip(), target, **attributes),
+        ]
+
+    return make
+
+
+WAYS: dict[str, Any] = {
+    "Shrink": lambda source, target: [node("Shrink", source, target, lambd=0.0)],
+    "SequenceAt": through("SequenceConstruct", "SequenceAt", "zero"),
+    "SplitToSequence": through("SplitToSequence", "SequenceAt", "zero"),
+    "ConcatFromSequence": through("SequenceConstruct", "ConcatFromSequence", axis=0),
+    "Optional": through("Optional", "OptionalGetElement"),
+    "If": lambda source, target: [branches(source, target)],
+    "Loop": lambda source, target: [loop(source, target)],
+    "Scan": lambda source, target: [scan(source, target)],
+    "TopK": lambda source, target: [node("TopK", f"{source} first", f"{target} at_{target}")],
+    "ArrayFeatureExtractor": lambda source, target: [
+        node("ArrayFeatureExtractor", f"{source} at", target, domain=ML)
+    ],
+    "LabelEncoder": lambda source, target: [
+        node(
+            "LabelEncoder", source, target, domain=ML, keys_int64s=[7], values_int64s=[7],
+            default_int64=-(2**63) if target == "p" else -1,
+        )
+    ],
+}  # fmt: skip
+
+
+def divided(way: str, kind: int = INT64) -> bytes:
+    """Return a model that divides, as y, a by b: two tensors of a request, of one `kind`."""
+    return model(
+        [*WAYS[way]("a", "p"), *WAYS[way]("b", "q"), node("Div", "p q", "d"),
+         node("Cast", "d", "y", to=FLOAT)],
+        [value("a", kind, ["n"]), value("b", kind, ["n"]), value("c", BOOL, [])],
+        [value("y", FLOAT, None)],
+        constant("zero", 0, np.int64), constant("one", 1, np.int64),
+        constant("first", [1], np.int64), constant("at", [0], np.int64),
+        opsets={ML: 3},
+    )  # fmt: skip
+
+
+def hidden(name: str, inner: Sequence[Any], *constants: Any) -> bytes:
+    """Return a model with a subgraph in which `name` hides a harmless value around it."""
+    then = graph("then", [node("Identity", "b", name), *inner], [], [value("t", INT64, None)])
+    other = graph("else", [node("Identity", "a", "e")], [], [value("e", INT64, None)])
+    return model(
+        [node("Shape", "a", "shape"), node("If", "c", "y", then_branch=then, else_branch=other)],
+        [value("a", INT64, ["n"]), value("b", INT64, ["n"]), value("c", BOOL, [])],
+        [value("y", INT64, None)],
+        *constants,
+    )
+
+
+def cases() -> Iterator[Case]:
+    for way in WAYS:
+        yield case(f"Div after {way}", divided(way), "UNSAFE_INTEGER_DIVISION")
+    yield case(
+        "Div by what hides a shape", hidden("shape", [node("Div", "a shape", "t")]),
+        "UNSAFE_INTEGER_DIVISION",
+    )  # fmt: skip
+    yield case(
+        "Div by what hides a constant",
+        hidden("two", [node("Div", "a two", "t")], constant("two", [2], np.int64)),
+        "UNSAFE_INTEGER_DIVISION",
+    )
+    yield case(
+        "Div by what is called as a Loop's input",
+        model(
+            [helper.make_node("Loop", ["one", "", "a"], ["y"], body=graph(
+                "body",
+                [node("Div", "a two", "w"), node("Identity", "go", "on")],
+                [value("i", INT64, []), value("go", BOOL, []), value("two", INT64, None)],
+                [value("on", BOOL, []), value("w", INT64, None)],
+            ))],
+            [value("a", INT64, ["n"])],
+            [value("y", INT64, None)],
+            constant("one", 1, np.int64), constant("two", [2], np.int64),
+        ),
+        "UNSAFE_INTEGER_DIVISION",
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Operators with which a request could end the process: proven safe, or refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from functions.core.errors import InvalidModel
+from functions.core.package.onnx_reader import read_onnx
+from tests.hostile import divisions
+from tests.hostile.cases import FLOAT, INT64, Case, constant, model, node, value
+
+
+def read(tmp_path: Path, content: bytes) -> str:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    try:
+        read_onnx(path)
+    except InvalidModel as error:
+        assert len(str(error)) <= 300
+        assert "constant" in str(error)
+        return error.instance_code
+    return "read"
+
+
+@pytest.mark.parametrize("case", [*divisions.cases()], ids=str)
+def test_an_integer_division_is_seen_through_other_operators(tmp_path: Path, case: Case) -> None:
+    assert {read(tmp_path, case.make())} == case.codes
+
+
+@pytest.mark.parametrize("way", sorted(divisions.WAYS.keys() - {"LabelEncoder", "Loop"}))
+def test_a_division_of_floats_is_seen_through_other_operators(tmp_path: Path, way: str) -> None:
+    assert read(tmp_path, divisions.divided(way, FLOAT)) == "read"
+
+
+@pytest.mark.parametrize("kind", [3, 5], ids=["int8", "int16"])
+def test_narrow_integers_never_trap(tmp_path: Path, kind: int) -> None:
+    content = model(
+        [node("Mod", "x z", "y")], [value("x", kind), value("z", kind)], [value("y", kind)]
+    )
+
+    assert read(tmp_path, content) == "read"
+
+
+def spectrum(*length: object, inputs: tuple[object, ...] = ()) -> bytes:
+    """Return a model of frames of 8 samples, whose length is a constant or an input."""
+    return model(
+        [node("STFT", "x step window length", "y")],
+        [value("x", FLOAT, [1, 32, 1]), *inputs],
+        [value("y", FLOAT, None)],
+        constant("step", 4, np.int64),
+        constant("window", [1.0] * 8),
+        *length,
+    )
+
+
+def test_the_length_of_a_frame_has_to_be_a_constant_above_0(tmp_path: Path) -> None:
+    chosen = value("length", INT64, [])
+
+    assert read(tmp_path, spectrum(constant("length", 8, np.int64))) == "read"
+    assert read(tmp_path, spectrum(constant("length", 0, np.int64))) == "UNSAFE_OPERATOR"
+    assert read(tmp_path, spectrum(inputs=(chosen,))) == "UNSAFE_OPERATOR"
+    replaced = spectrum(constant("length", 8, np.int64), inputs=(chosen,))
+    assert read(tmp_path, replaced) == "UNSAFE_OPERATOR"
