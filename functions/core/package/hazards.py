@@ -1,4 +1,4 @@
-"""Refuse ONNX graphs with which a request could end the process that serves them.
+"""Refuse ONNX graphs with which a request could end the process.
 
 INT_MIN / -1 raises SIGFPE on x86, which ends the process. onnxruntime 1.31.1 guards against
 division by zero and not against this. A signed division is safe if its divisor is a constant free
@@ -30,7 +30,7 @@ _MOVES = {
 
 
 def check_hazards(graph: Graph) -> None:
-    """Refuse an ONNX graph with an operator that a request could make end the process.
+    """Refuse an ONNX graph with an operator that requests could crash.
 
     Raises:
         InvalidModel: `UNSAFE_INTEGER_DIVISION` or `UNSAFE_OPERATOR`.
@@ -50,7 +50,7 @@ class _Scope:
     never_negative: set[str]  # names of values that are 0 or above
 
     def check(self, graph: Graph) -> list[int]:
-        """Check a graph and its subgraphs; return the types of its outputs, 0 if unknown."""
+        """Check a graph and its subgraphs; return its outputs' types."""
         for name, constant in graph.constants.items():
             if name not in graph.inputs:  # a request may replace an initializer that is an input
                 self._add_constant(name, constant)
