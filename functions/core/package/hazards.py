@@ -140,9 +140,9 @@ class _Scope:
 
 
 def _unsafe_division(node: Node, *, is_typed: bool) -> InvalidModel:
-    what = "divides integers" if is_typed else "divides what could be integers"
+    problem = "divides integers" if is_typed else "divides what could be integers"
     return InvalidModel(
-        f"node {_label(node)} ({node.op}) {what} by a value that could be -1, which "
+        f"node {_label(node)} ({node.op}) {problem} by a value that could be -1, which "
         "ends the process; divide by a constant other than 0 and -1, or cast both sides to float",
         code="UNSAFE_INTEGER_DIVISION",
     )

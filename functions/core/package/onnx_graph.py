@@ -1,4 +1,4 @@
-"""ONNX graph as the checks of uploads see it: nodes, declared types, constants."""
+"""ONNX graph for the checks of uploads: nodes, types, constants."""
 
 from array import array
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Element types of an ONNX node's outputs, derived from those of its inputs.
+"""Element types of an ONNX node's outputs, derived from its inputs.
 
 Types are numbers of TensorProto.DataType, and 0 is unknown. A sequence or an optional value counts
 as what it holds. A test compares the table with the schemas of ONNX Runtime.
@@ -104,7 +104,7 @@ def output_types(
 
 
 def body_inputs(node: Node, inputs: int) -> list[str]:
-    """Return what the inputs of a node's subgraph take their values from, in order.
+    """Return the names of the values that a node passes to its subgraph.
 
     A name is that of a value around the subgraph, "" is none. `inputs` counts the subgraph's.
     """
