@@ -104,7 +104,7 @@ def output_types(
 
 
 def body_inputs(node: Node, inputs: int) -> list[str]:
-    """Return the names of the values that a node passes to its subgraph.
+    """Return the names of values that a node passes to its subgraph.
 
     A name is that of a value around the subgraph, "" is none. `inputs` counts the subgraph's.
     """
