@@ -50,6 +50,18 @@ def is_file_name(name: str) -> bool:
     return _FILE.fullmatch(name) is not None
 
 
+def is_onnx_file(path: str) -> bool:
+    """Return True for the path of an ONNX file.
+
+    macOS's tar puts the attributes of a file into another one, whose name begins with `._`.
+
+    >>> is_onnx_file("a/Model.ONNX"), is_onnx_file("a/._model.onnx"), is_onnx_file("a/model.pt")
+    (True, False, False)
+    """
+    name = path.rpartition("/")[2]
+    return name.lower().endswith(".onnx") and not name.startswith("._")
+
+
 def parse_version(text: str) -> int | None:
     """Parse a positive version number from text; return None if malformed.
 

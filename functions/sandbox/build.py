@@ -8,7 +8,7 @@ from pathlib import Path
 from functions.adapters.lambda_size import memory_mb_for
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.errors import InvalidModel, one_line
-from functions.core.registration.sandbox_protocol import Brief, Built
+from functions.core.registration.sandbox_protocol import SERVED_FILES, Brief, Built
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.sandbox import explanations
 from functions.sandbox.comparison import run_all
@@ -57,6 +57,7 @@ class _Build:
         if not self.brief.variants:  # a variant may fit where the upload does not
             self._check_fits(raw_bytes, raw_bytes)
         candidate = self._compile(self.uploaded, self.serving)
+        self._check_count(candidate)
         self._check_samples(candidate)
         for kind in self.brief.variants:
             candidate = self._better(candidate, kind)
@@ -83,6 +84,15 @@ class _Build:
                 f"the model needs a function of {need_mb} MB, and the one that serves has "
                 f"{limit_mb} MB: raise the parameter InferMemory, or make the model smaller",
                 code="TOO_LARGE_FOR_MEMORY",
+            )
+
+    def _check_count(self, candidate: Candidate) -> None:
+        files = len(candidate.files)
+        if files > SERVED_FILES:  # compiled, it would be two
+            raise InvalidModel(
+                f"the model is served as uploaded, in {files} files, and {SERVED_FILES} are "
+                "allowed: save it with all_tensors_to_one_file=True",
+                code="TOO_COMPLEX",
             )
 
     def _compile(self, source: Candidate, folder: Path) -> Candidate:

@@ -1,19 +1,44 @@
 """Unpack an upload: model, weights and manifest under flat names in package/."""
 
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from functions.core.errors import InvalidModel, one_line, shown
-from functions.core.names import is_file_name
-from functions.core.package.archive import Member, extract
+from functions.core.names import is_onnx_file
+from functions.core.package.archive import Member, read_archive
+from functions.core.package.gzip_stream import bad_archive
 from functions.core.package.onnx_reader import MANIFEST_KEY, OnnxFile, read_onnx
-from functions.core.registration.sandbox_protocol import MANIFEST_BYTES, Unpacked, check_room
+from functions.core.package.weight_files import (
+    bad_location,
+    flat_names,
+    normal,
+    relocate,
+    weight_path,
+)
+from functions.core.registration.sandbox_protocol import (
+    IGNORED,
+    MANIFEST_BYTES,
+    WEIGHT_FILES,
+    Unpacked,
+    check_room,
+)
 from functions.core.uploads import Form
 
 MODEL = "model.onnx"
 MANIFEST = "manifest.json"
 TEXT = 256  # characters kept of a producer or an ignored file's name
+
+
+class _Files(Protocol):
+    """Files of an upload by path; the model is in package/ from the beginning."""
+
+    model: str  # its path in the upload
+
+    def size(self, path: str) -> int | None: ...
+    def take(self, names: Mapping[str, str]) -> None: ...
+    def rest(self, opened: set[str]) -> list[str]: ...
 
 
 def unpack(form: Form, directory: Path) -> Unpacked:
@@ -23,92 +48,128 @@ def unpack(form: Form, directory: Path) -> Unpacked:
         InvalidModel: why this upload can never be served.
     """
     upload, package = directory / "upload", directory / "package"
+    files: _Files
     if form is Form.ARCHIVE:
-        return _unpack_archive(upload / "archive", package)
-    for path in list(upload.iterdir()):
-        path.rename(package / path.name)
-    return _describe_files(form, package)
-
-
-def _describe_files(form: Form, package: Path) -> Unpacked:
-    """Return the description of a model uploaded as separate files."""
-    sizes = {path.name: path.stat().st_size for path in package.iterdir() if path.name != MANIFEST}
-    [model] = [name for name in sizes if name.lower().endswith(".onnx")]
-    graph = read_onnx(package / model)
-    weights = _weights(graph, form, model, sizes)
-    ignored = sorted(sizes.keys() - {model, *weights})
-    return _unpacked(model, weights, graph, package, ignored)
-
-
-def _unpack_archive(archive: Path, package: Path) -> Unpacked:
-    """Unpack a model archive into package/ and return its description.
-
-    In three passes: list the members; write the model and the manifest; write the weights that the
-    model names.
-    """
-    members = extract(archive, lambda _: None)
-    model = _only_model(members)
-    siblings = _siblings(members, model)
-    first = {model.name: MODEL}
-    if MANIFEST in siblings:
-        manifest = siblings.pop(MANIFEST)
-        if manifest.size_bytes > MANIFEST_BYTES:
-            raise InvalidModel(
-                f"manifest.json is over {MANIFEST_BYTES} bytes", code="MANIFEST_TOO_LARGE"
-            )
-        first[manifest.name] = MANIFEST
-    _extract_some(archive, first, members, package)
+        files = _ArchiveFiles(upload / "archive", package)
+    else:
+        files = _FolderFiles(upload, package)
     graph = read_onnx(package / MODEL)
-    sizes = {name: member.size_bytes for name, member in siblings.items()}
-    weights = _weights(graph, Form.ARCHIVE, MODEL, sizes)
-    second = {siblings[name].name: name for name in weights}
-    _extract_some(archive, second, members, package)
-    opened = first | second
-    ignored = [member.name for member in members if member.name not in opened]
-    return _unpacked(MODEL, weights, graph, package, ignored)
+    folder = posixpath.dirname(files.model)
+    manifest = MANIFEST if form is Form.MANIFEST else posixpath.join(folder, MANIFEST)
+    weights = _weights(graph, form, files, manifest)
+    names = {posixpath.join(folder, path): name for path, name in weights.items()}
+    if _has_manifest(files, manifest):
+        names[manifest] = MANIFEST
+    files.take(names)
+    relocate(package / MODEL, graph.locations, weights)
+    ignored = files.rest({files.model, *names})
+    return _unpacked(tuple(weights.values()), graph, package, ignored)
 
 
-def _only_model(members: list[Member]) -> Member:
-    models = [member for member in members if member.name.endswith(".onnx")]
-    if len(models) != 1:
-        raise InvalidModel(
-            f"the archive holds {len(models)} .onnx files and has to hold one; "
-            "export the model to ONNX",
-            code="NO_MODEL",
-        )
-    return models[0]
+def _has_manifest(files: _Files, path: str) -> bool:
+    size = files.size(path)
+    if size is not None and size > MANIFEST_BYTES:
+        message = f"manifest.json is over {MANIFEST_BYTES} bytes"
+        raise InvalidModel(message, code="MANIFEST_TOO_LARGE")
+    return size is not None
 
 
-def _siblings(members: list[Member], model: Member) -> dict[str, Member]:
-    """Return archive members beside the model, by file name."""
-    folder = model.name.rpartition("/")[0]
-    siblings = {}
-    for member in members:
-        parent, _, name = member.name.rpartition("/")
-        if parent == folder and name and member is not model:
-            siblings[name] = member
-    return siblings
+class _FolderFiles:
+    """Files of an upload that are already separate: a model, or the files of a manifest."""
+
+    def __init__(self, upload: Path, package: Path) -> None:
+        self._package = package
+        files = sorted(path for path in upload.rglob("*") if path.is_file())
+        self._paths = {normal(path.relative_to(upload).as_posix()): path for path in files}
+        [self.model] = [path for path in self._paths if is_onnx_file(path)]
+        self.take({self.model: MODEL})
+
+    def size(self, path: str) -> int | None:
+        return self._paths[path].stat().st_size if path in self._paths else None
+
+    def take(self, names: Mapping[str, str]) -> None:
+        for path, name in names.items():
+            self._paths[path].rename(self._package / name)
+
+    def rest(self, opened: set[str]) -> list[str]:
+        return [path for path in self._paths if path not in opened]
 
 
-def _extract_some(
-    archive: Path, targets: Mapping[str, str], members: list[Member], package: Path
-) -> None:
-    """Extract chosen archive members into package/ under new names.
+class _ArchiveFiles:
+    """Members of a model archive.
 
-    `targets` maps names in the archive to new names.
+    It is read once for the list and the model, and again for weights and manifest, if any.
     """
-    if not targets:
-        return
-    check_room(sum(member.size_bytes for member in members if member.name in targets), package)
 
-    def target(member: Member) -> Path | None:
-        return package / targets[member.name] if member.name in targets else None
+    def __init__(self, archive: Path, package: Path) -> None:
+        self._archive = archive
+        self._package = package
+        self._members: dict[str, Member] = {}
+        self._repeated: set[str] = set()
+        models: list[str] = []
+        for member in read_archive(archive):
+            path = normal(member.name)
+            if path in self._members:
+                self._repeated.add(path)
+            self._members[path] = member
+            if is_onnx_file(path) and not member.problem:
+                models.append(path)
+                if len(models) == 1:
+                    check_room(member.size_bytes, package)
+                    member.write(package / MODEL)
+        self.model = self._only_model(models)
 
-    extract(archive, target)
+    def _only_model(self, models: list[str]) -> str:
+        """Return the path of the only model.
+
+        Raises:
+            InvalidModel: `NO_MODEL`; `BAD_ARCHIVE` if it is a link, or twice in the archive.
+        """
+        links = [path for path in self._members if is_onnx_file(path)]
+        paths = list(dict.fromkeys(models)) or links
+        if len(paths) == 1:
+            self.size(paths[0])
+            return paths[0]
+        if paths:
+            names = " and ".join(shown(path) for path in paths[:2])
+            problem = f"{len(paths)} .onnx files, {names}, and one is needed: upload each by itself"
+        else:
+            problem = f"no .onnx file among {len(self._members)} files: export the model to ONNX"
+        raise InvalidModel(f"the archive holds {problem}", code="NO_MODEL")
+
+    def size(self, path: str) -> int | None:
+        """Return a member's size, or None if it is not there.
+
+        Raises:
+            InvalidModel: `BAD_ARCHIVE`: it cannot be opened.
+        """
+        member = self._members.get(path)
+        if member is None:
+            return None
+        if path in self._repeated:
+            raise bad_archive(f"{shown(path)} is in it twice")
+        if member.problem:
+            raise bad_archive(f"{shown(path)} is {member.problem}")
+        if ".." in path.split("/"):
+            raise bad_archive(f"{shown(path)} lies outside of it; pack it with a path inside")
+        return member.size_bytes
+
+    def take(self, names: Mapping[str, str]) -> None:
+        left = dict(names)
+        check_room(sum(self._members[path].size_bytes for path in left), self._package)
+        for member in read_archive(self._archive) if left else ():
+            name = left.pop(normal(member.name), None)
+            if name is not None:
+                member.write(self._package / name)
+            if not left:
+                break
+
+    def rest(self, opened: set[str]) -> list[str]:
+        return [path for path in self._members if path not in opened]
 
 
 def _unpacked(
-    model: str, weights: tuple[str, ...], graph: OnnxFile, package: Path, ignored: list[str]
+    weights: tuple[str, ...], graph: OnnxFile, package: Path, ignored: list[str]
 ) -> Unpacked:
     """Describe the unpacked model; take a missing manifest from its metadata."""
     manifest = package / MANIFEST
@@ -122,41 +183,51 @@ def _unpacked(
     }
     if graph.refuses_empty:
         described["refuses_empty"] = True
+    if len(ignored) > IGNORED:
+        ignored = [*ignored[: IGNORED - 1], f"and {len(ignored) - IGNORED + 1} more"]
     names = tuple(one_line(name, TEXT) for name in ignored)
-    return Unpacked(model, weights, manifest.exists(), described, names)
+    return Unpacked(MODEL, weights, manifest.exists(), described, names)
 
 
-def _weights(graph: OnnxFile, form: Form, model: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
-    """Check and return the names of the model's weight files.
-
-    `sizes` are those of the files beside the model.
+def _weights(graph: OnnxFile, form: Form, files: _Files, manifest: str) -> dict[str, str]:
+    """Check the model's weight files; return paths beside the model and new names.
 
     Raises:
-        InvalidModel: `WEIGHTS_OUTSIDE`, `WEIGHTS_MISSING`, `WEIGHTS_TRUNCATED` or `BAD_FILE_NAME`.
+        InvalidModel: `WEIGHTS_OUTSIDE`, `WEIGHTS_MISSING`, `WEIGHTS_TRUNCATED`, `BAD_FILE_NAME` or
+            `TOO_COMPLEX`.
     """
-    names = tuple(graph.external)
-    if names and form is Form.ONNX:
+    if graph.external and form is Form.ONNX:
+        location = shown(next(iter(graph.external)))
         raise InvalidModel(
-            f"the weights are in another file ({shown(names[0])}): save the model in one file "
-            "(save_as_external_data=False), or upload model.tar.gz or parts/ with manifest.json",
+            f"the weights are in another file ({location}): export one file with "
+            "torch.onnx.export(..., external_data=False), or upload model.tar.gz with both",
             code="WEIGHTS_OUTSIDE",
         )
-    for name in names:
-        if not is_file_name(name) or name in (MODEL, MANIFEST, model):
-            raise InvalidModel(
-                f"the model's weights are said to be in {shown(name)}: it has to be the plain name "
-                "of a file beside the model, and neither the model nor the manifest",
-                code="BAD_FILE_NAME",
-            )
-        if name not in sizes:
-            raise InvalidModel(
-                f"the model's weights {shown(name)} are not in the package beside it",
-                code="WEIGHTS_MISSING",
-            )
-        if sizes[name] < graph.external[name]:
-            raise InvalidModel(
-                f"{shown(name)} has {sizes[name]} bytes, and the model's weights in it "
-                f"{graph.external[name]}",
-                code="WEIGHTS_TRUNCATED",
-            )
+    for location, size_bytes in graph.external.items():
+        _check_weights(location, size_bytes, files, manifest)
+    names = flat_names(graph.external, reserved=(MODEL, MANIFEST))
+    if len(names) > WEIGHT_FILES:
+        raise InvalidModel(
+            f"the model's weights are in {len(names)} files, and {WEIGHT_FILES} are allowed: "
+            "save it with all_tensors_to_one_file=True",
+            code="TOO_COMPLEX",
+        )
     return names
+
+
+def _check_weights(location: str, size_bytes: int, files: _Files, manifest: str) -> None:
+    path = posixpath.join(posixpath.dirname(files.model), weight_path(location))
+    if path in (files.model, manifest):
+        raise bad_location(location)
+    actual_bytes = files.size(path)
+    if actual_bytes is None:
+        raise InvalidModel(
+            f"the model's weights {shown(path)} are not in the package: add the file that the "
+            "exporter wrote beside the model",
+            code="WEIGHTS_MISSING",
+        )
+    if actual_bytes < size_bytes:
+        raise InvalidModel(
+            f"{shown(path)} has {actual_bytes} bytes, and the model's weights in it {size_bytes}",
+            code="WEIGHTS_TRUNCATED",
+        )

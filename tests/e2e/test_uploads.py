@@ -227,7 +227,7 @@ def test_bad_uploads_are_rejected_with_reasons_and_block_nothing(api: Api, model
         f"{folder}/truncated.onnx": (scale_model()[:-20], "truncated"),
         f"{folder}/text.onnx": (b"dear registry, please serve me", "no ONNX model"),
         f"{folder}/empty.onnx": (b"", "empty"),
-        f"{folder}/model.tar.gz": (tar({"readme.txt": b"hello"}), "holds 0 .onnx files"),
+        f"{folder}/model.tar.gz": (tar({"readme.txt": b"hello"}), "holds no .onnx file"),
         f"{folder}/manifest.json": (json.dumps(wrong).encode(), "sha256"),
     }
     for number, (key, (content, _)) in enumerate(bad.items(), 1):

@@ -168,14 +168,42 @@ def archives() -> Iterator[Case]:
         (b"Z", "unknown kind"),
     ]:
         yield bad(f"a {what}", packed(block(b"model.onnx", kind=kind, link=b"/etc/passwd")))
+    for kind, what in [(b"1", "hard"), (b"2", "symbolic")]:
+        yield bad(
+            f"weights that are a {what} link",
+            packed(
+                block(b"w.bin", kind=kind, link=b"/proc/self/environ"),
+                block(b"model.onnx", b"%011o\0" % len(outside("w.bin"))),
+                outside("w.bin"),
+            ),
+        )
+        yield bad(
+            f"a manifest that is a {what} link",
+            packed(
+                block(b"manifest.json", kind=kind, link=b"/etc/passwd"),
+                block(b"model.onnx", size),
+                GOOD,
+            ),
+        )
+    yield bad("a model above the archive", tar(("../model.onnx", GOOD)))
     yield bad(
-        "a symbolic link beside a good model",
+        "weights above the archive",
+        tar(("a/../m.onnx", outside("w.bin")), ("a/../w.bin", bytes(12))),
+    )
+    yield bad(
+        "the weights twice",
+        tar(("m.onnx", outside("w.bin")), ("w.bin", bytes(12)), ("./w.bin", bytes(12))),
+    )
+    yield bad("only the attributes of a model", tar(("._model.onnx", GOOD)), "NO_MODEL")
+    yield bad("a folder named like a model", packed(block(b"model.onnx/", kind=b"5")), "NO_MODEL")
+    yield bad("a name of 5,000 bytes in gnu", tar(("n" * 5000, GOOD), form=tarfile.GNU_FORMAT))
+    yield bad("a name of 5,000 bytes in pax", tar(("n" * 5000, GOOD), form=tarfile.PAX_FORMAT))
+    yield bad(
+        "a name in pax for all members",
         packed(
-            block(b"w.bin", kind=b"2", link=b"/proc/self/environ"), block(b"model.onnx", size), GOOD
+            block(b"g", b"%011o\0" % 19, b"g"), b"19 path=model.onnx\n", block(b"a", size), GOOD
         ),
     )
-    yield bad("a long name of gnu", tar(("n" * 300 + ".onnx", GOOD), form=tarfile.GNU_FORMAT))
-    yield bad("a long name of pax", tar(("n" * 300 + ".onnx", GOOD), form=tarfile.PAX_FORMAT))
     yield bad(
         "a size in pax",
         tar(("model.onnx", GOOD), form=tarfile.PAX_FORMAT, pax_headers={"size": "99999"}),
@@ -183,6 +211,15 @@ def archives() -> Iterator[Case]:
     yield bad(
         "a sparse map in pax",
         tar(("model.onnx", GOOD), form=tarfile.PAX_FORMAT, pax_headers={"GNU.sparse.map": "0,1"}),
+    )
+    yield bad(
+        "a name in pax of another model",
+        tar(
+            ("a.txt", GOOD),
+            ("model.onnx", GOOD),
+            form=tarfile.PAX_FORMAT,
+            pax_headers={"path": "model.onnx"},
+        ),
     )
     yield bad(
         "a pax header of 300,000 digits (T37)",
@@ -194,15 +231,42 @@ def archives() -> Iterator[Case]:
     )
     yield bad("a size of -512 (T32)", packed(block(b"model.onnx", b"-0000001000\0"), GOOD))
     yield bad(
-        "a size in base 256", packed(block(b"model.onnx", b"\x80" + bytes(10) + b"\x08"), GOOD)
+        "a size of 8 in base 256",
+        packed(block(b"model.onnx", b"\x80" + bytes(10) + b"\x08"), GOOD),
+        *NOT_ONNX,
     )
+    yield bad(
+        "a size of 2^87 in base 256", packed(block(b"model.onnx", b"\x80" + b"\xff" * 11), GOOD)
+    )
+    yield bad("a size of -8 in base 256", packed(block(b"model.onnx", b"\xff" * 12), GOOD))
     yield bad("a size of 8 GiB in a kilobyte", packed(block(b"model.onnx", b"77777777777\0"), GOOD))
     yield bad("a size of nothing", packed(block(b"model.onnx", b" " * 12), GOOD))
     yield bad(
         "a wrong checksum", packed(bytes(bytearray(block(b"model.onnx", size)[:-1] + b"\1")), GOOD)
     )
-    yield bad("a thousand members", tar(*((f"{n}.txt", b"") for n in range(1000))))
-    yield bad("zeros, 1:1000 (T27)", lambda: tar(("model.onnx", bytes(150 * 1024 * 1024)), level=9))
+    yield bad("a thousand files", tar(*((f"{n}.txt", b"") for n in range(1000))), "NO_MODEL")
+    yield bad(
+        "300,000 members in 1 MB",
+        lambda: gzip.compress(block(b"m", kind=b"2") * 300_000, 1),
+        "BAD_ARCHIVE",
+        *KILLED,
+    )
+    yield bad("100,000 empty gzip members", tar(("a", b"")) + gzip.compress(b"") * 100_000)
+    yield bad(
+        "zeros, 1:1000 (T27)",
+        lambda: tar(("model.onnx", bytes(150 * 1024 * 1024)), level=9),
+        *NOT_ONNX,
+    )
+    yield bad(
+        "3 GB of zeros in 3 MB",
+        lambda: (
+            gzip.compress(block(b"model.onnx", b"30000000000\0"))
+            + gzip.compress(bytes(64 << 20), 9) * 48
+        ),
+        "BAD_ARCHIVE",
+        "TOO_LARGE",
+        *KILLED,
+    )
     yield bad(
         "a damaged header after the model",
         packed(block(b"model.onnx", size), GOOD, b"\1" * 512, block(b"w.bin")),
@@ -232,27 +296,40 @@ def external_data() -> Iterator[Case]:
         "../w.bin",
         "/etc/passwd",
         "/proc/self/environ",
-        "*/_ORT_MEM_ADDR_/*",
         "a/../../w.bin",
         ".",
         "..",
+        "./",
+        "model.onnx",
+        "./model.onnx",
+        "manifest.json",
+        "a/../manifest.json",
+        "w\u202ebin.exe",
+        "w\n.bin",
+    ):
+        yield case(
+            f"an archive with weights in {location[:30]!a}",
+            tar(("model.onnx", outside(location)), ("w.bin", bytes(12))),
+            "BAD_FILE_NAME",
+            "BAD_CONSTANT",
+            key=ARCHIVE,
+        )
+    for location in (
         "sub/w.bin",
         "C:\\w.bin",
+        "*/_ORT_MEM_ADDR_/*",
         "file:///etc/passwd",
         "https://example.com/w.bin",
         "w.bin ",
-        "model.onnx",
-        "manifest.json",
         "~/.aws/credentials",
         ".hidden",
         "w" * 300,
         "ẃ.bin",
     ):
         yield case(
-            f"an archive with weights in {location[:30]}",
+            f"an archive with weights in {location[:30]!a}, which is not there",
             tar(("model.onnx", outside(location)), ("w.bin", bytes(12))),
-            "BAD_FILE_NAME",
-            "BAD_CONSTANT",
+            "WEIGHTS_MISSING",
             key=ARCHIVE,
         )
     with_nul = outside("w.bin").replace(b"\x12\x05w.bin", b"\x12\x05w\0bin")

@@ -1,189 +1,218 @@
-"""Extractor for untrusted .tar.gz archives: no links, limits on members and inflation.
+"""Reader of untrusted .tar.gz archives of every kind: v7, ustar, GNU and PAX.
 
-No file is created under a name from the archive. Links are never followed, and only the members
-that the caller picks are written.
+No file is created under a name from the archive, and links are never followed: the caller says
+where the content of a member goes. Members that it does not write are skipped by their size, so
+that an archive may hold anything beside the model.
 Why tarfile does not do this: docs/decisions/0018-the-archive-reader.md.
 """
 
-import zlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from functions.core.errors import InvalidModel, shown
+from functions.core.errors import shown
+from functions.core.package.gzip_stream import GzipStream, bad_archive
 
-MEMBERS = 64
-RATIO = 200  # inflated bytes per compressed byte, beyond FREE_BYTES
-FREE_BYTES = 64 * 1024 * 1024
-HEADER_BYTES = 64 * 1024  # longest PAX header
+HEADERS = 200_000  # macOS writes four for a file; a folder with torch in it has 30,000 files
+EXTENDED_BYTES = 1024 * 1024  # one extended header, with a file's attributes (64 KB each on Linux)
+NAME_BYTES = 4096  # PATH_MAX of Linux
 BLOCK = 512
-CHUNK = 64 * 1024
 
+_PAX = {b"x", b"X"}  # records about the next member; X is Solaris
+_PAX_GLOBAL = b"g"  # records about all members that follow
+_LONG_NAME, _LONG_LINK = b"L", b"K"  # GNU: name and link target of the next member
+_DIRECTORY, _SPARSE = b"5", b"S"
 _REGULAR = {b"0", b"\0", b"7"}
-_DIRECTORY = b"5"
-_PAX = {b"x", b"g"}  # type flags of PAX headers: for one member, for all that follow
-_PAX_REFUSED = ("path=", "size=", "linkpath=", "GNU.sparse")  # records that change the next member
+# Kinds without content, whatever their size field says.
+_EMPTY = {
+    b"1": "a hard link; pack the file itself (tar --hard-dereference)",
+    b"2": "a symbolic link; pack the file itself (tar --dereference)",
+    b"3": "a device; pack a regular file",
+    b"4": "a device; pack a regular file",
+    b"6": "a named pipe; pack a regular file",
+    b"V": "a volume's label; pack a regular file",
+}
+_SPARSE_PROBLEM = "a sparse file; pack it without --sparse (bsdtar: with --no-read-sparse)"
+_UNKNOWN_PROBLEM = "no regular file; pack it as one"
+_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]{1,512})=")  # of a PAX header: length, key
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Name and size of a regular file in a tar archive.
+    """File, link or device in a tar archive.
 
-    `name` has no leading `./`.
+    `name` has no `.` or empty segments and no leading slash; `..` remains. `problem` says why the
+    member cannot be written, e.g. "a symbolic link; …"; it is empty for a regular file.
     """
 
     name: str
     size_bytes: int
+    problem: str
+    stream: GzipStream
+
+    def write(self, path: Path) -> None:
+        """Write the content to a new file, before the next member is asked for.
+
+        Raises:
+            InvalidModel: `BAD_ARCHIVE`.
+        """
+        with path.open("xb") as file:
+            self.stream.copy(self.size_bytes, file.write)
 
 
-def extract(archive: Path, target: Callable[[Member], Path | None]) -> list[Member]:
-    """Extract each file of a .tar.gz to the path `target` returns.
+@dataclass(slots=True)
+class _Extension:
+    """Fields that extended headers give the next member in place of its own."""
 
-    Members for which `target` returns None are skipped unread. Returns all members. The archive is
-    read to its end, so that damage anywhere in it is reported.
+    name: bytes | None = None
+    size_bytes: int | None = None
+    is_sparse: bool = False
+
+
+def read_archive(path: Path) -> Iterator[Member]:
+    """Yield the members of a .tar.gz in their order, without directories.
+
+    After the last one, the archive was read to its end: damage anywhere in it is reported.
 
     Raises:
-        InvalidModel: `BAD_ARCHIVE`, with the member at fault.
+        InvalidModel: `BAD_ARCHIVE`.
     """
-    members: dict[str, Member] = {}
-    with archive.open("rb") as file:
-        stream = _GzipStream(file)
-        for member in _members(stream):
-            if member.name in members:
-                raise _bad(f"{shown(member.name)} is in it twice")
-            if len(members) == MEMBERS:
-                raise _bad(f"it has more than {MEMBERS} members")
-            members[member.name] = member
-            _write(stream, member, target(member))
-        stream.finish()
-    return list(members.values())
+    with path.open("rb") as file:
+        stream = GzipStream(file)
+        extension = _Extension()
+        for header in _headers(stream):
+            kind = header[156:157]
+            if kind in _PAX or kind == _PAX_GLOBAL:
+                _extend(extension, _extended(stream, header), is_global=kind == _PAX_GLOBAL)
+            elif kind == _LONG_NAME:
+                extension.name = _extended(stream, header).split(b"\0")[0]
+            elif kind == _LONG_LINK:
+                _extended(stream, header)
+            else:
+                yield from _member(stream, header, extension)
+                extension = _Extension()
 
 
-def _write(stream: "_GzipStream", member: Member, path: Path | None) -> None:
-    if path is None:
-        stream.skip(member.size_bytes)
-    else:
-        with path.open("xb") as file:
-            stream.copy(member.size_bytes, file.write)
-    stream.skip(-member.size_bytes % BLOCK)
+def _headers(stream: GzipStream) -> Iterator[bytes]:
+    """Yield the headers of a tar stream; the caller reads or skips what follows each.
 
-
-def _members(stream: "_GzipStream") -> Iterator[Member]:
-    """Yield name and size of each regular file in a tar stream.
-
-    The caller reads or skips the content of each before it asks for the next.
+    Zeros end an archive, and another may follow them: `cat a.tar.gz b.tar.gz`.
     """
-    while any(header := stream.read(BLOCK)):
+    for _ in range(HEADERS):
+        header = stream.read(BLOCK)
+        if not any(header):
+            if not stream.skip_zeros(BLOCK):
+                return
+            header = stream.read(BLOCK)
         _check_sum(header)
-        name = _name(header)
-        size = _size(header[124:136], name)
-        kind = header[156:157]
-        if kind in _PAX:
-            _check_pax(stream, size)
-        elif kind in _REGULAR:
-            yield Member(name, size)
-        elif kind != _DIRECTORY or size:
-            raise _bad(f"{shown(name)} is a link or a device; pack regular files only")
+        yield header
+    raise bad_archive(f"it has more than {HEADERS} members")
 
 
-def _check_pax(stream: "_GzipStream", size: int) -> None:
-    """Skip a PAX header; refuse one that renames or resizes a member.
-
-    Harmless records, such as times and owners, are ignored.
-    """
-    if size > HEADER_BYTES:
-        raise _bad("a PAX header is too long")
-    text = stream.read(size).decode("utf-8", "replace")
-    if any(f" {record}" in text for record in _PAX_REFUSED):
-        raise _bad("a PAX header renames or resizes a member; pack it with short names")
+def _member(stream: GzipStream, header: bytes, extension: _Extension) -> Iterator[Member]:
+    """Yield a member unless it is a directory, and skip what the caller left of it."""
+    kind = header[156:157]
+    name = _name(header) if extension.name is None else extension.name
+    if kind == b"\0" and name.endswith(b"/"):  # as tars before POSIX wrote directories
+        kind = _DIRECTORY
+    size = 0
+    if kind != _DIRECTORY and kind not in _EMPTY:
+        size = _size(header) if extension.size_bytes is None else extension.size_bytes
+    if kind == _SPARSE:
+        _skip_sparse_maps(stream, header)
+    end = stream.position + size
+    if kind != _DIRECTORY:
+        problem = _EMPTY.get(kind, "" if kind in _REGULAR else _UNKNOWN_PROBLEM)
+        if extension.is_sparse or kind == _SPARSE:
+            problem = _SPARSE_PROBLEM
+        yield Member(_normal(name), size, problem, stream)
+    stream.skip(end - stream.position)
     stream.skip(-size % BLOCK)
 
 
-def _name(header: bytes) -> str:
-    prefix = header[345:500] if header[257:263] == b"ustar\0" else b""
-    parts = [part.split(b"\0")[0].decode("utf-8", "replace") for part in (prefix, header[:100])]
-    name = "/".join(filter(None, parts))
-    while name.startswith("./"):
-        name = name[2:]
-    return name
+def _skip_sparse_maps(stream: GzipStream, header: bytes) -> None:
+    """Skip the blocks that continue the map in the header of a GNU sparse file."""
+    continues = header[482]
+    while continues:
+        continues = stream.read(BLOCK)[504]
 
 
-def _size(field: bytes, name: str) -> int:
+def _extended(stream: GzipStream, header: bytes) -> bytes:
+    """Return the content of an extended header."""
+    size = _size(header)
+    if size > EXTENDED_BYTES:
+        raise bad_archive(f"an extended header has over {EXTENDED_BYTES} bytes")
+    content = stream.read(size)
+    stream.skip(-size % BLOCK)
+    return content
+
+
+def _extend(extension: _Extension, content: bytes, *, is_global: bool) -> None:
+    """Put name and size from a PAX header into `extension`; ignore other records."""
+    records = dict(_records(content))
+    if is_global:  # git archive's, for one, has a comment
+        if {b"path", b"size"} & records.keys():
+            raise bad_archive("a global PAX header gives all members one name or size")
+        return
+    name = records.get(b"GNU.sparse.name") or records.get(b"path")
+    if name:
+        extension.name = name
+    if b"size" in records:
+        extension.size_bytes = _number(records[b"size"], base=10)
+        if extension.size_bytes is None:
+            raise bad_archive("the size in a PAX header is no number")
+    extension.is_sparse |= any(key.startswith(b"GNU.sparse.") for key in records)
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of each record of a PAX header.
+
+    Raises:
+        InvalidModel: `BAD_ARCHIVE`.
+    """
+    at = 0
+    while at < len(content):
+        record = _RECORD.match(content, at)
+        end = at + int(record[1]) if record else 0
+        if record is None or not record.end() < end <= len(content):
+            raise bad_archive("a PAX header is malformed")
+        yield record[2], content[record.end() : end - 1]  # without its newline
+        at = end
+
+
+def _name(header: bytes) -> bytes:
+    prefix = header[345:500] if header[257:263] == b"ustar\0" else b""  # GNU has times there
+    return b"/".join(filter(None, (part.split(b"\0")[0] for part in (prefix, header[:100]))))
+
+
+def _normal(name: bytes) -> str:
+    if len(name) > NAME_BYTES:
+        raise bad_archive(f"a member's name has over {NAME_BYTES} bytes")
+    segments = name.decode("utf-8", "replace").split("/")
+    return "/".join(segment for segment in segments if segment not in ("", "."))
+
+
+def _size(header: bytes) -> int:
+    """Return a header's size: octal, or in base 256 as GNU writes 8 GB and more."""
+    field = header[124:136]
+    size = int.from_bytes(field[1:], "big") if field[0] == 0x80 else _number(field, base=8)
+    if size is None:
+        raise bad_archive(f"the size of {shown(_normal(_name(header)))} is not octal")
+    return size
+
+
+def _number(field: bytes, base: int) -> int | None:
     digits = field.split(b"\0")[0].strip()
-    if not digits or not all(48 <= digit <= 55 for digit in digits):
-        raise _bad(f"the size of {shown(name)} is not octal")
-    return int(digits, 8)
+    try:
+        return int(digits, base) if digits.isdigit() and len(digits) <= 20 else None
+    except ValueError:  # 8 or 9 in an octal number
+        return None
 
 
 def _check_sum(header: bytes) -> None:
-    stated = header[148:156].split(b"\0")[0].strip()
-    actual = sum(header) - sum(header[148:156]) + 8 * 32
-    if not stated.isdigit() or int(stated, 8) != actual:
-        raise _bad("a header's checksum is wrong")
-
-
-def _bad(reason: str) -> InvalidModel:
-    return InvalidModel(f"the archive cannot be read: {reason}", code="BAD_ARCHIVE")
-
-
-class _GzipStream:
-    """Reader of a gzip file's decompressed bytes, with a bounded inflation ratio.
-
-    The file has one gzip member. Beyond FREE_BYTES, the limit is RATIO.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._inflater = zlib.decompressobj(wbits=31)
-        self._buffer = b""
-        self._read_bytes = 0
-        self._inflated_bytes = 0
-
-    def read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            self._fill()
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data
-
-    def copy(self, size: int, write: Callable[[bytes], object]) -> None:
-        """Pass the next `size` decompressed bytes to `write`, piece by piece."""
-        while size:
-            if not self._buffer:
-                self._fill()
-            piece = self.read(min(size, len(self._buffer)))
-            write(piece)
-            size -= len(piece)
-
-    def skip(self, size: int) -> None:
-        self.copy(size, lambda _: None)
-
-    def finish(self) -> None:
-        """Check that only padding zeros follow the last member of the archive.
-
-        Raises:
-            InvalidModel: anything else follows, or the checksum of gzip is wrong.
-        """
-        while not self._inflater.eof:
-            self._fill()
-            if any(self._buffer):
-                raise _bad("data follows after its end")
-            self._buffer = b""
-        if any(self._buffer) or self._inflater.unused_data or self._file.read(1):
-            raise _bad("data follows after its end")
-
-    def _fill(self) -> None:
-        source = self._inflater.unconsumed_tail
-        if not source:
-            source = self._file.read(CHUNK)
-            self._read_bytes += len(source)
-        if self._inflater.eof or not source:
-            raise _bad("it ends too early; upload it again")
-        try:
-            data = self._inflater.decompress(source, CHUNK)
-        except zlib.error as error:
-            raise _bad("it is not gzip, or damaged") from error
-        self._buffer += data
-        self._inflated_bytes += len(data)
-        if self._inflated_bytes > FREE_BYTES + RATIO * self._read_bytes:
-            raise _bad(f"it inflates to more than {RATIO} times its size")
+    """Compare a header with its checksum; some old tars add up signed bytes."""
+    rest = header[:148] + b" " * 8 + header[156:]
+    stated, unsigned = _number(header[148:156], base=8), sum(rest)
+    if stated != unsigned and stated != unsigned - 256 * sum(byte > 127 for byte in rest):
+        raise bad_archive("a header's checksum is wrong; upload it again")

@@ -7,6 +7,7 @@ Why onnx.load does not do this: docs/decisions/0017-the-onnx-reader.md.
 
 import mmap
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,12 @@ class OnnxFile:
     opset: int
     producer: str
     metadata: dict[str, str]
-    external: dict[str, int]  # name of each weight file -> least size in bytes
+    external: dict[str, int]  # location of each weight file -> least size in bytes
     nodes: int
     unranked: frozenset[str] = frozenset()  # inputs and outputs without a shape
     refuses_empty: bool = False  # a tensor without elements would end the process
+    # location of each weight file -> positions of its text in the file
+    locations: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class _ModelReader:
         self.graph = Graph()
         self._wire = WireReader(data)
         self._external: dict[str, int] = {}
+        self._locations: dict[str, list[int]] = {}
         self._nodes = 0
         self._initializers = 0
         self._constant_bytes = 0
@@ -103,6 +107,7 @@ class _ModelReader:
             self._nodes,
             frozenset(self._unranked),
             self._refuses_empty,
+            self._locations,
         )
 
     def _header(self, size: int) -> _Header:
@@ -153,7 +158,7 @@ class _ModelReader:
         entries, size = limits.METADATA_ENTRIES, limits.METADATA_BYTES
         if header.metadata_entries > entries or header.metadata_bytes > size:
             raise too_complex(f"the metadata has over {entries} entries or {size} bytes")
-        key, value = self._wire.entry(start, end)
+        key, value, _ = self._wire.entry(start, end)
         if key in header.metadata:  # readers disagree on which of the two counts
             raise InvalidModel(
                 f"the metadata have the key {shown(key)} twice; remove one", code="DUPLICATE_NAME"
@@ -297,6 +302,7 @@ class _ModelReader:
         if tensor.external or tensor.is_external:
             name, position = tensor.external_end(size)
             self._external[name] = max(position, self._external.get(name, 0))
+            self._locations.setdefault(name, []).append(tensor.location_at)
         else:
             tensor.check_values(size)
         return tensor

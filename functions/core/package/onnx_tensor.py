@@ -34,6 +34,7 @@ class Tensor:
     typed_most: int = 0  # upper bound of the number of elements in typed fields
     strings: int = 0
     external: dict[str, str] = field(default_factory=dict)
+    location_at: int = 0  # position of external["location"] in the file
     is_external: bool = False
 
     def size_bytes(self) -> int:
@@ -144,10 +145,12 @@ def read_tensor(reader: WireReader, start: int, end: int) -> Tensor:
     return tensor
 
 
-def _add_external(tensor: Tensor, key: str, value: str) -> None:
+def _add_external(tensor: Tensor, key: str, value: str, at: int) -> None:
     if key not in EXTERNAL_KEYS or key in tensor.external:
         raise tensor.bad(f"its place in another file is described by {shown(key)}")
     tensor.external[key] = value
+    if key == "location":
+        tensor.location_at = at
 
 
 def constant(reader: WireReader, tensor: Tensor) -> Constant:

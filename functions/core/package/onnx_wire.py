@@ -95,15 +95,18 @@ class WireReader:
         """Decode the bytes from `start` to `end` as UTF-8 text."""
         return bytes(self.data[start:end]).decode("utf-8", errors)
 
-    def entry(self, start: int, end: int) -> tuple[str, str]:
-        """Decode a key-value pair (StringStringEntryProto); the key must be a name."""
-        key = value = ""
+    def entry(self, start: int, end: int) -> tuple[str, str, int]:
+        """Decode a key-value pair (StringStringEntryProto); the key must be a name.
+
+        Returns key, value and the position of the value.
+        """
+        key, value, at = "", "", end
         for number, kind, first, last in self.fields(start, end):
             if number == 1 and kind == BYTES:
                 key = self.name(first, last)
             elif number == 2 and kind == BYTES:
-                value = self.text(first, last)
-        return key, value
+                value, at = self.text(first, last), first
+        return key, value, at
 
     def packed(self, at: int, end: int, most: int) -> list[int]:
         """Decode at most `most` + 1 values of a packed int64 field."""

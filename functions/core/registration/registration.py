@@ -12,11 +12,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from functions.core.errors import InvalidModel, shown
-from functions.core.names import is_file_name
+from functions.core.names import is_onnx_file
 from functions.core.registration.digests import hash_file, open_regular
 from functions.core.registration.manifest import ListedFile, Manifest, label_outputs
 from functions.core.registration.sandbox_answers import bad_answer
@@ -191,8 +191,9 @@ class Registration:
         folder = pinned.source.key.rpartition("/")[0]
         for file in files:
             check_room(file.size_bytes, upload)
-            key = f"{folder}/{file.path}"
-            self._fetch_listed(file, pinned.source.bucket, key, upload / _file_name(file))
+            target = upload / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._fetch_listed(file, pinned.source.bucket, f"{folder}/{file.path}", target)
 
     def _fetch_listed(self, file: ListedFile, bucket: str, key: str, target: Path) -> None:
         name = shown(file.path)
@@ -264,27 +265,33 @@ def _check_listing(files: tuple[ListedFile, ...]) -> None:
     Raises:
         InvalidModel: `NO_MODEL` or `BAD_FILE_NAME`.
     """
-    names = [_file_name(file) for file in files]
-    models = [name for name in names if name.lower().endswith(".onnx")]
+    models = [shown(file.path) for file in files if is_onnx_file(file.path)]
     if len(models) != 1:
+        names = " and ".join(models[:2]) or "none"
         raise InvalidModel(
-            f"manifest.json has to list one .onnx file under `files`; it lists {len(models)}",
+            f"manifest.json has to list one .onnx file under `files`, and it lists {names}",
             code="NO_MODEL",
         )
-    for file, name in zip(files, names, strict=True):
-        if not all(is_file_name(part) for part in file.path.split("/")):
+    paths, folders = {"manifest.json"}, set[str]()
+    for path in (file.path for file in files):
+        if not _is_plain_path(path):
             raise InvalidModel(
-                f"{shown(file.path)} in manifest.json is no relative path of plain names",
+                f"{shown(path)} in manifest.json is no relative path of printable names",
                 code="BAD_FILE_NAME",
             )
-        if names.count(name) > 1 or name == "manifest.json":
+        parents = {str(parent) for parent in PurePosixPath(path).parents} - {"."}
+        if path in paths | folders or parents & paths:
             raise InvalidModel(
-                f"manifest.json lists itself, or two files, as {shown(name)}", code="BAD_FILE_NAME"
+                f"manifest.json lists itself, or two files, as {shown(path)}", code="BAD_FILE_NAME"
             )
+        paths.add(path)
+        folders |= parents
 
 
-def _file_name(file: ListedFile) -> str:
-    return file.path.rpartition("/")[2]
+def _is_plain_path(path: str) -> bool:
+    parts = path.split("/")
+    is_plain = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts)
+    return is_plain and path.isprintable() and "\\" not in path
 
 
 def _check_record_size(version: Version) -> None:

@@ -12,10 +12,15 @@ from typing import Any, TypeVar
 from functions.core.errors import InvalidModel, one_line, shown
 from functions.core.names import is_file_name
 from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
-from functions.core.registration.sandbox_protocol import Built, Unpacked
+from functions.core.registration.sandbox_protocol import (
+    IGNORED,
+    SERVED_FILES,
+    WEIGHT_FILES,
+    Built,
+    Unpacked,
+)
 from functions.core.registry.load_plan import Plan
 
-FILES = 65  # a model and 64 weight files
 TENSORS = 256
 RANK = 16
 TEXT = 512  # characters of a name or sentence
@@ -31,7 +36,7 @@ def read_unpacked(answer: object) -> Unpacked:
     """
     fields = _fields(answer, {"model", "weights", "manifest", "graph", "ignored"})
     model = _file_name(fields["model"])
-    weights = tuple(_list(fields["weights"], FILES, _file_name))
+    weights = tuple(_list(fields["weights"], WEIGHT_FILES, _file_name))
     if len({model, "manifest.json", *weights}) != len(weights) + 2:
         raise bad_answer("it named one file twice")
     return Unpacked(
@@ -39,7 +44,7 @@ def read_unpacked(answer: object) -> Unpacked:
         weights=weights,
         manifest=_boolean(fields["manifest"]),
         graph=_graph(fields["graph"]),
-        ignored=tuple(_list(fields["ignored"], 64, lambda name: _text(name, TEXT))),
+        ignored=tuple(_list(fields["ignored"], IGNORED, lambda name: _text(name, TEXT))),
     )
 
 
@@ -52,7 +57,7 @@ def read_built(answer: object) -> Built:
     fields = _fields(
         answer, {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"}
     )
-    files = tuple(_list(fields["files"], FILES, _file_name))
+    files = tuple(_list(fields["files"], SERVED_FILES, _file_name))
     if not files or len(set(files)) != len(files):
         raise bad_answer("`files` is empty or names one twice")
     return Built(

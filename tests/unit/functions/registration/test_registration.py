@@ -142,8 +142,8 @@ def test_a_manifest_written_last_gives_the_files_it_lists(world: World, tmp_path
     )
 
     assert version.state is State.READY, version.reason
-    assert [blob.name for blob in version.files] == ["big.onnx", "w.bin"]
-    assert world.sandbox.built == [["big.onnx", "manifest.json", "w.bin"]]
+    assert [blob.name for blob in version.files] == ["model.onnx", "w.bin"]
+    assert world.sandbox.built == [["manifest.json", "model.onnx", "w.bin"]]
 
 
 def test_the_endings_of_a_package_may_have_capitals(world: World) -> None:
