@@ -236,7 +236,9 @@ def archives() -> Iterator[Case]:
         *NOT_ONNX,
     )
     yield bad(
-        "a size of 2^87 in base 256", packed(block(b"model.onnx", b"\x80" + b"\xff" * 11), GOOD)
+        "a size of 2^88 in base 256",
+        packed(block(b"model.onnx", b"\x80" + b"\xff" * 11), GOOD),
+        "TOO_LARGE",
     )
     yield bad("a size of -8 in base 256", packed(block(b"model.onnx", b"\xff" * 12), GOOD))
     yield bad("a size of 8 GiB in a kilobyte", packed(block(b"model.onnx", b"77777777777\0"), GOOD))
@@ -245,27 +247,11 @@ def archives() -> Iterator[Case]:
         "a wrong checksum", packed(bytes(bytearray(block(b"model.onnx", size)[:-1] + b"\1")), GOOD)
     )
     yield bad("a thousand files", tar(*((f"{n}.txt", b"") for n in range(1000))), "NO_MODEL")
-    yield bad(
-        "300,000 members in 1 MB",
-        lambda: gzip.compress(block(b"m", kind=b"2") * 300_000, 1),
-        "BAD_ARCHIVE",
-        *KILLED,
-    )
     yield bad("100,000 empty gzip members", tar(("a", b"")) + gzip.compress(b"") * 100_000)
     yield bad(
         "zeros, 1:1000 (T27)",
         lambda: tar(("model.onnx", bytes(150 * 1024 * 1024)), level=9),
         *NOT_ONNX,
-    )
-    yield bad(
-        "3 GB of zeros in 3 MB",
-        lambda: (
-            gzip.compress(block(b"model.onnx", b"30000000000\0"))
-            + gzip.compress(bytes(64 << 20), 9) * 48
-        ),
-        "BAD_ARCHIVE",
-        "TOO_LARGE",
-        *KILLED,
     )
     yield bad(
         "a damaged header after the model",
