@@ -32,7 +32,7 @@ TEXT = 256  # characters kept of a producer or an ignored file's name
 
 
 class _Files(Protocol):
-    """Files of an upload by path; the model is in package/ from the beginning."""
+    """Interface to the files of an upload by path; the model is unpacked."""
 
     model: str  # its path in the upload
 
@@ -75,7 +75,7 @@ def _has_manifest(files: _Files, path: str) -> bool:
 
 
 class _FolderFiles:
-    """Files of an upload that are already separate: a model, or the files of a manifest."""
+    """Separate files of an upload: a model, or those of a manifest."""
 
     def __init__(self, upload: Path, package: Path) -> None:
         self._package = package
@@ -190,7 +190,9 @@ def _unpacked(
 
 
 def _weights(graph: OnnxFile, form: Form, files: _Files, manifest: str) -> dict[str, str]:
-    """Check the model's weight files; return paths beside the model and new names.
+    """Check the model's weight files; return new names by path.
+
+    Paths are relative to the model.
 
     Raises:
         InvalidModel: `WEIGHTS_OUTSIDE`, `WEIGHTS_MISSING`, `WEIGHTS_TRUNCATED`, `BAD_FILE_NAME` or

@@ -1,4 +1,4 @@
-"""Reader of untrusted .tar.gz archives of every kind: v7, ustar, GNU and PAX.
+"""Reader of untrusted .tar.gz archives: v7, ustar, GNU and PAX.
 
 No file is created under a name from the archive, and links are never followed: the caller says
 where the content of a member goes. Members that it does not write are skipped by their size, so
@@ -35,7 +35,7 @@ _EMPTY = {
 }
 _SPARSE_PROBLEM = "a sparse file; pack it without --sparse (bsdtar: with --no-read-sparse)"
 _UNKNOWN_PROBLEM = "no regular file; pack it as one"
-_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]{1,512})=")  # of a PAX header: length, key
+_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]{1,512})=")  # length and key in a PAX header
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Member:
     stream: GzipStream
 
     def write(self, path: Path) -> None:
-        """Write the content to a new file, before the next member is asked for.
+        """Write the content to a new file; call it before the next member.
 
         Raises:
             InvalidModel: `BAD_ARCHIVE`.
@@ -63,7 +63,7 @@ class Member:
 
 @dataclass(slots=True)
 class _Extension:
-    """Fields that extended headers give the next member in place of its own."""
+    """Name and size of the next member from its extended headers."""
 
     name: bytes | None = None
     size_bytes: int | None = None
@@ -95,7 +95,7 @@ def read_archive(path: Path) -> Iterator[Member]:
 
 
 def _headers(stream: GzipStream) -> Iterator[bytes]:
-    """Yield the headers of a tar stream; the caller reads or skips what follows each.
+    """Yield the headers of a tar stream; the caller skips the content.
 
     Zeros end an archive, and another may follow them: `cat a.tar.gz b.tar.gz`.
     """
@@ -111,7 +111,7 @@ def _headers(stream: GzipStream) -> Iterator[bytes]:
 
 
 def _member(stream: GzipStream, header: bytes, extension: _Extension) -> Iterator[Member]:
-    """Yield a member unless it is a directory, and skip what the caller left of it."""
+    """Yield a member unless it is a directory, then skip its content."""
     kind = header[156:157]
     name = _name(header) if extension.name is None else extension.name
     if kind == b"\0" and name.endswith(b"/"):  # as tars before POSIX wrote directories
@@ -132,7 +132,7 @@ def _member(stream: GzipStream, header: bytes, extension: _Extension) -> Iterato
 
 
 def _skip_sparse_maps(stream: GzipStream, header: bytes) -> None:
-    """Skip the blocks that continue the map in the header of a GNU sparse file."""
+    """Skip the blocks that continue a GNU sparse file's map."""
     continues = header[482]
     while continues:
         continues = stream.read(BLOCK)[504]
@@ -149,7 +149,7 @@ def _extended(stream: GzipStream, header: bytes) -> bytes:
 
 
 def _extend(extension: _Extension, content: bytes, *, is_global: bool) -> None:
-    """Put name and size from a PAX header into `extension`; ignore other records."""
+    """Put name and size from a PAX header into `extension`."""
     records = dict(_records(content))
     if is_global:  # git archive's, for one, has a comment
         if {b"path", b"size"} & records.keys():
@@ -211,7 +211,7 @@ def _number(field: bytes, base: int) -> int | None:
 
 
 def _check_sum(header: bytes) -> None:
-    """Compare a header with its checksum; some old tars add up signed bytes."""
+    """Check a header's checksum, which old tars calculate from signed bytes."""
     rest = header[:148] + b" " * 8 + header[156:]
     stated, unsigned = _number(header[148:156], base=8), sum(rest)
     if stated != unsigned and stated != unsigned - 256 * sum(byte > 127 for byte in rest):

@@ -67,7 +67,7 @@ class GzipStream:
             raise bad_archive("it ends too early; upload it again")
 
     def _inflate(self) -> bool:
-        """Inflate a piece into the buffer; return False at the end of the file."""
+        """Inflate a piece into the buffer; return False at the end."""
         if self._inflater.eof and not self._begin_member():
             return False
         source = self._source or self._read_file()

@@ -1,4 +1,4 @@
-"""Locations of a model's external weights, and the flat names that replace them.
+"""Locations of external weights, and the flat names that replace them.
 
 A location is a path relative to the model: `model.onnx.data`, `./data/weights 1.bin`. Served files
 have flat names of ASCII, so the location in the model is overwritten, in the same number of bytes.
@@ -32,7 +32,7 @@ def weight_path(location: str) -> str:
 
 
 def bad_location(location: str) -> InvalidModel:
-    """Return the BAD_FILE_NAME error for weights that are no file beside the model."""
+    """Return the BAD_FILE_NAME error for a location outside the folder."""
     return InvalidModel(
         f"the model's weights are said to be in {shown(location)}: it has to be the path of a "
         "file in the model's folder, and neither the model nor the manifest",
@@ -41,12 +41,12 @@ def bad_location(location: str) -> InvalidModel:
 
 
 def normal(path: str) -> str:
-    """Return a path with each letter in its composed form; macOS may split é in two."""
+    """Return a path in composed letters; macOS may split é in two."""
     return unicodedata.normalize("NFC", path)
 
 
 def flat_names(locations: Iterable[str], reserved: Iterable[str]) -> dict[str, str]:
-    """Return a distinct file name for each path, short enough for its locations.
+    """Return a distinct file name for the path of each location.
 
     >>> flat_names(["w.bin", "./w.bin", "data/w.bin"], ["model.onnx"])
     {'w.bin': 'w.bin', 'data/w.bin': 'data_w.bin'}
@@ -75,7 +75,7 @@ def _flat_name(path: str, lengths: Sequence[int], used: set[str]) -> str:
 
 
 def _padded(name: str, length: int) -> str | None:
-    """Return a file name in exactly `length` bytes, or None if it cannot be padded to them.
+    """Return a file name padded to `length` bytes, or None.
 
     `./` or `.//` before a name changes nothing for the runtime.
     """
@@ -87,7 +87,7 @@ def _padded(name: str, length: int) -> str | None:
 
 
 def relocate(model: Path, locations: Mapping[str, Sequence[int]], names: Mapping[str, str]) -> None:
-    """Overwrite the locations in an ONNX file with the new names of their files.
+    """Overwrite the locations in an ONNX file with new names.
 
     `locations` has the positions of each location in the file, `names` those of `flat_names()`.
     """

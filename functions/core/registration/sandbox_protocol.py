@@ -24,8 +24,8 @@ from functions.core.uploads import Form
 MANIFEST_BYTES = 8 * 1024 * 1024
 REPORT_BYTES = 8 * 1024 * 1024  # one JSON answer; its largest field is the sample
 RESERVED_BYTES = 16 * 1024 * 1024  # kept free in the working directory
-WEIGHT_FILES = 4096  # of an upload; some exporters write a file for each tensor
-SERVED_FILES = 65  # of a version: a DynamoDB transaction of 100 items records them
+WEIGHT_FILES = 4096  # in an upload; some exporters write a file for each tensor
+SERVED_FILES = 65  # in a version; one DynamoDB transaction of 100 items records them
 IGNORED = 64  # names of unopened files in a version's record
 
 
