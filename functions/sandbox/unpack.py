@@ -32,7 +32,7 @@ TEXT = 256  # characters kept of a producer or an ignored file's name
 
 
 class _Files(Protocol):
-    """Interface to the files of an upload by path; the model is unpacked."""
+    """Interface to the files of an upload beside its model."""
 
     model: str  # its path in the upload
 

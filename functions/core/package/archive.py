@@ -52,7 +52,7 @@ class Member:
     stream: GzipStream
 
     def write(self, path: Path) -> None:
-        """Write the content to a new file; call it before the next member.
+        """Write the content to a new file, before asking for more members.
 
         Raises:
             InvalidModel: `BAD_ARCHIVE`.
@@ -194,7 +194,7 @@ def _normal(name: bytes) -> str:
 
 
 def _size(header: bytes) -> int:
-    """Return a header's size: octal, or in base 256 as GNU writes 8 GB and more."""
+    """Return a header's size: octal, or base 256 from 8 GB on."""
     field = header[124:136]
     size = int.from_bytes(field[1:], "big") if field[0] == 0x80 else _number(field, base=8)
     if size is None:
