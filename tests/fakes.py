@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from functions.adapters.clock import iso
 from functions.core.errors import Unavailable
 from functions.core.registration.registration import ObjectGone, PinnedObject
 from functions.core.registry.table import Conflict, Item, Put
@@ -69,12 +70,18 @@ class MemoryUploads:
 
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], dict[str, bytes]] = {}
+        self._written_s: dict[Source, int] = {}
+        self._now_s = 1_795_335_330
 
-    def put(self, bucket: str, key: str, content: bytes) -> str:
-        """Store a new version of an object and return its version id."""
+    def put(
+        self, bucket: str, key: str, content: bytes, version_id: str = "", pause_s: int = 1
+    ) -> str:
+        """Store a new version of an object, a while later, and return its version id."""
+        self._now_s += pause_s
         versions = self._objects.setdefault((bucket, key), {})
-        version_id = f"v{len(versions) + 1}"
+        version_id = version_id or f"v{len(versions) + 1}"
         versions[version_id] = content
+        self._written_s[Source(bucket, key, version_id)] = self._now_s
         return version_id
 
     def delete(self, bucket: str, key: str) -> None:
@@ -86,7 +93,15 @@ class MemoryUploads:
         if version_id is None or version_id not in versions:
             raise ObjectGone
         source = Source(bucket, key, version_id)
-        return PinnedObject(source, version_id, len(versions[version_id]))
+        written_at = iso(self._written_s[source] * 1000)
+        return PinnedObject(source, version_id, len(versions[version_id]), written_at)
+
+    def is_newer(self, source: Source, rival: Source) -> bool | None:
+        newest_first = reversed(self._objects.get((source.bucket, source.key), {}))
+        for version_id in newest_first:
+            if version_id in (source.object_version, rival.object_version):
+                return version_id == source.object_version
+        return None
 
     def fetch(self, pinned: PinnedObject, path: Path) -> None:
         source = pinned.source

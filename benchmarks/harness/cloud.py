@@ -221,6 +221,9 @@ class FileUploads:
     def fetch(self, pinned: PinnedObject, path: Path) -> None:
         shutil.copyfile(self.folder / pinned.source.bucket / pinned.source.key, path)
 
+    def is_newer(self, source: Source, rival: Source) -> bool | None:
+        return source.object_version > rival.object_version
+
 
 @dataclass(frozen=True, slots=True)
 class FileBlobs:

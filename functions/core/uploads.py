@@ -4,6 +4,7 @@ Notifications arrive at least once, late and in any order. S3 URL-encodes keys i
 EventBridge does not.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ from functions.core.foreign_formats import check_not_foreign
 from functions.core.names import is_model_name
 
 PREFIX = "models/"
+_SEQUENCER = re.compile(r"[0-9A-Fa-f]{1,64}", re.ASCII)
 PARTS = "parts"  # files in a folder parts/ are registered only through their manifest.json
 # Archives that SageMaker's jobs write beside the model
 BYSTANDERS = ("output.tar.gz", "sourcedir.tar.gz")
@@ -32,12 +34,14 @@ class Form(StrEnum):
 class Upload:
     """Uploaded S3 object (bucket, key, version id) that an event announces.
 
-    `version_id` is None if the event has none.
+    `version_id` is None if the event has none. `sequencer` orders the versions of one key by
+    `Version.is_written_after`; it is empty if the event has none.
     """
 
     bucket: str
     key: str
     version_id: str | None = None
+    sequencer: str = ""
 
 
 def single_events(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -79,7 +83,7 @@ def uploads_in(event: Mapping[str, Any]) -> Iterator[Upload]:
 def _uploads_in_eventbridge(event: Mapping[str, Any]) -> Iterator[Upload]:
     if event["detail-type"] == "Object Created":
         bucket, stored = event["detail"]["bucket"], event["detail"]["object"]
-        yield Upload(bucket["name"], stored["key"], stored.get("version-id") or None)
+        yield _upload(bucket["name"], stored["key"], stored.get("version-id"), stored)
 
 
 def _uploads_in_notification(event: Mapping[str, Any]) -> Iterator[Upload]:
@@ -87,7 +91,19 @@ def _uploads_in_notification(event: Mapping[str, Any]) -> Iterator[Upload]:
         if record["eventName"].removeprefix("s3:").startswith("ObjectCreated:"):
             bucket, stored = record["s3"]["bucket"], record["s3"]["object"]
             key = unquote_plus(stored["key"])
-            yield Upload(bucket["name"], key, stored.get("versionId") or None)
+            yield _upload(bucket["name"], key, stored.get("versionId"), stored)
+
+
+def _upload(bucket: str, key: str, version_id: str | None, stored: Mapping[str, Any]) -> Upload:
+    """Return an event's upload, with the sequencer of an exact version.
+
+    Otherwise the object may have been overwritten since the event.
+    """
+    sequencer = str(stored.get("sequencer") or "")
+    is_exact = version_id not in (None, "", "null")  # "null": stored without versioning
+    if not (is_exact and _SEQUENCER.fullmatch(sequencer)):
+        sequencer = ""
+    return Upload(bucket, key, version_id or None, sequencer)
 
 
 def model_and_form(key: str) -> tuple[str, Form] | None:

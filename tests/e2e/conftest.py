@@ -160,6 +160,25 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def upload_silently(api: Api) -> Callable[[str, bytes], str | None]:
+    """Return a function that uploads while the bucket sends no notifications."""
+
+    def upload(key: str, content: bytes) -> str | None:
+        notifications = api.s3.get_bucket_notification_configuration(Bucket=api.bucket)
+        notifications.pop("ResponseMetadata")
+        api.s3.put_bucket_notification_configuration(
+            Bucket=api.bucket, NotificationConfiguration={}
+        )
+        version_id = api.upload(key, content)
+        api.s3.put_bucket_notification_configuration(
+            Bucket=api.bucket, NotificationConfiguration=notifications
+        )
+        return version_id
+
+    return upload
+
+
+@pytest.fixture
 def onnx_file(tmp_path: Path) -> Path:
     path = tmp_path / "x.onnx"
     path.write_bytes(scale_model())

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import pytest
-
 from local.client import RunningStack
 from tests.e2e.conftest import Api
 from tests.models import scale_model
@@ -17,24 +15,6 @@ def invoke(stack: RunningStack, **event: Any) -> dict[str, Any]:
     answer = json.loads(reply["Payload"].read())
     assert "FunctionError" not in reply, answer
     return dict(answer)
-
-
-@pytest.fixture
-def upload_silently(api: Api) -> Any:
-    """Return a function that uploads while the bucket sends no notifications."""
-
-    def upload(key: str, content: bytes) -> None:
-        notifications = api.s3.get_bucket_notification_configuration(Bucket=api.bucket)
-        notifications.pop("ResponseMetadata")
-        api.s3.put_bucket_notification_configuration(
-            Bucket=api.bucket, NotificationConfiguration={}
-        )
-        api.upload(key, content)
-        api.s3.put_bucket_notification_configuration(
-            Bucket=api.bucket, NotificationConfiguration=notifications
-        )
-
-    return upload
 
 
 def test_an_upload_whose_event_was_lost_is_registered(

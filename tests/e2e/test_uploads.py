@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,36 @@ def test_a_second_version_moves_latest_and_leaves_prod(api: Api, model: str) -> 
         assert reply.headers["x-model-version"] == str(version)
         assert reply.headers.get("x-model-alias") == alias
     assert api.get(f"/v2/models/{model}").json["versions"] == ["1", "2"]
+
+
+def test_latest_is_the_last_of_five_uploads_without_a_pause(api: Api, model: str) -> None:
+    key = f"models/{model}/model.onnx"
+    for factor in range(1, 6):
+        api.upload(key, scale_model(float(factor)))
+    api.wait_ended(model, 5)
+
+    api.wait(
+        lambda: api.infer(model, [1, 1, 1], "latest").json["outputs"][0]["data"] == [5, 5, 5],
+        "latest to be the last upload",
+    )
+
+
+def test_direct_invocations_from_new_to_old_leave_latest_at_the_last_upload(
+    api: Api, stack: RunningStack, model: str, upload_silently: Callable[[str, bytes], str]
+) -> None:
+    key = f"models/{model}/model.onnx"
+    versions = [upload_silently(key, scale_model(float(factor))) for factor in range(1, 6)]
+    function = stack.client("lambda")
+
+    for version_id in reversed(versions):
+        reply = function.invoke(
+            FunctionName="RegisterFunction", Payload=event(api.bucket, key, version_id)
+        )
+        assert json.load(reply["Payload"])["versions"][0]["state"] == "READY"
+
+    latest = api.infer(model, [1, 1, 1], "latest")
+    assert latest.json["outputs"][0]["data"] == [5, 5, 5]
+    assert latest.headers["x-model-version"] == "1"
 
 
 def event(bucket: str, key: str, version_id: str | None) -> bytes:

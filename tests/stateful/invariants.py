@@ -11,13 +11,14 @@ I5  PENDING becomes READY or REJECTED, these become ARCHIVED; nothing else of a 
 I6  every upload ends: no version stays PENDING once all events were delivered (see machine.py)
 I7  audit records are numbered 1..revision without a gap and never change; replaying them gives
     the stored state
-I8  `latest` never moves back, and no newer version is READY
+I8  `latest` is the READY version whose upload was written last, and never moves back; `prod`
+    moves by itself once, to the first version that becomes READY
 I9  an existing alias can always be resolved (see machine.py)
 I10 an invalid upload is REJECTED with a reason, never READY; nothing else is stored
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,7 +165,8 @@ class Checker:
         assert revisions == list(range(1, meta["revision"] + 1)), (
             f"I7: revision {meta['revision']} of {revisions}"
         )
-        replay = Replay()
+        uploads = {number: self.sent[_address(item["source"])] for number, item in versions.items()}
+        replay = Replay(uploads, self.gone)
         for record in audit:
             replay.apply(record)
         stored = {
@@ -183,9 +185,9 @@ class Checker:
                 f"I7: {item} stored, {replay.history} by the audit"
             )
         ready = [number for number, state in states.items() if state == "READY"]
-        assert points.get("latest", 0) == max(ready, default=0), (
-            f"I8: latest of {ready} is {points.get('latest')}"
-        )
+        assert ("latest" in points) == bool(ready), f"I8: aliases {points} of {ready}"
+        newer = [number for number in ready if replay.is_newer(number, points["latest"])]
+        assert not newer, f"I8: latest is {points['latest']}, and {newer} were written later"
         ready_count = replay.ready
         assert meta.get("ready", 0) == ready_count, f"I2: {meta} after {ready_count} READY versions"
 
@@ -233,6 +235,8 @@ FOLLOWS = {
 class Replay:
     """State of a model, rebuilt from its audit records."""
 
+    uploads: Mapping[int, Sent]  # by version number
+    gone: Set[tuple[str, str]]  # (key, version id) of uploads that were deleted for good
     versions: dict[int, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
     history: dict[str, tuple[int | None, int]] = field(default_factory=dict)  # previous, moves
@@ -263,11 +267,26 @@ class Replay:
             assert self.versions[target]["state"] == "READY", (
                 f"I4: {record}, and the version is {self.versions[target]}"
             )
-            assert alias != "latest" or was is None or was < target, (
-                f"I8: latest moved back from {was} to {target}"
-            )
+            if alias == "latest" and was is not None:
+                assert not self.is_newer(was, target), (
+                    f"I8: latest moved back from {was} to {target}"
+                )
+            if alias == "prod" and record["action"] == "finish":
+                assert (was, self.ready) == (None, 1), f"I8: prod moved by itself: {record}"
             self.history[alias] = (was, moves + 1)
             self.aliases[alias] = target
+
+    def is_newer(self, number: int, rival: int) -> bool:
+        """Return True if a version's upload was written after another's.
+
+        S3 tells no order of a key's versions in one second once one of them is gone.
+        """
+        stored, other = self.uploads[number].stored, self.uploads[rival].stored
+        order, other_order = ((int(s.modified), s.key) for s in (stored, other))
+        if order != other_order:
+            return order > other_order
+        addresses = {(s.key, s.version_id) for s in (stored, other)}
+        return not addresses & self.gone and stored.modified > other.modified
 
 
 def _sorted(items: Rows, prefix: str) -> list[Rows]:

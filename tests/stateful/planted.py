@@ -148,10 +148,29 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "latest moves back": lambda: edited(
         (
             Registry,
-            "_commit_ready",
-            'if latest is None or latest["version"] < version.number:',
+            "_moves_at_ready",
+            "if newest is None or version.is_written_after(newest, is_newer):",
             "if True:",
         ),
+    ),
+    "latest follows the order of processing": lambda: edited(
+        (
+            Registry,
+            "_moves_at_ready",
+            "version.is_written_after(newest, is_newer)",
+            "version.number > newest.number",
+        ),
+    ),
+    "latest follows the events within a second": lambda: edited(
+        (
+            Version,
+            "is_written_after",
+            "newer = is_newer(self.source, rival.source)",
+            "newer = None",
+        ),
+    ),
+    "prod follows latest": lambda: edited(
+        (Registry, "_moves_at_ready", 'if prod is None and not meta.get("ready", 0):', "if True:"),
     ),
     "archive ignores aliases": lambda: edited((Registry, "archive", "if aliases:", "if False:")),
     "archive reads the aliases before META": aliases_read_before_meta,
@@ -188,6 +207,9 @@ FOUND_SOON = (  # within a few examples: these are part of `make test`
     "READY before the blob",
     "the latest bytes instead of the event's version",
     "latest moves back",
+    "latest follows the order of processing",
+    "latest follows the events within a second",
+    "prod follows latest",
     "a failure is acknowledged",
     "an alias without the READY check",
     "PENDING versions are not resumed",

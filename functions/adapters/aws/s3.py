@@ -13,7 +13,7 @@ from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
-from functions.adapters.clock import utc_now
+from functions.adapters.clock import iso, utc_now
 from functions.core.errors import Unavailable
 from functions.core.registration.registration import ObjectGone, PinnedObject
 from functions.core.registry.version import Blob, Source
@@ -54,7 +54,29 @@ class S3Uploads:
         with translate_errors(bucket):
             head = self._client.head_object(Bucket=bucket, Key=key, **selector)
         source = Source(bucket, key, object_version(head))
-        return PinnedObject(source, _version_id(head), head["ContentLength"])
+        written_at = iso_of(head["LastModified"])
+        return PinnedObject(source, _version_id(head), head["ContentLength"], written_at)
+
+    def is_newer(self, source: Source, rival: Source) -> bool | None:
+        """Return True if S3 wrote `source` after `rival`.
+
+        Both are versions of one key, of which S3 lists the newest first. A version that is gone
+        counts as older: in a bucket without versioning, another has replaced it. None if both are.
+
+        Raises:
+            Unavailable: S3 failed; try again.
+        """
+        pages = self._client.get_paginator("list_object_versions").paginate(
+            Bucket=source.bucket, Prefix=source.key
+        )
+        with translate_errors(source.bucket):
+            for listed in (listed for page in pages for listed in page.get("Versions", ())):
+                if listed["Key"] != source.key:  # S3 lists `source.key` before longer keys
+                    return None
+                version = object_version(listed)
+                if version in (source.object_version, rival.object_version):
+                    return version == source.object_version
+        return None
 
     def fetch(self, pinned: PinnedObject, path: Path) -> None:
         """Download one exact version of an S3 object to a file.
@@ -194,6 +216,11 @@ def object_version(reply: Mapping[str, Any]) -> str:
     `reply` is a HEAD reply or an entry of a listing.
     """
     return _version_id(reply) or str(reply["ETag"]).strip('"')
+
+
+def iso_of(time: datetime) -> str:
+    """Format a datetime of boto3 as UTC in ISO 8601."""
+    return iso(round(time.timestamp() * 1000))
 
 
 def _version_id(reply: Mapping[str, Any]) -> str | None:

@@ -5,8 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from functions.adapters.aws.s3 import CHUNK, object_version, translate_errors
-from functions.adapters.clock import iso
+from functions.adapters.aws.s3 import CHUNK, iso_of, object_version, translate_errors
 from functions.core.registration.registration import ObjectGone
 from functions.core.registry.reconciler import StoredObject
 from functions.core.registry.version import Blob
@@ -125,5 +124,5 @@ def _markers(reply: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _stored_object(bucket: str, listed: Mapping[str, Any]) -> StoredObject:
-    stored_at = iso(round(listed["LastModified"].timestamp() * 1000))
+    stored_at = iso_of(listed["LastModified"])
     return StoredObject(bucket, listed["Key"], object_version(listed), stored_at)

@@ -47,16 +47,18 @@ class PinnedObject:
     source: Source
     version_id: str | None  # None in a bucket without versions: reads are conditional on the ETag
     size_bytes: int
+    written_at: str = ""  # S3's LastModified, in ISO 8601; empty if the object is gone
 
 
 class Uploads(Protocol):
-    """Interface to the S3 bucket of uploads: pin and download objects.
+    """Interface to the S3 bucket of uploads: pin, download and order objects.
 
     `adapters/aws/s3.py` documents the methods.
     """
 
     def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject: ...
     def fetch(self, pinned: PinnedObject, path: Path) -> None: ...
+    def is_newer(self, source: Source, rival: Source) -> bool | None: ...
 
 
 class BlobStore(Protocol):
@@ -101,9 +103,10 @@ class Registration:
         version = self.registry.claim(model, pinned.source)
         if version.state is not State.PENDING:
             return version
+        version = replace(version, written_at=pinned.written_at, sequencer=upload.sequencer)
         with tempfile.TemporaryDirectory(prefix="register-") as name:
             result = self._build_or_reject(version, form, pinned, Path(name))
-            return self.registry.finish(result)
+            return self.registry.finish(result, is_newer=self.uploads.is_newer)
 
     def _pin(self, upload: Upload) -> PinnedObject | None:
         try:

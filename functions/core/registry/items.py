@@ -184,6 +184,8 @@ def version_to_item(version: Version) -> Item:
         "attempts": version.attempts,
         "claimed_at": version.claimed_at or version.created_at,
         "damaged": version.damaged,
+        "written_at": version.written_at,
+        "sequencer": version.sequencer,
     }
     if version.state is State.PENDING:
         item["pending"] = "PENDING"  # partition key of the index of PENDING versions
@@ -220,4 +222,6 @@ def version_from_item(item: Item) -> Version:
         notes=tuple(item.get("notes", ())),
         sample=Blob(**sample) if sample else None,
         damaged=item["damaged"],
+        written_at=item.get("written_at", ""),
+        sequencer=item.get("sequencer", ""),
     )

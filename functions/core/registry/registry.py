@@ -20,12 +20,12 @@ Every write to a model is one transaction that moves META.revision from r to r +
 condition that it is still r. Writes to one model are therefore serial, each has exactly one audit
 record, and a writer that loses a race reads again and decides again. Items read after META are no
 older than META, so either the decision made from both is still right or its transaction fails.
-Nothing here depends on a clock.
+Nothing here depends on a clock, except the order of uploads, which is by S3's.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -68,6 +68,7 @@ from functions.core.registry.version import (
     Alias,
     Change,
     Failure,
+    IsNewer,
     Reason,
     Resolved,
     Source,
@@ -273,20 +274,28 @@ class Registry:
         self._commit(version.model, meta, [put], change)
         return claimed
 
-    def finish(self, version: Version, *, actor: str = "register") -> Version:
+    def finish(
+        self,
+        version: Version,
+        *,
+        actor: str = "register",
+        is_newer: IsNewer = lambda *_: None,
+    ) -> Version:
         """End a registration as READY or REJECTED; return the stored version.
 
         Only the first end counts; later ones change nothing. In the same transaction, a READY
-        version becomes `latest` if it is the newest and `prod` if it is the model's first, and
-        its blobs are recorded: no reader sees one without the other.
+        version becomes `latest` if its upload was written last and `prod` if it is the first that
+        is READY, and its blobs are recorded: no reader sees one without the other. `is_newer` is
+        asked about two uploads of one key and second (`Version.is_written_after`).
 
         Raises:
-            Unavailable: the table failed, or too many writers interfered.
+            Unavailable: the table or `is_newer` failed, or too many writers interfered.
         """
-        return self._finish(version.model, replace(version, finished_at=self._now()), actor)
+        ended = replace(version, finished_at=self._now())
+        return self._finish(version.model, ended, actor, is_newer)
 
     @_retried
-    def _finish(self, model: str, version: Version, actor: str) -> Version:
+    def _finish(self, model: str, version: Version, actor: str, is_newer: IsNewer) -> Version:
         pk = model_pk(model)
         sks = ("META", version_sk(version.number), alias_sk(NEWEST_ALIAS), alias_sk(DEFAULT_ALIAS))
         meta, stored, latest, prod = self._table.get([(pk, sk) for sk in sks])
@@ -299,7 +308,8 @@ class Registry:
         version = replace(version, **claims)
         end = Put(version_to_item(version), {"state": State.PENDING.value, **claims})
         if version.state is State.READY:
-            self._commit_ready(version, end, meta, latest, prod, actor)
+            moves = self._moves_at_ready(version, meta, latest, prod, is_newer)
+            self._commit_ready(version, end, meta, moves, actor)
         else:
             before, after = {"state": State.PENDING.value}, {"state": version.state.value}
             reason = {"reason": reason_to_record(version.reason)} if version.reason else {}
@@ -312,17 +322,10 @@ class Registry:
         version: Version,
         end: Put,
         meta: Item,
-        latest: Item | None,
-        prod: Item | None,
+        moves: Mapping[str, Item | None],
         actor: str,
     ) -> None:
         """Commit a READY version with its blob records and alias moves."""
-        ready = meta.get("ready", 0) + 1
-        moves = {}
-        if latest is None or latest["version"] < version.number:
-            moves[NEWEST_ALIAS] = latest
-        if ready == 1 and prod is None:
-            moves[DEFAULT_ALIAS] = prod
         puts = [end]
         puts += [
             alias_put(version.model, name, version.number, item) for name, item in moves.items()
@@ -332,7 +335,28 @@ class Registry:
         before = {"state": State.PENDING.value, "aliases": targets}
         after = {"state": version.state.value, "aliases": dict.fromkeys(moves, version.number)}
         change = Change("finish", actor, version.number, before, after)
-        self._commit(version.model, meta, puts, change, ready=ready)
+        self._commit(version.model, meta, puts, change, ready=meta.get("ready", 0) + 1)
+
+    def _moves_at_ready(
+        self,
+        version: Version,
+        meta: Item,
+        latest: Item | None,
+        prod: Item | None,
+        is_newer: IsNewer,
+    ) -> dict[str, Item | None]:
+        """Return the stored items of the aliases that a READY version takes.
+
+        `prod` never moves by itself, also not to an older upload that is READY later: callers
+        would get another model although nobody has decided it.
+        """
+        moves = {}
+        newest = self._stored(version.model, latest["version"]) if latest else None
+        if newest is None or version.is_written_after(newest, is_newer):
+            moves[NEWEST_ALIAS] = latest
+        if prod is None and not meta.get("ready", 0):
+            moves[DEFAULT_ALIAS] = prod
+        return moves
 
     # --- aliases and archive
 
@@ -344,7 +368,7 @@ class Registry:
         Nothing changes if it points there already.
 
         `expected` is the alias's revision as the caller saw it, 0 for an alias that did not exist,
-        None for any. `latest` follows the newest READY version and cannot be moved by callers.
+        None for any. `latest` follows the uploads and cannot be moved by callers.
 
         Raises:
             InvalidRequest: `name` is no alias, or `latest`.
@@ -635,7 +659,7 @@ def _check_movable(name: str) -> None:
         raise InvalidRequest(f"{shown(name)} is no alias: lower case, beginning with a letter")
     if name == NEWEST_ALIAS:
         raise InvalidRequest(
-            f"{NEWEST_ALIAS} follows the newest READY version by itself; move another alias"
+            f"{NEWEST_ALIAS} is the READY version uploaded last, by itself; move another alias"
         )
 
 

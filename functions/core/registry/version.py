@@ -1,7 +1,7 @@
 """Model version and its parts: state, source, blobs, alias, rejection reason."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -38,6 +38,10 @@ class Source:
         return hashlib.sha256(address.encode()).hexdigest()
 
 
+# True if storage wrote the first after the second, a version of the same key; None if unknown.
+IsNewer = Callable[[Source, Source], bool | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """Stored file of a model version: name, SHA-256 and size.
@@ -67,8 +71,9 @@ class Reason:
 class Version:
     """Registered model version: state, source, files, signature and measurements.
 
-    The first seven fields are known from the first claim on, `finished_at` once the registration
-    has ended, `reason` if it was rejected, and the rest, except `damaged`, once it is READY.
+    The first seven fields are known from the first claim on, `finished_at`, `written_at` and
+    `sequencer` once the registration has ended, `reason` if it was rejected, and the rest, except
+    `damaged`, once it is READY.
     """
 
     model: str
@@ -92,6 +97,8 @@ class Version:
     notes: tuple[str, ...] = ()  # choices that registration made, each with its reason
     sample: Blob | None = None  # example request with its response
     damaged: str | None = None  # missing or altered blob that the reconciler found
+    written_at: str = ""  # S3's LastModified of the upload: whole seconds, in ISO 8601
+    sequencer: str = ""  # hexadecimal order of S3's events of one key, if the event had it
 
     @property
     def digest(self) -> str:
@@ -116,6 +123,34 @@ class Version:
         """
         extra = (blob for blob in (self.manifest, self.sample) if blob)
         return tuple({blob.sha256: blob for blob in (*self.files, *extra)}.values())
+
+    def is_written_after(self, rival: "Version", is_newer: IsNewer) -> bool:
+        """Return True if this version's upload was written after another's.
+
+        S3's LastModified decides: the time of the write, or of a multipart upload's beginning, in
+        whole seconds. In one second, versions of one key follow the sequencers of their events or,
+        if one lacks it, S3's listing; different keys follow their names. So the order does not
+        depend on when or how often the uploads are registered.
+        """
+        if self._written != rival._written:
+            return self._written > rival._written
+        if self.sequencer and rival.sequencer:
+            return _padded(self.sequencer) > _padded(rival.sequencer)
+        newer = is_newer(self.source, rival.source)
+        return self.number > rival.number if newer is None else newer
+
+    @property
+    def _written(self) -> tuple[str, str, str]:
+        """Time and address of the write.
+
+        Records of earlier releases lack the time. They count as written when they were claimed.
+        """
+        return self.written_at or self.created_at, self.source.bucket, self.source.key
+
+
+def _padded(sequencer: str) -> str:
+    """Pad a sequencer on the right, as AWS prescribes for comparison."""
+    return sequencer.upper().ljust(64, "0")
 
 
 @dataclass(frozen=True, slots=True)

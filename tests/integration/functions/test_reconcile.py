@@ -155,6 +155,41 @@ def test_lost_uploads_of_one_key_register_in_upload_order(world: World) -> None:
     ]
 
 
+@pytest.mark.parametrize("order", [(3, 0, 1, 2), (0, 3, 2, 1), (1, 2, 0, 3)], ids=str)
+def test_latest_is_the_last_upload_when_lost_events_come_in_any_order(
+    world: World, order: tuple[int, ...]
+) -> None:
+    uploads = [world.upload("models/m/x.onnx", scale_model(float(n))) for n in range(4)]
+    world.lose_events()
+    world.ahead = 2 * HOUR
+    for index in order[:2]:  # the events of the others are lost
+        world.registration.register(uploads[index])
+
+    assert world.reconciler.run().lost_uploads == 2
+    world.deliver()
+
+    newest = world.registry.resolve("m", "latest").version
+    assert newest.source == world.source(uploads[-1])
+    assert len(world.registry.versions("m")) == 4
+
+
+def test_uploads_under_events_without_a_version_are_found(world: World) -> None:
+    uploads = [world.upload("models/m/x.onnx", scale_model(float(n))) for n in range(3)]
+    world.lose_events()
+    for upload in uploads:
+        world.registration.register(Upload(upload.bucket, upload.key))
+    assert len(world.registry.versions("m")) == 1
+    world.ahead = 2 * HOUR
+
+    assert world.reconciler.run().lost_uploads == 2
+    world.deliver()
+
+    sources = {version.source for version in world.registry.versions("m")}
+    assert sources == {world.source(upload) for upload in uploads}
+    newest = world.registry.resolve("m", "latest").version
+    assert newest.source == world.source(uploads[-1])
+
+
 def test_recent_deleted_and_other_objects_are_not_resent(world: World) -> None:
     world.upload("models/m/deleted.onnx")
     world.s3.delete_object(Bucket=world.artifacts, Key="models/m/deleted.onnx")

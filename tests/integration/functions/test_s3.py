@@ -1,9 +1,12 @@
 """S3 adapters: exact versions, retries, concurrent changes and errors."""
 
 import hashlib
+import itertools
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import boto3
+import moto.s3.models
 import pytest
 from botocore.exceptions import ClientError
 
@@ -119,6 +122,84 @@ def test_a_deleted_object_still_gives_its_named_version(bucket: str, tmp_path: P
     assert fetch(uploads, uploads.pin(bucket, KEY, version), tmp_path / "m") == b"first"
     with pytest.raises(ObjectGone):
         uploads.pin(bucket, KEY, None)
+
+
+def stored_versions(bucket: str, keys: str) -> list[Source]:
+    """Store an object at each key, in this order, a tenth of a second apart."""
+    ticks = itertools.count()
+    with pytest.MonkeyPatch.context() as patched:
+        second = datetime(2026, 11, 22, 8, 15, 30)  # naive, as moto's clock
+        tick = lambda: second + timedelta(milliseconds=100 * next(ticks))  # noqa: E731
+        patched.setattr(moto.s3.models, "utcnow", tick)
+        s3 = boto3.client("s3")
+        return [
+            Source(bucket, key, s3.put_object(Bucket=bucket, Key=key, Body=b"m")["VersionId"])
+            for key in keys.split()
+        ]
+
+
+def test_a_pinned_object_says_when_it_was_written_in_seconds(bucket: str) -> None:
+    *_, source = stored_versions(bucket, "k k k")
+
+    pinned = S3Uploads(boto3.client("s3")).pin(bucket, "k", source.object_version)
+
+    assert pinned.written_at == "2026-11-22T08:15:30.000Z"
+
+
+def test_the_listing_orders_versions_of_one_second(bucket: str) -> None:
+    s3 = boto3.client("s3")
+    s3.meta.events.register(  # two versions a page
+        "provide-client-params.s3.ListObjectVersions", lambda params, **_: {**params, "MaxKeys": 2}
+    )
+    uploads = S3Uploads(s3)
+    sources = stored_versions(bucket, "k k-2 k k/3 k k j k")
+    versions = [source for source in sources if source.key == "k"]
+
+    for (older, source), (newer, rival) in itertools.combinations(enumerate(versions), 2):
+        assert older < newer
+        assert uploads.is_newer(rival, source) is True
+        assert uploads.is_newer(source, rival) is False
+
+
+def test_a_version_that_is_gone_counts_as_older(bucket: str) -> None:
+    s3 = boto3.client("s3")
+    uploads = S3Uploads(s3)
+    first, second, _ = stored_versions(bucket, "k k k-2")
+    s3.delete_object(Bucket=bucket, Key="k", VersionId=second.object_version)
+    assert uploads.is_newer(first, second) is True
+    assert uploads.is_newer(second, first) is False
+
+    s3.delete_object(Bucket=bucket, Key="k", VersionId=first.object_version)
+    assert uploads.is_newer(first, second) is None
+
+
+def test_an_overwritten_object_counts_as_older_without_versioning(deployed: Deployed) -> None:
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="plain")
+    uploads = S3Uploads(s3)
+    sources = []
+    for content in (b"first", b"other"):
+        s3.put_object(Bucket="plain", Key=KEY, Body=content)
+        sources.append(uploads.pin("plain", KEY, None).source)
+
+    assert uploads.is_newer(sources[1], sources[0]) is True
+    assert uploads.is_newer(sources[0], sources[1]) is False
+
+
+def test_an_order_that_storage_does_not_tell_is_unavailable(bucket: str) -> None:
+    s3 = boto3.client("s3")
+    source, rival = stored_versions(bucket, "k k")
+
+    def denied(**_: object) -> None:
+        raise ClientError(
+            {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}},
+            "ListObjectVersions",
+        )
+
+    s3.meta.events.register("before-send.s3", denied)
+
+    with pytest.raises(Unavailable, match="denied"):
+        S3Uploads(s3).is_newer(source, rival)
 
 
 def test_a_blob_is_stored_once(blobs: S3Blobs, tmp_path: Path, deployed: Deployed) -> None:

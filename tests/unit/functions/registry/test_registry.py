@@ -278,7 +278,7 @@ def test_a_move_from_an_outdated_revision_is_refused(registry: Registry) -> None
 @pytest.mark.parametrize(
     ("alias", "number", "error", "text"),
     [
-        ("latest", 1, InvalidRequest, "latest follows the newest READY version by itself"),
+        ("latest", 1, InvalidRequest, "latest is the READY version uploaded last, by itself"),
         ("7", 1, InvalidRequest, "'7' is no alias"),
         ("Prod\n", 1, InvalidRequest, "is no alias"),
         ("prod", 9, ModelNotFound, "'m' version 9 is not found"),

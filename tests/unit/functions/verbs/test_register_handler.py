@@ -44,7 +44,7 @@ class Uploads(MemoryUploads):
     """Bucket in memory whose objects have chosen version ids."""
 
     def add(self, key: str, content: bytes, version_id: str) -> None:
-        self._objects.setdefault((BUCKET, key), {})[version_id] = content
+        self.put(BUCKET, key, content, version_id)
 
 
 def load(name: str) -> dict[str, Any]:
