@@ -113,6 +113,7 @@ def test_the_thousandth_model_and_version_cost_as_much_as_the_first(
 ) -> None:
     first = counted.register("m", 1.0)
     second = counted.register("second", 2.0)
+    second_version = counted.register("second", 5.0)
     counted.seed(models=MANY - 3, versions=MANY - 1)
 
     thousandth_model = counted.register("last", 3.0)
@@ -120,8 +121,11 @@ def test_the_thousandth_model_and_version_cost_as_much_as_the_first(
 
     assert len({model for model, *_ in counted.registry.listing()}) == MANY
     assert len(counted.registry.versions("m")) == MANY
-    assert first == second == thousandth_model == thousandth_version
+    assert first == second == thousandth_model
+    assert second_version == thousandth_version
     assert first["dynamodb.BatchGetItem"] <= 2
+    # A further version is compared with the one that `latest` points at.
+    assert second_version - first == {"dynamodb.BatchGetItem": 1}
     assert first["dynamodb.TransactWriteItems"] == 2
     assert not [call for call in first if "List" in call or "Scan" in call or "Query" in call]
 
