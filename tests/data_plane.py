@@ -69,7 +69,11 @@ class ScaleSession:
         self.timeouts: list[float] = []
 
     def run(
-        self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float
+        self,
+        inputs: Mapping[str, Tensor],
+        outputs: Sequence[str],
+        timeout_s: float,
+        reply_bytes_max: int | None = None,  # its outputs are small
     ) -> dict[str, Tensor]:
         self.timeouts.append(timeout_s)
         self.runtime.runs.append(self.factor)

@@ -10,6 +10,7 @@ MB = 1024 * 1024
 OUTSIDE_MB = 128
 PROCESS_MB = 48  # Python and ONNX Runtime's library before the first model (measured: 39-42 MB)
 MODELS_SHARE = 0.6  # models' part of the memory beyond PROCESS_MB; the rest is for requests
+IDLE_MIN_MB = 32  # stacks of threads, caches and gaps in the heap, beyond PROCESS_MB and models
 INIT_SECONDS = 10  # Lambda restarts INIT after 10 s
 # Part of INIT_SECONDS for Lambda's work before the process starts and ours after preloading.
 INIT_RESERVE_SECONDS = 2.5
@@ -43,6 +44,17 @@ def models_bytes(memory_mb: int) -> int:
     (1699, 201)
     """
     return int(MODELS_SHARE * max(0, ceiling_bytes(memory_mb) - PROCESS_MB * MB))
+
+
+def idle_bytes(memory_mb: int, held_bytes: int) -> int:
+    """Return the private memory a process may use between requests.
+
+    `held_bytes` are those of its loaded models. The rest is promised to requests and other models.
+
+    >>> idle_bytes(3008, 0) // MB, idle_bytes(512, 100 * MB) // MB
+    (228, 180)
+    """
+    return PROCESS_MB * MB + held_bytes + max(IDLE_MIN_MB * MB, ceiling_bytes(memory_mb) // 16)
 
 
 def memory_mb_for(resident_bytes: int, peak_bytes: int) -> int:

@@ -1,10 +1,12 @@
 """Process memory limit, and malloc and stack settings that save memory."""
 
 import ctypes
+import gc
 import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from functions.adapters.lambda_size import MB
@@ -55,6 +57,24 @@ def keep_stacks_small() -> None:
         _libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(NATIVE_STACK_KB * 1024))
         _libc.pthread_setattr_default_np(attributes)
         _libc.pthread_attr_destroy(attributes)
+
+
+def data_bytes() -> int:
+    """Return this process's private writable memory, which RLIMIT_DATA limits."""
+    pages = Path("/proc/self/statm").read_bytes().split()[5]  # proc_pid_statm(5): data + stack
+    return int(pages) * resource.getpagesize()
+
+
+def is_restored(level_bytes: int) -> bool:
+    """Return freed memory to the system; report if no more than `level_bytes` is in use.
+
+    What stays is used, or lies in a heap between used pieces: memory for small objects that no
+    model can be loaded into.
+    """
+    gc.collect()
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+    return data_bytes() <= level_bytes
 
 
 @contextmanager

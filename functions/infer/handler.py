@@ -44,6 +44,8 @@ OK = int(HTTPStatus.OK)
 PATHS = 256  # paths whose route is cached
 HEADER_LOWER = HEADER.lower()
 
+# After a reply with one of these codes, memory may be missing for the next request.
+SHORTAGES = frozenset({"OUT_OF_MEMORY", "TIMED_OUT", "MODELS_BUSY", "MODEL_TOO_LARGE"})
 OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
 
 STATUS: Mapping[type[PlatformError], HTTPStatus] = {
@@ -106,11 +108,14 @@ def make_handler(
     write: Callable[[str], object] | None = None,
     sample_rate: float = 1.0,
     chance: Callable[[], float] = random.random,
+    after_shortage: Callable[[dict[str, Any], str], None] = lambda *_: None,
 ) -> Handler:
     """Return the Lambda handler of all /v2 routes, bound to `service`.
 
     `write` receives log lines; the default is stdout. Of the successful requests without a cold
-    start, the share `sample_rate` is logged; every other request always is.
+    start, the share `sample_rate` is logged; every other request always is. `after_shortage` gets
+    the reply to a request that ran out of memory or time, and Lambda's id of the invocation; it may
+    post the reply and end the process.
 
     The handler answers every event. An error that is no PlatformError is a bug: it is logged, and
     the environment continues.
@@ -139,7 +144,11 @@ def make_handler(
         rate = 1.0 if cold or response.status >= 300 else sample_rate
         if rate == 1 or chance() < rate:
             log(_line(exchange, response, cold, rate) + "\n")
-        return response.to_event()
+        reply = response.to_event()
+        if exchange.code in SHORTAGES:
+            exchange.call.body = b""
+            after_shortage(reply, getattr(context, "aws_request_id", ""))
+        return reply
 
     return lambda_handler
 
@@ -163,11 +172,12 @@ def _respond(
     except PlatformError as error:
         return _refusal(error, exchange)
     except MemoryError:
-        return _refusal(PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY"), exchange)
+        exchange.call.body = b""  # answered below, where the traceback holds no memory any more
     except Exception as error:
         log(bug_line(error, exchange.request_id) + "\n")
         status = HTTPStatus.INTERNAL_SERVER_ERROR
         return _error(status, "internal error", "INTERNAL_ERROR", exchange)
+    return _refusal(PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY"), exchange)
 
 
 def _answer(

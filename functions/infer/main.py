@@ -5,8 +5,11 @@ prefetch.py.
 """
 
 import os
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from functions.adapters.aws_http.blobs import BlobReader
 from functions.adapters.aws_http.client import Client
@@ -17,11 +20,12 @@ from functions.adapters.dynamodb_table import ItemTable
 from functions.adapters.lambda_size import (
     MB_PER_CPU,
     ceiling_bytes,
+    idle_bytes,
     init_seconds,
     models_bytes,
     threads_for,
 )
-from functions.adapters.memory import limit_memory
+from functions.adapters.memory import is_restored, limit_memory
 from functions.adapters.onnx.lazy import LazyRuntime
 from functions.adapters.scratch import Scratch
 from functions.core.registry.registry import Registry
@@ -56,6 +60,19 @@ models = ModelCache(blobs, runtime, memory_bytes=models_bytes(size_mb), director
 resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")), Elapsed())
 
 
+def end_if_starved(reply: dict[str, Any], request_id: str) -> None:
+    """End this environment if memory that a request took is not back; answer first."""
+    runtime_api = os.environ.get("AWS_LAMBDA_RUNTIME_API")
+    if not runtime_api or is_restored(idle_bytes(size_mb, models.held_bytes()[0])):
+        return
+    with suppress(OSError, MemoryError):  # this environment goes on, and tries again another time
+        from functions.adapters.last_answer import answer_and_exit
+
+        sys.stdout.write('{"level":"WARNING","message":"this environment ends, short of memory"}\n')
+        sys.stdout.flush()
+        answer_and_exit(runtime_api, reply, request_id)
+
+
 def make() -> Handler:
     """Import the remaining modules and return the inference handler."""
     runtime.import_runtime()
@@ -64,7 +81,8 @@ def make() -> Handler:
     from functions.infer.handler import make_handler
 
     service = InferenceService(registry, resolver, models, Statistics())
-    return make_handler(service, sample_rate=float(os.environ.get("LOG_SAMPLE_RATE", "1")))
+    sample_rate = float(os.environ.get("LOG_SAMPLE_RATE", "1"))
+    return make_handler(service, sample_rate=sample_rate, after_shortage=end_if_starved)
 
 
 prefetching = PrefetchingHandler(make, resolver, models)

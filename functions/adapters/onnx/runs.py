@@ -10,6 +10,7 @@ from ctypes import (
     POINTER,
     Structure,
     byref,
+    c_char,
     c_char_p,
     c_int,
     c_int64,
@@ -24,14 +25,17 @@ from ctypes import (
 from itertools import pairwise
 from typing import Any
 
-from functions.adapters.onnx.capi import ELEMENT_DATATYPES, Library
-from functions.core.errors import ExecutionFailed
+from functions.adapters.onnx.capi import ELEMENT_DATATYPES, FAIL, Library, OrtError
+from functions.core.errors import ExecutionFailed, PayloadTooLarge, shown
 from functions.core.protocol.signature import DATATYPES
 from functions.core.protocol.tensors import Tensor
 
 # Number of a datatype in ONNXTensorElementDataType.
 ELEMENTS = {datatype: number for number, datatype in ELEMENT_DATATYPES.items()}
 _STRING = ELEMENTS["BYTES"]
+# Bytes of an output for one byte of a reply, at most: an INT64 is 8 bytes, or 2 in JSON ("0,").
+SHRINKAGE = 4
+_C_INT_MAX = 2**31 - 1
 _SHAPES = [c_int64 * rank for rank in range(9)]  # array types by rank; making one takes time
 
 
@@ -103,6 +107,8 @@ class Run:
         api.CreateTensorAsOrtValue(self._library.allocator, shape, len(shape), _STRING, slot)
         value, buffer = cast(slot, POINTER(c_void_p))[0], c_void_p()
         for at, element in enumerate(tensor.data):
+            if self.terminated:
+                raise OrtError("the time was over before the run", FAIL)
             api.GetResizedStringTensorElementBuffer(value, at, len(element), byref(buffer))
             memmove(buffer, element, len(element))
 
@@ -125,11 +131,12 @@ class Run:
             outputs,
         )
 
-    def read_output(self, value: int | None) -> Tensor:
+    def read_output(self, name: str, value: int | None, reply_bytes_max: int | None) -> Tensor:
         """Copy a model output from ONNX Runtime's memory to a tensor.
 
         Raises:
             ExecutionFailed: there is no value.
+            PayloadTooLarge: a reply of `reply_bytes_max` cannot hold it; it is not copied.
         """
         if not value:
             raise ExecutionFailed("the model gave no value for an output")
@@ -138,20 +145,24 @@ class Run:
         shape = tuple(info.sizes[: info.rank]) if info.rank else ()
         datatype = ELEMENT_DATATYPES[info.element]
         if datatype == "BYTES":
-            return Tensor(datatype, shape, self._read_strings(value, math.prod(shape)))
+            count, size = math.prod(shape), c_size_t()
+            api.GetStringTensorDataLength(value, byref(size))
+            if reply_bytes_max is not None and 3 * count + size.value > reply_bytes_max:
+                raise _too_large(name, shape, 3 * count + size.value, reply_bytes_max)
+            return Tensor(datatype, shape, self._read_strings(value, count, size))
         size_bytes = math.prod(shape) * (DATATYPES[datatype] or 0)
+        if reply_bytes_max is not None and size_bytes > SHRINKAGE * reply_bytes_max:
+            raise _too_large(name, shape, size_bytes, reply_bytes_max)
         api.GetTensorMutableData(value, self._data_pointer)
-        return Tensor(datatype, shape, string_at(info.data, size_bytes) if size_bytes else b"")
+        return Tensor(datatype, shape, _copy(info.data, size_bytes) if size_bytes else b"")
 
-    def _read_strings(self, value: int, count: int) -> list[bytes]:
+    def _read_strings(self, value: int, count: int, size: c_size_t) -> list[bytes]:
         """Return the strings of an ONNX Runtime string tensor as bytes.
 
         All are copied into one buffer, which is cut at their offsets.
         """
         if not count:
             return []
-        size = c_size_t()
-        self._api.GetStringTensorDataLength(value, byref(size))
         buffer, offsets = create_string_buffer(max(1, size.value)), (c_size_t * count)()
         self._api.GetStringTensorContent(value, buffer, size.value, offsets, count)
         text, bounds = buffer.raw[: size.value], [*offsets, size.value]
@@ -164,3 +175,17 @@ class Run:
                 if value:
                     self._api.ReleaseValue(value)
                     values[at] = None
+
+
+def _copy(address: int, size_bytes: int) -> bytes:
+    """Copy native memory to bytes; ctypes.string_at takes a size of less than 2 GB."""
+    if size_bytes <= _C_INT_MAX:
+        return string_at(address, size_bytes)
+    return bytes((c_char * size_bytes).from_address(address))
+
+
+def _too_large(name: str, shape: tuple[int, ...], size_bytes: int, limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"output {shown(name)} of shape {shown(list(shape))} takes {size_bytes} bytes and a reply "
+        f"at most {limit}: send fewer rows or other sizes, or ask for fewer outputs"
+    )

@@ -175,14 +175,20 @@ class OnnxSession:
         return read_signature(self._library, self._handle, path)
 
     def run(
-        self, inputs: Mapping[str, Tensor], outputs: Sequence[str], timeout_s: float
+        self,
+        inputs: Mapping[str, Tensor],
+        outputs: Sequence[str],
+        timeout_s: float,
+        reply_bytes_max: int | None = None,
     ) -> dict[str, Tensor]:
         """Run the model within a time limit and return its outputs.
 
-        `inputs` has a tensor for every declared input.
+        `inputs` has a tensor for every declared input. An output that a reply of `reply_bytes_max`
+        cannot hold is not copied.
 
         Raises:
             ExecutionFailed: the model failed on these values.
+            PayloadTooLarge: an output exceeds `reply_bytes_max`.
             OrtError: it failed, and not because of them.
             TimedOut: it was stopped after `timeout_s`.
             MemoryError: it asked for more memory than there is.
@@ -195,7 +201,10 @@ class OnnxSession:
             for name, slot in zip(self._inputs, run.input_slots, strict=True):
                 run.set_input(slot, inputs[name])
             run.execute(self._handle, self._input_names, output_names)
-            return dict(zip(names, map(run.read_output, run.outputs), strict=True))
+            return {
+                name: run.read_output(name, value, reply_bytes_max)
+                for name, value in zip(names, run.outputs, strict=True)
+            }
         except OrtError as error:
             if run.terminated:
                 raise TimedOut(
@@ -207,7 +216,8 @@ class OnnxSession:
         finally:
             in_time = self._watchdog.unwatch(run)
             run.release_values()
-            if in_time:  # reuse of a terminated run's options would end the next run, too
+            # Reuse of a terminated run's options would end the next run, too.
+            if in_time and not run.terminated:
                 idle.append(run)
 
     def _select(self, names: tuple[str, ...]) -> tuple[Any, list[Run]]:

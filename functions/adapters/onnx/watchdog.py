@@ -7,6 +7,7 @@ import time
 from functions.adapters.onnx.runs import Run
 
 SLEEP_MAX_S = 3600.0
+STARVED_S = 0.01  # until the thread, which needs a little memory, looks again
 
 
 class Watchdog:
@@ -34,8 +35,20 @@ class Watchdog:
                 if self._started:
                     self._changed.notify()
                 else:
-                    self._started = True
-                    threading.Thread(target=self._work, name="watchdog", daemon=True).start()
+                    self._start(run)
+
+    def _start(self, run: Run) -> None:
+        """Start the thread for its first run.
+
+        Raises:
+            MemoryError: there is none for its stack; the next run tries again.
+        """
+        try:
+            threading.Thread(target=self._work, name="watchdog", daemon=True).start()
+        except RuntimeError as error:
+            del self._deadlines[run]
+            raise MemoryError from error
+        self._started = True
 
     def unwatch(self, run: Run) -> bool:
         """Stop watching a model run; return False if it was aborted."""
@@ -44,7 +57,10 @@ class Watchdog:
     def _work(self) -> None:
         with self._changed:
             while True:
-                self._changed.wait(self._terminate_overdue())
+                try:
+                    self._changed.wait(self._terminate_overdue())
+                except MemoryError:  # the overdue run holds it all; without this thread, for ever
+                    time.sleep(STARVED_S)
 
     def _terminate_overdue(self) -> float:
         """Abort overdue model runs; return the seconds until the next deadline."""
@@ -56,7 +72,11 @@ class Watchdog:
                 continue
             current = self._deadlines.pop(run, None)
             if current == deadline:
-                run.terminate()
+                try:
+                    run.terminate()
+                except MemoryError:
+                    self._deadlines[run] = deadline  # tried again by `_work`
+                    raise
             elif current is not None:  # the run ended after the copy and was started again
                 self._deadlines[run] = current
         pending = (deadline for deadline in deadlines.values() if deadline > now)

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from functions.core.errors import PayloadTooLarge
+from functions.core.errors import PayloadTooLarge, shown
 from functions.core.protocol import tensors
 from functions.core.protocol.classification import classify
 from functions.core.protocol.infer_request import InferRequest
@@ -18,6 +18,7 @@ from functions.core.protocol.tensors import Tensor
 
 # Bytes: 3/4 of Lambda's 6 MiB, because replies travel as base64, less 64 KiB for headers.
 REPLY_BYTES_MAX = 4_650_000
+CLASSIFIED_BYTES_MAX = 64 * 1024 * 1024  # an output whose top classes are asked for
 EXPANDED_BYTES_MAX = 32 * 1024 * 1024  # a reply before compression, where the caller accepts it
 PIECE_VALUES = 2**20  # written at a time, because a list takes many times a tensor's memory
 
@@ -57,6 +58,7 @@ def encode_infer(
         if tensor.datatype != spec.datatype:
             raise TypeError(f"output {spec.name} is {tensor.datatype}, not {spec.datatype}")
         if requested.classes:
+            _check_classified(spec.name, tensor)
             rows = tensor.shape[0] if signature.batches else 1
             count = min(tensor.size, requested.classes * rows)
             _check_size(size + count * len("0:0"), limit)
@@ -115,6 +117,15 @@ def _least_size(tensor: Tensor, binary: bool) -> int:
     if binary:
         return len(tensor.data)
     return tensor.size * (4 if tensor.datatype in tensors.FLOATS else 2)  # "0.0," or "0,"
+
+
+def _check_classified(name: str, tensor: Tensor) -> None:
+    """Check the size of an output whose values are about to become Python numbers."""
+    if len(tensor.data) > CLASSIFIED_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"output {shown(name)} has {len(tensor.data)} bytes and classification reads at most "
+            f"{CLASSIFIED_BYTES_MAX}: send fewer rows"
+        )
 
 
 def _check_size(size: int, limit: int) -> None:

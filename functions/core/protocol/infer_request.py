@@ -16,6 +16,7 @@ from typing import Any
 from functions.core.errors import InvalidRequest, shown
 from functions.core.protocol import tensors
 from functions.core.protocol.classification import CLASSES_MAX, is_classifiable
+from functions.core.protocol.effort import NO_DEADLINE, check_deadline, check_effort
 from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor, describe, invalid_input
 
@@ -52,7 +53,10 @@ class InferRequest:
 
 
 def decode_infer(
-    body: bytes | memoryview, header_length: str | None, signature: Signature
+    body: bytes | memoryview,
+    header_length: str | None,
+    signature: Signature,
+    deadline: float = NO_DEADLINE,
 ) -> InferRequest:
     """Decode an inference request and check it against the model's signature.
 
@@ -60,13 +64,16 @@ def decode_infer(
 
     Raises:
         InvalidRequest: the body, the header or a value is malformed or does not fit the model.
+        PayloadTooLarge: its JSON has too many values or lists.
+        TimedOut: `deadline`, a time of `time.monotonic`, is over.
     """
     view = memoryview(body)
     length = json_length(header_length, len(view))
     if length == 0:
         return _raw_request(view, signature)
     document = parse_document(view[:length])
-    inputs = _inputs(document, None if length is None else view[length:], signature.inputs)
+    binary = None if length is None else view[length:]
+    inputs = _inputs(document, binary, signature.inputs, deadline)
     return make_request(document, inputs, signature)
 
 
@@ -122,9 +129,11 @@ def parse_document(text: memoryview, hint: str = _BINARY_HINT) -> dict[str, Any]
 
     Raises:
         InvalidRequest: empty, not UTF-8, not JSON, not an object, or a key appears twice.
+        PayloadTooLarge: it has too many values or lists.
     """
     if not text:
         raise InvalidRequest("the body is empty; send a JSON object")
+    check_effort(text)
     encoding = json.detect_encoding(bytes(text[:4]))
     if encoding in ("utf-16", "utf-32"):  # by its byte order mark
         raise InvalidRequest(f"the body begins as text in {encoding.upper()}; send UTF-8{hint}")
@@ -244,19 +253,24 @@ class Location:
     start: int = 0
     end: int | None = None
 
-    def read(self, entry: Mapping[str, Any], binary: memoryview | None) -> Tensor:
+    def read(self, entry: Mapping[str, Any], binary: memoryview | None, deadline: float) -> Tensor:
         """Decode an input tensor from its JSON entry or the binary part.
 
         Raises:
             InvalidRequest: the values do not fit the declared datatype and shape.
+            TimedOut: `deadline` is over.
         """
+        check_deadline(deadline)
         if self.end is None or binary is None:
             return tensors.from_json(self.spec, self.shape, entry["data"], base64=self.base64)
-        return tensors.from_bytes(self.spec, self.shape, binary[self.start : self.end])
+        return tensors.from_bytes(self.spec, self.shape, binary[self.start : self.end], deadline)
 
 
 def _inputs(
-    document: Mapping[str, Any], binary: memoryview | None, specs: Sequence[TensorSpec]
+    document: Mapping[str, Any],
+    binary: memoryview | None,
+    specs: Sequence[TensorSpec],
+    deadline: float,
 ) -> dict[str, Tensor]:
     """Decode every input of a request, in the model's declared order.
 
@@ -268,7 +282,7 @@ def _inputs(
     offset = 0
     for spec, entry in named_entries(document, "input", declared):
         location = locate(spec, entry, offset, binary_bytes)
-        inputs[spec.name] = location.read(entry, binary)
+        inputs[spec.name] = location.read(entry, binary, deadline)
         offset = location.end or offset
     check_complete(declared, inputs, binary_bytes, offset)
     return {name: inputs[name] for name in declared}

@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Any
 
 from functions.core.errors import InvalidRequest, shown
+from functions.core.protocol.effort import ELEMENTS_AT_ONCE, NO_DEADLINE, check_deadline
 from functions.core.protocol.signature import DATATYPES, DYNAMIC, TensorSpec
 
 # 64 MiB of the smallest elements, more than a body can hold. Without this limit, a shape with a
@@ -344,17 +345,20 @@ def byte_size(spec: TensorSpec, shape: tuple[int, ...]) -> int | None:
     return None if size is None else math.prod(shape) * size
 
 
-def from_bytes(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> Tensor:
+def from_bytes(
+    spec: TensorSpec, shape: tuple[int, ...], raw: memoryview, deadline: float = NO_DEADLINE
+) -> Tensor:
     """Decode a binary tensor: little-endian, row-major, BYTES with 4-byte length prefixes.
 
     The data is copied, because the runtime needs aligned numbers, and bytes after JSON seldom are.
 
     Raises:
         InvalidRequest: `raw` is not of this shape, or a BOOL is neither 0 nor 1.
+        TimedOut: `deadline` is over.
     """
     expected = byte_size(spec, shape)
     if expected is None:
-        return Tensor(spec.datatype, shape, _elements(spec, math.prod(shape), raw))
+        return Tensor(spec.datatype, shape, _elements(spec, math.prod(shape), raw, deadline))
     if len(raw) != expected:
         raise invalid_input(
             spec,
@@ -367,7 +371,7 @@ def from_bytes(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> Ten
     return Tensor(spec.datatype, shape, data)
 
 
-def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
+def _elements(spec: TensorSpec, count: int, raw: memoryview, deadline: float) -> list[bytes]:
     """Split a binary BYTES tensor into elements at their length prefixes."""
     if count * 4 > len(raw):  # checked before a list of `count` elements is built
         raise invalid_input(
@@ -376,6 +380,8 @@ def _elements(spec: TensorSpec, count: int, raw: memoryview) -> list[bytes]:
         )
     elements, end = [], 0
     for index in range(count):
+        if index % ELEMENTS_AT_ONCE == 0:
+            check_deadline(deadline)
         start = end + 4
         if start > len(raw):
             raise invalid_input(

@@ -50,13 +50,20 @@ class Session(Protocol):
     """Interface to a loaded model that can run inference."""
 
     def run(
-        self, inputs: "Mapping[str, Tensor]", outputs: Sequence[str], timeout_s: float
+        self,
+        inputs: "Mapping[str, Tensor]",
+        outputs: Sequence[str],
+        timeout_s: float,
+        reply_bytes_max: int | None = None,
     ) -> "dict[str, Tensor]":
         """Run the model on input tensors and return outputs by name.
+
+        An output that a reply of `reply_bytes_max` cannot hold is not copied.
 
         Raises:
             InvalidRequest: values that a tensor of the runtime cannot hold.
             ExecutionFailed: the model refused the values.
+            PayloadTooLarge: an output exceeds `reply_bytes_max`.
             TimedOut: it was stopped after `timeout_s`.
             MemoryError: it asked for more memory than there is.
         """
@@ -293,7 +300,10 @@ class ModelCache:
         try:
             slot.session = self._fetch_and_open(version)
         except BaseException as error:  # `session` raises it in the waiting requests
-            self._finish_load(version, slot, self._as_refusal(error, version))
+            refusal = error
+            with suppress(MemoryError):
+                refusal = self._as_refusal(error, version)
+            self._finish_load(version, slot, refusal)
             return
         if not self._finish_load(version, slot, None):
             self.warm_up(version, slot.session, self._clock() + WARM_UP_SECONDS)
@@ -308,16 +318,17 @@ class ModelCache:
         """
         with self._lock:
             slot.error = error
+            ended = error is not None or slot.users > 1
+            if ended:
+                slot.users -= 1
             if error is None:
                 slot.size_bytes = footprint_bytes(version)
                 weights = version.files[1:]  # the runtime may have mapped these
                 slot.file_bytes = sum(blob.size_bytes for blob in weights)
             else:
                 del self._slots[version.files]
-                self._cache_failure(version.files, error)
-            ended = error is not None or slot.users > 1
-            if ended:
-                slot.users -= 1
+                with suppress(MemoryError):  # a request may have left none; waiting ones must go on
+                    self._cache_failure(version.files, error)
         slot.done.set()
         return ended
 

@@ -180,12 +180,12 @@ class InferenceService:
 
     def _infer(self, call: Call, version: Version, signature: Signature) -> InferReply:
         decoder = self._decoder(version, signature)
-        request = decoder.decode(call.body, call.header_length)
+        request = decoder.decode(call.body, call.header_length, call.deadline)
         call.lap("decode")
         call.loaded = not self._models.holds(version)
         with self._models.session(version, call.deadline) as session:
             call.lap("load")
-            outputs = self._run(session, request, call.deadline, version)
+            outputs = self._run(session, request, call, version)
             call.lap("compute")
         model, number = version.model, version.number
         reply = encode_infer(request, outputs, signature, model, number, call.reply_bytes_max)
@@ -207,17 +207,20 @@ class InferenceService:
         return decoder
 
     def _run(
-        self, session: Session, request: InferRequest, deadline: float, version: Version
+        self, session: Session, request: InferRequest, call: Call, version: Version
     ) -> Mapping[str, Any]:
         empty = next((name for name, tensor in request.inputs.items() if 0 in tensor.shape), None)
         if empty is not None and version.graph.get("refuses_empty", False):
             raise InvalidRequest(
                 f"input {shown(empty)} is empty, and this model takes no empty input"
             )
-        timeout_s = self._timeout_s(request, deadline)
-        outputs = [output.name for output in request.outputs]
+        timeout_s = self._timeout_s(request, call.deadline)
+        names = [output.name for output in request.outputs]
+        # The classes of an output take less than its values: `encode_infer` bounds these.
+        classified = any(output.classes for output in request.outputs)
+        limit = None if classified else call.reply_bytes_max
         try:
-            return session.run(request.inputs, outputs, timeout_s)
+            return session.run(request.inputs, names, timeout_s, limit)
         except ExecutionFailed as error:
             oddity = _oddity(request.inputs)
             if oddity is None:

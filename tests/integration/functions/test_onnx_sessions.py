@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from functions.adapters.onnx import capi
-from functions.adapters.onnx.runs import ELEMENTS
+from functions.adapters.onnx.runs import ELEMENTS, Run
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, TimedOut
 from functions.core.protocol.signature import DATATYPES, Signature, TensorSpec
@@ -376,6 +376,52 @@ def test_an_overdue_run_is_stopped_and_the_session_lives_on(tmp_path: Path) -> N
             session.run(inputs, ["y"], timeout_s)
 
     assert ask(session, ["y"], **short)["y"] == 0.0
+
+
+def test_a_watchdog_without_memory_is_started_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = OnnxRuntime().load(endless(tmp_path))
+    inputs = {"n": to_tensor(np.int64(2**62)), "x": to_tensor(np.float32(1))}
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(MemoryError):
+            session.run(inputs, ["y"], 0.1)
+    with pytest.raises(TimedOut, match="stopped after"):
+        session.run(inputs, ["y"], 0.1)
+
+
+def test_the_watchdog_survives_a_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = OnnxRuntime().load(endless(tmp_path))
+    inputs = {"n": to_tensor(np.int64(2**62)), "x": to_tensor(np.float32(1))}
+    terminate, failures = Run.terminate, [MemoryError(), MemoryError()]
+
+    def fail_first(run: Run) -> None:
+        if failures:
+            raise failures.pop()
+        terminate(run)
+
+    monkeypatch.setattr(Run, "terminate", fail_first)
+    for _ in range(2):
+        with pytest.raises(TimedOut, match="stopped after"):
+            session.run(inputs, ["y"], 0.1)
+    assert not failures
+
+
+def test_a_run_whose_time_is_over_reads_no_more_strings(tmp_path: Path) -> None:
+    session = OnnxRuntime().load(identity(tmp_path, TensorProto.STRING, ["n"]))
+    texts = Tensor("BYTES", (1_000_000,), [b"a"] * 1_000_000)
+
+    with pytest.raises(TimedOut):
+        session.run({"x": texts}, ["y"], 0.000001)
+
+    assert session.run({"x": Tensor("BYTES", (1,), [b"a"])}, ["y"], 60)["y"].data == [b"a"]
 
 
 def test_concurrent_runs_are_stopped_at_their_own_limits(tmp_path: Path) -> None:

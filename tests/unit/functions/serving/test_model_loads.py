@@ -110,6 +110,26 @@ def test_lack_of_memory_or_storage_is_a_refusal(
     assert plane.refusal(version).instance_code == code
 
 
+@pytest.mark.parametrize("step", ["_as_refusal", "_cache_failure"])
+def test_requests_go_on_when_a_failed_load_has_no_memory_left(
+    plane: ClockedPlane, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    plane.runtime.refusals = [MemoryError()]
+    version = plane.register("m", 2.0)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelCache, step, fail)
+        with pytest.raises((MemoryError, Unavailable)):
+            plane.infer(version)
+        join_loads()
+    plane.models.clear_failure(version.files)
+
+    assert plane.infer(version) == 2.0
+
+
 def test_one_session_is_created_at_a_time(tmp_path: Path) -> None:
     plane = ClockedPlane(tmp_path)
     loading, concurrent = [], []

@@ -5,6 +5,7 @@ import json
 import random
 import struct
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.infer import handler as module
 from functions.infer.handler import STATUS, make_handler
-from tests.data_plane import Client, Context, DataPlane, rows
+from tests.data_plane import Client, Context, DataPlane, ScaleSession, rows
 
 
 @pytest.fixture
@@ -409,6 +410,61 @@ def test_a_failed_run_names_its_version_and_is_counted(
         == stats["inference_stats"]["success"]["count"]
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (MemoryError(), 413),
+        (TimedOut("the model was stopped"), 504),
+        (Unavailable("no memory", code="MODELS_BUSY"), 503),
+        (Unavailable("no memory", code="MODEL_TOO_LARGE"), 503),
+    ],
+)
+def test_after_a_shortage_the_environment_looks_at_its_memory(
+    plane: DataPlane, failure: Exception, status: int
+) -> None:
+    shortages: list[tuple[dict[str, Any], str]] = []
+    handler = plane.handler(after_shortage=lambda *arguments: shortages.append(arguments))
+    client = Client(handler)
+
+    for error in (None, ExecutionFailed("no"), Unavailable("not now")):
+        plane.runtime.failure = error
+        client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    assert shortages == []
+    plane.runtime.failure = failure
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+
+    [(reply, request_id)] = shortages
+    assert (reply["statusCode"], request_id) == (status, "lambda-id")
+
+
+def test_the_memory_of_a_request_is_free_when_its_refusal_is_written(
+    plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the refusal runs out of memory, too, and becomes a 5xx."""
+    kept: list[weakref.ref[Any]] = []
+
+    class Large(list[int]):
+        pass
+
+    def run(*_: object) -> None:
+        values = Large([1])
+        kept.append(weakref.ref(values))
+        raise MemoryError
+
+    alive: list[bool] = []
+    refusal = module._refusal
+
+    def look(*arguments: Any) -> Any:
+        alive.append(kept[0]() is not None)
+        return refusal(*arguments)
+
+    monkeypatch.setattr(ScaleSession, "run", run)
+    monkeypatch.setattr(module, "_refusal", look)
+
+    assert Client(plane.handler()).post("/v2/models/demo/infer", rows([1, 2, 3])).status == 413
+    assert alive == [False]
 
 
 def test_a_model_that_the_runtime_refuses_is_a_server_error(
