@@ -5,7 +5,6 @@ prefetch.py.
 """
 
 import os
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -66,10 +65,11 @@ def end_if_starved(reply: dict[str, Any], request_id: str) -> None:
     if not runtime_api or is_restored(idle_bytes(size_mb, models.held_bytes()[0])):
         return
     with suppress(OSError, MemoryError):  # this environment goes on, and tries again another time
+        import logging  # neither module at the top: a cold start does not need them
+
         from functions.adapters.last_answer import answer_and_exit
 
-        sys.stdout.write('{"level":"WARNING","message":"this environment ends, short of memory"}\n')
-        sys.stdout.flush()
+        logging.getLogger(__name__).warning("this environment ends, short of memory")
         answer_and_exit(runtime_api, reply, request_id)
 
 

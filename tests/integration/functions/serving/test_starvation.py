@@ -254,9 +254,8 @@ def test_an_environment_without_its_memory_answers_and_ends() -> None:
         check=False,
     )
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "this environment ends, short of memory\n")
     assert done.stdout.splitlines() == [
         "goes on",
-        '{"level":"WARNING","message":"this environment ends, short of memory"}',
         "posted /2018-06-01/runtime/invocation/second/response {'statusCode': 413}",
     ]
