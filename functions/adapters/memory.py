@@ -66,7 +66,7 @@ def data_bytes() -> int:
 
 
 def is_restored(level_bytes: int) -> bool:
-    """Return freed memory to the system; report if no more than `level_bytes` is in use.
+    """Return freed memory to the system; compare the rest with a level.
 
     What stays is used, or lies in a heap between used pieces: memory for small objects that no
     model can be loaded into.
