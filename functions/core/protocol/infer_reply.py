@@ -120,7 +120,7 @@ def _least_size(tensor: Tensor, binary: bool) -> int:
 
 
 def _check_classified(name: str, tensor: Tensor) -> None:
-    """Check the size of an output whose values are about to become Python numbers."""
+    """Check the size of an output before classification reads it."""
     if len(tensor.data) > CLASSIFIED_BYTES_MAX:
         raise PayloadTooLarge(
             f"output {shown(name)} has {len(tensor.data)} bytes and classification reads at most "
