@@ -197,7 +197,7 @@ def make_new() -> Any:
             ["--label", "a"],
             "1 labels, and no output has a last dimension of that size",
         ),
-        (make_doubler(), ["--model", "Mine!"], "'Mine!' is no model name: use a-z"),
+        (make_doubler(), ["--model", "Mine!"], "'Mine!' is no model name: use A-Z"),
         (make_doubler(), ["--manifest", "nowhere.json"], "there is no file nowhere.json"),
         (make_doubler(), ["--sample", "nowhere.npz"], "nowhere.npz cannot be read as .npz: "),
         (make_table(0), [], "the model refuses every made-up request ("),

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from functions.core.names import is_model_name
 from training.data import Dataset, Examples
 from training.errors import InvalidRecipe
-from training.recipe import Hyperparameters, Recipe
+from training.recipe import NAME, Hyperparameters, Recipe
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ def test_a_recipe_with_a_wrong_name_or_task_is_refused(
 ) -> None:
     with pytest.raises(InvalidRecipe, match=message):
         make_recipe(**changes)
+
+
+@pytest.mark.parametrize(
+    "name", ["ResNet50", "a", "A.b_c-9", "-a", "a-", "ä", "a b", "", "x" * 129]
+)
+def test_recipes_and_registry_take_the_same_names(name: str) -> None:
+    assert (NAME.fullmatch(name) is not None) == is_model_name(name)
 
 
 def test_functions_of_a_recipe_take_as_many_arguments_as_they_need() -> None:
