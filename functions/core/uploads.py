@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 
 from functions.core.errors import InvalidModel, shown
 from functions.core.foreign_formats import check_not_foreign
-from functions.core.names import is_model_name
+from functions.core.names import is_model_name, is_onnx_file
 
 PREFIX = "models/"
 _SEQUENCER = re.compile(r"[0-9A-Fa-f]{1,64}", re.ASCII)
@@ -157,7 +157,7 @@ def _model(folders: list[str], name: str) -> str:
 
 def _form(name: str) -> Form | None:
     lower = name.lower()
-    if lower.endswith(".onnx"):
+    if is_onnx_file(name):
         return Form.ONNX
     if lower.endswith((".tar.gz", ".tgz")) and lower not in BYSTANDERS:
         return Form.ARCHIVE

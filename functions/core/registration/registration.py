@@ -192,11 +192,13 @@ class Registration:
         files = self.read_manifest(path.read_bytes()).files
         _check_listing(files)
         folder = pinned.source.key.rpartition("/")[0]
-        for file in files:
+        keys = [f"{folder}/{file.path}" for file in files]
+        self.registry.unlist_ignored(keys)
+        for file, key in zip(files, keys, strict=True):
             check_room(file.size_bytes, upload)
             target = upload / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._fetch_listed(file, pinned.source.bucket, f"{folder}/{file.path}", target)
+            self._fetch_listed(file, pinned.source.bucket, key, target)
 
     def _fetch_listed(self, file: ListedFile, bucket: str, key: str, target: Path) -> None:
         name = shown(file.path)

@@ -470,6 +470,12 @@ class Registry:
         expires_at = _days_after(at, IGNORED_DAYS)
         self._overwrite("the list of ignored uploads", ignored_to_item(key, reason, at, expires_at))
 
+    def unlist_ignored(self, keys: Sequence[str]) -> None:
+        """Remove the notes on uploaded objects that turned out to belong to a package."""
+        for note in self._read_all([ignored_key(key) for key in keys]):
+            for put in ignored_clear(note):
+                self._overwrite("the list of ignored uploads", put.item)
+
     def note_failure(self, model: str, source: Source, reason: Reason) -> None:
         """Store a note with the reason why an upload's registration failed.
 

@@ -12,7 +12,7 @@ import pytest
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.registration.registration import Registration
 from functions.core.registry.registry import Registry
-from functions.core.registry.version import State, Version
+from functions.core.registry.version import Reason, State, Version
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
@@ -144,6 +144,20 @@ def test_a_manifest_written_last_gives_the_files_it_lists(world: World, tmp_path
     assert version.state is State.READY, version.reason
     assert [blob.name for blob in version.files] == ["model.onnx", "w.bin"]
     assert world.sandbox.built == [["manifest.json", "model.onnx", "w.bin"]]
+
+
+def test_files_that_a_manifest_lists_are_no_ignored_uploads(world: World) -> None:
+    model, words = scale_model(), b"words"
+    for key in ("models/m/1/words.zip", "models/m/2/words.zip"):
+        world.uploads.put("up", key, words)
+        world.registry.note_ignored(key, Reason("FOREIGN_FORMAT", "text"))
+    world.uploads.put("up", "models/m/1/parts/m.onnx", model)
+    document = listing(**{"parts/m.onnx": model, "words.zip": words})
+
+    version = world.upload("models/m/1/manifest.json", json.dumps(document).encode())
+
+    assert version.state is State.READY, version.reason
+    assert [key for key, _ in world.registry.ignored()] == ["models/m/2/words.zip"]
 
 
 def test_the_endings_of_a_package_may_have_capitals(world: World) -> None:
