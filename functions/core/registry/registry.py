@@ -471,7 +471,7 @@ class Registry:
         self._overwrite("the list of ignored uploads", ignored_to_item(key, reason, at, expires_at))
 
     def unlist_ignored(self, keys: Sequence[str]) -> None:
-        """Remove the notes on uploaded objects that turned out to belong to a package."""
+        """Remove the notes on uploads that belong to a package."""
         for note in self._read_all([ignored_key(key) for key in keys]):
             for put in ignored_clear(note):
                 self._overwrite("the list of ignored uploads", put.item)
