@@ -69,9 +69,9 @@ def greedy_model(text: str) -> bytes:
     return bytes(helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString())
 
 
-def wide_model(size_mb: int) -> bytes:
+def wide_model(size_mb: float) -> bytes:
     """Return a model of y = sum(x @ W), where W takes `size_mb`."""
-    weights = np.ones((3, size_mb * MB // 12), np.float32)
+    weights = np.ones((3, int(size_mb * MB) // 12), np.float32)
     value = helper.make_tensor_value_info
     return bytes(
         make_model(
@@ -182,6 +182,7 @@ def test_an_environment_without_memory_is_well_or_replaced(cloud: Cloud) -> None
     models = {
         "scale": scale_model(),
         "wide": wide_model(WIDE_MB),
+        "outer": wide_model(4096 * 12 / MB),
         **{name: greedy_model(text) for name, text in GREEDY.items()},
     }
     for name, content in models.items():
@@ -189,7 +190,9 @@ def test_an_environment_without_memory_is_well_or_replaced(cloud: Cloud) -> None
     held_bytes = sum(2 * len(content) + 2 * MB for content in models.values())
     sizes = {"loop": 40, "loop-of-rows": 10**6}
     greedy = [(name, scalar(sizes.get(name, 10**9)), None) for name in GREEDY]
+    batch = json.dumps(numbers([40_000, 3], [1] * 120_000)).encode()
     bombs = [
+        ("outer", batch, None),  # 625 MB between the two operators
         ("scale", bomb(b"[],", 20_000_000, [20_000_000, 0]), "gzip"),
         ("scale", bomb(b"[0.5],", 10_000_000, [10_000_000, 1]), "gzip"),
         ("scale", bomb(b"[1,2,3],", 8_000_000, [8_000_000, 3]), "gzip"),

@@ -767,6 +767,20 @@ def test_a_model_whose_name_has_capitals_is_another_than_that_without(
     assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).json["model_name"] == "demo"
 
 
+@pytest.mark.parametrize(
+    "path", ["index", "models/demo/load", "models/demo/unload", "../models/demo/infer"]
+)
+def test_a_small_body_of_millions_of_lists_is_413(client: Client, path: str) -> None:
+    bomb = gzip.compress(b'{"parameters":[' + b"[]," * 5_000_000 + b"[]]}")
+    path = f"/v2/repository/{path}".replace("repository/../", "")
+
+    reply = client.post(path, bomb, headers={"content-encoding": "gzip"})
+
+    assert len(bomb) < 20_000
+    assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert "5000003 lists and objects" in reply.json["error"]
+
+
 def test_unload_and_load(plane: DataPlane, client: Client) -> None:
     assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 200
     version = plane.registry.resolve("demo", None).version
