@@ -53,10 +53,10 @@ FILES = st.sampled_from(["x.onnx", "job 1/ä+b.onnx"])
 CHOICES = st.randoms(use_true_random=True)
 
 
-def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
+def _plan(choices: Random, calls: int = 11) -> dict[int, Fault]:
     """Return no fault, a pause, or one or two faults, by the number of the call.
 
-    A registration without interference makes eight to ten calls.
+    A registration without interference makes eight to eleven calls.
     """
     kind = choices.randrange(8)
     if kind < 2:
@@ -69,7 +69,7 @@ def _plan(choices: Random, calls: int = 10) -> dict[int, Fault]:
 
 
 PLANS = CHOICES.map(_plan)
-CALLS = CHOICES.map(lambda choices: choices.randint(1, 10))
+CALLS = CHOICES.map(lambda choices: choices.randint(1, 11))
 EARLY = CHOICES.map(lambda choices: choices.randint(1, 4))  # calls that archive a version
 LATE = CHOICES.map(lambda choices: choices.randint(5, 10))  # calls that store blobs
 INDEX = CHOICES.map(lambda choices: choices.randrange(100))  # modulo the number of candidates
