@@ -2,24 +2,25 @@
 
 import gc
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from functions.adapters.lambda_size import memory_mb_for
 from functions.adapters.onnx.sessions import OnnxRuntime
-from functions.core.errors import InvalidModel, one_line
+from functions.adapters.onnx.watchdog import Watchdog
+from functions.core.errors import InvalidModel
 from functions.core.registration.sandbox_protocol import SERVED_FILES, Brief, Built
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.sandbox import explanations
-from functions.sandbox.comparison import run_all
+from functions.sandbox.comparison import cpu_clock
 from functions.sandbox.compile import clear, compile_model
 from functions.sandbox.evaluate import LARGE_BYTES, PLANS_S, Candidate, Evaluator
-from functions.sandbox.measure import Costs, clock
+from functions.sandbox.measure import Costs, timed
 from functions.sandbox.plans import choose
-from functions.sandbox.samples import first_row_document, has_rows, to_document
+from functions.sandbox.samples import FIRST_ROW, Sample, to_document
 from functions.sandbox.variants import NotMade, improves, make
-
-NOTE_CHARACTERS = 400
 
 
 def build(brief: Brief, directory: Path) -> Built:
@@ -46,7 +47,9 @@ class _Build:
     def __init__(self, brief: Brief, directory: Path) -> None:
         self.brief = brief
         self.directory = directory
-        self.runtime = OnnxRuntime(brief.threads)
+        # A run's time is that of the processor: on a busy machine it takes longer by the clock.
+        watchdog = Watchdog(partial(cpu_clock, brief.threads))
+        self.runtime = OnnxRuntime(brief.threads, watchdog)
         self.uploaded = Candidate(directory / "package", (brief.model, *brief.weights), "none")
         self.serving = directory / "serving"
         self.evaluator = Evaluator(self.runtime, brief, self.uploaded.size_bytes)
@@ -58,6 +61,7 @@ class _Build:
             self._check_fits(raw_bytes, raw_bytes)
         candidate = self._compile(self.uploaded, self.serving)
         self._check_count(candidate)
+        document = self._stored_sample(candidate)  # before a variant takes the candidate's place
         self._check_samples(candidate)
         for kind in self.brief.variants:
             candidate = self._better(candidate, kind)
@@ -65,15 +69,14 @@ class _Build:
         self._check_fits(best.resident_bytes, best.peak_bytes)
         measured = self._measurements(candidate, best, raw_bytes)
         self._explain(candidate, best, measured)
-        sample = self._stored_sample(candidate, best)
         self._move(candidate)
         return Built(
             files=candidate.files,
             signature=self.evaluator.signature,
-            plan=replace(best.plan, warmup=sample is not None),
+            plan=replace(best.plan, warmup=document is not None),
             measured=measured,
             memory_mb=_memory_mb(best.resident_bytes, best.peak_bytes),
-            sample=sample,
+            sample=document,
             notes=tuple(self.notes),
         )
 
@@ -98,7 +101,8 @@ class _Build:
     def _compile(self, source: Candidate, folder: Path) -> Candidate:
         """Compile a model into `folder`, measure it, and return the result.
 
-        Returns `source` itself, measured, if the compiled form does not give the same bits.
+        Returns `source` itself, measured, if no plan for the compiled form gives the answers that
+        ONNX Runtime gives by default.
 
         Raises:
             InvalidModel: `NOT_LOADABLE`; for the uploaded model also errors in the samples.
@@ -110,21 +114,26 @@ class _Build:
         first = None
         if source is self.uploaded:
             first = self.evaluator.read(compiled.session, source.path)
-            if self.evaluator.sample is None:
-                self.notes.append(explanations.NEVER_RUN)
-        requests = self.evaluator.compared_requests()
-        expected = run_all(compiled.session, requests, self.evaluator.signature, first)
+        source.reference = self.evaluator.reference(
+            source.path,
+            compiled.session,
+            first,
+            is_final=compiled.is_default,
+            is_exact=compiled.is_quantised,
+        )
         files, compile_ms, problem = compiled.files, compiled.seconds * 1000, compiled.problem
         del compiled  # frees the compiled session before the next is loaded
         candidate = source
         if files:
-            candidate = Candidate(folder, files, "extended", compile_ms=compile_ms)
-            if not self.evaluator.gives_same_bits(candidate, requests, expected):
-                problem, candidate = "its answers are not the same in every bit", source
+            candidate = Candidate(folder, files, "extended", source.reference, compile_ms)
+            self.evaluator.measure_plans(candidate)
+            if not candidate.costs:
+                _, problem = candidate.dropped[0]
+                source.reference, candidate = candidate.reference, source
                 clear(folder)
         if problem:
-            self.notes.append(explanations.AS_UPLOADED.format(problem=problem))
-        self.evaluator.measure_plans(candidate)
+            self.notes.append(explanations.as_uploaded(problem))
+            self.evaluator.measure_plans(source)
         return candidate
 
     def _check_samples(self, candidate: Candidate) -> None:
@@ -155,8 +164,7 @@ class _Build:
             return candidate, f"No {kind} variant: {error}."
         except (InvalidModel, MemoryError) as error:
             problem = str(error) or "it does not fit"
-            note = one_line(f"The {kind} variant was not used: {problem}.", NOTE_CHARACTERS)
-            return candidate, note
+            return candidate, explanations.no_variant(kind, problem)
         before, after = choose(candidate.costs), choose(variant.costs)
         sizes = candidate.size_bytes, variant.size_bytes
         latencies = before.batch_1_ms or 0.0, after.batch_1_ms or 0.0
@@ -189,40 +197,49 @@ class _Build:
         if candidate.compile_ms:
             measured["compile_ms"] = round(candidate.compile_ms, 3)
             if raw_bytes <= LARGE_BYTES and not self.evaluator.is_over(PLANS_S):
-                measured["raw_load_ms"] = round(self._raw_load_ms(), 3)
+                with suppress(MemoryError):  # the model is served in another form
+                    measured["raw_load_ms"] = round(self._raw_load_ms(), 3)
         measured["samples_checked"] = float(candidate.checked)
         return measured
 
     def _raw_load_ms(self) -> float:
         """Return the milliseconds to load the uploaded model, for comparison."""
-        now = clock(self.brief.threads)
-        began = now()
-        self.runtime.load(self.uploaded.path)
-        return (now() - began) * 1000
+        _, load_ms = timed(lambda: self.runtime.load(self.uploaded.path), self.brief.threads)
+        return load_ms
 
     def _explain(self, candidate: Candidate, best: Costs, measured: Mapping[str, float]) -> None:
         if candidate.optimised != "none":
             raw_load_ms = measured.get("raw_load_ms")
             note = explanations.compiled(len(candidate.files), best.load_ms, raw_load_ms)
             self.notes.insert(0, note)
+        if candidate.reference.answers and not candidate.is_reference(best.plan):
+            self.notes.append(explanations.compared(best, candidate.reference))
         rivals = [
             costs for costs in candidate.costs if costs is not best and costs.batch_1_ms is not None
         ]
         if best.batch_1_ms is not None and rivals:
             self.notes.append(explanations.plan(best, rivals))
+        self.notes += [explanations.dropped(*drop) for drop in candidate.dropped]
         memory_mb = _memory_mb(best.resident_bytes, best.peak_bytes)
         self.notes.append(explanations.memory(best.resident_bytes, memory_mb))
 
-    def _stored_sample(self, candidate: Candidate, best: Costs) -> Mapping[str, object] | None:
-        """Return the sample request to store: whole, first row, or None."""
+    def _stored_sample(self, candidate: Candidate) -> Mapping[str, object] | None:
+        """Return the sample request to store: whole, first row, or None.
+
+        Its response is the sample's own, or what ONNX Runtime answers by default.
+        """
         sample, signature = self.evaluator.sample, self.evaluator.signature
         if sample is None:
+            self.notes.append(explanations.NEVER_RUN)
             return None
-        document = to_document(sample, best.outputs or {}, signature)
-        if document is None and has_rows(sample.inputs, signature):
-            session = self.runtime.load(candidate.path, best.plan)
-            document = first_row_document(sample, session, signature)
-            if document:
+        answers = candidate.answers()
+        first, first_row = next(iter(answers.values())), answers.get(FIRST_ROW)
+        document = to_document(sample, first or {}, signature)
+        if document is None and first_row is not None:
+            inputs, _ = candidate.reference.answers[FIRST_ROW]
+            document = to_document(Sample(inputs, {}), first_row, signature)
+            if document is not None:
+                document["synthetic"] = sample.synthetic
                 self.notes.append(explanations.FIRST_ROW)
         if document is None:
             self.notes.append(explanations.NOT_STORED)

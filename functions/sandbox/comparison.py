@@ -1,18 +1,74 @@
 """Run a model on samples and compare outputs with the expected ones."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from operator import add, lt, mul, sub
+from pathlib import Path
 from typing import Any
 
 from functions.adapters.onnx.sessions import OnnxSession
 from functions.core.errors import ExecutionFailed, InvalidModel, InvalidRequest, TimedOut, shown
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import FLOATS, Tensor
+from functions.core.registry.load_plan import Plan
 
-RUN_S = 30.0  # time limit of a single run
+RUN_S = 30.0  # limit of a run in processor time of each thread: API Gateway waits for 29 s
 REFUSALS = (InvalidRequest, ExecutionFailed, TimedOut)  # errors for which the inputs are the cause
 
 Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Answers of the uploaded model, to be equalled under every load plan.
+
+    `answers` has the inputs and outputs of the compared requests by their names; the outputs are
+    None if it refuses the inputs. `is_final`: it is ONNX Runtime's default session that gave them,
+    or the memory does not hold one.
+    """
+
+    model: Path
+    plan: Plan  # under which it was loaded
+    answers: Mapping[str, tuple[Tensors, Tensors | None]]
+    rtol: float
+    atol: float
+    is_final: bool
+
+    def difference(self, outputs: Mapping[str, Tensors | None]) -> float | None:
+        """Return a plan's largest difference; None for the same bits.
+
+        Raises:
+            InvalidModel: `SAMPLE_MISMATCH`, they differ by more than the tolerance.
+        """
+        differences = [
+            self._difference(label, expected, outputs[label])
+            for label, (_, expected) in self.answers.items()
+            if label in outputs
+        ]
+        return max((value for value in differences if value is not None), default=None)
+
+    def _difference(
+        self, label: str, expected: Tensors | None, outputs: Tensors | None
+    ) -> float | None:
+        if expected is None or outputs is None:
+            if expected is outputs:
+                return None
+            result = "answered" if expected is None else "refused"
+            raise _mismatch(f"{label}: it is {result}, unlike by default")
+        if dict(expected) == dict(outputs):
+            return None
+        return check(label, expected, outputs, self.rtol, self.atol)
+
+
+NO_REFERENCE = Reference(Path(), Plan(), {}, rtol=0.0, atol=0.0, is_final=False)
+
+
+def cpu_clock(threads: int) -> float:
+    """Return the process's CPU time in seconds per thread."""
+    return time.process_time() / threads
 
 
 def run_model(session: OnnxSession, inputs: Tensors, signature: Signature) -> dict[str, Tensor]:
@@ -25,43 +81,23 @@ def run_model(session: OnnxSession, inputs: Tensors, signature: Signature) -> di
 
 
 def try_run(session: OnnxSession, inputs: Tensors, signature: Signature) -> Tensors | None:
-    """Run a model, or return None if it refuses the inputs."""
+    """Run a model, or return None if it refuses or lacks memory."""
     try:
         return run_model(session, inputs, signature)
-    except REFUSALS:
+    except (*REFUSALS, MemoryError):
         return None
 
 
-def run_all(
-    session: OnnxSession,
-    requests: Sequence[Tensors],
-    signature: Signature,
-    first: Tensors | None = None,
-) -> list[Tensors | None]:
-    """Run a model on each request and return the outputs.
-
-    Returns None for those that it refuses. `first` are the outputs for the first request, if it
-    ran before.
-    """
-    done = [first] if requests and first is not None else []
-    return [*done, *(try_run(session, inputs, signature) for inputs in requests[len(done) :])]
-
-
-def same_bits(left: Tensors | None, right: Tensors | None) -> bool:
-    """Return True if two runs gave bit-identical outputs, or both failed."""
-    if left is None or right is None:
-        return left is right
-    return dict(left) == dict(right)
-
-
-def check(label: str, expected: Tensors, outputs: Tensors, rtol: float, atol: float) -> None:
+def check(label: str, expected: Tensors, outputs: Tensors, rtol: float, atol: float) -> float:
     """Check a model's outputs against the expected ones, within tolerance.
 
-    Floats may differ by atol + rtol * |expected|, everything else not at all.
+    Floats may differ by atol + rtol * |expected|, everything else not at all. Returns the largest
+    difference of two floats.
 
     Raises:
         InvalidModel: `SAMPLE_MISMATCH`, with `label`, output and the element that differs most.
     """
+    largest = 0.0
     for name, want in expected.items():
         have = outputs[name]
         output = f"{label}: output {shown(name)}"
@@ -70,9 +106,10 @@ def check(label: str, expected: Tensors, outputs: Tensors, rtol: float, atol: fl
         if have.data == want.data:
             continue
         if want.datatype in FLOATS:
-            _check_floats(output, want, have, rtol, atol)
+            largest = max(largest, _check_floats(output, want, have, rtol, atol))
         else:
             _check_exact(output, want, have)
+    return largest
 
 
 def _check_exact(output: str, expected: Tensor, actual: Tensor) -> None:
@@ -86,15 +123,20 @@ def _check_exact(output: str, expected: Tensor, actual: Tensor) -> None:
         )
 
 
-def _check_floats(output: str, expected: Tensor, actual: Tensor, rtol: float, atol: float) -> None:
+def _check_floats(output: str, expected: Tensor, actual: Tensor, rtol: float, atol: float) -> float:
     want, have = expected.values(), actual.values()
+    # Without a loop in Python for millions of elements, unless one differs more or is infinite.
+    offs = list(map(abs, map(sub, have, want)))
+    allowances = map(add, repeat(atol), map(mul, repeat(rtol), map(abs, want)))
+    if all(map(lt, offs, allowances)):
+        return max(offs, default=0.0)
     excess = {
         at: _excess(*pair, rtol, atol)
         for at, pair in enumerate(zip(want, have, strict=True))
         if not _is_close(*pair, rtol, atol)
     }
     if not excess:
-        return
+        return max(filter(math.isfinite, offs), default=0.0)
     at = max(excess, key=excess.__getitem__)
     off, allowed = abs(have[at] - want[at]), atol + rtol * abs(want[at])
     raise _mismatch(

@@ -6,7 +6,8 @@ The optimisation level is EXTENDED and not ALL: the layout optimisations of ALL 
 that compiles, and a graph with them gave wrong answers on another one. ONNX Runtime says so, too:
 https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html
 
-A compiled model is served only if its answers have the same bits as those of the uploaded one.
+A compiled model is served only if it answers as ONNX Runtime does by default with the uploaded one
+(docs/decisions/0028-the-default-is-the-truth.md).
 """
 
 import shutil
@@ -17,11 +18,13 @@ from pathlib import Path
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import InvalidModel, one_line
 from functions.core.package.onnx_wire import WireReader
+from functions.sandbox.plans import has_layouts, has_quantised
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 ONE_FILE_BYTES = 4 * 1024 * 1024  # below, fetching a second file takes longer than it saves
 GROWTH = 1.25  # accepted growth of the files: folded constants may exceed their operands
 GROWTH_BYTES = 1024 * 1024
+GUESS_BYTES = 1024 * 1024  # searched for operators' names before there is a file without weights
 _METADATA_PROPS = 14  # field number in ModelProto
 _PROBLEM_CHARACTERS = 160
 
@@ -30,7 +33,9 @@ _PROBLEM_CHARACTERS = 160
 class Compiled:
     """Compilation result: files or the problem, and the source model's session."""
 
-    session: OnnxSession  # optimised to the same level as the compiled files
+    session: OnnxSession
+    is_default: bool  # the session computes what ONNX Runtime's default one does
+    is_quantised: bool
     seconds: float
     files: tuple[str, ...] = ()
     problem: str = ""
@@ -54,21 +59,42 @@ def compile_model(
     try:
         if shutil.disk_usage(serving).free < most_bytes:
             raise InvalidModel("the temporary storage has no room for it")
-        session = runtime.compile(model, serving / MODEL, weights)
+        session, is_default = _optimise(runtime, model, serving / MODEL, weights)
     except (InvalidModel, MemoryError) as error:
         clear(serving)
-        session = runtime.load(model)  # raises if the model is at fault, and not the optimiser
         problem = one_line(str(error), _PROBLEM_CHARACTERS) or "there was no memory for it"
-        return Compiled(session, 0.0, problem=problem)
+        session = runtime.load(model)  # raises if the model is at fault, and not the optimiser
+        return Compiled(session, True, has_quantised(model), 0.0, problem=problem)
     _drop_metadata(serving / MODEL)
     seconds = time.perf_counter() - began
+    is_quantised = has_quantised(serving / MODEL)
     sizes = _sizes(serving)
     grown_bytes = sum(sizes.values())
     if grown_bytes > most_bytes:
         clear(serving)
         problem = f"it would grow from {size_bytes} to {grown_bytes} bytes"
-        return Compiled(session, seconds, problem=problem)
-    return Compiled(session, seconds, tuple(sizes))
+        return Compiled(session, is_default, is_quantised, seconds, problem=problem)
+    return Compiled(session, is_default, is_quantised, seconds, tuple(sizes))
+
+
+def _optimise(
+    runtime: OnnxRuntime, model: Path, target: Path, weights: str | None
+) -> tuple[OnnxSession, bool]:
+    """Write the optimised graph; return its session, and whether it is default.
+
+    By default the runtime packs weights and optimises to the level ALL, which differs from EXTENDED
+    in the layout of convolutions and pooling alone. So the session of a model without them has the
+    default's kernels if its weights are packed. That takes time, and pays only if they are
+    quantised: then answers would differ, and the default session would have to be loaded.
+    """
+    packed = has_quantised(model, GUESS_BYTES) and not has_layouts(model, GUESS_BYTES)
+    try:
+        session = runtime.compile(model, target, weights, prepacking=packed)
+    except MemoryError:
+        if not packed:
+            raise
+        packed, session = False, runtime.compile(model, target, weights)
+    return session, packed and not has_layouts(target)
 
 
 def _sizes(serving: Path) -> dict[str, int]:

@@ -1,26 +1,37 @@
 """Evaluate uploaded and compiled models: measure load plans, check sample outputs."""
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from functions.adapters.lambda_size import MB
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
-from functions.core.errors import InvalidModel
+from functions.core.errors import InvalidModel, TimedOut
 from functions.core.protocol.signature import Signature
 from functions.core.registration.sandbox_protocol import Brief
 from functions.core.registry.load_plan import Plan
-from functions.sandbox.comparison import REFUSALS, Tensors, check, run_all, run_model, same_bits
-from functions.sandbox.measure import BATCH, Costs, measure
+from functions.sandbox import explanations
+from functions.sandbox.comparison import (
+    NO_REFERENCE,
+    REFUSALS,
+    RUN_S,
+    Reference,
+    Tensors,
+    check,
+    run_model,
+    try_run,
+)
+from functions.sandbox.measure import Costs, measure
 from functions.sandbox.plans import choose, plans_for
-from functions.sandbox.samples import Sample, read_samples, rows, size_bytes
+from functions.sandbox.samples import Sample, compared_requests, read_samples
 from functions.sandbox.synthetic import synthesise
 
 SINGLE_THREAD_MS = 1.0  # if one row takes less, plans with one thread are measured, too
-PLANS_S = 12.0  # no further plan is measured after this time
-SAMPLES_S = 30.0  # no further sample is checked after this time
-COMPARED_SAMPLES = 4  # most samples whose answers are compared bit by bit
-SMALL_ROWS_BYTES = 64 * 1024  # samples up to this size are also compared with repeated rows
+# Seconds of processor time, of the build's 90, after which nothing further is begun: no request is
+# compared, no plan measured, no sample checked.
+COMPARED_S, PLANS_S, SAMPLES_S = 15.0, 25.0, 45.0
 LARGE_BYTES = 64 * MB  # larger uploads are compared on fewer rows
 
 
@@ -31,8 +42,10 @@ class Candidate:
     folder: Path
     files: tuple[str, ...]  # file names, the model first
     optimised: str  # graph optimisation of the files, as in `Plan.optimised`
+    reference: Reference = NO_REFERENCE  # answers that those of the plans are compared with
     compile_ms: float = 0.0
-    costs: list[Costs] = field(default_factory=list)  # measured plans, without those that failed
+    costs: list[Costs] = field(default_factory=list)  # measured plans that may be chosen
+    dropped: list[tuple[Plan, str]] = field(default_factory=list)  # other plans, and why
     checked: int = 0  # samples with the expected answer
 
     @property
@@ -42,6 +55,23 @@ class Candidate:
     @property
     def size_bytes(self) -> int:
         return sum((self.folder / name).stat().st_size for name in self.files)
+
+    def is_reference(self, plan: Plan) -> bool:
+        """Return True if the reference was this model under a plan.
+
+        They are not compared: a model with random answers differs from itself.
+        """
+        is_model = self.reference.is_final and self.path == self.reference.model
+        return is_model and plan == self.reference.plan
+
+    def answers(self) -> Mapping[str, Tensors | None]:
+        """Return ONNX Runtime's default answers to the compared requests.
+
+        If all plans agreed, nobody asked its default session; the first plan has its kernels.
+        """
+        if self.reference.is_final:
+            return {label: outputs for label, (_, outputs) in self.reference.answers.items()}
+        return self.costs[0].answers
 
 
 class Evaluator:
@@ -54,11 +84,11 @@ class Evaluator:
         self._runtime = runtime
         self._brief = brief
         self._is_large = upload_bytes > LARGE_BYTES
-        self._began = time.monotonic()
+        self._began = time.process_time()
 
     def is_over(self, seconds: float) -> bool:
-        """Return True if the model's build has taken longer than `seconds`."""
-        return time.monotonic() - self._began > seconds
+        """Return True if the build has used more CPU time."""
+        return time.process_time() - self._began > seconds
 
     def read(self, session: OnnxSession, model: Path) -> Tensors | None:
         """Read a model's signature and samples; generate a sample if none.
@@ -66,9 +96,14 @@ class Evaluator:
         Returns the outputs of a generated sample, else None.
 
         Raises:
-            InvalidModel: `BAD_SAMPLE`, `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
+            InvalidModel: `BAD_SAMPLE`, `UNSUPPORTED_TYPE`, `UNKNOWN_RANK` or `NO_ANSWER`.
         """
         self.signature = session.signature(model)
+        if not self.signature.outputs:
+            raise InvalidModel(
+                "the model has no outputs, so no request could be answered; export it with some",
+                code="NO_ANSWER",
+            )
         self.samples = read_samples(self._brief.samples, self.signature)
         if self.samples:
             self.sample = self.samples[0]
@@ -76,69 +111,105 @@ class Evaluator:
         self.sample, outputs = synthesise(session, self.signature)
         return outputs
 
-    # --- two forms of the model
+    # --- the reference
 
-    def compared_requests(self) -> list[Tensors]:
-        """Return the requests on which compiled and uploaded model must agree.
+    def reference(
+        self,
+        model: Path,
+        session: OnnxSession,
+        first: Tensors | None,
+        *,
+        is_final: bool,
+        is_exact: bool,
+    ) -> Reference:
+        """Return a session's answers to the compared requests.
 
-        Those are the samples and, where rows are a batch, the rows of the first one repeated to
-        three and to eight. A large model, whose runs take long, gets two rows: an answer that
-        depends on the number of rows differs for two as well.
+        `first` are its outputs for the first request, if that ran before. Requests for which there
+        is no time or memory are left out. `is_exact` allows no tolerance: to quantise a value
+        turns a difference in its last bit into one of a whole step, with some requests.
+
+        Raises:
+            InvalidModel: `SAMPLE_FAILED`, it does not answer the first request.
         """
-        if self.sample is None:
-            return []
-        samples = self.samples[:COMPARED_SAMPLES] or [self.sample]
-        requests = [sample.inputs for sample in samples]
-        if self.signature.batches and size_bytes(self.sample.inputs) < SMALL_ROWS_BYTES:
-            counts = (2,) if self._is_large else (3, BATCH)
-            batches = [rows(self.sample.inputs, count) for count in counts]
-            requests += [batch for batch in batches if batch is not None]
-        return requests
+        answers: dict[str, tuple[Tensors, Tensors | None]] = {}
+        requests = compared_requests(
+            self.samples, self.sample, self.signature, is_large=self._is_large
+        )
+        for label, inputs in requests.items():
+            if not answers:
+                answers[label] = inputs, first or self._run_sample(label, session, inputs)
+            elif not self.is_over(COMPARED_S):
+                with suppress(TimedOut, MemoryError):
+                    answers[label] = inputs, self._run_or_none(session, inputs)
+        plan = Plan(threads=self._brief.threads, prepacking=is_final)
+        rtol, atol = (0.0, 0.0) if is_exact else (self._brief.rtol, self._brief.atol)
+        return Reference(model, plan, answers, rtol, atol, is_final)
 
-    def gives_same_bits(
-        self, candidate: Candidate, requests: list[Tensors], expected: list[Tensors | None]
-    ) -> bool:
-        """Measure the first load plan; return True if outputs are bit-identical."""
-        session = self._measure(candidate, self._plans(candidate)[0])
-        if session is None:
-            return False
-        outputs = run_all(session, requests, self.signature, candidate.costs[0].outputs)
-        return all(same_bits(*pair) for pair in zip(expected, outputs, strict=True))
+    def _default(self, reference: Reference) -> Reference:
+        """Return the answers of ONNX Runtime's default session for the reference's model.
+
+        If there is no memory for one, the reference itself decides.
+        """
+        plan = Plan(threads=self._brief.threads)
+        try:
+            session = self._runtime.load(reference.model, plan)
+            answers = {
+                label: (inputs, self._run_or_none(session, inputs))
+                for label, (inputs, _) in reference.answers.items()
+            }
+        except (MemoryError, TimedOut):
+            return replace(reference, is_final=True)
+        return replace(reference, plan=plan, answers=answers, is_final=True)
+
+    def _run_or_none(self, session: OnnxSession, inputs: Tensors) -> Tensors | None:
+        """Run a model, or return None if it refuses the inputs."""
+        try:
+            return run_model(session, inputs, self.signature)
+        except TimedOut:
+            raise
+        except REFUSALS:
+            return None
 
     # --- plans
 
     def measure_plans(self, candidate: Candidate) -> None:
-        """Measure the remaining load plans; drop those whose outputs differ.
+        """Measure load plans; drop those whose answers differ from the reference's.
+
+        The first one is always tried. Without a sample, nothing says which of the others is better.
 
         Raises:
-            InvalidModel: `NOT_LOADABLE` or `SAMPLE_FAILED`.
+            InvalidModel: `NOT_LOADABLE`, no plan is left for the model as it was uploaded.
         """
-        measured = {costs.plan for costs in candidate.costs}
-        for plan in self._further_plans(candidate):
-            enough = candidate.costs and (self.sample is None or self.is_over(PLANS_S))
-            if plan in measured or enough or self._measure(candidate, plan) is None:
+        plans = plans_for(candidate.path, candidate.optimised, self._brief.threads)
+        self._measure(candidate, plans[0])
+        for plan in self._with_one_thread(candidate, plans):
+            tried = {costs.plan for costs in candidate.costs} | {
+                drop[0] for drop in candidate.dropped
+            }
+            if plan in tried:
                 continue
-            if not self._agree(candidate.costs[0], candidate.costs[-1]):
-                candidate.costs.pop()
-        if not candidate.costs:
-            self._measure_load(candidate)
+            if candidate.costs and self.sample is None:
+                break
+            if candidate.costs and self.is_over(PLANS_S):
+                candidate.dropped.append((plan, explanations.NO_TIME.format(seconds=PLANS_S)))
+            else:
+                self._measure(candidate, plan)
+        if not candidate.costs and candidate.optimised == "none":
+            _, problem = candidate.dropped[0]
+            raise InvalidModel(f"the model ran once and not again: {problem}", code="NOT_LOADABLE")
 
-    def _plans(self, candidate: Candidate) -> list[Plan]:
-        return plans_for(candidate.path, candidate.optimised, self._brief.threads)
-
-    def _further_plans(self, candidate: Candidate) -> list[Plan]:
-        """Return all load plans, with one thread if runs are short.
+    def _with_one_thread(self, candidate: Candidate, plans: list[Plan]) -> list[Plan]:
+        """Return load plans, with one thread if runs are short.
 
         A short run may lose more by starting threads than it gains.
         """
-        plans = self._plans(candidate)
         run_ms = candidate.costs[0].batch_1_ms if candidate.costs else None
         if run_ms is not None and run_ms < SINGLE_THREAD_MS:
             return [replace(plan, threads=1) for plan in plans]
         return plans
 
-    def _measure(self, candidate: Candidate, plan: Plan) -> OnnxSession | None:
-        """Measure and record a load plan; return its session, None if failed."""
+    def _measure(self, candidate: Candidate, plan: Plan) -> None:
+        """Measure a load plan; record its costs, or the reason against it."""
         try:
             costs, session = measure(
                 lambda: self._runtime.load(candidate.path, plan),
@@ -146,38 +217,51 @@ class Evaluator:
                 self.sample,
                 self.signature,
                 candidate.size_bytes,
+                lambda outputs: self._check_first(candidate, plan, outputs),
             )
-        except (*REFUSALS, InvalidModel, MemoryError):
-            return None
+            costs = replace(costs, answers=self._answers(candidate.reference, session, costs))
+        except (*REFUSALS, InvalidModel, MemoryError) as error:
+            candidate.dropped.append((plan, explanations.reason(error)))
+            return
+        del session  # before another is loaded
         candidate.costs.append(costs)
-        return session
+        self._drop_differing(candidate)
 
-    def _agree(self, first: Costs, second: Costs) -> bool:
-        """Return True if outputs under two load plans agree within tolerance.
+    def _check_first(self, candidate: Candidate, plan: Plan, outputs: Tensors) -> None:
+        """Raise `InvalidModel` if a plan's first answer settles that it is dropped."""
+        reference = candidate.reference
+        if reference.is_final and not candidate.is_reference(plan):
+            reference.difference({next(iter(reference.answers)): outputs})
 
-        Last bits may differ, because kernels add up in different orders.
+    def _answers(
+        self, reference: Reference, session: OnnxSession, costs: Costs
+    ) -> dict[str, Tensors | None]:
+        """Return the answers to the compared requests under a plan."""
+        answers: dict[str, Tensors | None] = {}  # the first request ran when it was measured
+        for label, (inputs, _) in reference.answers.items():
+            answers[label] = try_run(session, inputs, self.signature) if answers else costs.outputs
+        return answers
+
+    def _drop_differing(self, candidate: Candidate) -> None:
+        """Drop the plans whose answers differ from the reference's.
+
+        As soon as one differs, ONNX Runtime's default session is the reference for all.
         """
-        if first.outputs is None or second.outputs is None:
-            return True
-        try:
-            check("", first.outputs, second.outputs, self._brief.rtol, self._brief.atol)
-        except InvalidModel:
-            return False
-        return True
-
-    def _measure_load(self, candidate: Candidate) -> None:
-        """Measure only loading, for a model that failed under every plan.
-
-        Raises:
-            InvalidModel: `NOT_LOADABLE`, or `SAMPLE_FAILED` if it is the sample that it refuses.
-        """
-        plan = self._plans(candidate)[-1]
-        session = self._runtime.load(candidate.path, plan)
-        for sample in self.samples[:1]:
-            self._run_sample("sample 0", session, sample)
-        size = candidate.size_bytes
-        costs, _ = measure(lambda: session, plan, None, self.signature, size)
-        candidate.costs.append(costs)
+        for costs in [*candidate.costs]:
+            if candidate.is_reference(costs.plan):
+                continue
+            try:
+                difference = candidate.reference.difference(costs.answers)
+            except InvalidModel as error:
+                if not candidate.reference.is_final:
+                    candidate.reference = self._default(candidate.reference)
+                    self._drop_differing(candidate)
+                    return
+                candidate.costs.remove(costs)
+                candidate.dropped.append((costs.plan, explanations.reason(error)))
+            else:
+                at = candidate.costs.index(costs)
+                candidate.costs[at] = replace(costs, difference=difference)
 
     # --- samples
 
@@ -196,6 +280,7 @@ class Evaluator:
             except InvalidModel as error:
                 failure = failure or error
                 candidate.costs.remove(best)
+                candidate.dropped.append((best.plan, str(error)))
         if failure is not None:
             raise failure
 
@@ -209,12 +294,18 @@ class Evaluator:
             outputs = costs.outputs or {}  # the first sample ran when the plan was measured
             if at:
                 session = session or self._runtime.load(candidate.path, costs.plan)
-                outputs = self._run_sample(f"sample {at}", session, sample)
+                outputs = self._run_sample(f"sample {at}", session, sample.inputs)
             check(f"sample {at}", sample.expected, outputs, self._brief.rtol, self._brief.atol)
             candidate.checked += 1
 
-    def _run_sample(self, label: str, session: OnnxSession, sample: Sample) -> Tensors:
+    def _run_sample(self, label: str, session: OnnxSession, inputs: Tensors) -> Tensors:
         try:
-            return run_model(session, sample.inputs, self.signature)
+            return run_model(session, inputs, self.signature)
+        except TimedOut as error:
+            raise InvalidModel(
+                f"{label}: no answer within {RUN_S:.0f} s of processor time, longer than any "
+                "request may take; make the model faster or the sample smaller",
+                code="SAMPLE_FAILED",
+            ) from error
         except REFUSALS as error:
             raise InvalidModel(f"{label}: {error}", code="SAMPLE_FAILED") from error

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 
 from functions.adapters.lambda_size import MB
+from functions.core.errors import InvalidModel, one_line
 from functions.core.registry.load_plan import Plan
+from functions.sandbox.comparison import Reference
 from functions.sandbox.measure import Costs
 
-AS_UPLOADED = "Served as uploaded, because the optimised form was not used: {problem}."
 NEVER_RUN = (
     "The model refused all generated requests, so it was loaded and never run; "
     "add samples to its manifest."
@@ -18,16 +19,54 @@ FIRST_ROW = (
 SYNTHETIC = "The package has no samples: the stored one was generated, and proves nothing."
 NOT_JUDGED = "No {kind} variant: the package has no samples to judge it by."
 FEW_CHECKED = "Only the first {checked} of {samples} samples were checked: each takes long."
+NO_TIME = "it was not measured, because the build had used {seconds:.0f} s of processor time"
+NOTE_CHARACTERS = 400
+
+
+def as_uploaded(problem: str) -> str:
+    """Return a note that the model is served as uploaded, and why."""
+    text = f"Served as uploaded, because the optimised form was not used: {problem}"
+    return one_line(text.rstrip("."), NOTE_CHARACTERS - 1) + "."
+
+
+def no_variant(kind: str, problem: str) -> str:
+    """Return a note that a variant is not served, and why."""
+    return one_line(f"The {kind} variant was not used: {problem}.", NOTE_CHARACTERS)
 
 
 def compiled(files: int, load_ms: float, raw_load_ms: float | None) -> str:
     """Return a note that the optimised model is served, with times."""
     place = "with its weights in a file that is mapped" if files > 1 else "in one file"
     raw = "" if raw_load_ms is None else f", the upload in {raw_load_ms:.1f} ms"
-    return (
-        f"Optimised ahead of time, {place}, with the same answers in every bit: "
-        f"loads in {load_ms:.1f} ms{raw}."
-    )
+    return f"Optimised ahead of time, {place}: loads in {load_ms:.1f} ms{raw}."
+
+
+def compared(best: Costs, reference: Reference) -> str:
+    """Return a note on the comparison with the upload's own answers."""
+    by_default = reference.is_final and reference.plan.prepacking
+    origin = "ONNX Runtime's default for the upload" if by_default else "the upload, used in place"
+    requests = ", ".join(reference.answers)
+    if best.difference is None:
+        result = "the same in every bit"
+    else:
+        result = (
+            f"within the tolerance (rtol {reference.rtol:g}, atol {reference.atol:g}), "
+            f"at most {best.difference:.3g} off"
+        )
+    return f"Answers compared with {origin} ({requests}): {result}."
+
+
+def dropped(plan: Plan, reason: str) -> str:
+    """Return a note on a load plan that could not be chosen."""
+    text = f"Load plan not used: {_plan(plan, name_threads=True)}: {reason}"
+    return one_line(text.rstrip("."), NOTE_CHARACTERS - 1) + "."
+
+
+def reason(error: Exception) -> str:
+    """Return why a load plan failed."""
+    if isinstance(error, InvalidModel) and error.instance_code == "SAMPLE_MISMATCH":
+        return f"its answers are not ONNX Runtime's default ones: {error}"
+    return str(error) or "it does not fit into the memory of the function that checks models"
 
 
 def plan(best: Costs, rivals: Iterable[Costs]) -> str:

@@ -1,16 +1,16 @@
 """Measure a model's time and memory under a load plan.
 
-Times are the processor's own: the best of a few runs and, for one thread, its CPU time, so that
-other work on the machine does not count.
+Times are the processor's own: the best of a few runs, in CPU time, so that other work on the
+machine does not count.
 """
 
 import ctypes
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +27,6 @@ BATCH = 8
 BATCH_MS = 250.0  # a batch expected to take longer is not measured
 
 T = TypeVar("T")
-Clock = Callable[[], float]  # seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +44,8 @@ class Costs:
     resident_bytes: int = 0  # still in use after the runs
     peak_bytes: int = 0
     outputs: Tensors | None = None  # result of the first run
+    answers: Mapping[str, Tensors | None] = field(default_factory=dict)  # to compared requests
+    difference: float | None = None  # largest, from the reference's answers; None: same bits
 
     @property
     def cold_ms(self) -> float:
@@ -70,24 +71,26 @@ def measure(
     sample: Sample | None,
     signature: Signature,
     size_bytes: int,
+    accept: Callable[[Tensors], object] = lambda _: None,
 ) -> tuple[Costs, OnnxSession]:
     """Measure time and memory of loading a model and running it.
 
     Runs are the first one, one row and, if the model takes batches, eight rows of the sample.
-    Without a sample only the load is measured.
+    Without a sample only the load is measured. `accept` gets the first answer and may raise, before
+    slow runs of a plan that is of no use.
 
     Raises:
         InvalidRequest, ExecutionFailed, TimedOut: the model refuses the sample.
-        InvalidModel, MemoryError: it cannot be loaded.
+        InvalidModel, MemoryError: it cannot be loaded, or `accept` raised it.
     """
-    now = clock(plan.threads)
     memory = Memory()
-    session, load_ms = _timed(load, now)
+    session, load_ms = timed(load, plan.threads)
     if sample is None:
         resident = memory.resident_bytes(size_bytes)
         costs = Costs(plan, load_ms, resident_bytes=resident, peak_bytes=memory.peak_bytes())
         return costs, session
-    outputs, first_ms = _timed(lambda: run_model(session, sample.inputs, signature), now)
+    outputs, first_ms = timed(lambda: run_model(session, sample.inputs, signature), plan.threads)
+    accept(outputs)
     batch_1_ms = _one_row_ms(session, plan, sample, signature, first_ms)
     # Memory of the 8-row run does not count towards `memory_mb`.
     resident, peak = memory.resident_bytes(size_bytes), memory.peak_bytes()
@@ -98,18 +101,29 @@ def measure(
     return costs, session
 
 
-def clock(threads: int) -> Clock:
-    """Return the clock to time work with: CPU or wall time.
+class Stopwatch:
+    """Time of work in `threads` threads, without waits for other work.
 
-    It counts CPU time of one thread, and wall time of several.
+    For one thread it is the thread's CPU time. For several it is that of the clock, or the CPU time
+    of all if that is less, because they had to wait for their turn.
     """
-    return time.thread_time if threads == 1 else time.perf_counter
+
+    def __init__(self, threads: int) -> None:
+        self._clocks = (
+            (time.thread_time,) if threads == 1 else (time.perf_counter, time.process_time)
+        )
+        self._began = [now() for now in self._clocks]
+
+    def seconds(self) -> float:
+        """Return the seconds since the start."""
+        return min(now() - began for now, began in zip(self._clocks, self._began, strict=True))
 
 
-def _timed(call: Callable[[], T], now: Clock) -> tuple[T, float]:
-    began = now()
+def timed(call: Callable[[], T], threads: int) -> tuple[T, float]:
+    """Return a call's result and the milliseconds it took."""
+    stopwatch = Stopwatch(threads)
     result = call()
-    return result, (now() - began) * 1000
+    return result, stopwatch.seconds() * 1000
 
 
 def _one_row_ms(
@@ -125,7 +139,7 @@ def _one_row_ms(
     is_other_request = one_row is not None and not _same_shapes(one_row, sample.inputs)
     if plan.prepacking and first_ms >= RUNS_S * 1000 and not is_other_request:
         return first_ms
-    return _best_ms(session, one_row or sample.inputs, signature, clock(plan.threads))
+    return _best_ms(session, one_row or sample.inputs, signature, plan.threads)
 
 
 def _eight_rows_ms(
@@ -134,22 +148,22 @@ def _eight_rows_ms(
     if not signature.batches or row_ms is None or row_ms * BATCH > BATCH_MS:
         return None
     batch = rows(sample.inputs, BATCH)
-    return _best_ms(session, batch, signature, clock(plan.threads)) if batch else None
+    return _best_ms(session, batch, signature, plan.threads) if batch else None
 
 
 def _best_ms(
-    session: OnnxSession, inputs: Tensors, signature: Signature, now: Clock
+    session: OnnxSession, inputs: Tensors, signature: Signature, threads: int
 ) -> float | None:
     """Return a model's fastest of several runs in ms; None if refused."""
-    best, until = math.inf, now() + RUNS_S
+    best, total = math.inf, Stopwatch(threads)
     for run in range(RUNS):
-        began = now()
-        if run and began > until:
+        if run and total.seconds() > RUNS_S:
             break
-        if try_run(session, inputs, signature) is None:
+        outputs, run_ms = timed(lambda: try_run(session, inputs, signature), threads)
+        if outputs is None:
             return None
-        best = min(best, now() - began)
-    return best * 1000
+        best = min(best, run_ms)
+    return best
 
 
 def _same_shapes(left: Tensors, right: Tensors) -> bool:

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from functions.adapters.onnx.sessions import OnnxSession
 from functions.core.errors import InvalidModel, InvalidRequest, shown
 from functions.core.protocol import tensors
 from functions.core.protocol.infer_request import decode_infer
 from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor
-from functions.sandbox.comparison import Tensors, try_run
+from functions.sandbox.comparison import Tensors
 
 STORED_BYTES = 64 * 1024  # largest sample in the serving bucket, as JSON
+COMPARED_SAMPLES = 4  # most samples whose answers under different plans are compared
+SMALL_ROWS_BYTES = 64 * 1024  # samples up to this size are also compared with repeated rows
+GENERATED, FIRST_ROW = "the generated request", "its first row"
 _CHARACTERS = 2  # fewest characters of an element in JSON: a digit and a comma
 
 
@@ -135,6 +137,31 @@ def size_bytes(inputs: Tensors) -> int:
     )
 
 
+def compared_requests(
+    samples: Sequence[Sample], sample: Sample | None, signature: Signature, *, is_large: bool
+) -> dict[str, Tensors]:
+    """Return the requests to be answered alike under all plans, by name.
+
+    Those are the samples, or the generated `sample`, and, where rows are a batch, the rows of the
+    first one repeated to three and to eight. A large model, whose runs take long, gets two rows: an
+    answer that depends on the number of rows differs for two as well.
+    """
+    if sample is None:
+        return {}
+    firsts = enumerate(samples[:COMPARED_SAMPLES])
+    requests = {f"sample {at}": first.inputs for at, first in firsts}
+    requests = requests or {GENERATED: sample.inputs}
+    if signature.batches and size_bytes(sample.inputs) < SMALL_ROWS_BYTES:
+        for count in (2,) if is_large else (3, 8):
+            batch = rows(sample.inputs, count)
+            if batch is not None:
+                requests[f"{count} rows of it"] = batch
+    first_row = _first_row_to_store(sample, signature)
+    if first_row is not None:
+        requests[FIRST_ROW] = first_row.inputs
+    return requests
+
+
 # --- storing
 
 
@@ -159,17 +186,14 @@ def to_document(sample: Sample, outputs: Tensors, signature: Signature) -> dict[
     return document if fits else None
 
 
-def first_row_document(
-    sample: Sample, session: OnnxSession, signature: Signature
-) -> dict[str, Any] | None:
-    """Convert the first row of a sample request to JSON.
-
-    The outputs are the model's own. Returns None if one row is too large or the model refuses it.
-    """
+def _first_row_to_store(sample: Sample, signature: Signature) -> Sample | None:
+    """Return the first row of a sample too large to be stored."""
+    if not has_rows(sample.inputs, signature):
+        return None
+    if sample.origin is not None and to_document(sample, {}, signature) is not None:
+        return None
     row = rows(sample.inputs, 1)
-    outputs = try_run(session, row, signature) if row else None
-    document = to_document(Sample(row, {}), outputs, signature) if row and outputs else None
-    return document and document | {"synthetic": sample.synthetic}
+    return Sample(row, {}) if row else None
 
 
 def _to_json(values: Tensors, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:

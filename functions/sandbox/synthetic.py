@@ -6,15 +6,16 @@ import time
 from collections.abc import Iterator
 
 from functions.adapters.onnx.sessions import OnnxSession
+from functions.core.errors import InvalidModel, TimedOut
 from functions.core.protocol import tensors
 from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
 from functions.core.protocol.tensors import FLOATS, Tensor
-from functions.sandbox.comparison import Tensors, try_run
+from functions.sandbox.comparison import REFUSALS, RUN_S, Tensors, run_model
 from functions.sandbox.samples import Sample
 
 SIZES = (1, 2, 4, 8, 16, 32, 224)  # tried for dynamic dimensions, in this order
 ELEMENTS = 2**24  # most elements of a tensor
-ATTEMPTS_S = 5.0  # no further request is tried after this time
+ATTEMPTS_S = 5.0  # no further request is tried after this processor time
 SEED = 20261122
 
 
@@ -22,14 +23,28 @@ def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | Non
     """Generate a request that the model accepts, and run it.
 
     Returns the request and its outputs, or two None if the model refuses all that were tried.
+
+    Raises:
+        InvalidModel: `NO_ANSWER`, it never ends, or it refuses the only request there is.
     """
-    until = time.monotonic() + ATTEMPTS_S
+    until = time.process_time() + ATTEMPTS_S
     for inputs in _attempts(signature):
-        if time.monotonic() > until:
+        if time.process_time() > until:
             break
-        outputs = try_run(session, inputs, signature)
-        if outputs is not None:
-            return Sample(inputs, {}), outputs
+        try:
+            return Sample(inputs, {}), run_model(session, inputs, signature)
+        except TimedOut as error:
+            raise InvalidModel(
+                f"the model did not answer a generated request within {RUN_S:.0f} s of processor "
+                "time; if it answers others, add a sample to its manifest",
+                code="NO_ANSWER",
+            ) from error
+        except REFUSALS as error:
+            if not signature.inputs:
+                raise InvalidModel(
+                    f"the model has no inputs, and fails whenever it runs: {error}",
+                    code="NO_ANSWER",
+                ) from error
     return None, None
 
 

@@ -40,13 +40,13 @@ class OnnxRuntime:
 
     Implements `Runtime` of core.serving.model_cache.
 
-    `threads` is the number of threads this process may use.
+    `threads` is the number of threads this process may use. `watchdog` limits the time of runs.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, watchdog: Watchdog | None = None) -> None:
         self._threads = threads
         self._library = library()
-        self._watchdog = Watchdog()
+        self._watchdog = watchdog or Watchdog()
 
     def load(self, path: Path, plan: Plan | None = None) -> "OnnxSession":
         """Load a model file into a session, as its load plan says.
@@ -65,18 +65,21 @@ class OnnxRuntime:
                 options.optimise(_LAYOUT if plan.layout else _DISABLE_ALL)
             return self._open(path, options)
 
-    def compile(self, path: Path, target: Path, weights: str | None) -> "OnnxSession":
+    def compile(
+        self, path: Path, target: Path, weights: str | None, *, prepacking: bool = False
+    ) -> "OnnxSession":
         """Optimise a model's graph, save it to a file, return its session.
 
         The graph suits any processor of this architecture and is written to `target`. `weights`
         names a file beside it for the larger weights, which a load then maps and does not read.
+        `prepacking` concerns the session alone.
 
         Raises:
             InvalidModel: the runtime refuses the model, or cannot write it.
             MemoryError: it does not fit.
         """
         threads = self._threads_for(Plan(threads=self._threads))
-        with _Options(self._library.api, threads, prepacking=False) as options:
+        with _Options(self._library.api, threads, prepacking=prepacking) as options:
             options.optimise(_EXTENDED, target)
             if weights is not None:
                 prefix = "session.optimized_model_external_initializers"

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections.abc import Callable
 
 from functions.adapters.onnx.runs import Run
 
@@ -17,9 +18,12 @@ class Watchdog:
     operations of a dict are atomic under the GIL. If a run ends just as its time does, the side
     that removes the entry decides: the run has ended in time, or the thread terminates it.
     The lock is taken only to wake the thread for a deadline before its next wake-up.
+
+    `clock` returns seconds, at most as fast as they pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
         self._deadlines: dict[Run, float] = {}
         # Infinite while the thread is not asleep: a run that starts then has to wait for the lock
@@ -29,7 +33,7 @@ class Watchdog:
 
     def watch(self, run: Run, timeout_s: float) -> None:
         """Abort a model run after `timeout_s` seconds unless unwatched before."""
-        deadline = self._deadlines[run] = time.monotonic() + timeout_s
+        deadline = self._deadlines[run] = self._clock() + timeout_s
         if deadline < self._wakes_at:
             with self._changed:
                 if self._started:
@@ -65,7 +69,7 @@ class Watchdog:
     def _terminate_overdue(self) -> float:
         """Abort overdue model runs; return the seconds until the next deadline."""
         self._wakes_at = math.inf
-        now = time.monotonic()
+        now = self._clock()
         deadlines = self._deadlines.copy()
         for run, deadline in deadlines.items():
             if deadline > now:
