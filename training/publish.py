@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from training import manifest
 from training.errors import InvalidArtifact, TrainingError
-from training.export import graphs, model_card
+from training.export import graph_editing, graphs, model_card
 from training.export.graphs import first_line
 from training.recipe import NAME, OUTPUTS, Arrays, Task
 
@@ -85,9 +85,11 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
             f"{options.model!r} is no model name: use A-Z, a-z, 0-9, '.', '_', '-'"
         )
     graph = read(options.file)
-    session = graphs.open_session(graph)
-    print(f"{options.file.name}: loads; {_signature(session)}", flush=True)
+    own_labels = graph_editing.make_servable(graph)
+    session = _open(graph, options.file.name)
+    print(f"{options.file.name}: ONNX Runtime loads it; {_signature(session)}", flush=True)
     card = _card(graph, options)
+    _add_labels(card, own_labels)
     requests = [_sample(path, session) for path in options.sample] or made_up(session)
     try:
         card["samples"] = graphs.samples(graph, requests)
@@ -104,6 +106,7 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
     if options.bucket:
         region = options.region or _region(environ)
         print(f"uploaded {upload(path, options.model, options.bucket, region)}", flush=True)
+        print("the registration checks more, and says READY or why not: GET /v2/repository/index")
     return path
 
 
@@ -112,10 +115,10 @@ def _region(environ: Mapping[str, str]) -> str:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Load an ONNX file and check that ONNX Runtime accepts it.
+    """Load an ONNX file that is not split over several files.
 
     Raises:
-        InvalidArtifact: the file is missing, no ONNX, split over several files, or does not load.
+        InvalidArtifact: the file is missing, no ONNX, or split over several files.
     """
     if not path.is_file():
         raise InvalidArtifact(f"there is no file {path}")
@@ -127,15 +130,29 @@ def read(path: Path) -> onnx.ModelProto:
         raise InvalidArtifact(
             f"{path.name} keeps weights in other files; save it with save_as_external_data=False"
         )
-    problem = graphs.load_problem(graph)
-    if problem is None:
-        try:
-            graphs.open_session(graph)
-        except Exception as error:  # the runtime raises native errors of any kind
-            problem = f"does not load: {first_line(error)}"
-    if problem is not None:
-        raise InvalidArtifact(f"{path.name} {problem}")
     return graph
+
+
+def _open(graph: onnx.ModelProto, name: str) -> Any:
+    """Load a graph into ONNX Runtime.
+
+    Raises:
+        InvalidArtifact: it does not load, or has an input or output that is no tensor.
+    """
+    problem = graphs.load_problem(graph)
+    if problem is not None:
+        raise InvalidArtifact(f"{name} {problem}")
+    try:
+        session = graphs.open_session(graph)
+    except Exception as error:  # the runtime raises native errors of any kind
+        raise InvalidArtifact(f"{name} does not load: {first_line(error)}") from error
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        if value.type not in graphs.DATATYPES:
+            raise InvalidArtifact(
+                f"{name}: {value.name} is a {value.type}, and only tensors are served; "
+                "export it as tensors"
+            )
+    return session
 
 
 def _signature(session: Any) -> str:
@@ -185,6 +202,13 @@ def _manifests(graph: onnx.ModelProto, path: Path | None) -> dict[str, Any]:
             raise InvalidArtifact(f"there is no file {path}")
         card |= _parse_object(path.read_text(encoding="utf-8"), path.name)
     return card
+
+
+def _add_labels(card: Mapping[str, Any], labels: Mapping[str, list[str]]) -> None:
+    """Add the graph's own class labels to outputs without labels."""
+    for output in card["outputs"]:
+        if output["name"] in labels and not output.get("labels"):
+            output["labels"] = labels[output["name"]]
 
 
 def _inputs(

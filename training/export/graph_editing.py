@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from training.errors import ExportFailed
 from training.export import graphs
-from training.export.graphs import IR, LOCALE, OPSET, first_line
+from training.export.graphs import IR, LOCALE, OPSET, UNICODE_LOCALE, first_line
 
 _RECURRENT = ("LSTM", "GRU")
 _ENCODER_ML_OPSET = 4  # version of ai.onnx.ml with LabelEncoder from strings to int64
@@ -128,6 +128,55 @@ def _strip(graph: onnx.GraphProto) -> None:
 
 def _set_locale(node: onnx.NodeProto) -> None:
     set_attributes(node, locale=LOCALE)
+
+
+# --- what a registration changes, too
+
+
+def make_servable(model: onnx.ModelProto) -> dict[str, list[str]]:
+    """Cut off ZipMap operators and replace locales, in place; return class labels.
+
+    The labels are those of the ZipMap operators, by output. Turkish locales, whose upper case
+    differs, stay: `graphs.load_problem` names them.
+    """
+    for node in graphs.nodes(model.graph):
+        if node.op_type == "StringNormalizer" and not _is_turkish(_locale(node)):
+            set_attributes(node, locale=_locale(node) if _is_plain(node) else UNICODE_LOCALE)
+    outputs = {value.name: value for value in model.graph.output}
+    cut = [
+        node
+        for node in model.graph.node
+        if node.op_type == "ZipMap" and node.output[0] in outputs and node.attribute
+    ]
+    return {node.output[0]: _cut_zipmap(node, outputs[node.output[0]]) for node in cut}
+
+
+def _cut_zipmap(node: onnx.NodeProto, output: onnx.ValueInfoProto) -> list[str]:
+    """Turn a ZipMap into an Identity; return its class labels."""
+    [labels] = [helper.get_attribute_value(attribute) for attribute in node.attribute]
+    texts = [label.decode() if isinstance(label, bytes) else str(label) for label in labels]
+    matrix = helper.make_tensor_value_info(
+        output.name, onnx.TensorProto.FLOAT, ["batch", len(texts)]
+    )
+    node.CopyFrom(helper.make_node("Identity", node.input, node.output, node.name))
+    output.CopyFrom(matrix)
+    return texts
+
+
+def _locale(node: onnx.NodeProto) -> str:
+    for attribute in node.attribute:
+        if attribute.name == "locale":
+            return str(attribute.s, "utf-8")
+    return "en_US"
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    return re.match(r"(C|POSIX)($|\.)", _locale(node)) is not None
+
+
+def _is_turkish(locale: str) -> bool:
+    """Return True for a locale whose upper-case i has a dot."""
+    return re.match(r"(tr|az|crh|ku)(?![a-z])|tt_RU@", locale) is not None
 
 
 # --- dimensions and guards

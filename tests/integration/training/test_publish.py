@@ -88,7 +88,10 @@ def test_the_card_has_the_declared_tensors_and_two_samples(
         x, y = sample["request"]["inputs"][0], sample["response"]["outputs"][0]
         assert x["shape"] == y["shape"] == [rows, 3]
         assert y["data"] == [2 * value for value in x["data"]]
-    assert "mine.onnx: loads; x FP32['batch', 3] → y FP32['batch', 3]" in capsys.readouterr().out
+    assert (
+        "mine.onnx: ONNX Runtime loads it; x FP32['batch', 3] → y FP32['batch', 3]"
+        in capsys.readouterr().out
+    )
     read_manifest(json.dumps(card).encode())  # the registry's own check
 
 
@@ -251,3 +254,68 @@ def test_a_task_is_required(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_file_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert publish(tmp_path, make_doubler(), "--output", str(tmp_path / "mine.onnx")) == 1
     assert "is the file itself; it is not overwritten" in capsys.readouterr().err
+
+
+def classifier(imports: int = 1) -> Any:
+    """Make a text classifier as skl2onnx writes it by default."""
+    x = helper.make_tensor_value_info("x", TensorProto.STRING, ["n"])
+    label = helper.make_tensor_value_info("label", TensorProto.STRING, ["n"])
+    inner = helper.make_map_type_proto(
+        TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    ml: Any = {"domain": "ai.onnx.ml"}
+    nodes = [
+        helper.make_node("StringNormalizer", ["x"], ["label"], case_change_action="LOWER"),
+        helper.make_node(
+            "LabelEncoder", ["label"], ["p1"], **ml, keys_strings=["a"], values_floats=[0.25]
+        ),
+        helper.make_node("Unsqueeze", ["p1", "one"], ["column"]),
+        helper.make_node("Concat", ["column", "column"], ["pair"], axis=1),
+        helper.make_node("ZipMap", ["pair"], ["p"], **ml, classlabels_strings=["dog", "cat"]),
+    ]
+    model = make_graph(x, label, nodes, [numpy_helper.from_array(np.array([1]), "one")])
+    model.graph.output.append(helper.make_value_info("p", helper.make_sequence_type_proto(inner)))
+    model.opset_import.add(domain="ai.onnx.ml", version=2)
+    for _ in range(imports - 1):
+        model.opset_import.add(domain="", version=20)
+    return model
+
+
+def test_what_a_registration_changes_is_changed_in_the_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert publish(tmp_path, classifier(imports=2), task="classification") == 0
+
+    path = tmp_path / "out" / "model.onnx"
+    operators = {node.op_type: node for node in onnx.load(path).graph.node}
+    assert "ZipMap" not in operators
+    locale = {item.name: item.s for item in operators["StringNormalizer"].attribute}["locale"]
+    assert locale == b"C.UTF-8"
+    label, probabilities = card_of(path)["outputs"]
+    assert probabilities["labels"] == ["dog", "cat"]
+    assert "labels" not in label
+    response = card_of(path)["samples"][0]["response"]["outputs"]
+    assert {output["name"]: output["data"] for output in response} == {
+        "label": ["a"],
+        "p": [0.25, 0.25],
+    }
+    assert "ONNX Runtime loads it; x BYTES" in capsys.readouterr().out
+
+
+def test_a_sequence_is_named_with_its_type(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_doubler()
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["y"], ["s"]))
+    model.graph.output.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None))
+
+    assert publish(tmp_path, model) == 1
+    assert "s is a seq(tensor(float)), and only tensors are served" in capsys.readouterr().err
+
+
+def test_a_turkish_locale_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = classifier()
+    model.graph.node[0].attribute.append(helper.make_attribute("locale", "tr_TR"))
+
+    assert publish(tmp_path, model, task="classification") == 1
+    assert "needs the locale tr_TR" in capsys.readouterr().err
