@@ -107,8 +107,8 @@ class ManifestSchema(_Open):
     schema_: Annotated[Literal[1], Field(alias="schema")]
     task: Annotated[str, Field(max_length=128)] | None = None  # e.g. "classification"
     description: Text | None = None
-    inputs: Annotated[list[Tensor], Field(max_length=256)] = []
-    outputs: Annotated[list[Tensor], Field(max_length=256)] = []
+    inputs: Annotated[list[Tensor], Field(max_length=1024)] = []
+    outputs: Annotated[list[Tensor], Field(max_length=1024)] = []
     metrics: Scalars = {}
     baselines: dict[Text, Scalars] = {}  # metrics by baseline
     evaluation: Evaluation = Evaluation()

@@ -10,6 +10,7 @@ from functions.core.names import is_onnx_file
 from functions.core.package.archive import Member, read_archive
 from functions.core.package.gzip_stream import bad_archive
 from functions.core.package.onnx_reader import MANIFEST_KEY, OnnxFile, read_onnx
+from functions.core.package.onnx_rewrite import Rewrite, apply
 from functions.core.package.weight_files import (
     bad_location,
     flat_names,
@@ -62,6 +63,7 @@ def unpack(form: Form, directory: Path) -> Unpacked:
         names[manifest] = MANIFEST
     files.take(names)
     relocate(package / MODEL, graph.locations, weights)
+    _rewrite(package / MODEL, graph.rewrite)
     ignored = files.rest({files.model, *names})
     return _unpacked(tuple(weights.values()), graph, package, ignored)
 
@@ -72,6 +74,12 @@ def _has_manifest(files: _Files, path: str) -> bool:
         message = f"manifest.json is over {MANIFEST_BYTES} bytes"
         raise InvalidModel(message, code="MANIFEST_TOO_LARGE")
     return size is not None
+
+
+def _rewrite(model: Path, rewrite: Rewrite) -> None:
+    if rewrite.edits:
+        check_room(model.stat().st_size, model.parent)
+        apply(model, rewrite.edits)
 
 
 class _FolderFiles:
@@ -186,7 +194,15 @@ def _unpacked(
     if len(ignored) > IGNORED:
         ignored = [*ignored[: IGNORED - 1], f"and {len(ignored) - IGNORED + 1} more"]
     names = tuple(one_line(name, TEXT) for name in ignored)
-    return Unpacked(MODEL, weights, manifest.exists(), described, names)
+    return Unpacked(
+        MODEL,
+        weights,
+        manifest.exists(),
+        described,
+        names,
+        labels=graph.rewrite.labels,
+        notes=tuple(graph.rewrite.notes),
+    )
 
 
 def _weights(graph: OnnxFile, form: Form, files: _Files, manifest: str) -> dict[str, str]:

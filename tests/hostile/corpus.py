@@ -394,7 +394,6 @@ def graphs() -> Iterator[Case]:
     )
     yield case("u03, billion laughs of functions", billion_laughs, "LOCAL_FUNCTIONS")
     yield case("u04, 5,000 functions that call each other", deep_functions, "LOCAL_FUNCTIONS")
-    yield case("training information", lambda: proto(lambda m: m.training_info.add()), "TRAINING")
     yield case(
         "a sparse initializer",
         lambda: proto(lambda m: m.graph.sparse_initializer.add(dims=[2**40])),
@@ -405,6 +404,11 @@ def graphs() -> Iterator[Case]:
         ("evil", "Op"),
         ("com.microsoft", "EPContext"),
         ("com.microsoft", "BeamSearch"),
+        ("com.microsoft", "CropAndResize"),
+        ("com.microsoft", "Inverse"),
+        ("com.microsoft", "MoE"),
+        ("com.microsoft", "NGramRepeatBlock"),
+        ("com.microsoft", "QMoE"),
         ("com.microsoft.nchwc", "Conv"),
         ("ai.onnx.training", "Adam"),
         ("org.pytorch.aten", "ATen"),
@@ -414,15 +418,10 @@ def graphs() -> Iterator[Case]:
             model([node(op, "x", "y", domain=domain)], [value("x")], [value("y")]),
             "FOREIGN_OPERATOR",
         )
-    for name, opset in [("0", 0), ("6", 6), ("27", 27), ("9999", 9999)]:
+    for name, opset in [("0", 0), ("27", 27), ("9999", 9999)]:
         yield case(f"opset {name}", raw_identity(opset=opset), "UNSUPPORTED_OPSET")
-    for ir in (2, 14, 99):
+    for ir in (14, 99):
         yield case(f"IR version {ir}", raw_identity(ir=ir), "UNSUPPORTED_OPSET")
-    yield case(
-        "two imports of the default operators",
-        raw_identity(extra=message(8, message(1, b"ai.onnx"), number(2, 11))),
-        "UNSUPPORTED_OPSET",
-    )
     yield case(
         "a cycle",
         model(
@@ -1160,27 +1159,12 @@ def names() -> Iterator[Case]:
         )
     evil = "y\u202e\n\x1b"
     yield case(
-        "an initializer",
-        lambda: proto(lambda m: setattr(m.graph.initializer[0], "name", evil)),
-        "BAD_NAME",
-    )
-    yield case(
-        "a node", lambda: proto(lambda m: setattr(m.graph.node[0], "name", evil)), "BAD_NAME"
-    )
-    yield case(
         "an operator",
         lambda: proto(lambda m: setattr(m.graph.node[0], "op_type", evil)),
         "BAD_NAME",
     )
     yield case(
         "a domain", lambda: proto(lambda m: setattr(m.graph.node[0], "domain", evil)), "BAD_NAME"
-    )
-    yield case(
-        "a dimension",
-        lambda: model(
-            [node("Relu", "x", "y")], [value("x", shape=[evil])], [value("y", shape=None)]
-        ),
-        "BAD_NAME",
     )
     yield case(
         "an attribute",

@@ -106,10 +106,9 @@ def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
     datatype = None if node.element is None else ELEMENT_DATATYPES.get(node.element)
     if datatype is None:
         supported = "tensors of booleans, integers, floats or strings"
-        zipmap = node.type.startswith("seq(map(")
-        hint = "; export the classifier with options={'zipmap': False}" if zipmap else ""
         raise InvalidModel(
-            f"{kind} {shown(node.name)} is a {node.type}, only {supported} are served{hint}",
+            f"{kind} {shown(node.name)} is a {node.type}, only {supported} are served; "
+            f"{_next_step(node.type)}",
             code="UNSUPPORTED_TYPE",
         )
     if node.shape or node.name not in unranked:
@@ -121,3 +120,12 @@ def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
         f"input {shown(node.name)} does not say how many dimensions it has; export it with a shape",
         code="UNKNOWN_RANK",
     )
+
+
+def _next_step(container: str) -> str:
+    """Return the cure for an input or output that is no tensor."""
+    if container.startswith("seq(map("):
+        return "export the classifier with options={'zipmap': False}"
+    if container.startswith("seq("):
+        return "join it to a tensor (ConcatFromSequence), or export a model for each element"
+    return "export the model with such tensors in its place"

@@ -18,13 +18,19 @@ from functions.core.package import onnx_tensor as tensors
 from functions.core.package import onnx_wire as wire
 from functions.core.package.hazards import check_hazards
 from functions.core.package.onnx_graph import INT64, Constant, Graph, Node
+from functions.core.package.onnx_rewrite import Rewrite
 from functions.core.package.onnx_tensor import Tensor
 from functions.core.package.onnx_value import read_value
 from functions.core.package.onnx_wire import WireReader, not_onnx, too_complex
 
 MANIFEST_KEY = "mayfly.manifest"
 
-_ATTRIBUTE_NUMBERS = {**wire.runs(wire.VARINT, 8), **wire.runs(wire.FIXED32, 7)}  # ints and floats
+_ATTRIBUTE_LISTS = {
+    **wire.runs(wire.FIXED32, 7),  # floats
+    **wire.runs(wire.VARINT, 8),  # ints
+    **wire.runs(wire.BYTES, 9),  # strings
+}
+_DOMAIN_BYTES = 64  # read of a domain's name; those that matter are shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class OnnxFile:
     refuses_empty: bool = False  # a tensor without elements would end the process
     # location of each weight file -> positions of its text in the file
     locations: Mapping[str, list[int]] = field(default_factory=dict)
+    rewrite: Rewrite = field(default_factory=Rewrite)  # changes before it is served
 
 
 @dataclass(slots=True)
@@ -81,6 +88,7 @@ class _ModelReader:
     def __init__(self, data: Any) -> None:
         self.graph = Graph()
         self._wire = WireReader(data)
+        self._rewrite = Rewrite()
         self._external: dict[str, int] = {}
         self._locations: dict[str, list[int]] = {}
         self._nodes = 0
@@ -100,7 +108,7 @@ class _ModelReader:
                 self.graph.inputs.pop(name, None)
         return OnnxFile(
             header.ir_version,
-            header.opsets.get("", 1),  # a file without an opset uses the first one
+            header.opsets.get("", limits.OPSETS[-1]),  # the runtime takes the newest
             " ".join(filter(None, header.producer)),
             header.metadata,
             self._external,
@@ -108,6 +116,7 @@ class _ModelReader:
             frozenset(self._unranked),
             self._refuses_empty,
             self._locations,
+            self._rewrite,
         )
 
     def _header(self, size: int) -> _Header:
@@ -128,10 +137,7 @@ class _ModelReader:
                 case 14, wire.BYTES:  # metadata_props
                     self._add_metadata(header, start, end)
                 case 20, wire.BYTES:  # training_info
-                    raise InvalidModel(
-                        "the file holds training information; export it for inference",
-                        code="TRAINING",
-                    )
+                    self._rewrite.drop_training(start, end)
                 case 25, wire.BYTES:  # functions
                     raise InvalidModel(
                         "the model has local functions; export it with them inlined (onnx.inliner)",
@@ -140,17 +146,18 @@ class _ModelReader:
         return header
 
     def _add_opset(self, header: _Header, start: int, end: int) -> None:
-        """Parse an OperatorSetIdProto (operator domain and version) into the header."""
+        """Parse an OperatorSetIdProto (operator domain and version) into the header.
+
+        Of two versions of a domain the runtime takes the last one. Imports of domains that no
+        node uses are harmless.
+        """
         domain, version = "", 0
         for number, kind, first, last in self._wire.fields(start, end):
             if number == 1 and kind == wire.BYTES:
-                domain = self._wire.name(first, last)
+                domain = self._wire.text(first, min(last, first + _DOMAIN_BYTES), "replace")
             elif number == 2 and kind == wire.VARINT:
                 version = first
-        domain = "" if domain == "ai.onnx" else domain
-        if domain in header.opsets:
-            raise _bad_opset(f"the model imports the operators of {shown(domain)} twice")
-        header.opsets[domain] = version
+        header.opsets["" if domain == "ai.onnx" else domain] = version
 
     def _add_metadata(self, header: _Header, start: int, end: int) -> None:
         header.metadata_entries += 1
@@ -170,23 +177,30 @@ class _ModelReader:
         if depth > limits.SUBGRAPH_DEPTH:
             raise too_complex(f"graphs are nested deeper than {limits.SUBGRAPH_DEPTH}")
         graph = Graph()
+        places: list[tuple[str, int, int]] = []  # outputs and inner values
         for number, kind, first, last in self._wire.fields(start, end):
             match number, kind:
                 case 1, wire.BYTES:  # node
-                    graph.nodes.append(self._node(first, last, depth))
+                    node = self._node(first, last, depth)
+                    graph.nodes.append(node)
+                    self._rewrite.add_node(self._wire, node, first, last, depth)
                 case 5, wire.BYTES:  # initializer
                     self._add_initializer(graph, first, last)
                 case 11, wire.BYTES:  # input
                     self._add_value(graph, graph.inputs, "input", first, last, depth)
                 case 12, wire.BYTES:  # output
-                    self._add_value(graph, graph.outputs, "output", first, last, depth)
+                    name = self._add_value(graph, graph.outputs, "output", first, last, depth)
+                    places.append((name, first, last))
                 case 13, wire.BYTES:  # value_info
-                    self._add_value(graph, None, "output", first, last, depth)
+                    name = self._add_value(graph, None, "output", first, last, depth)
+                    places.append((name, first, last))
                 case 15, wire.BYTES:  # sparse_initializer
                     raise _sparse()
         free = graph.inputs.keys() - graph.constants.keys()
         if max(len(free), len(graph.outputs)) > limits.TENSORS:
             raise too_complex(f"a graph has over {limits.TENSORS} inputs or outputs")
+        if not depth:
+            self._rewrite.cut_zipmaps(self._wire, places, graph.outputs)
         return graph
 
     def _add_initializer(self, graph: Graph, start: int, end: int) -> None:
@@ -206,8 +220,8 @@ class _ModelReader:
         start: int,
         end: int,
         depth: int,
-    ) -> None:
-        """Parse a declared graph value (ValueInfoProto); record its name and type.
+    ) -> str:
+        """Parse a declared graph value (ValueInfoProto); record and return its name.
 
         `names` collects the names of inputs or outputs; it is None for inner values.
         """
@@ -216,10 +230,13 @@ class _ModelReader:
             if value.name in names:
                 raise _duplicate(f"two {role}s", value.name)
             names[value.name] = None
-            if depth == 0 and value.shape is None:
-                self._unranked.add(value.name)
+            if depth == 0:
+                wire.check_name(value.name)
+                if value.shape is None:
+                    self._unranked.add(value.name)
         if value.datatype:
             graph.types[value.name] = value.datatype
+        return value.name
 
     def _node(self, start: int, end: int, depth: int) -> Node:
         """Parse a NodeProto (one operator call) and check it against the limits."""
@@ -234,7 +251,7 @@ class _ModelReader:
                 case 2, wire.BYTES:  # output
                     self._add_name(node.outputs, "outputs", first, last)
                 case 3, wire.BYTES:  # name
-                    node.name = self._wire.name(first, last)
+                    node.name = self._wire.text(first, last)
                 case 4, wire.BYTES:  # op_type
                     node.op = self._wire.name(first, last)
                 case 5, wire.BYTES:  # attribute
@@ -245,8 +262,9 @@ class _ModelReader:
                 case 7, wire.BYTES:  # domain
                     node.domain = self._wire.name(first, last)
         if not limits.is_allowed(node.domain, node.op):
+            reason = limits.refusal(node.domain, node.op)
             raise InvalidModel(
-                f"operator {shown(node.op)} of {shown(node.domain)} is no standard one; "
+                f"operator {shown(node.op)} of {shown(node.domain)} is not served: {reason}; "
                 "export the model with operators of ai.onnx and ai.onnx.ml",
                 code="FOREIGN_OPERATOR",
             )
@@ -254,7 +272,7 @@ class _ModelReader:
         return node
 
     def _add_name(self, names: list[str], role: str, start: int, end: int) -> None:
-        names.append(self._wire.name(start, end))
+        names.append(self._wire.text(start, end))
         if len(names) > limits.FAN:
             raise too_complex(f"a node has over {limits.FAN} {role}")
 
@@ -262,7 +280,7 @@ class _ModelReader:
         """Parse an AttributeProto and add its constants and subgraphs to `node`."""
         name, integer, graphs = "", 0, 0
         constant: Constant | None = None
-        for number, kind, first, last in self._wire.fields(start, end, _ATTRIBUTE_NUMBERS):
+        for number, kind, first, last in self._wire.fields(start, end, _ATTRIBUTE_LISTS):
             match number, kind:
                 case 1, wire.BYTES:  # name
                     name = self._wire.name(first, last)
@@ -294,17 +312,19 @@ class _ModelReader:
         """Parse a constant (TensorProto) and check its size and data location."""
         tensor = tensors.read_tensor(self._wire, start, end)
         size = tensor.size_bytes()
-        self._constant_bytes += size
-        if self._constant_bytes > limits.CONSTANTS_BYTES:
-            raise too_complex(
-                f"the constants of the model have over {limits.CONSTANTS_BYTES} bytes"
-            )
         if tensor.external or tensor.is_external:
             name, position = tensor.external_end(size)
             self._external[name] = max(position, self._external.get(name, 0))
             self._locations.setdefault(name, []).append(tensor.location_at)
         else:
             tensor.check_values(size)
+        self._constant_bytes += size
+        if self._constant_bytes > limits.CONSTANTS_BYTES:
+            raise InvalidModel(
+                f"the constants of the model take over {limits.CONSTANTS_BYTES} bytes, and the "
+                "largest function has as much memory; make the model smaller",
+                code="TOO_LARGE_FOR_MEMORY",
+            )
         return tensor
 
 

@@ -19,6 +19,7 @@ _REPEATED = {
     **wire.runs(wire.FIXED32, 4),  # float_data
     **wire.runs(wire.VARINT, _INT32_DATA, _INT64_DATA, 11),  # uint64_data: 11
     **wire.runs(wire.FIXED64, 10),  # double_data
+    **wire.runs(wire.BYTES, 6),  # string_data
 }
 
 
@@ -41,7 +42,7 @@ class Tensor:
         """Return the size in bytes that a constant's type and dimensions imply.
 
         Raises:
-            InvalidModel: `BAD_CONSTANT`: a dimension, the type or the size is not allowed.
+            InvalidModel: `BAD_CONSTANT`: a dimension or the type is not allowed.
         """
         if any(not 0 <= size <= limits.DIMENSION for size in self.dims):
             dims, most = shown(self.dims), limits.DIMENSION
@@ -49,10 +50,7 @@ class Tensor:
         bits = limits.BITS.get(self.datatype)
         if bits is None and self.datatype != limits.STRING:
             raise self.bad(f"its type {shown(self.datatype)} does not exist")
-        size = (self.elements * (bits or 8) + 7) // 8
-        if size > limits.CONSTANT_BYTES:
-            raise self.bad(f"it has {size} bytes, and {limits.CONSTANT_BYTES} are allowed")
-        return size
+        return (self.elements * (bits or 8) + 7) // 8
 
     def check_values(self, size: int) -> None:
         """Check that a constant has as many values as its dimensions declare.
@@ -127,8 +125,10 @@ def read_tensor(reader: WireReader, start: int, end: int) -> Tensor:
                 tensor.datatype = first & 0xFFFFFFFF
             case 6, wire.BYTES:  # string_data
                 tensor.strings += 1
+            case 6, wire.RUN:
+                tensor.strings += reader.count_texts(first, last)
             case 8, wire.BYTES:  # name
-                tensor.name = reader.name(first, last)
+                tensor.name = reader.text(first, last)
             case 9, wire.BYTES:  # raw_data
                 tensor.raw = first, last
             case ((4 | 5 | 7 | 10 | 11), wire.BYTES):  # values of one type, packed

@@ -27,12 +27,12 @@ def read_value(reader: WireReader, start: int, end: int, role: str) -> Value:
     Errors call the value by its `role`, such as "input".
 
     Raises:
-        InvalidModel: `BAD_SHAPE`, `BAD_NAME`, `TRUNCATED` or `NOT_ONNX`.
+        InvalidModel: `BAD_SHAPE`, `TRUNCATED` or `NOT_ONNX`.
     """
     value = Value()
     for number, kind, first, last in reader.fields(start, end):
         if number == 1 and kind == wire.BYTES:
-            value.name = reader.name(first, last)
+            value.name = reader.text(first, last)
         elif number == 2 and kind == wire.BYTES:
             _read_type(reader, first, last, value, role)
     if value.shape is not None:
@@ -70,13 +70,14 @@ def _read_tensor_type(reader: WireReader, start: int, end: int, value: Value) ->
 
 
 def _read_dimension(reader: WireReader, start: int, end: int) -> int:
-    """Parse a TensorShapeProto.Dimension; return -1 if symbolic or unset."""
+    """Parse a TensorShapeProto.Dimension; return -1 if symbolic or unset.
+
+    A symbol may have any name, because nobody sees it.
+    """
     size = -1
-    for number, kind, first, last in reader.fields(start, end):
+    for number, kind, value, _ in reader.fields(start, end):
         if number == 1 and kind == wire.VARINT:
-            size = wire.signed(first)
-        elif number == 2 and kind == wire.BYTES:
-            reader.name(first, last)  # checked and dropped
+            size = wire.signed(value)
     return size
 
 

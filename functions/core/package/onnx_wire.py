@@ -18,16 +18,28 @@ RUN = -1  # stands for a wire type: one field repeated many times in a row
 Field = tuple[int, int, int, int]  # number, wire type, start (for a VARINT its value), end
 Runs = Mapping[int, re.Pattern[bytes]]  # field tag -> pattern of repetitions of the field
 
-_VALUE = {VARINT: rb"[\x80-\xff]{0,9}+[\x00-\x7f]", FIXED64: rb".{8}", FIXED32: rb".{4}"}
+# A text of up to 127 bytes: its length in one byte, then as many bytes.
+_TEXT = b"(?:%b)" % b"|".join(b"%b.{%d}" % (re.escape(bytes([n])), n) for n in range(128))
+_VALUE = {
+    VARINT: rb"[\x80-\xff]{0,9}+[\x00-\x7f]",
+    FIXED64: rb".{8}",
+    BYTES: _TEXT,
+    FIXED32: rb".{4}",
+}
+_TAGGED_TEXT = re.compile(b"." + _TEXT, re.DOTALL)
 _NO_RUNS: Runs = {}
 
 
 def runs(wire_type: int, *numbers: int) -> Runs:
-    """Map protobuf field tags to regexes that match runs of repeated fields."""
+    """Map protobuf field tags to regexes that match runs of repeated fields.
+
+    A run has at most 65,536 repetitions, and its texts at most 127 bytes each.
+    """
     tags = [number << 3 | wire_type for number in numbers]
     value = _VALUE[wire_type]
     return {
-        tag: re.compile(b"(?:%b%b)++" % (re.escape(bytes([tag])), value), re.DOTALL) for tag in tags
+        tag: re.compile(b"(?:%b%b){1,65536}+" % (re.escape(bytes([tag])), value), re.DOTALL)
+        for tag in tags
     }
 
 
@@ -53,10 +65,9 @@ class WireReader:
             if self._fields_left < 0:
                 raise too_complex(f"the file has over {limits.FIELDS} fields")
             tag = self.data[at]
-            if tag in repeated:
-                run_end = self._run_end(repeated[tag], at, end)
-                yield tag >> 3, RUN, at, run_end
-                at = run_end
+            if tag in repeated and (run := repeated[tag].match(self.data, at, end)):
+                yield tag >> 3, RUN, at, run.end()
+                at = run.end()
                 continue
             tag, at = (tag, at + 1) if tag < 0x80 else self._varint(at, end)
             number, kind = tag >> 3, tag & 7
@@ -83,13 +94,7 @@ class WireReader:
         """
         most_bytes = 4 * limits.NAME  # UTF-8 takes up to four bytes a character
         errors = "strict" if end - start <= most_bytes else "replace"
-        name = self.text(start, min(end, start + most_bytes + 4), errors)
-        if len(name) > limits.NAME or not name.isprintable():
-            raise InvalidModel(
-                f"the name {shown(name)} is over {limits.NAME} characters long or not printable",
-                code="BAD_NAME",
-            )
-        return name
+        return check_name(self.text(start, min(end, start + most_bytes + 4), errors))
 
     def text(self, start: int, end: int, errors: str = "strict") -> str:
         """Decode the bytes from `start` to `end` as UTF-8 text."""
@@ -116,11 +121,9 @@ class WireReader:
             values.append(signed(value))
         return values
 
-    def _run_end(self, pattern: re.Pattern[bytes], at: int, end: int) -> int:
-        run = pattern.match(self.data, at, end)
-        if run is None:
-            raise _truncated(at, end - at)
-        return run.end()
+    def count_texts(self, start: int, end: int) -> int:
+        """Return the number of texts in a RUN of them."""
+        return _TAGGED_TEXT.subn(b"", bytes(self.data[start:end]))[1]
 
     def _length(self, kind: int, at: int, end: int) -> tuple[int, int]:
         """Return a protobuf field value's length in bytes and start position."""
@@ -151,6 +154,24 @@ class WireReader:
         raise not_onnx(f"the number that ends at byte {at} is too long")
 
 
+def encode_varint(value: int) -> bytes:
+    """Encode an unsigned integer as a protobuf varint.
+
+    >>> encode_varint(300)
+    b'\\xac\\x02'
+    """
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def encode_field(number: int, content: bytes) -> bytes:
+    """Encode a length-delimited protobuf field: a text, bytes or a message."""
+    return encode_varint(number << 3 | BYTES) + encode_varint(len(content)) + content
+
+
 def signed(value: int) -> int:
     """Reinterpret an unsigned 64-bit value as a signed int64.
 
@@ -158,6 +179,20 @@ def signed(value: int) -> int:
     -1
     """
     return value - (1 << 64) if value >> 63 else value
+
+
+def check_name(name: str) -> str:
+    """Return a name; refuse an unprintable or overlong one.
+
+    Raises:
+        InvalidModel: `BAD_NAME`.
+    """
+    if len(name) > limits.NAME or not name.isprintable():
+        raise InvalidModel(
+            f"the name {shown(name)} is over {limits.NAME} characters long or not printable",
+            code="BAD_NAME",
+        )
+    return name
 
 
 def not_onnx(reason: str) -> InvalidModel:

@@ -47,17 +47,28 @@ class Manifest:
     variants: tuple[str, ...] = ()
 
 
-def label_outputs(signature: Signature, manifest: Manifest) -> Signature:
+def label_outputs(
+    signature: Signature,
+    manifest: Manifest | None,
+    labels: Mapping[str, tuple[str, ...]],
+) -> Signature:
     """Check a model's signature against its manifest; return it with output labels.
+
+    `labels` are the model's own, by name of the output; the manifest's take their place.
 
     Raises:
         InvalidModel: the manifest describes another model; the code is `MANIFEST_MISMATCH`.
     """
-    _check_tensors("input", manifest.inputs, signature.inputs)
-    _check_tensors("output", manifest.outputs, signature.outputs)
+    outputs = manifest.outputs if manifest else {}
+    if manifest:
+        _check_tensors("input", manifest.inputs, signature.inputs)
+        _check_tensors("output", outputs, signature.outputs)
     undeclared = DeclaredTensor()
     labelled = tuple(
-        replace(spec, labels=manifest.outputs.get(spec.name, undeclared).labels)
+        replace(
+            spec,
+            labels=outputs.get(spec.name, undeclared).labels or labels.get(spec.name, ()),
+        )
         for spec in signature.outputs
     )
     return replace(signature, outputs=labelled)

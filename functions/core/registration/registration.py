@@ -230,14 +230,14 @@ def _ready(
         state=State.READY,
         files=tuple(hash_file(serving / name) for name in built.files),
         manifest=_write(documents / "manifest.json", manifest.raw) if manifest else None,
-        signature=label_outputs(built.signature, manifest) if manifest else built.signature,
+        signature=label_outputs(built.signature, manifest, unpacked.labels),
         graph=unpacked.graph,
         card=manifest.card if manifest else {},
         ignored=unpacked.ignored,
         plan=asdict(built.plan),
         measured=built.measured,
         memory_mb=built.memory_mb,
-        notes=built.notes,
+        notes=(*unpacked.notes, *built.notes),
         sample=_write(documents / "sample.json", sample) if sample else None,
     )
 

@@ -21,7 +21,8 @@ from functions.core.registration.sandbox_protocol import (
 )
 from functions.core.registry.load_plan import Plan
 
-TENSORS = 256
+TENSORS = 1024
+LABELS = 100_000
 RANK = 16
 TEXT = 512  # characters of a name or sentence
 
@@ -34,7 +35,8 @@ def read_unpacked(answer: object) -> Unpacked:
     Raises:
         InvalidModel: the sandbox rejected the upload, or `SANDBOX_BAD_ANSWER`.
     """
-    fields = _fields(answer, {"model", "weights", "manifest", "graph", "ignored"})
+    names = {"model", "weights", "manifest", "graph", "ignored", "labels", "notes"}
+    fields = _fields(answer, names)
     model = _file_name(fields["model"])
     weights = tuple(_list(fields["weights"], WEIGHT_FILES, _file_name))
     if len({model, "manifest.json", *weights}) != len(weights) + 2:
@@ -45,6 +47,8 @@ def read_unpacked(answer: object) -> Unpacked:
         manifest=_boolean(fields["manifest"]),
         graph=_graph(fields["graph"]),
         ignored=tuple(_list(fields["ignored"], IGNORED, lambda name: _text(name, TEXT))),
+        labels=_labels(fields["labels"]),
+        notes=tuple(_list(fields["notes"], 64, lambda note: _text(note, TEXT))),
     )
 
 
@@ -112,6 +116,15 @@ def _graph(value: object) -> dict[str, Any]:
     if not isinstance(value, dict) or not value.keys() <= _GRAPH_FIELDS.keys():
         raise bad_answer("`graph` is malformed")
     return {name: _GRAPH_FIELDS[name](item) for name, item in value.items()}
+
+
+def _labels(value: object) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or len(value) > TENSORS:
+        raise bad_answer("`labels` is malformed")
+    return {
+        _text(name, TEXT): tuple(_list(labels, LABELS, lambda label: _text(label, TEXT)))
+        for name, labels in value.items()
+    }
 
 
 def _measured(value: object) -> dict[str, float]:

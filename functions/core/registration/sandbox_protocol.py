@@ -41,6 +41,8 @@ class Unpacked:
     manifest: bool  # package/manifest.json exists: from the package or from the model's metadata
     graph: Mapping[str, Any]  # opset, ir_version, producer, nodes; refuses_empty if true
     ignored: tuple[str, ...] = ()  # archive members that were not opened
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # class labels by output
+    notes: tuple[str, ...] = ()  # one sentence for each part of the model that was rewritten
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """Limits of an uploaded model: each below, at and above its value."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
 
 from functions.core.errors import InvalidModel
 from functions.core.package import onnx_limits as limits
@@ -56,7 +58,7 @@ def nested(depth: int) -> bytes:
 
 
 def constants_bytes(size: int) -> bytes:
-    largest = limits.CONSTANT_BYTES
+    largest = limits.DIMENSION
     sizes = [largest] * (size // largest) + ([size % largest] if size % largest else [])
     kind = 2  # one byte an element
     return raw_identity(
@@ -139,15 +141,7 @@ MAKERS: dict[str, tuple[Callable[[int], bytes], str]] = {
         lambda n: raw_identity(*(tensor(b"w%d" % at, number(1, 0)) for at in range(n))),
         "TOO_COMPLEX",
     ),
-    "CONSTANT_BYTES": (
-        lambda n: raw_identity(
-            tensor(
-                b"w", number(1, n), message(13, message(1, b"location"), message(2, b"w")), kind=2
-            )
-        ),
-        "BAD_CONSTANT",
-    ),
-    "CONSTANTS_BYTES": (constants_bytes, "TOO_COMPLEX"),
+    "CONSTANTS_BYTES": (constants_bytes, "TOO_LARGE_FOR_MEMORY"),
     "METADATA_ENTRIES": (metadata_entries, "TOO_COMPLEX"),
     "METADATA_BYTES": (metadata_bytes, "TOO_COMPLEX"),
     "FIELDS": (lambda n: raw_identity(extra=number(99, 0) * (n - IDENTITY_FIELDS)), "TOO_COMPLEX"),
@@ -221,6 +215,125 @@ def test_listed_operators_of_microsoft_are_allowed(tmp_path: Path, operator: str
 
     expected = "read" if operator in limits.MICROSOFT else "FOREIGN_OPERATOR"
     assert read(tmp_path, raw_identity(custom)) == expected
+
+
+def test_each_operator_of_microsoft_on_a_cpu_is_allowed_or_has_a_reason_why_not() -> None:
+    kernels = {
+        kernel.op_name
+        for kernel in get_all_opkernel_def()
+        if kernel.domain == "com.microsoft" and kernel.provider == "CPUExecutionProvider"
+    }
+
+    assert limits.MICROSOFT | limits.NOT_SERVED.keys() == kernels
+    assert not limits.MICROSOFT & limits.NOT_SERVED.keys()
+
+
+@pytest.mark.parametrize("operator", sorted(limits.NOT_SERVED))
+def test_a_refused_operator_comes_with_the_reason(tmp_path: Path, operator: str) -> None:
+    path = tmp_path / "model.onnx"
+    custom = raw_node(operator.encode(), [b"x"], [b"o"], message(7, b"com.microsoft"))
+    path.write_bytes(raw_identity(custom))
+
+    with pytest.raises(InvalidModel, match=re.escape(limits.NOT_SERVED[operator])) as refused:
+        read_onnx(path)
+    assert operator in str(refused.value)
+    assert "export the model with operators of ai.onnx" in str(refused.value)
+
+
+def opset_import(version: int, domain: bytes = b"") -> bytes:
+    return message(8, *([message(1, domain)] if domain else []), number(2, version))
+
+
+@pytest.mark.parametrize(
+    ("imports", "opset"),
+    [
+        ([(b"", 20), (b"", 20)], 20),
+        ([(b"", 11), (b"", 13)], 13),
+        ([(b"", 13), (b"", 11)], 11),
+        ([(b"", 11), (b"ai.onnx", 13)], 13),
+        ([(b"ai.onnx", 13), (b"", 11)], 11),
+        ([(b"", 13), (b"no.node.uses.it", 2**40)], 13),
+        ([(b"", 13), (b"line\nbreak", 1)], 13),
+        ([(b"", 13), (b"d" * 100_000, 1)], 13),
+        ([(b"ai.onnx.ml", 2)], limits.OPSETS[-1]),
+        ([(b"ai.onnx.ml", 9), (b"ai.onnx.ml", 2)], limits.OPSETS[-1]),
+    ],
+)
+def test_of_repeated_imports_the_last_one_counts(
+    tmp_path: Path, imports: list[tuple[bytes, int]], opset: int
+) -> None:
+    path = tmp_path / "model.onnx"
+    graph = message(
+        7,
+        raw_node(b"Identity", [b"x"], [b"y"]),
+        message(11, raw_value(b"x")),
+        message(12, raw_value(b"y")),
+    )
+    path.write_bytes(
+        number(1, 10) + graph + b"".join(opset_import(version, name) for name, version in imports)
+    )
+
+    assert read_onnx(path).opset == opset
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["n" * 5000, "line\nbreak", "\u202e\x1b[31m", ""],
+    ids=["long", "line break", "unprintable", "empty"],
+)
+def test_names_that_no_caller_sees_may_be_any_text(tmp_path: Path, text: str) -> None:
+    name = text.encode()
+    dims = message(2, message(1, message(2, name)))
+    typed = message(2, message(1, number(1, FLOAT), dims))
+    content = raw_model(
+        raw_node(b"Relu", [b"x"], [b"i" + name], message(3, name)),
+        raw_node(b"Add", [b"i" + name, b"w" + name], [b"y"]),
+        message(5, number(2, FLOAT), message(8, b"w" + name), message(4, bytes(4))),
+        message(11, message(1, b"x"), typed),
+        message(12, message(1, b"y"), typed),
+        message(13, raw_value(b"i" + name)),
+    )
+
+    assert read(tmp_path, content) == "read"
+
+
+def test_a_constant_may_have_any_size_that_the_file_has(tmp_path: Path) -> None:
+    size = 250_002 * 768 * 4
+    head = number(1, 250_002) + number(1, 768) + number(2, FLOAT) + message(8, b"w")
+    prefix = head + varint(9 << 3 | 2) + varint(size)
+    inner = raw_node(b"Gather", [b"w", b"x"], [b"y"])
+    inner += message(11, raw_value(b"x", INT64)) + message(12, raw_value(b"y"))
+    inner += varint(5 << 3 | 2) + varint(len(prefix) + size) + prefix
+    start = number(1, 10) + opset_import(20) + varint(7 << 3 | 2) + varint(len(inner) + size)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(start + inner)
+    with path.open("r+b") as file:
+        file.truncate(len(start + inner) + size)  # a hole that reads as zeros
+
+    assert read_onnx(path).nodes == 1
+
+
+def lengths(count: int) -> list[int]:
+    return [(at * 37) % 140 for at in range(count)]  # 128 and more take two bytes for the length
+
+
+@pytest.mark.parametrize("number_of", [5, 3000])
+def test_texts_of_any_length_are_counted_and_cost_one_field_a_run(
+    tmp_path: Path, number_of: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [b"%d" % at + b"t" * size for at, size in enumerate(lengths(number_of))]
+    strings = b"".join(message(6, text) for text in texts)
+    attribute = message(5, message(1, b"nodes_modes"), *(message(9, text) for text in texts))
+    content = raw_identity(
+        tensor(b"s", number(1, number_of), strings, kind=8),
+        raw_node(b"Neg", [b"x"], [b"o"], attribute),
+    )
+    short_enough = sum(len(text) < 128 for text in texts)
+    monkeypatch.setattr(limits, "FIELDS", 2 * (2 * (number_of - short_enough) + 1) + 100)
+
+    assert read(tmp_path, content) == "read"
+    fewer = raw_identity(tensor(b"s", number(1, number_of + 1), strings, kind=8))
+    assert read(tmp_path, fewer) == "BAD_CONSTANT"
 
 
 def test_a_dynamic_dimension_may_be_minus_one(tmp_path: Path) -> None:
