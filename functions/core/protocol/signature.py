@@ -30,7 +30,7 @@ class TensorSpec:
     """Name, datatype and shape of a model's input or output tensor.
 
     Example: TensorSpec("image", "FP32", (-1, 1, 28, 28)). `labels` name the classes along the last
-    dimension, if the manifest gives them.
+    dimension, if the manifest or the model gives them.
     """
 
     name: str
