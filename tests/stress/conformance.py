@@ -11,7 +11,6 @@ reason.
 
 import argparse
 import importlib
-import json
 import multiprocessing
 import multiprocessing.connection
 import pkgutil
@@ -31,9 +30,9 @@ from onnx import ModelProto, OptionalProto, SequenceProto, TensorProto, numpy_he
 from onnx.backend.test.case import node as node_tests
 
 from functions.adapters.sandbox import ProcessSandbox
-from functions.core.registry.version import State, Version
-from tests.data_plane import Reply
+from functions.core.registry.version import State
 from tests.platform import Platform
+from tests.stress.binary_requests import RequestFailed, infer
 
 RIGHT, WRONG, CRASH, REFUSED = "READY, right", "WRONG", "CRASH", "REFUSED"
 FAILURES = {WRONG, CRASH, REFUSED}
@@ -50,9 +49,6 @@ RANDOM = {
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
     "RandomUniformLike",
 }  # fmt: skip
-BYTES, BF16 = "BYTES", "BF16"
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -137,73 +133,12 @@ def judge(case: Case, sandbox: ProcessSandbox, directory: Path) -> Outcome:
         code = version.reason.code
         detail = f"{code}: {version.reason.message}"
         return Outcome(case.name, code if code in EXCEPTIONS else REFUSED, detail)
-    reply = _infer(platform, version, case)
-    if reply.status != 200:
-        return Outcome(case.name, WRONG, f"{reply.status} {reply.body.decode()}")
-    problem = _difference(case, _outputs(reply), expected)
+    try:
+        outputs = infer(platform, version, case.inputs)
+    except RequestFailed as error:
+        return Outcome(case.name, WRONG, str(error))
+    problem = _difference(case, list(outputs.values()), expected)
     return Outcome(case.name, WRONG if problem else RIGHT, problem)
-
-
-def _infer(platform: Platform, version: Version, case: Case) -> Reply:
-    """Send the case's inputs in one binary infer request."""
-    assert version.signature is not None
-    tensors, blobs = [], []
-    for spec in version.signature.inputs:
-        array = case.inputs[spec.name]
-        blob = _encode(np.asarray(array), spec.datatype)
-        parameters = {"binary_data_size": len(blob)}
-        shape = list(np.shape(array))
-        tensors.append(
-            {"name": spec.name, "datatype": spec.datatype, "shape": shape, "parameters": parameters}
-        )
-        blobs.append(blob)
-    header = json.dumps({"inputs": tensors, "parameters": {"binary_data_output": True}}).encode()
-    return platform.client.post(
-        f"/v2/models/demo/versions/{version.number}/infer",
-        header + b"".join(blobs),
-        headers={"Inference-Header-Content-Length": str(len(header))},
-    )
-
-
-def _encode(array: Array, datatype: str) -> bytes:
-    if datatype != BYTES:
-        return array.tobytes()
-    elements = [str(element).encode() for element in array.ravel()]
-    return b"".join(len(element).to_bytes(4, "little") + element for element in elements)
-
-
-def _outputs(reply: Reply) -> list[Array]:
-    """Decode the binary outputs of an infer reply."""
-    size = int(reply.headers.get("inference-header-content-length", len(reply.body)))
-    arrays, offset = [], size
-    for output in json.loads(reply.body[:size])["outputs"]:
-        length = output.get("parameters", {}).get("binary_data_size", 0)
-        arrays.append(_decode(reply.body[offset : offset + length], output))
-        offset += length
-    return arrays
-
-
-def _decode(raw: bytes, output: Mapping[str, Any]) -> Array:
-    shape, datatype = output["shape"], output["datatype"]
-    if datatype == BYTES:
-        elements, offset = [], 0
-        while offset < len(raw):
-            size = int.from_bytes(raw[offset : offset + 4], "little")
-            elements.append(raw[offset + 4 : offset + 4 + size].decode())
-            offset += 4 + size
-        return np.array(elements, dtype=object).reshape(shape)
-    return np.frombuffer(raw, _dtype(datatype)).reshape(shape)
-
-
-def _dtype(datatype: str) -> Any:
-    if datatype == "BOOL":
-        return np.bool_
-    if datatype == BF16:
-        import ml_dtypes
-
-        return ml_dtypes.bfloat16
-    kind = {"FP": "f", "IN": "i", "UI": "u"}[datatype[:2]]
-    return np.dtype(f"{kind}{int(datatype.lstrip('FPINTU')) // 8}")
 
 
 def _difference(case: Case, outputs: Sequence[Any], expected: Sequence[Any]) -> str:

@@ -85,7 +85,9 @@ def sklearn_models() -> Iterator[tuple[str, Any]]:
         "svc": svm.LinearSVC(),
         "bagging": ensemble.BaggingClassifier(n_estimators=5, **seed),
         "voting": ensemble.VotingClassifier(
-            [("a", naive_bayes.GaussianNB()), ("b", linear_model.LogisticRegression())], voting="soft", flatten_transform=False
+            [("a", naive_bayes.GaussianNB()), ("b", linear_model.LogisticRegression())],
+            voting="soft",
+            flatten_transform=False,
         ),
         "scaled": pipeline.make_pipeline(scaler(), linear_model.LogisticRegression()),
         "pca": pipeline.make_pipeline(decomposition.PCA(3), linear_model.LogisticRegression()),

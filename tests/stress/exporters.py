@@ -1,0 +1,109 @@
+"""Compatibility test: models of other frameworks, uploaded as their exporters write them.
+
+    python -m tests.stress.exporters [NAME…]
+
+`export_models.py` exports them in the environment `.venv-exporters`. Each must become READY
+without a change by hand, and its answers must equal the framework's own within `TOLERANCE`;
+labels must be equal.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from functions.adapters.sandbox import ProcessSandbox
+from functions.core.registry.version import State
+from tests.platform import Platform
+from tests.stress.binary_requests import RequestFailed, infer
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-exporters/bin/python"
+TOLERANCE = 1e-5
+EXPORT_S = 3600  # on a busy machine
+ANSWERS = "expected.npz"
+
+Array = np.ndarray[Any, Any]
+
+
+def export(names: Sequence[str], folder: Path, python: Path = PYTHON) -> None:
+    """Export the named models, or all, into folders of `folder`."""
+    script = Path(__file__).with_name("export_models.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [python, script, folder, *names]
+    subprocess.run(command, check=True, timeout=EXPORT_S, env=environment)
+
+
+def check(folder: Path, sandbox: ProcessSandbox, directory: Path) -> str:
+    """Register and call one exported model; describe the problem, if any."""
+    if (folder / "failed.txt").exists():
+        return f"its exporter failed: {(folder / 'failed.txt').read_text()}"
+    inputs, expected = read_answers(folder)
+    platform = Platform(directory, sandbox)
+    for file in sorted(folder.iterdir()):
+        if file.name not in ("model.onnx", ANSWERS):
+            platform.uploads.put("up", f"models/demo/{file.name}", file.read_bytes())
+    version = platform.upload((folder / "model.onnx").read_bytes())
+    if version.state is not State.READY:
+        assert version.reason is not None
+        return f"{version.reason.code}: {version.reason.message}"
+    try:
+        outputs = infer(platform, version, inputs)
+    except RequestFailed as error:
+        return str(error)
+    return "; ".join(differences(outputs, expected))
+
+
+def read_answers(folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the inputs and the framework's answers of an exported model."""
+    arrays = np.load(folder / ANSWERS)
+    inputs, outputs = (
+        {name.removeprefix(kind): arrays[name] for name in arrays.files if name.startswith(kind)}
+        for kind in ("in:", "out:")
+    )
+    return inputs, outputs
+
+
+def differences(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> Iterator[str]:
+    """Describe each output that differs from the framework's answer.
+
+    The framework's answers are compared by name, or else by position.
+    """
+    if len(outputs) != len(expected):
+        yield f"outputs {list(outputs)} instead of {list(expected)}"
+        return
+    pairs = zip(outputs.items(), expected.items(), strict=True)
+    for (name, output), (own_name, own) in pairs:
+        answer = expected.get(name, own)
+        if output.shape != answer.shape:
+            yield f"{name}: shape {output.shape} instead of {answer.shape} of {own_name}"
+        elif answer.dtype.kind not in "f":
+            if (output.astype(str) != answer.astype(str)).any():
+                yield f"{name}: {output.ravel()[:5]} instead of {answer.ravel()[:5]}"
+        elif not np.allclose(output, answer, TOLERANCE, TOLERANCE):
+            yield f"{name}: differs by {np.abs(output - answer).max():.2g}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export, register and call models; print a line each; return 1 on a failure."""
+    problems = 0
+    sandbox = ProcessSandbox()
+    with tempfile.TemporaryDirectory() as name:
+        exported = Path(name) / "exported"
+        export(arguments, exported)
+        for folder in sorted(exported.iterdir()):
+            with tempfile.TemporaryDirectory() as directory:
+                problem = check(folder, sandbox, Path(directory))
+            print(f"{folder.name}: {problem or 'READY, equal'}", flush=True)
+            problems += bool(problem)
+    print(f"{problems} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
