@@ -67,7 +67,9 @@ build: .aws-sam/.built ## Build the Lambda bundle (20 s; needs python3.13)
 deploy: build ## Deploy with sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
 
-stress: .venv/.all ## Run the long tests: mutated models, 1,000 models at once, histories, planted faults (hours)
+stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, histories, planted faults (hours; first 4 GB)
+	$(BIN)/python -m tests.stress.conformance
+	$(BIN)/python -m tests.stress.exporters
 	$(BIN)/python -m tests.stress.mutants
 	$(BIN)/python -m tests.stress.many_models
 	$(BIN)/python -m pytest -m stress tests
@@ -93,6 +95,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
 	$(COMPILE) --group toolkit -o constraints/toolkit.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
+	$(COMPILE) --group exporters -o constraints/exporters.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
 	sed -i 's/+cpu$$//' constraints/*.txt
 

@@ -1,8 +1,14 @@
 """Short, seeded runs of the stress tests of `make stress`."""
 
+import os
+import random
+import signal
+from collections import Counter
+
+import numpy as np
 import pytest
 
-from tests.stress import many_models, mutants
+from tests.stress import conformance, exporters, many_models, mutants
 
 
 def test_every_seed_is_a_good_model() -> None:
@@ -54,3 +60,45 @@ def test_the_check_of_the_long_run_detects_each_violation(
 ) -> None:
     assert many_models.check(GOOD) == []
     assert problem in "".join(many_models.check(GOOD | change))
+
+
+def test_node_tests_are_ready_and_right_or_refused_for_a_stated_reason() -> None:
+    modules = random.Random(0).sample(conformance.modules(), 12)  # noqa: S311 (seeded)
+    cases = conformance.collect(modules)
+
+    outcomes = list(conformance.run(cases[:: max(1, len(cases) // 40)]))
+
+    failures = [outcome for outcome in outcomes if outcome.kind in conformance.FAILURES]
+    assert not failures
+    assert sum(outcome.kind == conformance.RIGHT for outcome in outcomes) > 10
+
+
+def test_a_worker_that_dies_is_a_crash_and_the_rest_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def judge(case: conformance.Case, *_: object) -> conformance.Outcome:
+        if case.name == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return conformance.Outcome(case.name, conformance.RIGHT)
+
+    monkeypatch.setattr(conformance, "judge", judge)
+    names = ["a", "deadly", "b", "c", "deadly", "d"]
+    cases = [conformance.Case(name, b"", {}, [], 0.0, 0.0, random=False) for name in names]
+
+    outcomes = list(conformance.run(cases))
+
+    kinds = Counter((outcome.name, outcome.kind) for outcome in outcomes)
+    assert kinds == {("deadly", conformance.CRASH): 2} | {
+        (name, conformance.RIGHT): 1 for name in "abcd"
+    }
+
+
+def test_answers_that_differ_from_the_frameworks_are_reported() -> None:
+    probabilities = np.array([[0.25, 0.75]], np.float32)
+    right = {"label": np.array([1]), "p": probabilities}
+
+    assert list(exporters.differences(right, right)) == []
+    [problem] = exporters.differences(right | {"p": probabilities + np.float32(1e-4)}, right)
+    assert problem == "p: differs by 0.0001"
+    [problem] = exporters.differences(right | {"label": np.array([0])}, right)
+    assert problem == "label: [0] instead of [1]"
