@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(ROWS, COLUMNS)).astype(np.float32)
 LABELS = (X @ RNG.normal(size=(COLUMNS, CLASSES))).argmax(axis=1)
 TARGETS = X @ RNG.normal(size=COLUMNS) + RNG.normal(size=ROWS) / 10
-TEXTS = np.array([f"{word} Word {n}" for n in range(50) for word in ("Good", "bad", "ÄRGER", "x")])
+TEXTS = np.array([f"{word} Word {n}" for n in range(50) for word in ("Good", "bad", "ANGER", "x")])
 SENTIMENT = np.arange(len(TEXTS)) % 4 // 2
 TRIED = 20  # rows of a request
 

@@ -26,6 +26,7 @@ main.sandbox.close()
 ENVIRONMENT = {
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
     "INFER_MEMORY_MB": "1024",
+    "REGISTRATION_QUEUE_URL": "http://127.0.0.1/queue",
     "REGISTRY_TABLE": "table",
     "SERVING_BUCKET": "bucket",
     "AWS_DEFAULT_REGION": "eu-central-1",
