@@ -115,10 +115,11 @@ def _region(environ: Mapping[str, str]) -> str:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Load an ONNX file that is not split over several files.
+    """Load an ONNX file with the weights that lie beside it.
 
     Raises:
-        InvalidArtifact: the file is missing, no ONNX, or split over several files.
+        InvalidArtifact: the file or one of its weight files is missing, no ONNX, or too large for
+            one file.
     """
     if not path.is_file():
         raise InvalidArtifact(f"there is no file {path}")
@@ -126,11 +127,24 @@ def read(path: Path) -> onnx.ModelProto:
         graph = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors have no common base
         raise InvalidArtifact(f"{path.name} is no ONNX file") from error
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.graph.initializer):
-        raise InvalidArtifact(
-            f"{path.name} keeps weights in other files; save it with save_as_external_data=False"
-        )
+    _load_weights(graph, path)
     return graph
+
+
+def _load_weights(graph: onnx.ModelProto, path: Path) -> None:
+    """Copy the weights in other files, if there are any, into the graph."""
+    try:
+        onnx.load_external_data_for_model(graph, str(path.parent))
+    except Exception as error:  # the library raises its own errors, the system's and plain ones
+        raise InvalidArtifact(
+            f"{path.name} keeps weights in other files ({first_line(error)}): put them beside it, "
+            "or export one file with torch.onnx.export(..., external_data=False)"
+        ) from error
+    if graph.ByteSize() > graphs.LIMIT_BYTES:
+        raise InvalidArtifact(
+            f"{path.name} and its weights have {graph.ByteSize() / 1e9:.2f} GB, too much for one "
+            "ONNX file: pack all its files into model.tar.gz and upload that to models/<model>/"
+        )
 
 
 def _open(graph: onnx.ModelProto, name: str) -> Any:

@@ -100,6 +100,40 @@ def test_the_published_file_is_not_changed(tmp_path: Path) -> None:
     assert (tmp_path / "mine.onnx").read_bytes() == make_doubler().SerializeToString()
 
 
+@pytest.mark.parametrize("location", ["mine.onnx.data", "data/weights é 1.bin"])
+def test_weights_in_another_file_are_packed_with_the_model(tmp_path: Path, location: str) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "mine.onnx"
+    model = make_table(100)
+    onnx.save_model(model, path, save_as_external_data=True, location=location, size_threshold=0)
+    assert (tmp_path / location).stat().st_size == 800
+
+    assert publish(tmp_path, path.read_bytes()) == 0
+
+    graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    assert not graph.graph.initializer[0].external_data
+    sample = card_of(tmp_path / "out" / "model.onnx")["samples"][0]
+    rows = sample["request"]["inputs"][0]["data"]
+    expected = [value for row in rows for value in (2.0 * row, 2.0 * row + 1)]
+    assert sample["response"]["outputs"][0]["data"] == expected
+
+
+def test_missing_weights_are_refused_with_torchs_argument(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.onnx"
+    onnx.save_model(
+        make_table(100), path, save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    (tmp_path / "w.bin").unlink()
+
+    assert publish(tmp_path, path.read_bytes()) == 1
+
+    message = capsys.readouterr().err
+    assert "w.bin" in message
+    assert "export one file with torch.onnx.export(..., external_data=False)" in message
+
+
 def test_labels_go_to_the_output_of_their_number(tmp_path: Path) -> None:
     labels = [word for label in ("a", "b", "c") for word in ("--label", label)]
 
@@ -192,7 +226,7 @@ def make_new() -> Any:
         (
             make_external(),
             [],
-            "mine.onnx keeps weights in other files; save it with save_as_external_data=False",
+            "mine.onnx keeps weights in other files (",
         ),
         (make_new(), [], "mine.onnx does not load: "),
         (
