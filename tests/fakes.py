@@ -103,6 +103,10 @@ class MemoryUploads:
                 return version_id == source.object_version
         return None
 
+    def history(self, bucket: str, key: str) -> list[PinnedObject | None]:
+        versions = list(self._objects.get((bucket, key), {}))
+        return [self.pin(bucket, key, version_id) for version_id in versions[:-3:-1]]
+
     def fetch(self, pinned: PinnedObject, path: Path) -> None:
         source = pinned.source
         content = self._objects.get((source.bucket, source.key), {}).get(source.object_version)

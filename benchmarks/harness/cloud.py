@@ -221,6 +221,9 @@ class FileUploads:
     def fetch(self, pinned: PinnedObject, path: Path) -> None:
         shutil.copyfile(self.folder / pinned.source.bucket / pinned.source.key, path)
 
+    def history(self, bucket: str, key: str) -> list[PinnedObject | None]:
+        return [self.pin(bucket, key, None)]
+
     def is_newer(self, source: Source, rival: Source) -> bool | None:
         return source.object_version > rival.object_version
 

@@ -4,12 +4,16 @@ ASCII only, so that no two names look alike.
 """
 
 import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from functions.core.errors import InvalidRequest, shown
 
 _MODEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
 _ALIAS = re.compile(r"[a-z]([a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+PATH_BYTES = 1024  # longest S3 key
+
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", re.ASCII)
 
 
@@ -48,6 +52,38 @@ def is_file_name(name: str) -> bool:
     (False, False)
     """
     return _FILE.fullmatch(name) is not None
+
+
+def is_plain_path(path: str) -> bool:
+    """Return True for a relative path that stays in its folder, as every system has it.
+
+    >>> is_plain_path("data/weights é.bin")
+    True
+    >>> is_plain_path("../x"), is_plain_path("/x"), is_plain_path("a//b"), is_plain_path("a\\\\b")
+    (False, False, False, False)
+    """
+    if len(path.encode()) > PATH_BYTES or not path.isprintable() or "\\" in path:
+        return False
+    return all(
+        part not in ("", ".", "..") and len(part.encode()) <= 255 for part in path.split("/")
+    )
+
+
+def overlapping(paths: Iterable[str]) -> str | None:
+    """Return a path that occurs twice or is a folder of another, or None.
+
+    >>> overlapping(["a", "b/a"]), overlapping(["a/b", "a"])
+    (None, 'a')
+    """
+    files: set[str] = set()
+    folders: set[str] = set()
+    for path in paths:
+        parents = {str(parent) for parent in PurePosixPath(path).parents} - {"."}
+        if path in files | folders or parents & files:
+            return path
+        files.add(path)
+        folders |= parents
+    return None
 
 
 def is_onnx_file(path: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from functions.core.errors import InvalidModel, one_line, shown
-from functions.core.names import is_onnx_file
+from functions.core.names import is_onnx_file, is_plain_path, overlapping
 from functions.core.package.archive import Member, read_archive
 from functions.core.package.gzip_stream import bad_archive
 from functions.core.package.onnx_reader import MANIFEST_KEY, OnnxFile, read_onnx
@@ -21,6 +21,7 @@ from functions.core.package.weight_files import (
 from functions.core.registration.sandbox_protocol import (
     IGNORED,
     MANIFEST_BYTES,
+    SIDE_FILES,
     WEIGHT_FILES,
     Unpacked,
     check_room,
@@ -36,6 +37,7 @@ class _Files(Protocol):
     """Interface to the files of an upload beside its model."""
 
     model: str  # its path in the upload
+    model_file: Path
 
     def size(self, path: str) -> int | None: ...
     def take(self, names: Mapping[str, str]) -> None: ...
@@ -54,10 +56,13 @@ def unpack(form: Form, directory: Path) -> Unpacked:
         files = _ArchiveFiles(upload / "archive", package)
     else:
         files = _FolderFiles(upload, package)
-    graph = read_onnx(package / MODEL)
+    graph = read_onnx(files.model_file)
+    outside = _outside(graph, files) if form is Form.ONNX else ()
+    if outside:
+        return Unpacked(MODEL, (), manifest=False, graph={}, outside=outside)
     folder = posixpath.dirname(files.model)
     manifest = MANIFEST if form is Form.MANIFEST else posixpath.join(folder, MANIFEST)
-    weights = _weights(graph, form, files, manifest)
+    weights = _weights(graph, files, manifest)
     names = {posixpath.join(folder, path): name for path, name in weights.items()}
     if _has_manifest(files, manifest):
         names[manifest] = MANIFEST
@@ -90,13 +95,13 @@ class _FolderFiles:
         files = sorted(path for path in upload.rglob("*") if path.is_file())
         self._paths = {normal(path.relative_to(upload).as_posix()): path for path in files}
         [self.model] = [path for path in self._paths if is_onnx_file(path)]
-        self.take({self.model: MODEL})
+        self.model_file = self._paths[self.model]
 
     def size(self, path: str) -> int | None:
         return self._paths[path].stat().st_size if path in self._paths else None
 
     def take(self, names: Mapping[str, str]) -> None:
-        for path, name in names.items():
+        for path, name in {**names, self.model: MODEL}.items():
             self._paths[path].rename(self._package / name)
 
     def rest(self, opened: set[str]) -> list[str]:
@@ -112,6 +117,7 @@ class _ArchiveFiles:
     def __init__(self, archive: Path, package: Path) -> None:
         self._archive = archive
         self._package = package
+        self.model_file = package / MODEL
         self._members: dict[str, Member] = {}
         self._repeated: set[str] = set()
         models: list[str] = []
@@ -124,7 +130,7 @@ class _ArchiveFiles:
                 models.append(path)
                 if len(models) == 1:
                     check_room(member.size_bytes, package)
-                    member.write(package / MODEL)
+                    member.write(self.model_file)
         self.model = self._only_model(models)
 
     def _only_model(self, models: list[str]) -> str:
@@ -205,22 +211,37 @@ def _unpacked(
     )
 
 
-def _weights(graph: OnnxFile, form: Form, files: _Files, manifest: str) -> dict[str, str]:
+def _outside(graph: OnnxFile, files: _Files) -> tuple[str, ...]:
+    """Return the paths of weight files that are missing beside a single model.
+
+    Raises:
+        InvalidModel: `BAD_FILE_NAME` or `TOO_COMPLEX`.
+    """
+    paths = {weight_path(location): location for location in graph.external}
+    for path, location in paths.items():
+        if not is_plain_path(path) or is_onnx_file(path) or path == MANIFEST:
+            raise bad_location(location)
+    twice = overlapping(paths)
+    if twice is not None:
+        raise bad_location(twice)
+    outside = tuple(path for path in paths if files.size(path) is None)
+    if len(outside) > SIDE_FILES:
+        raise InvalidModel(
+            f"the model's weights are in {len(outside)} other files, too many to look for beside "
+            "it: upload model.tar.gz with all files, or save it with all_tensors_to_one_file=True",
+            code="TOO_COMPLEX",
+        )
+    return outside
+
+
+def _weights(graph: OnnxFile, files: _Files, manifest: str) -> dict[str, str]:
     """Check the model's weight files; return new names by path.
 
     Paths are relative to the model.
 
     Raises:
-        InvalidModel: `WEIGHTS_OUTSIDE`, `WEIGHTS_MISSING`, `WEIGHTS_TRUNCATED`, `BAD_FILE_NAME` or
-            `TOO_COMPLEX`.
+        InvalidModel: `WEIGHTS_MISSING`, `WEIGHTS_TRUNCATED`, `BAD_FILE_NAME` or `TOO_COMPLEX`.
     """
-    if graph.external and form is Form.ONNX:
-        location = shown(next(iter(graph.external)))
-        raise InvalidModel(
-            f"the weights are in another file ({location}): export one file with "
-            "torch.onnx.export(..., external_data=False), or upload model.tar.gz with both",
-            code="WEIGHTS_OUTSIDE",
-        )
     for location, size_bytes in graph.external.items():
         _check_weights(location, size_bytes, files, manifest)
     names = flat_names(graph.external, reserved=(MODEL, MANIFEST))

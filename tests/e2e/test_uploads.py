@@ -249,6 +249,24 @@ def test_external_weights_come_in_an_archive_or_with_a_manifest(
         assert api.infer(model, [1, 1, 1], version).json["outputs"][0]["data"] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("order", ["model first", "weights first"])
+def test_weights_copied_beside_the_model_are_served(
+    api: Api, model: str, tmp_path: Path, order: str
+) -> None:
+    content, weights = outside_weights_model(tmp_path)
+    files = {"model.onnx": content, "model.onnx.data": weights}
+    for name in sorted(files, reverse=order == "weights first"):
+        if name == "model.onnx.data" and order == "model first":
+            rows = api.wait(lambda: [r for r in api.index(model) if r["reason"]], "the reason")
+            assert "'model.onnx.data' are not beside it" in rows[0]["reason"]
+        api.upload(f"models/{model}/run/{name}", files[name])
+
+    api.wait_ready(model, 1)
+
+    assert api.infer(model, [1, 1, 1]).json["outputs"][0]["data"] == [1, 2, 3]
+    assert len(api.wait_ended(model, 1)) == 1
+
+
 def test_bad_uploads_are_rejected_with_reasons_and_block_nothing(api: Api, model: str) -> None:
     folder = f"models/{model}"
     wrong = listing({"parts/m.onnx": scale_model()})

@@ -276,8 +276,15 @@ def archives() -> Iterator[Case]:
 
 
 def external_data() -> Iterator[Case]:
-    for location in ("w.bin", "../w.bin", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", "model.onnx"):
-        yield case(f"a bare model with weights in {location}", outside(location), "WEIGHTS_OUTSIDE")
+    for location in ("../w.bin", "/etc/passwd", "model.onnx", "other.onnx", "manifest.json"):
+        yield case(f"a bare model with weights in {location}", outside(location), "BAD_FILE_NAME")
+    for location in ("w.bin", "*/_ORT_MEM_ADDR_/*", "a/b.data"):
+        yield Case(
+            f"a bare model whose weights beside it, {location}, are too short",
+            lambda location=location: outside(location),
+            frozenset({"WEIGHTS_TRUNCATED"}),
+            siblings={location: bytes(11)},
+        )
     for location in (
         "../w.bin",
         "/etc/passwd",

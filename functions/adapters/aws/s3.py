@@ -78,6 +78,27 @@ class S3Uploads:
                     return version == source.object_version
         return None
 
+    def history(self, bucket: str, key: str) -> list[PinnedObject | None]:
+        """Return the newest two versions of an S3 object, None for a deletion.
+
+        Raises:
+            Unavailable: S3 failed; try again.
+        """
+        with translate_errors(bucket):
+            reply = self._client.list_object_versions(Bucket=bucket, Prefix=key, MaxKeys=2)
+        versions = [
+            PinnedObject(
+                Source(bucket, key, object_version(entry)),
+                _version_id(entry),
+                entry["Size"],
+                iso_of(entry["LastModified"]),
+            )
+            for entry in reply.get("Versions", ())
+            if entry["Key"] == key
+        ]
+        deleted = [entry for entry in reply.get("DeleteMarkers", ()) if entry["Key"] == key]
+        return [*versions, *(None for _ in deleted)]
+
     def fetch(self, pinned: PinnedObject, path: Path) -> None:
         """Download one exact version of an S3 object to a file.
 

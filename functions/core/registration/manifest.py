@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from functions.core.errors import InvalidModel, shown
+from functions.core.names import is_onnx_file, is_plain_path, overlapping
 from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
 
 
@@ -45,6 +46,32 @@ class Manifest:
     rtol: float = 1e-3
     atol: float = 1e-5
     variants: tuple[str, ...] = ()
+
+
+def check_listing(files: tuple[ListedFile, ...]) -> None:
+    """Check a manifest's file list: one model, relative paths, no duplicates.
+
+    Raises:
+        InvalidModel: `NO_MODEL` or `BAD_FILE_NAME`.
+    """
+    models = [shown(file.path) for file in files if is_onnx_file(file.path)]
+    if len(models) != 1:
+        names = " and ".join(models[:2]) or "none"
+        raise InvalidModel(
+            f"manifest.json has to list one .onnx file under `files`, and it lists {names}",
+            code="NO_MODEL",
+        )
+    for path in (file.path for file in files):
+        if not is_plain_path(path):
+            raise InvalidModel(
+                f"{shown(path)} in manifest.json is no relative path of printable names",
+                code="BAD_FILE_NAME",
+            )
+    twice = overlapping(["manifest.json", *(file.path for file in files)])
+    if twice is not None:
+        raise InvalidModel(
+            f"manifest.json lists itself, or two files, as {shown(twice)}", code="BAD_FILE_NAME"
+        )
 
 
 def label_outputs(

@@ -10,15 +10,21 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
+from typing import NoReturn, Protocol
 
-from functions.core.errors import InvalidModel, shown
-from functions.core.names import is_onnx_file
+from functions.core.errors import InvalidModel, Unavailable, shown
+from functions.core.names import PATH_BYTES
+from functions.core.registration import side_weights
 from functions.core.registration.digests import hash_file, open_regular
-from functions.core.registration.manifest import ListedFile, Manifest, label_outputs
+from functions.core.registration.manifest import (
+    ListedFile,
+    Manifest,
+    check_listing,
+    label_outputs,
+)
 from functions.core.registration.sandbox_answers import bad_answer
 from functions.core.registration.sandbox_protocol import (
     MANIFEST_BYTES,
@@ -59,6 +65,7 @@ class Uploads(Protocol):
     def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject: ...
     def fetch(self, pinned: PinnedObject, path: Path) -> None: ...
     def is_newer(self, source: Source, rival: Source) -> bool | None: ...
+    def history(self, bucket: str, key: str) -> list[PinnedObject | None]: ...
 
 
 class BlobStore(Protocol):
@@ -93,6 +100,9 @@ class Registration:
             InvalidModel: the key looks like a model's and can become no version.
             Unavailable: storage or registry failed; the same upload may be registered later.
         """
+        weighted = side_weights.model_key(upload.key)
+        if weighted is not None:
+            return self._resume(upload, weighted)
         target = model_and_form(upload.key)
         if target is None:
             return None
@@ -108,6 +118,25 @@ class Registration:
             result = self._build_or_reject(version, form, pinned, Path(name))
             return self.registry.finish(result, is_newer=self.uploads.is_newer)
 
+    def _resume(self, weights: Upload, key: str) -> Version | None:
+        """Register the model at `key`, whose weights have arrived.
+
+        Return None if there is no such model yet, or its registration has ended.
+
+        Raises:
+            InvalidModel: it has ended with other weights; the code is `WEIGHTS_AMBIGUOUS`.
+        """
+        target, pinned = model_and_form(key), self._pin(Upload(weights.bucket, key))
+        if target is None or pinned is None:
+            return None
+        [(number, _)] = self.registry.lookup_uploads([(target[0], pinned.source)])
+        version = self.registry.version(target[0], number) if number else None
+        if version is None or version.state is State.PENDING:
+            return self.register(Upload(weights.bucket, key, pinned.version_id))
+        if len(self.uploads.history(weights.bucket, weights.key)) > 1:
+            raise side_weights.replaced(weights.key.rpartition("/")[2])
+        return None
+
     def _pin(self, upload: Upload) -> PinnedObject | None:
         try:
             return self.uploads.pin(upload.bucket, upload.key, upload.version_id)
@@ -122,7 +151,7 @@ class Registration:
     ) -> Version:
         try:
             self._fetch(form, pinned, directory)
-            return self._build(version, form, directory)
+            return self._build(version, form, pinned, directory)
         except ObjectGone:
             text = "the object was deleted before it could be read; upload it again"
             reason = Reason("OBJECT_GONE", text)
@@ -130,9 +159,17 @@ class Registration:
             reason = Reason(error.instance_code, str(error))
         return replace(version, state=State.REJECTED, reason=reason)
 
-    def _build(self, version: Version, form: Form, directory: Path) -> Version:
+    def _build(
+        self, version: Version, form: Form, pinned: PinnedObject, directory: Path
+    ) -> Version:
         """Unpack, build and store an uploaded model; return its READY version."""
         unpacked = self.sandbox.unpack(form, directory)
+        if unpacked.outside:
+            notes = self._fetch_weights(version, pinned, unpacked.outside, directory / "upload")
+            version = replace(version, notes=notes)
+            unpacked = self.sandbox.unpack(form, directory)
+            if unpacked.outside:
+                raise bad_answer("it asked for weights twice")
         manifest = self._manifest_of_package(directory / "package") if unpacked.manifest else None
         built = self.sandbox.build(self._brief(unpacked, manifest), directory)
         ready = _ready(version, unpacked, manifest, built, directory)
@@ -185,12 +222,48 @@ class Registration:
             name = "model.onnx" if form is Form.ONNX else "archive"
             self.uploads.fetch(pinned, upload / name)
 
+    def _fetch_weights(
+        self, version: Version, model: PinnedObject, paths: Sequence[str], upload: Path
+    ) -> tuple[str, ...]:
+        """Download the weights beside a model in S3; return a note on each.
+
+        Raises:
+            InvalidModel: they do not belong to it for sure, or did not arrive in time.
+            Unavailable: they may still arrive; the model's version says what it waits for.
+        """
+        bucket, key = model.source.bucket, model.source.key
+        model_history = self.uploads.history(bucket, key)
+        notes = []
+        for path in paths:
+            history = self._history(bucket, f"{key.rpartition('/')[0]}/{path}")
+            weights = side_weights.only_version(path, model_history, history)
+            if weights is None:
+                self._wait_for(path, version)
+            else:
+                check_room(weights.size_bytes, upload)
+                target = upload / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.uploads.fetch(weights, target)
+                notes.append(f"Weights: {path}, object version {weights.source.object_version}.")
+        return tuple(notes)
+
+    def _history(self, bucket: str, key: str) -> list[PinnedObject | None]:
+        return [] if len(key.encode()) > PATH_BYTES else self.uploads.history(bucket, key)
+
+    def _wait_for(self, path: str, version: Version) -> NoReturn:
+        error = side_weights.missing(path)
+        if version.attempts >= side_weights.RECEIVES:
+            raise error
+        reason = Reason(error.instance_code, str(error))
+        self.registry.postpone(version, reason)
+        raise Unavailable(reason.message, code=reason.code)
+
     def _fetch_manifest_package(self, pinned: PinnedObject, upload: Path) -> None:
         _check_manifest_size(pinned.size_bytes)
         path = upload / "manifest.json"
         self.uploads.fetch(pinned, path)
         files = self.read_manifest(path.read_bytes()).files
-        _check_listing(files)
+        check_listing(files)
         folder = pinned.source.key.rpartition("/")[0]
         keys = [f"{folder}/{file.path}" for file in files]
         self.registry.unlist_ignored(keys)
@@ -203,6 +276,8 @@ class Registration:
     def _fetch_listed(self, file: ListedFile, bucket: str, key: str, target: Path) -> None:
         name = shown(file.path)
         try:
+            if len(key.encode()) > PATH_BYTES:
+                raise ObjectGone
             pinned = self.uploads.pin(bucket, key, None)
             if pinned.size_bytes != file.size_bytes:
                 sizes = f"{pinned.size_bytes} bytes, and manifest.json says {file.size_bytes}"
@@ -237,7 +312,8 @@ def _ready(
         plan=asdict(built.plan),
         measured=built.measured,
         memory_mb=built.memory_mb,
-        notes=(*unpacked.notes, *built.notes),
+        reason=None,
+        notes=(*unpacked.notes, *built.notes, *version.notes),
         sample=_write(documents / "sample.json", sample) if sample else None,
     )
 
@@ -262,41 +338,6 @@ def _check_manifest_size(size_bytes: int) -> None:
     if size_bytes > MANIFEST_BYTES:
         message = f"manifest.json is over {MANIFEST_BYTES} bytes"
         raise InvalidModel(message, code="MANIFEST_TOO_LARGE")
-
-
-def _check_listing(files: tuple[ListedFile, ...]) -> None:
-    """Check a manifest's file list: one model, relative paths, no duplicates.
-
-    Raises:
-        InvalidModel: `NO_MODEL` or `BAD_FILE_NAME`.
-    """
-    models = [shown(file.path) for file in files if is_onnx_file(file.path)]
-    if len(models) != 1:
-        names = " and ".join(models[:2]) or "none"
-        raise InvalidModel(
-            f"manifest.json has to list one .onnx file under `files`, and it lists {names}",
-            code="NO_MODEL",
-        )
-    paths, folders = {"manifest.json"}, set[str]()
-    for path in (file.path for file in files):
-        if not _is_plain_path(path):
-            raise InvalidModel(
-                f"{shown(path)} in manifest.json is no relative path of printable names",
-                code="BAD_FILE_NAME",
-            )
-        parents = {str(parent) for parent in PurePosixPath(path).parents} - {"."}
-        if path in paths | folders or parents & paths:
-            raise InvalidModel(
-                f"manifest.json lists itself, or two files, as {shown(path)}", code="BAD_FILE_NAME"
-            )
-        paths.add(path)
-        folders |= parents
-
-
-def _is_plain_path(path: str) -> bool:
-    parts = path.split("/")
-    is_plain = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts)
-    return is_plain and path.isprintable() and "\\" not in path
 
 
 def _check_record_size(version: Version) -> None:

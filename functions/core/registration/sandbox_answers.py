@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from functions.core.errors import InvalidModel, one_line, shown
-from functions.core.names import is_file_name
+from functions.core.names import is_file_name, is_onnx_file, is_plain_path, overlapping
 from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
 from functions.core.registration.sandbox_protocol import (
     IGNORED,
     SERVED_FILES,
+    SIDE_FILES,
     WEIGHT_FILES,
     Built,
     Unpacked,
@@ -35,12 +36,15 @@ def read_unpacked(answer: object) -> Unpacked:
     Raises:
         InvalidModel: the sandbox rejected the upload, or `SANDBOX_BAD_ANSWER`.
     """
-    names = {"model", "weights", "manifest", "graph", "ignored", "labels", "notes"}
+    names = {"model", "weights", "manifest", "graph", "ignored", "labels", "notes", "outside"}
     fields = _fields(answer, names)
     model = _file_name(fields["model"])
     weights = tuple(_list(fields["weights"], WEIGHT_FILES, _file_name))
     if len({model, "manifest.json", *weights}) != len(weights) + 2:
         raise bad_answer("it named one file twice")
+    outside = tuple(_list(fields["outside"], SIDE_FILES, _plain_path))
+    if overlapping(outside) is not None:
+        raise bad_answer("it asked for one file twice")
     return Unpacked(
         model=model,
         weights=weights,
@@ -49,6 +53,7 @@ def read_unpacked(answer: object) -> Unpacked:
         ignored=tuple(_list(fields["ignored"], IGNORED, lambda name: _text(name, TEXT))),
         labels=_labels(fields["labels"]),
         notes=tuple(_list(fields["notes"], 64, lambda note: _text(note, TEXT))),
+        outside=outside,
     )
 
 
@@ -184,6 +189,12 @@ def _list(value: object, limit: int, read: Callable[[Any], T]) -> list[T]:
 def _file_name(value: object) -> str:
     if not isinstance(value, str) or not is_file_name(value):
         raise bad_answer("a file name in its answer is malformed")
+    return value
+
+
+def _plain_path(value: object) -> str:
+    if not isinstance(value, str) or not is_plain_path(value) or is_onnx_file(value):
+        raise bad_answer("a path in its answer is malformed")
     return value
 
 

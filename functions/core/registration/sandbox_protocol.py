@@ -25,6 +25,7 @@ MANIFEST_BYTES = 8 * 1024 * 1024
 REPORT_BYTES = 8 * 1024 * 1024  # one JSON answer; its largest field is the sample
 RESERVED_BYTES = 16 * 1024 * 1024  # kept free in the working directory
 WEIGHT_FILES = 4096  # in an upload; some exporters write a file for each tensor
+SIDE_FILES = 64  # beside a model in S3
 SERVED_FILES = 65  # in a version; one DynamoDB transaction of 100 items records them
 IGNORED = 64  # names of unopened files in a version's record
 
@@ -43,6 +44,8 @@ class Unpacked:
     ignored: tuple[str, ...] = ()  # archive members that were not opened
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # class labels by output
     notes: tuple[str, ...] = ()  # one sentence for each part of the model that was rewritten
+    # Weight files that are missing beside a single .onnx file. The other fields say nothing then.
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,6 +274,25 @@ class Registry:
         self._commit(version.model, meta, [put], change)
         return claimed
 
+    def postpone(self, version: Version, reason: Reason, *, actor: str = "register") -> None:
+        """Record what a PENDING version waits for; another delivery claims it again.
+
+        Raises:
+            Unavailable: the table failed, or too many writers interfered.
+        """
+        self._postpone(version.model, version.number, reason, actor)
+
+    @_retried
+    def _postpone(self, model: str, number: int, reason: Reason, actor: str) -> None:
+        pk = model_pk(model)
+        meta, stored = self._table.get([(pk, "META"), (pk, version_sk(number))])
+        if stored is None or stored["state"] != State.PENDING:
+            return
+        claims = {name: stored[name] for name in ("state", "attempts", "claimed_at")}
+        put = Put(version_to_item(replace(version_from_item(stored), reason=reason)), claims)
+        change = Change("wait", actor, number, {}, {"reason": reason_to_record(reason)})
+        self._commit(model, meta, [put], change)
+
     def finish(
         self,
         version: Version,

@@ -186,6 +186,20 @@ def test_an_overwritten_object_counts_as_older_without_versioning(deployed: Depl
     assert uploads.is_newer(sources[0], sources[1]) is False
 
 
+def test_the_history_of_an_object_has_its_newest_two_versions(bucket: str) -> None:
+    s3 = boto3.client("s3")
+    uploads = S3Uploads(s3)
+    first, _, second, third, *_ = stored_versions(bucket, "k k-2 k k k.data k/3")
+    assert uploads.history(bucket, "j") == []
+
+    assert uploads.history(bucket, "k.data") == [uploads.pin(bucket, "k.data", None)]
+    assert [pinned.source for pinned in uploads.history(bucket, "k")] == [third, second]
+    s3.delete_object(Bucket=bucket, Key="k-2")
+    assert uploads.history(bucket, "k-2").count(None) == 1
+    assert len(uploads.history(bucket, "k-2")) == 2
+    assert first not in [pinned.source for pinned in uploads.history(bucket, "k")]
+
+
 def test_an_order_that_storage_does_not_tell_is_unavailable(bucket: str) -> None:
     s3 = boto3.client("s3")
     source, rival = stored_versions(bucket, "k k")

@@ -1,9 +1,11 @@
 """The registry accepts every kind of exported graph, and serves it."""
 
 import json
+import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
+from functions.core.uploads import Upload
 from tests import networks
 from tests.platform import Platform
 from training import manifest
@@ -120,3 +123,33 @@ def test_an_exported_graph_is_registered_and_answers(kind: str, platform: Platfo
         for key in ("name", "datatype", "shape"):
             assert output[key] == expected[key]
         np.testing.assert_allclose(output["data"], expected["data"], rtol=1e-3, atol=export.atol)
+
+
+@pytest.mark.parametrize("form", ["archive", "side by side"])
+def test_torchs_default_export_is_served(platform: Platform, tmp_path: Path, form: str) -> None:
+    """Both files of `torch.onnx.export(model, inputs, path)`, as it writes them."""
+    network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
+    inputs = torch.arange(64.0).reshape(1, 64) / 64
+    torch.onnx.export(network, (inputs,), tmp_path / "model.onnx", verbose=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    if form == "archive":
+        files = {"model.tar.gz": tmp_path.with_suffix(".tar.gz")}
+        with tarfile.open(files["model.tar.gz"], "w:gz") as archive:
+            archive.add(tmp_path, arcname=".")
+    else:
+        files = {path.name: path for path in sorted(tmp_path.iterdir(), reverse=True)}
+    for name, path in files.items():
+        key = f"models/demo/{form}/{name}"
+        pinned = platform.uploads.put("up", key, path.read_bytes())
+
+    version = platform.registration.register(Upload("up", key, pinned))
+
+    assert version is not None
+    assert version.state is State.READY, version.reason
+    [spec] = version.signature.inputs
+    tensor = {"name": spec.name, "datatype": "FP32", "shape": [1, 64]}
+    request = {"inputs": [{**tensor, "data": inputs.flatten().tolist()}]}
+    reply = platform.client.post(f"/v2/models/demo/versions/{version.number}/infer", request)
+    assert reply.status == 200, reply.json
+    expected = network(inputs).detach().numpy().flatten()
+    np.testing.assert_allclose(reply.json["outputs"][0]["data"], expected, rtol=1e-5, atol=1e-6)

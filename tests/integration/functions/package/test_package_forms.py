@@ -138,6 +138,16 @@ def test_listed_files_of_any_name_are_served(platform: Platform, location: str) 
     assert version.ignored == ("parts/notes é.txt",)
 
 
+@pytest.mark.parametrize("location", LOCATIONS[:-1], ids=lambda location: ascii(location)[:30])
+def test_weights_of_any_name_beside_the_model_are_served(platform: Platform, location: str) -> None:
+    path = "/".join(part for part in location.split("/") if part not in ("", "."))
+
+    version = register(platform, "1/Net.onnx", outside(location), **{f"1/{path}": WEIGHTS})
+
+    assert answer(platform, version) == [2, 3, 5]
+    assert version.notes[-1] == f"Weights: {path}, object version v1."
+
+
 def test_one_file_in_two_spellings_is_taken_once(platform: Platform) -> None:
     value = helper.make_tensor_value_info
     weights = []

@@ -241,12 +241,6 @@ def test_a_listed_file_has_to_match_the_manifest(
     assert (version.state, version.reason.code) == (State.REJECTED, code)
 
 
-def test_a_bare_model_with_external_weights_is_rejected(world: World, tmp_path: Path) -> None:
-    model, _ = outside_weights_model(tmp_path)
-
-    assert world.upload("models/m/x.onnx", model).reason.code == "WEIGHTS_OUTSIDE"
-
-
 @pytest.mark.parametrize(
     ("location", "code"),
     [
