@@ -132,7 +132,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def _load_weights(graph: onnx.ModelProto, path: Path) -> None:
-    """Copy the weights in other files, if there are any, into the graph."""
+    """Copy external weights, if there are any, into the graph."""
     try:
         onnx.load_external_data_for_model(graph, str(path.parent))
     except Exception as error:  # the library raises its own errors, the system's and plain ones

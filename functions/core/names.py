@@ -55,7 +55,7 @@ def is_file_name(name: str) -> bool:
 
 
 def is_plain_path(path: str) -> bool:
-    """Return True for a relative path that stays in its folder, as every system has it.
+    """Return True for a relative path that stays in its folder.
 
     >>> is_plain_path("data/weights é.bin")
     True
@@ -70,7 +70,9 @@ def is_plain_path(path: str) -> bool:
 
 
 def overlapping(paths: Iterable[str]) -> str | None:
-    """Return a path that occurs twice or is a folder of another, or None.
+    """Return a path that is twice there, or another's folder.
+
+    Return None if there is no such path.
 
     >>> overlapping(["a", "b/a"]), overlapping(["a/b", "a"])
     (None, 'a')

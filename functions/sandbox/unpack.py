@@ -212,7 +212,7 @@ def _unpacked(
 
 
 def _outside(graph: OnnxFile, files: _Files) -> tuple[str, ...]:
-    """Return the paths of weight files that are missing beside a single model.
+    """Return the paths of weight files missing beside a single model.
 
     Raises:
         InvalidModel: `BAD_FILE_NAME` or `TOO_COMPLEX`.

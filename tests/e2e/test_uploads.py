@@ -257,8 +257,8 @@ def test_weights_copied_beside_the_model_are_served(
     files = {"model.onnx": content, "model.onnx.data": weights}
     for name in sorted(files, reverse=order == "weights first"):
         if name == "model.onnx.data" and order == "model first":
-            rows = api.wait(lambda: [r for r in api.index(model) if r["reason"]], "the reason")
-            assert "'model.onnx.data' are not beside it" in rows[0]["reason"]
+            reason = "'model.onnx.data' are not beside it"
+            api.wait(lambda: [r for r in api.index(model) if reason in r["reason"]], reason)
         api.upload(f"models/{model}/run/{name}", files[name])
 
     api.wait_ready(model, 1)

@@ -79,7 +79,7 @@ class S3Uploads:
         return None
 
     def history(self, bucket: str, key: str) -> list[PinnedObject | None]:
-        """Return the newest two versions of an S3 object, None for a deletion.
+        """Return an S3 object's newest two versions, None for a deletion.
 
         Raises:
             Unavailable: S3 failed; try again.

@@ -225,7 +225,7 @@ class Registration:
     def _fetch_weights(
         self, version: Version, model: PinnedObject, paths: Sequence[str], upload: Path
     ) -> tuple[str, ...]:
-        """Download the weights beside a model in S3; return a note on each.
+        """Download the weights beside a model; return a note on each.
 
         Raises:
             InvalidModel: they do not belong to it for sure, or did not arrive in time.
@@ -233,6 +233,8 @@ class Registration:
         """
         bucket, key = model.source.bucket, model.source.key
         model_history = self.uploads.history(bucket, key)
+        if model.version_id is None:  # without versioning, an earlier upload leaves no trace
+            model_history *= 2
         notes = []
         for path in paths:
             history = self._history(bucket, f"{key.rpartition('/')[0]}/{path}")

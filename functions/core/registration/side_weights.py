@@ -1,4 +1,4 @@
-"""Weights that lie beside a model in S3: when they belong to it, and when to wait.
+"""Weights beside a model in S3: when they belong to it.
 
 `torch.onnx.export` writes `model.onnx` and `model.onnx.data`. Copied to S3, the small model arrives
 before its weights. Why both have to be uploaded once: docs/decisions/0029-weights-beside-a-model.md
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def model_key(key: str) -> str | None:
-    """Return the key of the model whose weights an exporter writes to `key`.
+    """Return the key of the model to whose weights `key` belongs.
 
     >>> model_key("models/a/model.onnx.data"), model_key("models/a/notes.data")
     ('models/a/model.onnx', None)
@@ -32,7 +32,7 @@ def model_key(key: str) -> str | None:
 
 
 def only_version(path: str, model: Sequence[T | None], weights: Sequence[T | None]) -> T | None:
-    """Return the only version of the weights at `path`; None if there is none yet.
+    """Return the only version of the weights; None without any.
 
     `model` and `weights` list the versions of both objects; None stands for a deletion.
 

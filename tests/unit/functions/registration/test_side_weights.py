@@ -1,5 +1,7 @@
 """Weights beside a model in S3: events in any order, waiting, and what is ambiguous."""
 
+from dataclasses import replace
+
 import pytest
 
 from functions.core.errors import InvalidModel, Unavailable
@@ -141,6 +143,16 @@ def test_what_was_uploaded_twice_belongs_to_nothing_for_sure(world: World, twice
     assert "upload both to a new folder" in version.reason.message
     assert CURE in version.reason.message
     assert len(version.reason.message) < 300
+
+
+def test_without_versioning_nothing_belongs_together_for_sure(world: World) -> None:
+    pin = world.uploads.pin
+    world.uploads.pin = lambda *address: replace(pin(*address), version_id=None)
+    world.put(WEIGHTS, b"w" * 12)
+
+    version = world.register(world.put(MODEL, graph()))
+
+    assert version.reason.code == "WEIGHTS_AMBIGUOUS"
 
 
 def test_weights_uploaded_again_are_named_to_their_uploader(world: World) -> None:
