@@ -7,7 +7,7 @@ from pathlib import Path
 
 from functions.adapters.clock import iso
 from functions.core.errors import Unavailable
-from functions.core.registration.registration import ObjectGone, PinnedObject
+from functions.core.registration.uploaded_files import ObjectGone, PinnedObject
 from functions.core.registry.table import Conflict, Item, Put
 from functions.core.registry.version import Blob, Source
 

@@ -25,7 +25,8 @@ from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
 from functions.adapters.sandbox import ProcessSandbox
-from functions.core.registration.registration import PinnedObject, Registration
+from functions.core.registration.registration import Registration
+from functions.core.registration.uploaded_files import PinnedObject
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Source, State
 from functions.core.uploads import Upload

@@ -254,12 +254,14 @@ def test_weights_copied_beside_the_model_are_served(
     api: Api, model: str, tmp_path: Path, order: str
 ) -> None:
     content, weights = outside_weights_model(tmp_path)
-    files = {"model.onnx": content, "model.onnx.data": weights}
-    for name in sorted(files, reverse=order == "weights first"):
-        if name == "model.onnx.data" and order == "model first":
-            reason = "'model.onnx.data' are not beside it"
-            api.wait(lambda: [r for r in api.index(model) if reason in r["reason"]], reason)
-        api.upload(f"models/{model}/run/{name}", files[name])
+    reason = "'model.onnx.data' are not beside it"
+    folder = f"models/{model}/run"
+    if order == "model first":
+        api.upload(f"{folder}/model.onnx", content)
+        api.wait(lambda: [row for row in api.index(model) if reason in row["reason"]], reason)
+    api.upload(f"{folder}/model.onnx.data", weights)
+    if order == "weights first":
+        api.upload(f"{folder}/model.onnx", content)
 
     api.wait_ready(model, 1)
 

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.adapters.clock import iso, utc_now
 from functions.core.errors import Unavailable
-from functions.core.registration.registration import ObjectGone, PinnedObject
+from functions.core.registration.uploaded_files import ObjectGone, PinnedObject
 from functions.core.registry.version import Blob, Source
 
 CHUNK = 1024 * 1024  # bytes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from functions.adapters.aws.s3 import CHUNK, iso_of, object_version, translate_errors
-from functions.core.registration.registration import ObjectGone
+from functions.core.registration.uploaded_files import ObjectGone
 from functions.core.registry.reconciler import StoredObject
 from functions.core.registry.version import Blob
 from functions.core.uploads import PREFIX

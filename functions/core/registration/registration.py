@@ -13,18 +13,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from functions.core.errors import InvalidModel, Unavailable, shown
-from functions.core.names import PATH_BYTES
-from functions.core.registration import side_weights
 from functions.core.registration.digests import hash_file, open_regular
-from functions.core.registration.manifest import (
-    ListedFile,
-    Manifest,
-    check_listing,
-    label_outputs,
-)
+from functions.core.registration.manifest import Manifest, check_listing, label_outputs
 from functions.core.registration.sandbox_answers import bad_answer
 from functions.core.registration.sandbox_protocol import (
     MANIFEST_BYTES,
@@ -34,38 +27,26 @@ from functions.core.registration.sandbox_protocol import (
     Unpacked,
     check_room,
 )
+from functions.core.registration.side_weights import (
+    RECEIVES,
+    WeightsMissing,
+    model_key,
+    replaced,
+)
+from functions.core.registration.uploaded_files import (
+    ObjectGone,
+    PinnedObject,
+    Uploads,
+    fetch_listed,
+    fetch_weights,
+    key_beside,
+)
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Reason, Source, State, Version
 from functions.core.uploads import Form, Upload, model_and_form
 
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
 FOLDERS = ("upload", "package", "serving", "documents")
-
-
-class ObjectGone(Exception):
-    """Error for a missing S3 object: deleted, overwritten or never stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class PinnedObject:
-    """Exact version of an S3 object, unaffected by later writes."""
-
-    source: Source
-    version_id: str | None  # None in a bucket without versions: reads are conditional on the ETag
-    size_bytes: int
-    written_at: str = ""  # S3's LastModified, in ISO 8601; empty if the object is gone
-
-
-class Uploads(Protocol):
-    """Interface to the S3 bucket of uploads: pin, download and order objects.
-
-    `adapters/aws/s3.py` documents the methods.
-    """
-
-    def pin(self, bucket: str, key: str, version_id: str | None) -> PinnedObject: ...
-    def fetch(self, pinned: PinnedObject, path: Path) -> None: ...
-    def is_newer(self, source: Source, rival: Source) -> bool | None: ...
-    def history(self, bucket: str, key: str) -> list[PinnedObject | None]: ...
 
 
 class BlobStore(Protocol):
@@ -100,7 +81,7 @@ class Registration:
             InvalidModel: the key looks like a model's and can become no version.
             Unavailable: storage or registry failed; the same upload may be registered later.
         """
-        weighted = side_weights.model_key(upload.key)
+        weighted = model_key(upload.key)
         if weighted is not None:
             return self._resume(upload, weighted)
         target = model_and_form(upload.key)
@@ -134,7 +115,7 @@ class Registration:
         if version is None or version.state is State.PENDING:
             return self.register(Upload(weights.bucket, key, pinned.version_id))
         if len(self.uploads.history(weights.bucket, weights.key)) > 1:
-            raise side_weights.replaced(weights.key.rpartition("/")[2])
+            raise replaced(weights.key.rpartition("/")[2])
         return None
 
     def _pin(self, upload: Upload) -> PinnedObject | None:
@@ -231,34 +212,14 @@ class Registration:
             InvalidModel: they do not belong to it for sure, or did not arrive in time.
             Unavailable: they may still arrive; the model's version says what it waits for.
         """
-        bucket, key = model.source.bucket, model.source.key
-        model_history = self.uploads.history(bucket, key)
-        if model.version_id is None:  # without versioning, an earlier upload leaves no trace
-            model_history *= 2
-        notes = []
-        for path in paths:
-            history = self._history(bucket, f"{key.rpartition('/')[0]}/{path}")
-            weights = side_weights.only_version(path, model_history, history)
-            if weights is None:
-                self._wait_for(path, version)
-            else:
-                check_room(weights.size_bytes, upload)
-                target = upload / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self.uploads.fetch(weights, target)
-                notes.append(f"Weights: {path}, object version {weights.source.object_version}.")
-        return tuple(notes)
-
-    def _history(self, bucket: str, key: str) -> list[PinnedObject | None]:
-        return [] if len(key.encode()) > PATH_BYTES else self.uploads.history(bucket, key)
-
-    def _wait_for(self, path: str, version: Version) -> NoReturn:
-        error = side_weights.missing(path)
-        if version.attempts >= side_weights.RECEIVES:
-            raise error
-        reason = Reason(error.instance_code, str(error))
-        self.registry.postpone(version, reason)
-        raise Unavailable(reason.message, code=reason.code)
+        try:
+            return fetch_weights(self.uploads, model, paths, upload)
+        except WeightsMissing as error:
+            if version.attempts >= RECEIVES:
+                raise
+            reason = Reason(error.instance_code, str(error))
+            self.registry.postpone(version, reason)
+            raise Unavailable(reason.message, code=reason.code) from error
 
     def _fetch_manifest_package(self, pinned: PinnedObject, upload: Path) -> None:
         _check_manifest_size(pinned.size_bytes)
@@ -266,34 +227,9 @@ class Registration:
         self.uploads.fetch(pinned, path)
         files = self.read_manifest(path.read_bytes()).files
         check_listing(files)
-        folder = pinned.source.key.rpartition("/")[0]
-        keys = [f"{folder}/{file.path}" for file in files]
-        self.registry.unlist_ignored(keys)
-        for file, key in zip(files, keys, strict=True):
-            check_room(file.size_bytes, upload)
-            target = upload / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._fetch_listed(file, pinned.source.bucket, key, target)
-
-    def _fetch_listed(self, file: ListedFile, bucket: str, key: str, target: Path) -> None:
-        name = shown(file.path)
-        try:
-            if len(key.encode()) > PATH_BYTES:
-                raise ObjectGone
-            pinned = self.uploads.pin(bucket, key, None)
-            if pinned.size_bytes != file.size_bytes:
-                sizes = f"{pinned.size_bytes} bytes, and manifest.json says {file.size_bytes}"
-                raise InvalidModel(f"{name} has {sizes}", code="SIZE_MISMATCH")
-            self.uploads.fetch(pinned, target)
-        except ObjectGone as error:
-            raise InvalidModel(
-                f"{name} is listed in manifest.json and not there; upload manifest.json last",
-                code="FILE_MISSING",
-            ) from error
-        sha256 = _sha256(target)
-        if sha256 != file.sha256:
-            digests = f"{sha256[:16]}…, and manifest.json says {file.sha256[:16]}…"
-            raise InvalidModel(f"the sha256 of {name} is {digests}", code="DIGEST_MISMATCH")
+        self.registry.unlist_ignored([key_beside(pinned.source.key, file.path) for file in files])
+        for file in files:
+            fetch_listed(self.uploads, file, pinned.source, upload)
 
 
 def _ready(
@@ -329,11 +265,6 @@ def _check_no_extra_file(names: tuple[str, ...], serving: Path) -> None:
 def _write(path: Path, content: bytes) -> Blob:
     path.write_bytes(content)
     return Blob(path.name, hashlib.sha256(content).hexdigest(), len(content))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_manifest_size(size_bytes: int) -> None:

@@ -19,8 +19,20 @@ CURE = "or export one file: torch.onnx.export(..., external_data=False)"
 T = TypeVar("T")
 
 
+class WeightsMissing(InvalidModel):
+    """Error for a model whose weights are not beside it, or not yet."""
+
+    code = "WEIGHTS_MISSING"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"the model's weights {shown(path)} are not beside it: upload that file to the same "
+            f"folder, or model.tar.gz with both, {CURE}"
+        )
+
+
 def model_key(key: str) -> str | None:
-    """Return the key of the model to whose weights `key` belongs.
+    """Return the key of the model whose weights `key` names.
 
     >>> model_key("models/a/model.onnx.data"), model_key("models/a/notes.data")
     ('models/a/model.onnx', None)
@@ -46,15 +58,6 @@ def only_version(path: str, model: Sequence[T | None], weights: Sequence[T | Non
             code="WEIGHTS_AMBIGUOUS",
         )
     return weights[0] if weights else None
-
-
-def missing(path: str) -> InvalidModel:
-    """Return the WEIGHTS_MISSING error for weights that are not beside the model."""
-    return InvalidModel(
-        f"the model's weights {shown(path)} are not beside it: upload that file to the same "
-        f"folder, or model.tar.gz with both, {CURE}",
-        code="WEIGHTS_MISSING",
-    )
 
 
 def replaced(path: str) -> InvalidModel:

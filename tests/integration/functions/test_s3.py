@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from functions.adapters.aws import s3 as s3_adapter
 from functions.adapters.aws.s3 import S3Blobs, S3Uploads
 from functions.core.errors import Unavailable
-from functions.core.registration.registration import ObjectGone, PinnedObject
+from functions.core.registration.uploaded_files import ObjectGone, PinnedObject
 from functions.core.registry.version import Blob, Source
 from local.aws.provision import Deployed
 
