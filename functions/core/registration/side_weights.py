@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class WeightsMissing(InvalidModel):
-    """Error for a model whose weights are not beside it, or not yet."""
+    """Error for a model without its weights beside it."""
 
     code = "WEIGHTS_MISSING"
 

@@ -41,7 +41,7 @@ class Uploads(Protocol):
 
 
 def key_beside(key: str, path: str) -> str:
-    """Return the S3 key of a path relative to the folder of `key`.
+    """Return the S3 key of a path in the folder of `key`.
 
     >>> key_beside("models/a/1/manifest.json", "parts/w.bin")
     'models/a/1/parts/w.bin'
@@ -80,7 +80,7 @@ def fetch_listed(uploads: Uploads, file: ListedFile, manifest: Source, upload: P
 def fetch_weights(
     uploads: Uploads, model: PinnedObject, paths: Sequence[str], upload: Path
 ) -> tuple[str, ...]:
-    """Download the weights beside a model in S3; return a note on each.
+    """Download the weights beside a model; return a note on each.
 
     Raises:
         WeightsMissing: they may still arrive.
