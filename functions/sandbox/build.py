@@ -11,6 +11,7 @@ from functions.adapters.lambda_size import memory_mb_for
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.adapters.onnx.watchdog import Watchdog
 from functions.core.errors import InvalidModel
+from functions.core.package.onnx_guards import operators_to_guard
 from functions.core.registration.sandbox_protocol import SERVED_FILES, Brief, Built
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.sandbox import explanations
@@ -122,6 +123,7 @@ class _Build:
             is_exact=compiled.is_quantised,
         )
         files, compile_ms, problem = compiled.files, compiled.seconds * 1000, compiled.problem
+        guarded = compiled.guarded
         del compiled  # frees the compiled session before the next is loaded
         candidate = source
         if files:
@@ -132,6 +134,7 @@ class _Build:
                 source.reference, candidate = candidate.reference, source
                 clear(folder)
         if problem:
+            _check_needs_no_guards(source, guarded, problem)
             self.notes.append(explanations.as_uploaded(problem))
             self.evaluator.measure_plans(source)
         return candidate
@@ -253,6 +256,20 @@ class _Build:
             clear(self.serving)
             for name in candidate.files:
                 (candidate.folder / name).rename(self.serving / name)
+
+
+def _check_needs_no_guards(source: Candidate, guarded: tuple[str, ...], problem: str) -> None:
+    """Refuse a model whose guards are only in its compiled form.
+
+    `guarded` are operators of the compiled form: the runtime would make them anew.
+    """
+    operators = guarded or operators_to_guard(source.path)
+    if operators:
+        raise InvalidModel(
+            f"a tensor without elements would crash {', '.join(operators)}, and the compiled form, "
+            f"which checks for it, cannot be served: {problem}",
+            code="UNSAFE_OPERATOR",
+        )
 
 
 def _memory_mb(resident_bytes: int, peak_bytes: int) -> int:

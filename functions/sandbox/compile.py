@@ -17,6 +17,7 @@ from pathlib import Path
 
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import InvalidModel, one_line
+from functions.core.package.onnx_guards import add_guards
 from functions.core.package.onnx_wire import WireReader
 from functions.sandbox.plans import has_layouts, has_quantised
 
@@ -39,6 +40,7 @@ class Compiled:
     seconds: float
     files: tuple[str, ...] = ()
     problem: str = ""
+    guarded: tuple[str, ...] = ()  # operators that got guards
 
 
 def compile_model(
@@ -49,7 +51,7 @@ def compile_model(
     `size_bytes` counts its weights, too; `external` says that some are in other files.
 
     Raises:
-        InvalidModel: `NOT_LOADABLE`.
+        InvalidModel: `NOT_LOADABLE`, or `UNSAFE_OPERATOR`: it needs guards and can have none.
         MemoryError: it does not fit.
     """
     most_bytes = GROWTH * size_bytes + GROWTH_BYTES
@@ -66,15 +68,16 @@ def compile_model(
         session = runtime.load(model)  # raises if the model is at fault, and not the optimiser
         return Compiled(session, True, has_quantised(model), 0.0, problem=problem)
     _drop_metadata(serving / MODEL)
+    guarded = tuple(add_guards(serving / MODEL))
     seconds = time.perf_counter() - began
     is_quantised = has_quantised(serving / MODEL)
-    sizes = _sizes(serving)
+    sizes, problem = _sizes(serving), ""
     grown_bytes = sum(sizes.values())
     if grown_bytes > most_bytes:
         clear(serving)
-        problem = f"it would grow from {size_bytes} to {grown_bytes} bytes"
-        return Compiled(session, is_default, is_quantised, seconds, problem=problem)
-    return Compiled(session, is_default, is_quantised, seconds, tuple(sizes))
+        sizes, problem = {}, f"it would grow from {size_bytes} to {grown_bytes} bytes"
+    files = tuple(sizes)
+    return Compiled(session, is_default, is_quantised, seconds, files, problem, guarded)
 
 
 def _optimise(

@@ -195,8 +195,6 @@ def _unpacked(
         "producer": one_line(graph.producer, TEXT),
         "nodes": graph.nodes,
     }
-    if graph.refuses_empty:
-        described["refuses_empty"] = True
     if len(ignored) > IGNORED:
         ignored = [*ignored[: IGNORED - 1], f"and {len(ignored) - IGNORED + 1} more"]
     names = tuple(one_line(name, TEXT) for name in ignored)

@@ -254,8 +254,14 @@ def _clean(error: Exception) -> str:
     ...     "Pad node. Name:'' Status Message: /src/op_kernel.cc:87 virtual int ort::F(int) " +
     ...     prefix + "tensor.cc:57 StorageSize Tensor shape.Size() must be >= 0"))
     'Pad: Tensor shape.Size() must be >= 0'
+    >>> _clean(RuntimeError(running + "Div node. Name:'guard: GRU: x must not be empty' Status"))
+    'GRU: x must not be empty'
     """
     message = str(error)
+    if guards := re.findall(
+        r"Name:'guard: ([^']+)'", message
+    ):  # the names of guards, core/package/onnx_guards.py
+        return str(guards[-1])
     nodes = re.findall(r"while running (\w+) node", message)
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", message)[-1]
     text = text.rpartition("Status Message: ")[2]

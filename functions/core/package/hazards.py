@@ -5,10 +5,7 @@ division by zero and not against this. A signed division is safe if its divisor 
 of 0 and -1, or if one side cannot be negative because it comes from a shape. Types are followed
 forward (onnx_types.py); a division of unknown type is refused.
 
-Windows of zero length raise SIGFPE, too: their length has to be a constant.
-
-Tensors without elements are guarded when the model runs: onnx_guards.py. How the operators were
-searched: docs/decisions/0033-values-that-crash.md.
+Other operators are guarded when the model runs: onnx_guards.py.
 """
 
 from collections.abc import Callable
@@ -19,9 +16,6 @@ from functions.core.package.onnx_graph import INT32, INT64, Constant, Graph, Nod
 from functions.core.package.onnx_types import body_inputs, output_types
 
 _TRAPPING = {INT32, INT64}  # the processor divides narrower numbers as 32 bits
-# Operators that end the process if one of these inputs, here by position, is a number below 1.
-_POSITIVE = {"STFT": (3,)}  # its frame length
-
 # Operators that copy values without changing them.
 _MOVES = {
     "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "ReduceMax",
@@ -33,7 +27,7 @@ def check_hazards(graph: Graph) -> None:
     """Refuse an ONNX graph with an operator that requests could crash.
 
     Raises:
-        InvalidModel: `UNSAFE_INTEGER_DIVISION` or `UNSAFE_OPERATOR`.
+        InvalidModel: `UNSAFE_INTEGER_DIVISION`.
     """
     _Scope({}, {}, set()).check(graph)
 
@@ -78,10 +72,6 @@ class _Scope:
         is_division = node.op in ("Div", "Mod") and len(node.inputs) == 2
         if is_division and node.attributes.get("fmod") != 1:
             self._check_division(node)
-        for position in _POSITIVE.get(node.op, ()):
-            name = node.inputs[position] if position < len(node.inputs) else ""
-            if name and not self._is_constant_without(name, lambda value: value < 1):
-                raise _unsafe_number(node, name)
 
     def _add_constant(self, name: str, constant: Constant) -> None:
         self.constants[name] = constant
@@ -145,14 +135,6 @@ def _unsafe_division(node: Node, *, is_typed: bool) -> InvalidModel:
         f"node {_label(node)} ({node.op}) {problem} by a value that could be -1, which "
         "ends the process; divide by a constant other than 0 and -1, or cast both sides to float",
         code="UNSAFE_INTEGER_DIVISION",
-    )
-
-
-def _unsafe_number(node: Node, name: str) -> InvalidModel:
-    return InvalidModel(
-        f"node {_label(node)} ({node.op}) takes {shown(name)}, and 0 would end the process; make "
-        "it a constant above 0",
-        code="UNSAFE_OPERATOR",
     )
 
 

@@ -32,9 +32,6 @@ OPSETS = range(1, 27)  # default domain: the versions of which onnxruntime imple
 ML_OPSETS = range(6)
 IR_VERSIONS = range(1, 14)
 
-# A batch or a sequence without elements makes these abort the process (onnxruntime 1.31.1).
-NEVER_EMPTY = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM"})
-
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")  # every operator of these is allowed
 # Operators of com.microsoft that quantization tools, transformer optimizers and skl2onnx write, and
 # that onnxruntime implements on a CPU.

@@ -44,7 +44,6 @@ class OnnxFile:
     external: dict[str, int]  # location of each weight file -> least size in bytes
     nodes: int
     unranked: frozenset[str] = frozenset()  # inputs and outputs without a shape
-    refuses_empty: bool = False  # a tensor without elements would end the process
     # location of each weight file -> positions of its text in the file
     locations: Mapping[str, list[int]] = field(default_factory=dict)
     rewrite: Rewrite = field(default_factory=Rewrite)  # changes before it is served
@@ -95,7 +94,6 @@ class _ModelReader:
         self._initializers = 0
         self._constant_bytes = 0
         self._unranked: set[str] = set()
-        self._refuses_empty = False
 
     def read(self, size: int) -> OnnxFile:
         header = self._header(size)
@@ -114,7 +112,6 @@ class _ModelReader:
             self._external,
             self._nodes,
             frozenset(self._unranked),
-            self._refuses_empty,
             self._locations,
             self._rewrite,
         )
@@ -268,7 +265,6 @@ class _ModelReader:
                 "export the model with operators of ai.onnx and ai.onnx.ml",
                 code="FOREIGN_OPERATOR",
             )
-        self._refuses_empty |= node.op in limits.NEVER_EMPTY
         return node
 
     def _add_name(self, names: list[str], role: str, start: int, end: int) -> None:

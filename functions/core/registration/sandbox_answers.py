@@ -227,5 +227,4 @@ _GRAPH_FIELDS: Mapping[str, Callable[[object], Any]] = {
     "ir_version": lambda value: _integer(value, 2**63),
     "producer": lambda value: _text(value, TEXT),
     "nodes": lambda value: _integer(value, 2**63),
-    "refuses_empty": _boolean,
 }

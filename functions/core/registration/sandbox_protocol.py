@@ -40,7 +40,7 @@ class Unpacked:
     model: str
     weights: tuple[str, ...]
     manifest: bool  # package/manifest.json exists: from the package or from the model's metadata
-    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes; refuses_empty if true
+    graph: Mapping[str, Any]  # opset, ir_version, producer, nodes
     ignored: tuple[str, ...] = ()  # archive members that were not opened
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # class labels by output
     notes: tuple[str, ...] = ()  # one sentence for each part of the model that was rewritten

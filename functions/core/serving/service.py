@@ -210,6 +210,7 @@ class InferenceService:
         self, session: Session, request: InferRequest, call: Call, version: Version
     ) -> Mapping[str, Any]:
         empty = next((name for name, tensor in request.inputs.items() if 0 in tensor.shape), None)
+        # Versions registered before their graphs got guards carry this mark.
         if empty is not None and version.graph.get("refuses_empty", False):
             raise InvalidRequest(
                 f"input {shown(empty)} is empty, and this model takes no empty input"

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from functions.core.errors import InvalidModel
 from functions.core.package.onnx_reader import read_onnx
 from tests.hostile import divisions
-from tests.hostile.cases import FLOAT, INT64, Case, constant, model, node, value
+from tests.hostile.cases import FLOAT, Case, model, node, value
 
 
 def read(tmp_path: Path, content: bytes) -> str:
@@ -40,25 +39,3 @@ def test_narrow_integers_never_trap(tmp_path: Path, kind: int) -> None:
     )
 
     assert read(tmp_path, content) == "read"
-
-
-def spectrum(*length: object, inputs: tuple[object, ...] = ()) -> bytes:
-    """Return a model of frames of 8 samples, whose length is a constant or an input."""
-    return model(
-        [node("STFT", "x step window length", "y")],
-        [value("x", FLOAT, [1, 32, 1]), *inputs],
-        [value("y", FLOAT, None)],
-        constant("step", 4, np.int64),
-        constant("window", [1.0] * 8),
-        *length,
-    )
-
-
-def test_the_length_of_a_frame_has_to_be_a_constant_above_0(tmp_path: Path) -> None:
-    chosen = value("length", INT64, [])
-
-    assert read(tmp_path, spectrum(constant("length", 8, np.int64))) == "read"
-    assert read(tmp_path, spectrum(constant("length", 0, np.int64))) == "UNSAFE_OPERATOR"
-    assert read(tmp_path, spectrum(inputs=(chosen,))) == "UNSAFE_OPERATOR"
-    replaced = spectrum(constant("length", 8, np.int64), inputs=(chosen,))
-    assert read(tmp_path, replaced) == "UNSAFE_OPERATOR"

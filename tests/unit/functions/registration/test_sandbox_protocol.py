@@ -99,7 +99,6 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("graph", {"opset": "20"}),
     ("graph", {"opset": True}),
     ("graph", {"opset": -1}),
-    ("graph", {"refuses_empty": 1}),
     ("graph", {"secret": 1}),
     ("graph", {"producer": "p" * 10_000}),
     ("ignored", ["x" * 10_000]),
