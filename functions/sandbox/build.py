@@ -11,7 +11,7 @@ from functions.adapters.lambda_size import memory_mb_for
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.adapters.onnx.watchdog import Watchdog
 from functions.core.errors import InvalidModel
-from functions.core.package.onnx_guards import operators_to_guard
+from functions.core.package.safety.guards import operators_to_guard
 from functions.core.registration.sandbox_protocol import SERVED_FILES, Brief, Built
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.sandbox import explanations

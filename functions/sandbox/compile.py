@@ -17,8 +17,8 @@ from pathlib import Path
 
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import InvalidModel, one_line
-from functions.core.package.onnx_guards import add_guards
 from functions.core.package.onnx_wire import WireReader
+from functions.core.package.safety.guards import add_guards
 from functions.sandbox.plans import has_layouts, has_quantised
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"

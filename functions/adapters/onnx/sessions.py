@@ -260,7 +260,7 @@ def _clean(error: Exception) -> str:
     message = str(error)
     if guards := re.findall(
         r"Name:'guard: ([^']+)'", message
-    ):  # the names of guards, core/package/onnx_guards.py
+    ):  # the names of guards, core/package/safety/guards.py
         return str(guards[-1])
     nodes = re.findall(r"while running (\w+) node", message)
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", message)[-1]

@@ -16,12 +16,12 @@ from functions.core.errors import InvalidModel, shown
 from functions.core.package import onnx_limits as limits
 from functions.core.package import onnx_tensor as tensors
 from functions.core.package import onnx_wire as wire
-from functions.core.package.hazards import check_hazards
 from functions.core.package.onnx_graph import INT64, Constant, Graph, Node
 from functions.core.package.onnx_rewrite import Rewrite
 from functions.core.package.onnx_tensor import Tensor
 from functions.core.package.onnx_value import read_value
 from functions.core.package.onnx_wire import WireReader, not_onnx, too_complex
+from functions.core.package.safety.divisions import check_divisions
 
 MANIFEST_KEY = "mayfly.manifest"
 
@@ -77,7 +77,7 @@ def read_onnx(path: Path) -> OnnxFile:
             model = reader.read(size)
         except UnicodeDecodeError as error:
             raise not_onnx("a text in it is not UTF-8") from error
-        check_hazards(reader.graph)  # decodes constants, so the file has to be open
+        check_divisions(reader.graph)  # decodes constants, so the file has to be open
         return model
 
 

@@ -17,9 +17,9 @@ from functions.core.errors import InvalidModel
 from functions.core.package import onnx_wire as wire
 from functions.core.package.onnx_graph import INT64, Node
 from functions.core.package.onnx_tensor import read_tensor
-from functions.core.package.onnx_types import BOOL
 from functions.core.package.onnx_wire import WireReader, encode_field, encode_varint
-from functions.core.package.operator_needs import Need, Scope, needs
+from functions.core.package.safety.onnx_types import BOOL
+from functions.core.package.safety.operator_needs import Need, Scope, needs
 
 Part = bytes | range  # content, or the place in the file that holds it
 

@@ -9,7 +9,12 @@ import pytest
 
 from functions.core.package import onnx_limits as limits
 from functions.core.package.onnx_graph import Node
-from functions.core.package.onnx_types import _BY_ATTRIBUTE, _FIRST_OF_BODY, _UNKNOWN, output_types
+from functions.core.package.safety.onnx_types import (
+    _BY_ATTRIBUTE,
+    _FIRST_OF_BODY,
+    _UNKNOWN,
+    output_types,
+)
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 pybind = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")

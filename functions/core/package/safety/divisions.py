@@ -5,7 +5,7 @@ division by zero and not against this. A signed division is safe if its divisor 
 of 0 and -1, or if one side cannot be negative because it comes from a shape. Types are followed
 forward (onnx_types.py); a division of unknown type is refused.
 
-Other operators are guarded when the model runs: onnx_guards.py.
+Other operators are guarded when the model runs: guards.py.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from functions.core.errors import InvalidModel, shown
 from functions.core.package.onnx_graph import INT32, INT64, Constant, Graph, Node
-from functions.core.package.onnx_types import body_inputs, output_types
+from functions.core.package.safety.onnx_types import body_inputs, output_types
 
 _TRAPPING = {INT32, INT64}  # the processor divides narrower numbers as 32 bits
 # Operators that copy values without changing them.
@@ -23,7 +23,7 @@ _MOVES = {
 }  # fmt: skip
 
 
-def check_hazards(graph: Graph) -> None:
+def check_divisions(graph: Graph) -> None:
     """Refuse an ONNX graph with an operator that requests could crash.
 
     Raises:

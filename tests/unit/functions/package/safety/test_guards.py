@@ -9,8 +9,8 @@ import pytest
 from onnx import helper
 
 from functions.core.errors import InvalidModel
-from functions.core.package.onnx_guards import add_guards, operators_to_guard
-from functions.core.package.operator_needs import _GUARDS
+from functions.core.package.safety.guards import add_guards, operators_to_guard
+from functions.core.package.safety.operator_needs import _GUARDS
 from tests.hostile.cases import BOOL, FLOAT, INT64, constant, graph, model, node, value
 
 WEIGHTS = (constant("w", np.ones((1, 12, 2))), constant("r", np.ones((1, 12, 4))))
