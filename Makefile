@@ -72,6 +72,7 @@ stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, expo
 	$(BIN)/python -m tests.stress.exporters
 	$(BIN)/python -m tests.stress.mutants
 	$(BIN)/python -m tests.stress.many_models
+	$(BIN)/python -m tests.stress.hostile_values
 	$(BIN)/python -m pytest -m stress tests
 
 bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (long)

@@ -13,10 +13,11 @@ from functions.adapters.onnx.watchdog import Watchdog
 from functions.core.errors import InvalidModel
 from functions.core.package.safety.guards import operators_to_guard
 from functions.core.registration.sandbox_protocol import SERVED_FILES, Brief, Built
+from functions.core.registry.load_plan import Plan
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
 from functions.sandbox import explanations
-from functions.sandbox.comparison import cpu_clock
-from functions.sandbox.compile import clear, compile_model
+from functions.sandbox.comparison import Tensors, cpu_clock
+from functions.sandbox.compile import Compiled, clear, compile_model
 from functions.sandbox.evaluate import LARGE_BYTES, PLANS_S, Candidate, Evaluator
 from functions.sandbox.measure import Costs, timed
 from functions.sandbox.plans import choose
@@ -114,7 +115,7 @@ class _Build:
         )
         first = None
         if source is self.uploaded:
-            first = self.evaluator.read(compiled.session, source.path)
+            first = self._read(compiled, folder)
         source.reference = self.evaluator.reference(
             source.path,
             compiled.session,
@@ -138,6 +139,18 @@ class _Build:
             self.notes.append(explanations.as_uploaded(problem))
             self.evaluator.measure_plans(source)
         return candidate
+
+    def _read(self, compiled: Compiled, folder: Path) -> Tensors | None:
+        """Read signature and samples; return a generated sample's outputs.
+
+        To generate one, sizes are tried that could crash a model without its guards.
+        """
+        if not (compiled.guarded and compiled.files) or self.brief.samples:
+            return self.evaluator.read(compiled.session, self.uploaded.path)
+        plan = Plan(threads=self.brief.threads, optimised="extended", prepacking=False)
+        guarded = self.runtime.load(folder / compiled.files[0], plan)
+        self.evaluator.read(guarded, self.uploaded.path)
+        return None
 
     def _check_samples(self, candidate: Candidate) -> None:
         self.evaluator.drop_failing_plans(candidate)

@@ -217,6 +217,22 @@ def microsoft(
     return Deadly(operator, content, good, hostile, operator)  # fmt: skip
 
 
+def pooled_last() -> Deadly:
+    """Pool quantised images of any size: one smaller than the kernel has no output."""
+    content = model(
+        [node("QuantizeLinear", "x scale zero", "q"),
+         node("QLinearAveragePool", "q scale zero scale zero", "p", domain=MICROSOFT,
+              kernel_shape=[2, 2], channels_last=1),
+         node("DequantizeLinear", "p scale zero", "y")],
+        [value("x", FLOAT, ["n", "height", "width", 4])],
+        [unsized("y")],
+        constant("scale", 0.01), constant("zero", 3, np.uint8),
+        opsets={MICROSOFT: 1},
+    )  # fmt: skip
+    good, small = floats(1, 6, 6, 4), floats(1, 1, 6, 4)
+    return Deadly("QLinearAveragePool", content, {"x": good}, {"x": small}, "QLinearAveragePool")
+
+
 def all_deadly() -> Iterator[Deadly]:
     """Yield every kind of model."""
     yield compressed("GRU", 3, axis=1)
@@ -230,6 +246,7 @@ def all_deadly() -> Iterator[Deadly]:
     yield unique()
     yield blocked()
     yield attention()
+    yield pooled_last()
     rows = (2, 4, 8)
     yield microsoft(
         "MultiHeadAttention", {"q": rows, "k": rows, "v": rows}, {"v": (2, 4, 0)}, num_heads=2

@@ -1,14 +1,18 @@
 """Short, seeded runs of the stress tests of `make stress`."""
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from tests.stress import conformance, exporters, many_models, mutants
+from functions.core.package.onnx_limits import MICROSOFT
+from tests.stress import conformance, exporters, many_models, mutants, operator_graphs
 
 
 def test_every_seed_is_a_good_model() -> None:
@@ -102,3 +106,30 @@ def test_answers_that_differ_from_the_frameworks_are_reported() -> None:
     assert problem == "p: differs by 0.0001"
     [problem] = exporters.differences(right | {"label": np.array([0])}, right)
     assert problem == "label: [0] instead of [1]"
+
+
+def test_no_request_to_a_graph_of_the_catalog_ends_the_process() -> None:
+    """Started as a program, because it forks: pytest has threads."""
+    command = [sys.executable, "-m", "tests.stress.hostile_values", "--catalog", "--randoms", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1])
+    graphs = len([*operator_graphs.catalog()])
+    assert (counts["deaths"], counts["graphs"]) == (0, graphs)
+    assert counts["answered"] + counts["refused"] == graphs
+    assert counts["refused"] == 2  # Div and Mod of integers
+
+
+def test_the_fuzzer_detects_a_death() -> None:
+    command = [sys.executable, "-m", "tests.stress.hostile_values", "--catalog", "--unguarded"]
+    only = ["--match", "QAttention u2,4,8 c8,24 f24 f f i2,4"]
+    done = subprocess.run([*command, *only], capture_output=True, text=True, check=True)
+
+    assert "SIGFPE" in done.stdout
+
+
+def test_the_catalog_has_every_allowed_operator_of_microsoft() -> None:
+    names = {graph.name.split()[0] for graph in operator_graphs.catalog()}
+
+    assert {f"com.microsoft:{operator}" for operator in MICROSOFT} <= names

@@ -254,13 +254,12 @@ def _clean(error: Exception) -> str:
     ...     "Pad node. Name:'' Status Message: /src/op_kernel.cc:87 virtual int ort::F(int) " +
     ...     prefix + "tensor.cc:57 StorageSize Tensor shape.Size() must be >= 0"))
     'Pad: Tensor shape.Size() must be >= 0'
-    >>> _clean(RuntimeError(running + "Div node. Name:'guard: GRU: x must not be empty' Status"))
-    'GRU: x must not be empty'
+    >>> _clean(RuntimeError(running + "Div node. Name:'mayfly_guard_1: GRU: x is empty' Status"))
+    'GRU: x is empty'
     """
     message = str(error)
-    if guards := re.findall(
-        r"Name:'guard: ([^']+)'", message
-    ):  # the names of guards, core/package/safety/guards.py
+    # The names of nodes from core/package/safety/guards.py say what is wrong.
+    if guards := re.findall(r"Name:'mayfly_guard\w+: ([^']+)'", message):
         return str(guards[-1])
     nodes = re.findall(r"while running (\w+) node", message)
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", message)[-1]

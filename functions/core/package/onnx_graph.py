@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 INT32, INT64 = 6, 7  # TensorProto.DataType
 # Signed TensorProto.DataType -> array type code
@@ -20,7 +21,7 @@ class Node:
     outputs: list[str] = field(default_factory=list)
     graphs: list["Graph"] = field(default_factory=list)
     value: "Constant | None" = None  # attribute of Constant and ConstantOfShape
-    attributes: dict[str, int] = field(default_factory=dict)  # by name; 0 if it is no integer
+    attributes: dict[str, Any] = field(default_factory=dict)  # by name; 0 if it was not decoded
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from functions.core.errors import InvalidModel
+from functions.core.package import onnx_limits as limits
 from functions.core.package import onnx_wire as wire
 from functions.core.package.onnx_graph import INT64, Node
 from functions.core.package.onnx_tensor import read_tensor
 from functions.core.package.onnx_wire import WireReader, encode_field, encode_varint
 from functions.core.package.safety.onnx_types import BOOL
-from functions.core.package.safety.operator_needs import Need, Scope, needs
+from functions.core.package.safety.operator_needs import Need, Scope, may_need, needs
 
 Part = bytes | range  # content, or the place in the file that holds it
 
@@ -160,11 +161,14 @@ class _Guarding:
         if node.op in _BODIES and not node.domain:
             return _field(1, self._edited_bodies(start, end, scope.constants))
         parts: list[Part] = []
-        renamed = {
-            need.position: self._guarded(node, need, parts)
-            for need in needs(node)
-            if scope.is_open(node, need)
-        }
+        renamed: dict[int, str] = {}
+        for need in needs(node):
+            if scope.is_open(node, need):
+                name = renamed.get(need.position, node.inputs[need.position])
+                key = name, need, "" if need.like is None else node.inputs[need.like]
+                if key not in scope.guarded:
+                    scope.guarded[key] = self._guarded(node, need, name, parts)
+                renamed[need.position] = scope.guarded[key]
         scope.follow(node)
         if not renamed:
             return None
@@ -172,7 +176,8 @@ class _Guarding:
         return [*parts, *_field(1, self._renamed(start, end, renamed))]
 
     def _parse(self, start: int, end: int) -> Node:
-        node = Node()
+        """Parse a node, with its attributes only if its needs depend on them."""
+        node, attributes = Node(), []
         for number, kind, first, last in self.reader.fields(start, end):
             match number, kind:
                 case 1, wire.BYTES:
@@ -182,19 +187,30 @@ class _Guarding:
                 case 4, wire.BYTES:
                     node.op = self.reader.text(first, last)
                 case 5, wire.BYTES:
-                    name = "".join(self._texts(first, last, 1)[:1])
-                    node.attributes[name] = self._integer(first, last)
+                    attributes.append((first, last))
                 case 7, wire.BYTES:
                     domain = self.reader.text(first, last)
                     node.domain = "" if domain == "ai.onnx" else domain
+        if may_need(node):
+            for first, last in attributes:
+                name = "".join(self._texts(first, last, 1)[:1])
+                node.attributes[name] = self._attribute(first, last)
         return node
 
-    def _integer(self, start: int, end: int) -> int:
-        """Return an attribute's integer, 0 if it is none."""
-        for number, kind, first, _ in self.reader.fields(start, end, _RUNS):
-            if number == 3 and kind == wire.VARINT:
-                return wire.signed(first)
-        return 0
+    def _attribute(self, start: int, end: int) -> int | str | list[int]:
+        """Return an attribute's integer, text or integers, 0 if it has none."""
+        integers: list[int] = []
+        for number, kind, first, last in self.reader.fields(start, end):
+            match number, kind:
+                case 3, wire.VARINT:
+                    return wire.signed(first)
+                case 4, wire.BYTES:
+                    return self.reader.text(first, last, "replace")
+                case 8, wire.VARINT:
+                    integers.append(wire.signed(first))
+                case 8, wire.BYTES:
+                    integers += self.reader.packed(first, last, limits.RANK)
+        return integers or 0
 
     def _edited_bodies(self, start: int, end: int, constants: Mapping[str, int]) -> list[Part]:
         def edit_attribute(number: int, first: int, last: int) -> list[Part] | None:
@@ -217,15 +233,16 @@ class _Guarding:
 
         return self._edited(start, end, edit)
 
-    def _guarded(self, node: Node, need: Need, parts: list[Part]) -> str:
+    def _guarded(self, node: Node, need: Need, name: str, parts: list[Part]) -> str:
         """Append a guard's nodes to `parts`; return its output's name."""
-        name = node.inputs[need.position]
         self._guards += 1
         prefix = f"{self._prefix}_{self._guards}"
         zero, checked, shape, guarded = (f"{prefix}_{part}" for part in ("0", "ok", "shape", "is"))
         divisor = name if need.is_number else self._count(node, need, prefix, parts)
-        problem = "0" if need.is_number else "empty"
-        label = f"guard: {node.op}: {name} must not be {problem}"
+        problem = (
+            "0" if need.is_number else "empty" if need.least == 1 else "smaller than its kernel"
+        )
+        label = f"{prefix}: {node.op}: {node.inputs[need.position]} must not be {problem}"
         parts += [
             _encode_node("Sub", (divisor, divisor), zero),
             _encode_node("Div", (zero, divisor), checked, label),
@@ -250,6 +267,12 @@ class _Guarding:
                 _encode_constant(need.axis, axis),
                 _encode_node("Gather", (shape, axis), count),
             ]
+            if need.least > 1:
+                least, size, count = f"{prefix}_least", count, f"{prefix}_times"
+                parts += [
+                    _encode_constant(need.least, least),
+                    _encode_node("Div", (size, least), count),
+                ]
             return count
         parts.append(_encode_node("Size", (name,), count))
         if need.like is None:

@@ -133,7 +133,7 @@ def _output_type(
         return node.value.datatype if node.value else FLOAT
     named = node.attributes.get(_BY_ATTRIBUTE.get(node.op, ""), 0)
     if named:
-        return named
+        return int(named)
     rules = _RULES.get(node.op, _AS_FIRST)
     rule = rules[min(at, len(rules) - 1)]
     if rule < 0:

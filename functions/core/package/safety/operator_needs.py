@@ -6,10 +6,11 @@ docs/decisions/0033-values-that-crash.md.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from functions.core.package.onnx_graph import Node
 
-Attributes = Mapping[str, int]
+Attributes = Mapping[str, Any]
 
 _MICROSOFT, _ML = "com.microsoft", "ai.onnx.ml"
 
@@ -18,53 +19,64 @@ _MICROSOFT, _ML = "com.microsoft", "ai.onnx.ml"
 class Need:
     """Input of an operator that must not be empty, or 0.
 
-    `axis` is the one that needs a size, None for all. `like` is the position of an input that may
-    be empty together with this one.
+    `axis` is the one whose size has to be `least`, None for any size of all. `like` is the position
+    of an input that may be empty together with this one.
     """
 
     position: int
     axis: int | None = None
+    least: int = 1
     like: int | None = None
     is_number: bool = False
 
 
-def _always(_: Attributes) -> bool:
-    return True
+def _pool(attributes: Attributes) -> tuple[Need, ...]:
+    """Return the needs of a pooling that divides by the size of its output."""
+    kernel, pads = attributes.get("kernel_shape", []), attributes.get("pads", [])
+    if str(attributes.get("auto_pad")).startswith("SAME"):
+        return ()
+    first = 1 if attributes.get("channels_last") else 2
+    padded = [sum(pads[at :: len(kernel)]) for at in range(len(kernel))]
+    least = [size - padding for size, padding in zip(kernel, padded, strict=True)]
+    return tuple(Need(0, axis=first + at, least=size) for at, size in enumerate(least) if size > 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """Needs of an operator, and the attributes with which it has them."""
-
-    needs: tuple[Need, ...]
-    applies: Callable[[Attributes], bool] = _always
+Guard = Callable[[Attributes], tuple[Need, ...]]
 
 
-_FIRST, _KERNEL, _SKIP = Guard((Need(0),)), Guard((Need(1),)), Guard((Need(1, like=0),))
-_GUARDS = {
-    ("", "Attention"): Guard(
-        (Need(0, axis=1), Need(1, axis=1)), lambda attributes: "q_num_heads" not in attributes
+def _always(*needs: Need) -> Guard:
+    return lambda _: needs
+
+
+def _if(applies: Callable[[Attributes], bool], *needs: Need) -> Guard:
+    return lambda attributes: needs if applies(attributes) else ()
+
+
+_FIRST, _KERNEL, _SKIP = _always(Need(0)), _always(Need(1)), _always(Need(1, like=0))
+_GUARDS: dict[tuple[str, str], Guard] = {
+    ("", "Attention"): _if(
+        lambda attributes: "q_num_heads" not in attributes, Need(0, axis=1), Need(1, axis=1)
     ),
     ("", "Conv"): _KERNEL,
-    ("", "ConvTranspose"): Guard((Need(0), Need(1))),
+    ("", "ConvTranspose"): _always(Need(0), Need(1)),
     ("", "GRU"): _FIRST,
     ("", "InstanceNormalization"): _FIRST,
-    ("", "LSTM"): Guard((Need(0, axis=1),)),
-    ("", "QuantizeLinear"): Guard(
-        (Need(0),), lambda attributes: attributes.get("block_size", 0) != 0
-    ),
-    ("", "STFT"): Guard((Need(2), Need(3, is_number=True))),
-    ("", "Unique"): Guard((Need(0),), lambda attributes: "axis" in attributes),
-    (_MICROSOFT, "DynamicQuantizeLSTM"): Guard((Need(0, axis=1),)),
+    ("", "LSTM"): _always(Need(0, axis=1)),
+    ("", "QuantizeLinear"): _if(lambda attributes: bool(attributes.get("block_size")), Need(0)),
+    ("", "STFT"): _always(Need(2), Need(3, is_number=True)),
+    ("", "Unique"): _if(lambda attributes: "axis" in attributes, Need(0)),
+    (_MICROSOFT, "DynamicQuantizeLSTM"): _always(Need(0, axis=1)),
     (_MICROSOFT, "FusedConv"): _KERNEL,
-    (_MICROSOFT, "FusedMatMul"): Guard(
-        (Need(0), Need(1)),
+    (_MICROSOFT, "FusedMatMul"): _if(
         lambda attributes: bool(attributes.get("transBatchA") or attributes.get("transBatchB")),
+        Need(0),
+        Need(1),
     ),
-    (_MICROSOFT, "GroupQueryAttention"): Guard((Need(0), Need(1), Need(2))),
-    (_MICROSOFT, "MultiHeadAttention"): Guard((Need(0, axis=-1), Need(2, axis=-1))),
-    (_MICROSOFT, "QAttention"): Guard((Need(0, axis=0),)),
-    (_MICROSOFT, "RotaryEmbedding"): Guard((Need(0, axis=-1),)),
+    (_MICROSOFT, "GroupQueryAttention"): _always(Need(0), Need(1), Need(2)),
+    (_MICROSOFT, "MultiHeadAttention"): _always(Need(0, axis=-1), Need(2, axis=-1)),
+    (_MICROSOFT, "QAttention"): _always(Need(0, axis=0)),
+    (_MICROSOFT, "QLinearAveragePool"): _pool,
+    (_MICROSOFT, "RotaryEmbedding"): _always(Need(0, axis=-1)),
     (_MICROSOFT, "SkipLayerNormalization"): _SKIP,
     (_MICROSOFT, "SkipSimplifiedLayerNormalization"): _SKIP,
     (_ML, "FeatureVectorizer"): _FIRST,
@@ -90,6 +102,8 @@ class Scope:
 
     constants: Mapping[str, int]
     origins: dict[str, str] = field(default_factory=dict)
+    # (value, need, value that may be empty together with it) -> name of the guarded value
+    guarded: dict[tuple[str, Need, str], str] = field(default_factory=dict)
 
     def is_open(self, node: Node, need: Need) -> bool:
         """Return True unless a need is met or the input absent."""
@@ -117,7 +131,12 @@ class Scope:
         return self.origins.get(name, name)
 
 
+def may_need(node: Node) -> bool:
+    """Return True if a node of this operator has needs, with some attributes."""
+    return (node.domain, node.op) in _GUARDS
+
+
 def needs(node: Node) -> tuple[Need, ...]:
     """Return what a node's inputs must be, with its attributes."""
     guard = _GUARDS.get((node.domain, node.op))
-    return guard.needs if guard and guard.applies(node.attributes) else ()
+    return guard(node.attributes) if guard else ()

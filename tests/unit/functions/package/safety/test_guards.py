@@ -9,8 +9,9 @@ import pytest
 from onnx import helper
 
 from functions.core.errors import InvalidModel
+from functions.core.package.onnx_graph import Node
 from functions.core.package.safety.guards import add_guards, operators_to_guard
-from functions.core.package.safety.operator_needs import _GUARDS
+from functions.core.package.safety.operator_needs import _GUARDS, needs
 from tests.hostile.cases import BOOL, FLOAT, INT64, constant, graph, model, node, value
 
 WEIGHTS = (constant("w", np.ones((1, 12, 2))), constant("r", np.ones((1, 12, 4))))
@@ -43,7 +44,7 @@ def test_a_guard_comes_before_its_operator_and_feeds_it(tmp_path: Path) -> None:
 
     *guard, gru = changed.node
     assert operators(guard) == GUARD
-    assert guard[2].name == "guard: GRU: x must not be empty"
+    assert guard[2].name == "mayfly_guard_1: GRU: x must not be empty"
     assert list(gru.input) == [guard[-1].output[0], "w", "r"]
     assert list(guard[-1].input) == ["x", guard[-2].output[0]]
 
@@ -112,18 +113,22 @@ def test_subgraphs_are_guarded(tmp_path: Path) -> None:
 
 
 def test_each_input_in_the_table_is_guarded(tmp_path: Path) -> None:
-    for (domain, operator), guard in _GUARDS.items():
+    attributes = {"axis": 0, "block_size": 2, "transBatchA": 1, "kernel_shape": [2]}
+    for domain, operator in _GUARDS:
         names = [f"i{at}" for at in range(9)]
-        attributes = {"axis": 0, "block_size": 2, "transBatchA": 1}
         content = model(
             [helper.make_node(operator, names, ["y"], domain=domain, **attributes)],
             [value(name, FLOAT, None) for name in names],
             [Y],
         )
         *added, changed = guarded(tmp_path, content).node
-        others = [at for at, name in enumerate(changed.input) if name != f"i{at}"]
-        assert others == sorted(need.position for need in guard.needs), operator
-        assert operators(added).count("Div") == len(others)
+        positions = {
+            need.position for need in needs(Node(operator, domain=domain, attributes=attributes))
+        }
+        assert positions
+        others = {at for at, name in enumerate(changed.input) if name != f"i{at}"}
+        assert others == positions, operator
+        assert sum(inner.name.startswith("mayfly_guard") for inner in added) == len(positions)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +170,33 @@ def test_values_that_are_empty_together_need_no_guard(tmp_path: Path) -> None:
     assert operators(guarded(tmp_path, skipping(*dense)).node)[-1:] == ["SkipLayerNormalization"]
     assert "Div" not in operators(guarded(tmp_path, skipping(*dense)).node)
     assert "Div" in operators(guarded(tmp_path, skipping(*other)).node)
+
+
+def test_two_operators_of_a_value_share_a_guard(tmp_path: Path) -> None:
+    twice = [node("GRU", "x w r", "a"), node("GRU", "x w r", "b"), node("Add", "a b", "y")]
+    *first, one, two, _ = guarded(tmp_path, model(twice, [X], [Y], *WEIGHTS)).node
+
+    assert operators(first) == GUARD
+    assert one.input[0] == two.input[0] == first[-1].output[0]
+
+
+def test_a_kernel_needs_an_image_of_its_size(tmp_path: Path) -> None:
+    names = "x s z s z"
+    parts = [value(name, FLOAT, None) for name in ("x", "s", "z")]
+    pool = {"kernel_shape": [3, 2], "pads": [1, 0, 0, 0], "domain": "com.microsoft"}
+    made = [node("QLinearAveragePool", names, "y", **pool)]
+    last = [node("QLinearAveragePool", names, "y", channels_last=1, **pool)]
+    same = [node("QLinearAveragePool", names, "y", auto_pad="SAME_UPPER", **pool)]
+
+    def least(nodes: Any) -> list[int]:
+        """Return each guard's axis and least size."""
+        changed = guarded(tmp_path, model(nodes, parts, [Y])).node
+        values = [part.attribute[0].t.raw_data for part in changed if part.op_type == "Constant"]
+        return [int.from_bytes(raw, "little") for raw in values]
+
+    assert least(made) == [2, 2, 3, 2]
+    assert least(last) == [1, 2, 2, 2]
+    assert least(same) == []
 
 
 def test_a_guarded_file_can_be_guarded_again(tmp_path: Path) -> None:
