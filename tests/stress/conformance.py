@@ -42,7 +42,7 @@ PATIENCE_S = 300  # s for one case on a busy machine
 # Code of a rejection -> why a model that plain ONNX Runtime runs may be refused with it.
 EXCEPTIONS = {
     "UNSUPPORTED_TYPE": "the protocol has no sequences, maps, optional values, or floats of 8 bits",
-    "UNSAFE_INTEGER_DIVISION": "INT_MIN / -1 would end the process (decision 0008)",
+    "UNSAFE_INTEGER_DIVISION": "INT_MIN / -1 would end the process (decision 0033)",
 }
 # Operators whose answers are random: only their types and shapes are compared.
 RANDOM = {
