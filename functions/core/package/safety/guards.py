@@ -176,7 +176,7 @@ class _Guarding:
         return [*parts, *_field(1, self._renamed(start, end, renamed))]
 
     def _parse(self, start: int, end: int) -> Node:
-        """Parse a node, with its attributes only if its needs depend on them."""
+        """Parse a node, and its attributes if needs depend on them."""
         node, attributes = Node(), []
         for number, kind, first, last in self.reader.fields(start, end):
             match number, kind:

@@ -31,7 +31,7 @@ class Need:
 
 
 def _pool(attributes: Attributes) -> tuple[Need, ...]:
-    """Return the needs of a pooling that divides by the size of its output."""
+    """Return the needs of a pooling that divides by output sizes."""
     kernel, pads = attributes.get("kernel_shape", []), attributes.get("pads", [])
     if str(attributes.get("auto_pad")).startswith("SAME"):
         return ()
@@ -132,7 +132,7 @@ class Scope:
 
 
 def may_need(node: Node) -> bool:
-    """Return True if a node of this operator has needs, with some attributes."""
+    """Return True if a node's operator is in the table."""
     return (node.domain, node.op) in _GUARDS
 
 
