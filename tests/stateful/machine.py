@@ -344,6 +344,14 @@ class Machine(RuleBasedStateMachine):
         self.upload(model, file, kind)
         self.receive([self.queue[-1]], False, plan)
 
+    @rule(model=MODELS, file=FILES)
+    def upload_twice_and_deliver_backwards(self, model: str, file: str) -> None:
+        """Upload two versions of a key, mostly in one second; the newer registers first."""
+        self.upload(model, file, GOOD)
+        self.upload(model, file, GOOD)
+        for message in self.queue[:-3:-1]:
+            self.receive([message], False, {})
+
     @rule(index=INDEX, newest=st.booleans(), also=st.booleans(), again=st.booleans(), plan=PLANS)
     @precondition(lambda self: self.queue)
     def deliver(
