@@ -225,7 +225,7 @@ class Processes:
             self.started += 1
             child = self._children[step] = Child(step, LIMITS, ENVIRONMENT)
         try:
-            return child.ask(task, TASK_S)
+            return child.ask(task, time.monotonic() + TASK_S)
         except (ChildEnded, InvalidModel):
             self._children.pop(step).kill()
             raise
