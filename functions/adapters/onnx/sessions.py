@@ -230,10 +230,12 @@ class OnnxSession:
         return selection
 
 
+_REASON_CHARS = 2000  # read of a message, which may hold a shape of 100,000 dimensions
 # A line of C++ and its function: "ops.h:56 void onnxruntime::Init(int) const [with T = int] ".
 _NESTED = r"\((?:[^()]|\([^()]*\))*\)"
 _SIGNATURE = (
-    rf"[^().]*?::[^()]*?(?:operator\(\))?{_NESTED}(?:::<[^>]*>)?(?: const)?(?: \[[^\]]*\])?"
+    rf"[^().]{{0,200}}?::[^()]{{0,400}}?(?:operator\(\))?{_NESTED}"
+    r"(?:::<[^>]*>)?(?: const)?(?: \[[^\]]*\])?"
 )
 _SOURCE_LINE = re.compile(rf"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:{_SIGNATURE}|\w+) ")
 _PATH = re.compile(r"\"?(?:[.~]{0,2}/\S+|\S*/\S*/\S*|\S+\.(?:onnx|data|ort|cc|h|so)\b\S*)")
@@ -263,7 +265,7 @@ def _clean(error: Exception) -> str:
         return str(guards[-1])
     nodes = re.findall(r"while running (\w+) node", message)
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", message)[-1]
-    text = text.rpartition("Status Message: ")[2]
+    text = text.rpartition("Status Message: ")[2][:_REASON_CHARS]
     text = re.sub(r"Load model (from )?\S+ failed[:.]\s*", "", text)
     text = _PATH.sub("", _SOURCE_LINE.sub("", text))
     condition, _, reason = text.partition(" was false. ")  # a condition in C++ and its explanation

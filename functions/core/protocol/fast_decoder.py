@@ -24,7 +24,13 @@ import orjson
 
 from functions.core.errors import InvalidRequest
 from functions.core.protocol import tensors
-from functions.core.protocol.effort import CONTAINERS_MAX, NO_DEADLINE, check_deadline
+from functions.core.protocol.effort import (
+    CONTAINERS_MAX,
+    NO_DEADLINE,
+    check_deadline,
+    check_room,
+    reading_bytes,
+)
 from functions.core.protocol.infer_request import (
     InferRequest,
     Location,
@@ -42,6 +48,8 @@ from functions.core.protocol.tensors import STRUCT_CODES, Tensor, round_to_bf16
 TEMPLATES_MAX = 32  # cached by a decoder; one more empties the cache first
 TEMPLATE_BYTES_MAX = 2048  # longer templates are not cached
 PIECE_BYTES = 2**14  # a long list is parsed in pieces of this size
+PIECES_AT_ONCE = 64  # read between two looks at the memory there is
+PIECES_BYTES = 2**23  # the most that so many pieces take: 64 KB of FP64 each, and one as a list
 
 # An id that comes first and has no escapes: printable ASCII without quote and backslash.
 _ID_FIRST = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"id"[ \t\n\r]*:[ \t\n\r]*"([ !#-\[\]-~]*)"')
@@ -237,6 +245,7 @@ def read_list(
 
     Raises:
         TimedOut: `deadline` is over.
+        MemoryError: there is not enough to read the list.
     """
     code = STRUCT_CODES.get(spec.datatype)
     if code is None or not shape:
@@ -281,10 +290,15 @@ def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterat
         if long and text.count(b"[", start, end) > min(_list_count(shape), CONTAINERS_MAX):
             yield [None]  # before so many lists take memory
         else:
+            if long:
+                check_room(reading_bytes(text, start, end))
             yield _flatten(shape, orjson.loads(memoryview(text)[start:end]))
         return
-    at, last = start + 1, end - 1
+    at, last, number = start + 1, end - 1, 0
     while at <= last:
+        if number % PIECES_AT_ONCE == 0:
+            check_room(PIECES_BYTES)
+        number += 1
         comma = text.find(b",", at + PIECE_BYTES, last)
         stop = last if comma < 0 else comma
         values = orjson.loads(b"[" + text[at:stop] + b"]")

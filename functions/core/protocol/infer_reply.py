@@ -3,7 +3,8 @@
 A reply is JSON, or JSON followed by raw tensors (the binary tensor extension).
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import orjson
 from functions.core.errors import PayloadTooLarge, shown
 from functions.core.protocol import tensors
 from functions.core.protocol.classification import classify
+from functions.core.protocol.effort import SMALL_BYTES, WRITING, check_room
 from functions.core.protocol.infer_request import InferRequest
 from functions.core.protocol.signature import DATATYPES, Signature
 from functions.core.protocol.tensors import Tensor
@@ -20,7 +22,9 @@ from functions.core.protocol.tensors import Tensor
 REPLY_BYTES_MAX = 4_650_000
 CLASSIFIED_BYTES_MAX = 64 * 1024 * 1024  # an output whose top classes are asked for
 EXPANDED_BYTES_MAX = 32 * 1024 * 1024  # a reply before compression, where the caller accepts it
-PIECE_VALUES = 2**20  # written at a time, because a list takes many times a tensor's memory
+PIECE_VALUES = 2**14  # written at a time, because a list takes many times a tensor's memory
+# Bytes that orjson reserves: for the longest number and a place in a list, for a byte of a string.
+NUMBER_BYTES, PLACE_BYTES, ESCAPE_BYTES = 25, 64, 8
 
 
 @dataclass(slots=True)
@@ -48,11 +52,12 @@ def encode_infer(
 
     Raises:
         PayloadTooLarge: the reply would take more than `limit` bytes.
+        MemoryError: there is not enough to write it.
     """
     specs = {spec.name: spec for spec in signature.outputs}
     entries: list[dict[str, Any]] = []
     chunks: list[bytes] = []
-    size = 0
+    size = head_bytes = 0
     for requested in request.outputs:
         spec, tensor = specs[requested.name], outputs[requested.name]
         if tensor.datatype != spec.datatype:
@@ -74,32 +79,48 @@ def encode_infer(
             chunks.append(tensors.to_bytes(tensor))
             entry["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
-            entry["data"], base64 = _json_values(tensor)
+            entry["data"], base64, text_bytes = _json_values(tensor)
+            head_bytes += text_bytes
             if base64:
                 entry["parameters"] = {"content_type": "base64"}
         entries.append(entry)
-    head = _head(request, entries, model, version)
+    head = _head(request, entries, model, version, head_bytes)
     body = b"".join([head, *chunks])
     _check_size(len(body), limit)
     return InferReply(body, header_length=len(head) if len(body) > len(head) else None)
 
 
-def _json_values(tensor: Tensor) -> tuple[Any, bool]:
-    """Convert a tensor as `tensors.to_json`, a long one to JSON text."""
+def _json_values(tensor: Tensor) -> tuple[Any, bool, int]:
+    """Convert a tensor as `tensors.to_json`, a long one to JSON text.
+
+    The last result is the number of bytes that orjson reserves to write it.
+    """
     item_bytes = DATATYPES[tensor.datatype]
-    if item_bytes is None or tensor.size <= PIECE_VALUES:
-        return tensors.to_json(tensor)
-    step = PIECE_VALUES * item_bytes
-    pieces = [
-        orjson.dumps(
-            tensors.to_json(Tensor(tensor.datatype, (-1,), tensor.data[at : at + step]))[0]
-        )
-        for at in range(0, len(tensor.data), step)
-    ]
-    return orjson.Fragment(b"[" + b",".join(piece[1:-1] for piece in pieces) + b"]"), False
+    if item_bytes is None:
+        values, base64 = tensors.to_json(tensor)
+        size = ESCAPE_BYTES * sum(map(len, tensor.data)) + PLACE_BYTES * tensor.size
+        if size < SMALL_BYTES:
+            return values, base64, size
+        # Slower than orjson, and safe where memory ends.
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+        return orjson.Fragment(text), base64, len(text)
+    if tensor.size <= PIECE_VALUES:
+        return (*tensors.to_json(tensor), tensor.size * (NUMBER_BYTES + PLACE_BYTES))
+    text = b"[" + b",".join(_pieces(tensor, PIECE_VALUES * item_bytes)) + b"]"
+    return orjson.Fragment(text), False, len(text)
 
 
-def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, version: int) -> bytes:
+def _pieces(tensor: Tensor, piece_bytes: int) -> Iterator[bytes]:
+    """Yield the JSON text of a tensor of numbers in pieces, without brackets."""
+    for at in range(0, len(tensor.data), piece_bytes):
+        check_room(WRITING * PIECE_VALUES * (NUMBER_BYTES + PLACE_BYTES))
+        piece = Tensor(tensor.datatype, (-1,), tensor.data[at : at + piece_bytes])
+        yield orjson.dumps(tensors.to_json(piece)[0])[1:-1]
+
+
+def _head(
+    request: InferRequest, entries: list[dict[str, Any]], model: str, version: int, text_bytes: int
+) -> bytes:
     document: dict[str, Any] = {
         "model_name": model,
         "model_version": str(version),
@@ -107,6 +128,8 @@ def _head(request: InferRequest, entries: list[dict[str, Any]], model: str, vers
     }
     if request.id is not None:
         document["id"] = request.id
+        text_bytes += ESCAPE_BYTES * len(request.id)
+    check_room(WRITING * text_bytes)
     return orjson.dumps(document)
 
 

@@ -313,8 +313,9 @@ def test_load_errors_hide_our_paths_and_source_files(
             "Gather: indices element out of data bounds",
         ),
         (helper.make_node("Reshape", ["x", "i"], ["y"]), [2, 2], "Reshape: "),
+        (helper.make_node("Reshape", ["x", "i"], ["y"]), [2**62] * 20_000, "Reshape: "),
     ],
-    ids=["index", "reshape"],
+    ids=["index", "reshape", "a message of 400 KB"],
 )
 def test_a_failing_run_reports_the_operator_and_its_message(
     tmp_path: Path, node: Any, second: list[int], message: str, capfd: pytest.CaptureFixture[str]
