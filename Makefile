@@ -67,12 +67,13 @@ build: .aws-sam/.built ## Build the Lambda bundle (20 s; needs python3.13)
 deploy: build ## Deploy with sam deploy --guided (needs an AWS account)
 	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
 
-stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, histories, planted faults (hours; first 4 GB)
+stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, histories, planted faults (hours; first 4 GB)
 	$(BIN)/python -m tests.stress.conformance
 	$(BIN)/python -m tests.stress.exporters
 	$(BIN)/python -m tests.stress.mutants
 	$(BIN)/python -m tests.stress.many_models
 	$(BIN)/python -m tests.stress.hostile_values
+	$(BIN)/python -m tests.stress.hostile_requests
 	$(BIN)/python -m pytest -m stress tests
 
 bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (long)

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from functions.core.package.onnx_limits import MICROSOFT
-from tests.stress import conformance, exporters, many_models, mutants, operator_graphs
+from tests.stress import (
+    conformance,
+    exporters,
+    hostile_requests,
+    many_models,
+    mutants,
+    operator_graphs,
+)
 
 
 def test_every_seed_is_a_good_model() -> None:
@@ -39,6 +46,15 @@ def test_15_models_in_an_environment_that_holds_a_few() -> None:
     assert answers + sum(measured["refused"].values()) == len(measured["peaks_mb"]) == 80
     assert len(measured["misses_ms"]) > 10
     assert measured["files_mb"] > 1
+
+
+def test_80_hostile_requests_end_no_environment_and_are_answered_in_one_line() -> None:
+    report = hostile_requests.run(requests=80, seed=5, models=7)
+
+    assert report.faults == []
+    assert sum(report.outcomes.values()) == 80
+    assert report.outcomes["200"]
+    assert len({kind for kind, _ in report.kinds}) > 15
 
 
 GOOD = {

@@ -12,8 +12,8 @@ VALUES_MAX = 2**22
 SMALL_BYTES = 2**20  # a shorter text cannot hold too many
 ELEMENTS_AT_ONCE = 2**14  # decoded between two looks at the clock
 NO_DEADLINE = math.inf
-# What orjson takes to read: its own tree, a number or string with its place in a list, a list.
-TREE_BYTES, VALUE_BYTES, LIST_BYTES = 12, 64, 128  # the tree for each byte of text
+# Bytes that orjson takes to read: for its tree, a value with its place in a list, a list.
+TREE_BYTES, VALUE_BYTES, LIST_BYTES = 12, 64, 128  # the first for each byte of text
 WRITING = 4  # times what orjson reserves: it doubles its buffer, and copies it (measured: 3.6)
 
 
