@@ -76,7 +76,7 @@ class MemoryUploads:
     def put(
         self, bucket: str, key: str, content: bytes, version_id: str = "", pause_s: int = 1
     ) -> str:
-        """Store a new version of an object, a while later, and return its version id."""
+        """Store a new object version with a later timestamp; return its id."""
         self._now_s += pause_s
         versions = self._objects.setdefault((bucket, key), {})
         version_id = version_id or f"v{len(versions) + 1}"

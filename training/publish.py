@@ -115,7 +115,7 @@ def _region(environ: Mapping[str, str]) -> str:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Load an ONNX file with the weights that lie beside it.
+    """Load an ONNX file with external weights from its folder.
 
     Raises:
         InvalidArtifact: the file or one of its weight files is missing, no ONNX, or too large for
@@ -132,7 +132,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def _load_weights(graph: onnx.ModelProto, path: Path) -> None:
-    """Copy external weights, if there are any, into the graph."""
+    """Load a model's external weight files into its ONNX graph."""
     try:
         onnx.load_external_data_for_model(graph, str(path.parent))
     except Exception as error:  # the library raises its own errors, the system's and plain ones
@@ -148,7 +148,7 @@ def _load_weights(graph: onnx.ModelProto, path: Path) -> None:
 
 
 def _open(graph: onnx.ModelProto, name: str) -> Any:
-    """Load a graph into ONNX Runtime.
+    """Load an ONNX graph into ONNX Runtime; refuse non-tensor inputs and outputs.
 
     Raises:
         InvalidArtifact: it does not load, or has an input or output that is no tensor.
@@ -219,7 +219,7 @@ def _manifests(graph: onnx.ModelProto, path: Path | None) -> dict[str, Any]:
 
 
 def _add_labels(card: Mapping[str, Any], labels: Mapping[str, list[str]]) -> None:
-    """Add the graph's own class labels to outputs without labels."""
+    """Add class labels from the ONNX graph to outputs lacking labels."""
     for output in card["outputs"]:
         if output["name"] in labels and not output.get("labels"):
             output["labels"] = labels[output["name"]]

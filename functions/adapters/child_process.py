@@ -148,7 +148,7 @@ class Child:
             raise bad_answer("its answer is no JSON") from error
 
     def kill(self) -> Usage:
-        """Kill the child process and its descendants; return time and memory.
+        """Kill the child process and its descendants; return its resource usage.
 
         Raises:
             StillRunning: a descendant does not end.
@@ -207,7 +207,7 @@ class Child:
             self._raise_ended(wait)
 
     def _check(self, wait: "_Wait") -> None:
-        """Raise `ChildEnded` if the child hangs or the time is up."""
+        """Raise `ChildEnded` if the child process hangs or its deadline passed."""
         cause = wait.cause_to_end()
         if cause is not None:
             raise ChildEnded(cause, ready=self.ready)
@@ -229,12 +229,12 @@ class Child:
 
 
 def _milliseconds_until(deadline: float) -> float:
-    """Return how long to poll before the next look at the child."""
+    """Return milliseconds until the deadline, at most one polling interval."""
     return min(max(0.0, deadline - time.monotonic()), POLL_S) * 1000
 
 
 def _cause(exit_code: int, usage: Usage, limits: Limits) -> str:
-    """Return the cause of a child process's end.
+    """Return why a child process ended: resource limit, signal or exit code.
 
     SIGKILL comes from the kernel when the processor time or the memory runs out. A process far from
     both limits was ended by somebody else, and its upload is not at fault.
@@ -249,10 +249,10 @@ def _cause(exit_code: int, usage: Usage, limits: Limits) -> str:
 
 
 class _Wait:
-    """Wait for a child process: until a deadline, or until it hangs.
+    """Deadline and hang detection for a child process.
 
-    A process on a busy machine does not hang: its threads wait for a processor or a disk, and Linux
-    calls them runnable. If all threads sleep on and on, they wait for something that never comes.
+    On a busy machine, threads that wait for a processor or a disk do not hang: Linux reports them
+    in state R or D. A process hangs if all its threads sleep for `REST_S` without using CPU time.
     """
 
     def __init__(self, pid: int, deadline: float) -> None:
@@ -262,7 +262,7 @@ class _Wait:
         self._active_at = time.monotonic()
 
     def cause_to_end(self) -> str | None:
-        """Return the cause to end the process, or None to wait on."""
+        """Return the reason to kill the child process, None to keep waiting."""
         now, threads = time.monotonic(), self._threads()
         ticks = sum(int(fields[11]) + int(fields[12]) for fields in threads)  # utime and stime
         is_active = any(fields[0] in "RD" for fields in threads)  # runnable, or disk
@@ -273,7 +273,7 @@ class _Wait:
         return ChildEnded.LATE if now > self._deadline else None
 
     def _threads(self) -> list[list[str]]:
-        """Return the fields of proc_pid_stat(5) of each thread, from the state on."""
+        """Return each thread's /proc/PID/task/TID/stat fields, from the state field on."""
         threads = []
         with suppress(OSError):  # a thread, or the process, ended
             for task in self._tasks.iterdir():

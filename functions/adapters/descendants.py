@@ -1,4 +1,4 @@
-"""Processes that a sandboxed child leaves behind, found in /proc and ended.
+"""Cleanup of orphaned processes that a sandboxed child process left behind.
 
 A child can fork, start a session of its own and fork again; killing its process group then misses
 it. Linux hands such orphans to this process once it is a subreaper. They are recognised by the
@@ -19,19 +19,20 @@ POLL_S = 0.002
 
 
 class StillRunning(Exception):
-    """Error: a process that a sandboxed child left behind cannot be ended."""
+    """Error: an orphaned process of the sandbox could not be killed."""
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of its descendants' orphans (subreaper)."""
+    """Become the Linux subreaper, which adopts orphaned descendant processes."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_orphans(spared: Set[int], cpu_s: int) -> int:
-    """Kill this process's orphans of the sandbox; return how many there were.
+    """Kill orphaned sandbox processes; return their number.
 
     `spared` are the pids of sandboxed children in use; `cpu_s` is the hard limit on CPU time of
-    sandboxed processes. An orphan's own children are handed on when it ends, until none is left.
+    sandboxed processes. An orphan's own children are adopted when it ends, and killed
+    in turn.
 
     Raises:
         StillRunning: some are left after `END_S` seconds.
@@ -56,7 +57,7 @@ def _children() -> set[int]:
 
 
 def _processes() -> Iterator[tuple[int, int]]:
-    """Yield (pid, parent's pid) of every process."""
+    """Yield (pid, parent pid) of every process on this machine."""
     for entry in os.scandir(_PROC):
         if not entry.name.isdigit():
             continue
@@ -69,7 +70,7 @@ def _processes() -> Iterator[tuple[int, int]]:
 
 
 def _is_sandboxed(pid: int, cpu_s: int) -> bool:
-    """Return True if a process's CPU limit is the sandbox's or lower."""
+    """Return True if a process's CPU time limit marks it as sandboxed."""
     try:
         lines = (_PROC / str(pid) / "limits").read_text().splitlines()
     except OSError:  # the process ended

@@ -107,7 +107,7 @@ class ItemTable:
         )
 
     def ignored(self, limit: int) -> Iterator[Item]:
-        """Yield notes on ignored uploads from the index `listing`, newest first."""
+        """Query DynamoDB for records of ignored S3 uploads, newest first."""
         return self._pages(
             limit,
             IndexName="listing",

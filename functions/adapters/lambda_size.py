@@ -47,9 +47,10 @@ def models_bytes(memory_mb: int) -> int:
 
 
 def idle_bytes(memory_mb: int, held_bytes: int) -> int:
-    """Return the private memory a process may use between requests.
+    """Return the private memory limit of an idle process, in bytes.
 
-    `held_bytes` are those of its loaded models. The rest is promised to requests and other models.
+    `held_bytes` is the size of its loaded models. Memory above the limit is reserved for requests
+    and further models.
 
     >>> idle_bytes(3008, 0) // MB, idle_bytes(512, 100 * MB) // MB
     (228, 180)

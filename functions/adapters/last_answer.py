@@ -1,4 +1,4 @@
-"""Answer an invocation and end this Lambda environment.
+"""Final reply of a Lambda execution environment, before its process exits.
 
 For a process that must not serve another invocation, e.g. after hostile code ran in it. The reply
 goes to the Runtime API as the runtime client would send it; Lambda then starts a new process.
@@ -14,7 +14,7 @@ TIMEOUT_S = 10
 
 
 def answer_and_exit(runtime_api: str, reply: dict[str, Any], request_id: str) -> NoReturn:
-    """Post the reply of an invocation to the Runtime API, then exit.
+    """Post an invocation's reply to the Lambda Runtime API, then exit.
 
     `runtime_api` is the host and port of Lambda's variable AWS_LAMBDA_RUNTIME_API.
     """

@@ -60,16 +60,16 @@ def keep_stacks_small() -> None:
 
 
 def data_bytes() -> int:
-    """Return this process's private writable memory, which RLIMIT_DATA limits."""
+    """Return this process's private writable memory in bytes, as RLIMIT_DATA counts it."""
     pages = Path("/proc/self/statm").read_bytes().split()[5]  # proc_pid_statm(5): data + stack
     return int(pages) * resource.getpagesize()
 
 
 def is_restored(level_bytes: int) -> bool:
-    """Return freed memory to the system; compare the rest with a level.
+    """Trim the heap; return True if memory use is at most `level_bytes`.
 
-    What stays is used, or lies in a heap between used pieces: memory for small objects that no
-    model can be loaded into.
+    Memory that stays is in use or fragmented: free pieces between small objects, too small to load
+    a model into.
     """
     gc.collect()
     if hasattr(_libc, "malloc_trim"):

@@ -1,8 +1,8 @@
-"""Sandbox that checks uploads in child processes with resource limits.
+"""Sandbox that checks uploaded models in child processes with resource limits.
 
-An upload, also a hostile one, ends in an answer, in a rejection if it used up its processor time
-or memory, or in `Unavailable` if the machine was too busy to say. A process is used once and works
-in one directory.
+Every upload, hostile ones included, ends with a result, with a rejection if it used up its CPU time
+or memory, or with `Unavailable` if the machine was too busy to decide. A process is used once and
+works in one directory.
 """
 
 import ctypes
@@ -65,7 +65,7 @@ class ProcessSandbox:
         self.refill()
 
     def wait_at_most(self, seconds: float) -> None:
-        """Limit the seconds that the next upload may take, all steps together."""
+        """Set the total time limit, in seconds, for checking the next upload."""
         self._deadline = time.monotonic() + seconds
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
@@ -80,7 +80,7 @@ class ProcessSandbox:
 
     @contextmanager
     def _suspicion(self) -> Iterator[None]:
-        """Mark the sandbox as suspect if a child crashed, lied or hung."""
+        """Flag the sandbox as suspect if a child process crashed or misbehaved."""
         try:
             yield
         except (InvalidModel, Unavailable) as error:
@@ -143,10 +143,10 @@ class ProcessSandbox:
             self._end(child)
 
     def _end(self, child: Child) -> None:
-        """End a child process with its descendants, before anything else runs.
+        """Kill a sandboxed child process with its descendants; record its resource usage.
 
         Raises:
-            InvalidModel: it had started processes of its own, so its answer is not to be trusted.
+            InvalidModel: it had started processes of its own, so its output cannot be trusted.
             Unavailable: they do not end.
         """
         try:
@@ -170,7 +170,7 @@ class ProcessSandbox:
         return replace(self.limits, cpu_s=min(self.unpack_cpu_s, self.limits.cpu_s))
 
     def _verdict(self, step: str, cause: str) -> InvalidModel | Unavailable:
-        """Return a failed child's error: the upload's fault, or the machine's."""
+        """Translate a child process's failure to `InvalidModel` or `Unavailable`."""
         if cause in (ChildEnded.LATE, ChildEnded.KILLED):
             return self._busy(step, cause)
         return _rejection(cause, self._limits_of(step).cpu_s)

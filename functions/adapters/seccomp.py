@@ -1,4 +1,4 @@
-"""System call filter (seccomp) of the process that checks an upload.
+"""Seccomp system call filter for the process that checks uploaded models.
 
 It forbids new processes, sockets, signals to other processes and reading their memory. Threads
 stay allowed. A kernel without seccomp leaves the process unfiltered: the resource limits, and the
@@ -58,18 +58,18 @@ _IF_IT_READS: list[Instruction] = [
 
 
 class _Program(ctypes.Structure):
-    """C struct sock_fprog: a filter's length and instructions."""
+    """C struct `sock_fprog`: length and instructions of a BPF filter."""
 
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
 def restrict_system_calls() -> bool:
-    """Forbid this process new processes, sockets and signals to others.
+    """Install a seccomp filter: no new processes, sockets or signals to others.
 
     It holds for all threads and cannot be undone. The process must have set PR_SET_NO_NEW_PRIVS.
 
     Returns:
-        False where the kernel or the machine's architecture has no such filter.
+        False if the kernel or the machine's architecture does not support the filter.
     """
     machine = os.uname().machine
     if machine not in _TABLES:
@@ -83,7 +83,7 @@ def restrict_system_calls() -> bool:
 
 
 def _filter(machine: str) -> Iterator[Instruction]:
-    """Yield the filter's instructions: refuse what is listed, allow the rest."""
+    """Yield BPF code that denies the listed system calls and allows others."""
     architecture, numbers = _TABLES[machine]
     numbers = numbers | _NEW
     yield _LOAD, 0, 0, _ARCHITECTURE
@@ -104,12 +104,12 @@ def _filter(machine: str) -> Iterator[Instruction]:
 
 
 def _when(number: int, instructions: list[Instruction]) -> list[Instruction]:
-    """Run instructions for one system call only."""
+    """Return BPF code applying instructions to one system call only."""
     return [(_EQUAL, 0, len(instructions), number), *instructions]
 
 
 def _if_argument(position: int, comparison: int, operand: int) -> list[Instruction]:
-    """Allow a call if an argument's low half fits; else refuse."""
+    """Return BPF code allowing system calls whose argument's low 32 bits match."""
     return [
         (_LOAD, 0, 0, _ARGUMENTS + 8 * position),
         (comparison, 0, 1, operand),

@@ -110,10 +110,10 @@ class UnsupportedEncoding(InvalidRequest):
 
 
 class ExecutionFailed(InvalidRequest):
-    """Model run that failed on well-typed values (400).
+    """Model run that failed on input values of valid type (400).
 
-    The model loads and its file is intact, so other values are the cure: an index within bounds,
-    sizes that fit each other.
+    The model loads and its file is intact, so the caller has to send other values: an index within
+    bounds, sizes that fit each other.
     """
 
     code = "EXECUTION_FAILED"
@@ -135,7 +135,7 @@ class StateConflict(PlatformError):
 
 
 class NotServable(StateConflict):
-    """Request for a version that is rejected or archived (409)."""
+    """Request for a rejected or archived model version (409)."""
 
     code = "MODEL_NOT_SERVABLE"
 
@@ -163,7 +163,7 @@ class Unavailable(PlatformError):
 
 
 class NotReady(Unavailable):
-    """Request for a pending version, or an unloaded model."""
+    """Request for a pending model version or an unloaded model (503)."""
 
     code = "MODEL_NOT_READY"
 

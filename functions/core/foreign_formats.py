@@ -1,4 +1,4 @@
-"""File names of other model formats, each with its way to ONNX."""
+"""File name patterns of other model formats, with advice on ONNX conversion."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,7 +8,7 @@ from functions.core.errors import InvalidModel, shown
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Format of model files: patterns of lower-case names, way to ONNX."""
+    """Non-ONNX model format: lower-case file name patterns and conversion advice."""
 
     patterns: tuple[str, ...]
     kind: str
@@ -79,10 +79,10 @@ FORMATS = (
 
 
 def check_not_foreign(name: str) -> None:
-    """Check that a name is not that of another model format.
+    """Refuse the file name of a model format other than ONNX.
 
     Raises:
-        InvalidModel: it is; the code is `FOREIGN_FORMAT`, the text says how to get ONNX.
+        InvalidModel: `FOREIGN_FORMAT`; the message says how to convert the model to ONNX.
     """
     lower = name.lower()
     for entry in FORMATS:

@@ -55,7 +55,7 @@ def is_file_name(name: str) -> bool:
 
 
 def is_plain_path(path: str) -> bool:
-    """Return True for a relative path that stays in its folder.
+    """Return True if a path is relative and stays within its folder.
 
     >>> is_plain_path("data/weights é.bin")
     True
@@ -70,7 +70,7 @@ def is_plain_path(path: str) -> bool:
 
 
 def overlapping(paths: Iterable[str]) -> str | None:
-    """Return a path that is twice there, or another's folder.
+    """Return a duplicate path, or a path that is another's parent folder.
 
     Return None if there is no such path.
 
@@ -89,9 +89,9 @@ def overlapping(paths: Iterable[str]) -> str | None:
 
 
 def is_onnx_file(path: str) -> bool:
-    """Return True for the path of an ONNX file.
+    """Return True if a path names an ONNX file, by its extension.
 
-    macOS's tar puts the attributes of a file into another one, whose name begins with `._`.
+    On macOS, tar stores a file's extended attributes in another file, whose name begins with `._`.
 
     >>> is_onnx_file("a/Model.ONNX"), is_onnx_file("a/._model.onnx"), is_onnx_file("a/model.pt")
     (True, False, False)

@@ -95,9 +95,9 @@ def _uploads_in_notification(event: Mapping[str, Any]) -> Iterator[Upload]:
 
 
 def _upload(bucket: str, key: str, version_id: str | None, stored: Mapping[str, Any]) -> Upload:
-    """Return an event's upload, with the sequencer of an exact version.
+    """Return the upload that an S3 event announces, with its sequencer.
 
-    Otherwise the object may have been overwritten since the event.
+    Without a version id, the sequencer is dropped: the object may have been overwritten since.
     """
     sequencer = str(stored.get("sequencer") or "")
     is_exact = version_id not in (None, "", "null")  # "null": stored without versioning
@@ -136,7 +136,7 @@ def model_and_form(key: str) -> tuple[str, Form] | None:
 
 
 def _model(folders: list[str], name: str) -> str:
-    """Return the first folder, which names the model.
+    """Return the model name: the first folder of an S3 key.
 
     Raises:
         InvalidModel: `NO_MODEL_FOLDER` or `BAD_MODEL_NAME`.

@@ -60,7 +60,7 @@ resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")),
 
 
 def end_if_starved(reply: dict[str, Any], request_id: str) -> None:
-    """Answer and end this environment if a request's memory is not back."""
+    """Reply and end the Lambda environment if memory was not freed."""
     runtime_api = os.environ.get("AWS_LAMBDA_RUNTIME_API")
     if not runtime_api or is_restored(idle_bytes(size_mb, models.held_bytes()[0])):
         return

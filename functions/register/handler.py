@@ -124,12 +124,12 @@ class RegisterHandler:
         return announced
 
     def put_off(self, announced: Sequence[Announced]) -> list[Summary]:
-        """Send uploads that were not begun to the queue, one message each.
+        """Requeue unstarted uploads to SQS, one message each.
 
         Return their keys as summaries.
 
         Raises:
-            Unavailable: the queue failed; they are to be retried with their own message.
+            Unavailable: SQS failed; the uploads' own message has to be redelivered.
         """
         try:
             self.send([event for _, event in announced])
@@ -162,7 +162,7 @@ class RegisterHandler:
         return self.log_outcome(upload, version) if version else None
 
     def register_or_ignore(self, upload: Upload) -> Version | None:
-        """Register an upload, or note why it becomes no version."""
+        """Register an upload, or record the reason for ignoring it."""
         try:
             version = self.registration.register(upload)
         except InvalidModel as error:
@@ -177,7 +177,7 @@ class RegisterHandler:
         return version
 
     def log_outcome(self, upload: Upload, version: Version) -> Summary:
-        """Log a finished registration; return the version's summary."""
+        """Log a finished registration; return a summary of the model version."""
         summary = _summary(version)
         is_ready = version.state is State.READY
         self.logger.info("registered" if is_ready else "rejected", **summary, **_log_fields(upload))

@@ -60,7 +60,7 @@ registration = Registration(
 
 
 def end_if_suspect(reply: dict[str, Any], request_id: str) -> None:
-    """End this environment after an upload that misused the sandbox."""
+    """Reply and end the Lambda environment if an upload compromised its sandbox."""
     if sandbox.suspect and runtime_api:
         logger.warning("this environment ends: an upload crashed, hung or misused the sandbox")
         answer_and_exit(runtime_api, reply, request_id)

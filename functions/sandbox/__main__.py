@@ -1,4 +1,4 @@
-"""Sandbox process: limit own resources and system calls, then answer tasks.
+"""Entry point of the sandbox process: restricts itself, then runs tasks.
 
 `adapters/sandbox.py` starts it.
 """

@@ -23,11 +23,11 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Answers of the uploaded model, to be equalled under every load plan.
+    """Reference outputs of the uploaded model, which every load plan must reproduce.
 
-    `answers` has the inputs and outputs of the compared requests by their names; the outputs are
-    None if it refuses the inputs. `is_final`: it is ONNX Runtime's default session that gave them,
-    or the memory does not hold one.
+    `answers` has the inputs and outputs of each compared request by its name; outputs are None if
+    the model refuses the inputs. `is_final`: ONNX Runtime's default session computed them, or does
+    not fit into memory.
     """
 
     model: Path
@@ -38,7 +38,7 @@ class Reference:
     is_final: bool
 
     def difference(self, outputs: Mapping[str, Tensors | None]) -> float | None:
-        """Return a plan's largest difference; None for the same bits.
+        """Return the largest difference from the reference outputs, None if identical.
 
         Raises:
             InvalidModel: `SAMPLE_MISMATCH`, they differ by more than the tolerance.
@@ -67,7 +67,7 @@ NO_REFERENCE = Reference(Path(), Plan(), {}, rtol=0.0, atol=0.0, is_final=False)
 
 
 def cpu_clock(threads: int) -> float:
-    """Return the process's CPU time in seconds per thread."""
+    """Return this process's CPU time in seconds, divided by its threads."""
     return time.process_time() / threads
 
 
@@ -81,7 +81,7 @@ def run_model(session: OnnxSession, inputs: Tensors, signature: Signature) -> di
 
 
 def try_run(session: OnnxSession, inputs: Tensors, signature: Signature) -> Tensors | None:
-    """Run a model, or return None if it refuses or lacks memory."""
+    """Run a model; return None if it rejects inputs or lacks memory."""
     try:
         return run_model(session, inputs, signature)
     except (*REFUSALS, MemoryError):

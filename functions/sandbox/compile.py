@@ -83,7 +83,7 @@ def compile_model(
 def _optimise(
     runtime: OnnxRuntime, model: Path, target: Path, weights: str | None
 ) -> tuple[OnnxSession, bool]:
-    """Write the optimised graph; return its session, and whether it is default.
+    """Write the optimised graph; return (session, has ONNX Runtime's default kernels).
 
     By default the runtime packs weights and optimises to the level ALL, which differs from EXTENDED
     in the layout of convolutions and pooling alone. So the session of a model without them has the

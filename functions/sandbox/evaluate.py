@@ -57,7 +57,7 @@ class Candidate:
         return sum((self.folder / name).stat().st_size for name in self.files)
 
     def is_reference(self, plan: Plan) -> bool:
-        """Return True if the reference was this model under a plan.
+        """Return True if the model under `plan` produced the reference outputs.
 
         They are not compared: a model with random answers differs from itself.
         """
@@ -65,9 +65,9 @@ class Candidate:
         return is_model and plan == self.reference.plan
 
     def answers(self) -> Mapping[str, Tensors | None]:
-        """Return ONNX Runtime's default answers to the compared requests.
+        """Return ONNX Runtime's default outputs for the compared requests.
 
-        If all plans agreed, nobody asked its default session; the first plan has its kernels.
+        If all load plans agreed, no default session ran; the first plan has the same kernels.
         """
         if self.reference.is_final:
             return {label: outputs for label, (_, outputs) in self.reference.answers.items()}
@@ -87,7 +87,7 @@ class Evaluator:
         self._began = time.process_time()
 
     def is_over(self, seconds: float) -> bool:
-        """Return True if the build has used more CPU time."""
+        """Return True if the build used more than `seconds` of CPU time."""
         return time.process_time() - self._began > seconds
 
     def read(self, session: OnnxSession, model: Path) -> Tensors | None:
@@ -122,14 +122,14 @@ class Evaluator:
         is_final: bool,
         is_exact: bool,
     ) -> Reference:
-        """Return a session's answers to the compared requests.
+        """Return a session's outputs for the requests used to compare load plans.
 
         `first` are its outputs for the first request, if that ran before. Requests for which there
-        is no time or memory are left out. `is_exact` allows no tolerance: to quantise a value
-        turns a difference in its last bit into one of a whole step, with some requests.
+        is no time or memory are left out. `is_exact` sets the tolerance to zero: quantising a value
+        can turn a difference in its last bit into one of a whole quantisation step.
 
         Raises:
-            InvalidModel: `SAMPLE_FAILED`, it does not answer the first request.
+            InvalidModel: `SAMPLE_FAILED`, the session fails on the first request.
         """
         answers: dict[str, tuple[Tensors, Tensors | None]] = {}
         requests = compared_requests(
@@ -146,9 +146,9 @@ class Evaluator:
         return Reference(model, plan, answers, rtol, atol, is_final)
 
     def _default(self, reference: Reference) -> Reference:
-        """Return the answers of ONNX Runtime's default session for the reference's model.
+        """Return the reference outputs from ONNX Runtime's default session.
 
-        If there is no memory for one, the reference itself decides.
+        If there is no memory or time for it, `reference` itself becomes final.
         """
         plan = Plan(threads=self._brief.threads)
         try:
@@ -173,9 +173,9 @@ class Evaluator:
     # --- plans
 
     def measure_plans(self, candidate: Candidate) -> None:
-        """Measure load plans; drop those whose answers differ from the reference's.
+        """Measure load plans (session options); drop those whose outputs differ.
 
-        The first one is always tried. Without a sample, nothing says which of the others is better.
+        The first plan is always tried. Without a sample request, the others cannot be compared.
 
         Raises:
             InvalidModel: `NOT_LOADABLE`, no plan is left for the model as it was uploaded.
@@ -199,7 +199,7 @@ class Evaluator:
             raise InvalidModel(f"the model ran once and not again: {problem}", code="NOT_LOADABLE")
 
     def _with_one_thread(self, candidate: Candidate, plans: list[Plan]) -> list[Plan]:
-        """Return load plans, with one thread if runs are short.
+        """Reduce load plans to one thread if a model run is short.
 
         A short run may lose more by starting threads than it gains.
         """
@@ -209,7 +209,7 @@ class Evaluator:
         return plans
 
     def _measure(self, candidate: Candidate, plan: Plan) -> None:
-        """Measure a load plan; record its costs, or the reason against it."""
+        """Measure a load plan; record its costs or the reason for rejection."""
         try:
             costs, session = measure(
                 lambda: self._runtime.load(candidate.path, plan),
@@ -228,7 +228,7 @@ class Evaluator:
         self._drop_differing(candidate)
 
     def _check_first(self, candidate: Candidate, plan: Plan, outputs: Tensors) -> None:
-        """Raise `InvalidModel` if a plan's first answer settles that it is dropped."""
+        """Raise `InvalidModel` if a load plan's first outputs differ from the reference."""
         reference = candidate.reference
         if reference.is_final and not candidate.is_reference(plan):
             reference.difference({next(iter(reference.answers)): outputs})
@@ -236,14 +236,14 @@ class Evaluator:
     def _answers(
         self, reference: Reference, session: OnnxSession, costs: Costs
     ) -> dict[str, Tensors | None]:
-        """Return the answers to the compared requests under a plan."""
+        """Return a load plan's outputs for each compared request."""
         answers: dict[str, Tensors | None] = {}  # the first request ran when it was measured
         for label, (inputs, _) in reference.answers.items():
             answers[label] = try_run(session, inputs, self.signature) if answers else costs.outputs
         return answers
 
     def _drop_differing(self, candidate: Candidate) -> None:
-        """Drop the plans whose answers differ from the reference's.
+        """Drop load plans whose outputs differ from the reference outputs.
 
         As soon as one differs, ONNX Runtime's default session is the reference for all.
         """

@@ -24,13 +24,13 @@ NOTE_CHARACTERS = 400
 
 
 def as_uploaded(problem: str) -> str:
-    """Return a note that the model is served as uploaded, and why."""
+    """Explain to the uploader why the model is served without optimisation."""
     text = f"Served as uploaded, because the optimised form was not used: {problem}"
     return one_line(text.rstrip("."), NOTE_CHARACTERS - 1) + "."
 
 
 def no_variant(kind: str, problem: str) -> str:
-    """Return a note that a variant is not served, and why."""
+    """Explain to the uploader why a compressed model variant is not served."""
     return one_line(f"The {kind} variant was not used: {problem}.", NOTE_CHARACTERS)
 
 
@@ -42,7 +42,7 @@ def compiled(files: int, load_ms: float, raw_load_ms: float | None) -> str:
 
 
 def compared(best: Costs, reference: Reference) -> str:
-    """Return a note on the comparison with the upload's own answers."""
+    """Describe the comparison of served outputs with the uploaded model's outputs."""
     by_default = reference.is_final and reference.plan.prepacking
     origin = "ONNX Runtime's default for the upload" if by_default else "the upload, used in place"
     requests = ", ".join(reference.answers)
@@ -57,13 +57,13 @@ def compared(best: Costs, reference: Reference) -> str:
 
 
 def dropped(plan: Plan, reason: str) -> str:
-    """Return a note on a load plan that could not be chosen."""
+    """Explain to the uploader why a load plan was not chosen."""
     text = f"Load plan not used: {_plan(plan, name_threads=True)}: {reason}"
     return one_line(text.rstrip("."), NOTE_CHARACTERS - 1) + "."
 
 
 def reason(error: Exception) -> str:
-    """Return why a load plan failed."""
+    """Describe the error that ruled out a load plan."""
     if isinstance(error, InvalidModel) and error.instance_code == "SAMPLE_MISMATCH":
         return f"its answers are not ONNX Runtime's default ones: {error}"
     return str(error) or "it does not fit into the memory of the function that checks models"

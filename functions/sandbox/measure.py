@@ -102,10 +102,10 @@ def measure(
 
 
 class Stopwatch:
-    """Time of work in `threads` threads, without waits for other work.
+    """Stopwatch for multi-threaded work that excludes waiting for other processes.
 
-    For one thread it is the thread's CPU time. For several it is that of the clock, or the CPU time
-    of all if that is less, because they had to wait for their turn.
+    One thread is measured by its CPU time. Several are measured by wall-clock time, or by the CPU
+    time of them all if that is less, because they had to wait for a processor.
     """
 
     def __init__(self, threads: int) -> None:
@@ -115,12 +115,12 @@ class Stopwatch:
         self._began = [now() for now in self._clocks]
 
     def seconds(self) -> float:
-        """Return the seconds since the start."""
+        """Return the seconds since the stopwatch started."""
         return min(now() - began for now, began in zip(self._clocks, self._began, strict=True))
 
 
 def timed(call: Callable[[], T], threads: int) -> tuple[T, float]:
-    """Return a call's result and the milliseconds it took."""
+    """Call a function; return its result and duration in milliseconds."""
     stopwatch = Stopwatch(threads)
     result = call()
     return result, stopwatch.seconds() * 1000

@@ -24,7 +24,7 @@ SEARCHED_BYTES = 16 * MB  # beginning of a model file, searched for operators' n
 
 
 def plans_for(graph: Path, optimised: str, threads: int) -> list[Plan]:
-    """Return the load plans to try for a model, the default first."""
+    """Return the load plans (session options) to try, the default first."""
     layout = optimised != "none" and has_layouts(graph)
     return [
         Plan(optimised, threads=threads, layout=layout),
@@ -33,20 +33,20 @@ def plans_for(graph: Path, optimised: str, threads: int) -> list[Plan]:
 
 
 def has_quantised(graph: Path, searched_bytes: int = SEARCHED_BYTES) -> bool:
-    """Return True if a model's beginning names an operator on quantised weights.
+    """Return True if an ONNX file's start names operators on quantised weights.
 
-    Used in place, such weights take up to 70 times as long and give other answers. A match by
-    chance costs packing the weights once more, and all tolerance.
+    Without prepacking, such weights take up to 70 times as long and give other outputs. A false
+    match costs packing the weights once more, and all tolerance.
     """
     names = (b"NBits", b"Quant", b"Integer", b"QLinear", b"QGemm", b"QAttention")
     return _names_any(graph, searched_bytes, names)
 
 
 def has_layouts(graph: Path, searched_bytes: int = SEARCHED_BYTES) -> bool:
-    """Return True if a model's beginning names a convolution or pooling.
+    """Return True if an ONNX file's start names convolution or pooling operators.
 
-    ONNX Runtime lays out their operands for the processor, at the level ALL. A match by chance
-    costs no more than a slower load, which is measured.
+    At optimisation level ALL, ONNX Runtime changes the memory layout of their operands. A false
+    match costs no more than a slower load, which is measured.
     """
     return _names_any(graph, searched_bytes, (b"Conv", b"Pool"))
 

@@ -140,7 +140,7 @@ def size_bytes(inputs: Tensors) -> int:
 def compared_requests(
     samples: Sequence[Sample], sample: Sample | None, signature: Signature, *, is_large: bool
 ) -> dict[str, Tensors]:
-    """Return the requests to be answered alike under all plans, by name.
+    """Return named test requests that all load plans must answer equally.
 
     Those are the samples, or the generated `sample`, and, where rows are a batch, the rows of the
     first one repeated to three and to eight. A large model, whose runs take long, gets two rows: an
@@ -187,7 +187,7 @@ def to_document(sample: Sample, outputs: Tensors, signature: Signature) -> dict[
 
 
 def _first_row_to_store(sample: Sample, signature: Signature) -> Sample | None:
-    """Return the first row of a sample too large to be stored."""
+    """Return the first row of a sample request too large to store."""
     if not has_rows(sample.inputs, signature):
         return None
     if sample.origin is not None and to_document(sample, {}, signature) is not None:

@@ -34,7 +34,7 @@ TEXT = 256  # characters kept of a producer or an ignored file's name
 
 
 class _Files(Protocol):
-    """Interface to the files of an upload beside its model."""
+    """Interface to the files uploaded with an ONNX model."""
 
     model: str  # its path in the upload
     model_file: Path
@@ -88,7 +88,7 @@ def _rewrite(model: Path, rewrite: Rewrite) -> None:
 
 
 class _FolderFiles:
-    """Separate files of an upload: a model, or those of a manifest."""
+    """Upload of separate files: one model, or files listed in a manifest."""
 
     def __init__(self, upload: Path, package: Path) -> None:
         self._package = package
@@ -109,7 +109,7 @@ class _FolderFiles:
 
 
 class _ArchiveFiles:
-    """Members of a model archive.
+    """Uploaded files inside a model archive (.tar.gz).
 
     It is read once for the list and the model, and again for weights and manifest, if any.
     """
@@ -134,7 +134,7 @@ class _ArchiveFiles:
         self.model = self._only_model(models)
 
     def _only_model(self, models: list[str]) -> str:
-        """Return the path of the only model.
+        """Return the path of the archive's only ONNX model.
 
         Raises:
             InvalidModel: `NO_MODEL`; `BAD_ARCHIVE` if it is a link, or twice in the archive.
@@ -152,7 +152,7 @@ class _ArchiveFiles:
         raise InvalidModel(f"the archive holds {problem}", code="NO_MODEL")
 
     def size(self, path: str) -> int | None:
-        """Return a member's size, or None if it is not there.
+        """Return an archive member's size in bytes, or None if absent.
 
         Raises:
             InvalidModel: `BAD_ARCHIVE`: it cannot be opened.
@@ -210,7 +210,7 @@ def _unpacked(
 
 
 def _outside(graph: OnnxFile, files: _Files) -> tuple[str, ...]:
-    """Return the paths of weight files missing beside a single model.
+    """Return paths of external weight files that the upload lacks.
 
     Raises:
         InvalidModel: `BAD_FILE_NAME` or `TOO_COMPLEX`.
@@ -233,7 +233,7 @@ def _outside(graph: OnnxFile, files: _Files) -> tuple[str, ...]:
 
 
 def _weights(graph: OnnxFile, files: _Files, manifest: str) -> dict[str, str]:
-    """Check the model's weight files; return new names by path.
+    """Validate external weight files; return their new file names by path.
 
     Paths are relative to the model.
 

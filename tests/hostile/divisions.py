@@ -1,7 +1,7 @@
-"""Integer divisions whose type only a look through other operators tells.
+"""Test models with integer divisions whose types need inference through other operators.
 
-`WAYS` has pairs of nodes that pass "a" on as "p" and "b" as "q": with a = INT64_MIN and b = -1,
-dividing p by q ends the process.
+`WAYS` has functions that make the nodes from "a" to "p" and from "b" to "q": with a = INT64_MIN and
+b = -1, dividing p by q crashes the process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,10 @@ def scan(source: str, target: str) -> Any:
 
 
 def through(first: str, second: str, ends: str = "", **attributes: Any) -> Any:
-    """Return a maker of two nodes, of which the second may take the constant `ends`, too."""
+    """Return a factory for two chained ONNX nodes with optional extra inputs.
+
+    `ends` names further inputs of the second node.
+    """
 
     def make(source: str, target: str) -> list[Any]:
         return [
@@ -95,7 +98,7 @@ WAYS: dict[str, Any] = {
 
 
 def divided(way: str, kind: int = INT64) -> bytes:
-    """Return a model that divides, as y, a by b: two tensors of a request, of one `kind`."""
+    """Return a model that divides two integer inputs, hidden behind other operators."""
     return model(
         [*WAYS[way]("a", "p"), *WAYS[way]("b", "q"), node("Div", "p q", "d"),
          node("Cast", "d", "y", to=FLOAT)],
@@ -108,7 +111,7 @@ def divided(way: str, kind: int = INT64) -> bytes:
 
 
 def hidden(name: str, inner: Sequence[Any], *constants: Any) -> bytes:
-    """Return a model with a subgraph in which `name` hides a harmless value around it."""
+    """Return a model whose subgraph value `name` shadows a harmless outer value."""
     then = graph("then", [node("Identity", "b", name), *inner], [], [value("t", INT64, None)])
     other = graph("else", [node("Identity", "a", "e")], [], [value("e", INT64, None)])
     return model(

@@ -1,6 +1,6 @@
-"""Models that a request makes compute with empty tensors where the runtime cannot.
+"""Test models in which requests create empty tensors that crash ONNX Runtime.
 
-Each is READY and answers; its hostile request, which ended the process, is answered with 400.
+Each is accepted and served; its hostile request, which crashed the process, gets HTTP 400.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ Feeds = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Deadly:
-    """Model with a request that it answers, and one that ended the process."""
+    """Test model with a valid request and one that crashed the process."""
 
     name: str
     content: bytes
@@ -45,7 +45,7 @@ def unsized(name: str) -> Any:
 
 
 def compressed(operator: str, gates: int, axis: int) -> Deadly:
-    """Keep the steps, or the rows, that the request marks: none of them."""
+    """Return a GRU or LSTM behind Compress; an all-false mask empties it."""
     content = model(
         [
             node("Compress", "x keep", "steps", axis=axis),
@@ -68,7 +68,7 @@ def compressed(operator: str, gates: int, axis: int) -> Deadly:
 
 
 def pooled() -> Deadly:
-    """Read a line of text as images of unknown width: too narrow for the pooling."""
+    """Return a GRU behind MaxPool; a narrow image leaves it no steps."""
     content = model(
         [
             node("MaxPool", "x", "p", kernel_shape=[8, 4], strides=[8, 1]),
@@ -87,7 +87,7 @@ def pooled() -> Deadly:
 
 
 def looped() -> Deadly:
-    """Run a GRU in the body of a Loop on the first steps, as many as the request says."""
+    """Return a GRU in a Loop; the request may choose zero steps."""
     body = graph(
         "body",
         [
@@ -116,7 +116,7 @@ def looped() -> Deadly:
 
 
 def framed() -> Deadly:
-    """Cut a signal into frames of a length that the request chooses."""
+    """Return an STFT model whose frame length the request chooses, even 0."""
     content = model(
         [helper.make_node("STFT", ["x", "step", "", "length"], ["y"])],
         [value("x", FLOAT, [1, 32, 1]), value("length", INT64, [])],
@@ -141,7 +141,7 @@ def deconvolved() -> Deadly:
 
 
 def kernel() -> Deadly:
-    """Convolve with a kernel of the request: one of no width never ends."""
+    """Return a Conv model with the kernel as input; width 0 hangs."""
     content = model(
         [node("Conv", "x k", "y")],
         [value("x", FLOAT, [1, 1, 5, 5]), value("k", FLOAT, [1, 1, "height", "width"])],
@@ -203,7 +203,10 @@ def microsoft(
     empty: Mapping[str, tuple[int, ...]],
     **attributes: Any,
 ) -> Deadly:
-    """Return a model of one operator whose inputs have `shapes`, and hostile ones `empty`."""
+    """Return a one-operator model of domain com.microsoft, with valid and empty inputs.
+
+    `shapes` are those of a valid request, `empty` those that a hostile request changes.
+    """
     good: dict[str, Any] = {name: floats(*shape) for name, shape in shapes.items()}
     hostile = good | {name: floats(*shape) for name, shape in empty.items()}
     for feeds in (good, hostile):
@@ -218,7 +221,7 @@ def microsoft(
 
 
 def pooled_last() -> Deadly:
-    """Pool quantised images of any size: one smaller than the kernel has no output."""
+    """Return a quantised average pooling; small images give an empty output."""
     content = model(
         [node("QuantizeLinear", "x scale zero", "q"),
          node("QLinearAveragePool", "q scale zero scale zero", "p", domain=MICROSOFT,
@@ -234,7 +237,7 @@ def pooled_last() -> Deadly:
 
 
 def all_deadly() -> Iterator[Deadly]:
-    """Yield every kind of model."""
+    """Yield all test models that hostile requests crash."""
     yield compressed("GRU", 3, axis=1)
     yield compressed("LSTM", 4, axis=0)
     yield pooled()

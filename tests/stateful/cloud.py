@@ -190,7 +190,7 @@ class Cloud:
     # --- actions of people
 
     def put(self, key: str, content: bytes) -> Stored:
-        """Upload an object, a quarter of a second later.
+        """Advance the clock by 0.25 seconds and upload an object to S3.
 
         S3 reports whole seconds, while moto sorts an object's versions by the exact time.
         """

@@ -277,9 +277,9 @@ class Replay:
             self.aliases[alias] = target
 
     def is_newer(self, number: int, rival: int) -> bool:
-        """Return True if a version's upload was written after another's.
+        """Return True if a version's S3 object was written after another's.
 
-        S3 tells no order of a key's versions in one second once one of them is gone.
+        S3's listing cannot order two versions of one second once one of them is deleted.
         """
         stored, other = self.uploads[number].stored, self.uploads[rival].stored
         order, other_order = ((int(s.modified), s.key) for s in (stored, other))

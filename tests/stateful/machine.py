@@ -346,7 +346,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=MODELS, file=FILES)
     def upload_twice_and_deliver_backwards(self, model: str, file: str) -> None:
-        """Upload two versions of a key, mostly in one second; the newer registers first."""
+        """Upload two versions of a key; register the newer one first.
+
+        Both are mostly written in the same second.
+        """
         self.upload(model, file, GOOD)
         self.upload(model, file, GOOD)
         for message in self.queue[:-3:-1]:

@@ -1,4 +1,4 @@
-"""Binary infer requests with numpy arrays, sent to a model of the test platform."""
+"""Client that sends numpy arrays as binary inference requests."""
 
 import json
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ Array = np.ndarray[Any, Any]
 
 
 class RequestFailed(Exception):
-    """Error: an infer request was answered with another status than 200."""
+    """Error: an inference request returned a status other than 200."""
 
 
 def infer(platform: Platform, version: Version, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """Send one binary infer request; return the outputs by name.
+    """Send a binary inference request; return the outputs by name.
 
     Raises:
         RequestFailed: the status is not 200.
@@ -68,7 +68,7 @@ def _decode(raw: bytes, output: Mapping[str, Any]) -> Array:
 
 
 def _dtype(datatype: str) -> Any:
-    """Return the numpy type of a datatype, e.g. float32 of FP32."""
+    """Return the numpy dtype of a protocol datatype, e.g. float32 for FP32."""
     if datatype == "BOOL":
         return np.bool_
     if datatype == "BF16":

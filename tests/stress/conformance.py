@@ -1,4 +1,4 @@
-"""Conformance test: the ONNX node tests, each registered and served.
+"""Conformance test that registers and serves every ONNX backend node test.
 
     python -m tests.stress.conformance [--every 1] [--workers 2] [--show CODE]
 
@@ -53,7 +53,7 @@ RANDOM = {
 
 @dataclass(frozen=True)
 class Case:
-    """Node test of the `onnx` package: model, inputs by name, expected outputs in order."""
+    """ONNX backend node test: model, inputs by name and expected outputs."""
 
     name: str
     model: bytes
@@ -66,7 +66,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a case, with the detail that explains it."""
+    """Result of one conformance case, with an explanation."""
 
     name: str
     kind: str  # RIGHT, WRONG, CRASH, REFUSED, NOT_RUN, or a code of EXCEPTIONS
@@ -74,12 +74,12 @@ class Outcome:
 
 
 def modules() -> list[str]:
-    """Return the names of the `onnx` package's modules of node tests."""
+    """Return the module names of the `onnx` package's node tests."""
     return sorted(module.name for module in pkgutil.iter_modules(node_tests.__path__))
 
 
 def collect(names: Iterable[str] | None = None) -> list[Case]:
-    """Generate the node tests of some modules of the `onnx` package, or of all.
+    """Generate ONNX node tests from the named modules, or from all.
 
     Takes 10 s for all. Modules that were imported before are included.
     """
@@ -107,7 +107,7 @@ def _case(test: Any) -> Case:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a protobuf value to an array; leave sequences and optionals."""
+    """Convert a protobuf tensor, sequence or optional to numpy values."""
     if isinstance(value, TensorProto):
         return numpy_helper.to_array(value)
     if isinstance(value, SequenceProto):
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 def judge(case: Case, sandbox: ProcessSandbox, directory: Path) -> Outcome:
-    """Run a case in plain ONNX Runtime, then register and serve it."""
+    """Evaluate a case: compare served outputs with plain ONNX Runtime's."""
     try:
         session = ort.InferenceSession(case.model, providers=["CPUExecutionProvider"])
         expected = session.run(None, dict(case.inputs))
@@ -142,7 +142,7 @@ def judge(case: Case, sandbox: ProcessSandbox, directory: Path) -> Outcome:
 
 
 def _difference(case: Case, outputs: Sequence[Any], expected: Sequence[Any]) -> str:
-    """Describe how outputs differ from the expected ones; empty if not."""
+    """Describe how outputs differ from expected ones, empty text if equal."""
     if len(outputs) != len(expected):
         return f"{len(outputs)} outputs instead of {len(expected)}"
     for position, (output, wanted) in enumerate(zip(outputs, expected, strict=True)):
@@ -179,7 +179,7 @@ def _compare(case: Case, output: Any, expected: Any) -> None:
 
 
 def _work(cases: Sequence[Case], first: int, step: int, pipe: Any) -> None:
-    """Judge every `step`-th case from `first` on; send each outcome."""
+    """Evaluate every `step`-th case in a worker process; send each outcome."""
     ort.set_default_logger_severity(3)  # errors
     sandbox = ProcessSandbox(spare=True)
     for case in cases[first::step]:
@@ -194,7 +194,7 @@ def _work(cases: Sequence[Case], first: int, step: int, pipe: Any) -> None:
 
 
 def run(cases: Sequence[Case], workers: int = 2) -> Iterator[Outcome]:
-    """Judge cases in worker processes; a worker that dies is replaced."""
+    """Evaluate cases in worker processes; replace a worker that dies."""
     context = multiprocessing.get_context("fork")
     pipes: dict[Any, tuple[Any, int, int]] = {}  # pipe -> process, worker's number, next case
 
@@ -229,7 +229,7 @@ def run(cases: Sequence[Case], workers: int = 2) -> Iterator[Outcome]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge the node tests and print a table; return 1 on a failure."""
+    """Evaluate the ONNX node tests, print a table; return 1 on failure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--every", type=int, default=1, help="judge every n-th case only")
     parser.add_argument("--workers", type=int, default=2)

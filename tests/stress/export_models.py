@@ -1,4 +1,4 @@
-"""Export models of other frameworks to ONNX, each as its exporter writes it by default.
+"""Script that exports ML framework models to ONNX with default settings.
 
     python tests/stress/export_models.py FOLDER [NAME…]
 
@@ -33,7 +33,7 @@ Arrays = Mapping[str, Any]
 
 
 def write(folder: Path, inputs: Arrays, outputs: Arrays) -> None:
-    """Write the inputs of a request and the framework's answers to it."""
+    """Save request inputs and the framework's expected outputs as expected.npz."""
     arrays = {f"in:{name}": array for name, array in inputs.items()}
     arrays |= {f"out:{name}": array for name, array in outputs.items()}
     np.savez(folder / "expected.npz", **{name: np.asarray(a) for name, a in arrays.items()})
@@ -43,7 +43,7 @@ def write(folder: Path, inputs: Arrays, outputs: Arrays) -> None:
 
 
 def sklearn_models() -> Iterator[tuple[str, Any]]:
-    """Yield (name, estimator) of scikit-learn."""
+    """Yield scikit-learn estimators to export, with their names."""
     from sklearn import (
         cluster,
         decomposition,
@@ -95,7 +95,7 @@ def sklearn_models() -> Iterator[tuple[str, Any]]:
 
 
 def sklearn_answers(estimator: Any, x: Any) -> dict[str, Any]:
-    """Return an estimator's answers under the names that skl2onnx gives them."""
+    """Return an estimator's predictions under the output names of skl2onnx."""
     if hasattr(estimator, "predict_proba"):
         probabilities = estimator.predict_proba(x)
         return {"label": estimator.predict(x), "probabilities": probabilities}
@@ -107,7 +107,7 @@ def sklearn_answers(estimator: Any, x: Any) -> dict[str, Any]:
 
 
 def export_sklearn(estimator: Any, folder: Path, **options: Any) -> None:
-    """Fit an estimator of scikit-learn and export it with skl2onnx."""
+    """Fit a scikit-learn estimator and export it with skl2onnx."""
     from skl2onnx import to_onnx
     from sklearn.base import is_classifier
 
@@ -120,7 +120,7 @@ def export_sklearn(estimator: Any, folder: Path, **options: Any) -> None:
 
 
 def export_text(folder: Path) -> None:
-    """Export a text classifier of scikit-learn: TF-IDF and logistic regression."""
+    """Train a scikit-learn TF-IDF text classifier and export it with skl2onnx."""
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import StringTensorType
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -138,7 +138,7 @@ def export_text(folder: Path) -> None:
 
 
 def export_xgboost(folder: Path, *, classifier: bool) -> None:
-    """Export a model of XGBoost with onnxmltools."""
+    """Train an XGBoost model and export it with onnxmltools."""
     import xgboost
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -158,7 +158,7 @@ def export_xgboost(folder: Path, *, classifier: bool) -> None:
 
 
 def export_lightgbm(folder: Path, *, classifier: bool, **options: Any) -> None:
-    """Export a model of LightGBM with onnxmltools."""
+    """Train a LightGBM model and export it with onnxmltools."""
     import lightgbm
     from onnxmltools import convert_lightgbm
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -179,7 +179,7 @@ def export_lightgbm(folder: Path, *, classifier: bool, **options: Any) -> None:
 
 
 def export_catboost(folder: Path, *, classifier: bool) -> None:
-    """Export a model of CatBoost with its own exporter."""
+    """Train a CatBoost model and export it with CatBoost's own exporter."""
     import catboost
 
     kind = catboost.CatBoostClassifier if classifier else catboost.CatBoostRegressor
@@ -199,7 +199,7 @@ def export_catboost(folder: Path, *, classifier: bool) -> None:
 
 
 def export_torch(module: Any, inputs: Arrays, folder: Path, **options: Any) -> None:
-    """Export a torch module; the batch size stays free."""
+    """Export a PyTorch module to ONNX with a dynamic batch size."""
     import torch
 
     module.eval()
@@ -221,7 +221,7 @@ def export_torch(module: Any, inputs: Arrays, folder: Path, **options: Any) -> N
 
 
 def convolutions() -> Any:
-    """Return a small convolutional network."""
+    """Return a small PyTorch convolutional network."""
     from torch import nn
 
     return nn.Sequential(
@@ -231,7 +231,7 @@ def convolutions() -> Any:
 
 
 def recurrent() -> Any:
-    """Return an LSTM with a linear head."""
+    """Return a PyTorch LSTM with a linear head."""
     import torch
     from torch import nn
 
@@ -256,7 +256,7 @@ TOKENS = {
 
 
 def encoder() -> Any:
-    """Return a BERT encoder of the transformers library with random weights."""
+    """Return a randomly initialised BERT encoder from transformers."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -275,7 +275,7 @@ def encoder() -> Any:
 
 
 def decoder() -> Any:
-    """Return a Llama decoder of the transformers library with random weights."""
+    """Return a randomly initialised Llama decoder from transformers."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -315,7 +315,7 @@ def keras_model() -> Any:
 
 
 def export_keras(folder: Path) -> None:
-    """Export a Keras network with Keras's own exporter."""
+    """Export a Keras network to ONNX with Keras's own exporter."""
     model = keras_model()
     model.export(str(folder / "model.onnx"), format="onnx", verbose=False)
     image = IMAGES["image"].transpose(0, 2, 3, 1)
@@ -323,7 +323,7 @@ def export_keras(folder: Path) -> None:
 
 
 def export_tf2onnx(folder: Path) -> None:
-    """Export a Keras network with tf2onnx."""
+    """Export a Keras network to ONNX with tf2onnx."""
     import tensorflow as tf
     import tf2onnx
 
@@ -336,7 +336,7 @@ def export_tf2onnx(folder: Path) -> None:
 
 
 def exports() -> dict[str, Callable[[Path], None]]:
-    """Return the exports by name."""
+    """Return the export functions by model name."""
     table: dict[str, Callable[[Path], None]] = {}
     for name, estimator in sklearn_models():
         table[f"sklearn_{name}"] = lambda folder, e=estimator: export_sklearn(e, folder)
@@ -366,7 +366,7 @@ def exports() -> dict[str, Callable[[Path], None]]:
 
 
 def main(target: Path, names: list[str]) -> None:
-    """Export the named models, or all, into `target`."""
+    """Export the named models to ONNX, or all, into subfolders of `target`."""
     table = exports()
     for name in names or table:
         folder = target / name

@@ -1,4 +1,4 @@
-"""Compatibility test: models of other frameworks, uploaded as their exporters write them.
+"""Compatibility test of ONNX models exported from other ML frameworks.
 
     python -m tests.stress.exporters [NAME…]
 
@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 
 def export(names: Sequence[str], folder: Path, python: Path = PYTHON) -> None:
-    """Export the named models, or all, into folders of `folder`."""
+    """Run the export script for the named models, or all."""
     script = Path(__file__).with_name("export_models.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [python, script, folder, *names]
@@ -40,7 +40,7 @@ def export(names: Sequence[str], folder: Path, python: Path = PYTHON) -> None:
 
 
 def check(folder: Path, sandbox: ProcessSandbox, directory: Path) -> str:
-    """Register and call one exported model; describe the problem, if any."""
+    """Register and call an exported model; describe the problem, if any."""
     if (folder / "failed.txt").exists():
         return f"its exporter failed: {(folder / 'failed.txt').read_text()}"
     inputs, expected = read_answers(folder)
@@ -60,7 +60,7 @@ def check(folder: Path, sandbox: ProcessSandbox, directory: Path) -> str:
 
 
 def read_answers(folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the inputs and the framework's answers of an exported model."""
+    """Load an exported model's inputs and the framework's expected outputs."""
     arrays = np.load(folder / ANSWERS)
     inputs, outputs = (
         {name.removeprefix(kind): arrays[name] for name in arrays.files if name.startswith(kind)}
@@ -70,9 +70,9 @@ def read_answers(folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:
 
 
 def differences(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> Iterator[str]:
-    """Describe each output that differs from the framework's answer.
+    """Describe each output that differs from the framework's own output.
 
-    The framework's answers are compared by name, or else by position.
+    The framework's outputs are matched by name, or else by position.
     """
     if len(outputs) != len(expected):
         yield f"outputs {list(outputs)} instead of {list(expected)}"
@@ -90,7 +90,7 @@ def differences(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Export, register and call models; print a line each; return 1 on a failure."""
+    """Run the compatibility test, print each result; return 1 on failure."""
     problems = 0
     sandbox = ProcessSandbox()
     with tempfile.TemporaryDirectory() as name:

@@ -1,11 +1,11 @@
-"""Stress test of operators with hostile values and sizes: no request ends the process.
+"""Fuzzer of ONNX operators with extreme values and sizes, detecting crashes.
 
     python -m tests.stress.hostile_values [--catalog] [--unguarded] [--match TEXT] [--randoms 20]
 
-Each graph is read and compiled as at registration, and gets its guards. Then it runs, in a process
-that is started anew whenever it dies, on its inputs with each axis 0, each value at the extremes of
-its type, other sizes, and random mixtures of these. `--unguarded` leaves out checks and guards, to
-find what needs them: the table of core/package/safety/operator_needs.py is made so.
+Each graph is read and compiled as at registration, and gets input checks (guards). Then it runs, in
+a process that is restarted after each crash, on its inputs with each axis 0, each value at the
+extremes of its type, other sizes, and random mixtures of these. `--unguarded` leaves out checks and
+guards, to find what needs them: the table in core/package/safety/operator_needs.py is its result.
 """
 
 import argparse
@@ -68,7 +68,7 @@ _PROGRESS = struct.Struct("qq")  # graph and request that run
 
 
 def systematic(feeds: Feeds) -> Iterator[Feeds]:
-    """Yield requests with one hostile value or size, in each place."""
+    """Yield variants of a request with one extreme value or size each."""
     yield feeds
     for name, array in feeds.items():
         for value in _hostile(array):
@@ -88,7 +88,7 @@ def systematic(feeds: Feeds) -> Iterator[Feeds]:
 
 
 def mixed(rng: random.Random, feeds: Feeds) -> Feeds:
-    """Return a request with one to three random changes."""
+    """Return a copy of a request with one to three random mutations."""
     changed = dict(feeds)
     for _ in range(rng.choice((1, 1, 2, 3)) if feeds else 0):
         name = rng.choice(list(feeds))
@@ -164,14 +164,14 @@ def _changed(rng: random.Random, array: Any) -> Any:
 
 @dataclass(slots=True)
 class Outcome:
-    """Deaths of processes, and how many graphs and requests there were, by kind."""
+    """Fuzzing result: process crashes, and counts of graphs and requests."""
 
     deaths: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 
 class Fuzzer:
-    """Runs graphs on hostile requests in forked processes."""
+    """Fuzzer that runs ONNX graphs on hostile requests in forked processes."""
 
     def __init__(
         self, graphs: Sequence[OperatorGraph], *, randoms: int, seed: int, guarded: bool = True
@@ -222,7 +222,11 @@ class Fuzzer:
                 self._progress[at : at + 1] = kind.encode()
 
     def _try(self, number: int, first: int) -> str:
-        """Run a graph's requests from the first; return how it took its own inputs."""
+        """Run a graph's fuzzing requests; return the unchanged request's result code.
+
+        "A": answered, "F": failed, "R": refused at registration. Requests before `first` are
+        skipped.
+        """
         graph, kind = self._graphs[number], "F"
         try:
             session = _load(graph.content, guarded=self._guarded)
@@ -259,7 +263,7 @@ def _cause(status: int) -> str:
 
 
 def _load(content: bytes, *, guarded: bool) -> Any:
-    """Return a session of a graph as it is served, or of the graph itself.
+    """Load an ONNX graph as the server does, or without input checks.
 
     Raises:
         InvalidModel: registration refuses it.

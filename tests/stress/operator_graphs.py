@@ -1,7 +1,7 @@
-"""Graphs of one operator each, with inputs that it accepts.
+"""Single-operator ONNX graphs with valid inputs, for fuzzing.
 
 They are the node tests of the onnx package, with every opset and other types, and a catalog of what
-these lack. All sizes are open: requests choose them.
+these lack. All dimensions are dynamic: requests choose the sizes.
 """
 
 import warnings
@@ -183,7 +183,7 @@ _CLASSIC: list[tuple[str, str, dict[str, Any]]] = [
 
 @dataclass(frozen=True, slots=True)
 class OperatorGraph:
-    """ONNX model of an operator, as bytes, and inputs by name."""
+    """Single-operator ONNX model as bytes, with valid inputs by name."""
 
     name: str
     content: bytes
@@ -191,7 +191,7 @@ class OperatorGraph:
 
 
 def catalog() -> Iterator[OperatorGraph]:
-    """Yield the graphs of our own."""
+    """Yield the hand-written catalog's graphs, which ONNX's node tests lack."""
     for operator, inputs, attributes in _MICROSOFT:
         yield _graph(operator, inputs, MICROSOFT, 21, attributes)
     for operator, inputs, opset, attributes in _STANDARD:
@@ -233,7 +233,7 @@ def _graph(
 
 
 def _value(position: int, text: str) -> Any:
-    """Return the array that a part of the catalog's texts stands for, None for "-"."""
+    """Parse a catalog entry, e.g. "f2,3", to an array; "-" to None."""
     if text == "-":
         return None
     sizes, _, content = text[1:].partition("=")
@@ -248,7 +248,7 @@ def _value(position: int, text: str) -> Any:
 
 
 def _open_value(name: str, value: Any) -> Any:
-    """Return an input of a value's type and rank, whose sizes are open."""
+    """Declare a model input with an array's type, rank and dynamic sizes."""
     kind = TensorProto.STRING
     if value.dtype != object:
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -259,7 +259,7 @@ def _open_value(name: str, value: Any) -> Any:
 
 
 def node_tests() -> Iterator[OperatorGraph]:
-    """Yield the node tests of onnx, each also with other types and older opsets."""
+    """Yield ONNX node tests, also with other types and older opsets."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from onnx.backend.test.case.node import collect_testcases  # takes 10 s

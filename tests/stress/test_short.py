@@ -125,7 +125,10 @@ def test_answers_that_differ_from_the_frameworks_are_reported() -> None:
 
 
 def test_no_request_to_a_graph_of_the_catalog_ends_the_process() -> None:
-    """Started as a program, because it forks: pytest has threads."""
+    """Check that fuzzing the operator catalog crashes no process.
+
+    It runs as a program of its own, because it forks and pytest has threads.
+    """
     command = [sys.executable, "-m", "tests.stress.hostile_values", "--catalog", "--randoms", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 

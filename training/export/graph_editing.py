@@ -134,10 +134,10 @@ def _set_locale(node: onnx.NodeProto) -> None:
 
 
 def make_servable(model: onnx.ModelProto) -> dict[str, list[str]]:
-    """Cut off ZipMap operators and replace locales, in place; return class labels.
+    """Remove ZipMap nodes, replace unsupported StringNormalizer locales; return class labels.
 
-    The labels are those of the ZipMap operators, by output. Turkish locales, whose upper case
-    differs, stay: `graphs.load_problem` names them.
+    Changes `model` in place. The labels are those of the ZipMap nodes, by output. Turkish locales,
+    whose upper case differs, stay: `graphs.load_problem` reports them.
     """
     for node in graphs.nodes(model.graph):
         if node.op_type == "StringNormalizer" and not _is_turkish(_locale(node)):
@@ -152,7 +152,7 @@ def make_servable(model: onnx.ModelProto) -> dict[str, list[str]]:
 
 
 def _cut_zipmap(node: onnx.NodeProto, output: onnx.ValueInfoProto) -> list[str]:
-    """Turn a ZipMap into an Identity; return its class labels."""
+    """Replace a ZipMap node with Identity in place; return its class labels."""
     [labels] = [helper.get_attribute_value(attribute) for attribute in node.attribute]
     texts = [label.decode() if isinstance(label, bytes) else str(label) for label in labels]
     matrix = helper.make_tensor_value_info(
@@ -175,7 +175,7 @@ def _is_plain(node: onnx.NodeProto) -> bool:
 
 
 def _is_turkish(locale: str) -> bool:
-    """Return True for a locale whose upper-case i has a dot."""
+    """Return True for a locale with Turkish casing of the letter i."""
     return re.match(r"(tr|az|crh|ku)(?![a-z])|tt_RU@", locale) is not None
 
 

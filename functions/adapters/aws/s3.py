@@ -58,10 +58,11 @@ class S3Uploads:
         return PinnedObject(source, _version_id(head), head["ContentLength"], written_at)
 
     def is_newer(self, source: Source, rival: Source) -> bool | None:
-        """Return True if S3 wrote `source` after `rival`.
+        """Return True if S3 stored version `source` of an object after `rival`.
 
         Both are versions of one key, of which S3 lists the newest first. A version that is gone
-        counts as older: in a bucket without versioning, another has replaced it. None if both are.
+        counts as older: in a bucket without versioning, another has replaced it. Return None if
+        both are gone.
 
         Raises:
             Unavailable: S3 failed; try again.
@@ -79,7 +80,7 @@ class S3Uploads:
         return None
 
     def history(self, bucket: str, key: str) -> list[PinnedObject | None]:
-        """Return an S3 object's newest two versions, None for a deletion.
+        """Return an S3 object's two newest versions; None marks a deletion.
 
         Raises:
             Unavailable: S3 failed; try again.
@@ -240,7 +241,7 @@ def object_version(reply: Mapping[str, Any]) -> str:
 
 
 def iso_of(time: datetime) -> str:
-    """Format a datetime of boto3 as UTC in ISO 8601."""
+    """Format a boto3 datetime as an ISO 8601 UTC timestamp."""
     return iso(round(time.timestamp() * 1000))
 
 

@@ -178,7 +178,7 @@ class Run:
 
 
 def _copy(address: int, size_bytes: int) -> bytes:
-    """Copy native memory to bytes, also 2 GB and more."""
+    """Copy native memory into bytes, including blocks of 2 GB and more."""
     if size_bytes <= _C_INT_MAX:
         return string_at(address, size_bytes)
     return bytes((c_char * size_bytes).from_address(address))

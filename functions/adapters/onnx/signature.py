@@ -123,7 +123,7 @@ def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
 
 
 def _next_step(container: str) -> str:
-    """Return the cure for an input or output that is no tensor."""
+    """Return advice for exporting a model input or output as a tensor."""
     if container.startswith("seq(map("):
         return "export the classifier with options={'zipmap': False}"
     if container.startswith("seq("):

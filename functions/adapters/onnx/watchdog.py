@@ -42,10 +42,10 @@ class Watchdog:
                     self._start(run)
 
     def _start(self, run: Run) -> None:
-        """Start the thread for its first run.
+        """Start the watchdog thread, which enforces the deadlines of model runs.
 
         Raises:
-            MemoryError: there is none for its stack; the next run tries again.
+            MemoryError: not enough for the thread's stack; the next run tries again.
         """
         try:
             threading.Thread(target=self._work, name="watchdog", daemon=True).start()

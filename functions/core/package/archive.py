@@ -1,4 +1,4 @@
-"""Reader of untrusted .tar.gz archives: v7, ustar, GNU and PAX.
+"""Reader of untrusted .tar.gz archives in v7, ustar, GNU and PAX formats.
 
 No file is created under a name from the archive, and links are never followed: the caller says
 where the content of a member goes. Members that it does not write are skipped by their size, so
@@ -40,7 +40,7 @@ _RECORD = re.compile(rb"([0-9]{1,9}) ([^=]{1,512})=")  # length and key in a PAX
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """File, link or device in a tar archive.
+    """Member of a tar archive: a file, link or device.
 
     `name` has no `.` or empty segments and no leading slash; `..` remains. `problem` says why the
     member cannot be written, e.g. "a symbolic link; …"; it is empty for a regular file.
@@ -52,7 +52,9 @@ class Member:
     stream: GzipStream
 
     def write(self, path: Path) -> None:
-        """Write the content to a new file, before asking for more members.
+        """Write the archive member to a new file.
+
+        To be called before the next member is read.
 
         Raises:
             InvalidModel: `BAD_ARCHIVE`.
@@ -63,7 +65,7 @@ class Member:
 
 @dataclass(slots=True)
 class _Extension:
-    """Name and size of the next member from its extended headers."""
+    """Name and size of a tar member, read from its extended headers."""
 
     name: bytes | None = None
     size_bytes: int | None = None
@@ -71,9 +73,9 @@ class _Extension:
 
 
 def read_archive(path: Path) -> Iterator[Member]:
-    """Yield the members of a .tar.gz in their order, without directories.
+    """Yield the members of a .tar.gz archive in order, without directories.
 
-    After the last one, the archive was read to its end: damage anywhere in it is reported.
+    The archive is read to its end, so that damage anywhere in it is reported.
 
     Raises:
         InvalidModel: `BAD_ARCHIVE`.
@@ -95,7 +97,7 @@ def read_archive(path: Path) -> Iterator[Member]:
 
 
 def _headers(stream: GzipStream) -> Iterator[bytes]:
-    """Yield the headers of a tar stream; the caller skips the content.
+    """Yield a tar stream's header blocks; the caller skips each member's content.
 
     Zeros end an archive, and another may follow them: `cat a.tar.gz b.tar.gz`.
     """
@@ -111,7 +113,7 @@ def _headers(stream: GzipStream) -> Iterator[bytes]:
 
 
 def _member(stream: GzipStream, header: bytes, extension: _Extension) -> Iterator[Member]:
-    """Yield a member unless it is a directory, then skip its content."""
+    """Yield a tar member, except a directory, then skip its content."""
     kind = header[156:157]
     name = _name(header) if extension.name is None else extension.name
     if kind == b"\0" and name.endswith(b"/"):  # as tars before POSIX wrote directories
@@ -132,14 +134,14 @@ def _member(stream: GzipStream, header: bytes, extension: _Extension) -> Iterato
 
 
 def _skip_sparse_maps(stream: GzipStream, header: bytes) -> None:
-    """Skip the blocks that continue a GNU sparse file's map."""
+    """Skip the sparse map extension blocks of a GNU tar member."""
     continues = header[482]
     while continues:
         continues = stream.read(BLOCK)[504]
 
 
 def _extended(stream: GzipStream, header: bytes) -> bytes:
-    """Return the content of an extended header."""
+    """Read and return the content of a tar extended header."""
     size = _size(header)
     if size > EXTENDED_BYTES:
         raise bad_archive(f"an extended header has over {EXTENDED_BYTES} bytes")
@@ -149,7 +151,7 @@ def _extended(stream: GzipStream, header: bytes) -> bytes:
 
 
 def _extend(extension: _Extension, content: bytes, *, is_global: bool) -> None:
-    """Put name and size from a PAX header into `extension`."""
+    """Set a tar member's name and size from a PAX header's records."""
     records = dict(_records(content))
     if is_global:  # git archive's, for one, has a comment
         if {b"path", b"size"} & records.keys():
@@ -166,7 +168,7 @@ def _extend(extension: _Extension, content: bytes, *, is_global: bool) -> None:
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and value of each record of a PAX header.
+    """Yield the key and value of each record in a PAX header.
 
     Raises:
         InvalidModel: `BAD_ARCHIVE`.
@@ -194,7 +196,7 @@ def _normal(name: bytes) -> str:
 
 
 def _size(header: bytes) -> int:
-    """Return a header's size: octal, or base 256 from 8 GB on."""
+    """Parse a tar header's size: octal, or base-256 from 8 GB on."""
     field = header[124:136]
     size = int.from_bytes(field[1:], "big") if field[0] == 0x80 else _number(field, base=8)
     if size is None:
@@ -211,7 +213,7 @@ def _number(field: bytes, base: int) -> int | None:
 
 
 def _check_sum(header: bytes) -> None:
-    """Check a header's checksum, which old tars calculate from signed bytes."""
+    """Verify a tar header's checksum, summed over unsigned or signed bytes."""
     rest = header[:148] + b" " * 8 + header[156:]
     stated, unsigned = _number(header[148:156], base=8), sum(rest)
     if stated != unsigned and stated != unsigned - 256 * sum(byte > 127 for byte in rest):

@@ -1,4 +1,4 @@
-"""Decompressed bytes of an untrusted gzip file, with a bounded inflation ratio."""
+"""Decompression of untrusted gzip files with a limited ratio, against zip bombs."""
 
 import zlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class GzipStream:
     """Reader of a gzip file's decompressed bytes.
 
     The file may have several gzip members (pigz, bgzip, `cat a.gz b.gz`) and zeros after them.
-    Every method raises InvalidModel, `BAD_ARCHIVE`, if the file is damaged or inflates too much.
+    Every method raises InvalidModel, `BAD_ARCHIVE`, if the file is damaged or expands too much.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -32,7 +32,7 @@ class GzipStream:
         self._inflated_bytes = 0
 
     def read(self, size: int) -> bytes:
-        """Return the next `size` decompressed bytes."""
+        """Read and return the next `size` decompressed bytes."""
         while len(self._buffer) < size:
             self._fill()
         self.position += size
@@ -49,11 +49,11 @@ class GzipStream:
             size -= len(piece)
 
     def skip(self, size: int) -> None:
-        """Drop the next `size` decompressed bytes."""
+        """Discard the next `size` decompressed bytes."""
         self.copy(size, lambda _: None)
 
     def skip_zeros(self, block: int) -> bool:
-        """Drop blocks of zeros; return False if nothing but zeros follows."""
+        """Skip all-zero blocks; return False if only zeros remain."""
         while self._buffer == bytes(len(self._buffer)):
             self._buffer = self._buffer[len(self._buffer) // block * block :]
             if not self._inflate():
@@ -67,7 +67,7 @@ class GzipStream:
             raise bad_archive("it ends too early; upload it again")
 
     def _inflate(self) -> bool:
-        """Inflate a piece into the buffer; return False at the end."""
+        """Decompress one chunk into the buffer; return False at end of file."""
         if self._inflater.eof and not self._begin_member():
             return False
         source = self._source or self._read_file()
@@ -89,7 +89,7 @@ class GzipStream:
         return True
 
     def _begin_member(self) -> bool:
-        """Begin the next gzip member; return False if nothing but zeros follows."""
+        """Start decompressing the next gzip member; return False if only zeros remain."""
         self._source = self._source.lstrip(b"\0")
         while not self._source:
             source = self._read_file()

@@ -1,4 +1,4 @@
-"""ONNX graph for the checks of uploads: nodes, types, constants."""
+"""In-memory ONNX graph for checking uploads: nodes, types and constants."""
 
 from array import array
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _SIGNED = {3: "b", 5: "h", INT32: "i", INT64: "q"}
 
 @dataclass(slots=True)
 class Node:
-    """Fields of an ONNX node (NodeProto) that the checks need."""
+    """ONNX node (NodeProto), reduced to the fields that safety checks need."""
 
     op: str = ""
     name: str = ""
@@ -34,7 +34,7 @@ class Constant:
 
 @dataclass(slots=True)
 class Graph:
-    """ONNX graph: its nodes, declared types, constants, inputs and outputs in order."""
+    """ONNX graph: nodes, declared types, constants, and inputs and outputs in order."""
 
     nodes: list[Node] = field(default_factory=list)
     types: dict[str, int] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Graph:
     outputs: dict[str, None] = field(default_factory=dict)
 
     def defined(self) -> set[str]:
-        """Return the names that this graph itself gives to values."""
+        """Return the names of values defined in this graph itself."""
         names = {name for node in self.nodes for name in node.outputs}
         return names.union(self.inputs, self.constants)
 

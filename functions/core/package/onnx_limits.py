@@ -98,7 +98,7 @@ def is_allowed(domain: str, operator: str) -> bool:
 
 
 def refusal(domain: str, operator: str) -> str:
-    """Return why an operator that is not allowed is not."""
+    """Return the reason why an ONNX operator is not allowed."""
     if domain == "com.microsoft" and operator in NOT_SERVED:
         return NOT_SERVED[operator]
     return "it is no standard one"

@@ -218,7 +218,7 @@ class _ModelReader:
         end: int,
         depth: int,
     ) -> str:
-        """Parse a declared graph value (ValueInfoProto); record and return its name.
+        """Parse a ValueInfoProto; record the declared value and return its name.
 
         `names` collects the names of inputs or outputs; it is None for inner values.
         """

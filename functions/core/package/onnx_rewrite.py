@@ -1,10 +1,10 @@
-"""Rewrite what a valid ONNX file cannot be served with.
+"""Rewriting of valid ONNX files that cannot be served unchanged.
 
 Three things that exporters write are harmless and cannot be served as they are:
 
-    ZipMap           turns a tensor of probabilities into a list of dictionaries; it is cut off
+    ZipMap           turns a tensor of probabilities into a list of dictionaries; it is removed
     StringNormalizer asks for a locale that serving machines lack; it gets C.UTF-8
-    training_info    is ignored by the runtime, which parses it unchecked; it is left out
+    training_info    is ignored by the runtime, which parses it unchecked; it is removed
 
 Everything else stays byte for byte: the file is copied around the changed fields.
 """
@@ -43,7 +43,7 @@ UNTRAINED = "The training information in the file was left out: it is not served
 
 @dataclass(frozen=True, slots=True, order=True)
 class Edit:
-    """Replacement of one length-delimited field's content; None removes the field."""
+    """Edit of a length-delimited protobuf field: new content, None to remove it."""
 
     start: int
     end: int
@@ -52,7 +52,7 @@ class Edit:
 
 @dataclass(slots=True)
 class Rewrite:
-    """Edits of an ONNX file, with notes and labels for its record."""
+    """Edits to an ONNX file, with explanatory messages and class labels."""
 
     edits: list[Edit] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)  # in order, each once
@@ -60,15 +60,15 @@ class Rewrite:
     _zipmaps: list[tuple[Node, int, int]] = field(default_factory=list)
 
     def drop_training(self, start: int, end: int) -> None:
-        """Leave out a TrainingInfoProto."""
+        """Record an edit that removes a TrainingInfoProto."""
         if start < end:
             self.edits.append(Edit(start, end, None))
             self.notes[UNTRAINED] = None
 
     def add_node(self, reader: WireReader, node: Node, start: int, end: int, depth: int) -> None:
-        """Collect the edits that a node needs.
+        """Record the edits that an ONNX node needs to be servable.
 
-        `depth` counts the graphs around it.
+        `depth` is the number of enclosing graphs.
 
         Raises:
             InvalidModel: `LOCALE`.
@@ -81,7 +81,7 @@ class Rewrite:
     def cut_zipmaps(
         self, reader: WireReader, values: Sequence[tuple[str, int, int]], outputs: Collection[str]
     ) -> None:
-        """Replace each ZipMap that makes an output by its input.
+        """Replace ZipMap nodes that produce graph outputs with Identity nodes.
 
         `values` are name, start and end of the graph's outputs and other declared values.
         """
@@ -129,7 +129,7 @@ class Rewrite:
 
 
 def apply(path: Path, edits: Iterable[Edit]) -> None:
-    """Rewrite the file at `path` with `edits`, which do not overlap."""
+    """Apply non-overlapping field edits to a protobuf file, and replace it."""
     target = path.with_name(path.name + ".rewritten")
     with (
         path.open("rb") as file,
@@ -149,7 +149,7 @@ def apply(path: Path, edits: Iterable[Edit]) -> None:
 def _parts(
     reader: WireReader, start: int, end: int, edits: Sequence[Edit]
 ) -> list["bytes | range"]:
-    """Return the edited message: new bytes, and ranges of the file."""
+    """Return an edited protobuf message: new bytes and unchanged file ranges."""
     parts: list[bytes | range] = []
     kept = begin = start
     for number, kind, first, last in reader.fields(start, end):
@@ -181,7 +181,7 @@ def _edited_field(
 
 
 def _class_labels(reader: WireReader, start: int, end: int) -> tuple[str, ...]:
-    """Return the class labels of a ZipMap node, integers as text."""
+    """Return a ZipMap node's class labels, integer labels as decimal strings."""
     labels: list[str] = []
     for number, kind, first, last in reader.fields(start, end):
         if number != _ATTRIBUTE or kind != wire.BYTES:
@@ -200,7 +200,7 @@ def _attribute_name(reader: WireReader, start: int, end: int) -> str:
 
 
 def _repeated(reader: WireReader, start: int, end: int) -> list[str]:
-    """Return the strings and integers of an AttributeProto as texts."""
+    """Return an AttributeProto's strings and integers as a list of strings."""
     values: list[str] = []
     for number, kind, first, last in reader.fields(start, end):
         if (number, kind) == (8, wire.VARINT):  # ints
@@ -213,13 +213,13 @@ def _repeated(reader: WireReader, start: int, end: int) -> list[str]:
 
 
 def _identity(node: Node) -> bytes:
-    """Encode a NodeProto that passes a node's input on as its output."""
+    """Encode an Identity node (NodeProto) with another node's input, output and name."""
     fields = zip((1, 2, 3, 4), (*node.inputs, *node.outputs, node.name, "Identity"), strict=True)
     return b"".join(encode_field(number, text.encode()) for number, text in fields)
 
 
 def _float_matrix(name: str, columns: int) -> bytes:
-    """Encode a ValueInfoProto of floats with any number of rows."""
+    """Encode a ValueInfoProto: float matrix with a dynamic number of rows."""
     rows, width = encode_field(1, b""), encode_field(1, b"\x08" + encode_varint(columns))
     tensor = b"\x08\x01" + encode_field(2, rows + width)  # elem_type FLOAT, shape
     return encode_field(1, name.encode()) + encode_field(2, encode_field(1, tensor))
@@ -231,7 +231,7 @@ def _float_matrix(name: str, columns: int) -> bytes:
 def _text_attributes(
     reader: WireReader, start: int, end: int
 ) -> list[tuple[str, tuple[int, int], str]]:
-    """Return name, place and text of a node's attributes."""
+    """Return the name, byte range and string value of node attributes."""
     attributes = []
     for number, kind, first, last in reader.fields(start, end):
         if number != _ATTRIBUTE or kind != wire.BYTES:
@@ -246,6 +246,6 @@ def _text_attributes(
 
 
 def _text_attribute(name: str, text: str) -> bytes:
-    """Encode an AttributeProto that holds a text."""
+    """Encode an AttributeProto with a string value."""
     is_string = b"\xa0\x01\x03"  # field 20, type: STRING
     return encode_field(_NAME, name.encode()) + encode_field(_STRING, text.encode()) + is_string

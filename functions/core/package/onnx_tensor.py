@@ -154,7 +154,7 @@ def _add_external(tensor: Tensor, key: str, value: str, at: int) -> None:
 
 
 def constant(reader: WireReader, tensor: Tensor) -> Constant:
-    """Wrap a TensorProto so that the checks can decode its integers."""
+    """Wrap a TensorProto as a constant whose integers are decoded on demand."""
     return Constant(tensor.datatype, lambda: _values(reader, tensor))
 
 

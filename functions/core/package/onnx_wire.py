@@ -122,7 +122,7 @@ class WireReader:
         return values
 
     def count_texts(self, start: int, end: int) -> int:
-        """Return the number of texts in a RUN of them."""
+        """Count the strings in a run of consecutive protobuf string fields."""
         return _TAGGED_TEXT.subn(b"", bytes(self.data[start:end]))[1]
 
     def _length(self, kind: int, at: int, end: int) -> tuple[int, int]:
@@ -168,7 +168,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def encode_field(number: int, content: bytes) -> bytes:
-    """Encode a length-delimited protobuf field: a text, bytes or a message."""
+    """Encode a length-delimited protobuf field: string, bytes or message."""
     return encode_varint(number << 3 | BYTES) + encode_varint(len(content)) + content
 
 
@@ -182,7 +182,7 @@ def signed(value: int) -> int:
 
 
 def check_name(name: str) -> str:
-    """Return a name; refuse an unprintable or overlong one.
+    """Validate a name in an ONNX file: printable and not too long.
 
     Raises:
         InvalidModel: `BAD_NAME`.

@@ -1,7 +1,7 @@
-"""Locations of external weights, and the flat names that replace them.
+"""Locations of ONNX external data, and flat file names replacing them.
 
 A location is a path relative to the model: `model.onnx.data`, `./data/weights 1.bin`. Served files
-have flat names of ASCII, so the location in the model is overwritten, in the same number of bytes.
+have flat ASCII names, so the location in the model is overwritten, in the same number of bytes.
 """
 
 import posixpath
@@ -16,13 +16,13 @@ from functions.core.names import is_file_name
 
 
 def weight_path(location: str) -> str:
-    """Return a location as a plain path relative to the model's folder.
+    """Normalise an external-data location to a path within the model's folder.
 
     >>> weight_path("./data//weights 1.bin")
     'data/weights 1.bin'
 
     Raises:
-        InvalidModel: it leads out of the folder; the code is `BAD_FILE_NAME`.
+        InvalidModel: the path leaves the folder; the code is `BAD_FILE_NAME`.
     """
     path = normal(posixpath.normpath(location))
     is_inside = not path.startswith(("/", "../")) and path not in (".", "..")
@@ -32,7 +32,7 @@ def weight_path(location: str) -> str:
 
 
 def bad_location(location: str) -> InvalidModel:
-    """Return the BAD_FILE_NAME error for a location outside the folder."""
+    """Return the BAD_FILE_NAME error for weights outside the model's folder."""
     return InvalidModel(
         f"the model's weights are said to be in {shown(location)}: it has to be the path of a "
         "file in the model's folder, and neither the model nor the manifest",
@@ -41,12 +41,12 @@ def bad_location(location: str) -> InvalidModel:
 
 
 def normal(path: str) -> str:
-    """Return a path in composed letters; macOS may split é in two."""
+    """Normalise a path to Unicode NFC, because macOS may decompose accented letters."""
     return unicodedata.normalize("NFC", path)
 
 
 def flat_names(locations: Iterable[str], reserved: Iterable[str]) -> dict[str, str]:
-    """Return a distinct file name for the path of each location.
+    """Return a unique flat file name for each external-data path.
 
     >>> flat_names(["w.bin", "./w.bin", "data/w.bin"], ["model.onnx"])
     {'w.bin': 'w.bin', 'data/w.bin': 'data_w.bin'}
@@ -75,7 +75,7 @@ def _flat_name(path: str, lengths: Sequence[int], used: set[str]) -> str:
 
 
 def _padded(name: str, length: int) -> str | None:
-    """Return a file name padded to `length` bytes, or None.
+    """Pad a file name with `./` to `length` bytes; None if impossible.
 
     `./` or `.//` before a name changes nothing for the runtime.
     """
@@ -87,7 +87,7 @@ def _padded(name: str, length: int) -> str | None:
 
 
 def relocate(model: Path, locations: Mapping[str, Sequence[int]], names: Mapping[str, str]) -> None:
-    """Overwrite the locations in an ONNX file with new names.
+    """Replace external-data file names in an ONNX file, in place.
 
     `locations` has the positions of each location in the file, `names` those of `flat_names()`.
     """

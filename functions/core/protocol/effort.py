@@ -1,4 +1,4 @@
-"""Limits on the time and memory that decoding a request may take."""
+"""Time and memory limits for decoding request bodies."""
 
 import math
 import time
@@ -18,10 +18,10 @@ WRITING = 4  # times what orjson reserves: it doubles its buffer, and copies it 
 
 
 def check_deadline(deadline: float) -> None:
-    """Raise TimedOut after `deadline`, a time of `time.monotonic`.
+    """Raise TimedOut if `deadline`, in `time.monotonic` seconds, has passed.
 
     Raises:
-        TimedOut: the request took longer to decode than it may take in all.
+        TimedOut: decoding took longer than the whole request may take.
     """
     if time.monotonic() > deadline:
         raise TimedOut("the time was over before the body was read; send fewer rows at once")

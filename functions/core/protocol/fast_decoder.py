@@ -307,7 +307,7 @@ def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterat
 
 
 def _list_count(shape: tuple[int, ...]) -> int:
-    """Return the number of lists in data nested like `shape`.
+    """Return the number of nested lists in JSON data of `shape`.
 
     >>> _list_count((2, 3)), _list_count((2,)), _list_count((4, 0))
     (3, 1, 5)

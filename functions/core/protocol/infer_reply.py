@@ -91,7 +91,7 @@ def encode_infer(
 
 
 def _json_values(tensor: Tensor) -> tuple[Any, bool, int]:
-    """Convert a tensor as `tensors.to_json`, a long one to JSON text.
+    """Convert a tensor to JSON values; serialise a long one in pieces.
 
     The last result is the number of bytes that orjson reserves to write it.
     """
@@ -143,7 +143,7 @@ def _least_size(tensor: Tensor, binary: bool) -> int:
 
 
 def _check_classified(name: str, tensor: Tensor) -> None:
-    """Check the size of an output before classification reads it."""
+    """Refuse an output tensor too large for the classification extension."""
     if len(tensor.data) > CLASSIFIED_BYTES_MAX:
         raise PayloadTooLarge(
             f"output {shown(name)} has {len(tensor.data)} bytes and classification reads at most "

@@ -186,7 +186,7 @@ def _refuse_surrogates(text: str, subject: str) -> None:
 
 
 def _parameters(owner: Mapping[str, Any], subject: str) -> Parameters:
-    """Check and return the `parameters` of an object, without nulls."""
+    """Validate and return a request object's `parameters`, without null values."""
     parameters = owner.get("parameters")
     if parameters is None:
         return {}

@@ -100,12 +100,12 @@ class Registration:
             return self.registry.finish(result, is_newer=self.uploads.is_newer)
 
     def _resume(self, weights: Upload, key: str) -> Version | None:
-        """Register the model at `key`, whose weights have arrived.
+        """Register the model at an S3 key after its weights file arrived.
 
         Return None if there is no such model yet, or its registration has ended.
 
         Raises:
-            InvalidModel: it has ended with other weights; the code is `WEIGHTS_AMBIGUOUS`.
+            InvalidModel: it ended with other weights; the code is `WEIGHTS_AMBIGUOUS`.
         """
         target, pinned = model_and_form(key), self._pin(Upload(weights.bucket, key))
         if target is None or pinned is None:
@@ -206,11 +206,11 @@ class Registration:
     def _fetch_weights(
         self, version: Version, model: PinnedObject, paths: Sequence[str], upload: Path
     ) -> tuple[str, ...]:
-        """Download the weights beside a model; return a note on each.
+        """Download a model's weight files from S3; return messages for the uploader.
 
         Raises:
-            InvalidModel: they do not belong to it for sure, or did not arrive in time.
-            Unavailable: they may still arrive; the model's version says what it waits for.
+            InvalidModel: they may not belong to the model, or did not arrive in time.
+            Unavailable: they may still arrive; the version's reason names them.
         """
         try:
             return fetch_weights(self.uploads, model, paths, upload)

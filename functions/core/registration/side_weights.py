@@ -1,4 +1,4 @@
-"""Weights beside a model in S3: when they belong to it.
+"""Matching of ONNX models to weight files in the same S3 folder.
 
 `torch.onnx.export` writes `model.onnx` and `model.onnx.data`. Copied to S3, the small model arrives
 before its weights. Why both have to be uploaded once: docs/decisions/0029-weights-beside-a-model.md
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class WeightsMissing(InvalidModel):
-    """Error for a model without its weights beside it."""
+    """Error: a model's weight file is not in its S3 folder."""
 
     code = "WEIGHTS_MISSING"
 
@@ -32,7 +32,7 @@ class WeightsMissing(InvalidModel):
 
 
 def model_key(key: str) -> str | None:
-    """Return the key of the model whose weights `key` names.
+    """Return the S3 key of the model for a weight file's key.
 
     >>> model_key("models/a/model.onnx.data"), model_key("models/a/notes.data")
     ('models/a/model.onnx', None)
@@ -44,7 +44,7 @@ def model_key(key: str) -> str | None:
 
 
 def only_version(path: str, model: Sequence[T | None], weights: Sequence[T | None]) -> T | None:
-    """Return the only version of the weights; None without any.
+    """Return the weights file's single S3 version, or None if absent.
 
     `model` and `weights` list the versions of both objects; None stands for a deletion.
 
@@ -61,7 +61,7 @@ def only_version(path: str, model: Sequence[T | None], weights: Sequence[T | Non
 
 
 def replaced(path: str) -> InvalidModel:
-    """Return the WEIGHTS_AMBIGUOUS error for weights uploaded again."""
+    """Return the WEIGHTS_AMBIGUOUS error for a weights file uploaded again."""
     return InvalidModel(
         f"the weights {shown(path)} were uploaded again, and the version made of this folder keeps "
         f"the first ones: upload model and weights to a new folder, {CURE}",

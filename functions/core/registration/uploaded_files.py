@@ -1,4 +1,4 @@
-"""Files of an upload in S3, and their downloads."""
+"""Download of uploaded files from S3, with size and digest checks."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class PinnedObject:
 
 
 class Uploads(Protocol):
-    """Interface to the S3 bucket of uploads: pin, download and order objects.
+    """Interface to the S3 upload bucket: pin, download and order object versions.
 
     `adapters/aws/s3.py` documents the methods.
     """
@@ -41,7 +41,7 @@ class Uploads(Protocol):
 
 
 def key_beside(key: str, path: str) -> str:
-    """Return the S3 key of a path in the folder of `key`.
+    """Resolve a path relative to an S3 key's folder.
 
     >>> key_beside("models/a/1/manifest.json", "parts/w.bin")
     'models/a/1/parts/w.bin'
@@ -50,7 +50,7 @@ def key_beside(key: str, path: str) -> str:
 
 
 def fetch_listed(uploads: Uploads, file: ListedFile, manifest: Source, upload: Path) -> None:
-    """Download a file that manifest.json lists; check its size and digest.
+    """Download a file that manifest.json lists; check its size and SHA-256.
 
     Raises:
         InvalidModel: `FILE_MISSING`, `SIZE_MISMATCH`, `DIGEST_MISMATCH` or `TOO_LARGE`.
@@ -80,7 +80,7 @@ def fetch_listed(uploads: Uploads, file: ListedFile, manifest: Source, upload: P
 def fetch_weights(
     uploads: Uploads, model: PinnedObject, paths: Sequence[str], upload: Path
 ) -> tuple[str, ...]:
-    """Download the weights beside a model; return a note on each.
+    """Download a model's weight files from its S3 folder; describe each one.
 
     Raises:
         WeightsMissing: they may still arrive.

@@ -47,7 +47,7 @@ def failure_sk(source: Source) -> str:
 
 
 def ignored_key(key: str) -> tuple[str, str]:
-    """Return the DynamoDB key of the note on an ignored S3 object.
+    """Return the DynamoDB primary key of an ignored S3 upload's record.
 
     DynamoDB takes 1,024 bytes, S3's limit for an object's key; only a forged event has more.
     """
@@ -56,7 +56,7 @@ def ignored_key(key: str) -> tuple[str, str]:
 
 
 def ignored_to_item(key: str, reason: Reason, at: str, expires_at: int) -> Item:
-    """Convert an ignored S3 object's note to a DynamoDB item that expires.
+    """Convert an ignored S3 upload's record to an expiring DynamoDB item.
 
     `kind` and `listed` put it in the index `listing`, apart from the versions.
     """
@@ -72,7 +72,7 @@ def ignored_to_item(key: str, reason: Reason, at: str, expires_at: int) -> Item:
 
 
 def ignored_clear(item: Item | None) -> list[Put]:
-    """Return the DynamoDB write that unlists an ignored object's note."""
+    """Return DynamoDB writes that remove an ignored upload from the list."""
     if item is None or "kind" not in item:
         return []
     return [Put({name: item[name] for name in ("pk", "sk", "expires_at")}, {})]

@@ -164,7 +164,7 @@ class Registry:
             yield model, int(number), State(item["state"]), reason["message"] if reason else ""
 
     def ignored(self) -> list[tuple[str, str]]:
-        """Return (S3 key, reason) of ignored uploads, newest first."""
+        """Return (S3 key, reason) pairs of ignored uploads, newest first."""
         notes = self._table.ignored(IGNORED_LISTED)
         return [(note["sk"], note["reason"]["message"]) for note in notes]
 
@@ -216,7 +216,7 @@ class Registry:
         return Resolved(version, alias)
 
     def _unresolved(self, model: str, reference: int | str | None, meta: Item) -> Exception:
-        """Return the error for a reference that does not resolve."""
+        """Return the error for a version or alias that cannot be resolved."""
         if reference is None:  # no version was ever READY: the newest one says why
             return _refusal(self._stored(model, meta["next_version"] - 1))
         kind = "version" if isinstance(reference, int) else "version or alias"
@@ -275,7 +275,7 @@ class Registry:
         return claimed
 
     def postpone(self, version: Version, reason: Reason, *, actor: str = "register") -> None:
-        """Record what a PENDING version waits for; another delivery claims it again.
+        """Record why a PENDING version waits; the next event delivery retries it.
 
         Raises:
             Unavailable: the table failed, or too many writers interfered.
@@ -364,10 +364,11 @@ class Registry:
         prod: Item | None,
         is_newer: IsNewer,
     ) -> dict[str, Item | None]:
-        """Return the stored items of the aliases that a READY version takes.
+        """Return the aliases that move to a newly READY model version.
 
-        `prod` never moves by itself, also not to an older upload that is READY later: callers
-        would get another model although nobody has decided it.
+        Values are the aliases' stored items, None for a new alias. `prod` never moves by itself,
+        also not to an older upload that is READY later: callers would get another model although
+        nobody decided that.
         """
         moves = {}
         newest = self._stored(version.model, latest["version"]) if latest else None
@@ -481,7 +482,7 @@ class Registry:
     # --- reconciliation
 
     def note_ignored(self, key: str, reason: Reason) -> None:
-        """Store why an uploaded object becomes no version.
+        """Store the reason why an uploaded S3 object is ignored.
 
         The object's next event overwrites it; a version made from the object removes it.
         """
@@ -490,7 +491,7 @@ class Registry:
         self._overwrite("the list of ignored uploads", ignored_to_item(key, reason, at, expires_at))
 
     def unlist_ignored(self, keys: Sequence[str]) -> None:
-        """Remove the notes on uploads that belong to a package."""
+        """Remove uploads from the list of ignored ones, by S3 key."""
         for note in self._read_all([ignored_key(key) for key in keys]):
             for put in ignored_clear(note):
                 self._overwrite("the list of ignored uploads", put.item)
@@ -673,7 +674,7 @@ class Registry:
 
 
 def _days_after(at: str, days: int) -> int:
-    """Return an ISO 8601 time plus days, in seconds since the epoch."""
+    """Add days to an ISO 8601 time; return Unix epoch seconds."""
     from datetime import datetime, timedelta  # not at the top: infer starts without it
 
     return int((datetime.fromisoformat(at) + timedelta(days=days)).timestamp())
@@ -693,7 +694,7 @@ def _because(version: Version) -> str:
 
 
 def _refusal(version: Version) -> NotReady | NotServable:
-    """Return the error for a version that is not READY."""
+    """Return the error for calling a model version that is not READY."""
     text = (
         f"Model version not ready: version {version.number} of '{version.model}' "
         f"is {version.state}{_because(version)}"

@@ -56,7 +56,7 @@ class Table(Protocol):
         """
 
     def ignored(self, limit: int) -> Iterable[Item]:
-        """Return up to `limit` notes on ignored uploads, newest first.
+        """Return up to `limit` records of ignored uploads, newest first.
 
         Items have `sk`, which is the upload's key, and `reason`. The index may lag.
         """

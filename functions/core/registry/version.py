@@ -125,7 +125,7 @@ class Version:
         return tuple({blob.sha256: blob for blob in (*self.files, *extra)}.values())
 
     def is_written_after(self, rival: "Version", is_newer: IsNewer) -> bool:
-        """Return True if this version's upload was written after another's.
+        """Return True if this version's S3 object was written after another's.
 
         S3's LastModified decides: the time of the write, or of a multipart upload's beginning, in
         whole seconds. In one second, versions of one key follow the sequencers of their events or,
@@ -141,15 +141,15 @@ class Version:
 
     @property
     def _written(self) -> tuple[str, str, str]:
-        """Time and address of the write.
+        """Time and S3 address of the upload, used to order versions.
 
-        Records of earlier releases lack the time. They count as written when they were claimed.
+        Records of earlier releases lack the time; their creation time replaces it.
         """
         return self.written_at or self.created_at, self.source.bucket, self.source.key
 
 
 def _padded(sequencer: str) -> str:
-    """Pad a sequencer on the right, as AWS prescribes for comparison."""
+    """Right-pad an S3 event sequencer with zeros, as AWS prescribes for comparison."""
     return sequencer.upper().ljust(64, "0")
 
 

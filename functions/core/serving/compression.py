@@ -62,7 +62,7 @@ def _expand_deflate(body: bytes, limit: int) -> bytes:
 
 
 def _unpacked(body: bytes, name: str) -> bytes:
-    """Return a body that was decompressed on the way: JSON, or nothing.
+    """Accept an already decompressed request body if it is JSON or empty.
 
     Raises:
         InvalidRequest: it is neither.
@@ -76,7 +76,7 @@ def _unpacked(body: bytes, name: str) -> bytes:
 
 
 def _expand(body: bytes, wbits: int, limit: int, name: str) -> bytes:
-    """Decompress a body; gzip may have several members (RFC 1952, section 2.2)."""
+    """Decompress an HTTP body; gzip may have several members (RFC 1952, 2.2)."""
     members: list[bytes] = []
     size = 0
     while not members or (wbits == GZIP and body.startswith(MAGIC)):
@@ -93,9 +93,9 @@ def _expand(body: bytes, wbits: int, limit: int, name: str) -> bytes:
 
 
 def _expand_member(body: bytes, wbits: int, room: int, name: str) -> tuple[bytes, bytes]:
-    """Decompress a body's first member, up to `room` bytes.
+    """Decompress the first member of compressed data, up to `room` bytes.
 
-    Returns it, and the rest of the body.
+    Return the decompressed data and the rest of the body.
     """
     decompressor = zlib.decompressobj(wbits)
     try:
@@ -136,7 +136,7 @@ def compress(
 
 
 def _compress_to(limit: int, body: bytes, wbits: int) -> bytes:
-    """Compress a long body; stop once the result exceeds `limit` bytes."""
+    """Compress an HTTP body; stop once the result exceeds `limit` bytes."""
     compressor, view = zlib.compressobj(LEVEL, wbits=wbits), memoryview(body)
     pieces, size = [], 0
     for start in range(0, len(body), PIECE_BYTES):

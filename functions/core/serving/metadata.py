@@ -92,10 +92,10 @@ def index_row(model: str, number: int, state: State, reason: str, unloaded: bool
 
 
 def ignored_row(key: str, reason: str) -> Document:
-    """Return an ignored upload's row in the repository index: name, state, reason.
+    """Return an ignored upload's entry in the model repository index.
 
-    It has no version. Its name is the folder under models/, or the file's name without one. The
-    reason ends with the key, or the end of a long key.
+    It has no version. Its name is the folder under models/, or the file's name if there is none.
+    The reason ends with the key, or the end of a long key.
     """
     room = MESSAGE_LIMIT - len(reason) - len(" (…)")
     place = key if len(key) <= room else "…" + key[-room:] if room > 0 else "…"

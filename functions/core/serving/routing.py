@@ -32,7 +32,7 @@ class Route:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """HTTP methods that the route takes.
+        """HTTP methods that the route accepts.
 
         The reply to HEAD is that to GET without its body.
         """

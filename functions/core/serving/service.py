@@ -116,11 +116,11 @@ class InferenceService:
     # --- models
 
     def models(self, _: Call) -> Document:
-        """List the models that can be called; the index has the others."""
+        """List the models that can be called: READY and not unloaded."""
         return {"models": list(dict.fromkeys(model for model, _ in self._served()))}
 
     def _served(self) -> list[tuple[str, int]]:
-        """Return (model, number) of every version that can be called, in order."""
+        """Return (model, version number) of every version that can be called."""
         listing = self._registry.listing()
         ready = [(model, number) for model, number, state, _ in listing if state is State.READY]
         unloaded = self._registry.unloaded_models(model for model, _ in ready)
@@ -150,7 +150,7 @@ class InferenceService:
     def model_statistics(self, call: Call) -> Document:
         """Return inference statistics of a model, for one or all READY versions.
 
-        They are counted in this environment alone, and zero for a version that it has not served.
+        This Lambda environment alone counts them: a version that it has not served has zeros.
         """
         version = self._resolve(call).version
         if call.reference is not None:
@@ -160,9 +160,9 @@ class InferenceService:
         return self._statistics.document(ready | self._statistics.versions(version.model))
 
     def statistics(self, _: Call) -> Document:
-        """Return inference statistics of every version that is or was served.
+        """Return inference statistics of every model version served now or before.
 
-        They are counted in this environment alone, as for `model_statistics`.
+        This Lambda environment alone counts them, as for `model_statistics`.
         """
         return self._statistics.document({*self._served(), *self._statistics.versions()})
 
@@ -320,7 +320,7 @@ class InferenceService:
 
 
 def _oddity(inputs: Mapping[str, Tensor]) -> str | None:
-    """Describe the input that is empty or not text, if any."""
+    """Describe the first input tensor that is empty or not UTF-8."""
     for name, tensor in inputs.items():
         if 0 in tensor.shape:
             return f"input {shown(name)} is empty"
@@ -338,7 +338,7 @@ def _is_text(element: bytes) -> bool:
 
 
 def _check_parameters(call: Call, failure: str, offered: Mapping[str, type]) -> None:
-    """Check that a load or unload request has no unknown parameter.
+    """Validate the parameters of a model load or unload request.
 
     Raises:
         InvalidRequest: beginning with `failure`, as Triton's errors do, and naming the parameter.

@@ -80,10 +80,10 @@ class Statistics:
         return counters
 
     def _identify(self) -> Document:
-        """Return this environment's id and the start of its counts.
+        """Return this Lambda environment's id and when its counters started.
 
-        The lock is held. Both are made at first use: environments restored from one snapshot must
-        differ.
+        The caller holds the lock. Both are made at first use: environments restored from one
+        snapshot must differ.
         """
         if not self._environment:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
@@ -96,7 +96,7 @@ class Statistics:
             return {key for key in self._counters if model in (None, key[0])}
 
     def document(self, versions: Iterable[tuple[str, int]]) -> Document:
-        """Return the inference statistics of (model, version) pairs as JSON, sorted.
+        """Return inference statistics of (model, version) pairs as a JSON document, sorted.
 
         `environment` says whose counters they are and since when; Triton has no such field, and its
         clients ignore it.
@@ -106,7 +106,10 @@ class Statistics:
             return {"model_stats": rows, "environment": self._identify()}
 
     def _row(self, model: str, version: int) -> Document:
-        """Return one version's statistics, zeros if never served; the lock is held."""
+        """Return a model version's inference statistics, zeros if never served.
+
+        The caller holds the lock.
+        """
         counters = self._counters.get((model, version), _Counters())
         return {
             "name": model,

@@ -1,4 +1,4 @@
-"""Models that a request made end the process: served, and the request is answered with 400."""
+"""Tests that models with input checks answer 400 to crashing requests."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_request_that_ended_the_process_is_400(
 
 
 def empty_batch(deadly: Deadly) -> dict[str, Any]:
-    """Return a good request's tensors with no rows where all of them have as many."""
+    """Return a valid request's inputs with the batch dimension reduced to zero."""
     rows = next(iter(deadly.good.values())).shape[0]
     return {
         name: array[:0] if array.ndim > 1 and array.shape[0] == rows else array

@@ -339,7 +339,7 @@ def test_a_failing_run_reports_the_operator_and_its_message(
 def test_a_fault_of_the_runtime_is_no_mistake_of_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values cannot cause EP_FAIL, which is a failed execution provider."""
+    """Check that EP_FAIL (execution provider failure) is a server error."""
     session = OnnxRuntime().load(identity(tmp_path, TensorProto.FLOAT, ["n"]))
 
     def fail(*_: object) -> None:

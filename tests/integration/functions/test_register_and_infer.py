@@ -66,9 +66,9 @@ def test_a_model_that_contradicts_its_samples_is_never_served(platform: Platform
 def test_an_empty_input_that_crashes_the_runtime_is_refused(
     platform: Platform, operator: str, gates: int
 ) -> None:
-    """Without a guard, onnxruntime 1.31.1 aborts at an empty batch of an LSTM or GRU.
+    """Check that empty batches get 400 where LSTM or GRU would abort.
 
-    An RNN returns an empty output.
+    That is onnxruntime 1.31.1 without an input check. An RNN returns an empty output.
     """
     version = platform.upload(recurrent_model(operator, gates))
     assert version.state is State.READY, version.reason
@@ -144,7 +144,7 @@ def test_bytes_that_an_operator_cannot_read_as_text_are_400(
 
 
 def text_model(operator: str, **attributes: Any) -> bytes:
-    """Return a model of one operator: strings x [n] → strings y."""
+    """Return a one-operator model from strings x [n] to strings y."""
     string = TensorProto.STRING
     model = make_model(
         [helper.make_node(operator, ["x"], ["y"], **attributes)],
@@ -157,7 +157,7 @@ def text_model(operator: str, **attributes: Any) -> bytes:
 
 
 def bytes_request(elements: list[bytes], **parameters: Any) -> tuple[bytes, dict[str, str]]:
-    """Return a request whose BYTES x follows the JSON, and its headers."""
+    """Return a binary request with BYTES input `x`, and its headers."""
     raw = b"".join(len(element).to_bytes(4, "little") + element for element in elements)
     x = {
         "name": "x",

@@ -1,4 +1,4 @@
-"""Registration as deployed: `main.py` with the real sandbox, on moto's buckets, queue and table."""
+"""Tests of the register Lambda with the real sandbox on moto."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ class Context:
 def main(
     function_environment: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ModuleType]:
-    """Provide `functions.register.main`, imported for this test's stack."""
+    """Import the register Lambda's main module with the test stack's settings."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "3008")
     monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
     for name, value in function_environment["RegisterFunction"].items():
@@ -44,7 +44,7 @@ def main(
 
 @pytest.fixture
 def five_versions(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Upload five models to one key in one second; return the version ids."""
+    """Upload five models to one key within a second; return version ids."""
     second = datetime(2026, 11, 22, 8, 15, 30, tzinfo=UTC).replace(tzinfo=None)
     ticks = iter(second + timedelta(milliseconds=100 * tick) for tick in range(10))
     s3, bucket = boto3.client("s3"), deployed.outputs["ArtifactsBucketName"]
@@ -65,7 +65,7 @@ def event(bucket: str, **stored: str) -> dict[str, Any]:
 
 
 def latest(main: ModuleType) -> str:
-    """Return the S3 version id of the upload that `latest` answers for."""
+    """Return the S3 version id behind the model alias `latest`."""
     source = main.registry.resolve("demo", "latest").version.source
     return str(source.object_version)
 
@@ -74,7 +74,7 @@ def latest(main: ModuleType) -> str:
 def test_direct_invocations_in_any_order_end_with_the_last_put(
     main: ModuleType, deployed: Deployed, five_versions: list[str], order: tuple[int, ...]
 ) -> None:
-    """Such events have no sequencer: S3's listing orders the versions of one second."""
+    """Check that S3's listing orders same-second versions of events without sequencers."""
     bucket = deployed.outputs["ArtifactsBucketName"]
     for index in (*order, *order[:2]):  # two of them once more, as by a redrive
         [summary] = main.lambda_handler(event(bucket, versionId=five_versions[index]), Context())[
@@ -116,7 +116,10 @@ def sequencer(body: str) -> str:
 def test_an_event_without_a_version_registers_the_current_object(
     main: ModuleType, deployed: Deployed, five_versions: list[str]
 ) -> None:
-    """The versions under it have to be found by the reconciler."""
+    """Check that an event without version id registers the current object only.
+
+    The older versions are left to the reconciler.
+    """
     bucket = deployed.outputs["ArtifactsBucketName"]
     for _ in five_versions:
         main.lambda_handler(event(bucket), Context())

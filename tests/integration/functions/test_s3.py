@@ -125,7 +125,7 @@ def test_a_deleted_object_still_gives_its_named_version(bucket: str, tmp_path: P
 
 
 def stored_versions(bucket: str, keys: str) -> list[Source]:
-    """Store an object at each key, in this order, a tenth of a second apart."""
+    """Store objects at the given keys in order, 0.1 seconds apart."""
     ticks = itertools.count()
     with pytest.MonkeyPatch.context() as patched:
         second = datetime(2026, 11, 22, 8, 15, 30)  # naive, as moto's clock

@@ -130,7 +130,10 @@ def test_every_bucket_is_private_encrypted_and_tls_only(deployed: dict[str, Any]
 
 
 def test_the_queue_gets_every_object_under_models(deployed: dict[str, Any]) -> None:
-    """Suffix rules would distinguish capitals, and hide uploads that are ignored."""
+    """Check that S3 notifications have a prefix filter but no suffix filter.
+
+    Suffix filters are case-sensitive, and would hide ignored uploads from the queue.
+    """
     notifications = deployed["ArtifactsBucket"]["Properties"]["NotificationConfiguration"]
     [rule] = notifications["QueueConfigurations"]
     assert rule["Event"] == "s3:ObjectCreated:*"

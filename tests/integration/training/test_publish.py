@@ -291,7 +291,7 @@ def test_the_file_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def classifier(imports: int = 1) -> Any:
-    """Make a text classifier as skl2onnx writes it by default."""
+    """Make an ONNX text classifier as skl2onnx exports it by default."""
     x = helper.make_tensor_value_info("x", TensorProto.STRING, ["n"])
     label = helper.make_tensor_value_info("label", TensorProto.STRING, ["n"])
     inner = helper.make_map_type_proto(

@@ -127,7 +127,7 @@ def test_an_exported_graph_is_registered_and_answers(kind: str, platform: Platfo
 
 @pytest.mark.parametrize("form", ["archive", "side by side"])
 def test_torchs_default_export_is_served(platform: Platform, tmp_path: Path, form: str) -> None:
-    """Both files of `torch.onnx.export(model, inputs, path)`, as it writes them."""
+    """Check that both files of a default `torch.onnx.export` can be served."""
     network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
     inputs = torch.arange(64.0).reshape(1, 64) / 64
     torch.onnx.export(network, (inputs,), tmp_path / "model.onnx", verbose=False)

@@ -1,11 +1,11 @@
-"""Refuse ONNX graphs with which a request could end the process.
+"""Check of ONNX graphs for integer divisions that could crash the process.
 
 INT_MIN / -1 raises SIGFPE on x86, which ends the process. onnxruntime 1.31.1 guards against
 division by zero and not against this. A signed division is safe if its divisor is a constant free
-of 0 and -1, or if one side cannot be negative because it comes from a shape. Types are followed
-forward (onnx_types.py); a division of unknown type is refused.
+of 0 and -1, or if one side cannot be negative because it comes from a shape. Types are
+propagated forward (onnx_types.py); a division of unknown type is refused.
 
-Other operators are guarded when the model runs: guards.py.
+Inputs of other operators are checked when the model runs: guards.py.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _MOVES = {
 
 
 def check_divisions(graph: Graph) -> None:
-    """Refuse an ONNX graph with an operator that requests could crash.
+    """Refuse an ONNX graph whose integer divisions could crash the process.
 
     Raises:
         InvalidModel: `UNSAFE_INTEGER_DIVISION`.
@@ -44,7 +44,7 @@ class _Scope:
     never_negative: set[str]  # names of values that are 0 or above
 
     def check(self, graph: Graph) -> list[int]:
-        """Check a graph and its subgraphs; return its outputs' types."""
+        """Check a graph and its subgraphs for unsafe divisions; return output types."""
         for name, constant in graph.constants.items():
             if name not in graph.inputs:  # a request may replace an initializer that is an input
                 self._add_constant(name, constant)
@@ -57,7 +57,7 @@ class _Scope:
         return [self.types.get(name, 0) for name in graph.outputs]
 
     def _check_body(self, node: Node, body: Graph) -> list[int]:
-        """Check a subgraph, of which own names hide those around it."""
+        """Check a subgraph, whose names shadow those of the enclosing graph."""
         scope = _Scope(dict(self.types), dict(self.constants), set(self.never_negative))
         for name in body.defined():
             scope.types.pop(name, None)

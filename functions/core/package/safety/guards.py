@@ -1,10 +1,11 @@
-"""Guards in an ONNX graph against inputs that would end the process.
+"""Nodes added to ONNX graphs to fail on inputs that crash operators.
 
-A guard is a few nodes before an operator that fail, with an error that names the input, if a tensor
-without elements arrives there, or a 0 where a number is needed: ONNX Runtime checks an integer
-division by zero. Otherwise the operator gets the same tensor, not a copy of it.
+A guard is a group of nodes before an operator. It fails, with an error that names the input, if the
+input is an empty tensor (no elements), or 0 where another number is required: it divides by the
+count or number, and ONNX Runtime reports an integer division by zero. Otherwise the operator gets
+the same tensor, not a copy of it.
 
-Which operators need them: operator_needs.py.
+The operators that need guards: operator_needs.py.
 """
 
 import mmap
@@ -31,10 +32,10 @@ _RUNS = {**wire.runs(wire.VARINT, 8), **wire.runs(wire.FIXED32, 7)}  # attribute
 
 
 def add_guards(path: Path) -> list[str]:
-    """Add guards to a model's file; return the guarded operators.
+    """Add input checks (guards) to an ONNX file; return the guarded operators.
 
     Raises:
-        InvalidModel: `UNSAFE_OPERATOR`: the model's opset has no means for them.
+        InvalidModel: `UNSAFE_OPERATOR`: the model's opset cannot express them.
     """
     guarding = _read(path.read_bytes())
     if guarding.operators:
@@ -44,7 +45,7 @@ def add_guards(path: Path) -> list[str]:
 
 
 def operators_to_guard(path: Path) -> list[str]:
-    """Return the operators in a model's file that need guards."""
+    """Return the operators in an ONNX file that need input checks."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return sorted(_read(data).operators)
 
@@ -57,7 +58,7 @@ def _read(data: Any) -> "_Guarding":
 
 @dataclass(slots=True)
 class _Guarding:
-    """Parts of an ONNX file with guards, and the guarded operators."""
+    """Rewriter that adds input checks (guards) to an ONNX file."""
 
     reader: WireReader
     operators: set[str] = field(default_factory=set)
@@ -78,7 +79,7 @@ class _Guarding:
         self._parts = self._edited(0, size, self._model_field)
 
     def content(self) -> bytes:
-        """Return the file with its guards."""
+        """Return the ONNX file's bytes with the added input checks."""
         data = self.reader.data
         edited = b"".join(
             part if isinstance(part, bytes) else data[part.start : part.stop]
@@ -110,7 +111,10 @@ class _Guarding:
     def _edited(
         self, start: int, end: int, edit: Callable[[int, int, int], list[Part] | None]
     ) -> list[Part]:
-        """Return a message's parts; `edit` returns a changed field's, or None."""
+        """Return a protobuf message's byte chunks, with fields replaced by `edit`.
+
+        `edit` returns the chunks of a changed field, or None to keep it.
+        """
         parts: list[Part] = []
         kept = begin = start
         for number, kind, first, last in self.reader.fields(start, end, _RUNS):
@@ -125,7 +129,10 @@ class _Guarding:
         return self._graph(7, start, end, {}) if number == 7 else None
 
     def _graph(self, number: int, start: int, end: int, outer: Mapping[str, int]) -> list[Part]:
-        """Return a graph with guards; `outer` has the constants around it."""
+        """Return a GraphProto field's byte chunks, with input checks added.
+
+        `outer` maps the constants of enclosing graphs to their ranks.
+        """
         scope = Scope({**outer, **self._constants(start, end)})
 
         def edit(inner: int, first: int, last: int) -> list[Part] | None:
@@ -134,7 +141,7 @@ class _Guarding:
         return _field(number, self._edited(start, end, edit))
 
     def _constants(self, start: int, end: int) -> dict[str, int]:
-        """Return the ranks of a graph's constants that have elements, by name."""
+        """Return the rank of each non-empty constant of a graph, by name."""
         constants: dict[str, int] = {}
         inputs: set[str] = set()
         for number, kind, first, last in self.reader.fields(start, end):
@@ -156,7 +163,10 @@ class _Guarding:
         ]
 
     def _node(self, start: int, end: int, scope: Scope) -> list[Part] | None:
-        """Return a node and the guards before it, None without any."""
+        """Return a node and its input checks as byte chunks, or None.
+
+        Return None if the node stays unchanged.
+        """
         node = self._parse(start, end)
         if node.op in _BODIES and not node.domain:
             return _field(1, self._edited_bodies(start, end, scope.constants))
@@ -176,7 +186,7 @@ class _Guarding:
         return [*parts, *_field(1, self._renamed(start, end, renamed))]
 
     def _parse(self, start: int, end: int) -> Node:
-        """Parse a node, and its attributes if needs depend on them."""
+        """Parse a NodeProto; decode attributes only if input checks use them."""
         node, attributes = Node(), []
         for number, kind, first, last in self.reader.fields(start, end):
             match number, kind:
@@ -198,7 +208,7 @@ class _Guarding:
         return node
 
     def _attribute(self, start: int, end: int) -> int | str | list[int]:
-        """Return an attribute's integer, text or integers, 0 if it has none."""
+        """Decode an AttributeProto: an integer, string or integer list, else 0."""
         integers: list[int] = []
         for number, kind, first, last in self.reader.fields(start, end):
             match number, kind:
@@ -224,7 +234,7 @@ class _Guarding:
         return self._edited(start, end, edit)
 
     def _renamed(self, start: int, end: int, renamed: Mapping[int, str]) -> list[Part]:
-        """Return a node whose inputs at some positions have other names."""
+        """Return a NodeProto's byte chunks with inputs renamed by position."""
         positions = iter(range(end - start))
 
         def edit(number: int, _first: int, _last: int) -> list[Part] | None:
@@ -234,7 +244,7 @@ class _Guarding:
         return self._edited(start, end, edit)
 
     def _guarded(self, node: Node, need: Need, name: str, parts: list[Part]) -> str:
-        """Append a guard's nodes to `parts`; return its output's name."""
+        """Append an input check's nodes to `parts`; return the checked tensor's name."""
         self._guards += 1
         prefix = f"{self._prefix}_{self._guards}"
         zero, checked, shape, guarded = (f"{prefix}_{part}" for part in ("0", "ok", "shape", "is"))
@@ -258,7 +268,7 @@ class _Guarding:
         return guarded
 
     def _count(self, node: Node, need: Need, prefix: str, parts: list[Part]) -> str:
-        """Append the nodes that count elements; return the count's name."""
+        """Append nodes that count a tensor's elements; return the count's name."""
         name, count = node.inputs[need.position], f"{prefix}_count"
         if need.axis is not None:
             shape, axis = f"{prefix}_all_sizes", f"{prefix}_axis"
@@ -302,7 +312,7 @@ def _encode_node(
 
 
 def _encode_constant(value: int, output: str) -> bytes:
-    """Encode a Constant node of one integer."""
+    """Encode an ONNX Constant node that holds one 64-bit integer."""
     content = b"\x10" + bytes([INT64]) + encode_field(9, value.to_bytes(8, "little", signed=True))
     is_tensor = b"\xa0\x01\x04"  # field 20, type: TENSOR
     attribute = encode_field(1, b"value") + encode_field(5, content) + is_tensor
@@ -310,6 +320,6 @@ def _encode_constant(value: int, output: str) -> bytes:
 
 
 def _to(datatype: int) -> bytes:
-    """Encode the attribute of Cast as a field of a NodeProto."""
+    """Encode the `to` attribute of a Cast node as a NodeProto field."""
     is_integer = b"\xa0\x01\x02"  # field 20, type: INT
     return encode_field(5, encode_field(1, b"to") + b"\x18" + bytes([datatype]) + is_integer)

@@ -1,7 +1,7 @@
-"""Element types of an ONNX node's outputs, derived from its inputs.
+"""Type inference for ONNX nodes: output element types from input types.
 
-Types are numbers of TensorProto.DataType, and 0 is unknown. A sequence or an optional value counts
-as what it holds. A test compares the table with the schemas of ONNX Runtime.
+Types are numbers of TensorProto.DataType, and 0 is unknown. A sequence or an optional value
+counts as its element type. A test compares the table with the schemas of ONNX Runtime.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ _FIRST_OF_BODY = {"If": 0, "Loop": 1, "Scan": 0, "SequenceMap": 0}
 def output_types(
     node: Node, types: Mapping[str, int], bodies: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Return the type of each output of a node, 0 if unknown.
+    """Infer the element type of each node output, 0 if unknown.
 
     `types` has the types of values by name; `bodies` those of the outputs of each subgraph.
     """
@@ -104,9 +104,9 @@ def output_types(
 
 
 def body_inputs(node: Node, inputs: int) -> list[str]:
-    """Return the names of values that a node passes to its subgraph.
+    """Return the names of outer values passed to an ONNX subgraph's inputs.
 
-    A name is that of a value around the subgraph, "" is none. `inputs` counts the subgraph's.
+    "" stands for an input without an outer value. `inputs` is the subgraph's number of inputs.
     """
     match node.op:
         case "Loop":  # iteration, condition, then the carried values

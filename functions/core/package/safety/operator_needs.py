@@ -1,4 +1,4 @@
-"""Inputs that operators need to have elements, or the process ends.
+"""Table of ONNX operator inputs that must not be empty or zero.
 
 The table was found by tests/stress/hostile_values.py with onnxruntime 1.31.1. The decision:
 docs/decisions/0033-values-that-crash.md.
@@ -17,10 +17,10 @@ _MICROSOFT, _ML = "com.microsoft", "ai.onnx.ml"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Input of an operator that must not be empty, or 0.
+    """Requirement that an operator's input is not empty, or not zero.
 
-    `axis` is the one whose size has to be `least`, None for any size of all. `like` is the position
-    of an input that may be empty together with this one.
+    `axis` is the axis whose size must be at least `least`; if None, no axis may be empty. `like` is
+    the position of an input that may be empty together with this one.
     """
 
     position: int
@@ -31,7 +31,7 @@ class Need:
 
 
 def _pool(attributes: Attributes) -> tuple[Need, ...]:
-    """Return the needs of a pooling that divides by output sizes."""
+    """Return a pooling operator's minimum input sizes, from kernel and padding."""
     kernel, pads = attributes.get("kernel_shape", []), attributes.get("pads", [])
     if str(attributes.get("auto_pad")).startswith("SAME"):
         return ()
@@ -94,10 +94,10 @@ _LIKE_ALL = {"Add", "FusedMatMul", "MatMul", "Mul", "Sub"}
 
 @dataclass(slots=True)
 class Scope:
-    """Constants of a graph, and which of its values are empty together.
+    """Constants of an ONNX graph, and tensors that are empty only together.
 
-    `constants` has the ranks of those with elements. `origins` maps a value to one that is empty
-    if it is, and only then.
+    `constants` maps non-empty constants to their ranks. `origins` maps a tensor to another that is
+    empty if and only if it is.
     """
 
     constants: Mapping[str, int]
@@ -106,7 +106,7 @@ class Scope:
     guarded: dict[tuple[str, Need, str], str] = field(default_factory=dict)
 
     def is_open(self, node: Node, need: Need) -> bool:
-        """Return True unless a need is met or the input absent."""
+        """Return True if an input requirement must be checked at run time."""
         name = node.inputs[need.position] if need.position < len(node.inputs) else ""
         if not name or (name in self.constants and not need.is_number):
             return False
@@ -117,7 +117,7 @@ class Scope:
         return self._origin(name) != self._origin(node.inputs[need.like])
 
     def follow(self, node: Node) -> None:
-        """Record where a node's first output has its emptiness from."""
+        """Record which tensor's emptiness a node's first output shares."""
         inputs = node.inputs[:1] if node.op in _LIKE_FIRST else node.inputs
         if node.op not in _LIKE_FIRST | _LIKE_ALL or not node.outputs:
             return
@@ -132,11 +132,11 @@ class Scope:
 
 
 def may_need(node: Node) -> bool:
-    """Return True if a node's operator is in the table."""
+    """Return True if the table of input requirements lists a node's operator."""
     return (node.domain, node.op) in _GUARDS
 
 
 def needs(node: Node) -> tuple[Need, ...]:
-    """Return what a node's inputs must be, with its attributes."""
+    """Return the requirements on a node's inputs, given its attributes."""
     guard = _GUARDS.get((node.domain, node.op))
     return guard(node.attributes) if guard else ()

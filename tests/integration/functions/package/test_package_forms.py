@@ -1,4 +1,4 @@
-"""Packages as exporters and archivers write them, from upload to the right reply."""
+"""Integration tests of model archives and separate files, from upload to inference."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def platform(tmp_path: Path, sandbox: ProcessSandbox) -> Platform:
 
 
 def register(platform: Platform, key: str, content: bytes, **parts: bytes) -> Version:
-    """Upload `parts` and then `content` at a key of the model `demo`; register it."""
+    """Upload files of model `demo`, `content` last, and register it."""
     for path, data in parts.items():
         platform.uploads.put("up", f"models/demo/{path}", data)
     key = f"models/demo/{key}"
@@ -64,7 +64,7 @@ def register(platform: Platform, key: str, content: bytes, **parts: bytes) -> Ve
 
 
 def answer(platform: Platform, version: Version) -> list[float]:
-    """Return the answer to [1, 1, 1]."""
+    """Call the model with [1, 1, 1]; return its output values."""
     assert version.state is State.READY, version.reason
     reply = platform.client.post("/v2/models/demo/infer", rows([1.0, 1.0, 1.0]))
     assert reply.status == 200, reply.json
@@ -81,7 +81,10 @@ def listing(files: Mapping[str, bytes]) -> bytes:
 
 
 def noisy_model(location: str) -> bytes:
-    """Return a model of y = x * w, which is served as uploaded because of a random output."""
+    """Return a model with random output, which prevents optimisation at registration.
+
+    It computes y = x * w, with w in the file at `location`.
+    """
     weights = numpy_helper.from_array(np.zeros(3, np.float32), "w")
     weights.ClearField("raw_data")
     weights.data_location = TensorProto.EXTERNAL
@@ -204,7 +207,7 @@ def test_a_file_for_each_of_many_tensors_is_served(platform: Platform) -> None:
 
 
 def sagemaker_folder(root: Path) -> None:
-    """Write the model folder of a training job: links, caches, a long path, attribute files."""
+    """Create a SageMaker model folder with links, long paths and macOS attributes."""
     (root / "code" / "lib").mkdir(parents=True)
     (root / "model.onnx").write_bytes(outside("model.onnx.data"))
     (root / "model.onnx.data").write_bytes(WEIGHTS)

@@ -1,4 +1,4 @@
-"""Build step of the sandbox, run in the test's own process."""
+"""Fixture that runs the sandbox's build step in the test process."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Graphs as exporters write them: registered, and answered as plain ONNX Runtime answers."""
+"""Tests that exported models serve the same outputs as plain ONNX Runtime."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class InProcess:
-    """Sandbox in this process, whose answers cross as JSON."""
+    """Sandbox that runs in the test process and serialises results as JSON."""
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         return read_unpacked(json.loads(json.dumps(report(unpack(form, directory)))))
@@ -51,7 +51,7 @@ class InProcess:
 
 
 class World:
-    """Registration with a real build; storage is in memory."""
+    """Model registration with the real build step and in-memory storage."""
 
     def __init__(self, folder: Path) -> None:
         self.blobs = MemoryBlobs()
@@ -69,7 +69,7 @@ class World:
         return version
 
     def answer(self, version: Version, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Run the files that a version serves."""
+        """Run a registered version's stored model; return outputs by name."""
         assert version.state is State.READY, version.reason
         assert version.signature is not None
         for blob in version.files:
@@ -86,7 +86,7 @@ def world(tmp_path: Path) -> World:
 
 
 def plain(content: bytes, inputs: Arrays) -> dict[str, Any]:
-    """Return the answers of ONNX Runtime to the file as it was uploaded."""
+    """Run an ONNX file directly in ONNX Runtime; return its outputs."""
     texts = {
         name: np.array([text.decode() for text in array.flat], object).reshape(array.shape)
         if array.dtype == object
@@ -99,7 +99,7 @@ def plain(content: bytes, inputs: Arrays) -> dict[str, Any]:
 
 
 def check(world: World, content: bytes, inputs: Arrays) -> Version:
-    """Register `content` and compare its tensors with plain ONNX Runtime's."""
+    """Register a model and compare its outputs with plain ONNX Runtime's."""
     expected = plain(content, inputs)
     version = world.register(content)
     answers = world.answer(version, inputs)
@@ -140,7 +140,7 @@ def maps(name: str, key: int) -> Any:
 
 
 def linear(labels: Sequence[str] | Sequence[int]) -> Any:
-    """Make a node that labels rows as scikit-learn's logistic regression does."""
+    """Make a LinearClassifier node, as exported from scikit-learn's logistic regression."""
     kind = "classlabels_strings" if isinstance(labels[0], str) else "classlabels_ints"
     return helper.make_node(
         "LinearClassifier",

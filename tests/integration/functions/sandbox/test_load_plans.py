@@ -1,4 +1,4 @@
-"""Load plans of the sandbox: ONNX Runtime's default session decides which may be chosen."""
+"""Tests that load plans reproduce the outputs of ONNX Runtime's default session."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ def value(name: str, kind: int, shape: list[Any]) -> Any:
 
 
 def int4_model(size: int = 512, layers: int = 3) -> Any:
-    """Make layers of 4-bit weights in blocks of 32, as exporters of language models write them."""
+    """Make a model of MatMulNBits layers: 4-bit weights in blocks of 32."""
     random = np.random.default_rng(1)
     nodes, weights, names = [], [], ["x", *(f"h{at}" for at in range(1, layers)), "y"]
     for at in range(layers):
@@ -56,7 +56,7 @@ def int4_model(size: int = 512, layers: int = 3) -> Any:
 
 
 def speech_model(folder: Path) -> Any:
-    """Make a convolution before a dynamically quantised convolution, LSTM and layer."""
+    """Make a speech-like model: convolutions and an LSTM, partly quantised dynamically."""
     random = np.random.default_rng(2)
 
     def weight(name: str, *shape: int) -> Any:
@@ -96,7 +96,7 @@ def speech_model(folder: Path) -> Any:
 
 
 def default_answer(path: Path, x: np.ndarray) -> np.ndarray:
-    """Return what a user's own session answers, with the library's default options."""
+    """Return an ONNX file's output under ONNX Runtime's default session options."""
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"x": x})[0])
 
@@ -177,7 +177,7 @@ def test_the_note_names_the_requests_that_were_compared(build_model: BuildModel)
 
 
 def wrong_under(monkeypatch: pytest.MonkeyPatch, is_wrong: Callable[[Plan], bool]) -> None:
-    """Add 1 to the first answers that are measured under some plans."""
+    """Patch measurement to add 1 to the outputs of some load plans."""
 
     def measure_wrongly(load: Any, plan: Plan, *args: Any) -> Any:
         costs, session = measure(load, plan, *args)
@@ -318,7 +318,7 @@ def test_a_model_without_outputs_is_rejected(build_model: BuildModel) -> None:
 
 
 class StoppedRun:
-    """Fake run that notes that it was stopped."""
+    """Fake model run that records its termination."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()

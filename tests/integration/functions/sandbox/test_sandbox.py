@@ -60,7 +60,7 @@ HostileSandbox = Callable[..., ProcessSandbox]
 
 @pytest.fixture
 def hostile_sandbox(monkeypatch: pytest.MonkeyPatch) -> HostileSandbox:
-    """Return a function that makes a sandbox whose steps run hostile code."""
+    """Return a factory for sandboxes that execute given hostile code."""
 
     def make(
         body: str, *, wait_s: float = 300, filtered: bool = True, **limits: int

@@ -1,4 +1,4 @@
-"""Register's environment answers and ends after an upload that misused its sandbox."""
+"""Tests that the register Lambda replies and exits after a hostile upload."""
 
 import json
 import os
@@ -36,7 +36,7 @@ ENVIRONMENT = {
 
 
 class RuntimeApi(BaseHTTPRequestHandler):
-    """Lambda's Runtime API, for replies alone."""
+    """Fake Lambda Runtime API server that records replies."""
 
     replies: ClassVar[list[tuple[str, object]]] = []
 
@@ -47,7 +47,7 @@ class RuntimeApi(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        """Suppress the HTTP server's request log."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Values that a model cannot compute with: answered as the caller's mistake, by every operator."""
+"""Tests that input values a model cannot compute with get HTTP 400."""
 
 import json
 import os

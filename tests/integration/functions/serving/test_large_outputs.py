@@ -1,4 +1,4 @@
-"""Outputs that no reply can hold: refused by their sizes, without a copy."""
+"""Tests that outputs too large for a reply are refused without copying."""
 
 import mmap
 from ctypes import addressof, c_char

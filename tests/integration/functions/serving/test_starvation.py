@@ -1,4 +1,4 @@
-"""Requests that take an environment's memory: it is well afterwards, or another takes its place.
+"""Tests that Lambda environments survive memory-hungry requests or are replaced.
 
 The environments are processes of the local stack, with Lambda's runtime client and its limits.
 """
@@ -88,7 +88,7 @@ def wide_model(size_mb: float) -> bytes:
 
 @dataclass
 class Cloud:
-    """Registry and buckets in moto, and the place of infer's environments."""
+    """Registry and buckets in moto, for the local stack's infer function."""
 
     deployed: Deployed
     place: Place
@@ -131,7 +131,7 @@ def cloud(deployed: Deployed, tmp_path: Path) -> Iterator[Cloud]:
 
 
 class Caller:
-    """Caller of a pool's environments; knows their memory."""
+    """Client that invokes local Lambda environments and reads their memory use."""
 
     def __init__(self, pool: FunctionPool) -> None:
         self.pool = pool
@@ -173,7 +173,7 @@ def numbers(shape: list[int], data: list[Any]) -> dict[str, Any]:
 
 
 def bomb(piece: bytes, count: int, shape: list[int]) -> bytes:
-    """Return a compressed request whose data is `piece`, `count` times."""
+    """Return a gzip-compressed request that expands to `count` copies of `piece`."""
     head, tail = json.dumps(numbers(shape, ["data"])).encode().split(b'"data"]')
     return gzip.compress(head + (piece * count)[:-1] + b"]" + tail, 6)
 

@@ -1,4 +1,4 @@
-"""Reader of model.tar.gz: archives of every tool, and those that an attacker packs."""
+"""Tests of the .tar.gz reader with archives of common tools and attackers."""
 
 import gzip
 import io
@@ -35,7 +35,7 @@ def pack(members: dict[str, bytes], form: int = tarfile.PAX_FORMAT, mtime: float
 
 
 def extended(content: bytes, kind: bytes = b"x") -> bytes:
-    """Pack a member of one byte behind an extended header with any content."""
+    """Make a tar with an extended header of `content` and one member."""
     size = b"%011o\0" % len(content)
     return packed(block(b"h", size, kind), content, block(b"m", b"00000000001\0"), b"m")
 
@@ -47,7 +47,7 @@ def record(key: bytes, value: bytes) -> bytes:
 
 
 def read(tmp_path: Path, content: bytes, chosen: set[str] | None = None) -> dict[str, bytes]:
-    """Return the contents of all regular members, or of those in `chosen`."""
+    """Read an archive; return the contents of all or chosen regular members."""
     archive = tmp_path / "archive"
     archive.write_bytes(content)
     contents: dict[str, bytes] = {}
@@ -111,7 +111,7 @@ def test_a_name_is_made_plain_and_names_no_file(tmp_path: Path, name: str, plain
 
 
 def folder(tmp_path: Path) -> Path:
-    """Make a folder as people pack it: links, long and foreign names, a hidden file."""
+    """Make a folder with links, long and non-ASCII names, and hidden files."""
     root = tmp_path / "in"
     (root / "code" / LONG).parent.mkdir(parents=True)
     (root / "model.onnx").write_bytes(b"m" * 5000)

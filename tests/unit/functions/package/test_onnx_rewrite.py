@@ -1,4 +1,4 @@
-"""Rewritten ONNX files, compared message by message with the onnx package."""
+"""Tests of rewritten ONNX files, compared with the onnx package."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ def value(name: str, kind: int = FLOAT, shape: Sequence[Any] = ("n", 3)) -> Any:
 
 
 def maps(name: str, key: int = STRING) -> Any:
-    """Declare a sequence of maps, which is what ZipMap makes."""
+    """Declare a sequence of maps, the output type of ZipMap."""
     inner = helper.make_map_type_proto(key, helper.make_tensor_type_proto(FLOAT, []))
     return helper.make_value_info(name, helper.make_sequence_type_proto(inner))
 
 
 def classifier(labels: Sequence[str] | Sequence[int] = ("a", SHARP, "c")) -> Any:
-    """Make a model as CatBoost writes it: ZipMap in the middle, then the label."""
+    """Make a classifier as CatBoost exports it, with a ZipMap node."""
     kind = "classlabels_strings" if isinstance(labels[0], str) else "classlabels_int64s"
     model = make_model(
         [
@@ -53,7 +53,7 @@ def normaliser(**attributes: Any) -> Any:
 
 
 def rewritten(tmp_path: Path, model: Any) -> tuple[Any, Rewrite]:
-    """Rewrite a model as the sandbox does; return it parsed, and what changed."""
+    """Rewrite an ONNX model; return the parsed result and its edits."""
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
     rewrite = read_onnx(path).rewrite

@@ -1,4 +1,4 @@
-"""Locations of external weights: paths inside the package, and flat names in their place."""
+"""Tests of ONNX external-data locations and their flat replacement names."""
 
 import unicodedata
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_location_outside_the_folder_is_refused(location: str) -> None:
 
 
 def external_model(*locations: str) -> bytes:
-    """Return a model with a constant in each of the files, some in the branches of an If."""
+    """Return a model with external data in each file, partly in subgraphs."""
     tensors = []
     for number, location in enumerate(locations):
         tensor = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=[3])

@@ -1,4 +1,4 @@
-"""Bodies that are small and take much to decode: refused before, or stopped in time."""
+"""Tests that request bodies costly to decode are refused or stopped."""
 
 import json
 import time
@@ -27,7 +27,7 @@ def many(piece: bytes, count: int) -> bytes:
 
 
 def refusal(signature: Signature, *request: Any) -> PlatformError:
-    """Return the error of both decoders, which must be the same."""
+    """Decode a request with both decoders; return their identical error."""
     errors = []
     for decode in (FastDecoder(signature).decode, lambda *a: decode_infer(*a, signature)):
         with pytest.raises(PlatformError) as error:
@@ -61,7 +61,7 @@ def test_more_json_than_a_process_has_memory_for_is_413(
 
 
 def test_what_an_uncompressed_body_can_hold_is_decoded() -> None:
-    """No list of 4.5 MB, the largest event, is refused for its number of values."""
+    """Check that the longest list in a 4.5 MB event is decoded."""
     rows = many(b"[1],", 1_100_000)
     flat = many(b"1,", 2_200_000)
 

@@ -1,4 +1,4 @@
-"""Weights beside a model in S3: events in any order, waiting, and what is ambiguous."""
+"""Tests of registering a model with separately uploaded weight files."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ CURE = "torch.onnx.export(..., external_data=False)"
 
 
 class World:
-    """Registration with fakes around it, and the events of its bucket."""
+    """Registration with in-memory fakes, and uploads to its fake bucket."""
 
     def __init__(self) -> None:
         self.uploads, self.blobs = MemoryUploads(), MemoryBlobs()

@@ -1,4 +1,4 @@
-"""Alias `latest`: the READY version whose object was written last, whatever order events take."""
+"""Tests that alias `latest` follows write order, not event order."""
 
 import itertools
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ MODEL = scale_model()
 
 
 class World:
-    """Registration with fakes around it, and uploads that are not registered yet."""
+    """Registration with in-memory fakes, and uploads to register in any order."""
 
     def __init__(self) -> None:
         self.uploads = MemoryUploads()
@@ -122,7 +122,7 @@ def test_prod_stays_at_the_first_ready_version_when_an_older_upload_follows() ->
 
 
 def test_a_version_of_an_earlier_release_counts_as_written_when_claimed() -> None:
-    """Its record has no time of the write; the claim came soon after it."""
+    """Check that a record without write time is ordered by creation time."""
     world = World()
     redriven, recorded = world.put("models/m/b.onnx"), world.put("models/m/a.onnx")
     world.register([recorded])

@@ -1,4 +1,4 @@
-"""Object keys: which of them are models, and what the others' uploaders are told."""
+"""Tests of which S3 keys are models, and errors for others."""
 
 import pytest
 

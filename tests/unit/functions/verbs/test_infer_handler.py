@@ -442,7 +442,10 @@ def test_after_a_shortage_the_environment_looks_at_its_memory(
 def test_the_memory_of_a_request_is_free_when_its_refusal_is_written(
     plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the refusal runs out of memory, too, and becomes a 5xx."""
+    """Check that a failed request's memory is freed before replying.
+
+    Otherwise the reply runs out of memory, too, and becomes a 5xx.
+    """
     kept: list[weakref.ref[Any]] = []
 
     class Large(list[int]):

@@ -86,7 +86,7 @@ def handler(
 
 
 def several(*keys: str) -> dict[str, Any]:
-    """An S3 notification with one record for each key."""
+    """Return an S3 notification with one record for each key."""
     event = load("s3_put_model")
     [record] = event["Records"]
     record["s3"]["object"].pop("versionId")
@@ -97,7 +97,7 @@ def several(*keys: str) -> dict[str, Any]:
 
 
 def message(notification: dict[str, Any]) -> dict[str, Any]:
-    """An SQS batch of one message with an S3 notification."""
+    """Return an SQS batch of one message that wraps an S3 notification."""
     event = load("sqs_put_model")
     event["Records"][0]["body"] = json.dumps(notification)
     return event

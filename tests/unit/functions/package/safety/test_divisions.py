@@ -1,4 +1,4 @@
-"""Operators with which a request could end the process: proven safe, or refused."""
+"""Tests of the check for integer divisions that could crash."""
 
 from pathlib import Path
 

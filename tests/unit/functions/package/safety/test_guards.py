@@ -1,4 +1,4 @@
-"""Guards in graphs: where they are added, and that nothing else changes."""
+"""Tests of input checks (guards) added to ONNX graphs."""
 
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def test_a_guard_may_ask_for_the_size_of_one_axis(tmp_path: Path) -> None:
 
 
 def skipping(*between: Any) -> bytes:
-    """Return a model that adds up, in the end, what `between` made of x as s."""
+    """Return a model ending in SkipLayerNormalization of x and a derived s."""
     last = node("SkipLayerNormalization", "x s gamma", "y", domain="com.microsoft")
     gamma, dense = constant("gamma", np.ones(2)), constant("dense", np.ones((2, 2)))
     return model([*between, last], [X, value("z")], [Y], gamma, dense)
@@ -189,7 +189,7 @@ def test_a_kernel_needs_an_image_of_its_size(tmp_path: Path) -> None:
     same = [node("QLinearAveragePool", names, "y", auto_pad="SAME_UPPER", **pool)]
 
     def least(nodes: Any) -> list[int]:
-        """Return each guard's axis and least size."""
+        """Return the axis and minimum size of each guard (input check)."""
         changed = guarded(tmp_path, model(nodes, parts, [Y])).node
         values = [part.attribute[0].t.raw_data for part in changed if part.op_type == "Constant"]
         return [int.from_bytes(raw, "little") for raw in values]

@@ -1,4 +1,4 @@
-"""Types of operators' outputs, compared with the schemas of ONNX Runtime."""
+"""Tests of ONNX type inference against ONNX Runtime's operator schemas."""
 
 import os
 import re
@@ -32,14 +32,14 @@ TRAPPING = {NUMBERS["int32"], NUMBERS["int64"]}
 
 
 def schemas() -> Iterator[Any]:
-    """Yield every version of every operator that an uploaded model may use."""
+    """Yield schemas of all allowed ONNX operators, in every version."""
     for schema in pybind.get_all_operator_schema():
         if limits.is_allowed(schema.domain, schema.name) and schema.inputs:
             yield schema
 
 
 def allowed(schema: Any, kind: str) -> set[int]:
-    """Return the types that a schema's type, or variable for types, may stand for."""
+    """Return the element types that a schema's type variable allows."""
     names = [kind]
     for constraint in schema.type_constraints:
         if constraint.type_param_str == kind:
@@ -56,7 +56,10 @@ def types_by_rule(schema: Any, kinds: list[int]) -> list[int]:
 
 
 def test_outputs_have_the_types_that_the_runtime_declares() -> None:
-    """A type that is 32 or 64 bit wide by the rules only makes a division suspicious."""
+    """Compare inferred output types with those that ONNX Runtime's schemas declare.
+
+    A wrong 32- or 64-bit integer type is tolerated: it only makes a division suspicious.
+    """
     wrong, compared = [], 0
     for schema in schemas():
         if schema.name in OTHERWISE:
