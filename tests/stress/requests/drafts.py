@@ -53,7 +53,8 @@ class Draft:
     def inputs(self) -> list[Any]:
         """The document's inputs that are still objects."""
         inputs = self.document.get("inputs") if isinstance(self.document, dict) else None
-        return [tensor for tensor in inputs or [] if isinstance(tensor, dict)]
+        listed = inputs if isinstance(inputs, list) else []
+        return [tensor for tensor in listed if isinstance(tensor, dict)]
 
     def body(self) -> bytes:
         """Encode the document and the binary tensors."""

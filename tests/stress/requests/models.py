@@ -22,13 +22,13 @@ GRAPHS = """
 text (string[n] t) => (string[n] y) { y = Identity(t) }
 expand_text (string[n] t, int64[k] i) => (string[] y) { y = Expand(t, i) }
 labels (float[n,5] x) => (float[n,5] y) { y = Softmax(x) }
-flags (bool[n] c, bool[] d) => (bool[] y) { y = And(c, d) }
+flags (bool[n] c, bool d) => (bool[] y) { y = And(c, d) }
 narrow (int8[n] a, uint8[n] b, int16[n] c) => (int8[n] p, uint8[n] q, int16[n] r)
     { p = Identity(a) q = Identity(b) r = Identity(c) }
 wide_integers (uint16[n] a, uint32[n] b, uint64[n] c, int32[n] d)
     => (uint16[n] p, uint32[n] q, uint64[n] r, int32[n] s)
     { p = Identity(a) q = Identity(b) r = Identity(c) s = Identity(d) }
-halves (float16[n] x, bfloat16[n] z, double[] w) => (float16[n] y, bfloat16[n] v, double[] u)
+halves (float16[n] x, bfloat16[n] z, double[n] w) => (float16[n] y, bfloat16[n] v, double[] u)
     { y = Neg(x) v = Identity(z) u = Neg(w) }
 image (float[n,1,h,w] x) => (float[] y) <float[1,1,3,3] k = {1, 2, 3, 4, 5, 6, 7, 8, 9}>
     { y = Conv <strides = [2, 2]> (x, k) }
