@@ -19,6 +19,15 @@ WORDS = (
     "", "a", "grün", "\0", "1e99", "nan", "-0", "0x10", " ", "\u202e", "\ud800", "a" * 3000,
     "ﷺ" * 50, "🜚" * 9, "true", "2147483648", "\n\t\r", "%s%n{0}", "(a+)+b", "AAECAw==",
 )  # fmt: skip
+ODD_NUMBERS: tuple[Any, ...] = (
+    0, -1, 1, 2, 3, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**40, -(2**63), 0.5, 1e308,
+)  # fmt: skip
+ODD: tuple[Any, ...] = (
+    *ODD_NUMBERS, None, True, False, "", "1", "x" * 5000, [], {}, [[]], [1], {"a": 1}, "\ud800",
+    float("nan"), float("inf"), "\0", "ü\u202e\n",
+)  # fmt: skip
+# Values of the header that gives the length of the JSON.
+LENGTHS = ("0", "1", "-1", "7", "99999999", "1e3", "0x10", "٣", "", " 12 ", "9" * 5000, "12, 12")
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, 7.5, math.nan, math.inf, -math.inf)
 EXTREMES = {
     "FP16": (65504.0, -65504.0, 6e-8),

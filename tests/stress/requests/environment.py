@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from functions.core.registry.version import State, Version
 from functions.core.serving.model_cache import footprint_bytes
 from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
-from local.aws.provision import provision
+from local.aws.provision import Deployed, provision
 from local.cloudformation import REGION
 from local.execution.logs import FunctionLog
 from local.execution.processes import Janitor
@@ -73,32 +73,43 @@ class Stage:
 @contextmanager
 def stage(memory_mb: int) -> Iterator[Stage]:
     """Provision the template in moto; serve it to environments of `memory_mb`."""
-    with tempfile.TemporaryDirectory(prefix="stage-") as name, mock_aws():
+    with tempfile.TemporaryDirectory(prefix="stage-") as name, mock_aws(), ExitStack() as closing:
         directory = Path(name)
-        session = boto3.Session(region_name=REGION)
-        deployed = provision(Template.load("template.yaml"), session)
-        variables = deployed.environment["InferFunction"]
-        table = DynamoTable(session.client("dynamodb"), variables["REGISTRY_TABLE"])
-        blobs = S3Blobs(session.client("s3"), variables["SERVING_BUCKET"])
-        uploads = MemoryUploads()
-        sandbox = ProcessSandbox(LIMITS, library_path=os.environ.get("LD_LIBRARY_PATH", ""))
-        registry = Registry(table, utc_now)
-        registration = Registration(registry, uploads, blobs, sandbox, read_manifest)
-        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
-        server.start()
+        deployed = provision(Template.load("template.yaml"), boto3.Session(region_name=REGION))
         janitor, log = Janitor(), FunctionLog(directory, "InferFunction")
-        try:
-            (directory / "work").mkdir()
-            host, port = server.get_host_and_port()
-            place = Place(f"http://{host}:{port}", directory / "work", janitor)
-            function = replace(deployed.template.functions["InferFunction"], memory_mb=memory_mb)
-            yield Stage(registration, uploads, sandbox, function, place, log)
-        finally:
-            sandbox.close()
-            janitor.close()
-            log.close()
-            server.stop()
+        closing.callback(log.close)
+        closing.callback(janitor.close)
+        sandbox = ProcessSandbox(LIMITS, library_path=os.environ.get("LD_LIBRARY_PATH", ""))
+        closing.callback(sandbox.close)
+        (directory / "work").mkdir()
+        place = Place(closing.enter_context(endpoint()), directory / "work", janitor)
+        function = replace(deployed.template.functions["InferFunction"], memory_mb=memory_mb)
+        uploads = MemoryUploads()
+        registration = register_with(deployed, uploads, sandbox)
+        yield Stage(registration, uploads, sandbox, function, place, log)
+
+
+@contextmanager
+def endpoint() -> Iterator[str]:
+    """Serve this process's moto on loopback; yield the URL."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def register_with(
+    deployed: Deployed, uploads: MemoryUploads, sandbox: ProcessSandbox
+) -> Registration:
+    variables = deployed.environment["InferFunction"]
+    session = boto3.Session(region_name=REGION)
+    table = DynamoTable(session.client("dynamodb"), variables["REGISTRY_TABLE"])
+    blobs = S3Blobs(session.client("s3"), variables["SERVING_BUCKET"])
+    return Registration(Registry(table, utc_now), uploads, blobs, sandbox, read_manifest)
 
 
 @dataclass(frozen=True, slots=True)
