@@ -239,6 +239,7 @@ _SIGNATURE = (
 )
 _SOURCE_LINE = re.compile(rf"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:{_SIGNATURE}|\w+) ")
 _PATH = re.compile(r"\"?(?:[.~]{0,2}/\S+|\S*/\S*/\S*|\S+\.(?:onnx|data|ort|cc|h|so)\b\S*)")
+_MANGLED = re.compile(r"N\d+onnxruntime\w+")  # a type of C++, as its compiler names it
 _NO_NUMBER = re.compile(r"sto(?:[dfil]|ld|ll|ul|ull)")  # functions of C++ that fail with their name
 
 
@@ -267,7 +268,7 @@ def _clean(error: Exception) -> str:
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", message)[-1]
     text = text.rpartition("Status Message: ")[2][:_REASON_CHARS]
     text = re.sub(r"Load model (from )?\S+ failed[:.]\s*", "", text)
-    text = _PATH.sub("", _SOURCE_LINE.sub("", text))
+    text = _MANGLED.sub("", _PATH.sub("", _SOURCE_LINE.sub("", text)))
     condition, _, reason = text.partition(" was false. ")  # a condition in C++ and its explanation
     text = " ".join((reason or condition).split())
     if _NO_NUMBER.fullmatch(text):

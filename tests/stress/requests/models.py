@@ -77,14 +77,16 @@ def required() -> dict[str, bytes]:
 
 
 def candidates(rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Yield models without end: every graph and seed in random order, then mutants of them."""
+    """Yield graphs and seeds in random order, without end, and a mutant after every third."""
     valid = [
         *graphs().items(),
         *((f"seed{at}", content) for at, content in enumerate(seeds())),
         *((f"operator{at}", operator.content) for at, operator in enumerate(catalog())),
     ]
     rng.shuffle(valid)
-    yield from valid
     contents = [content for _, content in valid]
     for number in itertools.count():
-        yield f"mutant{number}", mutate_message(rng, contents)
+        if number < len(valid):
+            yield valid[number]
+        if number % 3 == 0 or number >= len(valid):
+            yield f"mutant{number}", mutate_message(rng, contents)
