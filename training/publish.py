@@ -106,7 +106,7 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
     if options.bucket:
         region = options.region or _region(environ)
         print(f"uploaded {upload(path, options.model, options.bucket, region)}", flush=True)
-        print("the registration checks more, and says READY or why not: GET /v2/repository/index")
+        print("the registration checks more, and says READY or why not: POST /v2/repository/index")
     return path
 
 

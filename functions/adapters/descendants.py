@@ -1,8 +1,9 @@
 """Cleanup of orphaned processes that a sandboxed child process left behind.
 
 A child can fork, start a session of its own and fork again; killing its process group then misses
-it. Linux hands such orphans to this process once it is a subreaper. They are recognised by the
-limit on CPU time, which every descendant of a sandboxed child inherits.
+it. Linux hands such orphans to this process once it is a subreaper. They are recognised by two
+marks that every descendant of a sandboxed child inherits: the limit on CPU time, and no new
+privileges.
 """
 
 import ctypes
@@ -70,10 +71,10 @@ def _processes() -> Iterator[tuple[int, int]]:
 
 
 def _is_sandboxed(pid: int, cpu_s: int) -> bool:
-    """Return True if a process's CPU time limit marks it as sandboxed."""
+    """Return True if a process has the marks of a sandboxed one."""
     try:
-        lines = (_PROC / str(pid) / "limits").read_text().splitlines()
+        limits, status = ((_PROC / str(pid) / name).read_text() for name in ("limits", "status"))
     except OSError:  # the process ended
         return False
-    hard = next((line.split()[4] for line in lines if line.startswith("Max cpu time")), "unlimited")
-    return hard.isdigit() and int(hard) <= cpu_s
+    hard = next(line.split()[4] for line in limits.splitlines() if line.startswith("Max cpu time"))
+    return hard.isdigit() and int(hard) <= cpu_s and "NoNewPrivs:\t1\n" in status

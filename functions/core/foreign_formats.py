@@ -47,7 +47,7 @@ FORMATS = (
     Format(
         ("*.pkl", "*.pickle", "*.joblib", "*.dill", "*.skops"),
         "a stored Python object, which is never opened",
-        "export a scikit-learn model with skl2onnx.to_onnx(model, X[:1])",
+        "export a scikit-learn model with skl2onnx.to_onnx(model, X[:1].astype(np.float32))",
     ),
     Format(
         ("*.ubj", "*.xgb", "*.bst"),

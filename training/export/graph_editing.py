@@ -11,7 +11,7 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from training.errors import ExportFailed
 from training.export import graphs
@@ -152,13 +152,15 @@ def make_servable(model: onnx.ModelProto) -> dict[str, list[str]]:
 
 
 def _cut_zipmap(node: onnx.NodeProto, output: onnx.ValueInfoProto) -> list[str]:
-    """Replace a ZipMap node with Identity in place; return its class labels."""
+    """Replace a ZipMap node with Cast in place; return its class labels."""
     [labels] = [helper.get_attribute_value(attribute) for attribute in node.attribute]
     texts = [label.decode() if isinstance(label, bytes) else str(label) for label in labels]
     matrix = helper.make_tensor_value_info(
         output.name, onnx.TensorProto.FLOAT, ["batch", len(texts)]
     )
-    node.CopyFrom(helper.make_node("Identity", node.input, node.output, node.name))
+    node.CopyFrom(
+        helper.make_node("Cast", node.input, node.output, node.name, to=TensorProto.FLOAT)
+    )
     output.CopyFrom(matrix)
     return texts
 

@@ -81,7 +81,7 @@ class Rewrite:
     def cut_zipmaps(
         self, reader: WireReader, values: Sequence[tuple[str, int, int]], outputs: Collection[str]
     ) -> None:
-        """Replace ZipMap nodes that produce graph outputs with Identity nodes.
+        """Replace ZipMap nodes that produce graph outputs with Cast nodes.
 
         `values` are name, start and end of the graph's outputs and other declared values.
         """
@@ -93,7 +93,7 @@ class Rewrite:
             if output not in outputs:
                 continue
             declared = [value for value in values if value[0] == output]
-            self.edits.append(Edit(start, end, _identity(node)))
+            self.edits.append(Edit(start, end, _cast_to_float(node)))
             content = _float_matrix(output, len(labels))
             self.edits += [Edit(first, last, content) for _, first, last in declared]
             self._note_labels(output, labels)
@@ -212,10 +212,12 @@ def _repeated(reader: WireReader, start: int, end: int) -> list[str]:
     return values
 
 
-def _identity(node: Node) -> bytes:
-    """Encode an Identity node (NodeProto) with another node's input, output and name."""
-    fields = zip((1, 2, 3, 4), (*node.inputs, *node.outputs, node.name, "Identity"), strict=True)
-    return b"".join(encode_field(number, text.encode()) for number, text in fields)
+def _cast_to_float(node: Node) -> bytes:
+    """Encode a Cast node (NodeProto) with another node's input, output and name."""
+    fields = zip((1, 2, 3, 4), (*node.inputs, *node.outputs, node.name, "Cast"), strict=True)
+    texts = b"".join(encode_field(number, text.encode()) for number, text in fields)
+    to_float = encode_field(_NAME, b"to") + b"\x18\x01" + b"\xa0\x01\x02"  # i: FLOAT, type: INT
+    return texts + encode_field(_ATTRIBUTE, to_float)
 
 
 def _float_matrix(name: str, columns: int) -> bytes:

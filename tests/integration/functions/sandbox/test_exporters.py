@@ -290,6 +290,16 @@ def test_zipmap_becomes_the_probabilities_with_the_class_labels(
     assert "'output_probability'" in version.notes[0]
 
 
+def test_zipmap_of_float64_probabilities_becomes_float32(world: World) -> None:
+    cast = helper.make_node("Cast", ["x"], ["p"], to=TensorProto.DOUBLE)
+    zipmap = helper.make_node("ZipMap", ["p"], ["z"], domain=ML, classlabels_int64s=[7, 8, 9])
+    content = exported([cast, zipmap], [value("x")], [maps("z", INT64)], [("", 22), (ML, 1)])
+
+    version = world.register(content)
+
+    np.testing.assert_array_equal(world.answer(version, {"x": ROWS})["z"], ROWS)
+
+
 def test_labels_of_the_manifest_take_the_place_of_the_models(world: World) -> None:
     zipmap = helper.make_node(
         "ZipMap", ["probabilities"], ["p"], domain=ML, classlabels_int64s=[0, 1, 2]

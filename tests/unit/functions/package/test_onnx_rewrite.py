@@ -78,7 +78,7 @@ def test_zipmap_is_cut_off_and_everything_else_stays(
 
     found, rewrite = rewritten(tmp_path, model)
 
-    model.graph.node[1].CopyFrom(helper.make_node("Identity", ["p"], ["z"], "zip"))
+    model.graph.node[1].CopyFrom(helper.make_node("Cast", ["p"], ["z"], "zip", to=1))
     model.graph.output[1].CopyFrom(value("z", shape=[None, 3]))
     assert found == model
     assert rewrite.labels == {"z": expected}
@@ -98,7 +98,7 @@ def test_each_of_several_zipmaps_is_cut_off_with_the_types_declared_inside(tmp_p
 
     found, rewrite = rewritten(tmp_path, model)
 
-    assert [node.op_type for node in found.graph.node] == ["Add", "Identity", "ArgMax", "Identity"]
+    assert [node.op_type for node in found.graph.node] == ["Add", "Cast", "ArgMax", "Cast"]
     declared = [*found.graph.output, *found.graph.value_info]
     assert [item.type.WhichOneof("value") for item in declared] == ["tensor_type"] * 4
     assert rewrite.labels == {"z": ("a", SHARP, "c"), "z2": ("5", "6", "7")}
