@@ -13,6 +13,8 @@ SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP3
 class MemorySandbox:
     """Sandbox in this process; `built` lists the files in package/ of each build."""
 
+    suspect = False
+
     def __init__(self, signature: Signature = SIGNATURE) -> None:
         self.built: list[list[str]] = []
         self._signature = signature

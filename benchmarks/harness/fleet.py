@@ -134,6 +134,8 @@ def _copy(table: MemoryTable, aws: cloud.Cloud) -> None:
 class InProcessSandbox:
     """Registration sandbox that runs in the current process, for trusted models."""
 
+    suspect = False
+
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         return unpack(form, directory)
 

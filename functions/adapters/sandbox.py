@@ -11,11 +11,11 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from functions.adapters.child_process import REST_S, Child, ChildEnded, Limits, Usage
 from functions.adapters.descendants import StillRunning
@@ -34,6 +34,7 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 # Codes of failures after which code of the upload may have run in the child.
 SUSPECT = {"SANDBOX_CRASHED", "SANDBOX_TIMEOUT", "SANDBOX_BAD_ANSWER", "SANDBOX_BUSY"}
 WAIT_S = 900  # s to wait for a step if nobody says how long: Lambda's longest timeout
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,12 @@ class ProcessSandbox:
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         """Unpack an uploaded model in a sandboxed child process."""
         with self._suspicion():
-            return read_unpacked(self._run("unpack", unpack_task(form, directory)))
+            return _read(read_unpacked, self._run("unpack", unpack_task(form, directory)))
 
     def build(self, brief: Brief, directory: Path) -> Built:
         """Compile, check and measure a model in a sandboxed child process."""
         with self._suspicion():
-            return read_built(self._run("build", build_task(brief, directory)))
+            return _read(read_built, self._run("build", build_task(brief, directory)))
 
     @contextmanager
     def _suspicion(self) -> Iterator[None]:
@@ -190,6 +191,14 @@ class ProcessSandbox:
             return spares.pop() if spares else self._start(step)
         except IndexError:  # another thread took the last one
             return self._start(step)
+
+
+def _read(read: Callable[[object], T], answer: object) -> T:
+    """Check a child's answer; whatever makes the check fail is a bad answer."""
+    try:
+        return read(answer)
+    except (TypeError, ValueError, OverflowError, RecursionError, LookupError) as error:
+        raise bad_answer("a value in its answer has an impossible type or size") from error
 
 
 def hide_environment() -> None:

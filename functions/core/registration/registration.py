@@ -18,7 +18,7 @@ from typing import Protocol
 from functions.core.errors import InvalidModel, Unavailable, shown
 from functions.core.registration.digests import hash_file, open_regular
 from functions.core.registration.manifest import Manifest, check_listing, label_outputs
-from functions.core.registration.sandbox_answers import bad_answer
+from functions.core.registration.sandbox_answers import BAD_ANSWER, bad_answer
 from functions.core.registration.sandbox_protocol import (
     MANIFEST_BYTES,
     Brief,
@@ -46,7 +46,7 @@ from functions.core.registry.version import Blob, Reason, Source, State, Version
 from functions.core.uploads import Form, Upload, model_and_form
 
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
-FOLDERS = ("upload", "package", "serving", "documents")
+FOLDERS = ("upload", "package", "serving")  # that the sandbox may write to
 
 
 class BlobStore(Protocol):
@@ -138,6 +138,7 @@ class Registration:
             reason = Reason("OBJECT_GONE", text)
         except InvalidModel as error:
             reason = Reason(error.instance_code, str(error))
+            self.sandbox.suspect |= reason.code == BAD_ANSWER
         return replace(version, state=State.REJECTED, reason=reason)
 
     def _build(
@@ -146,11 +147,23 @@ class Registration:
         """Unpack, build and store an uploaded model; return its READY version."""
         unpacked = self.sandbox.unpack(form, directory)
         if unpacked.outside:
-            notes = self._fetch_weights(version, pinned, unpacked.outside, directory / "upload")
-            version = replace(version, notes=notes)
+            return self._build_with_weights(version, form, pinned, unpacked.outside)
+        return self._build_unpacked(version, unpacked, directory)
+
+    def _build_with_weights(
+        self, version: Version, form: Form, pinned: PinnedObject, paths: Sequence[str]
+    ) -> Version:
+        """Build a model with its weight files, in folders that no sandbox has written to."""
+        with tempfile.TemporaryDirectory(prefix="register-") as name:
+            directory = Path(name)
+            self._fetch(form, pinned, directory)
+            notes = self._fetch_weights(version, pinned, paths, directory / "upload")
             unpacked = self.sandbox.unpack(form, directory)
             if unpacked.outside:
                 raise bad_answer("it asked for weights twice")
+            return self._build_unpacked(replace(version, notes=notes), unpacked, directory)
+
+    def _build_unpacked(self, version: Version, unpacked: Unpacked, directory: Path) -> Version:
         manifest = self._manifest_of_package(directory / "package") if unpacked.manifest else None
         built = self.sandbox.build(self._brief(unpacked, manifest), directory)
         ready = _ready(version, unpacked, manifest, built, directory)
@@ -237,6 +250,7 @@ def _ready(
 ) -> Version:
     serving, documents = directory / "serving", directory / "documents"
     _check_no_extra_file(built.files, serving)
+    _make_folder(documents)
     sample = json.dumps(built.sample).encode() if built.sample else None
     return replace(
         version,
@@ -257,9 +271,23 @@ def _ready(
 
 
 def _check_no_extra_file(names: tuple[str, ...], serving: Path) -> None:
+    if serving.is_symlink() or not serving.is_dir():
+        raise bad_answer("serving/ is no directory any more")
     extra = {entry.name for entry in os.scandir(serving)} - set(names)
     if extra:
         raise bad_answer(f"there is {shown(min(extra))} beside the files it named")
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder after the sandbox has ended, so that nothing of it is inside.
+
+    Raises:
+        InvalidModel: the sandbox left something of that name.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError as error:
+        raise bad_answer(f"it made {folder.name}/ itself") from error
 
 
 def _write(path: Path, content: bytes) -> Blob:

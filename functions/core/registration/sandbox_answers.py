@@ -27,6 +27,8 @@ LABELS = 100_000
 RANK = 16
 TEXT = 512  # characters of a name or sentence
 
+BAD_ANSWER = "SANDBOX_BAD_ANSWER"  # the code of an upload that took over its sandbox process
+
 T = TypeVar("T")
 
 
@@ -87,7 +89,7 @@ def bad_answer(detail: str) -> InvalidModel:
     """
     return InvalidModel(
         f"the process that checks the model was taken over by it: {detail}",
-        code="SANDBOX_BAD_ANSWER",
+        code=BAD_ANSWER,
     )
 
 

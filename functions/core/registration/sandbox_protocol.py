@@ -84,8 +84,11 @@ class Built:
 class Sandbox(Protocol):
     """Interface to an isolated process that reads and runs uploaded files.
 
-    The process has no access to anything else.
+    The process has no access to anything else. After a crash, a bad answer or a timeout it is
+    `suspect`: the process that uses the sandbox should end itself.
     """
+
+    suspect: bool
 
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         """Unpack the uploaded files in upload/ into package/, in the sandbox.

@@ -42,6 +42,8 @@ Arrays = Mapping[str, NDArray[Any]]
 class InProcess:
     """Sandbox that runs in the test process and serialises results as JSON."""
 
+    suspect = False
+
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         return read_unpacked(json.loads(json.dumps(report(unpack(form, directory)))))
 

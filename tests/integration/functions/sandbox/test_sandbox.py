@@ -228,6 +228,7 @@ def test_limits_are_set_before_the_task_is_read(unpack: Unpack) -> None:
         ("m._write_line(out, '1' * 5000)", "SANDBOX_BAD_ANSWER"),
         ("return {}", "SANDBOX_BAD_ANSWER"),
         ("return []", "SANDBOX_BAD_ANSWER"),
+        ("return {'model': 'm', 'weights': [{}], 'manifest': False}", "SANDBOX_BAD_ANSWER"),
         ("return {'rejected': {'code': 'no code', 'message': ''}}", "SANDBOX_BAD_ANSWER"),
         ("open('big', 'wb').truncate(2**40)", "SANDBOX_CRASHED"),
         ("[os.open('/', 0) for _ in range(500)]", "SANDBOX_CRASHED"),
@@ -378,6 +379,34 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answer: answer["signature"]["inputs"][0].update(datatype=[]),
+        lambda answer: answer["measured"].update(load_ms=10**400),
+        lambda answer: answer.update(files=[["model.onnx"]]),
+    ],
+)
+def test_values_of_impossible_types_are_a_bad_answer(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, change: Callable[[Any], None]
+) -> None:
+    sandbox = ProcessSandbox()
+    unpacked = sandbox.unpack(Form.ONNX, directory)
+    run = ProcessSandbox._run
+
+    def answer(*arguments: Any) -> Any:
+        fields = run(*arguments)
+        change(fields)
+        return fields
+
+    monkeypatch.setattr(ProcessSandbox, "_run", answer)
+    with pytest.raises(InvalidModel) as caught:
+        sandbox.build(Brief(unpacked.model), directory)
+
+    assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
+    assert sandbox.suspect
+
+
 def test_ending_what_is_left_spares_other_children(unpack: Unpack, directory: Path) -> None:
     spare = ProcessSandbox(spare=True)
     other = subprocess.Popen(["/bin/sleep", "600"])
@@ -409,13 +438,22 @@ def test_ending_what_is_left_spares_other_children(unpack: Unpack, directory: Pa
         "libc('ptrace', 16, os.getppid(), 0, 0)",  # PTRACE_ATTACH
         "libc('process_vm_readv', os.getppid(), 0, 0, 0, 0, 0)",
         "libc('unshare', 0x10000000)",  # CLONE_NEWUSER
+        "fcntl.fcntl(out, fcntl.F_SETOWN, os.getppid())",  # SIGIO, or with F_SETSIG any signal
+        "fcntl.fcntl(out, 10, signal.SIGKILL)",  # F_SETSIG
+        "libc('prctl', 1, 0)",  # PR_SET_PDEATHSIG: to outlive the parent
+        "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+        "os.sched_setaffinity(os.getppid(), [0])",
+        "os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))",
+        "libc('shmget', 0, 4096, 0o1600)",
+        "os.memfd_create('hidden')",
+        "libc('mmap', 0, 4096, 3, 0x21, -1, 0)",  # MAP_SHARED | MAP_ANONYMOUS
     ],
 )
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux alone has the filter")
 def test_the_process_may_not_reach_other_processes(unpack: Unpack, call: str) -> None:
     body = f"""
+        import ctypes, fcntl
         def libc(name, *arguments):
-            import ctypes
             library = ctypes.CDLL(None, use_errno=True)
             if getattr(library, name)(*map(ctypes.c_long, arguments)) < 0:
                 raise OSError(ctypes.get_errno(), name)

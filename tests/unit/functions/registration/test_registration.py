@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import os
+import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.registration.registration import Registration
+from functions.core.registration.sandbox_protocol import Brief, Built
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Reason, State, Version
 from functions.core.uploads import Upload
@@ -387,3 +391,46 @@ def test_a_registered_upload_is_not_fetched_again(world: World) -> None:
 
     world.uploads.fetch = fetch
     assert world.registration.register(upload).number == 1
+
+
+class LeavingSandbox(MemorySandbox):
+    """Sandbox whose process leaves something in the registration's directory."""
+
+    def __init__(self, leave: Callable[[Path], None]) -> None:
+        super().__init__()
+        self._leave = leave
+
+    def build(self, brief: Brief, directory: Path) -> Built:
+        built = super().build(brief, directory)
+        self._leave(directory)
+        return built
+
+
+def _link_serving(directory: Path) -> None:
+    (directory / "serving").rename(directory / "moved")
+    (directory / "serving").symlink_to(directory / "moved")
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda directory: (directory / "documents").mkdir(),
+        lambda directory: (directory / "documents").symlink_to("/"),
+        lambda directory: os.mkfifo(directory / "documents"),
+        lambda directory: (directory / "serving/extra").touch(),
+        lambda directory: shutil.rmtree(directory / "serving"),
+        _link_serving,
+    ],
+)
+def test_nothing_is_written_through_what_a_sandbox_left(
+    world: World, leave: Callable[[Path], None]
+) -> None:
+    world.registration.sandbox = LeavingSandbox(leave)
+    manifest = {"schema": 1, "task": "regression"}
+
+    version = world.upload("models/m/model.onnx", scale_model(manifest=manifest))
+
+    assert version is not None
+    assert version.reason is not None
+    assert version.reason.code == "SANDBOX_BAD_ANSWER"
+    assert world.registration.sandbox.suspect

@@ -1,15 +1,17 @@
 """Tests of registering a model with separately uploaded weight files."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.names import is_plain_path, overlapping
 from functions.core.registration.registration import Registration
+from functions.core.registration.sandbox_protocol import Unpacked
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import State, Version
-from functions.core.uploads import Upload
+from functions.core.uploads import Form, Upload
 from functions.register.manifest import read_manifest
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.hostile.cases import outside
@@ -230,3 +232,29 @@ def test_a_plain_path_fits_into_any_file_system() -> None:
     assert is_plain_path("a/" * 300 + "é")
     for path in ("", "/a", "a/", "a/./b", "..", "a/../b", "a\nb", "x" * 256, "é" * 128, "a/" * 600):
         assert not is_plain_path(path), path
+
+
+class PlantingSandbox(MemorySandbox):
+    """Sandbox whose first process puts a link in the place of the weights."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__()
+        self._target = target
+
+    def unpack(self, form: Form, directory: Path) -> Unpacked:
+        unpacked = super().unpack(form, directory)
+        if unpacked.outside:
+            (directory / "upload/model.onnx.data").symlink_to(self._target)
+        return unpacked
+
+
+def test_weights_are_not_written_through_a_link_that_the_sandbox_left(
+    world: World, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    world.registration.sandbox = PlantingSandbox(target)
+    world.put(WEIGHTS, b"w" * 24)
+
+    world.register(world.put(MODEL, graph()))
+
+    assert not target.exists()
