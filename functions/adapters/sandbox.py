@@ -194,7 +194,7 @@ class ProcessSandbox:
 
 
 def _read(read: Callable[[object], T], answer: object) -> T:
-    """Check a child's answer; whatever makes the check fail is a bad answer."""
+    """Parse a child's answer; treat values of impossible types as malformed."""
     try:
         return read(answer)
     except (TypeError, ValueError, OverflowError, RecursionError, LookupError) as error:
