@@ -46,7 +46,7 @@ from functions.core.registry.version import Blob, Reason, Source, State, Version
 from functions.core.uploads import Form, Upload, model_and_form
 
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
-FOLDERS = ("upload", "package", "serving")  # that the sandbox may write to
+FOLDERS = ("upload", "package", "serving")  # the sandbox writes to these
 
 
 class BlobStore(Protocol):
@@ -153,7 +153,7 @@ class Registration:
     def _build_with_weights(
         self, version: Version, form: Form, pinned: PinnedObject, paths: Sequence[str]
     ) -> Version:
-        """Build a model with its weight files, in folders that no sandbox has written to."""
+        """Build a model with its weight files in a fresh directory."""
         with tempfile.TemporaryDirectory(prefix="register-") as name:
             directory = Path(name)
             self._fetch(form, pinned, directory)
@@ -279,7 +279,7 @@ def _check_no_extra_file(names: tuple[str, ...], serving: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create a folder after the sandbox has ended, so that nothing of it is inside.
+    """Create a folder after the sandbox ended; refuse an existing one.
 
     Raises:
         InvalidModel: the sandbox left something of that name.
