@@ -12,6 +12,7 @@ import numpy as np
 from tests.hostile.cases import (
     BOOL,
     FLOAT,
+    INT32,
     INT64,
     Case,
     case,
@@ -122,7 +123,75 @@ def hidden(name: str, inner: Sequence[Any], *constants: Any) -> bytes:
     )
 
 
+def declared(**outer: int) -> bytes:
+    """Return a model that divides integers and declares its inputs with other types, too."""
+    made = onnx.ModelProto.FromString(divided("Shrink"))
+    made.graph.value_info.extend(value(name, kind, ["n"]) for name, kind in outer.items())
+    return made.SerializeToString()
+
+
+def inner_declared() -> bytes:
+    """Return a model whose branch declares an outer integer as a number of another type."""
+    then = graph(
+        "then", [node("Div", "a b", "d"), node("Cast", "d", "t", to=FLOAT)], [],
+        [value("t", FLOAT, None)],
+    )  # fmt: skip
+    then.value_info.extend([value("a", FLOAT, None), value("b", FLOAT, None)])
+    other = graph("else", [node("Cast", "a", "e", to=FLOAT)], [], [value("e", FLOAT, None)])
+    return model(
+        [node("If", "c", "y", then_branch=then, else_branch=other)],
+        [value("a", INT64, ["n"]), value("b", INT64, ["n"]), value("c", BOOL, [])],
+        [value("y", FLOAT, None)],
+    )
+
+
+def by(divisor: Any, kind: int = INT64) -> bytes:
+    """Return a model that divides its input by a constant, given as TensorProto or node."""
+    nodes, constants = ([], [divisor]) if hasattr(divisor, "dims") else ([divisor], [])
+    return model(
+        [*nodes, node("Div", "a c", "y")], [value("a", kind, ["n"])], [value("y", kind, ["n"])],
+        *constants,
+    )  # fmt: skip
+
+
+def twice_filled() -> Any:
+    """Return a Constant of -1 whose attribute also lists a 2, which the runtime ignores."""
+    made = node("Constant", "", "c", value=constant("t", [-1], np.int64))
+    made.attribute[0].tensors.append(constant("t", [2], np.int64))
+    return made
+
+
+def tensor(kind: int, **values: Any) -> Any:
+    return onnx.TensorProto(name="c", data_type=kind, dims=[1], **values)
+
+
+def emptied(operator: str) -> bytes:
+    """Return a model that divides by what `operator` makes of a slice of a shape."""
+    return model(
+        [node("Shape", "a", "s"), node("Slice", "s from to", "e"), node(operator, "e", "r"),
+         node("Div", "r b", "y")],
+        [value("a", INT64, ["n"]), value("from", INT64, [1]), value("to", INT64, [1]),
+         value("b", INT64, [1])],
+        [value("y", INT64, None)],
+    )  # fmt: skip
+
+
+def contradictions() -> Iterator[Case]:
+    yield case("inputs with two types", declared(a=FLOAT, b=FLOAT), "DUPLICATE_NAME")
+    yield case("a branch that declares an outer value", inner_declared(), "UNSAFE_INTEGER_DIVISION")
+    numbers = tensor(INT32, int32_data=[-1], int64_data=[2])
+    yield case("a constant with values of two types", by(numbers, INT32), "BAD_CONSTANT")
+    numbers = tensor(INT64, raw_data=(2).to_bytes(8, "little"), int64_data=[-1])
+    yield case("a constant with values and bytes", by(numbers), "BAD_CONSTANT")
+    yield case("a constant attribute with two values", by(twice_filled()), "NOT_ONNX")
+    for operator in ("ReduceMax", "ReduceMin"):
+        yield case(
+            f"Div of the {operator} of nothing", emptied(operator), "UNSAFE_INTEGER_DIVISION"
+        )
+
+
 def cases() -> Iterator[Case]:
+    yield from contradictions()
     for way in WAYS:
         yield case(f"Div after {way}", divided(way), "UNSAFE_INTEGER_DIVISION")
     yield case(

@@ -21,6 +21,7 @@ from functions.core.package.onnx_rewrite import Rewrite
 from functions.core.package.onnx_tensor import Tensor
 from functions.core.package.onnx_value import read_value
 from functions.core.package.onnx_wire import WireReader, not_onnx, too_complex
+from functions.core.package.safety.attribute_ranges import check_attributes
 from functions.core.package.safety.divisions import check_divisions
 
 MANIFEST_KEY = "mayfly.manifest"
@@ -30,6 +31,8 @@ _ATTRIBUTE_LISTS = {
     **wire.runs(wire.VARINT, 8),  # ints
     **wire.runs(wire.BYTES, 9),  # strings
 }
+# f, i, s, t, g, floats, ints, strings, tensors, graphs, tp, type_protos
+_ATTRIBUTE_VALUES = {*range(2, 12), 14, 15}
 _DOMAIN_BYTES = 64  # read of a domain's name; those that matter are shorter
 
 
@@ -231,8 +234,13 @@ class _ModelReader:
                 wire.check_name(value.name)
                 if value.shape is None:
                     self._unranked.add(value.name)
-        if value.datatype:
-            graph.types[value.name] = value.datatype
+        if graph.types.setdefault(value.name, value.datatype) != value.datatype:
+            if graph.types[value.name] and value.datatype:  # the runtime takes the first one
+                raise InvalidModel(
+                    f"{shown(value.name)} is declared with two types; remove one declaration",
+                    code="DUPLICATE_NAME",
+                )
+            graph.types[value.name] = graph.types[value.name] or value.datatype
         return value.name
 
     def _node(self, start: int, end: int, depth: int) -> Node:
@@ -240,7 +248,7 @@ class _ModelReader:
         self._nodes += 1
         if self._nodes > limits.NODES:
             raise too_complex(f"the model has over {limits.NODES} nodes")
-        node, attributes = Node(), 0
+        node, attributes = Node(), list[tuple[int, int]]()
         for number, kind, first, last in self._wire.fields(start, end):
             match number, kind:
                 case 1, wire.BYTES:  # input
@@ -252,8 +260,8 @@ class _ModelReader:
                 case 4, wire.BYTES:  # op_type
                     node.op = self._wire.name(first, last)
                 case 5, wire.BYTES:  # attribute
-                    attributes += 1
-                    if attributes > limits.ATTRIBUTES:
+                    attributes.append((first, last))
+                    if len(attributes) > limits.ATTRIBUTES:
                         raise too_complex(f"a node has over {limits.ATTRIBUTES} attributes")
                     self._add_attribute(node, first, last, depth)
                 case 7, wire.BYTES:  # domain
@@ -265,6 +273,7 @@ class _ModelReader:
                 "export the model with operators of ai.onnx and ai.onnx.ml",
                 code="FOREIGN_OPERATOR",
             )
+        check_attributes(self._wire, node, attributes)
         return node
 
     def _add_name(self, names: list[str], role: str, start: int, end: int) -> None:
@@ -276,7 +285,10 @@ class _ModelReader:
         """Parse an AttributeProto and add its constants and subgraphs to `node`."""
         name, integer, graphs = "", 0, 0
         constant: Constant | None = None
+        filled: set[int] = set()  # fields with a value; some exporters write zeros, too
         for number, kind, first, last in self._wire.fields(start, end, _ATTRIBUTE_LISTS):
+            if number in _ATTRIBUTE_VALUES and self._is_filled(kind, first, last):
+                filled.add(number)
             match number, kind:
                 case 1, wire.BYTES:  # name
                     name = self._wire.name(first, last)
@@ -293,6 +305,8 @@ class _ModelReader:
                     node.graphs.append(self._graph(first, last, depth + 1))
                 case ((22 | 23), wire.BYTES):  # sparse_tensor, sparse_tensors
                     raise _sparse()
+        if len(filled) > 1:  # the runtime reads the one that its type names
+            raise not_onnx(f"attribute {shown(name)} has values of two kinds")
         if name in node.attributes:
             raise _duplicate("two attributes of a node", name)
         node.attributes[name] = integer
@@ -303,6 +317,11 @@ class _ModelReader:
                 node.value = Constant(INT64, lambda: array("q", [integer]))
             case "value_ints":
                 node.value = Constant(INT64, lambda: None)
+
+    def _is_filled(self, kind: int, start: int, end: int) -> bool:
+        if kind == wire.VARINT:
+            return start != 0
+        return any(self._wire.data[start:end]) if kind == wire.FIXED32 else end > start
 
     def _tensor(self, start: int, end: int) -> Tensor:
         """Parse a constant (TensorProto) and check its size and data location."""

@@ -14,6 +14,15 @@ from functions.core.package.onnx_wire import WireReader
 EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
 _INT32_DATA, _INT64_DATA = 5, 7  # field numbers of TensorProto
+# Field with values -> the types whose values it holds
+_HOLDS = {
+    4: {1, 14},  # float, complex64
+    _INT32_DATA: {2, 3, 4, 5, 6, 9, 10, *range(16, 27)},  # up to 32 bits, but uint32
+    6: {limits.STRING},
+    _INT64_DATA: {7},
+    10: {11, 15},  # double, complex128
+    11: {12, 13},  # uint32, uint64
+}
 _EXTERNAL = 1  # TensorProto.DataLocation: in another file
 _REPEATED = {
     **wire.runs(wire.FIXED32, 4),  # float_data
@@ -33,6 +42,7 @@ class Tensor:
     raw: tuple[int, int] | None = None  # start, end of raw_data
     typed: tuple[int, int, int] | None = None  # field number, start, end of packed values
     typed_most: int = 0  # upper bound of the number of elements in typed fields
+    filled: dict[int, int] = field(default_factory=dict)  # field with values -> times it came
     strings: int = 0
     external: dict[str, str] = field(default_factory=dict)
     location_at: int = 0  # position of external["location"] in the file
@@ -58,8 +68,12 @@ class Tensor:
         `size` is the result of `size_bytes()`.
 
         Raises:
-            InvalidModel: `BAD_CONSTANT`: there are more or fewer.
+            InvalidModel: `BAD_CONSTANT`: there are more or fewer, or some of another type.
         """
+        if any(self.datatype not in _HOLDS[number] for number in self.filled):
+            raise self.bad("it holds values of another type than its own")
+        if self.raw and self.filled:
+            raise self.bad("it holds its values twice, as bytes and as numbers")
         bits = limits.BITS.get(self.datatype)
         if bits is None:
             if self.raw or self.strings != self.elements:
@@ -116,6 +130,8 @@ def read_tensor(reader: WireReader, start: int, end: int) -> Tensor:
     """
     tensor = Tensor()
     for number, kind, first, last in reader.fields(start, end, _REPEATED):
+        if number in _HOLDS and (number == 6 or kind != wire.BYTES or last > first):
+            tensor.filled[number] = tensor.filled.get(number, 0) + 1
         match number, kind:
             case 1, wire.VARINT:  # dims
                 tensor.dims.append(wire.signed(first))
@@ -166,7 +182,11 @@ def _values(reader: WireReader, tensor: Tensor) -> "array[int] | None":
     if tensor.raw:
         return decode(tensor.datatype, bytes(reader.data[slice(*tensor.raw)]))
     if tensor.typed and tensor.typed[0] in (_INT32_DATA, _INT64_DATA):
-        _, start, end = tensor.typed
-        values = array("q", reader.packed(start, end, limits.DIVISOR_ELEMENTS))
-        return values if len(values) == elements else None  # fewer if some were unpacked
+        number, start, end = tensor.typed
+        values = reader.packed(start, end, limits.DIVISOR_ELEMENTS)
+        if tensor.filled.get(number) != 1 or len(values) != elements:
+            return None  # some were unpacked, or packed elsewhere
+        if number == _INT32_DATA:  # of longer numbers, the low bits count
+            values = [(value + 2**31) % 2**32 - 2**31 for value in values]
+        return array("q", values)
     return None

@@ -16,7 +16,7 @@ class Value:
     """Name, element type and shape of a declared ONNX graph value."""
 
     name: str = ""
-    datatype: int = 0  # TensorProto.DataType; 0 if unknown or no tensor
+    datatype: int = 0  # TensorProto.DataType; 0 if unknown, -1 if no tensor
     shape: list[int] | None = None  # None if undeclared
     types: int = 0  # declared types, of which a value has at most one
 
@@ -50,6 +50,8 @@ def _read_type(reader: WireReader, start: int, end: int, value: Value, role: str
             raise not_onnx(f"{role} {shown(value.name)} has two types")
         if number == _TENSOR_TYPE:
             _read_tensor_type(reader, first, last, value)
+        else:
+            value.datatype = -1
 
 
 def _read_tensor_type(reader: WireReader, start: int, end: int, value: Value) -> None:

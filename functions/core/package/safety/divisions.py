@@ -16,10 +16,10 @@ from functions.core.package.onnx_graph import INT32, INT64, Constant, Graph, Nod
 from functions.core.package.safety.onnx_types import body_inputs, output_types
 
 _TRAPPING = {INT32, INT64}  # the processor divides narrower numbers as 32 bits
-# Operators that copy values without changing them.
+# Operators that copy values and make no new ones, as a ReduceMax of nothing does.
 _MOVES = {
-    "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "ReduceMax",
-    "ReduceMin", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape",
+    "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
@@ -45,10 +45,11 @@ class _Scope:
 
     def check(self, graph: Graph) -> list[int]:
         """Check a graph and its subgraphs for unsafe divisions; return output types."""
+        defined = graph.defined()  # what else is declared is a value of an outer graph
+        self.types.update({n: t for n, t in graph.types.items() if t > 0 and n in defined})
         for name, constant in graph.constants.items():
             if name not in graph.inputs:  # a request may replace an initializer that is an input
                 self._add_constant(name, constant)
-        self.types.update(graph.types)
         for node in graph.nodes:
             bodies = [self._check_body(node, inner) for inner in node.graphs]
             self._follow(node, bodies)

@@ -133,7 +133,9 @@ class _Guarding:
 
         `outer` maps the constants of enclosing graphs to their ranks.
         """
-        scope = Scope({**outer, **self._constants(start, end)})
+        hidden = self._defined(start, end)
+        visible = {name: rank for name, rank in outer.items() if name not in hidden}
+        scope = Scope({**visible, **self._constants(start, end)})
 
         def edit(inner: int, first: int, last: int) -> list[Part] | None:
             return self._node(first, last, scope) if inner == 1 else None
@@ -154,6 +156,16 @@ class _Guarding:
         # From version 4 on, a request may replace a constant that is listed as an input.
         listed = inputs if self._ir_version >= 4 else set()
         return {name: rank for name, rank in constants.items() if name not in listed}
+
+    def _defined(self, start: int, end: int) -> set[str]:
+        """Return the names of values that a graph itself defines."""
+        fields = {1: 2, 5: 8, 11: 1}  # node: its outputs; initializer: its name; input: its name
+        return {
+            name
+            for number, kind, first, last in self.reader.fields(start, end)
+            if number in fields and kind == wire.BYTES
+            for name in self._texts(first, last, fields[number])
+        }
 
     def _texts(self, start: int, end: int, field_number: int) -> list[str]:
         return [
@@ -210,17 +222,18 @@ class _Guarding:
     def _attribute(self, start: int, end: int) -> int | str | list[int]:
         """Decode an AttributeProto: an integer, string or integer list, else 0."""
         integers: list[int] = []
+        scalar: int | str = 0
         for number, kind, first, last in self.reader.fields(start, end):
             match number, kind:
                 case 3, wire.VARINT:
-                    return wire.signed(first)
+                    scalar = wire.signed(first)
                 case 4, wire.BYTES:
-                    return self.reader.text(first, last, "replace")
+                    scalar = self.reader.text(first, last, "replace") or scalar
                 case 8, wire.VARINT:
                     integers.append(wire.signed(first))
                 case 8, wire.BYTES:
                     integers += self.reader.packed(first, last, limits.RANK)
-        return integers or 0
+        return integers or scalar
 
     def _edited_bodies(self, start: int, end: int, constants: Mapping[str, int]) -> list[Part]:
         def edit_attribute(number: int, first: int, last: int) -> list[Part] | None:

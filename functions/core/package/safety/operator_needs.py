@@ -32,9 +32,12 @@ class Need:
 
 def _pool(attributes: Attributes) -> tuple[Need, ...]:
     """Return a pooling operator's minimum input sizes, from kernel and padding."""
-    kernel, pads = attributes.get("kernel_shape", []), attributes.get("pads", [])
-    if str(attributes.get("auto_pad")).startswith("SAME"):
+    kernel, pads = attributes.get("kernel_shape") or [], attributes.get("pads") or []
+    padding_rule = str(attributes.get("auto_pad") or "NOTSET")
+    if padding_rule.startswith("SAME"):
         return ()
+    if padding_rule != "NOTSET":  # VALID: pads are ignored
+        pads = []
     first = 1 if attributes.get("channels_last") else 2
     padded = [sum(pads[at :: len(kernel)]) for at in range(len(kernel))]
     least = [size - padding for size, padding in zip(kernel, padded, strict=True)]
@@ -55,7 +58,9 @@ def _if(applies: Callable[[Attributes], bool], *needs: Need) -> Guard:
 _FIRST, _KERNEL, _SKIP = _always(Need(0)), _always(Need(1)), _always(Need(1, like=0))
 _GUARDS: dict[tuple[str, str], Guard] = {
     ("", "Attention"): _if(
-        lambda attributes: "q_num_heads" not in attributes, Need(0, axis=1), Need(1, axis=1)
+        lambda attributes: not (attributes.get("q_num_heads") and attributes.get("kv_num_heads")),
+        Need(0, axis=1),
+        Need(1, axis=1),
     ),
     ("", "Conv"): _KERNEL,
     ("", "ConvTranspose"): _always(Need(0), Need(1)),
@@ -89,7 +94,8 @@ _LIKE_FIRST = {
     "Tanh", "Transpose", "Unsqueeze",
 }  # fmt: skip
 # The same of all inputs that are no constants.
-_LIKE_ALL = {"Add", "FusedMatMul", "MatMul", "Mul", "Sub"}
+_PRODUCTS = {"FusedMatMul", "MatMul"}
+_LIKE_ALL = {"Add", "Mul", "Sub"} | _PRODUCTS
 
 
 @dataclass(slots=True)
@@ -121,11 +127,13 @@ class Scope:
         inputs = node.inputs[:1] if node.op in _LIKE_FIRST else node.inputs
         if node.op not in _LIKE_FIRST | _LIKE_ALL or not node.outputs:
             return
-        if node.op == "Attention" and not self.constants.keys() >= set(node.inputs[1:2]):
+        if node.op == "Attention" and not self.constants.keys() >= {*node.inputs[1:3]} - {""}:
             return  # weights, or values, of no width would empty the output
-        values = {self._origin(name) for name in inputs if name and name not in self.constants}
-        if len(values) == 1:
-            self.origins[node.outputs[0]] = values.pop()
+        values = [self._origin(name) for name in inputs if name and name not in self.constants]
+        if len(values) > 1 and node.op in _PRODUCTS:
+            return  # of [2, 0] and [0, 2] the product is [2, 2]
+        if len(set(values)) == 1:
+            self.origins[node.outputs[0]] = values[0]
 
     def _origin(self, name: str) -> str:
         return self.origins.get(name, name)

@@ -134,7 +134,7 @@ def test_each_input_in_the_table_is_guarded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("operator", "attributes"),
     [
-        (("", "Attention"), {"q_num_heads": 2}),
+        (("", "Attention"), {"q_num_heads": 2, "kv_num_heads": 1}),
         (("", "QuantizeLinear"), {"block_size": 0}),
         (("", "Unique"), {}),
         (("com.microsoft", "FusedMatMul"), {"transBatchA": 0}),
@@ -187,6 +187,8 @@ def test_a_kernel_needs_an_image_of_its_size(tmp_path: Path) -> None:
     made = [node("QLinearAveragePool", names, "y", **pool)]
     last = [node("QLinearAveragePool", names, "y", channels_last=1, **pool)]
     same = [node("QLinearAveragePool", names, "y", auto_pad="SAME_UPPER", **pool)]
+    valid = [node("QLinearAveragePool", names, "y", auto_pad="VALID", **pool)]
+    named = [node("QLinearAveragePool", names, "y", auto_pad="NOTSET", **pool)]
 
     def least(nodes: Any) -> list[int]:
         """Return the axis and minimum size of each guard (input check)."""
@@ -197,6 +199,8 @@ def test_a_kernel_needs_an_image_of_its_size(tmp_path: Path) -> None:
     assert least(made) == [2, 2, 3, 2]
     assert least(last) == [1, 2, 2, 2]
     assert least(same) == []
+    assert least(valid) == [2, 3, 3, 2]
+    assert least(named) == [2, 2, 3, 2]
 
 
 def test_a_guarded_file_can_be_guarded_again(tmp_path: Path) -> None:
@@ -216,3 +220,45 @@ def test_an_opset_that_divides_no_integers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidModel, match="opset 6 cannot check") as caught:
         add_guards(path)
     assert caught.value.instance_code == "UNSAFE_OPERATOR"
+
+
+def test_names_of_a_body_hide_constants_around_it(tmp_path: Path) -> None:
+    inputs = [value("i", INT64, []), value("go", BOOL, [])]
+    outputs = [value("on", BOOL, []), value("w_", FLOAT, None)]
+    inner = [node("GRU", "k w r", "w_"), node("Identity", "go", "on")]
+    bodies = {
+        "input": graph("body", inner, [*inputs, value("k", FLOAT, None)], outputs),
+        "output": graph("body", [node("Abs", "x", "k"), *inner], inputs, outputs),
+        "empty": graph("body", inner, inputs, outputs, constant("k", np.ones((0, 1, 2)))),
+        "outer": graph("body", inner, inputs, outputs),
+    }
+    for name, body in bodies.items():
+        loop = helper.make_node("Loop", ["n", "", *["x"] * (name == "input")], ["y"], body=body)
+        outer = constant("k", np.ones((1, 1, 2)))
+        content = model([loop], [X, value("n", INT64, [])], [Y], outer, *WEIGHTS)
+        [changed] = guarded(tmp_path, content).node
+        is_guarded = "Reshape" in operators(changed.attribute[0].g.node)
+        assert is_guarded == (name != "outer"), name
+
+
+@pytest.mark.parametrize("heads", [{"q_num_heads": 0, "kv_num_heads": 0}, {"q_num_heads": 2}])
+def test_zero_heads_count_as_absent(tmp_path: Path, heads: dict[str, int]) -> None:
+    made = helper.make_node("Attention", ["x", "z", "z"], ["y"], **heads)
+
+    changed = guarded(tmp_path, model([made], [X, value("z")], [Y])).node
+    assert operators(changed).count("Reshape") == 2
+
+
+def test_a_product_of_empty_tensors_may_have_elements(tmp_path: Path) -> None:
+    product = [node("Transpose", "x", "t"), node("MatMul", "x t", "s")]
+    total = [node("Transpose", "x", "t"), node("Add", "x t", "s")]
+
+    assert "Div" in operators(guarded(tmp_path, skipping(*product)).node)
+    assert "Div" not in operators(guarded(tmp_path, skipping(*total)).node)
+
+
+def test_attention_without_values_empties_its_output(tmp_path: Path) -> None:
+    heads = {"q_num_heads": 1, "kv_num_heads": 1}
+    made = [helper.make_node("Attention", ["x", "dense", "z"], ["s"], **heads)]
+
+    assert "Div" in operators(guarded(tmp_path, skipping(*made)).node)
