@@ -197,6 +197,44 @@ def attention() -> Deadly:
     return Deadly("Attention", made.SerializeToString(), good, hostile, "Attention")
 
 
+def ranked() -> Deadly:
+    """Return an Attention whose zero heads count as absent, of a rank that requests choose."""
+    made = make_model(
+        [node("Reshape", "x sizes", "q"),
+         node("Attention", "q q q", "y", q_num_heads=0, kv_num_heads=0)],
+        [value("x", FLOAT, ["n", "m"]), value("sizes", INT64, ["rank"])],
+        [unsized("y")],
+    )  # fmt: skip
+    made.opset_import[0].version = 23
+    good = {"x": floats(2, 2), "sizes": np.array([1, 1, 2, 2])}
+    hostile = {"x": floats(2, 2), "sizes": np.array([1, 2, 2])}
+    return Deadly("Attention of a rank", made.SerializeToString(), good, hostile, "Attention")
+
+
+def hidden() -> Deadly:
+    """Return a Loop with a GRU of an input that is named as a constant around it."""
+    body = graph(
+        "body",
+        [node("GRU", "k w r", "all", hidden_size=4), node("Identity", "k", "next"),
+         node("Identity", "go", "on")],
+        [value("i", INT64, []), value("go", BOOL, []), value("k", FLOAT, None)],
+        [value("on", BOOL, []), value("next", FLOAT, None), unsized("all")],
+    )  # fmt: skip
+    content = model(
+        [helper.make_node("Loop", ["one", "", "x"], ["last", "all_"], body=body),
+         node("Add", "k shift", "moved"), node("ReduceSum", "moved", "sum", keepdims=0),
+         node("Add", "all_ sum", "y")],
+        [value("x", FLOAT, ["time", "batch", 2]), value("shift", FLOAT, ["n"])],
+        [unsized("y")],
+        constant("one", 1, np.int64), weight("k", 1, 1, 2),
+        weight("w", 1, 12, 2), weight("r", 1, 12, 4),
+    )  # fmt: skip
+    shift = {"shift": floats(1)}
+    return Deadly(
+        "hidden", content, {"x": floats(3, 1, 2), **shift}, {"x": floats(0, 1, 2), **shift}, "GRU"
+    )
+
+
 def microsoft(
     operator: str,
     shapes: Mapping[str, tuple[int, ...]],
@@ -249,6 +287,8 @@ def all_deadly() -> Iterator[Deadly]:
     yield unique()
     yield blocked()
     yield attention()
+    yield ranked()
+    yield hidden()
     yield pooled_last()
     rows = (2, 4, 8)
     yield microsoft(

@@ -186,7 +186,7 @@ def _values(reader: WireReader, tensor: Tensor) -> "array[int] | None":
         values = reader.packed(start, end, limits.DIVISOR_ELEMENTS)
         if tensor.filled.get(number) != 1 or len(values) != elements:
             return None  # some were unpacked, or packed elsewhere
-        if number == _INT32_DATA:  # of longer numbers, the low bits count
+        if number == _INT32_DATA:  # the runtime takes the low bits of longer numbers
             values = [(value + 2**31) % 2**32 - 2**31 for value in values]
         return array("q", values)
     return None

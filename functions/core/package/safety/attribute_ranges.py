@@ -50,16 +50,18 @@ def _check_lists(node: Node, lists: dict[str, list[int]]) -> None:
         if not 0 <= size <= limits.DIMENSION:
             reason, cure = f"has {shown(size)}", f"make each 0 to {limits.DIMENSION}"
             raise _unsafe(node, "inputdimensions", reason, cure)
-    if node.op == "TfIdfVectorizer":
-        pool = len(lists.get("pool_int64s") or lists.get("pool_strings") or [])
-        starts = lists.get("ngram_counts", [])
-        ends = [*starts[1:], pool]
-        pairs = enumerate(zip(starts, ends, strict=True), 1)
-        grams = sum(max(0, end - start) // length for length, (start, end) in pairs)
-        indexes = len(lists.get("ngram_indexes", []))
-        if indexes < grams:
-            reason = f"has {indexes} numbers, and the pool {grams} n-grams"
-            raise _unsafe(node, "ngram_indexes", reason, "give each n-gram an index")
+    grams, indexes = _grams(lists), len(lists.get("ngram_indexes", []))
+    if indexes < grams:
+        reason = f"has {indexes} numbers, and the pool {grams} n-grams"
+        raise _unsafe(node, "ngram_indexes", reason, "give each n-gram an index")
+
+
+def _grams(lists: dict[str, list[int]]) -> int:
+    """Return the number of n-grams in the pool of a TfIdfVectorizer."""
+    pool = len(lists.get("pool_int64s") or lists.get("pool_strings") or [])
+    starts = lists.get("ngram_counts", [])  # of single words, of pairs, and so on
+    pairs = enumerate(zip(starts, [*starts[1:], pool], strict=False), 1)
+    return sum(max(0, end - start) // length for length, (start, end) in pairs)
 
 
 def _read(reader: WireReader, start: int, end: int, wanted: set[str]) -> tuple[str, list[int]]:

@@ -284,11 +284,12 @@ class _Guarding:
         """Append nodes that count a tensor's elements; return the count's name."""
         name, count = node.inputs[need.position], f"{prefix}_count"
         if need.axis is not None:
+            label = f"{prefix}: {node.op}: {name} must not lack axis {need.axis}"
             shape, axis = f"{prefix}_all_sizes", f"{prefix}_axis"
             parts += [
                 _encode_node("Shape", (name,), shape),
                 _encode_constant(need.axis, axis),
-                _encode_node("Gather", (shape, axis), count),
+                _encode_node("Gather", (shape, axis), count, label),
             ]
             if need.least > 1:
                 least, size, count = f"{prefix}_least", count, f"{prefix}_times"

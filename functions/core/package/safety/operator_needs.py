@@ -61,6 +61,7 @@ _GUARDS: dict[tuple[str, str], Guard] = {
         lambda attributes: not (attributes.get("q_num_heads") and attributes.get("kv_num_heads")),
         Need(0, axis=1),
         Need(1, axis=1),
+        Need(0, axis=3),  # three dimensions are divided by the number of heads
     ),
     ("", "Conv"): _KERNEL,
     ("", "ConvTranspose"): _always(Need(0), Need(1)),
@@ -114,8 +115,10 @@ class Scope:
     def is_open(self, node: Node, need: Need) -> bool:
         """Return True if an input requirement must be checked at run time."""
         name = node.inputs[need.position] if need.position < len(node.inputs) else ""
-        if not name or (name in self.constants and not need.is_number):
+        if not name:
             return False
+        if name in self.constants and not need.is_number:
+            return (need.axis or 0) >= self.constants[name] > 0  # it lacks the axis
         if node.op == "ConvTranspose":  # it crashes in three dimensions
             return self.constants.get(node.inputs[1], 5) == 5
         if need.like is None:

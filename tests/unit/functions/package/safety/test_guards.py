@@ -122,13 +122,12 @@ def test_each_input_in_the_table_is_guarded(tmp_path: Path) -> None:
             [Y],
         )
         *added, changed = guarded(tmp_path, content).node
-        positions = {
-            need.position for need in needs(Node(operator, domain=domain, attributes=attributes))
-        }
+        listed = needs(Node(operator, domain=domain, attributes=attributes))
+        positions = {need.position for need in listed}
         assert positions
         others = {at for at, name in enumerate(changed.input) if name != f"i{at}"}
         assert others == positions, operator
-        assert sum(inner.name.startswith("mayfly_guard") for inner in added) == len(positions)
+        assert len({inner.name.split(":")[0] for inner in added if inner.name}) == len(listed)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +245,17 @@ def test_zero_heads_count_as_absent(tmp_path: Path, heads: dict[str, int]) -> No
     made = helper.make_node("Attention", ["x", "z", "z"], ["y"], **heads)
 
     changed = guarded(tmp_path, model([made], [X, value("z")], [Y])).node
-    assert operators(changed).count("Reshape") == 2
+    assert operators(changed).count("Reshape") == 3
+
+
+@pytest.mark.parametrize(("shape", "guards"), [((1, 2, 2), 2), ((1, 1, 2, 2), 1)])
+def test_a_constant_without_the_axis_is_guarded(
+    tmp_path: Path, shape: tuple[int, ...], guards: int
+) -> None:
+    query = constant("q", np.ones(shape))
+    content = model([node("Attention", "q x x", "y")], [X], [Y], query)
+
+    assert operators(guarded(tmp_path, content).node).count("Reshape") == guards
 
 
 def test_a_product_of_empty_tensors_may_have_elements(tmp_path: Path) -> None:
