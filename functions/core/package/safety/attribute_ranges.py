@@ -39,9 +39,9 @@ def check_attributes(reader: WireReader, node: Node, places: Sequence[tuple[int,
         integer = node.attributes.get(name, least)
         if not least <= integer <= most:
             raise _unsafe(node, name, f"is {shown(integer)}", f"make it {least} to {most}")
-    wanted = _LISTS.get(node.op)
-    if wanted:
-        lists = dict(_read(reader, *place, wanted) for place in places)
+    checked = _LISTS.get(node.op)
+    if checked:
+        lists = dict(_read(reader, *place, checked) for place in places)
         _check_lists(node, lists)
 
 
@@ -59,15 +59,15 @@ def _check_lists(node: Node, lists: dict[str, list[int]]) -> None:
 def _grams(lists: dict[str, list[int]]) -> int:
     """Return the number of n-grams in the pool of a TfIdfVectorizer."""
     pool = len(lists.get("pool_int64s") or lists.get("pool_strings") or [])
-    starts = lists.get("ngram_counts", [])  # of single words, of pairs, and so on
+    starts = lists.get("ngram_counts", [])  # single words, then pairs, and so on
     pairs = enumerate(zip(starts, [*starts[1:], pool], strict=False), 1)
     return sum(max(0, end - start) // length for length, (start, end) in pairs)
 
 
-def _read(reader: WireReader, start: int, end: int, wanted: set[str]) -> tuple[str, list[int]]:
+def _read(reader: WireReader, start: int, end: int, checked: set[str]) -> tuple[str, list[int]]:
     """Return an attribute's name and integers; for texts, a 0 for each.
 
-    The values stay out if the name is not in `wanted`.
+    The values stay out if the name is not in `checked`.
     """
     name, integers = "", list[int]()
     again = WireReader(reader.data)  # a second look counts for no limit
@@ -81,7 +81,7 @@ def _read(reader: WireReader, start: int, end: int, wanted: set[str]) -> tuple[s
                 integers += reader.packed(first, last, last - first)
             case 9, wire.BYTES:
                 integers.append(0)
-    return name, integers if name in wanted else []
+    return name, integers if name in checked else []
 
 
 def _unsafe(node: Node, name: str, reason: str, cure: str) -> InvalidModel:

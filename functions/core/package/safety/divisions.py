@@ -45,7 +45,7 @@ class _Scope:
 
     def check(self, graph: Graph) -> list[int]:
         """Check a graph and its subgraphs for unsafe divisions; return output types."""
-        defined = graph.defined()  # what else is declared is a value of an outer graph
+        defined = graph.defined()  # other declared names belong to an outer graph
         self.types.update({n: t for n, t in graph.types.items() if t > 0 and n in defined})
         for name, constant in graph.constants.items():
             if name not in graph.inputs:  # a request may replace an initializer that is an input

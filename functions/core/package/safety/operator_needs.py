@@ -134,7 +134,7 @@ class Scope:
             return  # weights, or values, of no width would empty the output
         values = [self._origin(name) for name in inputs if name and name not in self.constants]
         if len(values) > 1 and node.op in _PRODUCTS:
-            return  # of [2, 0] and [0, 2] the product is [2, 2]
+            return  # [2, 0] times [0, 2] is [2, 2]
         if len(set(values)) == 1:
             self.origins[node.outputs[0]] = values[0]
 
