@@ -81,6 +81,8 @@ ALIASES = st.sampled_from(["prod", "canary"])
 class TrustingSandbox:
     """Fake sandbox that believes a file's first word and serves the file unchanged."""
 
+    suspect = False
+
     def unpack(self, form: Form, directory: Path) -> Unpacked:
         content = (directory / "upload" / "model.onnx").read_bytes()
         if content.startswith(BAD):
