@@ -137,7 +137,7 @@ def _if_argument(position: int, comparison: int, operand: int) -> list[Instructi
 def _unless_argument(
     position: int, *refused: int, mask: Sequence[Instruction] = ()
 ) -> list[Instruction]:
-    """Refuse a system call with certain argument values; allow others."""
+    """Return BPF code refusing a system call with certain argument values."""
     checks = [
         instruction
         for value in refused

@@ -106,7 +106,7 @@ class RegisterHandler:
             try:
                 summary = self.register_upload(upload)
                 summaries += [summary] if summary else []
-            except Exception as error:  # logged
+            except Exception as error:  # logged by register_upload, and raised below
                 failures.append(error)
         if failures:
             raise failures[0]

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,8 @@ def end_if_suspect(reply: dict[str, Any], request_id: str) -> None:
     """Reply and end the Lambda environment if an upload compromised its sandbox."""
     if sandbox.suspect and runtime_api:
         logger.warning("this environment ends: an upload crashed, hung or misused the sandbox")
-        answer_and_exit(runtime_api, reply, request_id)
+        with suppress(OSError):  # this environment goes on, and tries again after the next upload
+            answer_and_exit(runtime_api, reply, request_id)
 
 
 lambda_handler = RegisterHandler(

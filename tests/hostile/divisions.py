@@ -124,14 +124,14 @@ def hidden(name: str, inner: Sequence[Any], *constants: Any) -> bytes:
 
 
 def declared(**outer: int) -> bytes:
-    """Return a model that divides integers and declares its inputs with other types, too."""
+    """Return a model that divides integers declared as another type."""
     made = onnx.ModelProto.FromString(divided("Shrink"))
     made.graph.value_info.extend(value(name, kind, ["n"]) for name, kind in outer.items())
     return made.SerializeToString()
 
 
 def inner_declared() -> bytes:
-    """Return a model whose branch declares an outer integer as a number of another type."""
+    """Return a model whose branch redeclares an outer integer's type."""
     then = graph(
         "then", [node("Div", "a b", "d"), node("Cast", "d", "t", to=FLOAT)], [],
         [value("t", FLOAT, None)],
@@ -146,7 +146,7 @@ def inner_declared() -> bytes:
 
 
 def by(divisor: Any, kind: int = INT64) -> bytes:
-    """Return a model that divides its input by a constant, given as TensorProto or node."""
+    """Return a model that divides its input by a constant."""
     nodes, constants = ([], [divisor]) if hasattr(divisor, "dims") else ([divisor], [])
     return model(
         [*nodes, node("Div", "a c", "y")], [value("a", kind, ["n"])], [value("y", kind, ["n"])],
@@ -155,7 +155,7 @@ def by(divisor: Any, kind: int = INT64) -> bytes:
 
 
 def twice_filled() -> Any:
-    """Return a Constant of -1 whose attribute also lists a 2, which the runtime ignores."""
+    """Return a Constant of -1 that also lists an ignored 2."""
     made = node("Constant", "", "c", value=constant("t", [-1], np.int64))
     made.attribute[0].tensors.append(constant("t", [2], np.int64))
     return made
@@ -166,7 +166,7 @@ def tensor(kind: int, **values: Any) -> Any:
 
 
 def emptied(operator: str) -> bytes:
-    """Return a model that divides by what `operator` makes of a slice of a shape."""
+    """Return a model that divides by `operator` of a sliced shape."""
     return model(
         [node("Shape", "a", "s"), node("Slice", "s from to", "e"), node(operator, "e", "r"),
          node("Div", "r b", "y")],

@@ -198,7 +198,7 @@ def attention() -> Deadly:
 
 
 def ranked() -> Deadly:
-    """Return an Attention whose zero heads count as absent, of a rank that requests choose."""
+    """Return an Attention model with zero heads and a request-chosen rank."""
     made = make_model(
         [node("Reshape", "x sizes", "q"),
          node("Attention", "q q q", "y", q_num_heads=0, kv_num_heads=0)],
@@ -212,7 +212,7 @@ def ranked() -> Deadly:
 
 
 def hidden() -> Deadly:
-    """Return a Loop with a GRU of an input that is named as a constant around it."""
+    """Return a Loop whose GRU input shadows an outer constant."""
     body = graph(
         "body",
         [node("GRU", "k w r", "all", hidden_size=4), node("Identity", "k", "next"),

@@ -94,7 +94,7 @@ def sklearn_models() -> Iterator[tuple[str, Any]]:
     }.items()  # fmt: skip
 
 
-def sklearn_answers(estimator: Any, x: Any) -> dict[str, Any]:
+def answers(estimator: Any, x: Any) -> dict[str, Any]:
     """Return an estimator's predictions under the output names of skl2onnx."""
     if hasattr(estimator, "predict_proba"):
         probabilities = estimator.predict_proba(x)
@@ -116,7 +116,7 @@ def export_sklearn(estimator: Any, folder: Path, **options: Any) -> None:
     model = to_onnx(estimator, X[:1], options=zipmap)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     x = X[:TRIED]
-    write(folder, {"X": x}, sklearn_answers(estimator, x))
+    write(folder, {"X": x}, answers(estimator, x))
 
 
 def export_text(folder: Path) -> None:
@@ -131,7 +131,7 @@ def export_text(folder: Path) -> None:
     model = to_onnx(estimator, initial_types=[("text", StringTensorType([None]))])
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     texts = TEXTS[:TRIED]
-    write(folder, {"text": texts}, sklearn_answers(estimator, texts))
+    write(folder, {"text": texts}, answers(estimator, texts))
 
 
 # --- gradient boosting
@@ -149,12 +149,7 @@ def export_xgboost(folder: Path, *, classifier: bool) -> None:
     )
     model = convert_xgboost(estimator, initial_types=[("x", FloatTensorType([None, COLUMNS]))])
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    x = X[:TRIED]
-    if classifier:
-        outputs = {"label": estimator.predict(x), "probabilities": estimator.predict_proba(x)}
-    else:
-        outputs = {"variable": estimator.predict(x).reshape(-1, 1)}
-    write(folder, {"x": x}, outputs)
+    write(folder, {"x": X[:TRIED]}, answers(estimator, X[:TRIED]))
 
 
 def export_lightgbm(folder: Path, *, classifier: bool, **options: Any) -> None:
@@ -170,12 +165,7 @@ def export_lightgbm(folder: Path, *, classifier: bool, **options: Any) -> None:
     types = [("x", FloatTensorType([None, COLUMNS]))]
     model = convert_lightgbm(estimator, initial_types=types, **options)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    x = X[:TRIED]
-    if classifier:
-        outputs = {"label": estimator.predict(x), "probabilities": estimator.predict_proba(x)}
-    else:
-        outputs = {"variable": estimator.predict(x).reshape(-1, 1)}
-    write(folder, {"x": x}, outputs)
+    write(folder, {"x": X[:TRIED]}, answers(estimator, X[:TRIED]))
 
 
 def export_catboost(folder: Path, *, classifier: bool) -> None:

@@ -52,7 +52,7 @@ HEADER_TEXT = re.compile(r"[\x20-\x7e]*")
 
 @dataclass
 class Report:
-    """Counts of a run, and the requests that were answered wrongly."""
+    """Result of a stress run: reply counts and wrongly answered requests."""
 
     outcomes: Counter[str] = field(default_factory=Counter)  # status and code
     kinds: Counter[tuple[str, int]] = field(default_factory=Counter)  # kind and status
@@ -64,7 +64,7 @@ class Report:
 
 
 def request(seed: int, number: int, stage: Stage) -> Draft:
-    """Return request `number` of a run."""
+    """Return a run's hostile request by its number."""
     rng = Random(f"{seed}/{number}")  # noqa: S311 (no secret)
     model = rng.choice(sorted(stage.versions))
     signature = stage.versions[model].signature
@@ -98,7 +98,7 @@ def document(reply: HttpReply) -> Any:
 
 
 def check(sent: Draft, reply: HttpReply) -> str:
-    """Check a reply; return its status and code.
+    """Check a reply against the protocol; return its status and code.
 
     Raises:
         AssertionError: the reply is not one that the protocol allows.
@@ -157,7 +157,7 @@ async def check_well(served: Served, stage: Stage) -> None:
 
 
 def register(stage: Stage, models: int, rng: Random) -> int:
-    """Register good models and then others, until `models` are READY; return the rejected."""
+    """Register models until `models` are READY; return the rejected."""
     for name, content in required().items():
         version = stage.register(name, content)
         assert version.state is State.READY, version.reason
@@ -203,7 +203,7 @@ async def send(served: Served, sent: Draft, report: Report) -> None:
 
 
 def run(requests: int, seed: int, models: int, only: int | None = None) -> Report:
-    """Send `requests` to `models`, or one request alone; return what happened."""
+    """Send hostile requests to models; return the report."""
     report = Report()
     with stage(MEMORY_MB) as made:
         report.rejected = register(made, models, Random(seed))  # noqa: S311 (no secret)

@@ -51,7 +51,7 @@ def check_effort(text: memoryview) -> None:
 
 
 def check_room(size_bytes: int) -> None:
-    """Check that memory of this size can be allocated now.
+    """Raise MemoryError unless this many bytes can be allocated now.
 
     For orjson, which does not look whether an allocation has failed: it then ends the process, or
     returns a damaged list. Reserving takes microseconds, because no page is touched.
@@ -70,6 +70,6 @@ def check_room(size_bytes: int) -> None:
 
 
 def reading_bytes(text: bytes, start: int, end: int) -> int:
-    """Return the most memory that orjson takes to read `text[start:end]`."""
+    """Return the peak bytes orjson needs to parse `text[start:end]`."""
     values, lists = text.count(b",", start, end), text.count(b"[", start, end)
     return (end - start) * TREE_BYTES + values * VALUE_BYTES + lists * LIST_BYTES

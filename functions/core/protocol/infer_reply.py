@@ -111,7 +111,7 @@ def _json_values(tensor: Tensor) -> tuple[Any, bool, int]:
 
 
 def _pieces(tensor: Tensor, piece_bytes: int) -> Iterator[bytes]:
-    """Yield a number tensor as JSON text, in pieces without brackets."""
+    """Yield a numeric tensor's JSON text in chunks, without brackets."""
     for at in range(0, len(tensor.data), piece_bytes):
         check_room(WRITING * PIECE_VALUES * (NUMBER_BYTES + PLACE_BYTES))
         piece = Tensor(tensor.datatype, (-1,), tensor.data[at : at + piece_bytes])

@@ -153,7 +153,7 @@ class Registration:
     def _build_with_weights(
         self, version: Version, form: Form, pinned: PinnedObject, paths: Sequence[str]
     ) -> Version:
-        """Build a model with its weight files in a fresh directory."""
+        """Download a model's weight files into a fresh directory and build it."""
         with tempfile.TemporaryDirectory(prefix="register-") as name:
             directory = Path(name)
             self._fetch(form, pinned, directory)
@@ -279,7 +279,7 @@ def _check_no_extra_file(names: tuple[str, ...], serving: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create a folder after the sandbox ended; refuse an existing one.
+    """Create a folder; refuse the upload if the sandbox made it.
 
     Raises:
         InvalidModel: the sandbox left something of that name.

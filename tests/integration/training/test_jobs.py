@@ -363,7 +363,7 @@ else:
 
 
 def _runs(pid: int) -> bool:
-    """Return True unless a process has ended; an orphan may stay a zombie of this one."""
+    """Return True if a process runs; an adopted zombie has ended."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 

@@ -43,7 +43,7 @@ DAMAGES: tuple[Callable[[bytes, int], bytes], ...] = (
 
 
 def binary(rng: Random, draft: Draft) -> None:
-    """Send an input as bytes, with a size, a header or lengths that lie, or none."""
+    """Send a binary input with missing or wrong sizes and lengths."""
     specs = {spec.name: spec for spec in draft.signature.inputs}
     for each in draft.inputs:
         spec = specs.get(each.get("name")) if isinstance(each.get("name"), str) else None
@@ -74,7 +74,7 @@ def _lie_about_lengths(rng: Random, raw: bytes) -> bytes:
 
 
 def raw_body(rng: Random, draft: Draft) -> None:
-    """Send nothing but the bytes of an input, as header length 0 announces."""
+    """Send a raw binary body, announced by header length 0."""
     draft.headers[HEADER] = "0"
     pieces = [rng.randbytes(rng.choice((0, 1, 3, 4, 12, 4096)))]
     spec = draft.signature.inputs[0] if draft.signature.inputs else None
@@ -84,7 +84,7 @@ def raw_body(rng: Random, draft: Draft) -> None:
 
 
 def text(rng: Random, draft: Draft) -> None:
-    """Damage the JSON: bytes, encoding, numbers, length."""
+    """Damage the body's JSON: bytes, encoding, numbers, length."""
     draft.text.append(partial(_damaged, rng.choice(DAMAGES), rng.random()))
 
 
@@ -93,7 +93,7 @@ def _damaged(damage: Callable[[bytes, int], bytes], place: float, body: bytes) -
 
 
 def compression(rng: Random, draft: Draft) -> None:
-    """Compress the body, rightly or not, and announce it, rightly or not."""
+    """Compress the body, sometimes damaged or with a wrong Content-Encoding."""
     draft.headers["content-encoding"] = rng.choice(("gzip", "gzip", "deflate", *ENCODINGS))
     piece, count = rng.choice(BOMBS), rng.choice((1000, 1_000_000, 20_000_000))
     cut = rng.random()

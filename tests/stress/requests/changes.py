@@ -1,4 +1,4 @@
-"""Changes that make a request hostile, by kind; they are mixed at random.
+"""Table of hostile request changes by kind, combined at random.
 
 Each alters one part of a draft and leaves the others, so that two or three of them meet.
 """
@@ -32,7 +32,7 @@ CHANGES: tuple[Callable[[Random, Draft], None], ...] = (
 
 
 def mix(rng: Random, draft: Draft) -> None:
-    """Apply up to three changes, half the time none that a decoder would refuse."""
+    """Apply up to three random changes to a request."""
     if rng.random() < 0.5:
         pool, count = VALUES_ONLY, rng.choice((0, 0, 1))
     else:

@@ -9,7 +9,7 @@ DATATYPES = ("FP32", "INT64", "BYTES", "BOOL", "FP16", "BF16", "UINT8", "FP64", 
 
 
 def some_tensor(rng: Random, draft: Draft) -> dict[str, Any]:
-    """Return one of the inputs to change; a new one if there is none left."""
+    """Return a random input tensor to change, or add one."""
     if not draft.inputs:
         draft.document = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}
     tensor: dict[str, Any] = rng.choice(draft.inputs)
@@ -17,7 +17,7 @@ def some_tensor(rng: Random, draft: Draft) -> dict[str, Any]:
 
 
 def sizes(rng: Random, draft: Draft) -> None:
-    """Declare another shape than the data have."""
+    """Declare a shape that differs from the data's."""
     tensor = some_tensor(rng, draft)
     shape = tensor.get("shape")
     match rng.randrange(5):
@@ -32,7 +32,7 @@ def sizes(rng: Random, draft: Draft) -> None:
 
 
 def fitted_sizes(rng: Random, draft: Draft) -> None:
-    """Declare another shape, with as many values as it takes."""
+    """Change an input's shape and its data to match."""
     spec = rng.choice(draft.signature.inputs or [None])
     if spec is None:
         return
@@ -44,7 +44,7 @@ def fitted_sizes(rng: Random, draft: Draft) -> None:
 
 
 def batch(rng: Random, draft: Draft) -> None:
-    """Send many rows: of zeros, or of one hostile value."""
+    """Send a huge batch of zeros or of one hostile value."""
     for spec, each in zip(draft.signature.inputs, draft.inputs, strict=False):
         if not spec.shape or spec.shape[0] != -1:
             continue
@@ -65,7 +65,7 @@ def datatypes(rng: Random, draft: Draft) -> None:
 
 
 def values(rng: Random, draft: Draft) -> None:
-    """Exchange values for some of other types and ranges."""
+    """Replace values by ones of other types and ranges."""
     each = some_tensor(rng, draft)
     data = each.get("data")
     if not isinstance(data, list) or not data or rng.random() < 0.2:
@@ -76,7 +76,7 @@ def values(rng: Random, draft: Draft) -> None:
 
 
 def nesting(rng: Random, draft: Draft) -> None:
-    """Nest data rightly, in part, or much too deeply."""
+    """Nest the data's JSON lists correctly, partly, or far too deeply."""
     each = some_tensor(rng, draft)
     data = each.get("data")
     if isinstance(data, list) and rng.random() < 0.5:
@@ -92,7 +92,7 @@ def nesting(rng: Random, draft: Draft) -> None:
 
 
 def duplicates(rng: Random, draft: Draft) -> None:
-    """Send inputs twice, too few, unknown or unnamed ones, or a key twice."""
+    """Duplicate, drop or rename inputs, or repeat a JSON key."""
     inputs = draft.document.get("inputs")
     match rng.randrange(6):
         case 0 if isinstance(inputs, list) and inputs:
@@ -112,7 +112,7 @@ def duplicates(rng: Random, draft: Draft) -> None:
 
 
 def outputs(rng: Random, draft: Draft) -> None:
-    """Ask for odd outputs and classes."""
+    """Request unknown or duplicate outputs and odd class counts."""
     names = [spec.name for spec in draft.signature.outputs]
     chosen = [{"name": rng.choice((*names, *names, "nosuch"))} for _ in range(rng.choice((1, 2)))]
     for each in chosen:
@@ -127,7 +127,7 @@ def outputs(rng: Random, draft: Draft) -> None:
 
 
 def parameters(rng: Random, draft: Draft) -> None:
-    """Set the request's or an input's parameters."""
+    """Set odd parameters on the request or an input."""
     target = draft.document if rng.random() < 0.7 else some_tensor(rng, draft)
     if rng.random() < 0.2:
         target["parameters"] = rng.choice(ODD)

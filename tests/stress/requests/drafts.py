@@ -40,7 +40,7 @@ INTEGERS = (0, 1, 2, 3, -1, -2, 4, 7, 16, 127, 128, 255, 2**16, 2**20, 2**29, 2*
 
 @dataclass
 class Draft:
-    """Request that a change can still alter in every part.
+    """Mutable inference request: document, binary tensors, headers and path.
 
     `text` and `packed` change the JSON and the whole body after they are encoded.
     """
@@ -60,13 +60,13 @@ class Draft:
 
     @property
     def inputs(self) -> list[Any]:
-        """The document's inputs that are still objects."""
+        """Inputs of the JSON document that are still objects."""
         inputs = self.document.get("inputs") if isinstance(self.document, dict) else None
         listed = inputs if isinstance(inputs, list) else []
         return [tensor for tensor in listed if isinstance(tensor, dict)]
 
     def body(self) -> bytes:
-        """Encode the document and the binary tensors."""
+        """Return the request body: JSON document and binary tensors."""
         body = json.dumps(self.document).encode()
         for change in self.text:
             body = change(body)
@@ -102,7 +102,7 @@ def draft(rng: Random, model: str, signature: Signature) -> Draft:
 
 
 def tensor(rng: Random, spec: TensorSpec, sizes: dict[int, int]) -> dict[str, Any]:
-    """Return a tensor whose dynamic sizes are often equal, as models like it."""
+    """Return a random input tensor whose dynamic sizes are often equal."""
     shape = [size if size != DYNAMIC else dynamic(rng, sizes) for size in spec.shape]
     while math.prod(shape) > ELEMENTS_MAX:
         shape = [size // 2 if spec.shape[at] == DYNAMIC else size for at, size in enumerate(shape)]
@@ -136,7 +136,7 @@ def value(rng: Random, datatype: str) -> Any:
 
 
 def pack(spec: TensorSpec, values: list[Any]) -> bytes:
-    """Return the binary form of values, each of the datatype."""
+    """Encode values of one datatype as binary tensor data."""
     if spec.datatype == "BYTES":
         encoded = [value.encode("utf-8", "surrogatepass") for value in values]
         return b"".join(struct.pack("<I", len(part)) + part for part in encoded)

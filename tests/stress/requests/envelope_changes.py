@@ -1,4 +1,4 @@
-"""Changes to what surrounds a body: method, path, headers, and the event itself."""
+"""Changes to a request's method, path, headers and Lambda event."""
 
 import json
 from random import Random
@@ -56,7 +56,7 @@ def methods(rng: Random, draft: Draft) -> None:
 
 
 def repository(rng: Random, draft: Draft) -> None:
-    """Call the repository with odd bodies; only `switched` is unloaded."""
+    """Call the model repository API with odd bodies."""
     name = rng.choice(("switched", "switched", "nosuch", "..", "A" * 999, "%00"))
     action = rng.choice(("load", "unload"))
     draft.method = "POST"
@@ -73,7 +73,7 @@ def repository(rng: Random, draft: Draft) -> None:
 
 
 def events(rng: Random, draft: Draft) -> None:
-    """Send the event in another form: no body, no headers, text, an HTTP API's."""
+    """Change the Lambda event's form: no body, no headers, text."""
     draft.event = rng.choice(
         (
             {"body": None}, {"headers": None}, {"body": "", "isBase64Encoded": False},

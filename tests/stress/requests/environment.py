@@ -1,4 +1,4 @@
-"""Models registered in a real sandbox, and infer's environments that serve them, on loopback.
+"""Registration and infer environments of the hostile request test, on loopback.
 
 The environments are processes of the local stack: Lambda's runtime client, its memory limit and its
 time limit. Registry and serving bucket are moto's.
@@ -48,7 +48,7 @@ START_S = 120.0  # generous: the machine may be busy
 
 @dataclass
 class Stage:
-    """Registry, registered versions, and the settings of infer's environments."""
+    """Registry, registered versions and settings of infer environments."""
 
     registration: Registration
     uploads: MemoryUploads
@@ -72,7 +72,7 @@ class Stage:
 
 @contextmanager
 def stage(memory_mb: int) -> Iterator[Stage]:
-    """Provision the template in moto; serve it to environments of `memory_mb`."""
+    """Provision the template's resources in moto; yield the stage."""
     with tempfile.TemporaryDirectory(prefix="stage-") as name, mock_aws(), ExitStack() as closing:
         directory = Path(name)
         deployed = provision(Template.load("template.yaml"), boto3.Session(region_name=REGION))
@@ -114,7 +114,7 @@ def register_with(
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """Environment's reply, and its state afterwards.
+    """HTTP reply and the state of the environment afterwards.
 
     `exit_status` is None while the process goes on.
     """
@@ -126,7 +126,7 @@ class HttpReply:
 
 
 class Served:
-    """Environment that is replaced by another when it has ended."""
+    """Infer environment that is restarted after it ends."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -166,7 +166,7 @@ class Served:
         return environment
 
     def memory(self) -> tuple[int, int]:
-        """Return the environment's private memory and its level between requests, in bytes."""
+        """Return an environment's private memory and its idle level, in bytes."""
         assert self._environment is not None
         versions = self._stage.versions
         held_bytes = sum(footprint_bytes(versions[name]) for name in self._called & versions.keys())

@@ -40,7 +40,7 @@ deep (float[1,n,1,m,1,1,1,1] x) => (float[] y) { y = Flatten <axis = 3> (x) }
 
 
 def parse(name: str, text: str) -> bytes:
-    """Return the model of a graph in ONNX text."""
+    """Parse a graph in ONNX text syntax into a model."""
     graph = onnx.parser.parse_graph(f"g {text}")
     graph.name = name
     opset = [helper.make_opsetid("", 20)]
@@ -48,7 +48,7 @@ def parse(name: str, text: str) -> bytes:
 
 
 def wide_model() -> bytes:
-    """Return a model of y = sum(x @ W), where W takes a part of the memory that matters."""
+    """Return a model that sums x @ W over a large W."""
     value = helper.make_tensor_value_info
     weights = np.ones((3, WIDE), np.float32)
     constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([1]), "a")]
@@ -62,7 +62,7 @@ def wide_model() -> bytes:
 
 
 def graphs() -> dict[str, bytes]:
-    """Return the graphs of hostile values and of this file by name."""
+    """Return the test graphs, as ONNX text, by name."""
     texts = dict(re.findall(r"(\w+) ((?:.+\n?)(?: .+\n)*)", GRAPHS))
     for line in VALUES.read_text().splitlines():
         if not line.startswith("#"):
@@ -72,12 +72,12 @@ def graphs() -> dict[str, bytes]:
 
 
 def required() -> dict[str, bytes]:
-    """Return the models of good requests, which are always registered."""
+    """Return the models that must answer correctly throughout the run."""
     return {"scale": scale_model(), "wide": wide_model(), "text": graphs()["text"]}
 
 
 def candidates(rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Yield graphs and seeds in random order, without end, and a mutant after every third."""
+    """Yield models in random order without end, every fourth mutated."""
     valid = [
         *graphs().items(),
         *((f"seed{at}", content) for at, content in enumerate(seeds())),

@@ -1,4 +1,4 @@
-"""Ranges of ONNX node attributes outside of which operators end the process.
+"""Safe ranges of ONNX node attributes; values outside crash ONNX Runtime.
 
 Registration may never run an operator, if no request that it generates gets that far: so its
 attributes are checked in the file. The decision: docs/decisions/0033-values-that-crash.md.
@@ -28,7 +28,7 @@ _LISTS = {
 
 
 def check_attributes(reader: WireReader, node: Node, places: Sequence[tuple[int, int]]) -> None:
-    """Refuse a node whose attributes could end the process.
+    """Refuse an ONNX node whose attributes could crash ONNX Runtime.
 
     `places` has start and end of each of its AttributeProtos.
 
@@ -65,7 +65,7 @@ def _grams(lists: dict[str, list[int]]) -> int:
 
 
 def _read(reader: WireReader, start: int, end: int, checked: set[str]) -> tuple[str, list[int]]:
-    """Return an attribute's name and integers; for texts, a 0 for each.
+    """Return an attribute's name and integers, zeros for strings.
 
     The values stay out if the name is not in `checked`.
     """

@@ -158,7 +158,7 @@ class _Guarding:
         return {name: rank for name, rank in constants.items() if name not in listed}
 
     def _defined(self, start: int, end: int) -> set[str]:
-        """Return the names of values that a graph itself defines."""
+        """Return names of a graph's inputs, initializers and node outputs."""
         fields = {1: 2, 5: 8, 11: 1}  # node: its outputs; initializer: its name; input: its name
         return {
             name

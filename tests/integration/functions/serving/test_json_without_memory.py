@@ -1,4 +1,4 @@
-"""JSON is read and written, or refused, with any amount of memory left: no process ends."""
+"""Tests that JSON parsing and serialising survive a lack of memory."""
 
 import os
 import subprocess

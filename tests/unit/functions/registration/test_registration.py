@@ -394,7 +394,7 @@ def test_a_registered_upload_is_not_fetched_again(world: World) -> None:
 
 
 class LeavingSandbox(MemorySandbox):
-    """Sandbox whose process leaves something in the registration's directory."""
+    """Fake sandbox that leaves a file or link in the directory."""
 
     def __init__(self, leave: Callable[[Path], None]) -> None:
         super().__init__()

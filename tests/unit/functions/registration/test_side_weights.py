@@ -235,7 +235,7 @@ def test_a_plain_path_fits_into_any_file_system() -> None:
 
 
 class PlantingSandbox(MemorySandbox):
-    """Sandbox whose first process puts a link in the place of the weights."""
+    """Fake sandbox that plants a symlink where the weights go."""
 
     def __init__(self, target: Path) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,17 @@ def uploads() -> Uploads:
     uploads.add("models/demo/notes.onnx", b"just text", "0")
     uploads.add("models/demo/second.onnx", scale_model(4.0), "current")
     return uploads
+
+
+def failing_for(key: str, pin: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `pin` with a storage failure for one object key."""
+
+    def failing(bucket: str, object_key: str, version_id: str | None) -> Any:
+        if object_key == key:
+            raise Unavailable("storage does not answer; try again")
+        return pin(bucket, object_key, version_id)
+
+    return failing
 
 
 @pytest.fixture
@@ -160,14 +172,7 @@ def test_what_was_not_begun_is_retried_and_logged_if_the_queue_fails(
 def test_a_failing_upload_keeps_no_neighbour_in_its_message_from_being_registered(
     handler: RegisterHandler, uploads: Uploads, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pin = uploads.pin
-
-    def failing(bucket: str, key: str, version_id: str | None) -> Any:
-        if key == "models/demo/model.onnx":
-            raise Unavailable("storage does not answer; try again")
-        return pin(bucket, key, version_id)
-
-    monkeypatch.setattr(uploads, "pin", failing)
+    monkeypatch.setattr(uploads, "pin", failing_for("models/demo/model.onnx", uploads.pin))
     event = message(several("models/demo/model.onnx", "models/demo/second.onnx"))
 
     assert len(handler(event, Context())["batchItemFailures"]) == 1
@@ -298,14 +303,7 @@ def test_one_bad_upload_of_a_batch_is_rejected_and_the_others_register(
 def test_a_failing_dependency_sends_only_its_message_back(
     handler: RegisterHandler, uploads: Uploads, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pin = uploads.pin
-
-    def failing(bucket: str, key: str, version_id: str | None) -> Any:
-        if key == "models/demo/second.onnx":
-            raise Unavailable("storage does not answer; try again")
-        return pin(bucket, key, version_id)
-
-    monkeypatch.setattr(uploads, "pin", failing)
+    monkeypatch.setattr(uploads, "pin", failing_for("models/demo/second.onnx", uploads.pin))
     event = load("sqs_put_batch")
 
     failures = handler(event, Context())["batchItemFailures"]

@@ -1,4 +1,4 @@
-"""Tests of the ranges of attributes outside of which operators end the process."""
+"""Tests of the safe ranges of ONNX node attributes."""
 
 from pathlib import Path
 from typing import Any

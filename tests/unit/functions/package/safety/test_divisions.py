@@ -56,7 +56,7 @@ def test_narrow_integers_never_trap(tmp_path: Path, kind: int) -> None:
 
 
 def test_the_low_bits_of_a_longer_number_count(tmp_path: Path) -> None:
-    """The runtime reads the varint of 2**32 - 1 as an int32 of -1."""
+    """Check that an int32 varint of 2**32 - 1 counts as -1."""
     minus_one = b"\xff\xff\xff\xff\x0f"
     tensor = (
         number(1, 1) + number(2, INT32) + message(5, minus_one) + message(8, b"c")
