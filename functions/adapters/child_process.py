@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from functions.adapters.descendants import adopt_orphans, end_orphans
+from functions.adapters.descendants import adopt_orphans, end_orphans, now_ticks
 from functions.core.errors import Unavailable
 from functions.core.registration.sandbox_answers import bad_answer
 from functions.core.registration.sandbox_protocol import REPORT_BYTES
@@ -105,6 +105,7 @@ class Child:
         self._limits = limits
         self._buffer = bytearray()
         self._started = time.monotonic()
+        self._asked_ticks = now_ticks()  # before it, no code of an upload ran in the child
         self._answers, write_end = os.pipe()
         paths = [str(ROOT), *(path for path in sys.path if Path(path).is_absolute())]
         arguments = [json.dumps(paths), step, str(write_end), str(os.getpid())]
@@ -141,6 +142,7 @@ class Child:
             if self._has_exited():
                 raise ChildEnded("it ended while it waited for a task", ready=False)
             self.ready = True
+        self._asked_ticks = now_ticks()
         self._write(json.dumps(task).encode() + b"\n", deadline)
         try:
             return json.loads(self._read_line(deadline), parse_constant=_refuse_constant)
@@ -162,7 +164,8 @@ class Child:
         if self._answers >= 0:
             os.close(self._answers)
             self._answers = -1
-        self.orphans += end_orphans(self._pids, self._limits.cpu_s + self._limits.kill_s)
+        cpu_s = self._limits.cpu_s + self._limits.kill_s
+        self.orphans += end_orphans(self._pids, cpu_s, self._asked_ticks)
         return self.usage
 
     def _reap(self) -> int:

@@ -1,9 +1,9 @@
 """Cleanup of orphaned processes that a sandboxed child process left behind.
 
 A child can fork, start a session of its own and fork again; killing its process group then misses
-it. Linux hands such orphans to this process once it is a subreaper. They are recognised by two
-marks that every descendant of a sandboxed child inherits: the limit on CPU time, and no new
-privileges.
+it. Linux hands such orphans to this process once it is a subreaper. They are recognised by their
+start time, and by two marks that every descendant of a sandboxed child inherits: the limit on CPU
+time, and no new privileges.
 """
 
 import ctypes
@@ -28,19 +28,28 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_orphans(spared: Set[int], cpu_s: int) -> int:
+def now_ticks() -> int:
+    """Return the time since boot in clock ticks, the unit of a process's start time."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def end_orphans(spared: Set[int], cpu_s: int, since_ticks: int) -> int:
     """Kill orphaned sandbox processes; return their number.
 
     `spared` are the pids of sandboxed children in use; `cpu_s` is the hard limit on CPU time of
-    sandboxed processes. An orphan's own children are adopted when it ends, and killed
-    in turn.
+    sandboxed processes; an older process than `since_ticks` is none of them. An orphan's own
+    children are adopted when it ends, and killed in turn.
 
     Raises:
         StillRunning: some are left after `END_S` seconds.
     """
     killed: set[int] = set()
     deadline = time.monotonic() + END_S
-    while orphans := [pid for pid in _children() - spared if _is_sandboxed(pid, cpu_s)]:
+    while True:
+        adopted = _children(since_ticks) - spared
+        orphans = [pid for pid in adopted if _is_sandboxed(pid, cpu_s)]
+        if not orphans:
+            return len(killed)
         for pid in orphans:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, os.WNOHANG)
@@ -48,17 +57,16 @@ def end_orphans(spared: Set[int], cpu_s: int) -> int:
         if time.monotonic() > deadline:
             raise StillRunning(f"{len(orphans)} processes")
         time.sleep(POLL_S)
-    return len(killed)
 
 
-def _children() -> set[int]:
-    """Return the pids of this process's children, zombies included."""
+def _children(since_ticks: int) -> set[int]:
+    """Return the pids of this process's younger children, zombies included."""
     own = os.getpid()
-    return {pid for pid, parent in _processes() if parent == own}
+    return {pid for pid, parent, start in _processes() if parent == own and start >= since_ticks}
 
 
-def _processes() -> Iterator[tuple[int, int]]:
-    """Yield (pid, parent pid) of every process on this machine."""
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """Yield (pid, parent pid, start in clock ticks) of every process on this machine."""
     for entry in os.scandir(_PROC):
         if not entry.name.isdigit():
             continue
@@ -66,8 +74,8 @@ def _processes() -> Iterator[tuple[int, int]]:
             stat = (_PROC / entry.name / "stat").read_bytes()
         except OSError:  # the process ended
             continue
-        _, parent = stat[stat.rindex(b")") + 1 :].split(maxsplit=2)[:2]  # a name may hold ")"
-        yield int(entry.name), int(parent)
+        fields = stat[stat.rindex(b")") + 1 :].split()  # a name may hold ")"
+        yield int(entry.name), int(fields[1]), int(fields[19])  # proc(5): ppid, starttime
 
 
 def _is_sandboxed(pid: int, cpu_s: int) -> bool:

@@ -287,7 +287,7 @@ def upload_event(source: Source) -> dict[str, Any]:
 
     >>> from functions.core.uploads import uploads_in
     >>> list(uploads_in(upload_event(Source("b", "models/m/a b+c.onnx", "v7"))))
-    [Upload(bucket='b', key='models/m/a b+c.onnx', version_id='v7')]
+    [Upload(bucket='b', key='models/m/a b+c.onnx', version_id='v7', sequencer='')]
     """
     uploaded = {"key": quote_plus(source.key, safe="/")}
     if not _ETAG.fullmatch(source.object_version):

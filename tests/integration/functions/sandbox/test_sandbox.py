@@ -20,6 +20,7 @@ import pytest
 
 from functions.adapters import child_process
 from functions.adapters.child_process import Limits
+from functions.adapters.descendants import adopt_orphans
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.errors import InvalidModel, Unavailable
 from functions.core.registration.sandbox_protocol import Brief
@@ -405,6 +406,25 @@ def test_values_of_impossible_types_are_a_bad_answer(
 
     assert caught.value.instance_code == "SANDBOX_BAD_ANSWER"
     assert sandbox.suspect
+
+
+OWNER = """
+import os
+from functions.adapters.sandbox import ProcessSandbox
+sandbox = ProcessSandbox(spare=True)
+for [child] in sandbox._spares.values():
+    child._read_line(float("inf"))  # its limits are set
+os._exit(0)
+"""
+
+
+def test_spares_of_another_process_that_ended_are_no_orphans_of_an_upload(directory: Path) -> None:
+    adopt_orphans()
+    subprocess.run([sys.executable, "-c", OWNER], check=True)
+    sandbox = ProcessSandbox()
+
+    assert sandbox.unpack(Form.ONNX, directory).model == "model.onnx"
+    assert sandbox.build(Brief("model.onnx"), directory)
 
 
 def test_ending_what_is_left_spares_other_children(unpack: Unpack, directory: Path) -> None:
