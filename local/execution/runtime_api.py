@@ -9,10 +9,13 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -26,6 +29,8 @@ from local.template import Function
 HOST = "127.0.0.1"
 PAYLOAD_LIMIT = 6_291_456  # bytes of a synchronous event
 RESPONSE_LIMIT = PAYLOAD_LIMIT + 100  # bytes, as measured on Lambda
+WRAPPER = "AWS_LAMBDA_EXEC_WRAPPER"
+TASK_ROOT = "/var/task"  # folder of the code on Lambda
 MEMORY_INTERVAL_S = 0.05  # s between measurements of an environment's memory
 
 
@@ -47,6 +52,39 @@ class Place:
     def layers(self, function: Function) -> list[Path]:
         """Return the folders of a Lambda function's layers; none without a build."""
         return [self.built / layer / "python" for layer in function.layers] if self.built else []
+
+    def command(self, function: Function) -> list[str]:
+        """Return the command of a function's process, behind its wrapper script.
+
+        Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-modify.html.
+        """
+        command = [self.python, "-m", "awslambdaric", function.handler]
+        if (wrapper := function.environment.get(WRAPPER)) is None:
+            return command
+        task_path = PurePosixPath(wrapper)
+        if task_path.is_relative_to(TASK_ROOT):
+            wrapper = str(self.code(function) / task_path.relative_to(TASK_ROOT))
+        return [wrapper, *command]
+
+    def search_path(self, function: Function) -> list[Path]:
+        """Return the folders of PYTHONPATH: code, layers, and libraries for a wrapper.
+
+        A wrapper may start an interpreter that ignores its own site-packages.
+        """
+        folders = [self.code(function), *self.layers(function)]
+        if WRAPPER in function.environment and not self.built:
+            folders.append(site_packages(self.python))
+        return folders
+
+
+@cache
+def site_packages(python: str) -> Path:
+    """Return the folder where a Python interpreter has its installed packages."""
+    if python == sys.executable:
+        return Path(sysconfig.get_path("purelib"))
+    script = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    process = subprocess.run([python, "-c", script], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(process.stdout.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +158,7 @@ class Environment:
         await site.start()
         port = self._server.addresses[0][1]
         self._process = await asyncio.create_subprocess_exec(
-            self.place.python, "-m", "awslambdaric", self.function.handler,
+            *self.place.command(self.function),
             cwd=self.place.code(self.function), env=self._variables(port), start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self.output.write_end, stderr=self.output.write_end,
@@ -227,7 +265,7 @@ class Environment:
             key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ
         }
         code_root = self.place.code(self.function)
-        search_path = (code_root, *self.place.layers(self.function))
+        search_path = self.place.search_path(self.function)
         return inherited | self.function.environment | {
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
