@@ -29,7 +29,7 @@ def adopt_orphans() -> None:
 
 
 def now_ticks() -> int:
-    """Return the time since boot in clock ticks, the unit of a process's start time."""
+    """Return the time since boot in clock ticks, as process starts count."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
@@ -66,7 +66,7 @@ def _children(since_ticks: int) -> set[int]:
 
 
 def _processes() -> Iterator[tuple[int, int, int]]:
-    """Yield (pid, parent pid, start in clock ticks) of every process on this machine."""
+    """Yield pid, parent's pid and start in clock ticks of each process."""
     for entry in os.scandir(_PROC):
         if not entry.name.isdigit():
             continue
