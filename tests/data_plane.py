@@ -20,7 +20,7 @@ from functions.core.registry.version import Reason, Source, State, Version
 from functions.core.serving.model_cache import ModelCache
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
-from functions.infer.handler import Handler, make_handler
+from functions.infer.handler import InferHandler
 from tests.arrays import to_array, to_tensor
 from tests.fakes import MemoryBlobs, MemoryTable
 
@@ -178,9 +178,9 @@ class DataPlane:
         reason = Reason("NOT_ONNX", "the file is no ONNX model")
         return self.registry.finish(replace(self.claim(model), state=State.REJECTED, reason=reason))
 
-    def handler(self, **options: Any) -> Handler:
+    def handler(self, **options: Any) -> InferHandler:
         """Return a handler that writes its log to `lines`."""
-        return make_handler(self.service, write=self._read, **options)
+        return InferHandler(self.service, write=self._read, **options)
 
     def _read(self, text: str) -> None:
         assert text.endswith("\n")
@@ -236,10 +236,11 @@ class Reply:
 
 
 class Client:
-    """HTTP client that calls a handler with API Gateway events."""
+    """HTTP client that calls a handler with API Gateway events: dicts, or bytes."""
 
-    def __init__(self, handler: Callable[[Any, Any], dict[str, Any]]) -> None:
+    def __init__(self, handler: Callable[[Any, Any], Any], *, in_bytes: bool = False) -> None:
         self.handler = handler
+        self.in_bytes = in_bytes
 
     def send(
         self,
@@ -263,16 +264,24 @@ class Client:
         return self.deliver(event, context)
 
     def deliver(self, event: Mapping[str, Any], context: Any = None) -> Reply:
-        response = self.handler(event, context or Context())
-        json.dumps(response)  # Lambda serialises it
-        body = base64.b64decode(response["body"])
-        return Reply(response["statusCode"], response["headers"], body)
+        if self.in_bytes:
+            raw = self.handler(json.dumps(event).encode(), context or Context())
+        else:
+            raw = json.dumps(self.handler(event, context or Context()))  # Lambda serialises it
+        response = json.loads(raw)
+        return Reply(response["statusCode"], response["headers"], reply_body(response))
 
     def get(self, path: str, **more: Any) -> Reply:
         return self.send("GET", path, **more)
 
     def post(self, path: str, body: bytes | object = b"", **more: Any) -> Reply:
         return self.send("POST", path, body, **more)
+
+
+def reply_body(response: Mapping[str, Any]) -> bytes:
+    """Return the body of a reply in API Gateway's format, as the caller gets it."""
+    text: str = response["body"]
+    return base64.b64decode(text, validate=True) if response["isBase64Encoded"] else text.encode()
 
 
 def rows(*values: list[float], **more: Any) -> dict[str, Any]:

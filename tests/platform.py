@@ -12,7 +12,7 @@ from functions.core.serving.model_cache import MB, ModelCache
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.core.uploads import Upload
-from functions.infer.handler import make_handler
+from functions.infer.handler import InferHandler
 from functions.register.manifest import read_manifest
 from tests.data_plane import Client
 from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
@@ -29,7 +29,7 @@ class Platform:
         self.registration = Registration(registry, self.uploads, self.blobs, sandbox, read_manifest)
         models = ModelCache(self.blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=directory)
         service = InferenceService(registry, Resolver(registry, 0.0), models, Statistics())
-        self.client = Client(make_handler(service, write=lambda _: None))
+        self.client = Client(InferHandler(service, write=lambda _: None))
 
     def upload(self, model: bytes) -> Version:
         """Upload a model named `demo`, register it and return its version."""

@@ -36,13 +36,11 @@ def reference(model: str, values: str, shape: str) -> Any:
 
 def ours(path: str) -> Any:
     """Send an event to the infer function's handler; return its prediction."""
-    import base64
-
     from benchmarks.children.invoke import Context
     from functions.infer.main import lambda_handler
 
-    reply = lambda_handler(json.loads(Path(path).read_text(encoding="utf-8")), Context())
-    [output] = json.loads(base64.b64decode(reply["body"]))["outputs"]
+    reply: Any = lambda_handler(json.loads(Path(path).read_text(encoding="utf-8")), Context())
+    [output] = json.loads(reply["body"])["outputs"]
     return output["data"]
 
 

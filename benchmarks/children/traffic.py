@@ -65,12 +65,12 @@ class Traffic:
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [x] * WIDTH}
         event = post_event(f"/v2/models/{member.name}/infer", {"inputs": [tensor]})
         started = time.perf_counter()
-        reply = deployed.lambda_handler(event, Context())
+        reply: Any = deployed.lambda_handler(event, Context())
         duration_ms = (time.perf_counter() - started) * 1000
         self._record(member, x, reply, duration_ms)
 
     def _record(self, member: Member, x: float, reply: dict[str, Any], duration_ms: float) -> None:
-        answer = json.loads(base64.b64decode(reply["body"]))
+        answer = json.loads(reply["body"])
         held, files = (size / MB for size in deployed.models.held_bytes())
         peak = memory_mb("VmHWM")
         with self._lock:

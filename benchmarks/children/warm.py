@@ -26,20 +26,20 @@ from benchmarks.harness.measure import interleave
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.infer import main as deployed
-from functions.infer.handler import make_handler
+from functions.infer.handler import InferHandler
 
 Call = Callable[[], Any]
 
 
 def quiet_handler() -> Any:
     """Return an infer handler whose log sampling skips successful requests."""
-    return make_handler(_service(), sample_rate=0.5, chance=lambda: 1.0)
+    return InferHandler(_service(), sample_rate=0.5, chance=lambda: 1.0)
 
 
 def forgetful_handler() -> Any:
     """Return an infer handler that clears cached request templates each time."""
     service = _service()
-    handler = make_handler(service)
+    handler = InferHandler(service)
 
     def forgetful(event: Any, context: Any) -> Any:
         service._decoders.clear()

@@ -70,13 +70,19 @@ def _post(
     return event | {"path": path, "resource": path, "body": body, "isBase64Encoded": is_base64}
 
 
+def reply_body(reply: Mapping[str, Any]) -> bytes:
+    """Return the body of a Lambda function's reply, decoded."""
+    text: str = reply["body"]
+    return base64.b64decode(text) if reply["isBase64Encoded"] else text.encode()
+
+
 def infer_prediction(reply: Mapping[str, Any]) -> np.ndarray:
     """Return the only output tensor of an infer function's reply.
 
     Raises:
         RuntimeError: the status is not 200.
     """
-    body = base64.b64decode(reply["body"])
+    body = reply_body(reply)
     if reply["statusCode"] != 200:
         raise RuntimeError(f"infer answered {reply['statusCode']}: {body[:300]!r}")
     length = int(reply["headers"].get(HEADER.lower(), len(body)))

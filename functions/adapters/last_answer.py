@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 TIMEOUT_S = 10
 
 
-def answer_and_exit(runtime_api: str, reply: dict[str, Any], request_id: str) -> NoReturn:
+def answer_and_exit(runtime_api: str, reply: dict[str, Any] | bytes, request_id: str) -> NoReturn:
     """Post an invocation's reply to the Lambda Runtime API, then exit.
 
     `runtime_api` is the host and port of Lambda's variable AWS_LAMBDA_RUNTIME_API.
     """
     connection = http.client.HTTPConnection(runtime_api, timeout=TIMEOUT_S)
     path = f"/2018-06-01/runtime/invocation/{request_id}/response"
-    connection.request("POST", path, json.dumps(reply))
+    body = reply if isinstance(reply, bytes) else json.dumps(reply)
+    connection.request("POST", path, body)
     connection.getresponse().read()
     os._exit(0)

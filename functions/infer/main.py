@@ -59,7 +59,7 @@ models = ModelCache(blobs, runtime, memory_bytes=models_bytes(size_mb), director
 resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")), Elapsed())
 
 
-def end_if_starved(reply: dict[str, Any], request_id: str) -> None:
+def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
     """Reply and end the Lambda environment if memory was not freed."""
     runtime_api = os.environ.get("AWS_LAMBDA_RUNTIME_API")
     if not runtime_api or is_restored(idle_bytes(size_mb, models.held_bytes()[0])):
@@ -70,7 +70,7 @@ def end_if_starved(reply: dict[str, Any], request_id: str) -> None:
         from functions.adapters.last_answer import answer_and_exit
 
         logging.getLogger(__name__).warning("this environment ends, short of memory")
-        answer_and_exit(runtime_api, reply, request_id)
+        answer_and_exit(runtime_api, reply, context.aws_request_id)
 
 
 def make() -> Handler:
@@ -78,11 +78,11 @@ def make() -> Handler:
     runtime.import_runtime()
     from functions.core.serving.service import InferenceService
     from functions.core.serving.statistics import Statistics
-    from functions.infer.handler import make_handler
+    from functions.infer.handler import InferHandler
 
     service = InferenceService(registry, resolver, models, Statistics())
     sample_rate = float(os.environ.get("LOG_SAMPLE_RATE", "1"))
-    return make_handler(service, sample_rate=sample_rate, after_shortage=end_if_starved)
+    return InferHandler(service, sample_rate=sample_rate, after_shortage=end_if_starved)
 
 
 prefetching = PrefetchingHandler(make, resolver, models)

@@ -7,11 +7,12 @@ first event's record and model files are requested meanwhile (docs/decisions/001
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from functions.core.names import is_model_name
 from functions.core.registry.resolver import Resolver
+from functions.core.serving.events import Event, parse_head
 from functions.core.serving.model_cache import ModelCache
 from functions.core.serving.paths import INFER, compile_path, requested_version
 
@@ -23,8 +24,8 @@ class Handler(Protocol):
     """
 
     def __call__(
-        self, event: Mapping[str, Any], context: Any, began_ns: int | None = None
-    ) -> dict[str, Any]: ...
+        self, event: Event | bytes, context: Any, began_ns: int | None = None
+    ) -> dict[str, Any] | bytes: ...
 
 
 GRACE_S = 0.03  # lets the first event start its I/O before the import takes the GIL
@@ -37,6 +38,8 @@ class PrefetchingHandler:
 
     `make` runs in a thread: it imports the real handler and returns it.
     """
+
+    takes_bytes = True  # for our runtime client
 
     def __init__(self, make: Callable[[], Handler], resolver: Resolver, models: ModelCache) -> None:
         self._make = make
@@ -60,7 +63,7 @@ class PrefetchingHandler:
             raise self._error or LookupError("no handler was made")
         return self._handler
 
-    def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    def __call__(self, event: Event | bytes, context: Any) -> dict[str, Any] | bytes:
         if self._handler is not None:
             return self._handler(event, context)
         began_ns = time.perf_counter_ns()
@@ -74,12 +77,13 @@ class PrefetchingHandler:
         except BaseException as error:  # raised by `wait`
             self._error = error
 
-    def _prefetch(self, event: Mapping[str, Any]) -> None:
+    def _prefetch(self, event: Event | bytes) -> None:
         """Start loading the model that an inference request names, if any.
 
         Only a guess, which may fail: the real handler validates the request and reports errors.
         """
         try:
+            event = parse_head(event) if isinstance(event, bytes) else event
             match = _infer_path.search(str(event.get("path") or event.get("rawPath") or ""))
             if match is None or not is_model_name(match["model"]):
                 return

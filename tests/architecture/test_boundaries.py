@@ -17,7 +17,7 @@ CORE = FUNCTIONS / "core"
 CODECS_IN_CORE = {
     "protocol/fast_decoder.py": {"orjson"},
     "protocol/infer_reply.py": {"orjson"},
-    "serving/http.py": {"pybase64"},
+    "serving/http.py": {"orjson", "pybase64"},
     "serving/request_log.py": {"orjson"},
 }
 

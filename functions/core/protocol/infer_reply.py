@@ -18,8 +18,9 @@ from functions.core.protocol.infer_request import InferRequest
 from functions.core.protocol.signature import DATATYPES, Signature
 from functions.core.protocol.tensors import Tensor
 
-# Bytes: 3/4 of Lambda's 6 MiB, because replies travel as base64, less 64 KiB for headers.
-REPLY_BYTES_MAX = 4_650_000
+# Bytes of a reply's event, Lambda's limit: JSON counts with its quotes escaped.
+REPLY_BYTES_MAX = 6_291_556
+BINARY_BYTES_MAX = REPLY_BYTES_MAX // 4 * 3  # a body that travels as base64
 CLASSIFIED_BYTES_MAX = 64 * 1024 * 1024  # an output whose top classes are asked for
 EXPANDED_BYTES_MAX = 32 * 1024 * 1024  # a reply before compression, where the caller accepts it
 PIECE_VALUES = 2**14  # written at a time, because a list takes many times a tensor's memory
@@ -36,6 +37,17 @@ class InferReply:
 
     body: bytes
     header_length: int | None
+
+
+def reply_limit(request: InferRequest, compressed: bool) -> int:
+    """Return a reply's largest size in bytes before it is compressed.
+
+    The headers are not counted: whether a reply fits with them is checked once it has them.
+    """
+    if compressed:
+        return EXPANDED_BYTES_MAX
+    binary = any(output.binary for output in request.outputs)
+    return BINARY_BYTES_MAX if binary else REPLY_BYTES_MAX
 
 
 def encode_infer(

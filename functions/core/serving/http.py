@@ -1,17 +1,20 @@
-"""HTTP requests and responses, converted from and to API Gateway events."""
+"""HTTP requests and responses, converted from and to API Gateway events.
+
+An event and a reply are dicts under Lambda's runtime client, and JSON text (bytes) under ours.
+"""
 
 import binascii
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+import orjson
 import pybase64
 
 from functions.core.errors import InvalidRequest
-
-Event = Mapping[str, Any]
+from functions.core.protocol.effort import check_room, reading_bytes
+from functions.core.serving.events import MARK, Event, find_body, without_body
 
 
 @dataclass(slots=True)
@@ -23,31 +26,65 @@ class HttpRequest:
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    query: Mapping[str, str]
+    headers: dict[str, str]
+    query: dict[str, str]
     body: bytes
-    request_id: str
 
 
 @dataclass(slots=True)
 class HttpResponse:
     """HTTP response: status, body and headers.
 
-    The handler adds headers until it is sent.
+    The handler adds headers until it is sent. A body that is not `binary` is JSON in UTF-8, which
+    holds no control characters, and travels as text; a binary one travels as base64.
     """
 
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
+    binary: bool = False
 
     def to_event(self) -> dict[str, Any]:
-        """Convert an HTTP response to API Gateway's format, body in base64."""
+        """Convert an HTTP response to API Gateway's format."""
+        binary, body = self.binary, self.body
         return {
             "statusCode": self.status,
             "headers": self.headers,
-            "body": pybase64.b64encode_as_string(self.body),
-            "isBase64Encoded": True,
+            "body": pybase64.b64encode_as_string(body) if binary else str(body, "utf-8"),
+            "isBase64Encoded": binary,
         }
+
+    def to_bytes(self) -> bytes:
+        """Convert an HTTP response to API Gateway's format as JSON text.
+
+        The body's JSON is not written again: its quotes and backslashes are escaped.
+        """
+        if self.binary:
+            body, flag = pybase64.b64encode(self.body), b"true"
+        else:
+            body, flag = self.body.replace(b"\\", b"\\\\").replace(b'"', b'\\"'), b"false"
+        status, headers = str(self.status).encode(), _dump(self.headers)
+        parts = (b'{"statusCode":', status, b',"headers":', headers, b',"body":"', body)
+        return b"".join((*parts, b'","isBase64Encoded":', flag, b"}"))
+
+    def event_size(self) -> int:
+        """Return the bytes of the reply's JSON text, which Lambda limits.
+
+        It has spaces after commas and colons, as Lambda's runtime client writes them.
+        """
+        if self.binary:
+            body_bytes = -(-len(self.body) // 3) * 4
+        else:
+            body_bytes = len(self.body) + self.body.count(b'"') + self.body.count(b"\\")
+        empty = HttpResponse(self.status, b"", self.headers, self.binary).to_event()
+        return body_bytes + len(json.dumps(empty, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _dump(headers: dict[str, str]) -> bytes:
+    try:
+        return orjson.dumps(headers)
+    except TypeError:  # a lone surrogate in a request id
+        return json.dumps(headers).encode()
 
 
 def json_response(status: int, value: object) -> HttpResponse:
@@ -59,6 +96,48 @@ def json_response(status: int, value: object) -> HttpResponse:
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     body = text.encode("utf-8", "replace")
     return HttpResponse(status, body, {"content-type": "application/json"})
+
+
+def load_event(raw: bytes) -> Any:
+    """Parse a Lambda event in JSON; decode a base64 "body" to bytes.
+
+    Raises:
+        InvalidRequest: the event is no JSON.
+        MemoryError: there is not enough to read it.
+    """
+    if (body := find_body(raw)) is not None:
+        try:
+            event = orjson.loads(without_body(raw, body))
+            if event["body"] == MARK and event["isBase64Encoded"] is True:
+                start, end = body
+                return event | {"body": pybase64.b64decode(memoryview(raw)[start:end], None, True)}
+        except (ValueError, LookupError, TypeError):
+            pass  # an unusual event: it is read as a whole
+    return _load_whole(raw)
+
+
+def _load_whole(raw: bytes) -> Any:
+    check_room(reading_bytes(raw, 0, len(raw)))
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(raw)  # takes lone surrogates, too
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the event is no JSON: send an event of API Gateway") from None
+
+
+def request_id(event: object) -> str:
+    """Return API Gateway's id of the request in an event, or "".
+
+    Raises:
+        InvalidRequest: the event is no JSON object.
+    """
+    if not isinstance(event, dict):
+        kind = type(event).__name__
+        raise InvalidRequest(f"the event is no JSON object but a {kind}: send one of API Gateway")
+    return str((event.get("requestContext") or {}).get("requestId") or "")
 
 
 def parse_event(event: Event, root: str) -> HttpRequest:
@@ -76,23 +155,26 @@ def parse_event(event: Event, root: str) -> HttpRequest:
     http = context.get("http") or {}
     path = event.get("rawPath") or event.get("path") or "/"
     headers = event.get("headers") or {}
-    body = event.get("body") or ""
-    if event.get("isBase64Encoded"):
-        try:
-            raw = pybase64.b64decode(body, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidRequest("the body is labelled base64 and is not") from error
-    else:
-        raw = body.encode("utf-8", "surrogatepass")
     query = event.get("queryStringParameters")
     return HttpRequest(
         event.get("httpMethod") or http.get("method") or "GET",
         _below(unquote(path) if "%" in path else path, root),
         dict(zip(map(str.lower, headers), map(str, headers.values()), strict=True)),
         {str(name): str(value) for name, value in query.items()} if query else {},
-        raw,
-        str(context.get("requestId") or ""),
+        _body(event),
     )
+
+
+def _body(event: Event) -> bytes:
+    body = event.get("body") or ""
+    if isinstance(body, bytes):  # decoded by `load_event`
+        return body
+    if not event.get("isBase64Encoded"):
+        return body.encode("utf-8", "surrogatepass")
+    try:
+        return pybase64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest("the body is labelled base64 and is not") from error
 
 
 def _below(path: str, root: str) -> str:

@@ -23,7 +23,7 @@ from functions.core.errors import (
 )
 from functions.core.names import is_model_name
 from functions.core.protocol.fast_decoder import FastDecoder
-from functions.core.protocol.infer_reply import REPLY_BYTES_MAX, InferReply, encode_infer
+from functions.core.protocol.infer_reply import InferReply, encode_infer, reply_limit
 from functions.core.protocol.infer_request import InferRequest, parse_document
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import Tensor, describe
@@ -50,7 +50,7 @@ class Call:
     body: bytes = b""
     header_length: str | None = None
     deadline: float = field(default_factory=lambda: time.monotonic() + DEFAULT_TIMEOUT_SECONDS)
-    reply_bytes_max: int = REPLY_BYTES_MAX  # largest inference reply before compression
+    compressed: bool = False  # the caller accepts a compressed reply
     # Recorded while the call is answered:
     resolved: Resolved | None = None
     loaded: bool = False  # the model had to be loaded for this call
@@ -183,12 +183,13 @@ class InferenceService:
         request = decoder.decode(call.body, call.header_length, call.deadline)
         call.lap("decode")
         call.loaded = not self._models.holds(version)
+        limit = reply_limit(request, call.compressed)
         with self._models.session(version, call.deadline) as session:
             call.lap("load")
-            outputs = self._run(session, request, call, version)
+            outputs = self._run(session, request, call, version, limit)
             call.lap("compute")
         model, number = version.model, version.number
-        reply = encode_infer(request, outputs, signature, model, number, call.reply_bytes_max)
+        reply = encode_infer(request, outputs, signature, model, number, limit)
         call.lap("encode")
         self._count(call, version, request, decoder)
         return reply
@@ -207,7 +208,12 @@ class InferenceService:
         return decoder
 
     def _run(
-        self, session: Session, request: InferRequest, call: Call, version: Version
+        self,
+        session: Session,
+        request: InferRequest,
+        call: Call,
+        version: Version,
+        limit: int,
     ) -> Mapping[str, Any]:
         empty = next((name for name, tensor in request.inputs.items() if 0 in tensor.shape), None)
         # Versions registered before their graphs got guards carry this mark.
@@ -219,9 +225,8 @@ class InferenceService:
         names = [output.name for output in request.outputs]
         # The classes of an output take less than its values: `encode_infer` bounds these.
         classified = any(output.classes for output in request.outputs)
-        limit = None if classified else call.reply_bytes_max
         try:
-            return session.run(request.inputs, names, timeout_s, limit)
+            return session.run(request.inputs, names, timeout_s, None if classified else limit)
         except ExecutionFailed as error:
             oddity = _oddity(request.inputs)
             if oddity is None:

@@ -671,8 +671,8 @@ limit_memory(ceiling_bytes(512))
 world = DataPlane(directory)
 models = ModelCache(world.blobs, OnnxRuntime(), memory_bytes=models_bytes(512), directory=directory)
 service = InferenceService(world.registry, world.resolver, models, world.statistics)
-from functions.infer.handler import make_handler
-client = Client(make_handler(service, write=lambda _: None))
+from functions.infer.handler import InferHandler
+client = Client(InferHandler(service, write=lambda _: None))
 signature = Signature((TensorSpec("n", "INT64", (1,)),), (TensorSpec("y", "FP32", ()),))
 world.register("greedy", greedy, signature=signature)
 world.register("huge", huge, signature=signature)
@@ -737,7 +737,7 @@ def test_a_request_beyond_memory_is_refused_and_the_next_served(tmp_path: Path) 
 
 def test_a_model_registered_with_its_own_signature_answers(tmp_path: Path) -> None:
     from functions.core.serving.service import InferenceService
-    from functions.infer.handler import make_handler
+    from functions.infer.handler import InferHandler
 
     world = DataPlane(tmp_path)
     path = tmp_path / "up.onnx"
@@ -747,7 +747,7 @@ def test_a_model_registered_with_its_own_signature_answers(tmp_path: Path) -> No
     world.register("demo", scale_model(5.0), signature=signature)
     models = ModelCache(world.blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=tmp_path)
     service = InferenceService(world.registry, world.resolver, models, world.statistics)
-    client = Client(make_handler(service, write=lambda _: None))
+    client = Client(InferHandler(service, write=lambda _: None))
 
     reply = client.post("/v2/models/demo/infer", rows([1, 2, 3], [4, 5, 6]))
 

@@ -4,7 +4,6 @@ The environments are processes of the local stack: Lambda's runtime client, its 
 time limit. Registry and serving bucket are moto's.
 """
 
-import base64
 import json
 import logging
 import os
@@ -40,6 +39,7 @@ from local.execution.logs import FunctionLog
 from local.execution.processes import Janitor
 from local.execution.runtime_api import Environment, Invocation, Place
 from local.template import Function, Template
+from tests.data_plane import reply_body
 from tests.fakes import MemoryUploads
 
 LIMITS = Limits(memory_mb=1500, cpu_s=20)
@@ -153,7 +153,7 @@ class Served:
             self._environment, exit_status = None, environment._exit.result()
         assert not answer.error, f"the environment ended: {answer.payload.decode()}"
         document = json.loads(answer.payload)
-        body = base64.b64decode(document["body"], validate=True)
+        body = reply_body(document)
         return HttpReply(document["statusCode"], document["headers"], body, exit_status)
 
     async def _start(self) -> Environment:

@@ -20,6 +20,7 @@ from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.protocol.infer_reply import encode_infer
 from functions.core.protocol.infer_request import HEADER, decode_infer
 from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.serving.http import HttpResponse
 from local.template import Template
 from tests.arrays import to_array, to_tensor
 
@@ -219,23 +220,22 @@ def test_a_prediction_is_read_from_the_reply(binary: bool) -> None:
     expected = np.arange(10, dtype=np.float32).reshape(1, 10) / 3
     reply = encode_infer(request, {"y": to_tensor(expected)}, SIGNATURE, "tiny", 1)
     headers = {} if reply.header_length is None else {HEADER.lower(): str(reply.header_length)}
-    body = base64.b64encode(reply.body).decode()
+    reply_event = HttpResponse(200, reply.body, headers, binary).to_event()
 
-    reply_event = {"statusCode": 200, "headers": headers, "body": body}
     np.testing.assert_array_equal(requests.infer_prediction(reply_event), expected)
 
 
 def test_an_error_reply_has_no_prediction() -> None:
     with pytest.raises(RuntimeError, match="404"):
-        requests.infer_prediction({"statusCode": 404, "headers": {}, "body": ""})
+        requests.infer_prediction({"statusCode": 404, "body": "", "isBase64Encoded": False})
     with pytest.raises(RuntimeError, match="500"):
         requests.usual_prediction({"statusCode": 500, "body": ""})
 
 
 def test_a_wrong_answer_ends_the_benchmark() -> None:
     output = {"name": "y", "shape": [1, 2], "data": [0.5, 0.5001]}
-    body = base64.b64encode(json.dumps({"outputs": [output]}).encode()).decode()
-    reply = {"statusCode": 200, "headers": {}, "body": body}
+    body = json.dumps({"outputs": [output]}).encode()
+    reply = HttpResponse(200, body).to_event()
 
     warm_request.check({"json 1|bare": [[0.5, 0.5001]], "json 1|ours": reply})
     for expected in ([[0.5, 0.5]], [[0.5, 0.5001, 0.5]], [0.5, 0.5001]):

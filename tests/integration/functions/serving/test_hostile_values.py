@@ -24,7 +24,7 @@ from functions.adapters.memory import limit_memory
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.serving.model_cache import MB, ModelCache
 from functions.core.serving.service import InferenceService
-from functions.infer.handler import make_handler
+from functions.infer.handler import InferHandler
 from onnx import helper
 from tests.data_plane import Client, Context, DataPlane
 
@@ -33,7 +33,7 @@ directory = Path(sys.argv[2])
 world, runtime = DataPlane(directory), OnnxRuntime(1)
 models = ModelCache(world.blobs, runtime, memory_bytes=256 * MB, directory=directory)
 service = InferenceService(world.registry, world.resolver, models, world.statistics)
-client = Client(make_handler(service, write=lambda _: None))
+client = Client(InferHandler(service, write=lambda _: None))
 
 def register(name, text):
     graph = onnx.parser.parse_graph(f"{name} {text}")

@@ -37,6 +37,7 @@ from local.execution.logs import FunctionLog
 from local.execution.pool import FunctionPool
 from local.execution.processes import Janitor
 from local.execution.runtime_api import Place
+from tests.data_plane import reply_body
 from tests.models import make_model, scale_model
 
 MEMORY_MB = 512
@@ -151,7 +152,7 @@ class Caller:
         result = await self.pool.invoke(json.dumps(event).encode())
         assert not result.error, result.payload
         reply = json.loads(result.payload)
-        return reply["statusCode"], json.loads(base64.b64decode(reply["body"]))
+        return reply["statusCode"], json.loads(reply_body(reply))
 
     async def check_well(self, held_bytes: int) -> None:
         """Check that the environment is at its level, or gone, and that any model is served."""
@@ -234,14 +235,15 @@ class RuntimeApi(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RuntimeApi)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 import os
+from types import SimpleNamespace as Context
 os.environ["AWS_LAMBDA_RUNTIME_API"] = f"127.0.0.1:{server.server_port}"
 from functions.infer import main
 
 main.prefetching.wait()
-main.end_if_starved({"statusCode": 413}, "first")
+main.end_if_starved({"statusCode": 413}, Context(aws_request_id="first"))
 print("goes on", flush=True)
 leak = bytearray(200 * 2**20)
-main.end_if_starved({"statusCode": 413}, "second")
+main.end_if_starved({"statusCode": 413}, Context(aws_request_id="second"))
 print("never here", flush=True)
 """
 

@@ -27,7 +27,9 @@ from functions.core.registry.version import Reason
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.infer import handler as module
-from functions.infer.handler import STATUS, make_handler
+from functions.infer import responses
+from functions.infer.handler import InferHandler
+from functions.infer.responses import STATUS
 from tests.data_plane import Client, Context, DataPlane, ScaleSession, rows
 
 
@@ -39,9 +41,10 @@ def plane(tmp_path: Path) -> DataPlane:
     return plane
 
 
-@pytest.fixture
-def client(plane: DataPlane) -> Client:
-    return Client(plane.handler())
+@pytest.fixture(params=[False, True], ids=["dict", "bytes"])
+def client(plane: DataPlane, request: pytest.FixtureRequest) -> Client:
+    """Client of the handler in both forms: as Lambda's runtime client calls it, and as ours."""
+    return Client(plane.handler(), in_bytes=request.param)
 
 
 def load(name: str) -> dict[str, Any]:
@@ -190,7 +193,7 @@ def test_only_inferences_are_compressed(client: Client) -> None:
 
 @pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "JSON"])
 def test_the_reply_limit_counts_the_bytes_that_are_sent(client: Client, is_binary: bool) -> None:
-    body, headers = binary(*[1.0] * 3 * 500_000, binary_data_output=is_binary)  # 6 MB
+    body, headers = binary(*[1.0] * 3 * 550_000, binary_data_output=is_binary)  # 6.6 MB
     reply = client.post("/v2/models/demo/infer", body, headers=headers)
     assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
     assert "Accept-Encoding" in reply.json["error"]
@@ -202,7 +205,7 @@ def test_the_reply_limit_counts_the_bytes_that_are_sent(client: Client, is_binar
     result = InferResult.from_response_body(
         gzip.decompress(reply.body), header_length=None if length is None else int(length)
     )
-    assert result.as_numpy("y").tolist() == [[2.0, 2.0, 2.0]] * 500_000
+    assert result.as_numpy("y").tolist() == [[2.0, 2.0, 2.0]] * 550_000
 
 
 def test_a_reply_that_compression_cannot_make_small_enough_is_refused(client: Client) -> None:
@@ -212,7 +215,8 @@ def test_a_reply_that_compression_cannot_make_small_enough_is_refused(client: Cl
     reply = client.post("/v2/models/demo/infer", body, headers=headers)
 
     assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
-    assert "the reply, compressed, takes more than 4650000 bytes" in reply.json["error"]
+    assert "the reply, compressed, takes " in reply.json["error"]
+    assert "in base64, and Lambda's limit is 6291556: send fewer rows" in reply.json["error"]
     assert "content-encoding" not in reply.headers
 
 
@@ -223,7 +227,7 @@ def test_a_reply_too_large_for_lambda_is_refused(
     reply = client.post("/v2/models/demo/infer", body, headers=headers)
     assert (reply.status, reply.json["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
-    monkeypatch.setattr(module, "REPLY_BYTES_MAX", 100)
+    monkeypatch.setattr(responses, "REPLY_BYTES_MAX", 100)
     assert client.get("/v2/models/demo").status == 413
 
 
@@ -426,7 +430,7 @@ def test_a_failed_run_names_its_version_and_is_counted(
 def test_after_a_shortage_the_environment_looks_at_its_memory(
     plane: DataPlane, failure: Exception, status: int
 ) -> None:
-    shortages: list[tuple[dict[str, Any], str]] = []
+    shortages: list[tuple[Any, Any]] = []
     handler = plane.handler(after_shortage=lambda *arguments: shortages.append(arguments))
     client = Client(handler)
 
@@ -437,8 +441,8 @@ def test_after_a_shortage_the_environment_looks_at_its_memory(
     plane.runtime.failure = failure
     client.post("/v2/models/demo/infer", rows([1, 2, 3]))
 
-    [(reply, request_id)] = shortages
-    assert (reply["statusCode"], request_id) == (status, "lambda-id")
+    [(reply, context)] = shortages
+    assert (reply["statusCode"], context.aws_request_id) == (status, "lambda-id")
 
 
 def test_the_memory_of_a_request_is_free_when_its_refusal_is_written(
@@ -459,14 +463,14 @@ def test_the_memory_of_a_request_is_free_when_its_refusal_is_written(
         raise MemoryError
 
     alive: list[bool] = []
-    refusal = module._refusal
+    refusal = module.refusal
 
     def look(*arguments: Any) -> Any:
         alive.append(kept[0]() is not None)
         return refusal(*arguments)
 
     monkeypatch.setattr(ScaleSession, "run", run)
-    monkeypatch.setattr(module, "_refusal", look)
+    monkeypatch.setattr(module, "refusal", look)
 
     assert Client(plane.handler()).post("/v2/models/demo/infer", rows([1, 2, 3])).status == 413
     assert alive == [False]
@@ -634,7 +638,7 @@ def test_statistics_name_the_environment_that_counted_them(tmp_path: Path) -> No
     for start in (1_800_000_000.0, 1_800_000_060.0):
         statistics = Statistics(clock=lambda start=start: start)
         service = InferenceService(table.registry, table.resolver, table.models, statistics)
-        clients.append(Client(make_handler(service, write=lambda _: None)))
+        clients.append(Client(InferHandler(service, write=lambda _: None)))
     assert clients[0].post("/v2/models/m/infer", rows([1, 2, 3])).status == 200
 
     replies = [client.get(f"/v2/models{path}").json for client in clients for path in

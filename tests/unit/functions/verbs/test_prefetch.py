@@ -1,5 +1,7 @@
 """Prefetching for the first event, while the handler is imported."""
 
+import base64
+import json
 import threading
 import time
 from typing import Any
@@ -25,6 +27,7 @@ class Prefetching:
         self.resolved: list[tuple[str, Any]] = []
         self.loads: list[str] = []
         self.arrivals: list[int | None] = []
+        self.events: list[Any] = []
         self.handler = PrefetchingHandler(self.make, self, self)  # type: ignore[arg-type]
 
     def make(self) -> Any:
@@ -32,6 +35,7 @@ class Prefetching:
 
         def handler(event: Any, context: Any, began_ns: int | None = None) -> dict[str, Any]:
             self.arrivals.append(began_ns)
+            self.events.append(event)
             return {"statusCode": 200}
 
         return handler
@@ -79,6 +83,26 @@ def test_the_version_is_read_as_the_handler_reads_it(event: dict[str, Any], refe
     prefetching.handler(event, None)
 
     assert prefetching.resolved == [("digits", reference)]
+
+
+def test_an_event_in_bytes_is_prefetched_and_passed_on_as_bytes() -> None:
+    prefetching = Prefetching()
+    body = base64.b64encode(b"x" * 100_000).decode()
+    raw = json.dumps(INFER | {"body": body, "isBase64Encoded": True}).encode()
+
+    prefetching.handler(raw, None)
+
+    assert prefetching.resolved == [("digits", "latest")]
+    assert prefetching.events == [raw]
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_bytes_that_are_no_event_are_left_to_the_handler(raw: bytes) -> None:
+    prefetching = Prefetching()
+    prefetching.importable.set()
+
+    assert prefetching.handler(raw, None) == {"statusCode": 200}
+    assert prefetching.resolved == []
 
 
 @pytest.mark.parametrize(
