@@ -14,6 +14,9 @@ from functions.core.registry.dead_letters import Message
 
 BATCH = 10  # messages; SQS's limit for one call
 PEEK_S = 30  # s that a peeked message is hidden from other readers
+# s of one long poll. A short poll asks a subset of SQS's servers, and can miss every message.
+# docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-short-and-long-polling.html
+LONG_POLL_S = 1
 # Error codes of StartMessageMoveTask while another task runs, by botocore's protocol
 _TASK_RUNNING = {"UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation"}
 
@@ -80,20 +83,27 @@ class SqsDeadLetters:
         ]
 
     def _receive(self, limit: int) -> list[dict[str, Any]]:
-        """Receive SQS messages until `limit`, or until none is new."""
+        """Receive SQS messages until `limit`, or until a long poll brings none."""
         messages: dict[str, dict[str, Any]] = {}
-        while len(messages) < limit:
-            reply = self._client.receive_message(
-                QueueUrl=self._url,
-                MaxNumberOfMessages=min(BATCH, limit - len(messages)),
-                VisibilityTimeout=PEEK_S,
-                MessageSystemAttributeNames=["SentTimestamp"],
-            )
-            received = {message["MessageId"]: message for message in reply.get("Messages", [])}
-            if not received.keys() - messages.keys():
+        for _ in range(limit):  # each poll brings a message; SQS may deliver one twice
+            received = self._poll(min(BATCH, limit - len(messages)))
+            if not received:
                 break
-            messages |= received
+            messages |= {message["MessageId"]: message for message in received}
+            if len(messages) == limit:
+                break
         return list(messages.values())
+
+    def _poll(self, count: int) -> list[dict[str, Any]]:
+        """Ask all of SQS's servers for up to `count` messages."""
+        reply = self._client.receive_message(
+            QueueUrl=self._url,
+            MaxNumberOfMessages=count,
+            VisibilityTimeout=PEEK_S,
+            WaitTimeSeconds=LONG_POLL_S,
+            MessageSystemAttributeNames=["SentTimestamp"],
+        )
+        return list(reply.get("Messages", []))
 
     def redrive(self, per_second: int | None = None) -> str:
         """Start an SQS task that moves dead letters to their source queue.

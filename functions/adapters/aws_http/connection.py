@@ -7,8 +7,8 @@ read straight into a buffer, and a deadline for each reply as a whole.
 import re
 import socket
 from time import monotonic
-from typing import Any
 
+from functions.adapters.aws_http.addresses import Address, resolve
 from functions.adapters.aws_http.endpoint import Endpoint, Trust
 
 HEAD_LIMIT = 32 * 1024  # bytes of a reply's status line and headers
@@ -60,13 +60,28 @@ class Connection:
             raise
 
     def _connect(self, endpoint: Endpoint) -> socket.socket:
-        # As bytes, because a str is encoded with IDNA, whose codec takes time to import.
-        host: Any = endpoint.host.encode() if endpoint.host.isascii() else endpoint.host
-        timeout_s = max(0.001, self._deadline - monotonic())
+        """Connect to the first address of the endpoint that answers."""
+        failure: OSError | None = None
         try:
-            return socket.create_connection((host, endpoint.port), timeout_s)
+            for address in resolve(endpoint.host, endpoint.port, self._deadline):
+                try:
+                    return self._connect_to(address)
+                except OSError as error:
+                    failure = error
         except OSError as error:
-            raise BrokenConnection(f"no connection: {error}") from error
+            failure = error
+        raise BrokenConnection(f"no connection: {failure}") from failure
+
+    def _connect_to(self, address: Address) -> socket.socket:
+        family, kind, protocol, _, socket_address = address
+        connecting = socket.socket(family, kind, protocol)
+        try:
+            connecting.settimeout(max(0.001, self._deadline - monotonic()))
+            connecting.connect(socket_address)
+        except BaseException:
+            connecting.close()
+            raise
+        return connecting
 
     def _start_tls(self, host: str, trust: Trust) -> None:
         context = trust.context()

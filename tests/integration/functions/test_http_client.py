@@ -3,9 +3,11 @@
 import datetime
 import ipaddress
 import json
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -442,6 +444,76 @@ def test_a_call_ends_by_its_deadline(clients: Clients, serve: Callable[..., Faul
         calls("Query", {})
 
     assert 2 <= len(server.seen) <= 11
+
+
+class NameServer:
+    """getaddrinfo that answers for a host with an address of loopback, once allowed to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.questions = 0
+        self.answers = threading.Event()
+        self.addresses = ["127.0.0.1"]
+        self._ask = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self.ask)
+
+    def ask(self, host: bytes, port: int, flags: int = 0, **options: Any) -> Any:
+        if host != b"storage.test":
+            return self._ask(host, port, flags=flags, **options)
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "no address")
+        self.questions += 1
+        self.answers.wait(60)
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "no such host")
+        return [one for address in self.addresses for one in self._ask(address, port, **options)]
+
+
+@pytest.fixture
+def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    server = NameServer(monkeypatch)
+    yield server
+    server.answers.set()
+
+
+def named(server: FaultServer) -> str:
+    return server.url.replace("127.0.0.1", "storage.test")
+
+
+def test_a_silent_name_server_holds_no_call_past_its_deadline(
+    clients: Clients, serve: Callable[..., FaultServer], name_server: NameServer
+) -> None:
+    server = serve(Script(found))
+    patience = RetryPolicy(attempts=3, attempt_s=0.05, total_s=60)
+    calls = DynamoCalls(clients.client("dynamodb", named(server)), patience)
+
+    with pytest.raises(Unavailable, match="cannot be reached") as caught:
+        calls("BatchGetItem", {})
+
+    assert "no name server answered for storage.test" in str(caught.value.__cause__)
+    assert name_server.questions == 1  # all attempts wait for one answer
+
+    name_server.answers.set()
+    assert clients.table(named(server)).get([("P", "S")]) == [ITEM]
+
+
+def test_the_next_address_of_a_host_is_tried(
+    clients: Clients, serve: Callable[..., FaultServer], name_server: NameServer
+) -> None:
+    server = serve(Script(found))
+    name_server.addresses = ["::1", "127.0.0.1"]  # nothing listens at the first
+    name_server.answers.set()
+
+    assert clients.table(named(server)).get([("P", "S")]) == [ITEM]
+
+
+def test_a_host_without_an_address_cannot_be_reached(
+    clients: Clients, name_server: NameServer
+) -> None:
+    name_server.addresses = []
+    name_server.answers.set()
+
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        clients.table("http://storage.test:9").get([("P", "S")])
 
 
 def test_waits_double_up_to_the_cap(clients: Clients, serve: Callable[..., FaultServer]) -> None:

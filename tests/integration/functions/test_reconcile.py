@@ -536,6 +536,36 @@ def test_every_dead_letter_has_its_reason(
     assert len(explain(world.letters.peek(2), world.registry)) == 2
 
 
+class ScatteredQueue:
+    """SQS with a message on each of several servers, of which a short poll asks an empty one."""
+
+    def __init__(self, messages: int) -> None:
+        self.hidden: list[str] = []
+        self.visible = [f"m{number}" for number in range(messages)]
+
+    def receive_message(self, **request: Any) -> dict[str, Any]:
+        if not request.get("WaitTimeSeconds") or not self.visible:
+            return {}
+        name = self.visible.pop()
+        self.hidden.append(name)
+        attributes = {"SentTimestamp": "0"}
+        message = {"MessageId": name, "Body": "{}", "ReceiptHandle": name, "Attributes": attributes}
+        return {"Messages": [message]}
+
+    def change_message_visibility(self, ReceiptHandle: str, **_: Any) -> None:  # noqa: N803
+        self.hidden.remove(ReceiptHandle)
+
+
+@pytest.mark.parametrize(("limit", "listed"), [(100, 12), (5, 5)])
+def test_dead_letters_on_every_server_of_sqs_are_listed(limit: int, listed: int) -> None:
+    queue = ScatteredQueue(messages=12)
+
+    messages = SqsDeadLetters(queue, "url", "arn").peek(limit)
+
+    assert len({message.id for message in messages}) == listed
+    assert not queue.hidden
+
+
 def test_the_dead_letter_of_an_ignored_upload_says_why_it_was_ignored(
     world: World, handler: Callable[..., dict[str, Any]]
 ) -> None:
