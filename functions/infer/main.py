@@ -47,7 +47,9 @@ if memory_mb:
 
 settings = Settings.from_environment(os.environ)
 dynamodb = Client(settings, "dynamodb")
-blobs = BlobReader.from_settings(settings, os.environ["SERVING_BUCKET"])
+blobs = BlobReader.from_settings(
+    settings, os.environ["SERVING_BUCKET"], os.environ.get("BUCKET_OWNER")
+)
 initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
 if initialization != "snap-start":  # connections do not survive a snapshot
     dynamodb.preconnect()

@@ -11,6 +11,7 @@ from aws_lambda_powertools.metrics import Metrics
 from botocore.config import Config
 
 from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.s3 import expect_owner
 from functions.adapters.aws.s3_listing import S3BlobListing, S3UploadListing
 from functions.adapters.aws.sqs import SqsDeadLetters, SqsQueue
 from functions.adapters.clock import utc_ago, utc_now
@@ -19,7 +20,8 @@ from functions.core.registry.registry import Registry
 from functions.reconcile.handler import ReconcileHandler
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)
-s3, sqs = boto3.client("s3", config=config), boto3.client("sqs", config=config)
+s3 = expect_owner(boto3.client("s3", config=config), os.environ["BUCKET_OWNER"])
+sqs = boto3.client("sqs", config=config)
 logger = Logger()
 registry = Registry(
     DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"]),

@@ -48,6 +48,7 @@ class RegisterHandler:
     registration: Registration
     logger: Logger
     metrics: Metrics
+    bucket: str  # the only one whose uploads are registered
     note_failure: Callable[[Upload, Reason], None] = lambda *_: None
     note_ignored: Callable[[str, Reason], None] = lambda *_: None
     send: Callable[[Sequence[Mapping[str, Any]]], None] = _no_queue  # events to the queue
@@ -163,6 +164,14 @@ class RegisterHandler:
 
     def register_or_ignore(self, upload: Upload) -> Version | None:
         """Register an upload, or record the reason for ignoring it."""
+        if upload.bucket != self.bucket:
+            self.logger.error(
+                "ignored: another bucket",
+                reason=f"upload to {self.bucket}",
+                **_log_fields(upload),
+            )
+            self.count("UploadsIgnored")
+            return None
         try:
             version = self.registration.register(upload)
         except InvalidModel as error:

@@ -12,7 +12,7 @@ from aws_lambda_powertools.metrics import Metrics
 from botocore.config import Config
 
 from functions.adapters.aws.dynamodb import DynamoTable
-from functions.adapters.aws.s3 import CONNECTIONS, S3Blobs, S3Uploads
+from functions.adapters.aws.s3 import CONNECTIONS, S3Blobs, S3Uploads, expect_owner
 from functions.adapters.aws.sqs import SqsQueue
 from functions.adapters.child_process import Limits
 from functions.adapters.clock import utc_now
@@ -39,7 +39,7 @@ config = Config(
     read_timeout=20,
     max_pool_connections=CONNECTIONS,
 )
-s3 = boto3.client("s3", config=config)
+s3 = expect_owner(boto3.client("s3", config=config), os.environ["BUCKET_OWNER"])
 dynamodb = boto3.client("dynamodb", config=config)
 queue = SqsQueue(boto3.client("sqs", config=config), os.environ["REGISTRATION_QUEUE_URL"])
 registry = Registry(
@@ -72,6 +72,7 @@ lambda_handler = RegisterHandler(
     registration,
     logger,
     Metrics(),
+    bucket=os.environ["ARTIFACTS_BUCKET"],
     note_failure=partial(note_failure, registry),
     note_ignored=registry.note_ignored,
     send=queue.send,

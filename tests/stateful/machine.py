@@ -181,7 +181,7 @@ class Machine(RuleBasedStateMachine):
             Metrics(namespace="mayfly", service="register"),
         )
         self.environment = lambda: RegisterHandler(
-            watched, logger, metrics, partial(note_failure, self.registry)
+            watched, logger, metrics, cloud.artifacts, partial(note_failure, self.registry)
         )
         self.queue: list[Message] = []
         self.paused: list[Delivery] = []

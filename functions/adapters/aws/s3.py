@@ -21,6 +21,7 @@ from functions.core.registry.version import Blob, Source
 CHUNK = 1024 * 1024  # bytes
 PART = 8 * CHUNK  # bytes of one request; larger objects take several
 CONNECTIONS = 16  # one connection gets about 90 MB/s from S3; boto3's pool needs the same size
+OWNER = "ExpectedBucketOwner"
 FRESH = timedelta(hours=12)  # half of the reconciler's grace period for unreferenced blobs
 
 
@@ -33,6 +34,22 @@ def part_bytes(size_bytes: int) -> int:
     (1.25, 1.0)
     """
     return max(PART, -(-size_bytes // CONNECTIONS))
+
+
+def expect_owner(client: Any, account: str) -> Any:
+    """Add the expected bucket owner to every request of an S3 client.
+
+    S3 denies a request whose bucket belongs to another account, e.g. after ours was deleted and
+    somebody else took its name. Returns the client.
+    """
+
+    def add_owner(params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
+        if OWNER in model.input_shape.members:
+            params = {OWNER: account, **params}
+        return params
+
+    client.meta.events.register("provide-client-params.s3", add_owner)
+    return client
 
 
 class S3Uploads:

@@ -5,6 +5,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from functions.adapters.aws_errors import ErrorKind
@@ -26,7 +27,7 @@ ATTEMPTS = 4
 STACK_BYTES = 1 * MB  # stack of each thread; the default 8 MB would count towards the memory limit
 _UNAVAILABLE = {
     ErrorKind.GONE: ("a model file is missing in storage", "BLOB_MISSING"),
-    ErrorKind.DENIED: ("access to the bucket {bucket} is denied", "ACCESS_DENIED"),
+    ErrorKind.DENIED: ("access to storage is denied", "ACCESS_DENIED"),
     ErrorKind.TRANSIENT: ("storage does not answer; try again", None),
 }
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
@@ -42,27 +43,30 @@ class BlobReader:
     def __init__(
         self,
         client: Client,
-        bucket: str,
         prefix: str = "",
         *,
+        owner: str | None = None,
         range_bytes: tuple[int, int] = RANGE_BYTES,
         connections: int = CONNECTIONS,
     ) -> None:
         """Create a reader of the files in an S3 bucket.
 
-        `prefix` precedes the keys in a path, e.g. "/bucket" if the host does not name it.
+        `prefix` precedes the keys in a path, e.g. "/bucket" if the host does not name it. `owner`
+        is the account that the bucket must belong to.
         """
         self._client = client
-        self._bucket = bucket
         self._prefix = prefix
+        self._headers = {"x-amz-expected-bucket-owner": owner} if owner else {}
         self._range_bytes = range_bytes
         self._connections = connections
 
     @classmethod
-    def from_settings(cls, settings: Settings, bucket: str) -> "BlobReader":
+    def from_settings(
+        cls, settings: Settings, bucket: str, owner: str | None = None
+    ) -> "BlobReader":
         """Create a reader of an S3 bucket with a new HTTP client."""
         endpoint, prefix = settings.bucket(bucket)
-        return cls(Client(settings, "s3", endpoint), bucket, prefix)
+        return cls(Client(settings, "s3", endpoint), prefix, owner=owner)
 
     def preconnect(self, connections: int = 1) -> None:
         """Start to open connections to S3 in background threads."""
@@ -93,7 +97,7 @@ class BlobReader:
             if error.kind not in _UNAVAILABLE:
                 raise
             message, code = _UNAVAILABLE[error.kind]
-            raise Unavailable(message.format(bucket=self._bucket), code=code) from error
+            raise Unavailable(message, code=code) from error
         finally:
             part.unlink(missing_ok=True)
 
@@ -107,7 +111,7 @@ class BlobReader:
     def _download(self, blob: Blob, path: Path) -> str:
         key = self._prefix + percent_encode(f"/{blob.key}", safe="/")
         size = blob.size_bytes
-        download = _Download(self._client, key, path, size, self._range_size(size))
+        download = _Download(self._client, key, self._headers, path, size, self._range_size(size))
         try:
             download.start(self._connections)
             return download.digest()
@@ -130,9 +134,18 @@ class _Download:
     They take the ranges in order; the thread that waits in digest() hashes them.
     """
 
-    def __init__(self, client: Client, key: str, path: Path, size: int, range_size: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        key: str,
+        headers: Mapping[str, str],
+        path: Path,
+        size: int,
+        range_size: int,
+    ) -> None:
         self._client = client
         self._key = key
+        self._headers = headers
         self._size = size
         starts = range(0, size, range_size)
         self._ranges = [range(at, min(at + range_size, size)) for at in starts] or [range(0)]
@@ -251,7 +264,7 @@ class _Download:
             raise
 
     def _request(self, at: int, stop: int) -> Request:
-        headers = {}
+        headers = dict(self._headers)
         if len(self._ranges) > 1 or at:
             headers["range"] = f"bytes={at}-{stop - 1}"
         if self._etag is not None:

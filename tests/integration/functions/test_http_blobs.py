@@ -28,6 +28,7 @@ from tests.fault_server import (
 CONTENT = bytes(range(256)) * 40
 BLOB = Blob("model.onnx", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 RANGE = 1000
+OWNER = "123456789012"
 RANGES = -(-len(CONTENT) // RANGE)
 CHUNKED = (
     b"HTTP/1.1 206 OK\r\ntransfer-encoding: chunked\r\n"
@@ -63,8 +64,8 @@ class Reading:
         )
         self.reader = BlobReader(
             client,
-            "models",
             prefix,
+            owner=OWNER,
             range_bytes=(range_bytes, range_bytes),
             connections=connections,
         )
@@ -124,6 +125,14 @@ def test_a_blob_comes_in_ranges_over_kept_connections(server: FaultServer, tmp_p
     assert reading.waits == []
 
 
+def test_every_request_names_the_account_that_owns_the_bucket(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    Reading(server.url).fetch(tmp_path)
+
+    assert {seen.headers["x-amz-expected-bucket-owner"] for seen in server.seen} == {OWNER}
+
+
 def test_a_small_blob_is_one_request(server: FaultServer, tmp_path: Path) -> None:
     reading = Reading(server.url, range_bytes=len(CONTENT))
 
@@ -139,9 +148,7 @@ def test_a_blob_is_divided_among_the_connections(
     server: FaultServer, tmp_path: Path, least: int, most: int, requests: int
 ) -> None:
     reading = Reading(server.url)
-    reader = BlobReader(
-        reading.client, "models", "/models", range_bytes=(least, most), connections=4
-    )
+    reader = BlobReader(reading.client, "/models", range_bytes=(least, most), connections=4)
 
     reader.fetch(BLOB, tmp_path / "copy")
 
@@ -407,7 +414,10 @@ def test_an_error_of_s3_has_a_code_of_ours(
     )
     stored.faults = dict.fromkeys(range(1, 99), lambda _, line: line.answer(status, body))
 
-    assert Reading(server.url).fails(tmp_path).instance_code == expected
+    error = Reading(server.url).fails(tmp_path)
+
+    assert error.instance_code == expected
+    assert "models" not in str(error)  # the bucket's name
 
 
 @pytest.mark.parametrize(

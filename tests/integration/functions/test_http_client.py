@@ -76,7 +76,7 @@ class Clients:
 
     def blobs(self, url: str, bucket: str, **environment: str) -> BlobReader:
         return BlobReader(
-            self.client("s3", url, **environment), bucket, f"/{bucket}", range_bytes=(1000, 1000)
+            self.client("s3", url, **environment), f"/{bucket}", range_bytes=(1000, 1000)
         )
 
 

@@ -96,7 +96,10 @@ class World:
     def deliver(self) -> list[str]:
         """Deliver the queue to register; return the state of each upload, in order."""
         handler = RegisterHandler(
-            self.registration, Logger(stream=io.StringIO()), Metrics(namespace="t", service="t")
+            self.registration,
+            Logger(stream=io.StringIO()),
+            Metrics(namespace="t", service="t"),
+            self.artifacts,
         )
         states = []
         while messages := self.sqs.receive_message(
@@ -587,6 +590,7 @@ def test_what_was_not_begun_is_in_the_queue_at_once_and_received_for_the_first_t
         world.registration,
         Logger(stream=io.StringIO()),
         Metrics(namespace="t", service="t"),
+        world.artifacts,
         send=SqsQueue(world.sqs, world.queue_url).send,
     )
     sqs = {
@@ -627,6 +631,7 @@ def test_register_notes_why_an_upload_failed(world: World, monkeypatch: pytest.M
         world.registration,
         Logger(stream=io.StringIO()),
         Metrics(namespace="t", service="t"),
+        world.artifacts,
         partial(note_failure, world.registry),
     )
     body = json.dumps(upload_event(world.source(upload)))

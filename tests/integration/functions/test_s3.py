@@ -309,3 +309,27 @@ def test_a_denied_bucket_is_unavailable(deployed: Deployed, tmp_path: Path) -> N
 
     with pytest.raises(Unavailable, match="denied"):
         S3Uploads(s3).pin("up", KEY, None)
+
+
+def test_every_request_names_the_account_that_owns_the_bucket(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    s3 = s3_adapter.expect_owner(boto3.client("s3"), "123456789012")
+    owners: list[str] = []
+    s3.meta.events.register(
+        "before-send.s3",
+        lambda request, **_: owners.append(request.headers["x-amz-expected-bucket-owner"]),
+    )
+    bucket = deployed.outputs["ArtifactsBucketName"]
+    boto3.client("s3").put_object(Bucket=bucket, Key=KEY, Body=b"graph")
+    (tmp_path / "large").write_bytes(bytes(s3_adapter.PART + 1))
+
+    uploads = S3Uploads(s3)
+    uploads.fetch(uploads.pin(bucket, KEY, None), tmp_path / "model")
+    uploads.history(bucket, KEY)
+    S3Blobs(s3, deployed.outputs["ServingBucketName"]).store(
+        Blob("weights", "0" * 64, s3_adapter.PART + 1), tmp_path / "large"
+    )
+
+    assert len(owners) >= 6  # head, get, list; head, parts of a multipart upload
+    assert set(owners) == {b"123456789012"}

@@ -75,7 +75,8 @@ def test_infer_writes_to_no_bucket_and_to_no_registry_record(deployed: dict[str,
         if not name.startswith("InferFunction"):
             continue
         allowed = set(actions(statement))
-        assert not {action for action in allowed - {"s3:GetObject"} if action.startswith("s3:")}
+        reading = {"s3:GetObject", "s3:ListBucket"}
+        assert not {action for action in allowed - reading if action.startswith("s3:")}
         if allowed & {"dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"}:
             keys = {"dynamodb:LeadingKeys": ["SERVING#*"]}
             assert statement["Condition"] == {"ForAllValues:StringLike": keys}

@@ -23,7 +23,7 @@ from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import scale_model
 from tests.sandbox import MemorySandbox
 
-BUCKET = "mayfly-artifacts"
+BUCKET = "mayfly-artifactsbucket"  # of the recorded events, and of the local stack
 UPLOAD = Upload(BUCKET, "models/demo/model.onnx", "v1")
 
 
@@ -94,6 +94,7 @@ def handler(
         registration,
         Logger(service=request.node.name, stream=log),
         Metrics(namespace="Test", service="test"),
+        BUCKET,
     )
 
 
@@ -235,6 +236,22 @@ def test_a_model_without_a_folder_is_logged_with_the_right_folder(
     assert (line["level"], line["key"]) == ("WARNING", f"models/{name}")
 
 
+@pytest.mark.parametrize("name", ["s3_put_model", "eventbridge_put_model", "sqs_put_model"])
+def test_an_upload_to_another_bucket_is_not_even_read(
+    handler: RegisterHandler, log: io.StringIO, name: str, uploads: Uploads
+) -> None:
+    text = json.dumps(load(name)).replace(BUCKET, "somebody-elses")
+    uploads.put("somebody-elses", "models/demo/model.onnx", scale_model())
+
+    reply = handler(json.loads(text), Context())
+
+    assert reply in ({"versions": []}, {"batchItemFailures": []})
+    assert handler.registration.registry.versions("demo") == []
+    [line] = logged(log)
+    assert line["message"] == "ignored: another bucket"
+    assert (line["bucket"], line["reason"]) == ("somebody-elses", f"upload to {BUCKET}")
+
+
 @pytest.mark.parametrize(
     ("name", "number"), [("model.onnx", 1), ("notes.onnx", 1), ("gone.onnx", 0)]
 )
@@ -247,6 +264,7 @@ def test_after_upload_is_called_once_the_version_is_finished(
         registration,
         Logger(service="after", stream=log),
         Metrics(namespace="Test", service="test"),
+        BUCKET,
         after_upload=lambda: finished.append(
             len([version for version in registry.versions("demo") if version.finished_at])
         ),
