@@ -13,10 +13,11 @@ from local.template import Template
 
 FUNCTIONS = Path("functions")
 CORE = FUNCTIONS / "core"
-# Fast codecs on the path of a request; all other files of core use the standard library.
+# Fast codecs and digests; all other files of core use the standard library.
 CODECS_IN_CORE = {
     "protocol/fast_decoder.py": {"orjson"},
     "protocol/infer_reply.py": {"orjson"},
+    "registration/digests.py": {"blake3"},
     "serving/http.py": {"orjson", "pybase64"},
     "serving/request_log.py": {"orjson"},
 }
@@ -79,7 +80,7 @@ def test_no_function_unpickles_evaluates_or_unpacks_archives_with_a_library() ->
 
 def test_functions_import_the_packages_of_layers_and_runtime() -> None:
     # The layers have onnxruntime, too: its library is loaded, its Python package never imported.
-    in_layers = {"aws_lambda_powertools", "orjson", "pybase64", "pydantic"}
+    in_layers = {"aws_lambda_powertools", "blake3", "orjson", "pybase64", "pydantic"}
     in_runtime = {"boto3", "botocore", "snapshot_restore_py"}
     imported = {name for path in FUNCTIONS.rglob("*.py") for name in imports(path)}
 

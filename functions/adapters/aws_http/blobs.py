@@ -1,12 +1,12 @@
-"""Parallel download of model files from S3, verified by SHA-256."""
+"""Parallel download of model files from S3, verified by their digests."""
 
 import hashlib
 import os
 import re
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from functions.adapters.aws_errors import ErrorKind
 from functions.adapters.aws_http.client import Client, Request, RetryPolicy, ServiceError
@@ -15,6 +15,9 @@ from functions.adapters.aws_http.settings import Settings
 from functions.adapters.aws_http.sigv4 import NO_PAYLOAD, percent_encode
 from functions.core.errors import Unavailable
 from functions.core.registry.version import Blob
+
+if TYPE_CHECKING:
+    from blake3 import blake3
 
 MB = 1024 * 1024
 # Bytes of the smallest and largest range request; larger ones would delay hashing to the end
@@ -77,19 +80,16 @@ class BlobReader:
         self._client.close()
 
     def fetch(self, blob: Blob, path: Path) -> None:
-        """Download a model file to `path`, verified by its SHA-256.
+        """Download a model file to `path`, verified by its digests.
 
-        `path` appears complete or not at all.
+        They are those of its ranges, or else its SHA-256. `path` appears complete or not at all.
 
         Raises:
-            Unavailable: it could not be read, or its digest is wrong; try again.
+            Unavailable: it could not be read, or a digest is wrong; try again.
         """
         part = path.with_name(path.name + ".part")
         try:
-            if self._download_twice(blob, part) != blob.sha256:
-                raise Unavailable(
-                    "a model file arrived corrupted from storage", code="BLOB_CORRUPTED"
-                )
+            self._download_twice(blob, part)
             part.replace(path)
         except (BrokenConnection, ObjectChanged) as error:
             raise Unavailable("storage cannot be reached; try again") from error
@@ -101,25 +101,27 @@ class BlobReader:
         finally:
             part.unlink(missing_ok=True)
 
-    def _download_twice(self, blob: Blob, path: Path) -> str:
-        """Download a blob, twice if overwritten meanwhile; return its SHA-256."""
+    def _download_twice(self, blob: Blob, path: Path) -> None:
+        """Download a blob, twice if overwritten meanwhile."""
         try:
-            return self._download(blob, path)
+            self._download(blob, path)
         except ObjectChanged:
-            return self._download(blob, path)
+            self._download(blob, path)
 
-    def _download(self, blob: Blob, path: Path) -> str:
+    def _download(self, blob: Blob, path: Path) -> None:
         key = self._prefix + percent_encode(f"/{blob.key}", safe="/")
-        size = blob.size_bytes
-        download = _Download(self._client, key, self._headers, path, size, self._range_size(size))
+        key = self._prefix + percent_encode(f"/{blob.key}", safe="/")
+        whole = Request("GET", key, self._headers, b"", NO_PAYLOAD)
+        range_bytes = blob.range_bytes or self._range_size(blob.size_bytes)
+        download = _Download(self._client, whole, path, blob, range_bytes)
         try:
             download.start(self._connections)
-            return download.digest()
+            download.verify()
         finally:
             download.release()
 
     def _range_size(self, size: int) -> int:
-        """Return how many bytes each range request of a download fetches.
+        """Return the bytes of each range of a blob without range digests.
 
         All connections get equal work.
         """
@@ -131,30 +133,26 @@ class BlobReader:
 class _Download:
     """Download of one S3 object in byte ranges, by several threads.
 
-    They take the ranges in order; the thread that waits in digest() hashes them.
+    They take the ranges in order. Each verifies its own by their digests; without these, the
+    thread that waits in verify() hashes all ranges.
     """
 
     def __init__(
-        self,
-        client: Client,
-        key: str,
-        headers: Mapping[str, str],
-        path: Path,
-        size: int,
-        range_size: int,
+        self, client: Client, whole: Request, path: Path, blob: Blob, range_bytes: int
     ) -> None:
+        """Open the file; `whole` requests all bytes of the blob."""
+        self.whole = whole
+        self.blob = blob
         self._client = client
-        self._key = key
-        self._headers = headers
-        self._size = size
-        starts = range(0, size, range_size)
-        self._ranges = [range(at, min(at + range_size, size)) for at in starts] or [range(0)]
+        size = blob.size_bytes
+        starts = range(0, size, range_bytes)
+        self._ranges = [range(at, min(at + range_bytes, size)) for at in starts] or [range(0)]
         self._waiting = iter(self._ranges)  # next() is atomic
         self._end = time.monotonic() + ATTEMPTS * ANSWER_S + size / SLOWEST_BYTES_S
         self._condition = threading.Condition()
         self._done: set[range] = set()
         self._error: BaseException | None = None
-        self._etag: str | None = None
+        self.etag: str | None = None
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._users = 1  # threads that use the file; the last one closes it
         if size:
@@ -177,14 +175,24 @@ class _Download:
         finally:
             threading.stack_size(stack_size)
 
-    def digest(self) -> str:
-        """Wait for the download and return the SHA-256 of its bytes.
+    def verify(self) -> None:
+        """Wait for the download and check its digests.
 
         Raises:
-            BrokenConnection, ServiceError, ObjectChanged, Unavailable: the download failed.
+            BrokenConnection, ServiceError, ObjectChanged: the download failed.
+            Unavailable: too few bytes arrived, or corrupted ones.
         """
+        if self.blob.range_digests:
+            import_blake3()  # while the threads wait for their first byte
+            for span in self._ranges:
+                self._wait_for(span)
+        elif self._sha256() != self.blob.sha256:
+            raise _corrupted()
+
+    def _sha256(self) -> str:
+        """Return the SHA-256 of the whole file, hashed while ranges still arrive."""
         digest = hashlib.sha256()
-        buffer = memoryview(bytearray(min(MB, self._size)))
+        buffer = memoryview(bytearray(min(MB, self.blob.size_bytes)))
         for span in self._ranges:
             self._wait_for(span)
             for at in range(span.start, span.stop, MB):
@@ -218,95 +226,146 @@ class _Download:
         buffer = memoryview(bytearray(min(BUFFER_BYTES, len(self._ranges[0]))))
         try:
             while self._error is None and (span := next(self._waiting, None)) is not None:
-                self._fetch(span, buffer)
+                self._fetch(_Range(self, span, buffer))
                 with self._condition:
                     self._done.add(span)
                     self._condition.notify_all()
-        except BaseException as error:  # raised again in the thread that waits in digest()
+        except BaseException as error:  # raised again in the thread that waits in verify()
             with self._condition:
                 self._error = self._error or error
                 self._condition.notify_all()
 
-    def _fetch(self, span: range, buffer: memoryview) -> None:
+    def _fetch(self, part: "_Range") -> None:
         """Download one byte range; each retry requests only its missing rest."""
-        at = span.start
-
-        def prepare() -> Request:
-            return self._request(at, span.stop)
-
-        def read(reply: Reply) -> None:
-            nonlocal at
-            self._check_reply(reply, at, span.stop)
-            while at < span.stop:
-                piece = buffer[: span.stop - at]
-                count = 0
-                try:
-                    while count < len(piece):
-                        count += _read_some(reply, piece[count:])
-                finally:
-                    self._write(piece[:count], at)
-                    at += count
-            if reply.length is None:  # read to the last chunk's end, to reuse the connection
-                reply.read_into(buffer[:1])
-
         policy = RetryPolicy(
             attempts=ATTEMPTS,
-            attempt_s=ANSWER_S + len(span) / SLOWEST_BYTES_S,
+            attempt_s=ANSWER_S + len(part.span) / SLOWEST_BYTES_S,
             total_s=self._end - time.monotonic(),
         )
         try:
-            self._client.call(prepare, read, policy)
+            self._client.call(part.request, part.read, policy)
         except ServiceError as error:
             if error.status == 412:
                 raise ObjectChanged from error
             if error.status == 416:
-                raise Unavailable(f"fewer than {self._size} bytes arrived from storage") from error
+                size = self.blob.size_bytes
+                raise Unavailable(f"fewer than {size} bytes arrived from storage") from error
             raise
+        part.check_digest()
 
-    def _request(self, at: int, stop: int) -> Request:
-        headers = dict(self._headers)
-        if len(self._ranges) > 1 or at:
-            headers["range"] = f"bytes={at}-{stop - 1}"
-        if self._etag is not None:
-            headers["if-match"] = self._etag
-        return Request("GET", self._key, headers, b"", NO_PAYLOAD)
+    @property
+    def is_whole(self) -> bool:
+        """True if one range has all bytes of the object."""
+        return len(self._ranges) == 1
 
-    def _check_reply(self, reply: Reply, at: int, stop: int) -> None:
+    def check_etag(self, etag: str | None) -> None:
+        """Raise ObjectChanged if a range belongs to another S3 object version."""
+        with self._condition:
+            self.etag = self.etag or etag
+        if etag != self.etag:
+            raise ObjectChanged
+
+    def check_size(self, size: int) -> None:
+        """Check the size of the object in S3."""
+        if size != self.blob.size_bytes:
+            raise Unavailable(f"{size} of {self.blob.size_bytes} bytes arrived from storage")
+
+    def write(self, content: memoryview, at: int) -> None:
+        """Write bytes to the file at an offset."""
+        while content:
+            count = os.pwrite(self._file, content, at)
+            content, at = content[count:], at + count
+
+
+class _Range:
+    """Byte range of a download: its progress and its digest."""
+
+    def __init__(self, download: _Download, span: range, buffer: memoryview) -> None:
+        self.span = span
+        self._download = download
+        self._buffer = buffer
+        self._at = span.start  # bytes before it have arrived
+        self._digest: blake3 | None = None
+
+    def request(self) -> Request:
+        """Return the GetObject request for the missing rest of the range."""
+        whole = self._download.whole
+        headers = dict(whole.headers)
+        if self._at or not self._download.is_whole:
+            headers["range"] = f"bytes={self._at}-{self.span.stop - 1}"
+        if self._download.etag is not None:
+            headers["if-match"] = self._download.etag
+        return Request(whole.method, whole.path, headers, whole.body, whole.payload_hash)
+
+    def read(self, reply: Reply) -> None:
+        """Write the reply's bytes to the file, and hash them."""
+        self._check_reply(reply)
+        if self._digest is None and self._download.blob.range_digests:
+            self._digest = import_blake3()()
+        while self._at < self.span.stop:
+            piece = self._buffer[: self.span.stop - self._at]
+            count = 0
+            try:
+                while count < len(piece):
+                    count += _read_some(reply, piece[count:])
+            finally:
+                self._keep(piece[:count])
+        if reply.length is None:  # read to the last chunk's end, to reuse the connection
+            reply.read_into(self._buffer[:1])
+
+    def check_digest(self) -> None:
+        """Compare the range's digest with the recorded one.
+
+        Raises:
+            Unavailable: it differs.
+        """
+        blob = self._download.blob
+        if not blob.range_digests:
+            return
+        if self._digest is None or self._digest.digest() != blob.range_digest(self.span.start):
+            raise _corrupted()
+
+    def _keep(self, piece: memoryview) -> None:
+        if self._digest is not None:
+            self._digest.update(piece)
+        self._download.write(piece, self._at)
+        self._at += len(piece)
+
+    def _check_reply(self, reply: Reply) -> None:
         """Check that a GetObject reply has the requested bytes and ETag.
 
-        If it has the whole object instead, skip to `at`.
+        If it has the whole object instead, skip to the missing ones.
         """
-        etag = reply.headers.get("etag")
-        with self._condition:
-            self._etag = self._etag or etag
-        if etag != self._etag:
-            raise ObjectChanged
+        self._download.check_etag(reply.headers.get("etag"))
         if reply.status == 206:
-            self._check_range(reply, at, stop)
+            self._check_range(reply)
         elif reply.status == 200:
             if reply.length is not None:
-                self._check_size(reply.length)
-            _skip(reply, at)
+                self._download.check_size(reply.length)
+            _skip(reply, self._at)
         else:
             raise BrokenConnection(f"S3 answered {reply.status} to a read")
 
-    def _check_range(self, reply: Reply, at: int, stop: int) -> None:
+    def _check_range(self, reply: Reply) -> None:
         match = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
         if match is None:
             raise BrokenConnection("S3 does not say which range it answers")
         first, last, total = map(int, match.groups())
-        self._check_size(total)
-        if (first, last + 1) != (at, stop) or reply.length not in (stop - at, None):
+        self._download.check_size(total)
+        rest = self.span.stop - self._at
+        if (first, last + 1) != (self._at, self.span.stop) or reply.length not in (rest, None):
             raise BrokenConnection("S3 answered another range")
 
-    def _check_size(self, size: int) -> None:
-        if size != self._size:
-            raise Unavailable(f"{size} of {self._size} bytes arrived from storage")
 
-    def _write(self, content: memoryview, at: int) -> None:
-        while content:
-            count = os.pwrite(self._file, content, at)
-            content, at = content[count:], at + count
+def import_blake3() -> "type[blake3]":
+    """Import BLAKE3, which only blobs of several ranges need."""
+    from blake3 import blake3
+
+    return blake3
+
+
+def _corrupted() -> Unavailable:
+    return Unavailable("a model file arrived corrupted from storage", code="BLOB_CORRUPTED")
 
 
 def _skip(reply: Reply, count: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from functions.core.errors import InvalidModel, Unavailable, shown
-from functions.core.registration.digests import hash_file, open_regular
+from functions.core.registration.digests import hash_files, open_regular
 from functions.core.registration.manifest import Manifest, check_listing, label_outputs
 from functions.core.registration.sandbox_answers import BAD_ANSWER, bad_answer
 from functions.core.registration.sandbox_protocol import (
@@ -255,7 +255,7 @@ def _ready(
     return replace(
         version,
         state=State.READY,
-        files=tuple(hash_file(serving / name) for name in built.files),
+        files=hash_files([serving / name for name in built.files]),
         manifest=_write(documents / "manifest.json", manifest.raw) if manifest else None,
         signature=label_outputs(built.signature, manifest, unpacked.labels),
         graph=unpacked.graph,

@@ -4,6 +4,9 @@ Attribute names are stored data: changing one needs a migration of the table.
 """
 
 import json
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from functions.core.protocol.signature import Signature
@@ -147,6 +150,31 @@ def blob_to_record(blob: Blob) -> dict[str, Any]:
     return {"name": blob.name, "sha256": blob.sha256, "size_bytes": blob.size_bytes}
 
 
+def ranges_to_record(files: Sequence[Blob]) -> dict[str, Any] | None:
+    """Return the digests of files' ranges as a plain dict, or None.
+
+    They lie beside the files' own records, which earlier releases read without unknown fields.
+    """
+    range_bytes = max((blob.range_bytes for blob in files), default=0)
+    if not range_bytes:
+        return None
+    digests = [b2a_base64(blob.range_digests, newline=False).decode() for blob in files]
+    return {"range_bytes": range_bytes, "blake3": digests}
+
+
+def files_from_records(files: Sequence[Item], ranges: Item | None) -> tuple[Blob, ...]:
+    """Build a version's files from the records of files and ranges."""
+    blobs = tuple(Blob(**blob) for blob in files)
+    if not ranges:
+        return blobs
+    return tuple(
+        replace(blob, range_bytes=ranges["range_bytes"], range_digests=a2b_base64(digests))
+        if digests
+        else blob
+        for blob, digests in zip(blobs, ranges["blake3"], strict=True)
+    )
+
+
 def reason_to_record(reason: Reason) -> dict[str, str]:
     """Return a failure reason's code and message as a plain dict."""
     return {"code": reason.code, "message": reason.message}
@@ -171,6 +199,7 @@ def version_to_item(version: Version) -> Item:
         "created_at": version.created_at,
         "finished_at": version.finished_at,
         "files": [blob_to_record(blob) for blob in version.files],
+        "ranges": ranges_to_record(version.files),
         "manifest": blob_to_record(version.manifest) if version.manifest else None,
         "signature": version.signature.to_record() if version.signature else None,
         "graph": dict(version.graph),
@@ -210,7 +239,7 @@ def version_from_item(item: Item) -> Version:
         claimed_at=item["claimed_at"],
         finished_at=item["finished_at"],
         reason=reason_from_record(reason) if reason else None,
-        files=tuple(Blob(**blob) for blob in item["files"]),
+        files=files_from_records(item["files"], item.get("ranges")),
         manifest=Blob(**item["manifest"]) if item["manifest"] else None,
         signature=Signature.from_record(item["signature"]) if item["signature"] else None,
         graph=item["graph"],

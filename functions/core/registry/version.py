@@ -9,6 +9,8 @@ from typing import Any
 from functions.core.protocol.signature import Signature
 from functions.core.registry.table import Item
 
+DIGEST_BYTES = 32  # length of a BLAKE3 digest
+
 
 class State(StrEnum):
     """Model version states: PENDING, then READY or REJECTED, then ARCHIVED."""
@@ -46,17 +48,25 @@ IsNewer = Callable[[Source, Source], bool | None]
 class Blob:
     """Stored file of a model version: name, SHA-256 and size.
 
-    A file is stored under its SHA-256. Versions with equal files share a blob.
+    A file is stored under its SHA-256. Versions with equal files share a blob. Digests of its
+    ranges let each be verified as it arrives; they do not tell blobs apart.
     """
 
     name: str
     sha256: str
     size_bytes: int
+    range_bytes: int = field(default=0, compare=False)  # the last range may be shorter
+    range_digests: bytes = field(default=b"", compare=False, repr=False)  # BLAKE3 of each range
 
     @property
     def key(self) -> str:
         """S3 key of the blob in the serving bucket."""
         return f"blobs/{self.sha256[:2]}/{self.sha256}"
+
+    def range_digest(self, start: int) -> bytes:
+        """Return the BLAKE3 of the range at `start`; empty if unknown."""
+        at = start // self.range_bytes * DIGEST_BYTES
+        return self.range_digests[at : at + DIGEST_BYTES]
 
 
 @dataclass(frozen=True, slots=True)

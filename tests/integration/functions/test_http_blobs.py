@@ -5,10 +5,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from blake3 import blake3
 
 from functions.adapters.aws_http import blobs as blobs_adapter
 from functions.adapters.aws_http.blobs import ATTEMPTS, BlobReader
@@ -30,6 +32,9 @@ BLOB = Blob("model.onnx", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 RANGE = 1000
 OWNER = "123456789012"
 RANGES = -(-len(CONTENT) // RANGE)
+DIGESTS = [blake3(CONTENT[at : at + RANGE]).digest() for at in range(0, len(CONTENT), RANGE)]
+RANGED = replace(BLOB, range_bytes=RANGE, range_digests=b"".join(DIGESTS))
+either = pytest.mark.parametrize("blob", [BLOB, RANGED], ids=["SHA-256", "ranges"])
 CHUNKED = (
     b"HTTP/1.1 206 OK\r\ntransfer-encoding: chunked\r\n"
     b'content-range: bytes 0-999/10240\r\netag: "1"\r\n\r\n'
@@ -112,15 +117,18 @@ def requested_ranges(server: FaultServer) -> list[range]:
     return sorted((one.range for one in server.seen if one.range), key=lambda one: one.start)
 
 
-def test_a_blob_comes_in_ranges_over_kept_connections(server: FaultServer, tmp_path: Path) -> None:
+@either
+def test_a_blob_comes_in_ranges_over_kept_connections(
+    server: FaultServer, tmp_path: Path, blob: Blob
+) -> None:
     reading = Reading(server.url)
 
-    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.fetch(tmp_path, blob) == CONTENT
     assert requested_ranges(server) == [
         range(at, min(at + RANGE, len(CONTENT))) for at in range(0, len(CONTENT), RANGE)
     ]
     assert {one.path for one in server.seen} == {f"/models/{BLOB.key}"}
-    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.fetch(tmp_path, blob) == CONTENT
     assert server.connections <= 3
     assert reading.waits == []
 
@@ -174,6 +182,7 @@ def truncated(
     return behave
 
 
+@either
 @pytest.mark.parametrize(
     "end", [ServerConnection.hang_up, ServerConnection.reset], ids=["closed", "reset"]
 )
@@ -184,11 +193,12 @@ def test_after_a_break_only_the_missing_bytes_are_requested(
     tmp_path: Path,
     end: Callable[[ServerConnection], None],
     number: int,
+    blob: Blob,
 ) -> None:
     stored.faults[number] = truncated(stored, 123, end)
     reading = Reading(server.url, connections=1)
 
-    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.fetch(tmp_path, blob) == CONTENT
     broken, again = server.seen[number - 1], server.seen[number]
     assert broken.range is not None
     assert again.range is not None
@@ -208,8 +218,13 @@ def test_a_broken_small_blob_is_resumed(
     assert [one.range for one in server.seen] == [None, range(5000, len(CONTENT))]
 
 
+@either
 def test_a_dripping_connection_is_dropped_and_its_bytes_are_kept(
-    server: FaultServer, stored: StoredObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer,
+    stored: StoredObject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    blob: Blob,
 ) -> None:
     monkeypatch.setattr(blobs_adapter, "ANSWER_S", 1.0)
     over = threading.Event()
@@ -224,7 +239,7 @@ def test_a_dripping_connection_is_dropped_and_its_bytes_are_kept(
 
     stored.faults[1] = drips
     try:
-        assert Reading(server.url, connections=1).fetch(tmp_path) == CONTENT
+        assert Reading(server.url, connections=1).fetch(tmp_path, blob) == CONTENT
     finally:
         over.set()
 
@@ -243,13 +258,14 @@ def test_a_silent_connection_is_dropped(
         over.set()
 
 
+@either
 @pytest.mark.parametrize(
     "content_range",
     ["bytes 1-1000/10240", "bytes 0-998/10240", "bytes 0-999/*", "0-999/10240", ""],
     ids=["late", "short", "no size", "no unit", "missing"],
 )
 def test_a_wrong_range_is_requested_again(
-    server: FaultServer, stored: StoredObject, tmp_path: Path, content_range: str
+    server: FaultServer, stored: StoredObject, tmp_path: Path, content_range: str, blob: Blob
 ) -> None:
     def wrong(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.send(
@@ -260,25 +276,29 @@ def test_a_wrong_range_is_requested_again(
     stored.faults[1] = wrong
     reading = Reading(server.url, connections=1)
 
-    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.fetch(tmp_path, blob) == CONTENT
     assert server.seen[1].range == range(RANGE)
 
     stored.faults = dict.fromkeys(range(1, 99), wrong)
-    assert reading.fails(tmp_path).instance_code == "UNAVAILABLE"
+    assert reading.fails(tmp_path, blob).instance_code == "UNAVAILABLE"
 
 
+@either
 def test_a_server_without_ranges_is_read(
-    server: FaultServer, stored: StoredObject, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path, blob: Blob
 ) -> None:
     def whole(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.answer(200, CONTENT, etag=stored.etag)
 
     stored.faults = dict.fromkeys(range(1, 99), whole)
 
-    assert Reading(server.url).fetch(tmp_path) == CONTENT
+    assert Reading(server.url).fetch(tmp_path, blob) == CONTENT
 
 
-def test_a_chunked_body_is_read(server: FaultServer, stored: StoredObject, tmp_path: Path) -> None:
+@either
+def test_a_chunked_body_is_read(
+    server: FaultServer, stored: StoredObject, tmp_path: Path, blob: Blob
+) -> None:
     def chunked(seen: ReceivedRequest, line: ServerConnection) -> None:
         wanted = stored.requested_range(seen)
         line.send(stored.head(seen, content_length="", transfer_encoding="chunked"))
@@ -290,7 +310,7 @@ def test_a_chunked_body_is_read(server: FaultServer, stored: StoredObject, tmp_p
     stored.faults = dict.fromkeys(range(1, RANGES + 1), chunked)
     reading = Reading(server.url)
 
-    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.fetch(tmp_path, blob) == CONTENT
     assert reading.waits == []
     assert server.connections <= 3  # such a connection is kept, too
 
@@ -323,14 +343,62 @@ def test_server_errors_are_retried(
     assert Reading(server.url).fetch(tmp_path) == CONTENT
 
 
+@pytest.mark.parametrize("at", [0, 5000, len(CONTENT) - 1])
+@either
 def test_corrupted_bytes_are_never_served(
-    server: FaultServer, stored: StoredObject, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path, at: int, blob: Blob
 ) -> None:
-    stored.content = CONTENT[:5000] + b"X" + CONTENT[5001:]
+    stored.content = CONTENT[:at] + b"X" + CONTENT[at + 1 :]
 
-    error = Reading(server.url).fails(tmp_path)
+    error = Reading(server.url).fails(tmp_path, blob)
 
     assert error.instance_code == "BLOB_CORRUPTED"
+    assert str(error) == "a model file arrived corrupted from storage"
+
+
+def test_the_digest_of_each_range_replaces_that_of_the_file(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    blob = replace(RANGED, sha256="0" * 64)
+
+    assert Reading(server.url).fetch(tmp_path, blob) == CONTENT
+
+
+@pytest.mark.parametrize("digests", [DIGESTS[:-1], [], DIGESTS[1:], DIGESTS[::-1]])
+def test_a_range_without_its_own_digest_is_corrupted(
+    server: FaultServer, tmp_path: Path, digests: list[bytes]
+) -> None:
+    blob = replace(RANGED, sha256="0" * 64, range_digests=b"".join(digests))
+
+    assert Reading(server.url).fails(tmp_path, blob).instance_code == "BLOB_CORRUPTED"
+
+
+@pytest.mark.parametrize("last", [1, 5, RANGES])
+def test_ranges_are_verified_in_the_order_they_arrive(
+    server: FaultServer, stored: StoredObject, tmp_path: Path, last: int
+) -> None:
+    others = threading.Semaphore(0)
+
+    def others_first(seen: ReceivedRequest, line: ServerConnection) -> None:
+        if seen.number == last:
+            for _ in range(RANGES - 1 if last < RANGES else 0):
+                assert others.acquire(timeout=60)
+        line.send(stored.head(seen) + CONTENT[seen.range.start : seen.range.stop])
+        others.release()
+
+    stored.faults = dict.fromkeys(range(1, 99), others_first)
+
+    assert Reading(server.url, connections=RANGES).fetch(tmp_path, RANGED) == CONTENT
+
+
+def test_the_first_corrupted_range_ends_the_download(
+    server: FaultServer, stored: StoredObject, tmp_path: Path
+) -> None:
+    stored.content = b"X" + CONTENT[1:]
+
+    Reading(server.url, connections=1).fails(tmp_path, RANGED)
+
+    assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"+", b"", CONTENT[:RANGE]])
@@ -361,11 +429,15 @@ def test_a_wrong_size_is_never_served(
     assert "bytes arrived from storage" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("blob", "old"),
+    [(BLOB, bytes(reversed(CONTENT))), (RANGED, CONTENT)],
+    ids=["SHA-256", "ranges"],
+)
 def test_ranges_of_two_objects_are_never_combined(
-    server: FaultServer, stored: StoredObject, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path, blob: Blob, old: bytes
 ) -> None:
     """The object is overwritten after the third read; S3 refuses reads of the old ETag."""
-    old = bytes(reversed(CONTENT))
     stored.content, stored.etag = old, '"old"'
     reading = Reading(server.url, connections=1)
 
@@ -379,23 +451,24 @@ def test_ranges_of_two_objects_are_never_combined(
 
     stored.faults = dict.fromkeys(range(1, 99), as_s3_does)
 
-    assert reading.fetch(tmp_path) == CONTENT
+    assert reading.fetch(tmp_path, blob) == CONTENT
 
 
+@either
 def test_an_object_that_keeps_changing_is_not_served(
-    server: FaultServer, stored: StoredObject, tmp_path: Path
+    server: FaultServer, stored: StoredObject, tmp_path: Path, blob: Blob
 ) -> None:
     def another(seen: ReceivedRequest, line: ServerConnection) -> None:
-        line.send(
-            stored.head(seen, etag=f'"{seen.number}"')
-            + CONTENT[: len(stored.requested_range(seen))]
-        )
+        wanted = stored.requested_range(seen)
+        etag = f'"{seen.number}"'
+        line.send(stored.head(seen, etag=etag) + CONTENT[wanted.start : wanted.stop])
 
     stored.faults = dict.fromkeys(range(1, 99), another)
 
-    assert Reading(server.url).fails(tmp_path).instance_code == "UNAVAILABLE"
+    assert Reading(server.url).fails(tmp_path, blob).instance_code == "UNAVAILABLE"
 
 
+@either
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
@@ -407,14 +480,20 @@ def test_an_object_that_keeps_changing_is_not_served(
     ],
 )
 def test_an_error_of_s3_has_a_code_of_ours(
-    server: FaultServer, stored: StoredObject, tmp_path: Path, status: int, code: str, expected: str
+    server: FaultServer,
+    stored: StoredObject,
+    tmp_path: Path,
+    status: int,
+    code: str,
+    expected: str,
+    blob: Blob,
 ) -> None:
     body = (
         f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
     )
     stored.faults = dict.fromkeys(range(1, 99), lambda _, line: line.answer(status, body))
 
-    error = Reading(server.url).fails(tmp_path)
+    error = Reading(server.url).fails(tmp_path, blob)
 
     assert error.instance_code == expected
     assert "models" not in str(error)  # the bucket's name

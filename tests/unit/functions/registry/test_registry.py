@@ -1,6 +1,7 @@
 """Rules of the registry, on a table in memory."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -456,6 +457,43 @@ def test_a_ready_version_records_each_of_its_blobs_once() -> None:
     registry.finish(version)
 
     assert registry.recorded_blobs(["ab" * 32, "cd" * 32]) == {"ab" * 32}
+
+
+def test_the_digests_of_ranges_are_recorded_beside_the_files() -> None:
+    table = MemoryTable()
+    registry = make_registry(table)
+    ranged = Blob("weights.bin", "cd" * 32, 100, range_bytes=60, range_digests=bytes(range(64)))
+    claimed = registry.claim("m", source("a"))
+    version = replace(ready(claimed), files=(*ready(claimed).files, ranged))
+    registry.finish(version)
+
+    [model, weights] = registry.resolve("m", 1).version.files
+    item = table.items["MODEL#m", "VERSION#0000000001"]
+
+    assert (model.range_bytes, model.range_digests) == (0, b"")
+    assert (weights.range_bytes, weights.range_digests) == (60, bytes(range(64)))
+    assert weights.range_digest(0) + weights.range_digest(60) == bytes(range(64))
+    # Earlier releases read these records, which may have no other fields, and ignore `ranges`.
+    assert [set(file) for file in item["files"]] == [{"name", "sha256", "size_bytes"}] * 2
+    assert "range" not in json.dumps(registry.audit("m"))
+
+
+def test_a_version_of_an_earlier_release_has_no_ranges() -> None:
+    table = MemoryTable()
+    registry = make_registry(table)
+    registry.finish(ready(registry.claim("m", source("a"))))
+    del table.items["MODEL#m", "VERSION#0000000001"]["ranges"]
+
+    [blob] = registry.resolve("m", 1).version.files
+
+    assert (blob.range_bytes, blob.range_digests) == (0, b"")
+
+
+def test_the_digests_of_ranges_do_not_tell_blobs_apart() -> None:
+    blob = Blob("weights.bin", "cd" * 32, 100)
+    ranged = replace(blob, range_bytes=60, range_digests=bytes(64))
+
+    assert {blob, ranged} == {blob}
 
 
 def test_a_note_about_a_failure_changes_no_model_and_expires() -> None:
