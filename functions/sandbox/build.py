@@ -9,12 +9,12 @@ from pathlib import Path
 
 from functions.adapters.lambda_size import memory_mb_for
 from functions.adapters.onnx.sessions import OnnxRuntime
-from functions.adapters.onnx.watchdog import Watchdog
 from functions.core.errors import InvalidModel
 from functions.core.package.safety.guards import operators_to_guard
 from functions.core.registration.sandbox_protocol import SERVED_FILES, Brief, Built
 from functions.core.registry.load_plan import Plan
 from functions.core.serving.model_cache import MODEL_OVERHEAD_BYTES
+from functions.core.watchdog import Watchdog
 from functions.sandbox import explanations
 from functions.sandbox.comparison import Tensors, cpu_clock
 from functions.sandbox.compile import Compiled, clear, compile_model

@@ -13,6 +13,7 @@ from local.template import Template
 
 FUNCTIONS = Path("functions")
 CORE = FUNCTIONS / "core"
+RUNTIME = FUNCTIONS / "runtime"
 # Fast codecs and digests; all other files of core use the standard library.
 CODECS_IN_CORE = {
     "protocol/fast_decoder.py": {"orjson"},
@@ -37,6 +38,12 @@ def test_core_imports_the_standard_library_and_codecs_in_listed_files(path: Path
     foreign = set(imports(path)) - sys.stdlib_module_names - {"functions"}
 
     assert foreign == CODECS_IN_CORE.get(path.relative_to(CORE).as_posix(), set())
+
+
+def test_the_runtime_client_imports_the_standard_library_alone() -> None:
+    foreign = {name for path in RUNTIME.rglob("*.py") for name in imports(path)}
+
+    assert foreign - sys.stdlib_module_names == {"functions"}
 
 
 def test_only_main_reads_the_environment() -> None:

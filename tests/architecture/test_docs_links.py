@@ -11,7 +11,8 @@ PAGES = [README, Path("CONTRIBUTING.md"), *sorted(Path("docs").rglob("*.md"))]
 README_BYTES_MAX = 8192
 
 ROOTS = "benchmarks|docs|events|functions|layers|local|scripts|tests|training"
-IN_FUNCTIONS = "adapters|core|infer|reconcile|register|sandbox"  # pages leave out functions/
+# Pages leave out functions/.
+IN_FUNCTIONS = "adapters|core|infer|reconcile|register|runtime|sandbox"
 PATH = re.compile(rf"(?P<root>{ROOTS}|{IN_FUNCTIONS})/[\w./*-]*")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

@@ -19,11 +19,11 @@ from functions.adapters.onnx.capi import (
     library,
 )
 from functions.adapters.onnx.runs import Run, c_strings
-from functions.adapters.onnx.watchdog import Watchdog
 from functions.core.errors import ExecutionFailed, InvalidModel, TimedOut
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import Tensor
 from functions.core.registry.load_plan import Plan
+from functions.core.watchdog import Watchdog
 
 SELECTIONS_MAX = 32  # sets of outputs a session caches; callers may request any number of them
 # Threads of this process, beyond which new sessions get none of their own. Lambda allows 1,024.

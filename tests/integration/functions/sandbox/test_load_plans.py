@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from functions.adapters.onnx.sessions import OnnxRuntime
-from functions.adapters.onnx.watchdog import Watchdog
 from functions.core.errors import InvalidModel
 from functions.core.registration.sandbox_protocol import Built
 from functions.core.registry.load_plan import Plan
+from functions.core.watchdog import Watchdog
 from functions.sandbox import comparison, evaluate
 from functions.sandbox.measure import measure
 from tests.arrays import to_array, to_tensor

@@ -1,18 +1,25 @@
-"""Time limits of model runs: a watchdog thread aborts overdue ones."""
+"""Time limits of model runs and invocations, enforced by a watchdog thread."""
 
 import math
 import threading
 import time
 from collections.abc import Callable
-
-from functions.adapters.onnx.runs import Run
+from typing import Protocol
 
 SLEEP_MAX_S = 3600.0
 STARVED_S = 0.01  # until the thread, which needs a little memory, looks again
 
 
+class Run(Protocol):
+    """Work with a time limit, e.g. a model run or an invocation."""
+
+    def terminate(self) -> None:
+        """Abort the work, from the watchdog thread."""
+        ...
+
+
 class Watchdog:
-    """Thread that sleeps until the earliest deadline and aborts overdue model runs.
+    """Thread that sleeps until the earliest deadline and aborts overdue runs.
 
     A run enters itself into `_deadlines` and removes itself when it ends, without a lock: single
     operations of a dict are atomic under the GIL. If a run ends just as its time does, the side
@@ -32,7 +39,7 @@ class Watchdog:
         self._started = False
 
     def watch(self, run: Run, timeout_s: float) -> None:
-        """Abort a model run after `timeout_s` seconds unless unwatched before."""
+        """Abort a run after `timeout_s` seconds unless unwatched before."""
         deadline = self._deadlines[run] = self._clock() + timeout_s
         if deadline < self._wakes_at:
             with self._changed:
@@ -42,7 +49,7 @@ class Watchdog:
                     self._start(run)
 
     def _start(self, run: Run) -> None:
-        """Start the watchdog thread, which enforces the deadlines of model runs.
+        """Start the watchdog thread, which enforces the deadlines of runs.
 
         Raises:
             MemoryError: not enough for the thread's stack; the next run tries again.
@@ -55,7 +62,7 @@ class Watchdog:
         self._started = True
 
     def unwatch(self, run: Run) -> bool:
-        """Stop watching a model run; return False if it was aborted."""
+        """Stop watching a run; return False if it was aborted."""
         return self._deadlines.pop(run, None) is not None
 
     def _work(self) -> None:
@@ -67,7 +74,7 @@ class Watchdog:
                     time.sleep(STARVED_S)
 
     def _terminate_overdue(self) -> float:
-        """Abort overdue model runs; return the seconds until the next deadline."""
+        """Abort overdue runs; return the seconds until the next deadline."""
         self._wakes_at = math.inf
         now = self._clock()
         deadlines = self._deadlines.copy()

@@ -1,0 +1,139 @@
+"""Lambda Runtime API: next event, reply, error.
+
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
+"""
+
+import sys
+from collections.abc import Mapping
+
+from functions.runtime.connection import Bytes, Connection, Response
+from functions.runtime.errors import FunctionError
+
+_ROOT = "/2018-06-01/runtime"
+REFUSED = 400  # status of a second reply to one invocation
+XRAY_CAUSE_BYTES_MAX = 2**20  # a longer cause is left out, as no header can hold it
+
+
+class ApiError(Exception):
+    """Error: the Runtime API refused a request, which ends the process."""
+
+
+class Invocation:
+    """Event with the metadata of its headers; None where there is none."""
+
+    __slots__ = (
+        "client_context",
+        "content_type",
+        "deadline_ms",
+        "event",
+        "function_arn",
+        "identity",
+        "invocation_id",
+        "request_id",
+        "tenant_id",
+        "trace_id",
+    )
+
+    def __init__(self, headers: Mapping[str, str], event: bytes) -> None:
+        get = headers.get
+        self.event = event
+        self.request_id = headers["lambda-runtime-aws-request-id"]
+        self.deadline_ms = int(get("lambda-runtime-deadline-ms") or 0)  # since the epoch
+        self.content_type = get("content-type")
+        self.function_arn = get("lambda-runtime-invoked-function-arn")
+        self.trace_id = get("lambda-runtime-trace-id")
+        self.client_context = get("lambda-runtime-client-context")
+        self.identity = get("lambda-runtime-cognito-identity")
+        self.tenant_id = get("lambda-runtime-aws-tenant-id")
+        self.invocation_id = get("lambda-runtime-invocation-id")
+
+
+class RuntimeApi:
+    """Runtime API of this execution environment, at a host and port."""
+
+    def __init__(self, address: str) -> None:
+        self._connection = Connection(address)
+        version = ".".join(map(str, sys.version_info[:3]))
+        self._host = f"Host: {address}\r\nUser-Agent: mayfly-runtime/1 python/{version}\r\n"
+        self._next = f"GET {_ROOT}/invocation/next HTTP/1.1\r\n{self._host}\r\n".encode()
+
+    def connect(self) -> None:
+        """Connect to the Runtime API, so that the first request need not."""
+        self._connection.connect()
+
+    def next(self) -> Invocation:
+        """Wait for the next event, however long the environment is idle.
+
+        Raises:
+            ApiError: the Runtime API answered with an error.
+            OSError: it is gone.
+        """
+        response = self._connection.request(self._next)
+        if response.status != 200:
+            raise ApiError(
+                "LAMBDA_RUNTIME Failed to get next invocation. "
+                f"Http Response code: {response.status}"
+            )
+        return Invocation(response.headers, response.body)
+
+    def respond(self, invocation: Invocation, payload: Bytes, content_type: str) -> None:
+        """Post the reply to an invocation.
+
+        Raises:
+            ApiError: the Runtime API refused it; 413 if it is too large.
+            OSError: the connection broke.
+        """
+        head = self._head(invocation, "response", f"Content-Type: {content_type}\r\n")
+        response = self._post(head, payload)
+        if not _accepted(response):
+            raise ApiError(
+                "LAMBDA_RUNTIME Failed to post handler success response. "
+                f"Http response code: {response.status}. {_text(response)}"
+            )
+
+    def fail(self, invocation: Invocation, error: FunctionError) -> None:
+        """Post the error of an invocation.
+
+        Raises:
+            ApiError: the Runtime API refused it.
+            OSError: the connection broke.
+        """
+        cause = error.xray_cause()
+        fields = "Content-Type: application/json\r\n"
+        if len(cause) < XRAY_CAUSE_BYTES_MAX:
+            fields += f"Lambda-Runtime-Function-Xray-Error-Cause: {cause}\r\n"
+        response = self._post(self._head(invocation, "error", fields), error.to_json().encode())
+        if not _accepted(response):
+            raise ApiError(
+                f"LAMBDA_RUNTIME Failed to post invocation error. Http response code: "
+                f"{response.status}. {_text(response)}"
+            )
+
+    def report_init_error(self, error: FunctionError) -> None:
+        """Post the error that kept the handler from being loaded.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        head = f"POST {_ROOT}/init/error HTTP/1.1\r\n{self._host}"
+        head += f"Lambda-Runtime-Function-Error-Type: {error.type}\r\n"
+        self._post(head, error.to_json().encode())
+
+    def _head(self, invocation: Invocation, kind: str, fields: str) -> str:
+        head = f"POST {_ROOT}/invocation/{invocation.request_id}/{kind} HTTP/1.1\r\n{self._host}"
+        if invocation.invocation_id is not None:
+            head += f"Lambda-Runtime-Invocation-Id: {invocation.invocation_id}\r\n"
+        return head + fields
+
+    def _post(self, head: str, body: Bytes) -> Response:
+        text = f"{head}Content-Length: {len(body)}\r\n\r\n"
+        return self._connection.request(text.encode("utf-8", "surrogateescape"), body)
+
+
+def _accepted(response: Response) -> bool:
+    """Return True if the API has the reply, now or before."""
+    return 200 <= response.status < 300 or (response.repeated and response.status == REFUSED)
+
+
+def _text(response: Response) -> str:
+    return " ".join(response.body.decode("utf-8", "replace").split())

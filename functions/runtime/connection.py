@@ -1,0 +1,181 @@
+"""HTTP/1.1 client over one kept connection, for the Lambda Runtime API.
+
+A message is first peeked at, so that its body can be received into one `bytes` object, without a
+copy however large it is.
+"""
+
+import socket
+
+Bytes = bytes | bytearray | memoryview
+
+HEAD_BYTES_MAX = 65536
+PEEK_BYTES = 16384  # first look at a message: most events fit with their headers
+ATTEMPTS = 3  # times that a request is sent while its connection breaks
+_END = b"\r\n\r\n"
+_WAIT = socket.MSG_WAITALL
+
+
+class BrokenConnection(ConnectionError):
+    """Error: the peer closed the connection or sent no valid HTTP message."""
+
+
+class Response:
+    """HTTP response with lower-case header names.
+
+    `repeated` is True if the request was sent again, because the connection broke.
+    """
+
+    __slots__ = ("body", "headers", "repeated", "status")
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.repeated = False
+
+
+class Connection:
+    """Kept HTTP connection to a host and port, reopened when it breaks."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._address = (host, int(port))
+        self._head = bytearray(HEAD_BYTES_MAX)
+        self._view = memoryview(self._head)
+        self._socket: socket.socket | None = None
+
+    def connect(self) -> socket.socket:
+        """Open the connection unless it is open; return its socket."""
+        if self._socket is None:
+            self._socket = socket.create_connection(self._address)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._socket
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def request(self, *parts: Bytes) -> Response:
+        """Send a request, given in parts, and return the response.
+
+        It is sent again if the connection breaks. The Runtime API allows that: an event that
+        was not received is delivered again, a repeated reply is refused.
+
+        Raises:
+            OSError: the connection broke ATTEMPTS times, or nobody listens.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                self.send(*parts)
+                response = self.receive()
+            except OSError:
+                self.close()
+                if attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                response.repeated = attempt > 0
+                return response
+        raise AssertionError("unreachable")
+
+    def send(self, *parts: Bytes) -> None:
+        """Send parts of a message one after the other, without joining them."""
+        connection = self.connect()
+        rest = connection.sendmsg(parts)
+        for part in parts:
+            if rest < len(part):
+                connection.sendall(memoryview(part)[rest:])
+            rest = max(0, rest - len(part))
+
+    def receive(self) -> Response:
+        """Receive an HTTP response.
+
+        Raises:
+            BrokenConnection: it is incomplete or malformed.
+        """
+        connection = self.connect()
+        arrived = connection.recv_into(self._view, PEEK_BYTES, socket.MSG_PEEK)
+        while (end := self._head.find(_END, 0, arrived)) < 0:
+            arrived = self._peek_more(connection, arrived)
+        start = end + len(_END)
+        first, *lines = str(self._view[:end], "utf-8", "surrogateescape").split("\r\n")
+        headers = dict(map(_header, lines))
+        if (length := headers.get("content-length")) is not None:
+            body = self._body(connection, start, int(length), arrived)
+        else:
+            connection.recv_into(self._view, start)
+            chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+            body = self._chunks(connection) if chunked else self._until_closed(connection)
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        return Response(_status(first), headers, body)
+
+    def _peek_more(self, connection: socket.socket, arrived: int) -> int:
+        """Wait for more than `arrived` bytes of a head; return their number."""
+        if not 0 < arrived < HEAD_BYTES_MAX:
+            raise BrokenConnection("the connection ended, or its HTTP headers have no end")
+        waited = connection.recv_into(self._view, arrived + 1, socket.MSG_PEEK | _WAIT)
+        if waited <= arrived:
+            raise BrokenConnection("the connection ended within the HTTP headers")
+        return connection.recv_into(self._view, HEAD_BYTES_MAX, socket.MSG_PEEK)
+
+    def _body(self, connection: socket.socket, start: int, size: int, arrived: int) -> bytes:
+        """Take a head of `start` bytes; return the body after it."""
+        if start + size <= arrived:
+            connection.recv_into(self._view, start + size)
+            return bytes(self._view[start : start + size])
+        connection.recv_into(self._view, start)
+        return _read(connection, size)
+
+    def _chunks(self, connection: socket.socket) -> bytes:
+        """Return a chunked body; one of a single chunk is not copied."""
+        chunks = []
+        while size := int(self._line(connection).partition(b";")[0], 16):
+            chunks.append(_read(connection, size))
+            self._line(connection)
+        while self._line(connection):  # trailers
+            pass
+        return b"".join(chunks)
+
+    def _line(self, connection: socket.socket) -> bytes:
+        arrived = connection.recv_into(self._view, 64, socket.MSG_PEEK)
+        while (end := self._head.find(b"\r\n", 0, arrived)) < 0:
+            arrived = self._peek_more(connection, arrived)
+        connection.recv_into(self._view, end + 2)
+        return bytes(self._view[:end])
+
+    def _until_closed(self, connection: socket.socket) -> bytes:
+        parts = []
+        while part := connection.recv(HEAD_BYTES_MAX):
+            parts.append(part)
+        self.close()
+        return b"".join(parts)
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    parts, missing = [], size
+    while missing:  # once, unless a signal interrupts it
+        part = connection.recv(missing, _WAIT)
+        if not part:
+            raise BrokenConnection(f"the connection ended {missing} bytes before a body's end")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.lower(), value.strip()
+
+
+def _status(line: str) -> int:
+    """Return the status of an HTTP response's first line.
+
+    >>> _status("HTTP/1.1 202 Accepted")
+    202
+    """
+    version, _, rest = line.partition(" ")
+    if not version.startswith("HTTP/1."):
+        raise BrokenConnection(f"no HTTP response: {line[:80]!r}")
+    return int(rest[:3])
