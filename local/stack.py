@@ -24,9 +24,10 @@ from local.aws.provision import Deployed, local_session, provision
 from local.cloudformation import REGION
 from local.execution import processes
 from local.execution.control import make_control_app
+from local.execution.environment import Place
 from local.execution.logs import Echo, FunctionLog
 from local.execution.pool import CONCURRENCY, FunctionPool
-from local.execution.runtime_api import HOST, Place
+from local.execution.runtime_api import HOST
 from local.gateway import TIMEOUT_S, Gateway
 from local.poller import Poller
 from local.template import Template

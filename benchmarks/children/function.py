@@ -20,9 +20,10 @@ from typing import Any
 
 from benchmarks.children.load import summary
 from benchmarks.harness.usage import cpu_seconds, memory_mb
+from local.execution.environment import Environment, Place
 from local.execution.logs import FunctionLog
 from local.execution.processes import ROOT, Janitor
-from local.execution.runtime_api import Environment, Invocation, Place
+from local.execution.runtime_api import Invocation
 from local.template import Function, Template
 
 FUNCTION = "InferFunction"

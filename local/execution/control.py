@@ -3,6 +3,8 @@
 POST   /2015-03-31/functions/<function>/invocations      boto3's lambda.invoke
 GET    /environments               {"InferFunction": [{"pid": 1, "number": 1, "state": "idle"}]}
 DELETE /environments/<function>    end the idle ones
+
+The header X-Amz-Cognito-Identity (JSON) stands for Cognito credentials, which nothing issues here.
 """
 
 import asyncio
@@ -11,7 +13,8 @@ import base64
 from aiohttp import web
 
 from local.execution.pool import FunctionPool, PayloadTooLarge, Throttled
-from local.execution.runtime_api import PAYLOAD_LIMIT
+from local.execution.responses import PAYLOAD_LIMIT
+from local.execution.runtime_api import Caller
 
 
 def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
@@ -35,8 +38,9 @@ def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
             background.add(task)
             task.add_done_callback(background.discard)
             return web.Response(status=202)
+        tail = request.headers.get("X-Amz-Log-Type") == "Tail"
         try:
-            result = await pool.invoke(event, _decoded(request.headers.get("X-Amz-Client-Context")))
+            result = await pool.invoke(event, _caller(request), tail)
         except Throttled as error:
             return error_response(429, "TooManyRequestsException", f"Rate Exceeded. {error}")
         except PayloadTooLarge as error:
@@ -45,7 +49,7 @@ def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
         headers = {"X-Amz-Executed-Version": "$LATEST", "x-amzn-RequestId": result.request_id}
         if result.error:
             headers["X-Amz-Function-Error"] = "Unhandled"
-        if request.headers.get("X-Amz-Log-Type") == "Tail":
+        if tail:
             headers["X-Amz-Log-Result"] = base64.b64encode(result.log_tail.encode()).decode()
         return web.Response(body=result.payload, headers=headers, content_type="application/json")
 
@@ -64,8 +68,14 @@ def make_control_app(pools: dict[str, FunctionPool]) -> web.Application:
     return app
 
 
-def _decoded(client_context: str | None) -> str | None:
-    return base64.b64decode(client_context).decode() if client_context else None
+def _caller(request: web.Request) -> Caller:
+    """Return what a request tells about its caller."""
+    client_context = request.headers.get("X-Amz-Client-Context")
+    return Caller(
+        base64.b64decode(client_context).decode() if client_context else None,
+        request.headers.get("X-Amz-Cognito-Identity"),
+        request.headers.get("X-Amz-Tenant-Id"),
+    )
 
 
 def error_response(status: int, error_type: str, message: str) -> web.Response:

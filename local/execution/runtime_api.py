@@ -1,90 +1,45 @@
-"""Lambda execution environment: awslambdaric process, Runtime API server, memory limit.
+"""Lambda Runtime API of one execution environment, on its own port.
 
-Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. awslambdaric accepts only a host and
-a port, so each environment has its own port.
+Sources: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html; status codes and error types from
+aws/aws-lambda-runtime-interface-emulator. awslambdaric accepts only a host and a port, so each
+environment has its own server.
 """
 
 import asyncio
-import contextlib
+import base64
+import binascii
 import json
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
-import time
+import re
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
-import psutil
-from aiohttp import web
+import h11
 
-from local.cloudformation import REGION
-from local.execution import processes
-from local.execution.logs import FunctionLog, ProcessOutput
-from local.template import Function
+from local.execution.connection import READ_SIZE, Connection, Headers, headers_of
+from local.execution.responses import (
+    RESPONSE_LIMIT,
+    STREAM_LIMIT,
+    Answer,
+    ResponseStream,
+    failure,
+    too_large,
+)
 
 HOST = "127.0.0.1"
-PAYLOAD_LIMIT = 6_291_456  # bytes of a synchronous event
-RESPONSE_LIMIT = PAYLOAD_LIMIT + 100  # bytes, as measured on Lambda
-WRAPPER = "AWS_LAMBDA_EXEC_WRAPPER"
-TASK_ROOT = "/var/task"  # folder of the code on Lambda
-MEMORY_INTERVAL_S = 0.05  # s between measurements of an environment's memory
+PREFIX = "/2018-06-01/runtime"
+INVOCATION = re.compile(rf"{PREFIX}/invocation/([^/]+)/(response|error)")
+MODE = "lambda-runtime-function-response-mode"
+ERROR_TYPE = "lambda-runtime-function-error-type"
+ERROR_BODY = "lambda-runtime-function-error-body"  # base64 of Lambda's error JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Settings shared by all Lambda execution environments of a local stack."""
+class Caller:
+    """Facts about a function's caller that its context shows."""
 
-    endpoint_url: str  # URL of the stack's AWS services
-    work_dir: Path  # holds the environments' /tmp
-    janitor: processes.Janitor
-    code_root: Path = processes.ROOT
-    python: str = sys.executable
-    built: Path | None = None  # output of sam build, used instead of code_root
-
-    def code(self, function: Function) -> Path:
-        """Return the folder with a Lambda function's code."""
-        return self.built / function.name if self.built else self.code_root
-
-    def layers(self, function: Function) -> list[Path]:
-        """Return the folders of a Lambda function's layers; none without a build."""
-        return [self.built / layer / "python" for layer in function.layers] if self.built else []
-
-    def command(self, function: Function) -> list[str]:
-        """Return the command of a function's process, behind its wrapper script.
-
-        Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-modify.html.
-        """
-        command = [self.python, "-m", "awslambdaric", function.handler]
-        if (wrapper := function.environment.get(WRAPPER)) is None:
-            return command
-        task_path = PurePosixPath(wrapper)
-        if task_path.is_relative_to(TASK_ROOT):
-            wrapper = str(self.code(function) / task_path.relative_to(TASK_ROOT))
-        return [wrapper, *command]
-
-    def search_path(self, function: Function) -> list[Path]:
-        """Return the folders of PYTHONPATH: code, layers, and libraries for a wrapper.
-
-        A wrapper may start an interpreter that ignores its own site-packages.
-        """
-        folders = [self.code(function), *self.layers(function)]
-        if WRAPPER in function.environment and not self.built:
-            folders.append(site_packages(self.python))
-        return folders
-
-
-@cache
-def site_packages(python: str) -> Path:
-    """Return the folder where a Python interpreter has its installed packages."""
-    if python == sys.executable:
-        return Path(sysconfig.get_path("purelib"))
-    script = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    process = subprocess.run([python, "-c", script], stdout=subprocess.PIPE, text=True, check=True)
-    return Path(process.stdout.strip())
+    client_context: str | None = None  # JSON
+    identity: str | None = None  # JSON, of a caller with Cognito credentials
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,269 +50,243 @@ class Invocation:
     event: bytes
     deadline: float  # seconds since the epoch
     trace_id: str
-    client_context: str | None = None
+    caller: Caller = Caller()
+
+    def headers(self, function_arn: str) -> Headers:
+        """Return the headers that precede the event in the Runtime API."""
+        headers = {
+            "Lambda-Runtime-Aws-Request-Id": self.request_id,
+            "Lambda-Runtime-Deadline-Ms": str(int(self.deadline * 1000)),
+            "Lambda-Runtime-Invoked-Function-Arn": function_arn,
+            "Lambda-Runtime-Trace-Id": self.trace_id,
+        }
+        optional = {
+            "Lambda-Runtime-Client-Context": self.caller.client_context,
+            "Lambda-Runtime-Cognito-Identity": self.caller.identity,
+            "Lambda-Runtime-Aws-Tenant-Id": self.caller.tenant_id,
+        }
+        return headers | {name: value for name, value in optional.items() if value}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Outcome of an invocation; with `error`, the payload is Lambda's error JSON."""
-
-    payload: bytes
-    error: bool = False
-    fatal: bool = False  # the environment has ended
-
-
-def failure(error_type: str, message: str, fatal: bool = True) -> Answer:
-    """Return a failed invocation's answer with Lambda's error JSON."""
-    return Answer(
-        json.dumps({"errorType": error_type, "errorMessage": message}).encode(),
-        error=True,
-        fatal=fatal,
-    )
-
-
-class InitFailed(Exception):
-    """Failed start: the function's process never asked for an event."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.payload.decode())
-        self.answer = answer
+def _future() -> "asyncio.Future[Any]":
+    return asyncio.get_running_loop().create_future()
 
 
 @dataclass
-class Environment:
-    """Lambda execution environment with process, Runtime API, /tmp and memory limit."""
+class Exchange:
+    """Invocation between the Runtime API and the function's process."""
 
-    function: Function
-    number: int  # counts the function's environments from 1
-    place: Place
-    log: FunctionLog
-    state: str = "starting"
-    max_memory_mb: int = 0
-    init_ms: float = 0.0
-    pid: int = 0
-    _queue: "asyncio.Queue[Invocation]" = field(default_factory=asyncio.Queue)
-    _asking: asyncio.Event = field(default_factory=asyncio.Event)
+    invocation: Invocation
+    # The response, or its stream as soon as that begins.
+    reply: "asyncio.Future[Answer | ResponseStream]" = field(default_factory=_future)
+    # The same response once it is complete.
+    answer: "asyncio.Future[Answer]" = field(default_factory=_future)
+    # Done when the process asks for the next event.
+    asks_again: "asyncio.Future[Answer | None]" = field(default_factory=_future)
+    is_answered: bool = False  # the process has begun to answer
 
-    async def start(self, limit_s: float, request_id: str) -> None:
-        """Spawn the function's process; wait until it asks for an event.
+    def begin_answer(self) -> None:
+        """Note that the process answers, which it may do once.
 
         Raises:
-            InitFailed: the process reported an error, ended, or exceeded time or memory.
+            RequestRefused: it already has.
         """
-        began = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[Answer | None] = loop.create_future()
-        self._answer: asyncio.Future[Answer | None] = loop.create_future()
-        self.output = ProcessOutput(self.log)
-        self.tmp = self.place.work_dir / f"{self.function.name}-{self.number}"
-        self.tmp.mkdir()
-        self._server = web.AppRunner(self._runtime_api(), access_log=None, shutdown_timeout=0.1)
-        await self._server.setup()
-        site = web.TCPSite(self._server, HOST, 0)
-        await site.start()
-        port = self._server.addresses[0][1]
-        self._process = await asyncio.create_subprocess_exec(
-            *self.place.command(self.function),
-            cwd=self.place.code(self.function), env=self._variables(port), start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=self.output.write_end, stderr=self.output.write_end,
-        )  # fmt: skip
-        self.pid = self._process.pid
-        self.place.janitor.tell("add", self.pid)
-        self.output.close_write_end()
-        loop.add_reader(self.output, self._pump)
-        self._exit = asyncio.create_task(self._process.wait())
-        failed = await self._until(self._ready, limit_s, request_id)
-        self.init_ms = (time.perf_counter() - began) * 1000
-        if failed is not None:
-            await self.stop()
-            raise InitFailed(failed)
+        if self.is_answered:
+            raise _wrong_state("InvocationResponse", "InvocationResponse")
+        self.is_answered = True
 
-    async def invoke(self, invocation: Invocation, limit_s: float) -> Answer:
-        """Send one event to the function's process; return its answer."""
-        self.state = "busy"
-        self._answer = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(invocation)
-        answer = await self._until(self._answer, limit_s, invocation.request_id) or Answer(b"null")
-        if answer.fatal or not await self._asks_again(limit_s):
-            await self.stop()
-        else:
-            self._measure(children=False)
-            self.output.pump()
-            self.state = "idle"
-        return answer
-
-    async def _asks_again(self, limit_s: float) -> bool:
-        """Wait for the next event request; return False if the process ends."""
-        asks = asyncio.create_task(self._asking.wait())
-        try:
-            await asyncio.wait(
-                {asks, self._exit}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            return asks.done()
-        finally:
-            asks.cancel()
-
-    def is_alive(self) -> bool:
-        """Return True unless the function's process has ended or is ending."""
-        return not self._exit.done() and not processes.is_dying(self.pid)
-
-    async def stop(self) -> None:
-        """End the function's process, children, Runtime API and /tmp folder."""
-        if self.state == "ended":
+    def complete(self, answer: Answer) -> None:
+        """Resolve the answer and the reply; end its stream."""
+        if self.answer.done():
             return
-        self.state = "ended"
-        processes.end([self.pid])
-        await self._exit
-        self.place.janitor.tell("remove", self.pid)
-        asyncio.get_running_loop().remove_reader(self.output)
-        self.output.close()
-        await self._server.cleanup()
-        await asyncio.to_thread(shutil.rmtree, self.tmp, ignore_errors=True)
+        self.answer.set_result(answer)
+        if not self.reply.done():
+            self.reply.set_result(answer)
+        elif isinstance(stream := self.reply.result(), ResponseStream):
+            stream.end(answer)
 
-    async def _until(
-        self, done: "asyncio.Future[Answer | None]", limit_s: float, request_id: str
-    ) -> Answer | None:
-        """Wait for `done`; return its result, or the earlier failure or timeout."""
-        memory = asyncio.create_task(self._watch_memory())
-        events: set[asyncio.Future[Any]] = {done, self._exit, memory}
+
+class RequestRefused(Exception):
+    """Request of the function's process that the Runtime API rejects."""
+
+    def __init__(self, status: int, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"errorMessage": message, "errorType": error_type}
+
+
+class RuntimeApi:
+    """Runtime API server of one function process."""
+
+    def __init__(self, function_arn: str) -> None:
+        loop = asyncio.get_running_loop()
+        # None once the process asks for its first event, or the error of its init.
+        self.ready: asyncio.Future[Answer | None] = loop.create_future()
+        self._arn = function_arn
+        self._exchange: Exchange | None = None
+        self._asker: Connection | None = None
+        self._offered = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> int:
+        """Serve on a free port of loopback; return the port."""
+        self._server = await asyncio.start_server(self._accept, HOST, 0, limit=READ_SIZE)
+        return cast(int, self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Stop serving and close all connections."""
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def offer(self, exchange: Exchange) -> None:
+        """Give an invocation to the process as soon as it asks."""
+        self._exchange = exchange
+        self._offered.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(Connection(reader, writer)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: Connection) -> None:
         try:
-            await asyncio.wait(events, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-            if done.done():
-                return done.result()
-            if memory.done() or self._exit.done():
-                reason = exit_reason(-9 if memory.done() else self._exit.result())
-                return failure("Runtime.ExitError", f"RequestId: {request_id} Error: {reason}")
-            message = f"Task timed out after {self.function.timeout_s:.2f} seconds"
-            return failure("Sandbox.Timedout", f"RequestId: {request_id} Error: {message}")
+            while (request := await connection.request()) is not None:
+                await self._handle(connection, request)
+        except (h11.RemoteProtocolError, ConnectionError):
+            pass  # the process broke the connection off
         finally:
-            memory.cancel()
+            connection.close()
 
-    async def _watch_memory(self) -> None:
-        """Return once the function's processes exceed its memory limit."""
-        for tick in range(sys.maxsize):
-            self._measure(children=tick % 10 == 9)  # finding children reads all of /proc
-            if self.max_memory_mb > self.function.memory_mb:
-                return
-            await asyncio.sleep(MEMORY_INTERVAL_S)
-
-    def _measure(self, children: bool) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            used = process.memory_info().rss
-            for child in process.children(recursive=True) if children else ():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    used += child.memory_info().rss
-            self.max_memory_mb = max(self.max_memory_mb, used >> 20)
-
-    def _pump(self) -> None:
-        if not self.output.pump():
-            asyncio.get_running_loop().remove_reader(self.output)
-
-    def _variables(self, port: int) -> dict[str, str]:
-        """Return the environment variables of the function's process.
-
-        Lambda's own, the template's, and the search paths of this process.
-        """
-        name = self.function.name
-        inherited = {
-            key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ
-        }
-        code_root = self.place.code(self.function)
-        search_path = self.place.search_path(self.function)
-        return inherited | self.function.environment | {
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_SESSION_TOKEN": "local",
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_REGION": REGION,
-            "AWS_ENDPOINT_URL": self.place.endpoint_url,
-            "AWS_EXECUTION_ENV": f"AWS_Lambda_{self.function.runtime}",
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.function.memory_mb),
-            "AWS_LAMBDA_FUNCTION_NAME": name,
-            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
-            "AWS_LAMBDA_LOG_STREAM_NAME": f"local/[$LATEST]{self.number}",
-            "AWS_LAMBDA_RUNTIME_API": f"{HOST}:{port}",
-            "LAMBDA_TASK_ROOT": str(code_root),
-            "_HANDLER": self.function.handler,
-            "LANG": "en_US.UTF-8",
-            "TZ": ":UTC",
-            "TMPDIR": str(self.tmp),
-            "PYTHONPATH": os.pathsep.join(map(str, search_path)),
-        }  # fmt: skip
-
-    # --- Runtime API routes ---
-
-    def _runtime_api(self) -> web.Application:
-        app = web.Application(client_max_size=RESPONSE_LIMIT + 1)
-        runtime = "/2018-06-01/runtime"
-        app.router.add_get(f"{runtime}/invocation/next", self._next)
-        app.router.add_post(f"{runtime}/invocation/{{id}}/response", self._respond)
-        app.router.add_post(f"{runtime}/invocation/{{id}}/error", self._fail)
-        app.router.add_post(f"{runtime}/init/error", self._init_error)
-        return app
-
-    async def _next(self, _: web.Request) -> web.Response:
-        if not self._ready.done():
-            self._ready.set_result(None)
-        self._asking.set()
-        invocation = await self._queue.get()
-        self._asking.clear()
-        headers = {
-            "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
-            "Lambda-Runtime-Deadline-Ms": str(int(invocation.deadline * 1000)),
-            "Lambda-Runtime-Invoked-Function-Arn": self.function.arn,
-            "Lambda-Runtime-Trace-Id": invocation.trace_id,
-        }
-        if invocation.client_context:
-            headers["Lambda-Runtime-Client-Context"] = invocation.client_context
-        return web.Response(body=invocation.event, headers=headers, content_type="application/json")
-
-    async def _respond(self, request: web.Request) -> web.Response:
+    async def _handle(self, connection: Connection, request: h11.Request) -> None:
+        method = request.method.decode()
+        path = request.target.decode("latin-1").partition("?")[0]
         try:
-            payload = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            size = request.content_length or 0
-            message = (
-                f"Response payload size ({size} bytes) exceeded maximum allowed payload size"
-                f" ({RESPONSE_LIMIT} bytes)."
-            )
-            self._answered(failure("Function.ResponseSizeTooLarge", message, fatal=False))
-            return web.json_response(
-                {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": message}, status=413
-            )
-        return self._answered(Answer(payload))
+            if (method, path) == ("GET", f"{PREFIX}/invocation/next"):
+                await self._next(connection)
+                return
+            if (method, path) == ("POST", f"{PREFIX}/init/error"):
+                await self._init_error(connection, headers_of(request))
+            elif method == "POST" and (match := INVOCATION.fullmatch(path)):
+                await self._result(connection, match[1], match[2], headers_of(request))
+            else:
+                raise RequestRefused(404, "NotFound", f"{method} {path} is no Runtime API call")
+        except RequestRefused as error:
+            await connection.respond(error.status, json.dumps(error.body).encode(), {})
+        else:
+            await connection.respond(202, b'{"status":"OK"}', {})
 
-    async def _fail(self, request: web.Request) -> web.Response:
-        return self._answered(Answer(await request.read(), error=True))
+    async def _next(self, connection: Connection) -> None:
+        _resolve(self.ready)
+        if self._exchange is not None and not self._offered.is_set():
+            if self._exchange.is_answered:
+                _resolve(self._exchange.asks_again)
+            elif self._asker is not None and self._asker.is_open():
+                raise _wrong_state("Running", "Ready")
+            else:
+                self._offered.set()  # the connection broke with the event: deliver it again
+        self._asker = connection
+        await self._offered.wait()
+        if self._asker is not connection or not connection.is_open():
+            connection.close()  # a newer request is there or will come for this event
+            return
+        self._offered.clear()
+        exchange = cast(Exchange, self._exchange)
+        headers = exchange.invocation.headers(self._arn)
+        await connection.respond(200, exchange.invocation.event, headers)
 
-    async def _init_error(self, request: web.Request) -> web.Response:
-        if not self._ready.done():
-            self._ready.set_result(Answer(await request.read(), error=True, fatal=True))
-        return web.json_response({"status": "OK"}, status=202)
+    async def _init_error(self, connection: Connection, headers: Headers) -> None:
+        body, _ = await _body(connection)
+        if self.ready.done():
+            raise _wrong_state("Ready", "InitError")
+        self.ready.set_result(_error(headers.get(ERROR_TYPE), body, fatal=True))
 
-    def _answered(self, answer: Answer) -> web.Response:
-        if not self._answer.done():
-            self._answer.set_result(answer)
-        return web.json_response({"status": "OK"}, status=202)
+    async def _result(
+        self, connection: Connection, request_id: str, kind: str, headers: Headers
+    ) -> None:
+        exchange = self._exchange
+        if exchange is None or request_id != exchange.invocation.request_id:
+            raise RequestRefused(400, "InvalidRequestID", "Invalid request ID")
+        mode = headers.get(MODE, "buffered")
+        if mode not in ("buffered", "streaming"):
+            message = "Invalid function response mode"
+            raise RequestRefused(400, "InvalidFunctionResponseMode", message)
+        if kind == "response" and mode == "streaming":
+            await _stream(connection, exchange, headers)
+            return
+        body, size = await _body(connection)
+        exchange.begin_answer()
+        if size > RESPONSE_LIMIT:
+            exchange.complete(too_large(size, RESPONSE_LIMIT))
+            raise _entity_too_large(RESPONSE_LIMIT)
+        if kind == "error":
+            exchange.complete(_error(headers.get(ERROR_TYPE), body))
+        else:
+            exchange.complete(Answer(body))
 
 
-def exit_reason(status: int) -> str:
-    """Describe a process's exit status in Lambda's words.
+async def _body(connection: Connection) -> tuple[bytes, int]:
+    """Return a request's body, up to Lambda's limit, and its size."""
+    parts, size = [], 0
+    async for chunk in connection.chunks():
+        size += len(chunk)
+        if size <= RESPONSE_LIMIT:
+            parts.append(chunk)
+    return b"".join(parts), size
 
-    >>> exit_reason(-9), exit_reason(1)
-    ('Runtime exited with error: signal: killed', 'Runtime exited with error: exit status 1')
-    """
-    if status == -9:
-        return "Runtime exited with error: signal: killed"
-    if status < 0:
-        names = {6: "aborted", 11: "segmentation fault", 15: "terminated"}
-        return f"Runtime exited with error: signal: {names.get(-status, -status)}"
-    return (
-        f"Runtime exited with error: exit status {status}"
-        if status
-        else "Runtime exited without providing a reason"
+
+async def _stream(connection: Connection, exchange: Exchange, headers: Headers) -> None:
+    """Pass a response on chunk by chunk, and the error in its trailers."""
+    stream = ResponseStream(headers.get("content-type", "application/octet-stream"))
+    exchange.begin_answer()
+    exchange.reply.set_result(stream)
+    size = 0
+    try:
+        async for chunk in connection.chunks():
+            size += len(chunk)
+            if size > STREAM_LIMIT:
+                exchange.complete(too_large(size, STREAM_LIMIT))
+                raise _entity_too_large(STREAM_LIMIT)
+            await stream.put(chunk)
+    except (h11.RemoteProtocolError, ConnectionError):
+        message = "The response stream ended before it was complete."
+        exchange.complete(failure("Runtime.TruncatedResponse", message, fatal=False))
+        raise
+    error_type = connection.trailers.get(ERROR_TYPE)
+    error_body = connection.trailers.get(ERROR_BODY, "")
+    if error_type or error_body:
+        exchange.complete(_error(error_type, _decoded(error_body)))
+    exchange.complete(Answer(b""))
+
+
+def _resolve(future: "asyncio.Future[Answer | None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _decoded(error_body: str) -> bytes:
+    try:
+        return base64.b64decode(error_body, validate=True)
+    except binascii.Error as error:
+        message = f"trailer Lambda-Runtime-Function-Error-Body is no base64: {error}"
+        return json.dumps({"errorType": "Runtime.Unknown", "errorMessage": message}).encode()
+
+
+def _error(error_type: str | None, body: bytes, fatal: bool = False) -> Answer:
+    """Return an error's answer, made of its type if it has no body."""
+    document = body or json.dumps({"errorType": error_type or "Runtime.Unknown"}).encode()
+    return Answer(document, error=True, fatal=fatal)
+
+
+def _wrong_state(state: str, new_state: str) -> RequestRefused:
+    message = (
+        f"State transition from {state} to {new_state} failed for runtime."
+        " Error: State transition is not allowed"
     )
+    return RequestRefused(403, "InvalidStateTransition", message)
+
+
+def _entity_too_large(limit: int) -> RequestRefused:
+    message = f"Exceeded maximum allowed payload size ({limit} bytes)."
+    return RequestRefused(413, "RequestEntityTooLarge", message)

@@ -21,10 +21,10 @@ import pytest
 
 from local.client import RunningStack, start_stack
 from local.execution import pool as pools
+from local.execution.environment import Place
 from local.execution.logs import FunctionLog
 from local.execution.pool import FunctionPool
 from local.execution.processes import ROOT, Janitor
-from local.execution.runtime_api import Place
 from local.template import Template
 
 pytestmark = pytest.mark.timeout(240)
@@ -220,6 +220,7 @@ def test_a_warm_call_uses_the_same_process_and_logs_like_lambda(stack: RunningSt
     first, second = invoke(stack)[0], invoke(stack)[0]
 
     assert first["pid"] == second["pid"] == stack.environments("Act")[-1]["pid"]
+    until(lambda: stack.log("Act").count("REPORT", before) == 2)
     lines = stack.log("Act")[before:].splitlines()
     assert lines[0] == "loaded"
     kinds = [line.split(" ")[0] for line in lines[1:]]
@@ -299,7 +300,7 @@ def test_a_process_may_answer_and_then_end(stack: RunningStack) -> None:
     assert [kind for _, kind in answers] == [None] * 3
     pids = {answer["pid"] for answer, _ in answers}
     assert len(pids) == 3
-    assert not any(map(psutil.pid_exists, pids))
+    until(lambda: not any(map(psutil.pid_exists, pids)))
 
 
 def test_an_idle_process_found_dead_is_replaced_unnoticed(stack: RunningStack) -> None:

@@ -35,9 +35,10 @@ from functions.core.uploads import Upload
 from functions.register.manifest import read_manifest
 from local.aws.provision import Deployed, provision
 from local.cloudformation import REGION
+from local.execution.environment import Environment, Place
 from local.execution.logs import FunctionLog
 from local.execution.processes import Janitor
-from local.execution.runtime_api import Environment, Invocation, Place
+from local.execution.runtime_api import Invocation
 from local.template import Function, Template
 from tests.data_plane import reply_body
 from tests.fakes import MemoryUploads

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from local.events import Match, Request, find_route, is_binary, match, proxy_event, sqs_event
+from local.execution.environment import exit_reason
 from local.execution.pool import Result
-from local.execution.runtime_api import exit_reason
 from local.gateway import Refused, gateway_response, proxy_response
 from local.poller import failed_messages
 from local.template import Api, GatewayResponse, Route

@@ -33,10 +33,10 @@ from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Source, State
 from functions.core.serving.model_cache import MB
 from local.aws.provision import Deployed
+from local.execution.environment import Place
 from local.execution.logs import FunctionLog
 from local.execution.pool import FunctionPool
 from local.execution.processes import Janitor
-from local.execution.runtime_api import Place
 from tests.data_plane import reply_body
 from tests.models import make_model, scale_model
 
@@ -156,6 +156,7 @@ class Caller:
 
     async def check_well(self, held_bytes: int) -> None:
         """Check that the environment is at its level, or gone, and that any model is served."""
+        await self.pool.settle()
         for environment in self.pool._environments:
             used = psutil.Process(environment.pid).memory_info().data
             assert used <= idle_bytes(MEMORY_MB, held_bytes), f"{used // MB} MB"
