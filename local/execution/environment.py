@@ -105,7 +105,7 @@ class Environment:
     max_memory_mb: int = 0
     init_ms: float = 0.0
     pid: int = 0
-    ending: Answer | None = None  # why the process ended after its last answer
+    ending: Answer | None = None  # failure that ended the process after its last answer
     _exit: "asyncio.Task[int] | None" = None
 
     async def start(self, limit_s: float, request_id: str) -> None:
@@ -164,7 +164,7 @@ class Environment:
         with the response's stream. It stays open when the environment ends without a response.
         """
         deadline = asyncio.get_running_loop().time() + limit_s
-        self.state, self.ending = "busy", None
+        self.state, ending = "busy", None
         exchange = Exchange(invocation)
         self._api.offer(exchange)
         async with self._limited():
@@ -172,8 +172,9 @@ class Environment:
             if not answer.fatal:
                 self.state = "finishing"
                 request_id = invocation.request_id
-                self.ending = await self._until(exchange.asks_again, deadline, request_id)
-        if answer.fatal or self.ending is not None:
+                ending = await self._until(exchange.asks_again, deadline, request_id)
+        if answer.fatal or ending is not None:
+            self.ending = None if self._has_left() else ending
             await self.stop()
         else:
             self._measure(children=False)
@@ -205,6 +206,10 @@ class Environment:
         """Return True unless the function's process has ended or is ending."""
         exited = self._exit is not None and self._exit.done()
         return not exited and not processes.is_dying(self.pid)
+
+    def _has_left(self) -> bool:
+        """Return True if the process ended by itself with exit status 0."""
+        return self._exit is not None and self._exit.done() and self._exit.result() == 0
 
     async def stop(self) -> None:
         """End the function's process, children, Runtime API and /tmp folder."""
