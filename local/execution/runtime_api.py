@@ -237,7 +237,7 @@ async def _body(connection: Connection) -> tuple[bytes, int]:
 
 
 async def _stream(connection: Connection, exchange: Exchange, headers: Headers) -> None:
-    """Pass a response on chunk by chunk, and the error in its trailers."""
+    """Pass a response on chunk by chunk, with its trailers."""
     stream = ResponseStream(headers.get("content-type", "application/octet-stream"))
     exchange.begin_answer()
     exchange.reply.set_result(stream)
@@ -274,7 +274,7 @@ def _decoded(error_body: str) -> bytes:
 
 
 def _error(error_type: str | None, body: bytes, fatal: bool = False) -> Answer:
-    """Return an error's answer, made of its type if it has no body."""
+    """Return an error as an answer; its body defaults to its type."""
     document = body or json.dumps({"errorType": error_type or "Runtime.Unknown"}).encode()
     return Answer(document, error=True, fatal=fatal)
 
