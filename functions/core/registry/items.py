@@ -11,7 +11,16 @@ from typing import Any
 
 from functions.core.protocol.signature import Signature
 from functions.core.registry.table import Item, Put
-from functions.core.registry.version import Alias, Blob, Failure, Reason, Source, State, Version
+from functions.core.registry.version import (
+    Alias,
+    Blob,
+    Change,
+    Failure,
+    Reason,
+    Source,
+    State,
+    Version,
+)
 
 
 def model_pk(model: str) -> str:
@@ -134,10 +143,29 @@ def failure_to_item(model: str, failure: Failure, expires_at: int) -> Item:
     }
 
 
-def audit_to_log(model: str, audit: Item) -> Item:
-    """Convert an audit record's DynamoDB item to fields of a log line."""
+def audit_put(pk: str, revision: int, change: Change, at: str) -> Put:
+    """Return the DynamoDB write of an audit record, numbered by a revision."""
+    item: dict[str, Any] = {
+        "pk": pk,
+        "sk": f"AUDIT#{revision:012d}",
+        "revision": revision,
+        "action": change.action,
+        "actor": change.actor,
+        "at": at,
+        "version": change.version,
+        "before": change.before,
+        "after": change.after,
+    }
+    return Put(item, None)
+
+
+def audit_to_log(audit: Item, **subject: str) -> Item:
+    """Convert an audit record's DynamoDB item to fields of a log line.
+
+    `subject` names the changed thing, e.g. model="digits".
+    """
     fields = {name: value for name, value in audit.items() if name not in ("pk", "sk")}
-    return {"model": model, **fields}
+    return {**subject, **fields}
 
 
 def source_to_record(source: Source) -> dict[str, str]:

@@ -23,12 +23,10 @@ older than META, so either the decision made from both is still right or its tra
 Nothing here depends on a clock, except the order of uploads, which is by S3's.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from functions.core.errors import (
     InvalidRequest,
@@ -36,14 +34,15 @@ from functions.core.errors import (
     NotReady,
     NotServable,
     StateConflict,
-    Unavailable,
     shown,
 )
 from functions.core.names import is_alias
+from functions.core.registry.contention import retried
 from functions.core.registry.items import (
     alias_from_item,
     alias_put,
     alias_sk,
+    audit_put,
     audit_to_log,
     blob_pk,
     blob_put,
@@ -63,7 +62,7 @@ from functions.core.registry.items import (
     version_sk,
     version_to_item,
 )
-from functions.core.registry.table import Conflict, Item, Put, Table
+from functions.core.registry.table import Item, Put, Table
 from functions.core.registry.version import (
     Alias,
     Change,
@@ -82,33 +81,6 @@ KEYS_AT_ONCE = 100  # limit of DynamoDB's BatchGetItem
 NOTE_DAYS = 30  # longer than the 14 days for which SQS keeps a dead letter
 IGNORED_DAYS = 7  # enough for an uploader to look
 IGNORED_LISTED = 100  # notes on ignored uploads in one answer
-ATTEMPTS = 50  # tries of one write; a random pause follows each lost race
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Write = Callable[Concatenate["Registry", str, P], T]
-
-
-def _retried(write: Write[P, T]) -> Write[P, T]:
-    """Decorate a registry write to retry after conflicts with other writers.
-
-    The method is repeated as a whole, reads included. Its first argument names the contended item
-    in the error message.
-    """
-
-    @wraps(write)
-    def retry(self: "Registry", name: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                limit_s = min(0.5, 0.01 * 2**attempt)
-                self._pause(random.uniform(0, limit_s))  # noqa: S311 (jitter, no secret)
-            try:
-                return write(self, name, *args, **kwargs)
-            except Conflict:
-                continue
-        raise Unavailable(f"'{name}' is being changed by too many writers at once; try again")
-
-    return retry
 
 
 class Registry:
@@ -233,7 +205,7 @@ class Registry:
 
     # --- registration
 
-    @_retried
+    @retried
     def claim(self, model: str, source: Source, *, actor: str = "register") -> Version:
         """Claim an upload's version number: new at first, the same when repeated.
 
@@ -282,7 +254,7 @@ class Registry:
         """
         self._postpone(version.model, version.number, reason, actor)
 
-    @_retried
+    @retried
     def _postpone(self, model: str, number: int, reason: Reason, actor: str) -> None:
         pk = model_pk(model)
         meta, stored = self._table.get([(pk, "META"), (pk, version_sk(number))])
@@ -313,7 +285,7 @@ class Registry:
         ended = replace(version, finished_at=self._now())
         return self._finish(version.model, ended, actor, is_newer)
 
-    @_retried
+    @retried
     def _finish(self, model: str, version: Version, actor: str, is_newer: IsNewer) -> Version:
         pk = model_pk(model)
         sks = ("META", version_sk(version.number), alias_sk(NEWEST_ALIAS), alias_sk(DEFAULT_ALIAS))
@@ -420,7 +392,7 @@ class Registry:
         seen = alias.revision if expected is None else expected
         return self._move(model, name, alias.previous, actor, seen, "rollback")
 
-    @_retried
+    @retried
     def _move(
         self, model: str, name: str, number: int, actor: str, expected: int | None, action: str
     ) -> Alias:
@@ -450,7 +422,7 @@ class Registry:
         self._commit(model, meta, [put], change)
         return alias_from_item(put.item)
 
-    @_retried
+    @retried
     def archive(self, model: str, number: int, *, actor: str) -> Version:
         """Archive a READY or REJECTED version for good; its stored files remain.
 
@@ -551,7 +523,7 @@ class Registry:
         items = self._read_all([(blob_pk(digest), "RECORD") for digest in digests])
         return {digest for digest, item in zip(digests, items, strict=True) if item}
 
-    @_retried
+    @retried
     def mark_damaged(self, model: str, number: int, damage: str | None, *, actor: str) -> Version:
         """Flag a READY version as damaged, or clear its damage flag.
 
@@ -582,7 +554,7 @@ class Registry:
 
     # --- serving
 
-    @_retried
+    @retried
     def serve(self, model: str, serving: bool, *, actor: str = "infer") -> None:
         """Enable or disable serving of a model in all Lambda environments.
 
@@ -646,25 +618,11 @@ class Registry:
 
         `guard` sets the revision that numbers the audit record.
         """
-        audit = self._audit(guard.item["pk"], guard.item["revision"], change)
+        audit = audit_put(guard.item["pk"], guard.item["revision"], change, self._now())
         self._table.transact([guard, *puts, audit])
-        self._audit_log(audit_to_log(model, audit.item))
+        self._audit_log(audit_to_log(audit.item, model=model))
 
-    def _audit(self, pk: str, revision: int, change: Change) -> Put:
-        item: dict[str, Any] = {
-            "pk": pk,
-            "sk": f"AUDIT#{revision:012d}",
-            "revision": revision,
-            "action": change.action,
-            "actor": change.actor,
-            "at": self._now(),
-            "version": change.version,
-            "before": change.before,
-            "after": change.after,
-        }
-        return Put(item, None)
-
-    @_retried
+    @retried
     def _overwrite(self, _name: str, item: Item) -> None:
         """Write an item unconditionally, without model revision or audit record.
 
