@@ -51,6 +51,14 @@ class MemoryTable:
         for item in sorted(notes, key=lambda item: str(item["listed"]), reverse=True)[:limit]:
             yield {name: item[name] for name in ("sk", "listed", "reason")}
 
+    def access_keys(self, after: str, limit: int) -> Iterator[Item]:
+        self.reads += 1
+        keys = [item for item in self.items.values() if item.get("kind") == "KEY"]
+        for item in sorted(keys, key=lambda item: str(item["listed"])):
+            if item["listed"] > after and limit > 0:
+                limit -= 1
+                yield {name: item[name] for name in ("pk", "sk", "listed")}
+
     def transact(self, puts: Sequence[Put]) -> None:
         for put in puts:
             standing = self.items.get((put.item["pk"], put.item["sk"]))

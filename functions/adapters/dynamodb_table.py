@@ -89,13 +89,7 @@ class ItemTable:
 
         The order is ascending.
         """
-        values = {":kind": {"S": "VERSION"}} | ({":after": {"S": after}} if after else {})
-        return self._pages(
-            limit,
-            IndexName="listing",
-            KeyConditionExpression="kind = :kind AND listed > :after" if after else "kind = :kind",
-            ExpressionAttributeValues=values,
-        )
+        return self._listed("VERSION", after, limit)
 
     def pending(self, before: str, limit: int) -> Iterator[Item]:
         """Yield keys of unfinished (PENDING) versions claimed before a time, oldest first."""
@@ -116,6 +110,10 @@ class ItemTable:
             ScanIndexForward=False,
         )
 
+    def access_keys(self, after: str, limit: int) -> Iterator[Item]:
+        """Query DynamoDB for access keys above the index key `after`, oldest first."""
+        return self._listed("KEY", after, limit)
+
     def transact(self, puts: Sequence[Put]) -> None:
         """Write several DynamoDB items in one transaction: all or none.
 
@@ -132,6 +130,16 @@ class ItemTable:
             if codes & TRANSIENT:
                 raise Unavailable("the registry is throttled; try again") from error
             raise
+
+    def _listed(self, kind: str, after: str, limit: int | None) -> Iterator[Item]:
+        """Yield items of one kind from the DynamoDB index `listing`, ascending."""
+        values = {":kind": {"S": kind}} | ({":after": {"S": after}} if after else {})
+        return self._pages(
+            limit,
+            IndexName="listing",
+            KeyConditionExpression="kind = :kind AND listed > :after" if after else "kind = :kind",
+            ExpressionAttributeValues=values,
+        )
 
     def _put(self, put: Put) -> dict[str, Any]:
         request: dict[str, Any] = {"TableName": self._name, "Item": marshal(put.item)}

@@ -4,12 +4,16 @@ Grouped by who is at fault and whether retrying helps:
 
     PlatformError
     ├── InvalidRequest         the caller must change the request         400
+    │   ├── Unauthenticated    no access key came, or none that is valid  401
+    │   ├── Forbidden          the access key lacks a scope               403
     │   ├── PathNotFound       nothing is at this path                    404
     │   ├── MethodNotAllowed   the path does not support this method      405
     │   ├── PayloadTooLarge    the body or the answer exceeds a limit     413
     │   ├── UnsupportedEncoding  the body's compression is not offered    415
+    │   ├── TooManyRequests    try again later                            429
     │   └── ExecutionFailed    the model fails on these values            400
     ├── ModelNotFound          no such model, version or alias            404
+    ├── KeyNotFound            no such access key                         404
     ├── StateConflict          the state in the registry forbids it       409
     │   └── NotServable        the version is rejected or archived        409
     ├── InvalidModel           this upload can never be served            REJECTED, never retried
@@ -75,6 +79,18 @@ class InvalidRequest(PlatformError):
     code = "INVALID_REQUEST"
 
 
+class Unauthenticated(InvalidRequest):
+    """HTTP request without an access key, or with an invalid one (401)."""
+
+    code = "KEY_INVALID"
+
+
+class Forbidden(InvalidRequest):
+    """HTTP request that the caller's access key does not permit (403)."""
+
+    code = "SCOPE_MISSING"
+
+
 class PathNotFound(InvalidRequest):
     """HTTP request for a path that does not exist (404)."""
 
@@ -109,6 +125,16 @@ class UnsupportedEncoding(InvalidRequest):
     code = "UNSUPPORTED_ENCODING"
 
 
+class TooManyRequests(InvalidRequest):
+    """HTTP request to repeat after a pause (429)."""
+
+    code = "TOO_MANY_REQUESTS"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+
 class ExecutionFailed(InvalidRequest):
     """Model run that failed on input values of valid type (400).
 
@@ -123,6 +149,12 @@ class ModelNotFound(PlatformError):
     """Reference to a model, version or alias that does not exist (404)."""
 
     code = "MODEL_NOT_FOUND"
+
+
+class KeyNotFound(PlatformError):
+    """Reference to an access key that does not exist (404)."""
+
+    code = "KEY_NOT_FOUND"
 
 
 class StateConflict(PlatformError):

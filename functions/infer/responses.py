@@ -6,8 +6,10 @@ from http import HTTPStatus
 
 from functions.core.errors import (
     ExecutionFailed,
+    Forbidden,
     InvalidModel,
     InvalidRequest,
+    KeyNotFound,
     MethodNotAllowed,
     ModelNotFound,
     NotReady,
@@ -17,6 +19,8 @@ from functions.core.errors import (
     PlatformError,
     StateConflict,
     TimedOut,
+    TooManyRequests,
+    Unauthenticated,
     Unavailable,
     Unsupported,
     UnsupportedEncoding,
@@ -34,12 +38,16 @@ HEADER_LOWER = HEADER.lower()
 STATUS: Mapping[type[PlatformError], HTTPStatus] = {
     PlatformError: HTTPStatus.INTERNAL_SERVER_ERROR,
     InvalidRequest: HTTPStatus.BAD_REQUEST,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     PathNotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     ExecutionFailed: HTTPStatus.BAD_REQUEST,
     ModelNotFound: HTTPStatus.NOT_FOUND,
+    KeyNotFound: HTTPStatus.NOT_FOUND,
     StateConflict: HTTPStatus.CONFLICT,
     NotServable: HTTPStatus.CONFLICT,
     InvalidModel: HTTPStatus.INTERNAL_SERVER_ERROR,  # it was READY, so it is not the caller's fault

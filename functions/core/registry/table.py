@@ -30,7 +30,7 @@ class Table(Protocol):
     """Interface to a database table with partition key, sort key and transactions.
 
     The keys are `pk` and `sk`. Reads see every finished write, except those of `listing`,
-    `pending` and `ignored`.
+    `pending`, `ignored` and `access_keys`.
     """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
@@ -59,6 +59,13 @@ class Table(Protocol):
         """Return up to `limit` records of ignored uploads, newest first.
 
         Items have `sk`, which is the upload's key, and `reason`. The index may lag.
+        """
+
+    def access_keys(self, after: str, limit: int) -> Iterable[Item]:
+        """List up to `limit` access keys, oldest first, from position `after`.
+
+        Ascending by `listed`; `after` itself is excluded. Items have `pk` and `listed`. The index
+        may lag.
         """
 
     def transact(self, puts: Sequence[Put]) -> None:
