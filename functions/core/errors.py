@@ -63,38 +63,53 @@ class PlatformError(Exception):
     """Base class of errors shown to API callers or stored with uploads.
 
     `code` is stable and machine-readable; the text may change. `instance_code` is the code of
-    this error, where it is more specific than that of its class.
+    this error, where it is more specific than that of its class. `status` is that of an HTTP reply.
     """
 
     code: ClassVar[str] = "ERROR"
+    status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(one_line(message))
         self.instance_code = code or type(self).code
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of an HTTP reply with this error."""
+        return {}
 
 
 class InvalidRequest(PlatformError):
     """Invalid HTTP request that the caller must change (400)."""
 
     code = "INVALID_REQUEST"
+    status = 400
 
 
 class Unauthenticated(InvalidRequest):
     """HTTP request without an access key, or with an invalid one (401)."""
 
     code = "KEY_INVALID"
+    status = 401
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of an HTTP reply with this error."""
+        return {"www-authenticate": "Bearer"}
 
 
 class Forbidden(InvalidRequest):
     """HTTP request that the caller's access key does not permit (403)."""
 
     code = "SCOPE_MISSING"
+    status = 403
 
 
 class PathNotFound(InvalidRequest):
     """HTTP request for a path that does not exist (404)."""
 
     code = "PATH_NOT_FOUND"
+    status = 404
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -104,10 +119,16 @@ class MethodNotAllowed(InvalidRequest):
     """
 
     code = "METHOD_NOT_ALLOWED"
+    status = 405
 
     def __init__(self, message: str, *, allow: tuple[str, ...]) -> None:
         super().__init__(message)
         self.allow = allow
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of an HTTP reply with this error."""
+        return {"allow": ", ".join(self.allow)}
 
 
 class PayloadTooLarge(InvalidRequest):
@@ -117,22 +138,35 @@ class PayloadTooLarge(InvalidRequest):
     """
 
     code = "PAYLOAD_TOO_LARGE"
+    status = 413
 
 
 class UnsupportedEncoding(InvalidRequest):
     """HTTP request body in a Content-Encoding that is not supported (415)."""
 
     code = "UNSUPPORTED_ENCODING"
+    status = 415
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of an HTTP reply with this error."""
+        return {"accept-encoding": "gzip, deflate"}
 
 
 class TooManyRequests(InvalidRequest):
     """HTTP request to repeat after a pause (429)."""
 
     code = "TOO_MANY_REQUESTS"
+    status = 429
 
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of an HTTP reply with this error."""
+        return {"retry-after": str(self.retry_after_s)}
 
 
 class ExecutionFailed(InvalidRequest):
@@ -149,12 +183,14 @@ class ModelNotFound(PlatformError):
     """Reference to a model, version or alias that does not exist (404)."""
 
     code = "MODEL_NOT_FOUND"
+    status = 404
 
 
 class KeyNotFound(PlatformError):
     """Reference to an access key that does not exist (404)."""
 
     code = "KEY_NOT_FOUND"
+    status = 404
 
 
 class StateConflict(PlatformError):
@@ -164,6 +200,7 @@ class StateConflict(PlatformError):
     """
 
     code = "STATE_CONFLICT"
+    status = 409
 
 
 class NotServable(StateConflict):
@@ -176,22 +213,30 @@ class InvalidModel(PlatformError):
     """Invalid uploaded model, rejected for good; `code` says why, e.g. `NOT_ONNX`."""
 
     code = "INVALID_MODEL"
+    status = 500  # on a request: the version was READY, so it is not the caller's fault
 
 
 class Unsupported(PlatformError):
     """Request for an unimplemented part of the inference protocol (501)."""
 
     code = "UNSUPPORTED"
+    status = 501
 
 
 class Unavailable(PlatformError):
     """Temporary failure of a dependency or model; a retry may succeed (503)."""
 
     code = "UNAVAILABLE"
+    status = 503
 
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of an HTTP reply with this error."""
+        return {"retry-after": str(self.retry_after_s)}
 
 
 class NotReady(Unavailable):
@@ -204,3 +249,4 @@ class TimedOut(PlatformError):
     """Request that exceeded its own or the Lambda function's time limit (504)."""
 
     code = "TIMED_OUT"
+    status = 504

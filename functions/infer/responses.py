@@ -1,30 +1,9 @@
 """HTTP responses of /v2: status, headers and body of replies and errors."""
 
-from collections.abc import Mapping
 from functools import cache
 from http import HTTPStatus
 
-from functions.core.errors import (
-    ExecutionFailed,
-    Forbidden,
-    InvalidModel,
-    InvalidRequest,
-    KeyNotFound,
-    MethodNotAllowed,
-    ModelNotFound,
-    NotReady,
-    NotServable,
-    PathNotFound,
-    PayloadTooLarge,
-    PlatformError,
-    StateConflict,
-    TimedOut,
-    TooManyRequests,
-    Unauthenticated,
-    Unavailable,
-    Unsupported,
-    UnsupportedEncoding,
-)
+from functions.core.errors import PayloadTooLarge, PlatformError
 from functions.core.protocol.infer_reply import BINARY_BYTES_MAX, REPLY_BYTES_MAX, InferReply
 from functions.core.protocol.infer_request import HEADER
 from functions.core.serving.compression import compress
@@ -34,28 +13,6 @@ from functions.infer.exchange import Exchange
 
 OK = int(HTTPStatus.OK)
 HEADER_LOWER = HEADER.lower()
-
-STATUS: Mapping[type[PlatformError], HTTPStatus] = {
-    PlatformError: HTTPStatus.INTERNAL_SERVER_ERROR,
-    InvalidRequest: HTTPStatus.BAD_REQUEST,
-    Unauthenticated: HTTPStatus.UNAUTHORIZED,
-    Forbidden: HTTPStatus.FORBIDDEN,
-    PathNotFound: HTTPStatus.NOT_FOUND,
-    MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
-    PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
-    ExecutionFailed: HTTPStatus.BAD_REQUEST,
-    ModelNotFound: HTTPStatus.NOT_FOUND,
-    KeyNotFound: HTTPStatus.NOT_FOUND,
-    StateConflict: HTTPStatus.CONFLICT,
-    NotServable: HTTPStatus.CONFLICT,
-    InvalidModel: HTTPStatus.INTERNAL_SERVER_ERROR,  # it was READY, so it is not the caller's fault
-    Unsupported: HTTPStatus.NOT_IMPLEMENTED,
-    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
-    TimedOut: HTTPStatus.GATEWAY_TIMEOUT,
-}
 
 
 def success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
@@ -97,17 +54,12 @@ def check_size(response: HttpResponse) -> None:
 
 def refusal(error: PlatformError, exchange: Exchange) -> HttpResponse:
     """Convert an error to an HTTP response with its status' headers."""
-    response = failure(STATUS[type(error)], str(error), error.instance_code, exchange)
-    if isinstance(error, Unavailable):
-        response.headers["retry-after"] = str(error.retry_after_s)
-    elif isinstance(error, MethodNotAllowed):
-        response.headers["allow"] = ", ".join(error.allow)
-    elif isinstance(error, UnsupportedEncoding):
-        response.headers["accept-encoding"] = "gzip, deflate"
+    response = failure(error.status, str(error), error.instance_code, exchange)
+    response.headers |= error.headers
     return response
 
 
-def failure(status: HTTPStatus, text: str, code: str, exchange: Exchange) -> HttpResponse:
+def failure(status: int, text: str, code: str, exchange: Exchange) -> HttpResponse:
     """Return an error's HTTP response; record the code in the exchange."""
     exchange.code = code
     return json_response(status, {"error": text, "code": code, "request_id": exchange.request_id})
