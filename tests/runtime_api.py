@@ -6,6 +6,7 @@ for the next event is held open, as Lambda holds an idle environment.
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,9 @@ class Event:
     broken_replies: int = 0
     reply_status: int = 202
     closing: bool = False  # the acknowledgement closes the connection
-    hang_up_after: int = 0  # chunks of a streamed reply, after which the connection is closed
+    # Chunks of a streamed reply after which the connection is closed, or nothing more is read.
+    hang_up_after: int = 0
+    stop_reading_after: int = 0
     pieces: int = 1  # writes in which head and body arrive
 
 
@@ -52,9 +55,9 @@ class Post:
     connection: int
     body: bytes = b""
     chunks: list[bytes] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)  # arrival of each chunk
     trailers: dict[str, str] = field(default_factory=dict)
     complete: bool = False
+    arrived_at: float = field(default_factory=time.time)
 
     @property
     def kind(self) -> str:
@@ -84,6 +87,11 @@ class FakeRuntimeApi:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition on what was received holds."""
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE_S), "it did not come true"
 
     def close(self) -> None:
         with suppress(OSError):
@@ -156,12 +164,15 @@ class FakeRuntimeApi:
         event = self._script[self._delivered - 1] if self._delivered else Event()
         with self._changed:
             self.posts.append(post)
+            self._changed.notify_all()
         if post.headers.get("transfer-encoding") == "chunked":
-            if not self._receive_chunks(reader, post, event.hang_up_after):
+            if not self._receive_chunks(connection, reader, post, event):
                 return False
         else:
             post.body = reader.read(int(post.headers["content-length"]))
-        post.complete = True
+        with self._changed:
+            post.complete = True
+            self._changed.notify_all()
         if self._replies_broken < event.broken_replies:
             self._replies_broken += 1
             return False
@@ -172,18 +183,23 @@ class FakeRuntimeApi:
         connection.sendall(_head(status, headers) + body)
         return not event.closing
 
-    def _receive_chunks(self, reader: BinaryIO, post: Post, hang_up_after: int) -> bool:
+    def _receive_chunks(
+        self, connection: socket.socket, reader: BinaryIO, post: Post, event: Event
+    ) -> bool:
         while size := int(reader.readline() or b"0", 16):
             chunk = reader.read(size)
-            post.body += chunk
-            post.chunks.append(chunk)
-            post.times.append(time.monotonic())
             reader.readline()
-            if len(post.chunks) == hang_up_after:
+            with self._changed:
+                post.chunks.append(chunk)
+                self._changed.notify_all()
+            if len(post.chunks) == event.hang_up_after:
                 return False
+            if len(post.chunks) == event.stop_reading_after:
+                return _wait_for_end(connection)
         while (line := reader.readline()) not in (b"\r\n", b""):
             name, _, value = line.decode().partition(":")
             post.trailers[name.lower()] = value.strip()
+        post.body = b"".join(post.chunks)
         return line == b"\r\n"
 
 
@@ -210,8 +226,10 @@ def _chunked(body: bytes, size: int) -> bytes:
 
 
 def _wait_for_end(connection: socket.socket) -> bool:
-    with suppress(OSError):
-        connection.recv(1)
+    """Wait until a connection is shut down or broken, without reading from it."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    poll.poll(PATIENCE_S * 1000)
     return False
 
 

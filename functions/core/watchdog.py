@@ -93,3 +93,6 @@ class Watchdog:
         pending = (deadline for deadline in deadlines.values() if deadline > now)
         self._wakes_at = min(min(pending, default=math.inf), now + SLEEP_MAX_S)
         return self._wakes_at - now
+
+
+PROCESS_WATCHDOG = Watchdog()  # one thread for model runs and the runtime client

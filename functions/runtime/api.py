@@ -10,6 +10,12 @@ from functions.runtime.connection import Bytes, Connection, Response
 from functions.runtime.errors import FunctionError
 
 _ROOT = "/2018-06-01/runtime"
+STREAM_FIELDS = (
+    "Content-Type: application/vnd.awslambda.http-integration-response\r\n"
+    "Lambda-Runtime-Function-Response-Mode: streaming\r\n"
+    "Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n"
+)
 REFUSED = 400  # status of a second reply to one invocation
 XRAY_CAUSE_BYTES_MAX = 2**20  # a longer cause is left out, as no header can hold it
 
@@ -118,6 +124,40 @@ class RuntimeApi:
         head = f"POST {_ROOT}/init/error HTTP/1.1\r\n{self._host}"
         head += f"Lambda-Runtime-Function-Error-Type: {error.type}\r\n"
         self._post(head, error.to_json().encode())
+
+    def stream_head(self, invocation: Invocation) -> bytes:
+        """Return the HTTP head of a streamed reply, whose chunks `send` takes."""
+        return self._head(invocation, "response", STREAM_FIELDS).encode("utf-8", "surrogateescape")
+
+    def send(self, *parts: Bytes) -> None:
+        """Send parts of a streamed reply.
+
+        Raises:
+            OSError: the connection broke; what was sent cannot be repeated.
+        """
+        self._connection.send(*parts)
+
+    def has_answered(self) -> bool:
+        """Return True if the Runtime API ended a streamed reply early."""
+        return self._connection.is_readable()
+
+    def end_stream(self) -> None:
+        """Receive the answer to a streamed reply.
+
+        Raises:
+            ApiError: the Runtime API refused it.
+            OSError: the connection broke.
+        """
+        response = self._connection.receive()
+        if not _accepted(response):
+            raise ApiError(
+                "LAMBDA_RUNTIME Failed to post a streamed response. "
+                f"Http response code: {response.status}. {_text(response)}"
+            )
+
+    def disconnect(self) -> None:
+        """Close the connection; the next request opens another."""
+        self._connection.close()
 
     def _head(self, invocation: Invocation, kind: str, fields: str) -> str:
         head = f"POST {_ROOT}/invocation/{invocation.request_id}/{kind} HTTP/1.1\r\n{self._host}"

@@ -111,6 +111,16 @@ class Connection:
             self.close()
         return Response(_status(first), headers, body)
 
+    def is_readable(self) -> bool:
+        """Return True if the peer has sent something or closed the connection."""
+        try:
+            self.connect().recv_into(self._view, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # reset
+            return True
+        return True
+
     def _peek_more(self, connection: socket.socket, arrived: int) -> int:
         """Wait for more than `arrived` bytes of a head; return their number."""
         if not 0 < arrived < HEAD_BYTES_MAX:

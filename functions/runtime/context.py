@@ -112,6 +112,11 @@ class LambdaContext:
             self._work = []
         self._work.append(work)
 
+    @property
+    def has_work(self) -> bool:
+        """True if `after` was called."""
+        return self._work is not None
+
     def take_work(self) -> list[Callable[[], object]]:
         """Return the callables of `after`, once."""
         work, self._work = self._work, None

@@ -75,6 +75,14 @@ def log_error(log: Log, error: FunctionError) -> None:
     log.error(lines)
 
 
+def record(level: str, message: str, request_id: str, reason: str) -> str:
+    """Return a log line as the functions write theirs: one JSON object."""
+    import json  # not at the top: few environments write any
+
+    line = {"level": level, "message": message, "request_id": request_id, "reason": reason}
+    return json.dumps(line, separators=(",", ":")) + "\n"
+
+
 def _indented(line: str) -> str:
     text = line.lstrip(" ")
     return NO_BREAK_SPACE * (len(line) - len(text)) + text

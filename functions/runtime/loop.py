@@ -1,19 +1,28 @@
-"""Loop of the runtime client: next event, handler, reply.
+"""Loop of the runtime client: next event, handler, reply, further work.
 
-A handler is called with event and context. Its attributes change what it gets:
+A handler is called with event and context. Its attributes change that:
 
-takes_bytes   True: the event is its bytes, and the bytes that it returns are the reply's JSON.
-              Otherwise it gets parsed JSON and returns what can be serialized.
+takes_bytes   True: it gets the event's bytes, and bytes that it returns are JSON. Otherwise it gets
+              what the JSON stands for, and returns what can be serialized.
+late_reply    Called with the context from another thread if the handler does not come back in
+              time. Returns the reply's JSON as bytes; the process ends when it is posted.
+
+A handler of either kind may return a `StreamedReply`.
 """
 
 from collections.abc import MutableMapping
 from typing import Any, NoReturn
 
-from functions.runtime.api import Invocation, RuntimeApi
+from functions.core.watchdog import Watchdog
+from functions.runtime.after_reply import AfterReply
+from functions.runtime.api import ApiError, Invocation, RuntimeApi
 from functions.runtime.context import Environment, LambdaContext
-from functions.runtime.errors import Fault, error_of, fault_error
-from functions.runtime.handler_loading import Handler
+from functions.runtime.conventions.handler_loading import Handler
+from functions.runtime.errors import Fault, FunctionError, error_of, fault_error
+from functions.runtime.late_reply import LateReply
 from functions.runtime.log import Log, log_error
+from functions.runtime.replies import StreamedReply
+from functions.runtime.streaming import StreamSender
 
 TRACE_ID = "_X_AMZN_TRACE_ID"
 JSON_TYPE = "application/json"
@@ -23,11 +32,19 @@ BYTES_TYPE = "application/unknown"  # bytes from a handler of parsed events, as 
 class Loop:
     """Loop of one execution environment: its invocations, one after the other."""
 
-    def __init__(self, api: RuntimeApi, log: Log, environ: MutableMapping[str, str]) -> None:
+    def __init__(
+        self,
+        api: RuntimeApi,
+        log: Log,
+        environ: MutableMapping[str, str],
+        watchdog: Watchdog,
+    ) -> None:
         self._api = api
         self._log = log
         self._environ = environ
+        self._watchdog = watchdog
         self._environment = Environment(environ)
+        self._after = AfterReply(log, watchdog)
         self.ids: dict[str, str | None] = {"aws_request_id": "", "tenant_id": None}
 
     def run(self, handler: Handler) -> NoReturn:
@@ -37,25 +54,52 @@ class Loop:
             ApiError: the Runtime API refused a request.
             OSError: it is gone.
         """
-        takes_bytes = bool(getattr(handler, "takes_bytes", False))
+        self._handler = handler
+        self._takes_bytes = bool(getattr(handler, "takes_bytes", False))
+        make_late = getattr(handler, "late_reply", None)
+        parts = self._api, self._log, self._watchdog
+        self._late = LateReply(*parts, make_late) if make_late else None
+        self._streams = StreamSender(*parts, self._late)
         while True:
-            self._serve(self._api.next(), handler, takes_bytes)
+            invocation = self._api.next()
+            self._begin(invocation)
+            context = self._serve(invocation)
+            if context is not None and context.has_work:
+                self._after.run(context)
 
-    def _serve(self, invocation: Invocation, handler: Handler, takes_bytes: bool) -> None:
-        self._begin(invocation)
+    def _serve(self, invocation: Invocation) -> LambdaContext | None:
+        """Answer an event; return its context, unless that is malformed."""
+        context = None
         try:
             context = self._context(invocation)
-            event = invocation.event if takes_bytes else _parsed(invocation)
-            result = handler(event, context)
+            result = self._call(invocation, context)
+            if isinstance(result, StreamedReply):
+                self._streams.send(invocation, context, result)
+                return context
             payload = result if isinstance(result, bytes) else _serialized(result)
+        except ApiError:  # refusal of a streamed reply
+            raise
         except Fault as fault:
-            error = fault_error(fault, invocation.request_id)
+            self._fail(invocation, fault_error(fault, invocation.request_id))
         except Exception as failure:  # the edge: Lambda is told what the handler raised
-            error = error_of(failure, invocation.request_id)
+            self._fail(invocation, error_of(failure, invocation.request_id))
         else:
-            json = takes_bytes or not isinstance(result, bytes)
+            json = self._takes_bytes or not isinstance(result, bytes)
             self._api.respond(invocation, payload, JSON_TYPE if json else BYTES_TYPE)
-            return
+        return context
+
+    def _call(self, invocation: Invocation, context: LambdaContext) -> Any:
+        event, invocation.event = invocation.event, b""  # a large one lives no longer than needed
+        argument = event if self._takes_bytes else _parsed(event, invocation.content_type)
+        if self._late is None:
+            return self._handler(argument, context)
+        self._late.begin(invocation, context)
+        try:
+            return self._handler(argument, context)
+        finally:
+            self._late.end()
+
+    def _fail(self, invocation: Invocation, error: FunctionError) -> None:
         log_error(self._log, error)
         self._api.fail(invocation, error)
 
@@ -82,13 +126,13 @@ class Loop:
         return context
 
 
-def _parsed(invocation: Invocation) -> Any:
-    from functions.runtime.marshalling import parse  # not at the top: infer takes bytes
+def _parsed(event: bytes, content_type: str | None) -> Any:
+    from functions.runtime.conventions.marshalling import parse  # not at the top: infer takes bytes
 
-    return parse(invocation.event, invocation.content_type)
+    return parse(event, content_type)
 
 
 def _serialized(result: object) -> bytes:
-    from functions.runtime.marshalling import serialize
+    from functions.runtime.conventions.marshalling import serialize
 
     return serialize(result)

@@ -4,13 +4,14 @@ import os
 import sys
 from typing import NoReturn
 
+from functions.core.watchdog import PROCESS_WATCHDOG
 from functions.runtime.api import ApiError, RuntimeApi
+from functions.runtime.conventions.handler_loading import Handler, load_handler
+from functions.runtime.conventions.logging_setup import configure_when_imported
+from functions.runtime.conventions.search_path import extend
 from functions.runtime.errors import Fault, error_of, fault_error
-from functions.runtime.handler_loading import Handler, load_handler
 from functions.runtime.log import Log, log_error, open_log
-from functions.runtime.logging_setup import configure_when_imported
 from functions.runtime.loop import Loop
-from functions.runtime.search_path import extend
 
 
 def main() -> NoReturn:
@@ -21,7 +22,7 @@ def main() -> NoReturn:
     extend(sys.path, os.environ, sys.prefix)
     log = open_log(os.environ)
     api = RuntimeApi(os.environ["AWS_LAMBDA_RUNTIME_API"])
-    loop = Loop(api, log, os.environ)
+    loop = Loop(api, log, os.environ, PROCESS_WATCHDOG)
     configure_when_imported(log, loop.ids, os.environ.get("AWS_LAMBDA_LOG_LEVEL"))
     try:
         api.connect()

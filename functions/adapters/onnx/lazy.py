@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from functions.core.registry.load_plan import Plan
+from functions.core.watchdog import PROCESS_WATCHDOG
 
 if TYPE_CHECKING:
     from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
@@ -35,5 +36,5 @@ class LazyRuntime:
                     OnnxRuntime,
                 )  # not at the top, because importing takes time
 
-                self._runtime = OnnxRuntime(self._threads)
+                self._runtime = OnnxRuntime(self._threads, PROCESS_WATCHDOG)
             return self._runtime

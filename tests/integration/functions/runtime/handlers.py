@@ -1,11 +1,20 @@
 """Handlers that the tests of the runtime client run under it and under awslambdaric."""
 
+import ctypes
+import json
 import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from functions.runtime.context import EndEnvironment
+from functions.runtime.replies import StreamedReply
 
 LARGE_BYTES = 6_000_000
 
@@ -132,3 +141,179 @@ class Callable:
 
 
 an_object = Callable()
+
+
+# --- handlers for our runtime client alone ---
+
+PRELUDE = {"content-type": "text/plain", "x-test": "ä"}
+
+
+def stream(event: Any, context: Any) -> StreamedReply:
+    return StreamedReply(200, PRELUDE, STREAMS[event["chunks"]](event))
+
+
+def _counted(event: Any) -> Iterator[bytes]:
+    for number in range(event["count"]):
+        yield b"%d," % number
+
+
+def _mixed(event: Any) -> Iterator[Any]:
+    yield b""
+    yield bytearray(b"array,")
+    yield b""
+    yield memoryview(b"view,")
+    yield b"x" * LARGE_BYTES
+
+
+def _failing(event: Any) -> Iterator[bytes]:
+    yield from _counted(event)
+    raise LookupError("no more ä")
+
+
+def _of_text(event: Any) -> Iterator[Any]:
+    yield b"bytes"
+    yield "text"
+
+
+def _waiting(event: Any) -> Iterator[bytes]:
+    """Yield a chunk once the test has seen the one before, and made its file."""
+    for number in range(event["count"]):
+        yield b"%d," % number
+        wait_for(Path(event["folder"]) / str(number))
+
+
+def _endless(event: Any) -> Iterator[bytes]:
+    try:
+        while True:
+            yield b"more,"
+            time.sleep(0.01)
+    finally:
+        print("the generator was closed")
+
+
+def _stuck(event: Any) -> Iterator[bytes]:
+    yield from _counted(event)
+    stick()
+
+
+def _heavy(event: Any) -> Iterator[bytes]:
+    for number in range(10_000):
+        print("made", number)
+        yield bytes(2**20)
+
+
+STREAMS = {
+    "counted": _counted,
+    "mixed": _mixed,
+    "failing": _failing,
+    "of text": _of_text,
+    "waiting": _waiting,
+    "endless": _endless,
+    "stuck": _stuck,
+    "heavy": _heavy,
+}
+
+
+def stream_with_cookies(event: Any, context: Any) -> StreamedReply:
+    return StreamedReply(
+        302,
+        {"location": "/"},
+        [b"moved"],
+        multi_value_headers={"x-many": ["a", "b"]},
+        cookies=["c=1", "d=2"],
+    )
+
+
+def stream_then_work(event: Any, context: Any) -> StreamedReply:
+    context.after(lambda: print("work"))
+    return StreamedReply(200, {}, _counted({"count": 3}))
+
+
+def work(event: Any, context: Any) -> str:
+    for name in event["work"]:
+        context.after(partial(WORK[name], event, context))
+    if event.get("fails"):
+        raise LookupError("the handler fails")
+    return "reply"
+
+
+def _nest(event: Any, context: Any) -> None:
+    context.after(lambda: print("nested work"))
+
+
+def _fail_late(event: Any, context: Any) -> None:
+    raise ValueError("failed after the reply")
+
+
+def _end(event: Any, context: Any) -> None:
+    raise EndEnvironment("its memory is spent")
+
+
+WORK: dict[str, Any] = {
+    "first": lambda *_: print("first work"),
+    "second": lambda *_: print("second work"),
+    "nest": _nest,
+    "fail": _fail_late,
+    "end": _end,
+    "stick": lambda *_: stick(),
+    "wait": lambda event, _: wait_for(Path(event["file"])),
+}
+
+
+def stick() -> None:
+    """Sleep in native code that nothing in Python can interrupt."""
+    ctypes.CDLL(None).sleep(600)
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < deadline, f"{file} was not made"
+        time.sleep(0.002)
+
+
+class Limited:
+    """Handler that takes bytes and has a late reply."""
+
+    takes_bytes = True
+
+    def __call__(self, event: bytes, context: Any) -> Any:
+        request = json.loads(event)
+        if request.get("chunks"):
+            return stream(request, context)
+        if request.get("sleep_s") is None:
+            stick()
+        time.sleep(request["sleep_s"])
+        return event
+
+    def late_reply(self, context: Any) -> bytes:
+        return json.dumps({"late": context.aws_request_id}).encode()
+
+
+class Broken(Limited):
+    """Handler whose late reply fails."""
+
+    def late_reply(self, context: Any) -> bytes:
+        raise LookupError("no late reply")
+
+
+limited = Limited()
+broken = Broken()
+
+
+def search_path(event: Any, context: Any) -> list[str]:
+    return sys.path
+
+
+def flags(event: Any, context: Any) -> dict[str, Any]:
+    return {
+        "isolated": sys.flags.isolated,
+        "no_site": sys.flags.no_site,
+        "logging": "logging" in sys.modules,
+        "json": "json" in sys.modules,
+    }
+
+
+def slow(event: Any, context: Any) -> str:
+    time.sleep(event)
+    return "slow"

@@ -1,0 +1,55 @@
+"""Work after the reply: run what the handler gave to `context.after`."""
+
+import os
+from collections.abc import Callable
+
+from functions.core.watchdog import Watchdog
+from functions.runtime.context import EndEnvironment, LambdaContext
+from functions.runtime.errors import error_of
+from functions.runtime.late_reply import LATE_STATUS, park
+from functions.runtime.log import Log, log_error, record
+
+SHARE = 0.9  # share of the remaining time that the work may take
+SECONDS_MIN = 0.1  # time for it after a reply at the last moment
+
+
+class AfterReply:
+    """Work of one invocation at a time, with a time limit.
+
+    Overtime cannot be interrupted, so it ends the process: the next event must not wait for it.
+    """
+
+    def __init__(self, log: Log, watchdog: Watchdog) -> None:
+        self._log = log
+        self._watchdog = watchdog
+        self._request_id = ""
+
+    def run(self, context: LambdaContext) -> None:
+        """Run the work of an invocation in order; log its failures."""
+        self._request_id = context.aws_request_id
+        remaining_s = context.get_remaining_time_in_millis() / 1000
+        self._watchdog.watch(self, max(SECONDS_MIN, SHARE * remaining_s))
+        ends = []
+        while work := context.take_work():
+            for call in work:
+                ends += self._call(call)
+        if not self._watchdog.unwatch(self):
+            park()
+        if ends:
+            self._log.write(record("WARNING", "environment ends", self._request_id, str(ends[0])))
+            os._exit(0)
+
+    def terminate(self) -> None:
+        """End the process whose work took too long; called by the watchdog."""
+        reason = "work after the reply did not end in time: the process ends"
+        self._log.write(record("ERROR", "work after reply", self._request_id, reason))
+        os._exit(LATE_STATUS)
+
+    def _call(self, work: Callable[[], object]) -> list[EndEnvironment]:
+        try:
+            work()
+        except EndEnvironment as end:
+            return [end]
+        except Exception as failure:  # the edge: the reply is posted, the next event is served
+            log_error(self._log, error_of(failure, self._request_id))
+        return []

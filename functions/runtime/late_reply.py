@@ -1,0 +1,80 @@
+"""Answer before the end, for a handler that does not come back.
+
+A native operator cannot be interrupted. Shortly before Lambda would end the invocation without a
+reply, the watchdog's thread posts one in the handler's words and ends the process. Lambda starts
+another for the next event.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+from functions.core.watchdog import Watchdog
+from functions.runtime.api import Invocation, RuntimeApi
+from functions.runtime.context import LambdaContext
+from functions.runtime.errors import error_of
+from functions.runtime.log import Log, log_error, record
+
+RESERVE_S = 0.5  # kept to post a late reply before Lambda's own limit
+RESERVE_SHARE = 0.1  # at most this share of the time that an invocation has
+LATE_STATUS = 1  # exit status of a process that was ended because work did not end
+PARKED_S = 60.0  # more than the watchdog needs to end the process
+
+MakeReply = Callable[[LambdaContext], bytes]
+
+
+def reserve_s(remaining_s: float) -> float:
+    """Return the seconds kept at an invocation's end, to answer.
+
+    >>> reserve_s(29.0), reserve_s(2.0)
+    (0.5, 0.2)
+    """
+    return min(RESERVE_S, RESERVE_SHARE * remaining_s)
+
+
+def park() -> None:
+    """Keep the main thread from posting while the watchdog ends the process."""
+    time.sleep(PARKED_S)
+    os._exit(LATE_STATUS)
+
+
+class LateReply:
+    """Time limit of a handler that has a late reply."""
+
+    def __init__(self, api: RuntimeApi, log: Log, watchdog: Watchdog, make: MakeReply) -> None:
+        self._api = api
+        self._log = log
+        self._watchdog = watchdog
+        self._make = make
+
+    def begin(self, invocation: Invocation, context: LambdaContext) -> None:
+        """Watch the handler of an invocation until `end`."""
+        self._invocation = invocation
+        self._context = context
+        remaining_s = context.get_remaining_time_in_millis() / 1000
+        self._watchdog.watch(self, remaining_s - reserve_s(remaining_s))
+
+    def end(self) -> None:
+        """Stop watching; do not return if the late reply is being posted."""
+        if not self._watchdog.unwatch(self):
+            park()
+
+    def terminate(self) -> None:
+        """Post the late reply and end the process; called by the watchdog."""
+        self.post(self._invocation, self._context)
+        os._exit(LATE_STATUS)
+
+    def post(self, invocation: Invocation, context: LambdaContext) -> None:
+        """Post the late reply and log why.
+
+        Raises:
+            MemoryError: the overdue handler holds it all; the watchdog tries again.
+        """
+        try:
+            self._api.respond(invocation, self._make(context), "application/json")
+        except MemoryError:
+            raise
+        except Exception as failure:  # the edge: the process ends, with or without a reply
+            log_error(self._log, error_of(failure, invocation.request_id))
+        reason = "the handler did not come back in time: it was answered for, and its process ends"
+        self._log.write(record("ERROR", "late reply", invocation.request_id, reason))
