@@ -25,7 +25,7 @@ from functions.core.access.access_key import (
     secret_puts,
 )
 from functions.core.access.grants import Scope, check_grant
-from functions.core.access.keys import key_digest, new_id, new_key
+from functions.core.access.keys import is_key_id, key_digest, new_id, new_key
 from functions.core.errors import InvalidRequest, KeyNotFound, StateConflict, shown
 from functions.core.registry.contention import retried
 from functions.core.registry.items import audit_put, audit_to_log
@@ -66,6 +66,10 @@ class KeyStore:
         Raises:
             KeyNotFound: there is no key with this id.
         """
+        if not is_key_id(key_id):  # a key, perhaps: it is not repeated
+            raise KeyNotFound(
+                "there is no key with this id: an id has 12 of 0-9 a-z; list the keys"
+            )
         [item] = self._table.get([(key_pk(key_id), "RECORD")])
         if item is None:
             raise KeyNotFound(f"there is no key with the id {shown(key_id)}; list the keys")

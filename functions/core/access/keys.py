@@ -15,9 +15,9 @@ CHECKSUM_LENGTH = 6  # 62 ** 6 is more than 2 ** 32, the values of a CRC-32
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ID_DIGITS = DIGITS[:36]  # lower case: people read ids to each other
 
+_ID = re.compile(f"[0-9a-z]{{{ID_LENGTH}}}")
 _KEY = re.compile(
-    f"(mfy_([0-9a-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})"
-    f"([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})"
+    f"(mfy_({_ID.pattern})_[0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})"
 )
 
 
@@ -30,6 +30,11 @@ def new_key(key_id: str) -> str:
     """Return an access key with a random secret, to be shown once."""
     body = f"mfy_{key_id}_{_random(DIGITS, SECRET_LENGTH)}"
     return body + _checksum(body)
+
+
+def is_key_id(text: str) -> bool:
+    """Return True if a text has the syntax of a key's id."""
+    return _ID.fullmatch(text) is not None
 
 
 def parse_key(key: str) -> str | None:

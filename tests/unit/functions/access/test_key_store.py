@@ -175,13 +175,17 @@ def test_ended_secrets_leave_the_table_by_themselves(keys: Keys) -> None:
     assert "expires_at" not in keys.table.items[f"KEY#{key_id}", "RECORD"]
 
 
-def test_an_unknown_id_is_not_found(keys: Keys) -> None:
+@pytest.mark.parametrize(
+    ("key_id", "text"),
+    [("0" * 12, "'000000000000'"), ("nobody", "with this id"), ("x" * 5000, "with this id")],
+)
+def test_an_unknown_id_is_not_found(keys: Keys, key_id: str, text: str) -> None:
     for change in (
-        lambda: keys.store.read("nobody"),
-        lambda: keys.store.rotate("nobody", 0, actor="anna"),
-        lambda: keys.store.revoke("nobody", actor="anna"),
+        lambda: keys.store.read(key_id),
+        lambda: keys.store.rotate(key_id, 0, actor="anna"),
+        lambda: keys.store.revoke(key_id, actor="anna"),
     ):
-        with pytest.raises(KeyNotFound, match="'nobody'"):
+        with pytest.raises(KeyNotFound, match=text):
             change()
     assert not keys.table.items
 

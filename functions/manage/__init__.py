@@ -1,0 +1,1 @@
+"""Lambda function for the control plane: access keys."""

@@ -1,0 +1,97 @@
+"""JSON documents of the control plane: requests, validated, and replies."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from functions.core.access.access_key import DAY_S, AccessKey, KeyState
+from functions.core.access.grants import EVERY_MODEL, Scope
+from functions.core.access.key_store import PAGE_MAX
+
+OVERLAP_MAX_S = 30 * DAY_S
+
+Limit = Annotated[int, Field(ge=1, le=PAGE_MAX, description="Keys in the reply.")]
+
+
+class RequestDocument(BaseModel):
+    """Base of requests: an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class CreateKey(RequestDocument):
+    """Request for a new access key."""
+
+    name: str = Field(description="Name for people; it need not be unique.")
+    scopes: list[Scope] = Field(description="Kinds of requests that the key permits.")
+    models: list[str] = Field(
+        default=[EVERY_MODEL], description="Patterns of model names, e.g. fraud-*."
+    )
+    expires_at: AwareDatetime | None = Field(default=None, description="End of the key, or null.")
+
+
+class RotateKey(RequestDocument):
+    """Request for a new secret of an access key."""
+
+    overlap_seconds: int = Field(
+        default=DAY_S,
+        ge=0,
+        le=OVERLAP_MAX_S,
+        description="Seconds that the secrets before stay valid.",
+    )
+
+
+class KeyDocument(BaseModel):
+    """Access key as the control plane shows it, without its text."""
+
+    id: str
+    name: str
+    state: KeyState
+    scopes: list[Scope]
+    models: list[str]
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    rotated_at: str | None
+    revoked_at: str | None
+    previous_valid_until: str | None = Field(
+        description="Time until which the secrets before the last rotation are valid, or null."
+    )
+
+
+class NewKeyDocument(KeyDocument):
+    """Access key with its text, which is shown only once."""
+
+    key: str
+
+
+class KeyPage(BaseModel):
+    """Page of access keys, oldest first."""
+
+    keys: list[KeyDocument]
+    next_cursor: str | None = Field(description="The next page's cursor, null on the last one.")
+
+
+def describe_key(key: AccessKey, now_s: float) -> dict[str, Any]:
+    """Return the fields of a `KeyDocument` at a Unix time."""
+    ends = [secret.valid_until for secret in key.secrets[:-1] if secret.valid_until]
+    return {
+        "id": key.id,
+        "name": key.name,
+        "state": key.state(now_s),
+        "scopes": key.scopes,
+        "models": key.models,
+        "created_at": key.created_at,
+        "created_by": key.created_by,
+        "expires_at": _iso(key.valid_until),
+        "rotated_at": key.rotated_at,
+        "revoked_at": key.revoked_at,
+        "previous_valid_until": _iso(max((end for end in ends if end > now_s), default=None)),
+    }
+
+
+def _iso(unix_s: int | None) -> str | None:
+    if unix_s is None:
+        return None
+    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")

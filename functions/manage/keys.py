@@ -1,0 +1,74 @@
+"""Access keys of the control plane, for HTTP and direct invocations."""
+
+import base64
+import binascii
+from collections.abc import Callable
+
+from functions.core.access.key_store import KeyStore
+from functions.core.errors import InvalidRequest
+from functions.manage.documents import (
+    CreateKey,
+    KeyDocument,
+    KeyPage,
+    NewKeyDocument,
+    RotateKey,
+    describe_key,
+)
+
+
+class KeysApi:
+    """Requests about access keys, from documents to documents.
+
+    `actor` names whoever asks, for the audit records.
+    """
+
+    def __init__(self, store: KeyStore, now: Callable[[], float]) -> None:
+        """Use `store`; `now` returns Unix time."""
+        self._store = store
+        self._now = now
+
+    def create(self, request: CreateKey, actor: str) -> NewKeyDocument:
+        """Create an access key and return it with its text."""
+        expires_at = request.expires_at
+        key, text = self._store.create(
+            request.name,
+            scopes=request.scopes,
+            models=request.models,
+            actor=actor,
+            valid_until=int(expires_at.timestamp()) if expires_at else None,
+        )
+        return NewKeyDocument(**describe_key(key, self._now()), key=text)
+
+    def page(self, limit: int, cursor: str) -> KeyPage:
+        """Return a page of access keys: the first, or a cursor's."""
+        keys, position = self._store.page(_position(cursor), limit)
+        now_s = self._now()
+        documents = [KeyDocument(**describe_key(key, now_s)) for key in keys]
+        return KeyPage(keys=documents, next_cursor=_cursor(position))
+
+    def read(self, key_id: str) -> KeyDocument:
+        """Return an access key."""
+        return KeyDocument(**describe_key(self._store.read(key_id), self._now()))
+
+    def rotate(self, key_id: str, request: RotateKey, actor: str) -> NewKeyDocument:
+        """Give an access key a new text and return it."""
+        key, text = self._store.rotate(key_id, request.overlap_seconds, actor=actor)
+        return NewKeyDocument(**describe_key(key, self._now()), key=text)
+
+    def revoke(self, key_id: str, actor: str) -> KeyDocument:
+        """End an access key for good."""
+        key = self._store.revoke(key_id, actor=actor)
+        return KeyDocument(**describe_key(key, self._now()))
+
+
+def _cursor(position: str) -> str | None:
+    return base64.urlsafe_b64encode(position.encode()).decode() if position else None
+
+
+def _position(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(
+            "cursor: no such page; send next_cursor of the page before, or no cursor"
+        ) from error

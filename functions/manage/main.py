@@ -1,0 +1,31 @@
+"""Lambda entry point for the control plane: read environment, wire adapters.
+
+Runs once, during INIT.
+"""
+
+import os
+import time
+from functools import partial
+
+import boto3
+from aws_lambda_powertools.logging import Logger
+from botocore.config import Config
+
+from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.clock import Elapsed, utc_now
+from functions.core.access.access_key import read_grant
+from functions.core.access.auth import parse_auth
+from functions.core.access.gate import Gate
+from functions.core.access.key_store import KeyStore
+from functions.manage.handler import ManageHandler
+from functions.manage.keys import KeysApi
+from functions.manage.routes import Routes
+
+config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=8)
+logger = Logger()
+table = DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"])
+store = KeyStore(table, utc_now, audit_log=lambda record: logger.info("audit", audit=dict(record)))
+gate = Gate(partial(read_grant, table), float(os.environ.get("KEY_CACHE_SECONDS", "60")), Elapsed())
+keys = KeysApi(store, time.time)
+auth = parse_auth(os.environ.get("AUTH", "none"))
+lambda_handler = ManageHandler(keys, Routes(keys), auth, gate, logger)
