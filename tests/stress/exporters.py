@@ -35,7 +35,7 @@ def export(names: Sequence[str], folder: Path, python: Path = PYTHON) -> None:
     """Run the export script for the named models, or all."""
     script = Path(__file__).with_name("export_models.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [python, script, folder, *names]
+    command = [python, "-P", script, folder, *names]  # without -P, tests/stress/requests is found
     subprocess.run(command, check=True, timeout=EXPORT_S, env=environment)
 
 
