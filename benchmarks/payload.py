@@ -89,7 +89,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
 
     The entries are those of `warm_request.results`.
     """
-    heading = ("numbers", "body", "contender", "n", "µs", "p90", "- bare", "ns each")
+    heading = ("numbers", "body", "contender", "n", "CPU µs", "p90", "- bare", "ns each")
     rows: list[Sequence[str]] = [heading]
     for entry in entries:
         cells = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
@@ -111,7 +111,7 @@ def main() -> None:
     with cloud.start([WORKLOAD], ["unthrottled"]) as aws:
         measured = run(aws, make_plan(aws, chosen.rounds))
     check(measured["replies"])
-    entries = results(measured["durations_us"])
+    entries = results(measured["cpu_us"])
     print(table(entries))
     measure.finish(measure.result_line("payload", "us", chosen.rounds, entries), chosen.save)
 

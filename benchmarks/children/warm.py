@@ -4,13 +4,12 @@
 
 PLAN is JSON: {"rounds": N, "model": path, "contenders": […], "cases": [{"case", "repeats",
 "values", "shape", "event", "naive"}, …]}. A round calls a contender `repeats` times in a row and
-keeps the median. RESULT is the file for {"durations_us": {"<case>|<contender>": [µs of each
+keeps the CPU time of a call. RESULT is the file for {"cpu_us": {"<case>|<contender>": [µs of each
 round]}, "replies": {the same keys: reply}}. Log lines go to stdout, which another process has to
 read.
 """
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller
 
 from benchmarks.children.invoke import Context
 from benchmarks.harness.measure import interleave
@@ -29,6 +29,38 @@ from functions.infer import main as deployed
 from functions.infer.handler import InferHandler
 
 Call = Callable[[], Any]
+
+
+class LaterContext(Context):
+    """Context with the `after` of our runtime client."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Call] = []
+
+    def after(self, task: Call) -> None:
+        self.tasks.append(task)
+
+
+def under_our_client(handler: Any, event: bytes) -> bytes:
+    """Return a handler's reply as our runtime client posts it.
+
+    The event is bytes, and so is the reply; what the handler left for after the reply is done, too.
+    """
+    context = LaterContext()
+    reply: bytes = handler(event, context)
+    for task in context.tasks:
+        task()
+    return reply
+
+
+def under_awslambdaric(handler: Any, marshaller: LambdaMarshaller, event: bytes) -> str:
+    """Return a handler's reply as AWS's runtime client posts it.
+
+    The client parses the event and serializes the reply.
+    """
+    document = marshaller.unmarshal_request(event)
+    text: str = marshaller.marshal_response(handler(document, Context()))[0]
+    return text
 
 
 def quiet_handler() -> Any:
@@ -66,24 +98,27 @@ def bare_session(path: Path, name: str) -> Any:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def naive(session: Any, event: dict[str, Any]) -> dict[str, Any]:
-    """Answer an inference request minimally: no checks, no log line."""
-    array = np.array(json.loads(event["body"])["data"], dtype=np.float32)
-    [output] = session.run(None, {"x": array})
-    return {"statusCode": 200, "body": json.dumps({"prediction": output.tolist()})}
+def naive_handler(session: Any) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    """Return a minimal inference handler: no checks, no log line."""
+
+    def handler(event: dict[str, Any], _: Any) -> dict[str, Any]:
+        array = np.array(json.loads(event["body"])["data"], dtype=np.float32)
+        [output] = session.run(None, {"x": array})
+        return {"statusCode": 200, "body": json.dumps({"prediction": output.tolist()})}
+
+    return handler
 
 
 def block(call: Call, repeats: int) -> float:
-    """Return the median duration in µs of `repeats` calls.
+    """Return the CPU time of this process in µs per call.
 
     One call before them is discarded.
     """
-    durations_ns = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter_ns()
+    call()
+    began_ns = time.process_time_ns()
+    for _ in range(repeats):
         call()
-        durations_ns.append(time.perf_counter_ns() - started)
-    return statistics.median(durations_ns[1:]) / 1000
+    return (time.process_time_ns() - began_ns) / repeats / 1000
 
 
 def case_calls(
@@ -91,11 +126,14 @@ def case_calls(
 ) -> dict[str, Call]:
     """Return a function per contender that runs one request, by name."""
     array = np.fromfile(case["values"], np.float32).reshape(case["shape"])
-    event, context = _read_json(case["event"]), Context()
+    event, marshaller = Path(case["event"]).read_bytes(), LambdaMarshaller()
     calls: dict[str, Call] = {"bare": partial(session.run, ["y"], {"x": array})}
-    calls |= {name: partial(handler, event, context) for name, handler in handlers.items()}
+    calls |= {name: partial(under_our_client, each, event) for name, each in handlers.items()}
+    calls["ours-aws"] = partial(under_awslambdaric, handlers["ours"], marshaller, event)
     if case["naive"]:
-        calls["naive"] = partial(naive, session, _read_json(case["naive"]))
+        naive_event = Path(case["naive"]).read_bytes()
+        handler = naive_handler(session)
+        calls["naive"] = partial(under_awslambdaric, handler, marshaller, naive_event)
     return calls
 
 
@@ -116,17 +154,17 @@ def main() -> None:
                 name = f"{case['case']}|{contender}"
                 calls[name], blocks[name] = call, partial(block, call, case["repeats"])
     replies = {name: _plain(call()) for name, call in calls.items()}
-    durations_us = interleave(blocks, plan["rounds"], label="warm request")
-    result = {"durations_us": durations_us, "replies": replies}
+    cpu_us = interleave(blocks, plan["rounds"], label="warm request")
+    result = {"cpu_us": cpu_us, "replies": replies}
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 
 
 def _plain(reply: Any) -> Any:
     """Convert a contender's reply or output array to JSON values.
 
-    A handler's reply stays as it is; a session's array becomes lists.
+    A handler's reply is parsed; a session's array becomes lists.
     """
-    return reply if isinstance(reply, dict) else reply[0].tolist()
+    return json.loads(reply) if isinstance(reply, bytes | str) else reply[0].tolist()
 
 
 def _read_json(path: str) -> Any:
