@@ -1,4 +1,4 @@
-"""Warm request: CPU time of a request, beside a hand-made handler and the bare model run.
+"""Warm request: CPU time, beside a hand-made handler and the bare run.
 
     python -m benchmarks.warm_request [--rounds N] [--no-save]
 
@@ -44,7 +44,7 @@ from benchmarks.harness.models import Workload, workloads
 REPEATS = {1: 50, 128: 10}  # number of rows → calls per block
 CONTENDERS = ("bare", "ours", "ours-aws", "quiet", "unseen", "naive")
 BARE, NAIVE = "bare", "naive"
-RUNTIME = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13"}  # which awslambdaric encodes for
+RUNTIME = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13"}  # read by awslambdaric
 LIMIT_S = 3600.0
 
 
@@ -84,7 +84,7 @@ def run(aws: cloud.Cloud, plan: Mapping[str, Any]) -> dict[str, Any]:
     plan_path = write_json(aws.folder / "plan.json", plan)
     done = subprocess.run(
         [sys.executable, str(CHILDREN / "warm.py"), plan_path, str(result)],
-        env=aws.lambda_environment(storage, tmp, aws.variables | RUNTIME),
+        env=aws.lambda_environment(storage, tmp, {**aws.variables, **RUNTIME}),
         cwd=tmp,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

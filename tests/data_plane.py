@@ -182,9 +182,9 @@ class DataPlane:
         """Return a handler that writes its log to `lines`."""
         return InferHandler(self.service, write=self._read, **options)
 
-    def _read(self, text: str) -> None:
-        assert text.endswith("\n")
-        assert text.count("\n") == 1
+    def _read(self, text: bytes) -> None:
+        assert text.endswith(b"\n")
+        assert text.count(b"\n") == 1
         self.lines.append(json.loads(text))
 
 

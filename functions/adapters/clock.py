@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -29,9 +30,8 @@ def utc_ago(seconds: float) -> str:
     return iso(time.time_ns() // 1_000_000 - round(seconds * 1000))
 
 
-def since_boot() -> float:
-    """Return the seconds since boot, time in suspension included if possible."""
-    return time.clock_gettime(_BOOT)
+# Seconds since boot, time in suspension included if possible.
+since_boot = partial(time.clock_gettime, _BOOT)
 
 
 class Elapsed:
@@ -53,6 +53,7 @@ class Elapsed:
     def __call__(self) -> float:
         with self._lock:
             boot, day = self._boot(), self._day()
-            self._now += max(0.0, boot - self._seen[0], day - self._seen[1])
+            boot_before, day_before = self._seen
             self._seen = boot, day
+            self._now += max(0.0, boot - boot_before, day - day_before)
             return self._now

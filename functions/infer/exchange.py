@@ -8,16 +8,11 @@ from functions.core.serving.service import Call
 class Exchange:
     """Request in progress, with data for reply headers and the log."""
 
-    __slots__ = (
-        "accept_encoding",
-        "action",
-        "began_ns",
-        "bytes_in",
-        "call",
-        "code",
-        "method",
-        "request_id",
-    )
+    action = "unknown"
+    code: str | None = None
+    bytes_in = 0
+    method = ""
+    accept_encoding: str | None = None
 
     def __init__(self, context: Any, began_ns: int | None) -> None:
         self.call = call = Call()
@@ -25,9 +20,4 @@ class Exchange:
         if began_ns is not None:
             call.lap_began_ns = began_ns
             call.lap("start")
-        self.action = "unknown"
-        self.code: str | None = None
-        self.bytes_in = 0
-        self.method = ""
-        self.accept_encoding: str | None = None
         self.request_id = str(getattr(context, "aws_request_id", "") or "")

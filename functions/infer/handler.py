@@ -42,9 +42,10 @@ _match = lru_cache(maxsize=PATHS)(routing.match)
 LambdaReply = dict[str, Any] | bytes
 
 
-def _to_stdout(line: str) -> None:
-    sys.stdout.write(line)
-    sys.stdout.flush()
+def _to_stdout(line: bytes) -> None:
+    output = sys.stdout.buffer
+    output.write(line)
+    output.flush()
 
 
 class InferHandler:
@@ -69,7 +70,7 @@ class InferHandler:
         service: InferenceService,
         *,
         inflated_limit: int = INFLATED_BYTES_MAX,
-        write: Callable[[str], object] = _to_stdout,
+        write: Callable[[bytes], object] = _to_stdout,
         sample_rate: float = 1.0,
         chance: Callable[[], float] = random.random,
         after_shortage: Callable[[LambdaReply, Any], None] = lambda *_: None,
@@ -109,7 +110,7 @@ class InferHandler:
         except MemoryError:
             exchange.call.body = b""  # answered below, where the traceback holds no memory any more
         except Exception as error:
-            line = bug_line(error, exchange.request_id) + "\n"
+            line = bug_line(error, exchange.request_id).encode() + b"\n"
             _after_reply(context, partial(self._write, line))
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             return failure(status, "internal error", "INTERNAL_ERROR", exchange)
@@ -162,7 +163,7 @@ class InferHandler:
             bytes_out=size,
             sample_rate=rate,
         )
-        self._write(line + "\n")
+        self._write(line)
 
 
 def _after_reply(context: Any, task: Callable[[], object]) -> None:

@@ -22,7 +22,9 @@ def success(reply: Reply, accept_encoding: str | None) -> HttpResponse:
     """
     if not isinstance(reply, InferReply):
         return json_response(OK, reply)
-    body, encoding = compress(reply.body, accept_encoding, BINARY_BYTES_MAX)
+    body, encoding = reply.body, None
+    if accept_encoding:
+        body, encoding = compress(body, accept_encoding, BINARY_BYTES_MAX)
     response = HttpResponse(OK, body, {"content-type": "application/json"})
     if reply.header_length is not None:
         response.binary = True
@@ -73,14 +75,15 @@ def add_headers(response: HttpResponse, exchange: Exchange, cold: bool) -> None:
     call = exchange.call
     timing = _timing(tuple(call.stages_ns)) % tuple([ns / 1e6 for ns in call.stages_ns.values()])
     headers = response.headers
-    headers |= call.headers
+    if call.headers:
+        headers |= call.headers
     headers["x-request-id"] = exchange.request_id
     headers["x-cold-start"] = "1" if cold else "0"
     headers["server-timing"] = timing or "receive;dur=0"
-    if call.resolved is not None:
-        headers["x-model-version"] = str(call.resolved.version.number)
-        if call.resolved.alias is not None:
-            headers["x-model-alias"] = call.resolved.alias
+    if (resolved := call.resolved) is not None:
+        headers["x-model-version"] = str(resolved.version.number)
+        if resolved.alias is not None:
+            headers["x-model-alias"] = resolved.alias
 
 
 @cache

@@ -22,6 +22,7 @@ from ctypes import (
     sizeof,
     string_at,
 )
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -36,7 +37,13 @@ _STRING = ELEMENTS["BYTES"]
 # Bytes of an output for one byte of a reply, at most: an INT64 is 8 bytes, or 2 in JSON ("0,").
 SHRINKAGE = 4
 _C_INT_MAX = 2**31 - 1
-_SHAPES = [c_int64 * rank for rank in range(9)]  # array types by rank; making one takes time
+SHAPES = 256  # cached C arrays
+
+
+@lru_cache(maxsize=SHAPES)
+def _c_shape(shape: tuple[int, ...]) -> Any:
+    """Return a shape as a C array, which the library only reads."""
+    return (c_int64 * len(shape))(*shape)
 
 
 def c_strings(names: Sequence[str]) -> Any:
@@ -92,15 +99,15 @@ class Run:
         `slot` is one of `input_slots`. ONNX Runtime carries any bytes in its strings; the operators
         that read text check it themselves.
         """
-        rank = len(tensor.shape)
-        shape = (_SHAPES[rank] if rank < len(_SHAPES) else c_int64 * rank)(*tensor.shape)
+        shape, rank = _c_shape(tensor.shape), len(tensor.shape)
         if tensor.datatype == "BYTES":
             self._set_strings(slot, tensor, shape)
             return
         data, element = tensor.data, ELEMENTS[tensor.datatype]
-        self._api.CreateTensorWithDataAsOrtValue(
-            self._library.memory, data, len(data), shape, rank, element, slot
-        )
+        create = self._api.CreateTensorWithDataAsOrtValue
+        status = create(self._library.memory, data, len(data), shape, rank, element, slot)
+        if status is not None:
+            self._api.fail(status)
 
     def _set_strings(self, slot: Any, tensor: Tensor, shape: Any) -> None:
         api = self._api
@@ -141,7 +148,9 @@ class Run:
         if not value:
             raise ExecutionFailed("the model gave no value for an output")
         api, info = self._api, self._info
-        api.GetTensorElementTypeAndShapeDataReference(value, *self._info_pointers)
+        status = api.GetTensorElementTypeAndShapeDataReference(value, *self._info_pointers)
+        if status is not None:
+            api.fail(status)
         shape = tuple(info.sizes[: info.rank]) if info.rank else ()
         datatype = ELEMENT_DATATYPES[info.element]
         if datatype == "BYTES":
@@ -153,7 +162,9 @@ class Run:
         size_bytes = math.prod(shape) * (DATATYPES[datatype] or 0)
         if reply_bytes_max is not None and size_bytes > SHRINKAGE * reply_bytes_max:
             raise _too_large(name, shape, size_bytes, reply_bytes_max)
-        api.GetTensorMutableData(value, self._data_pointer)
+        status = api.GetTensorMutableData(value, self._data_pointer)
+        if status is not None:
+            api.fail(status)
         return Tensor(datatype, shape, _copy(info.data, size_bytes) if size_bytes else b"")
 
     def _read_strings(self, value: int, count: int, size: c_size_t) -> list[bytes]:

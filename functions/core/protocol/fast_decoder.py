@@ -8,6 +8,7 @@ A body is cut into a template, which the requests of one client usually share, a
 
 A template is parsed and checked once, by the rules of `decode_infer`. A later body with the same
 template needs only its lists of numbers read, in bulk, or its tensors copied from the binary part.
+If only its numbers differ from those of the body before, the template need not even be looked up.
 Unusual bodies, and all refusals, are left to `decode_infer`; a property test compares the two.
 Measurements: docs/decisions/0014-one-line-a-request.md.
 """
@@ -69,6 +70,16 @@ class _Template:
     all_binary: bool
 
 
+@dataclass(slots=True)
+class _Frame:
+    """Text around the only list of a body, with its template."""
+
+    before: bytes  # includes the list's opening bracket
+    after: bytes  # begins with its closing bracket
+    template: _Template
+    request_id: str | None
+
+
 class FastDecoder:
     """Decoder of one model's inference requests that caches their JSON templates.
 
@@ -79,6 +90,7 @@ class FastDecoder:
         self.signature = signature
         self.batches = signature.batches
         self._templates: dict[tuple[bytes, int | None], _Template] = {}
+        self._frame: _Frame | None = None  # the latest body's
 
     def decode(
         self, body: bytes | memoryview, header_length: str | None, deadline: float = NO_DEADLINE
@@ -113,7 +125,15 @@ class FastDecoder:
         return self._decode_text(body, text, binary_bytes, deadline)
 
     def _decode_json(self, body: bytes | memoryview, deadline: float) -> InferRequest | None:
-        text = bytes(body)
+        text, frame = bytes(body), self._frame
+        if frame and text.startswith(frame.before) and text.endswith(frame.after):
+            # Between them may be anything: it is read as one list, or not at all.
+            start, end = len(frame.before) - 1, len(text) - len(frame.after) + 1
+            if start + 1 < end:
+                bounds = ((start, end),)
+                request = _fill(frame.template, frame.request_id, text, text, bounds, deadline)
+                if request is not None:
+                    return request
         return self._decode_text(text, text, None, deadline)
 
     def _decode_text(
@@ -143,6 +163,9 @@ class FastDecoder:
             if template is None:
                 return None
         request_id = id_first[1].decode() if id_first else template.request.id
+        if len(lists) == 1 and binary_bytes is None:
+            [(start, end)] = lists
+            self._frame = _Frame(text[: start + 1], text[end - 1 :], template, request_id)
         return _fill(template, request_id, body, text, lists, deadline)
 
     def _add_template(self, text: bytes, binary_bytes: int | None, lists: int) -> _Template | None:
@@ -255,12 +278,51 @@ def read_list(
     words = text.find(b"u", start, end) >= 0 or text.find(b"a", start, end) >= 0
     if words and code != "?":
         return None
-    pieces, count, size = [], 0, math.prod(shape)
+    size = math.prod(shape)
+    if end - start <= PIECE_BYTES:
+        raw = _read_short(shape, text[start:end], code, size)
+    else:
+        raw = _read_long(shape, text, start, end, code, size, deadline)
+    if raw is not None and spec.datatype == "BF16":
+        raw, overflow = round_to_bf16(raw)
+        if overflow:
+            return None
+    return None if raw is None else Tensor(spec.datatype, shape, raw)
+
+
+def _read_short(shape: tuple[int, ...], text: bytes, code: str, size: int) -> bytes | None:
+    """Pack a JSON list of numbers, parsed as a whole.
+
+    Return None if it holds anything else."""
+    try:
+        values = orjson.loads(text)
+        if len(shape) > 1 and values and type(values[0]) is list:
+            values = _flatten(shape, values)
+        if len(values) != size or (code == "?" and not set(map(type, values)) <= {bool}):
+            return None
+        # Without "<", struct packs 1e39 as infinity instead of raising OverflowError.
+        return struct.pack(f"<{size}{code}", *values)
+    except (orjson.JSONDecodeError, struct.error, OverflowError):
+        return None
+
+
+def _read_long(
+    shape: tuple[int, ...],
+    text: bytes,
+    start: int,
+    end: int,
+    code: str,
+    size: int,
+    deadline: float,
+) -> bytes | None:
+    """Pack a JSON list of numbers, parsed in pieces.
+
+    Return None if it holds anything else."""
+    pieces, count = [], 0
     try:
         for values in _pieces(shape, text, start, end):
             if code == "?" and not set(map(type, values)) <= {bool}:
                 return None
-            # Without "<", struct packs 1e39 as infinity instead of raising OverflowError.
             pieces.append(struct.pack(f"<{len(values)}{code}", *values))
             count += len(values)
             if count > size:
@@ -268,30 +330,21 @@ def read_list(
             check_deadline(deadline)
     except (orjson.JSONDecodeError, struct.error, OverflowError):
         return None
-    if count != size:
-        return None
-    raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    if spec.datatype == "BF16":
-        raw, overflow = round_to_bf16(raw)
-        if overflow:
-            return None
-    return Tensor(spec.datatype, shape, raw)
+    return b"".join(pieces) if count == size else None
 
 
 def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterator[list[Any]]:
     """Parse a JSON list of numbers; yield its values in cache-sized pieces.
 
-    A nested list is one piece. A long flat list is cut at commas into pieces of about PIECE_BYTES,
+    A nested list is one piece. A flat list is cut at commas into pieces of about PIECE_BYTES,
     which stay in the processor's cache; the whole list never exists as Python objects. A list of
     another structure yields [None], which `struct` refuses.
     """
-    long = end - start > PIECE_BYTES
-    if not long or text[start + 1 : start + 16].lstrip()[:1] == b"[":
-        if long and text.count(b"[", start, end) > min(_list_count(shape), CONTAINERS_MAX):
+    if text[start + 1 : start + 16].lstrip()[:1] == b"[":
+        if text.count(b"[", start, end) > min(_list_count(shape), CONTAINERS_MAX):
             yield [None]  # before so many lists take memory
         else:
-            if long:
-                check_room(reading_bytes(text, start, end))
+            check_room(reading_bytes(text, start, end))
             yield _flatten(shape, orjson.loads(memoryview(text)[start:end]))
         return
     at, last, number = start + 1, end - 1, 0

@@ -46,8 +46,7 @@ def reply_limit(request: InferRequest, compressed: bool) -> int:
     """
     if compressed:
         return EXPANDED_BYTES_MAX
-    binary = any(output.binary for output in request.outputs)
-    return BINARY_BYTES_MAX if binary else REPLY_BYTES_MAX
+    return BINARY_BYTES_MAX if request.outputs.binary else REPLY_BYTES_MAX
 
 
 def encode_infer(

@@ -9,7 +9,7 @@ write every attribute of a class send for an absent one. Sources: kserve/open-in
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +41,31 @@ class RequestedOutput:
     classes: int
 
 
+class RequestedOutputs(tuple[RequestedOutput, ...]):
+    """Requested outputs in the model's order, with what concerns all of them.
+
+    Requests of one template share them, so that this is found out once.
+    """
+
+    names: tuple[str, ...]
+    binary: bool  # any of them in binary
+    classified: bool  # any of them as classes
+
+    def __new__(cls, outputs: Iterable[RequestedOutput]) -> "RequestedOutputs":
+        requested = super().__new__(cls, outputs)
+        requested.names = tuple([output.name for output in requested])
+        requested.binary = any(output.binary for output in requested)
+        requested.classified = any(output.classes for output in requested)
+        return requested
+
+
 @dataclass(slots=True)
 class InferRequest:
     """Decoded inference request whose tensors fit the model's signature."""
 
     id: str | None
     inputs: Mapping[str, Tensor]  # every declared input, in the model's order
-    outputs: tuple[RequestedOutput, ...]  # in the model's order; all if the request names none
+    outputs: RequestedOutputs  # all if the request names none
     timeout_us: int | None
     parameters: Mapping[str, str | int | float | bool]  # all but timeout and binary_data_output
 
@@ -416,7 +434,7 @@ def _raw_request(raw: memoryview, signature: Signature) -> InferRequest:
         tensor = Tensor(spec.datatype, shape, [bytes(raw)])
     else:
         tensor = tensors.from_bytes(spec, shape, raw)
-    outputs = tuple(
+    outputs = RequestedOutputs(
         RequestedOutput(output.name, binary=True, classes=0) for output in signature.outputs
     )
     return InferRequest(
@@ -455,7 +473,7 @@ def _raw_shape(spec: TensorSpec, raw_bytes: int, batches: bool) -> tuple[int, ..
 
 def _outputs(
     document: Mapping[str, Any], specs: Sequence[TensorSpec], binary_by_default: bool
-) -> tuple[RequestedOutput, ...]:
+) -> RequestedOutputs:
     """Return the outputs that a request asks for, in the model's order.
 
     `binary_by_default` counts only if the request names no output, as in Triton.
@@ -466,8 +484,10 @@ def _outputs(
         for spec, entry in named_entries(document, "output", declared)
     }
     if not named:
-        return tuple(RequestedOutput(name, binary_by_default, classes=0) for name in declared)
-    return tuple(named[name] for name in declared if name in named)
+        return RequestedOutputs(
+            RequestedOutput(name, binary_by_default, classes=0) for name in declared
+        )
+    return RequestedOutputs(named[name] for name in declared if name in named)
 
 
 def _requested(spec: TensorSpec, entry: Mapping[str, Any]) -> RequestedOutput:

@@ -10,7 +10,7 @@ from typing import Any
 Event = Mapping[str, Any]
 
 MARK = "*"  # stands for a body that was cut out; no base64 is the same
-_KEY = b'"body":'
+_KEY, _BACKSLASH = b'"body":', 0x5C
 
 
 def find_body(raw: bytes) -> tuple[int, int] | None:
@@ -22,12 +22,12 @@ def find_body(raw: bytes) -> tuple[int, int] | None:
     >>> find_body(b'{"body": "QUI=", "path": "/"}'), find_body(b'{"body": null}')
     ((10, 14), None)
     """
-    at = raw.find(_KEY) + len(_KEY)
-    if at < len(_KEY):
-        return None
-    start = raw.find(b'"', at) + 1
+    key = raw.find(_KEY)
+    start = raw.find(b'"', key + len(_KEY)) + 1
     end = raw.find(b'"', start)
-    if raw[at : start - 1].strip() or end < 0 or raw[end - 1] == 0x5C or raw.find(_KEY, end) > 0:
+    if key < 0 or end < 0 or raw[key + len(_KEY) : start - 1].strip():
+        return None
+    if raw[end - 1] == _BACKSLASH or raw.find(_KEY, end) > 0:
         return None
     return start, end
 

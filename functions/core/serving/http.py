@@ -6,6 +6,7 @@ An event and a reply are dicts under Lambda's runtime client, and JSON text (byt
 import binascii
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,6 +16,8 @@ import pybase64
 from functions.core.errors import InvalidRequest
 from functions.core.protocol.effort import check_room, reading_bytes
 from functions.core.serving.events import MARK, Event, find_body, without_body
+
+CLIENTS = 64  # cached lists of header names: a client sends the same ones each time
 
 
 @dataclass(slots=True)
@@ -110,7 +113,8 @@ def load_event(raw: bytes) -> Any:
             event = orjson.loads(without_body(raw, body))
             if event["body"] == MARK and event["isBase64Encoded"] is True:
                 start, end = body
-                return event | {"body": pybase64.b64decode(memoryview(raw)[start:end], None, True)}
+                event["body"] = pybase64.b64decode(memoryview(raw)[start:end], None, True)
+                return event
         except (ValueError, LookupError, TypeError):
             pass  # an unusual event: it is read as a whole
     return _load_whole(raw)
@@ -159,10 +163,16 @@ def parse_event(event: Event, root: str) -> HttpRequest:
     return HttpRequest(
         event.get("httpMethod") or http.get("method") or "GET",
         _below(unquote(path) if "%" in path else path, root),
-        dict(zip(map(str.lower, headers), map(str, headers.values()), strict=True)),
+        dict(zip(_lower(tuple(headers)), map(str, headers.values()), strict=True)),
         {str(name): str(value) for name, value in query.items()} if query else {},
         _body(event),
     )
+
+
+@lru_cache(maxsize=CLIENTS)
+def _lower(names: tuple[str, ...]) -> list[str]:
+    """Return the names of a request's headers in lower case."""
+    return [name.lower() for name in names]
 
 
 def _body(event: Event) -> bytes:

@@ -128,6 +128,30 @@ class _Slot:
         self.users = 1
 
 
+class _Lease:
+    """Context of `with` that keeps a model loaded; `ModelCache.session` describes it."""
+
+    __slots__ = ("_cache", "_deadline", "_evict", "_slot", "_version")
+
+    def __init__(self, cache: "ModelCache", version: Version, deadline: float, evict: bool) -> None:
+        self._cache = cache
+        self._version = version
+        self._deadline = deadline
+        self._evict = evict
+
+    def __enter__(self) -> Session:
+        cache = self._cache
+        slot = self._slot = cache._acquire(self._version, self._evict)
+        try:
+            return cache._await(slot, self._version, self._deadline)
+        except BaseException:
+            cache._release(slot)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._cache._release(self._slot)
+
+
 class ModelCache:
     """LRU cache of loaded models, bounded in memory and temporary storage.
 
@@ -188,10 +212,7 @@ class ModelCache:
             need, room = version.size_bytes // MB, max(0, self._storage_bytes) // MB
             raise _too_large(version, f"takes {need} MB of temporary storage, there are {room} MB")
 
-    @contextmanager
-    def session(
-        self, version: Version, deadline: float, *, evict: bool = True
-    ) -> Iterator[Session]:
+    def session(self, version: Version, deadline: float, *, evict: bool = True) -> "_Lease":
         """Load a model version if needed; keep it during a `with` block.
 
         A load that is not done at `deadline` (a time of the clock) continues for the next request.
@@ -202,19 +223,19 @@ class ModelCache:
             Unavailable: it cannot be fetched, does not fit now, or is still loading.
             InvalidModel: the runtime refuses it.
         """
-        slot = self._acquire(version, evict)
-        try:
-            if not slot.done.is_set() and not slot.done.wait(max(0.0, deadline - self._clock())):
-                raise _not_ready(
-                    version, "is still loading; try again", code="MODEL_LOADING", retry_after_s=2
-                )
-            if slot.error is not None:
-                raise _copy_error(slot.error, slot.error.__traceback__)
-            if slot.session is None:
-                raise LookupError("a model was loaded without a session")
-            yield slot.session
-        finally:
-            self._release(slot)
+        return _Lease(self, version, deadline, evict)
+
+    def _await(self, slot: _Slot, version: Version, deadline: float) -> Session:
+        """Wait for a model's load; return its session."""
+        if not slot.done.is_set() and not slot.done.wait(max(0.0, deadline - self._clock())):
+            raise _not_ready(
+                version, "is still loading; try again", code="MODEL_LOADING", retry_after_s=2
+            )
+        if slot.error is not None:
+            raise _copy_error(slot.error, slot.error.__traceback__)
+        if slot.session is None:
+            raise LookupError("a model was loaded without a session")
+        return slot.session
 
     def start_loading(self, version: Version) -> None:
         """Load a model version in the background, unless loaded or loading.

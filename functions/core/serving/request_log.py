@@ -36,40 +36,40 @@ def request_line(
     bytes_in: int,
     bytes_out: int,
     sample_rate: float = 1.0,
-) -> str:
+) -> bytes:
     """Return a request's JSON log line, with CloudWatch metrics for inferences.
 
     The metric `Errors` counts status 5xx. `sample_rate` is the share of such requests that are
     logged; the metric `Requests` is its reciprocal, to count the requests that are not.
     """
-    latency_ms = latency_ns // 1000 / 1000
     line: dict[str, Any] = {
         "level": "ERROR" if status >= 500 and status != NOT_OFFERED else "INFO",
         "message": "request",
         "request_id": request_id,
         "action": action,
         "status": status,
-        "latency_ms": latency_ms,
+        "latency_ms": latency_ns // 1000 / 1000,
         "cold": cold,
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
     }
     if code is not None:
         line["code"] = code
-    if call.resolved is not None:
-        line["model"] = call.resolved.version.model
-        line["version"] = call.resolved.version.number
-        line["alias"] = call.resolved.alias
+    if (resolved := call.resolved) is not None:
+        line["model"] = resolved.version.model
+        line["version"] = resolved.version.number
+        line["alias"] = resolved.alias
     if call.stages_ns:
         line["stages_ms"] = {stage: ns / 1e6 for stage, ns in call.stages_ns.items()}
     if sample_rate != 1:
         line["sample_rate"] = sample_rate
     if action == "infer":
-        line |= _metrics(call, status, latency_ms, sample_rate)
+        _add_metrics(line, call, status, sample_rate)
     try:
-        return orjson.dumps(line).decode()
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a lone surrogate in the request id
-        return orjson.dumps(line | {"request_id": ascii(request_id)}).decode()
+        line["request_id"] = ascii(request_id)
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def bug_line(error: BaseException, request_id: str) -> str:
@@ -109,24 +109,21 @@ _DIRECTIVES = {
 }
 
 
-def _metrics(call: Call, status: int, latency_ms: float, sample_rate: float) -> dict[str, Any]:
-    """Return a log line's metric values: requests, errors, latency, load time.
+def _add_metrics(line: dict[str, Any], call: Call, status: int, sample_rate: float) -> None:
+    """Add metric values to a log line: requests, errors, latency, load time.
 
     They count in total and, if the model exists, by model and alias.
     """
     resolved, loaded = call.resolved, call.loaded and "load" in call.stages_ns
-    values: dict[str, Any] = {
-        "Requests": 1 if sample_rate == 1 else 1 / sample_rate,
-        "Errors": int(status >= 500),
-        "Latency": latency_ms,
-        "_aws": {
-            "Timestamp": call.began_ms,
-            "CloudWatchMetrics": _DIRECTIVES[resolved is not None, loaded],
-        },
+    line["Requests"] = 1 if sample_rate == 1 else 1 / sample_rate
+    line["Errors"] = int(status >= 500)
+    line["Latency"] = line["latency_ms"]
+    line["_aws"] = {
+        "Timestamp": call.began_ms,
+        "CloudWatchMetrics": _DIRECTIVES[resolved is not None, loaded],
     }
     if loaded:
-        values["ModelLoadMs"] = call.stages_ns["load"] / 1e6
+        line["ModelLoadMs"] = call.stages_ns["load"] / 1e6
     if resolved is not None:
-        values["Model"] = resolved.version.model
-        values["Alias"] = resolved.alias or NO_ALIAS
-    return values
+        line["Model"] = resolved.version.model
+        line["Alias"] = resolved.alias or NO_ALIAS

@@ -7,8 +7,8 @@ them, too.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import NoneType
+from functools import lru_cache
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from functions.core.errors import (
@@ -36,28 +36,32 @@ from functions.core.serving.model_cache import ModelCache, Session
 from functions.core.serving.statistics import Statistics
 
 DEFAULT_TIMEOUT_SECONDS = 60.0  # without a Lambda context, e.g. in tests
+NAMES = 256  # cached model names
 DECODERS = 64  # cached decoders, each with the request templates of one version
+
+_is_model_name = lru_cache(maxsize=NAMES)(is_model_name)
 
 Reply = Document | list[Document] | InferReply
 
 
-@dataclass(slots=True)
 class Call:
     """Arguments of one API request, with its timings and response headers."""
 
-    model: str = ""
     reference: int | str | None = None  # requested version number or alias
-    body: bytes = b""
     header_length: str | None = None
-    deadline: float = field(default_factory=lambda: time.monotonic() + DEFAULT_TIMEOUT_SECONDS)
-    compressed: bool = False  # the caller accepts a compressed reply
+    compressed = False  # the caller accepts a compressed reply
     # Recorded while the call is answered:
     resolved: Resolved | None = None
-    loaded: bool = False  # the model had to be loaded for this call
-    headers: dict[str, str] = field(default_factory=dict)  # response headers
-    stages_ns: dict[str, int] = field(default_factory=dict)
-    lap_began_ns: int = field(default_factory=time.perf_counter_ns)
-    began_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    loaded = False  # the model had to be loaded for this call
+    headers: Mapping[str, str] = MappingProxyType({})  # response headers
+
+    def __init__(self, model: str = "", body: bytes = b"", deadline: float = 0.0) -> None:
+        self.model = model
+        self.body = body
+        self.deadline = deadline or time.monotonic() + DEFAULT_TIMEOUT_SECONDS
+        self.stages_ns: dict[str, int] = {}
+        self.began_ms = time.time_ns() // 1_000_000
+        self.lap_began_ns = time.perf_counter_ns()
 
     def lap(self, stage: str) -> None:
         """Record the time since the previous lap as the request stage's duration."""
@@ -140,7 +144,8 @@ class InferenceService:
         """
         version = self._resolve(call).version
         self._models.check_fits(version)
-        call.headers["x-model-residency"] = "warm" if self._models.holds(version) else "cold"
+        residency = "warm" if self._models.holds(version) else "cold"
+        call.headers = {"x-model-residency": residency}
         return {"name": version.model, "version": str(version.number), "ready": True}
 
     def model_config(self, call: Call) -> Document:
@@ -215,18 +220,15 @@ class InferenceService:
         version: Version,
         limit: int,
     ) -> Mapping[str, Any]:
-        empty = next((name for name, tensor in request.inputs.items() if 0 in tensor.shape), None)
         # Versions registered before their graphs got guards carry this mark.
-        if empty is not None and version.graph.get("refuses_empty", False):
-            raise InvalidRequest(
-                f"input {shown(empty)} is empty, and this model takes no empty input"
-            )
+        if version.graph.get("refuses_empty", False):
+            _refuse_empty(request.inputs)
         timeout_s = self._timeout_s(request, call.deadline)
-        names = [output.name for output in request.outputs]
+        outputs = request.outputs
         # The classes of an output take less than its values: `encode_infer` bounds these.
-        classified = any(output.classes for output in request.outputs)
+        reply_bytes = None if outputs.classified else limit
         try:
-            return session.run(request.inputs, names, timeout_s, None if classified else limit)
+            return session.run(request.inputs, outputs.names, timeout_s, reply_bytes)
         except ExecutionFailed as error:
             oddity = _oddity(request.inputs)
             if oddity is None:
@@ -249,13 +251,15 @@ class InferenceService:
             first = next(iter(request.inputs.values()))
             batch = first.shape[0]
         stages = call.stages_ns
-        durations = {
-            "queue": stages["load"],
-            "compute_input": stages["decode"],
-            "compute_infer": stages["compute"],
-            "compute_output": stages["encode"],
-        }
-        self._statistics.add_success(version.model, version.number, batch, durations)
+        self._statistics.add_success(
+            version.model,
+            version.number,
+            batch,
+            queue_ns=stages["load"],
+            input_ns=stages["decode"],
+            infer_ns=stages["compute"],
+            output_ns=stages["encode"],
+        )
 
     # --- repository
 
@@ -307,7 +311,7 @@ class InferenceService:
         return {}
 
     def _resolve(self, call: Call) -> Resolved:
-        if not is_model_name(call.model):
+        if not _is_model_name(call.model):
             raise ModelNotFound(f"Request for unknown model: {shown(call.model)} is not found")
         call.resolved = self._resolver.resolve(call.model, call.reference)
         return call.resolved
@@ -322,6 +326,12 @@ class InferenceService:
             return
         except ModelNotFound as error:
             raise ModelNotFound(f"{failure}, no model of this name is registered") from error
+
+
+def _refuse_empty(inputs: Mapping[str, Tensor]) -> None:
+    empty = next((name for name, tensor in inputs.items() if 0 in tensor.shape), None)
+    if empty is not None:
+        raise InvalidRequest(f"input {shown(empty)} is empty, and this model takes no empty input")
 
 
 def _oddity(inputs: Mapping[str, Tensor]) -> str | None:

@@ -7,35 +7,38 @@ environments are in the CloudWatch metrics (see request_log.py).
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
-
-DURATIONS = (
-    "success",
-    "fail",
-    "queue",
-    "compute_input",
-    "compute_infer",
-    "compute_output",
-    "cache_hit",
-    "cache_miss",
-)
 
 
 @dataclass(slots=True)
 class _Counters:
+    """Counts and sums of nanoseconds of one model version."""
+
     inferences: int = 0
     executions: int = 0
     last_ms: int = 0
-    durations: dict[str, list[int]] = field(
-        default_factory=lambda: {name: [0, 0] for name in DURATIONS}
-    )
+    queue_ns: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+    failures: int = 0
+    fail_ns: int = 0
 
-    def add(self, name: str, ns: int) -> None:
-        count_and_sum = self.durations[name]
-        count_and_sum[0] += 1
-        count_and_sum[1] += ns
+    def durations(self) -> "Document":
+        """Return count and sum of each duration, by name."""
+        sums = {
+            "success": self.queue_ns + self.input_ns + self.infer_ns + self.output_ns,
+            "queue": self.queue_ns,
+            "compute_input": self.input_ns,
+            "compute_infer": self.infer_ns,
+            "compute_output": self.output_ns,
+        }
+        durations = {name: {"count": self.executions, "ns": ns} for name, ns in sums.items()}
+        durations["fail"] = {"count": self.failures, "ns": self.fail_ns}
+        unused = {"count": 0, "ns": 0}
+        return durations | {"cache_hit": unused, "cache_miss": unused}
 
 
 Document = dict[str, Any]
@@ -51,32 +54,38 @@ class Statistics:
         self._environment: Document = {}
 
     def add_success(
-        self, model: str, version: int, batch: int, durations_ns: Mapping[str, int]
+        self,
+        model: str,
+        version: int,
+        batch: int,
+        *,
+        queue_ns: int,
+        input_ns: int,
+        infer_ns: int,
+        output_ns: int,
     ) -> None:
-        """Count one successful model run of `batch` rows, with its durations.
-
-        `durations_ns` has the duration of each part, by its name in the extension.
-        """
+        """Count one successful model run of `batch` rows, with its durations."""
         with self._lock:
-            counters = self._get(model, version)
+            counters = self._counters.get((model, version)) or self._add(model, version)
             counters.inferences += batch
             counters.executions += 1
             counters.last_ms = int(self._clock() * 1000)
-            counters.add("success", sum(durations_ns.values()))
-            for name, ns in durations_ns.items():
-                counters.add(name, ns)
+            counters.queue_ns += queue_ns
+            counters.input_ns += input_ns
+            counters.infer_ns += infer_ns
+            counters.output_ns += output_ns
 
     def add_failure(self, model: str, version: int, ns: int) -> None:
         """Count one failed inference request that took `ns` nanoseconds."""
         with self._lock:
-            self._get(model, version).add("fail", ns)
+            counters = self._counters.get((model, version)) or self._add(model, version)
+            counters.failures += 1
+            counters.fail_ns += ns
 
-    def _get(self, model: str, version: int) -> _Counters:
-        """Return a version's counters, new ones if missing; the lock is held."""
-        counters = self._counters.get((model, version))
-        if counters is None:
-            self._identify()
-            counters = self._counters[model, version] = _Counters()
+    def _add(self, model: str, version: int) -> _Counters:
+        """Add counters for a version and return them; the lock is held."""
+        self._identify()
+        counters = self._counters[model, version] = _Counters()
         return counters
 
     def _identify(self) -> Document:
@@ -117,9 +126,7 @@ class Statistics:
             "last_inference": counters.last_ms,
             "inference_count": counters.inferences,
             "execution_count": counters.executions,
-            "inference_stats": {
-                name: {"count": count, "ns": ns} for name, (count, ns) in counters.durations.items()
-            },
+            "inference_stats": counters.durations(),
             "response_stats": {},
             "batch_stats": [],
             "memory_usage": [],
