@@ -5,11 +5,17 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from functions.adapters.clock import iso
+from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
+from functions.core.access.grants import Scope
+from functions.core.access.key_store import KeyStore
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor
@@ -24,6 +30,8 @@ from functions.infer.handler import InferHandler
 from tests.arrays import to_array, to_tensor
 from tests.fakes import MemoryBlobs, MemoryTable
 
+EPOCH_S = 1_795_334_330.0
+KEY_SECONDS = 60.0  # lifetime of a cached key
 PATIENCE_S = 60.0  # for another thread; only a broken test waits so long
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3), labels=("a", "b", "c")),)
@@ -136,6 +144,10 @@ class DataPlane:
             self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
         )
         self.resolver = Resolver(self.registry, seconds, self.clock, chance=lambda: 0.0)
+        self.gate = Gate(
+            partial(read_grant, self.table), KEY_SECONDS, self.clock, self.unix_s, lambda: 0.0
+        )
+        self.keys = KeyStore(self.table, lambda: iso(int(self.unix_s() * 1000)))
         self.models = ModelCache(
             self.blobs, self.runtime, memory_bytes=memory_bytes, directory=directory
         )
@@ -166,6 +178,15 @@ class DataPlane:
         return self.register(
             model, factor, plan=PLAN, sample=self.blobs.add("sample.json", content)
         )
+
+    def unix_s(self) -> float:
+        """Return the time of day, which moves with `clock`."""
+        return EPOCH_S + self.clock.now
+
+    def create_key(self, *scopes: Scope, models: Sequence[str] = ("*",), **fields: Any) -> str:
+        """Create an access key and return its text."""
+        fields = {"actor": "anna", **fields}
+        return self.keys.create("test", scopes=scopes, models=models, **fields)[1]
 
     def claim(self, model: str) -> Version:
         """Record a PENDING version."""

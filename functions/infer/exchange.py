@@ -1,5 +1,7 @@
 """Request in progress, with data for its reply and log line."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from functions.core.serving.service import Call
@@ -11,6 +13,7 @@ class Exchange:
     action = "unknown"
     code: str | None = None
     bytes_in = 0
+    cors_headers: Mapping[str, str] = MappingProxyType({})
     method = ""
     accept_encoding: str | None = None
 

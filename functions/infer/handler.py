@@ -11,14 +11,16 @@ from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
+from functions.core.access.gate import Gate
 from functions.core.errors import PayloadTooLarge, PlatformError
 from functions.core.serving import routing
 from functions.core.serving.compression import INFLATED_BYTES_MAX, inflate, preferred
+from functions.core.serving.cors import Cors
 from functions.core.serving.events import Event
 from functions.core.serving.http import HttpResponse, load_event, parse_event, request_id
 from functions.core.serving.paths import ROOT, requested_version
 from functions.core.serving.request_log import bug_line, request_line
-from functions.core.serving.service import InferenceService, Reply
+from functions.core.serving.service import InferenceService
 from functions.infer.exchange import Exchange
 from functions.infer.responses import (
     HEADER_LOWER,
@@ -54,6 +56,7 @@ class InferHandler:
     It answers every event, in the event's form. An error that is no PlatformError is a bug: it is
     logged, and the environment continues.
 
+    `gate` checks access keys, if callers need any. `cors` permits web pages of other origins.
     `write` receives log lines, after the reply where the context offers that. Of the successful
     requests without a cold start, the share `sample_rate` is logged; every other request always is.
     `after_shortage` gets the reply to a request that ran out of memory or time, and the context; it
@@ -69,6 +72,8 @@ class InferHandler:
         self,
         service: InferenceService,
         *,
+        gate: Gate | None = None,
+        cors: Cors | None = None,
         inflated_limit: int = INFLATED_BYTES_MAX,
         write: Callable[[bytes], object] = _to_stdout,
         sample_rate: float = 1.0,
@@ -80,6 +85,8 @@ class InferHandler:
                 f"the sample rate of the log must be above 0 and at most 1, not {sample_rate}"
             )
         self._service = service
+        self._gate = gate
+        self._cors = cors
         self._inflated_limit = inflated_limit
         self._write = write
         self._sample_rate = sample_rate
@@ -103,8 +110,7 @@ class InferHandler:
 
     def _respond(self, exchange: Exchange, event: Event | bytes, context: Any) -> HttpResponse:
         try:
-            reply = self._answer(exchange, event, context)
-            return success(reply, exchange.accept_encoding)
+            return self._answer(exchange, event, context)
         except PlatformError as error:
             return refusal(error, exchange)
         except MemoryError:
@@ -116,14 +122,21 @@ class InferHandler:
             return failure(status, "internal error", "INTERNAL_ERROR", exchange)
         return refusal(_out_of_memory(), exchange)
 
-    def _answer(self, exchange: Exchange, event: Event | bytes, context: Any) -> Reply:
+    def _answer(self, exchange: Exchange, event: Event | bytes, context: Any) -> HttpResponse:
         document = load_event(event) if isinstance(event, bytes) else event
         exchange.request_id = request_id(document) or exchange.request_id
         request = parse_event(document, ROOT)
         exchange.bytes_in, exchange.method = len(request.body), request.method
+        if self._cors is not None:
+            exchange.cors_headers = self._cors.headers(request.headers)
+            if headers := self._cors.preflight(request.method, request.headers):
+                exchange.action = "preflight"
+                return HttpResponse(HTTPStatus.NO_CONTENT, b"", headers)
         match = _match(request.method, request.path)
         exchange.action = match.name
         call = exchange.call
+        if self._gate is not None and match.scope is not None:
+            call.grant = self._gate.authorize(request.headers, match.scope)
         if hasattr(context, "get_remaining_time_in_millis"):
             call.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
         call.model = match.model
@@ -134,7 +147,7 @@ class InferHandler:
         exchange.accept_encoding = accepted = request.headers.get("accept-encoding")
         call.compressed = bool(accepted and preferred(accepted))
         call.lap("receive")
-        return match.action(self._service, call)
+        return success(match.action(self._service, call), exchange.accept_encoding)
 
     def _log_request(
         self, exchange: Exchange, response: HttpResponse, cold: bool, context: Any

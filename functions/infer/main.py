@@ -7,6 +7,7 @@ prefetch.py.
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from functions.adapters.lambda_size import (
 from functions.adapters.memory import is_restored, limit_memory
 from functions.adapters.onnx.lazy import LazyRuntime
 from functions.adapters.scratch import Scratch
+from functions.core.access.auth import Auth, parse_auth
+from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
 from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
@@ -51,14 +55,21 @@ blobs = BlobReader.from_settings(
     settings, os.environ["SERVING_BUCKET"], os.environ.get("BUCKET_OWNER")
 )
 initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+auth = parse_auth(os.environ.get("AUTH", "none"))
 if initialization != "snap-start":  # connections do not survive a snapshot
-    dynamodb.preconnect()
+    # The first request's key is read beside the registry's record.
+    dynamodb.preconnect(2 if auth is Auth.KEYS else 1)
     blobs.preconnect()
 scratch = Scratch(Path(os.environ.get("TMPDIR") or "/tmp"), "models-")  # noqa: S108 (made private)
 runtime = LazyRuntime(threads_for(size_mb))
-registry = Registry(ItemTable(DynamoCalls(dynamodb), os.environ["REGISTRY_TABLE"]), utc_now)
+table = ItemTable(DynamoCalls(dynamodb), os.environ["REGISTRY_TABLE"])
+registry = Registry(table, utc_now)
 models = ModelCache(blobs, runtime, memory_bytes=models_bytes(size_mb), directory=scratch.path)
 resolver = Resolver(registry, float(os.environ.get("ALIAS_CACHE_SECONDS", "5")), Elapsed())
+gate: Gate | None = None
+if auth is Auth.KEYS:
+    key_seconds = float(os.environ.get("KEY_CACHE_SECONDS", "60"))
+    gate = Gate(partial(read_grant, table), key_seconds, Elapsed())
 
 
 def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
@@ -78,20 +89,29 @@ def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
 def make() -> Handler:
     """Import the remaining modules and return the inference handler."""
     runtime.import_runtime()
+    from functions.core.serving.cors import parse_origins
     from functions.core.serving.service import InferenceService
     from functions.core.serving.statistics import Statistics
     from functions.infer.handler import InferHandler
 
     service = InferenceService(registry, resolver, models, Statistics())
     sample_rate = float(os.environ.get("LOG_SAMPLE_RATE", "1"))
-    return InferHandler(service, sample_rate=sample_rate, after_shortage=end_if_starved)
+    origins = os.environ.get("CORS_ORIGINS", "")
+    return InferHandler(
+        service,
+        gate=gate,
+        cors=parse_origins(origins) if origins else None,
+        sample_rate=sample_rate,
+        after_shortage=end_if_starved,
+    )
 
 
-prefetching = PrefetchingHandler(make, resolver, models)
+prefetching = PrefetchingHandler(make, resolver, models, gate)
 if initialization == "snap-start":
     from functions.infer.snapshot import register_hooks
 
-    register_hooks(resolver, (dynamodb.close, blobs.close))
+    caches = (resolver, gate) if gate else (resolver,)
+    register_hooks((dynamodb.close, blobs.close), [cache.invalidate for cache in caches])
 names = os.environ.get("PRELOAD_MODELS", "")
 if names:
     from functions.core.serving.preload import parse_names, preload

@@ -7,9 +7,13 @@ first event's record and model files are requested meanwhile (docs/decisions/001
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
+from functions.core.access.gate import Gate, presented_key
+from functions.core.access.grants import Scope
+from functions.core.errors import PlatformError
 from functions.core.names import is_model_name
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.events import Event, parse_head
@@ -33,16 +37,51 @@ GRACE_S = 0.03  # lets the first event start its I/O before the import takes the
 _infer_path = compile_path(INFER)
 
 
+class KeyCheck:
+    """Check of a request's access key in a thread, beside other reads."""
+
+    def __init__(self, gate: Gate, headers: Mapping[str, str], model: str) -> None:
+        """Start the check.
+
+        Raises:
+            PlatformError: there is no key, or there are two.
+        """
+        self._gate = gate
+        self._key = presented_key(headers)
+        self._model = model
+        self._passes = False
+        self._thread = threading.Thread(target=self._run, name="key", daemon=True)
+        self._thread.start()
+
+    def passes(self) -> bool:
+        """Wait for the check; return True if the model may be called."""
+        self._thread.join()
+        return self._passes
+
+    def _run(self) -> None:
+        with suppress(PlatformError):  # raised again where the handler checks the key
+            grant = self._gate.verify(self._key)
+            self._passes = grant.allows(Scope.INFER) and grant.sees(self._model)
+
+
 class PrefetchingHandler:
     """Handler that prefetches the first request's model while importing the real handler.
 
-    `make` runs in a thread: it imports the real handler and returns it.
+    `make` runs in a thread: it imports the real handler and returns it. `gate` checks access keys:
+    a model is loaded for callers who may call it.
     """
 
     takes_bytes = True  # for our runtime client
 
-    def __init__(self, make: Callable[[], Handler], resolver: Resolver, models: ModelCache) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Handler],
+        resolver: Resolver,
+        models: ModelCache,
+        gate: Gate | None = None,
+    ) -> None:
         self._make = make
+        self._gate = gate
         self._resolver = resolver
         self._models = models
         self._handler: Handler | None = None
@@ -90,6 +129,9 @@ class PrefetchingHandler:
             headers = {name.lower(): text for name, text in (event.get("headers") or {}).items()}
             query = event.get("queryStringParameters") or {}
             reference = requested_version(match["version"], headers, query)
-            self._models.start_loading(self._resolver.resolve(match["model"], reference).version)
+            check = KeyCheck(self._gate, headers, match["model"]) if self._gate else None
+            version = self._resolver.resolve(match["model"], reference).version
+            if check is None or check.passes():
+                self._models.start_loading(version)
         except Exception:  # the real handler meets the same error, answers it and logs it
             return

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from functions.core.errors import PayloadTooLarge, PlatformError
 from functions.core.protocol.infer_reply import BINARY_BYTES_MAX, REPLY_BYTES_MAX, InferReply
 from functions.core.protocol.infer_request import HEADER
+from functions.core.serving import cors
 from functions.core.serving.compression import compress
 from functions.core.serving.http import HttpResponse, json_response
 from functions.core.serving.service import Reply
@@ -77,6 +78,8 @@ def add_headers(response: HttpResponse, exchange: Exchange, cold: bool) -> None:
     headers = response.headers
     if call.headers:
         headers |= call.headers
+    if exchange.cors_headers:
+        cors.add_headers(headers, exchange.cors_headers)
     headers["x-request-id"] = exchange.request_id
     headers["x-cold-start"] = "1" if cold else "0"
     headers["server-timing"] = timing or "receive;dur=0"

@@ -11,6 +11,8 @@ from functions.core.access.auth import Auth
 from functions.core.access.gate import Gate
 from functions.core.access.grants import Scope
 from functions.core.errors import Forbidden, PlatformError, Unavailable
+from functions.core.serving import cors
+from functions.core.serving.cors import Cors
 from functions.core.serving.http import HttpRequest, HttpResponse, json_response, parse_event
 from functions.core.serving.request_log import bug_line
 from functions.manage.keys import KeysApi
@@ -30,6 +32,7 @@ class ManageHandler:
     routes: Routes
     auth: Auth
     gate: Gate
+    cors: Cors
     logger: Logger
 
     def __call__(self, event: Any, context: Any) -> dict[str, Any]:
@@ -41,10 +44,13 @@ class ManageHandler:
 
     def _answer(self, event: dict[str, Any]) -> HttpResponse:
         request_id = str((event.get("requestContext") or {}).get("requestId") or "")
-        code: str | None = None
-        actor = ""
+        headers = {"x-request-id": request_id, "cache-control": "no-store"}
+        code, actor = None, ""
         try:
             request = parse_event(event, ROOT)
+            cors.add_headers(headers, self.cors.headers(request.headers))
+            if preflight := self.cors.preflight(request.method, request.headers):
+                return HttpResponse(204, b"", headers | preflight)
             actor = self._authorize(request, event)
             status, text = self.routes.answer(request, actor)
             response = HttpResponse(status, text.encode(), {"content-type": "application/json"})
@@ -57,7 +63,7 @@ class ManageHandler:
             sys.stdout.write(bug_line(error, request_id) + "\n")
             document = {"error": "internal error", "code": code, "request_id": request_id}
             response = json_response(500, document)
-        response.headers |= {"x-request-id": request_id, "cache-control": "no-store"}
+        response.headers |= headers
         self._log(request_id, str(event["httpMethod"]), actor, response.status, code)
         return response
 

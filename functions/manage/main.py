@@ -13,10 +13,11 @@ from botocore.config import Config
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import Elapsed, utc_now
-from functions.core.access.access_key import read_grant
 from functions.core.access.auth import parse_auth
 from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
+from functions.core.serving.cors import parse_origins
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.routes import Routes
@@ -28,4 +29,5 @@ store = KeyStore(table, utc_now, audit_log=lambda record: logger.info("audit", a
 gate = Gate(partial(read_grant, table), float(os.environ.get("KEY_CACHE_SECONDS", "60")), Elapsed())
 keys = KeysApi(store, time.time)
 auth = parse_auth(os.environ.get("AUTH", "none"))
-lambda_handler = ManageHandler(keys, Routes(keys), auth, gate, logger)
+cors = parse_origins(os.environ.get("CORS_ORIGINS", ""))
+lambda_handler = ManageHandler(keys, Routes(keys), auth, gate, cors, logger)

@@ -39,6 +39,11 @@ class Grant:
         """Return True if a request that needs `scope` is permitted."""
         return scope is Scope.READ or scope in self.scopes or Scope.ADMIN in self.scopes
 
+    @property
+    def sees_all(self) -> bool:
+        """True if every model exists for the caller."""
+        return EVERY_MODEL in self.models
+
     def sees(self, model: str) -> bool:
         """Return True if a model of this name exists for the caller."""
         return any(matches(pattern, model) for pattern in self.models)

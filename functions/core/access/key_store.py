@@ -20,10 +20,10 @@ from functions.core.access.access_key import (
     KeyState,
     Secret,
     key_from_item,
-    key_pk,
     key_to_item,
     secret_puts,
 )
+from functions.core.access.grant_items import key_pk
 from functions.core.access.grants import Scope, check_grant
 from functions.core.access.keys import is_key_id, key_digest, new_id, new_key
 from functions.core.errors import InvalidRequest, KeyNotFound, StateConflict, shown

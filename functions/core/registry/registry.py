@@ -26,6 +26,7 @@ Nothing here depends on a clock, except the order of uploads, which is by S3's.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from functions.core.errors import (
@@ -81,6 +82,7 @@ KEYS_AT_ONCE = 100  # limit of DynamoDB's BatchGetItem
 NOTE_DAYS = 30  # longer than the 14 days for which SQS keeps a dead letter
 IGNORED_DAYS = 7  # enough for an uploader to look
 IGNORED_LISTED = 100  # notes on ignored uploads in one answer
+IGNORED_READ = 1000  # notes that are looked through for those a caller may see
 
 
 class Registry:
@@ -135,10 +137,15 @@ class Registry:
             reason = item.get("reason")
             yield model, int(number), State(item["state"]), reason["message"] if reason else ""
 
-    def ignored(self) -> list[tuple[str, str]]:
-        """Return (S3 key, reason) pairs of ignored uploads, newest first."""
-        notes = self._table.ignored(IGNORED_LISTED)
-        return [(note["sk"], note["reason"]["message"]) for note in notes]
+    def ignored(self, is_visible: Callable[[str], bool] | None = None) -> list[tuple[str, str]]:
+        """Return (S3 key, reason) pairs of ignored uploads, newest first.
+
+        With `is_visible`, only of such keys among the newest IGNORED_READ.
+        """
+        notes: Iterable[Item] = self._table.ignored(IGNORED_READ if is_visible else IGNORED_LISTED)
+        if is_visible is not None:
+            notes = (note for note in notes if is_visible(note["sk"]))
+        return [(note["sk"], note["reason"]["message"]) for note in islice(notes, IGNORED_LISTED)]
 
     def ping(self) -> None:
         """Check that the registry's table can be read; raise Unavailable otherwise.
@@ -174,7 +181,7 @@ class Registry:
             sk = alias_sk(reference or DEFAULT_ALIAS)
         meta, item, switch = self._table.get([(pk, "META"), (pk, sk), (switch_pk(model), "SWITCH")])
         if meta is None:
-            raise ModelNotFound(f"Request for unknown model: '{model}' is not found")
+            raise unknown_model(model)
         if item is None:
             raise self._unresolved(model, reference, meta)
         alias = item.get("alias")
@@ -649,6 +656,11 @@ def _check_movable(name: str) -> None:
 
 def _because(version: Version) -> str:
     return f": {version.reason.message}" if version.reason else ""
+
+
+def unknown_model(model: str) -> ModelNotFound:
+    """Return the error for a model that the caller may not know."""
+    return ModelNotFound(f"Request for unknown model: {shown(model)} is not found")
 
 
 def _refusal(version: Version) -> NotReady | NotServable:

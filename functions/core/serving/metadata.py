@@ -100,7 +100,16 @@ def ignored_row(key: str, reason: str) -> Document:
     room = MESSAGE_LIMIT - len(reason) - len(" (…)")
     place = key if len(key) <= room else "…" + key[-room:] if room > 0 else "…"
     text = one_line(f"{reason} ({place})")
-    return {"name": key.split("/")[1], "state": "UNAVAILABLE", "reason": text}
+    return {"name": ignored_name(key), "state": "UNAVAILABLE", "reason": text}
+
+
+def ignored_name(key: str) -> str:
+    """Return the name of an ignored upload in the index.
+
+    >>> ignored_name("models/digits/notes.txt"), ignored_name("models/notes.txt")
+    ('digits', 'notes.txt')
+    """
+    return key.split("/")[1]
 
 
 def require_signature(version: Version) -> Signature:

@@ -55,6 +55,8 @@ def request_line(
     }
     if code is not None:
         line["code"] = code
+    if call.grant.key_id:
+        line["key"] = call.grant.key_id
     if (resolved := call.resolved) is not None:
         line["model"] = resolved.version.model
         line["version"] = resolved.version.number

@@ -1,7 +1,7 @@
 """Route table of the HTTP API: service methods by method and path.
 
 A new route is one line in ROUTES, one method of `InferenceService`, one event in events/ and one
-test.
+test. Load balancers and uptime monitors send no keys, so the two health routes need none.
 
 GET /v2/models/stats returns the statistics of all models, as in Triton, even if a model is called
 `stats`. That model's metadata is at /v2/models/stats/versions/<version>; its other paths are as
@@ -11,6 +11,7 @@ for any model.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from functions.core.access.grants import Scope
 from functions.core.errors import MethodNotAllowed, PathNotFound, shown
 from functions.core.serving.paths import INFER, ROOT, compile_path
 from functions.core.serving.service import Call, Reply
@@ -23,12 +24,14 @@ Action = Callable[[Service, Call], Reply]
 class Route:
     """Route of the HTTP API: method, path pattern and service method.
 
-    The HTTP method * is any; `compile_path` describes patterns.
+    The HTTP method * is any; `compile_path` describes patterns. `scope` is what the caller's access
+    key needs; None for routes without a key.
     """
 
     method: str
     pattern: str
     action: Action
+    scope: Scope | None = Scope.READ
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -48,15 +51,16 @@ class Match:
 
     name: str
     action: Action
+    scope: Scope | None
     model: str
     version: str | None
 
 
 ROUTES = (
-    Route("POST", INFER, Service.infer),
+    Route("POST", INFER, Service.infer, Scope.INFER),
     Route("GET", "/v2", Service.server_metadata),
-    Route("GET", "/v2/health/live", Service.live),
-    Route("GET", "/v2/health/ready", Service.ready),
+    Route("GET", "/v2/health/live", Service.live, None),
+    Route("GET", "/v2/health/ready", Service.ready, None),
     Route("GET", "/v2/models", Service.models),
     Route("GET", "/v2/models/stats", Service.statistics),
     Route("GET", "/v2/models/{model}[/versions/{version}]", Service.model_metadata),
@@ -64,8 +68,8 @@ ROUTES = (
     Route("GET", "/v2/models/{model}[/versions/{version}]/config", Service.model_config),
     Route("GET", "/v2/models/{model}[/versions/{version}]/stats", Service.model_statistics),
     Route("POST", "/v2/repository/index", Service.index),
-    Route("POST", "/v2/repository/models/{model}/load", Service.load),
-    Route("POST", "/v2/repository/models/{model}/unload", Service.unload),
+    Route("POST", "/v2/repository/models/{model}/load", Service.load, Scope.DEPLOY),
+    Route("POST", "/v2/repository/models/{model}/unload", Service.unload, Scope.DEPLOY),
     Route("*", "/v2/models/{model}[/versions/{version}]/generate", Service.not_offered),
     Route("*", "/v2/models/{model}[/versions/{version}]/generate_stream", Service.not_offered),
     Route("*", "/v2/models/{model}[/versions/{version}]/trace/setting", Service.not_offered),
@@ -97,7 +101,7 @@ def match(method: str, path: str) -> Match:
             continue
         segments = path_match.groupdict()
         name, model = route.action.__name__, segments.get("model") or ""
-        return Match(name, route.action, model, segments.get("version"))
+        return Match(name, route.action, route.scope, model, segments.get("version"))
     if allowed:
         methods = tuple(dict.fromkeys(allowed))
         text = f"this path takes {' or '.join(methods)}, not {shown(method)}"

@@ -7,10 +7,11 @@ them, too.
 
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType, NoneType
 from typing import Any
 
+from functions.core.access.grants import UNLIMITED, Grant
 from functions.core.errors import (
     ExecutionFailed,
     InvalidRequest,
@@ -27,7 +28,7 @@ from functions.core.protocol.infer_reply import InferReply, encode_infer, reply_
 from functions.core.protocol.infer_request import InferRequest, parse_document
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import Tensor, describe
-from functions.core.registry.registry import Registry
+from functions.core.registry.registry import Registry, unknown_model
 from functions.core.registry.resolver import Resolver
 from functions.core.registry.version import Resolved, State, Version
 from functions.core.serving import metadata
@@ -50,6 +51,7 @@ class Call:
     reference: int | str | None = None  # requested version number or alias
     header_length: str | None = None
     compressed = False  # the caller accepts a compressed reply
+    grant = UNLIMITED  # permissions of the caller's access key
     # Recorded while the call is answered:
     resolved: Resolved | None = None
     loaded = False  # the model had to be loaded for this call
@@ -119,14 +121,18 @@ class InferenceService:
 
     # --- models
 
-    def models(self, _: Call) -> Document:
+    def models(self, call: Call) -> Document:
         """List the models that can be called: READY and not unloaded."""
-        return {"models": list(dict.fromkeys(model for model, _ in self._served()))}
+        served = self._served(call.grant)
+        return {"models": list(dict.fromkeys(model for model, _ in served))}
 
-    def _served(self) -> list[tuple[str, int]]:
+    def _served(self, grant: Grant) -> list[tuple[str, int]]:
         """Return (model, version number) of every version that can be called."""
-        listing = self._registry.listing()
-        ready = [(model, number) for model, number, state, _ in listing if state is State.READY]
+        ready = [
+            (model, number)
+            for model, number, state, _ in self._registry.listing()
+            if state is State.READY and grant.sees(model)
+        ]
         unloaded = self._registry.unloaded_models(model for model, _ in ready)
         return [(model, number) for model, number in ready if model not in unloaded]
 
@@ -164,12 +170,13 @@ class InferenceService:
         ready = {(v.model, v.number) for v in versions if v.state is State.READY}
         return self._statistics.document(ready | self._statistics.versions(version.model))
 
-    def statistics(self, _: Call) -> Document:
+    def statistics(self, call: Call) -> Document:
         """Return inference statistics of every model version served now or before.
 
         This Lambda environment alone counts them, as for `model_statistics`.
         """
-        return self._statistics.document({*self._served(), *self._statistics.versions()})
+        counted = {key for key in self._statistics.versions() if call.grant.sees(key[0])}
+        return self._statistics.document({*self._served(call.grant), *counted})
 
     def infer(self, call: Call) -> InferReply:
         """Run a model on the request's tensors; return the encoded outputs."""
@@ -271,19 +278,21 @@ class InferenceService:
         ready = _body(call).get("ready")
         if type(ready) not in (bool, NoneType):
             raise InvalidRequest(f"ready must be true or false, not {describe(ready)}")
-        listing = list(self._registry.listing())
+        grant = call.grant
+        listing = [entry for entry in self._registry.listing() if grant.sees(entry[0])]
         unloaded = self._registry.unloaded_models(model for model, *_ in listing)
         rows = [metadata.index_row(*entry, unloaded=entry[0] in unloaded) for entry in listing]
         if ready:
             return [row for row in rows if row["state"] == "READY"]
-        return rows + [metadata.ignored_row(*note) for note in self._registry.ignored()]
+        ignored = self._registry.ignored(None if grant.sees_all else partial(_is_visible, grant))
+        return rows + [metadata.ignored_row(*note) for note in ignored]
 
     def load(self, call: Call) -> Document:
         """Enable a model in all Lambda environments; load it in this one."""
         failure = f"failed to load {shown(call.model)}"
         _check_parameters(call, failure, {})
         self._check_registered(call, failure)
-        self._registry.serve(call.model, True)
+        self._registry.serve(call.model, True, actor=_actor(call.grant))
         self._resolver.invalidate(call.model)
         version = self._resolve(call).version
         call.lap("resolve")
@@ -304,23 +313,21 @@ class InferenceService:
         failure = f"failed to unload {shown(call.model)}"
         _check_parameters(call, failure, {"unload_dependents": bool})  # no model has dependents
         self._check_registered(call, failure)
-        self._registry.serve(call.model, False)
+        self._registry.serve(call.model, False, actor=_actor(call.grant))
         self._resolver.invalidate(call.model)
         for version in self._registry.versions(call.model):
             self._models.evict(version.files)
         return {}
 
     def _resolve(self, call: Call) -> Resolved:
-        if not _is_model_name(call.model):
-            raise ModelNotFound(f"Request for unknown model: {shown(call.model)} is not found")
+        _check_visible(call)
         call.resolved = self._resolver.resolve(call.model, call.reference)
         return call.resolved
 
     def _check_registered(self, call: Call, failure: str) -> None:
         """Check in the registry, bypassing the cache, that a model exists."""
         try:
-            if not is_model_name(call.model):
-                raise ModelNotFound(call.model)
+            _check_visible(call)
             self._registry.resolve(call.model, None)
         except (NotReady, NotServable):
             return
@@ -332,6 +339,26 @@ def _refuse_empty(inputs: Mapping[str, Tensor]) -> None:
     empty = next((name for name, tensor in inputs.items() if 0 in tensor.shape), None)
     if empty is not None:
         raise InvalidRequest(f"input {shown(empty)} is empty, and this model takes no empty input")
+
+
+def _check_visible(call: Call) -> None:
+    """Check that a model of this name may exist for the caller.
+
+    Raises:
+        ModelNotFound: as for a model that does not exist.
+    """
+    if not (_is_model_name(call.model) and call.grant.sees(call.model)):
+        raise unknown_model(call.model)
+
+
+def _is_visible(grant: Grant, key: str) -> bool:
+    """Return True if an ignored upload is listed for the caller."""
+    return grant.sees(metadata.ignored_name(key))
+
+
+def _actor(grant: Grant) -> str:
+    """Return who sends a request, for audit records."""
+    return f"key:{grant.key_id}" if grant.key_id else "infer"
 
 
 def _oddity(inputs: Mapping[str, Tensor]) -> str | None:

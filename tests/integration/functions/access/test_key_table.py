@@ -8,8 +8,8 @@ import pytest
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import Elapsed, utc_now
-from functions.core.access.access_key import read_grant
 from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
 from functions.core.access.grants import Scope
 from functions.core.access.key_store import KeyStore
 from functions.core.access.keys import new_id, new_key, parse_key

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from functions.core.access.access_key import KeyState, read_grant
+from functions.core.access.access_key import KeyState
+from functions.core.access.grant_items import read_grant
 from functions.core.access.grants import Grant, Scope
 from functions.core.access.key_store import SECRETS_MAX, KeyStore
 from functions.core.access.keys import key_digest, parse_key

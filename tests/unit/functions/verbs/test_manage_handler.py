@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from aws_lambda_powertools.logging import Logger
 
-from functions.core.access.access_key import read_grant
 from functions.core.access.auth import Auth
 from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
 from functions.core.access.keys import key_digest, new_id, new_key
 from functions.core.errors import Unavailable
+from functions.core.serving.cors import parse_origins
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.routes import Routes
@@ -41,7 +42,8 @@ class ControlPlane:
         )
         keys = KeysApi(store, lambda: NOW_S)
         gate = Gate(partial(read_grant, self.table), 60.0, self.clock, lambda: NOW_S)
-        self.handler = ManageHandler(keys, Routes(keys), auth, gate, logger)
+        cors = parse_origins("https://app.example.org")
+        self.handler = ManageHandler(keys, Routes(keys), auth, gate, cors, logger)
         self.client = Client(self.handler)
 
     def _now(self) -> str:
@@ -294,6 +296,19 @@ def test_every_path_needs_the_scope_admin(plane: ControlPlane, method: str, path
 
 def test_a_body_is_not_read_before_the_key_is_checked(plane: ControlPlane) -> None:
     assert error(plane.client.post(KEYS, b"\xff"))[0] == 401
+
+
+def test_a_page_of_an_allowed_origin_asks_without_a_key_and_sees_errors(
+    plane: ControlPlane,
+) -> None:
+    origin = {"origin": "https://app.example.org"}
+    preflight = {**origin, "access-control-request-method": "POST"}
+
+    assert plane.client.send("OPTIONS", KEYS, headers=preflight).status == 204
+    refused = plane.client.get(KEYS, headers=origin)
+    assert refused.status == 401
+    assert refused.headers["access-control-allow-origin"] == origin["origin"]
+    assert error(plane.client.send("OPTIONS", KEYS))[0] == 401
 
 
 def test_with_iam_no_key_is_looked_at() -> None:

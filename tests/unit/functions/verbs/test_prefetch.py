@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from functions.core.access.gate import Gate
+from functions.core.access.grants import Grant, Scope
+from functions.core.access.keys import new_id, new_key
 from functions.core.errors import ModelNotFound
 from functions.infer.prefetch import PrefetchingHandler
 from tests.data_plane import PATIENCE_S
@@ -21,14 +24,14 @@ class Prefetching:
     It is the resolver and the model cache, too.
     """
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, gate: Gate | None = None) -> None:
         self.importable = threading.Event()
         self.error = error
         self.resolved: list[tuple[str, Any]] = []
         self.loads: list[str] = []
         self.arrivals: list[int | None] = []
         self.events: list[Any] = []
-        self.handler = PrefetchingHandler(self.make, self, self)  # type: ignore[arg-type]
+        self.handler = PrefetchingHandler(self.make, self, self, gate)  # type: ignore[arg-type]
 
     def make(self) -> Any:
         assert self.importable.wait(PATIENCE_S)
@@ -142,3 +145,65 @@ def test_an_import_error_is_raised_for_every_event() -> None:
     for _ in range(2):
         with pytest.raises(LookupError, match="a variable is missing"):
             handler({}, None)
+
+
+class Door:
+    """Reads of one key's permissions, which wait until the model is being resolved."""
+
+    def __init__(self, grant: Grant | None) -> None:
+        self.grant = grant
+        self.reads = 0
+        self.resolving = threading.Event()
+
+    def __call__(self, key_id: str, sha256: str) -> Grant | None:
+        self.reads += 1
+        assert self.resolving.wait(PATIENCE_S)
+        return self.grant
+
+
+def prefetch_with_key(door: Door, **headers: str) -> Prefetching:
+    """Send a first request; the key is read while the model is resolved."""
+    prefetching = Prefetching(gate=Gate(door, 60.0, time.monotonic))
+    resolve = prefetching.resolve
+
+    def resolve_and_open(model: str, reference: Any) -> Any:
+        door.resolving.set()
+        return resolve(model, reference)
+
+    prefetching.resolve = resolve_and_open  # type: ignore[method-assign]
+    if not headers:
+        prefetching.importable.set()
+    prefetching.handler({**INFER, "headers": headers}, None)
+    return prefetching
+
+
+def test_the_key_is_read_while_the_model_is_resolved() -> None:
+    door = Door(Grant("a", frozenset({Scope.INFER}), ("digits",)))
+    prefetching = prefetch_with_key(door, Authorization=f"Bearer {new_key(new_id())}")
+
+    assert prefetching.loads == ["the version"]
+    assert door.reads == 1
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        None,
+        Grant("a", frozenset({Scope.READ}), ("*",)),
+        Grant("a", frozenset({Scope.INFER}), ("faces",)),
+        Grant("a", frozenset({Scope.INFER}), ("*",), valid_until=1),
+    ],
+)
+def test_nothing_is_loaded_for_a_key_that_may_not_infer(grant: Grant | None) -> None:
+    prefetching = prefetch_with_key(Door(grant), **{"x-api-key": new_key(new_id())})
+
+    assert prefetching.loads == []
+    assert prefetching.arrivals
+
+
+def test_nothing_is_read_without_a_key() -> None:
+    door = Door(None)
+    prefetching = prefetch_with_key(door)
+
+    assert (prefetching.resolved, prefetching.loads, door.reads) == ([], [], 0)
+    assert prefetching.arrivals

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import snapshot_restore_py
 
+from functions.core.access.grants import Scope
 from functions.infer import snapshot
 from tests.data_plane import DataPlane
 
@@ -21,16 +22,19 @@ def hooks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[object], list[object]]:
     return before, after
 
 
-def test_a_restore_clears_cached_aliases_and_reseeds_random(
+def test_a_restore_clears_caches_and_reseeds_random(
     tmp_path: Path, hooks: tuple[list[object], list[object]]
 ) -> None:
     plane = DataPlane(tmp_path)
     plane.register("m")
     closed: list[int] = []
     assert snapshot.register_hooks(
-        plane.resolver, [lambda: closed.append(1), lambda: closed.append(2)]
+        [lambda: closed.append(1), lambda: closed.append(2)],
+        [plane.resolver.invalidate, plane.gate.invalidate],
     )
     plane.resolver.resolve("m", "latest")
+    key = plane.create_key(Scope.INFER)
+    plane.gate.verify(key)
 
     for function, args, kwargs in snapshot_restore_py.get_before_snapshot():
         function(*args, **kwargs)
@@ -42,10 +46,13 @@ def test_a_restore_clears_cached_aliases_and_reseeds_random(
         function(*args, **kwargs)
 
     assert plane.resolver.resolve("m", "latest").version.number == 2
+    reads = plane.table.reads
+    plane.gate.verify(key)
+    assert plane.table.reads == reads + 1
     assert random.getstate() != state
 
 
-def test_hooks_are_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
 
-    assert not snapshot.register_hooks(DataPlane(tmp_path).resolver, [])
+    assert not snapshot.register_hooks([], [])
