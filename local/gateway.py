@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,14 @@ from aiohttp import web
 
 from local import events
 from local.execution.pool import FunctionPool, PayloadTooLarge, Throttled
-from local.template import Api, GatewayResponse
+from local.execution.responses import StreamBroken
+from local.template import Api, GatewayResponse, Route
 
 REQUEST_LIMIT = 10 * 1024 * 1024
-TIMEOUT_S = 29.0
+TIMEOUT_S = 29.0  # for routes without TimeoutInMillis
+IDLE_S = 300.0  # between two chunks of a regional API's stream
+DELIMITER = bytes(8)  # between the metadata of a stream and its payload
+METADATA_LIMIT = 16 << 10  # bytes, with the delimiter
 # API Gateway sets these itself and renames the function's.
 REMAPPED = {"date", "server", "www-authenticate", "host"}
 DROPPED = {"connection", "content-length", "transfer-encoding", "keep-alive", "trailer", "upgrade"}
@@ -27,6 +32,12 @@ DEFAULTS = {  # replies for which the template has no GatewayResponse
     "THROTTLED": (429, "Too Many Requests"),
     "INTEGRATION_FAILURE": (502, "Internal server error"),
     "INTEGRATION_TIMEOUT": (504, "Endpoint request timed out"),
+}
+FAILURES: dict[type[Exception], str] = {  # before a response has begun
+    PayloadTooLarge: "REQUEST_TOO_LARGE",
+    Throttled: "THROTTLED",
+    TimeoutError: "INTEGRATION_TIMEOUT",
+    StreamBroken: "INTEGRATION_FAILURE",
 }
 
 
@@ -49,6 +60,7 @@ class Gateway:
     pools: Mapping[str, FunctionPool]
     prefix: str
     timeout_s: float = TIMEOUT_S
+    idle_s: float = IDLE_S
 
     def app(self) -> web.Application:
         """Return the web application that answers the API's requests."""
@@ -56,18 +68,24 @@ class Gateway:
         app.router.add_route("*", "/{path:.*}", self.handle)
         return app
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer an HTTP request by invoking its route's Lambda function."""
         request_id = str(uuid.uuid4())
+        headers = {"x-amzn-RequestId": request_id, "x-amz-apigw-id": uuid.uuid4().hex[:15] + "="}
         try:
-            response = await self._call(request, request_id)
+            route, event = await self._event(request, request_id)
+            if route.streams:
+                return await self._stream(request, route, event, headers)
+            response = await self._buffer(request, route, event)
         except Refused as refusal:
             response = gateway_response(self.api, refusal.kind, request_id)
-        response.headers["x-amzn-RequestId"] = request_id
-        response.headers["x-amz-apigw-id"] = uuid.uuid4().hex[:15] + "="
+        except tuple(FAILURES) as error:
+            response = gateway_response(self.api, FAILURES[type(error)], request_id)
+        response.headers.update(headers)
         return response
 
-    async def _call(self, request: web.Request, request_id: str) -> web.Response:
+    async def _event(self, request: web.Request, request_id: str) -> tuple[Route, bytes]:
+        """Return a request's route, and the event for its function."""
         raw_path, _, query = request.raw_path.partition("?")
         if not (raw_path + "/").startswith(self.prefix + "/"):
             raise Refused("MISSING_AUTHENTICATION_TOKEN")
@@ -91,18 +109,57 @@ class Gateway:
             request.method, path, raw_path, query, headers, body, request.remote or "127.0.0.1"
         )
         event = events.proxy_event(self.api, received, matched, request_id)
-        try:
-            call = self.pools[route.function].invoke(json.dumps(event).encode())
-            result = await asyncio.wait_for(call, self.timeout_s)
-        except PayloadTooLarge as error:
-            raise Refused("REQUEST_TOO_LARGE") from error
-        except Throttled as error:
-            raise Refused("THROTTLED") from error
-        except TimeoutError as error:
-            raise Refused("INTEGRATION_TIMEOUT") from error
+        return route, json.dumps(event).encode()
+
+    async def _buffer(self, request: web.Request, route: Route, event: bytes) -> web.Response:
+        """Return a response of the function's whole reply."""
+        async with asyncio.timeout(route.timeout_s or self.timeout_s):
+            result = await self.pools[route.function].invoke(event)
         if result.error:
             raise Refused("INTEGRATION_FAILURE")
         return proxy_response(self.api, result.payload, request.headers.get("Accept", ""))
+
+    async def _stream(
+        self, request: web.Request, route: Route, event: bytes, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """Answer with the function's reply, each chunk as it arrives.
+
+        Source: docs.aws.amazon.com/apigateway/latest/developerguide/response-transfer-mode.html.
+        """
+        deadline = asyncio.get_running_loop().time() + (route.timeout_s or self.timeout_s)
+        async with asyncio.timeout_at(deadline):
+            call = await self.pools[route.function].open(event)
+        async with contextlib.aclosing(call.chunks()) as chunks:
+            async with asyncio.timeout_at(deadline):
+                response, payload = await streamed_response(chunks)
+            response.headers.update(headers)
+            await response.prepare(request)
+            await self._relay(request, response, payload, chunks, deadline)
+        return response
+
+    async def _relay(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        payload: bytes,
+        chunks: AsyncIterator[bytes],
+        deadline: float,
+    ) -> None:
+        """Write a stream to the client; close its connection on an error."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(min(deadline, loop.time() + self.idle_s)) as limit:
+                if payload:
+                    await response.write(payload)
+                async for chunk in chunks:
+                    limit.reschedule(min(deadline, loop.time() + self.idle_s))
+                    await response.write(chunk)
+                await response.write_eof()
+        except (StreamBroken, TimeoutError):
+            if request.transport is not None:
+                request.transport.close()  # without the last chunk, by which a client knows
+        except ConnectionError:
+            pass  # the client has gone; the function goes on
 
 
 def proxy_response(api: Api, payload: bytes, accept: str) -> web.Response:
@@ -115,17 +172,52 @@ def proxy_response(api: Api, payload: bytes, accept: str) -> web.Response:
         answer = json.loads(payload)
         if not isinstance(answer, dict):
             raise TypeError(f"{type(answer).__name__} is no proxy response")
-        status = int(answer["statusCode"])
+        status, headers = _head(answer)
         body = _body(api, answer, accept)
-        headers = [(name, _text(value)) for name, value in (answer.get("headers") or {}).items()]
-        multi = answer.get("multiValueHeaders") or {}
-        headers = [
-            pair for pair in headers if pair[0].lower() not in {name.lower() for name in multi}
-        ]
-        headers += [(name, _text(value)) for name, values in multi.items() for value in values]
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise Refused("INTEGRATION_FAILURE") from error
     response = web.Response(status=status, body=body)
+    _add_headers(response, headers)
+    return response
+
+
+async def streamed_response(chunks: AsyncIterator[bytes]) -> tuple[web.StreamResponse, bytes]:
+    """Read a stream's metadata; return its response and the payload so far.
+
+    Raises:
+        Refused: the stream does not begin with metadata and a delimiter.
+    """
+    metadata = delimiter = payload = b""
+    async for chunk in chunks:
+        metadata, delimiter, payload = (metadata + chunk).partition(DELIMITER)
+        if delimiter or len(metadata) > METADATA_LIMIT:
+            break
+    if not delimiter or len(metadata + delimiter) > METADATA_LIMIT:
+        raise Refused("INTEGRATION_FAILURE")
+    try:
+        answer = json.loads(metadata)
+        status, headers = _head(answer)
+        headers += [("Set-Cookie", str(cookie)) for cookie in answer.get("cookies") or ()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refused("INTEGRATION_FAILURE") from error
+    response = web.StreamResponse(status=status)
+    _add_headers(response, headers)
+    return response, payload
+
+
+def _head(answer: Mapping[str, Any]) -> tuple[int, list[tuple[str, str]]]:
+    """Return the status and the headers of a Lambda proxy response."""
+    status = int(answer["statusCode"])
+    headers = [(name, _text(value)) for name, value in (answer.get("headers") or {}).items()]
+    multi = answer.get("multiValueHeaders") or {}
+    names = {name.lower() for name in multi}
+    headers = [pair for pair in headers if pair[0].lower() not in names]
+    headers += [(name, _text(value)) for name, values in multi.items() for value in values]
+    return status, headers
+
+
+def _add_headers(response: web.StreamResponse, headers: list[tuple[str, str]]) -> None:
+    """Add a function's headers to a response as API Gateway does."""
     response.headers.popall("Content-Type", None)
     for name, value in headers:
         if name.lower() in REMAPPED:
@@ -133,7 +225,6 @@ def proxy_response(api: Api, payload: bytes, accept: str) -> web.Response:
         if name.lower() not in DROPPED:
             response.headers.add(name, value)
     response.headers.setdefault("Content-Type", "application/json")
-    return response
 
 
 def _body(api: Api, answer: Mapping[str, Any], accept: str) -> bytes:

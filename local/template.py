@@ -18,6 +18,8 @@ class Route:
     method: str  # upper case, or ANY
     path: str  # /v2/{path+}
     function: str
+    streams: bool = False  # ResponseTransferMode: RESPONSE_STREAM
+    timeout_s: float | None = None  # None: API Gateway's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Template(Document):
     def api(self) -> Api | None:
         """REST API of the template, explicit or implicit; None without Api events."""
         routes = tuple(
-            Route(str(event["Method"]).upper(), str(event["Path"]), name)
+            _route(event, name)
             for name in self.resources("AWS::Serverless::Function")
             for event in self._events(name, "Api")
         )
@@ -183,6 +185,28 @@ class Template(Document):
             for name, event in events.items()
             if event.get("Type") == kind
         ]
+
+
+def _route(event: Mapping[str, Any], function: str) -> Route:
+    """Return the route of a function's Api event.
+
+    Raises:
+        TemplateError: ResponseTransferMode has a value that SAM does not know.
+    """
+    mode = event.get("ResponseTransferMode", "BUFFERED")
+    if mode not in ("BUFFERED", "RESPONSE_STREAM"):
+        raise TemplateError(
+            f"Resources.{function}.Properties.Events: ResponseTransferMode of {event['Path']} is"
+            f" BUFFERED or RESPONSE_STREAM, not {mode}"
+        )
+    timeout_ms = event.get("TimeoutInMillis")
+    return Route(
+        method=str(event["Method"]).upper(),
+        path=str(event["Path"]),
+        function=function,
+        streams=mode == "RESPONSE_STREAM",
+        timeout_s=None if timeout_ms is None else int(timeout_ms) / 1000,
+    )
 
 
 def _headers(gateway_response: Mapping[str, Any]) -> dict[str, str]:

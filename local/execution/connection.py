@@ -23,10 +23,6 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
         self.trailers: Headers = {}
 
-    def is_open(self) -> bool:
-        """Return False once the client has closed the connection."""
-        return not self._reader.at_eof() and not self._writer.is_closing()
-
     async def request(self) -> h11.Request | None:
         """Return the next request, or None when the client sends no more."""
         if self._http.our_state is h11.DONE:

@@ -5,12 +5,13 @@ import contextlib
 import math
 import time
 import uuid
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
 from local.execution.environment import Environment, InitFailed, Place, Reply
 from local.execution.logs import FunctionLog
-from local.execution.responses import PAYLOAD_LIMIT, Answer, ResponseStream
+from local.execution.responses import PAYLOAD_LIMIT, Answer, ResponseStream, StreamBroken
 from local.execution.runtime_api import Caller, Invocation
 from local.template import Function
 
@@ -47,6 +48,23 @@ class Call:
     request_id: str
     reply: Reply
     log_tail: "asyncio.Task[str]"  # done when the environment is free again or has ended
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the response as it arrives; drop what is not read.
+
+        Raises:
+            StreamBroken: the function failed, before its response or in its middle.
+        """
+        if isinstance(self.reply, Answer):
+            if self.reply.error:
+                raise StreamBroken(self.reply)
+            yield self.reply.payload
+            return
+        try:
+            async for chunk in self.reply.chunks():
+                yield chunk
+        finally:
+            self.reply.abandon()
 
     async def answer(self) -> Answer:
         """Return the whole response."""
@@ -211,6 +229,9 @@ class FunctionPool:
             trace = f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0"
             invocation = Invocation(request_id, event, time.time() + limit_s, trace, caller)
             answer = await environment.invoke(invocation, limit_s, reply)
+        if answer.error and reply.done() and isinstance(reply.result(), ResponseStream):
+            error = answer.payload.decode(errors="replace")
+            output.line(f"RequestId: {request_id} Error: the response stream broke: {error}")
         duration_ms = (time.perf_counter() - began + spent_s) * 1000
         self._report(environment, request_id, answer, duration_ms, init_ms)
         await self._release(environment)

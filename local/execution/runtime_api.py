@@ -182,14 +182,14 @@ class RuntimeApi:
         if self._exchange is not None and not self._offered.is_set():
             if self._exchange.is_answered:
                 _resolve(self._exchange.asks_again)
-            elif self._asker is not None and self._asker.is_open():
+            elif self._asker is connection:
                 raise _wrong_state("Running", "Ready")
             else:
-                self._offered.set()  # the connection broke with the event: deliver it again
+                self._offered.set()  # the event was lost with its connection: deliver it again
         self._asker = connection
         await self._offered.wait()
-        if self._asker is not connection or not connection.is_open():
-            connection.close()  # a newer request is there or will come for this event
+        if self._asker is not connection:
+            connection.close()  # the process has asked again on a newer connection
             return
         self._offered.clear()
         exchange = cast(Exchange, self._exchange)

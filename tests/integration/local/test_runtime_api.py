@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +44,7 @@ Resources:
     Properties: {Environment: {Variables: {AWS_LAMBDA_EXEC_WRAPPER: /opt/none}}}
 """
 CODE = '''
-import http.client, json, os
+import http.client, json, os, pathlib, time
 
 API = os.environ["AWS_LAMBDA_RUNTIME_API"]
 
@@ -57,7 +58,10 @@ def answer(context, document):
 def act(event, context):
     do = event.get("do")
     if do == "answer and exit":
-        answer(context, os.getpid())
+        pathlib.Path(event["ready"]).touch()
+        while not pathlib.Path(event["go"]).exists():
+            time.sleep(0.01)
+        answer(context, {"pid": os.getpid(), "filler": "x" * (1 << 20)})
         os._exit(0)
     if do == "context":
         return {
@@ -160,11 +164,22 @@ def test_a_missing_wrapper_script_is_named(project: Path, janitor: Janitor) -> N
 
 def test_a_process_may_end_with_its_answer(project: Path, janitor: Janitor) -> None:
     async def calls(pool: FunctionPool) -> list[Any]:
-        return [await call(pool, do="answer and exit") for _ in range(3)]
+        answers = []
+        for number in range(3):
+            ready, go = project / f"ready-{number}", project / f"go-{number}"
+            event = {"do": "answer and exit", "ready": str(ready), "go": str(go)}
+            answer = asyncio.create_task(call(pool, **event))
+            while not ready.exists():
+                await asyncio.sleep(0.01)
+            go.touch()
+            while psutil.pid_exists(pool.environments()[-1]["pid"]):
+                time.sleep(0.01)  # keeps the loop from reading the answer before the exit
+            answers.append(await answer)
+        return answers
 
-    pids = run(project, janitor, "Plain", calls)
+    pids = {answer["pid"] for answer in run(project, janitor, "Plain", calls)}
 
-    assert len(set(pids)) == 3
+    assert len(pids) == 3
     assert not any(map(psutil.pid_exists, pids))
 
 
@@ -279,6 +294,12 @@ def serve(work: Work[T]) -> T:
     return asyncio.run(with_api())
 
 
+async def settle() -> None:
+    """Let the server and its clients do all that they can do without waiting."""
+    for _ in range(10_000):
+        await asyncio.sleep(0)
+
+
 def offer(api: RuntimeApi, request_id: str = "1") -> Exchange:
     exchange = Exchange(Invocation(request_id, b'{"event": 1}', 1.5, "trace"))
     api.offer(exchange)
@@ -322,21 +343,38 @@ def test_status_codes_are_lambdas() -> None:
     ]
 
 
-def test_an_event_whose_connection_broke_is_delivered_again() -> None:
+@pytest.mark.parametrize("is_sent", [False, True], ids=["before the event", "after the event"])
+def test_an_event_whose_connection_broke_is_delivered_again(is_sent: bool) -> None:
     async def talk(api: RuntimeApi, connect: Callable[[], Awaitable[Client]]) -> bytes:
         first, second = await connect(), await connect()
         first.begin("GET", "invocation/next")
         await api.ready
+        if is_sent:
+            exchange = offer(api)
+            await first.status()
         first.writer.close()
-        while await first.reader.read(1):
-            pass
-        exchange = offer(api)
+        await first.reader.read()
+        if not is_sent:
+            exchange = offer(api)
         assert await second.send("GET", "invocation/next") == 200
         assert second.headers["lambda-runtime-aws-request-id"] == "1"
         assert await second.send("POST", "invocation/1/response", b"done") == 202
         return (await exchange.answer).payload
 
     assert serve(talk) == b"done"
+
+
+def test_an_event_goes_to_the_newest_request() -> None:
+    async def talk(api: RuntimeApi, connect: Callable[[], Awaitable[Client]]) -> int:
+        first, second = await connect(), await connect()
+        for client in (first, second):
+            client.begin("GET", "invocation/next")
+            await settle()
+        offer(api)
+        assert await first.reader.read() == b""
+        return await second.status()
+
+    assert serve(talk) == 200
 
 
 def test_a_stream_is_passed_on_chunk_by_chunk() -> None:
@@ -376,14 +414,12 @@ def test_a_slow_reader_slows_the_function() -> None:
             client.end_stream()
 
         writing = asyncio.create_task(write())
-        stream, read, lead = await exchange.reply, 0, 0
+        stream = await exchange.reply
         assert isinstance(stream, ResponseStream)
-        async for part in stream.chunks():
-            read += len(part)
-            await asyncio.sleep(0)  # the function may write as much as it can
-            lead = max(lead, sum(sent) - read)
+        await settle()
+        lead = sum(sent)
+        assert sum([len(part) async for part in stream.chunks()]) == total * len(chunk)
         await writing
-        assert read == total * len(chunk)
         return lead
 
     assert serve(talk) < 32 << 20

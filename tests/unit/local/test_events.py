@@ -1,7 +1,9 @@
 """Events and answers of the local stack, in the formats of API Gateway and SQS."""
 
+import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from local.events import Match, Request, find_route, is_binary, match, proxy_event, sqs_event
 from local.execution.environment import exit_reason
 from local.execution.pool import Result
-from local.gateway import Refused, gateway_response, proxy_response
+from local.gateway import Refused, gateway_response, proxy_response, streamed_response
 from local.poller import failed_messages
 from local.template import Api, GatewayResponse, Route
 
@@ -153,6 +155,52 @@ def test_gateway_responses_follow_the_template() -> None:
     assert gateway_response(api, "THROTTLED", "id").body == b'{"error": "Too Many Requests"}'
     failure = gateway_response(api, "INTEGRATION_FAILURE", "id")
     assert failure.body == b'{"message":"Internal server error"}'
+
+
+async def as_stream(parts: list[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_streams_metadata_ends_at_eight_nulls(size: int) -> None:
+    metadata = b'{"statusCode": 206, "headers": {"X-A": "b", "Connection": "c"}, "cookies": ["d"]}'
+    stream = metadata + bytes(8) + b"\0payload"
+    parts = [stream[at : at + size] for at in range(0, len(stream), size)]
+
+    async def read() -> tuple[Any, bytes]:
+        rest = as_stream(parts)
+        response, payload = await streamed_response(rest)
+        return response, b"".join([payload, *[part async for part in rest]])
+
+    response, payload = asyncio.run(read())
+
+    assert (response.status, payload) == (206, b"\0payload")
+    assert {name.lower(): value for name, value in response.headers.items()} == {
+        "x-a": "b",
+        "set-cookie": "d",
+        "content-type": "application/json",
+    }
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"",
+        b'{"statusCode": 200}',
+        b'{"statusCode": 200}' + bytes(7),
+        b"{}" + bytes(8),
+        b"[]" + bytes(8),
+        b"text" + bytes(8),
+        b'{"statusCode": 200}' + b" " * 16_384 + bytes(8),
+    ],
+    ids=["empty", "no delimiter", "seven", "no status", "no object", "no JSON", "over 16 KB"],
+)
+def test_a_stream_without_metadata_is_a_failure(stream: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        asyncio.run(streamed_response(as_stream([stream])))
+
+    assert refused.value.kind == "INTEGRATION_FAILURE"
 
 
 def test_an_sqs_event_has_lambda_s_field_names() -> None:

@@ -55,6 +55,36 @@ def test_the_api_has_its_stage_routes_and_error_shapes(ours: Template) -> None:
     assert api.responses["MISSING_AUTHENTICATION_TOKEN"].status == 404
 
 
+def api_event(properties: str) -> str:
+    return f"""
+Resources:
+  F:
+    Type: AWS::Serverless::Function
+    Properties:
+      Handler: a.b
+      Events: {{Call: {{Type: Api, Properties: {{Path: /a, Method: post, {properties}}}}}}}
+"""
+
+
+def test_a_route_may_stream_and_have_its_own_timeout(tmp_path: Path) -> None:
+    streaming = "ResponseTransferMode: RESPONSE_STREAM, TimeoutInMillis: 900000"
+    for properties, route in (
+        (streaming, Route("POST", "/a", "F", streams=True, timeout_s=900)),
+        ("ResponseTransferMode: BUFFERED", Route("POST", "/a", "F")),
+        ("", Route("POST", "/a", "F")),
+    ):
+        api = make_template(tmp_path, api_event(properties)).api
+        assert api is not None
+        assert api.routes == (route,)
+
+
+def test_an_unknown_transfer_mode_is_named(tmp_path: Path) -> None:
+    template = make_template(tmp_path, api_event("ResponseTransferMode: STREAM"))
+
+    with pytest.raises(TemplateError, match="of /a is BUFFERED or RESPONSE_STREAM, not STREAM"):
+        _ = template.api
+
+
 def test_outputs_are_resolved(ours: Template) -> None:
     assert ours.outputs["ArtifactsBucketName"] == "mayfly-artifactsbucket"
     assert ours.outputs["ApiUrl"] == "https://Api.execute-api.us-east-1.amazonaws.com/live"
