@@ -21,6 +21,15 @@ PEERS := flask fastapi bentoml mlserver litserve
 PYTHON313 ?= $(shell for p in $$(command -v python3.13) $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) /opt/python/cp313*/bin/python3.13; do \
 	$$p -c 'import sys; assert sys.version_info[:2] == (3, 13)' 2>/dev/null && { echo $$p; break; }; done)
 
+# Processor of the build: x86_64 or arm64. Each has a folder of its own; SAM's default is .aws-sam/build.
+ARCHITECTURE ?= x86_64
+BUILD = .aws-sam/$(patsubst x86_64,build,$(ARCHITECTURE))
+# Stack and parameters of `make deploy`, e.g. PARAMETERS="AlarmEmail=ops@example.org InferMemory=1769".
+STACK ?=
+PARAMETERS ?=
+# Only an architecture that was asked for is passed on: a stack keeps its own otherwise.
+OVERRIDES = $(if $(filter-out file,$(origin ARCHITECTURE)),Architecture=$(ARCHITECTURE)) $(PARAMETERS)
+
 # One pytest process for each core; the tests of one file stay in one process.
 PARALLEL := -n 2 --dist loadfile
 
@@ -40,7 +49,7 @@ local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 m
 train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (4 min)
 	@$(BIN)/python -m local.train_all
 
-test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/.built) ## Run all tests (6 min; first 3 GB)
+test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (6 min; first 3 GB)
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-313: .venv-313/.done ## Run the functions' tests under Python 3.13, the deployed version (1 min)
@@ -62,10 +71,11 @@ imports: .venv/.all ## Check which package may import which
 template: .venv-sam/.done ## Validate template.yaml with sam validate --lint
 	.venv-sam/bin/sam validate --lint
 
-build: .aws-sam/.built ## Build the Lambda bundle (20 s; needs python3.13)
+build: $(BUILD)/.done ## Build the Lambda bundle; ARCHITECTURE=arm64 for Graviton (20 s; needs python3.13)
 
-deploy: build ## Deploy with sam deploy --guided (needs an AWS account)
-	.venv-sam/bin/sam deploy --guided --capabilities CAPABILITY_IAM
+deploy: build ## Deploy the bundle with sam deploy; STACK=name PARAMETERS="Name=value ..." (needs an AWS account)
+	.venv-sam/bin/sam deploy --config-file $(CURDIR)/samconfig.toml --template-file $(BUILD)/template.yaml \
+		$(if $(STACK),--stack-name $(STACK)) $(if $(strip $(OVERRIDES)),--parameter-overrides $(OVERRIDES))
 
 stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, histories, planted faults (hours; first 4 GB)
 	$(BIN)/python -m tests.stress.conformance
@@ -141,9 +151,12 @@ INSTALL = $(BIN)/uv pip install --python
 		$(INSTALL) .venv-$*/bin/python -c constraints/$*.txt --group $*
 	@touch $@
 
-# --- the bundle ---
-.aws-sam/.built: .venv-sam/.done template.yaml scripts/bundle.py $(wildcard layers/*/requirements.txt) $(shell find functions -name '*.py')
+# --- the bundle: .aws-sam/build for x86_64, .aws-sam/arm64 ---
+.aws-sam/%/.done: .venv-sam/.done template.yaml scripts/bundle.py $(wildcard layers/*/requirements.txt) $(shell find functions -type f -not -name '*.pyc')
+	@case $* in build|arm64) ;; *) echo "ARCHITECTURE is x86_64 or arm64, not $*"; exit 1;; esac
 	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: install it, or run make build PYTHON313=/path/to/python3.13"; exit 1; }
-	@PATH="$(dir $(realpath $(PYTHON313))):$$PATH" scripts/progress "Building the bundle (sam build)" .venv-sam/bin/sam build
-	@scripts/progress "Pruning the bundle and compiling byte code" $(PYTHON313) -m scripts.bundle .aws-sam/build
+	@PATH="$(dir $(realpath $(PYTHON313))):$$PATH" scripts/progress "Building the bundle for $(patsubst build,x86_64,$*) (sam build)" \
+		.venv-sam/bin/sam build --build-dir .aws-sam/$* --parameter-overrides Architecture=$(patsubst build,x86_64,$*)
+	@scripts/progress "Pruning the bundle and compiling byte code" \
+		$(PYTHON313) -m scripts.bundle .aws-sam/$* $(patsubst build,x86_64,$*)
 	@touch $@
