@@ -194,6 +194,7 @@ class Document:
             "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{physical}",
             "AWS::Serverless::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{physical}",
             "AWS::Logs::LogGroup": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{physical}:*",
+            "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{self.stack_name}-{physical}",
         }
         if attribute == "Arn":
             service = kind.split("::")[1].lower()

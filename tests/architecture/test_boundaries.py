@@ -64,6 +64,7 @@ def test_the_template_sets_every_variable_that_main_reads_and_no_other(function:
     read = set(re.findall(r"[\"']([A-Z][A-Z0-9_]{3,})[\"']", source))
     of_lambda = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH", "TMPDIR"}
     of_libraries = {
+        "AWS_ENDPOINT_URL",
         "ORT_DISABLE_TELEMETRY",
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_METRICS_NAMESPACE",

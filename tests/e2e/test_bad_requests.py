@@ -71,7 +71,6 @@ def test_a_wrong_binary_length_is_400(api: Api, scaled: str, length: str) -> Non
         ("/v2/models/{model}/versions/staging/infer", "staging"),
         ("/v2/models/Bad%20Name/infer", "Request for unknown model"),
         ("/v2/nothing/here", "/v2/nothing/here"),
-        ("/nothing", "/v2"),
     ],
 )
 def test_an_unknown_model_version_or_path_is_404(
@@ -81,6 +80,13 @@ def test_an_unknown_model_version_or_path_is_404(
 
     assert reply.status == 404, reply.body
     assert says in reply.json["error"]
+
+
+def test_a_path_outside_the_api_is_named_with_where_the_api_is(api: Api) -> None:
+    reply = api.call("POST", "/nothing", body())
+
+    assert reply.status == 403  # API Gateway cannot tell it from an unsigned request
+    assert "/v2" in reply.json["error"]
 
 
 @pytest.mark.parametrize("version", ["0", "01", "-1", "1.5", "Prod", "9" * 11])

@@ -52,7 +52,7 @@ def test_the_api_has_its_stage_routes_and_error_shapes(ours: Template) -> None:
     assert Route("POST", "/v2/{path+}", "InferFunction") in api.routes
     message = '{"error": $context.error.messageString}'
     assert api.responses["DEFAULT_4XX"] == GatewayResponse(None, message)
-    assert api.responses["MISSING_AUTHENTICATION_TOKEN"].status == 404
+    assert api.responses["MISSING_AUTHENTICATION_TOKEN"].status == 403
 
 
 def api_event(properties: str) -> str:

@@ -1,0 +1,121 @@
+"""template.yaml after the SAM transform: methods, replies, throttling and log of the API."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.integration.local.transformed import Deployment, of_type
+
+
+@pytest.fixture
+def body(resources: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI document of the API."""
+    [api] = of_type(resources, "AWS::ApiGateway::RestApi").values()
+    return api["Body"]
+
+
+def methods(body: dict[str, Any]) -> list[dict[str, Any]]:
+    return [method for item in body["paths"].values() for method in item.values()]
+
+
+def test_callers_need_iam_and_every_method_is_explicit(
+    resources: dict[str, Any], body: dict[str, Any]
+) -> None:
+    assert {path: set(item) for path, item in body["paths"].items()} == {
+        "/v2": {"get", "post", "head"},
+        "/v2/{path+}": {"get", "post", "head", "put", "patch", "delete"},
+    }
+    for method in methods(body):
+        assert method["security"] == [{"AWS_IAM": []}]
+    [api] = of_type(resources, "AWS::ApiGateway::RestApi").values()
+    in_body = body.get("x-amazon-apigateway-binary-media-types")
+    assert ["*/*"] in (api.get("BinaryMediaTypes"), in_body)
+
+
+def test_a_caller_needs_no_permission_for_the_function(body: dict[str, Any]) -> None:
+    """Check that API Gateway calls the function as itself.
+
+    With "credentials" it would call as the caller, and answer 500 to those who may only call the
+    API: github.com/aws/serverless-application-model/issues/923.
+    """
+    for method in methods(body):
+        integration = method["x-amazon-apigateway-integration"]
+        assert "credentials" not in integration
+        assert "${InferFunctionAliaslive}" in json.dumps(integration["uri"])
+
+
+def test_the_api_may_call_the_alias_and_nothing_else_may(resources: dict[str, Any]) -> None:
+    permissions = of_type(resources, "AWS::Lambda::Permission").values()
+    of_api = [p for p in permissions if p["Principal"] == "apigateway.amazonaws.com"]
+
+    assert len(of_api) == 9
+    for permission in of_api:
+        assert permission["FunctionName"] == {"Ref": "InferFunctionAliaslive"}
+        assert "${__ApiId__}" in json.dumps(permission["SourceArn"])
+
+
+def test_every_gateway_response_has_the_protocols_error_shape(body: dict[str, Any]) -> None:
+    responses = body["x-amazon-apigateway-gateway-responses"]
+    needed = {"DEFAULT_4XX", "DEFAULT_5XX", "MISSING_AUTHENTICATION_TOKEN", "REQUEST_TOO_LARGE"}
+    assert needed <= responses.keys()
+    for response in responses.values():
+        template = response["responseTemplates"]["application/json"]
+        filled = template.replace("$context.error.messageString", '"text"')
+        assert list(json.loads(filled)) == ["error"]
+
+
+def test_an_unsigned_request_is_told_to_sign(body: dict[str, Any]) -> None:
+    # API Gateway calls an unknown path and an unsigned request the same.
+    response = body["x-amazon-apigateway-gateway-responses"]["MISSING_AUTHENTICATION_TOKEN"]
+    text = json.loads(response["responseTemplates"]["application/json"])["error"]
+
+    assert response["statusCode"] == "403"
+    assert "not signed with AWS Signature 4" in text
+    assert "nothing at this path" in text
+
+
+def test_a_throttled_caller_learns_when_to_retry(body: dict[str, Any]) -> None:
+    throttled = body["x-amazon-apigateway-gateway-responses"]["THROTTLED"]
+
+    assert throttled["statusCode"] == "429"
+    assert throttled["responseParameters"] == {"gatewayresponse.header.Retry-After": "'1'"}
+
+
+def test_every_method_is_throttled(resources: dict[str, Any], source: dict[str, Any]) -> None:
+    [stage] = of_type(resources, "AWS::ApiGateway::Stage").values()
+    [settings] = stage["MethodSettings"]
+
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+    assert settings["ThrottlingRateLimit"] == {"Ref": "ThrottleRate"}
+    assert settings["ThrottlingBurstLimit"] == {"Ref": "ThrottleBurst"}
+    assert source["Parameters"]["ThrottleRate"]["Default"] <= 1000
+
+
+def test_the_access_log_is_off_unless_the_account_has_its_role(deployment: Deployment) -> None:
+    off, on, with_role = (
+        deployment.with_parameters(AccessLog=value).resources
+        for value in ("off", "on", "with-role")
+    )
+
+    assert "AccessLogSetting" not in of_type(off, "AWS::ApiGateway::Stage")["ApiStage"]
+    assert not off.keys() & {"AccessLogs", "LogsAccount", "LogsRole"}
+    assert on.keys() & {"AccessLogs", "LogsAccount", "LogsRole"} == {"AccessLogs"}
+    assert with_role.keys() >= {"AccessLogs", "LogsAccount", "LogsRole"}
+    # The account's setting comes first: a stage with a log cannot be made before.
+    assert {"Ref": "LogsAccount"} in [tag["Value"] for tag in access_logs(with_role)["Tags"]]
+    assert access_logs(on)["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def access_logs(resources: dict[str, Any]) -> dict[str, Any]:
+    return dict(resources["AccessLogs"]["Properties"])
+
+
+def test_a_line_of_the_access_log_is_json_without_headers(deployment: Deployment) -> None:
+    stage = deployment.with_parameters(AccessLog="on").resources["ApiStage"]["Properties"]
+    line = json.loads(stage["AccessLogSetting"]["Format"])
+
+    assert {"request_id", "status", "caller"} <= line.keys()
+    for value in line.values():  # a header or a query string can hold a key
+        assert value.startswith("$context.")
+        assert "override" not in value
