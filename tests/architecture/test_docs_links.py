@@ -10,9 +10,9 @@ README = Path("README.md")
 PAGES = [README, Path("CONTRIBUTING.md"), *sorted(Path("docs").rglob("*.md"))]
 README_BYTES_MAX = 8192
 
-ROOTS = "benchmarks|docs|events|functions|layers|local|scripts|tests|training"
+ROOTS = "benchmarks|docs|events|functions|layers|local|mayfly|scripts|tests|training"
 # Pages leave out functions/.
-IN_FUNCTIONS = "adapters|core|infer|reconcile|register|runtime|sandbox"
+IN_FUNCTIONS = "adapters|core|infer|manage|reconcile|register|runtime|sandbox"
 PATH = re.compile(rf"(?P<root>{ROOTS}|{IN_FUNCTIONS})/[\w./*-]*")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PRODUCT = ("functions", "training", "local", "benchmarks", "scripts")
+PRODUCT = ("functions", "training", "local", "mayfly", "benchmarks", "scripts")
 FILES = [path for package in PRODUCT for path in sorted(Path(package).rglob("*.py"))]
 TESTS = sorted(Path("tests").rglob("*.py"))
 WORDS_MAX = 12  # in the first line of a docstring

@@ -1,0 +1,124 @@
+"""Command line for access keys, with clients of AWS that answer from a list."""
+
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from mayfly.__main__ import main
+
+KEY = {"id": "abc", "name": "ci", "state": "active"}
+
+
+class Cloud:
+    """CloudFormation and Lambda with prepared replies; keeps the events it gets."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, str] = {"ManageFunctionName": "mayfly-Manage-1"}
+        self.replies: list[Any] = []
+        self.failure: dict[str, str] = {}
+        self.calls: list[tuple[str, Any]] = []
+
+    def describe_stacks(self, StackName: str) -> Any:  # noqa: N803 (boto3's names)
+        if StackName != "mayfly":
+            error = {"Code": "ValidationError", "Message": f"Stack {StackName} does not exist"}
+            raise ClientError({"Error": error}, "DescribeStacks")  # type: ignore[typeddict-item]
+        outputs = [{"OutputKey": k, "OutputValue": v} for k, v in self.outputs.items()]
+        return {"Stacks": [{"Outputs": outputs}]}
+
+    def invoke(self, FunctionName: str, Payload: bytes) -> Any:  # noqa: N803
+        self.calls.append((FunctionName, json.loads(Payload)))
+        return {"Payload": io.BytesIO(json.dumps(self.replies.pop(0)).encode()), **self.failure}
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    cloud = Cloud()
+    monkeypatch.setattr(boto3, "client", lambda service: cloud)
+    monkeypatch.setenv("LOGNAME", "anna")
+    return cloud
+
+
+def test_a_new_key_is_all_that_standard_output_holds(cloud: Cloud, capsys: Any) -> None:
+    cloud.replies = [{**KEY, "key": "mfy_abc_secret"}]
+
+    assert main(["keys", "create"]) == 0
+    output = capsys.readouterr()
+    assert output.out == "mfy_abc_secret\n"
+    assert "not shown again" in output.err
+    assert "secret" not in output.err
+    request = {"operation": "create-key", "actor": "anna", "name": "key", "scopes": ["infer"]}
+    assert cloud.calls == [("mayfly-Manage-1", request)]
+
+
+def test_options_become_fields(cloud: Cloud) -> None:
+    cloud.replies = [{**KEY, "key": "mfy_abc_secret"}]
+    arguments = (
+        "keys create --function F --name ci --scope read --scope deploy --model a-* --model b"
+    )
+    assert main([*arguments.split(), "--expires", "90d"]) == 0
+
+    [(function, event)] = cloud.calls
+    assert (function, event["name"]) == ("F", "ci")
+    assert (event["scopes"], event["models"]) == (["read", "deploy"], ["a-*", "b"])
+    left = datetime.fromisoformat(event["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=89) < left <= timedelta(days=90)
+
+
+def test_all_pages_of_keys_are_listed(cloud: Cloud, capsys: Any) -> None:
+    cloud.replies = [
+        {"keys": [KEY, KEY], "next_cursor": "c"},
+        {"keys": [KEY], "next_cursor": None},
+    ]
+
+    assert main(["keys", "list", "--function", "F"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [KEY] * 3
+    assert cloud.calls[1][1]["cursor"] == "c"
+
+
+def test_a_key_is_rotated_and_revoked_by_its_id(cloud: Cloud, capsys: Any) -> None:
+    cloud.replies = [{**KEY, "key": "mfy_abc_new"}, {**KEY, "state": "revoked"}]
+
+    assert main(["keys", "rotate", "abc", "--overlap", "7d", "--function", "F"]) == 0
+    assert main(["keys", "revoke", "abc", "--function", "F"]) == 0
+    assert capsys.readouterr().out.startswith("mfy_abc_new\n")
+    rotate, revoke = (event for _, event in cloud.calls)
+    assert (rotate["id"], rotate["overlap_seconds"]) == ("abc", 7 * 86_400)
+    assert (revoke["operation"], revoke["id"]) == ("revoke-key", "abc")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--stack", "none"], "Stack none does not exist"),
+        ([], "stack mayfly has no output ManageFunctionName: deploy it again"),
+        (["--function", "F"], "scopes: Input should be 'infer'"),
+    ],
+)
+def test_a_failure_is_one_line(cloud: Cloud, capsys: Any, arguments: list[str], text: str) -> None:
+    cloud.outputs = {}
+    cloud.replies = [{"error": "scopes: Input should be 'infer'", "code": "INVALID_REQUEST"}]
+
+    assert main(["keys", "create", *arguments]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert text in line
+
+
+def test_a_function_that_failed_is_named(cloud: Cloud, capsys: Any) -> None:
+    cloud.failure = {"FunctionError": "Unhandled"}
+    cloud.replies = [{"errorMessage": "the registry does not answer; try again"}]
+
+    assert main(["keys", "create", "--function", "F"]) == 1
+    assert "F failed: the registry does not answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "d", "1w", "-1d", "1.5h", "9999999d"])
+def test_a_malformed_time_is_refused(cloud: Cloud, capsys: Any, text: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["keys", "create", f"--expires={text}"])
+    assert "write 90d, 12h, 30m or 0s" in capsys.readouterr().err
