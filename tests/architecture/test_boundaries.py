@@ -57,7 +57,9 @@ def test_only_main_reads_the_environment() -> None:
     assert readers <= {*FUNCTIONS.glob("*/main.py"), FUNCTIONS / "adapters/onnx/capi.py"}
 
 
-@pytest.mark.parametrize("function", ["RegisterFunction", "InferFunction", "ReconcileFunction"])
+@pytest.mark.parametrize(
+    "function", ["RegisterFunction", "InferFunction", "ReconcileFunction", "ManageFunction"]
+)
 def test_the_template_sets_every_variable_that_main_reads_and_no_other(function: str) -> None:
     declared = Template.load("template.yaml").functions[function]
     source = (FUNCTIONS / declared.handler.split(".")[1] / "main.py").read_text()

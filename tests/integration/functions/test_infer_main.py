@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import S3Blobs
 from functions.adapters.clock import utc_now
 from functions.adapters.onnx.sessions import OnnxRuntime
+from functions.core.access.grants import Scope
+from functions.core.access.key_store import KeyStore
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Source, State
 from tests.data_plane import Client, rows
@@ -89,6 +92,32 @@ def register(environment: dict[str, str], model: str, factor: float, directory: 
 
 
 @pytest.mark.parametrize("memory_mb", ["512", "3008"])  # imports end within INIT, or after it
+def test_callers_need_a_key(
+    start: Callable[[], Any],
+    memory_mb: str,
+    function_environment: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("functions.adapters.memory.limit_memory", lambda _: None)
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_mb)
+    monkeypatch.setenv("AUTH", "keys")
+    table = DynamoTable(
+        boto3.client("dynamodb"), function_environment["InferFunction"]["REGISTRY_TABLE"]
+    )
+    register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
+    _, key = KeyStore(table, utc_now).create(
+        "ci", scopes=[Scope.INFER], models=["demo"], actor="anna"
+    )
+    client = Client(start().lambda_handler)
+    infer = partial(client.post, "/v2/models/demo/infer", rows([1, 2, 3]))
+
+    assert infer(headers={"authorization": f"Bearer {key}"}).status == 200
+    assert infer().status == 401
+    assert infer(headers={"x-api-key": key[:-1]}).status == 401
+
+
+@pytest.mark.parametrize("memory_mb", ["512", "3008"])
 def test_a_registered_model_answers(
     start: Callable[[], Any],
     memory_mb: str,

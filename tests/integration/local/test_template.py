@@ -73,7 +73,9 @@ def test_functions_run_python_3_13_without_telemetry_and_expire_their_logs(
     resources: dict[str, Any],
 ) -> None:
     functions = of_type(resources, "AWS::Lambda::Function")
-    assert functions.keys() == {"RegisterFunction", "ReconcileFunction", "InferFunction"}
+    assert functions.keys() == {
+        *("RegisterFunction", "ReconcileFunction", "InferFunction", "ManageFunction")
+    }
     for function in functions.values():
         assert function["Runtime"] == "python3.13"
         assert function["Environment"]["Variables"]["ORT_DISABLE_TELEMETRY"] == "1"
@@ -81,7 +83,9 @@ def test_functions_run_python_3_13_without_telemetry_and_expire_their_logs(
         assert logs["Properties"]["RetentionInDays"]
 
 
-@pytest.mark.parametrize("resource", ["InferFunction", "RegisterFunction", "ReconcileFunction"])
+@pytest.mark.parametrize(
+    "resource", ["InferFunction", "RegisterFunction", "ReconcileFunction", "ManageFunction"]
+)
 def test_functions_and_layers_are_of_the_processor_that_was_built(
     resource: str, source: dict[str, Any], resources: dict[str, Any]
 ) -> None:
@@ -156,7 +160,7 @@ def test_provisioned_concurrency_and_snapshots_are_behind_the_alias(
 
 def test_every_handler_exists() -> None:
     handlers = re.findall(r"Handler: (\S+)\.lambda_handler", Path("template.yaml").read_text())
-    assert len(handlers) == 3
+    assert len(handlers) == 4
     for handler in handlers:
         assert Path(handler.replace(".", "/") + ".py").is_file()
 

@@ -1,6 +1,7 @@
 """template.yaml after the SAM transform: methods, replies, throttling and log of the API."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -15,22 +16,43 @@ def body(resources: dict[str, Any]) -> dict[str, Any]:
     return api["Body"]
 
 
-def methods(body: dict[str, Any]) -> list[dict[str, Any]]:
-    return [method for item in body["paths"].values() for method in item.values()]
+METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
+PATHS = {
+    "/v2": {"get", "head", "post", "options"},
+    "/v2/{path+}": METHODS,
+    "/api/v1/{path+}": METHODS,
+}
 
 
-def test_callers_need_iam_and_every_method_is_explicit(
-    resources: dict[str, Any], body: dict[str, Any]
+def test_every_method_is_explicit_and_bodies_are_binary(body: dict[str, Any]) -> None:
+    assert {path: set(item) for path, item in body["paths"].items()} == PATHS
+    assert "*/*" in body["x-amazon-apigateway-binary-media-types"]
+    assert body["info"]["title"] == {"Ref": "AWS::StackName"}  # the API's name: see ApiErrorAlarm
+
+
+@pytest.mark.parametrize("auth", ["keys", "iam", "none"])
+def test_signatures_are_checked_with_iam_alone_and_never_of_a_preflight(
+    deployment: Deployment, auth: str
 ) -> None:
-    assert {path: set(item) for path, item in body["paths"].items()} == {
-        "/v2": {"get", "post", "head"},
-        "/v2/{path+}": {"get", "post", "head", "put", "patch", "delete"},
-    }
-    for method in methods(body):
-        assert method["security"] == [{"AWS_IAM": []}]
+    resources = deployment.with_parameters(Auth=auth).resources
     [api] = of_type(resources, "AWS::ApiGateway::RestApi").values()
-    in_body = body.get("x-amazon-apigateway-binary-media-types")
-    assert ["*/*"] in (api.get("BinaryMediaTypes"), in_body)
+
+    for item in api["Body"]["paths"].values():
+        for name, method in item.items():
+            signed = auth == "iam" and name != "options"
+            assert method.get("security") == ([{"AWS_IAM": []}] if signed else None)
+    scheme = api["Body"]["components"]["securitySchemes"]["AWS_IAM"]
+    assert scheme["x-amazon-apigateway-authtype"] == "awsSigv4"
+
+
+def test_another_kind_of_authorisation_deploys_the_stage_anew(source: dict[str, Any]) -> None:
+    """Check that a resolved value of Auth is in the text from which SAM names the deployment.
+
+    Otherwise the stage would go on without signatures after a change to iam.
+    """
+    types = source["Resources"]["Api"]["Properties"]["BinaryMediaTypes"]
+
+    assert {"Fn::Sub": "application/x-auth-${Auth}"} in types
 
 
 def test_a_caller_needs_no_permission_for_the_function(body: dict[str, Any]) -> None:
@@ -39,19 +61,24 @@ def test_a_caller_needs_no_permission_for_the_function(body: dict[str, Any]) -> 
     With "credentials" it would call as the caller, and answer 500 to those who may only call the
     API: github.com/aws/serverless-application-model/issues/923.
     """
-    for method in methods(body):
-        integration = method["x-amazon-apigateway-integration"]
-        assert "credentials" not in integration
-        assert "${InferFunctionAliaslive}" in json.dumps(integration["uri"])
+    for path, item in body["paths"].items():
+        target = "${InferFunctionAliaslive}" if path.startswith("/v2") else "${ManageFunction.Arn}"
+        for method in item.values():
+            integration = method["x-amazon-apigateway-integration"]
+            assert "credentials" not in integration
+            assert target in json.dumps(integration["uri"])
 
 
-def test_the_api_may_call_the_alias_and_nothing_else_may(resources: dict[str, Any]) -> None:
+def test_the_api_may_call_its_functions_and_nothing_else_may(resources: dict[str, Any]) -> None:
     permissions = of_type(resources, "AWS::Lambda::Permission").values()
     of_api = [p for p in permissions if p["Principal"] == "apigateway.amazonaws.com"]
+    named = [permission["FunctionName"]["Ref"] for permission in of_api]
 
-    assert len(of_api) == 9
+    assert Counter(named) == {
+        "InferFunctionAliaslive": len(PATHS["/v2"]) + len(METHODS),
+        "ManageFunction": len(METHODS),
+    }
     for permission in of_api:
-        assert permission["FunctionName"] == {"Ref": "InferFunctionAliaslive"}
         assert "${__ApiId__}" in json.dumps(permission["SourceArn"])
 
 
