@@ -64,4 +64,4 @@ class Screen:
         )
 
     def _end(self) -> str:
-        return "Models are kept in memory: they are gone when this stops. Ctrl-C stops it."
+        return "Models are in temporary files: they are gone when this stops. Ctrl-C stops it."
