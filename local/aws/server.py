@@ -127,7 +127,7 @@ def one_table_request_at_a_time() -> Iterator[None]:
 
 @contextlib.contextmanager
 def objects_on_disk() -> Iterator[None]:
-    """Keep S3 objects in files, so that memory does not grow with uploads.
+    """Keep S3 objects in files, not in the memory of this process.
 
     moto keeps up to 5 MB of each version of each object in memory, and malloc keeps what requests
     have freed: after 1.6 GB of 4 MB objects it held 1.8 GB. One descriptor stays open for each

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.local.transformed import Deployment
+from tests.integration.template.transformed import Deployment
 
 SAM_PYTHON = os.environ.get("MAYFLY_SAM_PYTHON", ".venv-sam/bin/python")
 

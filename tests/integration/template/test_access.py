@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.local.transformed import (
+from tests.integration.template.transformed import (
     Deployment,
     actions,
     allowed_actions,

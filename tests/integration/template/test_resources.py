@@ -12,7 +12,7 @@ import pytest
 
 from functions.register.handler import RESERVE_MS
 from scripts.layer import layer_requirements
-from tests.integration.local.transformed import Deployment, allowed_actions, of_type
+from tests.integration.template.transformed import Deployment, allowed_actions, of_type
 
 
 def test_the_reconciler_runs_on_a_schedule_and_may_redrive(resources: dict[str, Any]) -> None:

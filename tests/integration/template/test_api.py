@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.local.transformed import Deployment, of_type
+from tests.integration.template.transformed import Deployment, of_type
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from local.aws.provision import Deployed
-from tests.integration.local.conftest import SAM_PYTHON
+from tests.integration.template.conftest import SAM_PYTHON
 
 ENDPOINT = "http://127.0.0.1:8081"  # as exported in the shell, from the lines of `make local`
 VARIABLES = Path("events/env.local.json")
