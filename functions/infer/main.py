@@ -25,6 +25,7 @@ from functions.adapters.lambda_size import (
     models_bytes,
     threads_for,
 )
+from functions.adapters.lazy_modules import defer_imports_of_orjson
 from functions.adapters.memory import is_restored, limit_memory
 from functions.adapters.onnx.lazy import LazyRuntime
 from functions.adapters.scratch import Scratch
@@ -88,6 +89,7 @@ def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
 
 def make() -> Handler:
     """Import the remaining modules and return the inference handler."""
+    defer_imports_of_orjson()
     runtime.import_runtime()
     from functions.core.serving.cors import parse_origins
     from functions.core.serving.service import InferenceService

@@ -6,7 +6,6 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from functions.adapters.aws_errors import ErrorKind, classify
@@ -15,6 +14,7 @@ from functions.adapters.aws_http.endpoint import Endpoint
 from functions.adapters.aws_http.pool import Pool
 from functions.adapters.aws_http.settings import Settings
 from functions.adapters.aws_http.sigv4 import Scope, sign
+from functions.core.records import record
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class ServiceError(Exception):
         self.kind = classify(status, code)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """HTTP request before signing: `path` percent-encoded, `headers` without `host`."""
 
@@ -54,7 +54,7 @@ class Request:
     payload_hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RetryPolicy:
     """Retry policy of an AWS request: attempts, time limits and waits.
 

@@ -1,15 +1,16 @@
 """Endpoint URLs of AWS services, and trusted certificate authorities for TLS."""
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from functions.core.records import record
 
 if TYPE_CHECKING:
     import ssl
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Endpoint:
     """Address of an AWS service; `path` precedes each request's path."""
 

@@ -1,17 +1,17 @@
 """AWS region, endpoints and credentials from the SDKs' standard environment variables."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from functions.adapters.aws_http.credentials import EnvironmentCredentials
 from functions.adapters.aws_http.endpoint import Endpoint, Trust
 from functions.adapters.aws_http.sigv4 import Credentials
+from functions.core.records import record
 
 _DOMAINS = {"cn-": "amazonaws.com.cn"}  # by a region's first letters; default: amazonaws.com
 _SERVICES = {"s3": "AWS_ENDPOINT_URL_S3", "dynamodb": "AWS_ENDPOINT_URL_DYNAMODB"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settings:
     """AWS settings of a process: region, endpoints, credentials, certificate authorities."""
 

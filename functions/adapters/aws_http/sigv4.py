@@ -7,15 +7,16 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
+
+from functions.core.records import field, record
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 NO_PAYLOAD = hashlib.sha256(b"").hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Credentials:
     """AWS access key and secret; a role's temporary keys have a `token`."""
 
@@ -24,7 +25,7 @@ class Credentials:
     token: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Scope:
     """Region and service that a signature is valid for, e.g. Scope("eu-west-1", "s3")."""
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from functions.core.access.grants import Grant, Scope
 from functions.core.access.keys import key_digest, parse_key
@@ -21,6 +20,7 @@ from functions.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from functions.core.records import mutable_record
 from functions.core.registry.resolver import JITTER, RETRY_SECONDS, STALE_SECONDS
 
 GRANTS = 1024  # verified keys in the cache
@@ -36,7 +36,7 @@ INVALID = "the access key is mistyped, unknown, revoked or expired: ask for anot
 ReadGrant = Callable[[str, str], Grant | None]  # arguments: a key's id and SHA-256
 
 
-@dataclass(slots=True)
+@mutable_record
 class _Verified:
     grant: Grant
     read_at: float

@@ -1,10 +1,10 @@
 """Permissions of an access key: scopes and patterns of model names."""
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
 from functions.core.errors import InvalidRequest, shown
+from functions.core.records import record
 
 PATTERNS_MAX = 50  # patterns of model names in one key
 EVERY_MODEL = "*"
@@ -23,7 +23,7 @@ class Scope(StrEnum):
     ADMIN = "admin"  # the control plane: keys
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Grant:
     """Permissions of a request: those of its access key.
 

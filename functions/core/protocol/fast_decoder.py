@@ -17,7 +17,6 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -45,6 +44,7 @@ from functions.core.protocol.infer_request import (
 )
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.protocol.tensors import STRUCT_CODES, Tensor, round_to_bf16
+from functions.core.records import mutable_record
 
 TEMPLATES_MAX = 32  # cached by a decoder; one more empties the cache first
 TEMPLATE_BYTES_MAX = 2048  # longer templates are not cached
@@ -57,7 +57,7 @@ _ID_FIRST = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"id"[ \t\n\r]*:[ \t\n\r]*"([ !#-
 _DATA = re.compile(rb'"data"[ \t\n\r]*:[ \t\n\r]*\[')
 
 
-@dataclass(slots=True)
+@mutable_record
 class _Template:
     """Parsed request without tensor values, and each input's location in the body.
 
@@ -70,7 +70,7 @@ class _Template:
     all_binary: bool
 
 
-@dataclass(slots=True)
+@mutable_record
 class _Frame:
     """Text around the only list of a body, with its template."""
 

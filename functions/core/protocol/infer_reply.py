@@ -5,7 +5,6 @@ A reply is JSON, or JSON followed by raw tensors (the binary tensor extension).
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ from functions.core.protocol.effort import SMALL_BYTES, WRITING, check_room
 from functions.core.protocol.infer_request import InferRequest
 from functions.core.protocol.signature import DATATYPES, Signature
 from functions.core.protocol.tensors import Tensor
+from functions.core.records import mutable_record
 
 # Bytes of a reply's event, Lambda's limit: JSON counts with its quotes escaped.
 REPLY_BYTES_MAX = 6_291_556
@@ -28,7 +28,7 @@ PIECE_VALUES = 2**14  # written at a time, because a list takes many times a ten
 NUMBER_BYTES, PLACE_BYTES, ESCAPE_BYTES = 25, 64, 8
 
 
-@dataclass(slots=True)
+@mutable_record
 class InferReply:
     """Encoded inference reply: body, and JSON length if raw tensors follow.
 

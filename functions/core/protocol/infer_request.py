@@ -10,7 +10,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from functions.core.errors import InvalidRequest, shown
@@ -19,6 +18,7 @@ from functions.core.protocol.classification import CLASSES_MAX, is_classifiable
 from functions.core.protocol.effort import NO_DEADLINE, check_deadline, check_effort
 from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor, describe, invalid_input
+from functions.core.records import mutable_record, record
 
 HEADER = "Inference-Header-Content-Length"
 TIMEOUT_US_MAX = 2**63
@@ -29,7 +29,7 @@ _BINARY_HINT = (
 Parameters = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestedOutput:
     """Requested output: its name, binary or JSON encoding, and class count.
 
@@ -59,7 +59,7 @@ class RequestedOutputs(tuple[RequestedOutput, ...]):
         return requested
 
 
-@dataclass(slots=True)
+@mutable_record
 class InferRequest:
     """Decoded inference request whose tensors fit the model's signature."""
 
@@ -257,7 +257,7 @@ def _timeout_us(parameters: Parameters) -> int | None:
 # --- inputs
 
 
-@dataclass(slots=True)
+@mutable_record
 class Location:
     """Location of an input tensor's values: in the JSON or after it.
 

@@ -1,8 +1,9 @@
 """Model signature: input and output tensors in the Open Inference Protocol's terms."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from functions.core.records import record
 
 DYNAMIC = -1  # a dimension whose size each request chooses
 
@@ -25,7 +26,7 @@ DATATYPES: Mapping[str, int | None] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TensorSpec:
     """Name, datatype and shape of a model's input or output tensor.
 
@@ -60,7 +61,7 @@ class TensorSpec:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Signature:
     """Input and output tensors of a model, in the model's order."""
 

@@ -10,7 +10,6 @@ import binascii
 import math
 import struct
 from collections.abc import Set
-from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from functions.core.errors import InvalidRequest, shown
 from functions.core.protocol.effort import ELEMENTS_AT_ONCE, NO_DEADLINE, check_deadline
 from functions.core.protocol.signature import DATATYPES, DYNAMIC, TensorSpec
+from functions.core.records import mutable_record
 
 # 64 MiB of the smallest elements, more than a body can hold. Without this limit, a shape with a
 # dimension of 0, which needs no data, could declare any size in the others.
@@ -44,7 +44,7 @@ STRUCT_CODES = {
 }
 
 
-@dataclass(slots=True)
+@mutable_record
 class Tensor:
     r"""Tensor values in row-major order: packed little-endian numbers, or a BYTES list.
 

@@ -24,7 +24,7 @@ MB = 1024 * 1024
 CONNECTIONS = 16  # parallel range requests of a load (`aws_http/blobs.py`), for equal work in each
 # Bytes of the smallest and largest range, until ROUNDS would be exceeded: smaller ones cost
 # requests, and a slow connection delays a larger one.
-RANGE_BYTES = (1 * MB, 8 * MB)
+RANGE_BYTES = (1 * MB, 16 * MB)
 ROUNDS = 16  # ranges of one connection: 256 ranges have 11 KB of digests in the version's record
 ALIGNMENT = 64 * 1024  # bytes; ranges share no page of the file that a load writes
 CHUNK = 256 * 1024  # bytes hashed at a time, which the processor's cache holds
@@ -52,7 +52,7 @@ def range_bytes(total: int) -> int:
     """Return the size of a version's verified ranges, from its total size.
 
     >>> [range_bytes(size * MB) / MB for size in (10, 100, 1_000, 10_000)]
-    [1.0, 6.25, 7.8125, 39.0625]
+    [1.0, 6.25, 15.625, 39.0625]
     """
     smallest, largest = RANGE_BYTES
     rounds = min(ROUNDS, -(-total // (CONNECTIONS * largest)))

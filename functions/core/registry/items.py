@@ -6,10 +6,10 @@ Attribute names are stored data: changing one needs a migration of the table.
 import json
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from functions.core.protocol.signature import Signature
+from functions.core.records import replace
 from functions.core.registry.table import Item, Put
 from functions.core.registry.version import (
     Alias,

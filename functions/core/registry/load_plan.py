@@ -1,11 +1,12 @@
 """Load plan of a model: runtime settings that registration chose by measurement."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from functions.core.records import record
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class Plan:
     """ONNX Runtime settings with which the infer function loads a model.
 
@@ -25,5 +26,5 @@ class Plan:
         Fields that another release wrote and this one does not have are ignored; missing ones
         get their defaults.
         """
-        fields = cls.__dataclass_fields__
+        fields = cls.__match_args__
         return cls(**{name: value for name, value in record.items() if name in fields})

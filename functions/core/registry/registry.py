@@ -25,7 +25,6 @@ Nothing here depends on a clock, except the order of uploads, which is by S3's.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -38,6 +37,7 @@ from functions.core.errors import (
     shown,
 )
 from functions.core.names import is_alias
+from functions.core.records import replace
 from functions.core.registry.contention import retried
 from functions.core.registry.items import (
     alias_from_item,

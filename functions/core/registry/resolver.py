@@ -11,9 +11,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from functions.core.errors import ModelNotFound, NotReady, NotServable, Unavailable
+from functions.core.records import mutable_record
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Resolved
 
@@ -32,7 +32,7 @@ _Refusal = ModelNotFound | NotReady | NotServable
 _REFUSALS = (ModelNotFound, NotReady, NotServable)
 
 
-@dataclass(slots=True)
+@mutable_record
 class _Answer:
     resolved: Resolved
     read_at: float

@@ -1,8 +1,9 @@
 """Interface to the registry's database table: reads, conditional puts, transactions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from functions.core.records import record
 
 Item = Mapping[str, Any]
 
@@ -14,7 +15,7 @@ class Conflict(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Put:
     """Conditional write of one item in a transaction.
 

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from functions.core.protocol.signature import Signature
+from functions.core.records import field, record
 from functions.core.registry.table import Item
 
 DIGEST_BYTES = 32  # length of a BLAKE3 digest
@@ -21,7 +21,7 @@ class State(StrEnum):
     ARCHIVED = "ARCHIVED"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Source:
     """Uploaded S3 object version that a model version is made from.
 
@@ -44,7 +44,7 @@ class Source:
 IsNewer = Callable[[Source, Source], bool | None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blob:
     """Stored file of a model version: name, SHA-256 and size.
 
@@ -69,7 +69,7 @@ class Blob:
         return self.range_digests[at : at + DIGEST_BYTES]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reason:
     """Stable code and sentence that say why an upload failed."""
 
@@ -77,7 +77,7 @@ class Reason:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Version:
     """Registered model version: state, source, files, signature and measurements.
 
@@ -163,7 +163,7 @@ def _padded(sequencer: str) -> str:
     return sequencer.upper().ljust(64, "0")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Alias:
     """Model alias, e.g. prod: a name that points at a version.
 
@@ -176,7 +176,7 @@ class Alias:
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failure:
     """Note of an upload's failed registration: reason, attempts and time."""
 
@@ -186,7 +186,7 @@ class Failure:
     at: str  # time of the latest failure
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
     """Content of an audit record: actor, action, and values before and after."""
 
@@ -197,7 +197,7 @@ class Change:
     after: Item
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resolved:
     """Model version that a request resolved to, with the alias if any."""
 

@@ -4,7 +4,8 @@ https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from functions.core.records import record
 
 ANY = "*"
 MAX_AGE_S = 7200  # the longest that Chromium caches a preflight's answer
@@ -20,7 +21,7 @@ REPLY_HEADERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cors:
     """Origins whose web pages may call the API, e.g. https://app.example.org, or "*"."""
 

@@ -5,7 +5,6 @@ An event and a reply are dicts under Lambda's runtime client, and JSON text (byt
 
 import binascii
 import json
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -15,12 +14,13 @@ import pybase64
 
 from functions.core.errors import InvalidRequest
 from functions.core.protocol.effort import check_room, reading_bytes
+from functions.core.records import field, mutable_record
 from functions.core.serving.events import MARK, Event, find_body, without_body
 
 CLIENTS = 64  # cached lists of header names: a client sends the same ones each time
 
 
-@dataclass(slots=True)
+@mutable_record
 class HttpRequest:
     """Parsed HTTP request: method, path, headers, query and body.
 
@@ -34,7 +34,7 @@ class HttpRequest:
     body: bytes
 
 
-@dataclass(slots=True)
+@mutable_record
 class HttpResponse:
     """HTTP response: status, body and headers.
 

@@ -9,10 +9,10 @@ for any model.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from functions.core.access.grants import Scope
 from functions.core.errors import MethodNotAllowed, PathNotFound, shown
+from functions.core.records import record
 from functions.core.serving.paths import INFER, ROOT, compile_path
 from functions.core.serving.service import Call, Reply
 from functions.core.serving.service import InferenceService as Service
@@ -20,7 +20,7 @@ from functions.core.serving.service import InferenceService as Service
 Action = Callable[[Service, Call], Reply]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Route:
     """Route of the HTTP API: method, path pattern and service method.
 
@@ -42,7 +42,7 @@ class Route:
         return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Match:
     """Matched route of a request: service method, model and version.
 

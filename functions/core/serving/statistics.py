@@ -8,11 +8,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from functions.core.records import mutable_record
 
-@dataclass(slots=True)
+
+@mutable_record
 class _Counters:
     """Counts and sums of nanoseconds of one model version."""
 
