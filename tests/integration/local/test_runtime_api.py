@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import time
@@ -142,6 +143,12 @@ async def call(pool: FunctionPool, **event: Any) -> Any:
     return json.loads((await pool.invoke(json.dumps(event).encode())).payload)
 
 
+def has_ended(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 # --- processes ---
 
 
@@ -172,7 +179,7 @@ def test_a_process_may_end_with_its_answer(project: Path, janitor: Janitor) -> N
             while not ready.exists():
                 await asyncio.sleep(0.01)
             go.touch()
-            while psutil.pid_exists(pool.environments()[-1]["pid"]):
+            while not has_ended(pool.environments()[-1]["pid"]):
                 time.sleep(0.01)  # keeps the loop from reading the answer before the exit
             answers.append(await answer)
         return answers

@@ -1,5 +1,6 @@
 """Streamed responses from a function to an HTTP client, through the whole local stack."""
 
+import base64
 import contextlib
 import http.client
 import json
@@ -273,6 +274,36 @@ def test_an_invocation_returns_a_stream_as_a_whole(stack: RunningStack) -> None:
     assert "FunctionError" not in answer
     metadata, _, body = answer["Payload"].read().partition(bytes(8))
     assert (json.loads(metadata)["statusCode"], body) == (204, lines(3))
+
+
+def test_boto3_reads_the_events_of_a_stream(stack: RunningStack, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    payload = {"chunks": 5, "waits_before": 2, "file": str(seen), "fails_at": 4}
+    answer = stack.client("lambda").invoke_with_response_stream(
+        FunctionName="Talk", Payload=json.dumps(payload).encode(), LogType="Tail"
+    )
+    events = iter(answer["EventStream"])
+    metadata, first = (next(events)["PayloadChunk"]["Payload"] for _ in range(2))
+    seen.touch()
+    *chunks, complete = events
+
+    assert metadata.endswith(bytes(8))
+    payloads = [chunk["PayloadChunk"]["Payload"] for chunk in chunks]
+    assert b"".join([first, *payloads]) == lines(4)
+    end = complete["InvokeComplete"]
+    assert end["ErrorCode"] == "ValueError"
+    assert json.loads(end["ErrorDetails"])["errorMessage"] == "the tenth is missing"
+    assert b"the response stream broke" in base64.b64decode(end["LogResult"])
+
+
+def test_boto3_reads_an_ordinary_reply_as_one_event(stack: RunningStack) -> None:
+    answer = stack.client("lambda").invoke_with_response_stream(
+        FunctionName="Talk", Payload=b'{"plain": true}'
+    )
+    chunk, complete = answer["EventStream"]
+
+    assert json.loads(chunk["PayloadChunk"]["Payload"])["body"] == "plain"
+    assert complete == {"InvokeComplete": {}}
 
 
 def test_no_connection_is_left_behind(stack: RunningStack) -> None:
