@@ -137,6 +137,10 @@ class Recipe(Generic[H]):
     # Relative and absolute difference allowed between runtimes and machines.
     tolerance: tuple[float, float] = (1e-3, 1e-5)
 
+    # --- provenance
+    # File that defines the recipe, as the loader sets it; a checkpoint belongs to its code. [none]
+    file: Path | None = None
+
     # --- evaluation
     # Examples → inputs that a caller would send. [the examples' inputs]
     request: Callable[[Examples], Arrays] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from training.errors import InvalidCheckpoint
 from training.fitting.distributed import Ranks
 
 FILE = "checkpoint.pt"
+REASON_SHOWN = 200  # characters of torch's message in an error
 
 Row = dict[str, float]  # metrics of one epoch
 
@@ -74,11 +76,30 @@ def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything on torn bytes, also a KeyError
         raise InvalidCheckpoint(f"{FILE} cannot be read; remove it to start anew") from error
-    if state["run"] != run:
+    differences = list(_differences(state["run"], run))
+    if differences:
         raise InvalidCheckpoint(
-            f"{FILE} belongs to a run with other settings; remove it, or use another directory"
+            f"{FILE} belongs to a run with other {' and other '.join(differences)}; "
+            "remove it to train anew, or use another --checkpoint-dir"
         )
     return state
+
+
+def _differences(saved: dict[str, Any], run: dict[str, Any]) -> Iterator[str]:
+    """Yield the parts of a run's identity in which a checkpoint differs."""
+    for name in sorted({*saved, *run}):
+        before, now = saved.get(name), run.get(name)
+        if before == now:
+            continue
+        if name == "settings" and isinstance(before, dict) and isinstance(now, dict):
+            changes = (
+                f"{key} {before.get(key)} → {now.get(key)}"
+                for key in sorted({*before, *now})
+                if before.get(key) != now.get(key)
+            )
+            yield f"settings ({', '.join(changes)})"
+        else:
+            yield "code (the recipe, or what it imports)" if name == "code" else name
 
 
 @dataclass
@@ -131,8 +152,7 @@ class RunState:
         saved = self._read() if self.folder else None
         if saved is None:
             return
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self._load(saved)
         self.loss_sum.copy_(saved["losses"][self.ranks.rank])
         self.epoch, self.step, self.history = saved["epoch"], saved["step"], saved["history"]
         self.best, self.best_loss, self.stale = saved["best"], saved["best_loss"], saved["stale"]
@@ -140,6 +160,22 @@ class RunState:
             self.generators = saved["generators"][self.ranks.rank]
         if self.ranks.leads:
             print(f"resumed after {self.epoch} epochs and {self.step} steps", flush=True)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        """Load the weights and the optimizer's state of a checkpoint.
+
+        Raises:
+            InvalidCheckpoint: they are those of another network.
+        """
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:REASON_SHOWN]
+            raise InvalidCheckpoint(
+                f"{FILE} holds another network than the recipe's ({reason}); "
+                "remove it to train anew, or use another --checkpoint-dir"
+            ) from error
 
     def _read(self) -> dict[str, Any] | None:
         """Read the checkpoint in rank 0 and broadcast it to every process.

@@ -105,6 +105,12 @@ def fit(
         roof=throughput.roof(model, loss, inputs, target, settings, device, ranks.count),
         progress=Progress(state.epoch * steps_per_epoch + state.step, total, ranks),
     )
+    if loop.is_over and ranks.leads:
+        print(
+            f"warning: {checkpoint.FILE} holds this run after its end, at epoch {state.epoch}: "
+            "nothing is trained; remove it to train anew",
+            flush=True,
+        )
     while not loop.is_over:
         loop.run_epoch(watch)
     loop.load_best()

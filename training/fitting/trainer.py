@@ -7,6 +7,7 @@ Networks go through loop.py, estimators through estimators.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.fitting.distributed import Ranks
 from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, NetworkHyperparameters
 from training.recipe import Preprocessor, Recipe
+from training.recipe_loading import code_digest
 
 LABELS_SHOWN = 80  # characters of the list of labels in an error
 
@@ -91,12 +93,23 @@ def _fit_network(
         score=_score(untrained),
         augment=recipe.augment,
         checkpoints=checkpoints,
-        identity={"recipe": recipe.name, "data": data.sha256},
+        identity=_identity(recipe, data) if checkpoints else None,
         stop=stop,
         ranks=ranks,
         watch=watch,
     )
     return _calibrate_and_print(replace(untrained, history=history), ranks)
+
+
+def _identity(recipe: Recipe[Any], data: Dataset) -> dict[str, Any]:
+    """Return what a checkpoint belongs to, beside the settings."""
+    split = json.dumps(dict(data.split), default=str)  # a recipe's own may hold NumPy's numbers
+    return {
+        "recipe": recipe.name,
+        "code": code_digest(recipe),
+        "data": data.sha256,
+        "split": split,
+    }
 
 
 def _score(trained: Trained) -> loop.Score | None:

@@ -15,6 +15,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from training.errors import InvalidCheckpoint, TrainingError
 from training.hyperparameters import encode, override
+from training.recipe_loading import code_digest
 from training.tuning.samplers import make_sampler, rounded, suggest, trial_count
 from training.tuning.space import Search
 
@@ -241,7 +242,8 @@ def _open_study(storage: optuna.storages.BaseStorage, search: Search) -> optuna.
         study.set_user_attr("identity", identity)
     elif stored != identity:
         raise InvalidCheckpoint(
-            f"{FILE} belongs to another search; remove it, or use another directory"
+            f"{FILE} belongs to another search, or to the recipe before its code changed; "
+            "remove it, or use another --checkpoint-dir"
         )
     return study
 
@@ -259,6 +261,7 @@ def _identity(search: Search) -> Any:
         asdict(search.settings),
         repr(dict(search.space)),
         search.data,
+        code_digest(search.recipe),
     ]
     return json.loads(json.dumps(parts))
 

@@ -98,11 +98,16 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
         assert [row[name] for row in resumed] == [row[name] for row in history]
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = make_model(), make_model()
     train(first, checkpoints=tmp_path)
+    assert "warning" not in capsys.readouterr().out
     train(second, checkpoints=tmp_path)
 
+    message = "warning: checkpoint.pt holds this run after its end, at epoch 3: nothing is trained"
+    assert message in capsys.readouterr().out
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
@@ -111,8 +116,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(make_model(), checkpoints=tmp_path)
 
-    with pytest.raises(InvalidCheckpoint, match="belongs to a run with other settings"):
+    with pytest.raises(InvalidCheckpoint, match=r"with other settings \(lr 0.01 → 0.02\); remove"):
         train(make_model(), replace(SETTINGS, lr=0.02), checkpoints=tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    train(make_model(), checkpoints=tmp_path)
+    wider = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+
+    with pytest.raises(InvalidCheckpoint, match="holds another network than the recipe's") as error:
+        train(wider, checkpoints=tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_torn_checkpoint_is_refused_and_no_run_leaves_one(tmp_path: Path) -> None:
