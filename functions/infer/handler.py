@@ -19,7 +19,7 @@ from functions.core.serving.cors import Cors
 from functions.core.serving.events import Event
 from functions.core.serving.http import HttpResponse, load_event, parse_event, request_id
 from functions.core.serving.paths import ROOT, requested_version
-from functions.core.serving.request_log import bug_line, request_line
+from functions.core.serving.request_log import ModelMetrics, bug_line, request_line
 from functions.core.serving.service import InferenceService
 from functions.infer.exchange import Exchange
 from functions.infer.responses import (
@@ -59,6 +59,7 @@ class InferHandler:
     `gate` checks access keys, if callers need any. `cors` permits web pages of other origins.
     `write` receives log lines, after the reply where the context offers that. Of the successful
     requests without a cold start, the share `sample_rate` is logged; every other request always is.
+    At most `model_metrics` models have metrics of their own.
     `after_shortage` gets the reply to a request that ran out of memory or time, and the context; it
     may post the reply and end the process.
 
@@ -77,6 +78,7 @@ class InferHandler:
         inflated_limit: int = INFLATED_BYTES_MAX,
         write: Callable[[bytes], object] = _to_stdout,
         sample_rate: float = 1.0,
+        model_metrics: int = 0,
         chance: Callable[[], float] = random.random,
         after_shortage: Callable[[LambdaReply, Any], None] = lambda *_: None,
     ) -> None:
@@ -90,6 +92,7 @@ class InferHandler:
         self._inflated_limit = inflated_limit
         self._write = write
         self._sample_rate = sample_rate
+        self._model_metrics = ModelMetrics(model_metrics)
         self._chance = chance
         self._after_shortage = after_shortage
         self._first = True
@@ -175,6 +178,7 @@ class InferHandler:
             bytes_in=exchange.bytes_in,
             bytes_out=size,
             sample_rate=rate,
+            model_metrics=self._model_metrics,
         )
         self._write(line)
 

@@ -104,6 +104,7 @@ def make() -> Handler:
         gate=gate,
         cors=parse_origins(origins) if origins else None,
         sample_rate=sample_rate,
+        model_metrics=int(os.environ.get("MODEL_METRICS", "0")),
         after_shortage=end_if_starved,
     )
 

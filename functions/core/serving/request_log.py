@@ -24,6 +24,32 @@ BUG_FRAMES = 12  # innermost frames of a traceback that are logged
 NOT_OFFERED = 501  # status of an unimplemented protocol part: the caller's mistake, so INFO
 
 
+class ModelMetrics:
+    """First models of an environment that are called, up to a number.
+
+    Only these have metrics of their own, for each alias by which they are called: CloudWatch
+    charges every metric (docs/operations.md, costs).
+    """
+
+    __slots__ = ("_most", "_pairs")
+
+    def __init__(self, most: int = 0) -> None:
+        self._most = most
+        self._pairs: set[tuple[str, str]] = set()
+
+    def include(self, model: str, alias: str) -> bool:
+        """Return True if a model by this alias has own metrics."""
+        pair = (model, alias)
+        if pair not in self._pairs:
+            if len(self._pairs) >= self._most:
+                return False
+            self._pairs.add(pair)
+        return True
+
+
+NO_MODEL_METRICS = ModelMetrics(0)
+
+
 def request_line(
     call: Call,
     *,
@@ -36,11 +62,13 @@ def request_line(
     bytes_in: int,
     bytes_out: int,
     sample_rate: float = 1.0,
+    model_metrics: ModelMetrics = NO_MODEL_METRICS,
 ) -> bytes:
     """Return a request's JSON log line, with CloudWatch metrics for inferences.
 
     The metric `Errors` counts status 5xx. `sample_rate` is the share of such requests that are
     logged; the metric `Requests` is its reciprocal, to count the requests that are not.
+    `model_metrics` decides which models have metrics of their own, besides the total.
     """
     line: dict[str, Any] = {
         "level": "ERROR" if status >= 500 and status != NOT_OFFERED else "INFO",
@@ -66,7 +94,7 @@ def request_line(
     if sample_rate != 1:
         line["sample_rate"] = sample_rate
     if action == "infer":
-        _add_metrics(line, call, status, sample_rate)
+        _add_metrics(line, call, status, sample_rate, model_metrics)
     try:
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a lone surrogate in the request id
@@ -92,9 +120,9 @@ def bug_line(error: BaseException, request_id: str) -> str:
     return json.dumps(line, separators=(",", ":"))
 
 
-def _directive(model_exists: bool, loaded: bool) -> orjson.Fragment:
+def _directive(by_model: bool, loaded: bool) -> orjson.Fragment:
     """Return the JSON that declares a log line's metrics to CloudWatch."""
-    dimensions = [[], ["Model", "Alias"]] if model_exists else [[]]
+    dimensions = [[], ["Model", "Alias"]] if by_model else [[]]
     metrics = [
         {"Name": name, "Unit": unit}
         for name, unit in UNITS.items()
@@ -105,27 +133,35 @@ def _directive(model_exists: bool, loaded: bool) -> orjson.Fragment:
 
 
 _DIRECTIVES = {
-    (model_exists, loaded): _directive(model_exists, loaded)
-    for model_exists in (False, True)
+    (by_model, loaded): _directive(by_model, loaded)
+    for by_model in (False, True)
     for loaded in (False, True)
 }
 
 
-def _add_metrics(line: dict[str, Any], call: Call, status: int, sample_rate: float) -> None:
+def _add_metrics(
+    line: dict[str, Any],
+    call: Call,
+    status: int,
+    sample_rate: float,
+    model_metrics: ModelMetrics,
+) -> None:
     """Add metric values to a log line: requests, errors, latency, load time.
 
-    They count in total and, if the model exists, by model and alias.
+    They count in total and, if `model_metrics` includes the model, by model and alias.
     """
     resolved, loaded = call.resolved, call.loaded and "load" in call.stages_ns
+    alias = (resolved.alias or NO_ALIAS) if resolved is not None else ""
+    by_model = resolved is not None and model_metrics.include(resolved.version.model, alias)
     line["Requests"] = 1 if sample_rate == 1 else 1 / sample_rate
     line["Errors"] = int(status >= 500)
     line["Latency"] = line["latency_ms"]
     line["_aws"] = {
         "Timestamp": call.began_ms,
-        "CloudWatchMetrics": _DIRECTIVES[resolved is not None, loaded],
+        "CloudWatchMetrics": _DIRECTIVES[by_model, loaded],
     }
     if loaded:
         line["ModelLoadMs"] = call.stages_ns["load"] / 1e6
-    if resolved is not None:
-        line["Model"] = resolved.version.model
-        line["Alias"] = resolved.alias or NO_ALIAS
+    if by_model:
+        line["Model"] = line["model"]
+        line["Alias"] = alias

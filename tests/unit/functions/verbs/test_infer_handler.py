@@ -820,7 +820,8 @@ def test_unload_and_load(plane: DataPlane, client: Client) -> None:
 # --- log
 
 
-def test_the_log_line_of_an_inference_has_its_metrics(plane: DataPlane, client: Client) -> None:
+def test_the_log_line_of_an_inference_has_its_metrics(plane: DataPlane) -> None:
+    client = Client(plane.handler(model_metrics=2))
     client.post("/v2/models/demo/infer", rows([1.25, 2.5, 3.75]))
     client.post("/v2/models/demo/versions/1/infer", rows([1.25, 2.5, 3.75]))
 
@@ -852,9 +853,28 @@ def test_the_log_line_of_an_inference_has_its_metrics(plane: DataPlane, client: 
     assert "1.25" not in json.dumps(plane.lines)
 
 
-def test_an_unknown_model_is_neither_a_dimension_nor_logged(
-    plane: DataPlane, client: Client
-) -> None:
+def test_no_more_models_have_metrics_of_their_own_than_allowed(plane: DataPlane) -> None:
+    client = Client(plane.handler(model_metrics=1))
+    for reference in ("prod", "latest", "prod", "1"):
+        client.post(f"/v2/models/demo/versions/{reference}/infer", rows([1, 2, 3]))
+
+    assert [line.get("Alias") for line in plane.lines] == ["prod", None, "prod", None]
+    for line in plane.lines:
+        [directive] = line["_aws"]["CloudWatchMetrics"]
+        assert directive["Dimensions"] == ([[], ["Model", "Alias"]] if "Alias" in line else [[]])
+        assert line["model"] == "demo"  # a query of the log finds all
+
+
+def test_no_model_has_metrics_of_its_own_by_default(plane: DataPlane, client: Client) -> None:
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+
+    [line] = plane.lines
+    assert line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [[]]
+    assert not {"Model", "Alias"} & line.keys()
+
+
+def test_an_unknown_model_is_neither_a_dimension_nor_logged(plane: DataPlane) -> None:
+    client = Client(plane.handler(model_metrics=100))
     client.post("/v2/models/made-up-by-a-caller/infer", rows([1, 2, 3]))
     client.get("/v2/models/made-up-by-a-caller")
     client.get("/v2/made-up-by-a-caller")
