@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from functions.core.access.gate import Gate
-from functions.core.errors import PayloadTooLarge, PlatformError
+from functions.core.errors import PayloadTooLarge, PlatformError, TimedOut
 from functions.core.serving import routing
 from functions.core.serving.compression import INFLATED_BYTES_MAX, inflate, preferred
 from functions.core.serving.cors import Cors
@@ -36,7 +36,13 @@ RESERVE_SHARE = 0.2  # at most this share of the remaining time is kept as reser
 PATHS = 256  # paths whose route is cached
 
 # After a reply with one of these codes, memory may be missing for the next request.
-SHORTAGES = frozenset({"OUT_OF_MEMORY", "TIMED_OUT", "MODELS_BUSY", "MODEL_TOO_LARGE"})
+SHORTAGES = frozenset(
+    {"OUT_OF_MEMORY", "PAYLOAD_TOO_LARGE", "TIMED_OUT", "MODELS_BUSY", "MODEL_TOO_LARGE"}
+)
+UNSTOPPABLE = (
+    "the model did not finish in time and could not be stopped, so this environment ends; "
+    "send fewer rows or smaller values"
+)
 OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
 
 _match = lru_cache(maxsize=PATHS)(routing.match)
@@ -96,12 +102,13 @@ class InferHandler:
         self._chance = chance
         self._after_shortage = after_shortage
         self._first = True
+        self._exchange: Exchange | None = None  # the request in progress
 
     def __call__(
         self, event: Event | bytes, context: Any, began_ns: int | None = None
     ) -> LambdaReply:
         first, self._first = self._first, False
-        exchange = Exchange(context, began_ns)
+        self._exchange = exchange = Exchange(context, began_ns)
         response = self._respond(exchange, event, context)
         cold = first or exchange.call.loaded
         response, reply = _finish(response, exchange, cold, isinstance(event, bytes))
@@ -109,7 +116,21 @@ class InferHandler:
         if exchange.code in SHORTAGES:
             exchange.call.body = b""
             self._after_shortage(reply, context)
+        self._exchange = None  # its body may be large
         return reply
+
+    def late_reply(self, context: Any) -> bytes:
+        """Return and log the reply to a request that cannot be stopped.
+
+        Our runtime client calls this from another thread, and ends the process.
+        """
+        exchange = self._exchange or Exchange(context, None)
+        response = refusal(TimedOut(UNSTOPPABLE), exchange)
+        cold = exchange.call.loaded
+        add_headers(response, exchange, cold)
+        latency_ns = time.perf_counter_ns() - exchange.began_ns
+        self._write_line(exchange, response.status, latency_ns, cold, len(response.body), 1.0)
+        return response.to_bytes()
 
     def _respond(self, exchange: Exchange, event: Event | bytes, context: Any) -> HttpResponse:
         try:

@@ -73,10 +73,34 @@ if auth is Auth.KEYS:
     gate = Gate(partial(read_grant, table), key_seconds, Elapsed())
 
 
+def has_its_memory() -> bool:
+    """Return True if only the loaded models and the process take memory."""
+    return is_restored(idle_bytes(size_mb, models.held_bytes()[0]))
+
+
+def check_memory() -> None:
+    """End the Lambda environment unless its memory was freed.
+
+    Raises:
+        EndEnvironment: it was not.
+    """
+    from functions.runtime.context import EndEnvironment  # there under our runtime client
+
+    if not has_its_memory():
+        raise EndEnvironment("short of memory")
+
+
 def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
-    """Reply and end the Lambda environment if memory was not freed."""
+    """End the Lambda environment after its reply if memory was not freed.
+
+    Our runtime client posts the reply first. AWS's cannot act after it: then the reply is posted
+    here.
+    """
+    if hasattr(context, "after"):
+        context.after(check_memory)
+        return
     runtime_api = os.environ.get("AWS_LAMBDA_RUNTIME_API")
-    if not runtime_api or is_restored(idle_bytes(size_mb, models.held_bytes()[0])):
+    if not runtime_api or has_its_memory():
         return
     with suppress(OSError, MemoryError):  # this environment goes on, and tries again another time
         import logging  # neither module at the top: a cold start does not need them

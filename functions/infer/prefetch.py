@@ -5,10 +5,12 @@ So INIT ends before that import is done, unless the function has little CPU (see
 first event's record and model files are requested meanwhile (docs/decisions/0015-cold-start.md).
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from functions.core.access.gate import Gate, presented_key
@@ -31,8 +33,14 @@ class Handler(Protocol):
         self, event: Event | bytes, context: Any, began_ns: int | None = None
     ) -> dict[str, Any] | bytes: ...
 
+    def late_reply(self, context: Any) -> bytes:
+        """Return the reply to an event that cannot be answered in time."""
+        ...
+
 
 GRACE_S = 0.03  # lets the first event start its I/O before the import takes the GIL
+
+TOO_LATE = "this environment did not start in time, so it ends; send the request again"
 
 _infer_path = compile_path(INFER)
 
@@ -108,6 +116,23 @@ class PrefetchingHandler:
         began_ns = time.perf_counter_ns()
         self._prefetch(event)
         return self.wait()(event, context, began_ns)
+
+    def late_reply(self, context: Any) -> bytes:
+        """Return the reply to an event that cannot be answered in time.
+
+        Our runtime client calls this from another thread, and ends the process.
+        """
+        if self._handler is not None:
+            return self._handler.late_reply(context)
+        request_id = context.aws_request_id
+        body = {"error": TOO_LATE, "code": "TIMED_OUT", "request_id": request_id}
+        reply = {
+            "statusCode": int(HTTPStatus.GATEWAY_TIMEOUT),
+            "headers": {"content-type": "application/json", "x-request-id": request_id},
+            "body": json.dumps(body),
+            "isBase64Encoded": False,
+        }
+        return json.dumps(reply).encode()
 
     def _import(self) -> None:
         self._prefetched.wait(GRACE_S)

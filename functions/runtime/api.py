@@ -16,7 +16,7 @@ STREAM_FIELDS = (
     "Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n"
     "Transfer-Encoding: chunked\r\n\r\n"
 )
-REFUSED = 400  # status of a second reply to one invocation
+REFUSED = (400, 403)  # statuses of a second reply to one invocation
 XRAY_CAUSE_BYTES_MAX = 2**20  # a longer cause is left out, as no header can hold it
 
 
@@ -172,7 +172,7 @@ class RuntimeApi:
 
 def _accepted(response: Response) -> bool:
     """Return True if the API has the reply, now or before."""
-    return 200 <= response.status < 300 or (response.repeated and response.status == REFUSED)
+    return 200 <= response.status < 300 or (response.repeated and response.status in REFUSED)
 
 
 def _text(response: Response) -> str:

@@ -61,11 +61,14 @@ class Loop:
         self._late = LateReply(*parts, make_late) if make_late else None
         self._streams = StreamSender(*parts, self._late)
         while True:
-            invocation = self._api.next()
-            self._begin(invocation)
-            context = self._serve(invocation)
-            if context is not None and context.has_work:
-                self._after.run(context)
+            self._serve_next()
+
+    def _serve_next(self) -> None:
+        invocation = self._api.next()
+        self._begin(invocation)
+        context = self._serve(invocation)
+        if context is not None and context.has_work:
+            self._after.run(context)
 
     def _serve(self, invocation: Invocation) -> LambdaContext | None:
         """Answer an event; return its context, unless that is malformed."""

@@ -67,9 +67,11 @@ def test_the_template_sets_every_variable_that_main_reads_and_no_other(function:
     of_lambda = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH", "TMPDIR"}
     of_libraries = {
         "AWS_ENDPOINT_URL",
+        "AWS_LAMBDA_EXEC_WRAPPER",
         "ORT_DISABLE_TELEMETRY",
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_METRICS_NAMESPACE",
+        "RUNTIME_CLIENT",
     }
 
     assert read - of_lambda - of_libraries == set(declared.environment) - of_libraries

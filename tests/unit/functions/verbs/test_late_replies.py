@@ -1,0 +1,82 @@
+"""Replies of infer to requests that cannot be stopped."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from functions.infer.prefetch import PrefetchingHandler
+from tests.data_plane import PATIENCE_S, Client, Context, DataPlane, reply_body, rows
+
+MESSAGE = (
+    "the model did not finish in time and could not be stopped, so this environment ends; "
+    "send fewer rows or smaller values"
+)
+
+
+def late(handler: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a handler's late reply and the JSON in its body."""
+    reply = json.loads(handler.late_reply(Context()))
+    return reply, json.loads(reply_body(reply))
+
+
+def test_a_request_in_progress_is_answered_and_logged(tmp_path: Path) -> None:
+    plane = DataPlane(tmp_path)
+    plane.register("demo", 2.0)
+    handler = plane.handler()
+    Client(handler).get("/v2")  # the first request
+    plane.runtime.gate, loading = threading.Event(), threading.Event()
+    load = plane.runtime.load
+
+    def stuck_load(*arguments: Any) -> Any:
+        loading.set()
+        return load(*arguments)
+
+    plane.runtime.load = stuck_load  # type: ignore[method-assign]
+    call = threading.Thread(
+        target=Client(handler).post, args=("/v2/models/demo/infer", rows([1.0, 2.0, 3.0]))
+    )
+    call.start()
+    assert loading.wait(PATIENCE_S)
+
+    reply, body = late(handler)
+
+    line = plane.lines[-1]
+    plane.runtime.gate.set()
+    call.join(PATIENCE_S)
+    assert reply["statusCode"] == 504
+    assert body == {"error": MESSAGE, "code": "TIMED_OUT", "request_id": "the-request"}
+    assert reply["headers"]["x-request-id"] == "the-request"
+    assert reply["headers"]["x-model-version"] == "1"
+    assert (line["status"], line["code"], line["model"]) == (504, "TIMED_OUT", "demo")
+
+
+def test_a_handler_before_its_first_request_has_a_late_reply(tmp_path: Path) -> None:
+    reply, body = late(DataPlane(tmp_path).handler())
+
+    assert (reply["statusCode"], body["request_id"]) == (504, "lambda-id")
+
+
+def test_an_environment_that_is_still_importing_has_a_late_reply() -> None:
+    importable = threading.Event()
+
+    def make() -> Any:
+        assert importable.wait(PATIENCE_S)
+        raise LookupError("never made")
+
+    handler = PrefetchingHandler(make, None, None)  # type: ignore[arg-type]
+
+    reply, body = late(handler)
+
+    importable.set()
+    assert reply["statusCode"] == 504
+    assert (body["code"], body["request_id"]) == ("TIMED_OUT", "lambda-id")
+    assert "did not start in time" in body["error"]
+
+
+def test_an_imported_handler_gives_its_own_late_reply(tmp_path: Path) -> None:
+    plane = DataPlane(tmp_path)
+    handler = PrefetchingHandler(plane.handler, plane.resolver, plane.models)
+    handler.wait()
+
+    assert late(handler)[1]["error"] == MESSAGE
