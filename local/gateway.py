@@ -21,6 +21,7 @@ from local.template import Api, GatewayResponse, Route
 REQUEST_LIMIT = 10 * 1024 * 1024
 TIMEOUT_S = 29.0  # for routes without TimeoutInMillis
 IDLE_S = 300.0  # between two chunks of a regional API's stream
+BODILESS = {204, 304}  # statuses of responses without a body
 DELIMITER = bytes(8)  # between the metadata of a stream and its payload
 METADATA_LIMIT = 16 << 10  # bytes, with the delimiter
 # API Gateway sets these itself and renames the function's.
@@ -134,7 +135,8 @@ class Gateway:
                 response, payload = await streamed_response(chunks)
             response.headers.update(headers)
             await response.prepare(request)
-            await self._relay(request, response, payload, chunks, deadline)
+            if request.method != "HEAD" and response.status not in BODILESS:
+                await self._relay(request, response, payload, chunks, deadline)
         return response
 
     async def _relay(

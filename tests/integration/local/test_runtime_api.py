@@ -85,6 +85,12 @@ def call(method, path, body=None):
 while True:
     headers, event = call("GET", "next")
     request_id = headers["Lambda-Runtime-Aws-Request-Id"]
+    if json.loads(event).get("stream"):
+        api.putrequest("POST", "/2018-06-01/runtime/invocation/" + request_id + "/response")
+        api.putheader("Lambda-Runtime-Function-Response-Mode", "streaming")
+        api.putheader("Transfer-Encoding", "chunked")
+        api.endheaders(b"3\\r\\none\\r\\n")
+        time.sleep(600)
     call("POST", request_id + "/response", json.dumps(os.getpid()))
     print("answered", flush=True)
     while not pathlib.Path(json.loads(event)["path"]).exists():
@@ -222,6 +228,24 @@ def test_work_after_the_answer_ends_at_the_timeout(project: Path, janitor: Janit
     log = (project / "Brief.log").read_text()
     assert "Task timed out after 2.00 seconds" in log
     assert log.count("Status: timeout") == 1
+
+
+def test_a_timeout_in_the_middle_breaks_the_stream(project: Path, janitor: Janitor) -> None:
+    async def read(pool: FunctionPool) -> tuple[bytes, str]:
+        chunks = (await pool.open(b'{"stream": true}')).chunks()
+        first = await anext(chunks)
+        with pytest.raises(StreamBroken) as error:
+            await anext(chunks)
+        await asyncio.wait(pool._running, timeout=PATIENCE_S)
+        return first, str(error.value)
+
+    chunk, reason = run(project, janitor, "Brief", read)
+
+    assert chunk == b"one"
+    assert "Sandbox.Timedout" in reason
+    log = (project / "Brief.log").read_text()
+    assert "the response stream broke" in log
+    assert "Status: timeout" in log
 
 
 def test_a_functions_context_shows_its_caller(project: Path, janitor: Janitor) -> None:

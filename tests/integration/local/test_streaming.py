@@ -13,81 +13,41 @@ import psutil
 import pytest
 
 from local.client import RunningStack, start_stack
+from local.execution.processes import ROOT
 from tests.integration.local.test_stack import until
 
 pytestmark = pytest.mark.timeout(240)
 STREAMS = 50  # at once
 
-# The function's process is a runtime client of its own: awslambdaric cannot stream.
-CLIENT = r'''
-import base64, http.client, json, os, pathlib, time
-
-api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
-PREFIX = "/2018-06-01/runtime/invocation/"
-
-def wait_for(path):
-    while not pathlib.Path(path).exists():
-        time.sleep(0.01)
+CODE = '''
+import json, pathlib, time
+from functions.runtime.replies import StreamedReply
 
 def numbers(do):
     """Yield numbered lines; wait for a file before one of them, or fail."""
     for number in range(do["chunks"]):
         if number == do.get("waits_before"):
-            wait_for(do["file"])
+            yield b""  # sends the head
+            while not pathlib.Path(do["file"]).exists():
+                time.sleep(0.01)
         if number == do.get("fails_at"):
             raise ValueError("the tenth is missing")
-        yield b"%d\n" % number
+        yield b"%d\\n" % number
         time.sleep(do.get("pause_s", 0))
-    print("made all", flush=True)
+    print("made all")
 
-def stream(request_id, parts):
-    api.putrequest("POST", f"{PREFIX}{request_id}/response")
-    api.putheader("Lambda-Runtime-Function-Response-Mode", "streaming")
-    api.putheader("Content-Type", "application/vnd.awslambda.http-integration-response")
-    api.putheader("Transfer-Encoding", "chunked")
-    api.putheader("Trailer", "Lambda-Runtime-Function-Error-Type")
-    api.endheaders()
-    trailers = ""
-    try:
-        for part in parts:
-            api.send(b"%x\r\n%b\r\n" % (len(part), part))
-    except ValueError as error:
-        document = json.dumps({"errorType": "ValueError", "errorMessage": str(error)})
-        body = base64.b64encode(document.encode()).decode()
-        trailers = f"Lambda-Runtime-Function-Error-Type: ValueError\r\n"
-        trailers += f"Lambda-Runtime-Function-Error-Body: {body}\r\n"
-    api.send(f"0\r\n{trailers}\r\n".encode())
-    api.getresponse().read()
-
-def prelude(do):
-    head = {"statusCode": 201, "headers": {"Content-Type": "text/event-stream"}}
-    yield json.dumps(head | do.get("head", {})).encode() + bytes(8)
-
-def parts(do):
-    if "whole" in do:
-        yield json.dumps({"statusCode": 200, "body": do["whole"]}).encode()
-        return
-    yield from prelude(do)
-    yield from numbers(do)
-
-while True:
-    api.request("GET", PREFIX + "next")
-    response = api.getresponse()
-    event = json.loads(response.read())
-    do = json.loads(event["body"]) if "body" in event else event
-    request_id = response.headers["Lambda-Runtime-Aws-Request-Id"]
-    if do.get("plain"):
-        reply = json.dumps({"statusCode": 200, "body": "plain"})
-        api.request("POST", f"{PREFIX}{request_id}/response", reply)
-        api.getresponse().read()
-    else:
-        stream(request_id, parts(do))
+def talk(event, context):
+    do = json.loads(event["body"] or '{"chunks": 2}') if "body" in event else event
+    if "plain" in do:
+        return {"statusCode": 200, "body": do["plain"]}
+    kind = {"Content-Type": "text/event-stream"}
+    return StreamedReply(do.get("status", 201), kind, numbers(do), **do.get("head", {}))
 '''
 TEMPLATE = """
 Globals:
   Function:
-    Handler: none
-    Environment: {Variables: {AWS_LAMBDA_EXEC_WRAPPER: /var/task/start}}
+    Handler: code.talk
+    Environment: {Variables: {AWS_LAMBDA_EXEC_WRAPPER: /var/task/functions/runtime/start}}
 Resources:
   Talk:
     Type: AWS::Serverless::Function
@@ -98,7 +58,7 @@ Resources:
           Type: Api
           Properties:
             Path: /stream
-            Method: POST
+            Method: ANY
             ResponseTransferMode: RESPONSE_STREAM
             TimeoutInMillis: 900000
         Short:
@@ -124,9 +84,8 @@ Resources:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     project = tmp_path_factory.mktemp("project")
     (project / "template.yaml").write_text(TEMPLATE)
-    (project / "talk.py").write_text(CLIENT)
-    (project / "start").write_text('#!/bin/sh\nexec "$1" -I talk.py\n')
-    (project / "start").chmod(0o755)
+    (project / "code.py").write_text(CODE)
+    (project / "functions").symlink_to(ROOT / "functions")
     limits = ("--concurrency", str(STREAMS), "--api-timeout", "5")
     with start_stack(
         project / "template.yaml",
@@ -172,7 +131,7 @@ def test_the_head_arrives_before_the_first_chunk_is_made(
     stack: RunningStack, tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen"
-    head = {"cookies": ["a=1", "b=2"], "multiValueHeaders": {"x-many": ["1", "2"]}}
+    head = {"cookies": ["a=1", "b=2"], "multi_value_headers": {"x-many": ["1", "2"]}}
     with post(stack, chunks=1, waits_before=0, file=str(seen), head=head) as response:
         seen.touch()
         body = response.read()
@@ -180,6 +139,18 @@ def test_the_head_arrives_before_the_first_chunk_is_made(
     assert body == lines(1)
     assert response.headers.get_all("set-cookie") == ["a=1", "b=2"]
     assert response.headers.get_all("x-many") == ["1", "2"]
+
+
+def test_a_response_without_a_body_drops_the_stream(stack: RunningStack) -> None:
+    connection = http.client.HTTPConnection(stack.root_url.split("/")[2], timeout=120)
+    with contextlib.closing(connection):
+        replies = []
+        for method, status in (("HEAD", 201), ("POST", 204), ("POST", 201)):  # on one connection
+            connection.request(method, "/stream", json.dumps({"chunks": 2, "status": status}))
+            response = connection.getresponse()
+            replies.append((response.status, response.read()))
+
+    assert replies == [(201, b""), (204, b""), (201, lines(2))]
 
 
 def test_an_error_in_the_middle_breaks_the_stream(stack: RunningStack) -> None:
@@ -205,7 +176,7 @@ def test_a_functions_timeout_breaks_the_stream(stack: RunningStack, tmp_path: Pa
         response.read()
 
     assert error.value.partial == lines(10)
-    until(lambda: "Task timed out after 2.00 seconds" in stack.log("Brief"))
+    until(lambda: "Runtime.StreamTimedOut" in stack.log("Brief"))
 
 
 def test_many_streams_run_at_once(stack: RunningStack, tmp_path: Path) -> None:
@@ -258,9 +229,8 @@ def test_a_stream_may_outlast_the_default_timeout(stack: RunningStack, tmp_path:
 
 def test_replies_of_the_other_transfer_mode(stack: RunningStack) -> None:
     for path, do, status, body in (
-        ("/stream", {"plain": True}, 502, b'{"message":"Internal server error"}'),
-        ("/stream", {"whole": "x"}, 502, b'{"message":"Internal server error"}'),
-        ("/whole", {"whole": "streamed"}, 200, b"streamed"),
+        ("/stream", {"plain": "x"}, 502, b'{"message":"Internal server error"}'),
+        ("/whole", {"plain": "x"}, 200, b"x"),
         ("/whole", {"chunks": 3}, 502, b'{"message":"Internal server error"}'),
     ):
         with post(stack, path, **do) as response:
@@ -268,7 +238,7 @@ def test_replies_of_the_other_transfer_mode(stack: RunningStack) -> None:
 
 
 def test_an_invocation_returns_a_stream_as_a_whole(stack: RunningStack) -> None:
-    payload = json.dumps({"chunks": 3, "head": {"statusCode": 204}}).encode()
+    payload = json.dumps({"chunks": 3, "status": 204}).encode()
     answer = stack.client("lambda").invoke(FunctionName="Talk", Payload=payload)
 
     assert "FunctionError" not in answer
@@ -298,11 +268,11 @@ def test_boto3_reads_the_events_of_a_stream(stack: RunningStack, tmp_path: Path)
 
 def test_boto3_reads_an_ordinary_reply_as_one_event(stack: RunningStack) -> None:
     answer = stack.client("lambda").invoke_with_response_stream(
-        FunctionName="Talk", Payload=b'{"plain": true}'
+        FunctionName="Talk", Payload=b'{"plain": "x"}'
     )
     chunk, complete = answer["EventStream"]
 
-    assert json.loads(chunk["PayloadChunk"]["Payload"])["body"] == "plain"
+    assert json.loads(chunk["PayloadChunk"]["Payload"])["body"] == "x"
     assert complete == {"InvokeComplete": {}}
 
 
