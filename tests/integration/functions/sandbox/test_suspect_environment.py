@@ -24,6 +24,8 @@ print(main.lambda_handler({"Records": [{"eventSource": "aws:s3"}]}, context))
 main.sandbox.close()
 """
 ENVIRONMENT = {
+    "ARTIFACTS_BUCKET": "uploads",
+    "BUCKET_OWNER": "123456789012",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
     "INFER_MEMORY_MB": "1024",
     "REGISTRATION_QUEUE_URL": "http://127.0.0.1/queue",
