@@ -101,10 +101,10 @@ class FastDecoder:
             InvalidRequest, TimedOut: as `decode_infer` does.
         """
         try:
-            length = json_length(header_length, len(body))
-            if length is None:
+            if header_length is None:
                 request = self._decode_json(body, deadline)
             else:
+                length = json_length(header_length, len(body))
                 request = self._decode_both(body, length, deadline)
         except InvalidRequest:
             request = None

@@ -86,7 +86,7 @@ def decode_infer(
         TimedOut: `deadline`, a time of `time.monotonic`, is over.
     """
     view = memoryview(body)
-    length = json_length(header_length, len(view))
+    length = None if header_length is None else json_length(header_length, len(view))
     if length == 0:
         return _raw_request(view, signature)
     document = parse_document(view[:length])
@@ -118,16 +118,12 @@ def make_request(
     )
 
 
-def json_length(header: str | None, body_bytes: int) -> int | None:
+def json_length(header: str, body_bytes: int) -> int:
     """Parse the request header that gives the JSON part's length in bytes.
-
-    None without the header: the body is JSON as a whole.
 
     Raises:
         InvalidRequest: the header is not a number, or exceeds the size of the body.
     """
-    if header is None:
-        return None
     digits = header.strip()
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 15):
         raise InvalidRequest(

@@ -80,8 +80,9 @@ class Resolver:
             Unavailable: the registry fails, and no answer is recent enough.
         """
         key = (model, reference)
-        if (resolved := self._cached(key)) is not None:
-            return resolved
+        answer = self._answers.get(key)
+        if answer is not None and self._clock() < answer.fresh_until:
+            return answer.resolved
         with self._read_locks[hash(key) % LOCKS]:
             return self._cached(key) or self._read(key)
 

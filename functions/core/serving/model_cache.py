@@ -117,7 +117,7 @@ class _Slot:
     `users` counts the requests that use it, plus one while it is loading.
     """
 
-    __slots__ = ("done", "error", "file_bytes", "session", "size_bytes", "users")
+    __slots__ = ("done", "error", "file_bytes", "ready", "session", "size_bytes", "users")
 
     def __init__(self, size_bytes: int, file_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -125,27 +125,33 @@ class _Slot:
         self.session: Session | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
+        self.ready = False  # done, without an error
         self.users = 1
 
 
-class _Lease:
-    """Context of `with` that keeps a model loaded; `ModelCache.session` describes it."""
+class Lease:
+    """Context manager that keeps a model loaded; its use began with its creation.
 
-    __slots__ = ("_cache", "_deadline", "_evict", "_slot", "_version")
+    `waits` is True if the model was not loaded then.
+    """
 
-    def __init__(self, cache: "ModelCache", version: Version, deadline: float, evict: bool) -> None:
+    __slots__ = ("_cache", "_deadline", "_slot", "_version", "waits")
+
+    def __init__(self, cache: "ModelCache", slot: _Slot, version: Version, deadline: float) -> None:
         self._cache = cache
+        self._slot = slot
         self._version = version
         self._deadline = deadline
-        self._evict = evict
+        self.waits = slot.session is None
 
     def __enter__(self) -> Session:
-        cache = self._cache
-        slot = self._slot = cache._acquire(self._version, self._evict)
+        slot = self._slot
+        if slot.ready and slot.session is not None:
+            return slot.session
         try:
-            return cache._await(slot, self._version, self._deadline)
+            return self._cache._await(slot, self._version, self._deadline)
         except BaseException:
-            cache._release(slot)
+            self._cache._release(slot)
             raise
 
     def __exit__(self, *_: object) -> None:
@@ -212,7 +218,7 @@ class ModelCache:
             need, room = version.size_bytes // MB, max(0, self._storage_bytes) // MB
             raise _too_large(version, f"takes {need} MB of temporary storage, there are {room} MB")
 
-    def session(self, version: Version, deadline: float, *, evict: bool = True) -> "_Lease":
+    def session(self, version: Version, deadline: float, *, evict: bool = True) -> Lease:
         """Load a model version if needed; keep it during a `with` block.
 
         A load that is not done at `deadline` (a time of the clock) continues for the next request.
@@ -223,7 +229,7 @@ class ModelCache:
             Unavailable: it cannot be fetched, does not fit now, or is still loading.
             InvalidModel: the runtime refuses it.
         """
-        return _Lease(self, version, deadline, evict)
+        return Lease(self, self._acquire(version, evict), version, deadline)
 
     def _await(self, slot: _Slot, version: Version, deadline: float) -> Session:
         """Wait for a model's load; return its session."""
@@ -350,6 +356,7 @@ class ModelCache:
                 del self._slots[version.files]
                 with suppress(MemoryError):  # a request may have left none; waiting ones must go on
                     self._cache_failure(version.files, error)
+        slot.ready = error is None
         slot.done.set()
         return ended
 

@@ -194,9 +194,11 @@ class InferenceService:
         decoder = self._decoder(version, signature)
         request = decoder.decode(call.body, call.header_length, call.deadline)
         call.lap("decode")
-        call.loaded = not self._models.holds(version)
         limit = reply_limit(request, call.compressed)
-        with self._models.session(version, call.deadline) as session:
+        call.loaded = True  # also if it is refused
+        lease = self._models.session(version, call.deadline)
+        call.loaded = lease.waits
+        with lease as session:
             call.lap("load")
             outputs = self._run(session, request, call, version, limit)
             call.lap("compute")
