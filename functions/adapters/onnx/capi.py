@@ -78,6 +78,8 @@ _SHORT: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateRunOptions": (39, (_P,)),
     "RunOptionsSetTerminate": (46, (_P,)),
     "CreateTensorAsOrtValue": (48, (_P, _P, _SIZE, _INT, _P)),
+    "CreateTensorWithDataAsOrtValue": (49, (_P, _P, _SIZE, _P, _SIZE, _INT, _P)),
+    "GetTensorMutableData": (51, (_P, _P)),
     "GetStringTensorDataLength": (53, (_P, _P)),
     "GetStringTensorContent": (54, (_P, _P, _SIZE, _P, _SIZE)),
     "CastTypeInfoToTensorInfo": (55, (_P, _P)),
@@ -95,19 +97,13 @@ _SHORT: dict[str, tuple[int, tuple[Any, ...]]] = {
     "GetSequenceElementType": (107, (_P, _P)),
     "AddSessionConfigEntry": (130, (_P, _TEXT, _TEXT)),
     "GetResizedStringTensorElementBuffer": (252, (_P, _SIZE, _SIZE, _P)),
+    "GetTensorElementTypeAndShapeDataReference": (414, (_P, _P, _P, _P)),
 }
 # Functions that take time and are called with the GIL released, so that other threads go on.
 _LONG: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateEnv": (3, (_INT, _TEXT, _P)),
     "CreateSession": (7, (_P, _TEXT, _P, _P)),
     "Run": (9, (_P, _P, _P, _P, _SIZE, _P, _SIZE, _P)),
-}
-# Functions that are called for every tensor. A check after each call, as the others have, takes
-# longer than they do: their caller passes a status that is not null to `fail`.
-_UNCHECKED: dict[str, tuple[int, tuple[Any, ...]]] = {
-    "CreateTensorWithDataAsOrtValue": (49, (_P, _P, _SIZE, _P, _SIZE, _INT, _P)),
-    "GetTensorMutableData": (51, (_P, _P)),
-    "GetTensorElementTypeAndShapeDataReference": (414, (_P, _P, _P, _P)),
 }
 # Functions that take one handle and return nothing, not even a status.
 _RELEASES = {
@@ -151,8 +147,7 @@ class _ApiBase(ctypes.Structure):
 class Api:
     """ONNX Runtime's C functions as methods that raise `OrtError` or MemoryError.
 
-    A function of the C API returns a status, null for success, and so do those of `_UNCHECKED`,
-    which raise nothing. Most write their result to a
+    A function of the C API returns a status, null for success; most write their result to a
     pointer in their last argument (see `new`).
     """
 
@@ -173,8 +168,6 @@ class Api:
             self._add_checked(name, ctypes.PYFUNCTYPE(_P), index, arguments)
         for name, (index, arguments) in _LONG.items():
             self._add_checked(name, ctypes.CFUNCTYPE(_P), index, arguments)
-        for name, (index, arguments) in _UNCHECKED.items():
-            setattr(self, name, self._function(ctypes.PYFUNCTYPE(_P), index, *arguments))
         for name, index in _RELEASES.items():
             setattr(self, name, self._function(ctypes.PYFUNCTYPE(None), index, _P))
         # Frees a model's memory and joins its threads, which takes time.
@@ -209,14 +202,9 @@ class Api:
 
     def _check_status(self, status: int | None, _function: Any, _arguments: Any) -> None:
         if status is not None:
-            self.fail(status)
+            self._fail(status)
 
-    def fail(self, status: int) -> None:
-        """Raise the error of a status and free it.
-
-        Raises:
-            OrtError, MemoryError: always.
-        """
+    def _fail(self, status: int) -> None:
         code = self._error_code(status)
         message = self._error_message(status).decode("utf-8", "replace")
         self._release_status(status)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ctypes import (
     POINTER,
     Structure,
+    addressof,
     byref,
     c_char,
     c_char_p,
@@ -16,7 +17,6 @@ from ctypes import (
     c_int64,
     c_size_t,
     c_void_p,
-    cast,
     create_string_buffer,
     memmove,
     sizeof,
@@ -38,6 +38,7 @@ _STRING = ELEMENTS["BYTES"]
 SHRINKAGE = 4
 _C_INT_MAX = 2**31 - 1
 SHAPES = 256  # cached C arrays
+KEPT_BYTES = 4096  # a numeric input up to this size is copied into a value that stays
 
 
 @lru_cache(maxsize=SHAPES)
@@ -46,9 +47,21 @@ def _c_shape(shape: tuple[int, ...]) -> Any:
     return (c_int64 * len(shape))(*shape)
 
 
-def c_strings(names: Sequence[str]) -> Any:
-    """Convert names to a C string array that the caller keeps alive."""
-    return (c_char_p * len(names))(*(name.encode() for name in names))
+def _pointer(array: Any, offset: int = 0) -> c_void_p:
+    """Return a pointer into a ctypes array, which has to stay alive."""
+    return c_void_p(addressof(array) + offset)
+
+
+class Names:
+    """Names as a C array of C strings."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.texts = tuple(names)
+        self._array = (c_char_p * len(names))(*(name.encode() for name in names))
+        self.pointer = _pointer(self._array)
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
 
 class _ValueInfo(Structure):
@@ -62,30 +75,102 @@ class _ValueInfo(Structure):
     )
 
 
-class Run:
-    """Values and options of a model run, reused by later runs.
+class _Input:
+    """Input of a model run: the place of its value, and a buffer for small ones.
 
-    Every buffer and pointer the library gets is made once, here, and lives as long as this object.
+    Making and freeing a value takes longer than copying a small tensor. So its value points to the
+    buffer and stays for the next tensor of the same type and shape.
     """
 
-    def __init__(self, library: Library, inputs: int, outputs: int) -> None:
+    def __init__(self, library: Library, values: Any, at: int) -> None:
         self._library = library
+        self._values = values
+        self._at = at
+        self._place = _pointer(values, at * sizeof(c_void_p))
+        self._kept: tuple[str, tuple[int, ...]] | None = None  # type and shape of the value
+        self._buffer: Any = None  # made for the first small tensor
+        self._view = memoryview(b"")
+
+    def set(self, tensor: Tensor) -> None:
+        """Set the input's value to a tensor of numbers."""
+        data, kept = tensor.data, (tensor.datatype, tensor.shape)
+        if kept == self._kept:
+            self._view[: len(data)] = data
+            return
+        self.release()
+        if len(data) > KEPT_BYTES:
+            self._create(tensor, data)
+            return
+        if self._buffer is None:
+            self._buffer = (c_char * KEPT_BYTES)()
+            self._view = memoryview(self._buffer).cast("B")
+        self._view[: len(data)] = data
+        self._create(tensor, _pointer(self._buffer))
+        self._kept = kept
+
+    def _create(self, tensor: Tensor, data: Any) -> None:
+        shape, rank, element = _c_shape(tensor.shape), len(tensor.shape), ELEMENTS[tensor.datatype]
+        create, memory = self._library.api.CreateTensorWithDataAsOrtValue, self._library.memory
+        create(memory, data, len(tensor.data), shape, rank, element, self._place)
+
+    def set_strings(self, tensor: Tensor, run: "Run") -> None:
+        """Set the input's value to a tensor of strings, unless the run is terminated."""
+        self.release()
+        api, shape = self._library.api, _c_shape(tensor.shape)
+        allocator, rank = self._library.allocator, len(tensor.shape)
+        api.CreateTensorAsOrtValue(allocator, shape, rank, _STRING, self._place)
+        value, buffer = self._values[self._at], c_void_p()
+        for at, element in enumerate(tensor.data):
+            if run.terminated:
+                raise OrtError("the time was over before the run", FAIL)
+            api.GetResizedStringTensorElementBuffer(value, at, len(element), byref(buffer))
+            memmove(buffer, element, len(element))
+
+    def end(self) -> None:
+        """Free the value after a run, unless it points to the buffer."""
+        if self._kept is None:
+            self.release()
+
+    def release(self) -> None:
+        """Free the value."""
+        self._kept = None
+        value = self._values[self._at]
+        if value:
+            self._library.api.ReleaseValue(value)
+            self._values[self._at] = None
+
+
+class Run:
+    """Values and options of a model run, reused by later runs for the same outputs.
+
+    Every buffer and pointer the library gets is made once, here, and lives as long as this object.
+    ctypes passes a `c_void_p` on, and looks longer at anything else.
+    """
+
+    def __init__(self, library: Library, session: int, inputs: Names, outputs: Names) -> None:
         self._api = api = library.api
         self._release = api.ReleaseRunOptions  # for __del__, when modules may be cleared
-        self._options = api.new(api.CreateRunOptions)
+        self._options = c_void_p(api.new(api.CreateRunOptions))
         self.terminated = False
-        self._inputs = (c_void_p * inputs)()
-        self.input_slots = [byref(self._inputs, at * sizeof(c_void_p)) for at in range(inputs)]
-        self.outputs = (c_void_p * outputs)()
-        self._info = info = _ValueInfo()
-        self._info_pointers = (
-            byref(info),
-            byref(info, _ValueInfo.sizes.offset),
-            byref(info, _ValueInfo.rank.offset),
+        self._names = inputs, outputs  # keeps their memory
+        input_values, output_values = (c_void_p * len(inputs))(), (c_void_p * len(outputs))()
+        self._inputs = [_Input(library, input_values, at) for at in range(len(inputs))]
+        self._outputs = output_values
+        self._arguments = (
+            *(c_void_p(session), self._options),
+            *(inputs.pointer, _pointer(input_values), c_size_t(len(inputs))),
+            *(outputs.pointer, c_size_t(len(outputs)), _pointer(output_values)),
         )
-        self._data_pointer = byref(info, _ValueInfo.data.offset)
+        self._info = info = _ValueInfo()
+        self._type_and_shape = [
+            _pointer(info, field.offset)
+            for field in (_ValueInfo.element, _ValueInfo.sizes, _ValueInfo.rank)
+        ]
+        self._data = _pointer(info, _ValueInfo.data.offset)
 
     def __del__(self) -> None:
+        for each in self._inputs:
+            each.release()
         self._release(self._options)
 
     def terminate(self) -> None:
@@ -93,64 +178,45 @@ class Run:
         self.terminated = True
         self._api.RunOptionsSetTerminate(self._options)
 
-    def set_input(self, slot: Any, tensor: Tensor) -> None:
-        """Set one input of the model run to a tensor.
+    def set_inputs(self, tensors: Sequence[Tensor]) -> None:
+        """Set the inputs of the model run, in the model's order.
 
-        `slot` is one of `input_slots`. ONNX Runtime carries any bytes in its strings; the operators
-        that read text check it themselves.
+        ONNX Runtime carries any bytes in its strings; the operators that read text check it
+        themselves.
         """
-        shape, rank = _c_shape(tensor.shape), len(tensor.shape)
-        if tensor.datatype == "BYTES":
-            self._set_strings(slot, tensor, shape)
-            return
-        data, element = tensor.data, ELEMENTS[tensor.datatype]
-        create = self._api.CreateTensorWithDataAsOrtValue
-        status = create(self._library.memory, data, len(data), shape, rank, element, slot)
-        if status is not None:
-            self._api.fail(status)
+        for each, tensor in zip(self._inputs, tensors, strict=True):
+            if tensor.datatype == "BYTES":
+                each.set_strings(tensor, self)
+            else:
+                each.set(tensor)
 
-    def _set_strings(self, slot: Any, tensor: Tensor, shape: Any) -> None:
-        api = self._api
-        api.CreateTensorAsOrtValue(self._library.allocator, shape, len(shape), _STRING, slot)
-        value, buffer = cast(slot, POINTER(c_void_p))[0], c_void_p()
-        for at, element in enumerate(tensor.data):
-            if self.terminated:
-                raise OrtError("the time was over before the run", FAIL)
-            api.GetResizedStringTensorElementBuffer(value, at, len(element), byref(buffer))
-            memmove(buffer, element, len(element))
-
-    def execute(self, session: int, input_names: Any, output_names: Any) -> None:
-        """Run a loaded model to its end, filling the output values.
+    def execute(self) -> None:
+        """Run the loaded model to its end, filling the output values.
 
         Raises:
             OrtError: the model failed, or the run was terminated.
             MemoryError: it asked for more memory than there is.
         """
-        inputs, outputs = self._inputs, self.outputs
-        self._api.Run(
-            session,
-            self._options,
-            input_names,
-            inputs,
-            len(inputs),
-            output_names,
-            len(outputs),
-            outputs,
-        )
+        self._api.Run(*self._arguments)
 
-    def read_output(self, name: str, value: int | None, reply_bytes_max: int | None) -> Tensor:
-        """Copy a model output from ONNX Runtime's memory to a tensor.
+    def outputs(self, reply_bytes_max: int | None) -> dict[str, Tensor]:
+        """Copy the model's outputs from ONNX Runtime's memory to tensors.
 
         Raises:
             ExecutionFailed: there is no value.
-            PayloadTooLarge: a reply of `reply_bytes_max` cannot hold it; it is not copied.
+            PayloadTooLarge: a reply of `reply_bytes_max` cannot hold one; it is not copied.
         """
-        if not value:
+        names, values = self._names[1].texts, self._outputs[:]
+        return {
+            name: self._read(name, value, reply_bytes_max)
+            for name, value in zip(names, values, strict=True)
+        }
+
+    def _read(self, name: str, handle: int | None, reply_bytes_max: int | None) -> Tensor:
+        if not handle:
             raise ExecutionFailed("the model gave no value for an output")
-        api, info = self._api, self._info
-        status = api.GetTensorElementTypeAndShapeDataReference(value, *self._info_pointers)
-        if status is not None:
-            api.fail(status)
+        api, info, value = self._api, self._info, c_void_p(handle)
+        api.GetTensorElementTypeAndShapeDataReference(value, *self._type_and_shape)
         shape = tuple(info.sizes[: info.rank]) if info.rank else ()
         datatype = ELEMENT_DATATYPES[info.element]
         if datatype == "BYTES":
@@ -162,12 +228,10 @@ class Run:
         size_bytes = math.prod(shape) * (DATATYPES[datatype] or 0)
         if reply_bytes_max is not None and size_bytes > SHRINKAGE * reply_bytes_max:
             raise _too_large(name, shape, size_bytes, reply_bytes_max)
-        status = api.GetTensorMutableData(value, self._data_pointer)
-        if status is not None:
-            api.fail(status)
+        api.GetTensorMutableData(value, self._data)
         return Tensor(datatype, shape, _copy(info.data, size_bytes) if size_bytes else b"")
 
-    def _read_strings(self, value: int, count: int, size: c_size_t) -> list[bytes]:
+    def _read_strings(self, value: c_void_p, count: int, size: c_size_t) -> list[bytes]:
         """Return the strings of an ONNX Runtime string tensor as bytes.
 
         All are copied into one buffer, which is cut at their offsets.
@@ -179,13 +243,14 @@ class Run:
         text, bounds = buffer.raw[: size.value], [*offsets, size.value]
         return [text[start:end] for start, end in pairwise(bounds)]
 
-    def release_values(self) -> None:
-        """Free ONNX Runtime's values of all inputs and outputs."""
-        for values in (self._inputs, self.outputs):
-            for at, value in enumerate(values):
-                if value:
-                    self._api.ReleaseValue(value)
-                    values[at] = None
+    def end(self) -> None:
+        """Free ONNX Runtime's values, except those of small inputs."""
+        for each in self._inputs:
+            each.end()
+        for at, value in enumerate(self._outputs[:]):
+            if value:
+                self._api.ReleaseValue(value)
+                self._outputs[at] = None
 
 
 def _copy(address: int, size_bytes: int) -> bytes:

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from functions.adapters.memory import mmap_large_allocations
 from functions.adapters.onnx.capi import (
@@ -18,7 +17,7 @@ from functions.adapters.onnx.capi import (
     OrtError,
     library,
 )
-from functions.adapters.onnx.runs import Run, c_strings
+from functions.adapters.onnx.runs import Names, Run
 from functions.core.errors import ExecutionFailed, InvalidModel, TimedOut
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import Tensor
@@ -157,10 +156,9 @@ class OnnxSession:
         self._handle = handle
         self._release = library.api.ReleaseSession  # for __del__, when modules may be cleared
         self._watchdog = watchdog
-        self._inputs = library.node_names(handle, "Input")
-        self._input_names = c_strings(self._inputs)
-        # Requested outputs: C array of their names, and idle runs of that many outputs.
-        self._selections: dict[tuple[str, ...], tuple[Any, list[Run]]] = {}
+        self._inputs = Names(library.node_names(handle, "Input"))
+        # Requested outputs, and idle runs for them.
+        self._selections: dict[tuple[str, ...], tuple[Names, list[Run]]] = {}
 
     def __del__(self) -> None:
         self._release(self._handle)
@@ -197,17 +195,13 @@ class OnnxSession:
             MemoryError: it asked for more memory than there is.
         """
         names = tuple(outputs)
-        output_names, idle = self._selections.get(names) or self._select(names)
-        run = idle.pop() if idle else Run(self._library, len(self._inputs), len(names))
+        requested, idle = self._selections.get(names) or self._select(names)
+        run = idle.pop() if idle else Run(self._library, self._handle, self._inputs, requested)
         self._watchdog.watch(run, timeout_s)
         try:
-            for name, slot in zip(self._inputs, run.input_slots, strict=True):
-                run.set_input(slot, inputs[name])
-            run.execute(self._handle, self._input_names, output_names)
-            return {
-                name: run.read_output(name, value, reply_bytes_max)
-                for name, value in zip(names, run.outputs, strict=True)
-            }
+            run.set_inputs([inputs[name] for name in self._inputs.texts])
+            run.execute()
+            return run.outputs(reply_bytes_max)
         except OrtError as error:
             if run.terminated:
                 raise TimedOut(
@@ -218,15 +212,15 @@ class OnnxSession:
             raise ExecutionFailed(f"the model failed on these values: {_clean(error)}") from None
         finally:
             in_time = self._watchdog.unwatch(run)
-            run.release_values()
+            run.end()
             # Reuse of a terminated run's options would end the next run, too.
             if in_time and not run.terminated:
                 idle.append(run)
 
-    def _select(self, names: tuple[str, ...]) -> tuple[Any, list[Run]]:
+    def _select(self, names: tuple[str, ...]) -> tuple[Names, list[Run]]:
         if len(self._selections) >= SELECTIONS_MAX:
             self._selections.clear()
-        selection = self._selections[names] = c_strings(names), []
+        selection = self._selections[names] = Names(names), []
         return selection
 
 

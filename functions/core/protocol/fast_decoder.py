@@ -16,7 +16,8 @@ Measurements: docs/decisions/0014-one-line-a-request.md.
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -46,6 +47,7 @@ from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.protocol.tensors import STRUCT_CODES, Tensor, round_to_bf16
 from functions.core.records import mutable_record
 
+PACKERS = 256  # cached functions that pack a number of values
 TEMPLATES_MAX = 32  # cached by a decoder; one more empties the cache first
 TEMPLATE_BYTES_MAX = 2048  # longer templates are not cached
 PIECE_BYTES = 2**14  # a long list is parsed in pieces of this size
@@ -300,8 +302,7 @@ def _read_short(shape: tuple[int, ...], text: bytes, code: str, size: int) -> by
             values = _flatten(shape, values)
         if len(values) != size or (code == "?" and not set(map(type, values)) <= {bool}):
             return None
-        # Without "<", struct packs 1e39 as infinity instead of raising OverflowError.
-        return struct.pack(f"<{size}{code}", *values)
+        return _packer(size, code)(*values)
     except (orjson.JSONDecodeError, struct.error, OverflowError):
         return None
 
@@ -323,7 +324,7 @@ def _read_long(
         for values in _pieces(shape, text, start, end):
             if code == "?" and not set(map(type, values)) <= {bool}:
                 return None
-            pieces.append(struct.pack(f"<{len(values)}{code}", *values))
+            pieces.append(_packer(len(values), code)(*values))
             count += len(values)
             if count > size:
                 return None
@@ -331,6 +332,15 @@ def _read_long(
     except (orjson.JSONDecodeError, struct.error, OverflowError):
         return None
     return b"".join(pieces) if count == size else None
+
+
+@lru_cache(maxsize=PACKERS)
+def _packer(count: int, code: str) -> Callable[..., bytes]:
+    """Return a function that packs a number of values; struct would copy them once more.
+
+    Without "<", struct packs 1e39 as infinity instead of raising OverflowError.
+    """
+    return struct.Struct(f"<{count}{code}").pack
 
 
 def _pieces(shape: tuple[int, ...], text: bytes, start: int, end: int) -> Iterator[list[Any]]:

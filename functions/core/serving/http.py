@@ -163,7 +163,10 @@ def parse_event(event: Event, root: str) -> HttpRequest:
     return HttpRequest(
         event.get("httpMethod") or http.get("method") or "GET",
         _below(unquote(path) if "%" in path else path, root),
-        dict(zip(_lower(tuple(headers)), map(str, headers.values()), strict=True)),
+        {
+            name: str(value)
+            for name, value in zip(_lower(tuple(headers)), headers.values(), strict=True)
+        },
         {str(name): str(value) for name, value in query.items()} if query else {},
         _body(event),
     )
