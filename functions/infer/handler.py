@@ -163,13 +163,14 @@ class InferHandler:
             call.grant = self._gate.authorize(request.headers, match.scope)
         if hasattr(context, "get_remaining_time_in_millis"):
             call.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
+        headers = request.headers
         call.model = match.model
-        call.reference = requested_version(match.version, request.headers, request.query)
-        call.header_length = request.headers.get(HEADER_LOWER)
-        encoding = request.headers.get("content-encoding")
-        call.body = inflate(request.body, encoding, self._inflated_limit)
-        exchange.accept_encoding = accepted = request.headers.get("accept-encoding")
-        call.compressed = bool(accepted and preferred(accepted))
+        call.reference = requested_version(match.version, headers, request.query)
+        call.header_length = headers.get(HEADER_LOWER)
+        call.body = inflate(request.body, headers.get("content-encoding"), self._inflated_limit)
+        if accepted := headers.get("accept-encoding"):
+            exchange.accept_encoding = accepted
+            call.compressed = bool(preferred(accepted))
         call.lap("receive")
         return success(match.action(self._service, call), exchange.accept_encoding)
 

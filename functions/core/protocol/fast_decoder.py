@@ -336,7 +336,7 @@ def _read_long(
 
 @lru_cache(maxsize=PACKERS)
 def _packer(count: int, code: str) -> Callable[..., bytes]:
-    """Return a function that packs a number of values; struct would copy them once more.
+    """Return a function that packs `count` numbers; `struct.pack` copies them once more.
 
     Without "<", struct packs 1e39 as infinity instead of raising OverflowError.
     """

@@ -130,19 +130,18 @@ class _Slot:
 
 
 class Lease:
-    """Context manager that keeps a model loaded; its use began with its creation.
+    """Context manager that keeps a model loaded from its creation on.
 
     `waits` is True if the model was not loaded then.
     """
 
     __slots__ = ("_cache", "_deadline", "_slot", "_version", "waits")
 
-    def __init__(self, cache: "ModelCache", slot: _Slot, version: Version, deadline: float) -> None:
+    def __init__(self, cache: "ModelCache", version: Version, deadline: float, evict: bool) -> None:
         self._cache = cache
-        self._slot = slot
         self._version = version
         self._deadline = deadline
-        self.waits = slot.session is None
+        self._slot, self.waits = cache._acquire(version, evict)
 
     def __enter__(self) -> Session:
         slot = self._slot
@@ -229,7 +228,7 @@ class ModelCache:
             Unavailable: it cannot be fetched, does not fit now, or is still loading.
             InvalidModel: the runtime refuses it.
         """
-        return Lease(self, self._acquire(version, evict), version, deadline)
+        return Lease(self, version, deadline, evict)
 
     def _await(self, slot: _Slot, version: Version, deadline: float) -> Session:
         """Wait for a model's load; return its session."""
@@ -249,7 +248,8 @@ class ModelCache:
         Raises:
             Unavailable, InvalidModel: as `session` does, where no load is needed to find out.
         """
-        self._release(self._acquire(version, evict=True))
+        slot, _ = self._acquire(version, evict=True)
+        self._release(slot)
 
     def warm_up(self, version: Version, session: Session, deadline: float) -> None:
         """Run the model's sample request once, because first runs are slower.
@@ -288,10 +288,11 @@ class ModelCache:
         with self._lock:
             self._failures.pop(files, None)
 
-    def _acquire(self, version: Version, evict: bool) -> _Slot:
+    def _acquire(self, version: Version, evict: bool) -> tuple[_Slot, bool]:
         """Return a model version's cache entry, counting one more user.
 
-        A new slot is created if there is none, and its load is started.
+        A new slot is created if there is none, and its load is started. The second result is True
+        if the model was not loaded.
         """
         key = version.files
         with self._lock:
@@ -299,7 +300,7 @@ class ModelCache:
             if slot is not None:
                 self._slots.move_to_end(key)
                 slot.users += 1
-                return slot
+                return slot, not slot.ready
             self._raise_cached_failure(key)
             self.check_fits(version)
             slot = _Slot(min(loading_bytes(version), self._memory_bytes), version.size_bytes)
@@ -307,7 +308,7 @@ class ModelCache:
             self._slots[key] = slot
             slot.users += 1
         self._start_load(version, slot)
-        return slot
+        return slot, True
 
     def _release(self, slot: _Slot) -> None:
         with self._lock:
