@@ -76,7 +76,7 @@ class _ValueInfo(Structure):
 
 
 class _Input:
-    """Input of a model run: the place of its value, and a buffer for small ones.
+    """Input of a model run: its value, and a buffer for small tensors.
 
     Making and freeing a value takes longer than copying a small tensor. So its value points to the
     buffer and stays for the next tensor of the same type and shape.
@@ -114,7 +114,7 @@ class _Input:
         create(memory, data, len(tensor.data), shape, rank, element, self._place)
 
     def set_strings(self, tensor: Tensor, run: "Run") -> None:
-        """Set the input's value to a tensor of strings, unless the run is terminated."""
+        """Set the input's value to a tensor of strings."""
         self.release()
         api, shape = self._library.api, _c_shape(tensor.shape)
         allocator, rank = self._library.allocator, len(tensor.shape)
@@ -141,7 +141,7 @@ class _Input:
 
 
 class Run:
-    """Values and options of a model run, reused by later runs for the same outputs.
+    """Values and options of a model run, reused by later runs.
 
     Every buffer and pointer the library gets is made once, here, and lives as long as this object.
     ctypes passes a `c_void_p` on, and looks longer at anything else.
