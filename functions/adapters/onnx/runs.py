@@ -1,7 +1,7 @@
 """Model runs in ONNX Runtime: tensors to native values and back.
 
-A value is the runtime's handle of a tensor (OrtValue). A numeric input is not copied: its value
-points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees them.
+A value is the runtime's handle of a tensor (OrtValue). A large numeric input is not copied: its
+value points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees them.
 """
 
 import math
@@ -76,7 +76,7 @@ class _ValueInfo(Structure):
 
 
 class _Input:
-    """Input of a model run: its value, and a buffer for small tensors.
+    """Input of a model run, with a buffer for small tensors.
 
     Making and freeing a value takes longer than copying a small tensor. So its value points to the
     buffer and stays for the next tensor of the same type and shape.
