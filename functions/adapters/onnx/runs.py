@@ -1,7 +1,8 @@
 """Model runs in ONNX Runtime: tensors to native values and back.
 
 A value is the runtime's handle of a tensor (OrtValue). A large numeric input is not copied: its
-value points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees them.
+value points to the packed bytes of the `Tensor`. Outputs are copied, because the runtime frees
+them.
 """
 
 import math
