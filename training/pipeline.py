@@ -116,15 +116,28 @@ def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
     if setup.is_trial:
         setup = replace(setup, data=objective.without_test(data))
     if ranks.leads:
-        print(_sizes(setup.data), flush=True)
+        print("\n".join(_split_lines(setup.data)), flush=True)
     return setup
 
 
-def _sizes(data: Dataset) -> str:
-    return (
+def _split_lines(data: Dataset) -> list[str]:
+    """Describe a split: rows of each part, copies, and rows that are in two parts."""
+    record = data.split
+    lines = [
         f"{data.source}: {len(data.train)} to train, {len(data.validation)} to validate, "
         f"{len(data.test)} to test"
-    )
+    ]
+    if "test_from" in record:
+        lines[0] += f" from {record['test_from']}"
+    if "copies" in record:
+        lines.append(f"{record['copies']} rows are copies of other rows: kept in one part")
+    for name, how in (("identical_rows", "copies"), ("near_rows", "nearly copies")):
+        if name in record:
+            lines.append(
+                f"warning: {record[name]} rows to validate or test are {how} of training rows: "
+                "metrics may be too good"
+            )
+    return lines
 
 
 def _device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,30 @@ def texts(table: Table, name: str, optional: bool) -> Array:
             raise _gap(table, row, name)
         strings[row] = "" if gap else str(cell)
     return strings
+
+
+def times(table: Table, name: str) -> Array:
+    """Parse a table column of numbers or ISO 8601 dates into floats or datetime64 (n,).
+
+    Raises:
+        InvalidValue: a cell is missing, or neither a number nor such a date.
+    """
+    cells = table.column(name)
+    if _mostly_numbers(cells):
+        return _parsed(table, name, _number, False)
+    moments = np.empty(len(cells), "datetime64[us]")
+    for row, cell in enumerate(cells):
+        if _missing(cell):
+            raise _gap(table, row, name)
+        try:
+            moment = datetime.fromisoformat(str(cell).strip())
+        except ValueError:
+            place = f"{table.place(row)}, column {name!r}"
+            raise InvalidValue(
+                f"{place}: {str(cell)[:60]!r} is no date like 2026-01-31 or 2026-01-31T12:00"
+            ) from None
+        moments[row] = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return moments
 
 
 def class_numbers(

@@ -1,6 +1,7 @@
 """Data sets and their split into train, validation and test part.
 
-A split by group keeps all rows of a group, such as a speaker, in one part.
+A split by group keeps all rows of a group, such as a speaker, in one part; a split by time tests on
+the latest rows. Identical rows stay in one part.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data import duplicates
 from training.errors import InvalidData, InvalidValue, WrongShape
 
 PARTS = ("train", "validation", "test")
@@ -35,6 +37,7 @@ class Examples:
     target: NDArray[Any]
     groups: NDArray[Any] | None = None  # (n,)
     references: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    times: NDArray[Any] | None = None  # (n,) numbers or datetime64, for a split by time
 
     def __len__(self) -> int:
         return len(self.target)
@@ -46,6 +49,7 @@ class Examples:
             self.target[rows],
             None if self.groups is None else self.groups[rows],
             {name: values[rows] for name, values in self.references.items()},
+            None if self.times is None else self.times[rows],
         )
 
 
@@ -61,7 +65,8 @@ class Dataset:
     test: Examples
     source: str  # "sklearn:digits", "synthetic:speech-formant@1?seed=7", "file:churn.csv"
     sha256: str  # digest of the raw values, before any scaling
-    # {"seed": 20, "by": "row" or the kind of group, "train": rows, "validation": …, "test": …}
+    # {"seed": 20, "by": "row", "time" or the kind of group, "train": rows, "validation": …,
+    # "test": …, and where there are such: "copies", "identical_rows", "near_rows", "test_from"}
     split: Mapping[str, Any]
     labels: tuple[str, ...] = ()  # class names, if the source has them
     # Names of a table's columns, by input.
@@ -94,11 +99,16 @@ def split(
     test: float | Examples = 0.2,
     gaps: bool = False,
 ) -> Dataset:
-    """Split examples into train, validation and test part, by row or group.
+    """Split examples into train, validation and test part, by row, group or time.
 
     `by` is "row", or the kind of group (`examples.groups`) that must stay in one part. Each part
     gets the same share of every class, as far as groups allow; `stratify` overrides this default
-    for class numbers. `validation` and `test` are shares, or parts that the user has set apart.
+    for class numbers. With "time", the latest rows (`examples.times`) are the test part, and rows
+    of one time stay in one part. `validation` and `test` are shares, or parts that the user has set
+    apart.
+
+    By row, copies of a row stay in one part. `Dataset.split` has the numbers of copies, and of
+    validation and test rows that are, exactly or nearly, also training rows.
 
     Values get the dtypes of tensors: float64 becomes float32, whole targets become int64. Inputs
     may hold NaN only with `gaps`.
@@ -116,17 +126,28 @@ def split(
     }
     shares = [0.0 if isinstance(part, Examples) else part for part in (validation, test)]
     classes = _strata(examples.target, stratify)
-    if by == "row":
+    copies = duplicates.copies(examples.inputs) if by == "row" and any(shares) else None
+    if copies is not None:
+        rows = _split_copies(copies, classes, shares, labels, source)
+    elif by == "row":
         rows = _split_rows(classes, shares, labels, source)
+    elif by == "time":
+        rows = _split_times(examples.times, shares, source)
     else:
         rows = _split_groups(classes, examples.groups, shares, by, source)
     parts = [
         separate[name] if name in separate else examples.take(numbers)
         for name, numbers in zip(PARTS, rows, strict=True)
     ]
-    if by != "row":
+    if by not in ("row", "time"):
         _check_groups(parts, by, source)
-    sizes = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
+    record: dict[str, Any] = {"seed": SPLIT_SEED, "by": by}
+    record |= {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
+    if copies is not None:
+        record["copies"] = len(copies) - int(copies.max()) - 1
+    if by == "time":
+        record |= _first_times(parts)
+    record |= duplicates.leaks([part.inputs for part in parts])
     train_part, validation_part, test_part = parts
     return Dataset(
         train_part,
@@ -134,7 +155,7 @@ def split(
         test_part,
         source=source,
         sha256=sha256,
-        split={"seed": SPLIT_SEED, "by": by, **sizes},
+        split=record,
         labels=tuple(labels),
         columns={name: tuple(values) for name, values in names.items()},
     )
@@ -163,7 +184,8 @@ def _checked(
             "give class numbers, and names of the classes as labels"
         )
     target = target.astype(np.float32 if target.dtype.kind == "f" else np.int64, copy=False)
-    arrays = inputs if examples.groups is None else {**inputs, "groups": examples.groups}
+    more = {"groups": examples.groups, "times": examples.times}
+    arrays = inputs | {name: values for name, values in more.items() if values is not None}
     for name, values in arrays.items():
         rows = len(values) if values.ndim else 0
         if not values.ndim or rows != len(target):
@@ -219,6 +241,59 @@ def _split_rows(
     rest, test_rows = _cut(np.arange(len(classes)), test, classes)
     train_rows, validation_rows = _cut(rest, validation, classes)
     return [train_rows, validation_rows, test_rows]
+
+
+def _split_copies(
+    copies: NDArray[np.int64],
+    classes: NDArray[Any],
+    shares: Sequence[float],
+    labels: Sequence[str],
+    source: str,
+) -> list[NDArray[np.int64]]:
+    """Split row numbers so that copies of a row are in one part.
+
+    `copies` holds each row's number among the distinct rows.
+    """
+    _, first = np.unique(copies, return_index=True)
+    rows = f"{source}, without {len(copies) - len(first)} copies of rows"
+    return [
+        np.flatnonzero(np.isin(copies, numbers))
+        for numbers in _split_rows(classes[first], shares, labels, rows)
+    ]
+
+
+def _split_times(
+    times: NDArray[Any] | None, shares: Sequence[float], source: str
+) -> list[NDArray[np.int64]]:
+    """Split row numbers at two times: the latest rows are the test part, in order of time."""
+    if times is None:
+        raise InvalidData(f"{source}: a split by time needs the time of each row")
+    order, rows, (validation, test) = np.argsort(times, kind="stable"), len(times), shares
+    starts = np.flatnonzero(np.append(True, times[order][1:] != times[order][:-1]))
+    parts = 1 + sum(share > 0 for share in shares)
+    if len(starts) < parts:
+        raise InvalidData(f"{source}: {len(starts)} times are too few for {parts} parts")
+    second = first = len(starts)  # index in `starts` of the first time of test and validation part
+    if test:
+        second = first = _nearest(starts, rows * (1 - test), parts - 1, len(starts))
+    if validation:
+        first = _nearest(starts, rows * (1 - test - validation), 1, second)
+    bounds = [*starts.tolist(), rows]
+    return np.split(order, [bounds[first], bounds[second]])
+
+
+def _nearest(starts: NDArray[np.int64], goal: float, low: int, high: int) -> int:
+    """Return the index, from `low` to below `high`, of the start nearest to a row number."""
+    return low + int(np.abs(starts[low:high] - goal).argmin())
+
+
+def _first_times(parts: Sequence[Examples]) -> dict[str, str]:
+    """Return the times at which the validation and test parts begin, as text."""
+    return {
+        f"{name}_from": str(part.times.min())
+        for name, part in zip(PARTS[1:], parts[1:], strict=True)
+        if part.times is not None and len(part)
+    }
 
 
 def _check_class_counts(

@@ -33,6 +33,7 @@ def table(
     optional: Sequence[str] = (),
     ignore: Sequence[str] = (),
     groups: str | None = None,
+    time: str | None = None,
     labels: Sequence[str] = (),
     delimiter: str = ",",
 ) -> Dataset:
@@ -48,8 +49,9 @@ def table(
 
     `Dataset.columns` names the columns of both in order. Without `numbers` and `categories`, a
     column is one of numbers if most of its cells are numbers, else a category. Only columns named
-    in `optional` may have gaps. `groups` is the column to split by. `labels` are the classes
-    [those of the training part].
+    in `optional` may have gaps. `groups` is the column to split by; or `time` is one of numbers or
+    ISO dates, whose latest rows are the test part. `labels` are the classes [those of the training
+    part].
 
     Raises:
         InvalidData: one sentence that names the file and, where it applies, column and row.
@@ -57,8 +59,10 @@ def table(
     targets = [target] if isinstance(target, str) else list(target)
     if task == "classification" and len(targets) != 1:
         raise InvalidData(f"a classifier has one target column, not {len(targets)}")
-    quantities = dict(units or {})
-    reserved = {*targets, *booleans, *texts, *quantities, *ignore, *([groups] if groups else [])}
+    if groups and time:
+        raise InvalidData("a table is split by groups or by time: leave one of them out")
+    quantities, units_of_split = dict(units or {}), [name for name in (groups, time) if name]
+    reserved = {*targets, *booleans, *texts, *quantities, *ignore, *units_of_split}
 
     def read(paths: Sequence[Path], train: Part | None) -> Part:
         rows = read_table(paths, delimiter)
@@ -78,10 +82,11 @@ def table(
             values = columns.values(rows, targets)
             values = values[:, 0] if isinstance(target, str) else values
         members = columns.texts(rows, groups, False).astype(str) if groups else None
+        times = columns.times(rows, time) if time else None
         used = {kind: tuple(names) for kind, names in kinds.items() if names}
-        return Part(Examples(inputs, values, members), classes, used)
+        return Part(Examples(inputs, values, members, times=times), classes, used)
 
-    return load(location, ENDINGS, read, by=groups or "row")
+    return load(location, ENDINGS, read, by=groups or ("time" if time else "row"))
 
 
 def read_table(paths: Sequence[Path], delimiter: str = ",") -> Table:

@@ -72,10 +72,46 @@ def _gaussian_shares(rows: Any, means: Array, present: Array, width: float) -> A
 
 def _regression(data: Dataset) -> dict[str, Array]:
     shape = (len(data.test), *data.train.target.shape[1:])
-    return {
+    constant = {
         "mean": np.broadcast_to(data.train.target.mean(axis=0), shape),
         "median": np.broadcast_to(np.median(data.train.target, axis=0), shape),
     }
+    last = _last_values(data)
+    return constant if last is None else constant | {"last value": last}
+
+
+def _last_values(data: Dataset) -> Array | None:
+    """Forecast each test row by the last value before it, or return None for no forecast.
+
+    The last value is that of the series in the inputs (n, steps, channels) or, in a table that was
+    split by time, the target of the latest earlier row.
+    """
+    windows = [name for name, values in data.train.inputs.items() if values.ndim == 3]
+    if len(windows) == 1 and data.train.inputs[windows[0]].dtype.kind == "f":
+        return _last_steps(data, windows[0])
+    return _earlier_targets(data) if data.split.get("by") == "time" else None
+
+
+def _last_steps(data: Dataset, name: str) -> Array:
+    """Repeat the last step of the channel that is nearest to the training targets."""
+    train, test = data.train.inputs[name][:, -1], data.test.inputs[name][:, -1]
+    target = data.train.target.reshape(len(train), -1).mean(axis=1)
+    channel = int(np.square(train - target[:, None]).mean(axis=0).argmin())
+    values = test[:, channel].reshape(-1, *[1] * (data.train.target.ndim - 1))
+    return np.broadcast_to(values, (len(test), *data.train.target.shape[1:]))
+
+
+def _earlier_targets(data: Dataset) -> Array | None:
+    """Return, for each test row, the target of the latest row before its time."""
+    parts = (data.train, data.validation, data.test)
+    if any(part.times is None for part in parts):
+        return None
+    times = np.concatenate([np.asarray(part.times) for part in parts])
+    targets = np.concatenate([part.target for part in parts])
+    order = np.argsort(times, kind="stable")
+    before = np.searchsorted(times[order], np.asarray(data.test.times), side="left") - 1
+    earlier: Array = targets[order][np.maximum(before, 0)]
+    return earlier
 
 
 def _ranking(data: Dataset) -> dict[str, Array]:

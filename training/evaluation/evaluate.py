@@ -78,6 +78,8 @@ def _resampling_unit(data: Dataset) -> tuple[str, Array | None]:
     """
     by = str(data.split.get("by", "row"))
     groups = data.test.groups
+    if by == "time":
+        return "row", None
     if by == "row" or groups is None:
         return by, None
     return ("row", None) if len(np.unique(groups)) < 2 else (by, groups)

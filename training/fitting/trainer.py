@@ -169,7 +169,8 @@ def calibrate(trained: Trained) -> Trained:
         logits = loop.predict(trained.model, part.inputs, trained.device)[0]
     else:
         logits = calibration.logits(estimators.predict(trained.model, part.inputs))
-    groups = None if trained.data.split.get("by", "row") == "row" else part.groups
+    by_row = trained.data.split.get("by", "row") in ("row", "time")
+    groups = None if by_row else part.groups
     return replace(trained, temperature=calibration.temperature(logits, part.target, groups))
 
 

@@ -16,6 +16,13 @@ from training.fitting.checkpoint import Stop
 from training.pipeline import Fitted, Setup
 
 pytestmark = pytest.mark.train
+TWICE = """
+from training.data import files
+from training.recipe import Hyperparameters, Recipe
+
+recipe = Recipe(name="own", description="", task="classification", hyperparameters=Hyperparameters,
+                data=lambda channels: files.table(dict(channels), target="y"), model=lambda: None)
+"""
 
 
 def load(*arguments: str, **environ: str) -> Setup:
@@ -85,3 +92,15 @@ def test_write_puts_the_model_and_its_reports_where_a_job_wants_them(
     assert path == tmp_path / "model" / "model.onnx"
     assert {item.name for item in (tmp_path / "model").iterdir()} >= {"model.onnx", "report.json"}
     assert json.loads((tmp_path / "out" / "record.json").read_text())["recipe"] == "logistic"
+
+
+def test_copies_in_the_data_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{row / 7:.3f},{row % 2}" for row in range(60)]
+    (tmp_path / "rows.csv").write_text("\n".join(["x,y", *rows, *rows]) + "\n")
+    (tmp_path / "own.py").write_text(TWICE)
+
+    load(str(tmp_path / "own.py"), "--data", f"train={tmp_path}")
+    assert "60 rows are copies of other rows: kept in one part" in capsys.readouterr().out
+    load(str(tmp_path / "own.py"), "--data", f"train={tmp_path}", "--data", f"test={tmp_path}")
+    message = "rows to validate or test are copies of training rows: metrics may be too good"
+    assert message in capsys.readouterr().out

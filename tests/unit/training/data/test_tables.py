@@ -357,3 +357,33 @@ def test_a_file_of_another_encoding_format_or_header_is_an_error(tmp_path: Path)
         with pytest.raises(InvalidData) as caught:
             read(tmp_path / folder)
         assert message in str(caught.value)
+
+
+def test_the_latest_dates_of_a_table_are_the_test_part(tmp_path: Path) -> None:
+    days = np.random.default_rng(0).permutation(40)
+    rows = [f"2026-0{1 + day // 20}-{1 + day % 20:02},{row}" for day, row in zip(days, ROWS)]
+    folder = csv_file(tmp_path, rows, f"day,{HEADER}")
+
+    dataset = read(folder, time="day")
+
+    assert dataset.split["by"] == "time"
+    assert dataset.split["test_from"] == "2026-02-13T00:00:00.000000"
+    assert dataset.train.times.max() < dataset.validation.times.min()
+    assert dataset.validation.times.max() < dataset.test.times.min()
+    assert "day" not in dataset.columns["categories"]
+
+
+def test_a_wrong_date_names_file_row_and_column(tmp_path: Path) -> None:
+    rows = [f"2026-01-{1 + row % 20:02},{text}" for row, text in enumerate(ROWS)]
+    rows[4] = rows[4].replace("2026-01-05", "5 January")
+    folder = csv_file(tmp_path, rows, f"day,{HEADER}")
+
+    with pytest.raises(
+        InvalidValue, match="churn.csv, row 6, column 'day': '5 January' is no date"
+    ):
+        read(folder, time="day")
+
+
+def test_a_table_is_not_split_by_groups_and_time_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="split by groups or by time"):
+        read(csv_file(tmp_path), groups="customer", time="age")

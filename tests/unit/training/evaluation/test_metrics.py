@@ -361,3 +361,31 @@ def test_tf_idf_matches_texts_with_shared_words() -> None:
 
     assert result["TF-IDF"]["recall_at_1"] > 0.9
     assert result["random"]["recall_at_1"] < 0.2
+
+
+def test_the_last_value_is_a_baseline_of_a_window_of_channels() -> None:
+    windows = np.random.default_rng(0).random((40, 6, 3)).astype(np.float32)
+    target = np.stack([windows[:, -1, 1]] * 2, axis=1)  # two steps ahead of the second channel
+
+    result = evaluate_baselines("regression", whole(Examples({"series": windows}, target)))
+
+    assert result["last value"]["rmse"] == 0
+    assert result["mean"]["rmse"] > 0.1
+
+
+def test_the_last_value_is_a_baseline_of_a_table_split_by_time() -> None:
+    times = np.array([3, 1, 0, 2, 5, 5, 4, 6, 8, 7])
+    examples = Examples({"x": np.zeros((10, 2))}, times * 10.0, times=times)
+    data = split(examples, source="made", sha256="0", by="time", test=0.4)
+
+    result = evaluate_baselines("regression", data)
+
+    assert result["last value"]["mae"] == pytest.approx(10)  # every target is 10 above the last
+    assert "last value" not in evaluate_baselines("regression", whole(examples))
+
+
+def test_a_split_by_time_is_resampled_by_row() -> None:
+    examples = Examples({"x": np.zeros((40, 2))}, np.arange(40.0), times=np.arange(40))
+    data = split(examples, source="made", sha256="0", by="time")
+
+    assert evaluate("regression", data.test.target, data)["bootstrap"]["by"] == "row"
