@@ -121,7 +121,7 @@ def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
 
 
 def _split_lines(data: Dataset) -> list[str]:
-    """Describe a split: rows of each part, copies, and rows that are in two parts."""
+    """Describe a split: sizes of its parts, copies, rows in two parts."""
     record = data.split
     lines = [
         f"{data.source}: {len(data.train)} to train, {len(data.validation)} to validate, "

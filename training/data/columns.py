@@ -133,7 +133,9 @@ def texts(table: Table, name: str, optional: bool) -> Array:
 
 
 def times(table: Table, name: str) -> Array:
-    """Parse a table column of numbers or ISO 8601 dates into floats or datetime64 (n,).
+    """Parse a table column of numbers or ISO 8601 dates.
+
+    The result (n,) holds floats or datetime64.
 
     Raises:
         InvalidValue: a cell is missing, or neither a number nor such a date.

@@ -99,7 +99,7 @@ def split(
     test: float | Examples = 0.2,
     gaps: bool = False,
 ) -> Dataset:
-    """Split examples into train, validation and test part, by row, group or time.
+    """Split examples into three parts, by row, group or time.
 
     `by` is "row", or the kind of group (`examples.groups`) that must stay in one part. Each part
     gets the same share of every class, as far as groups allow; `stratify` overrides this default
@@ -250,7 +250,7 @@ def _split_copies(
     labels: Sequence[str],
     source: str,
 ) -> list[NDArray[np.int64]]:
-    """Split row numbers so that copies of a row are in one part.
+    """Split row numbers, keeping copies of a row together.
 
     `copies` holds each row's number among the distinct rows.
     """
@@ -265,7 +265,7 @@ def _split_copies(
 def _split_times(
     times: NDArray[Any] | None, shares: Sequence[float], source: str
 ) -> list[NDArray[np.int64]]:
-    """Split row numbers at two times: the latest rows are the test part, in order of time."""
+    """Split row numbers at two times, the latest into the test part."""
     if times is None:
         raise InvalidData(f"{source}: a split by time needs the time of each row")
     order, rows, (validation, test) = np.argsort(times, kind="stable"), len(times), shares
@@ -283,12 +283,15 @@ def _split_times(
 
 
 def _nearest(starts: NDArray[np.int64], goal: float, low: int, high: int) -> int:
-    """Return the index, from `low` to below `high`, of the start nearest to a row number."""
+    """Return the index of the start nearest to a row number.
+
+    The index is at least `low` and below `high`.
+    """
     return low + int(np.abs(starts[low:high] - goal).argmin())
 
 
 def _first_times(parts: Sequence[Examples]) -> dict[str, str]:
-    """Return the times at which the validation and test parts begin, as text."""
+    """Return the first times of validation and test part."""
     return {
         f"{name}_from": str(part.times.min())
         for name, part in zip(PARTS[1:], parts[1:], strict=True)

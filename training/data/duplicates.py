@@ -1,4 +1,4 @@
-"""Detection of rows that occur twice in a data set, exactly or nearly.
+"""Detection of exact and near duplicates among the rows of data.
 
 A copy of a training row in the test part is answered from memory: accuracy looks better than it is.
 Repeats are natural, and no copies, where columns of few values allow few different rows.
@@ -72,7 +72,8 @@ def _rounded(values: NDArray[Any]) -> NDArray[Any]:
         return values
     mantissa, exponent = np.frexp(values)
     steps = 2.0 ** math.ceil(DIGITS * math.log2(10))
-    return np.ldexp(np.rint(mantissa * steps) / steps, exponent)
+    nearest: NDArray[Any] = np.ldexp(np.rint(mantissa * steps) / steps, exponent)
+    return nearest
 
 
 def are_natural(inputs: Inputs, repeats: int) -> bool:
@@ -98,8 +99,9 @@ def _distinct_values(column: NDArray[Any]) -> float:
 
 
 def leaks(parts: Sequence[Inputs]) -> dict[str, int]:
-    """Count rows of later parts that are in the first one: `identical_rows`, `near_rows`.
+    """Count the rows of later parts that are in the first one.
 
+    `identical_rows` are exactly, `near_rows` nearly there.
     Counts of zero and natural repeats are left out.
     """
     exact = _shared(parts)
@@ -116,7 +118,7 @@ def leaks(parts: Sequence[Inputs]) -> dict[str, int]:
 
 
 def _shared(parts: Sequence[Inputs]) -> NDArray[np.bool_]:
-    """Return which rows of all parts but the first are also in the first."""
+    """Return which rows of later parts are in the first one."""
     first, *rest = (row_keys(part) for part in parts)
     trained = set(first)
     return np.array([key in trained for keys in rest for key in keys], bool)

@@ -81,7 +81,9 @@ def _regression(data: Dataset) -> dict[str, Array]:
 
 
 def _last_values(data: Dataset) -> Array | None:
-    """Forecast each test row by the last value before it, or return None for no forecast.
+    """Forecast each test row by the last value before it.
+
+    Returns None where the task is no forecast.
 
     The last value is that of the series in the inputs (n, steps, channels) or, in a table that was
     split by time, the target of the latest earlier row.
@@ -93,7 +95,7 @@ def _last_values(data: Dataset) -> Array | None:
 
 
 def _last_steps(data: Dataset, name: str) -> Array:
-    """Repeat the last step of the channel that is nearest to the training targets."""
+    """Repeat the last step of the channel nearest to the targets."""
     train, test = data.train.inputs[name][:, -1], data.test.inputs[name][:, -1]
     target = data.train.target.reshape(len(train), -1).mean(axis=1)
     channel = int(np.square(train - target[:, None]).mean(axis=0).argmin())
@@ -102,7 +104,7 @@ def _last_steps(data: Dataset, name: str) -> Array:
 
 
 def _earlier_targets(data: Dataset) -> Array | None:
-    """Return, for each test row, the target of the latest row before its time."""
+    """Return the latest target before the time of each test row."""
     parts = (data.train, data.validation, data.test)
     if any(part.times is None for part in parts):
         return None

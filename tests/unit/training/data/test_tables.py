@@ -361,7 +361,10 @@ def test_a_file_of_another_encoding_format_or_header_is_an_error(tmp_path: Path)
 
 def test_the_latest_dates_of_a_table_are_the_test_part(tmp_path: Path) -> None:
     days = np.random.default_rng(0).permutation(40)
-    rows = [f"2026-0{1 + day // 20}-{1 + day % 20:02},{row}" for day, row in zip(days, ROWS)]
+    rows = [
+        f"2026-0{1 + day // 20}-{1 + day % 20:02},{row}"
+        for day, row in zip(days, ROWS, strict=True)
+    ]
     folder = csv_file(tmp_path, rows, f"day,{HEADER}")
 
     dataset = read(folder, time="day")
