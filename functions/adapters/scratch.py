@@ -1,8 +1,9 @@
 """Temporary directory that belongs to one process and is removed with it."""
 
+import atexit
 import fcntl
 import os
-import weakref
+from functools import partial
 from pathlib import Path
 
 
@@ -21,11 +22,13 @@ class Scratch:
             self.path = parent / f"{prefix}{os.urandom(8).hex()}"
             self.path.mkdir(mode=0o700)
             lock = _lock(self.path)
-        self._end = weakref.finalize(self, _remove, self.path, lock)
+        self._remove = partial(_remove, self.path, lock)
+        atexit.register(self._remove)
 
     def close(self) -> None:
         """Remove the temporary directory now instead of at exit."""
-        self._end()
+        atexit.unregister(self._remove)
+        self._remove()
 
 
 def _remove(directory: Path, lock: int) -> None:

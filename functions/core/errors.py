@@ -26,7 +26,10 @@ Anything else is a bug and is left to Lambda. Every message is one printable lin
 characters that names the field at fault and what was expected.
 """
 
-from typing import ClassVar
+from types import TracebackType
+from typing import ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 MESSAGE_LIMIT = 300
 QUOTE_LIMIT = 80
@@ -250,3 +253,17 @@ class TimedOut(PlatformError):
 
     code = "TIMED_OUT"
     status = 504
+
+
+def copy_error(error: E, trace: TracebackType | None = None) -> E:
+    """Return a copy of an error with `trace` as its traceback.
+
+    Errors are copied before they are raised again. The traceback of a raised error keeps its
+    request and the request's body in memory.
+    """
+    from copy import copy  # not at the top: a cold start raises no error again
+
+    try:
+        return copy(error).with_traceback(trace)
+    except TypeError:  # an exception of a library that cannot be copied
+        return error.with_traceback(trace)

@@ -12,7 +12,7 @@ from functions.adapters.aws_errors import ErrorKind
 from functions.adapters.aws_http.client import Client, Request, RetryPolicy, ServiceError
 from functions.adapters.aws_http.connection import BrokenConnection, Reply
 from functions.adapters.aws_http.settings import Settings
-from functions.adapters.aws_http.sigv4 import NO_PAYLOAD, percent_encode
+from functions.adapters.aws_http.sigv4 import NO_PAYLOAD
 from functions.core.errors import Unavailable
 from functions.core.registry.version import Blob
 
@@ -109,9 +109,7 @@ class BlobReader:
             self._download(blob, path)
 
     def _download(self, blob: Blob, path: Path) -> None:
-        key = self._prefix + percent_encode(f"/{blob.key}", safe="/")
-        key = self._prefix + percent_encode(f"/{blob.key}", safe="/")
-        whole = Request("GET", key, self._headers, b"", NO_PAYLOAD)
+        whole = Request("GET", f"{self._prefix}/{blob.key}", self._headers, b"", NO_PAYLOAD)
         range_bytes = blob.range_bytes or self._range_size(blob.size_bytes)
         download = _Download(self._client, whole, path, blob, range_bytes)
         try:

@@ -22,10 +22,9 @@ ERROR_LIMIT = 64 * 1024  # bytes of an error's body
 SKEWED = {"InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed"}
 SKEW_S = 5.0  # no signature is refused for a smaller difference of the clocks
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-_DATE = re.compile(
-    r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
-)
-_XML_CODE = re.compile(r"<Code>\s*([A-Za-z0-9.]{1,100})\s*</Code>")
+# Patterns of errors, which are compiled when there is one
+_DATE = r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT"
+_XML_CODE = r"<Code>\s*([A-Za-z0-9.]{1,100})\s*</Code>"
 
 
 class ServiceError(Exception):
@@ -222,7 +221,7 @@ def _error_code(reply: Reply, body: bytes, details: Mapping[str, Any]) -> str:
     name = reply.headers.get("x-amzn-errortype") or details.get("__type")
     if name:  # "com.amazonaws.dynamodb.v20120810#Code:http://…"
         return str(name).partition(":")[0].rpartition("#")[2]
-    xml = _XML_CODE.search(body.decode(errors="replace"))
+    xml = re.search(_XML_CODE, body.decode(errors="replace"))
     return xml[1] if xml else str(reply.status)
 
 
@@ -234,7 +233,7 @@ def _unix_time(date: str) -> float | None:
     """
     from datetime import UTC, datetime  # only if clocks differ: keeps it out of the cold start
 
-    match = _DATE.fullmatch(date)
+    match = re.fullmatch(_DATE, date, re.ASCII)
     if match is None:
         return None
     day, year, hour, minute, second = map(int, match.group(1, 3, 4, 5, 6))

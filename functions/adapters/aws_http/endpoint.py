@@ -1,13 +1,19 @@
 """Endpoint URLs of AWS services, and trusted certificate authorities for TLS."""
 
+import re
 import threading
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from functions.core.records import record
 
 if TYPE_CHECKING:
     import ssl
+
+
+# Not urllib.parse, whose import takes 2 ms
+_URL = re.compile(
+    r"(?i:(https?)://)([^\s/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(/[^\s?#]*)?", re.ASCII
+)
 
 
 @record
@@ -29,14 +35,15 @@ class Endpoint:
         Raises:
             LookupError: it is no http(s) URL.
         """
-        parts = urlsplit(url)
-        is_http = parts.scheme in ("http", "https")
-        if not is_http or not parts.hostname or parts.query or parts.fragment:
+        match = _URL.fullmatch(url)
+        if match is None:
             raise LookupError(
                 f"{url!r} is no endpoint: it begins with https:// or http:// and has a host"
             )
-        tls = parts.scheme == "https"
-        return cls(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+        scheme, host, port, path = match.groups(default="")
+        tls = scheme.lower() == "https"
+        host = host.lower().strip("[]")
+        return cls(host, int(port or (443 if tls else 80)), tls, path.rstrip("/"))
 
     @property
     def authority(self) -> str:

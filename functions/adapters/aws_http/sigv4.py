@@ -8,7 +8,6 @@ import hmac
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from urllib.parse import quote
 
 from functions.core.records import field, record
 
@@ -31,15 +30,6 @@ class Scope:
 
     region: str
     service: str
-
-
-def percent_encode(text: str, safe: str = "") -> str:
-    """Percent-encode a URL path; keep `A-Za-z0-9-_.~` and characters in `safe`.
-
-    >>> percent_encode("a b/ü", safe="/")
-    'a%20b/%C3%BC'
-    """
-    return quote(text, safe=safe)
 
 
 def sign(

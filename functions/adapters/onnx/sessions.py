@@ -225,16 +225,17 @@ class OnnxSession:
 
 
 _REASON_CHARS = 2000  # read of a message, which may hold a shape of 100,000 dimensions
+# Compiled when a message has to be read, which no cold start does.
 # A line of C++ and its function: "ops.h:56 void onnxruntime::Init(int) const [with T = int] ".
 _NESTED = r"\((?:[^()]|\([^()]*\))*\)"
 _SIGNATURE = (
     rf"[^().]{{0,200}}?::[^()]{{0,400}}?(?:operator\(\))?{_NESTED}"
     r"(?:::<[^>]*>)?(?: const)?(?: \[[^\]]*\])?"
 )
-_SOURCE_LINE = re.compile(rf"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:{_SIGNATURE}|\w+) ")
-_PATH = re.compile(r"\"?(?:[.~]{0,2}/\S+|\S*/\S*/\S*|\S+\.(?:onnx|data|ort|cc|h|so)\b\S*)")
-_MANGLED = re.compile(r"N\d+onnxruntime\w+")  # a type of C++, as its compiler names it
-_NO_NUMBER = re.compile(r"sto(?:[dfil]|ld|ll|ul|ull)")  # functions of C++ that fail with their name
+_SOURCE_LINE = rf"\S+\.(?:cc|h|cpp|hpp|cu):\d+ (?:{_SIGNATURE}|\w+) "
+_PATH = r"\"?(?:[.~]{0,2}/\S+|\S*/\S*/\S*|\S+\.(?:onnx|data|ort|cc|h|so)\b\S*)"
+_MANGLED = r"N\d+onnxruntime\w+"  # a type of C++, as its compiler names it
+_NO_NUMBER = r"sto(?:[dfil]|ld|ll|ul|ull)"  # functions of C++ that fail with their name
 
 
 def _clean(error: Exception) -> str:
@@ -262,9 +263,10 @@ def _clean(error: Exception) -> str:
     text = re.split(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", message)[-1]
     text = text.rpartition("Status Message: ")[2][:_REASON_CHARS]
     text = re.sub(r"Load model (from )?\S+ failed[:.]\s*", "", text)
-    text = _MANGLED.sub("", _PATH.sub("", _SOURCE_LINE.sub("", text)))
+    for pattern in (_SOURCE_LINE, _PATH, _MANGLED):
+        text = re.sub(pattern, "", text)
     condition, _, reason = text.partition(" was false. ")  # a condition in C++ and its explanation
     text = " ".join((reason or condition).split())
-    if _NO_NUMBER.fullmatch(text):
+    if re.fullmatch(_NO_NUMBER, text):
         text = "a string is not a number, or too large a one"
     return f"{nodes[-1]}: {text or 'it gives no reason'}" if nodes else text

@@ -5,14 +5,13 @@ random, so that the environments of a busy function do not all read the registry
 the registry fails, the last answer is served. Concurrent requests for one reference share a read.
 """
 
-import copy
 import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from functions.core.errors import ModelNotFound, NotReady, NotServable, Unavailable
+from functions.core.errors import ModelNotFound, NotReady, NotServable, Unavailable, copy_error
 from functions.core.records import mutable_record
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Resolved
@@ -102,7 +101,7 @@ class Resolver:
             return answer.resolved
         refusal = self._refusals.get(key)
         if refusal is not None and now < refusal[1]:
-            raise copy.copy(refusal[0])
+            raise copy_error(refusal[0])
         return None
 
     def _read(self, key: _Key) -> Resolved:
@@ -139,7 +138,7 @@ class Resolver:
             if invalidations != self._invalidations:
                 return
             # A copy: the traceback of the raised error keeps the request and its body alive.
-            self._refusals[key] = copy.copy(error), now + min(REFUSAL_SECONDS, self._seconds)
+            self._refusals[key] = copy_error(error), now + min(REFUSAL_SECONDS, self._seconds)
             self._refusals.move_to_end(key)
             if len(self._refusals) > REFUSALS:
                 self._refusals.popitem(last=False)

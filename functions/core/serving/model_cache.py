@@ -8,7 +8,6 @@ A load continues when the request that started it has timed out, and when the en
 frozen in between.
 """
 
-import copy
 import errno
 import itertools
 import json
@@ -20,10 +19,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from functions.core.errors import PlatformError, Unavailable
+from functions.core.errors import PlatformError, Unavailable, copy_error
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.version import Blob, Version
 
@@ -237,7 +235,7 @@ class ModelCache:
                 version, "is still loading; try again", code="MODEL_LOADING", retry_after_s=2
             )
         if slot.error is not None:
-            raise _copy_error(slot.error, slot.error.__traceback__)
+            raise copy_error(slot.error, slot.error.__traceback__)
         if slot.session is None:
             raise LookupError("a model was loaded without a session")
         return slot.session
@@ -497,7 +495,7 @@ class ModelCache:
         if remaining_s <= 0:
             del self._failures[key]
             return
-        error = _copy_error(error)
+        error = copy_error(error)
         if isinstance(error, Unavailable):
             error.retry_after_s = math.ceil(remaining_s)
         raise error
@@ -506,7 +504,7 @@ class ModelCache:
         too_large = isinstance(error, Unavailable) and error.instance_code == "MODEL_TOO_LARGE"
         temporary = isinstance(error, Unavailable) and not too_large
         seconds = UNAVAILABLE_SECONDS if temporary else FAILED_SECONDS
-        self._failures[key] = _copy_error(error), self._clock() + seconds
+        self._failures[key] = copy_error(error), self._clock() + seconds
         self._failures.move_to_end(key)
         if len(self._failures) > FAILURES:
             self._failures.popitem(last=False)
@@ -540,18 +538,6 @@ def _start_with_large_stack(thread: threading.Thread) -> None:
         thread.start()
     finally:
         threading.stack_size(before)
-
-
-def _copy_error(error: BaseException, trace: TracebackType | None = None) -> BaseException:
-    """Return a copy of an error with `trace` as its traceback.
-
-    Errors are copied before they are raised again. The traceback of a raised error keeps its
-    request and the request's body in memory.
-    """
-    try:
-        return copy.copy(error).with_traceback(trace)
-    except TypeError:  # an exception of a library that cannot be copied
-        return error.with_traceback(trace)
 
 
 def _busy(resource: str) -> Unavailable:

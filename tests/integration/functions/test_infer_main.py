@@ -221,6 +221,18 @@ def test_a_cold_start_imports_few_packages_and_limits_memory() -> None:
     assert ceiling_mb == 384
 
 
+def test_garbage_is_collected_once_the_handler_is_made() -> None:
+    script = """
+import gc
+import functions.infer.main as main
+main.prefetching.wait()
+print(gc.isenabled(), gc.get_freeze_count() > 10_000)
+"""
+    done = run_alone(script, SERVING_BUCKET="b", REGISTRY_TABLE="t")
+
+    assert (done.stderr, done.stdout) == ("", "True True\n")
+
+
 def test_nothing_heavy_is_imported_before_the_first_event() -> None:
     tree = ast.parse(Path("functions/infer/main.py").read_text())
     imports = "\n".join(

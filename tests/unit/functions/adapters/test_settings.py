@@ -84,6 +84,9 @@ def test_the_address_of_a_bucket(
         ({"AWS_ENDPOINT_URL": "ftp://h"}, "'ftp://h' is no endpoint"),
         ({"AWS_ENDPOINT_URL_S3": "localhost:8081"}, "'localhost:8081' is no endpoint"),
         ({"AWS_ENDPOINT_URL_S3": "http://h/?a=b"}, "is no endpoint"),
+        ({"AWS_ENDPOINT_URL_S3": "http://user@h"}, "is no endpoint"),
+        ({"AWS_ENDPOINT_URL_S3": "http://h:port"}, "is no endpoint"),
+        ({"AWS_ENDPOINT_URL_S3": "http://:80"}, "is no endpoint"),
     ],
 )
 def test_missing_and_malformed_settings_are_named(
