@@ -14,7 +14,8 @@ usual      Powertools' Logger, Metrics, Tracer and REST resolver, boto3's downlo
            with default options, a JSON request.
 ours       functions.infer.main with the template's environment. It reads the version from the
            registry (moto's DynamoDB, without delay), fetches the model from storage and answers an
-           API Gateway event with a JSON body.
+           API Gateway event with a JSON body and an access key, which it reads as well.
+open       The same without access keys (Auth=none).
 
 "s3-like" storage waits 15 ms before the first byte and sends 90 MB/s on each connection, without a
 limit on their sum. "unthrottled" is the loopback interface.
@@ -37,7 +38,7 @@ from benchmarks.harness.child import CHILDREN, spawn, write_json
 from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, all_workloads
 
-REFERENCE, USUAL, OURS = "reference", "usual", "ours"
+REFERENCE, USUAL, OURS, OPEN = "reference", "usual", "ours", "open"
 
 
 class ColdStarts:
@@ -49,7 +50,7 @@ class ColdStarts:
         self._folder = aws.folder / workload.name
         self._folder.mkdir()
         self._values = workload.write_values(self._folder / "values")
-        write_json(self._folder / "infer.json", requests.infer_event(workload))
+        write_json(self._folder / "infer.json", requests.infer_event(workload, key=aws.key))
         write_json(self._folder / "predict.json", requests.predict_event(workload))
         self._expected: np.ndarray | None = None
 
@@ -61,7 +62,8 @@ class ColdStarts:
         contenders: dict[str, Callable[[], float]] = {REFERENCE: self._reference}
         for storage in storages:
             contenders[f"{USUAL}, {storage}"] = partial(self._usual, storage)
-            contenders[f"{OURS}, {storage}"] = partial(self._ours, storage)
+            contenders[f"{OURS}, {storage}"] = partial(self._ours, storage, OURS)
+            contenders[f"{OPEN}, {storage}"] = partial(self._ours, storage, OPEN)
         return contenders
 
     def _reference(self) -> float:
@@ -94,13 +96,12 @@ class ColdStarts:
         self._check(requests.usual_prediction(reply), USUAL)
         return duration_ms
 
-    def _ours(self, storage: str) -> float:
-        duration_ms, reply = self._invoke(
-            "functions.infer.main", "infer.json", storage, self._aws.variables
-        )
+    def _ours(self, storage: str, contender: str) -> float:
+        variables = {**self._aws.variables, "AUTH": "keys" if contender == OURS else "none"}
+        duration_ms, reply = self._invoke("functions.infer.main", "infer.json", storage, variables)
         if reply["headers"]["x-cold-start"] != "1":
             raise RuntimeError("the first request was no cold start")
-        self._check(requests.infer_prediction(reply), OURS)
+        self._check(requests.infer_prediction(reply), contender)
         return duration_ms
 
     def _invoke(
@@ -130,25 +131,46 @@ def results(
     spread = Spread.from_values(reference, 1)
     entries = [measure.row(spread, model=model, contender=REFERENCE, storage="local file")]
     for storage in storages:
-        usual, ours = durations_ms[f"{USUAL}, {storage}"], durations_ms[f"{OURS}, {storage}"]
-        for contender, values in ((USUAL, usual), (OURS, ours)):
+        for contender in (USUAL, OURS, OPEN):
+            values = durations_ms[f"{contender}, {storage}"]
             spread = Spread.from_values(values, 1)
             entry = measure.row(spread, model=model, contender=contender, storage=storage)
             entry["over_reference"] = measure.ratios(values, reference).to_record()
             entries.append(entry)
-        entries[-1]["over_usual"] = measure.ratios(ours, usual).to_record()
+        ours, usual, without_keys = (
+            durations_ms[f"{contender}, {storage}"] for contender in (OURS, USUAL, OPEN)
+        )
+        entries[-2]["over_usual"] = measure.ratios(ours, usual).to_record()
+        entries[-2]["over_open"] = measure.ratios(ours, without_keys).to_record()
     return entries
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
     """Format cold start results as a text table."""
     rows = [
-        ("model", "contender", "storage", "n", "ms", "p90", "/reference", "p90", "/usual", "p90")
+        (
+            "model",
+            "contender",
+            "storage",
+            "n",
+            "ms",
+            "p90",
+            "/reference",
+            "p90",
+            "/usual",
+            "p90",
+            "/open",
+            "p90",
+        )
     ]
     for entry in entries:
         label = (entry["model"], entry["contender"], entry["storage"], str(entry["n"]))
         times = (f"{entry['median']:.0f}", f"{entry['p90']:.0f}")
-        ratios = [*_cells(entry, "over_reference"), *_cells(entry, "over_usual")]
+        ratios = [
+            cell
+            for ratio in ("over_reference", "over_usual", "over_open")
+            for cell in _cells(entry, ratio)
+        ]
         rows.append((*label, *times, *ratios))
     return measure.table(rows)
 

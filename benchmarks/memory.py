@@ -46,7 +46,9 @@ class PeakMemory:
         self._folder = aws.folder / workload.name
         self._folder.mkdir()
         self._values = workload.write_values(self._folder / "values")
-        self._event = write_json(self._folder / "infer.json", requests.infer_event(workload))
+        self._event = write_json(
+            self._folder / "infer.json", requests.infer_event(workload, key=aws.key)
+        )
         self._shape = ",".join(map(str, (1, *workload.shape)))
         self._model = aws.model_path(workload)
         self._expected: np.ndarray | None = None

@@ -60,14 +60,14 @@ def make_plan(aws: cloud.Cloud, rounds: int) -> dict[str, Any]:
         ValueError: a request is larger than Lambda's limit.
     """
     sizes = [("json", size) for size in JSON] + [("binary", size) for size in BINARY]
-    cases = [_make_case(aws.folder, encoding, size) for encoding, size in sizes]
+    cases = [_make_case(aws, encoding, size) for encoding, size in sizes]
     model = str(aws.model_path(WORKLOAD))
     return {"rounds": rounds, "model": model, "contenders": CONTENDERS, "cases": cases}
 
 
-def _make_case(folder: Path, encoding: str, size: int) -> dict[str, Any]:
-    path = folder / f"{encoding}-{size}"
-    event = requests.infer_event(WORKLOAD, size, binary=encoding == "binary")
+def _make_case(aws: cloud.Cloud, encoding: str, size: int) -> dict[str, Any]:
+    path = aws.folder / f"{encoding}-{size}"
+    event = requests.infer_event(WORKLOAD, size, binary=encoding == "binary", key=aws.key)
     event_path = write_json(path.with_suffix(".event"), event)
     if Path(event_path).stat().st_size > EVENT_LIMIT:
         raise ValueError(f"{size} numbers as {encoding} are more than Lambda takes")

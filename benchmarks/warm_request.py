@@ -10,6 +10,7 @@ bare      session.run on a ready array, with the session options of the function
 ours      functions.infer.main.lambda_handler as our runtime client drives it: the event's bytes in,
           the reply's bytes out, and what it leaves for after the reply: its log and metric line,
           which is written to a pipe that another process reads. The event's body is base64.
+open      ours without access keys (Auth=none): the difference is the check of the caller's key.
 ours-aws  The same handler and line as awslambdaric drives it: it parses the event with json.loads
           and serializes the reply with its own encoder (simplejson).
 quiet     ours for a request outside the log sample (LOG_SAMPLE_RATE).
@@ -42,8 +43,8 @@ from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, workloads
 
 REPEATS = {1: 50, 128: 10}  # number of rows → calls per block
-CONTENDERS = ("bare", "ours", "ours-aws", "quiet", "unseen", "naive")
-BARE, NAIVE = "bare", "naive"
+CONTENDERS = ("bare", "ours", "open", "ours-aws", "quiet", "unseen", "naive")
+BARE, OURS, OPEN, NAIVE = "bare", "ours", "open", "naive"
 RUNTIME = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13"}  # read by awslambdaric
 LIMIT_S = 3600.0
 
@@ -56,7 +57,8 @@ def make_plan(aws: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, An
         predict = requests.predict_event(workload, rows)
         naive = write_json(aws.folder / f"naive-{rows}.json", predict)
         for encoding in ("json", "binary"):
-            event = requests.infer_event(workload, rows, binary=encoding == "binary")
+            binary = encoding == "binary"
+            event = requests.infer_event(workload, rows, binary=binary, key=aws.key)
             case = {
                 "case": f"{encoding} {rows}",
                 "repeats": repeats,
@@ -116,7 +118,7 @@ def results(cpu_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """Return one result entry in µs per case and contender.
 
     An entry has the ratio and the difference to the bare run of the same round, and the ratio to
-    the naive handler's, if that has the case.
+    the naive handler's, if that has the case. Ours has the difference to it without keys.
     """
     entries = []
     for name, values in cpu_us.items():
@@ -128,6 +130,9 @@ def results(cpu_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
             bare = cpu_us[f"{case}|{BARE}"]
             entry["over_bare"] = measure.ratios(values, bare).to_record()
             entry["minus_bare"] = measure.differences(values, bare, 1).to_record()
+        without_keys = cpu_us.get(f"{case}|{OPEN}")
+        if without_keys and contender == OURS:
+            entry["minus_open"] = measure.differences(values, without_keys, 2).to_record()
         naive = cpu_us.get(f"{case}|{NAIVE}")
         if naive and contender not in (BARE, NAIVE):
             entry["over_naive"] = measure.ratios(values, naive).to_record()
@@ -137,7 +142,18 @@ def results(cpu_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
     """Format warm request results as a text table."""
-    heading = ("rows", "body", "contender", "n", "CPU µs", "p90", "- bare", "/ bare", "/ naive")
+    heading = (
+        "rows",
+        "body",
+        "contender",
+        "n",
+        "CPU µs",
+        "p90",
+        "- bare",
+        "/ bare",
+        "/ naive",
+        "- open",
+    )
     rows: list[Sequence[str]] = [heading]
     for entry in entries:
         cells = [str(entry["rows"]), entry["encoding"], entry["contender"], str(entry["n"])]
@@ -146,8 +162,10 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
             over = entry["over_bare"]
             cells.append(f"{entry['minus_bare']['median']:.1f}")
             cells.append(f"{over['median']:.2f}")
-        if "over_naive" in entry:
-            cells.append(f"{entry['over_naive']['median']:.2f}")
+        if "over_naive" in entry or "minus_open" in entry:
+            cells.append(f"{entry['over_naive']['median']:.2f}" if "over_naive" in entry else "")
+        if "minus_open" in entry:
+            cells.append(f"{entry['minus_open']['median']:.1f}")
         rows.append(cells + [""] * (len(heading) - len(cells)))
     return measure.table(rows)
 

@@ -132,7 +132,7 @@ def interpreter(name: str) -> str:
     return str(Path(path).absolute())
 
 
-def screen(stack: Stack) -> Screen:
+def screen(stack: Stack, key: str) -> Screen:
     """Return the text screen shown when the local stack is up."""
     return Screen(
         api_url=stack.api_url,
@@ -144,6 +144,7 @@ def screen(stack: Stack) -> Screen:
         table=stack.deployed.outputs.get("RegistryTableName", "<table>"),
         functions=list(stack.pools),
         outputs=stack.deployed.outputs,
+        key=key,
     )
 
 
@@ -162,8 +163,10 @@ async def up(arguments: argparse.Namespace) -> None:
     if arguments.with_parent:
         loop.add_reader(sys.stdin, read_parent)
     async with Stack(settings(arguments)) as stack:
-        text = json.dumps(stack.describe()) if arguments.json else screen(stack).text()
-        print(text, flush=True)
+        if arguments.json:
+            print(json.dumps(stack.describe()), flush=True)
+        else:
+            print(screen(stack, await stack.create_key()).text(), flush=True)
         raise StackError(await stack.failed)
 
 

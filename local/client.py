@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -47,6 +47,17 @@ class RunningStack:
     def session(self) -> Any:
         """Return a boto3 session with placeholder credentials for the local stack."""
         return local_session()
+
+    def create_key(self, *scopes: str, models: Sequence[str] = ("*",)) -> str:
+        """Create an access key for the local stack's API and return it."""
+        event = {"operation": "create-key", "name": "local", "scopes": scopes, "models": models}
+        reply = self.client("lambda").invoke(
+            FunctionName="ManageFunction", Payload=json.dumps(event).encode()
+        )
+        answer = json.loads(reply["Payload"].read())
+        if "key" not in answer:
+            raise RuntimeError(f"the manage function created no key: {answer}")
+        return str(answer["key"])
 
     def environments(self, function: str) -> list[dict[str, Any]]:
         """Return a Lambda function's execution environments; the last is reused next.

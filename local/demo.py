@@ -119,6 +119,7 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
             running = stack.enter_context(start_stack(state_dir=STATE, arguments=ports))
         except RuntimeError as error:
             raise DemoFailed(str(error)) from error
+        key = running.create_key("admin")
     print(f"  API {running.api_url}   AWS {running.endpoint_url}   logs {short(running.log_dir)}")
 
     with step("2. Train: submit the recipe `digits` as a SageMaker training job") as say:
@@ -128,30 +129,30 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     print(f"  job {job}: Completed; its model.onnx landed in s3://…/models/{MODEL}/")
 
     with step("3. Register: the upload's event runs the register function") as say:
-        version = wait_until_ready(running, MODEL, say)
+        version = wait_until_ready(running, MODEL, say, key)
     card(version)
 
     data = digits()
     count = f"{len(data.test)} held-out images through tritonclient"
     with step(f"4. Call: {count}, {BATCH} a request, binary") as say:
-        accuracy, cold_ms, warm_ms = ask(running, data, say)
+        accuracy, cold_ms, warm_ms = ask(running, key, data, say)
     print(
         f"  accuracy over HTTP {accuracy:.4f} (goal {GOAL})"
         f"   first call {cold_ms:.0f} ms, later calls {warm_ms:.1f} ms"
     )
 
-    curl(running, data)
+    curl(running, key, data)
     print(f"\nTotal: {time.monotonic() - started:.1f} s.", flush=True)
     if accuracy < GOAL:
         raise DemoFailed(f"accuracy {accuracy:.4f} is below {GOAL}")
     if options.keep:
-        print(f"\n{screen(running).text()}", flush=True)
+        print(f"\n{screen(running, key).text()}", flush=True)
         while not is_dying(running.pid):
             time.sleep(POLL_S)
         raise DemoFailed(f"the local stack has ended{last_words()}")
 
 
-def screen(running: RunningStack) -> Screen:
+def screen(running: RunningStack, key: str) -> Screen:
     """Return the text screen for a stack with the demo's model."""
     return Screen(
         api_url=running.api_url,
@@ -163,6 +164,7 @@ def screen(running: RunningStack) -> Screen:
         table=running.outputs["RegistryTableName"],
         functions=list(running.environment),
         models=[MODEL],
+        key=key,
     )
 
 
@@ -216,7 +218,9 @@ def follow(
     raise DemoFailed(f"the training job did not end within {limit_s:.0f} s; see {short(log)}")
 
 
-def wait_until_ready(running: RunningStack, model: str, say: Callable[[str], None]) -> Version:
+def wait_until_ready(
+    running: RunningStack, model: str, say: Callable[[str], None], key: str = ""
+) -> Version:
     """Wait until a registered model is ready and return its version.
 
     Raises:
@@ -225,7 +229,7 @@ def wait_until_ready(running: RunningStack, model: str, say: Callable[[str], Non
     table = DynamoTable(running.client("dynamodb"), running.outputs["RegistryTableName"])
     registry = Registry(table, utc_now)
     for _ in until(READY_LIMIT_S):
-        if get(f"{running.api_url}/v2/models/{model}/ready"):
+        if get(f"{running.api_url}/v2/models/{model}/ready", key=key):
             return registry.resolve(model, None).version
         versions = registry.versions(model)
         for version in versions:
@@ -265,7 +269,7 @@ def card(version: Version) -> None:
 
 
 def ask(
-    running: RunningStack, data: Dataset, say: Callable[[str], None]
+    running: RunningStack, key: str, data: Dataset, say: Callable[[str], None]
 ) -> tuple[float, float, float]:
     """Measure accuracy and latency of the served model with tritonclient.
 
@@ -274,7 +278,7 @@ def ask(
     client = triton.InferenceServerClient(
         running.api_url.removeprefix("http://"), network_timeout=60
     )
-    right, times = 0, []
+    right, times, headers = 0, [], {"x-api-key": key}
     try:
         for at in range(0, len(data.test), BATCH):
             images, truth = (
@@ -284,7 +288,7 @@ def ask(
             tensor = triton.InferInput("image", list(images.shape), "FP32")
             tensor.set_data_from_numpy(images)
             began = time.perf_counter()
-            answer = client.infer(MODEL, [tensor]).as_numpy("probabilities")
+            answer = client.infer(MODEL, [tensor], headers=headers).as_numpy("probabilities")
             times.append(1000 * (time.perf_counter() - began))
             right += int((answer.argmax(axis=1) == truth).sum())
             say(f"{at + len(images)} of {len(data.test)} images")
@@ -295,7 +299,7 @@ def ask(
     return right / len(data.test), times[0], float(np.median(times[1:]))
 
 
-def curl(running: RunningStack, data: Dataset) -> None:
+def curl(running: RunningStack, key: str, data: Dataset) -> None:
     """Write a test image's inference request, send it, print its curl command."""
     image, truth = data.test.inputs["image"][:1], int(data.test.target[0])
     request = STATE / "digit.json"
@@ -308,20 +312,22 @@ def curl(running: RunningStack, data: Dataset) -> None:
     outputs = [{"name": "probabilities", "parameters": {"classification": 1}}]
     request.write_text(json.dumps({"inputs": [tensor], "outputs": outputs}))
     url = f"{running.api_url}/v2/models/{MODEL}/infer"
-    answer = get(url, request.read_bytes())
+    answer = get(url, request.read_bytes(), key)
     if not answer:
         raise DemoFailed(f"the endpoint refused the request in {short(request)}")
     value, index, *_ = answer["outputs"][0]["data"][0].split(":")
     answer_text = f"a {truth}, answered {index} with {float(value):.3f}"
     print(f"\nThe same in JSON ({answer_text}; pixels from 0 paper to 1 ink):")
-    print(f"  curl -s {url} -d @{short(request)}", flush=True)
+    print(f"  export MAYFLY_KEY={key}")
+    print(f'  curl -s -H "x-api-key: $MAYFLY_KEY" {url} -d @{short(request)}', flush=True)
 
 
-def get(url: str, body: bytes | None = None) -> Any:
+def get(url: str, body: bytes | None = None, key: str = "") -> Any:
     """Request a URL; return the JSON reply, or None on HTTP errors."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, body, {"x-api-key": key})  # noqa: S310 (loopback)
     try:
-        with opener.open(url, body, timeout=60) as reply:
+        with opener.open(request, timeout=60) as reply:
             return json.load(reply)
     except urllib.error.HTTPError:
         return None

@@ -17,6 +17,7 @@ class Screen:
     bucket: str
     table: str
     functions: Sequence[str]
+    key: str = ""  # access key, where callers need one
     models: Sequence[str] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
 
@@ -46,6 +47,8 @@ class Screen:
             [
                 "Paste into a second terminal, in this folder:",
                 f"  export API={self.api_url} BUCKET={self.bucket} TABLE={self.table}",
+                *([f"  export MAYFLY_KEY={self.key}"] if self.key else []),
+                f"  export AWS_ENDPOINT_URL_LAMBDA={self.lambda_url}",
                 f"  export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION=us-east-1",
                 "  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local",
                 '  export PATH="$PWD/.venv/bin:$PATH"',
@@ -53,13 +56,14 @@ class Screen:
         )
 
     def _commands(self) -> str:
-        describe = [f"  curl -s $API/v2/models/{model}" for model in self.models]
+        curl = 'curl -s -H "x-api-key: $MAYFLY_KEY"' if self.key else "curl -s"
+        describe = [f"  {curl} $API/v2/models/{model}" for model in self.models]
         return "\n".join(
             [
                 "Then:",
                 *describe,
                 "  aws s3 cp model.onnx s3://$BUCKET/models/mine/model.onnx",
-                "  curl -s -X POST $API/v2/repository/index    # every version, with its state",
+                f"  {curl} -X POST $API/v2/repository/index    # every version, with its state",
             ]
         )
 

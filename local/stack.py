@@ -105,6 +105,18 @@ class Stack:
             "pid": os.getpid(),
         }
 
+    async def create_key(self) -> str:
+        """Create an access key for everything; "" where callers need none."""
+        manage = self.pools.get("ManageFunction")
+        if manage is None or self.deployed.template.parameters.get("Auth") != "keys":
+            return ""
+        event = {"operation": "create-key", "name": "local", "scopes": ["admin"]}
+        result = await manage.invoke(json.dumps(event).encode())
+        answer = json.loads(result.payload)
+        if "key" not in answer:
+            raise StackError(f"no access key was created; see {self.log_dir}/ManageFunction.log")
+        return str(answer["key"])
+
     async def _start(self) -> None:
         settings = self.settings
         template = Template.load(settings.template, settings.parameters)

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: str(value) for name, value in pairs(options.compress, "--compress").items()
         }
         settings = _settings(options.set)
-        with start_stack(state_dir=STATE) as running:
+        with start_stack(parameters={"Auth": "none"}, state_dir=STATE) as running:
             rows, failures = _all(running, names, settings, kinds, options.limit)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,8 +2,10 @@
 
     python -m training.generate http://127.0.0.1:8080/live/v2/models/gpt "The for statement"
 
+The variable MAYFLY_KEY holds the access key, if the service asks for one. In Python:
+
     from training.generate import Served, generate
-    with Served("http://127.0.0.1:8080/live/v2/models/gpt") as model:
+    with Served("http://127.0.0.1:8080/live/v2/models/gpt", key) as model:
         print(b"".join(generate(model, model.past, b"The for statement", temperature=0.5)))
 
 The service keeps no state between requests. Keys and values of the bytes read so far come back as
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -84,8 +87,10 @@ class Served:
     `past` is the empty cache of one text.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str = "") -> None:
         """Connect to a model or model version by URL (…/v2/models/gpt/versions/3).
+
+        `key` is the access key that requests send, if they need one.
 
         Raises:
             ValueError: the URL is no model's, or the model has no cache.
@@ -100,6 +105,7 @@ class Served:
             )
         scheme, base, self._name, version = match.groups()
         self._version = version or ""
+        self._headers = {"x-api-key": key} if key else {}
         self._triton: Any = triton
         self._client: Any = triton.InferenceServerClient(base, ssl=scheme == "https")
         metadata = self._call(self._client.get_model_metadata, self._name, self._version)
@@ -120,7 +126,7 @@ class Served:
 
     def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return method(*arguments)
+            return method(*arguments, headers=self._headers)
         except self._triton.InferenceServerException as error:
             raise ConnectionError(str(error)) from error
 
@@ -137,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a command-line prompt and its generated text; return exit status."""
     options = _parser().parse_args(arguments)
     try:
-        with Served(options.url) as model:
+        with Served(options.url, os.environ.get("MAYFLY_KEY", "")) as model:
             written = generate(
                 model,
                 model.past,

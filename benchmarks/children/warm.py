@@ -65,13 +65,13 @@ def under_awslambdaric(handler: Any, marshaller: LambdaMarshaller, event: bytes)
 
 def quiet_handler() -> Any:
     """Return an infer handler whose log sampling skips successful requests."""
-    return InferHandler(_service(), sample_rate=0.5, chance=lambda: 1.0)
+    return InferHandler(_service(), gate=deployed.gate, sample_rate=0.5, chance=lambda: 1.0)
 
 
 def forgetful_handler() -> Any:
     """Return an infer handler that clears cached request templates each time."""
     service = _service()
-    handler = InferHandler(service)
+    handler = InferHandler(service, gate=deployed.gate)
 
     def forgetful(event: Any, context: Any) -> Any:
         service._decoders.clear()
@@ -143,6 +143,7 @@ def main() -> None:
     session = bare_session(Path(plan["model"]), model)
     handlers = {
         "ours": deployed.lambda_handler,
+        "open": InferHandler(_service()),
         "quiet": quiet_handler(),
         "unseen": forgetful_handler(),
     }

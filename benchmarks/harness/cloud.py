@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
 from functions.adapters.sandbox import ProcessSandbox
+from functions.core.access.grants import Scope
+from functions.core.access.key_store import KeyStore
 from functions.core.registration.registration import Registration
 from functions.core.registration.uploaded_files import PinnedObject
 from functions.core.registry.registry import Registry
@@ -49,13 +51,14 @@ STORAGES: Mapping[str, Sequence[str]] = {
 class Cloud:
     """Running local AWS: addresses of DynamoDB and storage, and data folder.
 
-    `storage_urls` has the keys of STORAGES.
+    `storage_urls` has the keys of STORAGES. `key` is an access key for predictions.
     """
 
     folder: Path
     registry_url: str
     storage_urls: Mapping[str, str]
     template: Template
+    key: str = ""
 
     def model_path(self, workload: Workload) -> Path:
         """Return the path of a workload's uploaded model file."""
@@ -141,7 +144,7 @@ def start(workloads: Sequence[Workload], storages: Sequence[str]) -> Iterator[Cl
             progress(f"building and registering {workload.name}")
             _register(registration, cloud, workload)
         progress("")
-        yield cloud
+        yield replace(cloud, key=_create_key(cloud))
 
 
 def _serve(
@@ -194,6 +197,12 @@ def _registration(cloud: Cloud) -> Registration:
         memory_mb=cloud.template.functions[FUNCTION].memory_mb,
         threads=threads_for(cloud.template.functions[FUNCTION].memory_mb),
     )
+
+
+def _create_key(cloud: Cloud) -> str:
+    table = DynamoTable(cloud.dynamodb(), cloud.variables["REGISTRY_TABLE"])
+    store = KeyStore(table, utc_now)
+    return store.create("benchmark", scopes=[Scope.INFER], models=["*"], actor="benchmark")[1]
 
 
 def _register(registration: Registration, cloud: Cloud, workload: Workload) -> None:

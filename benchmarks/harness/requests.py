@@ -21,13 +21,21 @@ class WrongPrediction(Exception):
 
 
 def infer_event(
-    workload: Workload, rows: int = 1, *, binary: bool = False, source: Path = TEMPLATE
+    workload: Workload,
+    rows: int = 1,
+    *,
+    binary: bool = False,
+    key: str = "",
+    source: Path = TEMPLATE,
 ) -> dict[str, Any]:
     """Return the event of POST /v2/models/<name>/infer, with JSON or binary tensors.
 
-    The body is base64, because the deployed API treats every media type as binary.
+    `key` is the access key that it carries, if any. The body is base64, because the deployed API
+    treats every media type as binary.
     """
     body, headers = _infer_body(workload, rows, binary)
+    if key:
+        headers = {**headers, "Authorization": f"Bearer {key}"}
     path = f"/v2/models/{workload.name}/infer"
     return _post(path, base64.b64encode(body).decode(), headers, True, source)
 

@@ -46,7 +46,7 @@ class ServerRuns:
         self._folder = aws.folder / "peers"
         self._folder.mkdir()
         self._model = aws.model_path(workload)
-        event = requests.infer_event(workload)
+        event = requests.infer_event(workload, key=aws.key)
         self._event = write_json(self._folder / "event.json", event)
         infer = self._folder / "infer.json"
         infer.write_bytes(base64.b64decode(event["body"]))
@@ -107,7 +107,8 @@ class ServerRuns:
     def stack(self, count: int) -> Metrics:
         """Run and measure the local stack, after registering the model."""
         name = self._workload.name
-        with self._tmp() as tmp, start_stack(state_dir=tmp) as stack:
+        parameters = {"Auth": "none"}  # as the peers
+        with self._tmp() as tmp, start_stack(parameters=parameters, state_dir=tmp) as stack:
             key = f"models/{name}/model.onnx"
             bucket = stack.outputs["ArtifactsBucketName"]
             stack.client("s3").put_object(Bucket=bucket, Key=key, Body=self._model.read_bytes())

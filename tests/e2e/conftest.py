@@ -1,12 +1,13 @@
 """Fixtures for end-to-end tests over HTTP, against the local stack or a running one.
 
-STACK_URL (with the stage) and ARTIFACTS_BUCKET name a running stack that accepts unsigned requests:
-another local stack, or a deployed one behind a signing proxy on loopback. AWS_ENDPOINT_URL is the
-address of its S3.
+STACK_URL (with the stage) and ARTIFACTS_BUCKET name a running stack: another local stack, or a
+deployed one. MAYFLY_KEY is an access key with the scope admin, unless its parameter Auth is none.
+AWS_ENDPOINT_URL is the address of its S3.
 """
 
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ import pytest
 from local.client import RunningStack, start_stack
 from tests.models import scale_model
 
+KEY = re.compile("mfy_[0-9a-z]{12}_[0-9A-Za-z]{43}")
 PATIENCE_S = 120.0  # for a condition; only a broken test waits so long
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -46,19 +48,23 @@ class Api:
     root_url: str | None
     bucket: str
     s3: Any
+    key: str = ""  # access key that every call sends
 
     def call(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, dict(headers or {}), method=method)
+        sent = {**({"x-api-key": self.key} if self.key else {}), **(headers or {})}
+        request = urllib.request.Request(self.url + path, data, sent, method=method)
         try:
             reply = _direct.open(request, timeout=PATIENCE_S)
         except urllib.error.HTTPError as error:
             reply = error
         with reply:
             lower = {name.lower(): value for name, value in reply.headers.items()}
-            return Reply(reply.status, lower, reply.read())
+            body = reply.read()
+        assert not self.key or self.key not in f"{lower}{body!r}", "a reply repeats the key"
+        return Reply(reply.status, lower, body)
 
     def get(self, path: str) -> Reply:
         return self.call("GET", path)
@@ -122,20 +128,28 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     parameters = {
         "RegistrationVisibilityTimeout": 20,  # longer than any registration, under load, too
         "AliasCacheSeconds": 1,
+        "KeyCacheSeconds": 1,
         "UploadGraceSeconds": 0,
         "PendingGraceSeconds": 0,
     }
     with start_stack(parameters=parameters, state_dir=tmp_path_factory.mktemp("stack")) as running:
         yield running
+        written = "".join(path.read_text() for path in running.log_dir.iterdir())
+        assert not KEY.search(written), "a log holds an access key"
 
 
 @pytest.fixture(scope="session")
 def api(request: pytest.FixtureRequest) -> Api:
     if url := os.environ.get("STACK_URL"):
-        return Api(url.rstrip("/"), None, os.environ["ARTIFACTS_BUCKET"], boto3.client("s3"))
-    running: RunningStack = request.getfixturevalue("stack")
-    bucket = running.outputs["ArtifactsBucketName"]
-    return Api(running.api_url, running.root_url, bucket, running.client("s3"))
+        bucket, key = os.environ["ARTIFACTS_BUCKET"], os.environ.get("MAYFLY_KEY", "")
+        return Api(url.rstrip("/"), None, bucket, boto3.client("s3"), key)
+    return connect(request.getfixturevalue("stack"))
+
+
+def connect(running: RunningStack) -> Api:
+    """Return the interface of a local stack, with a key for everything."""
+    bucket, key = running.outputs["ArtifactsBucketName"], running.create_key("admin")
+    return Api(running.api_url, running.root_url, bucket, running.client("s3"), key)
 
 
 @pytest.fixture(scope="session")

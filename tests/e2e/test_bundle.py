@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from local.client import RunningStack, start_stack
-from tests.e2e.conftest import Api
+from tests.e2e.conftest import connect
 from tests.models import dense_model, scale_model
 
 BUILD = Path(".aws-sam/build")
@@ -32,19 +32,21 @@ def bundle(tmp_path: Path) -> Iterator[RunningStack]:
 
 
 def test_the_bundle_registers_and_serves_a_model(bundle: RunningStack, model: str) -> None:
-    api = Api(bundle.api_url, None, bundle.outputs["ArtifactsBucketName"], bundle.client("s3"))
+    api = connect(bundle)
 
     api.upload(f"models/{model}/x.onnx", scale_model(2.0, {"schema": 1}))
     api.wait_ready(model)
 
     assert api.infer(model, [1, 2, 3]).json["outputs"][0]["data"] == [2, 4, 6]
-    assert "Traceback" not in bundle.log("RegisterFunction") + bundle.log("InferFunction")
+    assert "Traceback" not in "".join(
+        bundle.log(name) for name in ("RegisterFunction", "InferFunction", "ManageFunction")
+    )
 
 
 def test_the_bundle_builds_the_variant_that_a_manifest_requests(
     bundle: RunningStack, model: str
 ) -> None:
-    api = Api(bundle.api_url, None, bundle.outputs["ArtifactsBucketName"], bundle.client("s3"))
+    api = connect(bundle)
     row = {"datatype": "FP32", "shape": [1, WIDTH]}
     x = {"name": "x", "data": [0.5] * WIDTH, **row}
     y = {"name": "y", "data": [WIDTH * 0.5 * 0.01] * WIDTH, **row}

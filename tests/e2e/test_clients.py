@@ -28,9 +28,20 @@ def base(api: Api, request: pytest.FixtureRequest) -> str:
     return url.partition("://")[2]
 
 
+class Bearer(triton.InferenceServerClientPlugin):
+    """Plugin of tritonclient that sends an access key with every request."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: Any) -> None:
+        request.headers["authorization"] = f"Bearer {self._key}"
+
+
 @pytest.fixture
-def client(base: str) -> Iterator[triton.InferenceServerClient]:
+def client(api: Api, base: str) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(base, network_timeout=60, connection_timeout=60) as client:
+        client.register_plugin(Bearer(api.key))
         yield client
 
 
@@ -152,9 +163,12 @@ def test_triton_raises_errors_with_our_text(
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-def test_triton_aio_infers_and_reads_metadata(base: str, scaled: str, binary: bool) -> None:
+def test_triton_aio_infers_and_reads_metadata(
+    api: Api, base: str, scaled: str, binary: bool
+) -> None:
     async def run() -> None:
         async with triton_aio.InferenceServerClient(base, conn_timeout=60) as client:
+            client.register_plugin(Bearer(api.key))
             assert await client.is_server_live()
             assert await client.is_server_ready()
             assert await client.is_model_ready(scaled, "prod")
@@ -176,6 +190,7 @@ def test_triton_aio_infers_and_reads_metadata(base: str, scaled: str, binary: bo
 def test_triton_sends_every_datatype_of_the_wire(api: Api, scaled: str, base: str) -> None:
     """A wrong datatype is refused with our sentence, so its bytes were understood."""
     with triton.InferenceServerClient(base, network_timeout=60) as client:
+        client.register_plugin(Bearer(api.key))
         for datatype, dtype in [
             ("INT8", np.int8),
             ("UINT64", np.uint64),
@@ -194,7 +209,7 @@ def test_kserve_infers(api: Api, scaled: str) -> None:
     """KServe has a virtual environment of its own: its requirements exclude ours."""
     for url in filter(None, [api.url, api.root_url]):
         done = subprocess.run(
-            [KSERVE_PYTHON, "tests/e2e/kserve_client.py", url, scaled],
+            [KSERVE_PYTHON, "tests/e2e/kserve_client.py", url, scaled, api.key],
             capture_output=True,
             text=True,
             timeout=180,
@@ -206,9 +221,11 @@ def test_kserve_infers(api: Api, scaled: str) -> None:
 
 
 def test_curl_infers_in_json_and_raw(api: Api, scaled: str, tmp_path: Path) -> None:
+    key = ["-H", f"x-api-key: {api.key}"]
+
     def curl(*arguments: str) -> bytes:
         done = subprocess.run(
-            ["curl", "-sS", "--fail-with-body", "--noproxy", "*", *arguments],
+            ["curl", "-sS", "--fail-with-body", "--noproxy", "*", *key, *arguments],
             capture_output=True,
             timeout=60,
             check=True,

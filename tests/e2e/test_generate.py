@@ -32,19 +32,20 @@ def graph() -> Any:
 
 
 @pytest.fixture
-def url(api: Api, graph: Any, model: str) -> str:
+def url(api: Api, graph: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MAYFLY_KEY", api.key)
     api.upload(f"models/{model}/model.onnx", graph.SerializeToString())
     api.wait_ready(model)
     return f"{api.url}/v2/models/{model}"
 
 
 def test_a_served_decoder_writes_the_same_text_as_in_process(
-    url: str, graph: Any, capsys: pytest.CaptureFixture[str]
+    api: Api, url: str, graph: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     past = np.zeros((4, 1, 2, 0, 16), np.float32)
     text = list(generate(graphs.runner(graph), past, b"The", length=20, temperature=0, context=12))
 
-    with Served(f"{url}/versions/1") as model:
+    with Served(f"{url}/versions/1", api.key) as model:
         assert model.past.shape == past.shape
         assert (
             list(generate(model, model.past, b"The", length=20, temperature=0, context=12)) == text

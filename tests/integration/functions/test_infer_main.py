@@ -55,7 +55,11 @@ def run_alone(
 def start(
     function_environment: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Any]:
-    """Return a function that imports functions.infer.main anew, with moto's server as its AWS."""
+    """Return a function that imports functions.infer.main anew, with moto's server as its AWS.
+
+    Callers need no key, unless a test sets AUTH.
+    """
+    monkeypatch.setenv("AUTH", "none")
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -32,10 +32,12 @@ COLD_MS = {
     "reference": [100.0, 200.0],
     "usual, s3-like": [500.0, 1000.0],
     "ours, s3-like": [50.0, 100.0],
+    "open, s3-like": [40.0, 100.0],
 }
 WARM_US = {
     "json 1|bare": [10.0, 20.0],
     "json 1|ours": [50.0, 60.0],
+    "json 1|open": [40.0, 60.0],
     "binary 128|bare": [100.0, 100.0],
 }
 
@@ -131,21 +133,23 @@ def test_each_round_begins_with_another_contender() -> None:
 
 
 def test_cold_starts_are_compared_with_reference_and_usual_handler() -> None:
-    reference, usual, ours = cold_start.results("tiny", COLD_MS, ["s3-like"])
+    reference, usual, ours, _ = cold_start.results("tiny", COLD_MS, ["s3-like"])
 
     labels = {"model": "tiny", "contender": "reference", "storage": "local file"}
     assert reference == labels | {"n": 2, "median": 150.0, "p90": 190.0}
     assert usual["over_reference"] == {"median": 5.0, "p90": 5.0}
     assert ours["over_reference"] == {"median": 0.5, "p90": 0.5}
     assert ours["over_usual"] == {"median": 0.1, "p90": 0.1}
+    assert ours["over_open"]["median"] == 1.125  # of 50 / 40 and 100 / 100
 
 
 def test_warm_requests_are_compared_with_the_bare_run() -> None:
-    bare, ours, _ = warm_request.results(WARM_US)
+    bare, ours, _, _ = warm_request.results(WARM_US)
 
     assert (bare["encoding"], bare["rows"], bare["median"]) == ("json", 1, 15.0)
     assert ours["over_bare"] == {"median": 4.0, "p90": 4.8}
     assert ours["minus_bare"] == {"median": 40.0, "p90": 40.0}
+    assert ours["minus_open"]["median"] == 5.0  # the check of the caller's key
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Text that a person sees once the local stack is up."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from local.screen import Screen
@@ -15,6 +16,7 @@ SCREEN = Screen(
     table="mayfly-RegistryTable",
     functions=["RegisterFunction", "InferFunction"],
     models=["digits"],
+    key="mfy_id_secret",
     outputs={"RegistryTableName": "mayfly-registry"},
 )
 
@@ -26,6 +28,8 @@ def test_exports_can_be_pasted_into_a_shell() -> None:
     assert assigned["API"] == SCREEN.api_url
     assert assigned["BUCKET"] == SCREEN.bucket
     assert assigned["TABLE"] == SCREEN.table
+    assert assigned["MAYFLY_KEY"] == SCREEN.key
+    assert assigned["AWS_ENDPOINT_URL_LAMBDA"] == SCREEN.lambda_url
     assert assigned["AWS_ENDPOINT_URL"] == SCREEN.endpoint_url
     assert assigned.keys() >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"}
 
@@ -35,5 +39,12 @@ def test_addresses_outputs_and_the_model_are_named() -> None:
 
     for address in (SCREEN.root_url, SCREEN.lambda_url, "mayfly-registry", "InferFunction"):
         assert address in text
-    assert "curl -s $API/v2/models/digits" in text
+    assert 'curl -s -H "x-api-key: $MAYFLY_KEY" $API/v2/models/digits' in text
     assert "Ctrl-C" in text
+
+
+def test_without_a_key_no_line_has_one() -> None:
+    text = replace(SCREEN, key="").text()
+
+    assert "MAYFLY_KEY" not in text
+    assert "curl -s $API/v2/models/digits" in text

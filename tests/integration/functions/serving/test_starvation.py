@@ -111,7 +111,9 @@ class Cloud:
 
     def pool(self) -> FunctionPool:
         function = self.deployed.template.functions["InferFunction"]
-        return FunctionPool(replace(function, memory_mb=MEMORY_MB), self.place, self.log)
+        environment = {**function.environment, "AUTH": "none"}
+        function = replace(function, memory_mb=MEMORY_MB, environment=environment)
+        return FunctionPool(function, self.place, self.log)
 
 
 @pytest.fixture
