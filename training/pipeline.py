@@ -186,10 +186,16 @@ def fit(setup: Setup, stop: checkpoint.Stop) -> Fitted:
         TrainingError: recipe, settings and data do not fit together.
         Interrupted: `stop` was requested; the checkpoint holds the state.
     """
+    weights = _weights(setup)
     search = _search(setup, stop) if setup.options.tune else None
     settings = override(setup.settings, search.settings(search.best)) if search else setup.settings
     seeds = range(settings.seed, settings.seed + max(setup.options.seeds, 1))
-    runs = [_fit_seed(setup, replace(settings, seed=seed), stop) for seed in seeds]
+    runs: list[Trained] = []
+    for seed in seeds:
+        if runs and setup.ranks.any(stop.is_late):
+            print(f"time limit: {len(runs)} of {len(seeds)} seeds are trained", flush=True)
+            break
+        runs.append(_fit_seed(setup, replace(settings, seed=seed), weights, stop))
     setup.ranks.close()
     return Fitted(runs, search)
 
@@ -211,7 +217,9 @@ def _search(setup: Setup, stop: checkpoint.Stop) -> Study:
     )
 
 
-def _fit_seed(setup: Setup, settings: Hyperparameters, stop: checkpoint.Stop) -> Trained:
+def _fit_seed(
+    setup: Setup, settings: Hyperparameters, weights: Path | None, stop: checkpoint.Stop
+) -> Trained:
     folder = setup.options.checkpoint_dir or setup.environ.get("SM_CHECKPOINT_DIR")
     checkpoints = Path(folder) if folder else None
     if setup.options.seeds > 1:
@@ -226,7 +234,16 @@ def _fit_seed(setup: Setup, settings: Hyperparameters, stop: checkpoint.Stop) ->
         checkpoints=checkpoints,
         stop=stop,
         ranks=setup.ranks,
+        weights=weights,
     )
+
+
+def _weights(setup: Setup) -> Path | None:
+    """Return the weights to start from: --weights, or a job's channel."""
+    path: Path | None = setup.options.weights or setup.channels.get("weights")
+    if path is not None and setup.options.tune:
+        raise TrainingError("--weights start one run and no search: leave out --tune")
+    return path
 
 
 # --- export and compress

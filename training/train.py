@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     """Train a model from the command line; return the exit status."""
     options = parser().parse_args(arguments)
     try:
-        train(options, environ, stop=checkpoint.Stop().listen())
+        stop = checkpoint.Stop().listen().limit(environ, options.max_runtime)
+        train(options, environ, stop)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -70,6 +71,15 @@ def parser() -> argparse.ArgumentParser:
     add_search_options(arguments)
     arguments.add_argument(
         "--model-dir", type=Path, help="folder for model.onnx [$SM_MODEL_DIR or artifacts/<recipe>]"
+    )
+    arguments.add_argument(
+        "--weights", type=Path, metavar="FILE", help="start from a checkpoint.pt or a state_dict"
+    )
+    arguments.add_argument(
+        "--max-runtime",
+        type=float,
+        metavar="SECONDS",
+        help="end training early enough to export within this time",
     )
     arguments.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return arguments

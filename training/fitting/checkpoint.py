@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,12 +26,30 @@ Row = dict[str, float]  # metrics of one epoch
 
 
 class Stop:
-    """Stop flag set on SIGTERM: training then saves a checkpoint and ends.
+    """Reasons to end training early: SIGTERM, and a time limit.
 
-    SageMaker leaves 120 s between SIGTERM and SIGKILL.
+    On SIGTERM, training saves a checkpoint and ends; SageMaker leaves 120 s until SIGKILL. At the
+    deadline it ends as after the last epoch, and the best weights are exported.
     """
 
     requested = False
+    deadline = math.inf  # in time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        """Return whether the time for training is used up."""
+        return time.monotonic() >= self.deadline
+
+    def limit(self, environ: Mapping[str, str], limit_s: float | None) -> Stop:
+        """Set the deadline from --max-runtime, or from the limit of a job.
+
+        A job's clock starts with its container, before packages are installed.
+        """
+        limit_s = limit_s or float(environ.get("MAYFLY_MAX_RUNTIME_S", math.inf))
+        spent_s = time.time() - float(environ.get("MAYFLY_STARTED_AT", time.time()))
+        if math.isfinite(limit_s):
+            self.deadline = time.monotonic() + limit_s - reserve_s(limit_s) - spent_s
+        return self
 
     def listen(self) -> Stop:
         """Install the SIGTERM handler that sets the stop flag.
@@ -41,6 +61,15 @@ class Stop:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
+
+
+def reserve_s(limit_s: float) -> float:
+    """Return the seconds of a time limit that export and evaluation need.
+
+    >>> reserve_s(60), reserve_s(3600), reserve_s(86400)
+    (30.0, 360.0, 900.0)
+    """
+    return min(max(0.1 * limit_s, 60.0), 900.0, 0.5 * limit_s)
 
 
 class Interrupted(Exception):
@@ -76,13 +105,24 @@ def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything on torn bytes, also a KeyError
         raise InvalidCheckpoint(f"{FILE} cannot be read; remove it to start anew") from error
-    differences = list(_differences(state["run"], run))
+    differences = list(_differences(_extended(state["run"], run), run))
     if differences:
         raise InvalidCheckpoint(
             f"{FILE} belongs to a run with other {' and other '.join(differences)}; "
             "remove it to train anew, or use another --checkpoint-dir"
         )
     return state
+
+
+def _extended(saved: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved identity with the length of a run no shorter."""
+    before, now = saved.get("settings"), run.get("settings")
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return saved
+    if now.get("epochs", 0) < before.get("epochs", 0):
+        return saved
+    length = {name: now[name] for name in ("epochs", "patience") if name in now}
+    return saved | {"settings": before | length}
 
 
 def _differences(saved: dict[str, Any], run: dict[str, Any]) -> Iterator[str]:
@@ -160,6 +200,9 @@ class RunState:
             self.generators = saved["generators"][self.ranks.rank]
         if self.ranks.leads:
             print(f"resumed after {self.epoch} epochs and {self.step} steps", flush=True)
+            before, now = (run["settings"].get("epochs") for run in (saved["run"], self.identity))
+            if before != now:
+                print(f"the run is extended from {before} to {now} epochs", flush=True)
 
     def _load(self, saved: dict[str, Any]) -> None:
         """Load the weights and the optimizer's state of a checkpoint.
@@ -218,3 +261,44 @@ class RunState:
             self.best_loss, self.stale = validation_loss, 0
             weights = self.model.state_dict()
             self.best = {name: value.detach().clone() for name, value in weights.items()}
+
+
+def load_weights(model: nn.Module, path: Path) -> str:
+    """Copy weights from a checkpoint or state_dict file into a network.
+
+    Tensors of another name or shape, such as those of a new last layer, keep their first values.
+    Returns the file's SHA-256 digest.
+
+    Raises:
+        InvalidCheckpoint: there is no such file, or none of its tensors fits.
+    """
+    path = path / FILE if path.is_dir() else path
+    saved, own = _saved_weights(path), model.state_dict()
+    fitting = {
+        name: value
+        for name, value in saved.items()
+        if name in own and isinstance(value, Tensor) and value.shape == own[name].shape
+    }
+    if not fitting:
+        raise InvalidCheckpoint(
+            f"--weights {path.name}: none of its {len(saved)} tensors has name and shape of one "
+            f"of the network's, e.g. {next(iter(own), 'none')}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    fresh = [name for name in own if name not in fitting]
+    rest = f"; as initialised: {', '.join(fresh)}" if fresh else ""
+    print(f"weights of {path.name}: {len(fitting)} of {len(own)} tensors{rest}", flush=True)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _saved_weights(path: Path) -> dict[str, Any]:
+    """Return the best tensors of a checkpoint, or a state_dict file's."""
+    refusal = f"--weights {path.name}: no {FILE} and no state_dict that torch.save wrote"
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises anything on torn bytes, also a KeyError
+        raise InvalidCheckpoint(refusal) from error
+    if not isinstance(saved, dict):
+        raise InvalidCheckpoint(refusal)
+    return (saved["best"] or saved["model"]) if "run" in saved else saved

@@ -105,7 +105,7 @@ def fit(
         roof=throughput.roof(model, loss, inputs, target, settings, device, ranks.count),
         progress=Progress(state.epoch * steps_per_epoch + state.step, total, ranks),
     )
-    if loop.is_over and ranks.leads:
+    if loop.is_complete and ranks.leads:
         print(
             f"warning: {checkpoint.FILE} holds this run after its end, at epoch {state.epoch}: "
             "nothing is trained; remove it to train anew",
@@ -133,6 +133,7 @@ class _Loop:
     roof: throughput.Roof | None
     progress: Progress
     saved_at: float = field(default_factory=time.monotonic)
+    is_late: bool = False  # the time limit has ended training
 
     @property
     def done(self) -> int:
@@ -141,8 +142,13 @@ class _Loop:
 
     @property
     def is_over(self) -> bool:
-        """Return whether training is over: epochs completed, or stopped early."""
-        return self.state.epoch == self.settings.epochs or self._is_stale
+        """Return whether training is over: complete, or out of time."""
+        return self.is_complete or self.is_late
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all epochs are done, or early stopping has ended training."""
+        return self.state.epoch >= self.settings.epochs or self._is_stale
 
     @property
     def _is_stale(self) -> bool:
@@ -158,6 +164,8 @@ class _Loop:
         self._start_epoch()
         started, first_row = time.monotonic(), state.step * self.settings.batch_size
         self._run_steps()
+        if self.is_late:
+            return
         mean_loss = self.ranks.sum(state.loss_sum).item() / self.rows  # waits for the device
         rate = (self.rows - first_row) / max(time.monotonic() - started, 1e-9)
         validation = self.ranks.broadcast(self.validate() if self.ranks.leads else None)
@@ -178,7 +186,7 @@ class _Loop:
         self.engine.start_epoch(order, state.step, self.done)
 
     def _run_steps(self) -> None:
-        while self.state.step < self.steps_per_epoch:
+        while self.state.step < self.steps_per_epoch and not self.is_late:
             self.engine.step()
             self.state.step += 1
             if self.state.step < self.steps_per_epoch:  # after the last step, _end_epoch saves
@@ -186,23 +194,31 @@ class _Loop:
                 self.progress.step(self.state, self.done)
 
     def _save_or_stop(self) -> None:
-        """Save a checkpoint when due, and stop training after a SIGTERM.
+        """Save a checkpoint when due; stop after SIGTERM or at the limit.
 
         Processes vote at the same steps: one that stopped alone would leave the others waiting.
         """
         due = self._save_is_due
         stopping = self.stop.requested  # read once: SIGTERM may come between two reads
+        late = self.stop.is_late
         if self.ranks.count > 1:
             at_vote = self.state.step % VOTE_EVERY == 0
             due = at_vote and self.ranks.any(due)
             stopping = at_vote and self.ranks.any(stopping)
-        if stopping or due:
+            late = at_vote and self.ranks.any(late)
+        if stopping or late or due:
             self._save()
         if stopping:
-            raise checkpoint.Interrupted(
-                f"stopped in epoch {self.state.epoch + 1} after step {self.state.step} "
+            raise self._interrupted(
+                f"in epoch {self.state.epoch + 1} after step {self.state.step} "
                 f"of {self.steps_per_epoch}"
             )
+        self.is_late = late
+
+    def _interrupted(self, place: str) -> checkpoint.Interrupted:
+        saved = self.state.folder is not None
+        fate = "" if saved else "; all of it is lost: --checkpoint-dir DIR would have saved it"
+        return checkpoint.Interrupted(f"stopped {place}{fate}")
 
     def _end_epoch(self, row: Row, watch: Callable[[Row], None] | None) -> None:
         state, epochs = self.state, self.settings.epochs
@@ -211,25 +227,32 @@ class _Loop:
             raise Diverged(
                 f"the loss is {row['loss']} in epoch {state.epoch}: lower lr, or set clip=1"
             )
-        if self.settings.patience:
+        if self.settings.patience or self.stop.deadline < math.inf:
             state.keep_best(row["validation_loss"])
         stopping = self.ranks.any(self.stop.requested)
+        self.is_late = self.ranks.any(self.stop.is_late) and not self.is_complete
         if self.ranks.any(stopping or self.is_over or self._save_is_due):
             self._save()
         self.progress.epoch(row, epochs, self.done)
         if watch is not None:
             watch(row)
         if stopping:
-            raise checkpoint.Interrupted(f"stopped after epoch {state.epoch} of {epochs}")
+            raise self._interrupted(f"after epoch {state.epoch} of {epochs}")
 
     def _save(self) -> None:
         self.state.save()
         self.saved_at = time.monotonic()
 
     def load_best(self) -> None:
-        """Load the weights of lowest validation loss, if early stopping kept them."""
+        """Load the weights of lowest validation loss after an early end."""
         state = self.state
-        if state.best is None:
+        if self.is_late and self.ranks.leads:
+            print(
+                f"time limit: trained for {state.epoch} epochs and {state.step} steps "
+                f"of {self.settings.epochs} epochs",
+                flush=True,
+            )
+        if state.best is None or not (self.settings.patience or self.is_late):
             return
         state.model.load_state_dict(state.best)
         if self.ranks.leads:

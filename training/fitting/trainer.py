@@ -20,7 +20,7 @@ from training.data import Dataset, Examples
 from training.errors import InvalidRecipe
 from training.evaluation import calibration
 from training.evaluation.metrics import PRIMARY
-from training.fitting import estimators, loop, losses
+from training.fitting import checkpoint, estimators, loop, losses
 from training.fitting.checkpoint import Row, Stop
 from training.fitting.distributed import Ranks
 from training.fitting.trained import Trained
@@ -41,10 +41,12 @@ def fit(
     stop: Stop | None = None,
     ranks: Ranks | None = None,
     watch: Callable[[Row], None] | None = None,
+    weights: Path | None = None,
 ) -> Trained:
     """Train a recipe's model on a data set, and calibrate classifiers.
 
-    The keyword arguments are those of `loop.fit`.
+    The keyword arguments are those of `loop.fit`. `weights` is a file or folder of weights that a
+    network starts from.
 
     Raises:
         TrainingError: recipe, settings and data do not fit together.
@@ -58,7 +60,10 @@ def fit(
     model = recipe.make_model(settings, encoded)
     untrained = Trained(recipe, settings, data, encoded, labels, preprocessor, model, [], device)
     if isinstance(model, nn.Module):
-        return _fit_network(untrained, checkpoints, stop, ranks, watch)
+        start = checkpoint.load_weights(model, weights) if weights is not None else ""
+        return _fit_network(untrained, start, checkpoints, stop, ranks, watch)
+    if weights is not None:
+        raise InvalidRecipe(f"recipe {recipe.name}: --weights are for a torch network")
     return _fit_estimator(untrained, stop, ranks)
 
 
@@ -72,6 +77,7 @@ def _encode(preprocessor: Preprocessor, data: Dataset) -> Dataset:
 
 def _fit_network(
     untrained: Trained,
+    start: str,  # digest of the weights that training starts from, or ""
     checkpoints: Path | None,
     stop: Stop | None,
     ranks: Ranks,
@@ -93,7 +99,7 @@ def _fit_network(
         score=_score(untrained),
         augment=recipe.augment,
         checkpoints=checkpoints,
-        identity=_identity(recipe, data) if checkpoints else None,
+        identity=_identity(recipe, data) | {"weights": start} if checkpoints else None,
         stop=stop,
         ranks=ranks,
         watch=watch,

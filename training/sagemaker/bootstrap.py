@@ -29,6 +29,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,7 +61,7 @@ PIP = (
 def main(arguments: list[str]) -> int:
     """Install missing packages, run the training script; return its exit status."""
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
-    environment = contract(base, os.environ)
+    environment = contract(base, os.environ | {"MAYFLY_STARTED_AT": str(time.time())})
     for name in ("SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR", "SM_CHECKPOINT_DIR"):
         Path(environment[name]).mkdir(parents=True, exist_ok=True)
     code = Path(environment.get("SM_CHANNEL_CODE") or Path(__file__).resolve().parents[2])

@@ -65,6 +65,8 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         default="boto3",
         help="what sends the request: boto3, or the SageMaker SDK where it is installed",
     )
+    add("--resume", metavar="JOB", help="continue from the checkpoint of an earlier job")
+    add("--weights", metavar="S3URI", help="prefix of a checkpoint.pt to start from")
     add("--tag", action="append", default=[], metavar="NAME=VALUE")
     add("--dry-run", action="store_true", help="print the request; send and upload nothing")
     add("--wait", action="store_true", help="follow the job to its end")
@@ -141,6 +143,12 @@ def _search(job: Job, options: argparse.Namespace, code: SourceCode) -> Mapping[
 def _make_job(options: argparse.Namespace, environ: Mapping[str, str], code: SourceCode) -> Job:
     region = _region(options, environ)
     hyperparameters = pairs(options.set)
+    channels = pairs(options.data, "--data")
+    if options.weights:
+        channels["weights"] = options.weights
+    for name in ("resume", "weights"):
+        if options.tune and getattr(options, name):
+            raise InvalidJob(f"--{name} is for one run and no search: leave out --tune")
     name, task = check_recipe(options.recipe, hyperparameters)
     bucket = _bucket(options, environ, region)
     return Job(
@@ -152,11 +160,12 @@ def _make_job(options: argparse.Namespace, environ: Mapping[str, str], code: Sou
         code_uri=code.uri(bucket),
         region=region,
         hyperparameters=hyperparameters,
-        channels=pairs(options.data, "--data"),
+        channels=channels,
         instance_type=options.instance,
         image=options.image,
         spot=options.spot,
         max_runtime_s=options.max_runtime,
+        resume=options.resume,
         max_wait_s=options.max_wait,
         volume_gb=options.volume,
         retries=options.retries,

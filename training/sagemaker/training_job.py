@@ -69,6 +69,7 @@ class Job:
     image: str | None = None  # default: AWS's PyTorch image for the instance type
     spot: bool = True
     max_runtime_s: int = 3600
+    resume: str | None = None  # name of an earlier job whose checkpoint to continue from
     max_wait_s: int | None = None  # spot only, runtime included; default: SPOT_WAIT_S more
     volume_gb: int = 30
     retries: int = 2  # attempts after an internal error of SageMaker
@@ -137,7 +138,7 @@ def build(job: Job) -> Request:
         "ResourceConfig": _resources(job),
         "StoppingCondition": _stopping(job),
         "EnableManagedSpotTraining": job.spot,
-        "CheckpointConfig": {"S3Uri": f"s3://{job.bucket}/checkpoints/{job.name}/"},
+        "CheckpointConfig": {"S3Uri": f"s3://{job.bucket}/checkpoints/{job.resume or job.name}/"},
         "Environment": _environment(job, image),
         "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
     }
@@ -204,7 +205,12 @@ def _stopping(job: Job) -> Request:
 
 
 def _environment(job: Job, image: str) -> dict[str, str]:
-    environment = {"MAYFLY_TRAINING_IMAGE": image, "ORT_DISABLE_TELEMETRY": "1", **job.environment}
+    environment = {
+        "MAYFLY_TRAINING_IMAGE": image,
+        "MAYFLY_MAX_RUNTIME_S": str(job.max_runtime_s),
+        "ORT_DISABLE_TELEMETRY": "1",
+        **job.environment,
+    }
     if job.code_revision:
         environment["MAYFLY_CODE_REVISION"] = job.code_revision
     if job.processes:

@@ -14,6 +14,7 @@ import contextlib
 import inspect
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -102,7 +103,7 @@ def run_serial(
         Interrupted: `stop` was requested; the study is saved.
         TrainingError: the first trials all failed.
     """
-    while (trial := study.next()) is not None:
+    while not _is_last_moment(study, stop) and (trial := study.next()) is not None:
         if stop is not None and stop.requested:
             raise Interrupted(f"stopped before trial {trial.number + 1} of {study.limit}")
         started, value = time.monotonic(), None
@@ -119,6 +120,30 @@ def run_serial(
             shutil.rmtree(checkpoints, ignore_errors=True)
         study.finish(trial, state, value, reason)
     return study
+
+
+def _is_last_moment(study: Study, stop: Stop | None) -> bool:
+    """Return whether another trial would take the time of the final training."""
+    if stop is None or not study.ended:
+        return False
+    if time.monotonic() + 2 * study.longest_trial_s <= stop.deadline:
+        return False
+    print(f"time limit: {len(study.ended)} of {study.limit} trials are done", flush=True)
+    return True
+
+
+class TrialStop(Stop):
+    """Stop of a trial that leaves half of the time left."""
+
+    def __init__(self, search: Stop) -> None:
+        self._search = search
+        now = time.monotonic()
+        self.deadline = now + (search.deadline - now) / 2
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]
+        """Return whether the search has to end."""
+        return self._search.requested
 
 
 def _fit_trial(
@@ -143,7 +168,7 @@ def _fit_trial(
             data,
             device=device,
             checkpoints=study.checkpoints(trial),
-            stop=stop,
+            stop=None if stop is None else TrialStop(stop),
             watch=watch,
         )
         return judge(trained)
@@ -164,9 +189,13 @@ def run_processes(
     environment = _trial_environment(environ, options.parallel)
 
     def launch(trial: Trial) -> RunningTrial:
-        return ProcessTrial(study.search, _trial_command(study, options, trial), environment)
+        command = _trial_command(study, options, trial)
+        return ProcessTrial(study.search, command, environment | _time_limit(stop))
 
-    run_parallel(study, launch, parallel=options.parallel, stopping=lambda: stop.requested)
+    def is_over() -> bool:
+        return stop.requested or _is_last_moment(study, stop)
+
+    run_parallel(study, launch, parallel=options.parallel, stopping=is_over)
     if stop.requested:
         raise Interrupted(f"stopped after {len(study.trials)} of {study.limit} trials")
     if study.folder is not None:
@@ -185,6 +214,15 @@ def _trial_environment(environ: Mapping[str, str], parallel: int) -> dict[str, s
     }
     environment.pop("SM_CHECKPOINT_DIR", None)  # the search's folder, not a trial's
     return environment
+
+
+def _time_limit(stop: Stop) -> dict[str, str]:
+    """Return environment variables that give a trial half of the time left."""
+    left_s = (stop.deadline - time.monotonic()) / 2
+    if math.isinf(left_s):
+        return {}
+    now = str(time.time())
+    return {"MAYFLY_MAX_RUNTIME_S": str(max(left_s, 1.0)), "MAYFLY_STARTED_AT": now}
 
 
 def _trial_command(study: Study, options: argparse.Namespace, trial: Trial) -> list[str]:

@@ -90,6 +90,11 @@ class Study:
         """Add the seconds of one attempt to a trial's stored duration."""
         trial.set_user_attr("duration_s", _duration_s(trial) + seconds)
 
+    @property
+    def longest_trial_s(self) -> float:
+        """Longest duration of an ended trial in seconds."""
+        return max(map(_duration_s, self.ended), default=0.0)
+
     def finish(
         self, trial: Trial, state: TrialState, value: float | None = None, reason: str = ""
     ) -> None:

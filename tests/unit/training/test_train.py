@@ -136,6 +136,34 @@ def test_the_recipe_of_the_documentation_trains_on_a_users_own_file(
     assert str(mine) not in json.dumps(card)
 
 
+def test_a_job_out_of_time_still_exports_its_model(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {"MAYFLY_MAX_RUNTIME_S": "600", "MAYFLY_STARTED_AT": "0"}
+    arguments = [str(mine / "churn.py"), "--data", f"train={mine / 'rows'}", "--device", "cpu"]
+    arguments += ["--set", "epochs=100000", "--seeds", "2", "--model-dir", str(mine / "out")]
+
+    assert train.main(arguments, environ) == 0
+
+    output = capsys.readouterr().out
+    assert "time limit: trained for 0 epochs and 1 steps of 100000 epochs" in output
+    assert "time limit: 1 of 2 seeds are trained" in output
+    assert read_model(mine / "out")[1]["metrics"]["accuracy"] > 0
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = str(mine / "state")
+    assert train_mine(mine, "--set", "epochs=1", "--checkpoint-dir", state) == 0
+    capsys.readouterr()
+
+    assert train_mine(mine, "--set", "epochs=1", "--weights", state) == 0
+    assert "weights of checkpoint.pt: 4 of 4 tensors\n" in capsys.readouterr().out
+    assert train_mine(mine, "--tune", "2", "--weights", state) == 1
+    assert "leave out --tune" in capsys.readouterr().err
+
+
 def damage(folder: Path, old: str, new: str, count: int = -1) -> None:
     path = folder / "rows" / "customers.csv"
     path.write_text(path.read_text().replace(old, new, count))

@@ -1,8 +1,10 @@
 """Training loop: learns, prints its progress, resumes after SIGTERM bit for bit."""
 
+import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,140 @@ def test_a_torn_checkpoint_is_refused_and_no_run_leaves_one(tmp_path: Path) -> N
     (tmp_path / checkpoint.FILE).unlink()
     train(make_model(), checkpoints=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def test_more_epochs_extend_a_finished_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(make_model(), checkpoints=tmp_path)
+    model = make_model()
+
+    history = train(model, replace(SETTINGS, epochs=5, patience=0), checkpoints=tmp_path)
+
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    assert "the run is extended from 3 to 5 epochs" in capsys.readouterr().out
+    with pytest.raises(InvalidCheckpoint, match="epochs 5 → 4"):
+        train(make_model(), replace(SETTINGS, epochs=4), checkpoints=tmp_path)
+
+
+def test_a_stop_without_a_checkpoint_folder_says_that_all_is_lost(tmp_path: Path) -> None:
+    for steps in (2, 3):  # within the first epoch, and at its end
+        with pytest.raises(Interrupted, match="all of it is lost: --checkpoint-dir DIR"):
+            train(make_model(), stop=StopAfter(steps))
+        with pytest.raises(Interrupted) as saved:
+            train(make_model(), stop=StopAfter(steps), checkpoints=tmp_path / str(steps))
+        assert "lost" not in str(saved.value)
+
+
+class LateAfter(Stop):
+    """Time limit that is reached after `steps` steps."""
+
+    deadline = 1e9
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    @property
+    def is_late(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("steps", range(1, 11))
+def test_a_run_out_of_time_ends_with_its_best_weights(
+    tmp_path: Path, steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, limited, resumed = make_model(), make_model(), make_model()
+    weights: list[Any] = []  # after each epoch, with its validation loss
+
+    def watch(row: Any) -> None:
+        copies = {name: value.clone() for name, value in whole.state_dict().items()}
+        weights.append((row["validation_loss"], copies))
+
+    settings = replace(SETTINGS, patience=0)
+    train(whole, settings, watch=watch)
+    history = train(limited, settings, stop=LateAfter(steps), checkpoints=tmp_path)
+
+    assert len(history) == (steps + 1) // 4  # three votes within an epoch, and one at its end
+    assert "time limit: trained for" in capsys.readouterr().out
+    if history:
+        best = min(weights[: len(history)], key=lambda pair: pair[0])[1]
+        assert all(torch.equal(best[name], value) for name, value in limited.state_dict().items())
+    train(resumed, settings, checkpoints=tmp_path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True)
+    )
+
+
+def test_a_run_within_its_time_limit_ends_with_its_last_weights() -> None:
+    plain, limited = make_model(), make_model()
+    settings = replace(SETTINGS, patience=0)
+    train(plain, settings)
+    train(limited, settings, stop=LateAfter(1000))
+
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.parameters(), limited.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "limit_s", "left_s"),
+    [
+        ({}, None, math.inf),
+        ({}, 100, 50),
+        ({"MAYFLY_MAX_RUNTIME_S": "3600"}, None, 3240),
+        ({"MAYFLY_MAX_RUNTIME_S": "3600", "MAYFLY_STARTED_AT": "0"}, None, -1e9),
+        ({"MAYFLY_MAX_RUNTIME_S": "3600"}, 1000, 900),
+    ],
+)
+def test_the_time_limit_keeps_a_reserve_for_the_export(
+    environ: dict[str, str], limit_s: float | None, left_s: float
+) -> None:
+    before = time.monotonic()
+    deadline = Stop().limit(environ, limit_s).deadline
+
+    if left_s > 0:
+        assert before + left_s <= deadline <= time.monotonic() + left_s
+    else:
+        assert deadline < before
+
+
+def test_training_starts_from_the_best_weights_of_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make_model(), make_model()
+    train(first, checkpoints=tmp_path)
+    checkpoint.load_weights(second, tmp_path)
+
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+    assert "weights of checkpoint.pt: 4 of 4 tensors\n" in capsys.readouterr().out
+
+
+def test_a_new_last_layer_is_named_when_weights_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model()
+    torch.save(model.state_dict(), tmp_path / "old.pt")
+    wider = torch.nn.Sequential(*list(model)[:4], torch.nn.Linear(4 * 36, 3))
+
+    checkpoint.load_weights(wider, tmp_path / "old.pt")
+
+    expected = "weights of old.pt: 2 of 4 tensors; as initialised: 4.weight, 4.bias\n"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, b"half", [1, 2], {"other": torch.zeros(2)}])
+def test_unusable_weights_are_refused_in_one_sentence(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "old.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+
+    with pytest.raises(InvalidCheckpoint, match="--weights old.pt: no"):
+        checkpoint.load_weights(make_model(), path)
 
 
 def rates(kind: str, warm_up: float = 0.1) -> list[float]:

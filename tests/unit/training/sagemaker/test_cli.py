@@ -1,6 +1,7 @@
 """Command line of jobs: dry runs, and mistakes that are found before anything is sent."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -116,3 +117,43 @@ def test_a_mistake_is_printed_as_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.startswith(
         "error: role 'arn:aws:iam::1:user/me' is no role ARN, e.g. arn:aws:iam::"
     )
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    assert main(["digits", "--dry-run", *options], {}) == 0
+    request: dict[str, Any] = json.loads(capsys.readouterr().out)
+    validate(request)
+    return request
+
+
+def test_a_job_knows_its_time_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    request = dry_run(capsys, "--max-runtime", "900")
+
+    assert request["StoppingCondition"]["MaxRuntimeInSeconds"] == 900
+    assert request["Environment"]["MAYFLY_MAX_RUNTIME_S"] == "900"
+
+
+def test_a_job_continues_from_the_checkpoint_of_an_earlier_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    request = dry_run(capsys, "--resume", "digits-20261130-120000-1a2b")
+
+    address = request["CheckpointConfig"]["S3Uri"]
+    assert address.endswith("/checkpoints/digits-20261130-120000-1a2b/")
+    assert request["TrainingJobName"] != "digits-20261130-120000-1a2b"
+
+
+def test_a_job_gets_its_first_weights_in_a_channel(capsys: pytest.CaptureFixture[str]) -> None:
+    request = dry_run(capsys, "--weights", "s3://b/checkpoints/old/")
+
+    channel = request["InputDataConfig"][-1]
+    assert channel["ChannelName"] == "weights"
+    assert channel["DataSource"]["S3DataSource"]["S3Uri"] == "s3://b/checkpoints/old/"
+
+
+@pytest.mark.parametrize("option", ["--resume", "--weights"])
+def test_a_search_neither_resumes_a_job_nor_starts_from_weights(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["digits", "--dry-run", "--tune", "3", option, "s3://b/x/"], {}) == 1
+    assert f"{option} is for one run and no search" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -290,3 +291,23 @@ def test_trials_in_processes_reach_the_same_values(own: Path, tmp_path: Path) ->
         assert ours.state is theirs.state is TrialState.COMPLETE
         assert ours.value == pytest.approx(theirs.value, rel=1e-6)
     assert not (tmp_path / "parallel" / "trials").exists()
+
+
+def test_a_search_out_of_time_leaves_time_for_the_final_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    limit = Stop()
+    limit.deadline = time.monotonic() + 1e6
+    deadlines: list[float] = []
+
+    def fit(*arguments: Any, stop: Stop, **more: Any) -> Any:
+        deadlines.append(stop.deadline)
+        if len(deadlines) == 2:
+            limit.deadline = time.monotonic()
+        return trainer.fit(*arguments, **more)
+
+    study = run_serial(make_study(), load_data, device=CPU, stop=limit, fit=fit)
+
+    assert deadlines[0] < time.monotonic() + 0.6e6
+    assert len(study.ended) == len(study.trials) == 2
+    assert "time limit: 2 of 8 trials are done" in capsys.readouterr().out
