@@ -10,18 +10,7 @@ import gc
 gc.disable()
 
 import os
-import time
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-from functions.adapters.aws_http.blobs import BlobReader
-from functions.adapters.aws_http.client import Client
-from functions.adapters.aws_http.dynamodb import DynamoCalls
-from functions.adapters.aws_http.settings import Settings
-from functions.adapters.clock import Elapsed, utc_now
-from functions.adapters.dynamodb_table import ItemTable
 from functions.adapters.lambda_size import (
     MB_PER_CPU,
     ceiling_bytes,
@@ -30,17 +19,7 @@ from functions.adapters.lambda_size import (
     models_bytes,
     threads_for,
 )
-from functions.adapters.lazy_modules import defer_imports_of_orjson
 from functions.adapters.memory import is_restored, limit_memory
-from functions.adapters.onnx.lazy import LazyRuntime
-from functions.adapters.scratch import Scratch
-from functions.core.access.auth import Auth, parse_auth
-from functions.core.access.gate import Gate
-from functions.core.access.grant_items import read_grant
-from functions.core.registry.registry import Registry
-from functions.core.registry.resolver import Resolver
-from functions.core.serving.model_cache import ModelCache
-from functions.infer.prefetch import Handler, PrefetchingHandler
 
 DEFAULT_MEMORY_MB = 3008  # MB assumed without Lambda's variable, e.g. in a test
 
@@ -55,6 +34,11 @@ size_mb = int(memory_mb or DEFAULT_MEMORY_MB)
 if memory_mb:
     limit_memory(ceiling_bytes(size_mb))
 
+from functions.adapters.aws_http.blobs import BlobReader
+from functions.adapters.aws_http.client import Client
+from functions.adapters.aws_http.settings import Settings
+from functions.core.access.auth import Auth, parse_auth
+
 settings = Settings.from_environment(os.environ)
 dynamodb = Client(settings, "dynamodb")
 blobs = BlobReader.from_settings(
@@ -62,10 +46,31 @@ blobs = BlobReader.from_settings(
 )
 initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
 auth = parse_auth(os.environ.get("AUTH", "none"))
-if initialization != "snap-start":  # connections do not survive a snapshot
+# Connections are made while the rest is imported. They do not survive a snapshot.
+if initialization != "snap-start":
     # The first request's key is read beside the registry's record.
     dynamodb.preconnect(2 if auth is Auth.KEYS else 1)
     blobs.preconnect()
+
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from functions.adapters.aws_http.dynamodb import DynamoCalls
+from functions.adapters.clock import Elapsed, utc_now
+from functions.adapters.dynamodb_table import ItemTable
+from functions.adapters.lazy_modules import defer_imports_of_orjson
+from functions.adapters.onnx.lazy import LazyRuntime
+from functions.adapters.scratch import Scratch
+from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
+from functions.core.registry.registry import Registry
+from functions.core.registry.resolver import Resolver
+from functions.core.serving.model_cache import ModelCache
+from functions.infer.prefetch import Handler, PrefetchingHandler
+
 scratch = Scratch(Path(os.environ.get("TMPDIR") or "/tmp"), "models-")  # noqa: S108 (made private)
 runtime = LazyRuntime(threads_for(size_mb))
 table = ItemTable(DynamoCalls(dynamodb), os.environ["REGISTRY_TABLE"])

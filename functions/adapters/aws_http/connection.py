@@ -7,9 +7,13 @@ read straight into a buffer, and a deadline for each reply as a whole.
 import re
 import socket
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from functions.adapters.aws_http.addresses import Address, resolve
 from functions.adapters.aws_http.endpoint import Endpoint, Trust
+
+if TYPE_CHECKING:
+    import ssl
 
 HEAD_LIMIT = 32 * 1024  # bytes of a reply's status line and headers
 HEADERS_LIMIT = 100
@@ -47,17 +51,18 @@ class Connection:
         self._deadline = deadline
         self._received = memoryview(b"")  # received bytes that are not read yet
         self.pooled_at = 0.0  # Unix time; 0 for a new connection, which cannot be stale
-        self._socket = self._connect(endpoint)
+        self._socket = self._open(endpoint, trust)
+
+    def _open(self, endpoint: Endpoint, trust: Trust) -> socket.socket:
+        if not endpoint.tls:
+            return self._connect(endpoint)
+        context = trust.context()
         try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if endpoint.tls:
-                self._start_tls(endpoint.host, trust)
-        except OSError as error:  # including ssl.SSLError
-            self._socket.close()
-            raise BrokenConnection(f"no connection: {error}") from error
-        except BaseException:
-            self._socket.close()
-            raise
+            return self._connect_tls(endpoint, context)
+        except BrokenConnection as error:
+            if not _is_refusal(error.__cause__) or not trust.widen(context):
+                raise
+        return self._connect_tls(endpoint, trust.context())
 
     def _connect(self, endpoint: Endpoint) -> socket.socket:
         """Connect to the first address of the endpoint that answers."""
@@ -78,15 +83,22 @@ class Connection:
         try:
             connecting.settimeout(max(0.001, self._deadline - monotonic()))
             connecting.connect(socket_address)
+            connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except BaseException:
             connecting.close()
             raise
         return connecting
 
-    def _start_tls(self, host: str, trust: Trust) -> None:
-        context = trust.context()
-        self._set_timeout()
-        self._socket = context.wrap_socket(self._socket, server_hostname=host)
+    def _connect_tls(self, endpoint: Endpoint, context: "ssl.SSLContext") -> socket.socket:
+        connection = self._connect(endpoint)
+        try:
+            connection.settimeout(self._timeout_s())
+            return context.wrap_socket(connection, server_hostname=endpoint.host)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, OSError):  # including ssl.SSLError
+                raise BrokenConnection(f"no connection: {error}") from error
+            raise
 
     def ask(self, message: bytes, deadline: float) -> "Reply":
         """Send an HTTP request and return its reply, body still unread.
@@ -158,10 +170,20 @@ class Connection:
         return data
 
     def _set_timeout(self) -> None:
+        self._socket.settimeout(self._timeout_s())
+
+    def _timeout_s(self) -> float:
         left = self._deadline - monotonic()
         if left <= 0:
             raise BrokenConnection("out of time")
-        self._socket.settimeout(min(self._read_s, left))
+        return min(self._read_s, left)
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Return True if TLS refused the server's certificate."""
+    import ssl  # loaded already, by whoever raised it
+
+    return isinstance(error, ssl.SSLCertVerificationError)
 
 
 class Reply:

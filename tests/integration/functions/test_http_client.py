@@ -23,6 +23,7 @@ from functions.adapters.aws_http.blobs import BlobReader
 from functions.adapters.aws_http.client import Client, RetryPolicy, ServiceError
 from functions.adapters.aws_http.connection import BrokenConnection
 from functions.adapters.aws_http.dynamodb import DynamoCalls
+from functions.adapters.aws_http.endpoint import Trust
 from functions.adapters.aws_http.settings import Settings
 from functions.adapters.clock import utc_now
 from functions.adapters.dynamodb_table import IDLE_READS, ItemTable, OperationFailed
@@ -573,7 +574,6 @@ def test_credentials_of_the_endpoint_are_cached_until_they_expire(
         "AWS_CONTAINER_AUTHORIZATION_TOKEN": "secret word",
     }
     from functions.adapters.aws_http.credentials import EnvironmentCredentials
-    from functions.adapters.aws_http.endpoint import Trust
 
     credentials = EnvironmentCredentials(environment, Trust(), clock=lambda: now[0])
 
@@ -691,6 +691,34 @@ def test_tls_with_the_authorities_of_a_file(
     assert (tmp_path / "m").read_bytes() == content
 
 
+def test_a_certificate_that_is_not_from_amazon_is_looked_up_in_the_system(
+    clients: Clients,
+    serve: Callable[..., FaultServer],
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))  # OpenSSL's name for the system's
+    server = serve(Script(found), authority.server_context("127.0.0.1"))
+    table = clients.table(server.url)
+
+    assert [table.get([("P", "S")]) for _ in range(2)] == [[ITEM]] * 2
+    assert server.connections == 2  # the first one was refused
+
+
+def test_amazons_authorities_are_read_first() -> None:
+    context = Trust().context()
+
+    names = {
+        dict(pair for [pair] in root["subject"])["commonName"] for root in context.get_ca_certs()
+    }
+    assert names == {
+        *(f"Amazon Root CA {number}" for number in range(1, 5)),
+        "Starfield Services Root Certificate Authority - G2",
+    }
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
 def test_an_untrusted_server_gets_no_request(
     clients: Clients, serve: Callable[..., FaultServer], authority: Authority
 ) -> None:
@@ -720,6 +748,7 @@ import sys
 from functions.adapters.aws_http.blobs import BlobReader
 from functions.adapters.aws_http.client import Client
 from functions.adapters.aws_http.dynamodb import DynamoCalls
+from functions.adapters.aws_http.endpoint import Trust
 from functions.adapters.aws_http.settings import Settings
 from functions.adapters.dynamodb_table import ItemTable
 settings = Settings.from_environment({ENVIRONMENT | {"AWS_ENDPOINT_URL": f"{scheme}://127.0.0.1:9"}!r})

@@ -216,6 +216,7 @@ def test_a_cold_start_imports_few_packages_and_limits_memory() -> None:
         SERVING_BUCKET="b",
         REGISTRY_TABLE="t",
         AWS_LAMBDA_FUNCTION_MEMORY_SIZE="512",
+        AWS_ENDPOINT_URL="http://127.0.0.1:9",  # without TLS
     )
 
     assert done.stderr == ""
