@@ -303,7 +303,12 @@ class FunctionProcess:
 
 @contextmanager
 def started(
-    client: str, api: FakeRuntimeApi, handler: str, root: Path = ROOT, **more: str
+    client: str,
+    api: FakeRuntimeApi,
+    handler: str,
+    root: Path = ROOT,
+    descriptors: tuple[int, ...] = (),
+    **more: str,
 ) -> Iterator[FunctionProcess]:
     """Start a function process under a runtime client, connected to a fake Runtime API."""
     variables = environment(client, api.address, handler, root, **more)
@@ -313,6 +318,7 @@ def started(
             env=variables,
             cwd=root,
             stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -100,16 +100,16 @@ class Connection:
             arrived = self._peek_more(connection, arrived)
         start = end + len(_END)
         first, *lines = str(self._view[:end], "utf-8", "surrogateescape").split("\r\n")
-        headers = dict(map(_header, lines))
+        status, headers = _status(first), dict(map(_header, lines))
         if (length := headers.get("content-length")) is not None:
-            body = self._body(connection, start, int(length), arrived)
+            body = self._body(connection, start, _number(length), arrived)
         else:
             connection.recv_into(self._view, start)
             chunked = headers.get("transfer-encoding", "").lower() == "chunked"
             body = self._chunks(connection) if chunked else self._until_closed(connection)
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return Response(_status(first), headers, body)
+        return Response(status, headers, body)
 
     def is_readable(self) -> bool:
         """Return True if the peer has sent something or closed the connection."""
@@ -141,7 +141,7 @@ class Connection:
     def _chunks(self, connection: socket.socket) -> bytes:
         """Return a chunked body; one of a single chunk is not copied."""
         chunks = []
-        while size := int(self._line(connection).partition(b";")[0], 16):
+        while size := _number(self._line(connection).partition(b";")[0], 16):
             chunks.append(_read(connection, size))
             self._line(connection)
         while self._line(connection):  # trailers
@@ -188,4 +188,11 @@ def _status(line: str) -> int:
     version, _, rest = line.partition(" ")
     if not version.startswith("HTTP/1."):
         raise BrokenConnection(f"no HTTP response: {line[:80]!r}")
-    return int(rest[:3])
+    return _number(rest[:3])
+
+
+def _number(text: str | bytes, base: int = 10) -> int:
+    try:
+        return int(text, base)
+    except ValueError:
+        raise BrokenConnection(f"no number in an HTTP response: {text[:80]!r}") from None

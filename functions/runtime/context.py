@@ -1,11 +1,11 @@
 """Context that a handler gets: the attributes of AWS's client, and `after`."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from functions.runtime.errors import CONTEXT_ERROR, Fault
+from functions.runtime.log import Log
 
 W3C_FIELDS = ("traceparent", "tracestate", "baggage")
 
@@ -64,7 +64,8 @@ class ClientContext(_Fields):
 class Environment:
     """Values of the context that are the same for every invocation."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], log: Log) -> None:
+        self._log = log
         get = environ.get
         self.function_name = get("AWS_LAMBDA_FUNCTION_NAME")
         self.function_version = get("AWS_LAMBDA_FUNCTION_VERSION")
@@ -78,6 +79,8 @@ class LambdaContext:
 
     https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
     """
+
+    _log: Log
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class LambdaContext:
 
     def log(self, message: object) -> None:
         """Write a message to the function's log, without a line end."""
-        sys.stdout.write(str(message))
+        self._log.write(str(message))
 
     def read_client_context(self, text: str) -> None:
         """Set the client context from its JSON.

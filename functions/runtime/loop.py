@@ -43,7 +43,7 @@ class Loop:
         self._log = log
         self._environ = environ
         self._watchdog = watchdog
-        self._environment = Environment(environ)
+        self._environment = Environment(environ, log)
         self._after = AfterReply(log, watchdog)
         self.ids: dict[str, str | None] = {"aws_request_id": "", "tenant_id": None}
 

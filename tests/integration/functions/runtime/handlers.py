@@ -309,8 +309,6 @@ def flags(event: Any, context: Any) -> dict[str, Any]:
     return {
         "isolated": sys.flags.isolated,
         "no_site": sys.flags.no_site,
-        "logging": "logging" in sys.modules,
-        "json": "json" in sys.modules,
     }
 
 
