@@ -1,26 +1,35 @@
 """Request in progress, with data for its reply and log line."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
-from functions.core.serving.service import Call
+from functions.core.serving.service import NO_HEADERS, Call
 
 
-class Exchange:
-    """Request in progress, with data for reply headers and the log."""
+class Exchange(Call):
+    """Request in progress: a call, with data for reply headers and the log."""
 
-    action = "unknown"
-    code: str | None = None
-    bytes_in = 0
-    cors_headers: Mapping[str, str] = MappingProxyType({})
-    method = ""
-    accept_encoding: str | None = None
+    __slots__ = (
+        "accept_encoding",
+        "action",
+        "began_ns",
+        "bytes_in",
+        "code",
+        "cors_headers",
+        "method",
+        "request_id",
+    )
 
     def __init__(self, context: Any, began_ns: int | None) -> None:
-        self.call = call = Call()
-        self.began_ns = call.lap_began_ns if began_ns is None else began_ns
+        super().__init__()
+        self.began_ns = self.lap_began_ns if began_ns is None else began_ns
         if began_ns is not None:
-            call.lap_began_ns = began_ns
-            call.lap("start")
+            self.lap_began_ns = began_ns
+            self.lap("start")
+        self.action = "unknown"
+        self.method = ""
+        self.accept_encoding: str | None = None
+        self.cors_headers: Mapping[str, str] = NO_HEADERS
+        self.bytes_in = 0
+        self.code: str | None = None
         self.request_id = str(getattr(context, "aws_request_id", "") or "")

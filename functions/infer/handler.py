@@ -110,13 +110,13 @@ class InferHandler:
         first, self._first = self._first, False
         self._exchange = exchange = Exchange(context, began_ns)
         response = self._respond(exchange, event, context)
-        cold = first or exchange.call.loaded
+        cold = first or exchange.loaded
         response, reply = _finish(response, exchange, cold, isinstance(event, bytes))
         self._log_request(exchange, response, cold, context)
+        exchange.body = b""  # which the log line would keep until it is written
         if exchange.code in SHORTAGES:
-            exchange.call.body = b""
             self._after_shortage(reply, context)
-        self._exchange = None  # its body may be large
+        self._exchange = None
         return reply
 
     def late_reply(self, context: Any) -> bytes:
@@ -126,7 +126,7 @@ class InferHandler:
         """
         exchange = self._exchange or Exchange(context, None)
         response = refusal(TimedOut(UNSTOPPABLE), exchange)
-        cold = exchange.call.loaded
+        cold = exchange.loaded
         add_headers(response, exchange, cold)
         latency_ns = time.perf_counter_ns() - exchange.began_ns
         self._write_line(exchange, response.status, latency_ns, cold, len(response.body), 1.0)
@@ -138,7 +138,7 @@ class InferHandler:
         except PlatformError as error:
             return refusal(error, exchange)
         except MemoryError:
-            exchange.call.body = b""  # answered below, where the traceback holds no memory any more
+            exchange.body = b""  # answered below, where the traceback holds no memory any more
         except Exception as error:
             line = bug_line(error, exchange.request_id).encode() + b"\n"
             _after_reply(context, partial(self._write, line))
@@ -158,21 +158,20 @@ class InferHandler:
                 return HttpResponse(HTTPStatus.NO_CONTENT, b"", headers)
         match = _match(request.method, request.path)
         exchange.action = match.name
-        call = exchange.call
         if self._gate is not None and match.scope is not None:
-            call.grant = self._gate.authorize(request.headers, match.scope)
+            exchange.grant = self._gate.authorize(request.headers, match.scope)
         if hasattr(context, "get_remaining_time_in_millis"):
-            call.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
+            exchange.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
         headers = request.headers
-        call.model = match.model
-        call.reference = requested_version(match.version, headers, request.query)
-        call.header_length = headers.get(HEADER_LOWER)
-        call.body = inflate(request.body, headers.get("content-encoding"), self._inflated_limit)
+        exchange.model = match.model
+        exchange.reference = requested_version(match.version, headers, request.query)
+        exchange.header_length = headers.get(HEADER_LOWER)
+        exchange.body = inflate(request.body, headers.get("content-encoding"), self._inflated_limit)
         if accepted := headers.get("accept-encoding"):
             exchange.accept_encoding = accepted
-            call.compressed = bool(preferred(accepted))
-        call.lap("receive")
-        return success(match.action(self._service, call), exchange.accept_encoding)
+            exchange.compressed = bool(preferred(accepted))
+        exchange.lap("receive")
+        return success(match.action(self._service, exchange), exchange.accept_encoding)
 
     def _log_request(
         self, exchange: Exchange, response: HttpResponse, cold: bool, context: Any
@@ -190,7 +189,7 @@ class InferHandler:
         self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int, rate: float
     ) -> None:
         line = request_line(
-            exchange.call,
+            exchange,
             action=exchange.action,
             request_id=exchange.request_id,
             status=status,
@@ -227,7 +226,7 @@ def _finish(
     except PayloadTooLarge as error:
         response = refusal(error, exchange)
     except MemoryError:
-        exchange.call.body = b""
+        exchange.body = b""
         response = refusal(_out_of_memory(), exchange)
     add_headers(response, exchange, cold)
     return response, response.to_bytes() if as_bytes else response.to_event()

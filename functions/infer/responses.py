@@ -73,17 +73,17 @@ def add_headers(response: HttpResponse, exchange: Exchange, cold: bool) -> None:
 
     x-cold-start is 1 if the request waited for a model or is the environment's first.
     """
-    call = exchange.call
-    timing = _timing(tuple(call.stages_ns)) % tuple([ns / 1e6 for ns in call.stages_ns.values()])
+    stages_ns = exchange.stages_ns
+    timing = _timing(tuple(stages_ns)) % tuple([ns / 1e6 for ns in stages_ns.values()])
     headers = response.headers
-    if call.headers:
-        headers |= call.headers
+    if exchange.headers:
+        headers |= exchange.headers
     if exchange.cors_headers:
         cors.add_headers(headers, exchange.cors_headers)
     headers["x-request-id"] = exchange.request_id
     headers["x-cold-start"] = "1" if cold else "0"
     headers["server-timing"] = timing or "receive;dur=0"
-    if (resolved := call.resolved) is not None:
+    if (resolved := exchange.resolved) is not None:
         headers["x-model-version"] = str(resolved.version.number)
         if resolved.alias is not None:
             headers["x-model-alias"] = resolved.alias

@@ -16,7 +16,7 @@ import sys
 import threading
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 VERSION_MIN = (1, 31, 1)  # crafted models crash the process in earlier releases
 API_VERSION = 24  # version of `OrtApi`: the first that has all functions below
@@ -176,8 +176,9 @@ class Api:
         self._error_message = self._function(ctypes.PYFUNCTYPE(_TEXT), 2, _P)
         self._release_status = self._function(ctypes.PYFUNCTYPE(None), 93, _P)
 
-    def __getattr__(self, name: str) -> Any:  # tells type checkers of the attributes set above
-        raise AttributeError(name)
+    if TYPE_CHECKING:  # the attributes set above; at run time a hook would slow them down
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def new(self, create: Any, *arguments: Any) -> int:
         """Call the C function `create` and return the handle it makes.

@@ -37,6 +37,7 @@ from functions.core.serving.model_cache import ModelCache, Session
 from functions.core.serving.statistics import Statistics
 
 DEFAULT_TIMEOUT_SECONDS = 60.0  # without a Lambda context, e.g. in tests
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 NAMES = 256  # cached model names
 DECODERS = 64  # cached decoders, each with the request templates of one version
 
@@ -48,19 +49,34 @@ Reply = Document | list[Document] | InferReply
 class Call:
     """Arguments of one API request, with its timings and response headers."""
 
-    reference: int | str | None = None  # requested version number or alias
-    header_length: str | None = None
-    compressed = False  # the caller accepts a compressed reply
-    grant = UNLIMITED  # permissions of the caller's access key
-    # Recorded while the call is answered:
-    resolved: Resolved | None = None
-    loaded = False  # the model had to be loaded for this call
-    headers: Mapping[str, str] = MappingProxyType({})  # response headers
+    __slots__ = (
+        "began_ms",
+        "body",
+        "compressed",
+        "deadline",
+        "grant",
+        "header_length",
+        "headers",
+        "lap_began_ns",
+        "loaded",
+        "model",
+        "reference",
+        "resolved",
+        "stages_ns",
+    )
 
-    def __init__(self, model: str = "", body: bytes = b"", deadline: float = 0.0) -> None:
+    def __init__(self, model: str = "", body: bytes = b"", deadline: float | None = None) -> None:
         self.model = model
+        self.reference: int | str | None = None  # requested version number or alias
         self.body = body
+        self.header_length: str | None = None
         self.deadline = deadline or time.monotonic() + DEFAULT_TIMEOUT_SECONDS
+        self.compressed = False  # the caller accepts a compressed reply
+        self.grant = UNLIMITED  # permissions of the caller's access key
+        # Recorded while the call is answered:
+        self.resolved: Resolved | None = None
+        self.loaded = False  # the model had to be loaded for this call
+        self.headers = NO_HEADERS  # response headers
         self.stages_ns: dict[str, int] = {}
         self.began_ms = time.time_ns() // 1_000_000
         self.lap_began_ns = time.perf_counter_ns()
