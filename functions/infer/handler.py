@@ -13,6 +13,7 @@ from typing import Any
 
 from functions.core.access.gate import Gate
 from functions.core.errors import PayloadTooLarge, PlatformError, TimedOut
+from functions.core.protocol.infer_reply import REPLY_BYTES_MAX
 from functions.core.serving import routing
 from functions.core.serving.compression import INFLATED_BYTES_MAX, inflate, preferred
 from functions.core.serving.cors import Cors
@@ -33,6 +34,7 @@ from functions.infer.responses import (
 
 RESERVE_SECONDS = 1.0  # time left to answer before Lambda ends the invocation
 RESERVE_SHARE = 0.2  # at most this share of the remaining time is kept as reserve
+CERTAIN_BYTES = REPLY_BYTES_MAX // 4  # a body that fits in any case
 PATHS = 256  # paths whose route is cached
 
 # After a reply with one of these codes, memory may be missing for the next request.
@@ -166,7 +168,10 @@ class InferHandler:
         exchange.model = match.model
         exchange.reference = requested_version(match.version, headers, request.query)
         exchange.header_length = headers.get(HEADER_LOWER)
-        exchange.body = inflate(request.body, headers.get("content-encoding"), self._inflated_limit)
+        exchange.body = body = request.body
+        encoding = headers.get("content-encoding")
+        if encoding or len(body) > self._inflated_limit:
+            exchange.body = inflate(body, encoding, self._inflated_limit)
         if accepted := headers.get("accept-encoding"):
             exchange.accept_encoding = accepted
             exchange.compressed = bool(preferred(accepted))
@@ -221,7 +226,8 @@ def _finish(
         response.body = b""
     try:
         add_headers(response, exchange, cold)
-        check_size(response)
+        if len(response.body) > CERTAIN_BYTES:
+            check_size(response)
         return response, response.to_bytes() if as_bytes else response.to_event()
     except PayloadTooLarge as error:
         response = refusal(error, exchange)

@@ -77,10 +77,12 @@ def encode_infer(
             _check_classified(spec.name, tensor)
             rows = tensor.shape[0] if signature.batches else 1
             count = min(tensor.size, requested.classes * rows)
-            _check_size(size + count * len("0:0"), limit)
+            if size + count * len("0:0") > limit:
+                raise _too_large(limit)
             tensor = classify(spec, tensor, requested.classes, batched=signature.batches)
         size += _least_size(tensor, requested.binary)
-        _check_size(size, limit)
+        if size > limit:
+            raise _too_large(limit)
         entry: dict[str, Any] = {
             "name": spec.name,
             "datatype": tensor.datatype,
@@ -95,9 +97,11 @@ def encode_infer(
             if base64:
                 entry["parameters"] = {"content_type": "base64"}
         entries.append(entry)
-    head = _head(request, entries, model, version, head_bytes)
-    body = b"".join([head, *chunks])
-    _check_size(len(body), limit)
+    head = body = _head(request, entries, model, version, head_bytes)
+    if chunks:
+        body = b"".join([head, *chunks])
+    if len(body) > limit:
+        raise _too_large(limit)
     return InferReply(body, header_length=len(head) if len(body) > len(head) else None)
 
 
@@ -140,7 +144,8 @@ def _head(
     if request.id is not None:
         document["id"] = request.id
         text_bytes += ESCAPE_BYTES * len(request.id)
-    check_room(WRITING * text_bytes)
+    if text_bytes > SMALL_BYTES // WRITING:
+        check_room(WRITING * text_bytes)
     return orjson.dumps(document)
 
 
@@ -162,9 +167,8 @@ def _check_classified(name: str, tensor: Tensor) -> None:
         )
 
 
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise PayloadTooLarge(
-            f"the reply takes more than {limit} bytes: "
-            "send fewer rows, ask for fewer outputs, for binary data, or for gzip (Accept-Encoding)"
-        )
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the reply takes more than {limit} bytes: "
+        "send fewer rows, ask for fewer outputs, for binary data, or for gzip (Accept-Encoding)"
+    )

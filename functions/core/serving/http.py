@@ -109,9 +109,9 @@ def load_event(raw: bytes) -> Any:
     """
     if (body := find_body(raw)) is not None:
         try:
+            start, end = body
             event = orjson.loads(without_body(raw, body))
             if event["body"] == MARK and event["isBase64Encoded"] is True:
-                start, end = body
                 event["body"] = pybase64.b64decode(memoryview(raw)[start:end], None, True)
                 return event
         except (ValueError, LookupError, TypeError):

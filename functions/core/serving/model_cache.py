@@ -152,7 +152,8 @@ class Lease:
             raise
 
     def __exit__(self, *_: object) -> None:
-        self._cache._release(self._slot)
+        with self._cache._lock:
+            self._slot.users -= 1
 
 
 class ModelCache:

@@ -200,7 +200,7 @@ class InferenceService:
         call.lap("resolve")
         began_ns = call.lap_began_ns
         try:
-            return self._infer(call, version, require_signature(version))
+            return self._infer(call, version, version.signature or require_signature(version))
         except BaseException:
             elapsed_ns = time.perf_counter_ns() - began_ns
             self._statistics.add_failure(version.model, version.number, elapsed_ns)
@@ -248,7 +248,11 @@ class InferenceService:
         # Versions registered before their graphs got guards carry this mark.
         if version.graph.get("refuses_empty", False):
             _refuse_empty(request.inputs)
-        timeout_s = self._timeout_s(request, call.deadline)
+        timeout_s = call.deadline - self._clock()
+        if request.timeout_us:
+            timeout_s = min(timeout_s, request.timeout_us / 1e6)
+        if timeout_s <= 0:
+            raise TimedOut("no time was left to run the model; try again")
         outputs = request.outputs
         # The classes of an output take less than its values: `encode_infer` bounds these.
         reply_bytes = None if outputs.classified else limit
@@ -259,14 +263,6 @@ class InferenceService:
             if oddity is None:
                 raise
             raise InvalidRequest(f"{oddity}, and the model refuses that: {error}") from error
-
-    def _timeout_s(self, request: InferRequest, deadline: float) -> float:
-        timeout_s = deadline - self._clock()
-        if request.timeout_us:
-            timeout_s = min(timeout_s, request.timeout_us / 1e6)
-        if timeout_s <= 0:
-            raise TimedOut("no time was left to run the model; try again")
-        return timeout_s
 
     def _count(
         self, call: Call, version: Version, request: InferRequest, decoder: FastDecoder
