@@ -5,6 +5,7 @@ A reply is JSON, or JSON followed by raw tensors (the binary tensor extension).
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -24,6 +25,9 @@ BINARY_BYTES_MAX = REPLY_BYTES_MAX // 4 * 3  # a body that travels as base64
 CLASSIFIED_BYTES_MAX = 64 * 1024 * 1024  # an output whose top classes are asked for
 EXPANDED_BYTES_MAX = 32 * 1024 * 1024  # a reply before compression, where the caller accepts it
 PIECE_VALUES = 2**14  # written at a time, because a list takes many times a tensor's memory
+SHORT_BYTES = 2**12  # of a tensor and an id whose reply is put together from cached texts
+SHORT_REPLY_BYTES = 2**18  # more than such a reply takes
+OPENINGS = 256  # cached texts before the values of an output
 # Bytes that orjson reserves: for the longest number and a place in a list, for a byte of a string.
 NUMBER_BYTES, PLACE_BYTES, ESCAPE_BYTES = 25, 64, 8
 
@@ -65,6 +69,10 @@ def encode_infer(
         PayloadTooLarge: the reply would take more than `limit` bytes.
         MemoryError: there is not enough to write it.
     """
+    if limit >= SHORT_REPLY_BYTES:
+        body = _short_reply(request, outputs, signature, model, version)
+        if body is not None:
+            return InferReply(body, header_length=None)
     specs = {spec.name: spec for spec in signature.outputs}
     entries: list[dict[str, Any]] = []
     chunks: list[bytes] = []
@@ -103,6 +111,39 @@ def encode_infer(
     if len(body) > limit:
         raise _too_large(limit)
     return InferReply(body, header_length=len(head) if len(body) > len(head) else None)
+
+
+def _short_reply(
+    request: InferRequest,
+    outputs: Mapping[str, Tensor],
+    signature: Signature,
+    model: str,
+    version: int,
+) -> bytes | None:
+    """Encode a reply of one short list of numbers in JSON, between cached texts.
+
+    Return None if the reply is another one.
+    """
+    if len(signature.outputs) != 1 or len(request.id or "") > SHORT_BYTES:
+        return None
+    [spec], [requested] = signature.outputs, request.outputs
+    tensor = outputs[spec.name]
+    if requested.binary or requested.classes or tensor.datatype != spec.datatype:
+        return None
+    if tensor.datatype == "BYTES" or len(tensor.data) > SHORT_BYTES:
+        return None
+    values, _ = tensors.to_json(tensor)
+    opening = _opening(model, version, spec.name, spec.datatype, tensor.shape)
+    closing = b"" if request.id is None else b',"id":' + orjson.dumps(request.id)
+    return b"".join((opening, orjson.dumps(values), b"}]", closing, b"}"))
+
+
+@lru_cache(maxsize=OPENINGS)
+def _opening(model: str, version: int, name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the JSON of a reply up to the values of its only output."""
+    entry = {"name": name, "datatype": datatype, "shape": shape, "data": None}
+    document = {"model_name": model, "model_version": str(version), "outputs": [entry]}
+    return orjson.dumps(document).removesuffix(b"null}]}")
 
 
 def _json_values(tensor: Tensor) -> tuple[Any, bool, int]:

@@ -18,11 +18,12 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from functions.core.errors import InvalidRequest, PayloadTooLarge
 from functions.core.protocol import infer_reply, tensors
 from functions.core.protocol.fast_decoder import FastDecoder
-from functions.core.protocol.infer_reply import InferReply, encode_infer
+from functions.core.protocol.infer_reply import REPLY_BYTES_MAX, InferReply, encode_infer
 from functions.core.protocol.infer_request import (
     HEADER,
     InferRequest,
     RequestedOutput,
+    RequestedOutputs,
     decode_infer,
 )
 from functions.core.protocol.signature import DATATYPES, Signature, TensorSpec
@@ -397,6 +398,30 @@ def test_the_reply_limit_counts_every_byte() -> None:
     )
     with pytest.raises(PayloadTooLarge):
         encode_infer(decode(document()), OUTPUTS, SIGNATURE, "m", 1, limit=len(whole) - 1)
+
+
+@given(
+    st.sampled_from(sorted(set(DATATYPES) - {"BYTES"})),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]))),
+    st.data(),
+)
+def test_a_short_reply_is_written_as_any_other(
+    datatype: str, shape: list[int], name: str | None, data: st.DataObject
+) -> None:
+    size = math.prod(shape) * (DATATYPES[datatype] or 0)
+    raw = data.draw(st.binary(min_size=size, max_size=size))
+    if datatype == "BOOL":
+        raw = bytes(byte & 1 for byte in raw)
+    outputs = RequestedOutputs([RequestedOutput('y"ü', binary=False, classes=0)])
+    request = InferRequest(name, {}, outputs, None, {})
+    tensor = {'y"ü': Tensor(datatype, tuple(shape), raw)}
+    signature = Signature((), (TensorSpec('y"ü', datatype, (-1,) * len(shape)),))
+
+    short = encode_infer(request, tensor, signature, "m", 7)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(infer_reply, "SHORT_REPLY_BYTES", REPLY_BYTES_MAX + 1)
+        assert encode_infer(request, tensor, signature, "m", 7) == short
 
 
 def test_an_output_of_an_undeclared_datatype_is_a_bug() -> None:
