@@ -42,11 +42,14 @@ def cold_start(results: Sequence[Run]) -> str:
 
 
 def warm_request(results: Sequence[Run]) -> str:
-    """Summarize the time that Mayfly's handler adds to a one-row model run."""
-    rows = [row for row in results if row["contender"] == "ours" and row["rows"] == 1]
-    return ", ".join(
-        f"{ENCODINGS[row['encoding']]} {row['minus_bare']['median']:.0f} µs" for row in rows
-    )
+    """Summarize the CPU time of Mayfly's requests: one row, and beside the others."""
+    rows = [row for row in results if row["contender"] == "ours"]
+    parts = []
+    for row in rows:
+        encoding = f"{ENCODINGS[row['encoding']]}, {row['rows']} rows: {row['median']:.0f} µs"
+        over_naive = f", {times(row['over_naive'])} of the hand-made" if "over_naive" in row else ""
+        parts.append(f"{encoding}, {times(row['over_bare'])} of the bare run{over_naive}")
+    return "; ".join(parts)
 
 
 def peers(results: Sequence[Run]) -> str:

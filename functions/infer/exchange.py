@@ -7,7 +7,7 @@ from functions.core.serving.service import NO_HEADERS, Call
 
 
 class Exchange(Call):
-    """Request in progress: a call, with data for reply headers and the log."""
+    """Call in progress, with data for reply headers and log."""
 
     __slots__ = (
         "accept_encoding",

@@ -115,7 +115,7 @@ class InferHandler:
         cold = first or exchange.loaded
         response, reply = _finish(response, exchange, cold, isinstance(event, bytes))
         self._log_request(exchange, response, cold, context)
-        exchange.body = b""  # which the log line would keep until it is written
+        exchange.body = b""  # the log line, written later, needs no body
         if exchange.code in SHORTAGES:
             self._after_shortage(reply, context)
         self._exchange = None

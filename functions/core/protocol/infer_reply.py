@@ -25,7 +25,7 @@ BINARY_BYTES_MAX = REPLY_BYTES_MAX // 4 * 3  # a body that travels as base64
 CLASSIFIED_BYTES_MAX = 64 * 1024 * 1024  # an output whose top classes are asked for
 EXPANDED_BYTES_MAX = 32 * 1024 * 1024  # a reply before compression, where the caller accepts it
 PIECE_VALUES = 2**14  # written at a time, because a list takes many times a tensor's memory
-SHORT_BYTES = 2**12  # of a tensor and an id whose reply is put together from cached texts
+SHORT_BYTES = 2**12  # largest tensor and id of a reply made of cached texts
 SHORT_REPLY_BYTES = 2**18  # more than such a reply takes
 OPENINGS = 256  # cached texts before the values of an output
 # Bytes that orjson reserves: for the longest number and a place in a list, for a byte of a string.
@@ -120,7 +120,7 @@ def _short_reply(
     model: str,
     version: int,
 ) -> bytes | None:
-    """Encode a reply of one short list of numbers in JSON, between cached texts.
+    """Encode a reply of one short JSON list between cached texts.
 
     Return None if the reply is another one.
     """
@@ -140,7 +140,7 @@ def _short_reply(
 
 @lru_cache(maxsize=OPENINGS)
 def _opening(model: str, version: int, name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    """Return the JSON of a reply up to the values of its only output."""
+    """Return a reply's JSON before the values of its only output."""
     entry = {"name": name, "datatype": datatype, "shape": shape, "data": None}
     document = {"model_name": model, "model_version": str(version), "outputs": [entry]}
     return orjson.dumps(document).removesuffix(b"null}]}")
