@@ -42,11 +42,11 @@ def cold_start(results: Sequence[Run]) -> str:
 
 
 def warm_request(results: Sequence[Run]) -> str:
-    """Summarize the CPU time of Mayfly's requests: one row, and beside the others."""
+    """Summarize the CPU time of Mayfly's warm requests."""
     rows = [row for row in results if row["contender"] == "ours"]
     parts = []
     for row in rows:
-        encoding = f"{ENCODINGS[row['encoding']]}, {row['rows']} rows: {row['median']:.0f} µs"
+        encoding = f"{ENCODINGS[row['encoding']]}, {row['rows']} row(s): {row['median']:.0f} µs"
         over_naive = f", {times(row['over_naive'])} of the hand-made" if "over_naive" in row else ""
         parts.append(f"{encoding}, {times(row['over_bare'])} of the bare run{over_naive}")
     return "; ".join(parts)

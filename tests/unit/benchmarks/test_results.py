@@ -59,7 +59,7 @@ def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
             "warm_request",
             {"encoding": "json", "rows": 1, "contender": "ours", **spread(51.4)}
             | {"over_bare": spread(4), "over_naive": spread(0.5)},
-            "JSON, 1 rows: 51 µs, 4.00x of the bare run, 0.50x of the hand-made",
+            "JSON, 1 row(s): 51 µs, 4.00x of the bare run, 0.50x of the hand-made",
         ),
         (
             "peers",
