@@ -46,7 +46,7 @@ class Grant:
 
     def sees(self, model: str) -> bool:
         """Return True if a model of this name exists for the caller."""
-        return any(matches(pattern, model) for pattern in self.models)
+        return self.sees_all or any(matches(pattern, model) for pattern in self.models)
 
 
 # For requests that need no key, or were authorised before they came to the function.
