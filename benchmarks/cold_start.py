@@ -1,28 +1,32 @@
 """Cold start: time from process start to the first prediction.
 
     python -m benchmarks.cold_start [--rounds N] [--models tiny,conv100,encoder400]
-                                    [--storages s3-like,unthrottled] [--no-save]
+                                    [--storages s3-like,unthrottled] [--clients mayfly,aws]
+                                    [--no-save]
 
-Each measurement starts a fresh process and ends when the process has printed its prediction.
-A round runs every contender once, in a rotating order. The first round is discarded: it also
-compiles the byte code. Ratios compare times of the same round. A prediction that differs from
-the reference's by more than 1e-5 ends the benchmark with an error. Contenders:
+Each measurement starts a fresh process and ends when its prediction has arrived: the reference
+prints it, a function posts it to a local Runtime API. A round runs every contender once, in a
+rotating order. The first round is discarded: it also compiles the byte code. Ratios compare times
+of the same round. A prediction that differs from the reference's by more than 1e-5 ends the
+benchmark with an error. Contenders:
 
 reference  Imports onnxruntime, opens a session of a local file and runs it once. It fetches no
            model and parses no request.
 usual      Powertools' Logger, Metrics, Tracer and REST resolver, boto3's download_file, a session
-           with default options, a JSON request.
-ours       functions.infer.main with the template's environment. It reads the version from the
-           registry (moto's DynamoDB, without delay), fetches the model from storage and answers an
-           API Gateway event with a JSON body and an access key, which it reads as well.
+           with default options, a JSON request. Under AWS's runtime client.
+ours       functions.infer.main with the template's environment, under Mayfly's runtime client. It
+           reads the version from the registry (moto's DynamoDB, without delay), fetches the model
+           from storage and answers an API Gateway event with a JSON body and an access key, which
+           it reads as well.
 open       The same without access keys (Auth=none).
+ours, aws  "ours" under AWS's runtime client (RuntimeClient=aws).
 
 "s3-like" storage waits 15 ms before the first byte and sends 90 MB/s on each connection, without a
 limit on their sum. "unthrottled" is the loopback interface.
 
-Not measured: TLS, the network, Lambda's own start and its runtime client, a cold page cache.
-Telemetry is off in every process, and so is the Tracer, because there is no X-Ray daemon. All
-processes have warm byte code and no interpreter flags.
+Not measured: TLS, the network, Lambda's own start, a cold page cache. Telemetry is off in every
+process, and so is the Tracer, because there is no X-Ray daemon. All processes have warm byte code.
+Results up to commit 5324806 called the handlers without a runtime client.
 """
 
 import argparse
@@ -37,8 +41,10 @@ from benchmarks.harness import cloud, measure, options, requests
 from benchmarks.harness.child import CHILDREN, spawn, write_json
 from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, all_workloads
+from benchmarks.harness.runtime.first_invocation import AWS, CLIENTS, MAYFLY, invoke
 
-REFERENCE, USUAL, OURS, OPEN = "reference", "usual", "ours", "open"
+REFERENCE, USUAL, OURS, OPEN, OURS_AWS = "reference", "usual", "ours", "open", "ours, aws"
+BY_CLIENT = {MAYFLY: (OURS, OPEN), AWS: (OURS_AWS,)}
 
 
 class ColdStarts:
@@ -54,7 +60,9 @@ class ColdStarts:
         write_json(self._folder / "predict.json", requests.predict_event(workload))
         self._expected: np.ndarray | None = None
 
-    def contenders(self, storages: Sequence[str]) -> dict[str, Callable[[], float]]:
+    def contenders(
+        self, storages: Sequence[str], clients: Sequence[str]
+    ) -> dict[str, Callable[[], float]]:
         """Return a function per contender that measures one cold start in ms.
 
         The reference comes first: its prediction is the expected one.
@@ -62,8 +70,10 @@ class ColdStarts:
         contenders: dict[str, Callable[[], float]] = {REFERENCE: self._reference}
         for storage in storages:
             contenders[f"{USUAL}, {storage}"] = partial(self._usual, storage)
-            contenders[f"{OURS}, {storage}"] = partial(self._ours, storage, OURS)
-            contenders[f"{OPEN}, {storage}"] = partial(self._ours, storage, OPEN)
+            for client in clients:
+                for contender in BY_CLIENT[client]:
+                    measurement = partial(self._ours, storage, contender, client)
+                    contenders[f"{contender}, {storage}"] = measurement
         return contenders
 
     def _reference(self) -> float:
@@ -91,27 +101,29 @@ class ColdStarts:
             "POWERTOOLS_TRACE_DISABLED": "true",
         }
         duration_ms, reply = self._invoke(
-            "benchmarks.children.usual", "predict.json", storage, variables
+            "benchmarks.children.usual", "predict.json", storage, variables, AWS
         )
         self._check(requests.usual_prediction(reply), USUAL)
         return duration_ms
 
-    def _ours(self, storage: str, contender: str) -> float:
-        variables = {**self._aws.variables, "AUTH": "keys" if contender == OURS else "none"}
-        duration_ms, reply = self._invoke("functions.infer.main", "infer.json", storage, variables)
+    def _ours(self, storage: str, contender: str, client: str) -> float:
+        variables = {**self._aws.variables, "AUTH": "none" if contender == OPEN else "keys"}
+        duration_ms, reply = self._invoke(
+            "functions.infer.main", "infer.json", storage, variables, client
+        )
         if reply["headers"]["x-cold-start"] != "1":
             raise RuntimeError("the first request was no cold start")
         self._check(requests.infer_prediction(reply), contender)
         return duration_ms
 
     def _invoke(
-        self, module: str, event: str, storage: str, variables: Mapping[str, str]
+        self, module: str, event: str, storage: str, variables: Mapping[str, str], client: str
     ) -> tuple[float, Any]:
         def environment(tmp: Path) -> dict[str, str]:
             return self._aws.lambda_environment(storage, tmp, variables)
 
-        command: list[str | Path] = [CHILDREN / "invoke.py", module, self._folder / event]
-        return spawn(command, environment, self._folder)
+        handler = f"{module}.lambda_handler"
+        return invoke(handler, self._folder / event, client, environment, self._folder)
 
     def _check(self, prediction: np.ndarray, contender: str) -> None:
         if self._expected is None:
@@ -131,17 +143,20 @@ def results(
     spread = Spread.from_values(reference, 1)
     entries = [measure.row(spread, model=model, contender=REFERENCE, storage="local file")]
     for storage in storages:
-        for contender in (USUAL, OURS, OPEN):
-            values = durations_ms[f"{contender}, {storage}"]
+        by_contender = {
+            contender: durations_ms[f"{contender}, {storage}"]
+            for contender in (USUAL, OURS, OPEN, OURS_AWS)
+            if f"{contender}, {storage}" in durations_ms
+        }
+        for contender, values in by_contender.items():
             spread = Spread.from_values(values, 1)
             entry = measure.row(spread, model=model, contender=contender, storage=storage)
             entry["over_reference"] = measure.ratios(values, reference).to_record()
+            if contender in (OURS, OURS_AWS):
+                entry["over_usual"] = measure.ratios(values, by_contender[USUAL]).to_record()
+            if contender == OURS:
+                entry["over_open"] = measure.ratios(values, by_contender[OPEN]).to_record()
             entries.append(entry)
-        ours, usual, without_keys = (
-            durations_ms[f"{contender}, {storage}"] for contender in (OURS, USUAL, OPEN)
-        )
-        entries[-2]["over_usual"] = measure.ratios(ours, usual).to_record()
-        entries[-2]["over_open"] = measure.ratios(ours, without_keys).to_record()
     return entries
 
 
@@ -185,6 +200,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_models(parser)
     storages = list(cloud.STORAGES)
     parser.add_argument("--storages", type=options.choice_of(storages), default=storages)
+    parser.add_argument("--clients", type=options.choice_of(CLIENTS), default=list(CLIENTS))
     return parser.parse_args(words)
 
 
@@ -194,7 +210,7 @@ def main() -> None:
     entries: list[dict[str, Any]] = []
     with cloud.start(workloads, chosen.storages) as aws:
         for workload in workloads:
-            contenders = ColdStarts(aws, workload).contenders(chosen.storages)
+            contenders = ColdStarts(aws, workload).contenders(chosen.storages, chosen.clients)
             durations_ms = measure.interleave(contenders, chosen.rounds, label=workload.name)
             entries += results(workload.name, durations_ms, chosen.storages)
     print(table(entries))

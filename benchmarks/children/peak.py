@@ -36,7 +36,7 @@ def reference(model: str, values: str, shape: str) -> Any:
 
 def ours(path: str) -> Any:
     """Send an event to the infer function's handler; return its prediction."""
-    from benchmarks.children.invoke import Context
+    from benchmarks.children.context import Context
     from functions.infer.main import lambda_handler
 
     reply: Any = lambda_handler(json.loads(Path(path).read_text(encoding="utf-8")), Context())

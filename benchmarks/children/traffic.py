@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children.invoke import Context
+from benchmarks.children.context import Context
 from benchmarks.children.memory_status import memory_mb
 from benchmarks.harness.member import WIDTH, Member
 from functions.infer import main as deployed

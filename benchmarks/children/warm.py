@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller
 
-from benchmarks.children.invoke import Context
+from benchmarks.children.context import Context
 from benchmarks.harness.measure import interleave
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics

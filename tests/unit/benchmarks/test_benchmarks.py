@@ -33,6 +33,7 @@ COLD_MS = {
     "usual, s3-like": [500.0, 1000.0],
     "ours, s3-like": [50.0, 100.0],
     "open, s3-like": [40.0, 100.0],
+    "ours, aws, s3-like": [60.0, 140.0],
 }
 WARM_US = {
     "json 1|bare": [10.0, 20.0],
@@ -133,7 +134,7 @@ def test_each_round_begins_with_another_contender() -> None:
 
 
 def test_cold_starts_are_compared_with_reference_and_usual_handler() -> None:
-    reference, usual, ours, _ = cold_start.results("tiny", COLD_MS, ["s3-like"])
+    reference, usual, ours, _, under_aws = cold_start.results("tiny", COLD_MS, ["s3-like"])
 
     labels = {"model": "tiny", "contender": "reference", "storage": "local file"}
     assert reference == labels | {"n": 2, "median": 150.0, "p90": 190.0}
@@ -141,6 +142,18 @@ def test_cold_starts_are_compared_with_reference_and_usual_handler() -> None:
     assert ours["over_reference"] == {"median": 0.5, "p90": 0.5}
     assert ours["over_usual"] == {"median": 0.1, "p90": 0.1}
     assert ours["over_open"]["median"] == 1.125  # of 50 / 40 and 100 / 100
+    assert under_aws["over_usual"]["median"] == 0.13  # of 60 / 500 and 140 / 1000
+
+
+def test_a_cold_start_can_be_measured_under_one_client() -> None:
+    assert cold_start.arguments(["--clients", "aws"]).clients == ["aws"]
+    durations_ms = {
+        name: values for name, values in COLD_MS.items() if not name.startswith(("ours, s", "open"))
+    }
+
+    entries = cold_start.results("tiny", durations_ms, ["s3-like"])
+
+    assert [entry["contender"] for entry in entries] == ["reference", "usual", "ours, aws"]
 
 
 def test_warm_requests_are_compared_with_the_bare_run() -> None:
