@@ -168,13 +168,23 @@ class _Loop:
             return
         mean_loss = self.ranks.sum(state.loss_sum).item() / self.rows  # waits for the device
         rate = (self.rows - first_row) / max(time.monotonic() - started, 1e-9)
-        validation = self.ranks.broadcast(self.validate() if self.ranks.leads else None)
+        _check_finite("loss", mean_loss, state.epoch + 1)
+        validation = self.ranks.broadcast(self._validate() if self.ranks.leads else None)
+        if isinstance(validation, Diverged):
+            raise validation
         state.epoch, state.step = state.epoch + 1, 0
         state.loss_sum.zero_()
         row = {"epoch": state.epoch, "loss": mean_loss, **validation, "examples_per_s": rate}
         if self.roof is not None:
             row["roof"] = self.roof.share(rate)
         self._end_epoch(row, watch)
+
+    def _validate(self) -> Row | Diverged:
+        """Validate the model, or return the error for all processes."""
+        try:
+            return self.validate()
+        except Diverged as error:
+            return error
 
     def _start_epoch(self) -> None:
         state, seed = self.state, self.settings.seed
@@ -223,10 +233,6 @@ class _Loop:
     def _end_epoch(self, row: Row, watch: Callable[[Row], None] | None) -> None:
         state, epochs = self.state, self.settings.epochs
         state.history.append(row)
-        if not math.isfinite(row["loss"]):
-            raise Diverged(
-                f"the loss is {row['loss']} in epoch {state.epoch}: lower lr, or set clip=1"
-            )
         if self.settings.patience or self.stop.deadline < math.inf:
             state.keep_best(row["validation_loss"])
         stopping = self.ranks.any(self.stop.requested)
@@ -324,8 +330,16 @@ def _validate(
         part = slice(start, start + CHUNK)
         rows = target[part]
         loss_sum += loss(model, tuple(values[part] for values in inputs), rows).float() * len(rows)
-    metrics = {"loss": loss_sum.item() / len(target)} | (score(model) if score is not None else {})
+    mean_loss = loss_sum.item() / len(target)
+    _check_finite("validation loss", mean_loss)
+    metrics = {"loss": mean_loss} | (score(model) if score is not None else {})
     return {f"validation_{name}": value for name, value in metrics.items()}
+
+
+def _check_finite(name: str, value: float, epoch: int | None = None) -> None:
+    if not math.isfinite(value):
+        place = f" in epoch {epoch}" if epoch else ""
+        raise Diverged(f"diverged: the {name} is {value}{place}: lower lr, or set clip=1")
 
 
 @torch.no_grad()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from training import networks
 from training.data import Dataset, Examples
+from training.errors import Diverged
 from training.evaluation import calibration
 from training.evaluation.metrics import compute
 from training.fitting import estimators, loop
@@ -78,9 +80,14 @@ class Trained:
         """Compute the model's metrics on examples, and return its outputs, too.
 
         `run` stands in for the model, e.g. the graph that was exported from it.
+
+        Raises:
+            Diverged: an output is no number.
         """
         recipe = self.recipe
         outcome = (recipe.infer or self._first_output)(run or self.run, examples)
+        if np.issubdtype(outcome.dtype, np.floating) and np.isnan(outcome).any():
+            raise Diverged("diverged: the model's outputs are NaN: lower lr, or set clip=1")
         metrics = compute(recipe.task, outcome, examples, self.labels)
         return metrics | (recipe.metric(outcome, examples) if recipe.metric else {}), outcome
 

@@ -112,14 +112,21 @@ def run_serial(
             value = _fit_trial(study, trial, load_data, device, stop, fit)
         except TrialPruned:
             state = TrialState.PRUNED
-        except TrainingError as error:
-            state, reason = TrialState.FAIL, str(error)
+        except Interrupted:
+            raise
+        except Exception as error:  # a recipe's own code; a trial in a process fails alone, too
+            state, reason = TrialState.FAIL, _reason(error)
         finally:
             study.add_duration(trial, time.monotonic() - started)
         if (checkpoints := study.checkpoints(trial)) is not None:
             shutil.rmtree(checkpoints, ignore_errors=True)
         study.finish(trial, state, value, reason)
     return study
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, TrainingError) else f"{type(error).__name__}: {text}"
 
 
 def _is_last_moment(study: Study, stop: Stop | None) -> bool:

@@ -35,6 +35,11 @@ class Search:
     data: str = ""  # digest or addresses of the data: a resumed search has the same
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """Values of the searched hyperparameters without a search, by name."""
+        return {name: getattr(self.settings, name) for name in self.space}
+
+    @property
     def metric(self) -> str:
         """Name of the primary metric of the recipe's task."""
         return metrics.PRIMARY[self.recipe.task].metric

@@ -75,6 +75,8 @@ class Study:
 
     def settings(self, trial: BaseTrial) -> Settings:
         """Return a trial's values of the searched hyperparameters by name."""
+        if trial.number == 0:  # unrounded, and outside the space where the recipe's values are
+            return self.search.defaults
         space = self.search.space
         values = {name: rounded(axis, trial.params[name]) for name, axis in space.items()}
         settings = override(self.search.settings, values)

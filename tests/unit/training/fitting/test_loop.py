@@ -589,6 +589,24 @@ def test_a_loss_of_nan_ends_the_run_in_one_sentence() -> None:
         )
 
 
+def test_a_diverging_run_is_one_sentence_and_no_traceback_of_the_metrics() -> None:
+    """Weights become infinite in the last update; a metric would refuse NaN."""
+
+    def score(model: Any) -> dict[str, float]:
+        raise ValueError("Input contains NaN.")
+
+    settings = NetworkHyperparameters(epochs=1, lr=1e30, batch_size=100, warm_up=0.0)
+    with pytest.raises(Diverged, match="diverged: the validation loss is (nan|inf)"):
+        train(
+            make_linear(),
+            settings,
+            data=make_weak_data(),
+            augment=None,
+            loss=losses.mse,
+            score=score,
+        )
+
+
 def test_data_that_do_not_fit_the_network_are_named_with_their_shapes() -> None:
     with pytest.raises(InvalidRecipe) as caught:
         train(make_linear(19), data=make_weak_data(), augment=None, loss=losses.mse)

@@ -93,7 +93,7 @@ def test_sigterm_to_one_process_stops_both_and_they_resume_bit_for_bit(folder: P
 def test_one_process_refuses_the_checkpoint_of_two(folder: Path) -> None:
     settings = script.replace(script.SETTINGS, accumulate=1, epochs=3)
 
-    with pytest.raises(InvalidCheckpoint, match="belongs to a run with other settings"):
+    with pytest.raises(InvalidCheckpoint, match="belongs to a run with other processes"):
         script.fit(script.make_model(0.3), settings=settings, checkpoints=folder / "state")
 
 

@@ -175,6 +175,32 @@ def test_a_failed_trial_does_not_end_a_search() -> None:
     assert [trial.user_attrs["reason"] for trial in failed] == ["the loss is nan in epoch 1"]
 
 
+def test_an_error_of_the_recipe_fails_its_trial_alone() -> None:
+    def fit(recipe: Any, settings: Knobs, data: Dataset, **more: Any) -> Any:
+        if settings.lr == 0.02:
+            raise ZeroDivisionError("division\nby zero")
+        return trainer.fit(recipe, settings, data, **more)
+
+    study = run_serial(make_study(), load_data, device=CPU, fit=fit)
+
+    [failed] = [trial for trial in study.trials if trial.state is TrialState.FAIL]
+    assert failed.user_attrs["reason"] == "ZeroDivisionError: division by zero"
+
+
+def test_a_diverging_trial_fails_and_the_search_goes_on() -> None:
+    """The last update makes the weights infinite: the mean loss of the epoch is still finite."""
+    recipe = replace(RECIPE, search={"lr": (1e30, 0.03)})
+    settings = Knobs(epochs=1, batch_size=200, warm_up=0.0)
+    search = Search(recipe, settings, make_space(recipe), "grid", limit=2)
+
+    study = run_serial(Study(search), load_data, device=CPU)
+
+    states = [(trial.state, trial.user_attrs.get("reason", "")) for trial in study.trials]
+    assert states[0] == (TrialState.COMPLETE, "")
+    assert states[1][0] is TrialState.FAIL
+    assert states[1][1].startswith("diverged: the validation loss is ")
+
+
 def test_a_search_ends_when_every_trial_fails() -> None:
     def fit(*_: Any, **__: Any) -> Any:
         raise Diverged("the loss is nan in epoch 1")

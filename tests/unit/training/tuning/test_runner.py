@@ -55,7 +55,7 @@ def test_trials_run_in_parallel_and_weak_ones_are_stopped() -> None:
 
     def launch(trial: Trial) -> Scripted:
         lr = study.settings(trial)["lr"]
-        launched[trial.number] = Scripted(*statuses(50.0 if lr in BAD else 1.0 + lr))
+        launched[trial.number] = Scripted(*statuses(1.0 + lr if lr in GOOD else 50.0))
         return launched[trial.number]
 
     run_parallel(study, launch, parallel=2, poll_s=0)
