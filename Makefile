@@ -77,13 +77,14 @@ deploy: build ## Deploy the bundle with sam deploy; STACK=name PARAMETERS="Name=
 	.venv-sam/bin/sam deploy --config-file $(CURDIR)/samconfig.toml --template-file $(BUILD)/template.yaml \
 		$(if $(STACK),--stack-name $(STACK)) $(if $(strip $(OVERRIDES)),--parameter-overrides $(OVERRIDES))
 
-stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, histories, planted faults (hours; first 4 GB)
+stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, timing of keys, histories, planted faults (hours; first 4 GB)
 	$(BIN)/python -m tests.stress.conformance
 	$(BIN)/python -m tests.stress.exporters
 	$(BIN)/python -m tests.stress.mutants
 	$(BIN)/python -m tests.stress.many_models
 	$(BIN)/python -m tests.stress.hostile_values
 	$(BIN)/python -m tests.stress.hostile_requests
+	$(BIN)/python -m tests.stress.key_timing
 	$(BIN)/python -m pytest -m stress tests
 
 bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (long)

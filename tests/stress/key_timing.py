@@ -1,0 +1,142 @@
+"""Timing of refused access keys: can a caller tell an unknown key from a wrong secret?
+
+    python -m tests.stress.key_timing [--each 4000] [--difference-us 100]
+
+Keys of each kind are checked by gates that have cached none of them, in random order, and the time
+of each refusal is measured. DynamoDB is moto in another process on loopback, read by the client
+that is deployed. Wrong secrets of existing keys are compared with unknown keys by the Mann-Whitney
+test: the run fails below p = 0.001. As a control, a group of unknown keys is counted
+`--difference-us` longer, and the run also fails if that is not seen: the test would be too weak.
+Revoked and expired keys are shown without a verdict: whoever has one knows its secret.
+"""
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import cloud
+from benchmarks.harness.models import all_workloads
+from functions.adapters.aws_http.client import Client
+from functions.adapters.aws_http.dynamodb import DynamoCalls
+from functions.adapters.aws_http.settings import Settings
+from functions.adapters.clock import Elapsed, utc_now
+from functions.adapters.dynamodb_table import ItemTable
+from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
+from functions.core.access.grants import Scope
+from functions.core.access.key_store import KeyStore
+from functions.core.access.keys import new_id, new_key, parse_key
+from functions.core.errors import Unauthenticated
+
+chance = random.Random(0)  # noqa: S311 (no secret)
+UNKNOWN, WRONG, LATER = "unknown", "wrong secret", "unknown, answered later"
+P_MIN = 0.001
+
+
+def keys_of_each_kind(table: ItemTable) -> dict[str, Callable[[], str]]:
+    """Return a function per kind of refused key that returns one."""
+    store = KeyStore(table, utc_now)
+
+    def create(**fields: Any) -> str:
+        request = {"scopes": [Scope.INFER], "models": ["*"], "actor": "test", **fields}
+        return store.create("test", **request)[1]
+
+    good = [str(parse_key(create())) for _ in range(50)]
+    revoked = [create() for _ in range(50)]
+    for key in revoked:
+        store.revoke(str(parse_key(key)), actor="test")
+    expired = [create(valid_until=int(time.time()) + 1) for _ in range(50)]
+    time.sleep(2)  # until they have expired
+    return {
+        UNKNOWN: lambda: new_key(new_id()),
+        WRONG: lambda: new_key(chance.choice(good)),
+        LATER: lambda: new_key(new_id()),
+        "revoked": lambda: chance.choice(revoked),
+        "expired": lambda: chance.choice(expired),
+    }
+
+
+def measure(
+    table: ItemTable, kinds: Mapping[str, Callable[[], str]], each: int, later_us: float
+) -> dict[str, np.ndarray]:
+    """Return the microseconds of `each` refusals of every kind, in random order."""
+    order = [kind for kind in kinds for _ in range(each)]
+    chance.shuffle(order)
+    times_us: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number, kind in enumerate(order):
+        gate = Gate(partial(read_grant, table), 60.0, Elapsed())  # has cached nothing
+        headers = {"x-api-key": kinds[kind]()}
+        began_ns = time.perf_counter_ns()
+        try:
+            gate.authorize(headers, Scope.INFER)
+        except Unauthenticated:
+            end_ns = time.perf_counter_ns()
+        times_us[kind].append((end_ns - began_ns) / 1000 + (later_us if kind == LATER else 0))
+        if number % 1000 == 0:
+            print(f"\r{number} of {len(order)}", end="", file=sys.stderr)
+    print("\r", end="", file=sys.stderr)
+    return {kind: np.array(values) for kind, values in times_us.items()}
+
+
+def p_value(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the two-sided p of the Mann-Whitney test, by its normal approximation.
+
+    >>> p_value(range(100), range(100)) == 1.0, p_value(range(100), range(50, 150)) < 1e-6
+    (True, True)
+    """
+    n, m = len(first), len(second)
+    values = np.concatenate([first, second])
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks = (ends - (counts - 1) / 2)[inverse]  # ties share their mean rank
+    u = ranks[:n].sum() - n * (n + 1) / 2
+    deviation = math.sqrt(n * m * (n + m + 1) / 12)
+    return math.erfc(abs(u - n * m / 2) / deviation / math.sqrt(2))
+
+
+def report(times_us: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Print a line per kind; return the p of its comparison with unknown keys."""
+    unknown = times_us[UNKNOWN]
+    chances = {}
+    for kind, values in times_us.items():
+        chances[kind] = p_value(values, unknown)
+        difference = np.median(values) - np.median(unknown)
+        print(
+            f"{kind:<24} n {len(values)}  median {np.median(values):7.1f} us  "
+            f"difference {difference:+6.1f} us  p {chances[kind]:.3g}"
+        )
+    return chances
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare the times of refused access keys.")
+    parser.add_argument("--each", type=int, default=4000, help="keys of each kind [%(default)s]")
+    parser.add_argument(
+        "--difference-us", type=float, default=100.0, help="delay of the control [%(default)s]"
+    )
+    options = parser.parse_args()
+    with cloud.start([all_workloads()["tiny"]], ["unthrottled"]) as aws:
+        variables = aws.lambda_environment("unthrottled", aws.folder, aws.variables)
+        client = Client(Settings.from_environment(variables), "dynamodb")
+        table = ItemTable(DynamoCalls(client), aws.variables["REGISTRY_TABLE"])
+        kinds = keys_of_each_kind(table)
+        times_us = measure(table, kinds, options.each, options.difference_us)
+    chances = report(times_us)
+    if chances[LATER] >= P_MIN:
+        print(f"{options.difference_us} us were not seen: send more keys, or on a quieter machine")
+        return 1
+    if chances[WRONG] < P_MIN:
+        print("wrong secrets and unknown keys can be told apart")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
