@@ -13,7 +13,6 @@ from typing import Any
 
 from functions.core.access.gate import Gate
 from functions.core.errors import PayloadTooLarge, PlatformError, TimedOut
-from functions.core.protocol.infer_reply import REPLY_BYTES_MAX
 from functions.core.serving import routing
 from functions.core.serving.compression import INFLATED_BYTES_MAX, inflate, preferred
 from functions.core.serving.cors import Cors
@@ -34,7 +33,6 @@ from functions.infer.responses import (
 
 RESERVE_SECONDS = 1.0  # time left to answer before Lambda ends the invocation
 RESERVE_SHARE = 0.2  # at most this share of the remaining time is kept as reserve
-CERTAIN_BYTES = REPLY_BYTES_MAX // 4  # a body that fits in any case
 PATHS = 256  # paths whose route is cached
 
 # After a reply with one of these codes, memory may be missing for the next request.
@@ -226,8 +224,7 @@ def _finish(
         response.body = b""
     try:
         add_headers(response, exchange, cold)
-        if len(response.body) > CERTAIN_BYTES:
-            check_size(response)
+        check_size(response)
         return response, response.to_bytes() if as_bytes else response.to_event()
     except PayloadTooLarge as error:
         response = refusal(error, exchange)
