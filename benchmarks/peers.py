@@ -17,12 +17,12 @@ flask, fastapi, bentoml, mlserver, litserve
        request (gunicorn), a second process for the worker (LitServe). FastAPI has uvicorn's fast
        extras. MLServer's inference pool, by default a second process, is off. Requests are HTTP on
        loopback, over connections that stay open where the server keeps them.
-ours   The infer function's process under awslambdaric, AWS's runtime client, as deployed. It gets
-       API Gateway events from the local Runtime API (local/execution/runtime_api.py), reads the
-       version from the registry (moto) and the model from "s3-like" storage, which waits 15 ms and
-       sends 90 MB/s. "ours, unthrottled" starts from storage without delay.
+ours   The infer function's process under our runtime client, as deployed. It gets API Gateway
+       events from the local Runtime API (local/execution/runtime_api.py), reads the version from
+       the registry (moto) and the model from "s3-like" storage, which waits 15 ms and sends 90
+       MB/s. "ours, unthrottled" starts from storage without delay.
 empty  The same process with children/empty.py as handler, which answers at once: the share of the
-       runtime client.
+       runtime client. "ours, AWS's client" and "empty, AWS's client" run under awslambdaric.
 stack  The local stack as a user sees it: HTTP, the local gateway, environments that start on
        demand.
 
@@ -55,10 +55,11 @@ from benchmarks.harness import cloud, measure, options
 from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import workloads
 from benchmarks.harness.peer_servers import PEERS
-from benchmarks.harness.server_runs import CLIENTS, Metrics, ServerRuns
+from benchmarks.harness.server_runs import AWS, CLIENTS, MAYFLY, Metrics, ServerRuns
 from local.execution import processes
 
 OURS, UNTHROTTLED, EMPTY, STACK = "ours", "ours, unthrottled", "empty", "stack"
+UNDER_AWS = {OURS: "ours, AWS's client", EMPTY: "empty, AWS's client"}
 CPU_PEER, CPU_GOAL = "fastapi", 0.5  # CPU time of ours over this peer's, at 1 client
 # Metrics in which ours has the goal to be below every peer, and their names.
 GOAL_METRICS = {"cold_start_ms": "cold start", "cpu_us_1": "CPU", "memory_mb": "memory"}
@@ -83,6 +84,8 @@ def results(
             entry[metric] = Spread.from_values(_values(rounds, metric), 2).to_record()
         if name in PEERS and OURS in metrics:
             entry["ours_over"] = _ratios(metrics[OURS], rounds)
+        if (base := UNDER_AWS.get(name, "")) in metrics:
+            entry["over_aws_client"] = _ratios(rounds, metrics[base])
         entries.append(entry)
     return entries + [{"contender": name, "missing": reason} for name, reason in missing.items()]
 
@@ -137,6 +140,10 @@ def goals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     if EMPTY in by_name and OURS in by_name:
         client, total = (by_name[name]["cpu_us_1"]["median"] for name in (EMPTY, OURS))
         sentences.append(f"of our CPU, {client:.0f} µs of {total:.0f} are the runtime client's")
+    for name, base in UNDER_AWS.items():
+        if "over_aws_client" in by_name.get(name, {}):
+            ratio = by_name[name]["over_aws_client"]["cpu_us_1"]["median"]
+            sentences.append(f"CPU of {name} over {base}: {ratio:.2f}")
     for metric, name in GOAL_METRICS.items() if over else ():
         medians = {peer: ratios[metric]["median"] for peer, ratios in over.items()}
         sentences.append(f"{name}: {_standing(medians)}")
@@ -171,14 +178,18 @@ def make_contenders(
 
     A peer without a virtual environment is put into `missing` instead.
     """
-    contenders: dict[str, Contender] = {OURS: partial(runs.function, "s3-like")}
+    contenders: dict[str, Contender] = {
+        OURS: partial(runs.function, "s3-like", MAYFLY),
+        UNDER_AWS[OURS]: partial(runs.function, "s3-like", AWS),
+    }
     for name in peers:
         if (PEERS[name].environment / "bin").is_dir():
             contenders[name] = partial(runs.peer, PEERS[name])
         else:
             missing[name] = f"no environment, run `make .venv-peer-{name}/.done`"
-    contenders[UNTHROTTLED] = lambda _: runs.function("unthrottled", 0)
-    contenders[EMPTY] = runs.empty
+    contenders[UNTHROTTLED] = lambda _: runs.function("unthrottled", MAYFLY, 0)
+    contenders[EMPTY] = partial(runs.empty, MAYFLY)
+    contenders[UNDER_AWS[EMPTY]] = partial(runs.empty, AWS)
     contenders[STACK] = runs.stack
     return contenders
 

@@ -13,8 +13,10 @@ BEGIN, END = "<!-- begin: make results -->\n", "<!-- end: make results -->\n"
 # Order of the benchmarks in the page; unlisted ones follow by name.
 ORDER = ("cold_start", "warm_request", "peers", "register", "many_models", "memory")
 NAMES = {  # display names of contenders
-    "ours": "**Mayfly's infer function**, under AWS's runtime client",
-    "empty": "AWS's runtime client, a handler that does nothing",
+    "ours": "**Mayfly's infer function**",
+    "ours, AWS's client": "the same under AWS's runtime client",
+    "empty": "our runtime client, a handler that does nothing",
+    "empty, AWS's client": "AWS's runtime client, a handler that does nothing",
     "stack": "the local stack: gateway, moto, environments",
 }
 ENCODINGS = {"json": "JSON", "binary": "binary"}

@@ -3,6 +3,7 @@
 Its reply is as large as a prediction.
 """
 
+import json
 from typing import Any
 
 REPLY = {
@@ -17,6 +18,20 @@ REPLY = {
 }
 
 
-def lambda_handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001
-    """Return the same HTTP reply to every Lambda event."""
-    return REPLY
+TEXT = json.dumps(REPLY).encode()
+
+
+class EmptyHandler:
+    """Handler that returns the same HTTP reply to every Lambda event.
+
+    As the infer function, it gets bytes and returns bytes under our runtime client.
+    """
+
+    takes_bytes = True
+
+    def __call__(self, event: dict[str, Any] | bytes, context: object) -> dict[str, Any] | bytes:
+        del context
+        return TEXT if isinstance(event, bytes) else REPLY
+
+
+lambda_handler = EmptyHandler()

@@ -1,12 +1,13 @@
-"""Measure a Lambda function under awslambdaric: cold start, memory, concurrent load.
+"""Measure a Lambda function under a runtime client: cold start, memory, load.
 
     function.py PLAN
 
-PLAN is JSON: {"handler", "registry_url", "storage_url", "event": file, "folder", "loads":
-[{"clients", "requests"}]}. This process is the Runtime API (local/execution/runtime_api.py); the
-function runs in a child process, and only that process's CPU time and memory count. An environment
-has one invocation at a time: further clients wait for their turn, and their latency includes the
-wait. Prints {"cold_start_ms", "answer", "memory_mb", "loads": [the `summary` of each]}.
+PLAN is JSON: {"handler", "client": "mayfly" (ours) or "aws" (awslambdaric), "registry_url",
+"storage_url", "event": file, "folder", "loads": [{"clients", "requests"}]}. This process is the
+Runtime API (local/execution/runtime_api.py); the function runs in a child process, and only that
+process's CPU time and memory count. An environment has one invocation at a time: further clients
+wait for their turn, and their latency includes the wait. Prints {"cold_start_ms", "answer",
+"memory_mb", "loads": [the `summary` of each]}.
 """
 
 import asyncio
@@ -85,11 +86,12 @@ async def measure(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _function(plan: dict[str, Any]) -> Function:
     function = Template.load(ROOT / "template.yaml").functions[FUNCTION]
-    endpoints = {
+    variables = {
+        "RUNTIME_CLIENT": plan["client"],
         "AWS_ENDPOINT_URL_DYNAMODB": plan["registry_url"],
         "AWS_ENDPOINT_URL_S3": plan["storage_url"],
     }
-    environment = function.environment | endpoints
+    environment = function.environment | variables
     return replace(function, handler=plan["handler"], environment=environment)
 
 

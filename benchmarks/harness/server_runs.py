@@ -31,6 +31,7 @@ START_S = 60.0  # time limit for the first prediction
 LOAD_S = 120.0  # time limit for all loads of one server
 POLL_S, STACK_POLL_S = 0.002, 0.05
 EMPTY_HANDLER = "benchmarks.children.empty.lambda_handler"
+MAYFLY, AWS = "mayfly", "aws"  # runtime clients, as the function's variable names them
 # Keys: cold_start_ms, memory_mb; for each number of clients, p50_ms_1, p99_ms_1, rps_1, cpu_us_1
 Metrics = dict[str, float]
 
@@ -91,18 +92,21 @@ class ServerRuns:
         del environment["PYTHONPATH"]
         return environment
 
-    def function(self, storage: str, count: int) -> Metrics:
-        """Run and measure the infer function; with `count` 0, only cold start."""
+    def function(self, storage: str, client: str, count: int) -> Metrics:
+        """Run and measure the infer function; with `count` 0, only cold start.
+
+        `client` is the runtime client, MAYFLY or AWS.
+        """
         handler = self._aws.template.functions[cloud.FUNCTION].handler
-        measured = self._run_function(handler, storage, count)
+        measured = self._run_function(handler, storage, client, count)
         self._check(requests.infer_prediction(measured["answer"]).ravel(), "the function")
         if not count:
             return {"cold_start_ms": measured["cold_start_ms"]}
         return _function_metrics(measured)
 
-    def empty(self, count: int) -> Metrics:
-        """Measure Lambda's runtime client around a handler that does nothing."""
-        return _function_metrics(self._run_function(EMPTY_HANDLER, "unthrottled", count))
+    def empty(self, client: str, count: int) -> Metrics:
+        """Measure a runtime client around a handler that does nothing."""
+        return _function_metrics(self._run_function(EMPTY_HANDLER, "unthrottled", client, count))
 
     def stack(self, count: int) -> Metrics:
         """Run and measure the local stack, after registering the model."""
@@ -179,10 +183,11 @@ class ServerRuns:
     def _body(self, path: str) -> Path:
         return self._bodies[path.rpartition("/")[2]]
 
-    def _run_function(self, handler: str, storage: str, count: int) -> Any:
+    def _run_function(self, handler: str, storage: str, client: str, count: int) -> Any:
         with self._tmp() as tmp:
             plan = {
                 "handler": handler,
+                "client": client,
                 "registry_url": self._aws.registry_url,
                 "storage_url": self._aws.storage_urls[storage],
                 "event": self._event,

@@ -116,11 +116,15 @@ def test_cpu_time_counts_work_and_not_sleep() -> None:
     assert 0.3 <= before <= measured <= after
 
 
-def test_the_function_s_process_is_measured_under_aws_s_runtime_client(tmp_path: Path) -> None:
+@pytest.mark.parametrize("client", ["mayfly", "aws"])
+def test_the_function_s_process_is_measured_under_each_runtime_client(
+    client: str, tmp_path: Path
+) -> None:
     event = tmp_path / "event.json"
     event.write_text("{}")
     plan = {
         "handler": "benchmarks.children.empty.lambda_handler",
+        "client": client,
         "registry_url": "http://127.0.0.1:1",
         "storage_url": "http://127.0.0.1:1",
         "event": str(event),

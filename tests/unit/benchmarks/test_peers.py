@@ -31,6 +31,7 @@ METRICS = {
     "flask": [metrics(210, 90, 80), metrics(200, 150, 80)],
     "ours, unthrottled": [{"cold_start_ms": 150.0}, {"cold_start_ms": 160.0}],
     "empty": [metrics(100, 70, 20), metrics(100, 70, 20)],
+    "empty, AWS's client": [metrics(100, 140, 20), metrics(100, 700, 20)],
 }
 ENTRIES = peers.results(METRICS, {"bentoml": "no environment"}, {"fastapi": "fastapi 1.0"})
 
@@ -115,6 +116,7 @@ def test_goals_name_the_peers_that_are_ahead() -> None:
     assert peers.goals(ENTRIES) == [
         "CPU over fastapi's: 0.45, goal 0.5: met",
         "of our CPU, 70 µs of 110 are the runtime client's",
+        "CPU of empty over empty, AWS's client: 0.30",
         "cold start: behind flask (1.03)",
         "CPU: ahead of fastapi, flask",
         "memory: ahead of fastapi, flask",
