@@ -60,6 +60,19 @@ assert expected in tensors and None in tensors
 assert all(tensor in (None, expected) for tensor in tensors)
 """
 
+EVENT = """
+import base64, json
+from functions.core.serving.http import HttpResponse, load_event
+body = '{{"data": [' + '0.5, "a", ' * 200_000 + '1]}}'
+raw = json.dumps({event}).encode()
+response = HttpResponse(200, body.encode(), {{}}, {binary})
+for work in (lambda: load_event(raw), response.to_bytes):
+    expected = work()
+    results = [with_room(room, work) for room in rooms()]
+    assert expected in results and None in results
+    assert all(result in (None, expected) for result in results)
+"""
+
 NUMBERS = 200_000
 CASES = {
     "numbers": WRITTEN.format(
@@ -71,6 +84,11 @@ CASES = {
     "texts": WRITTEN.format(datatype="BYTES", count=10_000, data="[b'\\0' * 99 + b'a'] * 10_000"),
     "a long text": WRITTEN.format(datatype="BYTES", count=1, data="['ü'.encode() * 1_000_000]"),
     "bytes": WRITTEN.format(datatype="BYTES", count=9, data="[b'\\xff' * 100_000] * 9"),
+    "event of text": EVENT.format(event='{"body": body}', binary=False),
+    "event of base64": EVENT.format(
+        event='{"body": base64.b64encode(body.encode()).decode(), "isBase64Encoded": True}',
+        binary=True,
+    ),
     "flat list": READ.format(
         text=f"b'[' + b'0.5,' * {NUMBERS - 1} + b'0.5]'", rank=1, shape=(NUMBERS,)
     ),
