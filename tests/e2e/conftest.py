@@ -134,8 +134,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     }
     with start_stack(parameters=parameters, state_dir=tmp_path_factory.mktemp("stack")) as running:
         yield running
+        digests = key_digests(running)
         written = "".join(path.read_text() for path in running.log_dir.iterdir())
         assert not KEY.search(written), "a log holds an access key"
+        assert not [digest for digest in digests if digest in written], "a log holds a digest"
+
+
+def key_digests(running: RunningStack) -> list[str]:
+    """Return the SHA-256 of every access key in a stack's registry."""
+    table = (
+        running.client("dynamodb")
+        .get_paginator("scan")
+        .paginate(
+            TableName=running.outputs["RegistryTableName"],
+            FilterExpression="begins_with(pk, :key) AND begins_with(sk, :secret)",
+            ExpressionAttributeValues={":key": {"S": "KEY#"}, ":secret": {"S": "SECRET#"}},
+        )
+    )
+    return [item["sk"]["S"].partition("#")[2] for page in table for item in page["Items"]]
 
 
 @pytest.fixture(scope="session")

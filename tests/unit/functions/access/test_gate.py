@@ -311,6 +311,20 @@ def test_the_last_answer_counts_while_the_registry_fails(
     assert isinstance(refusal(gate, key), Unavailable)
 
 
+def test_a_refused_key_does_not_come_back_while_the_registry_fails(
+    gate: Gate, registry: Registry, clock: Clock
+) -> None:
+    key = registry.add()
+    gate.verify(key)
+    registry.end(key)
+    clock.now += SECONDS
+    assert isinstance(refusal(gate, key), Unauthenticated)
+    registry.broken = True
+
+    clock.now += SECONDS
+    assert isinstance(refusal(gate, key), Unavailable)
+
+
 def test_reads_of_a_failing_registry_use_up_no_allowance(gate: Gate, registry: Registry) -> None:
     registry.broken = True
     for _ in range(2 * gates.BURST):

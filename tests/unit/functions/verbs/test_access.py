@@ -10,6 +10,7 @@ import pytest
 
 from functions.core.access.grants import Scope
 from functions.core.access.keys import key_digest, new_id, new_key, parse_key
+from functions.core.registry.registry import Registry
 from functions.core.registry.version import Reason
 from functions.core.serving.paths import compile_path
 from functions.core.serving.routing import ROUTES
@@ -237,9 +238,11 @@ def test_lists_hold_visible_models_alone(plane: Plane) -> None:
 
 def test_others_ignored_uploads_hide_none_of_the_callers(plane: Plane) -> None:
     reason = Reason("UNUSED_FILE", "this file is no model")
-    plane.registry.note_ignored("models/own/notes.txt", reason)
+    times = (f"2026-11-22T08:{n // 60:02}:{n % 60:02}.000Z" for n in range(1000))
+    registry = Registry(plane.table, lambda: next(times))
+    registry.note_ignored("models/own/notes.txt", reason)
     for n in range(150):
-        plane.registry.note_ignored(f"models/other/{n}.txt", reason)
+        registry.note_ignored(f"models/other/{n}.txt", reason)
     key = plane.create_key(Scope.READ, models=["own"])
 
     index = plane.send("POST", "/v2/repository/index", key).json
