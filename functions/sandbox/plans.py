@@ -3,12 +3,14 @@
 **The objective: the fastest cold start** (load and first run), as long as a request to a warm model
 takes at most `SLOWER_1` times what it takes under the fastest plan for it, and a request of eight
 rows `SLOWER_8` times. Cold starts that differ by less than `SAME_MS` or a tenth count as equal:
-then the faster requests win. Numbers: docs/decisions/0009-the-load-plan.md.
+then the faster requests win. Runs below `SHORT_MS` get one thread. Numbers:
+docs/decisions/0009-the-load-plan.md.
 
 Only plans that answer as ONNX Runtime does by default are candidates (0028). The first to be
 measured is the one that is most like the default, and stands if there is no time for others.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +22,9 @@ SLOWER_1 = 1.75
 SLOWER_8 = 2.5
 SAME_MS = 3.0
 ALIKE = 1.2  # requests that differ by less than this factor count as equal
+# A run of at most this time with one thread gains nothing from a second one, which sleeps when a
+# request arrives. Waking it takes CPU time that runs measured one after the other do not show.
+SHORT_MS = 0.25
 SEARCHED_BYTES = 16 * MB  # beginning of a model file, searched for operators' names
 
 
@@ -62,6 +67,7 @@ def choose(candidates: Sequence[Costs]) -> Costs:
 
     By the objective at the top of this module; of equal plans the first.
     """
+    candidates = [costs for costs in candidates if _is_short(costs)] or candidates
     slowness = [_slowness(costs, candidates) for costs in candidates]
     allowed = [costs for costs, slow in zip(candidates, slowness, strict=True) if slow <= 1.0]
     if not allowed:
@@ -72,6 +78,12 @@ def choose(candidates: Sequence[Costs]) -> Costs:
     latencies = [(costs.batch_1_ms or 0.0) * (costs.batch_8_ms or 1.0) for costs in tied]
     alike = min(latencies) * ALIKE
     return next(costs for costs, ms in zip(tied, latencies, strict=True) if ms <= alike)
+
+
+def _is_short(costs: Costs) -> bool:
+    """Return True if a load plan with one thread has short runs."""
+    longest_ms = max(costs.batch_1_ms or math.inf, costs.batch_8_ms or 0.0)
+    return costs.plan.threads == 1 and longest_ms <= SHORT_MS
 
 
 def _slowness(costs: Costs, candidates: Sequence[Costs]) -> float:

@@ -738,6 +738,19 @@ def test_without_a_plan_within_bounds_the_least_slow_wins() -> None:
     assert choose([many, few]).plan == PACKED
 
 
+@pytest.mark.parametrize(
+    ("row_ms", "rows_ms", "threads"), [(0.1, None, 1), (0.1, 0.2, 1), (0.1, 0.6, 2), (0.4, 0.6, 2)]
+)
+def test_short_runs_get_one_thread_even_if_two_look_faster(
+    row_ms: float, rows_ms: float | None, threads: int
+) -> None:
+    alone = Costs(Plan(threads=1), 1, 1, row_ms, rows_ms)
+    halved = rows_ms and rows_ms / 2
+    together = Costs(Plan(threads=2), 1, 1, row_ms / 2, halved)
+
+    assert choose([together, alone]).plan.threads == threads
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_waiting_for_other_work_does_not_count(tmp_path: Path, threads: int) -> None:
     (tmp_path / "model.onnx").write_bytes(scale_model())
