@@ -1,11 +1,12 @@
 """Download: time to fetch an S3 blob into a verified file.
 
-    python -m benchmarks.fetch [--rounds N] [--sizes 1,10,100] [--storages s3-like,unthrottled]
+    python -m benchmarks.fetch [--rounds N] [--sizes 1,10,100,400] [--storages s3-like,unthrottled]
                                [--no-save]
 
-Contenders: the infer function's client (ours), boto3's download_file and boto3's get_object. Each
-leaves a file and compares its SHA-256. The benchmark hashes download_file's file after the
-download, and get_object's content while it arrives. A round runs every contender once, in a
+Contenders: the infer function's client with the digests that registration records (ours), the same
+for a record of an earlier release, which has no digests of ranges (sha256), boto3's download_file
+and boto3's get_object. Each leaves a verified file. The benchmark hashes download_file's file after
+the download, and get_object's content while it arrives. A round runs every contender once, in a
 rotating order. The first round is discarded. Sizes are in MB of 1,000,000 bytes.
 
 Not measured: imports and the creation of clients and connections (see `benchmarks.cold_start`);
@@ -35,12 +36,14 @@ from benchmarks.harness.cloud import HOST, STORAGES
 from benchmarks.harness.measure import ROOT, Spread
 from functions.adapters.aws_http.blobs import BlobReader
 from functions.adapters.aws_http.settings import Settings
+from functions.core.records import replace
+from functions.core.registration.digests import hash_files
 from functions.core.registry.version import Blob
 
 BUCKET = "models"
-SIZES = ("1", "10", "100")
+SIZES = ("1", "10", "100", "400")
 CHUNK = 1024 * 1024
-OURS, FILE, OBJECT = "ours", "download_file", "get_object"
+OURS, WHOLE, FILE, OBJECT = "ours", "sha256", "download_file", "get_object"
 KEYS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
 
@@ -80,7 +83,12 @@ class Downloads:
 
     def contenders(self) -> dict[str, Callable[[], float]]:
         """Return a function per S3 client that measures one download in ms."""
-        fetches = {OURS: self._ours, FILE: self._download_file, OBJECT: self._get_object}
+        fetches: dict[str, Callable[[], str]] = {
+            OURS: partial(self._ours, self._blob),
+            WHOLE: partial(self._ours, replace(self._blob, range_bytes=0, range_digests=b"")),
+            FILE: self._download_file,
+            OBJECT: self._get_object,
+        }
         return {name: partial(self._measure, fetch) for name, fetch in fetches.items()}
 
     def _measure(self, fetch: Callable[[], str]) -> float:
@@ -92,9 +100,9 @@ class Downloads:
             raise RuntimeError("the downloaded file differs from the stored one")
         return duration_ms
 
-    def _ours(self) -> str:
-        self._reader.fetch(self._blob, self._target)  # BlobReader compares the digest
-        return self._blob.sha256
+    def _ours(self, blob: Blob) -> str:
+        self._reader.fetch(blob, self._target)  # BlobReader compares the digests
+        return blob.sha256
 
     def _download_file(self) -> str:
         self._s3.download_file(BUCKET, self._blob.key, str(self._target))
@@ -113,11 +121,13 @@ class Downloads:
 
 def make_blob(folder: Path, megabytes: str) -> Blob:
     """Write a blob of random bytes below `folder`; return its description."""
-    content = os.urandom(int(megabytes) * 1_000_000)
-    blob = Blob("weights", hashlib.sha256(content).hexdigest(), len(content))
+    written = folder / "weights"
+    folder.mkdir(exist_ok=True)
+    written.write_bytes(os.urandom(int(megabytes) * 1_000_000))
+    [blob] = hash_files([written])
     path = folder / BUCKET / blob.key
     path.parent.mkdir(parents=True)
-    path.write_bytes(content)
+    written.rename(path)
     return blob
 
 
