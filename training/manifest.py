@@ -41,7 +41,8 @@ class Output(TypedDict):
     name: str
     datatype: str
     shape: list[int]
-    kind: str  # "probabilities", "value", "ids", "scores", "logits", "embedding", "tensor"
+    # "probabilities", "logits", "label", "value", "ids", "scores", "embedding" or "tensor"
+    kind: str
     labels: NotRequired[list[str]]
 
 

@@ -7,7 +7,9 @@ python -m training publish churn.onnx --model churn --task classification \\
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +26,12 @@ from training import manifest
 from training.errors import InvalidArtifact, TrainingError
 from training.export import graph_editing, graphs, model_card
 from training.export.graphs import first_line
-from training.recipe import NAME, OUTPUTS, Arrays, Task
+from training.recipe import NAME, Arrays, Task
 
 # Sizes of free dimensions other than the batch, tried in this order.
 SIZES = (2, 1, 4, 8, 16, 32, 224)
+ELEMENTS = 2**24  # most values of a made-up input
+EXTREMES = (100.0, -100.0)  # factors of a request's numbers
 SEED = 20261122  # random seed of generated requests, which are the same in every run
 DTYPES = {
     "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
@@ -88,14 +92,18 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
     own_labels = graph_editing.make_servable(graph)
     session = _open(graph, options.file.name)
     print(f"{options.file.name}: ONNX Runtime loads it; {_signature(session)}", flush=True)
-    card = _card(graph, options)
-    _add_labels(card, own_labels)
     requests = [_sample(path, session) for path in options.sample] or made_up(session)
+    if not requests:
+        print("warning: no sample inside; give a request: --sample FILE.npz", flush=True)
     try:
-        card["samples"] = graphs.samples(graph, requests)
+        samples = graphs.samples(graph, requests)
+        answers = [_answer(session, request) for request in requests]
     except Exception as error:  # the runtime raises native errors of any kind
         reason = first_line(error)
         raise InvalidArtifact(f"the model does not answer its samples: {reason}") from error
+    card = _card(graph, options, [*answers, *_answers_to_extremes(session, requests)])
+    _add_labels(card, own_labels)
+    card["samples"] = samples
     model_card.embed(graph, card)
     path: Path = options.output or Path("artifacts", options.model, "model.onnx")
     if path.exists() and path.samefile(options.file):
@@ -153,7 +161,7 @@ def _open(graph: onnx.ModelProto, name: str) -> Any:
     Raises:
         InvalidArtifact: it does not load, or has an input or output that is no tensor.
     """
-    problem = graphs.load_problem(graph)
+    problem = graphs.locale_problem(graph)
     if problem is not None:
         raise InvalidArtifact(f"{name} {problem}")
     try:
@@ -182,8 +190,10 @@ def _spelled(values: Sequence[Any]) -> str:
 # --- model card
 
 
-def _card(graph: onnx.ModelProto, options: argparse.Namespace) -> dict[str, Any]:
-    """Build the manifest from the ONNX file, --manifest and other options.
+def _card(
+    graph: onnx.ModelProto, options: argparse.Namespace, answers: Sequence[Arrays]
+) -> dict[str, Any]:
+    """Build the manifest from the ONNX file, its answers, --manifest and other options.
 
     A later source overrides an earlier one.
     """
@@ -196,7 +206,7 @@ def _card(graph: onnx.ModelProto, options: argparse.Namespace) -> dict[str, Any]
         raise InvalidArtifact(f"say what the model does: --task {', '.join(get_args(Task))}")
     labels = options.label or _labels(card)
     card["inputs"] = _inputs(graph, card.get("inputs", []), options.preprocessing)
-    card["outputs"] = _outputs(graph, card, labels)
+    card["outputs"] = _outputs(graph, card, labels, answers)
     if labels and not any(output.get("labels") for output in card["outputs"]):
         raise InvalidArtifact(
             f"{len(labels)} labels, and no output has a last dimension of that size"
@@ -235,13 +245,16 @@ def _inputs(
 
 
 def _outputs(
-    graph: onnx.ModelProto, card: Mapping[str, Any], labels: Sequence[str]
+    graph: onnx.ModelProto,
+    card: Mapping[str, Any],
+    labels: Sequence[str],
+    answers: Sequence[Arrays],
 ) -> list[manifest.Output]:
-    """Return manifest entries of the graph's outputs, kinds from manifest or task."""
-    names = [value.name for value in graph.graph.output]
-    by_position = dict(zip(names, OUTPUTS.get(card["task"], {}).values(), strict=False))
-    declared = {entry.get("name"): entry.get("kind", "tensor") for entry in card.get("outputs", [])}
-    return model_card.outputs(graph, by_position | declared, labels)
+    """Return manifest entries of the graph's outputs, kinds from manifest or answers."""
+    kinds = model_card.output_kinds(card["task"], answers) if answers else {}
+    entries = {entry.get("name"): entry for entry in card.get("outputs", [])}
+    kinds |= {name: entry["kind"] for name, entry in entries.items() if "kind" in entry}
+    return model_card.outputs(graph, kinds, labels, answers[0] if answers else None)
 
 
 def _parse_object(text: str, source: str) -> dict[str, Any]:
@@ -282,34 +295,59 @@ def _sample(path: Path, session: Any) -> dict[str, NDArray[Any]]:
 def made_up(session: Any) -> list[Arrays]:
     """Generate one or two requests that the model answers without error.
 
-    The first has one row; a second has two rows, where the batch size is free.
-
-    Raises:
-        InvalidArtifact: the model refuses all sizes and values that were tried.
+    The first has one row; a second has two rows, where the batch size is free. There is none, and
+    a line printed, if the model refuses all sizes and values that are tried.
     """
     reason = ""
-    for size, integer in product(SIZES, (1, 0)):
+    for batch, size, integer in _attempts():
         try:
-            requests = list(_requests(session, size, integer))
+            requests = list(_requests(session, batch, size, integer))
             for request in requests:
                 session.run(None, dict(request))
         except Exception as error:  # native errors of any kind; the next size is tried
             reason = reason or first_line(error)
             continue
         return requests
-    raise InvalidArtifact(
-        f"the model refuses every made-up request ({reason}); give it one: --sample FILE.npz"
-    )
+    print(f"the model refuses every made-up request ({reason})", flush=True)
+    return []
 
 
-def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
+def _attempts() -> Iterator[tuple[int, int, int]]:
+    """Yield size of the batch, of other free dimensions, and value of integers.
+
+    The batch is one row; where the model refuses that, it is as large as the other dimensions.
+    """
+    pairs = [(1, size) for size in SIZES] + [(size, size) for size in SIZES if size > 1]
+    for (batch, size), integer in product(pairs, (1, 0)):
+        yield batch, size, integer
+
+
+def _answer(session: Any, request: Arrays) -> Arrays:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(request)), strict=True))
+
+
+def _answers_to_extremes(session: Any, requests: Sequence[Arrays]) -> list[Arrays]:
+    """Return answers to large numbers, which show what is a probability and what is not."""
+    answers = []
+    for factor, sample in product(EXTREMES, requests[:1]):
+        request = {
+            name: values * values.dtype.type(factor) if values.dtype.kind == "f" else values
+            for name, values in sample.items()
+        }
+        with contextlib.suppress(Exception):  # native errors of any kind: it refuses such numbers
+            answers.append(_answer(session, request))
+    return answers
+
+
+def _requests(session: Any, batch: int, size: int, integer: int) -> Iterator[Arrays]:
     """Yield a generated request of one row and, where possible, two.
 
     Two rows are possible where all inputs have a free first dimension.
     """
     inputs = session.get_inputs()
     is_free = all(value.shape and not isinstance(value.shape[0], int) for value in inputs)
-    for rows in (1, 2) if is_free else (1,):
+    for rows in (1, 2) if is_free and batch == 1 else (batch,):
         random = np.random.default_rng(SEED)
         yield {
             value.name: _values(
@@ -320,9 +358,22 @@ def _requests(session: Any, size: int, integer: int) -> Iterator[Arrays]:
 
 
 def _shape(declared: Sequence[int | str | None], rows: int, size: int) -> list[int]:
-    """Fill a shape's free dimensions: axis 0 with `rows`, others with `size`."""
+    """Fill a shape's free dimensions: axis 0 with `rows`, others with `size`.
+
+    A sum of dimensions, such as a decoder's "past_length + length", is the sum of their sizes.
+    """
     free = [rows, *[size] * len(declared)]
-    return [dim if isinstance(dim, int) else free[axis] for axis, dim in enumerate(declared)]
+    return [
+        dim if isinstance(dim, int) else _dimension(dim, free[axis], size)
+        for axis, dim in enumerate(declared)
+    ]
+
+
+def _dimension(name: str | None, single: int, size: int) -> int:
+    terms = [term.strip() for term in (name or "").split("+")]
+    if len(terms) == 1:
+        return single
+    return sum(int(term) if term.isdigit() else size for term in terms)
 
 
 def _values(
@@ -332,6 +383,8 @@ def _values(
 
     Eighths from 0 to 1 are short in JSON.
     """
+    if math.prod(shape) > ELEMENTS:
+        raise ValueError(f"an input of shape {list(shape)} is too large to make up")
     if datatype == "BYTES":
         return np.full(shape, "a", object)
     if datatype.startswith("FP"):

@@ -4,7 +4,7 @@
 
 `export_models.py` exports them in the environment `.venv-exporters`. Each must become READY
 without a change by hand, and its answers must equal the framework's own within `TOLERANCE`;
-labels must be equal.
+labels must be equal. `python -m training publish` must take it, and its copy become READY, too.
 """
 
 import os
@@ -21,6 +21,7 @@ from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests.platform import Platform
 from tests.stress.binary_requests import RequestFailed, infer
+from training import publish
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-exporters/bin/python"
@@ -56,7 +57,19 @@ def check(folder: Path, sandbox: ProcessSandbox, directory: Path) -> str:
         outputs = infer(platform, version, inputs)
     except RequestFailed as error:
         return str(error)
-    return "; ".join(differences(outputs, expected))
+    return "; ".join([*differences(outputs, expected), *publishing_problems(folder, platform)])
+
+
+def publishing_problems(folder: Path, platform: Platform) -> Iterator[str]:
+    """Describe why a READY model cannot be published, or its published copy is rejected."""
+    copy = folder / "published" / "model.onnx"
+    arguments = [str(folder / "model.onnx"), "--model", "demo", "--output", str(copy)]
+    if publish.main([*arguments, "--task", "classification"], {}):
+        yield "publish refuses it"
+        return
+    version = platform.upload(copy.read_bytes())
+    if version.state is not State.READY:
+        yield f"its published copy is rejected: {version.reason}"
 
 
 def read_answers(folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -134,11 +134,18 @@ def _set_locale(node: onnx.NodeProto) -> None:
 
 
 def make_servable(model: onnx.ModelProto) -> dict[str, list[str]]:
-    """Remove ZipMap nodes, replace unsupported StringNormalizer locales; return class labels.
+    """Remove what cannot be served from an ONNX model; return class labels.
 
+    ZipMap nodes become Casts, unsupported locales of StringNormalizers UNICODE_LOCALE, functions
+    are inlined, training information is left out, and missing standard operators are imported.
     Changes `model` in place. The labels are those of the ZipMap nodes, by output. Turkish locales,
     whose upper case differs, stay: `graphs.load_problem` reports them.
     """
+    if model.functions:
+        model.CopyFrom(onnx.inliner.inline_local_functions(model))
+    del model.training_info[:]
+    if all(entry.domain not in ("", "ai.onnx") for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("", OPSET))  # e.g. of CatBoost
     for node in graphs.nodes(model.graph):
         if node.op_type == "StringNormalizer" and not _is_turkish(_locale(node)):
             set_attributes(node, locale=_locale(node) if _is_plain(node) else UNICODE_LOCALE)

@@ -177,6 +177,11 @@ def load_problem(model: onnx.ModelProto) -> str | None:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises its own error, protobuf's and plain ones
         return f"does not load: {first_line(error)}"
+    return locale_problem(model)
+
+
+def locale_problem(model: onnx.ModelProto) -> str | None:
+    """Return which locale serving machines lack for an ONNX model, or None."""
     for node in nodes(model.graph):
         locales = [item.s.decode() for item in node.attribute if item.name == "locale"]
         if node.op_type == "StringNormalizer" and locales not in ([LOCALE], [UNICODE_LOCALE]):

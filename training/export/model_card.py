@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from training import manifest
 from training.export import graphs
 from training.manifest import Input, Output
 
+SUM_TOLERANCE = 1e-2  # of probabilities, which may be in half precision
 COLUMNS_LIMIT = 32 * 1024  # bytes of an input's column names as JSON; the registry keeps no more
 
 
@@ -40,20 +43,62 @@ def inputs(
 
 
 def outputs(
-    graph: onnx.ModelProto, kinds: Mapping[str, str], labels: Sequence[str]
+    graph: onnx.ModelProto,
+    kinds: Mapping[str, str],
+    labels: Sequence[str],
+    answer: Mapping[str, NDArray[Any]] | None = None,
 ) -> list[Output]:
     """Return model card entries of an ONNX graph's outputs.
 
-    Outputs get the `labels` if they have one value for each in the last dimension.
+    Outputs get the `labels` if they have one value for each in the last dimension, as declared or
+    in an `answer` of the model.
     """
     described: list[Output] = []
     for name, datatype, shape in _tensors(graphs.open_session(graph).get_outputs()):
         kind = kinds.get(name, "tensor")
         entry: Output = {"name": name, "datatype": datatype, "shape": shape, "kind": kind}
-        if labels and shape and shape[-1] == len(labels):
+        sizes = shape if answer is None else answer[name].shape
+        if labels and kind != "label" and len(sizes) > 0 and sizes[-1] == len(labels):
             entry["labels"] = list(labels)
         described.append(entry)
     return described
+
+
+def output_kinds(task: str, answers: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, str]:
+    """Return the kind of each output, from a model's answers to several requests.
+
+    Decides by datatype, shape and values: numbers are probabilities only where each row sums to
+    one, or a single number is between 0 and 1 in all answers.
+    """
+    arrays = {name: [answer[name] for answer in answers] for name in answers[0]}
+    floats = [name for name, values in arrays.items() if values[0].dtype.kind == "f"]
+    kinds = dict.fromkeys(arrays, "tensor")
+    if task == "classification":
+        return kinds | {name: _class_kind(values) for name, values in arrays.items()}
+    if task == "ranking":
+        whole = [name for name, values in arrays.items() if values[0].dtype.kind in "iu"]
+        return kinds | dict.fromkeys(whole[:1], "ids") | dict.fromkeys(floats[:1], "scores")
+    rank, kind = {"generation": (3, "logits"), "embedding": (2, "embedding")}.get(
+        task, (0, "value")
+    )
+    fitting = [name for name in floats if arrays[name][0].ndim == rank] or floats or list(arrays)
+    return kinds | dict.fromkeys(fitting[:1], kind)
+
+
+def _class_kind(answers: Sequence[NDArray[Any]]) -> str:
+    """Return the kind of a classifier's output: label, probabilities, logits or tensor."""
+    if answers[0].dtype.kind != "f":
+        return "tensor" if answers[0].dtype.kind == "b" else "label"
+    answers = [values for values in answers if np.isfinite(values).all()] or answers[:1]
+    within = all(bool(((values >= 0) & (values <= 1)).all()) for values in answers)
+    is_single = answers[0].ndim < 2 or answers[0].shape[-1] == 1
+    if within and (is_single or all(map(_sums_to_one, answers))):
+        return "probabilities"
+    return "logits"
+
+
+def _sums_to_one(values: NDArray[Any]) -> bool:
+    return np.allclose(values.astype(np.float64).sum(axis=-1), 1, atol=SUM_TOLERANCE)
 
 
 def _tensors(values: Sequence[Any]) -> list[tuple[str, str, list[int]]]:
