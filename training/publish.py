@@ -193,7 +193,7 @@ def _spelled(values: Sequence[Any]) -> str:
 def _card(
     graph: onnx.ModelProto, options: argparse.Namespace, answers: Sequence[Arrays]
 ) -> dict[str, Any]:
-    """Build the manifest from the ONNX file, its answers, --manifest and other options.
+    """Build the manifest from file, answers, --manifest and other options.
 
     A later source overrides an earlier one.
     """
@@ -313,7 +313,7 @@ def made_up(session: Any) -> list[Arrays]:
 
 
 def _attempts() -> Iterator[tuple[int, int, int]]:
-    """Yield size of the batch, of other free dimensions, and value of integers.
+    """Yield sizes of batch and other dimensions, and an integer value.
 
     The batch is one row; where the model refuses that, it is as large as the other dimensions.
     """
@@ -328,7 +328,7 @@ def _answer(session: Any, request: Arrays) -> Arrays:
 
 
 def _answers_to_extremes(session: Any, requests: Sequence[Arrays]) -> list[Arrays]:
-    """Return answers to large numbers, which show what is a probability and what is not."""
+    """Return answers to large numbers, which tell logits from probabilities."""
     answers = []
     for factor, sample in product(EXTREMES, requests[:1]):
         request = {

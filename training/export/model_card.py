@@ -15,7 +15,7 @@ from training import manifest
 from training.export import graphs
 from training.manifest import Input, Output
 
-SUM_TOLERANCE = 1e-2  # of probabilities, which may be in half precision
+SUM_TOLERANCE = 1e-2  # probabilities may be in half precision
 COLUMNS_LIMIT = 32 * 1024  # bytes of an input's column names as JSON; the registry keeps no more
 
 
@@ -65,7 +65,7 @@ def outputs(
 
 
 def output_kinds(task: str, answers: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, str]:
-    """Return the kind of each output, from a model's answers to several requests.
+    """Return the kind of each output, from answers to requests.
 
     Decides by datatype, shape and values: numbers are probabilities only where each row sums to
     one, or a single number is between 0 and 1 in all answers.

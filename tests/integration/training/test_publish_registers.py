@@ -1,4 +1,4 @@
-"""What publish accepts is READY after its upload, and what registers can be published."""
+"""Publish and registration accept the same files of exporters."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
