@@ -36,19 +36,39 @@ Request = dict[str, Any]
 
 CODE = "/opt/ml/input/data/code"  # folder of the channel `code` in the container
 TORCH = "2.13"
-GPU_FAMILIES = re.compile(r"ml\.(g|p)\d")
+GPU_FAMILIES = re.compile(r"ml\.[gp][a-z]*\d")
+# Neuron chips; Graviton (a g after the digits) and Grace hosts, which are arm64.
+WITHOUT_IMAGE = re.compile(r"ml\.(trn|inf)\d|ml\.[a-z]+\d+[a-z]*g|ml\.\w+-gb\d")
+# NVMe storage, which the hardware encrypts: AWS refuses VolumeKmsKeyId for it.
+LOCAL_STORAGE = re.compile(r"ml\.(g[4-9]|gr\d|p3dn|p[4-9]|trn\d|[a-z]+\d+[a-z]*d\b)")
 SPOT_WAIT_S = 3600  # seconds to wait for a spot instance, beyond the runtime
 DEFAULT_ACCOUNT = "763104351884"  # AWS account of the Deep Learning Containers
-# Container accounts of other regions, from the table in sagemaker 3.27: pytorch-amzn2023.
-OPT_IN_ACCOUNTS = {
+# Regions and container accounts from the table in sagemaker 3.27: pytorch-amzn2023.
+DEFAULT_REGIONS = (
+    "ap-northeast-1", "ap-northeast-2", "ap-south-1", "ap-southeast-1", "ap-southeast-2",
+    "ca-central-1", "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3",
+    "sa-east-1", "us-east-1", "us-east-2", "us-west-1", "us-west-2",
+)  # fmt: skip
+OWN_ACCOUNTS = {
     "af-south-1": "626614931356", "ap-east-1": "871362719292", "ap-east-2": "975050140332",
     "ap-northeast-3": "364406365360", "ap-south-2": "772153158452",
     "ap-southeast-3": "907027046896", "ap-southeast-4": "457447274322",
     "ap-southeast-5": "550225433462", "ap-southeast-6": "633930458069",
     "ap-southeast-7": "590183813437", "ca-west-1": "204538143572",
-    "eu-central-2": "380420809688", "eu-south-1": "692866216735", "eu-south-2": "503227376785",
-    "il-central-1": "780543022126", "me-central-1": "914824155844",
-    "me-south-1": "217643126080", "mx-central-1": "637423239942",
+    "cn-north-1": "727897471807", "cn-northwest-1": "727897471807",
+    "eu-central-2": "380420809688", "eu-isoe-west-1": "371248457586",
+    "eu-south-1": "692866216735", "eu-south-2": "503227376785",
+    "eusc-de-east-1": "204133271717", "il-central-1": "780543022126",
+    "me-central-1": "914824155844", "me-south-1": "217643126080", "me-west-1": "124382933778",
+    "mx-central-1": "637423239942", "us-gov-east-1": "446045086412",
+    "us-gov-west-1": "442386744353", "us-iso-east-1": "886529160074",
+    "us-isob-east-1": "094389454867", "us-isof-east-1": "303241398832",
+    "us-isof-south-1": "454834333376",
+}  # fmt: skip
+ACCOUNTS = dict.fromkeys(DEFAULT_REGIONS, DEFAULT_ACCOUNT) | OWN_ACCOUNTS
+DOMAINS = {  # by the region's first part or two; elsewhere amazonaws.com
+    "cn": "amazonaws.com.cn", "eu-isoe": "cloud.adc-e.uk", "eusc": "amazonaws.eu",
+    "us-iso": "c2s.ic.gov", "us-isob": "sc2s.sgov.gov", "us-isof": "csp.hci.ic.gov",
 }  # fmt: skip
 
 
@@ -94,12 +114,19 @@ def image_uri(region: str, instance_type: str) -> str:
     '763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch:2.13-cu133-amzn2023-sagemaker'
 
     Raises:
-        InvalidJob: no account is known for the region.
+        InvalidJob: no image is known for the region or the instance.
     """
-    if not re.fullmatch(r"(af|ap|ca|eu|il|me|mx|sa|us)-[a-z]+-\d", region):
+    if region not in ACCOUNTS:
         raise InvalidJob(f"no PyTorch image is known for region {region!r}; name one with --image")
+    if WITHOUT_IMAGE.match(instance_type):
+        raise InvalidJob(
+            f"AWS's PyTorch image does not run on {instance_type}; name one that does with "
+            "--image, or take --instance ml.g6.xlarge"
+        )
     processor = "cu133" if GPU_FAMILIES.match(instance_type) else "cpu"
-    registry = f"{OPT_IN_ACCOUNTS.get(region, DEFAULT_ACCOUNT)}.dkr.ecr.{region}.amazonaws.com"
+    first, second, *_ = region.split("-")
+    domain = DOMAINS.get(first) or DOMAINS.get(f"{first}-{second}", "amazonaws.com")
+    registry = f"{ACCOUNTS[region]}.dkr.ecr.{region}.{domain}"
     return f"{registry}/pytorch:{TORCH}-{processor}-amzn2023-sagemaker"
 
 
@@ -192,7 +219,7 @@ def _resources(job: Job) -> Request:
     }
     if job.keep_alive_s:
         resources["KeepAlivePeriodInSeconds"] = job.keep_alive_s
-    if job.kms_key:
+    if job.kms_key and not LOCAL_STORAGE.match(job.instance_type):
         resources["VolumeKmsKeyId"] = job.kms_key
     return resources
 

@@ -26,7 +26,7 @@ from training.sagemaker import backends
 from training.sagemaker.cli import main
 from training.sagemaker.source_code import collect_code
 from training.sagemaker.training_job import (
-    OPT_IN_ACCOUNTS,
+    ACCOUNTS,
     Job,
     build,
     image_uri,
@@ -587,8 +587,8 @@ print(json.dumps([
 """
     cases = [
         (region, instance)
-        for region in ("us-east-1", "sa-east-1", *OPT_IN_ACCOUNTS)
-        for instance in ("ml.g5.xlarge", "ml.m5.large")
+        for region in ACCOUNTS
+        for instance in ("ml.g5.xlarge", "ml.gr6.4xlarge", "ml.p6-b200.48xlarge", "ml.m5.large")
     ]
     command = [str(SDK_PYTHON), "-c", script, json.dumps(cases)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE_S)

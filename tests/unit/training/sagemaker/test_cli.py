@@ -65,7 +65,6 @@ def test_a_dry_run_needs_no_bucket_and_no_role(
         "InstanceCount": 2,
         "VolumeSizeInGB": 50,
         "KeepAlivePeriodInSeconds": 600,
-        "VolumeKmsKeyId": "alias/k",
     }
     assert request["RetryStrategy"] == {"MaximumRetryAttempts": 3}
     assert {"Key": "team", "Value": "a"} in request["Tags"]

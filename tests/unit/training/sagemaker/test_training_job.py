@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from botocore.session import get_session
 
 from tests.unit.training.sagemaker.jobs import JOB
 from training.errors import InvalidJob
@@ -29,6 +30,7 @@ def test_the_same_job_gives_the_same_valid_request() -> None:
 def test_every_option_together_is_valid() -> None:
     job = replace(
         JOB,
+        instance_type="ml.m5.xlarge",
         channels={"train": "s3://data/train/"},
         kms_key="alias/k",
         subnets=["subnet-1"],
@@ -178,6 +180,21 @@ def test_the_request_of_every_recipe_is_valid(name: str) -> None:
             "ml.p5.48xlarge",
             "692866216735.dkr.ecr.eu-south-1.amazonaws.com/pytorch:2.13-cu133",
         ),
+        (
+            "us-gov-west-1",
+            "ml.gr6.4xlarge",
+            "442386744353.dkr.ecr.us-gov-west-1.amazonaws.com/pytorch:2.13-cu133",
+        ),
+        (
+            "cn-north-1",
+            "ml.c7i-flex.large",
+            "727897471807.dkr.ecr.cn-north-1.amazonaws.com.cn/pytorch:2.13-cpu",
+        ),
+        (
+            "us-isob-east-1",
+            "ml.g4dn.xlarge",
+            "094389454867.dkr.ecr.us-isob-east-1.sc2s.sgov.gov/pytorch:2.13-cu133",
+        ),
     ],
 )
 def test_the_image_follows_region_and_processor(region: str, instance: str, image: str) -> None:
@@ -186,7 +203,51 @@ def test_the_image_follows_region_and_processor(region: str, instance: str, imag
 
 def test_a_region_without_a_known_image_asks_for_one() -> None:
     with pytest.raises(InvalidJob, match="--image"):
-        build(replace(JOB, region="cn-north-1"))
+        build(replace(JOB, region="us-north-9"))
+
+
+@pytest.mark.parametrize(
+    "instance", ["ml.trn1.2xlarge", "ml.inf2.xlarge", "ml.m7g.large", "ml.p6e-gb200.36xlarge"]
+)
+def test_an_instance_without_this_image_asks_for_one(instance: str) -> None:
+    job = replace(JOB, instance_type=instance)
+
+    with pytest.raises(InvalidJob, match="--image, or take --instance ml.g6.xlarge"):
+        build(job)
+    own = build(replace(job, image="mine"))
+    assert own["AlgorithmSpecification"]["TrainingImage"] == "mine"
+
+
+def test_every_instance_of_sagemaker_has_an_image_or_is_refused() -> None:
+    service = get_session().get_service_model("sagemaker")
+    shape = service.operation_model("CreateTrainingJob").input_shape
+    instances = shape.members["ResourceConfig"].members["InstanceType"].enum
+
+    refused = set()
+    for instance in instances:
+        try:
+            image_uri("us-east-1", instance)
+        except InvalidJob:
+            refused.add(instance.split(".")[1])
+    assert refused == {"trn1", "trn1n", "trn2", "p6e-gb200"}
+
+
+@pytest.mark.parametrize(
+    ("instance", "has_volume_key"),
+    [
+        ("ml.m5.xlarge", True), ("ml.c7i-flex.large", True), ("ml.p3.2xlarge", True),
+        ("ml.g4dn.xlarge", False), ("ml.g6e.xlarge", False), ("ml.p3dn.24xlarge", False),
+        ("ml.p5en.48xlarge", False), ("ml.p6-b200.48xlarge", False), ("ml.r5d.large", False),
+    ],
+)  # fmt: skip
+def test_a_key_for_the_volume_is_left_out_where_storage_is_local(
+    instance: str, has_volume_key: bool
+) -> None:
+    """AWS refuses the request otherwise; NVMe is encrypted by the hardware."""
+    request = build(replace(JOB, instance_type=instance, kms_key="alias/k"))
+
+    assert ("VolumeKmsKeyId" in request["ResourceConfig"]) is has_volume_key
+    assert request["OutputDataConfig"]["KmsKeyId"] == "alias/k"
 
 
 def test_a_job_name_fits_whatever_the_model_is_called() -> None:
