@@ -102,4 +102,5 @@ def error_of(failure: BaseException, request_id: str = "") -> FunctionError:
 def _dumps(value: object) -> str:
     import json
 
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()  # a message may hold half a surrogate pair

@@ -20,6 +20,7 @@ def main() -> NoReturn:
     The connection is made before the handler is imported, which takes longer.
     """
     extend(sys.path, os.environ, sys.prefix)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     log = open_log(os.environ)
     api = RuntimeApi(os.environ["AWS_LAMBDA_RUNTIME_API"])
     loop = Loop(api, log, os.environ, PROCESS_WATCHDOG)

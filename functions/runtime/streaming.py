@@ -7,7 +7,7 @@ be told in trailers. https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custo
 import os
 import threading
 import time
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Iterator
 
 from functions.core.watchdog import Watchdog
@@ -160,8 +160,9 @@ def trailers(error: FunctionError | None) -> bytes:
     """
     if error is None:
         return b"\r\n"
+    body = b2a_base64(error.to_json().encode(), newline=False).decode()
     lines = (
         f"Lambda-Runtime-Function-Error-Type: {error.type}",
-        f"Lambda-Runtime-Function-Error-Body: {b64encode(error.to_json().encode()).decode()}",
+        f"Lambda-Runtime-Function-Error-Body: {body}",
     )
     return "\r\n".join([*lines, "\r\n"]).encode()

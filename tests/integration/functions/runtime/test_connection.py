@@ -1,5 +1,6 @@
 """Connection to the Runtime API: broken ones, repeated requests, messages in pieces."""
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -141,6 +142,16 @@ def test_a_reply_that_is_refused_at_once_ends_the_process() -> None:
     _, ended = play(MAYFLY, ECHO, [Event(reply_status=400), Event()])
 
     assert ended.status == 1
+
+
+def test_half_a_surrogate_pair_is_a_question_mark() -> None:
+    event = Event(rb'{"type": "Own", "message": "half \ud800"}')
+
+    api, ended = play(MAYFLY, ECHO.replace("echo", "fail"), [event, Event(b"{}")])
+
+    assert json.loads(api.posts[0].body)["errorMessage"] == "half ?"
+    assert ended.lines[0] == r"[ERROR] OwnError: half \ud800"
+    assert ended.status is None
 
 
 def test_a_connection_that_always_breaks_ends_the_process() -> None:
