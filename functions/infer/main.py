@@ -160,5 +160,6 @@ if names:
 # Lambda gives INIT full CPU, so small functions and pre-provisioned environments finish importing
 # before INIT ends.
 imports_in_init = initialization != "on-demand" or size_mb < MB_PER_CPU or bool(names)
-lambda_handler: Handler | PrefetchingHandler
-lambda_handler = prefetching.wait() if imports_in_init else prefetching
+if imports_in_init:
+    prefetching.wait()
+lambda_handler = prefetching

@@ -1,8 +1,9 @@
-"""Prefetch the first request's model while the handler is still importing.
+"""Prefetch the first request's model, if possible during the handler's import.
 
 Importing the code that parses requests and runs models takes as long as reading a registry record.
 So INIT ends before that import is done, unless the function has little CPU (see main.py), and the
 first event's record and model files are requested meanwhile (docs/decisions/0015-cold-start.md).
+The caller's access key is read beside the record.
 """
 
 import json
@@ -73,7 +74,7 @@ class KeyCheck:
 
 
 class PrefetchingHandler:
-    """Handler that prefetches the first request's model while importing the real handler.
+    """Handler that prefetches the first request's model before handling it.
 
     `make` runs in a thread: it imports the real handler and returns it. `gate` checks access keys:
     a model is loaded for callers who may call it.
@@ -92,6 +93,7 @@ class PrefetchingHandler:
         self._gate = gate
         self._resolver = resolver
         self._models = models
+        self._first = True  # no event has come yet
         self._handler: Handler | None = None
         self._error: BaseException | None = None
         self._prefetched = threading.Event()  # prefetching has started, or is impossible
@@ -111,8 +113,9 @@ class PrefetchingHandler:
         return self._handler
 
     def __call__(self, event: Event | bytes, context: Any) -> dict[str, Any] | bytes:
-        if self._handler is not None:
-            return self._handler(event, context)
+        if not self._first:
+            return (self._handler or self.wait())(event, context)
+        self._first = False
         began_ns = time.perf_counter_ns()
         self._prefetch(event)
         return self.wait()(event, context, began_ns)

@@ -69,6 +69,16 @@ def test_the_first_model_is_loaded_before_the_handler_is_imported() -> None:
     assert second is None
 
 
+def test_only_the_first_event_of_an_imported_handler_is_prefetched() -> None:
+    prefetching = Prefetching()
+    prefetching.importable.set()
+    prefetching.handler.wait()
+
+    for _ in range(3):
+        assert prefetching.handler(INFER, None) == {"statusCode": 200}
+    assert prefetching.loads == ["the version"]
+
+
 @pytest.mark.parametrize(
     ("event", "reference"),
     [
