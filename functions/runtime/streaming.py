@@ -45,7 +45,8 @@ class StreamSender:
         """Send a streamed reply; log an error after its start.
 
         Raises:
-            Exception: of the iterator, before its first chunk; nothing was sent.
+            Exception: of the reply's headers, or of the iterator before its first chunk; nothing
+                was sent.
         """
         self._invocation, self._context = invocation, context
         self._begun = False
@@ -54,9 +55,10 @@ class StreamSender:
         reserve = reserve_s(remaining_s)
         self._deadline = time.monotonic() + remaining_s - reserve
         self._watchdog.watch(self, remaining_s - WATCHDOG_SHARE * reserve)
-        chunks = iter(reply.chunks)
+        chunks: Iterator[object] = iter(())
         try:
-            self._send(chunks, reply)
+            chunks = iter(reply.chunks)
+            self._send(chunks, reply.prelude())
         except CallerGone as gone:
             self._log_gone(str(gone))
         finally:
@@ -64,15 +66,15 @@ class StreamSender:
             if not self._watchdog.unwatch(self):
                 park()
 
-    def _send(self, chunks: Iterator[Bytes], reply: StreamedReply) -> None:
-        first = next(chunks, b"")
+    def _send(self, chunks: Iterator[object], prelude: bytes) -> None:
+        first = _flat(next(chunks, b""))
         head = self._api.stream_head(self._invocation)
         try:
-            self._write(head, *_chunk(reply.prelude()))
+            self._write(head, *_chunk(prelude))
             self._write_chunk(first)
             for chunk in chunks:
                 self._check_deadline()
-                self._write_chunk(chunk)
+                self._write_chunk(_flat(chunk))
         except Fault as fault:
             self._end(fault_error(fault, self._invocation.request_id))
         except CallerGone:
@@ -87,8 +89,6 @@ class StreamSender:
             raise Fault(TIMED_OUT, TIMED_OUT_MESSAGE)
 
     def _write_chunk(self, chunk: Bytes) -> None:
-        if not isinstance(chunk, Bytes):
-            raise TypeError(f"a chunk of a streamed reply is bytes, not {type(chunk).__name__}")
         if self._api.has_answered():
             raise CallerGone("the Runtime API ended the reply")
         if len(chunk):  # an empty one would end the body
@@ -112,7 +112,7 @@ class StreamSender:
         except OSError as failure:
             raise CallerGone(f"the connection broke: {failure}") from failure
 
-    def _close(self, chunks: Iterator[Bytes]) -> None:
+    def _close(self, chunks: Iterator[object]) -> None:
         close = getattr(chunks, "close", None)
         if close is None:
             return
@@ -146,6 +146,22 @@ class StreamSender:
             self._late.post(self._invocation, self._context)
         else:
             self._api.fail(self._invocation, error)
+
+
+def _flat(chunk: object) -> Bytes:
+    """Return a chunk as bytes of one dimension.
+
+    The length of another view, e.g. of floats, is not its number of bytes.
+
+    Raises:
+        TypeError: it is no bytes.
+    """
+    if not isinstance(chunk, Bytes):
+        raise TypeError(f"a chunk of a streamed reply is bytes, not {type(chunk).__name__}")
+    if isinstance(chunk, memoryview):
+        is_flat = chunk.itemsize == chunk.ndim == 1 and chunk.contiguous
+        return chunk if is_flat else chunk.tobytes()
+    return chunk
 
 
 def _chunk(content: Bytes) -> tuple[Bytes, Bytes, Bytes]:

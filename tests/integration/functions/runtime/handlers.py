@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
@@ -146,10 +147,13 @@ an_object = Callable()
 # --- handlers for our runtime client alone ---
 
 PRELUDE = {"content-type": "text/plain", "x-test": "ä"}
+MALFORMED: Any = {"x-test": {1}}
+FLOATS = array("f", [1, 2, 3])
 
 
 def stream(event: Any, context: Any) -> StreamedReply:
-    return StreamedReply(200, PRELUDE, STREAMS[event["chunks"]](event))
+    headers = MALFORMED if event.get("malformed headers") else PRELUDE
+    return StreamedReply(200, headers, STREAMS[event["chunks"]](event))
 
 
 def _counted(event: Any) -> Iterator[bytes]:
@@ -163,6 +167,12 @@ def _mixed(event: Any) -> Iterator[Any]:
     yield b""
     yield memoryview(b"view,")
     yield b"x" * LARGE_BYTES
+
+
+def _views(event: Any) -> Iterator[memoryview]:
+    yield memoryview(FLOATS)
+    yield memoryview(bytes(6)).cast("B", (2, 3))
+    yield memoryview(b"a-b-c-")[::2]
 
 
 def _failing(event: Any) -> Iterator[bytes]:
@@ -205,6 +215,9 @@ def _heavy(event: Any) -> Iterator[bytes]:
 STREAMS = {
     "counted": _counted,
     "mixed": _mixed,
+    "views": _views,
+    "none": lambda _: None,
+    "only text": lambda _: ["text"],
     "failing": _failing,
     "of text": _of_text,
     "waiting": _waiting,

@@ -2,12 +2,19 @@
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.functions.runtime.handlers import LARGE_BYTES, PRELUDE
+from functions.core.watchdog import Watchdog
+from functions.runtime.api import Invocation, RuntimeApi
+from functions.runtime.context import Environment, LambdaContext
+from functions.runtime.log import StandardLog
+from functions.runtime.replies import StreamedReply
+from functions.runtime.streaming import StreamSender
+from tests.integration.functions.runtime.handlers import FLOATS, LARGE_BYTES, PRELUDE
 from tests.runtime_api import MAYFLY, Ended, Event, FakeRuntimeApi, Post, play, started
 
 MODULE = "tests.integration.functions.runtime.handlers"
@@ -108,6 +115,45 @@ def test_an_error_before_the_first_chunk_is_an_ordinary_one() -> None:
     assert post.path.endswith("/error")
     assert json.loads(post.body)["errorType"] == "LookupError"
     assert ended.lines[0] == "[ERROR] LookupError: no more ä"
+
+
+def test_a_view_of_any_items_is_sent_as_its_bytes() -> None:
+    [post], _ = streamed(Event(event("views")))
+
+    assert post.complete
+    assert post.chunks[HEAD_CHUNKS:] == [FLOATS.tobytes(), bytes(6), b"abc"]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        event("none"),
+        event("only text"),
+        event("counted", count=1, **{"malformed headers": True}),
+    ],
+)
+def test_a_stream_that_cannot_begin_is_an_ordinary_error(malformed: bytes) -> None:
+    [post, second], ended = streamed(Event(malformed), Event(event("counted", count=1)))
+
+    assert post.path.endswith("/error")
+    assert json.loads(post.body)["errorType"] == "TypeError"
+    assert (second.complete, second.connection) == (True, 1)
+    assert ended.lines[0].startswith("[ERROR] TypeError")
+
+
+def test_a_stream_that_cannot_begin_leaves_no_time_limit() -> None:
+    watchdog = Watchdog()
+    api, log = RuntimeApi("127.0.0.1:1"), StandardLog()
+    sender = StreamSender(api, log, watchdog, late=None)
+    invocation = Invocation({"lambda-runtime-aws-request-id": "1"}, b"")
+    deadline_ms = int(time.time() * 1000) + 60_000
+    context = LambdaContext(Environment({}, log), "1", deadline_ms, None)
+    nothing: Any = None
+
+    with pytest.raises(TypeError):
+        sender.send(invocation, context, StreamedReply(200, {}, nothing))
+
+    assert not watchdog.unwatch(sender)
 
 
 def test_a_chunk_of_text_is_an_error() -> None:
