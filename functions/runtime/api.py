@@ -106,7 +106,7 @@ class RuntimeApi:
         """
         cause = error.xray_cause()
         fields = "Content-Type: application/json\r\n"
-        if len(cause) < XRAY_CAUSE_BYTES_MAX:
+        if len(cause.encode()) < XRAY_CAUSE_BYTES_MAX:
             fields += f"Lambda-Runtime-Function-Xray-Error-Cause: {cause}\r\n"
         response = self._post(self._head(invocation, "error", fields), error.to_json().encode())
         if not _accepted(response):

@@ -39,7 +39,7 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
-        self._address = (host, int(port))
+        self._address = (host.strip("[]"), int(port))  # an IPv6 address has brackets
         self._head = bytearray(HEAD_BYTES_MAX)
         self._view = memoryview(self._head)
         self._socket: socket.socket | None = None

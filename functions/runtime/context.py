@@ -1,13 +1,25 @@
 """Context that a handler gets: the attributes of AWS's client, and `after`."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from functions.runtime.errors import CONTEXT_ERROR, Fault
 from functions.runtime.log import Log
 
 W3C_FIELDS = ("traceparent", "tracestate", "baggage")
+_SHOWN = (  # attributes of the context's representation, in awslambdaric's order
+    "aws_request_id",
+    "log_group_name",
+    "log_stream_name",
+    "function_name",
+    "memory_limit_in_mb",
+    "function_version",
+    "invoked_function_arn",
+    "client_context",
+    "identity",
+    "tenant_id",
+)
 
 
 class EndEnvironment(Exception):
@@ -27,8 +39,7 @@ class _Fields:
             setattr(self, name, values.get(name))
 
     def __repr__(self) -> str:
-        fields = ",".join(f"{name}={getattr(self, name)}" for name in self.__slots__)
-        return f"{type(self).__name__}([{fields}])"
+        return _shown(self, self.__slots__)
 
 
 class CognitoIdentity(_Fields):
@@ -100,6 +111,9 @@ class LambdaContext:
         self._w3c: dict[str, str] = {}
         self._work: list[Callable[[], object]] | None = None
 
+    def __repr__(self) -> str:
+        return _shown(self, _SHOWN)
+
     def get_remaining_time_in_millis(self) -> int:
         """Return the milliseconds left before Lambda ends the invocation."""
         return max(0, self._deadline_ms - int(time.time() * 1000))
@@ -165,6 +179,11 @@ class LambdaContext:
 
 
 _NO_IDENTITY = CognitoIdentity({})
+
+
+def _shown(value: object, names: Sequence[str]) -> str:
+    fields = ",".join(f"{name}={getattr(value, name)}" for name in names)
+    return f"{type(value).__name__}([{fields}])"
 
 
 def _parse(text: str, name: str) -> Any:

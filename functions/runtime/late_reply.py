@@ -70,11 +70,12 @@ class LateReply:
         Raises:
             MemoryError: the overdue handler holds it all; the watchdog tries again.
         """
+        reason = "the handler did not come back in time: it was answered for, and its process ends"
         try:
             self._api.respond(invocation, self._make(context), "application/json")
         except MemoryError:
             raise
-        except Exception as failure:  # the edge: the process ends, with or without a reply
+        except BaseException as failure:  # the edge: also SystemExit, which ends this thread alone
             log_error(self._log, error_of(failure, invocation.request_id))
-        reason = "the handler did not come back in time: it was answered for, and its process ends"
+            reason = "the handler did not come back in time, nor its late reply: its process ends"
         self._log.write(record("ERROR", "late reply", invocation.request_id, reason))

@@ -33,10 +33,10 @@ class StandardLog:
     """Log on standard output; the lines of an error are one record."""
 
     def write(self, text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode("utf-8", "replace").decode())  # without lone surrogates
 
     def error(self, lines: list[str]) -> None:
-        sys.stdout.write("\r".join(lines) + "\n")
+        self.write("\r".join(lines) + "\n")
 
 
 class FramedLog:

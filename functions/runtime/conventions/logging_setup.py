@@ -66,6 +66,7 @@ def _configure(logging: Any, log: Log, ids: Mapping[str, str | None], level: str
     handler = LogHandler()
     handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%dT%H:%M:%S"))
     root = logging.getLogger()
-    if level and level in logging.getLevelNamesMapping():
-        root.setLevel(level)
+    name = "DEBUG" if level == "TRACE" else (level or "").upper()
+    if name in logging.getLevelNamesMapping():
+        root.setLevel(name)
     root.addHandler(handler)

@@ -1,6 +1,7 @@
 """Events from JSON and results to JSON, as awslambdaric converts them."""
 
 import json
+from codecs import BOM_UTF8
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -25,13 +26,15 @@ def parse(event: bytes, content_type: str | None) -> Any:
     if content_type != JSON_TYPE:
         return event
     try:
-        return _DECODER.decode(event.decode())
-    except ValueError as error:
+        return _DECODER.decode(event.removeprefix(BOM_UTF8).decode())
+    except (ValueError, RecursionError) as error:
         raise Fault(UNMARSHAL_ERROR, f"Unable to unmarshal input: {error}") from None
 
 
 def serialize(result: object) -> bytes:
     """Serialize a handler's result: a Decimal is a number, bytes are text.
+
+    A named tuple is an object with its fields.
 
     Raises:
         Fault: a value cannot be serialized.
@@ -39,11 +42,26 @@ def serialize(result: object) -> bytes:
     try:
         try:
             text = json.dumps(result, ensure_ascii=False)
+            if _has_named_tuple(result):  # for `json` it is a list
+                text = _text(result)
         except TypeError:  # rare types, which `json` does not know
             text = _text(result)
         return text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # the edge: the function's own types may raise anything
         raise Fault(MARSHAL_ERROR, f"Unable to marshal response: {error}") from None
+
+
+def _has_named_tuple(value: object) -> bool:
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list | tuple):
+            if hasattr(value, "_asdict"):
+                return True
+            pending += value
+    return False
 
 
 def _text(value: Any) -> str:
@@ -59,6 +77,8 @@ def _text(value: Any) -> str:
         return "NaN" if value.is_nan() else str(value)
     if isinstance(value, bytes):
         return encode_basestring(value.decode())
+    if hasattr(value, "_asdict"):
+        return _text(value._asdict())
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from functions.runtime.context import EndEnvironment
 from functions.runtime.replies import StreamedReply
@@ -48,6 +49,17 @@ def describe(event: Any, context: Any) -> dict[str, Any]:
         "client_context": repr(context.client_context),
         "has_client": bool(context.client_context and context.client_context.client),
     }
+
+
+def represent(event: Any, context: Any) -> str:
+    return repr(context)
+
+
+def start_a_process(event: Any, context: Any) -> int | None:
+    process = multiprocessing.get_context(event).Process(target=print, args=("from the child",))
+    process.start()
+    process.join(60)
+    return process.exitcode
 
 
 def log(event: Any, context: Any) -> None:
@@ -94,7 +106,25 @@ def values(event: Any, context: Any) -> Any:
         "circular": circular,
         "no key": {(1, 2): 3},
         "no text": [b"\xff"],
+        "named tuple": [Point(1, {"inner": Point(2, b"bytes")})],
+        "fields": Fields(),
+        "failing type": FailingType(a=1),
     }[event]
+
+
+class Point(NamedTuple):
+    x: Any
+    y: Any
+
+
+class Fields:
+    def _asdict(self) -> dict[str, int]:
+        return {"field": 1}
+
+
+class FailingType(dict[str, int]):
+    def items(self) -> Any:
+        raise KeyError("of the function's own type")
 
 
 def raw(event: Any, context: Any) -> bytes:
@@ -310,7 +340,15 @@ class Broken(Limited):
         raise LookupError("no late reply")
 
 
+class Leaving(Limited):
+    """Handler whose late reply ends its thread."""
+
+    def late_reply(self, context: Any) -> bytes:
+        sys.exit(3)
+
+
 limited = Limited()
+leaving = Leaving()
 broken = Broken()
 
 

@@ -162,6 +162,27 @@ def test_a_connection_that_always_breaks_ends_the_process() -> None:
     assert line.startswith("[ERROR] Runtime.LambdaRuntimeClientError: ")
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("localhost:9001", ("localhost", 9001)), ("[::1]:9001", ("::1", 9001))],
+)
+def test_an_address_may_be_a_name_or_of_ipv6(
+    address: str, expected: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No name is looked up, because a machine may have no IPv6."""
+    addresses = []
+
+    def refuse(host_and_port: tuple[str, int]) -> None:
+        addresses.append(host_and_port)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(ConnectionRefusedError):
+        Connection(address).connect()
+
+    assert addresses == [expected]
+
+
 def test_without_a_runtime_api_the_process_ends() -> None:
     api = FakeRuntimeApi()
     api.close()

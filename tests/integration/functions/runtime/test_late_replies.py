@@ -40,11 +40,15 @@ def test_a_late_reply_arrives_before_lambdas_own_limit() -> None:
     assert api.posts[0].arrived_at < began + LIMIT_S + 1  # the process started within a second
 
 
-def test_a_failing_late_reply_is_logged_and_the_process_ends() -> None:
-    api, ended = limited(Event(sleeping(None), remaining_s=1), Event(), handler="broken")
+@pytest.mark.parametrize(
+    ("handler", "error"), [("broken", "LookupError: no late reply"), ("leaving", "SystemExit: 3")]
+)
+def test_a_failing_late_reply_is_logged_and_the_process_ends(handler: str, error: str) -> None:
+    api, ended = limited(Event(sleeping(None), remaining_s=1), Event(), handler=handler)
 
     assert (api.posts, ended.status) == ([], 1)
-    assert ended.lines[0] == "[ERROR] LookupError: no late reply"
+    assert ended.lines[0] == f"[ERROR] {error}"
+    assert "nor its late reply" in json.loads(ended.lines[-1])["reason"]
 
 
 def test_a_handler_in_time_is_answered_once() -> None:

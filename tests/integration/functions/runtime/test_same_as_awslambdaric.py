@@ -120,6 +120,20 @@ def test_the_context_has_the_invocation() -> None:
     assert all(each["remaining is below the limit"] for each in payloads)
 
 
+def test_the_context_may_be_printed() -> None:
+    [post] = both("represent", Event())["posts"]
+
+    assert "LambdaContext([aws_request_id=request-1," in post["payload"]
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_handler_may_start_processes(method: str) -> None:
+    result = both("start_a_process", *[Event(json.dumps(method).encode())] * 2)
+
+    assert [post["payload"] for post in result["posts"]] == ["0", "0"]
+    assert result["log"] == ["from the child"] * 2
+
+
 @pytest.mark.parametrize("header", ["Client-Context", "Cognito-Identity"])
 def test_a_malformed_context_fails_the_invocation(header: str) -> None:
     result = both("echo", Event(headers={f"Lambda-Runtime-{header}": "no JSON"}), Event())
@@ -150,33 +164,51 @@ def test_an_exception_is_posted_and_logged(kind: str, message: str) -> None:
     assert any(line.startswith("\u00a0\u00a0File") for line in result["log"])
 
 
+def test_a_message_with_a_lone_surrogate_is_posted() -> None:
+    """AWS's client ends the process."""
+    event = Event(json.dumps({"type": "Own", "message": "a \udcff b"}).encode())
+
+    result = played(MAYFLY, "fail", [event, event])
+
+    assert "a ? b" in result["posts"][1]["payload"]
+    assert result["log"][0].startswith("[ERROR] OwnError: a ? b")
+
+
 def test_the_stack_trace_begins_with_the_handler() -> None:
     [post] = both("fail_deeply", Event())["posts"]
 
     assert "in fail_deeply" in post["payload"]
 
 
-def test_a_cause_too_long_for_a_header_is_left_out() -> None:
-    event = json.dumps({"type": "Own", "message": "m" * 2**20}).encode()
+@pytest.mark.parametrize("message", ["m" * 2**20, "ä" * 2**19])
+def test_a_cause_too_long_for_a_header_is_left_out(message: str) -> None:
+    event = json.dumps({"type": "Own", "message": message}).encode()
 
     assert "cause" not in both("fail", Event(event))["posts"][0]
 
 
-@pytest.mark.parametrize("value", ["null", "text", "numbers", "decimals", "bytes", "keys", "tuple"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "null", "text", "numbers", "decimals", "bytes", "keys", "tuple", "named tuple", "fields",
+    ],
+)  # fmt: skip
 def test_results_of_many_types_are_serialized(value: str) -> None:
     result = both("values", Event(json.dumps(value).encode()))
 
     assert result["posts"][0]["path"].endswith("/response")
 
 
-@pytest.mark.parametrize("value", ["set", "object", "circular", "no key", "no text"])
+@pytest.mark.parametrize(
+    "value", ["set", "object", "circular", "no key", "no text", "failing type"]
+)
 def test_a_result_that_is_no_json_is_an_error(value: str) -> None:
     result = both("values", Event(json.dumps(value).encode()), Event(b'"null"'))
 
     assert "Runtime.MarshalError" in result["posts"][0]["payload"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[1", b'{"a": 01}', b"NaN", b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"[1", b'{"a": 01}', b"NaN", b"\xff", b"[" * 100_000])
 def test_an_event_that_is_no_json_is_an_error(body: bytes) -> None:
     results = [played(client, "echo", [Event(body), Event(b"1")]) for client in (AWS, MAYFLY)]
 
@@ -185,6 +217,10 @@ def test_an_event_that_is_no_json_is_an_error(body: bytes) -> None:
         result["posts"][0] = result["posts"][0]["payload"].partition("input:")[0]
     assert results[0] == results[1]
     assert "Runtime.UnmarshalError" in result["log"]
+
+
+def test_an_event_may_begin_with_a_byte_order_mark() -> None:
+    assert both("echo", Event(b"\xef\xbb\xbf1"))["posts"][0]["payload"] == "1"
 
 
 def test_an_event_of_another_type_stays_bytes() -> None:
@@ -230,8 +266,9 @@ def test_log_records_have_lambdas_format() -> None:
     assert "by the descriptor" in result["log"]
 
 
-def test_the_log_level_is_lambdas() -> None:
-    result = both("log", Event(b"7"), AWS_LAMBDA_LOG_LEVEL="INFO")
+@pytest.mark.parametrize("level", ["INFO", "TRACE"])
+def test_the_log_level_is_lambdas(level: str) -> None:
+    result = both("log", Event(b"7"), AWS_LAMBDA_LOG_LEVEL=level)
 
     assert "[INFO]\t<time>\trequest-1\tinfo: 7" in result["log"]
 
