@@ -1,7 +1,6 @@
 """Infer function as Lambda starts it: wiring, imports, environment variables; moto for AWS."""
 
 import ast
-import hashlib
 import importlib
 import json
 import os
@@ -23,11 +22,13 @@ from functions.adapters.clock import utc_now
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.access.grants import Scope
 from functions.core.access.key_store import KeyStore
+from functions.core.registration.digests import hash_files
 from functions.core.registry.registry import Registry
 from functions.core.registry.version import Blob, Source, State
 from tests.data_plane import Client, rows
-from tests.models import scale_model
+from tests.models import dense_model, scale_model
 
+WIDTH = 600  # of a model with 1.4 MB of weights: two ranges
 # Third-party packages that a cold start imports.
 IMPORTS = {
     "functions",
@@ -83,18 +84,19 @@ def start(
         sys.modules.pop("functions.infer.main", None)
 
 
-def register(environment: dict[str, str], model: str, factor: float, directory: Path) -> None:
-    """Record and store a version as the register function does."""
-    path = directory / "up.onnx"
-    path.write_bytes(scale_model(factor))
+def register(environment: dict[str, str], model: str, content: bytes, directory: Path) -> Blob:
+    """Record and store a version as the register function does; return its file."""
+    path = directory / "model.onnx"
+    path.write_bytes(content)
     registry = Registry(
         DynamoTable(boto3.client("dynamodb"), environment["REGISTRY_TABLE"]), utc_now
     )
-    blob = Blob("model.onnx", hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+    [blob] = hash_files([path])
     S3Blobs(boto3.client("s3"), environment["SERVING_BUCKET"]).store(blob, path)
-    claimed = registry.claim(model, Source("up", f"models/{model}/x.onnx", str(factor)))
+    claimed = registry.claim(model, Source("up", f"models/{model}/x.onnx", blob.sha256))
     signature = OnnxRuntime().load(path).signature(path)
     registry.finish(replace(claimed, state=State.READY, files=(blob,), signature=signature))
+    return blob
 
 
 @pytest.mark.parametrize("memory_mb", ["512", "3008"])  # imports end within INIT, or after it
@@ -111,7 +113,7 @@ def test_callers_need_a_key(
     table = DynamoTable(
         boto3.client("dynamodb"), function_environment["InferFunction"]["REGISTRY_TABLE"]
     )
-    register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
+    register(function_environment["InferFunction"], "demo", scale_model(2.0), tmp_path)
     _, key = KeyStore(table, utc_now).create(
         "ci", scopes=[Scope.INFER], models=["demo"], actor="anna"
     )
@@ -137,8 +139,8 @@ def test_a_registered_model_answers(
     )  # not in this process
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_mb)
     main = start()
-    register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
-    register(function_environment["InferFunction"], "demo", 3.0, tmp_path)
+    register(function_environment["InferFunction"], "demo", scale_model(2.0), tmp_path)
+    register(function_environment["InferFunction"], "demo", scale_model(3.0), tmp_path)
     client = Client(main.lambda_handler)
 
     first = client.post("/v2/models/demo/infer", rows([1, 2, 3]))
@@ -157,6 +159,29 @@ def test_a_registered_model_answers(
     assert list(main.scratch.path.iterdir()) == []
 
 
+def test_each_range_of_a_large_model_is_verified(
+    start: Callable[[], Any],
+    function_environment: dict[str, dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    environment, content = function_environment["InferFunction"], dense_model(WIDTH, 1.0)
+    blob = register(environment, "wide", content, tmp_path)
+    assert blob.range_bytes < blob.size_bytes
+    client = Client(start().lambda_handler)
+    row = {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [1.0] * WIDTH}
+
+    stored = {"Bucket": environment["SERVING_BUCKET"], "Key": blob.key}
+    damaged = content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:]
+    boto3.client("s3").put_object(**stored, Body=damaged)
+    refusal = client.post("/v2/models/wide/infer", {"inputs": [row]})
+    assert (refusal.status, refusal.json["code"]) == (503, "BLOB_CORRUPTED")
+
+    boto3.client("s3").put_object(**stored, Body=content)
+    assert client.post("/v2/repository/models/wide/load").status == 200
+    reply = client.post("/v2/models/wide/infer", {"inputs": [row]})
+    assert reply.json["outputs"][0]["data"] == [WIDTH] * WIDTH
+
+
 def test_models_are_preloaded_and_failures_logged(
     start: Callable[[], Any],
     function_environment: dict[str, dict[str, str]],
@@ -164,8 +189,8 @@ def test_models_are_preloaded_and_failures_logged(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    register(function_environment["InferFunction"], "demo", 2.0, tmp_path)
-    register(function_environment["InferFunction"], "other", 3.0, tmp_path)
+    register(function_environment["InferFunction"], "demo", scale_model(2.0), tmp_path)
+    register(function_environment["InferFunction"], "other", scale_model(3.0), tmp_path)
     monkeypatch.setenv("PRELOAD_MODELS", "demo,nobody, other:latest")
     # INIT may take 60 s, whatever the age of this process.
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
