@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,7 +130,7 @@ def _csv(path: Path, delimiter: str) -> Table:
             header = [name.strip() for name in next(reader, [])]
             _check_header(path, header, delimiter)
             cells: list[list[str]] = [[] for _ in header]
-            for number, row in enumerate(reader, 2):
+            for number, row in enumerate(_without_blank_end(reader), 2):
                 _check_row(path, number, row, len(header))
                 for column, cell in zip(cells, row, strict=True):
                     column.append(cell)
@@ -142,6 +142,18 @@ def _csv(path: Path, delimiter: str) -> Table:
     if not cells[0]:
         raise NoRows(f"{path.name} has a header and no rows")
     return Table(dict(zip(header, cells, strict=True)), [(path.name, len(cells[0]))])
+
+
+def _without_blank_end(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Yield rows without the blank ones at the end."""
+    blank: list[list[str]] = []
+    for row in rows:
+        if any(cell.strip() for cell in row):
+            yield from blank
+            yield row
+            blank = []
+        else:
+            blank.append(row)
 
 
 def _check_row(path: Path, number: int, row: Sequence[str], width: int) -> None:

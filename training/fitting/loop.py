@@ -12,6 +12,7 @@ engines.py, the learning rate in schedule.py.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
@@ -32,6 +33,7 @@ from training.fitting.checkpoint import Row, RunState
 from training.fitting.distributed import Ranks
 from training.fitting.losses import Loss
 from training.fitting.progress import Progress
+from training.fitting.schedule import rows_per_epoch
 from training.hyperparameters import NetworkHyperparameters
 
 SAVE_EVERY_S = 60.0  # most training time lost when a machine dies without SIGTERM
@@ -71,6 +73,9 @@ def fit(
     """
     stop, ranks = stop or checkpoint.Stop(), ranks or Ranks()
     try_out(model, data.train, loss)
+    rows = len(data.train)
+    if _normalizes_batches(model, data.train, loss):
+        rows = rows_per_epoch(rows, settings.batch_size, ranks.count, settings.accumulate)
     model.to(device)
     if device.type == "cuda":  # the memory format that tensor cores convolve fastest
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -90,13 +95,14 @@ def fit(
     update = engines.Update(
         objective, optimizer, inputs, target, settings, augment, ranks, state.loss_sum
     )
-    steps_per_epoch = math.ceil(len(target) / settings.batch_size)
+    steps_per_epoch = math.ceil(rows / settings.batch_size)
     total = steps_per_epoch * settings.epochs
     loop = _Loop(
         state=state,
         engine=engines.engine(update, total),
         settings=settings,
-        rows=len(target),
+        examples=len(target),
+        rows=rows,
         steps_per_epoch=steps_per_epoch,
         device=device,
         ranks=ranks,
@@ -124,7 +130,8 @@ class _Loop:
     state: RunState
     engine: engines.Engine
     settings: NetworkHyperparameters
-    rows: int  # training examples
+    examples: int  # for training
+    rows: int  # examples that an epoch trains
     steps_per_epoch: int
     device: torch.device
     ranks: Ranks
@@ -189,7 +196,7 @@ class _Loop:
     def _start_epoch(self) -> None:
         state, seed = self.state, self.settings.seed
         state.seed_epoch(seed)
-        order = torch.randperm(self.rows).to(self.device)
+        order = torch.randperm(self.examples).to(self.device)
         state.seed_rank(seed)
         state.restore_generators()
         state.model.train()
@@ -293,6 +300,21 @@ def try_out(model: nn.Module, examples: Examples, loss: Loss) -> None:
             f"the loss has shape {list(value.shape)}; "
             "it has to be the mean of the batch, one number"
         )
+
+
+@torch.no_grad()
+def _normalizes_batches(model: nn.Module, examples: Examples, loss: Loss) -> bool:
+    """Return whether BatchNorm keeps a network from training on one row."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return False
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    inputs, target = _to_device(examples.take(slice(0, 1)), device)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            loss(copy.deepcopy(model).train(), inputs, target)
+        except ValueError:  # two rows go through the network, as try_out has shown
+            return True
+    return False
 
 
 def _shapes(inputs: Mapping[str, Tensor], target: Tensor) -> str:

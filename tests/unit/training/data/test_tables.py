@@ -267,7 +267,7 @@ def test_parquet_without_pyarrow_is_an_error(
             InvalidData,
             "churn.csv, after row 4: unexpected end of data",
         ),
-        ([""], HEADER, {}, WrongShape, "churn.csv, row 2 is blank"),
+        (["", *ROWS], HEADER, {}, WrongShape, "churn.csv, row 2 is blank"),
         ([], HEADER, {}, NoRows, "churn.csv has a header and no rows"),
         ([], "", {}, NoRows, "churn.csv has no header"),
         (
@@ -390,3 +390,11 @@ def test_a_wrong_date_names_file_row_and_column(tmp_path: Path) -> None:
 def test_a_table_is_not_split_by_groups_and_time_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="split by groups or by time"):
         read(csv_file(tmp_path), groups="customer", time="age")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n\r\n", "  \n", ",,,,,,\n"])
+def test_blank_lines_at_the_end_of_a_file_are_no_rows(tmp_path: Path, end: str) -> None:
+    path = csv_file(tmp_path) / "churn.csv"
+    path.write_text(path.read_text() + end)
+
+    assert len(read_table([path]).columns["age"]) == len(ROWS)

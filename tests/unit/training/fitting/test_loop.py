@@ -19,7 +19,7 @@ from training.errors import Diverged, InvalidCheckpoint, InvalidHyperparameter, 
 from training.fitting import augment, checkpoint, engines, loop, losses
 from training.fitting.checkpoint import Interrupted, Stop
 from training.fitting.distributed import Ranks
-from training.fitting.schedule import schedule
+from training.fitting.schedule import rows_per_epoch, schedule
 from training.hyperparameters import NetworkHyperparameters
 
 pytestmark = pytest.mark.train
@@ -605,6 +605,59 @@ def test_a_diverging_run_is_one_sentence_and_no_traceback_of_the_metrics() -> No
             loss=losses.mse,
             score=score,
         )
+
+
+def make_normalized(rows: int, **settings: Any) -> Any:
+    """Train a network with BatchNorm after a dense layer; return it with its history."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(20, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)]
+    model = torch.nn.Sequential(*layers)
+    chosen = NetworkHyperparameters(**{"epochs": 2, "batch_size": 8} | settings)
+    data = make_weak_data(2 * rows)
+    return model, train(model, chosen, data=data, augment=None, loss=losses.mse)
+
+
+@pytest.mark.parametrize(("rows", "settings"), [(17, {}), (19, {"accumulate": 2})])
+def test_batch_norm_trains_where_a_last_row_is_left_alone(
+    rows: int, settings: dict[str, int]
+) -> None:
+    model, history = make_normalized(rows, **settings)
+
+    assert len(history) == 2
+    assert model[1].num_batches_tracked == 2 * 2 * settings.get("accumulate", 1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 1}, {"batch_size": 3, "accumulate": 2}, {"accumulate": 8}]
+)
+def test_batches_too_small_for_batch_norm_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(
+        InvalidHyperparameter, match="batch_size: BatchNorm needs two rows at least"
+    ):
+        make_normalized(32, **settings)
+
+
+@pytest.mark.parametrize(
+    ("last", "processes", "accumulate", "is_trained"),
+    [(1, 1, 1, False), (2, 1, 1, True), (3, 2, 1, False), (4, 2, 1, True), (7, 2, 2, False),
+     (8, 2, 2, True), (1, 4, 1, False), (5, 1, 2, True), (3, 1, 2, False)],
+)  # fmt: skip
+def test_no_process_and_no_part_of_a_batch_is_left_with_one_row(
+    last: int, processes: int, accumulate: int, is_trained: bool
+) -> None:
+    rows = rows_per_epoch(64 + last, 32, processes, accumulate)
+
+    assert rows == 64 + last * is_trained
+
+
+def test_batch_norm_of_images_uses_every_row() -> None:
+    """Train on a single image, which has many values for each channel."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Flatten()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(72, 2))
+    train(model, replace(SETTINGS, epochs=1, batch_size=49))
+
+    assert model[1].num_batches_tracked == 2  # 49 rows, and one
 
 
 def test_data_that_do_not_fit_the_network_are_named_with_their_shapes() -> None:
