@@ -48,7 +48,8 @@ class Connection:
         """Open the connection unless it is open; return its socket."""
         if self._socket is None:
             # socket.create_connection would import a codec for names, which takes a millisecond.
-            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+            connection = socket.socket(family, socket.SOCK_STREAM)
             connection.connect(self._address)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket = connection

@@ -33,7 +33,7 @@ class StandardLog:
     """Log on standard output; the lines of an error are one record."""
 
     def write(self, text: str) -> None:
-        sys.stdout.write(text.encode("utf-8", "replace").decode())  # without lone surrogates
+        sys.stdout.write(text)
 
     def error(self, lines: list[str]) -> None:
         self.write("\r".join(lines) + "\n")

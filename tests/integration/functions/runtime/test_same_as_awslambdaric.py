@@ -164,16 +164,6 @@ def test_an_exception_is_posted_and_logged(kind: str, message: str) -> None:
     assert any(line.startswith("\u00a0\u00a0File") for line in result["log"])
 
 
-def test_a_message_with_a_lone_surrogate_is_posted() -> None:
-    """AWS's client ends the process."""
-    event = Event(json.dumps({"type": "Own", "message": "a \udcff b"}).encode())
-
-    result = played(MAYFLY, "fail", [event, event])
-
-    assert "a ? b" in result["posts"][1]["payload"]
-    assert result["log"][0].startswith("[ERROR] OwnError: a ? b")
-
-
 def test_the_stack_trace_begins_with_the_handler() -> None:
     [post] = both("fail_deeply", Event())["posts"]
 
