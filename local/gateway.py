@@ -134,9 +134,7 @@ class Gateway:
             async with asyncio.timeout_at(deadline):
                 response, payload = await streamed_response(chunks)
             response.headers.update(headers)
-            await response.prepare(request)
-            if request.method != "HEAD" and response.status not in BODILESS:
-                await self._relay(request, response, payload, chunks, deadline)
+            await self._relay(request, response, payload, chunks, deadline)
         return response
 
     async def _relay(
@@ -151,6 +149,9 @@ class Gateway:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self.idle_s)) as limit:
+                await response.prepare(request)
+                if request.method == "HEAD" or response.status in BODILESS:
+                    return
                 if payload:
                     await response.write(payload)
                 async for chunk in chunks:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,8 @@ from functions.runtime.replies import StreamedReply
 
 def numbers(do):
     """Yield numbered lines; wait for a file before one of them, or fail."""
+    while do.get("waits_silently") and not pathlib.Path(do["file"]).exists():
+        time.sleep(0.01)
     for number in range(do["chunks"]):
         if number == do.get("waits_before"):
             yield b""  # sends the head
@@ -211,6 +214,32 @@ def test_a_function_goes_on_when_its_client_has_gone(stack: RunningStack, tmp_pa
     with post(stack, chunks=3) as response:
         assert response.read() == lines(3)
     assert len(stack.environments("Talk")) == 1
+
+
+def test_a_client_that_leaves_before_the_head_is_no_error(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    stack.recycle("Talk")
+    go = tmp_path / "go"
+    host, _, port = stack.root_url.split("/")[2].partition(":")
+    body = json.dumps({"chunks": 1, "waits_silently": True, "file": str(go)}).encode()
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /stream HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        until(lambda: [each["state"] for each in stack.environments("Talk")] == ["busy"])
+    until(lambda: client_connections(stack, port) == 0)
+    go.touch()
+
+    until(lambda: [each["state"] for each in stack.environments("Talk")] == ["idle"])
+    assert "Traceback" not in (stack.log_dir.parent / "stack.log").read_text()
+
+
+def client_connections(stack: RunningStack, port: str) -> int:
+    connections = psutil.Process(stack.pid).net_connections(kind="tcp")
+    return sum(
+        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == int(port)
+        for each in connections
+    )
 
 
 def test_a_stream_may_outlast_the_default_timeout(stack: RunningStack, tmp_path: Path) -> None:
