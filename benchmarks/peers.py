@@ -18,9 +18,10 @@ flask, fastapi, bentoml, mlserver, litserve
        extras. MLServer's inference pool, by default a second process, is off. Requests are HTTP on
        loopback, over connections that stay open where the server keeps them.
 ours   The infer function's process under our runtime client, as deployed. It gets API Gateway
-       events from the local Runtime API (local/execution/runtime_api.py), reads the version from
-       the registry (moto) and the model from "s3-like" storage, which waits 15 ms and sends 90
-       MB/s. "ours, unthrottled" starts from storage without delay.
+       events from a Runtime API as lean as the peers' clients (children/runtime_api.py), reads the
+       version from the registry (moto) and the model from "s3-like" storage, which waits 15 ms and
+       sends 90 MB/s. It checks an access key, as no peer does. "ours, unthrottled" starts from
+       storage without delay.
 empty  The same process with children/empty.py as handler, which answers at once: the share of the
        runtime client. "ours, AWS's client" and "empty, AWS's client" run under awslambdaric.
 stack  The local stack as a user sees it: HTTP, the local gateway, environments that start on
@@ -31,7 +32,7 @@ cold start  Time in ms from before the process is started to the first 200. The 
             file, ours downloads. For the stack: the first request while the function has no
             environment and everything else is running.
 latency     In ms at 1 and at 8 clients, each with one request after the other, from a separate
-            process. For ours it includes the local Runtime API, which is Lambda's on AWS.
+            process. For ours it includes the Runtime API, which is Lambda's on AWS.
 CPU         User and system time of the server's processes per request in µs, from the kernel's CPU
             clocks. For ours that is the function's process with runtime client and log line; on AWS
             the callers' HTTP is API Gateway's work. For the stack it is everything: gateway,

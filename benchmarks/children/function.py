@@ -2,124 +2,108 @@
 
     function.py PLAN
 
-PLAN is JSON: {"handler", "client": "mayfly" (ours) or "aws" (awslambdaric), "registry_url",
-"storage_url", "event": file, "folder", "loads": [{"clients", "requests"}]}. This process is the
-Runtime API (local/execution/runtime_api.py); the function runs in a child process, and only that
-process's CPU time and memory count. An environment has one invocation at a time: further clients
-wait for their turn, and their latency includes the wait. Prints {"cold_start_ms", "answer",
+PLAN is JSON: {"handler", "variables": environment of the function's process, "event": file,
+"folder", "loads": [{"clients", "requests"}]}. This process is the Runtime API; the function runs
+in a child process, and only that process's CPU time and memory count. An environment has one
+invocation at a time: several clients take turns, and their latency includes the wait. A tenth of
+the requests come first as a warm-up and are not counted. Prints {"cold_start_ms", "answer",
 "memory_mb", "loads": [the `summary` of each]}.
 """
 
-import asyncio
 import json
+import subprocess
 import sys
 import time
-import uuid
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.children.load import summary
+from benchmarks.children.runtime_api import RuntimeApi
 from benchmarks.harness.usage import cpu_seconds, memory_mb
-from local.execution.environment import Environment, Place
-from local.execution.logs import FunctionLog
-from local.execution.processes import ROOT, Janitor
-from local.execution.runtime_api import Invocation
-from local.template import Function, Template
 
-FUNCTION = "InferFunction"
-INIT_LIMIT_S, LIMIT_S = 10.0, 29.0
+WRAPPER = Path(__file__).resolve().parents[2] / "functions" / "runtime" / "start"
 
 
-async def call(environment: Environment, event: bytes) -> bytes:
-    """Invoke the Lambda function with an event; return the reply bytes.
+def load(api: RuntimeApi, event: bytes, pid: int, clients: int, requests: int) -> dict[str, float]:
+    """Invoke the function for clients that take turns; return a summary.
 
     Raises:
-        RuntimeError: the invocation failed.
+        RuntimeError: a reply's status was not 200, or the function failed.
     """
-    invocation = Invocation(str(uuid.uuid4()), event, time.time() + LIMIT_S, "Root=1-0-0;Sampled=0")
-    answer = await environment.invoke(invocation, LIMIT_S)
-    if answer.error:
-        raise RuntimeError(f"the function answered {answer.payload[:300]!r}")
-    return answer.payload
-
-
-async def load(
-    environment: Environment, event: bytes, clients: int, requests: int
-) -> dict[str, float]:
-    """Invoke the function from concurrent clients; return latency and CPU summary.
-
-    A tenth of the requests is sent before, as a warm-up.
-    """
-    each, turn = max(1, requests // clients), asyncio.Lock()
-    durations_s: list[float] = []
-
-    async def client(count: int) -> None:
-        for _ in range(count):
-            started = time.perf_counter()
-            async with turn:
-                answer = await call(environment, event)
-            durations_s.append(time.perf_counter() - started)
-            if json.loads(answer)["statusCode"] != 200:
-                raise RuntimeError(f"the function answered {answer[:300]!r}")
-
-    await asyncio.gather(*(client(max(1, each // 10)) for _ in range(clients)))
-    durations_s.clear()
-    cpu_before, started = cpu_seconds(environment.pid), time.perf_counter()
-    await asyncio.gather(*(client(each) for _ in range(clients)))
-    seconds, cpu_after = time.perf_counter() - started, cpu_seconds(environment.pid)
+    _run(api, event, clients, max(1, requests // 10))
+    api.wait()
+    cpu_before, started = cpu_seconds(pid), time.perf_counter()
+    durations_s = _run(api, event, clients, requests)
+    api.wait()  # until the work after the last reply is done, which counts
+    seconds, cpu_after = time.perf_counter() - started, cpu_seconds(pid)
     return summary(clients, durations_s, seconds, cpu_after - cpu_before)
 
 
-async def measure(plan: dict[str, Any]) -> dict[str, Any]:
-    """Start an execution environment; measure cold start, loads and memory."""
-    folder, janitor = Path(plan["folder"]), Janitor()
-    log = FunctionLog(folder, FUNCTION)
-    try:
-        place = Place(plan["registry_url"], folder, janitor)
-        environment = Environment(_function(plan), 1, place, log)
-        return await _measure_environment(environment, plan)
-    finally:
-        log.close()
-        janitor.close()
+def _run(api: RuntimeApi, event: bytes, clients: int, requests: int) -> list[float]:
+    asked_at = deque(
+        [time.perf_counter()] * clients
+    )  # instants at which the clients sent their requests
+    durations_s = []
+    for _ in range(requests):
+        reply = api.invoke(event)
+        replied_at = time.perf_counter()
+        if json.loads(reply)["statusCode"] != 200:
+            raise RuntimeError(f"the function answered {reply[:300]!r}")
+        durations_s.append(replied_at - asked_at.popleft())
+        asked_at.append(replied_at)
+    return durations_s
 
 
-def _function(plan: dict[str, Any]) -> Function:
-    function = Template.load(ROOT / "template.yaml").functions[FUNCTION]
-    variables = {
-        "RUNTIME_CLIENT": plan["client"],
-        "AWS_ENDPOINT_URL_DYNAMODB": plan["registry_url"],
-        "AWS_ENDPOINT_URL_S3": plan["storage_url"],
-    }
-    environment = function.environment | variables
-    return replace(function, handler=plan["handler"], environment=environment)
-
-
-async def _measure_environment(environment: Environment, plan: dict[str, Any]) -> dict[str, Any]:
-    event = Path(plan["event"]).read_bytes()
+def measure(plan: dict[str, Any]) -> dict[str, Any]:
+    """Start the function's process; measure cold start, loads and memory."""
+    event, api = Path(plan["event"]).read_bytes(), RuntimeApi()
     started = time.perf_counter()
-    await environment.start(INIT_LIMIT_S, "init")
-    try:
-        answer = await call(environment, event)
+    with _process(plan, api) as pid:
+        answer = api.invoke(event)
         cold_start_ms = (time.perf_counter() - started) * 1000
-        loads = [
-            await load(environment, event, each["clients"], each["requests"])
-            for each in plan["loads"]
-        ]
-        used_mb = memory_mb(environment.pid)
+        loads = [load(api, event, pid, each["clients"], each["requests"]) for each in plan["loads"]]
+        return {
+            "cold_start_ms": cold_start_ms,
+            "answer": json.loads(answer),
+            "memory_mb": memory_mb(pid),
+            "loads": loads,
+        }
+
+
+@contextmanager
+def _process(plan: dict[str, Any], api: RuntimeApi) -> Iterator[int]:
+    """Run the function's process during the block, with output to a file.
+
+    Raises:
+        RuntimeError: it failed; the message ends with its output.
+    """
+    output = Path(plan["folder"], "output")
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            [WRAPPER, sys.executable, "-m", "awslambdaric", plan["handler"]],
+            cwd=plan["folder"],
+            env=plan["variables"] | {"AWS_LAMBDA_RUNTIME_API": api.address},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process.pid
+    except (OSError, RuntimeError) as error:
+        text = output.read_text(errors="replace").strip()[-500:]
+        raise RuntimeError(f"{error}: {text}") from error
     finally:
-        await environment.stop()
-    return {
-        "cold_start_ms": cold_start_ms,
-        "answer": json.loads(answer),
-        "memory_mb": used_mb,
-        "loads": loads,
-    }
+        process.kill()
+        process.wait()
+        api.close()
 
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    print(json.dumps(asyncio.run(measure(plan))), flush=True)
+    print(json.dumps(measure(plan)), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -187,14 +188,22 @@ class ServerRuns:
         with self._tmp() as tmp:
             plan = {
                 "handler": handler,
-                "client": client,
-                "registry_url": self._aws.registry_url,
-                "storage_url": self._aws.storage_urls[storage],
+                "variables": self._function_variables(handler, storage, client, tmp),
                 "event": self._event,
                 "folder": str(tmp),
                 "loads": _loads(count) if count else [],
             }
             return self._child("function.py", write_json(self._folder / "plan.json", plan))
+
+    def _function_variables(
+        self, handler: str, storage: str, client: str, tmp: Path
+    ) -> dict[str, str]:
+        return self._aws.lambda_environment(storage, tmp, self._aws.variables) | {
+            "_HANDLER": handler,
+            "RUNTIME_CLIENT": client,
+            # The interpreter may be started without its own site-packages.
+            "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}",
+        }
 
     def _load(self, port: int, path: str, pid: int, count: int) -> Metrics:
         plan = {

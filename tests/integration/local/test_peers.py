@@ -1,13 +1,14 @@
 """Instruments of benchmarks/peers.py: load generator, process usage, measured function."""
 
-import asyncio
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,25 +117,43 @@ def test_cpu_time_counts_work_and_not_sleep() -> None:
     assert 0.3 <= before <= measured <= after
 
 
+def plan_for(handler: str, client: str, folder: Path) -> dict[str, Any]:
+    event = folder / "event.json"
+    event.write_text("{}")
+    variables = {
+        "PATH": os.environ["PATH"],
+        "LAMBDA_TASK_ROOT": str(ROOT),
+        "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}",
+        "RUNTIME_CLIENT": client,
+        "_HANDLER": handler,
+    }
+    return {
+        "handler": handler,
+        "variables": variables,
+        "event": str(event),
+        "folder": str(folder),
+        "loads": [{"clients": 1, "requests": 10}, {"clients": 4, "requests": 12}],
+    }
+
+
 @pytest.mark.parametrize("client", ["mayfly", "aws"])
 def test_the_function_s_process_is_measured_under_each_runtime_client(
     client: str, tmp_path: Path
 ) -> None:
-    event = tmp_path / "event.json"
-    event.write_text("{}")
-    plan = {
-        "handler": "benchmarks.children.empty.lambda_handler",
-        "client": client,
-        "registry_url": "http://127.0.0.1:1",
-        "storage_url": "http://127.0.0.1:1",
-        "event": str(event),
-        "folder": str(tmp_path),
-        "loads": [{"clients": 1, "requests": 10}, {"clients": 4, "requests": 12}],
-    }
-
-    measured = asyncio.run(measure(plan))
+    measured = measure(plan_for("benchmarks.children.empty.lambda_handler", client, tmp_path))
 
     assert measured["answer"]["statusCode"] == 200
     assert [summary["clients"] for summary in measured["loads"]] == [1, 4]
     assert all(summary["cpu_us"] > 0 for summary in measured["loads"])
     assert measured["memory_mb"] > 5
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"), [("os.getcwd", "error"), ("benchmarks.none.handler", "init/error")]
+)
+@pytest.mark.parametrize("client", ["mayfly", "aws"])
+def test_a_function_that_fails_ends_the_measurement(
+    client: str, handler: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match=reason):
+        measure(plan_for(handler, client, tmp_path))
