@@ -4,6 +4,7 @@ A message is first peeked at, so that its body can be received into one `bytes` 
 copy however large it is.
 """
 
+import select
 import socket
 
 Bytes = bytes | bytearray | memoryview
@@ -129,9 +130,11 @@ class Connection:
         """Wait for more than `arrived` bytes of a head; return their number."""
         if not 0 < arrived < HEAD_BYTES_MAX:
             raise BrokenConnection("the connection ended, or its HTTP headers have no end")
-        waited = connection.recv_into(self._view, arrived + 1, socket.MSG_PEEK | _WAIT)
-        if waited <= arrived:
-            raise BrokenConnection("the connection ended within the HTTP headers")
+        shut = False
+        while connection.recv_into(self._view, arrived + 1, socket.MSG_PEEK | _WAIT) <= arrived:
+            if shut:
+                raise BrokenConnection("the connection ended within the HTTP headers")
+            shut = _is_shut(connection)  # otherwise a signal has interrupted the wait
         return connection.recv_into(self._view, HEAD_BYTES_MAX, socket.MSG_PEEK)
 
     def _body(self, connection: socket.socket, start: int, size: int, arrived: int) -> bytes:
@@ -165,6 +168,13 @@ class Connection:
             parts.append(part)
         self.close()
         return b"".join(parts)
+
+
+def _is_shut(connection: socket.socket) -> bool:
+    """Return True if the peer sends no more than what has arrived."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

@@ -1,9 +1,11 @@
 """Connection to the Runtime API: broken ones, repeated requests, messages in pieces."""
 
 import json
+import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -21,8 +23,8 @@ MESSAGES = {
 
 
 @contextmanager
-def answering(*pieces: bytes, close: bool = False) -> Iterator[Connection]:
-    """Yield a connection whose peer has sent `pieces`, one by one."""
+def answering(pieces: Iterable[bytes], close: bool = False) -> Iterator[Connection]:
+    """Yield a connection whose peer sends `pieces`, one by one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         connection = Connection(f"127.0.0.1:{server.getsockname()[1]}")
         connection.connect()
@@ -31,12 +33,14 @@ def answering(*pieces: bytes, close: bool = False) -> Iterator[Connection]:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sender = threading.Thread(target=send, args=(peer, pieces, close), daemon=True)
             sender.start()
-            yield connection
-            connection.close()
-            sender.join(60)
+            try:
+                yield connection
+            finally:
+                connection.close()
+                sender.join(60)
 
 
-def send(peer: socket.socket, pieces: tuple[bytes, ...], close: bool) -> None:
+def send(peer: socket.socket, pieces: Iterable[bytes], close: bool) -> None:
     with suppress(OSError):
         for piece in pieces:
             peer.sendall(piece)
@@ -48,7 +52,7 @@ def send(peer: socket.socket, pieces: tuple[bytes, ...], close: bool) -> None:
 def test_a_message_may_be_cut_anywhere(kind: str) -> None:
     message = MESSAGES[kind]
     for cut in range(1, len(message)):
-        with answering(message[:cut], message[cut:]) as connection:
+        with answering([message[:cut], message[cut:]]) as connection:
             response = connection.receive()
 
         assert (response.status, response.body) == (200, BODY), cut
@@ -56,8 +60,31 @@ def test_a_message_may_be_cut_anywhere(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
+def test_signals_do_not_break_a_message(kind: str) -> None:
+    """Python's handlers run between two waits for the rest of the message."""
+    signals: list[int] = []
+    message, main = MESSAGES[kind], threading.main_thread().ident
+    assert main is not None
+
+    def pieces() -> Iterator[bytes]:
+        yield message[:20]
+        for count in range(1, 101):
+            signal.pthread_kill(main, signal.SIGUSR1)
+            while len(signals) < count:
+                time.sleep(0.0001)
+        yield message[20:]
+
+    previous = signal.signal(signal.SIGUSR1, lambda number, _: signals.append(number))
+    try:
+        with answering(pieces()) as connection:
+            assert connection.receive().body == BODY
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
 def test_messages_follow_each_other(kind: str) -> None:
-    with answering(MESSAGES[kind] * 3 + MESSAGES["length"]) as connection:
+    with answering([MESSAGES[kind] * 3 + MESSAGES["length"]]) as connection:
         bodies = [connection.receive().body for _ in range(4)]
 
     assert bodies == [BODY] * 4
@@ -67,12 +94,12 @@ def test_messages_follow_each_other(kind: str) -> None:
 def test_an_incomplete_message_is_no_message(kind: str) -> None:
     message = MESSAGES[kind]
     for cut in range(len(message)):
-        with answering(message[:cut], close=True) as connection, pytest.raises(BrokenConnection):
+        with answering([message[:cut]], close=True) as connection, pytest.raises(BrokenConnection):
             connection.receive()
 
 
 def test_a_body_without_a_length_ends_with_the_connection() -> None:
-    with answering(b"HTTP/1.0 200 OK\r\n\r\n" + BODY, close=True) as connection:
+    with answering([b"HTTP/1.0 200 OK\r\n\r\n" + BODY], close=True) as connection:
         assert connection.receive().body == BODY
 
 
@@ -88,7 +115,7 @@ def test_a_body_without_a_length_ends_with_the_connection() -> None:
     ],
 )
 def test_a_malformed_message_breaks_the_connection(message: bytes) -> None:
-    with answering(message) as connection, pytest.raises(BrokenConnection):
+    with answering([message]) as connection, pytest.raises(BrokenConnection):
         connection.receive()
 
 
@@ -96,7 +123,7 @@ def test_a_header_may_take_many_kilobytes() -> None:
     value = "x" * 60_000
     message = f"HTTP/1.1 200 OK\r\nX-Long: {value}\r\nContent-Length: 2\r\n\r\nok".encode()
 
-    with answering(message) as connection:
+    with answering([message]) as connection:
         response = connection.receive()
 
     assert (response.headers["x-long"], response.body) == (value, b"ok")
