@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from training.recipe import Arrays
 
 CANDIDATES_SHOWN = 5  # best candidates of a grid search that are printed
 REASON_SHOWN = 300  # characters of scikit-learn's message in an error
+FOLDS = 5  # scikit-learn's default
 VECTORIZERS = ("TfidfVectorizer", "CountVectorizer")
 _BOOSTING = "behind a SimpleImputer where values are missing"
 _ALTERNATIVES = {
@@ -97,11 +98,19 @@ def _check_vectorizer(name: str, part: Any) -> None:
             )
 
 
-def fit(estimator: Any, examples: Examples, *, seed: int, stop: Stop | None = None) -> Any:
+def fit(
+    estimator: Any,
+    examples: Examples,
+    *,
+    seed: int,
+    stop: Stop | None = None,
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
     """Fit a scikit-learn estimator on examples, and return the fitted estimator.
 
     The columns of all inputs are put side by side. Every part that draws random numbers and has
-    no `random_state` is seeded with `seed`.
+    no `random_state` is seeded with `seed`. `columns` are the names of a table's columns by input;
+    a ColumnTransformer may use them. Cross-validation keeps the rows of a group in one fold.
 
     Raises:
         ExportFailed: a part of the estimator cannot be converted to ONNX.
@@ -110,6 +119,8 @@ def fit(estimator: Any, examples: Examples, *, seed: int, stop: Stop | None = No
     """
     check_exportable(estimator)
     _seed(estimator, seed)
+    _number_columns(estimator, _column_names(examples.inputs, columns or {}))
+    _keep_groups(estimator, examples)
     print(_announce(estimator), flush=True)
     started = time.monotonic()
     try:
@@ -137,6 +148,84 @@ def _seed(estimator: Any, seed: int) -> None:
         if name.endswith("random_state") and value is None
     ]
     estimator.set_params(**dict.fromkeys(free, seed))
+
+
+def _column_names(inputs: Arrays, columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the column names of `table`, "" where there is none."""
+    names: list[str] = []
+    for name, values in inputs.items():
+        width = values[:1].size
+        own = list(columns.get(name, [name] if values.ndim == 1 else []))
+        names += own if len(own) == width else [""] * width
+    return names
+
+
+def _number_columns(estimator: Any, names: Sequence[str]) -> None:
+    """Replace column names in ColumnTransformers by positions, as arrays have no names.
+
+    Raises:
+        InvalidRecipe: the data have no such column.
+    """
+    for part in _parts(estimator):
+        if type(part).__name__ == "ColumnTransformer":
+            part.transformers = [
+                (label, step, _positions(chosen, names))
+                for label, step, chosen in part.transformers
+            ]
+
+
+def _positions(chosen: Any, names: Sequence[str]) -> Any:
+    if isinstance(chosen, str):
+        return _position(chosen, names)
+    if isinstance(chosen, list | tuple) and chosen and isinstance(chosen[0], str):
+        numbers = [_position(name, names) for name in chosen]
+        if numbers != sorted(numbers):  # skl2onnx would exchange them
+            ordered = [names[number] for number in sorted(numbers)]
+            raise InvalidRecipe(f"ColumnTransformer: list columns in the table's order: {ordered}")
+        return numbers
+    if callable(chosen):
+        raise InvalidRecipe(
+            "ColumnTransformer: list the columns by name; a selector finds no types"
+        )
+    return chosen
+
+
+def _position(name: str, names: Sequence[str]) -> int:
+    if name in names:
+        return names.index(name)
+    listed = ", ".join(filter(None, names))[:REASON_SHOWN] or "none with a name"
+    raise InvalidRecipe(f"ColumnTransformer: there is no column {name!r}; there are {listed}")
+
+
+def _keep_groups(estimator: Any, examples: Examples) -> None:
+    """Keep the rows of a group in one fold of cross-validation.
+
+    Its number of folds, or a splitter such as GroupKFold, becomes a list of splits, because most
+    estimators do not pass groups on.
+
+    Raises:
+        InvalidRecipe: a splitter needs groups, and the data have none.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    part = next((part for part in _parts(estimator) if hasattr(part, "cv")), None)
+    if part is None:
+        return
+    splitter, is_search = part.cv, hasattr(part, "refit") and hasattr(part, "estimator")
+    by_group, groups = "Group" in type(splitter).__name__, examples.groups
+    if groups is None:
+        if by_group:
+            raise InvalidRecipe(f"{type(splitter).__name__} needs groups: load the data with some")
+        return
+    if isinstance(splitter, int) or (splitter is None and is_search):
+        folds = splitter or FOLDS
+        if folds > len(np.unique(groups)):
+            return
+        splitter, by_group = GroupKFold(folds), True
+        print(f"cross-validation keeps each group in one of {splitter.n_splits} folds", flush=True)
+    if by_group:
+        rows = np.zeros((len(examples), 1))
+        part.cv = list(splitter.split(rows, examples.target, groups))
 
 
 def _announce(estimator: Any) -> str:

@@ -154,7 +154,8 @@ def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Train
         )
     if ranks.count > 1:
         raise InvalidRecipe(f"recipe {name}: a scikit-learn estimator is fitted in one process")
-    estimators.fit(model, untrained.encoded.train, seed=untrained.settings.seed, stop=stop)
+    data, seed = untrained.encoded, untrained.settings.seed
+    estimators.fit(model, data.train, seed=seed, stop=stop, columns=data.columns)
     estimators.check_classes(model, untrained.labels)
     trained = _calibrate_and_print(untrained, ranks)
     metrics, _ = trained.measure(trained.data.validation)
