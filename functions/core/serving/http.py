@@ -5,6 +5,7 @@ An event and a reply are dicts under Lambda's runtime client, and JSON text (byt
 
 import binascii
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,15 @@ from functions.core.protocol.effort import check_room, reading_bytes
 from functions.core.records import field, mutable_record
 from functions.core.serving.events import MARK, Event, find_body, without_body
 
+_FIELDS = {
+    "requestContext": dict,
+    "rawPath": str,
+    "path": str,
+    "headers": dict,
+    "queryStringParameters": dict,
+    "body": str,
+}
+_CONTEXT_FIELDS = {"http": dict}
 CLIENTS = 64  # cached lists of header names: a client sends the same ones each time
 
 
@@ -140,7 +150,8 @@ def request_id(event: object) -> str:
     if not isinstance(event, dict):
         kind = type(event).__name__
         raise InvalidRequest(f"the event is no JSON object but a {kind}: send one of API Gateway")
-    return str((event.get("requestContext") or {}).get("requestId") or "")
+    context = event.get("requestContext")
+    return str(context.get("requestId") or "") if isinstance(context, dict) else ""
 
 
 def parse_event(event: Event, root: str) -> HttpRequest:
@@ -152,15 +163,34 @@ def parse_event(event: Event, root: str) -> HttpRequest:
     stage or the base path of a custom domain, and are removed.
 
     Raises:
-        InvalidRequest: the body is labelled base64 and is not.
+        InvalidRequest: a field has another type than API Gateway's, or the body is labelled base64
+            and is not.
     """
+    try:
+        return _parse(event, root)
+    except (AttributeError, TypeError):
+        _check_fields(event, _FIELDS)
+        _check_fields(event.get("requestContext") or {}, _CONTEXT_FIELDS)
+        raise  # a bug of ours
+
+
+def _check_fields(event: Event, fields: Mapping[str, type]) -> None:
+    """Refuse an event with a field of a wrong type."""
+    for name, expected in fields.items():
+        value = event.get(name)
+        if value and not isinstance(value, expected):
+            kind = type(value).__name__
+            raise InvalidRequest(f"{name} of the event is a {kind}: send an event of API Gateway")
+
+
+def _parse(event: Event, root: str) -> HttpRequest:
     context = event.get("requestContext") or {}
     http = context.get("http") or {}
     path = event.get("rawPath") or event.get("path") or "/"
     headers = event.get("headers") or {}
     query = event.get("queryStringParameters")
     return HttpRequest(
-        event.get("httpMethod") or http.get("method") or "GET",
+        str(event.get("httpMethod") or http.get("method") or "GET"),
         _below(_unquoted(path) if "%" in path else path, root),
         {
             name: str(value)

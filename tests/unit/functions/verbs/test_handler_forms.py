@@ -175,6 +175,37 @@ def test_an_event_that_is_no_object_is_refused(
     assert reply.json["request_id"] == "lambda-id"
 
 
+@pytest.mark.parametrize("in_bytes", [False, True], ids=["dict", "bytes"])
+@pytest.mark.parametrize(
+    "name", ["requestContext", "rawPath", "path", "headers", "queryStringParameters", "body"]
+)
+@pytest.mark.parametrize("value", [5, [1], True])
+def test_an_event_with_a_field_of_a_wrong_type_is_refused(
+    plane: DataPlane, name: str, value: Any, in_bytes: bool
+) -> None:
+    event = {"path": "/v2/models/demo/infer", "httpMethod": "POST", "body": "{}", name: value}
+
+    reply = Client(plane.handler(), in_bytes=in_bytes).deliver(event)
+
+    assert (reply.status, reply.json["code"]) == (400, "INVALID_REQUEST")
+    assert f"{name} of the event is a {type(value).__name__}" in reply.json["error"]
+    assert [line["message"] for line in plane.lines] == ["request"]
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ({"requestContext": {"http": "GET"}}, 400),
+        ({"path": "/v2", "httpMethod": ["GET"]}, 405),
+        ({"path": "/v2", "requestContext": {"http": {"method": {"GET": 1}}}}, 405),
+    ],
+)
+def test_a_method_of_a_wrong_type_is_refused(
+    plane: DataPlane, event: dict[str, Any], status: int
+) -> None:
+    assert Client(plane.handler()).deliver(event).status == status
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff"])
 def test_bytes_that_are_no_json_are_refused(plane: DataPlane, raw: bytes) -> None:
     reply = plane.handler()(raw, Context())
