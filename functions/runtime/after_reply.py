@@ -25,7 +25,10 @@ class AfterReply:
         self._request_id = ""
 
     def run(self, context: LambdaContext) -> None:
-        """Run the work of an invocation in order; log its failures."""
+        """Run the work of an invocation in order; log its failures.
+
+        It ends the process if one raises EndEnvironment, or if they take too long.
+        """
         self._request_id = context.aws_request_id
         remaining_s = context.get_remaining_time_in_millis() / 1000
         self._watchdog.watch(self, max(SECONDS_MIN, SHARE * remaining_s))

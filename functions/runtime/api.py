@@ -25,7 +25,7 @@ class ApiError(Exception):
 
 
 class Invocation:
-    """Event with the metadata of its headers; None where there is none."""
+    """Event with metadata from its HTTP headers; a missing header is None."""
 
     __slots__ = (
         "client_context",
@@ -126,7 +126,7 @@ class RuntimeApi:
         self._post(head, error.to_json().encode())
 
     def stream_head(self, invocation: Invocation) -> bytes:
-        """Return the HTTP head of a streamed reply, whose chunks `send` takes."""
+        """Return the HTTP head of a streamed reply, to send before chunks."""
         return self._head(invocation, "response", STREAM_FIELDS).encode("utf-8", "surrogateescape")
 
     def send(self, *parts: Bytes) -> None:

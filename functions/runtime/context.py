@@ -25,7 +25,7 @@ _SHOWN = (  # attributes of the context's representation, in awslambdaric's orde
 class EndEnvironment(Exception):
     """End of the process after the reply, raised by work of `after`.
 
-    The message is the reason, which is logged.
+    The message is the reason, which is logged. Raised by the handler, it is an error like others.
     """
 
 
@@ -122,8 +122,11 @@ class LambdaContext:
         """Call `work` after the reply is posted, before the next event.
 
         The caller does not wait for it, but the invocation is billed until it returns. Several are
-        called in the order of their registration. One that raises is logged; EndEnvironment ends
-        the process after the last.
+        called in the order of their registration, also those that they register. An exception is
+        logged, EndEnvironment ends the process after the last. So does overtime, at once: together
+        they have nine tenths of the time left before the deadline.
+
+        Call it while the invocation lasts: later, the work is never called.
         """
         if self._work is None:
             self._work = []

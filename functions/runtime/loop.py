@@ -2,12 +2,12 @@
 
 A handler is called with event and context. Its attributes change that:
 
-takes_bytes   True: it gets the event's bytes, and bytes that it returns are JSON. Otherwise it gets
-              what the JSON stands for, and returns what can be serialized.
-late_reply    Called with the context from another thread if the handler does not come back in
-              time. Returns the reply's JSON as bytes; the process ends when it is posted.
+takes_bytes   True: it gets the event's bytes. Otherwise it gets the parsed JSON.
+late_reply    Called with the context, from another thread, if the handler has not returned half a
+              second (at most a tenth of its time) before the deadline. Returns the reply's JSON as
+              bytes. The process ends once that is posted.
 
-A handler of either kind may return a `StreamedReply`.
+A handler returns bytes, which are sent as they are, a `StreamedReply`, or what can be serialized.
 """
 
 from collections.abc import MutableMapping

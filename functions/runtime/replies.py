@@ -9,7 +9,9 @@ class StreamedReply:
     """HTTP reply of a handler whose body is sent chunk by chunk.
 
     Nothing is sent before the first chunk, which may be empty: until then an error is an ordinary
-    one. An iterator that can be closed, e.g. a generator, is closed when the caller goes away.
+    one. Later it is logged, and the caller sees a broken reply. So it is with a reply that is not
+    complete shortly before the invocation's deadline. An iterator that can be closed, e.g. a
+    generator, is closed at the end, also when the caller has gone.
     """
 
     def __init__(
