@@ -77,14 +77,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _install(code: Path, environment: Mapping[str, str]) -> tuple[int, str]:
-    """Install missing requirements with pip; return its exit status and stderr."""
-    missing = list(missing_requirements(code / "training" / "requirements.txt"))
-    if not missing:
+    """Install missing requirements with pip; return its exit status and stderr.
+
+    Of this package's own requirements any installed version counts; the user's file goes to pip.
+    """
+    packages = list(missing_requirements(code / "training" / "requirements.txt"))
+    own = code / "requirements.txt"
+    if own.is_file():
+        packages += ["-r", str(own)]
+    if not packages:
         return 0, ""
-    print(f"installing {', '.join(missing)}", flush=True)
+    print(f"installing {' '.join(packages)}", flush=True)
     wheels = code / "wheels"  # uploaded with a job that cannot reach the package index
     source = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
-    return run([*PIP, *source, *missing], environment, code)
+    return run([*PIP, *source, *packages], environment, code)
 
 
 def missing_requirements(path: Path) -> Iterator[str]:

@@ -88,6 +88,13 @@ def _add_resource_options(parser: argparse.ArgumentParser) -> None:
     add_number("--retries", Job.retries, "N", "after SageMaker's own errors, 30 at most")
     add_number("--volume", Job.volume_gb, "GB", "[%(default)s]")
     add_number("--keep-alive", Job.keep_alive_s, "SECONDS", "warm pool after the job")
+    add(
+        "--source-dir",
+        type=Path,
+        metavar="DIR",
+        help="send this folder with the recipe [the modules that the recipe imports]",
+    )
+    add("--requirements", type=Path, metavar="FILE", help="packages to install in the job")
     add("--kms-key", help="encrypts volume and output")
     add("--subnet", action="append", default=[])
     add("--security-group", action="append", default=[])
@@ -103,7 +110,7 @@ def _submit(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if options.on == "local-stack":
         os.environ["AWS_ENDPOINT_URL"] = environ.get("AWS_ENDPOINT_URL", LOCAL_STACK)
         os.environ |= LOCAL_CREDENTIALS
-    code = collect_code(options.recipe, options.wheels)
+    code = collect_code(options.recipe, options.wheels, options.requirements, options.source_dir)
     job = _make_job(options, environ, code)
     if options.tune:
         best = _search(job, options, code)

@@ -254,12 +254,13 @@ def test_only_missing_packages_are_installed(tmp_path: Path) -> None:
     ]
 
 
-def test_uploaded_wheels_need_no_package_index(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["training/requirements.txt", "requirements.txt"])
+def test_uploaded_wheels_need_no_package_index(tmp_path: Path, place: str) -> None:
     base = make_base(tmp_path, code="import no_such_package_here; print(no_such_package_here.WORD)")
     code = base / "input" / "data" / "code"
     for folder in ("training", "wheels"):
         (code / folder).mkdir()
-    (code / "training" / "requirements.txt").write_text("no-such-package-here>=1\n")
+    (code / place).write_text("no-such-package-here>=1\n")
     about = "no_such_package_here-1.0.dist-info"
     with zipfile.ZipFile(
         code / "wheels" / "no_such_package_here-1.0-py3-none-any.whl", "w"
@@ -278,7 +279,8 @@ def test_uploaded_wheels_need_no_package_index(tmp_path: Path) -> None:
     out, errors = process.communicate(timeout=60)
 
     assert process.returncode == 0, errors
-    assert out.splitlines() == ["installing no-such-package-here>=1", "brought along"]
+    shown = f"-r {code / place}" if place == "requirements.txt" else "no-such-package-here>=1"
+    assert out.splitlines() == [f"installing {shown}", "brought along"]
 
 
 def test_a_failed_installation_is_the_reason(tmp_path: Path) -> None:
