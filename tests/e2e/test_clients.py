@@ -14,6 +14,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 
 from tests.e2e.conftest import Api
+from tests.models import scale_model
 
 X = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 KSERVE_PYTHON = os.environ.get("MAYFLY_KSERVE_PYTHON", ".venv-kserve/bin/python")
@@ -122,17 +123,25 @@ def test_triton_reads_health_and_metadata(
 
 
 def test_triton_unloads_and_loads(
-    client: triton.InferenceServerClient, api: Api, scaled: str
+    client: triton.InferenceServerClient, api: Api, model: str
 ) -> None:
-    client.unload_model(scaled)
-    try:
-        api.wait(lambda: not client.is_model_ready(scaled), "the model to be unloaded")
-        with pytest.raises(triton.InferenceServerException, match="unloaded"):
-            client.infer(scaled, **tensors(triton, True))
-    finally:
-        client.load_model(scaled)
-    api.wait(lambda: client.is_model_ready(scaled), "the model to be loaded again")
-    api.wait(lambda: api.infer(scaled, [1, 2, 3]).status == 200, "the model to answer again")
+    """Uses a model of its own, because environments follow one after the other."""
+
+    def is_refused() -> bool:
+        try:
+            client.infer(model, **tensors(triton, True))
+        except triton.InferenceServerException as error:
+            return "unloaded" in str(error)
+        return False
+
+    api.upload(f"models/{model}/model.onnx", scale_model(2.0))
+    api.wait_ready(model)
+    client.unload_model(model)
+    api.wait(lambda: not client.is_model_ready(model), "the model to be unloaded")
+    api.wait(is_refused, "the model to refuse requests")
+    client.load_model(model)
+    api.wait(lambda: client.is_model_ready(model), "the model to be loaded again")
+    api.wait(lambda: api.infer(model, [1, 2, 3]).status == 200, "the model to answer again")
     with pytest.raises(triton.InferenceServerException, match="failed to load 'nobody'"):
         client.load_model("nobody")
 
