@@ -97,7 +97,7 @@ def check_memory() -> None:
     from functions.runtime.context import EndEnvironment  # there under our runtime client
 
     if not has_its_memory():
-        raise EndEnvironment("short of memory")
+        raise EndEnvironment("this environment ends, short of memory")
 
 
 def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
