@@ -21,6 +21,9 @@ from local.template import Api, GatewayResponse, Route
 REQUEST_LIMIT = 10 * 1024 * 1024
 TIMEOUT_S = 29.0  # for routes without TimeoutInMillis
 IDLE_S = 300.0  # between two chunks of a regional API's stream
+STATUSES = range(200, 600)  # a response with another one is not complete, or not HTTP
+HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 BODILESS = {204, 304}  # statuses of responses without a body
 DELIMITER = bytes(8)  # between the metadata of a stream and its payload
 METADATA_LIMIT = 16 << 10  # bytes, with the delimiter
@@ -176,6 +179,7 @@ def proxy_response(api: Api, payload: bytes, accept: str) -> web.Response:
         if not isinstance(answer, dict):
             raise TypeError(f"{type(answer).__name__} is no proxy response")
         status, headers = _head(answer)
+        _check_head(status, headers)
         body = _body(api, answer, accept)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise Refused("INTEGRATION_FAILURE") from error
@@ -201,6 +205,7 @@ async def streamed_response(chunks: AsyncIterator[bytes]) -> tuple[web.StreamRes
         answer = json.loads(metadata)
         status, headers = _head(answer)
         headers += [("Set-Cookie", str(cookie)) for cookie in answer.get("cookies") or ()]
+        _check_head(status, headers)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused("INTEGRATION_FAILURE") from error
     response = web.StreamResponse(status=status)
@@ -217,6 +222,19 @@ def _head(answer: Mapping[str, Any]) -> tuple[int, list[tuple[str, str]]]:
     headers = [pair for pair in headers if pair[0].lower() not in names]
     headers += [(name, _text(value)) for name, values in multi.items() for value in values]
     return status, headers
+
+
+def _check_head(status: int, headers: list[tuple[str, str]]) -> None:
+    """Check that a status and headers can be sent.
+
+    Raises:
+        ValueError: they cannot, by RFC 9110.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"{status} is no status of a whole response")
+    for name, value in headers:
+        if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"{name!r} cannot be sent as a header")
 
 
 def _add_headers(response: web.StreamResponse, headers: list[tuple[str, str]]) -> None:

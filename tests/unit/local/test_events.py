@@ -144,6 +144,31 @@ def test_a_malformed_answer_is_refused(answer: Any) -> None:
         proxy_response(make_api(), json.dumps(answer).encode(), "")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"statusCode": True},
+        {"statusCode": 99},
+        {"statusCode": 100},
+        {"statusCode": 600},
+        {"statusCode": -1},
+        {"statusCode": 200, "headers": {"X-A": "b\r\nSet-Cookie: c"}},
+        {"statusCode": 200, "headers": {"X-A": "b\0"}},
+        {"statusCode": 200, "headers": {"X A": "b"}},
+        {"statusCode": 200, "headers": {"": "b"}},
+        {"statusCode": 200, "multiValueHeaders": {"X-A": ["b", "c\n"]}},
+    ],
+    ids=str,
+)
+def test_a_head_that_cannot_be_sent_is_refused(head: dict[str, Any]) -> None:
+    metadata = json.dumps(head).encode()
+
+    with pytest.raises(Refused, match="INTEGRATION_FAILURE"):
+        proxy_response(make_api(), metadata, "")
+    with pytest.raises(Refused, match="INTEGRATION_FAILURE"):
+        asyncio.run(streamed_response(as_stream([metadata + bytes(8)])))
+
+
 def test_gateway_responses_follow_the_template() -> None:
     api = make_api(
         DEFAULT_4XX=GatewayResponse(None, '{"error": $context.error.messageString}'),
@@ -193,8 +218,18 @@ def test_a_streams_metadata_ends_at_eight_nulls(size: int) -> None:
         b"[]" + bytes(8),
         b"text" + bytes(8),
         b'{"statusCode": 200}' + b" " * 16_384 + bytes(8),
+        b'{"statusCode": 200, "cookies": ["a\\nb"]}' + bytes(8),
     ],
-    ids=["empty", "no delimiter", "seven", "no status", "no object", "no JSON", "over 16 KB"],
+    ids=[
+        "empty",
+        "no delimiter",
+        "seven",
+        "no status",
+        "no object",
+        "no JSON",
+        "over 16 KB",
+        "a cookie of two lines",
+    ],
 )
 def test_a_stream_without_metadata_is_a_failure(stream: bytes) -> None:
     with pytest.raises(Refused) as refused:
