@@ -56,12 +56,12 @@ def warm_request(results: Sequence[Run]) -> str:
 
 def peers(results: Sequence[Run]) -> str:
     """Summarize Mayfly's CPU time per request relative to each compared server."""
-    ratios = {
-        row["contender"]: row["ours_over"]["cpu_us_1"] for row in results if "ours_over" in row
-    }
-    return "CPU a request: " + ", ".join(
-        f"{times(ratio)} {name}'s" for name, ratio in ratios.items()
-    )
+    ratios = [
+        f"{times(over['cpu_us_1'])} and {times(over['cpu_us_8'])} {row['contender']}'s"
+        for row in results
+        if (over := row.get("ours_over"))
+    ]
+    return f"CPU a request, at 1 and 8 clients: {', '.join(ratios)}"
 
 
 def register(results: Sequence[Run]) -> str:
@@ -129,6 +129,7 @@ def contenders(results: Sequence[Run]) -> Rows:
     columns = {
         "cold start, ms": ("cold_start_ms", 0),
         "CPU a request, µs": ("cpu_us_1", 0),
+        "with 8 clients": ("cpu_us_8", 0),
         "memory, MB": ("memory_mb", 0),
         "p50, ms": ("p50_ms_1", 2),
         "requests/s": ("rps_1", 0),

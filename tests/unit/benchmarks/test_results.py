@@ -10,7 +10,7 @@ from scripts import results
 
 MACHINE = {"cpu": "EPYC", "architecture": "x86_64", "cores": 2, "load": 1.0}
 VERSIONS = {"python": "3.13.1", "onnxruntime": "1.31.1"}
-PARTS = ("cold_start_ms", "cpu_us_1", "memory_mb", "p50_ms_1", "rps_1", "rps_8")
+PARTS = ("cold_start_ms", "cpu_us_1", "cpu_us_8", "memory_mb", "p50_ms_1", "rps_1", "rps_8")
 
 
 def run(
@@ -63,8 +63,8 @@ def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
         ),
         (
             "peers",
-            {"contender": "flask", "ours_over": {"cpu_us_1": spread(0.5)}},
-            "CPU a request: 0.50x flask's",
+            {"contender": "flask", "ours_over": {f"cpu_us_{n}": spread(n / 2) for n in (1, 8)}},
+            "CPU a request, at 1 and 8 clients: 0.50x and 4.00x flask's",
         ),
         (
             "register",
