@@ -75,6 +75,7 @@ class Preprocessor(Protocol):
     """Preprocessing that runs in Python during training and inside exported ONNX graphs.
 
     Both have to give identical results; training.export has one for text and one for categories.
+    One whose outputs differ in size between requests also has `dynamic` and `sizes`, as a recipe.
     """
 
     def encode(self, inputs: Arrays) -> Arrays:
@@ -128,7 +129,7 @@ class Recipe(Generic[H]):
     serve: Callable[..., nn.Module] | None = None
     # Output name → kind, in order. [the task's]
     outputs: Mapping[str, str] = field(default_factory=dict)
-    # Free dimensions: input → axis → name. The batch (axis 0) is always free.
+    # Free dimensions: input → axis → name. The batch (axis 0) is always free. [the preprocessor's]
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     # Smallest and largest size of a free dimension, by its name. [1 to 257]
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)

@@ -99,9 +99,10 @@ def torch_spec(trained: Trained) -> torch_exporter.Spec:
     inputs = trained.encode(trained.request(trained.data.test))
     served = trained.served_model.cpu()
     # A served module may have inputs that the data lack, e.g. a decoder's cache.
-    has_own_inputs = bool(set(recipe.dynamic) - set(inputs))
-    names = list(recipe.dynamic if has_own_inputs else inputs)
-    axes = {name: _with_batch(recipe.dynamic.get(name, {})) for name in names}
+    dynamic = trained.dynamic
+    has_own_inputs = bool(set(dynamic) - set(inputs))
+    names = list(dynamic if has_own_inputs else inputs)
+    axes = {name: _with_batch(dynamic.get(name, {})) for name in names}
 
     def sample(sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
         if has_own_inputs or recipe.sample is not None:
@@ -113,7 +114,7 @@ def torch_spec(trained: Trained) -> torch_exporter.Spec:
         model=served,
         inputs=axes,
         outputs=list(recipe.output_kinds),
-        dims=_dims(axes, recipe.sizes),
+        dims=_dims(axes, trained.sizes),
         sample=sample,
         rtol=rtol,
         atol=atol,

@@ -156,6 +156,16 @@ class TextPreprocessor:
     text: str = "text"
     tokens: str = "tokens"
 
+    @property
+    def dynamic(self) -> dict[str, dict[int, str]]:
+        """Return the free axis of `tokens`: the width of the longest text."""
+        return {self.tokens: {1: "length"}}
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Return the smallest and largest width of `tokens`."""
+        return {"length": (1, self.tokenizer.length)}
+
     def encode(self, inputs: Feeds) -> dict[str, NDArray[Any]]:
         """Replace the text array in `inputs` by token ids."""
         rest = {name: values for name, values in inputs.items() if name != self.text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +41,16 @@ class Trained:
     def hyperparameters(self) -> dict[str, Any]:
         """Return the hyperparameters, with those that a scikit-learn search chose."""
         return asdict(self.settings) | estimators.chosen_parameters(self.model)
+
+    @property
+    def dynamic(self) -> Mapping[str, Mapping[int, str]]:
+        """Return the inputs' free axes: the recipe's, or the preprocessor's."""
+        return self.recipe.dynamic or getattr(self.preprocessor, "dynamic", {})
+
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Return the smallest and largest size of free axes, by their names."""
+        return {**getattr(self.preprocessor, "sizes", {}), **self.recipe.sizes}
 
     @property
     def served_model(self) -> nn.Module:

@@ -8,12 +8,13 @@ Networks go through loop.py, estimators through estimators.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from training.data import Dataset, Examples
@@ -25,7 +26,7 @@ from training.fitting.checkpoint import Row, Stop
 from training.fitting.distributed import Ranks
 from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, NetworkHyperparameters
-from training.recipe import Preprocessor, Recipe
+from training.recipe import Arrays, Preprocessor, Recipe
 from training.recipe_loading import code_digest
 
 LABELS_SHOWN = 80  # characters of the list of labels in an error
@@ -60,6 +61,7 @@ def fit(
     model = recipe.make_model(settings, encoded)
     untrained = Trained(recipe, settings, data, encoded, labels, preprocessor, model, [], device)
     if isinstance(model, nn.Module):
+        _check_lengths(untrained)
         start = checkpoint.load_weights(model, weights) if weights is not None else ""
         return _fit_network(untrained, start, checkpoints, stop, ranks, watch)
     if weights is not None:
@@ -143,6 +145,53 @@ def _check_width(model: nn.Module, examples: Examples, labels: tuple[str, ...]) 
         raise InvalidRecipe(
             f"the model answers {width} numbers a row, and there are {len(labels)} labels: {shown}"
         )
+
+
+def _check_lengths(trained: Trained) -> None:
+    """Check before training that a network takes short inputs.
+
+    Raises:
+        InvalidRecipe: it does not.
+    """
+    dynamic, inputs = trained.dynamic, trained.encoded.train.take(slice(0, 2)).inputs
+    if not dynamic or set(dynamic) - set(inputs) or _problem(trained.model, inputs):
+        return  # inputs of the exported graph alone; or the loop names what does not fit
+    bounds = {name: trained.sizes.get(name, (1, 2)) for name in _lengths(dynamic)}
+    for extra in (0, 1):
+        sizes = {name: min(low + extra, high) for name, (low, high) in bounds.items()}
+        resized = {
+            name: _resized(values, dynamic.get(name, {}), sizes) for name, values in inputs.items()
+        }
+        problem = _problem(trained.model, resized)
+        if problem:
+            named = ", ".join(f"{name} {list(values.shape)}" for name, values in resized.items())
+            raise InvalidRecipe(
+                f"the network does not take {named}, and requests may be so short: {problem}; "
+                "pool over the length, or set the shortest one with sizes="
+            )
+
+
+def _lengths(dynamic: Mapping[str, Mapping[int, str]]) -> set[str]:
+    """Return the names of free axes other than the batch."""
+    return {name for axes in dynamic.values() for axis, name in axes.items() if axis}
+
+
+def _resized(
+    values: NDArray[Any], axes: Mapping[int, str], sizes: Mapping[str, int]
+) -> NDArray[Any]:
+    for axis, name in axes.items():
+        if axis:
+            values = values.take(range(sizes[name]), axis=axis, mode="wrap")
+    return values
+
+
+def _problem(model: nn.Module, inputs: Arrays) -> str:
+    """Return why a network refuses inputs, or an empty string."""
+    try:
+        loop.predict(model, inputs, torch.device("cpu"))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
 
 
 def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Trained:
