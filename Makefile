@@ -33,7 +33,7 @@ OVERRIDES = $(if $(filter-out file,$(origin ARCHITECTURE)),Architecture=$(ARCHIT
 # One pytest process for each core; the tests of one file stay in one process.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help dev demo local train-all test test-313 check lint types imports template build deploy stress bench layer results constraints clean
+.PHONY: help dev demo local train-all test test-313 check lint types imports template build deploy deploy-check stress bench layer results constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ deploy: build ## Deploy the bundle with sam deploy; STACK=name PARAMETERS="Name=
 	.venv-sam/bin/sam deploy --config-file $(CURDIR)/samconfig.toml --template-file $(BUILD)/template.yaml \
 		$(if $(STACK),--stack-name $(STACK)) $(if $(strip $(OVERRIDES)),--parameter-overrides $(OVERRIDES))
 
+deploy-check: .venv/.all .venv-sam/.done .venv-ministack/.done .venv-kserve/.done .aws-sam/build/.done .aws-sam/arm64/.done ## Deploy both builds into MiniStack, an emulator of AWS, and test them (7 min; needs python3.13 and openssl)
+	$(BIN)/python -m pytest -n 0 -m deployed tests/deployed
+
 stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, timing of keys, histories, planted faults (hours; first 4 GB)
 	$(BIN)/python -m tests.stress.conformance
 	$(BIN)/python -m tests.stress.exporters
@@ -108,6 +111,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
 	$(COMPILE) --group toolkit -o constraints/toolkit.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
+	$(COMPILE) --group ministack -o constraints/ministack.txt
 	$(COMPILE) --group exporters -o constraints/exporters.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
 	sed -i 's/+cpu$$//' constraints/*.txt
@@ -144,6 +148,12 @@ INSTALL = $(BIN)/uv pip install --python
 	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-lambda
 	@scripts/progress "Installing the Lambda runtime's packages in .venv-lambda" \
 		$(INSTALL) .venv-lambda/bin/python -c constraints/main.txt --group lambda
+	@touch $@
+
+.venv-ministack/.done: .venv/.uv pyproject.toml constraints/ministack.txt
+	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-ministack
+	@scripts/progress "Installing MiniStack in .venv-ministack" \
+		$(INSTALL) .venv-ministack/bin/python -c constraints/ministack.txt --group ministack
 	@touch $@
 
 .venv-%/.done: .venv/.uv pyproject.toml constraints/%.txt

@@ -2,7 +2,8 @@
 
 STACK_URL (with the stage) and ARTIFACTS_BUCKET name a running stack: another local stack, or a
 deployed one. MAYFLY_KEY is an access key with the scope admin, unless its parameter Auth is none.
-AWS_ENDPOINT_URL is the address of its S3.
+AWS_ENDPOINT_URL is the address of its S3. STACK_NAME adds the tests of an operator's work, which
+need the parameters of `stack` below.
 """
 
 import json
@@ -166,6 +167,33 @@ def connect(running: RunningStack) -> Api:
     """Return the interface of a local stack, with a key for everything."""
     bucket, key = running.outputs["ArtifactsBucketName"], running.create_key("admin")
     return Api(running.api_url, running.root_url, bucket, running.client("s3"), key)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """AWS access of a stack's operator: the stack's outputs, and boto3 clients."""
+
+    outputs: Mapping[str, str]
+    client: Callable[[str], Any]
+
+    def reconcile(self, **event: Any) -> dict[str, Any]:
+        """Invoke the reconcile function; return its answer."""
+        reply = self.client("lambda").invoke(
+            FunctionName=self.outputs["ReconcileFunctionName"], Payload=json.dumps(event).encode()
+        )
+        answer = json.loads(reply["Payload"].read())
+        assert "FunctionError" not in reply, answer
+        return dict(answer)
+
+
+@pytest.fixture(scope="session")
+def operator(request: pytest.FixtureRequest) -> Operator:
+    if name := os.environ.get("STACK_NAME"):
+        [stack] = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        return Operator(outputs, boto3.client)
+    running: RunningStack = request.getfixturevalue("stack")
+    return Operator(running.outputs, running.client)
 
 
 @pytest.fixture(scope="session")
