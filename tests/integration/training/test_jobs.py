@@ -438,6 +438,27 @@ def test_an_interrupted_spot_job_resumes_to_the_same_weights(stack: Stack, tmp_p
 @pytest.mark.train
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
+def test_a_job_out_of_time_delivers_a_model_and_is_continued(stack: Stack) -> None:
+    code = collect_code("mlp")
+    backends.upload_code(code, BUCKET, "us-east-1")
+    limit = {"MAYFLY_MAX_RUNTIME_S": "1"}  # used up before the first step
+    options: dict[str, Any] = {"recipe": "mlp", "code_uri": code.uri(BUCKET)}
+    first = make_job(hyperparameters={"epochs": 2}, environment=limit, **options)
+    backends.submit_boto3(build(first), "us-east-1")
+    backends.wait(first.name, "us-east-1")
+    second = make_job(hyperparameters={"epochs": 2}, resume=first.name, **options)
+    backends.submit_boto3(build(second), "us-east-1")
+    backends.wait(second.name, "us-east-1")
+
+    assert "time limit: trained for 0 epochs and 1 steps" in stack.log(first.name)
+    assert "resumed after 0 epochs and 1 steps" in stack.log(second.name)
+    for job in (first, second):
+        assert "output/model/model.onnx" in stack.keys(job.name)
+
+
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
 def test_a_mistake_in_a_users_recipe_is_the_failure_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
