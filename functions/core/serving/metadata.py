@@ -1,5 +1,6 @@
 """JSON documents of the Open Inference Protocol: metadata, configuration, repository index."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -156,7 +157,27 @@ def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
         "size_bytes": str(version.size_bytes),
         "created_at": version.created_at,
     }
-    return card | graph | _measured(version) | facts
+    return card | graph | _names(version) | _measured(version) | facts
+
+
+def _names(version: Version) -> dict[str, str]:
+    """Return class and column names as JSON lists, by property.
+
+    The properties are `labels.<output>` and `columns.<input>`.
+    """
+    columns = {
+        f"columns.{tensor['name']}": tensor["columns"]
+        for tensor in version.card.get("inputs", [])
+        if tensor.get("columns")
+    }
+    labels = {
+        f"labels.{spec.name}": list(spec.labels)
+        for spec in require_signature(version).outputs
+        if spec.labels
+    }
+    return {
+        name: json.dumps(names, ensure_ascii=False) for name, names in (columns | labels).items()
+    }
 
 
 def _measured(version: Version) -> dict[str, str]:

@@ -209,11 +209,16 @@ def test_publish_and_registration_accept_the_same_models(
     assert ("no sample inside" in capsys.readouterr().out) is (kind == "refuses everything")
 
 
-def test_labels_go_to_the_probabilities_and_not_to_the_label(tmp_path: Path) -> None:
+def test_labels_go_to_the_probabilities_and_columns_to_the_metadata(
+    platform: Platform, tmp_path: Path
+) -> None:
+    columns = {"inputs": [{"name": "x", "columns": ["age", "fee"]}]}
+    (tmp_path / "manifest.json").write_text(json.dumps(columns))
     path, copy = tmp_path / "model.onnx", tmp_path / "copy" / "model.onnx"
     path.write_bytes(xgboost().SerializeToString())
     labels = [word for label in ("a", "b", "c") for word in ("--label", label)]
     arguments = [str(path), "--model", "demo", "--task", "classification", *labels]
+    arguments += ["--manifest", str(tmp_path / "manifest.json")]
 
     assert main([*arguments, "--output", str(copy)], {}) == 0
 
@@ -221,3 +226,7 @@ def test_labels_go_to_the_probabilities_and_not_to_the_label(tmp_path: Path) -> 
     label, probabilities = json.loads(text)["outputs"]
     assert "labels" not in label
     assert probabilities["labels"] == ["a", "b", "c"]
+    version = platform.upload(copy.read_bytes())
+    metadata = platform.client.get(f"/v2/models/demo/versions/{version.number}").json
+    assert metadata["properties"]["labels.probabilities"] == '["a", "b", "c"]'
+    assert metadata["properties"]["columns.x"] == '["age", "fee"]'

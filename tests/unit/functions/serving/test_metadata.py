@@ -1,6 +1,7 @@
 """JSON documents of the protocol: model metadata and configuration."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ def test_metadata_has_the_load_plan_and_the_checked_samples(plane: DataPlane) ->
 
     assert properties["load_plan"] == "optimised: extended, prepacking: no, threads: 1"
     assert (properties["memory_mb"], properties["samples_checked"]) == ("395", "2")
+
+
+def test_metadata_names_columns_and_classes(plane: DataPlane) -> None:
+    card = {"inputs": [{"name": "x", "columns": ["age", "größe", "fee"]}, {"name": "z"}]}
+    version = plane.register("m", card=card)
+    assert version.signature is not None
+    [output] = version.signature.outputs
+    labelled = replace(version.signature, outputs=(replace(output, labels=("no", "yes")),))
+
+    properties = model_metadata(replace(version, signature=labelled), [version], {})["properties"]
+
+    assert properties["columns.x"] == '["age", "größe", "fee"]'
+    assert properties[f"labels.{output.name}"] == '["no", "yes"]'
+    assert "columns.z" not in properties
 
 
 def read_as_pytriton(config: dict[str, Any]) -> dict[str, Any]:
