@@ -127,10 +127,8 @@ def split(
     shares = [0.0 if isinstance(part, Examples) else part for part in (validation, test)]
     classes = _strata(examples.target, stratify)
     copies = duplicates.copies(examples.inputs) if by == "row" and any(shares) else None
-    if copies is not None:
-        rows = _split_copies(copies, classes, shares, labels, source)
-    elif by == "row":
-        rows = _split_rows(classes, shares, labels, source)
+    if by == "row":
+        rows, copies = _split_distinct_rows(copies, classes, shares, labels, source)
     elif by == "time":
         rows = _split_times(examples.times, shares, source)
     else:
@@ -243,6 +241,25 @@ def _split_rows(
     return [train_rows, validation_rows, test_rows]
 
 
+def _split_distinct_rows(
+    copies: NDArray[np.int64] | None,
+    classes: NDArray[Any],
+    shares: Sequence[float],
+    labels: Sequence[str],
+    source: str,
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64] | None]:
+    """Split row numbers, copies together where enough rows differ.
+
+    Returns the parts, and `copies` unless they were split as other rows.
+    """
+    if copies is not None:
+        try:
+            return _split_copies(copies, classes, shares, labels, source), copies
+        except InvalidData:  # too few different rows; `duplicates.leaks` counts what they cause
+            copies = None
+    return _split_rows(classes, shares, labels, source), copies
+
+
 def _split_copies(
     copies: NDArray[np.int64],
     classes: NDArray[Any],
@@ -255,10 +272,9 @@ def _split_copies(
     `copies` holds each row's number among the distinct rows.
     """
     _, first = np.unique(copies, return_index=True)
-    rows = f"{source}, without {len(copies) - len(first)} copies of rows"
     return [
         np.flatnonzero(np.isin(copies, numbers))
-        for numbers in _split_rows(classes[first], shares, labels, rows)
+        for numbers in _split_rows(classes[first], shares, labels, source)
     ]
 
 

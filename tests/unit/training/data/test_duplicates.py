@@ -67,9 +67,11 @@ def test_data_without_copies_are_split_as_ever() -> None:
     assert data.split == {"seed": 20, "by": "row", "train": 140, "validation": 20, "test": 40}
 
 
-def test_too_few_different_rows_are_refused_with_the_number_of_copies() -> None:
-    with pytest.raises(InvalidData, match="made, without 21 copies of rows: 3 rows are too few"):
-        make_split(np.tile(TABLE[:3], (8, 1)), np.ones(24))
+def test_too_few_different_rows_are_split_by_row_and_counted() -> None:
+    record = make_split(np.tile(TABLE[:3], (8, 1)), np.ones(24)).split
+
+    assert "copies" not in record
+    assert record["identical_rows"] == 2 + 5  # all of the validation and test part
 
 
 @pytest.mark.parametrize(
