@@ -33,7 +33,7 @@ OVERRIDES = $(if $(filter-out file,$(origin ARCHITECTURE)),Architecture=$(ARCHIT
 # One pytest process for each core; the tests of one file stay in one process.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help dev demo local train-all test test-313 check lint types imports template build deploy deploy-check stress bench layer results constraints clean
+.PHONY: help dev demo local train-all test test-313 check lint types imports template build deploy deploy-check stress bench layer results costs constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ layer: ## Generate layers/*/requirements.txt from pyproject.toml
 
 results: ## Write the tables of docs/performance.md from benchmarks/results/
 	$(PYTHON) -m scripts.results
+
+costs: .venv/.demo ## Write what a month costs into docs/operations.md and README.md
+	$(BIN)/python -m scripts.costs
 
 constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group lint --group train --group parquet -o constraints/main.txt

@@ -85,6 +85,7 @@ class ReconcileHandler:
         return {"task": task}
 
     def _count(self, findings: Findings) -> None:
+        """Emit a metric for each kind of finding; CloudWatch charges zeros, too."""
         metrics = {
             "Reconciled": findings.lost_uploads + findings.resumed_versions,
             "Stuck": findings.stuck_uploads + findings.given_up_versions,
@@ -92,5 +93,7 @@ class ReconcileHandler:
             "BlobsCollected": findings.collected_blobs,
         }
         for name, value in metrics.items():
-            self.metrics.add_metric(name, MetricUnit.Count, value)
-        self.metrics.flush_metrics()
+            if value:
+                self.metrics.add_metric(name, MetricUnit.Count, value)
+        if self.metrics.metric_set:
+            self.metrics.flush_metrics()
