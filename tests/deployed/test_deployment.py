@@ -23,6 +23,16 @@ pytestmark = pytest.mark.deployed
 
 FUNCTIONS = ["InferFunction", "ManageFunction", "ReconcileFunction", "RegisterFunction"]
 E2E_S = 900
+OPTIONS = {
+    "AccessLog": "with-role",
+    "AlarmEmail": "ops@example.org",
+    "Auth": "iam",
+    "DeletionProtection": "false",
+    "KmsKeyArn": "arn:aws:kms:us-east-1:000000000000:key/k",
+    "ModelMetrics": "10",
+    "SnapStart": "true",
+    "TrainingDataBucket": "data",
+}
 # Faults of the emulator: see emulator.py
 DESELECTED = [
     "tests/e2e/test_uploads.py::test_a_multipart_upload_is_one_version",
@@ -47,8 +57,24 @@ def variables(stack: Deployment, qualifier: str) -> dict[str, str]:
     return dict(configuration["Environment"]["Variables"])
 
 
-def test_a_second_deployment_changes_nothing(stack: Deployment) -> None:
-    assert "No changes to deploy" in stack.make_deploy()
+def test_the_readmes_lines_deploy_nothing_twice_and_lead_to_a_training_job(
+    stack: Deployment,
+) -> None:
+    """Run the block of README's section Deploy, with --dry-run in place of --wait.
+
+    The emulator has no SageMaker. The stack keeps the parameters that it was deployed with.
+    """
+    section = Path("README.md").read_text().partition("## Deploy\n")[2]
+    block = section.partition("```bash\n")[2].partition("```")[0]
+    assert block.startswith("make build")
+    assert "--wait" in block
+    path = f'export PATH="$PWD/.venv/bin:$PATH"\n{block.replace("--wait", "--dry-run")}'
+
+    done = stack.run("bash", "-euo", "pipefail", "-c", path)
+
+    assert "No changes to deploy" in done.stdout
+    assert f'"RoleArn": "{stack.outputs["TrainingRoleArn"]}"' in done.stdout
+    assert f"s3://{stack.outputs['ArtifactsBucketName']}/models/digits/" in done.stdout
 
 
 def test_the_end_to_end_tests_pass(stack: Deployment, api: Api, key: str) -> None:
@@ -121,10 +147,24 @@ def test_a_build_is_refused_as_another_processors(stack: Deployment) -> None:
     assert "Parameter 'Architecture' value 'arm64' is not in AllowedValues" in done.stderr
 
 
+def test_two_ways_to_start_fast_are_refused(stack: Deployment) -> None:
+    done = stack.run(
+        *("make", "deploy", f"STACK={stack.name}"),
+        "PARAMETERS=SnapStart=true ProvisionedConcurrency=1",
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "SnapStart and ProvisionedConcurrency exclude each other" in done.stderr
+
+
 def test_the_arm_build_deploys_arm_libraries_alone(emulator: Emulator, tmp_path: Path) -> None:
-    """Deploy the build for arm64 as another stack; its functions cannot run here."""
+    """Deploy the build for arm64 as another stack, with every option.
+
+    Its functions cannot run here.
+    """
     stack = Deployment(emulator, "mayfly-arm64")
-    stack.make_deploy("ARCHITECTURE=arm64", EndpointUrl=emulator.url)
+    stack.make_deploy("ARCHITECTURE=arm64", EndpointUrl=emulator.url, **OPTIONS)
     functions = emulator.client("lambda")
 
     for name in FUNCTIONS:
