@@ -141,7 +141,8 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
         f"   first call {cold_ms:.0f} ms, later calls {warm_ms:.1f} ms"
     )
 
-    curl(running, key, data)
+    command = curl(running, key, data)
+    print(f"  {next_step(command, options.keep)}")
     print(f"\nTotal: {time.monotonic() - started:.1f} s.", flush=True)
     if accuracy < GOAL:
         raise DemoFailed(f"accuracy {accuracy:.4f} is below {GOAL}")
@@ -299,8 +300,8 @@ def ask(
     return right / len(data.test), times[0], float(np.median(times[1:]))
 
 
-def curl(running: RunningStack, key: str, data: Dataset) -> None:
-    """Write a test image's inference request, send it, print its curl command."""
+def curl(running: RunningStack, key: str, data: Dataset) -> str:
+    """Write a test image's inference request, send it, return its curl command."""
     image, truth = data.test.inputs["image"][:1], int(data.test.target[0])
     request = STATE / "digit.json"
     tensor = {
@@ -317,9 +318,13 @@ def curl(running: RunningStack, key: str, data: Dataset) -> None:
         raise DemoFailed(f"the endpoint refused the request in {short(request)}")
     value, index, *_ = answer["outputs"][0]["data"][0].split(":")
     answer_text = f"a {truth}, answered {index} with {float(value):.3f}"
-    print(f"\nThe same in JSON ({answer_text}; pixels from 0 paper to 1 ink):")
-    print(f"  export MAYFLY_KEY={key}")
-    print(f'  curl -s -H "x-api-key: $MAYFLY_KEY" {url} -d @{short(request)}', flush=True)
+    print(f"\nThe same in JSON: {answer_text} (pixels from 0 paper to 1 ink)")
+    return f'curl -s -H "x-api-key: {key}" {url} -d @{short(request)}'
+
+
+def next_step(command: str, keep: bool) -> str:
+    """Return the command for a kept stack, or how to keep one."""
+    return command if keep else "make local does the same and keeps the stack up for your calls"
 
 
 def get(url: str, body: bytes | None = None, key: str = "") -> Any:

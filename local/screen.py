@@ -58,12 +58,14 @@ class Screen:
     def _commands(self) -> str:
         curl = 'curl -s -H "x-api-key: $MAYFLY_KEY"' if self.key else "curl -s"
         describe = [f"  {curl} $API/v2/models/{model}" for model in self.models]
+        keys = "  python -m mayfly keys create --function ManageFunction    # a key for predictions"
         return "\n".join(
             [
                 "Then:",
                 *describe,
                 "  aws s3 cp model.onnx s3://$BUCKET/models/mine/model.onnx",
                 f"  {curl} -X POST $API/v2/repository/index    # every version, with its state",
+                *([keys] if self.key else []),
             ]
         )
 

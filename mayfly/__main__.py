@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from mayfly.invocation import Failed, find_function, invoke
 from mayfly.times import parse_seconds, time_after
@@ -25,9 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         options.run(options)
+    except NoRegionError:
+        return _fail("no AWS region is set: export AWS_DEFAULT_REGION, e.g. us-east-1")
+    except NoCredentialsError:
+        return _fail("there are no AWS credentials: run aws configure, or export AWS_PROFILE")
     except (Failed, BotoCoreError, ClientError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
     return 0
 
 
@@ -101,11 +104,17 @@ def rotate_key(options: argparse.Namespace) -> None:
 def revoke_key(options: argparse.Namespace) -> None:
     """End an access key and print its state."""
     print(json.dumps(_run(options, "revoke-key", {"id": options.id})))
+    print("It may still be accepted for KeyCacheSeconds (60 s by default).", file=sys.stderr)
 
 
 def _run(options: argparse.Namespace, operation: str, fields: dict[str, Any]) -> Any:
     function = options.function or find_function(options.stack)
     return invoke(function, {"operation": operation, "actor": getpass.getuser(), **fields})
+
+
+def _fail(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 1
 
 
 def _show_once(reply: dict[str, Any]) -> None:

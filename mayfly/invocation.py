@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import boto3
+from botocore.exceptions import ClientError
 
 OUTPUT = "ManageFunctionName"
 
@@ -16,9 +17,17 @@ def find_function(stack: str) -> str:
     """Return the name of a stack's manage function, from the stack's outputs.
 
     Raises:
-        Failed: the stack has no such output.
+        Failed: there is no such stack, or it has no such output.
     """
-    [description] = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    try:
+        [description] = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    except ClientError as error:
+        if error.response["Error"].get("Code") != "ValidationError":
+            raise
+        raise Failed(
+            f"there is no stack {stack} in this account and region: name it with --stack, "
+            "or on the local stack with --function ManageFunction"
+        ) from error
     outputs = {row["OutputKey"]: row["OutputValue"] for row in description.get("Outputs", ())}
     if OUTPUT not in outputs:
         raise Failed(f"stack {stack} has no output {OUTPUT}: deploy it again, or name --function")

@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m training train", add_help=False, allow_abbrev=False
+    )
     parser.add_argument("--on", choices=["here", "local-stack", "sagemaker"])
     options, rest = parser.parse_known_args(arguments)
     if options.on in ("local-stack", "sagemaker"):

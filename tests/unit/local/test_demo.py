@@ -47,3 +47,12 @@ def test_a_failure_prints_its_cause_in_one_line_and_exits_1(
     assert isinstance(error, RuntimeError) or line.endswith(
         "last words: error: AWS stopped: moto has ended"
     )
+
+
+def test_a_command_is_shown_only_while_its_stack_runs() -> None:
+    from local import demo
+
+    assert demo.next_step("curl URL", keep=True) == "curl URL"
+    hint = demo.next_step("curl URL", keep=False)
+    assert "curl" not in hint
+    assert "make local" in hint

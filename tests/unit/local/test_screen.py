@@ -40,6 +40,7 @@ def test_addresses_outputs_and_the_model_are_named() -> None:
     for address in (SCREEN.root_url, SCREEN.lambda_url, "mayfly-registry", "InferFunction"):
         assert address in text
     assert 'curl -s -H "x-api-key: $MAYFLY_KEY" $API/v2/models/digits' in text
+    assert "python -m mayfly keys create --function ManageFunction" in text
     assert "Ctrl-C" in text
 
 
@@ -47,4 +48,5 @@ def test_without_a_key_no_line_has_one() -> None:
     text = replace(SCREEN, key="").text()
 
     assert "MAYFLY_KEY" not in text
+    assert "keys create" not in text
     assert "curl -s $API/v2/models/digits" in text

@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
 
 from mayfly.__main__ import main
 
@@ -85,7 +85,9 @@ def test_a_key_is_rotated_and_revoked_by_its_id(cloud: Cloud, capsys: Any) -> No
 
     assert main(["keys", "rotate", "abc", "--overlap", "7d", "--function", "F"]) == 0
     assert main(["keys", "revoke", "abc", "--function", "F"]) == 0
-    assert capsys.readouterr().out.startswith("mfy_abc_new\n")
+    output = capsys.readouterr()
+    assert output.out.startswith("mfy_abc_new\n")
+    assert "may still be accepted" in output.err
     rotate, revoke = (event for _, event in cloud.calls)
     assert (rotate["id"], rotate["overlap_seconds"]) == ("abc", 7 * 86_400)
     assert (revoke["operation"], revoke["id"]) == ("revoke-key", "abc")
@@ -94,7 +96,7 @@ def test_a_key_is_rotated_and_revoked_by_its_id(cloud: Cloud, capsys: Any) -> No
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--stack", "none"], "Stack none does not exist"),
+        (["--stack", "none"], "there is no stack none in this account and region: name it"),
         ([], "stack mayfly has no output ManageFunctionName: deploy it again"),
         (["--function", "F"], "scopes: Input should be 'infer'"),
     ],
@@ -107,6 +109,23 @@ def test_a_failure_is_one_line(cloud: Cloud, capsys: Any, arguments: list[str], 
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert text in line
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [(NoRegionError(), "export AWS_DEFAULT_REGION"), (NoCredentialsError(), "run aws configure")],
+)
+def test_missing_settings_of_aws_name_their_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, error: Exception, remedy: str
+) -> None:
+    def refuse(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(boto3, "client", refuse)
+
+    assert main(["keys", "list"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert remedy in line
 
 
 def test_a_function_that_failed_is_named(cloud: Cloud, capsys: Any) -> None:
