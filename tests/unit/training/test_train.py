@@ -232,6 +232,12 @@ def test_the_command_line_lists_recipes_and_refuses_unknown_commands(
     )
 
 
+def test_a_wrong_place_to_train_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(["train", "digits", "--on", "mars"])
+    assert "python -m training train: error: argument --on" in capsys.readouterr().err
+
+
 def test_train_on_sagemaker_prints_the_request_of_the_job(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
