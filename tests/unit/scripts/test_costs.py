@@ -27,7 +27,8 @@ def test_an_idle_stack_costs_neither_requests_nor_metrics(prices: Tariff) -> Non
     assert {item for item, cost in month.items() if not cost} == {
         *("API Gateway", "Lambda: infer", "logs", "metrics in total")
     }
-    assert month["14 alarms"] == pytest.approx(1.40)
+    alarms = len(prices.template.resources("AWS::CloudWatch::Alarm"))
+    assert month[f"{alarms} alarms"] == pytest.approx(0.10 * alarms)
 
 
 def test_a_hundred_thousand_requests_cost_what_the_price_pages_say(prices: Tariff) -> None:
