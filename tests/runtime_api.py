@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -42,6 +43,8 @@ class Event:
     closing: bool = False  # the acknowledgement closes the connection
     # Chunks of a streamed reply after which the connection is closed, or nothing more is read.
     hang_up_after: int = 0
+    reset_after: int = 0  # the connection is reset
+    answer_after: int = 0  # the API answers with `reply_status` and reads no more
     stop_reading_after: int = 0
     pieces: int = 1  # writes in which head and body arrive
 
@@ -194,6 +197,13 @@ class FakeRuntimeApi:
                 self._changed.notify_all()
             if len(post.chunks) == event.hang_up_after:
                 return False
+            if len(post.chunks) == event.reset_after:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+                return False
+            if len(post.chunks) == event.answer_after:
+                connection.sendall(_head(event.reply_status, {"Content-Length": "0"}))
+                return _wait_for_end(connection)
             if len(post.chunks) == event.stop_reading_after:
                 return _wait_for_end(connection)
         while (line := reader.readline()) not in (b"\r\n", b""):

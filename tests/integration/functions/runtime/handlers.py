@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Iterator
@@ -231,6 +232,26 @@ def _endless(event: Any) -> Iterator[bytes]:
         print("the generator was closed")
 
 
+class _Closing:
+    """Iterator that is no generator and can be closed."""
+
+    def __init__(self, event: Any) -> None:
+        self._rest = event["count"]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._rest:
+            raise StopIteration
+        self._rest -= 1
+        return b"%d," % self._rest
+
+    def close(self) -> None:
+        print("the iterator was closed")
+        raise LookupError("it does not close")
+
+
 def _stuck(event: Any) -> Iterator[bytes]:
     yield from _counted(event)
     stick()
@@ -252,6 +273,7 @@ STREAMS = {
     "of text": _of_text,
     "waiting": _waiting,
     "endless": _endless,
+    "closing": _Closing,
     "stuck": _stuck,
     "heavy": _heavy,
 }
@@ -350,6 +372,29 @@ class Leaving(Limited):
 limited = Limited()
 leaving = Leaving()
 broken = Broken()
+
+
+class Returning(Limited):
+    """Handler that comes back while its late reply is made."""
+
+    def __init__(self) -> None:
+        self._late = threading.Event()
+
+    def __call__(self, event: bytes, context: Any) -> bytes:
+        assert self._late.wait(60)
+        return b'"in time"'
+
+    def late_reply(self, context: Any) -> bytes:
+        self._late.set()
+        time.sleep(0.3)  # the handler returns, and must not be answered
+        return b'"late"'
+
+
+returning = Returning()
+
+
+def variables(event: Any, context: Any) -> list[str]:
+    return [name for name in os.environ if name.startswith("_LAMBDA")]
 
 
 def search_path(event: Any, context: Any) -> list[str]:

@@ -134,7 +134,7 @@ def test_parts_of_a_message_are_sent_whole_and_in_order() -> None:
     received = bytearray()
     with socket.create_server(("127.0.0.1", 0)) as server:
         connection = Connection(f"127.0.0.1:{server.getsockname()[1]}")
-        connection.connect()
+        connection.connect().settimeout(60)  # without one, the kernel sends all at once
         peer, _ = server.accept()
         with peer:
             sender = threading.Thread(target=connection.send, args=parts)
@@ -145,6 +145,15 @@ def test_parts_of_a_message_are_sent_whole_and_in_order() -> None:
         connection.close()
 
     assert received == b"".join(parts)
+
+
+def test_a_connection_that_the_peer_will_close_is_not_used_again() -> None:
+    message = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Close\r\n\r\nok"
+    with answering([message]) as connection:
+        first = connection.connect()
+        connection.receive()
+
+        assert connection.connect() is not first
 
 
 @pytest.mark.parametrize("broken", range(1, ATTEMPTS))

@@ -69,6 +69,13 @@ def test_a_handler_at_its_limit_is_answered_once(margin_s: float) -> None:
     assert len(paths) == len(set(paths))
 
 
+def test_a_handler_that_returns_during_its_late_reply_is_not_answered() -> None:
+    api, ended = limited(Event(remaining_s=1), handler="returning")
+
+    assert [post.json for post in api.posts] == ["late"]
+    assert ended.status == 1
+
+
 def test_without_a_late_reply_a_slow_handler_answers_itself() -> None:
     api, ended = play(MAYFLY, f"{MODULE}.slow", [Event(b"1", remaining_s=0.2)])
 

@@ -156,6 +156,23 @@ def test_lambdas_log_descriptor_gets_framed_messages(handler: str, tmp_path: Pat
     assert logs[0] == logs[1] != []
 
 
+@pytest.mark.parametrize("client", [AWS, MAYFLY])
+def test_child_processes_do_not_learn_of_the_log_descriptor(client: str) -> None:
+    read_end, write_end = os.pipe()
+    try:
+        api = FakeRuntimeApi([Event()])
+        more = {"_LAMBDA_TELEMETRY_LOG_FD": str(write_end)}
+        with started(
+            client, api, f"{HANDLERS}.variables", descriptors=(write_end,), **more
+        ) as function:
+            assert not function.has_ended(api.idle)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+    assert api.posts[0].json == []
+
+
 def without_time(text: str) -> str:
     """Return a log record without its second field, the time."""
     fields = text.split("\t")

@@ -210,9 +210,14 @@ def test_a_caller_that_reads_nothing_slows_the_iterator_down() -> None:
     assert any(line.startswith("[ERROR] Runtime.StreamTimedOut") for line in ended.lines)
 
 
-def test_a_caller_that_goes_away_closes_the_generator() -> None:
+@pytest.mark.parametrize(
+    "end",
+    [{"hang_up_after": 3}, {"reset_after": 3}, {"answer_after": 3, "reply_status": 413}],
+    ids=["closed", "reset", "answered"],
+)
+def test_a_caller_that_goes_away_closes_the_generator(end: dict[str, int]) -> None:
     [post, second], ended = streamed(
-        Event(event("endless"), hang_up_after=3), Event(event("counted", count=1))
+        Event(event("endless"), **end), Event(event("counted", count=1))
     )
 
     assert not post.complete
@@ -220,6 +225,15 @@ def test_a_caller_that_goes_away_closes_the_generator() -> None:
     assert "the generator was closed" in ended.lines
     [line] = [json.loads(line) for line in ended.lines if line.startswith("{")]
     assert (line["message"], line["request_id"]) == ("caller gone", "request-1")
+    assert "[ERROR]" not in ended.output
+
+
+def test_an_iterator_is_closed_at_its_end() -> None:
+    [post, second], ended = streamed(*[Event(event("closing", count=2))] * 2)
+
+    assert post.body.endswith(b"1,0,")
+    assert second.complete
+    assert ended.lines[:2] == ["the iterator was closed", "[ERROR] LookupError: it does not close"]
 
 
 def test_a_refused_stream_ends_the_process() -> None:
