@@ -15,7 +15,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -322,11 +322,24 @@ def started(
 ) -> Iterator[FunctionProcess]:
     """Start a function process under a runtime client, connected to a fake Runtime API."""
     variables = environment(client, api.address, handler, root, **more)
+    with running([*command(client), handler], variables, api, root, descriptors) as function:
+        yield function
+
+
+@contextmanager
+def running(
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    api: FakeRuntimeApi,
+    folder: Path = ROOT,
+    descriptors: tuple[int, ...] = (),
+) -> Iterator[FunctionProcess]:
+    """Run a function's process; end it and the Runtime API at the end."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [*command(client), handler],
+            arguments,
             env=variables,
-            cwd=root,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             stdout=output,

@@ -1,5 +1,7 @@
 """Bundle of `make build`, run as in Lambda: python3.13, code and layer, nothing else."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from local.client import RunningStack, start_stack
 from tests.e2e.conftest import connect
 from tests.models import dense_model, scale_model
+from tests.runtime_api import MAYFLY, Event, FakeRuntimeApi, environment, running
 
 BUILD = Path(".aws-sam/build")
 PYTHON = Path(".venv-lambda/bin/python")
@@ -66,6 +69,55 @@ def test_the_bundle_builds_the_variant_that_a_manifest_requests(
     )
     notes = [note["S"] for note in rows["Item"]["notes"]["L"]]
     assert any(note.startswith("The int8 variant was used") for note in notes), notes
+
+
+# Lambda's file system: the bundle where it is deployed, nothing but /tmp can be written.
+SANDBOX = """
+mount --make-rprivate / && mount -t tmpfs none /mnt && mkdir /mnt/task /mnt/opt /mnt/lang
+mount --bind "$BUILD/InferFunction" /mnt/task && mount --bind "$BUILD/InferLayer" /mnt/opt
+mount --bind "$LANG_ROOT" /mnt/lang
+mount -t tmpfs none /var && mkdir /var/task /var/lang && mount --rbind /mnt/task /var/task
+mount --rbind /mnt/lang /var/lang && mount --rbind /mnt/opt /opt
+mount -t tmpfs -o mode=1777 none /tmp && mount -o remount,ro,bind / && cd /var/task
+exec setpriv --reuid 993 --regid 990 --clear-groups --bounding-set=-all --no-new-privs \
+  /var/task/functions/runtime/start /var/lang/bin/python3.13 /var/runtime/bootstrap.py
+"""
+HEALTH = {"httpMethod": "GET", "path": "/v2/health/live", "headers": {}, "body": None}
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode
+    != 0,
+    reason="mounting needs root",
+)
+def test_the_function_starts_as_another_user_on_a_read_only_root() -> None:
+    api = FakeRuntimeApi([Event(json.dumps(HEALTH).encode())])
+    variables = environment(MAYFLY, api.address, "functions.infer.main.lambda_handler", BUILD) | {
+        "BUILD": str(BUILD.absolute()),
+        "LANG_ROOT": subprocess.check_output(
+            [PYTHON, "-c", "import sys; print(sys.base_prefix)"], text=True
+        ).strip(),
+        "LD_LIBRARY_PATH": "/var/lang/lib",
+        "LAMBDA_TASK_ROOT": "/var/task",
+        "PYTHONPATH": "/var/runtime",
+        "SERVING_BUCKET": "bucket",
+        "REGISTRY_TABLE": "table",
+        "AUTH": "none",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    }
+    with running(["unshare", "--mount", "sh", "-ec", SANDBOX], variables, api) as function:
+        ended = function.has_ended(api.idle)
+        status = Path(f"/proc/{function.process.pid}/status").read_text() if not ended else ""
+
+        assert not ended, function.output()
+    [post] = api.posts
+    reply = json.loads(post.body)
+    assert (reply["statusCode"], json.loads(reply["body"])) == (200, {"live": True})
+    assert "Uid:\t993\t993" in status
+    assert all(agent.startswith("mayfly-runtime/") for agent in api.user_agents)
 
 
 @pytest.mark.parametrize(
