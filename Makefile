@@ -49,14 +49,14 @@ local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 m
 train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (4 min)
 	@$(BIN)/python -m local.train_all
 
-test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (6 min; first 3 GB)
+test: .venv/.all .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (13 min; first 3 GB)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-313: .venv-313/.done ## Run the functions' tests under Python 3.13, the deployed version (1 min)
+test-313: .venv-313/.done ## Run the functions' tests under Python 3.13, the deployed version (4 min)
 	.venv-313/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) -m "not train and not stress" \
 		tests/unit/functions tests/unit/local tests/integration/functions tests/integration/local
 
-check: lint types imports template $(if $(PYTHON313),test-313) test ## Run what CI runs: lint, types, imports, template, all tests (8 min)
+check: lint types imports template $(if $(PYTHON313),test-313) test ## Run what CI runs: lint, types, imports, template, all tests (18 min)
 
 lint: .venv/.all ## Check style and formatting with ruff
 	$(BIN)/ruff check .
