@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import NoReturn
 
 from functions.core.watchdog import Watchdog
 from functions.runtime.context import EndEnvironment, LambdaContext
@@ -24,10 +25,10 @@ class AfterReply:
         self._watchdog = watchdog
         self._request_id = ""
 
-    def run(self, context: LambdaContext) -> None:
+    def run(self, context: LambdaContext) -> EndEnvironment | None:
         """Run the work of an invocation in order; log its failures.
 
-        It ends the process if one raises EndEnvironment, or if they take too long.
+        Returns the first EndEnvironment that was raised. Work over time ends the process.
         """
         self._request_id = context.aws_request_id
         remaining_s = context.get_remaining_time_in_millis() / 1000
@@ -38,9 +39,12 @@ class AfterReply:
                 ends += self._call(call)
         if not self._watchdog.unwatch(self):
             park()
-        if ends:
-            self._log.write(record("WARNING", "environment ends", self._request_id, str(ends[0])))
-            os._exit(0)
+        return ends[0] if ends else None
+
+    def end(self, end: EndEnvironment) -> NoReturn:
+        """Log why this environment ends, and end the process."""
+        self._log.write(record("WARNING", "environment ends", self._request_id, str(end)))
+        os._exit(0)
 
     def terminate(self) -> None:
         """End the process whose work took too long; called by the watchdog."""

@@ -59,6 +59,7 @@ class RuntimeApi:
 
     def __init__(self, address: str) -> None:
         self._connection = Connection(address)
+        self._failure: str | None = None  # message if the last post is refused
         version = ".".join(map(str, sys.version_info[:3]))
         self._host = f"Host: {address}\r\nUser-Agent: mayfly-runtime/1 python/{version}\r\n"
         self._next = f"GET {_ROOT}/invocation/next HTTP/1.1\r\n{self._host}\r\n".encode()
@@ -83,47 +84,57 @@ class RuntimeApi:
         return Invocation(response.headers, response.body)
 
     def respond(self, invocation: Invocation, payload: Bytes, content_type: str) -> None:
-        """Post the reply to an invocation.
+        """Post the reply to an invocation; `confirm` receives the answer.
 
         Raises:
-            ApiError: the Runtime API refused it; 413 if it is too large.
             OSError: the connection broke.
         """
         head = self._head(invocation, "response", f"Content-Type: {content_type}\r\n")
-        response = self._post(head, payload)
-        if not _accepted(response):
-            raise ApiError(
-                "LAMBDA_RUNTIME Failed to post handler success response. "
-                f"Http response code: {response.status}. {_text(response)}"
-            )
+        self._post(head, payload, "LAMBDA_RUNTIME Failed to post handler success response.")
 
     def fail(self, invocation: Invocation, error: FunctionError) -> None:
-        """Post the error of an invocation.
+        """Post the error of an invocation; `confirm` receives the answer.
 
         Raises:
-            ApiError: the Runtime API refused it.
             OSError: the connection broke.
         """
         cause = error.xray_cause()
         fields = "Content-Type: application/json\r\n"
         if len(cause.encode()) < XRAY_CAUSE_BYTES_MAX:
             fields += f"Lambda-Runtime-Function-Xray-Error-Cause: {cause}\r\n"
-        response = self._post(self._head(invocation, "error", fields), error.to_json().encode())
+        head = self._head(invocation, "error", fields)
+        failure = "LAMBDA_RUNTIME Failed to post invocation error."
+        self._post(head, error.to_json().encode(), failure)
+
+    def confirm(self) -> None:
+        """Receive the answer to what was posted, if one is due.
+
+        Until then there is time for work that the caller does not wait for.
+
+        Raises:
+            ApiError: the Runtime API refused it; 413 if a reply is too large.
+            OSError: the connection broke.
+        """
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return
+        response = self._connection.answer()
         if not _accepted(response):
-            raise ApiError(
-                f"LAMBDA_RUNTIME Failed to post invocation error. Http response code: "
-                f"{response.status}. {_text(response)}"
-            )
+            raise ApiError(f"{failure} Http response code: {response.status}. {_text(response)}")
 
     def report_init_error(self, error: FunctionError) -> None:
         """Post the error that kept the handler from being loaded.
 
         Raises:
+            ApiError: the Runtime API refused it.
             OSError: the connection broke.
         """
         head = f"POST {_ROOT}/init/error HTTP/1.1\r\n{self._host}"
         head += f"Lambda-Runtime-Function-Error-Type: {error.type}\r\n"
-        self._post(head, error.to_json().encode())
+        self._post(
+            head, error.to_json().encode(), "LAMBDA_RUNTIME Failed to post an error of INIT."
+        )
+        self.confirm()
 
     def stream_head(self, invocation: Invocation) -> bytes:
         """Return the HTTP head of a streamed reply, to send before chunks."""
@@ -165,9 +176,10 @@ class RuntimeApi:
             head += f"Lambda-Runtime-Invocation-Id: {invocation.invocation_id}\r\n"
         return head + fields
 
-    def _post(self, head: str, body: Bytes) -> Response:
+    def _post(self, head: str, body: Bytes, failure: str) -> None:
         text = f"{head}Content-Length: {len(body)}\r\n\r\n"
-        return self._connection.request(text.encode("utf-8", "surrogateescape"), body)
+        self._connection.post(text.encode("utf-8", "surrogateescape"), body)
+        self._failure = failure
 
 
 def _accepted(response: Response) -> bool:

@@ -44,6 +44,8 @@ class Connection:
         self._head = bytearray(HEAD_BYTES_MAX)
         self._view = memoryview(self._head)
         self._socket: socket.socket | None = None
+        self._parts: tuple[Bytes, ...] = ()  # the request whose response is due
+        self._attempts = 0  # times that it was sent
 
     def connect(self) -> socket.socket:
         """Open the connection unless it is open; return its socket."""
@@ -65,24 +67,56 @@ class Connection:
     def request(self, *parts: Bytes) -> Response:
         """Send a request, given in parts, and return the response.
 
-        It is sent again if the connection breaks. The Runtime API allows that: an event that
-        was not received is delivered again, a repeated reply is refused.
+        Raises:
+            OSError: as `post` and `answer`.
+        """
+        self.post(*parts)
+        return self.answer()
+
+    def post(self, *parts: Bytes) -> None:
+        """Send a request, given in parts, whose response `answer` returns.
+
+        It is sent again if the connection breaks before the response. The Runtime API allows that:
+        an event that was not received is delivered again, a repeated reply is refused.
 
         Raises:
             OSError: the connection broke ATTEMPTS times, or nobody listens.
         """
-        for attempt in range(ATTEMPTS):
+        self._parts, self._attempts = parts, 0
+        self._post_again()
+
+    def answer(self) -> Response:
+        """Return the response to the request that was posted last.
+
+        Raises:
+            OSError: the connection broke ATTEMPTS times, or nobody listens.
+        """
+        while True:
             try:
-                self.send(*parts)
                 response = self.receive()
-            except OSError:
-                self.close()
-                if attempt == ATTEMPTS - 1:
-                    raise
+            except OSError as error:
+                self._give_up(error)
+                self._post_again()
             else:
-                response.repeated = attempt > 0
+                response.repeated = self._attempts > 1
+                self._parts = ()
                 return response
-        raise AssertionError("unreachable")
+
+    def _post_again(self) -> None:
+        while True:
+            self._attempts += 1
+            try:
+                self.send(*self._parts)
+            except OSError as error:
+                self._give_up(error)
+            else:
+                return
+
+    def _give_up(self, error: OSError) -> None:
+        """Close a broken connection; raise its error after the last attempt."""
+        self.close()
+        if self._attempts >= ATTEMPTS:
+            raise error
 
     def send(self, *parts: Bytes) -> None:
         """Send parts of a message one after the other, without joining them."""

@@ -73,6 +73,7 @@ class LateReply:
         reason = "the handler did not come back in time: it was answered for, and its process ends"
         try:
             self._api.respond(invocation, self._make(context), "application/json")
+            self._api.confirm()
         except MemoryError:
             raise
         except BaseException as failure:  # the edge: also SystemExit, which ends this thread alone

@@ -67,8 +67,11 @@ class Loop:
         invocation = self._api.next()
         self._begin(invocation)
         context = self._serve(invocation)
-        if context is not None and context.has_work:
-            self._after.run(context)
+        # Work comes before the API's answer is read, which is likely to be there afterwards.
+        end = None if context is None or not context.has_work else self._after.run(context)
+        self._api.confirm()
+        if end is not None:
+            self._after.end(end)
 
     def _serve(self, invocation: Invocation) -> LambdaContext | None:
         """Answer an event; return its context, unless that is malformed."""

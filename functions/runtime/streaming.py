@@ -146,6 +146,7 @@ class StreamSender:
             self._late.post(self._invocation, self._context)
         else:
             self._api.fail(self._invocation, error)
+            self._api.confirm()
 
 
 def _flat(chunk: object) -> Bytes:

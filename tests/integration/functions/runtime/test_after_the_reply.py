@@ -30,6 +30,28 @@ def test_work_follows_the_reply_and_precedes_the_next_event(tmp_path: Path) -> N
     assert api.posts[0].json == "reply"
 
 
+def test_a_reply_that_was_lost_is_sent_again_after_the_work() -> None:
+    api, ended = worked(Event(event("first"), broken_replies=1), Event(event()))
+
+    assert [post.connection for post in api.posts] == [1, 2, 2]
+    assert ended.lines == ["first work"]
+
+
+def test_an_environment_ends_once_its_reply_has_arrived() -> None:
+    api, ended = worked(Event(event("end"), broken_replies=1), Event(event()))
+
+    assert [post.connection for post in api.posts] == [1, 2]
+    assert (ended.status, api.asked) == (0, 1)
+
+
+def test_a_reply_that_is_refused_ends_the_process_after_the_work() -> None:
+    _, ended = worked(Event(event("first"), reply_status=413), Event(event()))
+
+    assert ended.status == 1
+    assert ended.lines[0] == "first work"
+    assert "Http response code: 413" in ended.lines[1]
+
+
 def test_work_is_done_once_and_in_order() -> None:
     api, ended = worked(Event(event("first", "nest", "second")), Event(event()))
 
