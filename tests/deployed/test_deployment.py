@@ -57,22 +57,30 @@ def variables(stack: Deployment, qualifier: str) -> dict[str, str]:
     return dict(configuration["Environment"]["Variables"])
 
 
-def test_the_readmes_lines_deploy_nothing_twice_and_lead_to_a_training_job(
+def block_of(page: str, heading: str) -> str:
+    """Return the first shell block of a page's section."""
+    section = Path(page).read_text().partition(f"## {heading}\n")[2]
+    return section.partition("```bash\n")[2].partition("```")[0]
+
+
+def test_the_lines_of_the_docs_deploy_nothing_twice_and_lead_to_a_training_job(
     stack: Deployment,
 ) -> None:
-    """Run the block of README's section Deploy, with --dry-run in place of --wait.
+    """Run README's block on deployment and the one on training, with --dry-run for --wait.
 
     The emulator has no SageMaker. The stack keeps the parameters that it was deployed with.
     """
-    section = Path("README.md").read_text().partition("## Deploy\n")[2]
-    block = section.partition("```bash\n")[2].partition("```")[0]
-    assert block.startswith("make build")
-    assert "--wait" in block
-    path = f'export PATH="$PWD/.venv/bin:$PATH"\n{block.replace("--wait", "--dry-run")}'
+    deploy = block_of("README.md", "Deploy")
+    train = block_of("docs/operations.md", "Training on SageMaker")
+    assert deploy.startswith("make build")
+    assert "--wait" in train
+    script = f'{deploy}{train.replace("--wait", "--dry-run")}\necho "API=$API BUCKET=$BUCKET"'
 
-    done = stack.run("bash", "-euo", "pipefail", "-c", path)
+    done = stack.run("bash", "-euo", "pipefail", "-c", script)
 
     assert "No changes to deploy" in done.stdout
+    assert f"BUCKET={stack.outputs['ArtifactsBucketName']}" in done.stdout
+    assert f"API={stack.outputs['ApiUrl']}" in done.stdout
     assert f'"RoleArn": "{stack.outputs["TrainingRoleArn"]}"' in done.stdout
     assert f"s3://{stack.outputs['ArtifactsBucketName']}/models/digits/" in done.stdout
 
