@@ -139,7 +139,7 @@ class InferHandler:
             return refusal(error, exchange)
         except MemoryError:
             exchange.body = b""  # answered below, where the traceback holds no memory any more
-        except Exception as error:
+        except Exception as error:  # the edge: a bug is logged, and answered by 500
             line = bug_line(error, exchange.request_id).encode() + b"\n"
             _after_reply(context, partial(self._write, line))
             status = HTTPStatus.INTERNAL_SERVER_ERROR

@@ -58,7 +58,7 @@ class ManageHandler:
             code = error.instance_code
             response = json_response(error.status, _document(error, request_id))
             response.headers |= error.headers
-        except Exception as error:
+        except Exception as error:  # the edge: a bug is logged, and answered by 500
             code = "INTERNAL_ERROR"
             sys.stdout.write(bug_line(error, request_id) + "\n")
             document = {"error": "internal error", "code": code, "request_id": request_id}
