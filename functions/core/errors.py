@@ -27,7 +27,7 @@ characters that names the field at fault and what was expected.
 """
 
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 E = TypeVar("E", bound=BaseException)
 
@@ -79,6 +79,11 @@ class PlatformError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """Headers of an HTTP reply with this error."""
+        return {}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the error's JSON document besides text and code."""
         return {}
 
 
@@ -199,11 +204,23 @@ class KeyNotFound(PlatformError):
 class StateConflict(PlatformError):
     """Registry change that a version's or alias's current state forbids (409).
 
-    The caller should read the state again and decide anew.
+    The caller should read the state again and decide anew. `revision` is the current one, if the
+    caller expected another.
     """
 
     code = "STATE_CONFLICT"
     status = 409
+
+    def __init__(
+        self, message: str, *, code: str | None = None, revision: int | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.revision = revision
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the error's JSON document besides text and code."""
+        return {} if self.revision is None else {"revision": self.revision}
 
 
 class NotServable(StateConflict):

@@ -7,31 +7,29 @@ from typing import Any
 
 from aws_lambda_powertools.logging import Logger
 
-from functions.core.access.auth import Auth
-from functions.core.access.gate import Gate
-from functions.core.access.grants import Scope
-from functions.core.errors import Forbidden, PlatformError, Unavailable
+from functions.core.errors import PlatformError, Unavailable
 from functions.core.serving import cors
 from functions.core.serving.cors import Cors
-from functions.core.serving.http import HttpRequest, HttpResponse, json_response, parse_event
+from functions.core.serving.http import HttpResponse, json_response, parse_event
 from functions.core.serving.request_log import bug_line
-from functions.manage.keys import KeysApi
+from functions.manage.caller import Entrance
 from functions.manage.operations import run_operation
-from functions.manage.routes import ROOT, Routes
+from functions.manage.parts import Parts
+from functions.manage.route import ROOT
+from functions.manage.router import Router
 
 
 @dataclass(frozen=True, slots=True)
 class ManageHandler:
     """Lambda handler of /api/v1, and of operations invoked with IAM.
 
-    An HTTP request needs a key with the scope `admin`, or a signature that API Gateway has checked.
-    An operation needs the permission to invoke the function.
+    An HTTP request needs a key with the scope of its route, or a signature that API Gateway has
+    checked. An operation needs the permission to invoke the function.
     """
 
-    keys: KeysApi
-    routes: Routes
-    auth: Auth
-    gate: Gate
+    parts: Parts
+    router: Router
+    entrance: Entrance
     cors: Cors
     logger: Logger
 
@@ -51,9 +49,10 @@ class ManageHandler:
             cors.add_headers(headers, self.cors.headers(request.headers))
             if preflight := self.cors.preflight(request.method, request.headers):
                 return HttpResponse(204, b"", headers | preflight)
-            actor = self._authorize(request, event)
-            status, text = self.routes.answer(request, actor)
-            response = HttpResponse(status, text.encode(), {"content-type": "application/json"})
+            match = self.router.match(request.method, request.path)
+            caller = self.entrance.admit(match.route, request.headers, event)
+            actor = caller.actor
+            response = self.router.answer(match, request, caller)
         except PlatformError as error:
             code = error.instance_code
             response = json_response(error.status, _document(error, request_id))
@@ -67,20 +66,6 @@ class ManageHandler:
         self._log(request_id, str(event["httpMethod"]), actor, response.status, code)
         return response
 
-    def _authorize(self, request: HttpRequest, event: Mapping[str, Any]) -> str:
-        """Return who sends an HTTP request that is permitted."""
-        match self.auth:
-            case Auth.KEYS:
-                return f"key:{self.gate.authorize(request.headers, Scope.ADMIN).key_id}"
-            case Auth.IAM:
-                identity = (event.get("requestContext") or {}).get("identity") or {}
-                return f"iam:{identity.get('userArn') or ''}"
-        raise Forbidden(
-            "keys are not managed over HTTP while the parameter Auth is none: "
-            "invoke the function with IAM",
-            code="AUTH_NONE",
-        )
-
     def _operate(self, event: Mapping[str, Any], request_id: str) -> dict[str, Any]:
         """Run an operation; return its reply, or the error as a document.
 
@@ -88,7 +73,7 @@ class ManageHandler:
             Unavailable: the registry failed; the function's alarm counts it.
         """
         try:
-            reply = run_operation(self.keys, event)
+            reply = run_operation(self.parts.keys, event)
         except Unavailable:
             raise
         except PlatformError as error:
@@ -105,4 +90,5 @@ class ManageHandler:
 
 
 def _document(error: PlatformError, request_id: str) -> dict[str, Any]:
-    return {"error": str(error), "code": error.instance_code, "request_id": request_id}
+    document = {"error": str(error), "code": error.instance_code, "request_id": request_id}
+    return document | error.fields

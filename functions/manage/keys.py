@@ -1,12 +1,10 @@
 """Access keys of the control plane, for HTTP and direct invocations."""
 
-import base64
-import binascii
 from collections.abc import Callable
 
 from functions.core.access.key_store import KeyStore
-from functions.core.errors import InvalidRequest
-from functions.manage.documents import (
+from functions.manage.cursors import decode_cursor, encode_cursor
+from functions.manage.documents.keys import (
     CreateKey,
     KeyDocument,
     KeyPage,
@@ -41,10 +39,10 @@ class KeysApi:
 
     def page(self, limit: int, cursor: str) -> KeyPage:
         """Return a page of access keys: the first, or a cursor's."""
-        keys, position = self._store.page(_position(cursor), limit)
+        keys, position = self._store.page(decode_cursor(cursor), limit)
         now_s = self._now()
         documents = [KeyDocument(**describe_key(key, now_s)) for key in keys]
-        return KeyPage(keys=documents, next_cursor=_cursor(position))
+        return KeyPage(keys=documents, next_cursor=encode_cursor(position))
 
     def read(self, key_id: str) -> KeyDocument:
         """Return an access key."""
@@ -59,16 +57,3 @@ class KeysApi:
         """End an access key for good."""
         key = self._store.revoke(key_id, actor=actor)
         return KeyDocument(**describe_key(key, self._now()))
-
-
-def _cursor(position: str) -> str | None:
-    return base64.urlsafe_b64encode(position.encode()).decode() if position else None
-
-
-def _position(cursor: str) -> str:
-    try:
-        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(
-            "cursor: no such page; send next_cursor of the page before, or no cursor"
-        ) from error

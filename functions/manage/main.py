@@ -18,16 +18,17 @@ from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
 from functions.core.serving.cors import parse_origins
+from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
-from functions.manage.routes import Routes
+from functions.manage.parts import Parts, make_router
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=8)
 logger = Logger()
 table = DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"])
 store = KeyStore(table, utc_now, audit_log=lambda record: logger.info("audit", audit=dict(record)))
 gate = Gate(partial(read_grant, table), float(os.environ.get("KEY_CACHE_SECONDS", "60")), Elapsed())
-keys = KeysApi(store, time.time)
-auth = parse_auth(os.environ.get("AUTH", "none"))
+parts = Parts(keys=KeysApi(store, time.time))
+entrance = Entrance(parse_auth(os.environ.get("AUTH", "none")), gate)
 cors = parse_origins(os.environ.get("CORS_ORIGINS", ""))
-lambda_handler = ManageHandler(keys, Routes(keys), auth, gate, cors, logger)
+lambda_handler = ManageHandler(parts, make_router(parts), entrance, cors, logger)

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from functions.core.errors import InvalidRequest, shown
-from functions.manage.documents import CreateKey, Limit, RequestDocument, RotateKey
+from functions.manage.documents.base import Limit, RequestDocument
+from functions.manage.documents.keys import CreateKey, RotateKey
 from functions.manage.keys import KeysApi
 from functions.manage.validation import invalid
 

@@ -3,9 +3,24 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from functions.core.errors import InvalidRequest
+from functions.core.errors import InvalidRequest, one_line
 
+LISTED_MAX = 20  # wrong fields in one reply
 PLACES = ("body", "query", "path")  # first parts of a location, added by Powertools
+
+
+class InvalidFields(InvalidRequest):
+    """Request with wrong fields, each with its problem (400)."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{path}: {message}" for path, message in problems))
+        self._problems = problems[:LISTED_MAX]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the error's document besides text and code."""
+        details = [{"path": path, "message": message} for path, message in self._problems]
+        return {"details": details}
 
 
 def invalid(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
@@ -14,7 +29,7 @@ def invalid(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
     >>> print(invalid([{"loc": ("body", "scopes", 0), "msg": "Field required"}]))
     scopes[0]: Field required
     """
-    return InvalidRequest("; ".join(f"{_field(e['loc'])}: {e['msg']}" for e in errors))
+    return InvalidFields([(one_line(_field(e["loc"])), one_line(e["msg"])) for e in errors])
 
 
 def _field(location: Sequence[str | int]) -> str:

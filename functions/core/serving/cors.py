@@ -9,7 +9,7 @@ from functions.core.records import record
 
 ANY = "*"
 MAX_AGE_S = 7200  # the longest that Chromium caches a preflight's answer
-METHODS = "GET, HEAD, POST"
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = (
     "authorization, content-encoding, content-type, idempotency-key, "
     "inference-header-content-length, x-api-key, x-model-version"

@@ -1,23 +1,15 @@
-"""JSON documents of the control plane: requests, validated, and replies."""
+"""JSON documents about access keys."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from functions.core.access.access_key import DAY_S, AccessKey, KeyState
 from functions.core.access.grants import EVERY_MODEL, Scope
-from functions.core.access.key_store import PAGE_MAX
+from functions.manage.documents.base import NextCursor, RequestDocument
 
 OVERLAP_MAX_S = 30 * DAY_S
-
-Limit = Annotated[int, Field(ge=1, le=PAGE_MAX, description="Keys in the reply.")]
-
-
-class RequestDocument(BaseModel):
-    """Base of requests: an unknown field is an error."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class CreateKey(RequestDocument):
@@ -70,7 +62,7 @@ class KeyPage(BaseModel):
     """Page of access keys, oldest first."""
 
     keys: list[KeyDocument]
-    next_cursor: str | None = Field(description="The next page's cursor, null on the last one.")
+    next_cursor: NextCursor
 
 
 def describe_key(key: AccessKey, now_s: float) -> dict[str, Any]:

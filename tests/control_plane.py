@@ -1,0 +1,73 @@
+"""Control plane in memory: the manage function over fakes."""
+
+import io
+import json
+import uuid
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from aws_lambda_powertools.logging import Logger
+
+from functions.core.access.auth import Auth
+from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
+from functions.core.access.key_store import KeyStore
+from functions.core.serving.cors import parse_origins
+from functions.manage.caller import Entrance
+from functions.manage.handler import ManageHandler
+from functions.manage.keys import KeysApi
+from functions.manage.parts import Parts, make_router
+from tests.data_plane import BrokenTable, Client, Clock, Context, Reply
+
+NOW_S = 1_795_335_330.0  # 2026-11-22T08:15:30Z
+
+
+class ControlPlane:
+    """Execution environment of the manage function, over a table in memory."""
+
+    def __init__(self, auth: Auth = Auth.KEYS) -> None:
+        self.table, self.clock, self.log = BrokenTable(), Clock(), io.StringIO()
+        # Loggers of one service share the stream of the first.
+        logger = Logger(service=f"manage-{uuid.uuid4()}", stream=self.log)
+        store = KeyStore(
+            self.table,
+            self._now,
+            lambda _: None,
+            audit_log=lambda record: logger.info("audit", audit=dict(record)),
+        )
+        gate = Gate(partial(read_grant, self.table), 60.0, self.clock, lambda: NOW_S)
+        parts = Parts(keys=KeysApi(store, lambda: NOW_S))
+        self.router = make_router(parts)
+        cors = parse_origins("https://app.example.org")
+        self.handler = ManageHandler(parts, self.router, Entrance(auth, gate), cors, logger)
+        self.client = Client(self.handler)
+
+    def _now(self) -> str:
+        text = datetime.fromtimestamp(NOW_S + self.clock.now, UTC).isoformat(
+            timespec="milliseconds"
+        )
+        return text.replace("+00:00", "Z")
+
+    def invoke(self, operation: object, **fields: Any) -> Any:
+        """Invoke the function directly, as `aws lambda invoke` does."""
+        return self.handler({"operation": operation, **fields}, Context())
+
+    def create(self, *scopes: str, **fields: Any) -> dict[str, Any]:
+        """Create a key by direct invocation."""
+        request = {"name": "ci", "scopes": list(scopes) or ["admin"], **fields}
+        return dict(self.invoke("create-key", **request))
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+def error(reply: Reply) -> tuple[int, str, str]:
+    """Return status, code and text of an error reply, whose shape is checked."""
+    document = reply.json
+    assert set(document) - {"details", "revision"} == {"error", "code", "request_id"}
+    assert document["request_id"] == reply.headers["x-request-id"] == "the-request"
+    assert len(document["error"]) <= 300
+    assert document["error"].isprintable()
+    return reply.status, document["code"], document["error"]
