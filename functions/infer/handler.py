@@ -44,6 +44,7 @@ UNSTOPPABLE = (
     "send fewer rows or smaller values"
 )
 OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
+NO_ROOM = "this function's memory has no room for a request of %d bytes now; send a smaller batch"
 
 _match = lru_cache(maxsize=PATHS)(routing.match)
 
@@ -131,6 +132,21 @@ class InferHandler:
         latency_ns = time.perf_counter_ns() - exchange.began_ns
         self._write_line(exchange, response.status, latency_ns, cold, len(response.body), 1.0)
         return response.to_bytes()
+
+    def refuse_large(self, context: Any, size_bytes: int) -> bytes:
+        """Return and log the reply to an event that memory cannot hold.
+
+        Our runtime client calls this in place of the handler.
+        """
+        first, self._first = self._first, False
+        exchange = Exchange(context, None)
+        exchange.bytes_in = size_bytes
+        response = refusal(PayloadTooLarge(NO_ROOM % size_bytes, code="OUT_OF_MEMORY"), exchange)
+        add_headers(response, exchange, first)
+        self._log_request(exchange, response, first, context)
+        reply = response.to_bytes()
+        self._after_shortage(reply, context)
+        return reply
 
     def _respond(self, exchange: Exchange, event: Event | bytes, context: Any) -> HttpResponse:
         try:

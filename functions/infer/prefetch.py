@@ -38,6 +38,10 @@ class Handler(Protocol):
         """Return the reply to an event that cannot be answered in time."""
         ...
 
+    def refuse_large(self, context: Any, size_bytes: int) -> bytes:
+        """Return the reply to an event that memory cannot hold."""
+        ...
+
 
 GRACE_S = 0.03  # lets the first event start its I/O before the import takes the GIL
 
@@ -136,6 +140,10 @@ class PrefetchingHandler:
             "isBase64Encoded": False,
         }
         return json.dumps(reply).encode()
+
+    def refuse_large(self, context: Any, size_bytes: int) -> bytes:
+        """Return the reply to an event that memory cannot hold."""
+        return self.wait().refuse_large(context, size_bytes)
 
     def _import(self) -> None:
         self._prefetched.wait(GRACE_S)

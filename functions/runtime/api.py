@@ -25,12 +25,16 @@ class ApiError(Exception):
 
 
 class Invocation:
-    """Event with metadata from its HTTP headers; a missing header is None."""
+    """Event with metadata from its HTTP headers; a missing header is None.
+
+    `dropped_bytes` is the size of an event for which there was no memory, else 0.
+    """
 
     __slots__ = (
         "client_context",
         "content_type",
         "deadline_ms",
+        "dropped_bytes",
         "event",
         "function_arn",
         "identity",
@@ -40,9 +44,10 @@ class Invocation:
         "trace_id",
     )
 
-    def __init__(self, headers: Mapping[str, str], event: bytes) -> None:
+    def __init__(self, headers: Mapping[str, str], event: bytes, dropped_bytes: int = 0) -> None:
         get = headers.get
         self.event = event
+        self.dropped_bytes = dropped_bytes
         self.request_id = headers["lambda-runtime-aws-request-id"]
         self.deadline_ms = int(get("lambda-runtime-deadline-ms") or 0)  # since the epoch
         self.content_type = get("content-type")
@@ -81,7 +86,7 @@ class RuntimeApi:
                 "LAMBDA_RUNTIME Failed to get next invocation. "
                 f"Http Response code: {response.status}"
             )
-        return Invocation(response.headers, response.body)
+        return Invocation(response.headers, response.body, response.dropped_bytes)
 
     def respond(self, invocation: Invocation, payload: Bytes, content_type: str) -> None:
         """Post the reply to an invocation; `confirm` receives the answer.

@@ -1,19 +1,17 @@
 """HTTP/1.1 client over one kept connection, for the Lambda Runtime API.
 
-A message is first peeked at, so that its body can be received into one `bytes` object, without a
-copy however large it is.
+A small message is received by one call, into a buffer that stays. A long body is received into one
+`bytes` object of its size.
 """
 
-import select
 import socket
+from io import BytesIO
 
 Bytes = bytes | bytearray | memoryview
 
-HEAD_BYTES_MAX = 65536
-PEEK_BYTES = 16384  # first look at a message: most events fit with their headers
+BUFFER_BYTES = 65536  # longest head of a message; most events fit with theirs
 ATTEMPTS = 3  # times that a request is sent while its connection breaks
 _END = b"\r\n\r\n"
-_WAIT = socket.MSG_WAITALL
 
 
 class BrokenConnection(ConnectionError):
@@ -23,15 +21,17 @@ class BrokenConnection(ConnectionError):
 class Response:
     """HTTP response with lower-case header names.
 
-    `repeated` is True if the request was sent again, because the connection broke.
+    `repeated` is True if the request was sent again, because the connection broke. `dropped_bytes`
+    is the size of a body for which there was no memory, else 0.
     """
 
-    __slots__ = ("body", "headers", "repeated", "status")
+    __slots__ = ("body", "dropped_bytes", "headers", "repeated", "status")
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
         self.status = status
         self.headers = headers
-        self.body = body
+        self.body = b""
+        self.dropped_bytes = 0
         self.repeated = False
 
 
@@ -41,8 +41,9 @@ class Connection:
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         self._address = (host.strip("[]"), int(port))  # an IPv6 address has brackets
-        self._head = bytearray(HEAD_BYTES_MAX)
-        self._view = memoryview(self._head)
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._begin = self._end = 0  # bounds of what was received and not read
         self._socket: socket.socket | None = None
         self._parts: tuple[Bytes, ...] = ()  # the request whose response is due
         self._attempts = 0  # times that it was sent
@@ -63,6 +64,7 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            self._begin = self._end = 0
 
     def request(self, *parts: Bytes) -> Response:
         """Send a request, given in parts, and return the response.
@@ -134,24 +136,29 @@ class Connection:
             BrokenConnection: it is incomplete or malformed.
         """
         connection = self.connect()
-        arrived = connection.recv_into(self._view, PEEK_BYTES, socket.MSG_PEEK)
-        while (end := self._head.find(_END, 0, arrived)) < 0:
-            arrived = self._peek_more(connection, arrived)
-        start = end + len(_END)
-        first, *lines = str(self._view[:end], "utf-8", "surrogateescape").split("\r\n")
-        status, headers = _status(first), dict(map(_header, lines))
+        while (end := self._buffer.find(_END, self._begin, self._end)) < 0:
+            self._fill(connection)
+        first, *lines = str(self._view[self._begin : end], "utf-8", "surrogateescape").split("\r\n")
+        self._begin = end + len(_END)
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        response = Response(_status(first), headers)
         if (length := headers.get("content-length")) is not None:
-            body = self._body(connection, start, _number(length), arrived)
+            self._receive_body(connection, _number(length), response)
+        elif headers.get("transfer-encoding", "").lower() == "chunked":
+            response.body = self._chunks(connection)
         else:
-            connection.recv_into(self._view, start)
-            chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-            body = self._chunks(connection) if chunked else self._until_closed(connection)
+            response.body = self._until_closed(connection)
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return Response(status, headers, body)
+        return response
 
     def is_readable(self) -> bool:
         """Return True if the peer has sent something or closed the connection."""
+        if self._begin < self._end:
+            return True
         try:
             self.connect().recv_into(self._view, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -160,71 +167,97 @@ class Connection:
             return True
         return True
 
-    def _peek_more(self, connection: socket.socket, arrived: int) -> int:
-        """Wait for more than `arrived` bytes of a head; return their number."""
-        if not 0 < arrived < HEAD_BYTES_MAX:
-            raise BrokenConnection("the connection ended, or its HTTP headers have no end")
-        shut = False
-        while connection.recv_into(self._view, arrived + 1, socket.MSG_PEEK | _WAIT) <= arrived:
-            if shut:
-                raise BrokenConnection("the connection ended within the HTTP headers")
-            shut = _is_shut(connection)  # otherwise a signal has interrupted the wait
-        return connection.recv_into(self._view, HEAD_BYTES_MAX, socket.MSG_PEEK)
+    def _fill(self, connection: socket.socket) -> None:
+        """Receive more of a message's head into the buffer.
 
-    def _body(self, connection: socket.socket, start: int, size: int, arrived: int) -> bytes:
-        """Take a head of `start` bytes; return the body after it."""
-        if start + size <= arrived:
-            connection.recv_into(self._view, start + size)
-            return bytes(self._view[start : start + size])
-        connection.recv_into(self._view, start)
-        return _read(connection, size)
+        Raises:
+            BrokenConnection: there is no more, or no room for it.
+        """
+        if self._begin == self._end:
+            self._begin = self._end = 0
+        elif self._end == BUFFER_BYTES:
+            size = self._end - self._begin
+            self._buffer[:size] = self._buffer[self._begin : self._end]
+            self._begin, self._end = 0, size
+        arrived = connection.recv_into(self._view[self._end :])
+        if not arrived:  # also if there is no room
+            raise BrokenConnection("the connection ended, or its HTTP headers have no end")
+        self._end += arrived
+
+    def _receive_body(self, connection: socket.socket, size: int, response: Response) -> None:
+        """Receive a body of `size` bytes; drop one that memory cannot hold."""
+        begin, arrived = self._begin, min(size, self._end - self._begin)
+        self._begin += arrived
+        if arrived == size:
+            response.body = bytes(self._view[begin : begin + size])
+            return
+        try:
+            response.body = _read(connection, self._view[begin : begin + arrived], size)
+        except MemoryError:
+            self._drop(connection, size - arrived)
+            response.dropped_bytes = size
+
+    def _drop(self, connection: socket.socket, size: int) -> None:
+        """Receive `size` bytes that nobody gets."""
+        self._begin = self._end = 0
+        while size:
+            arrived = connection.recv_into(self._view, min(size, BUFFER_BYTES))
+            if not arrived:
+                raise BrokenConnection(f"the connection ended {size} bytes before a body's end")
+            size -= arrived
 
     def _chunks(self, connection: socket.socket) -> bytes:
-        """Return a chunked body; one of a single chunk is not copied."""
+        """Return a chunked body."""
         chunks = []
         while size := _number(self._line(connection).partition(b";")[0], 16):
-            chunks.append(_read(connection, size))
+            chunk = Response(0, {})
+            self._receive_body(connection, size, chunk)
+            if chunk.dropped_bytes:
+                raise MemoryError
+            chunks.append(chunk.body)
             self._line(connection)
         while self._line(connection):  # trailers
             pass
         return b"".join(chunks)
 
     def _line(self, connection: socket.socket) -> bytes:
-        arrived = connection.recv_into(self._view, 64, socket.MSG_PEEK)
-        while (end := self._head.find(b"\r\n", 0, arrived)) < 0:
-            arrived = self._peek_more(connection, arrived)
-        connection.recv_into(self._view, end + 2)
-        return bytes(self._view[:end])
+        while (end := self._buffer.find(b"\r\n", self._begin, self._end)) < 0:
+            self._fill(connection)
+        line = bytes(self._view[self._begin : end])
+        self._begin = end + 2
+        return line
 
     def _until_closed(self, connection: socket.socket) -> bytes:
-        parts = []
-        while part := connection.recv(HEAD_BYTES_MAX):
+        parts = [bytes(self._view[self._begin : self._end])]
+        while part := connection.recv(BUFFER_BYTES):
             parts.append(part)
         self.close()
         return b"".join(parts)
 
 
-def _is_shut(connection: socket.socket) -> bool:
-    """Return True if the peer sends no more than what has arrived."""
-    poll = select.poll()
-    poll.register(connection, select.POLLRDHUP)
-    return bool(poll.poll(0))
+def _read(connection: socket.socket, head: memoryview, size: int) -> bytes:
+    """Receive a body of `size` bytes that begins with `head`.
 
+    BytesIO gives out its buffer without a copy: 6 MB take 0.6 of the time of joining two parts.
 
-def _read(connection: socket.socket, size: int) -> bytes:
-    parts, missing = [], size
-    while missing:  # once, unless a signal interrupts it
-        part = connection.recv(missing, _WAIT)
-        if not part:
-            raise BrokenConnection(f"the connection ended {missing} bytes before a body's end")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
-
-
-def _header(line: str) -> tuple[str, str]:
-    name, _, value = line.partition(":")
-    return name.lower(), value.strip()
+    Raises:
+        BrokenConnection: the connection ended before.
+        MemoryError: there is not enough for it; nothing was received.
+    """
+    file = BytesIO()
+    file.seek(size - 1)
+    file.write(b"\0")
+    with file.getbuffer() as view:
+        view[: len(head)] = head
+        end = len(head)
+        while end < size:  # once, unless a signal interrupts it
+            arrived = connection.recv_into(view[end:], 0, socket.MSG_WAITALL)
+            if not arrived:
+                raise BrokenConnection(
+                    f"the connection ended {size - end} bytes before a body's end"
+                )
+            end += arrived
+    return file.getvalue()
 
 
 def _status(line: str) -> int:

@@ -14,6 +14,7 @@ IMPORT_ERROR = "Runtime.ImportModuleError"
 BUILT_IN_CONFLICT = "Runtime.BuiltInModuleConflict"
 MALFORMED_HANDLER = "Runtime.MalformedHandlerName"
 CONTEXT_ERROR = "Runtime.LambdaContextUnmarshalError"
+OUT_OF_MEMORY = "Runtime.OutOfMemory"
 
 _OWN = __file__.rpartition("/")[0] + "/"  # files whose frames are not the function's
 

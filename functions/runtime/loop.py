@@ -6,6 +6,8 @@ takes_bytes   True: it gets the event's bytes. Otherwise it gets the parsed JSON
 late_reply    Called with the context, from another thread, if the handler has not returned half a
               second (at most a tenth of its time) before the deadline. Returns the reply's JSON as
               bytes. The process ends once that is posted.
+refuse_large  Called with the context and a number of bytes for an event of that size, which memory
+              cannot hold. Returns the reply's JSON as bytes.
 
 A handler returns bytes, which are sent as they are, a `StreamedReply`, or what can be serialized.
 """
@@ -18,7 +20,7 @@ from functions.runtime.after_reply import AfterReply
 from functions.runtime.api import ApiError, Invocation, RuntimeApi
 from functions.runtime.context import Environment, LambdaContext
 from functions.runtime.conventions.handler_loading import Handler
-from functions.runtime.errors import Fault, FunctionError, error_of, fault_error
+from functions.runtime.errors import OUT_OF_MEMORY, Fault, FunctionError, error_of, fault_error
 from functions.runtime.late_reply import LateReply
 from functions.runtime.log import Log, log_error
 from functions.runtime.replies import StreamedReply
@@ -95,6 +97,8 @@ class Loop:
         return context
 
     def _call(self, invocation: Invocation, context: LambdaContext) -> Any:
+        if invocation.dropped_bytes:
+            return self._refuse_large(invocation, context)
         event, invocation.event = invocation.event, b""  # a large one lives no longer than needed
         argument = event if self._takes_bytes else _parsed(event, invocation.content_type)
         if self._late is None:
@@ -104,6 +108,13 @@ class Loop:
             return self._handler(argument, context)
         finally:
             self._late.end()
+
+    def _refuse_large(self, invocation: Invocation, context: LambdaContext) -> Any:
+        refuse = getattr(self._handler, "refuse_large", None)
+        if refuse is not None:
+            return refuse(context, invocation.dropped_bytes)
+        size = invocation.dropped_bytes
+        raise Fault(OUT_OF_MEMORY, f"there is no memory for an event of {size} bytes; send less")
 
     def _fail(self, invocation: Invocation, error: FunctionError) -> None:
         log_error(self._log, error)

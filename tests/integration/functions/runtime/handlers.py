@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from functions.runtime.context import EndEnvironment
 from functions.runtime.replies import StreamedReply
 
 LARGE_BYTES = 6_000_000
+STARVED_BYTES = 3_000_000
 
 
 def echo(event: Any, context: Any) -> Any:
@@ -391,6 +393,32 @@ class Returning(Limited):
 
 
 returning = Returning()
+
+
+def starve() -> None:
+    """Leave this process little more address space than it uses."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + STARVED_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def starving_echo(event: Any, context: Any) -> Any:
+    starve()
+    return event
+
+
+class Refusing(Limited):
+    """Handler with a reply to events that memory cannot hold."""
+
+    def __call__(self, event: bytes, context: Any) -> bytes:
+        starve()
+        return event
+
+    def refuse_large(self, context: Any, size_bytes: int) -> bytes:
+        return json.dumps({"refused": [context.aws_request_id, size_bytes]}).encode()
+
+
+refusing = Refusing()
 
 
 def variables(event: Any, context: Any) -> list[str]:

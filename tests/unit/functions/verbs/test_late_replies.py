@@ -80,3 +80,18 @@ def test_an_imported_handler_gives_its_own_late_reply(tmp_path: Path) -> None:
     handler.wait()
 
     assert late(handler)[1]["error"] == MESSAGE
+
+
+def test_an_event_without_room_in_memory_is_refused_and_logged(tmp_path: Path) -> None:
+    plane = DataPlane(tmp_path)
+    handler = PrefetchingHandler(plane.handler, plane.resolver, plane.models)
+
+    reply = json.loads(handler.refuse_large(Context(), 6_000_000))
+
+    body = json.loads(reply_body(reply))
+    assert (reply["statusCode"], body["code"]) == (413, "OUT_OF_MEMORY")
+    assert body["request_id"] == "lambda-id"
+    assert "6000000 bytes" in body["error"]
+    assert reply["headers"]["x-cold-start"] == "1"
+    line = plane.lines[-1]
+    assert (line["status"], line["code"], line["bytes_in"]) == (413, "OUT_OF_MEMORY", 6_000_000)
