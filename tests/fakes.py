@@ -8,7 +8,7 @@ from pathlib import Path
 from functions.adapters.clock import iso
 from functions.core.errors import Unavailable
 from functions.core.registration.uploaded_files import ObjectGone, PinnedObject
-from functions.core.registry.table import Conflict, Item, Put
+from functions.core.registry.table import Add, Conflict, Item, Put
 from functions.core.registry.version import Blob, Source
 
 
@@ -19,6 +19,7 @@ class MemoryTable:
         self.items: dict[tuple[str, str], Item] = {}
         self.transactions = 0
         self.reads = 0
+        self.tokens: set[str] = set()
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
         self.reads += 1
@@ -70,6 +71,17 @@ class MemoryTable:
                 raise Conflict(f"{put.item['sk']} is not as expected")
         for put in puts:
             self.items[put.item["pk"], put.item["sk"]] = copy.deepcopy(put.item)
+        self.transactions += 1
+
+    def add(self, adds: Sequence[Add], token: str) -> None:
+        assert len({(add.pk, add.sk) for add in adds}) == len(adds) <= 100
+        if token in self.tokens:
+            return
+        self.tokens.add(token)
+        for add in adds:
+            item = dict(self.items.get((add.pk, add.sk), {"pk": add.pk, "sk": add.sk}))
+            item |= {name: item.get(name, 0) + number for name, number in add.amounts.items()}
+            self.items[add.pk, add.sk] = item | dict(add.values)
         self.transactions += 1
 
 

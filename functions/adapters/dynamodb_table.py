@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from functions.adapters.aws_errors import TRANSIENT
 from functions.core.errors import Unavailable
-from functions.core.registry.table import Conflict, Item, Put
+from functions.core.registry.table import Add, Conflict, Item, Put
 
 IDLE_READS = 6  # replies without any item, about 1 s, after which the table counts as throttled
 _LOST_RACE = {"ConditionalCheckFailed", "TransactionConflict"}
@@ -120,10 +120,24 @@ class ItemTable:
         Raises:
             Conflict: a condition does not hold, or another transaction interferes.
         """
+        self._transact([{"Put": self._put(put)} for put in puts])
+
+    def add(self, adds: Sequence[Add], token: str) -> None:
+        """Increase numbers of several DynamoDB items in one transaction: all or none.
+
+        The token makes a repetition harmless for ten minutes.
+
+        Raises:
+            Conflict: another transaction interferes.
+        """
+        self._transact([{"Update": self._update(add)} for add in adds], ClientRequestToken=token)
+
+    def _transact(self, parts: Sequence[Mapping[str, Any]], **options: str) -> None:
         try:
-            parts = [{"Put": self._put(put)} for put in puts]
-            self._call("TransactWriteItems", {"TransactItems": parts})
+            self._call("TransactWriteItems", {"TransactItems": parts, **options})
         except OperationFailed as error:
+            if error.code == "TransactionInProgressException":  # the same token, sent before
+                raise Unavailable("the registry is still writing; try again") from error
             codes = set(error.reasons)
             if codes & _LOST_RACE:
                 raise Conflict(", ".join(sorted(codes))) from error
@@ -153,6 +167,20 @@ class ItemTable:
             request["ExpressionAttributeNames"] = names
             request["ExpressionAttributeValues"] = values
         return request
+
+    def _update(self, add: Add) -> dict[str, Any]:
+        names = [*add.amounts, *add.values]
+        amounts = ", ".join(f"#{n} :{n}" for n in range(len(add.amounts)))
+        values = ", ".join(f"#{n} = :{n}" for n in range(len(add.amounts), len(names)))
+        clauses = [f"ADD {amounts}" if amounts else "", f"SET {values}" if values else ""]
+        numbers = [*add.amounts.values(), *add.values.values()]
+        return {
+            "TableName": self._name,
+            "Key": {"pk": {"S": add.pk}, "sk": {"S": add.sk}},
+            "UpdateExpression": " ".join(filter(None, clauses)),
+            "ExpressionAttributeNames": {f"#{n}": name for n, name in enumerate(names)},
+            "ExpressionAttributeValues": {f":{n}": _value(v) for n, v in enumerate(numbers)},
+        }
 
     def _pages(self, limit: int | None, **query: Any) -> Iterator[Item]:
         """Yield up to `limit` items of a DynamoDB query, page by page."""

@@ -27,6 +27,19 @@ class Put:
     condition: Item | None
 
 
+@record
+class Add:
+    """Increase of an item's numbers; a missing item counts as zeros.
+
+    `values` are attributes to set beside, e.g. `expires_at`.
+    """
+
+    pk: str
+    sk: str
+    amounts: Mapping[str, int]
+    values: Item
+
+
 class Table(Protocol):
     """Interface to a database table with partition key, sort key and transactions.
 
@@ -74,4 +87,13 @@ class Table(Protocol):
 
         Raises:
             Conflict: a condition does not hold, or another transaction interferes.
+        """
+
+    def add(self, adds: Sequence[Add], token: str) -> None:
+        """Apply all increases in one transaction, or none of them.
+
+        The same increases with the same token are applied once within ten minutes.
+
+        Raises:
+            Conflict: another transaction interferes; nothing was written.
         """

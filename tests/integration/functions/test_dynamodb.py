@@ -10,10 +10,11 @@ import pytest
 
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.clock import utc_now
+from functions.adapters.dynamodb_table import OperationFailed
 from functions.core.errors import Unavailable
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry.registry import Registry
-from functions.core.registry.table import Conflict, Put
+from functions.core.registry.table import Add, Conflict, Put
 from functions.core.registry.version import Blob, Reason, Source, State
 from local.aws.provision import Deployed
 
@@ -52,6 +53,32 @@ def test_values_come_back_as_they_were_written(table: DynamoTable) -> None:
     table.transact([Put(item, None)])
 
     assert table.get([("P", "S"), ("P", "missing")]) == [item, None]
+
+
+def test_numbers_are_increased_beside_values_that_are_set(table: DynamoTable) -> None:
+    for amount in (2, 3):
+        adds = [
+            Add("P", sk, {"requests": amount, f"l{amount}": 1}, {"kind": "USAGE", "at": amount})
+            for sk in ("S", "T")
+        ]
+        table.add([*adds, Add("P", "U", {"n": amount}, {})], token=f"token-{amount}")
+
+    counted = {"pk": "P", "requests": 5, "l2": 1, "l3": 1, "kind": "USAGE", "at": 3}
+    assert table.get([("P", "S"), ("P", "T"), ("P", "U")]) == [
+        counted | {"sk": "S"},
+        counted | {"sk": "T"},
+        {"pk": "P", "sk": "U", "n": 5},
+    ]
+
+
+def test_increases_are_all_refused_with_one_of_them(table: DynamoTable) -> None:
+    table.add([Add("P", "S", {"n": 1}, {})], token="1")
+    table.transact([Put({"pk": "P", "sk": "text", "n": "x"}, None)])
+
+    with pytest.raises(OperationFailed):
+        table.add([Add("P", "S", {"n": 1}, {}), Add("P", "text", {"n": 1}, {})], token="2")
+
+    assert table.get([("P", "S")]) == [{"pk": "P", "sk": "S", "n": 1}]
 
 
 def test_a_card_may_hold_values_that_dynamodb_cannot_store(registry: Registry) -> None:

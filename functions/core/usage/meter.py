@@ -1,0 +1,240 @@
+"""Meter of an environment: counts requests, and writes the counts after replies.
+
+One write for each interval, of a bounded number of items; what does not fit waits for the next. A
+write is repeated with its token, so it counts once. What an environment counted since its last
+write is lost when it ends (docs/decisions/0042-metering.md).
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from functions.core.errors import Unavailable
+from functions.core.records import mutable_record
+from functions.core.registry.table import Add, Conflict, Table
+from functions.core.usage.counters import Counters
+from functions.core.usage.histogram import bucket_of
+from functions.core.usage.items import RowKey, adds_of
+
+SECONDS = 10.0  # interval of writes
+KEEP_DAYS = 400  # a month can be compared with the same one a year ago
+ROWS_MAX = 1024  # rows in memory; while the table fails, further ones are lost
+ROWS_WRITE = 30  # rows of a write; each is at most three of the 100 items of a transaction
+JITTER = 0.2  # largest fraction by which an interval is shortened: environments drift apart
+TOKEN_S = 300.0  # DynamoDB knows a token for ten minutes; half of it leaves room for clocks
+NO_STAGES: Mapping[str, int] = MappingProxyType({})
+
+
+@mutable_record
+class _Batch:
+    """Write of counts that may have to be repeated."""
+
+    adds: list[Add]
+    requests: int
+    token: str
+    until: float  # by the clock; later, a repetition might count twice
+
+
+class Meter:
+    """Counters of an environment by model, version, alias, key and traffic object."""
+
+    def __init__(
+        self,
+        table: Table,
+        seconds: float = SECONDS,
+        keep_days: int = KEEP_DAYS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """Write to `table` every `seconds` of `clock`, which includes frozen time.
+
+        `now` returns Unix time, `chance` a number from 0 to 1. `warn` gets a sentence about counts
+        that are lost.
+        """
+        self._table = table
+        self._seconds = seconds
+        self._keep_days = keep_days
+        self._clock = clock
+        self._now = now
+        self._chance = chance
+        self._warn = warn
+        self._lock = threading.Lock()
+        self._rows: dict[tuple[str, int, str, str, str], Counters] = {}
+        self._quota_keys: set[str] = set()
+        self._due = 0.0  # by the clock; the first reply is followed by a write
+        self._batch: _Batch | None = None  # sent, without an answer
+        self.lost = 0  # requests whose counts were given up
+
+    def count(
+        self,
+        model: str,
+        version: int,
+        alias: str,
+        key: str,
+        traffic: str,
+        status: int,
+        latency_ns: int,
+        *,
+        cold: bool = False,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        inferences: int = 0,
+        stages_ns: Mapping[str, int] = NO_STAGES,
+        has_quota: bool = False,
+    ) -> None:
+        """Count a request that was answered by a version.
+
+        `alias` and `key` (an access key's id) are "" if there is none, `traffic` is the id of the
+        alias's traffic object or "". `inferences` is the number of rows of a successful run.
+        """
+        with self._lock:
+            row = self._rows.get((model, version, alias, key, traffic))
+            if row is None:
+                row = self._row(model, version, alias, key, traffic)
+            row.requests += 1
+            row.ms += -(-latency_ns // 1_000_000)
+            row.bytes_in += bytes_in
+            row.bytes_out += bytes_out
+            bucket = bucket_of(latency_ns // 1000)
+            row.latency[bucket] = row.latency.get(bucket, 0) + 1
+            if cold:
+                row.cold_starts += 1
+            if status >= 400:
+                row.fail_ns += latency_ns
+                if status >= 500:
+                    row.errors += 1
+                else:
+                    row.refused += 1
+            elif inferences:
+                _count_run(row, inferences, stages_ns)
+                row.last_ms = int(self._now() * 1000)
+            if has_quota:
+                self._quota_keys.add(key)
+
+    def count_shadow(
+        self,
+        model: str,
+        version: int,
+        alias: str,
+        traffic: str,
+        latency_ns: int,
+        *,
+        agreed: bool | None,
+    ) -> None:
+        """Count a copy of a request that a shadow version ran.
+
+        `agreed` says if both answers are equal, None if the shadow did not answer. Its time counts
+        for the model, its request does not.
+        """
+        with self._lock:
+            key = model, version, alias, "", traffic
+            row = self._rows.get(key) or self._row(*key)
+            row.shadowed += 1
+            row.ms += -(-latency_ns // 1_000_000)
+            bucket = bucket_of(latency_ns // 1000)
+            row.shadow_latency[bucket] = row.shadow_latency.get(bucket, 0) + 1
+            if agreed is None:
+                row.failed += 1
+            else:
+                row.compared += 1
+                row.agreed += agreed
+
+    def flush_due(self) -> None:
+        """Write counts if the interval since the last write is over.
+
+        Raises:
+            Exception: the table refused the write, which is a bug; the counts are given up.
+        """
+        if self._clock() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write counts now, in one transaction of bounded size.
+
+        Raises:
+            Exception: as for `flush_due`.
+        """
+        now = self._clock()
+        self._due = now + self._seconds * (1 - JITTER * self._chance())
+        batch = self._current(now)
+        if batch is None:
+            return
+        self._batch = None
+        try:
+            self._table.add(batch.adds, batch.token)
+        except Conflict:  # nothing is written: environments write the same items at times
+            batch.token, batch.until = _token(), now + TOKEN_S
+            self._batch = batch
+            self._due = now + self._seconds * self._chance() / 2
+        except Unavailable:  # it may be written, or not
+            self._batch = batch
+        except BaseException:
+            self._give_up(batch.requests)
+            raise
+
+    def unwritten(self) -> list[tuple[RowKey, Counters]]:
+        """Return copies of the counters that no write has begun with."""
+        with self._lock:
+            return [(RowKey(*key), _copy(row)) for key, row in self._rows.items()]
+
+    def _row(self, *key: *tuple[str, int, str, str, str]) -> Counters:
+        """Add a row and return it; the lock is held.
+
+        Without room, it is not kept."""
+        row = Counters()
+        if len(self._rows) < ROWS_MAX:
+            self._rows[key] = row
+        else:
+            self._due = 0.0
+            self._give_up(1)
+        return row
+
+    def _current(self, now: float) -> _Batch | None:
+        """Return the write that has had no answer, else the next one."""
+        batch = self._batch
+        if batch is not None and now >= batch.until:
+            self._give_up(batch.requests)
+            batch = None
+        return batch or self._next(now)
+
+    def _next(self, now: float) -> _Batch | None:
+        with self._lock:
+            keys = list(self._rows)[:ROWS_WRITE]  # oldest first
+            rows = [(RowKey(*key), self._rows.pop(key)) for key in keys]
+            quota_keys, self._quota_keys = self._quota_keys, set()
+            self._quota_keys |= quota_keys & {key[3] for key in self._rows}
+        if not rows:
+            return None
+        adds = adds_of(rows, quota_keys, self._now(), self._keep_days)
+        requests = sum(row.requests for _, row in rows)
+        return _Batch(adds, requests, _token(), now + TOKEN_S)
+
+    def _give_up(self, requests: int) -> None:
+        if not self.lost:
+            self._warn("counts of requests are lost: the registry's table does not take them")
+        self.lost += requests
+
+
+def _count_run(row: Counters, inferences: int, stages_ns: Mapping[str, int]) -> None:
+    row.executions += 1
+    row.inferences += inferences
+    row.queue_ns += stages_ns.get("load", 0)
+    row.input_ns += stages_ns.get("decode", 0)
+    row.infer_ns += stages_ns.get("compute", 0)
+    row.output_ns += stages_ns.get("encode", 0)
+
+
+def _copy(row: Counters) -> Counters:
+    copy = Counters()
+    copy.add(row)
+    return copy
+
+
+def _token() -> str:
+    return os.urandom(16).hex()
