@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from functions.adapters.clock import iso
+from functions.adapters.dynamodb_table import is_valid
 from functions.core.errors import Unavailable
 from functions.core.registration.uploaded_files import ObjectGone, PinnedObject
 from functions.core.registry.table import Add, Conflict, Item, Put
@@ -24,6 +25,10 @@ class MemoryTable:
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
         self.reads += 1
         return [copy.deepcopy(self.items.get(key)) for key in keys]
+
+    def get_valid(self, pk: str, sk: str, now_s: float) -> Item | None:
+        [item] = self.get([(pk, sk)])
+        return item if item and is_valid(item, now_s) else None
 
     def query(self, pk: str, prefix: str) -> Iterator[Item]:
         self.reads += 1

@@ -8,6 +8,7 @@ Clients are `aws/dynamodb.py` (boto3) and `aws_http/dynamodb.py`.
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from functions.adapters.aws_errors import TRANSIENT
@@ -56,9 +57,25 @@ class ItemTable:
         self._call = call
         self._name = name
         self._pause = pause
+        self._ahead: dict[tuple[str, str], Item | None] = {}  # read before they are asked for
+
+    @contextmanager
+    def read_ahead(self, keys: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Prefetch DynamoDB items by one request.
+
+        In the `with` block, `get` and `get_valid` return each of them once without another. For
+        one thread.
+        """
+        self._ahead = dict(zip(keys, self.get(keys), strict=True))
+        try:
+            yield
+        finally:
+            self._ahead = {}
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
         """Return the DynamoDB items of up to 100 keys, in their order."""
+        if self._ahead and all(key in self._ahead for key in keys):
+            return [self._ahead.pop(key) for key in keys]
         items: dict[tuple[str, str], Item] = {}
         request_keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
         request = {self._name: {"Keys": request_keys, "ConsistentRead": True}}
@@ -74,6 +91,24 @@ class ItemTable:
                     raise Unavailable("the registry is throttled; try again")
                 self._pause(random.uniform(0, 0.025 * 2**idle))  # noqa: S311 (jitter, no secret)
         return [items.get(key) for key in keys]
+
+    def get_valid(self, pk: str, sk: str, now_s: float) -> Item | None:
+        """Return a DynamoDB item unless its `valid_until` is past.
+
+        DynamoDB filters, so that the reply to a past item is that to a missing one.
+        """
+        if (pk, sk) in self._ahead:
+            item = self._ahead.pop((pk, sk))
+            return item if item and is_valid(item, now_s) else None
+        values = {":pk": pk, ":sk": sk, ":now": now_s, ":null": "NULL"}
+        pages = self._pages(
+            None,
+            KeyConditionExpression="pk = :pk AND sk = :sk",
+            FilterExpression="valid_until > :now OR attribute_type(valid_until, :null)",
+            ExpressionAttributeValues=marshal(values),
+            ConsistentRead=True,
+        )
+        return next(pages, None)
 
     def query(self, pk: str, prefix: str) -> Iterator[Item]:
         """Yield a DynamoDB partition's items by sort-key prefix, in ascending order."""
@@ -195,6 +230,11 @@ class ItemTable:
             page["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
             if limit is not None:
                 limit -= len(reply["Items"])
+
+
+def is_valid(item: Item, now_s: float) -> bool:
+    """Return True unless an item's `valid_until` is past."""
+    return item["valid_until"] is None or bool(item["valid_until"] > now_s)
 
 
 def marshal(item: Mapping[str, Any]) -> dict[str, Any]:

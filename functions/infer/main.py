@@ -48,8 +48,7 @@ initialization = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
 auth = parse_auth(os.environ.get("AUTH", "none"))
 # Connections are made while the rest is imported. They do not survive a snapshot.
 if initialization != "snap-start":
-    # The first request's key is read beside the registry's record.
-    dynamodb.preconnect(2 if auth is Auth.KEYS else 1)
+    dynamodb.preconnect()
     blobs.preconnect()
 
 import time
@@ -146,7 +145,7 @@ def make() -> Handler:
     return handler
 
 
-prefetching = PrefetchingHandler(make, resolver, models, gate)
+prefetching = PrefetchingHandler(make, resolver, models, gate, table.read_ahead)
 if initialization == "snap-start":
     from functions.infer.snapshot import register_hooks
 

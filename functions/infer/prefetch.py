@@ -3,22 +3,25 @@
 Importing the code that parses requests and runs models takes as long as reading a registry record.
 So INIT ends before that import is done, unless the function has little CPU (see main.py), and the
 first event's record and model files are requested meanwhile (docs/decisions/0015-cold-start.md).
-The caller's access key is read beside the record.
+The caller's access key is read by the same request as the record.
 """
 
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from functions.core.access.gate import Gate, presented_key
+from functions.core.access.grant_items import grant_key
 from functions.core.access.grants import Scope
-from functions.core.errors import PlatformError
+from functions.core.access.keys import key_digest, parse_key
 from functions.core.names import is_model_name
+from functions.core.registry.registry import resolution_keys
 from functions.core.registry.resolver import Resolver
+from functions.core.registry.version import Version
 from functions.core.serving.events import Event, parse_head
 from functions.core.serving.model_cache import ModelCache
 from functions.core.serving.paths import INFER, compile_path, requested_version
@@ -43,6 +46,9 @@ class Handler(Protocol):
         ...
 
 
+# Reads registry items by their keys before they are asked for
+ReadAhead = Callable[[Sequence[tuple[str, str]]], AbstractContextManager[None]]
+
 GRACE_S = 0.03  # lets the first event start its I/O before the import takes the GIL
 
 TOO_LATE = "this environment did not start in time, so it ends; send the request again"
@@ -50,38 +56,12 @@ TOO_LATE = "this environment did not start in time, so it ends; send the request
 _infer_path = compile_path(INFER)
 
 
-class KeyCheck:
-    """Check of a request's access key in a thread, beside other reads."""
-
-    def __init__(self, gate: Gate, headers: Mapping[str, str], model: str) -> None:
-        """Start the check.
-
-        Raises:
-            PlatformError: there is no key, or there are two.
-        """
-        self._gate = gate
-        self._key = presented_key(headers)
-        self._model = model
-        self._passes = False
-        self._thread = threading.Thread(target=self._run, name="key", daemon=True)
-        self._thread.start()
-
-    def passes(self) -> bool:
-        """Wait for the check; return True if the model may be called."""
-        self._thread.join()
-        return self._passes
-
-    def _run(self) -> None:
-        with suppress(PlatformError):  # raised again where the handler checks the key
-            grant = self._gate.verify(self._key)
-            self._passes = grant.allows(Scope.INFER) and grant.sees(self._model)
-
-
 class PrefetchingHandler:
     """Handler that prefetches the first request's model before handling it.
 
     `make` runs in a thread: it imports the real handler and returns it. `gate` checks access keys:
-    a model is loaded for callers who may call it.
+    a model is loaded for callers who may call it. `read_ahead` reads what both the gate and the
+    resolver will ask for.
     """
 
     takes_bytes = True  # for our runtime client
@@ -92,9 +72,11 @@ class PrefetchingHandler:
         resolver: Resolver,
         models: ModelCache,
         gate: Gate | None = None,
+        read_ahead: ReadAhead = lambda _: nullcontext(),
     ) -> None:
         self._make = make
         self._gate = gate
+        self._read_ahead = read_ahead
         self._resolver = resolver
         self._models = models
         self._first = True  # no event has come yet
@@ -165,9 +147,25 @@ class PrefetchingHandler:
             headers = {name.lower(): text for name, text in (event.get("headers") or {}).items()}
             query = event.get("queryStringParameters") or {}
             reference = requested_version(match["version"], headers, query)
-            check = KeyCheck(self._gate, headers, match["model"]) if self._gate else None
-            version = self._resolver.resolve(match["model"], reference).version
-            if check is None or check.passes():
+            version = self._permitted_version(headers, match["model"], reference)
+            if version is not None:
                 self._models.start_loading(version)
         except Exception:  # the real handler meets the same error, answers it and logs it
             return
+
+    def _permitted_version(
+        self, headers: Mapping[str, str], model: str, reference: int | str | None
+    ) -> Version | None:
+        """Return the version to load, None if the key forbids it."""
+        if self._gate is None:
+            return self._resolver.resolve(model, reference).version
+        key = presented_key(headers)
+        key_id = parse_key(key)
+        if key_id is None:
+            return None
+        items = [grant_key(key_id, key_digest(key)), *resolution_keys(model, reference)]
+        with self._read_ahead(items):
+            grant = self._gate.verify(key)
+            if not grant.allows(Scope.INFER) or not grant.sees(model):
+                return None
+            return self._resolver.resolve(model, reference).version

@@ -33,7 +33,8 @@ PER_SECOND = 10.0
 MISSING = "no access key came: send it in the header authorization, as Bearer, or in x-api-key"
 INVALID = "the access key is mistyped, unknown, revoked or expired: ask for another one"
 
-ReadGrant = Callable[[str, str], Grant | None]  # arguments: a key's id and SHA-256
+# Arguments: a key's id, its SHA-256, and the time in Unix seconds
+ReadGrant = Callable[[str, str, float], Grant | None]
 
 
 @mutable_record
@@ -128,7 +129,7 @@ class Gate:
             self._allowance.take()
         now = self._clock()
         try:
-            grant = self._read_grant(key_id, digest)
+            grant = self._read_grant(key_id, digest, self._now())
         except Unavailable:
             if verified is None:
                 self._allowance.give_back()

@@ -174,12 +174,7 @@ class Registry:
             NotServable: the version is rejected or archived.
             Unavailable: the table failed.
         """
-        pk = model_pk(model)
-        if isinstance(reference, int):
-            sk = version_sk(reference)
-        else:
-            sk = alias_sk(reference or DEFAULT_ALIAS)
-        meta, item, switch = self._table.get([(pk, "META"), (pk, sk), (switch_pk(model), "SWITCH")])
+        meta, item, switch = self._table.get(resolution_keys(model, reference))
         if meta is None:
             raise unknown_model(model)
         if item is None:
@@ -636,6 +631,16 @@ class Registry:
         It is retried because another transaction may hold the item for a moment.
         """
         self._table.transact([Put(item, {})])
+
+
+def resolution_keys(model: str, reference: int | str | None) -> list[tuple[str, str]]:
+    """Return the keys of the items that `Registry.resolve` reads first."""
+    pk = model_pk(model)
+    if isinstance(reference, int):
+        sk = version_sk(reference)
+    else:
+        sk = alias_sk(reference or DEFAULT_ALIAS)
+    return [(pk, "META"), (pk, sk), (switch_pk(model), "SWITCH")]
 
 
 def _days_after(at: str, days: int) -> int:

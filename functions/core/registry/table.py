@@ -53,6 +53,12 @@ class Table(Protocol):
         Items are in the order of `keys`.
         """
 
+    def get_valid(self, pk: str, sk: str, now_s: float) -> Item | None:
+        """Return an item unless its `valid_until` is past; None if missing.
+
+        Both look the same on the way to the caller: the table leaves out what is past.
+        """
+
     def query(self, pk: str, prefix: str) -> Iterable[Item]:
         """Return a partition's items whose sort key begins with `prefix`, ascending."""
 

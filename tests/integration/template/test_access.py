@@ -98,7 +98,11 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         "WriteLog": (LOGGING, {"InferLogs"}, set()),
     },
     "ManageFunctionRole": {
-        "Keys": ({"dynamodb:BatchGetItem", "dynamodb:PutItem"}, {"RegistryTable"}, {"KEY#*"}),
+        "Keys": (
+            {"dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem"},
+            {"RegistryTable"},
+            {"KEY#*"},
+        ),
         "ListKeys": ({"dynamodb:Query"}, {"RegistryTable/index/listing"}, {"KEY"}),
         "WriteLog": (LOGGING, {"ManageLogs"}, set()),
     },

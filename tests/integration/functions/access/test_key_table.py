@@ -1,5 +1,6 @@
 """Access keys on moto's DynamoDB, with the table that template.yaml declares."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,11 @@ from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.grants import Scope
 from functions.core.access.key_store import KeyStore
-from functions.core.access.keys import new_id, new_key, parse_key
+from functions.core.access.keys import new_id, new_key
 from functions.core.errors import Unauthenticated
 from local.aws.provision import Deployed
+
+VALUES = "ExpressionAttributeValues"  # of a request: the key's id and digest, and the time
 
 
 @pytest.fixture
@@ -71,27 +74,42 @@ def test_keys_are_listed_in_pages_of_any_size(store: KeyStore) -> None:
         assert sorted(listed) == sorted(ids)
 
 
-def test_unknown_and_wrong_keys_send_the_same_requests(
+def refused_keys(store: KeyStore) -> dict[str, str]:
+    """Return a well-formed key of each kind that is refused."""
+    key_id, _ = create(store)
+    revoked_id, revoked = create(store)
+    store.revoke(revoked_id, actor="anna")
+    replaced_id, replaced = create(store)
+    store.rotate(replaced_id, 0, actor="anna")
+    _, expired = store.create(
+        "ci", scopes=[Scope.INFER], models=["*"], actor="anna", valid_until=int(time.time()) + 1
+    )
+    time.sleep(1.1)  # until it has expired, by the clock of the gates below
+    kinds = {"unknown": new_key(new_id()), "wrong": new_key(key_id), "revoked": revoked}
+    return {**kinds, "replaced": replaced, "expired": expired}
+
+
+def test_refused_keys_send_the_same_requests_and_get_the_same_replies(
     client: Any, table: DynamoTable, store: KeyStore
 ) -> None:
-    """The replies are the same, too: no item, whether the id exists or not."""
-    key_id, text = create(store)
-    calls: list[tuple[str, list[str], bool]] = []
-
-    def count(params: dict[str, Any], model: Any, **_: Any) -> None:
-        [request] = params["RequestItems"].values()
-        calls.append((model.name, sorted(request["Keys"][0]), request["ConsistentRead"]))
-
+    """No item comes, whether the id or the secret exists or not."""
+    keys = refused_keys(store)
+    requests: list[Any] = []
     replies: list[Any] = []
-    client.meta.events.register("provide-client-params.dynamodb", count)
-    client.meta.events.register(
-        "after-call.dynamodb", lambda parsed, **_: replies.append(parsed["Responses"])
-    )
-    unknown, wrong = new_key(new_id()), new_key(key_id)
-    for key in (unknown, wrong):
+
+    def keep_request(params: dict[str, Any], model: Any, **_: Any) -> None:
+        values = {name: value for name, value in params.items() if name != VALUES}
+        requests.append((model.name, values, sorted(params[VALUES])))
+
+    def keep_reply(parsed: dict[str, Any], **_: Any) -> None:
+        replies.append((parsed["Items"], parsed["Count"], sorted(parsed)))
+
+    client.meta.events.register("provide-client-params.dynamodb", keep_request)
+    client.meta.events.register("after-call.dynamodb", keep_reply)
+    for key in keys.values():
         with pytest.raises(Unauthenticated):
             Gate(partial(read_grant, table), 60.0, Elapsed()).verify(key)
 
-    assert parse_key(wrong) == parse_key(text)
-    assert calls == [("BatchGetItem", ["pk", "sk"], True)] * 2
-    assert replies[0] == replies[1]
+    assert requests == [requests[0]] * len(keys)
+    assert replies == [replies[0]] * len(keys)
+    assert replies[0][:2] == ([], 0)

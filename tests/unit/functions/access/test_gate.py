@@ -32,7 +32,7 @@ class Registry:
         self.reads = 0
         self.broken = False
 
-    def __call__(self, key_id: str, sha256: str) -> Grant | None:
+    def __call__(self, key_id: str, sha256: str, now_s: float) -> Grant | None:
         self.reads += 1
         if self.broken:
             raise Unavailable("the registry does not answer; try again")
@@ -337,10 +337,10 @@ def test_reads_of_a_failing_registry_use_up_no_allowance(gate: Gate, registry: R
 def test_threads_with_the_same_key_read_once(registry: Registry, clock: Clock) -> None:
     reading, proceed = threading.Event(), threading.Event()
 
-    def slowly(key_id: str, sha256: str) -> Grant | None:
+    def slowly(key_id: str, sha256: str, now_s: float) -> Grant | None:
         reading.set()
         assert proceed.wait(PATIENCE_S)
-        return registry(key_id, sha256)
+        return registry(key_id, sha256, now_s)
 
     gate = Gate(slowly, SECONDS, clock)
     key = registry.add()

@@ -4,16 +4,27 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from functions.adapters.clock import utc_now
+from functions.adapters.dynamodb_table import ItemTable, marshal
 from functions.core.access.gate import Gate
+from functions.core.access.grant_items import read_grant
 from functions.core.access.grants import Grant, Scope
 from functions.core.access.keys import new_id, new_key
 from functions.core.errors import ModelNotFound
+from functions.core.registry.registry import Registry
+from functions.core.registry.resolver import Resolver
+from functions.core.serving.service import InferenceService
+from functions.infer.handler import InferHandler
 from functions.infer.prefetch import PrefetchingHandler
-from tests.data_plane import PATIENCE_S
+from tests.data_plane import PATIENCE_S, Client, DataPlane, rows
+from tests.fakes import MemoryTable
 
 INFER = {"httpMethod": "POST", "path": "/prod/v2/models/digits/versions/latest/infer"}
 
@@ -158,41 +169,82 @@ def test_an_import_error_is_raised_for_every_event() -> None:
 
 
 class Door:
-    """Reads of one key's permissions, which wait until the model is being resolved."""
+    """Reads of one key's permissions."""
 
     def __init__(self, grant: Grant | None) -> None:
         self.grant = grant
         self.reads = 0
-        self.resolving = threading.Event()
 
-    def __call__(self, key_id: str, sha256: str) -> Grant | None:
+    def __call__(self, key_id: str, sha256: str, now_s: float) -> Grant | None:
         self.reads += 1
-        assert self.resolving.wait(PATIENCE_S)
         return self.grant
 
 
 def prefetch_with_key(door: Door, **headers: str) -> Prefetching:
-    """Send a first request; the key is read while the model is resolved."""
+    """Send a first request with these headers; the handler is imported meanwhile."""
     prefetching = Prefetching(gate=Gate(door, 60.0, time.monotonic))
-    resolve = prefetching.resolve
-
-    def resolve_and_open(model: str, reference: Any) -> Any:
-        door.resolving.set()
-        return resolve(model, reference)
-
-    prefetching.resolve = resolve_and_open  # type: ignore[method-assign]
-    if not headers:
-        prefetching.importable.set()
+    prefetching.importable.set()
     prefetching.handler({**INFER, "headers": headers}, None)
     return prefetching
 
 
-def test_the_key_is_read_while_the_model_is_resolved() -> None:
+def test_a_model_is_loaded_for_a_key_that_may_infer() -> None:
     door = Door(Grant("a", frozenset({Scope.INFER}), ("digits",)))
     prefetching = prefetch_with_key(door, Authorization=f"Bearer {new_key(new_id())}")
 
     assert prefetching.loads == ["the version"]
     assert door.reads == 1
+
+
+class CountedCalls:
+    """DynamoDB client with the items of a fake table; keeps its operations."""
+
+    def __init__(self, table: MemoryTable) -> None:
+        self.table = table
+        self.operations: list[tuple[str, int]] = []  # with the number of keys
+
+    def __call__(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        keys = request["RequestItems"]["t"]["Keys"] if operation == "BatchGetItem" else []
+        self.operations.append((operation, len(keys)))
+        names = [(key["pk"]["S"], key["sk"]["S"]) for key in keys]
+        items = [marshal(item) for item in self.table.get(names) if item]
+        return {"Responses": {"t": items}} if keys else {"Items": []}
+
+
+def first_request(plane: DataPlane, key: str) -> tuple[int, list[tuple[str, int]]]:
+    """Send a first request; return its status and the operations of DynamoDB before it."""
+    calls = CountedCalls(plane.table)
+    table = ItemTable(calls, "t")
+    gate = Gate(partial(read_grant, table), 60.0, plane.clock, plane.unix_s)
+    resolver = Resolver(Registry(table, utc_now), 5.0, plane.clock)
+    service = InferenceService(plane.registry, resolver, plane.models, plane.statistics)
+    handler = PrefetchingHandler(
+        lambda: InferHandler(service, gate=gate, write=lambda _: None),
+        resolver,
+        plane.models,
+        gate,
+        table.read_ahead,
+    )
+    reply = Client(handler).post(
+        "/v2/models/digits/infer", rows([1, 2, 3]), headers={"x-api-key": key}
+    )
+    operations = list(calls.operations)
+    table.get([("MODEL#digits", "META")])
+    assert len(calls.operations) == len(operations) + 1  # nothing that was read ahead is left
+    return reply.status, operations
+
+
+def test_key_and_record_are_one_read_of_the_table(tmp_path: Path) -> None:
+    plane = DataPlane(tmp_path)
+    plane.register("digits")
+    good = plane.create_key(Scope.INFER)
+    expired = plane.create_key(Scope.INFER, valid_until=int(plane.unix_s()) + 1)
+    plane.clock.now += 2
+
+    # The key with META, alias and switch; then the version that the alias points at
+    assert first_request(plane, good) == (200, [("BatchGetItem", 4), ("BatchGetItem", 1)])
+    for key in (expired, new_key(new_id())):
+        assert first_request(plane, key) == (401, [("BatchGetItem", 4)])
 
 
 @pytest.mark.parametrize(
