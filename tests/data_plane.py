@@ -21,6 +21,7 @@ from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.protocol.tensors import Tensor
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.registry import Registry
+from functions.core.registry.releases import Releases
 from functions.core.registry.resolver import Resolver
 from functions.core.registry.version import Reason, Source, State, Version
 from functions.core.serving.model_cache import ModelCache
@@ -31,6 +32,7 @@ from tests.arrays import to_array, to_tensor
 from tests.fakes import MemoryBlobs, MemoryTable
 
 EPOCH_S = 1_795_334_330.0
+NOW = "2026-11-22T08:00:00.000Z"
 KEY_SECONDS = 60.0  # lifetime of a cached key
 PATIENCE_S = 60.0  # for another thread; only a broken test waits so long
 SIGNATURE = Signature(
@@ -140,9 +142,8 @@ class DataPlane:
         self.table, self.blobs = BrokenTable(), MemoryBlobs()
         self.runtime, self.clock = ScaleRuntime(), Clock()
         self.directory = directory
-        self.registry = Registry(
-            self.table, lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
-        )
+        self.registry = Registry(self.table, lambda: NOW, pause=lambda _: None)
+        self.releases = Releases(self.table, lambda: NOW, pause=lambda _: None)
         self.resolver = Resolver(self.registry, seconds, self.clock, chance=lambda: 0.0)
         self.gate = Gate(
             partial(read_grant, self.table), KEY_SECONDS, self.clock, self.unix_s, lambda: 0.0

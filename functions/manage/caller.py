@@ -9,7 +9,7 @@ from functions.core.access.gate import Gate
 from functions.core.access.grants import UNLIMITED, Grant
 from functions.core.errors import Forbidden
 from functions.core.names import is_model_name
-from functions.core.registry.registry import unknown_model
+from functions.core.registry.transactions import unknown_model
 from functions.manage.route import Route
 
 NOBODY = "anonymous"  # actor while the parameter Auth is none

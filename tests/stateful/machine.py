@@ -34,6 +34,7 @@ from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked
 from functions.core.registry.dead_letters import note_failure
 from functions.core.registry.reconciler import Limits, Reconciler
 from functions.core.registry.registry import Registry
+from functions.core.registry.releases import Releases
 from functions.core.registry.version import Version
 from functions.core.uploads import Form, Upload
 from functions.register.handler import RegisterHandler
@@ -157,9 +158,9 @@ class Machine(RuleBasedStateMachine):
         self.checker = Checker(cloud)
         self.violation: AssertionError | None = None
         cloud.applied = lambda _: self.check()
-        self.registry = Registry(
-            DynamoTable(cloud.dynamodb, cloud.table_name), cloud.now, pause=lambda _: None
-        )
+        table = DynamoTable(cloud.dynamodb, cloud.table_name)
+        self.registry = Registry(table, cloud.now, pause=lambda _: None)
+        self.releases = Releases(table, cloud.now, pause=lambda _: None)
         self.reconciler = Reconciler(
             self.registry,
             S3UploadListing(cloud.s3, cloud.artifacts),
@@ -285,7 +286,7 @@ class Machine(RuleBasedStateMachine):
         """Move an alias; an allowed move has to succeed without interference."""
         number, items = self.some_version(model, index)
         allowed = items.get(f"VERSION#{number:010d}", {}).get("state") == "READY"
-        self.call(lambda: self.registry.move_alias(model, alias, number, actor="me"), plan, allowed)
+        self.call(lambda: self.releases.move_alias(model, alias, number, actor="me"), plan, allowed)
 
     @rule(model=MODELS, index=INDEX, plan=PLANS)
     def archive(self, model: str, index: int, plan: dict[int, Fault]) -> None:
@@ -294,7 +295,7 @@ class Machine(RuleBasedStateMachine):
         targets = {item["version"] for item in aliases}
         state = items.get(f"VERSION#{number:010d}", {}).get("state", "PENDING")
         allowed = state != "PENDING" and number not in targets
-        self.call(lambda: self.registry.archive(model, number, actor="me"), plan, allowed)
+        self.call(lambda: self.releases.archive(model, number, actor="me"), plan, allowed)
 
     @rule(model=MODELS, alias=ALIASES, index=INDEX, number=EARLY)
     def archive_and_move_alias(self, model: str, alias: str, index: int, number: int) -> None:
@@ -314,7 +315,7 @@ class Machine(RuleBasedStateMachine):
             exists = f"ALIAS#{alias}" in self.cloud.rows().get(f"MODEL#{model}", {})
             self.call(lambda: self.registry.resolve(model, alias), plan, exists, always=True)
         else:
-            self.call(lambda: self.registry.rollback(model, alias, actor="me"), plan, allowed=False)
+            self.call(lambda: self.releases.rollback(model, alias, actor="me"), plan, allowed=False)
 
     def some_version(self, model: str, index: int) -> tuple[int, Mapping[str, Any]]:
         """Return the number of a version, or the next unused one, and the model's items."""

@@ -17,7 +17,9 @@ from functions.core.errors import Unavailable
 from functions.core.registration.registration import Registration
 from functions.core.registry.reconciler import Reconciler
 from functions.core.registry.registry import Registry
+from functions.core.registry.releases import Releases
 from functions.core.registry.table import Conflict, Put
+from functions.core.registry.transactions import Transactions
 from functions.core.registry.version import Blob, Version
 from functions.core.uploads import Upload
 from tests.stateful.machine import Watched
@@ -99,15 +101,15 @@ def lost_races_ignored() -> Iterator[None]:
 @contextmanager
 def aliases_read_before_meta() -> Iterator[None]:
     """Read the aliases before META, once for all attempts to archive."""
-    archive = Registry.archive
+    archive = Releases.archive
 
-    def archive_early(self: Registry, model: str, number: int, *, actor: str) -> Version:
+    def archive_early(self: Releases, model: str, number: int, *, actor: str) -> Version:
         aliases = self.aliases(model)
-        registry = copy.copy(self)
-        registry.aliases = lambda _: aliases  # type: ignore[method-assign]
-        return archive(registry, model, number, actor=actor)
+        releases = copy.copy(self)
+        releases.aliases = lambda _: aliases  # type: ignore[method-assign]
+        return archive(releases, model, number, actor=actor)
 
-    with mock.patch.object(Registry, "archive", archive_early):
+    with mock.patch.object(Releases, "archive", archive_early):
         yield
 
 
@@ -126,12 +128,12 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     ),
     "no condition on the revision": lambda: edited(
         (
-            Registry,
+            Transactions,
             "_commit",
             'Put(item, {"revision": revision} if meta else None)',
             "Put(item, {})",
         ),
-        (Registry, "_audit", "Put(item, None)", "Put(item, {})"),
+        (Transactions, "_transact", "*puts, audit]", "*puts, replace(audit, condition={})]"),
     ),
     "a lost race counts as won": lost_races_ignored,
     "finish without a state condition": lambda: edited(
@@ -143,7 +145,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         (S3Uploads, "_read_request", 'request["VersionId"] = pinned.version_id', "pass"),
     ),
     "an alias without the READY check": lambda: edited(
-        (Registry, "_move", "if version.state is not State.READY:", "if False:"),
+        (Releases, "_move", "if version.state is not State.READY:", "if False:"),
     ),
     "latest moves back": lambda: edited(
         (
@@ -172,10 +174,10 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "prod follows latest": lambda: edited(
         (Registry, "_moves_at_ready", 'if prod is None and not meta.get("ready", 0):', "if True:"),
     ),
-    "archive ignores aliases": lambda: edited((Registry, "archive", "if aliases:", "if False:")),
+    "archive ignores aliases": lambda: edited((Releases, "archive", "if aliases:", "if False:")),
     "archive reads the aliases before META": aliases_read_before_meta,
     "the audit record is dropped": lambda: edited(
-        (Registry, "_transact", "[guard, *puts, audit]", "[guard, *puts]")
+        (Transactions, "_transact", "[guard, *puts, audit]", "[guard, *puts]")
     ),
     "the record of a blob is not written": lambda: edited(
         (Registry, "_commit_ready", "[blob_put(blob) for blob in version.blobs]", "[]"),

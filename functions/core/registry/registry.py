@@ -1,50 +1,21 @@
-"""Model registry in one table: versions, aliases, audit trail, serving switches.
+"""Model registry: registration, resolving, reconciliation and serving switches.
 
-One table. `pk` is `MODEL#<model>`; `sk` is one of
-
-    META                    next version, revision, number of versions that were ever READY
-    SOURCE#<id>             version number of this upload; written once, never changed
-    VERSION#<10 digits>     PENDING -> READY or REJECTED -> ARCHIVED
-    ALIAS#<alias>           version that this alias points at
-    AUDIT#<12 digits>       change made by the revision of this number
-    FAILURE#<id>            why this upload last failed; a note outside the revisions, for 30 days
-
-and, outside the models' partitions,
-
-    pk = BLOB#<sha256>, sk = RECORD        some version refers to this blob; never removed
-    pk = SERVING#<model>, sk = SWITCH      served or not; the data plane may write it
-    pk = RECONCILE, sk = <walk>            position of the reconciler in its walk
-    pk = IGNORED, sk = <S3 key>            why this upload became no version, for 7 days
-
-Every write to a model is one transaction that moves META.revision from r to r + 1, on the
-condition that it is still r. Writes to one model are therefore serial, each has exactly one audit
-record, and a writer that loses a race reads again and decides again. Items read after META are no
-older than META, so either the decision made from both is still right or its transaction fails.
-Nothing here depends on a clock, except the order of uploads, which is by S3's.
+The layout of its table and the rules of its writes: `transactions.py`.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 from functions.core.errors import (
-    InvalidRequest,
     ModelNotFound,
     NotReady,
     NotServable,
-    StateConflict,
-    shown,
 )
-from functions.core.names import is_alias
 from functions.core.records import replace
 from functions.core.registry.contention import retried
 from functions.core.registry.items import (
-    alias_from_item,
     alias_put,
     alias_sk,
-    audit_put,
-    audit_to_log,
     blob_pk,
     blob_put,
     failure_from_item,
@@ -63,9 +34,16 @@ from functions.core.registry.items import (
     version_sk,
     version_to_item,
 )
-from functions.core.registry.table import Item, Put, Table
+from functions.core.registry.table import Item, Put
+from functions.core.registry.transactions import (
+    DEFAULT_ALIAS,
+    NEWEST_ALIAS,
+    Transactions,
+    because,
+    unknown_model,
+    unknown_version,
+)
 from functions.core.registry.version import (
-    Alias,
     Change,
     Failure,
     IsNewer,
@@ -76,59 +54,20 @@ from functions.core.registry.version import (
     Version,
 )
 
-DEFAULT_ALIAS = "prod"
-NEWEST_ALIAS = "latest"
-KEYS_AT_ONCE = 100  # limit of DynamoDB's BatchGetItem
 NOTE_DAYS = 30  # longer than the 14 days for which SQS keeps a dead letter
 IGNORED_DAYS = 7  # enough for an uploader to look
 IGNORED_LISTED = 100  # notes on ignored uploads in one answer
 IGNORED_READ = 1000  # notes that are looked through for those a caller may see
 
 
-class Registry:
-    """Model registry: versions, aliases, audit records and serving switches in a table.
+class Registry(Transactions):
+    """Model registry: what registration, inference and the reconciler read and write.
 
     Every method raises `Unavailable` if the table fails, and every write also if other writers
     interfere too often.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        now: Callable[[], str],
-        pause: Callable[[float], None] = time.sleep,
-        audit_log: Callable[[Item], None] = lambda _: None,
-    ) -> None:
-        """Use `table`, and pass each committed audit record to `audit_log`."""
-        self._table = table
-        self._now = now
-        self._pause = pause
-        self._audit_log = audit_log
-
     # --- reads
-
-    def version(self, model: str, number: int) -> Version | None:
-        """Return a model's version by number, or None if missing."""
-        [item] = self._table.get([(model_pk(model), version_sk(number))])
-        return version_from_item(item) if item else None
-
-    def versions(self, model: str) -> list[Version]:
-        """Return all versions of a model, oldest first, or an empty list."""
-        return [version_from_item(item) for item in self._table.query(model_pk(model), "VERSION#")]
-
-    def alias(self, model: str, name: str) -> Alias | None:
-        """Return a model's alias by name, or None if missing."""
-        [item] = self._table.get([(model_pk(model), alias_sk(name))])
-        return alias_from_item(item) if item else None
-
-    def aliases(self, model: str) -> dict[str, int]:
-        """Return a model's aliases as a dict of name to version number."""
-        items = self._table.query(model_pk(model), "ALIAS#")
-        return {item["alias"]: item["version"] for item in items}
-
-    def audit(self, model: str) -> list[Item]:
-        """Return the audit records of a model, oldest first."""
-        return list(self._table.query(model_pk(model), "AUDIT#"))
 
     def listing(self) -> Iterator[tuple[str, int, State, str]]:
         """Yield (model, version number, state, reason or "") of all versions, sorted."""
@@ -197,13 +136,6 @@ class Registry:
         return ModelNotFound(
             f"Request for unknown model: '{model}' {kind} '{reference}' is not found"
         )
-
-    def _stored(self, model: str, number: int) -> Version:
-        """Return a version that must exist because another item refers to it."""
-        version = self.version(model, number)
-        if version is None:
-            raise LookupError(f"the registry refers to version {number} of {model}: it is missing")
-        return version
 
     # --- registration
 
@@ -352,107 +284,6 @@ class Registry:
             moves[DEFAULT_ALIAS] = prod
         return moves
 
-    # --- aliases and archive
-
-    def move_alias(
-        self, model: str, name: str, number: int, *, actor: str, expected: int | None = None
-    ) -> Alias:
-        """Point a model's alias at a READY version.
-
-        Nothing changes if it points there already.
-
-        `expected` is the alias's revision as the caller saw it, 0 for an alias that did not exist,
-        None for any. `latest` follows the uploads and cannot be moved by callers.
-
-        Raises:
-            InvalidRequest: `name` is no alias, or `latest`.
-            ModelNotFound: no such model or version.
-            StateConflict: the version is not READY or is damaged, or the alias has moved meanwhile.
-            Unavailable: the table failed, or too many writers interfered.
-        """
-        return self._move(model, name, number, actor, expected, "move_alias")
-
-    def rollback(self, model: str, name: str, *, actor: str, expected: int | None = None) -> Alias:
-        """Point a model's alias back at its previous version.
-
-        A second rollback undoes the first.
-
-        Raises:
-            ModelNotFound: no such model, alias or version.
-            StateConflict: the alias has never moved; or as for `move_alias`.
-            InvalidRequest, Unavailable: as for `move_alias`.
-        """
-        alias = self.alias(model, name)
-        if alias is None:
-            raise ModelNotFound(
-                f"Request for unknown model: '{model}' alias {shown(name)} is not found"
-            )
-        if alias.previous is None:
-            raise StateConflict(
-                f"alias {name} of '{model}' has only ever pointed at version {alias.version}"
-            )
-        seen = alias.revision if expected is None else expected
-        return self._move(model, name, alias.previous, actor, seen, "rollback")
-
-    @retried
-    def _move(
-        self, model: str, name: str, number: int, actor: str, expected: int | None, action: str
-    ) -> Alias:
-        _check_movable(name)
-        meta, [item, target] = self._read_after_meta(model, alias_sk(name), version_sk(number))
-        if target is None:
-            raise _unknown_version(model, number)
-        alias = alias_from_item(item) if item else None
-        if alias and alias.version == number:
-            return alias
-        revision = alias.revision if alias else 0
-        if expected not in (None, revision):
-            raise StateConflict(
-                f"alias {name} of '{model}' is at revision {revision}, not {expected}: "
-                "look again, then move it"
-            )
-        version = version_from_item(target)
-        if version.state is not State.READY:
-            raise StateConflict(
-                f"version {number} of '{model}' is {version.state}, not READY{_because(version)}"
-            )
-        if version.damaged:
-            raise StateConflict(f"version {number} of '{model}' is damaged: {version.damaged}")
-        put = alias_put(model, name, number, item)
-        before = {"aliases": {name: alias.version if alias else None}}
-        change = Change(action, actor, number, before, {"aliases": {name: number}})
-        self._commit(model, meta, [put], change)
-        return alias_from_item(put.item)
-
-    @retried
-    def archive(self, model: str, number: int, *, actor: str) -> Version:
-        """Archive a READY or REJECTED version for good; its stored files remain.
-
-        Nothing changes if it is ARCHIVED already.
-
-        Raises:
-            ModelNotFound: no such model or version.
-            StateConflict: it is PENDING, or aliases point at it; the message names them.
-            Unavailable: the table failed, or too many writers interfered.
-        """
-        meta, [item] = self._read_after_meta(model, version_sk(number))
-        if item is None:
-            raise _unknown_version(model, number)
-        version = version_from_item(item)
-        if version.state is State.ARCHIVED:
-            return version
-        if version.state is State.PENDING:
-            raise StateConflict(
-                f"version {number} of '{model}' is PENDING: wait for the end of its registration"
-            )
-        aliases = [name for name, target in self.aliases(model).items() if target == number]
-        if aliases:
-            raise StateConflict(
-                f"version {number} of '{model}' has the aliases {', '.join(aliases)}: "
-                "move them first"
-            )
-        return self._update(meta, version, "archive", actor, state=State.ARCHIVED)
-
     # --- reconciliation
 
     def note_ignored(self, key: str, reason: Reason) -> None:
@@ -538,7 +369,7 @@ class Registry:
         """
         meta, [item] = self._read_after_meta(model, version_sk(number))
         if item is None:
-            raise _unknown_version(model, number)
+            raise unknown_version(model, number)
         version = version_from_item(item)
         if version.state is not State.READY or version.damaged == damage:
             return version
@@ -573,65 +404,6 @@ class Registry:
         change = Change("load" if serving else "unload", actor, None, before, after)
         self._transact(model, Put(item, {"revision": revision} if switch else None), [], change)
 
-    # --- transactions
-
-    def _read_after_meta(self, model: str, *sks: str) -> tuple[Item | None, list[Item | None]]:
-        """Read a model's META item, then the items with these sort keys.
-
-        If one of them changes in between, the transaction fails on META's revision.
-        """
-        pk = model_pk(model)
-        [meta] = self._table.get([(pk, "META")])
-        return meta, self._table.get([(pk, sk) for sk in sks])
-
-    def _read_all(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        starts = range(0, len(keys), KEYS_AT_ONCE)
-        batches = [self._table.get(keys[start : start + KEYS_AT_ONCE]) for start in starts]
-        return [item for batch in batches for item in batch]
-
-    def _update(
-        self, meta: Item | None, version: Version, action: str, actor: str, **changes: Any
-    ) -> Version:
-        """Commit changed fields of a version, unless its state has changed meanwhile."""
-        changed = replace(version, **changes)
-        old, new = version_to_item(version), version_to_item(changed)
-        before, after = ({name: item[name] for name in changes} for item in (old, new))
-        change = Change(action, actor, version.number, before, after)
-        self._commit(version.model, meta, [Put(new, {"state": old["state"]})], change)
-        return changed
-
-    def _commit(
-        self,
-        model: str,
-        meta: Item | None,
-        puts: Sequence[Put],
-        change: Change,
-        **counters: int,
-    ) -> None:
-        """Commit writes as a model's next revision, updating its META counters."""
-        key = {"pk": model_pk(model), "sk": "META", "model": model}
-        revision = meta["revision"] if meta else 0
-        item = {**key, **(meta or {}), **counters, "revision": revision + 1}
-        guard = Put(item, {"revision": revision} if meta else None)
-        self._transact(model, guard, puts, change)
-
-    def _transact(self, model: str, guard: Put, puts: Sequence[Put], change: Change) -> None:
-        """Commit a model's writes with their audit record in one transaction.
-
-        `guard` sets the revision that numbers the audit record.
-        """
-        audit = audit_put(guard.item["pk"], guard.item["revision"], change, self._now())
-        self._table.transact([guard, *puts, audit])
-        self._audit_log(audit_to_log(audit.item, model=model))
-
-    @retried
-    def _overwrite(self, _name: str, item: Item) -> None:
-        """Write an item unconditionally, without model revision or audit record.
-
-        It is retried because another transaction may hold the item for a moment.
-        """
-        self._table.transact([Put(item, {})])
-
 
 def resolution_keys(model: str, reference: int | str | None) -> list[tuple[str, str]]:
     """Return the keys of the items that `Registry.resolve` reads first."""
@@ -650,34 +422,12 @@ def _days_after(at: str, days: int) -> int:
     return int((datetime.fromisoformat(at) + timedelta(days=days)).timestamp())
 
 
-def _check_movable(name: str) -> None:
-    if not is_alias(name):
-        raise InvalidRequest(f"{shown(name)} is no alias: lower case, beginning with a letter")
-    if name == NEWEST_ALIAS:
-        raise InvalidRequest(
-            f"{NEWEST_ALIAS} is the READY version uploaded last, by itself; move another alias"
-        )
-
-
-def _because(version: Version) -> str:
-    return f": {version.reason.message}" if version.reason else ""
-
-
-def unknown_model(model: str) -> ModelNotFound:
-    """Return the error for a model that the caller may not know."""
-    return ModelNotFound(f"Request for unknown model: {shown(model)} is not found")
-
-
 def _refusal(version: Version) -> NotReady | NotServable:
     """Return the error for calling a model version that is not READY."""
     text = (
         f"Model version not ready: version {version.number} of '{version.model}' "
-        f"is {version.state}{_because(version)}"
+        f"is {version.state}{because(version)}"
     )
     if version.state is State.PENDING:
         return NotReady(text, retry_after_s=5)
     return NotServable(text)
-
-
-def _unknown_version(model: str, number: int) -> ModelNotFound:
-    return ModelNotFound(f"Request for unknown model: '{model}' version {number} is not found")

@@ -28,8 +28,9 @@ from functions.core.protocol.infer_reply import InferReply, encode_infer, reply_
 from functions.core.protocol.infer_request import InferRequest, parse_document
 from functions.core.protocol.signature import Signature
 from functions.core.protocol.tensors import Tensor, describe
-from functions.core.registry.registry import Registry, unknown_model
+from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
+from functions.core.registry.transactions import unknown_model
 from functions.core.registry.version import Resolved, State, Version
 from functions.core.serving import metadata
 from functions.core.serving.metadata import Document, require_signature

@@ -27,6 +27,7 @@ from functions.core.registration.registration import Registration
 from functions.core.registry.dead_letters import UNKNOWN, explain, note_failure
 from functions.core.registry.reconciler import Reconciler, upload_event
 from functions.core.registry.registry import Registry
+from functions.core.registry.releases import Releases
 from functions.core.registry.version import Blob, Reason, Source, State
 from functions.core.uploads import Upload
 from functions.reconcile.handler import ReconcileHandler
@@ -59,11 +60,9 @@ class World:
             variables["REGISTRATION_QUEUE_URL"],
             variables["DEAD_LETTERS_URL"],
         )
-        self.registry = Registry(
-            DynamoTable(boto3.client("dynamodb"), variables["REGISTRY_TABLE"]),
-            self.now,
-            lambda _: None,
-        )
+        table = DynamoTable(boto3.client("dynamodb"), variables["REGISTRY_TABLE"])
+        self.registry = Registry(table, self.now, lambda _: None)
+        self.releases = Releases(table, self.now, lambda _: None)
         self.blobs = S3Blobs(self.s3, self.serving, self.now)
         self.registration = Registration(
             self.registry, S3Uploads(self.s3), self.blobs, MemorySandbox(), read_manifest
@@ -314,8 +313,8 @@ def keys(world: World) -> set[str]:
 def test_a_blob_without_a_version_is_collected_after_a_day(world: World, tmp_path: Path) -> None:
     world.registration.register(world.upload("models/m/x.onnx"))
     world.registration.register(world.upload("models/m/x.onnx", scale_model(3.0)))
-    world.registry.move_alias("m", "prod", 2, actor="ann")
-    world.registry.archive("m", 1, actor="ann")
+    world.releases.move_alias("m", "prod", 2, actor="ann")
+    world.releases.archive("m", 1, actor="ann")
     kept = keys(world)
     orphan = store(world, b"from a worker that died", tmp_path)
     world.s3.put_object(Bucket=world.serving, Key="blobs/readme.txt", Body=b"no blob")
@@ -375,7 +374,7 @@ def test_a_missing_blob_flags_its_version_until_it_is_restored(world: World, blo
     assert damage(world) == f"{blob.name} is missing in storage"
     assert world.registry.version("m", 1).state is State.READY
     with pytest.raises(StateConflict, match="damaged"):
-        world.registry.move_alias("m", "canary", 1, actor="ann")
+        world.releases.move_alias("m", "canary", 1, actor="ann")
 
     world.s3.put_object(Bucket=world.serving, Key=blob.key, Body=content)
     assert world.reconciler.run().counts()["damaged"] == 0

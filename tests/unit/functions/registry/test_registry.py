@@ -1,61 +1,26 @@
 """Rules of the registry, on a table in memory."""
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from functions.core.errors import (
-    InvalidRequest,
     ModelNotFound,
     NotReady,
     NotServable,
-    StateConflict,
     Unavailable,
 )
-from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry.registry import Registry
 from functions.core.registry.table import Conflict, Item, Put
-from functions.core.registry.version import Blob, Failure, Reason, Source, State, Version
+from functions.core.registry.version import Blob, Failure, Reason, Source, State
 from tests.fakes import MemoryTable
-
-SIGNATURE = Signature(
-    (TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 2), ("no", "yes")),)
-)
-
-
-def make_registry(table: MemoryTable | None = None) -> Registry:
-    return Registry(
-        table or MemoryTable(), lambda: "2026-11-22T08:00:00.000Z", pause=lambda _: None
-    )
-
-
-def source(key: str, version: str = "v1") -> Source:
-    return Source("uploads", key, version)
-
-
-def ready(version: Version) -> Version:
-    files = (Blob("model.onnx", "ab" * 32, 10),)
-    return replace(
-        version,
-        state=State.READY,
-        files=files,
-        signature=SIGNATURE,
-        card={"task": "regression", "metrics": {"r2": 0.5}},
-        graph={"opset": 20},
-    )
-
-
-def rejected(version: Version) -> Version:
-    return replace(
-        version, state=State.REJECTED, reason=Reason("NOT_ONNX", "the file is no ONNX model")
-    )
+from tests.unit.functions.registry.versions import SIGNATURE, make_registry, ready, rejected, source
 
 
 def test_an_upload_becomes_one_version_however_often_it_is_claimed() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
 
     numbers = [registry.claim("m", source("a")).number for _ in range(5)]
 
@@ -64,7 +29,7 @@ def test_an_upload_becomes_one_version_however_often_it_is_claimed() -> None:
 
 
 def test_numbers_follow_the_claims_and_are_never_reused() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     registry.finish(rejected(registry.claim("m", source("a"))))
 
     assert registry.claim("m", source("b")).number == 2
@@ -74,7 +39,7 @@ def test_numbers_follow_the_claims_and_are_never_reused() -> None:
 
 
 def test_a_ready_version_comes_back_as_it_was_written() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     done = registry.finish(ready(registry.claim("m", source("a"))))
 
     assert registry.version("m", 1) == done
@@ -83,7 +48,7 @@ def test_a_ready_version_comes_back_as_it_was_written() -> None:
 
 
 def test_the_first_ready_version_is_prod_and_latest_follows() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     first, second, third = (registry.claim("m", source(key)) for key in "abc")
     registry.finish(rejected(first))
     registry.finish(ready(second))
@@ -93,7 +58,7 @@ def test_the_first_ready_version_is_prod_and_latest_follows() -> None:
 
 
 def test_latest_never_moves_back_when_an_older_upload_is_ready_later() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     first, second = registry.claim("m", source("a")), registry.claim("m", source("b"))
     registry.finish(ready(second))
     registry.finish(ready(first))
@@ -102,7 +67,7 @@ def test_latest_never_moves_back_when_an_older_upload_is_ready_later() -> None:
 
 
 def test_a_registration_ends_once() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     version = registry.claim("m", source("a"))
     registry.finish(ready(version))
 
@@ -113,7 +78,7 @@ def test_a_registration_ends_once() -> None:
 
 
 def test_every_change_has_one_audit_record_without_gaps() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     for key in "abc":
         registry.finish(ready(registry.claim("m", source(key))))
 
@@ -140,7 +105,7 @@ def test_every_change_has_one_audit_record_without_gaps() -> None:
 def test_a_reference_resolves_to_the_concrete_version(
     reference: int | str | None, alias: str | None
 ) -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     registry.finish(ready(registry.claim("m", source("a"))))
 
     resolved = registry.resolve("m", reference)
@@ -149,7 +114,7 @@ def test_a_reference_resolves_to_the_concrete_version(
 
 
 def test_unknown_models_versions_and_aliases_are_not_found() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     registry.finish(ready(registry.claim("m", source("a"))))
 
     for model, reference in [("nobody", None), ("m", 2), ("m", "staging")]:
@@ -158,7 +123,7 @@ def test_unknown_models_versions_and_aliases_are_not_found() -> None:
 
 
 def test_a_version_that_is_not_ready_says_why() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     first = registry.claim("m", source("a"))
     for reference in (1, None):
         with pytest.raises(NotReady, match="version 1 of 'm' is PENDING"):
@@ -174,7 +139,7 @@ def test_a_version_that_is_not_ready_says_why() -> None:
 
 
 def test_an_unloaded_model_is_not_served_until_it_is_loaded() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     registry.finish(ready(registry.claim("m", source("a"))))
 
     registry.serve("m", False)
@@ -187,7 +152,7 @@ def test_an_unloaded_model_is_not_served_until_it_is_loaded() -> None:
 
 
 def test_the_listing_names_every_version_with_its_reason() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     registry.finish(ready(registry.claim("b", source("b"))))
     registry.finish(rejected(registry.claim("a", source("a"))))
 
@@ -233,185 +198,11 @@ def test_a_write_that_loses_every_race_is_unavailable() -> None:
         make_registry(Hopeless()).claim("m", source("a"))
 
 
-# --- aliases and archive
-
-
-@pytest.fixture
-def registry() -> Registry:
-    """Model m: versions 1 and 2 READY, 3 REJECTED, 4 PENDING; prod → 1, latest → 2."""
-    registry = make_registry()
-    for key, end in (("a", ready), ("b", ready), ("c", rejected)):
-        registry.finish(end(registry.claim("m", source(key))))
-    registry.claim("m", source("d"))
-    return registry
-
-
-def test_an_alias_moves_and_keeps_its_previous_version(registry: Registry) -> None:
-    moved = registry.move_alias("m", "prod", 2, actor="ann")
-
-    assert (moved.version, moved.previous, moved.revision) == (2, 1, 2)
-    assert registry.alias("m", "prod") == moved
-    last = registry.audit("m")[-1]
-    assert (last["action"], last["actor"], last["version"]) == ("move_alias", "ann", 2)
-    assert (last["before"], last["after"]) == ({"aliases": {"prod": 1}}, {"aliases": {"prod": 2}})
-
-
-def test_a_new_alias_begins_at_revision_one(registry: Registry) -> None:
-    assert registry.move_alias("m", "canary", 2, actor="ann", expected=0).revision == 1
-
-
-def test_a_move_to_the_same_version_changes_nothing(registry: Registry) -> None:
-    before = registry.audit("m")
-
-    assert registry.move_alias("m", "prod", 1, actor="ann", expected=99).revision == 1
-    assert registry.audit("m") == before
-
-
-def test_a_move_from_an_outdated_revision_is_refused(registry: Registry) -> None:
-    registry.move_alias("m", "prod", 2, actor="ann", expected=1)
-
-    with pytest.raises(
-        StateConflict, match="alias canary of 'm' is at revision 0, not 1: look again"
-    ):
-        registry.move_alias("m", "canary", 2, actor="bob", expected=1)
-
-
-@pytest.mark.parametrize(
-    ("alias", "number", "error", "text"),
-    [
-        ("latest", 1, InvalidRequest, "latest is the READY version uploaded last, by itself"),
-        ("7", 1, InvalidRequest, "'7' is no alias"),
-        ("Prod\n", 1, InvalidRequest, "is no alias"),
-        ("prod", 9, ModelNotFound, "'m' version 9 is not found"),
-        (
-            "prod",
-            3,
-            StateConflict,
-            "version 3 of 'm' is REJECTED, not READY: the file is no ONNX model",
-        ),
-        ("prod", 4, StateConflict, "version 4 of 'm' is PENDING"),
-    ],
-)
-def test_moves_that_are_refused_change_nothing(
-    registry: Registry, alias: str, number: int, error: type[Exception], text: str
-) -> None:
-    before = registry.audit("m"), registry.aliases("m")
-
-    with pytest.raises(error, match=text):
-        registry.move_alias("m", alias, number, actor="ann")
-
-    assert (registry.audit("m"), registry.aliases("m")) == before
-
-
-def test_a_second_rollback_undoes_the_first(registry: Registry) -> None:
-    registry.move_alias("m", "prod", 2, actor="ann")
-
-    assert registry.rollback("m", "prod", actor="ann").version == 1
-    assert registry.rollback("m", "prod", actor="ann").version == 2
-    assert [record["action"] for record in registry.audit("m")[-2:]] == ["rollback"] * 2
-
-
-def test_a_rollback_needs_a_previous_version_that_is_ready(registry: Registry) -> None:
-    with pytest.raises(StateConflict, match="only ever pointed at version 1"):
-        registry.rollback("m", "prod", actor="ann")
-    with pytest.raises(ModelNotFound):
-        registry.rollback("m", "nowhere", actor="ann")
-    registry.move_alias("m", "prod", 2, actor="ann")
-    registry.archive("m", 1, actor="ann")
-
-    with pytest.raises(StateConflict, match="version 1 of 'm' is ARCHIVED"):
-        registry.rollback("m", "prod", actor="ann")
-
-
-def test_ready_and_rejected_versions_are_archived_once(registry: Registry) -> None:
-    registry.move_alias("m", "prod", 2, actor="ann")
-
-    for number in (1, 3, 1):
-        assert registry.archive("m", number, actor="ann").state is State.ARCHIVED
-
-    assert [record["action"] for record in registry.audit("m")[-3:]] == [
-        "move_alias",
-        "archive",
-        "archive",
-    ]
-    reason = Reason("NOT_ONNX", "the file is no ONNX model")
-    assert registry.version("m", 3).reason == reason  # kept after archiving
-    with pytest.raises(NotServable, match="version 1 of 'm' is ARCHIVED"):
-        registry.resolve("m", 1)
-    late_event = registry.claim("m", source("a"))
-    assert late_event.state is State.ARCHIVED
-
-
-def test_versions_with_an_alias_or_pending_are_not_archived(registry: Registry) -> None:
-    registry.move_alias("m", "canary", 1, actor="ann")
-
-    with pytest.raises(StateConflict, match="has the aliases canary, prod: move them first"):
-        registry.archive("m", 1, actor="ann")
-    with pytest.raises(StateConflict, match="version 4 of 'm' is PENDING"):
-        registry.archive("m", 4, actor="ann")
-    with pytest.raises(ModelNotFound):
-        registry.archive("m", 9, actor="ann")
-
-
-class InterruptedTable(MemoryTable):
-    """Table that calls `rival` once, before the read or write number `at` from now on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rival: Callable[[], object] | None = None
-        self.at = 0
-
-    def _tick(self) -> None:
-        self.at -= 1
-        if self.at == 0 and self.rival:
-            rival, self.rival = self.rival, None
-            rival()
-
-    def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
-        self._tick()
-        return super().get(keys)
-
-    def query(self, pk: str, prefix: str) -> Iterator[Item]:
-        self._tick()
-        return super().query(pk, prefix)
-
-    def transact(self, puts: Sequence[Put]) -> None:
-        self._tick()
-        super().transact(puts)
-
-
-@pytest.mark.parametrize("call", range(1, 6))
-@pytest.mark.parametrize("first", ["move", "archive"])
-def test_an_alias_never_ends_on_a_version_archived_meanwhile(first: str, call: int) -> None:
-    table = InterruptedTable()
-    registry = make_registry(table)
-    for key in "ab":
-        registry.finish(ready(registry.claim("m", source(key))))
-    registry.move_alias("m", "prod", 2, actor="ann")
-    actions: dict[str, Callable[[], object]] = {
-        "move": lambda: registry.move_alias("m", "prod", 1, actor="ann"),
-        "archive": lambda: registry.archive("m", 1, actor="bob"),
-    }
-    second = actions["archive" if first == "move" else "move"]
-    done = []
-
-    def attempt(action: Callable[[], object]) -> None:
-        with contextlib.suppress(StateConflict):
-            done.append(action())
-
-    table.rival, table.at = lambda: attempt(second), call
-    attempt(actions[first])
-
-    assert len(done) == 1 or table.rival is not None  # one of them was refused
-    assert registry.version("m", registry.aliases("m")["prod"]).state is State.READY
-    assert len(registry.audit("m")) == table.items["MODEL#m", "META"]["revision"]
-
-
 # --- repeated claims, damage, notes
 
 
 def test_a_version_that_is_claimed_again_counts_its_attempts() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
 
     attempts = [registry.claim("m", source("a")).attempts for _ in range(3)]
 
@@ -420,7 +211,7 @@ def test_a_version_that_is_claimed_again_counts_its_attempts() -> None:
 
 
 def test_two_workers_finish_a_version_once_and_count_both_attempts() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     slow, quick = registry.claim("m", source("a")), registry.claim("m", source("a"))
     registry.finish(ready(slow))
 
@@ -429,25 +220,8 @@ def test_two_workers_finish_a_version_once_and_count_both_attempts() -> None:
     assert [record["action"] for record in registry.audit("m")] == ["claim", "resume", "finish"]
 
 
-def test_a_damaged_version_is_served_and_gets_no_alias(registry: Registry) -> None:
-    registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
-    registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
-
-    assert registry.resolve("m", 2).version.damaged == "model.onnx is missing in storage"
-    with pytest.raises(StateConflict, match="version 2 of 'm' is damaged: model.onnx is missing"):
-        registry.move_alias("m", "prod", 2, actor="ann")
-
-    registry.mark_damaged("m", 2, None, actor="reconcile")
-    assert registry.move_alias("m", "prod", 2, actor="ann").version == 2
-    assert [record["action"] for record in registry.audit("m")[-3:]] == [
-        "damaged",
-        "mended",
-        "move_alias",
-    ]
-
-
 def test_a_ready_version_records_each_of_its_blobs_once() -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
     blob = Blob("model.onnx", "ab" * 32, 10)
     version = replace(
         ready(registry.claim("m", source("a"))),
@@ -554,7 +328,7 @@ def test_an_ignored_upload_that_becomes_a_version_is_listed_no_more() -> None:
 
 @pytest.mark.parametrize("key", ["models/m/" + "é" * 2000, "models/m/\ud800.pkl"])
 def test_a_key_that_no_object_can_have_is_noted_as_well_as_can_be(key: str) -> None:
-    registry = make_registry()
+    registry = make_registry(MemoryTable())
 
     registry.note_ignored(key, Reason("FOREIGN_FORMAT", "text"))
 

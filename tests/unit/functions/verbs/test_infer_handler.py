@@ -583,7 +583,7 @@ def test_only_a_version_that_may_become_ready_is_503(
     plane.reject("rejected")
     for _ in ("prod", "archived", "latest"):
         plane.register("archived")
-    plane.registry.archive("archived", 2, actor="ann")
+    plane.releases.archive("archived", 2, actor="ann")
     plane.clock.now += 10
     method = "POST" if route == "/infer" else "GET"
 
