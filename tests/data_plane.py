@@ -27,6 +27,7 @@ from functions.core.registry.version import Reason, Source, State, Version
 from functions.core.serving.model_cache import ModelCache
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
+from functions.core.usage.meter import Meter
 from functions.infer.handler import InferHandler
 from tests.arrays import to_array, to_tensor
 from tests.fakes import MemoryBlobs, MemoryTable
@@ -133,12 +134,28 @@ class Context:
         return self.remaining_ms
 
 
+class LaterContext(Context):
+    """Context of our runtime client, which runs tasks once the reply is posted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[Callable[[], object]] = []
+
+    def after(self, task: Callable[[], object]) -> None:
+        self.tasks.append(task)
+
+    def post(self) -> None:
+        for task in self.tasks:
+            task()
+
+
 class DataPlane:
     """Execution environment of the infer function, with the services it calls."""
 
     def __init__(
         self, directory: Path, *, seconds: float = 5.0, memory_bytes: int = 1 << 30
     ) -> None:
+        self.warnings: list[str] = []
         self.table, self.blobs = BrokenTable(), MemoryBlobs()
         self.runtime, self.clock = ScaleRuntime(), Clock()
         self.directory = directory
@@ -151,6 +168,13 @@ class DataPlane:
         self.keys = KeyStore(self.table, lambda: iso(int(self.unix_s() * 1000)))
         self.models = ModelCache(
             self.blobs, self.runtime, memory_bytes=memory_bytes, directory=directory
+        )
+        self.meter = Meter(
+            self.table,
+            clock=self.clock,
+            now=self.unix_s,
+            chance=lambda: 0.0,
+            warn=self.warnings.append,
         )
         self.statistics = Statistics()
         self.service = InferenceService(self.registry, self.resolver, self.models, self.statistics)
@@ -202,7 +226,8 @@ class DataPlane:
 
     def handler(self, **options: Any) -> InferHandler:
         """Return a handler that writes its log to `lines`."""
-        return InferHandler(self.service, write=self._read, **options)
+        options = {"meter": self.meter, "write": self._read, **options}
+        return InferHandler(self.service, **options)
 
     def _read(self, text: bytes) -> None:
         assert text.endswith(b"\n")

@@ -1,5 +1,6 @@
 """UTC time as ISO 8601 text, and a clock for elapsed time."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,16 @@ def utc_ago(seconds: float) -> str:
 
 # Seconds since boot, time in suspension included if possible.
 since_boot = partial(time.clock_gettime, _BOOT)
+
+
+def process_age_s() -> float:
+    """Return the seconds since this process started, 0 if the system does not say."""
+    try:
+        with open("/proc/self/stat", "rb") as stat:  # noqa: PTH123 (without importing pathlib)
+            fields = stat.read().rpartition(b")")[2].split()  # the name before may have spaces
+        return max(0.0, since_boot() - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 class Elapsed:

@@ -21,6 +21,7 @@ from functions.core.serving.http import HttpResponse, load_event, parse_event, r
 from functions.core.serving.paths import ROOT, requested_version
 from functions.core.serving.request_log import ModelMetrics, bug_line, request_line
 from functions.core.serving.service import InferenceService
+from functions.core.usage.meter import Meter
 from functions.infer.exchange import Exchange
 from functions.infer.responses import (
     HEADER_LOWER,
@@ -63,6 +64,7 @@ class InferHandler:
     It answers every event, in the event's form. An error that is no PlatformError is a bug: it is
     logged, and the environment continues.
 
+    `meter` counts inferences, and writes its counts after replies.
     `gate` checks access keys, if callers need any. `cors` permits web pages of other origins.
     `write` receives log lines, after the reply where the context offers that. Of the successful
     requests without a cold start, the share `sample_rate` is logged; every other request always is.
@@ -80,6 +82,7 @@ class InferHandler:
         self,
         service: InferenceService,
         *,
+        meter: Meter | None = None,
         gate: Gate | None = None,
         cors: Cors | None = None,
         inflated_limit: int = INFLATED_BYTES_MAX,
@@ -94,6 +97,7 @@ class InferHandler:
                 f"the sample rate of the log must be above 0 and at most 1, not {sample_rate}"
             )
         self._service = service
+        self._meter = meter
         self._gate = gate
         self._cors = cors
         self._inflated_limit = inflated_limit
@@ -113,8 +117,8 @@ class InferHandler:
         response = self._respond(exchange, event, context)
         cold = first or exchange.loaded
         response, reply = _finish(response, exchange, cold, isinstance(event, bytes))
-        self._log_request(exchange, response, cold, context)
-        exchange.body = b""  # the log line, written later, needs no body
+        self._finish_later(exchange, response, cold, context)
+        exchange.body = b""  # what is done later needs no body
         if exchange.code in SHORTAGES:
             self._after_shortage(reply, context)
         self._exchange = None
@@ -143,7 +147,7 @@ class InferHandler:
         exchange.bytes_in = size_bytes
         response = refusal(PayloadTooLarge(NO_ROOM % size_bytes, code="OUT_OF_MEMORY"), exchange)
         add_headers(response, exchange, first)
-        self._log_request(exchange, response, first, context)
+        self._finish_later(exchange, response, first, context)
         reply = response.to_bytes()
         self._after_shortage(reply, context)
         return reply
@@ -192,17 +196,30 @@ class InferHandler:
         exchange.lap("receive")
         return success(match.action(self._service, exchange), exchange.accept_encoding)
 
-    def _log_request(
+    def _finish_later(
         self, exchange: Exchange, response: HttpResponse, cold: bool, context: Any
     ) -> None:
-        rate = 1.0 if cold or response.status >= 300 else self._sample_rate
-        if rate != 1 and self._chance() >= rate:
-            return
+        """Log and count a request once its reply is posted."""
         latency_ns = time.perf_counter_ns() - exchange.began_ns
         size, status = len(response.body), response.status
-        _after_reply(
-            context, partial(self._write_line, exchange, status, latency_ns, cold, size, rate)
-        )
+        _after_reply(context, partial(self._finish, exchange, status, latency_ns, cold, size))
+
+    def _finish(
+        self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int
+    ) -> None:
+        rate = 1.0 if cold or status >= 300 else self._sample_rate
+        if rate == 1 or self._chance() < rate:
+            self._write_line(exchange, status, latency_ns, cold, size, rate)
+        if self._meter is not None:
+            if exchange.action == "infer":
+                _count(self._meter, exchange, status, latency_ns, cold, size)
+            self._flush(self._meter, exchange.request_id)
+
+    def _flush(self, meter: Meter, request_id: str) -> None:
+        try:
+            meter.flush_due()
+        except Exception as error:  # the edge: a bug of the meter does not change the reply
+            self._write(bug_line(error, request_id).encode() + b"\n")
 
     def _write_line(
         self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int, rate: float
@@ -221,6 +238,29 @@ class InferHandler:
             model_metrics=self._model_metrics,
         )
         self._write(line)
+
+
+def _count(
+    meter: Meter, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int
+) -> None:
+    """Count an inference that came to a version."""
+    resolved = exchange.resolved
+    if resolved is None:
+        return
+    meter.count(
+        resolved.version.model,
+        resolved.version.number,
+        resolved.alias or "",
+        exchange.grant.key_id,
+        exchange.traffic,
+        status,
+        latency_ns,
+        cold=cold,
+        bytes_in=exchange.bytes_in,
+        bytes_out=size,
+        inferences=exchange.inferences,
+        stages_ns=exchange.stages_ns,
+    )
 
 
 def _after_reply(context: Any, task: Callable[[], object]) -> None:

@@ -51,6 +51,7 @@ if initialization != "snap-start":
     dynamodb.preconnect()
     blobs.preconnect()
 
+import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -58,7 +59,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.adapters.aws_http.dynamodb import DynamoCalls
-from functions.adapters.clock import Elapsed, utc_now
+from functions.adapters.clock import Elapsed, process_age_s, utc_now
 from functions.adapters.dynamodb_table import ItemTable
 from functions.adapters.lazy_modules import defer_imports_of_orjson
 from functions.adapters.onnx.lazy import LazyRuntime
@@ -120,6 +121,13 @@ def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
         answer_and_exit(runtime_api, reply, context.aws_request_id)
 
 
+def warn(text: str) -> None:
+    """Write a warning as a JSON log line."""
+    import json
+
+    sys.stdout.write(json.dumps({"level": "WARNING", "message": text}) + "\n")
+
+
 def make() -> Handler:
     """Import the remaining modules and return the inference handler."""
     defer_imports_of_orjson()
@@ -127,13 +135,23 @@ def make() -> Handler:
     from functions.core.serving.cors import parse_origins
     from functions.core.serving.service import InferenceService
     from functions.core.serving.statistics import Statistics
+    from functions.core.usage.meter import Meter
     from functions.infer.handler import InferHandler
 
+    meter = Meter(
+        table,
+        float(os.environ.get("USAGE_FLUSH_SECONDS", "10")),
+        int(os.environ.get("USAGE_RETENTION_DAYS", "400")),
+        clock=Elapsed(),
+        start_s=lambda: init_s,
+        warn=warn,
+    )
     service = InferenceService(registry, resolver, models, Statistics())
     sample_rate = float(os.environ.get("LOG_SAMPLE_RATE", "1"))
     origins = os.environ.get("CORS_ORIGINS", "")
     handler = InferHandler(
         service,
+        meter=meter,
         gate=gate,
         cors=parse_origins(origins) if origins else None,
         sample_rate=sample_rate,
@@ -162,3 +180,5 @@ imports_in_init = initialization != "on-demand" or size_mb < MB_PER_CPU or bool(
 if imports_in_init:
     prefetching.wait()
 lambda_handler = prefetching
+# Lambda bills INIT by the millisecond, unless environments are started ahead.
+init_s = process_age_s() if initialization == "on-demand" else 0.0

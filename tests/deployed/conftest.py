@@ -22,6 +22,7 @@ DEPLOY_S = 600
 # Short delays, and an AWS that is none
 PARAMETERS = {
     "AliasCacheSeconds": "1",
+    "UsageFlushSeconds": "1",
     "KeyCacheSeconds": "1",
     "UploadGraceSeconds": "0",
     "PendingGraceSeconds": "0",

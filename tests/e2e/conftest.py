@@ -129,6 +129,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     parameters = {
         "RegistrationVisibilityTimeout": 20,  # longer than any registration, under load, too
         "AliasCacheSeconds": 1,
+        "UsageFlushSeconds": 1,
         "KeyCacheSeconds": 1,
         "UploadGraceSeconds": 0,
         "PendingGraceSeconds": 0,

@@ -58,12 +58,14 @@ class Call:
         "grant",
         "header_length",
         "headers",
+        "inferences",
         "lap_began_ns",
         "loaded",
         "model",
         "reference",
         "resolved",
         "stages_ns",
+        "traffic",
     )
 
     def __init__(self, model: str = "", body: bytes = b"", deadline: float | None = None) -> None:
@@ -76,6 +78,8 @@ class Call:
         self.grant = UNLIMITED  # permissions of the caller's access key
         # Recorded while the call is answered:
         self.resolved: Resolved | None = None
+        self.traffic = ""  # id of the alias's traffic object
+        self.inferences = 0  # rows of a successful run
         self.loaded = False  # the model had to be loaded for this call
         self.headers = NO_HEADERS  # response headers
         self.stages_ns: dict[str, int] = {}
@@ -272,6 +276,7 @@ class InferenceService:
         if decoder.batches and request.inputs:
             first = next(iter(request.inputs.values()))
             batch = first.shape[0]
+        call.inferences = batch
         stages = call.stages_ns
         self._statistics.add_success(
             version.model,

@@ -50,12 +50,14 @@ class Meter:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
+        start_s: Callable[[], float] = lambda: 0.0,
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Write to `table` every `seconds` of `clock`, which includes frozen time.
 
-        `now` returns Unix time, `chance` a number from 0 to 1. `warn` gets a sentence about counts
-        that are lost.
+        `now` returns Unix time, `chance` a number from 0 to 1. `start_s` returns the seconds that
+        this environment took to start, which count with the first request. `warn` gets a sentence
+        about counts that are lost.
         """
         self._table = table
         self._seconds = seconds
@@ -63,6 +65,7 @@ class Meter:
         self._clock = clock
         self._now = now
         self._chance = chance
+        self._start_s: Callable[[], float] | None = start_s
         self._warn = warn
         self._lock = threading.Lock()
         self._rows: dict[tuple[str, int, str, str, str], Counters] = {}
@@ -116,6 +119,9 @@ class Meter:
                 row.last_ms = int(self._now() * 1000)
             if has_quota:
                 self._quota_keys.add(key)
+            if self._start_s is not None:
+                row.ms += round(self._start_s() * 1000)
+                self._start_s = None
 
     def count_shadow(
         self,

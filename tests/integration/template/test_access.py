@@ -90,6 +90,7 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
             {"RegistryTable", "RegistryTable/index/listing"},
             set(),
         ),
+        "CountUsage": ({"dynamodb:UpdateItem"}, {"RegistryTable"}, {"USAGE#*"}),
         "ServingSwitch": (
             {"dynamodb:PutItem", "dynamodb:ConditionCheckItem"},
             {"RegistryTable"},

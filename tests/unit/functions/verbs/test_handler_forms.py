@@ -15,24 +15,9 @@ from functions.core.protocol.infer_reply import BINARY_BYTES_MAX, REPLY_BYTES_MA
 from functions.core.serving import http
 from functions.infer.handler import InferHandler
 from functions.infer.prefetch import PrefetchingHandler
-from tests.data_plane import Client, Context, DataPlane, reply_body, rows
+from tests.data_plane import Client, Context, DataPlane, LaterContext, reply_body, rows
 
 CHANGING = {"server-timing", "x-cold-start"}
-
-
-class LaterContext(Context):
-    """Context of our runtime client, which runs tasks once the reply is posted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tasks: list[Callable[[], object]] = []
-
-    def after(self, task: Callable[[], object]) -> None:
-        self.tasks.append(task)
-
-    def post(self) -> None:
-        for task in self.tasks:
-            task()
 
 
 @pytest.fixture
