@@ -36,7 +36,7 @@ since_boot = partial(time.clock_gettime, _BOOT)
 
 
 def process_age_s() -> float:
-    """Return the seconds since this process started, 0 if the system does not say."""
+    """Return the seconds since this process started, 0 if unknown."""
     try:
         with open("/proc/self/stat", "rb") as stat:  # noqa: PTH123 (without importing pathlib)
             fields = stat.read().rpartition(b")")[2].split()  # the name before may have spaces

@@ -118,7 +118,7 @@ class InferHandler:
         cold = first or exchange.loaded
         response, reply = _finish(response, exchange, cold, isinstance(event, bytes))
         self._finish_later(exchange, response, cold, context)
-        exchange.body = b""  # what is done later needs no body
+        exchange.body = b""  # log and meter need no body
         if exchange.code in SHORTAGES:
             self._after_shortage(reply, context)
         self._exchange = None

@@ -121,18 +121,12 @@ def end_if_starved(reply: dict[str, Any] | bytes, context: Any) -> None:
         answer_and_exit(runtime_api, reply, context.aws_request_id)
 
 
-def warn(text: str) -> None:
-    """Write a warning as a JSON log line."""
-    import json
-
-    sys.stdout.write(json.dumps({"level": "WARNING", "message": text}) + "\n")
-
-
 def make() -> Handler:
     """Import the remaining modules and return the inference handler."""
     defer_imports_of_orjson()
     runtime.import_runtime()
     from functions.core.serving.cors import parse_origins
+    from functions.core.serving.request_log import warning_line
     from functions.core.serving.service import InferenceService
     from functions.core.serving.statistics import Statistics
     from functions.core.usage.meter import Meter
@@ -144,7 +138,7 @@ def make() -> Handler:
         int(os.environ.get("USAGE_RETENTION_DAYS", "400")),
         clock=Elapsed(),
         start_s=lambda: init_s,
-        warn=warn,
+        warn=lambda text: sys.stdout.write(warning_line(text) + "\n"),
     )
     service = InferenceService(registry, resolver, models, Statistics())
     sample_rate = float(os.environ.get("LOG_SAMPLE_RATE", "1"))

@@ -120,6 +120,11 @@ def bug_line(error: BaseException, request_id: str) -> str:
     return json.dumps(line, separators=(",", ":"))
 
 
+def warning_line(text: str) -> str:
+    """Return the JSON log line of a warning that concerns no request."""
+    return json.dumps({"level": "WARNING", "message": text}, separators=(",", ":"))
+
+
 def _directive(by_model: bool, loaded: bool) -> orjson.Fragment:
     """Return the JSON that declares a log line's metrics to CloudWatch."""
     dimensions = [[], ["Model", "Alias"]] if by_model else [[]]
