@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from local.client import RunningStack
 from tests.e2e.conftest import Api
 
 GOOD = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
@@ -86,7 +87,16 @@ def test_a_path_outside_the_api_is_named_with_where_the_api_is(api: Api) -> None
     reply = api.call("POST", "/nothing", body())
 
     assert reply.status == 403  # API Gateway cannot tell it from an unsigned request
-    assert "/v2" in reply.json["error"]
+    assert "/live/v2 and /live/api/v1" in reply.json["error"]
+    assert "signed" not in reply.json["error"]  # this stack takes keys
+
+
+def test_the_api_without_its_stage_says_where_the_stage_is(stack: RunningStack) -> None:
+    """On AWS, API Gateway answers such a request by itself: Forbidden."""
+    url = stack.api_url.removesuffix("/live")
+    reply = Api(url, None, "", None).call("GET", "/v2/models")
+
+    assert (reply.status, "/live/v2" in reply.json["error"]) == (403, True)
 
 
 @pytest.mark.parametrize("version", ["0", "01", "-1", "1.5", "Prod", "9" * 11])

@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from functions.core.errors import InvalidRequest, shown
@@ -22,6 +23,13 @@ from functions.core.records import mutable_record, record
 
 HEADER = "Inference-Header-Content-Length"
 TIMEOUT_US_MAX = 2**63
+EXAMPLE_INPUTS = 3  # inputs in the example that an error gives
+# Fields in which other protocols have their tensors
+FOREIGN_FIELDS = {
+    "instances": "KServe's protocol 1 and TensorFlow Serving",
+    "dataframe_split": "MLflow",
+    "dataframe_records": "MLflow",
+}
 _BINARY_HINT = (
     f"; when tensors follow the JSON as bytes, the header {HEADER} must hold the length of the JSON"
 )
@@ -333,6 +341,8 @@ def named_entries(
     """
     entries = document.get(f"{kind}s")
     if entries is None:
+        if kind == "input":
+            _check_not_foreign(document, declared)
         return []
     if type(entries) is not list:
         raise InvalidRequest(f"{kind}s must be a list, not {describe(entries)}")
@@ -349,6 +359,21 @@ def named_entries(
             raise InvalidRequest(f"{kind} {shown(name)} is given twice")
         named[name] = declared[name], entry
     return list(named.values())
+
+
+def _check_not_foreign(document: Mapping[str, Any], declared: Mapping[str, TensorSpec]) -> None:
+    """Refuse a request of another protocol, with an example of this one."""
+    for field, protocol in FOREIGN_FIELDS.items():
+        if field in document:
+            entries = [
+                f'{{"name": {json.dumps(spec.name)}, "datatype": "{spec.datatype}", '
+                f'"shape": {[max(size, 1) for size in spec.shape]}, "data": [...]}}'
+                for spec in islice(declared.values(), EXAMPLE_INPUTS)
+            ]
+            raise InvalidRequest(
+                f"{field} is a field of {protocol}: "
+                f'send {{"inputs": [{", ".join(entries)}]}}, as the Open Inference Protocol has it'
+            )
 
 
 def _listed(names: Collection[str]) -> str:

@@ -106,4 +106,6 @@ def match(method: str, path: str) -> Match:
         methods = tuple(dict.fromkeys(allowed))
         text = f"this path takes {' or '.join(methods)}, not {shown(method)}"
         raise MethodNotAllowed(text, allow=methods)
-    raise PathNotFound(f"there is nothing at {shown(path)}; the API is under {ROOT}")
+    raise PathNotFound(
+        f"there is nothing at {shown(path)}; the API is under {ROOT} and, for its control, /api/v1"
+    )

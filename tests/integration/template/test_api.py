@@ -1,19 +1,31 @@
 """template.yaml after the SAM transform: methods, replies, throttling and log of the API."""
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from functions.core.access.auth import Auth
+from functions.core.access.grants import Scope
+from functions.core.access.keys import parse_key
+from tests.control_plane import ControlPlane
+from tests.data_plane import Client, DataPlane, rows
 from tests.integration.template.transformed import Deployment, of_type
 
 
+def api_body(deployment: Deployment) -> dict[str, Any]:
+    """Return the OpenAPI document of a stack's API."""
+    [api] = of_type(deployment.resources, "AWS::ApiGateway::RestApi").values()
+    return dict(api["Body"])
+
+
 @pytest.fixture
-def body(resources: dict[str, Any]) -> dict[str, Any]:
+def body(deployment: Deployment) -> dict[str, Any]:
     """OpenAPI document of the API."""
-    [api] = of_type(resources, "AWS::ApiGateway::RestApi").values()
-    return api["Body"]
+    return api_body(deployment)
 
 
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
@@ -82,24 +94,34 @@ def test_the_api_may_call_its_functions_and_nothing_else_may(resources: dict[str
         assert "${__ApiId__}" in json.dumps(permission["SourceArn"])
 
 
-def test_every_gateway_response_has_the_protocols_error_shape(body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("auth", ["keys", "iam"])
+def test_every_gateway_response_has_the_protocols_error_shape(
+    deployment: Deployment, auth: str
+) -> None:
+    body = api_body(deployment.with_parameters(Auth=auth))
     responses = body["x-amazon-apigateway-gateway-responses"]
     needed = {"DEFAULT_4XX", "DEFAULT_5XX", "MISSING_AUTHENTICATION_TOKEN", "REQUEST_TOO_LARGE"}
     assert needed <= responses.keys()
     for response in responses.values():
         template = response["responseTemplates"]["application/json"]
-        filled = template.replace("$context.error.messageString", '"text"')
+        text = template["Fn::Sub"] if isinstance(template, dict) else template
+        filled = text.replace("$context.error.messageString", '"text"')
         assert list(json.loads(filled)) == ["error"]
 
 
-def test_an_unsigned_request_is_told_to_sign(body: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("auth", "is_told"), [("keys", False), ("none", False), ("iam", True)])
+def test_a_caller_is_told_to_sign_where_signatures_are_needed(
+    deployment: Deployment, auth: str, is_told: bool
+) -> None:
     # API Gateway calls an unknown path and an unsigned request the same.
+    body = api_body(deployment.with_parameters(Auth=auth))
     response = body["x-amazon-apigateway-gateway-responses"]["MISSING_AUTHENTICATION_TOKEN"]
-    text = json.loads(response["responseTemplates"]["application/json"])["error"]
+    text = json.loads(response["responseTemplates"]["application/json"]["Fn::Sub"])["error"]
 
     assert response["statusCode"] == "403"
-    assert "not signed with AWS Signature 4" in text
+    assert ("not signed with AWS Signature 4" in text) == is_told
     assert "nothing at this path" in text
+    assert "/${StageName}/v2 and /${StageName}/api/v1" in text
 
 
 def test_a_throttled_caller_learns_when_to_retry(body: dict[str, Any]) -> None:
@@ -138,9 +160,45 @@ def access_logs(resources: dict[str, Any]) -> dict[str, Any]:
     return dict(resources["AccessLogs"]["Properties"])
 
 
-def test_a_line_of_the_access_log_is_json_without_headers(deployment: Deployment) -> None:
+def access_line(deployment: Deployment) -> dict[str, str]:
+    """Return the format of a line in the access log."""
     stage = deployment.with_parameters(AccessLog="on").resources["ApiStage"]["Properties"]
-    line = json.loads(stage["AccessLogSetting"]["Format"])
+    return dict(json.loads(stage["AccessLogSetting"]["Format"]))
+
+
+def function_lines(tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return log lines of infer and manage for requests with a key, and the key's id."""
+    plane = DataPlane(tmp_path)
+    plane.register("m")
+    key = plane.create_key(Scope.INFER)
+    client = Client(plane.handler(gate=plane.gate))
+    client.post("/v2/models/m/infer", rows([1, 2, 3]), headers={"x-api-key": key})
+    control = ControlPlane(Auth.KEYS)
+    control.client.get("/api/v1/keys", headers={"x-api-key": key})
+    return plane.lines[-1], control.lines[-1], str(parse_key(key))
+
+
+def test_the_documented_query_joins_the_access_log_with_the_keys(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    page = Path("docs/operations.md").read_text()
+    [query] = re.findall(r"^filter ispresent\(request_id\) .*$", page, re.MULTILINE)
+    arguments = re.findall(r"(?:max|coalesce|ispresent)\(([a-z_, ]+)\)", query)
+    fields = {name for text in arguments for name in text.split(", ")}
+    access = access_line(deployment)
+    infer, manage, key_id = function_lines(tmp_path)
+
+    assert query.endswith(" by request_id")
+    assert {"request_id", "ip", "path", "key", "actor"} <= fields
+    assert fields <= access.keys() | infer.keys() | manage.keys()
+    assert {"key", "actor"}.isdisjoint(access)  # the functions alone know the key
+    assert infer["key"] == key_id
+    assert access["request_id"] == "$context.requestId"  # the event's requestContext.requestId
+    assert infer["request_id"] == manage["request_id"] == "the-request"
+
+
+def test_a_line_of_the_access_log_is_json_without_headers(deployment: Deployment) -> None:
+    line = access_line(deployment)
 
     assert {"request_id", "status", "caller"} <= line.keys()
     for value in line.values():  # a header or a query string can hold a key

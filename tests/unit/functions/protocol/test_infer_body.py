@@ -559,6 +559,12 @@ BAD: Mapping[str, tuple[object, str]] = {
     "a string": ("x", "the body must be a JSON object, not the string 'x'"),
     "a constant": (math.nan, "the body must be a JSON object, not NaN"),
     "nothing": ({}, "missing input 'numbers': the model takes 'numbers', 'name'"),
+    "another protocol's": (
+        {"instances": [[1.0]]},
+        "instances is a field of KServe's protocol 1 and TensorFlow Serving: "
+        'send {"inputs": [{"name": "numbers", "datatype": "FP32", "shape": [',
+    ),
+    "MLflow's": ({"dataframe_split": {}}, "dataframe_split is a field of MLflow: send"),
     "integer id": (document(id=7), "id must be a string, not 7"),
     "null inputs": (document(inputs=None), "missing input 'numbers'"),
     "constant as id": (document(id=math.nan), "id must be a string, not NaN"),
