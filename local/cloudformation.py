@@ -166,6 +166,8 @@ class Document:
                 return values[name]
         if self._kind(name, location) == "AWS::SQS::Queue":
             return f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{self.physical_name(name)}"
+        if self._kind(name, location) == "AWS::Serverless::StateMachine":
+            return self._attribute(name, "Arn", location)
         return self.physical_name(name)
 
     def physical_name(self, name: str) -> str:
@@ -182,6 +184,8 @@ class Document:
                 key, default = "TableName", prefixed
             case "AWS::Logs::LogGroup":
                 key, default = "LogGroupName", prefixed
+            case "AWS::Serverless::StateMachine":
+                key, default = "Name", prefixed
             case _:
                 return name
         return str(self.resolve(properties.get(key, default), f"Resources.{name}.Properties.{key}"))
@@ -193,6 +197,9 @@ class Document:
             "AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{physical}",
             "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{physical}",
             "AWS::Serverless::Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{physical}",
+            "AWS::Serverless::StateMachine": (
+                f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{physical}"
+            ),
             "AWS::Logs::LogGroup": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{physical}:*",
             "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{self.stack_name}-{physical}",
         }
@@ -205,6 +212,7 @@ class Document:
             ("AWS::S3::Bucket", "DomainName"): f"{physical}.s3.amazonaws.com",
             ("AWS::S3::Bucket", "RegionalDomainName"): f"{physical}.s3.{REGION}.amazonaws.com",
             ("AWS::Serverless::Api", "RootResourceId"): "root",
+            ("AWS::Serverless::StateMachine", "Name"): physical,
         }
         if (kind, attribute) not in attributes:
             raise TemplateError(

@@ -1,4 +1,4 @@
-"""Create the template's buckets, queues, tables and notifications with boto3."""
+"""Create the template's buckets, queues, tables and state machines with boto3."""
 
 import json
 import re
@@ -42,7 +42,7 @@ class Deployed:
 def provision(
     template: Template, session: Any, endpoint_url: str | None = None, api_origin: str | None = None
 ) -> Deployed:
-    """Create the template's queues, tables and buckets; return its outputs.
+    """Create the template's queues, tables, buckets and state machines; return its outputs.
 
     `session` is a boto3.Session. `api_origin`, e.g. http://127.0.0.1:8080, replaces the API's host
     in the outputs. Bucket policies, encryption, lifecycles and alarms are skipped; moto ignores
@@ -58,6 +58,7 @@ def provision(
     template = template.with_references(queue_urls)
     make_tables(template, client("dynamodb"))
     make_buckets(template, client("s3"))
+    make_state_machines(template, client("stepfunctions"))
     outputs = dict(template.outputs)
     if api_origin is not None and template.api is not None:
         pattern = rf"^https://{re.escape(template.api.id)}\.execute-api\.[^/]+"
@@ -122,6 +123,18 @@ def make_buckets(template: Template, s3: Any) -> None:
             s3.put_bucket_notification_configuration(
                 Bucket=bucket, NotificationConfiguration={"QueueConfigurations": notifications}
             )
+
+
+def make_state_machines(template: Template, stepfunctions: Any) -> None:
+    """Create the template's Step Functions state machines."""
+    for name in template.resources("AWS::Serverless::StateMachine"):
+        properties = template.properties(name)
+        stepfunctions.create_state_machine(
+            name=template.physical_name(name),
+            definition=json.dumps(properties["Definition"]),
+            roleArn=properties["Role"],
+            type=properties.get("Type", "STANDARD"),
+        )
 
 
 def queue_notifications(bucket_properties: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
     python -m local.aws.server --port 5000
 
-Prints {"port": …} once it listens. `local.aws.training_jobs` makes SageMaker jobs run.
+Prints {"port": …} once it listens. `local.aws.training_jobs` makes SageMaker jobs run, and
+`local.aws.state_machines` Step Functions.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from unittest import mock
 from urllib.parse import quote_plus
 
 from functions.adapters.memory import keep_one_heap, mmap_large_allocations
+from local.aws import state_machines
 
 HOST = "127.0.0.1"
 OBJECT_BYTES_IN_MEMORY = 64 * 1024  # a larger object is a file in TMPDIR without a name
@@ -165,6 +167,7 @@ def main() -> None:
     os.environ["AWS_ENDPOINT_URL"] = f"http://{HOST}:{server.server_port}"
     os.environ["MOTO_PORT"] = str(server.server_port)
     with objects_on_disk(), as_aws_notifies(), moves_messages(), one_table_request_at_a_time():
+        state_machines.install()
         if importlib.util.find_spec("local.aws.training_jobs"):
             importlib.import_module("local.aws.training_jobs").install()
         print(json.dumps({"port": server.server_port}), flush=True)
