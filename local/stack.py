@@ -189,7 +189,7 @@ class Stack:
                 "AWS_DEFAULT_REGION": REGION,
                 "AWS_REGION": REGION,
                 "MAYFLY_STATE_DIR": str(self.settings.state_dir.resolve()),
-                "MAYFLY_LAMBDA_URL": self.lambda_url,  # of tasks of state machines
+                "MAYFLY_LAMBDA_URL": self.lambda_url,  # invokes functions for state machines
                 "TMPDIR": str(work_dir),
             }
             process = await asyncio.create_subprocess_exec(

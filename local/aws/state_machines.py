@@ -1,4 +1,4 @@
-"""Execution of Step Functions state machines by moto, with Lambda tasks in our environments.
+"""Step Functions executed by moto, with Lambda tasks in our environments.
 
 moto interprets the states by itself, but hands a Lambda task to its own Lambda, which needs Docker.
 
@@ -24,11 +24,8 @@ def install(lambda_url: str | None = None) -> None:
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
     url = lambda_url or os.environ.get("MAYFLY_LAMBDA_URL", "")
 
-    def client_for(service: str, region: str, state_credentials: Any = None) -> Any:
-        return _lambda_client(url, region)
-
     moto_tasks: Any = lambda_eval_utils
-    moto_tasks.boto_client_for = client_for
+    moto_tasks.boto_client_for = lambda region, **_: _lambda_client(url, region)
 
 
 @lru_cache(maxsize=1)

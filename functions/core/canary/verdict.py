@@ -1,0 +1,81 @@
+"""Verdict on a canary: wait, step, promote or roll back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from functions.core.canary.judge import Arm, Limits, find_harm
+from functions.core.traffic.canary import Canary
+
+
+class Action(StrEnum):
+    """Change of a canary, as its audit record names it."""
+
+    WAIT = "wait"
+    STEP = "step_canary"
+    PROMOTE = "promote_canary"
+    ROLL_BACK = "roll_back_canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Action with its reason, in words and numbers."""
+
+    action: Action
+    text: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def judge(canary: Canary, stable: Arm, candidate: Arm, now: str) -> Verdict:
+    """Judge a canary by the counters of its present step.
+
+    Harm is acted upon at once, also before the smallest number of requests. A canary without
+    enough of them is rolled back at its maximum age: nothing is promoted unseen.
+    """
+    settings, numbers = canary.settings, counts(stable, candidate)
+    limits = Limits(settings.latency_factor, settings.error_margin, settings.max_disagreement)
+    harm = find_harm(
+        stable, candidate, weight=canary.percent / 100, steps=len(settings.steps), limits=limits
+    )
+    if harm is not None:
+        return Verdict(Action.ROLL_BACK, harm.text, {**numbers, "test": harm.test, **harm.numbers})
+    text = f"no difference found after {_progress(canary, stable, candidate)}"
+    if samples(stable, candidate) >= settings.min_samples and _is_baked(canary, now):
+        action = Action.PROMOTE if canary.is_last_step else Action.STEP
+        return Verdict(action, text, numbers)
+    if canary.age_s(now) >= settings.max_age_seconds:
+        days = settings.max_age_seconds / 86_400
+        return Verdict(Action.ROLL_BACK, f"too few requests in {days:.3g} days: {text}", numbers)
+    return Verdict(Action.WAIT, text, numbers)
+
+
+def samples(stable: Arm, candidate: Arm) -> int:
+    """Return the number of requests that each of two versions has had."""
+    return min(stable.requests, candidate.requests)
+
+
+def counts(stable: Arm, candidate: Arm) -> dict[str, int]:
+    """Return the counters that a verdict rests on, for the audit record."""
+    numbers = {
+        "stable_requests": stable.requests,
+        "stable_errors": stable.errors,
+        "candidate_requests": candidate.requests,
+        "candidate_errors": candidate.errors,
+    }
+    if candidate.compared:
+        numbers |= {"compared": candidate.compared, "disagreed": candidate.disagreed}
+    return numbers
+
+
+def _is_baked(canary: Canary, now: str) -> bool:
+    return canary.baked_s(now) >= canary.settings.bake_seconds
+
+
+def _progress(canary: Canary, stable: Arm, candidate: Arm) -> str:
+    """Return e.g. "120 of about 500 requests in step 1 of 2"."""
+    settings = canary.settings
+    count, goal = samples(stable, candidate), settings.min_samples
+    requests = f"{count:,} of about {goal:,}" if count < goal else f"{count:,}"
+    step = f"step {canary.step + 1} of {len(settings.steps)} ({canary.percent} %)"
+    return f"{requests} requests in {step}"
