@@ -104,9 +104,9 @@ def aliases_read_before_meta() -> Iterator[None]:
     archive = Releases.archive
 
     def archive_early(self: Releases, model: str, number: int, *, actor: str) -> Version:
-        aliases = self.aliases(model)
+        aliases = self.all_aliases(model)
         releases = copy.copy(self)
-        releases.aliases = lambda _: aliases  # type: ignore[method-assign]
+        releases.all_aliases = lambda _: aliases  # type: ignore[method-assign]
         return archive(releases, model, number, actor=actor)
 
     with mock.patch.object(Releases, "archive", archive_early):
@@ -145,7 +145,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         (S3Uploads, "_read_request", 'request["VersionId"] = pinned.version_id', "pass"),
     ),
     "an alias without the READY check": lambda: edited(
-        (Releases, "_move", "if version.state is not State.READY:", "if False:"),
+        (Releases, "_move", "if alias is None or alias.version != number:", "if False:"),
     ),
     "latest moves back": lambda: edited(
         (
@@ -174,7 +174,9 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "prod follows latest": lambda: edited(
         (Registry, "_moves_at_ready", 'if prod is None and not meta.get("ready", 0):', "if True:"),
     ),
-    "archive ignores aliases": lambda: edited((Releases, "archive", "if aliases:", "if False:")),
+    "archive ignores aliases": lambda: edited(
+        (Releases, "archive", "_check_unused(version, self.all_aliases(model))", "pass"),
+    ),
     "archive reads the aliases before META": aliases_read_before_meta,
     "the audit record is dropped": lambda: edited(
         (Transactions, "_transact", "[guard, *puts, audit]", "[guard, *puts]")

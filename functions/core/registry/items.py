@@ -6,7 +6,7 @@ Attribute names are stored data: changing one needs a migration of the table.
 import json
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from functions.core.protocol.signature import Signature
 from functions.core.records import replace
@@ -21,6 +21,9 @@ from functions.core.registry.version import (
     State,
     Version,
 )
+
+if TYPE_CHECKING:
+    from functions.core.traffic.traffic import Traffic
 
 
 def model_pk(model: str) -> str:
@@ -93,17 +96,27 @@ def ignored_clear(item: Item | None) -> list[Put]:
 def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
     """Return the conditional DynamoDB write that points an alias at a version.
 
-    Its condition is that the alias's item is still `stored`.
+    Its condition is that the alias's item is still `stored`. All requests go to the version: a
+    traffic object ends. A move to the version itself keeps the previous one.
     """
+    previous = stored["version"] if stored else None
+    if stored and previous == number:
+        previous = stored["previous"]
     item = {
         "pk": model_pk(model),
         "sk": alias_sk(alias),
         "alias": alias,
         "version": number,
-        "previous": stored["version"] if stored else None,
+        "previous": previous,
         "revision": stored["revision"] + 1 if stored else 1,
     }
     return Put(item, {"revision": stored["revision"]} if stored else None)
+
+
+def traffic_put(stored: Item, traffic: Item | None) -> Put:
+    """Return the conditional DynamoDB write of an alias's traffic object."""
+    item = {**stored, "traffic": traffic, "revision": stored["revision"] + 1}
+    return Put(item, {"revision": stored["revision"]})
 
 
 def source_put(model: str, source: Source, number: int) -> Put:
@@ -118,7 +131,18 @@ def blob_put(blob: Blob) -> Put:
 
 def alias_from_item(item: Item) -> Alias:
     """Parse a model's alias from its DynamoDB item."""
-    return Alias(item["alias"], item["version"], item["previous"], item["revision"])
+    traffic = traffic_from_item(item)
+    return Alias(item["alias"], item["version"], item["previous"], item["revision"], traffic)
+
+
+def traffic_from_item(item: Item) -> "Traffic | None":
+    """Parse an alias's traffic object from its DynamoDB item, if any."""
+    record = item.get("traffic")
+    if record is None:
+        return None
+    from functions.core.traffic.traffic import Traffic  # see version.py
+
+    return Traffic.from_record(record)
 
 
 def failure_from_item(item: Item) -> Failure:

@@ -14,6 +14,7 @@ from functions.core.errors import (
 from functions.core.records import replace
 from functions.core.registry.contention import retried
 from functions.core.registry.items import (
+    alias_from_item,
     alias_put,
     alias_sk,
     blob_pk,
@@ -44,6 +45,7 @@ from functions.core.registry.transactions import (
     unknown_version,
 )
 from functions.core.registry.version import (
+    Alias,
     Change,
     Failure,
     IsNewer,
@@ -119,14 +121,35 @@ class Registry(Transactions):
         if item is None:
             raise self._unresolved(model, reference, meta)
         alias = item.get("alias")
-        version = self._stored(model, item["version"]) if alias else version_from_item(item)
+        if alias and item.get("traffic"):
+            resolved = self._resolve_split(model, alias_from_item(item))
+        else:
+            version = self._stored(model, item["version"]) if alias else version_from_item(item)
+            resolved = Resolved(version, alias)
+        version = resolved.version
         if version.state is not State.READY:
             raise _refusal(version)
         if switch is not None and not switch["serving"]:
             raise NotReady(
                 f"Model version not ready: '{model}' is unloaded; load it first", retry_after_s=5
             )
-        return Resolved(version, alias)
+        return resolved
+
+    def _resolve_split(self, model: str, alias: Alias) -> Resolved:
+        """Read the versions of an alias's traffic object by one request."""
+        numbers, traffic = alias.versions, alias.traffic
+        items = self._table.get([(model_pk(model), version_sk(number)) for number in numbers])
+        versions = {item["version"]: version_from_item(item) for item in items if item}
+        if traffic is None or len(versions) < len(numbers):
+            raise LookupError(f"the traffic of {alias.name} of {model} names a missing version")
+        candidates = [*traffic.candidates]
+        shadow = versions[traffic.shadow.version] if traffic.shadow else None
+        sides = {
+            number: Resolved(versions[number], alias.name, traffic, "candidate")
+            for number in candidates
+        }
+        stable = versions[alias.version]
+        return Resolved(stable, alias.name, traffic, "stable", sides, shadow)
 
     def _unresolved(self, model: str, reference: int | str | None, meta: Item) -> Exception:
         """Return the error for a version or alias that cannot be resolved."""

@@ -1,18 +1,26 @@
-"""Decisions about a model's releases: moves and rollbacks of aliases, archiving.
+"""Decisions about a model's releases: moves, rollbacks, traffic of aliases; archiving.
 
 People and policies decide them through the control plane; the data plane never imports this.
 """
 
+import secrets
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
 from functions.core.errors import InvalidRequest, ModelNotFound, StateConflict, shown
 from functions.core.names import is_alias
+from functions.core.records import replace
 from functions.core.registry.contention import retried
 from functions.core.registry.items import (
     alias_from_item,
     alias_put,
     alias_sk,
+    traffic_put,
     version_from_item,
     version_sk,
 )
+from functions.core.registry.table import Item
 from functions.core.registry.transactions import (
     NEWEST_ALIAS,
     Transactions,
@@ -20,6 +28,10 @@ from functions.core.registry.transactions import (
     unknown_version,
 )
 from functions.core.registry.version import Alias, Change, State, Version
+from functions.core.traffic.traffic import Traffic
+
+ID_BYTES = 8  # length of a traffic object's random id
+NO_FACTS: Item = MappingProxyType({})
 
 
 class Releases(Transactions):
@@ -29,11 +41,20 @@ class Releases(Transactions):
     """
 
     def move_alias(
-        self, model: str, name: str, number: int, *, actor: str, expected: int | None = None
+        self,
+        model: str,
+        name: str,
+        number: int,
+        *,
+        actor: str,
+        expected: int | None = None,
+        action: str = "move_alias",
+        facts: Item = NO_FACTS,
     ) -> Alias:
-        """Point a model's alias at a READY version.
+        """Point a model's alias at a READY version, for all requests.
 
-        Nothing changes if it points there already.
+        Nothing changes if it does so already; a split of its traffic ends. `action` and `facts` of
+        whoever decides this are kept in the audit record.
 
         `expected` is the alias's revision as the caller saw it, 0 for an alias that did not exist,
         None for any. `latest` follows the uploads and cannot be moved by callers.
@@ -44,12 +65,14 @@ class Releases(Transactions):
             StateConflict: the version is not READY or is damaged, or the alias has moved meanwhile.
             Unavailable: the table failed, or too many writers interfered.
         """
-        return self._move(model, name, number, actor, expected, "move_alias")
+        return self._move(model, name, number, actor, expected, action, facts)
 
     def rollback(self, model: str, name: str, *, actor: str, expected: int | None = None) -> Alias:
-        """Point a model's alias back at its previous version.
+        """Undo the latest change of a model's alias.
 
-        A second rollback undoes the first.
+        A split of its traffic ends, and all requests go to the version that the alias points at.
+        Without a split, the alias points back at its previous version; a second rollback undoes the
+        first.
 
         Raises:
             ModelNotFound: no such model, alias or version.
@@ -58,44 +81,100 @@ class Releases(Transactions):
         """
         alias = self.alias(model, name)
         if alias is None:
-            raise ModelNotFound(
-                f"Request for unknown model: '{model}' alias {shown(name)} is not found"
-            )
-        if alias.previous is None:
+            raise unknown_alias(model, name)
+        target = alias.version if alias.traffic else alias.previous
+        if target is None:
             raise StateConflict(
                 f"alias {name} of '{model}' has only ever pointed at version {alias.version}"
             )
         seen = alias.revision if expected is None else expected
-        return self._move(model, name, alias.previous, actor, seen, "rollback")
+        return self._move(model, name, target, actor, seen, "rollback", NO_FACTS)
 
     @retried
     def _move(
-        self, model: str, name: str, number: int, actor: str, expected: int | None, action: str
+        self,
+        model: str,
+        name: str,
+        number: int,
+        actor: str,
+        expected: int | None,
+        action: str,
+        facts: Item,
     ) -> Alias:
         _check_movable(name)
         meta, [item, target] = self._read_after_meta(model, alias_sk(name), version_sk(number))
         if target is None:
             raise unknown_version(model, number)
         alias = alias_from_item(item) if item else None
-        if alias and alias.version == number:
+        if alias and alias.version == number and alias.traffic is None:
             return alias
-        revision = alias.revision if alias else 0
-        if expected not in (None, revision):
-            raise StateConflict(
-                f"alias {name} of '{model}' is at revision {revision}, not {expected}: "
-                "look again, then move it"
-            )
-        version = version_from_item(target)
-        if version.state is not State.READY:
-            raise StateConflict(
-                f"version {number} of '{model}' is {version.state}, not READY{because(version)}"
-            )
-        if version.damaged:
-            raise StateConflict(f"version {number} of '{model}' is damaged: {version.damaged}")
+        _check_expected(model, name, alias.revision if alias else 0, expected)
+        if alias is None or alias.version != number:
+            _check_releasable(version_from_item(target))
         put = alias_put(model, name, number, item)
-        before = {"aliases": {name: alias.version if alias else None}}
-        change = Change(action, actor, number, before, {"aliases": {name: number}})
-        self._commit(model, meta, [put], change)
+        before: dict[str, Any] = {"aliases": {name: alias.version if alias else None}}
+        after: dict[str, Any] = {"aliases": {name: number}, **facts}
+        if alias and alias.traffic:
+            before["traffic"], after["traffic"] = {name: alias.traffic.to_document()}, {name: None}
+        self._commit(model, meta, [put], Change(action, actor, number, before, after))
+        return alias_from_item(put.item)
+
+    def set_traffic(
+        self,
+        model: str,
+        name: str,
+        traffic: Traffic | None,
+        *,
+        actor: str,
+        expected: int | None = None,
+        action: str = "set_traffic",
+        facts: Item = NO_FACTS,
+    ) -> Alias:
+        """Replace the traffic object of a model's alias.
+
+        None ends it: all requests go to the alias's version. Nothing changes if the object is the same. A new one gets an id, unless it brings one. The
+        arguments besides are those of `move_alias`.
+
+        Raises:
+            InvalidRequest: `name` is no alias, or `latest`; or the weights lack its version.
+            ModelNotFound: no such model, alias or version.
+            StateConflict: a version is not READY or is damaged, or the alias has changed meanwhile.
+            Unavailable: the table failed, or too many writers interfered.
+        """
+        return self._set_traffic(model, name, traffic, actor, expected, action, facts)
+
+    @retried
+    def _set_traffic(
+        self,
+        model: str,
+        name: str,
+        traffic: Traffic | None,
+        actor: str,
+        expected: int | None,
+        action: str,
+        facts: Item,
+    ) -> Alias:
+        _check_movable(name)
+        numbers = traffic.versions if traffic else ()
+        sks = [version_sk(number) for number in numbers]
+        meta, [item, *targets] = self._read_after_meta(model, alias_sk(name), *sks)
+        if item is None:
+            raise unknown_alias(model, name)
+        alias = alias_from_item(item)
+        _check_expected(model, name, alias.revision, expected)
+        for number, target in zip(numbers, targets, strict=True):
+            if target is None:
+                raise unknown_version(model, number)
+            _check_releasable(version_from_item(target))
+        arranged = traffic.arranged(alias.version, alias.traffic) if traffic else None
+        if arranged and arranged.is_plain:
+            arranged = None
+        if _are_equal(alias.traffic, arranged):
+            return alias
+        if arranged and not arranged.id:
+            arranged = replace(arranged, id=secrets.token_hex(ID_BYTES))
+        put = traffic_put(item, arranged.to_record() if arranged else None)
+        self._commit(model, meta, [put], _traffic_change(action, actor, alias, arranged, facts))
         return alias_from_item(put.item)
 
     @retried
@@ -106,7 +185,8 @@ class Releases(Transactions):
 
         Raises:
             ModelNotFound: no such model or version.
-            StateConflict: it is PENDING, or aliases point at it; the message names them.
+            StateConflict: it is PENDING, or aliases point at it or send traffic to it; the message
+                names them.
             Unavailable: the table failed, or too many writers interfered.
         """
         meta, [item] = self._read_after_meta(model, version_sk(number))
@@ -119,13 +199,66 @@ class Releases(Transactions):
             raise StateConflict(
                 f"version {number} of '{model}' is PENDING: wait for the end of its registration"
             )
-        aliases = [name for name, target in self.aliases(model).items() if target == number]
-        if aliases:
-            raise StateConflict(
-                f"version {number} of '{model}' has the aliases {', '.join(aliases)}: "
-                "move them first"
-            )
+        _check_unused(version, self.all_aliases(model))
         return self._update(meta, version, "archive", actor, state=State.ARCHIVED)
+
+
+def unknown_alias(model: str, name: str) -> ModelNotFound:
+    """Return the error for an alias that a model does not have."""
+    return ModelNotFound(f"Request for unknown model: '{model}' alias {shown(name)} is not found")
+
+
+def _traffic_change(
+    action: str, actor: str, alias: Alias, traffic: Traffic | None, facts: Item
+) -> Change:
+    """Describe a new traffic object, naming the alias for its history."""
+    name, before, after = alias.name, alias.traffic, traffic
+    aliases = {"aliases": {name: alias.version}}
+    return Change(
+        action,
+        actor,
+        alias.version,
+        {**aliases, "traffic": {name: before.to_document() if before else None}},
+        {**aliases, "traffic": {name: after.to_document() if after else None}, **facts},
+    )
+
+
+def _are_equal(standing: Traffic | None, traffic: Traffic | None) -> bool:
+    """Return True if two traffic objects differ in their ids at most."""
+    if standing is None or traffic is None:
+        return standing is traffic
+    return replace(standing, id=traffic.id) == traffic
+
+
+def _check_unused(version: Version, aliases: Sequence[Alias]) -> None:
+    number, model = version.number, version.model
+    if pointing := [alias.name for alias in aliases if alias.version == number]:
+        raise StateConflict(
+            f"version {number} of '{model}' has the aliases {', '.join(pointing)}: move them first"
+        )
+    if sending := [alias.name for alias in aliases if number in alias.versions]:
+        raise StateConflict(
+            f"version {number} of '{model}' is in the traffic of {', '.join(sending)}: "
+            "change or end that first"
+        )
+
+
+def _check_expected(model: str, name: str, revision: int, expected: int | None) -> None:
+    if expected not in (None, revision):
+        raise StateConflict(
+            f"alias {name} of '{model}' is at revision {revision}, not {expected}: "
+            "look again, then change it",
+            revision=revision,
+        )
+
+
+def _check_releasable(version: Version) -> None:
+    """Accept a version that requests may be sent to."""
+    title = f"version {version.number} of '{version.model}'"
+    if version.state is not State.READY:
+        raise StateConflict(f"{title} is {version.state}, not READY{because(version)}")
+    if version.damaged:
+        raise StateConflict(f"{title} is damaged: {version.damaged}")
 
 
 def _check_movable(name: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functions.core.errors import ModelNotFound, NotReady, NotServable, Unavailable, copy_error
 from functions.core.records import mutable_record
 from functions.core.registry.registry import Registry
-from functions.core.registry.version import Resolved
+from functions.core.registry.version import Resolved, Version
 
 JITTER = 0.2  # largest fraction by which a lifetime is shortened
 STALE_SECONDS = 300.0  # maximum age of an answer that is served while the registry fails
@@ -150,5 +150,13 @@ class Resolver:
 
 
 def _weight(resolved: Resolved) -> int:
-    signature = resolved.version.signature
+    if resolved.traffic is not None:
+        weights = [_version_weight(side.version) for side in resolved.sides.values()]
+        shadow = [_version_weight(resolved.shadow)] if resolved.shadow else []
+        return _version_weight(resolved.version) + sum(weights) + sum(shadow)
+    return _version_weight(resolved.version)
+
+
+def _version_weight(version: Version) -> int:
+    signature = version.signature
     return 1 + sum(len(spec.labels) for spec in signature.outputs) // LABELS if signature else 1

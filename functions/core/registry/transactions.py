@@ -5,7 +5,7 @@ One table. `pk` is `MODEL#<model>`; `sk` is one of
     META                    next version, revision, number of versions that were ever READY
     SOURCE#<id>             version number of this upload; written once, never changed
     VERSION#<10 digits>     PENDING -> READY or REJECTED -> ARCHIVED
-    ALIAS#<alias>           version that this alias points at
+    ALIAS#<alias>           version that this alias points at, and its traffic object
     AUDIT#<12 digits>       change made by the revision of this number
     FAILURE#<id>            why this upload last failed; a note outside the revisions, for 30 days
 
@@ -84,8 +84,11 @@ class Transactions:
 
     def aliases(self, model: str) -> dict[str, int]:
         """Return a model's aliases as a dict of name to version number."""
-        items = self._table.query(model_pk(model), "ALIAS#")
-        return {item["alias"]: item["version"] for item in items}
+        return {alias.name: alias.version for alias in self.all_aliases(model)}
+
+    def all_aliases(self, model: str) -> list[Alias]:
+        """Return a model's aliases by name, with their traffic objects."""
+        return [alias_from_item(item) for item in self._table.query(model_pk(model), "ALIAS#")]
 
     def audit(self, model: str) -> list[Item]:
         """Return the audit records of a model, oldest first."""

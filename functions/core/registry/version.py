@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from functions.core.protocol.signature import Signature
 from functions.core.records import field, record
 from functions.core.registry.table import Item
+
+if TYPE_CHECKING:  # an infer function that serves no split starts without it
+    from functions.core.traffic.traffic import Traffic
 
 DIGEST_BYTES = 32  # length of a BLAKE3 digest
 
@@ -167,13 +170,20 @@ def _padded(sequencer: str) -> str:
 class Alias:
     """Model alias, e.g. prod: a name that points at a version.
 
-    `revision` counts its moves, so that a caller can say which state it has seen.
+    `revision` counts its changes, so that a caller can say which state it has seen. `traffic`
+    splits its requests; without one, `version` gets them all.
     """
 
     name: str
     version: int
     previous: int | None
     revision: int
+    traffic: "Traffic | None" = None
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Versions that the alias names: its own and those of its traffic."""
+        return self.traffic.versions if self.traffic else (self.version,)
 
 
 @record
@@ -199,7 +209,28 @@ class Change:
 
 @record
 class Resolved:
-    """Model version that a request resolved to, with the alias if any."""
+    """Model version that a request resolved to, with the alias if any.
+
+    With a traffic object, `variant` is "stable" or "candidate", and `sides` holds what each version
+    of the split resolves to. Copies of the stable version's requests go to `shadow`.
+    """
 
     version: Version
     alias: str | None
+    traffic: "Traffic | None" = None
+    variant: str = ""
+    sides: "Mapping[int, Resolved]" = field(default_factory=dict, compare=False, repr=False)
+    shadow: Version | None = None
+
+    def side_of(self, user: str | None, key_id: str, request_id: str) -> "Resolved":
+        """Return the side of the split on which a request falls.
+
+        `user` is the header x-mayfly-user, `key_id` that of the access key, if any.
+        """
+        if self.traffic is None or self.alias is None:
+            return self
+        from functions.core.traffic.buckets import bucket_of  # see above
+
+        caller = user or key_id or request_id if self.traffic.sticky == "auto" else request_id
+        bucket = bucket_of(self.version.model, self.alias, caller)
+        return self.sides.get(self.traffic.version_for(bucket), self)

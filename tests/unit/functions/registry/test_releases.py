@@ -1,4 +1,4 @@
-"""Rules of aliases and archiving, on a table in memory."""
+"""Rules of aliases, traffic and archiving, on a table in memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +8,7 @@ import pytest
 from functions.core.errors import InvalidRequest, ModelNotFound, NotServable, StateConflict
 from functions.core.registry.table import Item, Put
 from functions.core.registry.version import Reason, State
+from functions.core.traffic.traffic import Traffic, Weight, split
 from tests.fakes import MemoryTable
 from tests.unit.functions.registry.versions import (
     make_registry,
@@ -140,6 +141,161 @@ def test_versions_with_an_alias_or_pending_are_not_archived(world: World) -> Non
         world.releases.archive("m", 4, actor="ann")
     with pytest.raises(ModelNotFound):
         world.releases.archive("m", 9, actor="ann")
+
+
+# --- traffic
+
+
+def test_a_split_has_an_id_and_keeps_the_version_of_the_alias(world: World) -> None:
+    alias = world.releases.set_traffic("m", "prod", split(1, 2, 10), actor="ann", expected=1)
+
+    assert (alias.version, alias.previous, alias.revision) == (1, None, 2)
+    assert alias.traffic is not None
+    assert len(alias.traffic.id) == 16
+    assert world.registry.alias("m", "prod") == alias
+    document = alias.traffic.to_document()
+    last = world.registry.audit("m")[-1]
+    assert (last["action"], last["actor"], last["version"]) == ("set_traffic", "ann", 1)
+    assert last["before"] == {"aliases": {"prod": 1}, "traffic": {"prod": None}}
+    assert last["after"] == {"aliases": {"prod": 1}, "traffic": {"prod": document}}
+
+
+def test_a_new_split_replaces_the_whole_object_under_a_new_id(world: World) -> None:
+    shadowed = split(1, 2, 10, shadow=Weight(2, 500), sticky="request")
+    first = world.releases.set_traffic("m", "prod", shadowed, actor="ann")
+    second = world.releases.set_traffic("m", "prod", split(1, 2, 20), actor="ann")
+
+    assert first.traffic is not None
+    assert second.traffic is not None
+    assert second.traffic.id != first.traffic.id
+    assert second.traffic == split(1, 2, 20, id=second.traffic.id)
+
+
+def test_the_same_split_again_changes_nothing(world: World) -> None:
+    before = world.releases.set_traffic("m", "prod", split(1, 2, 10), actor="ann")
+
+    assert world.releases.set_traffic("m", "prod", split(1, 2, 10), actor="bob") == before
+
+
+@pytest.mark.parametrize("traffic", [None, Traffic((Weight(1, 10_000),))], ids=["none", "plain"])
+def test_all_traffic_to_the_own_version_is_no_object(world: World, traffic: Traffic | None) -> None:
+    world.releases.set_traffic("m", "prod", split(1, 2, 10), actor="ann")
+
+    ended = world.releases.set_traffic("m", "prod", traffic, actor="ann")
+
+    assert (ended.version, ended.traffic, ended.revision) == (1, None, 3)
+    assert world.registry.audit("m")[-1]["after"]["traffic"] == {"prod": None}
+
+
+@pytest.mark.parametrize(
+    ("alias", "traffic", "error", "text"),
+    [
+        ("latest", split(2, 1, 10), InvalidRequest, "latest is the READY version uploaded last"),
+        ("Prod", split(1, 2, 10), InvalidRequest, "'Prod' is no alias"),
+        ("beta", split(1, 2, 10), ModelNotFound, "alias 'beta' is not found"),
+        ("prod", split(1, 9, 10), ModelNotFound, "'m' version 9 is not found"),
+        ("prod", split(1, 3, 0), StateConflict, "version 3 of 'm' is REJECTED, not READY: the"),
+        ("prod", split(1, 2, 10, shadow=Weight(4, 1)), StateConflict, "version 4 .* is PENDING"),
+        ("prod", split(2, 1, 10, shadow=Weight(1, 1)), InvalidRequest, "shadow.version: 1 is"),
+        ("prod", Traffic((Weight(2, 10_000),)), InvalidRequest, "weights: version 1, which the"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_split_that_is_refused_changes_nothing(
+    world: World, alias: str, traffic: Traffic, error: type[Exception], text: str
+) -> None:
+    before = world.table.items.copy()
+
+    with pytest.raises(error, match=text):
+        world.releases.set_traffic("m", alias, traffic, actor="ann")
+
+    assert world.table.items == before
+
+
+def test_a_lost_race_names_the_current_revision(world: World) -> None:
+    world.releases.set_traffic("m", "prod", split(1, 2, 10), actor="ann", expected=1)
+
+    for change in (
+        lambda: world.releases.set_traffic("m", "prod", None, actor="bob", expected=1),
+        lambda: world.releases.move_alias("m", "prod", 2, actor="bob", expected=1),
+        lambda: world.releases.rollback("m", "prod", actor="bob", expected=1),
+    ):
+        with pytest.raises(StateConflict, match="at revision 2, not 1: look again") as refused:
+            change()
+        assert refused.value.revision == 2
+
+
+def test_a_damaged_version_gets_no_traffic(world: World) -> None:
+    world.registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
+
+    with pytest.raises(StateConflict, match="version 2 of 'm' is damaged: model.onnx is missing"):
+        world.releases.set_traffic("m", "prod", split(1, 2, 0), actor="ann")
+
+
+@pytest.mark.parametrize("target", [1, 2])
+def test_a_move_ends_a_split(world: World, target: int) -> None:
+    world.releases.set_traffic("m", "prod", split(1, 2, 10), actor="ann")
+
+    moved = world.releases.move_alias("m", "prod", target, actor="ann")
+
+    assert (moved.version, moved.traffic, moved.revision) == (target, None, 3)
+    assert moved.previous == (1 if target == 2 else None)
+    last = world.registry.audit("m")[-1]
+    assert last["before"]["traffic"]["prod"]["weights"][1] == {"version": 2, "weight": 10}
+    assert last["after"]["traffic"] == {"prod": None}
+
+
+def test_a_rollback_ends_a_split_before_it_goes_back(world: World) -> None:
+    world.releases.move_alias("m", "prod", 2, actor="ann")
+    world.releases.set_traffic("m", "prod", split(2, 1, 50), actor="ann")
+    world.registry.mark_damaged("m", 2, "model.onnx is missing in storage", actor="reconcile")
+
+    ended = world.releases.rollback("m", "prod", actor="ann")
+    assert (ended.version, ended.previous, ended.traffic) == (2, 1, None)
+    assert world.releases.rollback("m", "prod", actor="ann").version == 1
+
+
+def test_versions_that_get_traffic_are_not_archived(world: World) -> None:
+    world.registry.finish(ready(world.registry.claim("m", source("e"))))
+    shadowed = Traffic((Weight(1, 10_000),), shadow=Weight(2, 500))
+    for traffic in (split(1, 2, 0), shadowed):
+        world.releases.set_traffic("m", "prod", traffic, actor="ann")
+        with pytest.raises(StateConflict, match="version 2 of 'm' is in the traffic of prod: "):
+            world.releases.archive("m", 2, actor="ann")
+
+    world.releases.rollback("m", "prod", actor="ann")
+    assert world.releases.archive("m", 2, actor="ann").state is State.ARCHIVED
+
+
+def test_a_split_resolves_to_the_side_of_the_caller(world: World) -> None:
+    alias = world.releases.set_traffic(
+        "m", "prod", split(1, 2, 50, shadow=Weight(2, 500)), actor="ann"
+    )
+    reads = world.table.reads
+    resolved = world.registry.resolve("m", None)
+    assert world.table.reads == reads + 2  # as many as without traffic
+
+    sides = [resolved.side_of(f"user-{n}", "key", "request") for n in range(100)]
+
+    assert resolved.traffic == alias.traffic
+    assert {(side.version.number, side.variant) for side in sides} == {
+        (1, "stable"),
+        (2, "candidate"),
+    }
+    shadows = {(side.variant, side.shadow and side.shadow.number) for side in sides}
+    assert shadows == {("stable", 2), ("candidate", None)}
+    assert resolved.side_of("ann", "a", "b") == resolved.side_of("ann", "c", "d")
+    assert resolved.side_of(None, "ann", "a") == resolved.side_of("ann", "c", "d")
+    assert resolved.side_of(None, "", "ann") == resolved.side_of("ann", "c", "d")
+
+
+def test_by_request_neither_user_nor_key_decides(world: World) -> None:
+    world.releases.set_traffic("m", "prod", split(1, 2, 50, sticky="request"), actor="ann")
+    resolved = world.registry.resolve("m", "prod")
+
+    sides = [resolved.side_of("ann", "key", f"request-{n}").variant for n in range(100)]
+
+    assert {"stable", "candidate"} == {*sides}
 
 
 class InterruptedTable(MemoryTable):
