@@ -8,7 +8,7 @@ from functions.core.watchdog import Watchdog
 from functions.runtime.context import EndEnvironment, LambdaContext
 from functions.runtime.errors import error_of
 from functions.runtime.late_reply import LATE_STATUS, park
-from functions.runtime.log import Log, log_error, record
+from functions.runtime.log import Log, log_error, log_record
 
 SHARE = 0.9  # share of the remaining time that the work may take
 SECONDS_MIN = 0.1  # time for it after a reply at the last moment
@@ -43,13 +43,13 @@ class AfterReply:
 
     def end(self, end: EndEnvironment) -> NoReturn:
         """Log why this environment ends, and end the process."""
-        self._log.write(record("WARNING", "environment ends", self._request_id, str(end)))
+        log_record(self._log, "WARNING", "environment ends", self._request_id, str(end))
         os._exit(0)
 
     def terminate(self) -> None:
         """End the process whose work took too long; called by the watchdog."""
         reason = "work after the reply did not end in time: the process ends"
-        self._log.write(record("ERROR", "work after reply", self._request_id, reason))
+        log_record(self._log, "ERROR", "work after reply", self._request_id, reason)
         os._exit(LATE_STATUS)
 
     def _call(self, work: Callable[[], object]) -> list[EndEnvironment]:

@@ -53,13 +53,16 @@ class FunctionError:
 
     def to_json(self) -> str:
         """Return the JSON that is posted to the Runtime API."""
-        record = {
+        return _dumps(self.to_record())
+
+    def to_record(self) -> dict[str, object]:
+        """Return the fields that the Runtime API and a JSON log show."""
+        return {
             "errorMessage": self.message,
             "errorType": self.type,
             "requestId": self.request_id,
             "stackTrace": self.trace,
         }
-        return _dumps(record)
 
     def xray_cause(self) -> str:
         """Return the JSON that X-Ray shows as the cause of the error."""

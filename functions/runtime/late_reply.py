@@ -13,11 +13,13 @@ from functions.core.watchdog import Watchdog
 from functions.runtime.api import Invocation, RuntimeApi
 from functions.runtime.context import LambdaContext
 from functions.runtime.errors import error_of
-from functions.runtime.log import Log, log_error, record
+from functions.runtime.log import Log, log_error, log_record
+from functions.runtime.replies import as_stream, chunked
 
 RESERVE_S = 0.5  # kept to post a late reply before Lambda's own limit
 RESERVE_SHARE = 0.1  # at most this share of the time that an invocation has
 LATE_STATUS = 1  # exit status of a process that was ended because work did not end
+LAST_CHUNK = b"0\r\n\r\n"
 PARKED_S = 60.0  # more than the watchdog needs to end the process
 
 MakeReply = Callable[[LambdaContext], bytes]
@@ -41,7 +43,17 @@ def park() -> None:
 class LateReply:
     """Time limit of a handler that has a late reply."""
 
-    def __init__(self, api: RuntimeApi, log: Log, watchdog: Watchdog, make: MakeReply) -> None:
+    def __init__(
+        self,
+        api: RuntimeApi,
+        log: Log,
+        watchdog: Watchdog,
+        make: MakeReply,
+        *,
+        streams: bool = False,
+    ) -> None:
+        """Make late replies by `make`; `streams` says that callers expect streamed ones."""
+        self._streams = streams
         self._api = api
         self._log = log
         self._watchdog = watchdog
@@ -72,11 +84,20 @@ class LateReply:
         """
         reason = "the handler did not come back in time: it was answered for, and its process ends"
         try:
-            self._api.respond(invocation, self._make(context), "application/json")
-            self._api.confirm()
+            self._send(invocation, self._make(context))
         except MemoryError:
             raise
         except BaseException as failure:  # the edge: also SystemExit, which ends this thread alone
             log_error(self._log, error_of(failure, invocation.request_id))
             reason = "the handler did not come back in time, nor its late reply: its process ends"
-        self._log.write(record("ERROR", "late reply", invocation.request_id, reason))
+        log_record(self._log, "ERROR", "late reply", invocation.request_id, reason)
+
+    def _send(self, invocation: Invocation, reply: bytes) -> None:
+        if not self._streams:
+            self._api.respond(invocation, reply, "application/json")
+            self._api.confirm()
+            return
+        stream = as_stream(reply)
+        parts = [*chunked(stream.prelude()), *(part for c in stream.chunks for part in chunked(c))]
+        self._api.send(self._api.stream_head(invocation), *parts, LAST_CHUNK)
+        self._api.end_stream()

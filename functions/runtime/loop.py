@@ -8,6 +8,8 @@ late_reply    Called with the context, from another thread, if the handler has n
               bytes. The process ends once that is posted.
 refuse_large  Called with the context and a number of bytes for an event of that size, which memory
               cannot hold. Returns the reply's JSON as bytes.
+streams       True: its route streams, so a reply that is no StreamedReply is sent as a stream of
+              one chunk. API Gateway answers 502 to any other.
 
 A handler returns bytes, which are sent as they are, a `StreamedReply`, or what can be serialized.
 """
@@ -23,7 +25,7 @@ from functions.runtime.conventions.handler_loading import Handler
 from functions.runtime.errors import OUT_OF_MEMORY, Fault, FunctionError, error_of, fault_error
 from functions.runtime.late_reply import LateReply
 from functions.runtime.log import Log, log_error
-from functions.runtime.replies import StreamedReply
+from functions.runtime.replies import StreamedReply, as_stream
 from functions.runtime.streaming import StreamSender
 
 TRACE_ID = "_X_AMZN_TRACE_ID"
@@ -60,7 +62,9 @@ class Loop:
         self._takes_bytes = bool(getattr(handler, "takes_bytes", False))
         make_late = getattr(handler, "late_reply", None)
         parts = self._api, self._log, self._watchdog
-        self._late = LateReply(*parts, make_late) if make_late else None
+        self._is_streaming = bool(getattr(handler, "streams", False))
+        streams = self._is_streaming
+        self._late = LateReply(*parts, make_late, streams=streams) if make_late else None
         self._streams = StreamSender(*parts, self._late)
         while True:
             self._serve_next()
@@ -81,6 +85,8 @@ class Loop:
         try:
             context = self._context(invocation)
             result = self._call(invocation, context)
+            if self._is_streaming and not isinstance(result, StreamedReply):
+                result = as_stream(result)
             if isinstance(result, StreamedReply):
                 self._streams.send(invocation, context, result)
                 return context

@@ -16,8 +16,8 @@ from functions.runtime.connection import Bytes
 from functions.runtime.context import LambdaContext
 from functions.runtime.errors import Fault, FunctionError, error_of, fault_error
 from functions.runtime.late_reply import LATE_STATUS, LateReply, park, reserve_s
-from functions.runtime.log import Log, log_error, record
-from functions.runtime.replies import StreamedReply
+from functions.runtime.log import Log, log_error, log_record
+from functions.runtime.replies import StreamedReply, chunked
 
 TIMED_OUT = "Runtime.StreamTimedOut"
 TIMED_OUT_MESSAGE = "the streamed reply was not finished before the function's deadline"
@@ -70,7 +70,7 @@ class StreamSender:
         first = _flat(next(chunks, b""))
         head = self._api.stream_head(self._invocation)
         try:
-            self._write(head, *_chunk(prelude))
+            self._write(head, *chunked(prelude))
             self._write_chunk(first)
             for chunk in chunks:
                 self._check_deadline()
@@ -92,7 +92,7 @@ class StreamSender:
         if self._api.has_answered():
             raise CallerGone("the Runtime API ended the reply")
         if len(chunk):  # an empty one would end the body
-            self._write(*_chunk(chunk))
+            self._write(*chunked(chunk))
 
     def _write(self, *parts: Bytes) -> None:
         with self._writing:
@@ -123,7 +123,7 @@ class StreamSender:
 
     def _log_gone(self, reason: str) -> None:
         self._api.disconnect()
-        self._log.write(record("WARNING", "caller gone", self._invocation.request_id, reason))
+        log_record(self._log, "WARNING", "caller gone", self._invocation.request_id, reason)
 
     def terminate(self) -> None:
         """End an overdue stream and the process; called by the watchdog."""
@@ -163,10 +163,6 @@ def _flat(chunk: object) -> Bytes:
         is_flat = chunk.itemsize == chunk.ndim == 1 and chunk.contiguous
         return chunk if is_flat else chunk.tobytes()
     return chunk
-
-
-def _chunk(content: Bytes) -> tuple[Bytes, Bytes, Bytes]:
-    return b"%x\r\n" % len(content), content, b"\r\n"
 
 
 def trailers(error: FunctionError | None) -> bytes:

@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-from functions.runtime.log import Log
+from functions.runtime.log import FRAME_TEXT, Log, json_frame
 
 FORMAT = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s\n"
 
@@ -58,15 +58,24 @@ def _configure(logging: Any, log: Log, ids: Mapping[str, str | None], level: str
 
         def emit(self, record: Any) -> None:
             record.__dict__.update(ids)
-            log.write(self.format(record))
+            frame = json_frame(record.levelno) if log.is_json else FRAME_TEXT
+            log.write(self.format(record), frame)
 
     import time
 
     logging.Formatter.converter = time.gmtime
     handler = LogHandler()
-    handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%dT%H:%M:%S"))
+    handler.setFormatter(_formatter(logging, log.is_json))
     root = logging.getLogger()
     name = "DEBUG" if level == "TRACE" else (level or "").upper()
     if name in logging.getLevelNamesMapping():
         root.setLevel(name)
     root.addHandler(handler)
+
+
+def _formatter(logging: Any, is_json: bool) -> Any:
+    if not is_json:
+        return logging.Formatter(FORMAT, "%Y-%m-%dT%H:%M:%S")
+    from functions.runtime.conventions.json_records import make_formatter
+
+    return make_formatter(logging)

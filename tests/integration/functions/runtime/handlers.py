@@ -74,6 +74,16 @@ def log(event: Any, context: Any) -> None:
     os.write(1, b"by the descriptor\n")
 
 
+def log_failures(event: Any, context: Any) -> None:
+    log = logging.getLogger("some.module")
+    log.error({"an": "object"}, extra={"more": Decimal(1), "nothing": None})
+    log.log(35, "%s percent", 5)
+    try:
+        fail(event, context)
+    except OwnError:
+        log.exception("failed")
+
+
 def fail(event: Any, context: Any) -> None:
     kind = {"ValueError": ValueError, "KeyError": KeyError, "Own": OwnError}[event["type"]]
     raise kind(event["message"])
@@ -419,6 +429,24 @@ class Refusing(Limited):
 
 
 refusing = Refusing()
+
+
+class Streaming(Limited):
+    """Handler of a route that streams: its plain replies, and late ones, are one chunk."""
+
+    takes_bytes = False
+    streams = True
+
+    def __call__(self, event: Any, context: Any) -> Any:
+        if event is None:
+            stick()
+        return event["bytes"].encode() if "bytes" in event else event
+
+    def late_reply(self, context: Any) -> bytes:
+        return b'{"statusCode": 504, "body": "bGF0ZQ==", "isBase64Encoded": true}'
+
+
+streaming = Streaming()
 
 
 def variables(event: Any, context: Any) -> list[str]:

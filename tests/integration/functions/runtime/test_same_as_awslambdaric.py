@@ -64,7 +64,7 @@ def readable(body: bytes) -> Any:
 def lines(output: str) -> list[str]:
     """Return log lines without times, advice of AWS's client, and its own traceback."""
     output = re.sub(r"\[WARNING\]\t\S+\t\tLAMBDA_WARNING: .*\n", "", output)
-    output = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "<time>", output)
+    output = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z", "<time>", output)
     output = re.sub(r"\[ERROR\] (\[\d+\]|Runtime.LambdaRuntimeClientError:) ", "[ERROR] ", output)
     output = re.sub(r"Traceback \(most recent call last\):\n  File [\s\S]*", "", output)
     return [line for line in output.splitlines() if line]
@@ -261,6 +261,16 @@ def test_the_log_level_is_lambdas(level: str) -> None:
     result = both("log", Event(b"7"), AWS_LAMBDA_LOG_LEVEL=level)
 
     assert "[INFO]\t<time>\trequest-1\tinfo: 7" in result["log"]
+
+
+@pytest.mark.parametrize("handler", ["log", "log_failures", "fail"])
+def test_log_lines_are_json_under_that_format(handler: str) -> None:
+    event = Event(b'{"type": "Own", "message": "with \\u00e4 and \\"quotes\\""}')
+
+    result = both(handler, event, AWS_LAMBDA_LOG_FORMAT="JSON", AWS_LAMBDA_LOG_LEVEL="DEBUG")
+
+    records = [json.loads(line) for line in result["log"] if line.startswith("{")]
+    assert {"timestamp", "level", "requestId"} <= set(records[-1])
 
 
 @pytest.mark.parametrize("status", [0, 3])

@@ -256,3 +256,35 @@ def test_a_connection_serves_many_streams(count: int) -> None:
 
     assert {post.connection for post in posts} == {1}
     assert len({post.body for post in posts}) == 1
+
+
+@pytest.mark.parametrize("form", ["object", "bytes"])
+def test_a_plain_reply_of_a_streaming_handler_is_one_chunk(form: str) -> None:
+    reply = {"statusCode": 404, "headers": {"x-a": "b"}, "cookies": ["c=1"], "body": "n\u00e4h"}
+    plain: dict[str, Any] = reply if form == "object" else {"bytes": json.dumps(reply)}
+
+    [post, second], _ = streamed(
+        Event(json.dumps(plain).encode()), Event(b'{"statusCode": 204}'), handler="streaming"
+    )
+
+    assert post.headers["lambda-runtime-function-response-mode"] == "streaming"
+    prelude, _, body = post.body.partition(bytes(8))
+    assert json.loads(prelude) == {
+        "statusCode": 404, "headers": {"x-a": "b"}, "cookies": ["c=1"]
+    }  # fmt: skip
+    assert (body.decode(), post.trailers) == ("n\u00e4h", {})
+    assert second.body == b'{"statusCode":204,"headers":{}}' + bytes(8)
+
+
+def test_the_late_reply_of_a_streaming_handler_is_one_chunk() -> None:
+    [post], ended = streamed(Event(b"null", remaining_s=1), Event(), handler="streaming")
+
+    prelude, _, body = post.body.partition(bytes(8))
+    assert (json.loads(prelude)["statusCode"], body, post.trailers) == (504, b"late", {})
+    assert (post.complete, ended.status) == (True, 1)
+
+
+def test_a_reply_that_is_none_of_http_is_an_error_of_a_streaming_handler() -> None:
+    [post], _ = streamed(Event(b'{"no": "status"}'), handler="streaming")
+
+    assert (post.kind, post.json["errorType"]) == ("error", "KeyError")  # type: ignore[index]
