@@ -96,9 +96,11 @@ def log_error(log: Log, error: FunctionError) -> None:
 
 def log_record(log: Log, level: str, message: str, request_id: str, reason: str) -> None:
     """Write a log line as the functions write theirs: one JSON object."""
-    line = {"timestamp": _now(), "level": level, "message": message}
-    text = _dumps({**line, "request_id": request_id, "reason": reason})
-    log.write(text + "\n", FRAMES_JSON[LEVELS[level]] if log.is_json else FRAME_TEXT)
+    line = {"level": level, "message": message, "request_id": request_id, "reason": reason}
+    if log.is_json:
+        log.write(_dumps({"timestamp": _now(), **line}) + "\n", FRAMES_JSON[LEVELS[level]])
+    else:
+        log.write(_dumps(line) + "\n")
 
 
 def json_frame(level: int) -> int:

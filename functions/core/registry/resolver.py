@@ -124,6 +124,9 @@ class Resolver:
         lifetime = self._seconds * (1 - JITTER * self._chance())
         with self._lock:
             self._refusals.pop(key, None)
+            previous = self._answers.get(key)
+            if previous is not None and previous.resolved == resolved:
+                resolved = previous.resolved  # so that requests compare it by identity
             self._drop(key)
             if invalidations != self._invalidations:
                 return  # the read may have been older than the change that invalidated it

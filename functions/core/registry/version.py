@@ -61,6 +61,9 @@ class Blob:
     range_bytes: int = field(default=0, compare=False)  # the last range may be shorter
     range_digests: bytes = field(default=b"", compare=False, repr=False)  # BLAKE3 of each range
 
+    def __hash__(self) -> int:
+        return hash(self.sha256)  # kept by the string; every request looks files up
+
     @property
     def key(self) -> str:
         """S3 key of the blob in the serving bucket."""

@@ -39,6 +39,18 @@ def test_an_alias_is_cached_until_its_lifetime_ends(plane: DataPlane) -> None:
     assert plane.resolver.resolve("m", "latest").version.number == 2
 
 
+def test_a_version_read_again_stays_the_same_object(plane: DataPlane) -> None:
+    """Every request looks up its files, which compare faster by identity."""
+    plane.register("m")
+    first = plane.resolver.resolve("m", "latest")
+    plane.clock.now += 5.1
+    reads = plane.table.reads
+    plane.resolver.resolve("m", "latest")
+
+    assert plane.table.reads > reads
+    assert plane.resolver.resolve("m", "latest") is first
+
+
 def test_lifetimes_are_shortened_at_random_and_never_extended(plane: DataPlane) -> None:
     plane.register("m")
     eager = Resolver(plane.registry, 5.0, plane.clock, chance=lambda: 1.0)
