@@ -104,7 +104,7 @@ def log_record(log: Log, level: str, message: str, request_id: str, reason: str)
 
 
 def json_frame(level: int) -> int:
-    """Return the frame type of a JSON record: that of the standard level at or below."""
+    """Return the frame type of a JSON record by its logging level."""
     return FRAMES_JSON[min(50, max(0, level)) // 10 * 10]
 
 

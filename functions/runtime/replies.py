@@ -48,7 +48,9 @@ class StreamedReply:
 
 
 def as_stream(reply: Mapping[str, Any] | bytes) -> StreamedReply:
-    """Return a reply in API Gateway's format as a stream of one chunk.
+    """Convert a reply in API Gateway's format to a stream.
+
+    Its body is one chunk.
 
     >>> as_stream({"statusCode": 404, "body": "{}"}).prelude()[:18]
     b'{"statusCode":404,'

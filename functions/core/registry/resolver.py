@@ -126,7 +126,7 @@ class Resolver:
             self._refusals.pop(key, None)
             previous = self._answers.get(key)
             if previous is not None and previous.resolved == resolved:
-                resolved = previous.resolved  # so that requests compare it by identity
+                resolved = previous.resolved  # a request compares files by identity first
             self._drop(key)
             if invalidations != self._invalidations:
                 return  # the read may have been older than the change that invalidated it

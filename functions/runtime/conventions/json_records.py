@@ -12,7 +12,7 @@ _OWN_NAMES = frozenset({"aws_request_id", "tenant_id"})  # attributes that the r
 
 
 def make_formatter(logging: Any) -> Any:
-    """Return a formatter of `logging` that writes a record as one JSON line.
+    """Return a formatter of log records as JSON lines.
 
     `logging` is imported by the handler alone, so it is an argument.
     """
