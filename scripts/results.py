@@ -82,6 +82,16 @@ def many_models(results: Sequence[Run]) -> str:
     )
 
 
+def python_client(results: Sequence[Run]) -> str:
+    """Summarize what a call of Mayfly's Python client takes beside tritonclient's."""
+    rows = [row for row in results if str(row["contender"]).startswith("mayfly")]
+    return "; ".join(
+        f"{row['contender']}, {row['rows']} row(s): {times(row['over_triton'])} of tritonclient's "
+        f"time, {times(row['cpu_over_triton'])} of its CPU"
+        for row in rows
+    )
+
+
 def memory(results: Sequence[Run]) -> str:
     """Summarize the peak memory of a loaded model over an idle process."""
     rows = [row for row in results if row["contender"] == "ours"]
@@ -102,7 +112,15 @@ def times(ratio: Mapping[str, float]) -> str:
 
 SUMMARIES: Mapping[str, Callable[[Sequence[Run]], str]] = {
     summary.__name__: summary
-    for summary in (cold_start, warm_request, peers, register, many_models, memory)
+    for summary in (
+        cold_start,
+        warm_request,
+        peers,
+        register,
+        many_models,
+        memory,
+        python_client,
+    )  # fmt: skip
 }
 
 

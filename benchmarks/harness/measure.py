@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 # Uncommitted changes to these files mark a result's commit as dirty.
-MEASURED = ("functions", "local", "benchmarks", "template.yaml", ":!benchmarks/results")
+MEASURED = ("functions", "local", "mayfly", "benchmarks", "template.yaml", ":!benchmarks/results")
 PACKAGES = ("onnxruntime", "numpy", "boto3", "aws-lambda-powertools")
 T = TypeVar("T")
 

@@ -71,6 +71,12 @@ def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
             {"model": "tiny", "what": "ours", "ratio": spread(3), **spread(100)},
             "tiny 100 ms, 3.00x of download, session and one run",
         ),
+        (
+            "python_client",
+            {"contender": "mayfly-async", "rows": 1, **spread(3)}
+            | {"over_triton": spread(0.8), "cpu_over_triton": spread(0.625)},
+            "mayfly-async, 1 row(s): 0.80x of tritonclient's time, 0.62x of its CPU",
+        ),
         ("new", {"n": 1}, "[new.jsonl](../benchmarks/results/new.jsonl)"),
     ],
 )

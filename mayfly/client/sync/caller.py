@@ -1,0 +1,65 @@
+# Written by scripts/sync_client.py from mayfly/client/aio: change that.
+"""Calls of a stack: a request, its retries, and its reply or error."""
+
+import time
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from mayfly.client.errors import Disconnected, MayflyError, TimedOut
+from mayfly.client.retries import RetryPolicy
+from mayfly.client.signature_cache import SignatureCache
+from mayfly.client.sync.transport import Transport, sleep
+from mayfly.client.wire import Reply, Request, error_of, json_request
+
+TIMEOUT_S = 60.0  # of a call with its retries; API Gateway answers within 29 s
+
+
+class Caller:
+    """Sender of requests to one stack, with a key."""
+
+    def __init__(self, url: str, key: str, timeout: float, retries: RetryPolicy) -> None:
+        headers = {"user-agent": "mayfly-python"} | ({"x-api-key": key} if key else {})
+        self.transport = Transport(url, headers)
+        self.timeout = timeout
+        self.retries = retries
+        self.signatures = SignatureCache()
+
+    def call(self, request: Request) -> Reply:
+        """Return the reply of a request, repeated where that is safe and helps.
+
+        Raises:
+            MayflyError: the last attempt's error.
+        """
+        deadline = time.monotonic() + (request.timeout or self.timeout)
+        for attempt in count():
+            try:
+                reply = self.transport.send(request, deadline)
+            except (Disconnected, TimedOut) as failure:
+                error: MayflyError = failure
+            else:
+                if reply.status < 400:
+                    return reply
+                error = error_of(reply)
+            left = deadline - time.monotonic()
+            wait = self.retries.wait(error, attempt, left, safe=request.safe)
+            if wait is None:
+                raise error
+            sleep(wait)
+        raise AssertionError("unreachable")
+
+    def get(self, path: str) -> Any:
+        """Return the document at a path."""
+        return (self.call(json_request("GET", path))).json()
+
+    def change(
+        self, method: str, path: str, document: object = None, *, repeatable: bool = True
+    ) -> Any:
+        """Return the document that answers a change.
+
+        A `repeatable` change has an Idempotency-Key, with which the service does it once.
+        """
+        headers = {"idempotency-key": uuid4().hex} if repeatable else {}
+        request = json_request(method, path, document, headers=headers, safe=repeatable)
+        reply = self.call(request)
+        return reply.json() if reply.body else None
