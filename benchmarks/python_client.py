@@ -96,7 +96,7 @@ def sync_block(call: Callable[[], Array], values: Array) -> Cost:
 def async_block(
     loop: asyncio.AbstractEventLoop, call: Callable[[], Awaitable[Array]], values: Array
 ) -> Cost:
-    """Return wall and CPU per call of a block with 4 calls at once, in µs."""
+    """Return wall and CPU per call, with 4 at once, in µs."""
 
     async def at_once() -> list[Array]:
         return await asyncio.gather(*(call() for _ in range(AT_ONCE)))
@@ -120,7 +120,7 @@ def triton_tensor(module: Any, values: Array) -> Any:
 
 
 class Clients:
-    """Clients of one stack, each of which calls the model with the same values."""
+    """Clients of one stack that call a model with the same values."""
 
     def __init__(self, url: str, key: str, loop: asyncio.AbstractEventLoop) -> None:
         self.url, self.loop, self.key = url, loop, key
@@ -202,7 +202,7 @@ class Clients:
 
 
 def results(rows: int, costs: Mapping[str, Sequence[Cost]]) -> list[dict[str, Any]]:
-    """Return a result entry per contender: µs, and ratios to tritonclient in the same round."""
+    """Return an entry per contender: µs and ratios to tritonclient."""
     entries = []
     for name, values in costs.items():
         wall, cpu = zip(*values, strict=True)

@@ -120,7 +120,7 @@ SUMMARIES: Mapping[str, Callable[[Sequence[Run]], str]] = {
         many_models,
         memory,
         python_client,
-    )  # fmt: skip
+    )
 }
 
 

@@ -11,7 +11,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Scheme, host and port of a base URL, and the path that every request begins with."""
+    """Base URL in parts: scheme, host, port, path prefix."""
 
     scheme: str
     host: str

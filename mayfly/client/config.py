@@ -1,4 +1,4 @@
-"""URL and key of a stack, from the environment or the file of `mayfly login`."""
+"""URL and key of a stack, from environment or configuration file."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
 
 
 def save(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
-    """Store a URL and a key in the file, which only its owner can read; return its path."""
+    """Store URL and key with mode 0600; return the path."""
     path = config_path(environment)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_suffix(".new")

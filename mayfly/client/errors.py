@@ -22,7 +22,7 @@ from typing import Any
 
 
 class MayflyError(Exception):
-    """Base class of the client's errors; the text names the cause and the next step.
+    """Base class; the text names the cause and the next step.
 
     `status` is that of the HTTP reply, 0 without one. `code` is the service's stable code, and
     `request_id` finds the request in its log.
@@ -60,7 +60,7 @@ class InvalidInput(MayflyError, ValueError):
 
 
 class TooLarge(InvalidInput):
-    """Request or reply that exceeds a limit: send fewer rows, or request fewer outputs."""
+    """Request or reply that exceeds a limit: send fewer rows."""
 
 
 class Unauthorized(MayflyError):
@@ -76,7 +76,7 @@ class NotFound(MayflyError):
 
 
 class ModelNotFound(NotFound):
-    """Model, version or alias that does not exist, or not for this key."""
+    """Model, version or alias that this key cannot see."""
 
 
 class Conflict(MayflyError):
@@ -91,7 +91,7 @@ class Conflict(MayflyError):
 
 
 class Rejected(MayflyError):
-    """Upload that became no version that can be called; the text is the reason.
+    """Upload that was refused; the text is the reason.
 
     `model` and `version` name the rejected version; `version` is None if it got no number.
     """
@@ -103,7 +103,7 @@ class Rejected(MayflyError):
 
 
 class QuotaExceeded(MayflyError):
-    """Too many requests: try again after `retry_after` seconds, None if unknown."""
+    """Too many requests; `retry_after` is in seconds, or None."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, **reply: Any) -> None:
         super().__init__(message, **reply)
@@ -111,7 +111,7 @@ class QuotaExceeded(MayflyError):
 
 
 class Unavailable(MayflyError):
-    """Service that cannot answer now: try again after `retry_after` seconds, None if unknown."""
+    """Service that cannot answer now; `retry_after` is in seconds, or None."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, **reply: Any) -> None:
         super().__init__(message, **reply)

@@ -34,7 +34,7 @@ class Options:
 
 
 def model_path(model: str, reference: str | int | None) -> str:
-    """Return the path of a model, or of a version or alias of it.
+    """Return the path of a model, or of its version or alias.
 
     >>> model_path("digits", 8)
     '/v2/models/digits/versions/8'

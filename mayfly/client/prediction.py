@@ -24,7 +24,7 @@ class RawOutput:
 
 
 class Prediction(Mapping[str, Any]):
-    """Outputs of a prediction by name, as numpy arrays, or nested lists without numpy.
+    """Outputs by name: numpy arrays, or nested lists without numpy.
 
     `version` answered, reached by `alias` ("" if the version was named); `variant` is stable or
     candidate while a canary runs. `request_id` finds the request in the service's log.
@@ -76,7 +76,7 @@ class Prediction(Mapping[str, Any]):
         return self.headers.get("x-cold-start") == "1"
 
     def texts(self, name: str) -> list[str]:
-        """Return the values of a BYTES output as strings, in a flat list."""
+        """Return a BYTES output as a flat list of strings."""
         raw = self._raw[name]
         if raw.datatype != "BYTES":
             raise InvalidInput(f"output {name!r} is {raw.datatype}, no BYTES")

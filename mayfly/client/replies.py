@@ -1,4 +1,4 @@
-"""Parser of HTTP/1.1 replies, fed with bytes as they arrive; both transports use it.
+"""Incremental parser of HTTP/1.1 replies, for both transports.
 
 http.client reads headers with the parser of e-mail, and h11 copies every byte: each takes longer
 than all the rest of a small call.
@@ -17,7 +17,9 @@ class BadReply(Exception):
 
 
 class ReplyParser:
-    """One reply: feed bytes until `reply` is set; `keep` tells if the connection stays open.
+    """Parser of a reply: `reply` is set once it is whole.
+
+    `keep` tells if the connection stays open.
 
     >>> parser = ReplyParser()
     >>> parser.feed(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n"), parser.feed(b"\\r\\nhi")
@@ -33,8 +35,8 @@ class ReplyParser:
         self._buffer = bytearray()
         self._status = 0
         self._headers: dict[str, str] = {}
-        self._start = 0  # of the body in the buffer
-        self._length: int | None = None  # of the body; None until the connection closes
+        self._start = 0  # offset of the body in the buffer
+        self._length: int | None = None  # bytes of the body; None: until the connection closes
         self._chunks: _Chunks | None = None
 
     def feed(self, data: bytes) -> bool:
@@ -54,7 +56,7 @@ class ReplyParser:
         return self.reply is not None
 
     def _read_head(self) -> bool:
-        """Read the head if it is whole; return if it was an interim one, which another follows."""
+        """Read the head if it is whole; return if another follows."""
         end = self._buffer.find(b"\r\n\r\n", self._start)
         if end < 0:
             if len(self._buffer) - self._start > HEAD_BYTES:

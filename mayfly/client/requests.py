@@ -1,4 +1,4 @@
-"""Bytes of HTTP/1.1 requests to one base URL, and the proxy that they go through."""
+"""Heads of HTTP/1.1 requests, proxy and TLS settings of a base URL."""
 
 import base64
 import ssl
@@ -122,7 +122,7 @@ def find_proxy(address: Address) -> Proxy | None:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return a context that trusts the system's authorities, of macOS and Windows, too."""
+    """Return a TLS context that trusts the operating system's authorities."""
     import truststore
 
     return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 
 from mayfly.client.errors import Disconnected, MayflyError, QuotaExceeded, TimedOut, Unavailable
 
-RETRIES = 4  # where no Retry-After says when to come back
-FIRST_WAIT_S = 0.1  # of the exponential backoff: 0.1, 0.2, 0.4, 0.8 s at most
+RETRIES = 4  # attempts after the first, if no Retry-After says when to come back
+FIRST_WAIT_S = 0.1  # exponential backoff: 0.1, 0.2, 0.4, 0.8 s at most
 LONGEST_WAIT_S = 5.0
 JITTER = 0.25  # share of Retry-After added at random, so that callers do not return at once
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Number of retries without a Retry-After, and the random numbers of their waits."""
+    """Number of retries without Retry-After, and source of jitter."""
 
     retries: int = RETRIES
     draw: Callable[[], float] = random.random
 
     def wait(self, error: MayflyError, attempt: int, left_s: float, *, safe: bool) -> float | None:
-        """Return the seconds to wait before the next attempt, None to raise the error.
+        """Return the seconds until the next attempt, None for no more.
 
         `attempt` counts from 0; `left_s` is the time left to the call. A Retry-After that is
         longer than that ends the attempts at once; one that is not may come any number of times.

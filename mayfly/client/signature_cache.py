@@ -6,7 +6,7 @@ Reference = str | int | None
 
 
 class SignatureCache:
-    """Signatures by model and version, and the version that each reference last led to.
+    """Signatures by version, and the version behind each reference.
 
     An alias moves, so a reference leads to the version of its last answer.
     """
@@ -16,7 +16,7 @@ class SignatureCache:
         self._versions: dict[tuple[str, Reference], int] = {}
 
     def find(self, model: str, reference: Reference) -> Signature | None:
-        """Return the signature of the version that answers, None if it is not read yet."""
+        """Return the signature of the version that answers, or None."""
         version = self._versions.get((model, reference))
         return None if version is None else self._signatures.get((model, version))
 
@@ -26,7 +26,9 @@ class SignatureCache:
         self._versions[signature.model, reference] = signature.version
 
     def answered(self, model: str, reference: Reference, version: int) -> None:
-        """Keep which version answered; an unknown one's signature is read before the next call.
+        """Keep the number of the version that answered.
+
+        The signature of an unknown one is read before the next call.
 
         While a canary runs, two versions answer in turn: both are known after two calls.
         """

@@ -1,4 +1,4 @@
-"""Calls of a stack: a request, its retries, and its reply or error."""
+"""Calls of a stack: request, retries, reply or error."""
 
 import time
 from itertools import count
@@ -11,7 +11,7 @@ from mayfly.client.retries import RetryPolicy
 from mayfly.client.signature_cache import SignatureCache
 from mayfly.client.wire import Reply, Request, error_of, json_request
 
-TIMEOUT_S = 60.0  # of a call with its retries; API Gateway answers within 29 s
+TIMEOUT_S = 60.0  # a call with its retries; API Gateway answers within 29 s
 
 
 class AsyncCaller:
@@ -25,7 +25,7 @@ class AsyncCaller:
         self.signatures = SignatureCache()
 
     async def call(self, request: Request) -> Reply:
-        """Return the reply of a request, repeated where that is safe and helps.
+        """Return a request's reply; retry where that is safe.
 
         Raises:
             MayflyError: the last attempt's error.

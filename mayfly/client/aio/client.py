@@ -11,7 +11,7 @@ from mayfly.client.retries import RETRIES, RetryPolicy
 
 
 class AsyncMayfly:
-    """Client of one stack, by its URL (output ApiUrl) and an access key.
+    """Client of one stack, by URL (output ApiUrl) and access key.
 
     It keeps connections open and may be used by many tasks at once; end it with `async with`, or
     with `close()`. `timeout` is in seconds, for a call with its `retries`.
@@ -25,7 +25,7 @@ class AsyncMayfly:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ, **options: Any) -> Self:
-        """Return the client of MAYFLY_URL and MAYFLY_KEY, or of the last `mayfly login`.
+        """Return the client of MAYFLY_URL and MAYFLY_KEY, or of `mayfly login`.
 
         Raises:
             NotConfigured: there is neither.
@@ -48,7 +48,7 @@ class AsyncMayfly:
         await self._caller.transport.close()
 
     def model(self, name: str, version: str | int | None = None) -> AsyncModel:
-        """Return a model, or a version or alias of it; no request is made.
+        """Return a model, or its version or alias, without a request.
 
         `model("digits:8")` is `model("digits", 8)`.
         """

@@ -1,4 +1,4 @@
-"""One model of a stack: predictions, signature, readiness."""
+"""Model of a stack: predictions, signature, readiness."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from mayfly.client.wire import Request, json_request
 
 
 class AsyncModel:
-    """Model of a stack, by its name, and a version or alias of it; `prod` without one."""
+    """Model of a stack: one version or alias of it, or `prod`."""
 
     def __init__(self, caller: AsyncCaller, name: str, version: Reference = None) -> None:
         self._caller = caller
@@ -35,7 +35,7 @@ class AsyncModel:
         timeout: float | None = None,
         user: str = "",
     ) -> Prediction:
-        """Return the model's outputs for arrays, nested lists, or a dict of them by name.
+        """Return the outputs for arrays, nested lists, or a dict.
 
         `outputs` limits the reply. `classes` asks for the N highest values of an output, as
         "value:index:label". `timeout` is in seconds, with retries. `user` keeps a caller on the
@@ -85,7 +85,7 @@ class AsyncModel:
         return self._caller.transport.address.is_loopback
 
     async def _request(self, inputs: Any, options: Options) -> Request:
-        """Return the request; a signature that may be of the alias' last version is read again."""
+        """Return the request; read a signature again that may be outdated."""
         options = Options(
             options.outputs,
             options.classes,

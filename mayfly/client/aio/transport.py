@@ -1,4 +1,4 @@
-"""HTTP/1.1 over kept-alive connections of asyncio, with a deadline for the whole exchange.
+"""HTTP/1.1 over asyncio, with keep-alive and a deadline per exchange.
 
 Ours rather than httpx2, which takes three times tritonclient's CPU. Reasons and numbers:
 docs/decisions/0046-client.md.
@@ -22,7 +22,7 @@ sleep = asyncio.sleep
 
 
 class Transport:
-    """Connections to one base URL, reused last in, first out, within one event loop."""
+    """Connections to one base URL within one event loop, reused LIFO."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.address = address.parse(url)
@@ -149,7 +149,7 @@ class _Connection(asyncio.Protocol):
             self._whole.set_exception(failure)
 
     def usable(self) -> bool:
-        """Tell if an idle connection is young, and its server has not closed it."""
+        """Tell if an idle connection is young and still open."""
         return not self._closed and time.monotonic() - self._used <= IDLE_S
 
     async def exchange(

@@ -1,5 +1,5 @@
 # Written by scripts/sync_client.py from mayfly/client/aio: change that.
-"""Calls of a stack: a request, its retries, and its reply or error."""
+"""Calls of a stack: request, retries, reply or error."""
 
 import time
 from itertools import count
@@ -12,7 +12,7 @@ from mayfly.client.signature_cache import SignatureCache
 from mayfly.client.sync.transport import Transport, sleep
 from mayfly.client.wire import Reply, Request, error_of, json_request
 
-TIMEOUT_S = 60.0  # of a call with its retries; API Gateway answers within 29 s
+TIMEOUT_S = 60.0  # a call with its retries; API Gateway answers within 29 s
 
 
 class Caller:
@@ -26,7 +26,7 @@ class Caller:
         self.signatures = SignatureCache()
 
     def call(self, request: Request) -> Reply:
-        """Return the reply of a request, repeated where that is safe and helps.
+        """Return a request's reply; retry where that is safe.
 
         Raises:
             MayflyError: the last attempt's error.

@@ -12,7 +12,7 @@ from mayfly.client.sync.model import Model
 
 
 class Mayfly:
-    """Client of one stack, by its URL (output ApiUrl) and an access key.
+    """Client of one stack, by URL (output ApiUrl) and access key.
 
     It keeps connections open and may be used by many threads at once; end it with `with`, or
     with `close()`. `timeout` is in seconds, for a call with its `retries`.
@@ -26,7 +26,7 @@ class Mayfly:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ, **options: Any) -> Self:
-        """Return the client of MAYFLY_URL and MAYFLY_KEY, or of the last `mayfly login`.
+        """Return the client of MAYFLY_URL and MAYFLY_KEY, or of `mayfly login`.
 
         Raises:
             NotConfigured: there is neither.
@@ -49,7 +49,7 @@ class Mayfly:
         self._caller.transport.close()
 
     def model(self, name: str, version: str | int | None = None) -> Model:
-        """Return a model, or a version or alias of it; no request is made.
+        """Return a model, or its version or alias, without a request.
 
         `model("digits:8")` is `model("digits", 8)`.
         """

@@ -1,5 +1,5 @@
 # Written by scripts/sync_client.py from mayfly/client/aio: change that.
-"""One model of a stack: predictions, signature, readiness."""
+"""Model of a stack: predictions, signature, readiness."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from mayfly.client.wire import Request, json_request
 
 
 class Model:
-    """Model of a stack, by its name, and a version or alias of it; `prod` without one."""
+    """Model of a stack: one version or alias of it, or `prod`."""
 
     def __init__(self, caller: Caller, name: str, version: Reference = None) -> None:
         self._caller = caller
@@ -36,7 +36,7 @@ class Model:
         timeout: float | None = None,
         user: str = "",
     ) -> Prediction:
-        """Return the model's outputs for arrays, nested lists, or a dict of them by name.
+        """Return the outputs for arrays, nested lists, or a dict.
 
         `outputs` limits the reply. `classes` asks for the N highest values of an output, as
         "value:index:label". `timeout` is in seconds, with retries. `user` keeps a caller on the
@@ -86,7 +86,7 @@ class Model:
         return self._caller.transport.address.is_loopback
 
     def _request(self, inputs: Any, options: Options) -> Request:
-        """Return the request; a signature that may be of the alias' last version is read again."""
+        """Return the request; read a signature again that may be outdated."""
         options = Options(
             options.outputs,
             options.classes,

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over kept-alive sockets, with a deadline for the whole exchange.
+"""HTTP/1.1 over sockets, with keep-alive and a deadline per exchange.
 
 Ours rather than httpx2: a call takes a third of its CPU, and bytes that drip in do not extend the
 time limit. Reasons and numbers: docs/decisions/0046-client.md.
@@ -25,7 +25,7 @@ sleep = time.sleep
 
 
 class Transport:
-    """Connections to one base URL, reused last in, first out; safe for threads."""
+    """Connections to one base URL, reused LIFO; safe for threads."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.address = address.parse(url)
@@ -93,7 +93,7 @@ class Transport:
             raise self._writer.connect_error(error) from error
 
     def _secured(self, connected: socket.socket, deadline: float) -> socket.socket:
-        """Return the socket under TLS, through the proxy's tunnel if there is one."""
+        """Return the socket under TLS, through the proxy if any."""
         context = self._writer.tls
         if context is None:
             return connected
@@ -114,7 +114,7 @@ class _Connection:
         self._used = time.monotonic()
 
     def usable(self) -> bool:
-        """Tell if an idle connection is young, and its server has not closed it."""
+        """Tell if an idle connection is young and still open."""
         if time.monotonic() - self._used > IDLE_S:
             return False
         if hasattr(select, "poll"):  # select refuses file numbers over 1023
@@ -141,7 +141,7 @@ class _Connection:
         return parser.reply, parser.keep and failure is None
 
     def _send(self, head: bytes, body: Body, deadline: float) -> OSError | None:
-        """Send a request; return the failure of its body, which a reply may explain."""
+        """Send a request; return a failure that a reply may explain."""
         self._socket.settimeout(_left(deadline))
         try:
             if len(body) <= ONE_SEND_BYTES:

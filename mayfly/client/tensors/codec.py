@@ -1,4 +1,4 @@
-"""Tensors from and to Python: with numpy where it is installed, imported at the first use."""
+"""Tensors from and to Python values; numpy is imported when used."""
 
 from functools import cache
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Datatypes of the Open Inference Protocol, as numpy and the standard library name them."""
+"""Datatypes of the Open Inference Protocol, numpy and `struct`."""
 
 from dataclasses import dataclass
 

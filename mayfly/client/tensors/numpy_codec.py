@@ -31,7 +31,7 @@ def encode(spec: TensorSpec, value: Any) -> tuple[tuple[int, ...], Body]:
 
 
 def decode(datatype: str, dtype: str, shape: tuple[int, ...], content: memoryview) -> Array:
-    """Return an output's values as an array of its own, e.g. ("FP32", "<f4", (1, 3), …)."""
+    """Return an output's values as a new array."""
     if datatype == "BYTES":
         array = np.empty(count(shape), object)
         array[:] = texts.unpack(content, array.size)
@@ -52,7 +52,7 @@ def _array(spec: TensorSpec, value: Any, dtype: Any) -> Array:
 
 
 def _numbers(spec: TensorSpec, value: Any) -> Array:
-    """Return an array; integers in lists stay exact, where numpy makes floats of large ones."""
+    """Return an array; large integers in lists stay integers."""
     array = _array(spec, value, None)
     if spec.kind.kind == "i" and array.dtype.kind in "fO" and not hasattr(value, "dtype"):
         objects = np.array(value, object)
@@ -65,7 +65,7 @@ def _numbers(spec: TensorSpec, value: Any) -> Array:
 
 
 def _converted(spec: TensorSpec, array: Array) -> Array:
-    if array.dtype.name == "bfloat16":  # of ml_dtypes
+    if array.dtype.name == "bfloat16":  # a dtype of the package ml_dtypes
         if spec.datatype == "BF16":
             return array.view(np.uint16)
         array = array.astype(np.float32)
@@ -105,7 +105,7 @@ def _misfit(spec: TensorSpec, array: Array, changed: Array) -> InvalidInput:
 
 
 def _to_bfloat16(array: Array) -> Array:
-    """Round float32 to the upper 16 bits, to nearest, ties to even; NaN stays NaN."""
+    """Round float32 to bfloat16: to nearest, ties to even."""
     bits = np.ascontiguousarray(array).view("<u4").reshape(array.shape)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(array), 0x7FC0, rounded).astype("<u2")

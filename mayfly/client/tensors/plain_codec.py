@@ -73,7 +73,7 @@ def _flat(name: str, value: Any, shape: Sequence[int]) -> Iterator[Any]:
 
 
 def _number(spec: TensorSpec, value: Any) -> Any:
-    """Return a number as the datatype's, if it does not change by that."""
+    """Return a number in the datatype's kind, unchanged."""
     kind = spec.kind.kind
     if isinstance(value, int | float):
         if kind == "f":

@@ -13,7 +13,7 @@ DYNAMIC = -1  # a dimension whose size each request chooses
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Input or output of a model, e.g. image FP32 [-1, 1, 28, 28]."""
+    """Input or output, e.g. image FP32 [-1, 1, 28, 28]."""
 
     name: str
     datatype: str
@@ -28,7 +28,7 @@ class TensorSpec:
         return BY_NAME[self.datatype]
 
     def fit(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return a shape with the leading dimensions of 1 that the input needs.
+        """Return a shape with leading dimensions of 1 added.
 
         >>> TensorSpec("image", "FP32", (-1, 1, 28, 28)).fit((28, 28))
         (1, 1, 28, 28)

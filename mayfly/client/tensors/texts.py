@@ -1,4 +1,4 @@
-"""BYTES tensors in binary: each value after its length, a UINT32 in little-endian order."""
+"""BYTES tensors in binary: each value follows its length, a UINT32."""
 
 import struct
 from collections.abc import Iterable
