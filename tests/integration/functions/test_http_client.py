@@ -32,7 +32,6 @@ from functions.core.registry.table import Conflict, Put
 from functions.core.registry.version import Blob, Source
 from local.aws.provision import Deployed, provision
 from local.template import Template
-from tests.authority import Authority
 from tests.fault_server import (
     Behaviour,
     FaultServer,
@@ -41,6 +40,7 @@ from tests.fault_server import (
     StoredObject,
     fault_server,
 )
+from tests.integration.authority import Authority
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token"}
 ENVIRONMENT = {"AWS_REGION": "us-east-1", **KEYS}

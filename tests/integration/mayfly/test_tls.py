@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mayfly import AsyncMayfly, Mayfly, errors
-from tests.authority import Authority
 from tests.fault_server import FaultServer, ReceivedRequest, ServerConnection, fault_server
+from tests.integration.authority import Authority
 
 
 def answer(seen: ReceivedRequest, line: ServerConnection) -> None:
