@@ -11,6 +11,7 @@ ours      functions.infer.main.lambda_handler as our runtime client drives it: t
           the reply's bytes out, and what it leaves for after the reply: its log and metric line,
           which is written to a pipe that another process reads. The event's body is base64.
 open      ours without access keys (Auth=none): the difference is the check of the caller's key.
+unmetered ours without the meter: the difference is counting, and a write of counts every 8 to 10 s.
 ours-aws  The same handler and line as awslambdaric drives it: it parses the event with json.loads
           and serializes the reply with its own encoder (simplejson).
 quiet     ours for a request outside the log sample (LOG_SAMPLE_RATE).
@@ -43,8 +44,8 @@ from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, workloads
 
 REPEATS = {1: 50, 128: 10}  # number of rows → calls per block
-CONTENDERS = ("bare", "ours", "open", "ours-aws", "quiet", "unseen", "naive")
-BARE, OURS, OPEN, NAIVE = "bare", "ours", "open", "naive"
+CONTENDERS = ("bare", "ours", "open", "unmetered", "ours-aws", "quiet", "unseen", "naive")
+BARE, OURS, OPEN, UNMETERED, NAIVE = "bare", "ours", "open", "unmetered", "naive"
 RUNTIME = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13"}  # read by awslambdaric
 LIMIT_S = 3600.0
 
@@ -118,7 +119,8 @@ def results(cpu_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     """Return one result entry in µs per case and contender.
 
     An entry has the ratio and the difference to the bare run of the same round, and the ratio to
-    the naive handler's, if that has the case. Ours has the difference to it without keys.
+    the naive handler's, if that has the case. Ours has the differences to it without keys
+    and without the meter.
     """
     entries = []
     for name, values in cpu_us.items():
@@ -130,9 +132,11 @@ def results(cpu_us: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
             bare = cpu_us[f"{case}|{BARE}"]
             entry["over_bare"] = measure.ratios(values, bare).to_record()
             entry["minus_bare"] = measure.differences(values, bare, 1).to_record()
-        without_keys = cpu_us.get(f"{case}|{OPEN}")
-        if without_keys and contender == OURS:
-            entry["minus_open"] = measure.differences(values, without_keys, 2).to_record()
+        for without in (OPEN, UNMETERED):
+            values_without = cpu_us.get(f"{case}|{without}")
+            if values_without and contender == OURS:
+                difference = measure.differences(values, values_without, 2)
+                entry[f"minus_{without}"] = difference.to_record()
         naive = cpu_us.get(f"{case}|{NAIVE}")
         if naive and contender not in (BARE, NAIVE):
             entry["over_naive"] = measure.ratios(values, naive).to_record()

@@ -176,7 +176,7 @@ class DataPlane:
             chance=lambda: 0.0,
             warn=self.warnings.append,
         )
-        self.statistics = Statistics()
+        self.statistics = Statistics(self.table, self.meter)
         self.service = InferenceService(self.registry, self.resolver, self.models, self.statistics)
         self.lines: list[dict[str, Any]] = []
 

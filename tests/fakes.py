@@ -36,6 +36,20 @@ class MemoryTable:
             if key[0] == pk and key[1].startswith(prefix):
                 yield copy.deepcopy(self.items[key])
 
+    def between(self, pk: str, first: str, last: str) -> Iterator[Item]:
+        self.reads += 1
+        for key in sorted(self.items):
+            if key[0] == pk and first <= key[1] <= last:
+                yield copy.deepcopy(self.items[key])
+
+    def usage_hours(self, after: str, limit: int) -> Iterator[Item]:
+        self.reads += 1
+        hours = [item for item in self.items.values() if item.get("kind") == "USAGE"]
+        for item in sorted(hours, key=lambda item: str(item["listed"])):
+            if item["listed"] > after and limit > 0:
+                limit -= 1
+                yield {name: item[name] for name in ("pk", "sk", "listed")}
+
     def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
         versions = (item for item in self.items.values() if item.get("kind") == "VERSION")
         listed = [item for item in versions if item["listed"] > after]

@@ -12,6 +12,7 @@ from functions.core.serving.model_cache import MB, ModelCache
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.core.uploads import Upload
+from functions.core.usage.meter import Meter
 from functions.infer.handler import InferHandler
 from functions.register.manifest import read_manifest
 from tests.data_plane import Client
@@ -25,11 +26,13 @@ class Platform:
 
     def __init__(self, directory: Path, sandbox: ProcessSandbox) -> None:
         self.uploads, self.blobs = MemoryUploads(), MemoryBlobs()
-        registry = Registry(MemoryTable(), lambda: "2026-11-22T08:00:00.000Z")
+        table = MemoryTable()
+        registry, meter = Registry(table, lambda: "2026-11-22T08:00:00.000Z"), Meter(table)
         self.registration = Registration(registry, self.uploads, self.blobs, sandbox, read_manifest)
         models = ModelCache(self.blobs, OnnxRuntime(), memory_bytes=64 * MB, directory=directory)
-        service = InferenceService(registry, Resolver(registry, 0.0), models, Statistics())
-        self.client = Client(InferHandler(service, write=lambda _: None))
+        statistics = Statistics(table, meter)
+        service = InferenceService(registry, Resolver(registry, 0.0), models, statistics)
+        self.client = Client(InferHandler(service, meter=meter, write=lambda _: None))
 
     def upload(self, model: bytes) -> Version:
         """Upload a model named `demo`, register it and return its version."""

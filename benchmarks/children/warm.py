@@ -23,8 +23,10 @@ from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller
 
 from benchmarks.children.context import Context
 from benchmarks.harness.measure import interleave
+from functions.adapters.clock import Elapsed
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
+from functions.core.usage.meter import Meter
 from functions.infer import main as deployed
 from functions.infer.handler import InferHandler
 
@@ -63,15 +65,21 @@ def under_awslambdaric(handler: Any, marshaller: LambdaMarshaller, event: bytes)
     return text
 
 
+def metered(service: InferenceService | None = None, **options: Any) -> InferHandler:
+    """Return an infer handler with a meter, as the deployed one has."""
+    meter = Meter(deployed.table, clock=Elapsed())
+    return InferHandler(service or _service(), meter=meter, **options)
+
+
 def quiet_handler() -> Any:
     """Return an infer handler whose log sampling skips successful requests."""
-    return InferHandler(_service(), gate=deployed.gate, sample_rate=0.5, chance=lambda: 1.0)
+    return metered(gate=deployed.gate, sample_rate=0.5, chance=lambda: 1.0)
 
 
 def forgetful_handler() -> Any:
     """Return an infer handler that clears cached request templates each time."""
     service = _service()
-    handler = InferHandler(service, gate=deployed.gate)
+    handler = metered(service, gate=deployed.gate)
 
     def forgetful(event: Any, context: Any) -> Any:
         service._decoders.clear()
@@ -81,7 +89,8 @@ def forgetful_handler() -> Any:
 
 
 def _service() -> InferenceService:
-    return InferenceService(deployed.registry, deployed.resolver, deployed.models, Statistics())
+    statistics = Statistics(deployed.table, Meter(deployed.table))
+    return InferenceService(deployed.registry, deployed.resolver, deployed.models, statistics)
 
 
 def bare_session(path: Path, name: str) -> Any:
@@ -144,7 +153,8 @@ def main() -> None:
     handlers = {  # the first one follows the bare run, which leaves it cold processor caches
         "quiet": quiet_handler(),
         "ours": deployed.lambda_handler,
-        "open": InferHandler(_service()),
+        "open": metered(),
+        "unmetered": InferHandler(_service(), gate=deployed.gate),
         "unseen": forgetful_handler(),
     }
     calls: dict[str, Call] = {}

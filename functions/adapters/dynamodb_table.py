@@ -119,6 +119,23 @@ class ItemTable:
             ConsistentRead=True,
         )
 
+    def between(self, pk: str, first: str, last: str) -> Iterator[Item]:
+        """Yield a DynamoDB partition's items in a range of sort keys, ascending."""
+        return self._pages(
+            None,
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":pk": {"S": pk},
+                ":first": {"S": first},
+                ":last": {"S": last},
+            },
+            ConsistentRead=True,
+        )
+
+    def usage_hours(self, after: str, limit: int) -> Iterator[Item]:
+        """Query DynamoDB for hours of usage above `after`, oldest first."""
+        return self._listed("USAGE", after, limit)
+
     def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
         """Yield version items of the DynamoDB index `listing` above key `after`.
 

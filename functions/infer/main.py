@@ -140,7 +140,7 @@ def make() -> Handler:
         start_s=lambda: init_s,
         warn=lambda text: sys.stdout.write(warning_line(text) + "\n"),
     )
-    service = InferenceService(registry, resolver, models, Statistics())
+    service = InferenceService(registry, resolver, models, Statistics(table, meter))
     sample_rate = float(os.environ.get("LOG_SAMPLE_RATE", "1"))
     origins = os.environ.get("CORS_ORIGINS", "")
     handler = InferHandler(

@@ -1,6 +1,6 @@
 """Lambda handler: repair registry and storage hourly, list and redrive dead letters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -9,7 +9,8 @@ from aws_lambda_powertools.metrics import Metrics, MetricUnit
 
 from functions.core.errors import InvalidRequest, Unavailable, shown
 from functions.core.registry.dead_letters import Message, explain
-from functions.core.registry.reconciler import Findings, Reconciler
+from functions.core.registry.reconciler import Findings, Reconciler, TimeLeft
+from functions.core.registry.table import Conflict
 
 RESERVE_MS = 30_000  # ms; with less time left, no further task of the reconciler begins
 DAMAGED_LOGGED = 100  # damaged versions named in the log line
@@ -39,6 +40,7 @@ class ReconcileHandler:
     queue: DeadLetterQueue
     logger: Logger
     metrics: Metrics
+    sum_usage: Callable[[TimeLeft], int]  # adds closed hours to the sums; returns their number
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """Run the event's operation: reconcile, list dead letters, or redrive them.
@@ -62,16 +64,25 @@ class ReconcileHandler:
 
     def reconcile(self, context: Any) -> dict[str, Any]:
         """Repair registry and storage; log the findings and emit metrics."""
-        findings = self.reconciler.run(
-            lambda: bool(context.get_remaining_time_in_millis() > RESERVE_MS)
-        )
-        counts = findings.counts()
+
+        def time_left() -> bool:
+            return bool(context.get_remaining_time_in_millis() > RESERVE_MS)
+
+        findings = self.reconciler.run(time_left)
+        counts = {**findings.counts(), "summed_hours": self._sum_usage(findings, time_left)}
         damaged = sorted(findings.damaged)[:DAMAGED_LOGGED]
         self.logger.info("reconciled", found=counts, damaged=damaged, failed=findings.failed)
         self._count(findings)
         if findings.failed:  # raised only now: the other tasks were done
             raise Unavailable("; ".join(findings.failed))
         return counts
+
+    def _sum_usage(self, findings: Findings, time_left: TimeLeft) -> int:
+        try:
+            return self.sum_usage(time_left)
+        except (Unavailable, Conflict) as error:  # the next run continues
+            findings.failed.append(f"sum_usage: {error}")
+            return 0
 
     def list_dead_letters(self) -> dict[str, Any]:
         """List failed uploads (dead letters) with reasons, without removing them."""

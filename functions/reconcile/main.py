@@ -4,6 +4,7 @@ Runs once, during INIT.
 """
 
 import os
+import time
 
 import boto3
 from aws_lambda_powertools.logging import Logger
@@ -17,14 +18,16 @@ from functions.adapters.aws.sqs import SqsDeadLetters, SqsQueue
 from functions.adapters.clock import utc_ago, utc_now
 from functions.core.registry.reconciler import Limits, Reconciler
 from functions.core.registry.registry import Registry
+from functions.core.usage.fold import fold
 from functions.reconcile.handler import ReconcileHandler
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=20)
 s3 = expect_owner(boto3.client("s3", config=config), os.environ["BUCKET_OWNER"])
 sqs = boto3.client("sqs", config=config)
 logger = Logger()
+table = DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"])
 registry = Registry(
-    DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"]),
+    table,
     utc_now,
     audit_log=lambda record: logger.info("audit", audit=dict(record)),
 )
@@ -41,4 +44,10 @@ reconciler = Reconciler(
     ),
 )
 dead_letters = SqsDeadLetters(sqs, os.environ["DEAD_LETTERS_URL"], os.environ["DEAD_LETTERS_ARN"])
-lambda_handler = ReconcileHandler(reconciler, dead_letters, logger, Metrics())
+lambda_handler = ReconcileHandler(
+    reconciler,
+    dead_letters,
+    logger,
+    Metrics(),
+    lambda time_left: fold(table, time.time(), time_left),
+)

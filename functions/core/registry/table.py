@@ -44,7 +44,7 @@ class Table(Protocol):
     """Interface to a database table with partition key, sort key and transactions.
 
     The keys are `pk` and `sk`. Reads see every finished write, except those of `listing`,
-    `pending`, `ignored` and `access_keys`.
+    `pending`, `ignored`, `access_keys` and `usage_hours`.
     """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
@@ -61,6 +61,16 @@ class Table(Protocol):
 
     def query(self, pk: str, prefix: str) -> Iterable[Item]:
         """Return a partition's items whose sort key begins with `prefix`, ascending."""
+
+    def between(self, pk: str, first: str, last: str) -> Iterable[Item]:
+        """Return a partition's items in a range of sort keys, ascending."""
+
+    def usage_hours(self, after: str, limit: int) -> Iterable[Item]:
+        """List up to `limit` hours of usage, oldest first, from position `after`.
+
+        Ascending by `listed`; `after` itself is excluded. Items have `pk`, `sk` and `listed`. The
+        index may lag.
+        """
 
     def listing(self, after: str = "", limit: int | None = None) -> Iterable[Item]:
         """List all model versions by name and number, from position `after`.

@@ -182,34 +182,30 @@ class InferenceService:
     def model_statistics(self, call: Call) -> Document:
         """Return inference statistics of a model, for one or all READY versions.
 
-        This Lambda environment alone counts them: a version that it has not served has zeros.
+        All environments count them: a version that none has served has zeros.
         """
         version = self._resolve(call).version
+        totals = self._statistics.read(version.model)
         if call.reference is not None:
-            return self._statistics.document([(version.model, version.number)])
+            return self._statistics.document(totals, [(version.model, version.number)])
         versions = self._registry.versions(version.model)
         ready = {(v.model, v.number) for v in versions if v.state is State.READY}
-        return self._statistics.document(ready | self._statistics.versions(version.model))
+        return self._statistics.document(totals, ready | set(totals))
 
     def statistics(self, call: Call) -> Document:
         """Return inference statistics of every model version served now or before.
 
-        This Lambda environment alone counts them, as for `model_statistics`.
+        All environments count them, as for `model_statistics`.
         """
-        counted = {key for key in self._statistics.versions() if call.grant.sees(key[0])}
-        return self._statistics.document({*self._served(call.grant), *counted})
+        totals = self._statistics.read()
+        counted = {key for key in totals if call.grant.sees(key[0])}
+        return self._statistics.document(totals, {*self._served(call.grant), *counted})
 
     def infer(self, call: Call) -> InferReply:
         """Run a model on the request's tensors; return the encoded outputs."""
         version = self._resolve(call).version
         call.lap("resolve")
-        began_ns = call.lap_began_ns
-        try:
-            return self._infer(call, version, version.signature or require_signature(version))
-        except BaseException:
-            elapsed_ns = time.perf_counter_ns() - began_ns
-            self._statistics.add_failure(version.model, version.number, elapsed_ns)
-            raise
+        return self._infer(call, version, version.signature or require_signature(version))
 
     def _infer(self, call: Call, version: Version, signature: Signature) -> InferReply:
         decoder = self._decoder(version, signature)
@@ -226,7 +222,7 @@ class InferenceService:
         model, number = version.model, version.number
         reply = encode_infer(request, outputs, signature, model, number, limit)
         call.lap("encode")
-        self._count(call, version, request, decoder)
+        call.inferences = _rows(request, decoder)
         return reply
 
     def _decoder(self, version: Version, signature: Signature) -> FastDecoder:
@@ -268,25 +264,6 @@ class InferenceService:
             if oddity is None:
                 raise
             raise InvalidRequest(f"{oddity}, and the model refuses that: {error}") from error
-
-    def _count(
-        self, call: Call, version: Version, request: InferRequest, decoder: FastDecoder
-    ) -> None:
-        batch = 1
-        if decoder.batches and request.inputs:
-            first = next(iter(request.inputs.values()))
-            batch = first.shape[0]
-        call.inferences = batch
-        stages = call.stages_ns
-        self._statistics.add_success(
-            version.model,
-            version.number,
-            batch,
-            queue_ns=stages["load"],
-            input_ns=stages["decode"],
-            infer_ns=stages["compute"],
-            output_ns=stages["encode"],
-        )
 
     # --- repository
 
@@ -353,6 +330,14 @@ class InferenceService:
             return
         except ModelNotFound as error:
             raise ModelNotFound(f"{failure}, no model of this name is registered") from error
+
+
+def _rows(request: InferRequest, decoder: FastDecoder) -> int:
+    """Return a request's number of rows, 1 for unbatched models."""
+    if not (decoder.batches and request.inputs):
+        return 1
+    first = next(iter(request.inputs.values()))
+    return first.shape[0]
 
 
 def _refuse_empty(inputs: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from functions.core.records import record
-from functions.core.registry.table import Add
+from functions.core.registry.table import Add, Item
 from functions.core.usage.counters import Counters
 
 KIND = "USAGE"
@@ -64,6 +64,17 @@ def hour_of(unix_s: float) -> str:
 def hour_sk(hour: str, version: int, alias: str, key: str) -> str:
     """Return the DynamoDB sort key of an hour's counters."""
     return f"H#{hour}#{version:010d}#{alias or NOTHING}#{key or NOTHING}"
+
+
+def row_of(item: Item) -> tuple[str, RowKey]:
+    """Return the hour of an hour's item, and what it counts."""
+    _, hour, version, alias, key = item["sk"].split("#")
+    model = item["pk"].removeprefix("USAGE#")
+    return hour, RowKey(model, int(version), _named(alias), _named(key))
+
+
+def _named(text: str) -> str:
+    return "" if text == NOTHING else text
 
 
 def adds_of(

@@ -60,7 +60,7 @@ class Meter:
         about counts that are lost.
         """
         self._table = table
-        self._seconds = seconds
+        self.seconds = seconds
         self._keep_days = keep_days
         self._clock = clock
         self._now = now
@@ -167,7 +167,7 @@ class Meter:
             Exception: as for `flush_due`.
         """
         now = self._clock()
-        self._due = now + self._seconds * (1 - JITTER * self._chance())
+        self._due = now + self.seconds * (1 - JITTER * self._chance())
         batch = self._current(now)
         if batch is None:
             return
@@ -177,7 +177,7 @@ class Meter:
         except Conflict:  # nothing is written: environments write the same items at times
             batch.token, batch.until = _token(), now + TOKEN_S
             self._batch = batch
-            self._due = now + self._seconds * self._chance() / 2
+            self._due = now + self.seconds * self._chance() / 2
         except Unavailable:  # it may be written, or not
             self._batch = batch
         except BaseException:

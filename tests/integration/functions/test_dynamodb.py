@@ -16,6 +16,9 @@ from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry.registry import Registry
 from functions.core.registry.table import Add, Conflict, Put
 from functions.core.registry.version import Blob, Reason, Source, State
+from functions.core.usage.fold import fold
+from functions.core.usage.meter import Meter
+from functions.core.usage.reader import UsageReader
 from local.aws.provision import Deployed
 
 SIGNATURE = Signature(
@@ -69,6 +72,30 @@ def test_numbers_are_increased_beside_values_that_are_set(table: DynamoTable) ->
         counted | {"sk": "T"},
         {"pk": "P", "sk": "U", "n": 5},
     ]
+
+
+def test_usage_is_read_by_range_and_by_hour(table: DynamoTable) -> None:
+    noon_s = 1_795_348_800.0
+    meter = Meter(table, now=lambda: noon_s)
+    for model in ("b", "a"):
+        meter.count(model, 1, "prod", "", "", 200, 1000)
+    meter.flush()
+
+    first, second = table.usage_hours("", 5)
+    assert (first["pk"], second["pk"]) == ("USAGE#a", "USAGE#b")
+    assert [entry["pk"] for entry in table.usage_hours(first["listed"], 5)] == ["USAGE#b"]
+    assert len(list(table.usage_hours("", 1))) == 1
+    assert list(table.usage_hours("2026-11-22T12~", 5)) == []
+    [item] = table.between("USAGE#a", "H#2026-11-22T12", "H#2026-11-22T12~")
+    assert item["requests"] == 1
+    assert list(table.between("USAGE#a", "H#2026-11-22T13", "H#2026-11-22T14")) == []
+
+    assert fold(table, noon_s + 10 * 3600) == 1
+    totals = UsageReader(table).totals()
+    assert {version: sums.requests for version, sums in totals.items()} == {
+        ("a", 1): 1,
+        ("b", 1): 1,
+    }
 
 
 def test_increases_are_all_refused_with_one_of_them(table: DynamoTable) -> None:

@@ -444,12 +444,29 @@ def handler(
     logger = Logger(service=request.node.name, stream=log)
     metrics = Metrics(namespace="Mayfly", service="reconcile")
     return partial(
-        ReconcileHandler(world.reconciler, world.letters, logger, metrics), context=Context()
+        ReconcileHandler(world.reconciler, world.letters, logger, metrics, lambda _: 3),
+        context=Context(),
     )
 
 
 def event(name: str) -> dict[str, Any]:
     return json.loads(Path(f"events/{name}.json").read_text())
+
+
+def test_usage_that_cannot_be_summed_fails_the_run_at_its_end(world: World) -> None:
+    def fail(_: object) -> int:
+        raise Unavailable("the registry is throttled; try again")
+
+    log = io.StringIO()
+    logger, metrics = Logger(service="sums", stream=log), Metrics(namespace="Mayfly")
+    handler = ReconcileHandler(world.reconciler, world.letters, logger, metrics, fail)
+    world.upload("models/m/x.onnx")
+    world.lose_events()
+    world.ahead = 2 * HOUR
+
+    with pytest.raises(Unavailable, match="sum_usage: the registry is throttled"):
+        handler(event("schedule_reconcile"), Context())
+    assert json.loads(log.getvalue())["found"]["lost_uploads"] == 1
 
 
 def test_a_scheduled_run_reports_its_findings_as_metrics(
@@ -465,6 +482,7 @@ def test_a_scheduled_run_reports_its_findings_as_metrics(
     counts = handler(event("schedule_reconcile"))
 
     assert counts["lost_uploads"] == 1
+    assert counts["summed_hours"] == 3
     emf = json.loads(capsys.readouterr().out)
     assert emf["Reconciled"] == [1.0]
     assert not {"Damaged", "Stuck", "BlobsCollected"} & emf.keys()

@@ -66,6 +66,8 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
             {"RegistryTable"},
             {"MODEL#*", "BLOB#*", "RECONCILE"},
         ),
+        "ReadUsage": ({"dynamodb:BatchGetItem"}, {"RegistryTable"}, {"USAGE#*"}),
+        "SumUsage": ({"dynamodb:PutItem"}, {"RegistryTable"}, {"USAGE#ALL#*"}),
         "Listings": (
             {"dynamodb:Query"},
             {"RegistryTable/index/listing", "RegistryTable/index/pending"},

@@ -39,6 +39,7 @@ WARM_US = {
     "json 1|bare": [10.0, 20.0],
     "json 1|ours": [50.0, 60.0],
     "json 1|open": [40.0, 60.0],
+    "json 1|unmetered": [48.0, 56.0],
     "binary 128|bare": [100.0, 100.0],
 }
 
@@ -157,12 +158,13 @@ def test_a_cold_start_can_be_measured_under_one_client() -> None:
 
 
 def test_warm_requests_are_compared_with_the_bare_run() -> None:
-    bare, ours, _, _ = warm_request.results(WARM_US)
+    bare, ours, *_ = warm_request.results(WARM_US)
 
     assert (bare["encoding"], bare["rows"], bare["median"]) == ("json", 1, 15.0)
     assert ours["over_bare"] == {"median": 4.0, "p90": 4.8}
     assert ours["minus_bare"] == {"median": 40.0, "p90": 40.0}
     assert ours["minus_open"]["median"] == 5.0  # the check of the caller's key
+    assert ours["minus_unmetered"]["median"] == 3.0
 
 
 @pytest.mark.parametrize(

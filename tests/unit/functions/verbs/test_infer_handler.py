@@ -27,6 +27,7 @@ from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.registry.version import Reason
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
+from functions.core.usage.meter import Meter
 from functions.infer import handler as module
 from functions.infer import responses
 from functions.infer.handler import InferHandler
@@ -638,23 +639,26 @@ def test_a_fresh_environment_lists_what_it_serves_with_zeros(
     assert client.get("/v2/models/demo/stats").json["model_stats"] == rows_[:2]
 
 
-def test_statistics_name_the_environment_that_counted_them(tmp_path: Path) -> None:
-    table = DataPlane(tmp_path)
-    table.register("m")
+def test_statistics_are_those_of_all_environments(tmp_path: Path) -> None:
+    plane = DataPlane(tmp_path)
+    plane.register("m")
     clients = []
-    for start in (1_800_000_000.0, 1_800_000_060.0):
-        statistics = Statistics(clock=lambda start=start: start)
-        service = InferenceService(table.registry, table.resolver, table.models, statistics)
-        clients.append(Client(InferHandler(service, write=lambda _: None)))
-    assert clients[0].post("/v2/models/m/infer", rows([1, 2, 3])).status == 200
+    for _ in range(2):
+        meter = Meter(plane.table, now=plane.unix_s, clock=plane.clock)
+        statistics = Statistics(plane.table, meter)
+        service = InferenceService(plane.registry, plane.resolver, plane.models, statistics)
+        clients.append(Client(InferHandler(service, meter=meter, write=lambda _: None)))
+    for client in (clients[0], *clients):
+        assert client.post("/v2/models/m/infer", rows([1, 2, 3])).status == 200
+    # Each has written its first inference; the second one's counts are in memory.
 
-    replies = [client.get(f"/v2/models{path}").json for client in clients for path in
-               ("/stats", "/m/stats", "/m/versions/1/stats")]  # fmt: skip
-    assert [reply["model_stats"][0]["inference_count"] for reply in replies] == [1] * 3 + [0] * 3
-    mine, other = replies[0]["environment"], replies[3]["environment"]
-    assert [reply["environment"] for reply in replies] == [mine] * 3 + [other] * 3
-    assert mine["id"] != other["id"]
-    assert (mine["since"], other["since"]) == ("2027-01-15T08:00:00Z", "2027-01-15T08:01:00Z")
+    counts = [
+        client.get(f"/v2/models{path}").json["model_stats"][0]["inference_count"]
+        for client in clients
+        for path in ("/stats", "/m/stats", "/m/versions/1/stats")
+    ]
+    assert counts == [3] * 3 + [2] * 3
+    assert clients[0].get("/v2/models/stats").json["delay_seconds"] == 10
 
 
 def test_a_model_called_stats(plane: DataPlane, client: Client) -> None:
