@@ -319,6 +319,139 @@ def test_two_different_keys_are_a_bad_request(plane: Plane) -> None:
     assert (reply.status, reply.json["code"]) == (400, "INVALID_REQUEST")
 
 
+# Headers that hold a key in the right way, {key} in its place
+GOOD_FORMS = {
+    "bearer": {"authorization": "Bearer {key}"},
+    "lower case": {"authorization": "bearer {key}"},
+    "upper case": {"AUTHORIZATION": "BEARER {key}"},
+    "spaces": {"authorization": "Bearer   {key}  "},
+    "plain": {"x-api-key": "{key}"},
+    "plain with spaces": {"X-API-Key": " {key} "},
+    "both": {"authorization": "Bearer {key}", "x-api-key": "{key}"},
+    "another scheme beside": {"authorization": "Basic YTpi", "x-api-key": "{key}"},
+    "an empty one beside": {"authorization": "Bearer ", "x-api-key": "{key}"},
+    "the last of two": {"X-Api-Key": "mfy_x", "x-api-key": "{key}"},  # as API Gateway passes both
+}
+
+
+@pytest.mark.parametrize("form", GOOD_FORMS)
+def test_a_key_is_taken_in_every_usual_form(plane: Plane, form: str) -> None:
+    key = plane.create_key(Scope.INFER)
+    headers = {name: text.format(key=key) for name, text in GOOD_FORMS[form].items()}
+
+    assert plane.client.get("/v2/models/own", headers=headers).status == 200
+
+
+# Headers that hold a valid key in a wrong way, {key} in its place, and the code of the refusal
+BAD_FORMS: dict[str, tuple[dict[str, str], str]] = {
+    "no scheme": ({"authorization": "{key}"}, "KEY_MISSING"),
+    "tab": ({"authorization": "Bearer\t{key}"}, "KEY_MISSING"),
+    "no space": ({"authorization": "Bearer{key}"}, "KEY_MISSING"),
+    "colon": ({"authorization": "Bearer: {key}"}, "KEY_MISSING"),
+    "another scheme": ({"authorization": "Basic {key}"}, "KEY_MISSING"),
+    "scheme of look-alikes": ({"authorization": "\u0412earer {key}"}, "KEY_MISSING"),
+    "space before": ({"authorization": " Bearer {key}"}, "KEY_MISSING"),
+    "other header": ({"x-mayfly-key": "{key}"}, "KEY_MISSING"),
+    "underscores": ({"x_api_key": "{key}"}, "KEY_MISSING"),
+    "cookie": ({"cookie": "x-api-key={key}"}, "KEY_MISSING"),
+    "forwarded": ({"x-forwarded-authorization": "Bearer {key}"}, "KEY_MISSING"),
+    "empty": ({"authorization": "Bearer ", "x-api-key": " "}, "KEY_MISSING"),
+    "twice in one": ({"authorization": "Bearer {key}, Bearer {key}"}, "KEY_INVALID"),
+    "list": ({"x-api-key": "{key},{key}"}, "KEY_INVALID"),
+    "scheme in the plain one": ({"x-api-key": "Bearer {key}"}, "KEY_INVALID"),
+    "two schemes": ({"authorization": "Bearer Bearer {key}"}, "KEY_INVALID"),
+    "quoted": ({"x-api-key": '"{key}"'}, "KEY_INVALID"),
+    "a character behind": ({"x-api-key": "{key}a"}, "KEY_INVALID"),
+    "a null byte behind": ({"x-api-key": "{key}\0"}, "KEY_INVALID"),
+    "a line behind": ({"x-api-key": "{key}\nx: y"}, "KEY_INVALID"),
+    "another prefix": ({"x-api-key": "MFY{key}"}, "KEY_INVALID"),
+    "10 kB": ({"x-api-key": "{key}" * 140}, "KEY_INVALID"),
+    "a surrogate": ({"x-api-key": "{key}\udfff"}, "KEY_INVALID"),
+    "first of two": ({"x-api-key": "{key}", "X-API-KEY": "mfy_x"}, "KEY_INVALID"),
+}
+
+
+@pytest.mark.parametrize("form", BAD_FORMS)
+def test_a_valid_key_in_a_wrong_form_is_refused_without_a_read(plane: Plane, form: str) -> None:
+    key = plane.create_key(Scope.ADMIN)
+    fields, code = BAD_FORMS[form]
+    headers = {name: text.format(key=key) for name, text in fields.items()}
+    reads = plane.table.reads
+
+    reply = plane.client.post("/v2/models/own/infer", rows([1, 2, 3]), headers=headers)
+
+    assert (reply.status, reply.json["code"]) == (401, code)
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert plane.table.reads == reads
+    assert key not in f"{reply.headers}{reply.body!r}{plane.lines}"
+
+
+@pytest.mark.parametrize(
+    "digits", ["\u0661", "\u0967", "\uff11", "\u00b2"], ids=["Arabic", "Devanagari", "wide", "2"]
+)
+def test_digits_of_other_scripts_are_no_digits_of_a_key(plane: Plane, digits: str) -> None:
+    key = plane.create_key(Scope.ADMIN)
+    for at in (4, 30, len(key) - 1):  # in the id, the secret and the checksum
+        changed = key[:at] + digits + key[at + 1 :]
+        assert plane.send("GET", "/v2", changed).status == 401
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "api_key", "authorization", "access_token", "key"])
+def test_a_key_in_the_query_is_no_key(plane: Plane, name: str) -> None:
+    query = {name: plane.create_key(Scope.ADMIN)}
+    reply = plane.client.get("/v2/models/own", query=query)
+
+    assert (reply.status, reply.json["code"]) == (401, "KEY_MISSING")
+    assert query[name] not in f"{reply.body!r}{plane.lines}"
+
+
+# Other spellings of routes that need a key
+SPELLINGS = [
+    *("//v2/models/own/infer", "/live/v2/models/own/infer", "/v2/models/own/infer/"),
+    *("/v2/models/%6fwn/infer", "/v2/models/own%2Finfer", "/v2%2Fmodels/own/infer"),
+    *("/v2/health/live/v2/models/own/infer", "/v2/health/live/../../models/own/infer"),
+    *("/v2/models/own/infer?x", "/v2/models/own/infer;x", "/V2/models/own/infer"),
+    *("/v2/models/own/./infer", "/v2/%2e%2e/v2/models/own/infer", "/v2/models//own/infer"),
+    *("/v2/models/own/infer%00", "/v2/models/own/infer#", "/v2/health/live%2F../models/own/infer"),
+]
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_no_spelling_of_a_route_goes_past_the_key(plane: Plane, path: str) -> None:
+    reads = plane.table.reads
+    for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS", "post"):
+        reply = plane.client.send(method, path, rows([1, 2, 3]))
+        assert reply.status in (401, 404, 405), method
+
+    assert plane.runtime.runs == []
+    assert plane.table.reads == reads
+
+
+# Paths of a key for `own*` that mean `other`, or nothing
+DETOURS = [
+    *("/v2/models/own%2F..%2Fother", "/v2/models/own/../other", "/v2/models/own%252F..%252Fother"),
+    *("/v2/models/%6fther", "/v2/models/other%00", "/v2/models/own%00other", "/v2/models/OTHER"),
+    *("/v2/models/*", "/v2/models/own*", "/v2/models/own%2A", "/v2/models/other/versions/prod"),
+    *("/v2/models/other/versions/latest/ready", "/v2/models/other/versions/1/stats"),
+    *("//v2/models/other", "/v2/models/other/", "/v2/models/own,other", "/v2/models/own other"),
+    *("/live/v2/models/other", "/v2/models/own/v2/models/other", "/v2/models/OWN"),
+]
+
+
+@pytest.mark.parametrize("path", DETOURS)
+def test_no_detour_leads_a_key_to_a_foreign_model(plane: Plane, path: str) -> None:
+    key = plane.create_key(Scope.INFER, models=["own*"])
+    plane.send("GET", "/v2", key)
+    reads = plane.table.reads
+
+    reply = plane.client.get(path, headers={"x-api-key": key, "x-model-version": "1"})
+
+    assert reply.status in (400, 404)
+    assert plane.table.reads == reads
+    assert "x-model-version" not in reply.headers
+    assert "FP32" not in reply.body.decode()
+
+
 def test_loading_and_unloading_are_audited_with_the_key(plane: Plane) -> None:
     key = plane.create_key(Scope.DEPLOY)
     plane.send("POST", "/v2/repository/models/{m}/unload", key)
