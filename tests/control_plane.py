@@ -3,6 +3,7 @@
 import io
 import json
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -13,12 +14,19 @@ from functions.core.access.auth import Auth
 from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
+from functions.core.catalog.catalog import Catalog
+from functions.core.catalog.decisions import Decisions
+from functions.core.catalog.trail import Trail
+from functions.core.registry.registry import Registry
+from functions.core.registry.releases import Releases
+from functions.core.registry.version import Source, Version
 from functions.core.serving.cors import parse_origins
 from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
 from tests.data_plane import BrokenTable, Client, Clock, Context, Reply
+from tests.unit.functions.registry.versions import ready
 
 NOW_S = 1_795_335_330.0  # 2026-11-22T08:15:30Z
 
@@ -30,14 +38,21 @@ class ControlPlane:
         self.table, self.clock, self.log = BrokenTable(), Clock(), io.StringIO()
         # Loggers of one service share the stream of the first.
         logger = Logger(service=f"manage-{uuid.uuid4()}", stream=self.log)
-        store = KeyStore(
-            self.table,
-            self._now,
-            lambda _: None,
-            audit_log=lambda record: logger.info("audit", audit=dict(record)),
-        )
+        writer = {
+            "table": self.table,
+            "now": self._now,
+            "pause": lambda _: None,
+            "audit_log": lambda record: logger.info("audit", audit=dict(record)),
+        }
+        self.registry = Registry(**writer)
         gate = Gate(partial(read_grant, self.table), 60.0, self.clock, lambda: NOW_S)
-        parts = Parts(keys=KeysApi(store, lambda: NOW_S))
+        parts = Parts(
+            keys=KeysApi(KeyStore(**writer), lambda: NOW_S),
+            catalog=Catalog(self.table),
+            trail=Trail(self.table),
+            releases=Releases(**writer),
+            decisions=Decisions(**writer),
+        )
         self.router = make_router(parts)
         cors = parse_origins("https://app.example.org")
         self.handler = ManageHandler(parts, self.router, Entrance(auth, gate), cors, logger)
@@ -52,6 +67,13 @@ class ControlPlane:
     def invoke(self, operation: object, **fields: Any) -> Any:
         """Invoke the function directly, as `aws lambda invoke` does."""
         return self.handler({"operation": operation, **fields}, Context())
+
+    def register(self, model: str, **fields: Any) -> Version:
+        """Upload the next version of a model, which becomes READY."""
+        self.clock.now += 1
+        source = Source("uploads", f"models/{model}/{uuid.uuid4()}.onnx", "v1")
+        version = ready(self.registry.claim(model, source))
+        return self.registry.finish(replace(version, written_at=self._now(), **fields))
 
     def create(self, *scopes: str, **fields: Any) -> dict[str, Any]:
         """Create a key by direct invocation."""

@@ -9,7 +9,7 @@ from functions.adapters.clock import iso
 from functions.adapters.dynamodb_table import is_valid
 from functions.core.errors import Unavailable
 from functions.core.registration.uploaded_files import ObjectGone, PinnedObject
-from functions.core.registry.table import Add, Conflict, Item, Put
+from functions.core.registry.table import Add, Conflict, Delete, Item, Write
 from functions.core.registry.version import Blob, Source
 
 
@@ -50,6 +50,33 @@ class MemoryTable:
                 limit -= 1
                 yield {name: item[name] for name in ("pk", "sk", "listed")}
 
+    def last(self, pk: str, prefix: str, before: str, limit: int) -> Iterator[Item]:
+        self.reads += 1
+        for key in sorted(self.items, reverse=True):
+            if key[0] == pk and key[1].startswith(prefix) and (not before or key[1] < before):
+                if limit == 0:
+                    return
+                limit -= 1
+                yield copy.deepcopy(self.items[key])
+
+    def listed(self, kind: str, after: str, limit: int, prefix: str = "") -> Iterator[Item]:
+        self.reads += 1
+        for item in self._of_kind(kind):
+            if limit > 0 and item["listed"] > after and item["listed"].startswith(prefix):
+                limit -= 1
+                yield {n: item[n] for n in ("pk", "sk", "listed", "state") if n in item}
+
+    def newest(self, kind: str, before: str, limit: int) -> Iterator[Item]:
+        self.reads += 1
+        for item in reversed(self._of_kind(kind)):
+            if limit > 0 and (not before or item["listed"] < before):
+                limit -= 1
+                yield {name: item[name] for name in ("pk", "sk", "listed")}
+
+    def _of_kind(self, kind: str) -> list[Item]:
+        items = [item for item in self.items.values() if item.get("kind") == kind]
+        return sorted(items, key=lambda item: str(item["listed"]))
+
     def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
         versions = (item for item in self.items.values() if item.get("kind") == "VERSION")
         listed = [item for item in versions if item["listed"] > after]
@@ -79,17 +106,21 @@ class MemoryTable:
                 limit -= 1
                 yield {name: item[name] for name in ("pk", "sk", "listed")}
 
-    def transact(self, puts: Sequence[Put]) -> None:
+    def transact(self, puts: Sequence[Write]) -> None:
         for put in puts:
-            standing = self.items.get((put.item["pk"], put.item["sk"]))
+            pk, sk = _key(put)
+            standing = self.items.get((pk, sk))
             if put.condition is None and standing is not None:
-                raise Conflict(f"{put.item['sk']} exists")
+                raise Conflict(f"{sk} exists")
             if put.condition and (
                 standing is None or any(standing.get(k) != v for k, v in put.condition.items())
             ):
-                raise Conflict(f"{put.item['sk']} is not as expected")
+                raise Conflict(f"{sk} is not as expected")
         for put in puts:
-            self.items[put.item["pk"], put.item["sk"]] = copy.deepcopy(put.item)
+            if isinstance(put, Delete):
+                del self.items[put.key]
+            else:
+                self.items[_key(put)] = copy.deepcopy(put.item)
         self.transactions += 1
 
     def add(self, adds: Sequence[Add], token: str) -> None:
@@ -102,6 +133,10 @@ class MemoryTable:
             item |= {name: item.get(name, 0) + number for name, number in add.amounts.items()}
             self.items[add.pk, add.sk] = item | dict(add.values)
         self.transactions += 1
+
+
+def _key(write: Write) -> tuple[str, str]:
+    return write.key if isinstance(write, Delete) else (write.item["pk"], write.item["sk"])
 
 
 class MemoryUploads:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from functions.adapters.aws_errors import TRANSIENT
 from functions.core.errors import Unavailable
-from functions.core.registry.table import Add, Conflict, Item, Put
+from functions.core.registry.table import Add, Conflict, Item, Put, Write
 
 IDLE_READS = 6  # replies without any item, about 1 s, after which the table counts as throttled
 _LOST_RACE = {"ConditionalCheckFailed", "TransactionConflict"}
@@ -136,6 +136,46 @@ class ItemTable:
         """Query DynamoDB for hours of usage above `after`, oldest first."""
         return self._listed("USAGE", after, limit)
 
+    def last(self, pk: str, prefix: str, before: str, limit: int) -> Iterator[Item]:
+        """Yield a DynamoDB partition's items below a sort key, in descending order."""
+        # No sort key has a character above "~".
+        values = {":pk": {"S": pk}, ":first": {"S": prefix}, ":last": {"S": before or prefix + "~"}}
+        for item in self._pages(
+            limit + 1,  # BETWEEN includes `before`
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues=values,
+            ConsistentRead=True,
+            ScanIndexForward=False,
+        ):
+            if item["sk"] != before and limit > 0:
+                limit -= 1
+                yield item
+
+    def listed(self, kind: str, after: str, limit: int, prefix: str = "") -> Iterator[Item]:
+        """Query DynamoDB for a kind's entries above the index key `after`, ascending."""
+        if not prefix or after >= prefix:
+            rows = self._listed(kind, after, limit)
+            return (row for row in rows if row["listed"].startswith(prefix)) if prefix else rows
+        return self._pages(
+            limit,
+            IndexName="listing",
+            KeyConditionExpression="kind = :kind AND begins_with(listed, :prefix)",
+            ExpressionAttributeValues={":kind": {"S": kind}, ":prefix": {"S": prefix}},
+        )
+
+    def newest(self, kind: str, before: str, limit: int) -> Iterator[Item]:
+        """Query DynamoDB for entries of a kind below `before`, newest first."""
+        values = {":kind": {"S": kind}} | ({":before": {"S": before}} if before else {})
+        return self._pages(
+            limit,
+            IndexName="listing",
+            KeyConditionExpression="kind = :kind AND listed < :before"
+            if before
+            else "kind = :kind",
+            ExpressionAttributeValues=values,
+            ScanIndexForward=False,
+        )
+
     def listing(self, after: str = "", limit: int | None = None) -> Iterator[Item]:
         """Yield version items of the DynamoDB index `listing` above key `after`.
 
@@ -166,13 +206,13 @@ class ItemTable:
         """Query DynamoDB for access keys above the index key `after`, oldest first."""
         return self._listed("KEY", after, limit)
 
-    def transact(self, puts: Sequence[Put]) -> None:
+    def transact(self, puts: Sequence[Write]) -> None:
         """Write several DynamoDB items in one transaction: all or none.
 
         Raises:
             Conflict: a condition does not hold, or another transaction interferes.
         """
-        self._transact([{"Put": self._put(put)} for put in puts])
+        self._transact([self._write(put) for put in puts])
 
     def add(self, adds: Sequence[Add], token: str) -> None:
         """Increase numbers of several DynamoDB items in one transaction: all or none.
@@ -207,18 +247,16 @@ class ItemTable:
             ExpressionAttributeValues=values,
         )
 
-    def _put(self, put: Put) -> dict[str, Any]:
-        request: dict[str, Any] = {"TableName": self._name, "Item": marshal(put.item)}
-        if put.condition is None:
-            request["ConditionExpression"] = "attribute_not_exists(pk)"
-        elif put.condition:
-            names = {f"#{n}": name for n, name in enumerate(put.condition)}
-            values = {f":{n}": _value(value) for n, value in enumerate(put.condition.values())}
-            tests = [f"#{n} = :{n}" for n in range(len(put.condition))]
-            request["ConditionExpression"] = " AND ".join(tests)
-            request["ExpressionAttributeNames"] = names
-            request["ExpressionAttributeValues"] = values
-        return request
+    def _write(self, write: Write) -> dict[str, Any]:
+        request: dict[str, Any] = {"TableName": self._name}
+        if not isinstance(write, Put):
+            pk, sk = write.key
+            key = {"Key": {"pk": {"S": pk}, "sk": {"S": sk}}}
+            return {"Delete": request | key | _condition(write.condition)}
+        request["Item"] = marshal(write.item)
+        if write.condition is None:
+            return {"Put": request | {"ConditionExpression": "attribute_not_exists(pk)"}}
+        return {"Put": request | (_condition(write.condition) if write.condition else {})}
 
     def _update(self, add: Add) -> dict[str, Any]:
         names = [*add.amounts, *add.values]
@@ -252,6 +290,18 @@ class ItemTable:
 def is_valid(item: Item, now_s: float) -> bool:
     """Return True unless an item's `valid_until` is past."""
     return item["valid_until"] is None or bool(item["valid_until"] > now_s)
+
+
+def _condition(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a request that ask for attribute values."""
+    tests = [f"#{n} = :{n}" for n in range(len(values))]
+    return {
+        "ConditionExpression": " AND ".join(tests),
+        "ExpressionAttributeNames": {f"#{n}": name for n, name in enumerate(values)},
+        "ExpressionAttributeValues": {
+            f":{n}": _value(value) for n, value in enumerate(values.values())
+        },
+    }
 
 
 def marshal(item: Mapping[str, Any]) -> dict[str, Any]:

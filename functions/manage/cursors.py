@@ -20,11 +20,12 @@ def decode_cursor(cursor: str) -> str:
     try:
         position = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise _no_page() from error
+        raise no_page() from error
     if not position.isprintable():
-        raise _no_page()
+        raise no_page()
     return position
 
 
-def _no_page() -> InvalidRequest:
+def no_page() -> InvalidRequest:
+    """Return the error for a cursor of no page."""
     return InvalidRequest("cursor: no such page; send next_cursor of the page before, or no cursor")

@@ -17,6 +17,11 @@ from functions.core.access.auth import parse_auth
 from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
+from functions.core.catalog.catalog import Catalog
+from functions.core.catalog.decisions import Decisions
+from functions.core.catalog.trail import Trail
+from functions.core.registry.releases import Releases
+from functions.core.registry.table import Item
 from functions.core.serving.cors import parse_origins
 from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
@@ -26,9 +31,22 @@ from functions.manage.parts import Parts, make_router
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=8)
 logger = Logger()
 table = DynamoTable(boto3.client("dynamodb", config=config), os.environ["REGISTRY_TABLE"])
-store = KeyStore(table, utc_now, audit_log=lambda record: logger.info("audit", audit=dict(record)))
+
+
+def log_audit(record: Item) -> None:
+    """Write an audit record to the log."""
+    logger.info("audit", audit=dict(record))
+
+
+store = KeyStore(table, utc_now, audit_log=log_audit)
 gate = Gate(partial(read_grant, table), float(os.environ.get("KEY_CACHE_SECONDS", "60")), Elapsed())
-parts = Parts(keys=KeysApi(store, time.time))
+parts = Parts(
+    keys=KeysApi(store, time.time),
+    catalog=Catalog(table),
+    trail=Trail(table),
+    releases=Releases(table, utc_now, audit_log=log_audit),
+    decisions=Decisions(table, utc_now, audit_log=log_audit),
+)
 entrance = Entrance(parse_auth(os.environ.get("AUTH", "none")), gate)
 cors = parse_origins(os.environ.get("CORS_ORIGINS", ""))
 lambda_handler = ManageHandler(parts, make_router(parts), entrance, cors, logger)

@@ -3,11 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from functions.core.catalog.catalog import Catalog
+from functions.core.catalog.decisions import Decisions
+from functions.core.catalog.trail import Trail
+from functions.core.registry.releases import Releases
 from functions.manage.caller import CurrentCaller
 from functions.manage.keys import KeysApi
 from functions.manage.route import RouteGroup
 from functions.manage.router import Router
+from functions.manage.routes.aliases import AliasRoutes
+from functions.manage.routes.audit import AuditRoutes
 from functions.manage.routes.keys import KeyRoutes
+from functions.manage.routes.models import ModelRoutes
+from functions.manage.routes.versions import VersionRoutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +23,21 @@ class Parts:
     """Parts that routes call: `main.py` builds them over AWS, tests over fakes."""
 
     keys: KeysApi
+    catalog: Catalog
+    trail: Trail
+    releases: Releases
+    decisions: Decisions
 
 
 def make_router(parts: Parts) -> Router:
     """Return the router of every route."""
     current = CurrentCaller()
-    groups: Sequence[RouteGroup] = (KeyRoutes(parts.keys, current),)
+    catalog, trail, decisions = parts.catalog, parts.trail, parts.decisions
+    groups: Sequence[RouteGroup] = (
+        ModelRoutes(catalog, decisions, current),
+        VersionRoutes(catalog, decisions, parts.releases, current),
+        AliasRoutes(catalog, trail, parts.releases, decisions, current),
+        AuditRoutes(trail, catalog, current),
+        KeyRoutes(parts.keys, current),
+    )
     return Router(groups, current)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from functions.core.protocol.signature import Signature
 from functions.core.records import replace
-from functions.core.registry.table import Item, Put
+from functions.core.registry.table import Delete, Item, Put, Write
 from functions.core.registry.version import (
     Alias,
     Blob,
@@ -179,6 +179,8 @@ def audit_put(pk: str, revision: int, change: Change, at: str) -> Put:
         "version": change.version,
         "before": change.before,
         "after": change.after,
+        "kind": "AUDIT",  # in the index `listing`: all audit records by time
+        "listed": f"{at}#{pk}#{revision:012d}",
     }
     return Put(item, None)
 
@@ -188,7 +190,8 @@ def audit_to_log(audit: Item, **subject: str) -> Item:
 
     `subject` names the changed thing, e.g. model="digits".
     """
-    fields = {name: value for name, value in audit.items() if name not in ("pk", "sk")}
+    keys = ("pk", "sk", "kind", "listed")
+    fields = {name: value for name, value in audit.items() if name not in keys}
     return {**subject, **fields}
 
 
@@ -237,6 +240,38 @@ def reason_from_record(record: Item) -> Reason:
     return Reason(record["code"], record["message"])
 
 
+def model_facts(meta: Item, writes: Sequence[Write]) -> Item:
+    """Return a META item's attributes for lists of models, after writes.
+
+    `kind` and `listed` put it in the index `listing`. `aliases` is missing in an item of an earlier
+    release, until the reconciler adds it.
+    """
+    facts: dict[str, Any] = {
+        "kind": "ARCHIVED" if meta.get("archived_at") else "MODEL",
+        "listed": meta["model"],
+        "newest": meta.get("newest"),
+    }
+    aliases = meta.get("aliases")
+    newest = facts["newest"]["version"] if facts["newest"] else meta["next_version"] - 1
+    for write in writes:
+        item: Item = write.item if isinstance(write, Put) else {}
+        if "alias" in item and aliases is not None:
+            aliases = {**aliases, item["alias"]: item["version"]}
+        elif item.get("kind") == "VERSION" and item["version"] >= newest:
+            newest, facts["newest"] = item["version"], newest_facts(item)
+        elif isinstance(write, Delete) and aliases is not None:
+            removed = write.key[1].removeprefix(alias_sk(""))
+            aliases = {name: number for name, number in aliases.items() if name != removed}
+    return facts if aliases is None else {**facts, "aliases": aliases}
+
+
+def newest_facts(item: Item) -> Item:
+    """Return facts of a model's newest version for lists."""
+    names = ("version", "state", "created_at", "finished_at", "damaged")
+    size_bytes = sum(blob["size_bytes"] for blob in item["files"])
+    return {**{name: item[name] for name in names}, "size_bytes": size_bytes}
+
+
 def version_to_item(version: Version) -> Item:
     """Convert a model version to its DynamoDB item."""
     item: dict[str, Any] = {
@@ -265,6 +300,8 @@ def version_to_item(version: Version) -> Item:
         "attempts": version.attempts,
         "claimed_at": version.claimed_at or version.created_at,
         "damaged": version.damaged,
+        "approval": dict(version.approval) if version.approval else None,
+        "note": version.note,
         "written_at": version.written_at,
         "sequencer": version.sequencer,
     }
@@ -303,6 +340,8 @@ def version_from_item(item: Item) -> Version:
         notes=tuple(item.get("notes", ())),
         sample=Blob(**sample) if sample else None,
         damaged=item["damaged"],
+        approval=item.get("approval"),
+        note=item.get("note", ""),
         written_at=item.get("written_at", ""),
         sequencer=item.get("sequencer", ""),
     )

@@ -90,6 +90,7 @@ class Findings:
     resumed_versions: int = 0  # PENDING versions whose upload was sent to the queue
     given_up_versions: int = 0  # versions rejected because every worker that claimed them died
     stuck_uploads: int = 0  # uploads that failed too often and wait for a redrive
+    listed_models: int = 0  # models of an earlier release that lists can show now
     collected_blobs: int = 0  # blobs removed, as no version refers to them
     checked: set[str] = field(default_factory=set)  # versions, by their key `listed`
     damaged: set[str] = field(default_factory=set)  # checked versions that are flagged now
@@ -124,6 +125,7 @@ class Reconciler:
         tasks: tuple[Callable[[Findings, TimeLeft], None], ...] = (
             self._resend_lost_uploads,
             self._resume_pending,
+            self._list_models,
             self._check_sizes,
             self._check_digests,
             self._collect_blobs,
@@ -193,6 +195,18 @@ class Reconciler:
     def _give_up(self, version: Version, failure: Failure | None) -> None:
         reason = died_reason(version.attempts, failure)
         self.registry.finish(replace(version, state=State.REJECTED, reason=reason), actor=ACTOR)
+
+    # --- models that lists cannot show
+
+    def _list_models(self, findings: Findings, time_left: TimeLeft) -> None:
+        chunks = -(-self.limits.versions // CHUNK)  # rounded up
+        for models in self._walk("models", self._unlisted_chunk, chunks, time_left):
+            for model in models:
+                self.registry.list_model(model)
+            findings.listed_models += len(models)
+
+    def _unlisted_chunk(self, after: str) -> tuple[list[str], str]:
+        return self.registry.unlisted_models(after, CHUNK)
 
     # --- blobs that are missing or altered
 

@@ -25,6 +25,7 @@ from functions.core.registry.items import (
     ignored_clear,
     ignored_key,
     ignored_to_item,
+    model_facts,
     model_pk,
     reason_to_record,
     source_put,
@@ -59,6 +60,7 @@ from functions.core.registry.version import (
 NOTE_DAYS = 30  # longer than the 14 days for which SQS keeps a dead letter
 IGNORED_DAYS = 7  # enough for an uploader to look
 IGNORED_LISTED = 100  # notes on ignored uploads in one answer
+ARCHIVED_READ = 100_000  # archived models that lists leave out
 IGNORED_READ = 1000  # notes that are looked through for those a caller may see
 
 
@@ -99,10 +101,12 @@ class Registry(Transactions):
         self._table.get([("HEALTH", "HEALTH")])
 
     def unloaded_models(self, models: Iterable[str]) -> set[str]:
-        """Return the subset of `models` whose serving is switched off."""
-        switches = self._read_all([(switch_pk(model), "SWITCH") for model in dict.fromkeys(models)])
+        """Return the subset of `models` that are archived or unloaded."""
+        names = dict.fromkeys(models)
+        archived = {row["listed"] for row in self._table.listed("ARCHIVED", "", ARCHIVED_READ)}
+        switches = self._read_all([(switch_pk(model), "SWITCH") for model in names])
         off = [item["pk"] for item in switches if item and not item["serving"]]
-        return {pk.removeprefix(switch_pk("")) for pk in off}
+        return {pk.removeprefix(switch_pk("")) for pk in off} | archived & names.keys()
 
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
         """Resolve a version number, alias or None to a READY version.
@@ -112,12 +116,16 @@ class Registry(Transactions):
         Raises:
             ModelNotFound: no such model, version or alias.
             NotReady: the version is pending, or the model is unloaded.
-            NotServable: the version is rejected or archived.
+            NotServable: the version is rejected or archived, or the model is archived.
             Unavailable: the table failed.
         """
         meta, item, switch = self._table.get(resolution_keys(model, reference))
         if meta is None:
             raise unknown_model(model)
+        if meta.get("archived_at"):
+            raise NotServable(
+                f"Model version not ready: '{model}' is archived: restore it, or ask its owner"
+            )
         if item is None:
             raise self._unresolved(model, reference, meta)
         alias = item.get("alias")
@@ -374,6 +382,30 @@ class Registry(Transactions):
         ready = [version for version in versions if version.state is State.READY]
         return ready, rows[-1]["listed"] if len(rows) == limit else ""
 
+    def unlisted_models(self, after: str, limit: int) -> tuple[list[str], str]:
+        """Return models that lists lack, and the next position.
+
+        Their META items are of an earlier release. A page covers `limit` versions, as for
+        `ready_after`.
+        """
+        rows = list(self._table.listing(after, limit))
+        names = dict.fromkeys(row["listed"].rpartition("#")[0] for row in rows)
+        metas = self._read_all([(model_pk(name), "META") for name in names])
+        unlisted = [meta["model"] for meta in metas if meta and "aliases" not in meta]
+        return unlisted, rows[-1]["listed"] if len(rows) == limit else ""
+
+    @retried
+    def list_model(self, model: str) -> None:
+        """Complete a META item of an earlier release, without a revision."""
+        [meta] = self._table.get([(model_pk(model), "META")])
+        if meta is None or "aliases" in meta:
+            return
+        newest = self._stored(model, meta["next_version"] - 1)
+        item = {**meta, "aliases": self.aliases(model)}
+        facts = model_facts(item, [Put(version_to_item(newest), {})])
+        # A writer that has read the item before overwrites this: the next run adds it again.
+        self._table.transact([Put({**item, **facts}, {"revision": meta["revision"]})])
+
     def recorded_blobs(self, digests: Sequence[str]) -> set[str]:
         """Return the subset of SHA-256 digests whose blobs versions refer to."""
         items = self._read_all([(blob_pk(digest), "RECORD") for digest in digests])
@@ -425,7 +457,8 @@ class Registry(Transactions):
         item = {"pk": pk, "sk": "SWITCH", "serving": serving, "revision": revision + 1}
         before, after = {"serving": not serving}, {"serving": serving}
         change = Change("load" if serving else "unload", actor, None, before, after)
-        self._transact(model, Put(item, {"revision": revision} if switch else None), [], change)
+        guard = Put(item, {"revision": revision} if switch else None)
+        self._transact(model, guard, [], change, self._now())
 
 
 def resolution_keys(model: str, reference: int | str | None) -> list[tuple[str, str]]:

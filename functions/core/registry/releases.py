@@ -132,8 +132,9 @@ class Releases(Transactions):
     ) -> Alias:
         """Replace the traffic object of a model's alias.
 
-        None ends it: all requests go to the alias's version. Nothing changes if the object is the same. A new one gets an id, unless it brings one. The
-        arguments besides are those of `move_alias`.
+        None ends it: all requests go to the alias's version. Nothing changes if the object is the
+        same. A new one gets an id, unless it brings one. The arguments besides are those of
+        `move_alias`.
 
         Raises:
             InvalidRequest: `name` is no alias, or `latest`; or the weights lack its version.

@@ -40,11 +40,25 @@ class Add:
     values: Item
 
 
+@record
+class Delete:
+    """Conditional removal of one item in a transaction.
+
+    `key` is (pk, sk). The item must exist; `condition` holds attribute values that it must have.
+    """
+
+    key: tuple[str, str]
+    condition: Item
+
+
+Write = Put | Delete
+
+
 class Table(Protocol):
     """Interface to a database table with partition key, sort key and transactions.
 
-    The keys are `pk` and `sk`. Reads see every finished write, except those of `listing`,
-    `pending`, `ignored`, `access_keys` and `usage_hours`.
+    The keys are `pk` and `sk`. Reads see every finished write, except those of the indexes:
+    `listing`, `listed`, `newest`, `pending`, `ignored`, `access_keys` and `usage_hours`.
     """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
@@ -70,6 +84,27 @@ class Table(Protocol):
 
         Ascending by `listed`; `after` itself is excluded. Items have `pk`, `sk` and `listed`. The
         index may lag.
+        """
+
+    def last(self, pk: str, prefix: str, before: str, limit: int) -> Iterable[Item]:
+        """Return a partition's last items below a sort key, descending.
+
+        There are up to `limit`, whose sort keys begin with `prefix`. `before` itself is excluded,
+        "" is the end.
+        """
+
+    def listed(self, kind: str, after: str, limit: int, prefix: str = "") -> Iterable[Item]:
+        """List up to `limit` entries of a kind after a position.
+
+        Ascending by `listed`, which begins with `prefix`; `after` itself is excluded. Items have
+        `pk`, `sk`, `listed` and, if there is one, `state`. The index may lag.
+        """
+
+    def newest(self, kind: str, before: str, limit: int) -> Iterable[Item]:
+        """List up to `limit` entries of a kind, newest first.
+
+        Descending by `listed`; `before` itself is excluded, "" is the end. Items have `pk`, `sk`
+        and `listed`. The index may lag.
         """
 
     def listing(self, after: str = "", limit: int | None = None) -> Iterable[Item]:
@@ -98,8 +133,8 @@ class Table(Protocol):
         may lag.
         """
 
-    def transact(self, puts: Sequence[Put]) -> None:
-        """Write all items in one transaction, or none of them.
+    def transact(self, puts: Sequence[Write]) -> None:
+        """Write and remove all items in one transaction, or none of them.
 
         Raises:
             Conflict: a condition does not hold, or another transaction interferes.

@@ -2,7 +2,8 @@
 
 One table. `pk` is `MODEL#<model>`; `sk` is one of
 
-    META                    next version, revision, number of versions that were ever READY
+    META                    next version, revision, number of versions that were ever READY, and
+                            what lists of models show; `kind` MODEL or ARCHIVED
     SOURCE#<id>             version number of this upload; written once, never changed
     VERSION#<10 digits>     PENDING -> READY or REJECTED -> ARCHIVED
     ALIAS#<alias>           version that this alias points at, and its traffic object
@@ -35,12 +36,13 @@ from functions.core.registry.items import (
     alias_sk,
     audit_put,
     audit_to_log,
+    model_facts,
     model_pk,
     version_from_item,
     version_sk,
     version_to_item,
 )
-from functions.core.registry.table import Item, Put, Table
+from functions.core.registry.table import Item, Put, Table, Write
 from functions.core.registry.version import Alias, Change, Version
 
 DEFAULT_ALIAS = "prod"
@@ -101,13 +103,18 @@ class Transactions:
             raise LookupError(f"the registry refers to version {number} of {model}: it is missing")
         return version
 
-    def _read_after_meta(self, model: str, *sks: str) -> tuple[Item | None, list[Item | None]]:
+    def _read_after_meta(self, model: str, *sks: str) -> tuple[Item, list[Item | None]]:
         """Read a model's META item, then the items with these sort keys.
 
         If one of them changes in between, the transaction fails on META's revision.
+
+        Raises:
+            ModelNotFound: there is no such model.
         """
         pk = model_pk(model)
         [meta] = self._table.get([(pk, "META")])
+        if meta is None:
+            raise unknown_model(model)
         return meta, self._table.get([(pk, sk) for sk in sks])
 
     def _read_all(self, keys: Sequence[tuple[str, str]]) -> list[Item | None]:
@@ -130,23 +137,28 @@ class Transactions:
         self,
         model: str,
         meta: Item | None,
-        puts: Sequence[Put],
+        puts: Sequence[Write],
         change: Change,
-        **counters: int,
+        **fields: Any,
     ) -> None:
-        """Commit writes as a model's next revision, updating its META counters."""
+        """Commit writes as a model's next revision, with META fields."""
+        at = self._now()
         key = {"pk": model_pk(model), "sk": "META", "model": model}
         revision = meta["revision"] if meta else 0
-        item = {**key, **(meta or {}), **counters, "revision": revision + 1}
+        stored = meta or {"created_at": at, "aliases": {}}
+        item = {**key, **stored, **fields, "revision": revision + 1, "changed_at": at}
+        item |= model_facts(item, puts)
         guard = Put(item, {"revision": revision} if meta else None)
-        self._transact(model, guard, puts, change)
+        self._transact(model, guard, puts, change, at)
 
-    def _transact(self, model: str, guard: Put, puts: Sequence[Put], change: Change) -> None:
+    def _transact(
+        self, model: str, guard: Put, puts: Sequence[Write], change: Change, at: str
+    ) -> None:
         """Commit a model's writes with their audit record in one transaction.
 
         `guard` sets the revision that numbers the audit record.
         """
-        audit = audit_put(guard.item["pk"], guard.item["revision"], change, self._now())
+        audit = audit_put(guard.item["pk"], guard.item["revision"], change, at)
         self._table.transact([guard, *puts, audit])
         self._audit_log(audit_to_log(audit.item, model=model))
 

@@ -89,7 +89,7 @@ class Version:
 
     The first seven fields are known from the first claim on, `finished_at`, `written_at` and
     `sequencer` once the registration has ended, `reason` if it was rejected, and the rest, except
-    `damaged`, once it is READY.
+    `damaged`, `approval` and `note`, once it is READY.
     """
 
     model: str
@@ -113,6 +113,8 @@ class Version:
     notes: tuple[str, ...] = ()  # choices that registration made, each with its reason
     sample: Blob | None = None  # example request with its response
     damaged: str | None = None  # missing or altered blob that the reconciler found
+    approval: Mapping[str, Any] | None = None  # decision, by, at and note of a person
+    note: str = ""  # remark of a person
     written_at: str = ""  # S3's LastModified of the upload: whole seconds, in ISO 8601
     sequencer: str = ""  # hexadecimal order of S3's events of one key, if the event had it
 

@@ -68,6 +68,7 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         ),
         "ReadUsage": ({"dynamodb:BatchGetItem"}, {"RegistryTable"}, {"USAGE#*"}),
         "SumUsage": ({"dynamodb:PutItem"}, {"RegistryTable"}, {"USAGE#ALL#*"}),
+        "AliasesOfEarlierReleases": ({"dynamodb:Query"}, {"RegistryTable"}, {"MODEL#*"}),
         "Listings": (
             {"dynamodb:Query"},
             {"RegistryTable/index/listing", "RegistryTable/index/pending"},
@@ -101,12 +102,18 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         "WriteLog": (LOGGING, {"InferLogs"}, set()),
     },
     "ManageFunctionRole": {
-        "Keys": (
-            {"dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem"},
+        "ReadModelsAndKeys": (
+            {"dynamodb:BatchGetItem", "dynamodb:Query"},
             {"RegistryTable"},
-            {"KEY#*"},
+            {"MODEL#*", "SERVING#*", "KEY#*"},
         ),
-        "ListKeys": ({"dynamodb:Query"}, {"RegistryTable/index/listing"}, {"KEY"}),
+        "ChangeModelsAndKeys": ({"dynamodb:PutItem"}, {"RegistryTable"}, {"MODEL#*", "KEY#*"}),
+        "DeleteAliases": ({"dynamodb:DeleteItem"}, {"RegistryTable"}, {"MODEL#*"}),
+        "ListModelsKeysAndAudit": (
+            {"dynamodb:Query"},
+            {"RegistryTable/index/listing"},
+            {"MODEL", "ARCHIVED", "VERSION", "AUDIT", "KEY"},
+        ),
         "WriteLog": (LOGGING, {"ManageLogs"}, set()),
     },
 }
@@ -155,7 +162,7 @@ def test_no_role_may_do_everything_or_touch_everything(deployment: Deployment) -
             assert "*" not in resource_names(statement), (name, statement)
 
 
-def test_only_the_reconciler_may_delete_and_only_blob_versions(resources: dict[str, Any]) -> None:
+def test_nothing_is_deleted_but_blob_versions_and_aliases(resources: dict[str, Any]) -> None:
     deleting = [
         (name, action, resource_names(statement))
         for name, statement in policies(resources)
@@ -164,7 +171,10 @@ def test_only_the_reconciler_may_delete_and_only_blob_versions(resources: dict[s
     ]
 
     blobs = ["ServingBucket/blobs/*"]
-    assert deleting == [("ReconcileFunctionRole", "s3:DeleteObjectVersion", blobs)]
+    assert deleting == [
+        ("ManageFunctionRole", "dynamodb:DeleteItem", ["RegistryTable"]),
+        ("ReconcileFunctionRole", "s3:DeleteObjectVersion", blobs),
+    ]
     versioning = resources["ServingBucket"]["Properties"]["VersioningConfiguration"]
     assert versioning == {"Status": "Enabled"}
 

@@ -1,0 +1,194 @@
+"""JSON documents about versions: rows, whole cards, differences."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from functions.core.catalog.summaries import ModelSummary
+from functions.core.registry.version import Blob, State, Version
+from functions.manage.documents.base import NextCursor, RequestDocument
+from functions.manage.documents.fields import Note
+
+JsonObject = dict[str, Any]
+
+
+class Remark(RequestDocument):
+    """Request with a person's remark."""
+
+    note: Note = ""
+
+
+class SetNote(RequestDocument):
+    """Request to replace the note of a version."""
+
+    note: Note
+
+
+class ReasonDocument(BaseModel):
+    """Reason why a version is rejected or waits."""
+
+    code: str
+    message: str
+
+
+class ApprovalDocument(BaseModel):
+    """Decision of a person about a version."""
+
+    decision: str = Field(description="approve or reject.")
+    by: str
+    at: str
+    note: str
+
+
+class BlobDocument(BaseModel):
+    """Stored file of a version."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+class SourceDocument(BaseModel):
+    """Uploaded object that a version is made from."""
+
+    bucket: str
+    key: str
+    object_version: str
+
+
+class VersionRow(BaseModel):
+    """Version as lists show it."""
+
+    version: int
+    state: State
+    reason: ReasonDocument | None
+    created_at: str
+    finished_at: str | None
+    size_bytes: int
+    memory_mb: int = Field(description="Memory that serving it needs, 0 if unknown.")
+    task: str | None
+    metrics: JsonObject
+    damaged: str | None
+    approval: ApprovalDocument | None
+    note: str
+
+
+class VersionPage(BaseModel):
+    """Page of versions, newest first."""
+
+    versions: list[VersionRow]
+    next_cursor: NextCursor
+
+
+class VersionDocument(VersionRow):
+    """Whole card of a version."""
+
+    model: str
+    aliases: list[str] | None = Field(description="Aliases that point at it.")
+    description: str | None
+    signature: JsonObject | None = Field(description="Inputs and outputs of the model.")
+    baselines: JsonObject = Field(description="Metrics of models that need no training.")
+    evaluation: JsonObject = Field(description="Intervals, groups and calibration of the metrics.")
+    data: JsonObject
+    hyperparameters: JsonObject
+    training: JsonObject = Field(description="Training job, machine, code and libraries.")
+    compression: list[Any]
+    graph: JsonObject = Field(description="Opset and producer of the ONNX file.")
+    plan: JsonObject = Field(description="How infer loads the model.")
+    measured: JsonObject = Field(description="Load time and latency, measured at registration.")
+    notes: list[str] = Field(description="Choices of the registration, each with its reason.")
+    ignored: list[str] = Field(description="Members of the package that were not read.")
+    files: list[BlobDocument]
+    manifest: BlobDocument | None
+    sample: BlobDocument | None = Field(description="Example request with its reply.")
+    source: SourceDocument
+    attempts: int
+    uploaded_at: str | None
+
+
+class DiffDocument(BaseModel):
+    """Differences of two versions; equal parts are left out."""
+
+    model: str
+    from_version: int
+    to_version: int
+    differences: JsonObject = Field(
+        description="Parts that differ, with `from` and `to`: signature (with breaks_callers), "
+        "metrics with their intervals, sizes, measured, plan, hyperparameters, notes, …"
+    )
+
+
+def describe_row(version: Version) -> dict[str, Any]:
+    """Return the fields of a `VersionRow`."""
+    reason = version.reason
+    return {
+        "version": version.number,
+        "state": version.state,
+        "reason": {"code": reason.code, "message": reason.message} if reason else None,
+        "created_at": version.created_at,
+        "finished_at": version.finished_at,
+        "size_bytes": version.size_bytes,
+        "memory_mb": version.memory_mb,
+        "task": version.card.get("task"),
+        "metrics": spelled(version.card.get("metrics") or {}),
+        "damaged": version.damaged,
+        "approval": version.approval,
+        "note": version.note,
+    }
+
+
+def describe_version(version: Version, model: ModelSummary) -> dict[str, Any]:
+    """Return the fields of a `VersionDocument`."""
+    source, card = version.source, spelled(dict(version.card))
+    aliases = None
+    if model.aliases is not None:
+        aliases = [name for name, number in model.aliases.items() if number == version.number]
+    parts = ("baselines", "evaluation", "data", "hyperparameters", "training")
+    return {
+        **describe_row(version),
+        **{name: card.get(name) or {} for name in parts},
+        "model": version.model,
+        "aliases": aliases,
+        "description": card.get("description"),
+        "signature": version.signature.to_record() if version.signature else None,
+        "compression": card.get("compression") or [],
+        "graph": dict(version.graph),
+        "plan": dict(version.plan),
+        "measured": dict(version.measured),
+        "notes": version.notes,
+        "ignored": version.ignored,
+        "files": [_blob(file) for file in version.files],
+        "manifest": _blob(version.manifest),
+        "sample": _blob(version.sample),
+        "source": {
+            "bucket": source.bucket,
+            "key": source.key,
+            "object_version": source.object_version,
+        },
+        "attempts": version.attempts,
+        "uploaded_at": version.written_at or None,
+    }
+
+
+def _blob(blob: Blob | None) -> dict[str, Any] | None:
+    if blob is None:
+        return None
+    return {"name": blob.name, "sha256": blob.sha256, "size_bytes": blob.size_bytes}
+
+
+def spelled(value: Any) -> Any:
+    """Return a value with NaN and infinities as JSON texts.
+
+    >>> spelled({"loss": float("nan"), "rows": [1, float("-inf")]})
+    {'loss': 'NaN', 'rows': [1, '-Infinity']}
+    """
+    match value:
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case Mapping():
+            return {name: spelled(item) for name, item in value.items()}
+        case list() | tuple():
+            return [spelled(item) for item in value]
+    return value
