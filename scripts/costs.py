@@ -2,7 +2,8 @@
 
     python -m scripts.costs
 
-From scripts/prices.json, the template's resources and parameters, and three kinds of usage.
+From functions/manage/prices.json, the template's resources and parameters, and three kinds of
+usage.
 """
 
 import json
@@ -13,17 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from functions.core.registry.reconciler import Limits
+from functions.core.usage.prices import (
+    DEFAULT_REGION,
+    HOURS,
+    MONTH_S,
+    polls_usd,
+    second_usd,
+    started_usd,
+)
 from local.template import Template
 
-PRICES, PAGE, README = Path("scripts/prices.json"), Path("docs/operations.md"), Path("README.md")
+PRICES, PAGE, README = (
+    Path("functions/manage/prices.json"),
+    Path("docs/operations.md"),
+    Path("README.md"),
+)
 BEGIN, END = "<!-- begin: make costs -->\n", "<!-- end: make costs -->\n"
 SENTENCE = re.compile(r"A month costs .*?(?= \(\[more\])")
-GB, MONTH_S, HOURS = 1e9, 730 * 3600, 730
+GB = 1e9
 LOG_BYTES = 1000  # bytes of log for a request: our line, and Lambda's START, END and REPORT
-POLLS_MINUTE = 15  # requests of Lambda to an idle queue: 5 pollers, each waits 20 s
 READ_BYTES_S = 70e6  # bytes a second that the reconciler reads and hashes
 RECONCILE_S = 1.0  # s of a reconciler's run, without reading
 REGISTER_S = 6.0  # s to register a model of 50 MB
+COUNT_WRITES = 2  # write units for a request's counts, if each is written on its own
 UPLOAD_WRITES = 30  # write units of the registry for an upload: records, indexes, audit
 METRICS_OF_MODEL = 4  # by model and alias; see core/serving/request_log.py
 SERVER = 45  # dollars a month of a small server with two CPUs
@@ -73,9 +86,7 @@ class Tariff:
     def function_second(self, name: str) -> float:
         """Return what a second of a function costs, with its /tmp."""
         function = self.template.functions[name]
-        tmp_gb = (function.ephemeral_mb - 512) / 1024
-        seconds = function.memory_mb / 1024 * self.usd["lambda_gb_second"][self.architecture]
-        return float(seconds + tmp_gb * self.usd["lambda_tmp_gb_second"])
+        return second_usd(self.usd, self.architecture, function.memory_mb, function.ephemeral_mb)
 
     def month(self, usage: Usage) -> Costs:
         """Return the cost of each item in a month."""
@@ -85,7 +96,7 @@ class Tariff:
             "Lambda: register, reconcile": self.upkeep(usage),
             "S3": usage.stored_gb * self.usd["s3_gb_month"] + self.blob_reads(usage),
             "DynamoDB": self.registry(usage),
-            "SQS: Lambda asks for uploads": POLLS_MINUTE * 60 * HOURS * self.usd["sqs_request"],
+            "SQS: Lambda asks for uploads": polls_usd(self.usd),
             "logs": usage.requests * LOG_BYTES / GB * self.usd["log_gb"],
             f"{self.alarms()} alarms": self.alarms() * self.usd["alarm_month"],
             "metrics in total": (usage.requests > 0) * TOTAL_METRICS * self.usd["metric_month"],
@@ -111,11 +122,11 @@ class Tariff:
         return float(loads * self.usd["s3_get"] + usage.uploads * pieces * self.usd["s3_put"])
 
     def registry(self, usage: Usage) -> float:
-        """Return the cost of the registry, with a read for each request."""
+        """Return the cost of the registry, with each request read and counted."""
         stored = usage.models * 20e3 / GB  # 20 KB of records for a model
         monthly = self.usd["dynamodb_gb_month"] + self.usd["dynamodb_recovery_gb_month"]
         reads = usage.requests + HOURS * usage.models
-        writes = usage.uploads * UPLOAD_WRITES
+        writes = usage.uploads * UPLOAD_WRITES + usage.requests * COUNT_WRITES
         traffic = reads * self.usd["dynamodb_read"] + writes * self.usd["dynamodb_write"]
         return float(stored * monthly + traffic)
 
@@ -140,8 +151,8 @@ class Tariff:
 
     def provisioned(self) -> float:
         """Return the cost of an environment of infer that is kept started."""
-        gb = self.template.functions["InferFunction"].memory_mb / 1024
-        return float(gb * MONTH_S * self.usd["provisioned_gb_second"][self.architecture])
+        memory_mb = self.template.functions["InferFunction"].memory_mb
+        return started_usd(self.usd, self.architecture, memory_mb)
 
     def restores(self, starts: int) -> float:
         """Return what starts of infer from a snapshot cost."""
@@ -156,7 +167,9 @@ class Tariff:
 
 def tariff() -> Tariff:
     """Return the prices for the template with its defaults."""
-    return Tariff(Template.load("template.yaml"), json.loads(PRICES.read_text())["usd"])
+    return Tariff(
+        Template.load("template.yaml"), json.loads(PRICES.read_text())["regions"][DEFAULT_REGION]
+    )
 
 
 def dollars(amount: float) -> str:

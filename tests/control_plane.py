@@ -6,6 +6,7 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
@@ -21,10 +22,12 @@ from functions.core.registry.registry import Registry
 from functions.core.registry.releases import Releases
 from functions.core.registry.version import Source, Version
 from functions.core.serving.cors import parse_origins
+from functions.core.usage.prices import make_tariff
 from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
+from functions.manage.usage import UsageApi
 from tests.data_plane import BrokenTable, Client, Clock, Context, Reply
 from tests.unit.functions.registry.versions import ready
 
@@ -46,12 +49,21 @@ class ControlPlane:
         }
         self.registry = Registry(**writer)
         gate = Gate(partial(read_grant, self.table), 60.0, self.clock, lambda: NOW_S)
+        tariff = make_tariff(
+            json.loads(Path("functions/manage/prices.json").read_text()),
+            "eu-nowhere-1",
+            "x86_64",
+            memory_mb=1024,
+            tmp_mb=512,
+            provisioned=0,
+        )
         parts = Parts(
             keys=KeysApi(KeyStore(**writer), lambda: NOW_S),
             catalog=Catalog(self.table),
             trail=Trail(self.table),
             releases=Releases(**writer),
             decisions=Decisions(**writer),
+            usage=UsageApi(self.table, tariff, 10, lambda: NOW_S),
         )
         self.router = make_router(parts)
         cors = parse_origins("https://app.example.org")

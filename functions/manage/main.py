@@ -3,9 +3,11 @@
 Runs once, during INIT.
 """
 
+import json
 import os
 import time
 from functools import partial
+from pathlib import Path
 
 import boto3
 from aws_lambda_powertools.logging import Logger
@@ -23,10 +25,12 @@ from functions.core.catalog.trail import Trail
 from functions.core.registry.releases import Releases
 from functions.core.registry.table import Item
 from functions.core.serving.cors import parse_origins
+from functions.core.usage.prices import make_tariff
 from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
+from functions.manage.usage import UsageApi
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=8)
 logger = Logger()
@@ -40,12 +44,22 @@ def log_audit(record: Item) -> None:
 
 store = KeyStore(table, utc_now, audit_log=log_audit)
 gate = Gate(partial(read_grant, table), float(os.environ.get("KEY_CACHE_SECONDS", "60")), Elapsed())
+tariff = make_tariff(
+    json.loads(Path(__file__).with_name("prices.json").read_text(encoding="utf-8")),
+    os.environ.get("AWS_REGION", ""),
+    os.environ["INFER_ARCHITECTURE"],
+    memory_mb=int(os.environ["INFER_MEMORY_MB"]),
+    tmp_mb=int(os.environ["INFER_TMP_MB"]),
+    provisioned=int(os.environ["PROVISIONED_CONCURRENCY"]),
+)
+usage = UsageApi(table, tariff, float(os.environ["USAGE_FLUSH_SECONDS"]), time.time)
 parts = Parts(
     keys=KeysApi(store, time.time),
     catalog=Catalog(table),
     trail=Trail(table),
     releases=Releases(table, utc_now, audit_log=log_audit),
     decisions=Decisions(table, utc_now, audit_log=log_audit),
+    usage=usage,
 )
 entrance = Entrance(parse_auth(os.environ.get("AUTH", "none")), gate)
 cors = parse_origins(os.environ.get("CORS_ORIGINS", ""))

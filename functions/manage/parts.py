@@ -15,7 +15,9 @@ from functions.manage.routes.aliases import AliasRoutes
 from functions.manage.routes.audit import AuditRoutes
 from functions.manage.routes.keys import KeyRoutes
 from functions.manage.routes.models import ModelRoutes
+from functions.manage.routes.usage import UsageRoutes
 from functions.manage.routes.versions import VersionRoutes
+from functions.manage.usage import UsageApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Parts:
     trail: Trail
     releases: Releases
     decisions: Decisions
+    usage: UsageApi
 
 
 def make_router(parts: Parts) -> Router:
@@ -39,5 +42,6 @@ def make_router(parts: Parts) -> Router:
         AliasRoutes(catalog, trail, parts.releases, decisions, current),
         AuditRoutes(trail, catalog, current),
         KeyRoutes(parts.keys, current),
+        UsageRoutes(parts.usage, current),
     )
     return Router(groups, current)

@@ -1,7 +1,7 @@
 """Histogram of durations with fixed logarithmic buckets, which add up over environments.
 
-Four buckets for each power of two of microseconds: a bucket is 14 to 25 % wide, so a quantile read
-from the middle of its bucket is at most 13 % off. A histogram maps buckets to counts.
+Four buckets for each power of two of microseconds: a bucket is 14 to 25 % wide, and a quantile is
+at most so far off. A histogram maps buckets to counts.
 """
 
 from collections.abc import Mapping

@@ -105,14 +105,14 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         "ReadModelsAndKeys": (
             {"dynamodb:BatchGetItem", "dynamodb:Query"},
             {"RegistryTable"},
-            {"MODEL#*", "SERVING#*", "KEY#*"},
+            {"MODEL#*", "SERVING#*", "KEY#*", "USAGE#*"},
         ),
         "ChangeModelsAndKeys": ({"dynamodb:PutItem"}, {"RegistryTable"}, {"MODEL#*", "KEY#*"}),
         "DeleteAliases": ({"dynamodb:DeleteItem"}, {"RegistryTable"}, {"MODEL#*"}),
         "ListModelsKeysAndAudit": (
             {"dynamodb:Query"},
             {"RegistryTable/index/listing"},
-            {"MODEL", "ARCHIVED", "VERSION", "AUDIT", "KEY"},
+            {"MODEL", "ARCHIVED", "VERSION", "AUDIT", "KEY", "USAGE"},
         ),
         "WriteLog": (LOGGING, {"ManageLogs"}, set()),
     },

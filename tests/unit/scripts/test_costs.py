@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from functions.core.usage.prices import ALARMS
 from local.template import Template
 from scripts.costs import PAGE, README, USAGES, Tariff, sentence, tariff, written
 
@@ -14,6 +15,10 @@ IDLE, SOME, MANY = USAGES
 @pytest.fixture
 def prices() -> Tariff:
     return tariff()
+
+
+def test_the_idle_stack_has_the_alarms_of_the_template(prices: Tariff) -> None:
+    assert prices.alarms() == ALARMS
 
 
 def test_the_pages_have_the_costs_of_todays_template(prices: Tariff) -> None:
@@ -76,4 +81,4 @@ def test_the_page_is_written_between_its_marks(prices: Tariff) -> None:
     assert text.startswith("a\n<!-- begin")
     assert text.endswith("make costs -->\nb\n")
     assert "old" not in text
-    assert Path("scripts/prices.json").is_file()
+    assert Path("functions/manage/prices.json").is_file()

@@ -39,6 +39,8 @@ TABLE: list[tuple[str, str, Scope | None]] = [
     ("GET", "/keys/<key_id>", ADMIN),
     ("POST", "/keys/<key_id>/rotate", ADMIN),
     ("POST", "/keys/<key_id>/revoke", ADMIN),
+    ("GET", "/models/<model>/usage", READ),
+    ("GET", "/usage", READ),
 ]
 ROWS = [pytest.param(*row, id=f"{row[0]} {row[1]}") for row in TABLE]
 NAMED = [
