@@ -70,8 +70,13 @@ def predict_event(workload: Workload, rows: int = 1, *, source: Path = TEMPLATE)
 def _post(
     path: str, body: str, headers: Mapping[str, str], is_base64: bool, source: Path
 ) -> dict[str, Any]:
-    """Return the recorded event in `source` with another path and body."""
+    """Return the recorded event in `source` with another path and body.
+
+    Its placeholder for a key is left out.
+    """
     event: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    for name in ("headers", "multiValueHeaders"):
+        event[name].pop("x-api-key", None)
     event["headers"] |= headers
     event["multiValueHeaders"] |= {name: [value] for name, value in headers.items()}
     event["requestContext"] |= {"path": f"/live{path}"}
