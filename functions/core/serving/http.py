@@ -117,7 +117,7 @@ def load_event(raw: bytes) -> Any:
         InvalidRequest: the event is no JSON.
         MemoryError: there is not enough to read it.
     """
-    if (body := find_body(raw)) is not None:
+    if (body := find_body(raw, is_checked=True)) is not None:  # base64 holds no quote
         try:
             start, end = body
             event = orjson.loads(without_body(raw, body))

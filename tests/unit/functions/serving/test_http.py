@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from functions.core.errors import InvalidRequest, PayloadTooLarge
 from functions.core.protocol.infer_reply import REPLY_BYTES_MAX
-from functions.core.serving import http
+from functions.core.serving import events, http
 from functions.core.serving.events import find_body, parse_head, without_body
 from functions.core.serving.http import HttpResponse, json_response, load_event, parse_event
 from functions.infer.responses import check_size
@@ -40,9 +40,21 @@ members = st.dictionaries(
 )
 
 
-@given(st.permutations(["members", "body", "flag"]), members, bodies, st.booleans(), st.booleans())
+@given(
+    st.permutations(["members", "body", "flag"]),
+    members,
+    bodies,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0, events.LONG_BYTES]),
+)
 def test_an_event_in_bytes_is_read_as_json_reads_it(
-    order: list[str], more: dict[str, Any], body: str | None, flag: bool, spaces: bool
+    order: list[str],
+    more: dict[str, Any],
+    body: str | None,
+    flag: bool,
+    spaces: bool,
+    long_bytes: int,
 ) -> None:
     parts: dict[str, dict[str, Any]] = {
         "members": {name: value for name, value in more.items() if name != "body"},
@@ -50,7 +62,9 @@ def test_an_event_in_bytes_is_read_as_json_reads_it(
         "flag": {"isBase64Encoded": flag},
     }
     event = {name: value for part in order for name, value in parts[part].items()}
-    loaded = load_event(as_text(event, spaces))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "LONG_BYTES", long_bytes)
+        loaded = load_event(as_text(event, spaces))
 
     if isinstance(loaded["body"], bytes):
         assert flag
