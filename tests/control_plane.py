@@ -29,7 +29,7 @@ from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
 from functions.manage.usage import UsageApi
 from tests.data_plane import BrokenTable, Client, Clock, Context, Reply
-from tests.unit.functions.registry.versions import ready
+from tests.unit.functions.registry.versions import ready, rejected
 
 NOW_S = 1_795_335_330.0  # 2026-11-22T08:15:30Z
 
@@ -37,8 +37,8 @@ NOW_S = 1_795_335_330.0  # 2026-11-22T08:15:30Z
 class ControlPlane:
     """Execution environment of the manage function, over a table in memory."""
 
-    def __init__(self, auth: Auth = Auth.KEYS) -> None:
-        self.table, self.clock, self.log = BrokenTable(), Clock(), io.StringIO()
+    def __init__(self, auth: Auth = Auth.KEYS, table: BrokenTable | None = None) -> None:
+        self.table, self.clock, self.log = table or BrokenTable(), Clock(), io.StringIO()
         # Loggers of one service share the stream of the first.
         logger = Logger(service=f"manage-{uuid.uuid4()}", stream=self.log)
         writer = {
@@ -47,7 +47,7 @@ class ControlPlane:
             "pause": lambda _: None,
             "audit_log": lambda record: logger.info("audit", audit=dict(record)),
         }
-        self.registry = Registry(**writer)
+        self.registry, self.releases = Registry(**writer), Releases(**writer)
         gate = Gate(partial(read_grant, self.table), 60.0, self.clock, lambda: NOW_S)
         tariff = make_tariff(
             json.loads(Path("functions/manage/prices.json").read_text()),
@@ -61,7 +61,7 @@ class ControlPlane:
             keys=KeysApi(KeyStore(**writer), lambda: NOW_S),
             catalog=Catalog(self.table),
             trail=Trail(self.table),
-            releases=Releases(**writer),
+            releases=self.releases,
             decisions=Decisions(**writer),
             usage=UsageApi(self.table, tariff, 10, lambda: NOW_S),
         )
@@ -79,6 +79,11 @@ class ControlPlane:
     def invoke(self, operation: object, **fields: Any) -> Any:
         """Invoke the function directly, as `aws lambda invoke` does."""
         return self.handler({"operation": operation, **fields}, Context())
+
+    def refuse(self, model: str) -> Version:
+        """Upload the next version of a model, which registration rejects."""
+        source = Source("uploads", f"models/{model}/{uuid.uuid4()}.onnx", "v1")
+        return self.registry.finish(rejected(self.registry.claim(model, source)))
 
     def register(self, model: str, **fields: Any) -> Version:
         """Upload the next version of a model, which becomes READY."""

@@ -15,6 +15,7 @@ from functions.manage.routes.aliases import AliasRoutes
 from functions.manage.routes.audit import AuditRoutes
 from functions.manage.routes.keys import KeyRoutes
 from functions.manage.routes.models import ModelRoutes
+from functions.manage.routes.traffic import TrafficRoutes
 from functions.manage.routes.usage import UsageRoutes
 from functions.manage.routes.versions import VersionRoutes
 from functions.manage.usage import UsageApi
@@ -40,6 +41,7 @@ def make_router(parts: Parts) -> Router:
         ModelRoutes(catalog, decisions, current),
         VersionRoutes(catalog, decisions, parts.releases, current),
         AliasRoutes(catalog, trail, parts.releases, decisions, current),
+        TrafficRoutes(catalog, parts.releases, current),
         AuditRoutes(trail, catalog, current),
         KeyRoutes(parts.keys, current),
         UsageRoutes(parts.usage, current),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from functions.core.errors import ModelNotFound, StateConflict, shown
+from functions.core.errors import StateConflict
 from functions.core.records import replace
 from functions.core.registry.contention import retried
 from functions.core.registry.items import (
@@ -15,6 +15,7 @@ from functions.core.registry.items import (
     version_sk,
     version_to_item,
 )
+from functions.core.registry.releases import check_unused, unknown_alias
 from functions.core.registry.table import Delete, Item, Put, Write
 from functions.core.registry.transactions import (
     DEFAULT_ALIAS,
@@ -170,12 +171,8 @@ class Decisions(Transactions):
         versions = {version.number: version for version in self.versions(model)}
         versions[decided.number] = decided
         if decided.state is not State.READY:
-            names = [n for n, v in self.aliases(model).items() if v == decided.number]
-            if kept := [name for name in names if name != NEWEST_ALIAS]:
-                raise StateConflict(
-                    f"version {decided.number} of '{model}' has the aliases {', '.join(kept)}: "
-                    "move them first"
-                )
+            movable = [a for a in self.all_aliases(model) if a.name != NEWEST_ALIAS]
+            check_unused(decided, movable)
         newest: Version | None = None
         for version in versions.values():
             if version.state is State.READY and (
@@ -224,7 +221,10 @@ class Decisions(Transactions):
         # A new alias of this name continues the count, so that no revision is seen twice.
         retired = {**meta.get("retired", {}), name: alias.revision}
         removal: Write = Delete((item["pk"], item["sk"]), {"revision": alias.revision})
-        before, after = {"aliases": {name: alias.version}}, {"aliases": {name: None}}
+        before: dict[str, Any] = {"aliases": {name: alias.version}}
+        after: dict[str, Any] = {"aliases": {name: None}}
+        if alias.traffic:
+            before["traffic"], after["traffic"] = {name: alias.traffic.to_document()}, {name: None}
         change = Change("delete_alias", actor, alias.version, before, after)
         self._commit(model, meta, [removal], change, retired=retired)
 
@@ -239,11 +239,6 @@ class Decisions(Transactions):
         if item is None:
             raise unknown_version(model, number)
         return meta, version_from_item(item)
-
-
-def unknown_alias(model: str, name: str) -> ModelNotFound:
-    """Return the error for an alias that a model does not have."""
-    return ModelNotFound(f"Request for unknown model: '{model}' alias {shown(name)} is not found")
 
 
 def _is_rejected_by_person(version: Version) -> bool:

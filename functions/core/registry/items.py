@@ -93,11 +93,14 @@ def ignored_clear(item: Item | None) -> list[Put]:
     return [Put({name: item[name] for name in ("pk", "sk", "expires_at")}, {})]
 
 
-def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
+def alias_put(
+    model: str, alias: str, number: int, stored: Item | None, retired_revision: int = 0
+) -> Put:
     """Return the conditional DynamoDB write that points an alias at a version.
 
     Its condition is that the alias's item is still `stored`. All requests go to the version: a
-    traffic object ends. A move to the version itself keeps the previous one.
+    traffic object ends. A move to the version itself keeps the previous one. A new alias continues
+    after the revision of a deleted one of its name.
     """
     previous = stored["version"] if stored else None
     if stored and previous == number:
@@ -108,7 +111,7 @@ def alias_put(model: str, alias: str, number: int, stored: Item | None) -> Put:
         "alias": alias,
         "version": number,
         "previous": previous,
-        "revision": stored["revision"] + 1 if stored else 1,
+        "revision": (stored["revision"] if stored else retired_revision) + 1,
     }
     return Put(item, {"revision": stored["revision"]} if stored else None)
 

@@ -30,6 +30,7 @@ from functions.core.registry.transactions import (
 from functions.core.registry.version import Alias, Change, State, Version
 from functions.core.traffic.traffic import Traffic
 
+ALIASES_MAX = 100  # aliases of a model; its META item holds them all
 ID_BYTES = 8  # length of a traffic object's random id
 NO_FACTS: Item = MappingProxyType({})
 
@@ -111,7 +112,11 @@ class Releases(Transactions):
         _check_expected(model, name, alias.revision if alias else 0, expected)
         if alias is None or alias.version != number:
             _check_releasable(version_from_item(target))
-        put = alias_put(model, name, number, item)
+        if item is None and len(meta.get("aliases", ())) >= ALIASES_MAX:
+            raise StateConflict(
+                f"model '{model}' has {ALIASES_MAX} aliases, which is the limit: delete one first"
+            )
+        put = alias_put(model, name, number, item, meta.get("retired", {}).get(name, 0))
         before: dict[str, Any] = {"aliases": {name: alias.version if alias else None}}
         after: dict[str, Any] = {"aliases": {name: number}, **facts}
         if alias and alias.traffic:
@@ -200,7 +205,7 @@ class Releases(Transactions):
             raise StateConflict(
                 f"version {number} of '{model}' is PENDING: wait for the end of its registration"
             )
-        _check_unused(version, self.all_aliases(model))
+        check_unused(version, self.all_aliases(model))
         return self._update(meta, version, "archive", actor, state=State.ARCHIVED)
 
 
@@ -231,9 +236,19 @@ def _are_equal(standing: Traffic | None, traffic: Traffic | None) -> bool:
     return replace(standing, id=traffic.id) == traffic
 
 
-def _check_unused(version: Version, aliases: Sequence[Alias]) -> None:
+def check_unused(version: Version, aliases: Sequence[Alias]) -> None:
+    """Accept a version that no alias names.
+
+    Raises:
+        StateConflict: an alias points at it, or sends traffic to it.
+    """
     number, model = version.number, version.model
     if pointing := [alias.name for alias in aliases if alias.version == number]:
+        if pointing == [NEWEST_ALIAS]:
+            raise StateConflict(
+                f"version {number} of '{model}' has the alias {NEWEST_ALIAS}, which nobody moves: "
+                "upload another version, or reject this one first"
+            )
         raise StateConflict(
             f"version {number} of '{model}' has the aliases {', '.join(pointing)}: move them first"
         )

@@ -32,7 +32,10 @@ class AliasDocument(BaseModel):
     alias: str
     version: int
     previous: int | None = Field(description="Version before the last move: rollback's target.")
-    revision: int = Field(description="Number of changes of the alias.")
+    revision: int = Field(description="Number of changes of the alias and its traffic.")
+    traffic: dict[str, Any] | None = Field(
+        description="Traffic object; without one, `version` gets every request."
+    )
 
 
 class AliasList(BaseModel):
@@ -57,6 +60,8 @@ class AliasMove(BaseModel):
     action: str
     from_version: int | None
     to_version: int | None = Field(description="Null where the alias was deleted.")
+    from_traffic: dict[str, Any] | None = Field(description="Traffic object before, if any.")
+    to_traffic: dict[str, Any] | None = Field(description="Traffic object after, if any.")
 
 
 class AliasHistory(BaseModel):
@@ -77,4 +82,5 @@ def describe_alias(model: str, alias: Alias) -> dict[str, Any]:
         "version": alias.version,
         "previous": alias.previous,
         "revision": alias.revision,
+        "traffic": alias.traffic.to_document() if alias.traffic else None,
     }

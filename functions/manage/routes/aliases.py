@@ -7,9 +7,9 @@ from aws_lambda_powertools.event_handler.openapi.params import Query
 
 from functions.core.access.grants import Scope
 from functions.core.catalog.catalog import Catalog
-from functions.core.catalog.decisions import Decisions, unknown_alias
+from functions.core.catalog.decisions import Decisions
 from functions.core.catalog.trail import AuditFilter, Trail
-from functions.core.registry.releases import Releases
+from functions.core.registry.releases import Releases, unknown_alias
 from functions.core.registry.table import Item
 from functions.manage.caller import CurrentCaller
 from functions.manage.cursors import decode_cursor, encode_cursor
@@ -132,4 +132,6 @@ def _move(record: Item, alias: str) -> AliasMove:
         action=record["action"],
         from_version=record["before"].get("aliases", {}).get(alias),
         to_version=record["after"]["aliases"][alias],
+        from_traffic=record["before"].get("traffic", {}).get(alias),
+        to_traffic=record["after"].get("traffic", {}).get(alias),
     )

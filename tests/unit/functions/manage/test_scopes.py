@@ -32,6 +32,9 @@ TABLE: list[tuple[str, str, Scope | None]] = [
     ("PUT", "/models/<model>/aliases/<alias>", DEPLOY),
     ("DELETE", "/models/<model>/aliases/<alias>", DEPLOY),
     ("POST", "/models/<model>/aliases/<alias>/rollback", DEPLOY),
+    ("GET", "/models/<model>/aliases/<alias>/traffic", READ),
+    ("PUT", "/models/<model>/aliases/<alias>/traffic", DEPLOY),
+    ("DELETE", "/models/<model>/aliases/<alias>/traffic", DEPLOY),
     ("GET", "/audit", ADMIN),
     ("GET", "/models/<model>/audit", READ),
     ("POST", "/keys", ADMIN),
@@ -52,6 +55,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /models/<model>": {"description": "x"},
     "PATCH /models/<model>/versions/<number>": {"note": "x"},
     "PUT /models/<model>/aliases/<alias>": {"version": 1},
+    "PUT /models/<model>/aliases/<alias>/traffic": {
+        "weights": [{"version": 1, "weight": 90}, {"version": 2, "weight": 10}]
+    },
     "POST /keys": {"name": "x", "scopes": ["read"]},
 }
 QUERIES = {"/models/<model>/diff": {"from": "1", "to": "2"}}

@@ -1,0 +1,62 @@
+"""Routes of the traffic of aliases."""
+
+from collections.abc import Sequence
+
+from functions.core.access.grants import Scope
+from functions.core.catalog.catalog import Catalog
+from functions.core.registry.releases import Releases, unknown_alias
+from functions.core.traffic.traffic import Traffic
+from functions.manage.caller import CurrentCaller
+from functions.manage.documents.fields import AliasName, ModelName
+from functions.manage.documents.traffic import SetTraffic, TrafficDocument, describe_traffic
+from functions.manage.route import Route
+from functions.manage.routes.aliases import Expected
+
+
+class TrafficRoutes:
+    """Routes that show, replace and end the split of an alias's requests."""
+
+    tag = "traffic"
+
+    def __init__(self, catalog: Catalog, releases: Releases, current: CurrentCaller) -> None:
+        self._catalog = catalog
+        self._releases = releases
+        self._current = current
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """Routes with their scopes."""
+        traffic = "/models/<model>/aliases/<alias>/traffic"
+        return (
+            Route("GET", traffic, Scope.READ, self.read_traffic),
+            Route("PUT", traffic, Scope.DEPLOY, self.set_traffic),
+            Route("DELETE", traffic, Scope.DEPLOY, self.end_traffic),
+        )
+
+    def read_traffic(self, model: ModelName, alias: AliasName) -> TrafficDocument:
+        """Return the traffic of an alias."""
+        stored = self._catalog.alias(model, alias)
+        if stored is None:
+            raise unknown_alias(model, alias)
+        return describe_traffic(model, stored)
+
+    def set_traffic(self, model: ModelName, alias: AliasName, body: SetTraffic) -> TrafficDocument:
+        """Replace the traffic object of an alias.
+
+        A caller stays on the side of a version while its share grows.
+        """
+        return self._set(model, alias, body.traffic(), body.expected_revision)
+
+    def end_traffic(
+        self, model: ModelName, alias: AliasName, expected_revision: Expected = None
+    ) -> TrafficDocument:
+        """Send every request to the version that the alias points at."""
+        return self._set(model, alias, None, expected_revision)
+
+    def _set(
+        self, model: str, alias: str, traffic: Traffic | None, expected: int | None
+    ) -> TrafficDocument:
+        changed = self._releases.set_traffic(
+            model, alias, traffic, actor=self._current.actor, expected=expected
+        )
+        return describe_traffic(model, changed)
