@@ -28,7 +28,9 @@ from functions.core.serving.model_cache import ModelCache
 from functions.core.serving.service import InferenceService
 from functions.core.serving.statistics import Statistics
 from functions.core.usage.meter import Meter
+from functions.infer.exchange import Exchange
 from functions.infer.handler import InferHandler
+from functions.infer.shadow import run_copy
 from tests.arrays import to_array, to_tensor
 from tests.fakes import MemoryBlobs, MemoryTable
 
@@ -226,8 +228,11 @@ class DataPlane:
 
     def handler(self, **options: Any) -> InferHandler:
         """Return a handler that writes its log to `lines`."""
-        options = {"meter": self.meter, "write": self._read, **options}
+        options = {"meter": self.meter, "run_copy": self.run_copy, "write": self._read, **options}
         return InferHandler(self.service, **options)
+
+    def run_copy(self, exchange: Exchange, context: Any) -> bool:
+        return run_copy(exchange, context, self.models, self.meter.count_shadow)
 
     def _read(self, text: bytes) -> None:
         assert text.endswith(b"\n")

@@ -17,7 +17,6 @@ class Exchange(Call):
         "code",
         "cors_headers",
         "method",
-        "request_id",
     )
 
     def __init__(self, context: Any, began_ns: int | None) -> None:

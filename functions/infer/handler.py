@@ -18,7 +18,7 @@ from functions.core.serving.compression import INFLATED_BYTES_MAX, inflate, pref
 from functions.core.serving.cors import Cors
 from functions.core.serving.events import Event
 from functions.core.serving.http import HttpResponse, load_event, parse_event, request_id
-from functions.core.serving.paths import ROOT, requested_version
+from functions.core.serving.paths import ROOT, USER_HEADER, requested_version
 from functions.core.serving.request_log import ModelMetrics, bug_line, request_line
 from functions.core.serving.service import InferenceService
 from functions.core.usage.meter import Meter
@@ -70,7 +70,8 @@ class InferHandler:
     requests without a cold start, the share `sample_rate` is logged; every other request always is.
     At most `model_metrics` models have metrics of their own.
     `after_shortage` gets the reply to a request that ran out of memory or time, and the context; it
-    may post the reply and end the process.
+    may post the reply and end the process. `run_copy` runs a request's copy on a shadow version,
+    once the reply is posted: only where the context offers that.
 
     Raises:
         ValueError: `sample_rate` is not above 0 and at most 1.
@@ -91,6 +92,7 @@ class InferHandler:
         model_metrics: int = 0,
         chance: Callable[[], float] = random.random,
         after_shortage: Callable[[LambdaReply, Any], None] = lambda *_: None,
+        run_copy: Callable[[Exchange, Any], object] | None = None,
     ) -> None:
         if not 0 < sample_rate <= 1:
             raise ValueError(
@@ -106,6 +108,7 @@ class InferHandler:
         self._model_metrics = ModelMetrics(model_metrics)
         self._chance = chance
         self._after_shortage = after_shortage
+        self._run_copy = run_copy
         self._first = True
         self._exchange: Exchange | None = None  # the request in progress
 
@@ -185,6 +188,7 @@ class InferHandler:
         headers = request.headers
         exchange.model = match.model
         exchange.reference = requested_version(match.version, headers, request.query)
+        exchange.user = headers.get(USER_HEADER)
         exchange.header_length = headers.get(HEADER_LOWER)
         exchange.body = body = request.body
         encoding = headers.get("content-encoding")
@@ -203,6 +207,8 @@ class InferHandler:
         latency_ns = time.perf_counter_ns() - exchange.began_ns
         size, status = len(response.body), response.status
         _after_reply(context, partial(self._finish, exchange, status, latency_ns, cold, size))
+        if exchange.copy is not None and self._run_copy is not None and hasattr(context, "after"):
+            context.after(partial(self._run_copy, exchange, context))
 
     def _finish(
         self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int

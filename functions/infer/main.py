@@ -56,7 +56,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from functions.adapters.aws_http.dynamodb import DynamoCalls
 from functions.adapters.clock import Elapsed, process_age_s, utc_now
@@ -70,6 +70,9 @@ from functions.core.registry.registry import Registry
 from functions.core.registry.resolver import Resolver
 from functions.core.serving.model_cache import ModelCache
 from functions.infer.prefetch import Handler, PrefetchingHandler
+
+if TYPE_CHECKING:
+    from functions.infer.exchange import Exchange
 
 scratch = Scratch(Path(os.environ.get("TMPDIR") or "/tmp"), "models-")  # noqa: S108 (made private)
 runtime = LazyRuntime(threads_for(size_mb))
@@ -140,6 +143,14 @@ def make() -> Handler:
         start_s=lambda: init_s,
         warn=lambda text: sys.stdout.write(warning_line(text) + "\n"),
     )
+
+    def run_copy(exchange: "Exchange", context: Any) -> None:
+        """Run a request's copy on its shadow version, after the reply."""
+        from functions.infer import shadow  # few aliases have one
+
+        if not shadow.run_copy(exchange, context, models, meter.count_shadow):
+            context.after(check_memory)
+
     service = InferenceService(registry, resolver, models, Statistics(table, meter))
     sample_rate = float(os.environ.get("LOG_SAMPLE_RATE", "1"))
     origins = os.environ.get("CORS_ORIGINS", "")
@@ -151,6 +162,7 @@ def make() -> Handler:
         sample_rate=sample_rate,
         model_metrics=int(os.environ.get("MODEL_METRICS", "0")),
         after_shortage=end_if_starved,
+        run_copy=run_copy,
     )
     gc.freeze()  # imports stay, so no collection has to look at them
     gc.enable()

@@ -24,7 +24,7 @@ from functions.core.registry.resolver import Resolver
 from functions.core.registry.version import Version
 from functions.core.serving.events import Event, parse_head
 from functions.core.serving.model_cache import ModelCache
-from functions.core.serving.paths import INFER, compile_path, requested_version
+from functions.core.serving.paths import INFER, USER_HEADER, compile_path, requested_version
 
 
 class Handler(Protocol):
@@ -103,7 +103,7 @@ class PrefetchingHandler:
             return (self._handler or self.wait())(event, context)
         self._first = False
         began_ns = time.perf_counter_ns()
-        self._prefetch(event)
+        self._prefetch(event, str(getattr(context, "aws_request_id", "") or ""))
         return self.wait()(event, context, began_ns)
 
     def late_reply(self, context: Any) -> bytes:
@@ -134,7 +134,7 @@ class PrefetchingHandler:
         except BaseException as error:  # raised by `wait`
             self._error = error
 
-    def _prefetch(self, event: Event | bytes) -> None:
+    def _prefetch(self, event: Event | bytes, lambda_id: str) -> None:
         """Start loading the model that an inference request names, if any.
 
         Only a guess, which may fail: the real handler validates the request and reports errors.
@@ -147,18 +147,21 @@ class PrefetchingHandler:
             headers = {name.lower(): text for name, text in (event.get("headers") or {}).items()}
             query = event.get("queryStringParameters") or {}
             reference = requested_version(match["version"], headers, query)
-            version = self._permitted_version(headers, match["model"], reference)
+            request_id = str((event.get("requestContext") or {}).get("requestId") or lambda_id)
+            version = self._permitted_version(headers, match["model"], reference, request_id)
             if version is not None:
                 self._models.start_loading(version)
         except Exception:  # the real handler meets the same error, answers it and logs it
             return
 
     def _permitted_version(
-        self, headers: Mapping[str, str], model: str, reference: int | str | None
+        self, headers: Mapping[str, str], model: str, reference: int | str | None, request_id: str
     ) -> Version | None:
         """Return the version to load, None if the key forbids it."""
+        user = headers.get(USER_HEADER)
         if self._gate is None:
-            return self._resolver.resolve(model, reference).version
+            resolved = self._resolver.resolve(model, reference)
+            return resolved.side_of(user, "", request_id).version
         key = presented_key(headers)
         key_id = parse_key(key)
         if key_id is None:
@@ -168,4 +171,5 @@ class PrefetchingHandler:
             grant = self._gate.verify(key)
             if not grant.allows(Scope.INFER) or not grant.sees(model):
                 return None
-            return self._resolver.resolve(model, reference).version
+            resolved = self._resolver.resolve(model, reference)
+            return resolved.side_of(user, grant.key_id, request_id).version

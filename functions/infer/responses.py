@@ -87,6 +87,8 @@ def add_headers(response: HttpResponse, exchange: Exchange, cold: bool) -> None:
         headers["x-model-version"] = str(resolved.version.number)
         if resolved.alias is not None:
             headers["x-model-alias"] = resolved.alias
+            if resolved.variant:
+                headers["x-model-variant"] = resolved.variant
 
 
 @cache

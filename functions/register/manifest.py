@@ -133,6 +133,7 @@ CARD_FIELDS = (
     "data",
     "hyperparameters",
     "training",
+    "tolerance",
     "compression",
 )
 

@@ -12,12 +12,12 @@ MAX_AGE_S = 7200  # the longest that Chromium caches a preflight's answer
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = (
     "authorization, content-encoding, content-type, idempotency-key, "
-    "inference-header-content-length, x-api-key, x-model-version"
+    "inference-header-content-length, x-api-key, x-mayfly-user, x-model-version"
 )
 # Others than these and the body are hidden from pages.
 REPLY_HEADERS = (
     "allow, inference-header-content-length, retry-after, server-timing, x-cold-start, "
-    "x-model-alias, x-model-residency, x-model-version, x-request-id"
+    "x-model-alias, x-model-residency, x-model-variant, x-model-version, x-request-id"
 )
 
 

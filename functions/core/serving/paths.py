@@ -12,6 +12,7 @@ from functions.core.names import parse_reference
 ROOT = "/v2"
 INFER = "/v2/models/{model}[/versions/{version}]/infer"
 VERSION_HEADER = "x-model-version"
+USER_HEADER = "x-mayfly-user"  # keeps a caller's user on one side of a split
 
 _SYMBOLS = (("{", "(?P<"), ("}", ">[^/]+)"), ("[", "(?:"), ("]", ")?"), ("*", ".*"))
 

@@ -89,6 +89,8 @@ def request_line(
         line["model"] = resolved.version.model
         line["version"] = resolved.version.number
         line["alias"] = resolved.alias
+        if resolved.variant:
+            line["variant"] = resolved.variant
     if call.stages_ns:
         line["stages_ms"] = {stage: ns / 1e6 for stage, ns in call.stages_ns.items()}
     if sample_rate != 1:

@@ -47,6 +47,28 @@ _is_model_name = lru_cache(maxsize=NAMES)(is_model_name)
 Reply = Document | list[Document] | InferReply
 
 
+class Copy:
+    """Decoded request and its answer, for a shadow version.
+
+    `outputs` are those that the reply has, of `version`, called by `alias`.
+    """
+
+    __slots__ = ("alias", "inputs", "outputs", "shadow", "version")
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        shadow: Version,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+    ) -> None:
+        self.version = resolved.version
+        self.alias = resolved.alias or ""
+        self.shadow = shadow
+        self.inputs = inputs
+        self.outputs = outputs
+
+
 class Call:
     """Arguments of one API request, with its timings and response headers."""
 
@@ -54,6 +76,7 @@ class Call:
         "began_ms",
         "body",
         "compressed",
+        "copy",
         "deadline",
         "grant",
         "header_length",
@@ -63,14 +86,18 @@ class Call:
         "loaded",
         "model",
         "reference",
+        "request_id",
         "resolved",
         "stages_ns",
         "traffic",
+        "user",
     )
 
     def __init__(self, model: str = "", body: bytes = b"", deadline: float | None = None) -> None:
         self.model = model
         self.reference: int | str | None = None  # requested version number or alias
+        self.request_id = ""
+        self.user: str | None = None  # caller's user, kept on one side of a split
         self.body = body
         self.header_length: str | None = None
         self.deadline = deadline or time.monotonic() + DEFAULT_TIMEOUT_SECONDS
@@ -79,6 +106,7 @@ class Call:
         # Recorded while the call is answered:
         self.resolved: Resolved | None = None
         self.traffic = ""  # id of the alias's traffic object
+        self.copy: Copy | None = None  # for the shadow version
         self.inferences = 0  # rows of a successful run
         self.loaded = False  # the model had to be loaded for this call
         self.headers = NO_HEADERS  # response headers
@@ -223,6 +251,8 @@ class InferenceService:
         reply = encode_infer(request, outputs, signature, model, number, limit)
         call.lap("encode")
         call.inferences = _rows(request, decoder)
+        if call.traffic:
+            _keep_copy(call, request.inputs, outputs)
         return reply
 
     def _decoder(self, version: Version, signature: Signature) -> FastDecoder:
@@ -318,8 +348,12 @@ class InferenceService:
 
     def _resolve(self, call: Call) -> Resolved:
         _check_visible(call)
-        call.resolved = self._resolver.resolve(call.model, call.reference)
-        return call.resolved
+        resolved = self._resolver.resolve(call.model, call.reference)
+        if resolved.traffic is not None:
+            call.traffic = resolved.traffic.id
+            resolved = resolved.side_of(call.user, call.grant.key_id, call.request_id)
+        call.resolved = resolved
+        return resolved
 
     def _check_registered(self, call: Call, failure: str) -> None:
         """Check in the registry, bypassing the cache, that a model exists."""
@@ -338,6 +372,15 @@ def _rows(request: InferRequest, decoder: FastDecoder) -> int:
         return 1
     first = next(iter(request.inputs.values()))
     return first.shape[0]
+
+
+def _keep_copy(call: Call, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+    """Keep a sampled request with its answer for a shadow version."""
+    resolved = call.resolved
+    if resolved is None or resolved.shadow is None or resolved.traffic is None:
+        return
+    if resolved.traffic.copies(call.request_id):
+        call.copy = Copy(resolved, resolved.shadow, inputs, outputs)
 
 
 def _refuse_empty(inputs: Mapping[str, Tensor]) -> None:

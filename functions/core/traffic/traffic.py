@@ -9,7 +9,7 @@ from typing import Any
 
 from functions.core.errors import InvalidRequest, shown
 from functions.core.records import record, replace
-from functions.core.traffic.buckets import BUCKETS, place_of
+from functions.core.traffic.buckets import BUCKETS, bucket_of, place_of
 
 PERCENT = BUCKETS // 100  # buckets of one per cent
 VERSIONS_MAX = 3  # limit of a split: the alias's own, and a candidate at each end of the buckets
@@ -66,6 +66,11 @@ class Traffic:
         first = weights[1].buckets if len(weights) > 1 else 0
         second = weights[2].buckets if len(weights) > 2 else 0
         return weights[place_of(bucket, first, second)].version
+
+    def copies(self, request_id: str) -> bool:
+        """Return True if the shadow gets a copy of this request."""
+        shadow = self.shadow
+        return shadow is not None and bucket_of(self.id, "shadow", request_id) < shadow.buckets
 
     def to_record(self) -> dict[str, Any]:
         """Return the traffic object as stored, with weights in per cent."""

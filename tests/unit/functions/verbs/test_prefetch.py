@@ -23,10 +23,22 @@ from functions.core.registry.resolver import Resolver
 from functions.core.serving.service import InferenceService
 from functions.infer.handler import InferHandler
 from functions.infer.prefetch import PrefetchingHandler
-from tests.data_plane import PATIENCE_S, Client, DataPlane, rows
+from tests.data_plane import PATIENCE_S, Client, Context, DataPlane, rows
 from tests.fakes import MemoryTable
 
 INFER = {"httpMethod": "POST", "path": "/prod/v2/models/digits/versions/latest/infer"}
+
+
+class FakeResolved:
+    """Resolved version that records by what its side of a split is chosen."""
+
+    def __init__(self, version: str, sides: list[tuple[str | None, str, str]]) -> None:
+        self.version = version
+        self._sides = sides
+
+    def side_of(self, user: str | None, key_id: str, request_id: str) -> "FakeResolved":
+        self._sides.append((user, key_id, request_id))
+        return self
 
 
 class Prefetching:
@@ -40,6 +52,7 @@ class Prefetching:
         self.error = error
         self.resolved: list[tuple[str, Any]] = []
         self.loads: list[str] = []
+        self.sides: list[tuple[str | None, str, str]] = []  # user, key and request of a split
         self.arrivals: list[int | None] = []
         self.events: list[Any] = []
         self.handler = PrefetchingHandler(self.make, self, self, gate)  # type: ignore[arg-type]
@@ -59,7 +72,7 @@ class Prefetching:
         self.importable.set()
         if self.error:
             raise self.error
-        return type("Resolved", (), {"version": "the version"})
+        return FakeResolved("the version", self.sides)
 
     def start_loading(self, version: str) -> None:
         self.loads.append(version)
@@ -118,6 +131,28 @@ def test_an_event_in_bytes_is_prefetched_and_passed_on_as_bytes() -> None:
 
     assert prefetching.resolved == [("digits", "latest")]
     assert prefetching.events == [raw]
+
+
+@pytest.mark.parametrize(
+    ("event", "side"),
+    [
+        (
+            {"headers": {"X-Mayfly-User": "ann"}, "requestContext": {"requestId": "r"}},
+            ("ann", "", "r"),
+        ),
+        ({"requestContext": {"requestId": "r"}}, (None, "", "r")),
+        ({"requestContext": None}, (None, "", "lambda-id")),
+    ],
+    ids=["user", "request", "invocation"],
+)
+def test_the_side_of_a_split_is_chosen_as_the_handler_does(
+    event: dict[str, Any], side: tuple[str | None, str, str]
+) -> None:
+    prefetching = Prefetching()
+
+    prefetching.handler(INFER | event, Context())
+
+    assert prefetching.sides == [side]
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
@@ -193,6 +228,7 @@ def test_a_model_is_loaded_for_a_key_that_may_infer() -> None:
     prefetching = prefetch_with_key(door, Authorization=f"Bearer {new_key(new_id())}")
 
     assert prefetching.loads == ["the version"]
+    assert prefetching.sides == [(None, "a", "None")] or prefetching.sides == [(None, "a", "")]
     assert door.reads == 1
 
 
