@@ -21,6 +21,7 @@ from aiohttp import web
 from botocore.config import Config
 
 from local.aws.provision import Deployed, local_session, provision
+from local.aws.stack_descriptions import FILE_VARIABLE, write_description
 from local.cloudformation import REGION
 from local.execution import processes
 from local.execution.control import make_control_app
@@ -33,6 +34,7 @@ from local.poller import Poller
 from local.template import Template
 
 AWS_START_S = 60
+STACK_FILE = "stack.json"  # in the stack's temporary folder
 
 
 class StackError(Exception):
@@ -148,6 +150,9 @@ class Stack:
             provision, template, session, self.endpoint_url, api_origin
         )
 
+        name, outputs = self.deployed.template.stack_name, self.deployed.outputs
+        write_description(work_dir / STACK_FILE, name, outputs)
+
         place = Place(
             endpoint_url=settings.function_endpoint_url or self.endpoint_url,
             work_dir=work_dir,
@@ -190,6 +195,7 @@ class Stack:
                 "AWS_REGION": REGION,
                 "MAYFLY_STATE_DIR": str(self.settings.state_dir.resolve()),
                 "MAYFLY_LAMBDA_URL": self.lambda_url,  # invokes functions for state machines
+                FILE_VARIABLE: str(work_dir / STACK_FILE),
                 "TMPDIR": str(work_dir),
             }
             process = await asyncio.create_subprocess_exec(

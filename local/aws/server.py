@@ -23,6 +23,7 @@ from urllib.parse import quote_plus
 
 from functions.adapters.memory import keep_one_heap, mmap_large_allocations
 from local.aws import state_machines
+from local.aws.stack_descriptions import StackDescriptions
 
 HOST = "127.0.0.1"
 OBJECT_BYTES_IN_MEMORY = 64 * 1024  # a larger object is a file in TMPDIR without a name
@@ -159,7 +160,7 @@ def main() -> None:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
-    app = DomainDispatcherApplication(create_backend_app)
+    app = StackDescriptions(DomainDispatcherApplication(create_backend_app))
     server = make_server(
         HOST, arguments.port, app, threaded=True, request_handler=MotoRequestHandler
     )

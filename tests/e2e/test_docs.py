@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from local.client import RunningStack
 
@@ -49,6 +50,33 @@ def test_the_readmes_blocks_run_and_print_the_answer(stack: RunningStack, tmp_pa
     assert said.count("[[2. 4. 6.]]") == 2
     assert (tmp_path / "artifacts/digits/model.onnx").exists()
     assert '"TrainingJobName"' in said
+
+
+def test_the_readmes_lines_after_a_deployment_find_the_local_stack(stack: RunningStack) -> None:
+    """Run them without `make build` and `make deploy`, with the exports of the local stack."""
+    section = README.partition("## Deploy\n")[2]
+    block = section.partition("```bash\n")[2].partition("```")[0]
+    lines = "".join(line for line in block.splitlines(True) if not line.startswith("make "))
+    environment = {
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": stack.endpoint_url,
+        "AWS_ENDPOINT_URL_LAMBDA": stack.lambda_url,
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "NO_PROXY": "127.0.0.1",
+        "PATH": os.environ["PATH"],
+    }
+    script = f'{lines}\necho "$API $BUCKET ${{#MAYFLY_KEY}}"'
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env=environment, capture_output=True, text=True, check=True, timeout=240,
+    )  # fmt: skip
+
+    url, bucket, length = done.stdout.split()
+    assert (url, bucket) == (stack.api_url, stack.outputs["ArtifactsBucketName"])
+    assert int(length) > 60  # a key
+    with pytest.raises(ClientError, match="Stack with id nobody does not exist"):
+        stack.client("cloudformation").describe_stacks(StackName="nobody")
 
 
 def test_every_make_target_and_file_that_the_readme_names_exists() -> None:
