@@ -15,6 +15,8 @@ from functions.core.access.auth import Auth
 from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
+from functions.core.canary.canaries import Canaries
+from functions.core.canary.judge import Arm
 from functions.core.catalog.catalog import Catalog
 from functions.core.catalog.decisions import Decisions
 from functions.core.catalog.trail import Trail
@@ -27,6 +29,7 @@ from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
+from functions.manage.routes.canaries import CanaryParts
 from functions.manage.usage import UsageApi
 from tests.data_plane import BrokenTable, Client, Clock, Context, Reply
 from tests.unit.functions.registry.versions import ready, rejected
@@ -57,6 +60,15 @@ class ControlPlane:
             tmp_mb=512,
             provisioned=0,
         )
+        self.launches: dict[str, Any] = {}
+        self.arms = Arm(), Arm()
+        self.canaries = Canaries(self.releases, self._now)
+        canary = CanaryParts(
+            self.canaries,
+            self.launches.__setitem__,
+            lambda *_: self.arms,
+            self._now,
+        )
         parts = Parts(
             keys=KeysApi(KeyStore(**writer), lambda: NOW_S),
             catalog=Catalog(self.table),
@@ -64,6 +76,7 @@ class ControlPlane:
             releases=self.releases,
             decisions=Decisions(**writer),
             usage=UsageApi(self.table, tariff, 10, lambda: NOW_S),
+            canary=canary,
         )
         self.router = make_router(parts)
         cors = parse_origins("https://app.example.org")

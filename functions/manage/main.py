@@ -14,11 +14,14 @@ from aws_lambda_powertools.logging import Logger
 from botocore.config import Config
 
 from functions.adapters.aws.dynamodb import DynamoTable
+from functions.adapters.aws.step_functions import StateMachine
 from functions.adapters.clock import Elapsed, utc_now
 from functions.core.access.auth import parse_auth
 from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
+from functions.core.canary.arms import read_canary_arms
+from functions.core.canary.canaries import Canaries
 from functions.core.catalog.catalog import Catalog
 from functions.core.catalog.decisions import Decisions
 from functions.core.catalog.trail import Trail
@@ -30,6 +33,7 @@ from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
+from functions.manage.routes.canaries import CanaryParts
 from functions.manage.usage import UsageApi
 
 config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=3, read_timeout=8)
@@ -53,13 +57,20 @@ tariff = make_tariff(
     provisioned=int(os.environ["PROVISIONED_CONCURRENCY"]),
 )
 usage = UsageApi(table, tariff, float(os.environ["USAGE_FLUSH_SECONDS"]), time.time)
+releases = Releases(table, utc_now, audit_log=log_audit)
+machine = StateMachine(
+    boto3.client("stepfunctions", config=config), os.environ["CANARY_STATE_MACHINE"]
+)
 parts = Parts(
     keys=KeysApi(store, time.time),
     catalog=Catalog(table),
     trail=Trail(table),
-    releases=Releases(table, utc_now, audit_log=log_audit),
+    releases=releases,
     decisions=Decisions(table, utc_now, audit_log=log_audit),
     usage=usage,
+    canary=CanaryParts(
+        Canaries(releases, utc_now), machine.start, partial(read_canary_arms, table), utc_now
+    ),
 )
 entrance = Entrance(parse_auth(os.environ.get("AUTH", "none")), gate)
 cors = parse_origins(os.environ.get("CORS_ORIGINS", ""))

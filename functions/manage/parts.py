@@ -13,6 +13,7 @@ from functions.manage.route import RouteGroup
 from functions.manage.router import Router
 from functions.manage.routes.aliases import AliasRoutes
 from functions.manage.routes.audit import AuditRoutes
+from functions.manage.routes.canaries import CanaryParts, CanaryRoutes
 from functions.manage.routes.keys import KeyRoutes
 from functions.manage.routes.models import ModelRoutes
 from functions.manage.routes.traffic import TrafficRoutes
@@ -31,6 +32,7 @@ class Parts:
     releases: Releases
     decisions: Decisions
     usage: UsageApi
+    canary: CanaryParts
 
 
 def make_router(parts: Parts) -> Router:
@@ -42,6 +44,7 @@ def make_router(parts: Parts) -> Router:
         VersionRoutes(catalog, decisions, parts.releases, current),
         AliasRoutes(catalog, trail, parts.releases, decisions, current),
         TrafficRoutes(catalog, parts.releases, current),
+        CanaryRoutes(parts.canary, catalog, trail, current),
         AuditRoutes(trail, catalog, current),
         KeyRoutes(parts.keys, current),
         UsageRoutes(parts.usage, current),

@@ -14,11 +14,13 @@ from botocore.config import Config
 from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.s3 import CONNECTIONS, S3Blobs, S3Uploads, expect_owner
 from functions.adapters.aws.sqs import SqsQueue
+from functions.adapters.aws.step_functions import StateMachine
 from functions.adapters.child_process import Limits
 from functions.adapters.clock import utc_now
 from functions.adapters.lambda_size import threads_for
 from functions.adapters.last_answer import answer_and_exit
 from functions.adapters.sandbox import ProcessSandbox
+from functions.core.canary.release import PolicyRelease
 from functions.core.registration.registration import Registration
 from functions.core.registry.dead_letters import note_failure
 from functions.core.registry.registry import Registry
@@ -47,6 +49,9 @@ registry = Registry(
     utc_now,
     audit_log=lambda record: logger.info("audit", audit=dict(record)),
 )
+machine = StateMachine(
+    boto3.client("stepfunctions", config=config), os.environ["CANARY_STATE_MACHINE"]
+)
 sandbox = ProcessSandbox(Limits(memory_mb), library_path=library_path, spare=True)
 registration = Registration(
     registry=registry,
@@ -57,6 +62,7 @@ registration = Registration(
     memory_mb=infer_memory_mb,
     threads=threads_for(infer_memory_mb),
     run_all=ThreadPoolExecutor(4).map,  # model, weights, manifest and sample
+    release=PolicyRelease(machine.start, utc_now),
 )
 
 

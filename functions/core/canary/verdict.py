@@ -16,6 +16,7 @@ class Action(StrEnum):
     STEP = "step_canary"
     PROMOTE = "promote_canary"
     ROLL_BACK = "roll_back_canary"
+    STOP = "stop_canary"
 
 
 @dataclass(frozen=True, slots=True)

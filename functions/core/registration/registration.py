@@ -42,7 +42,7 @@ from functions.core.registration.uploaded_files import (
     key_beside,
 )
 from functions.core.registry.registry import Registry
-from functions.core.registry.version import Blob, Reason, Source, State, Version
+from functions.core.registry.version import Blob, Reason, ReleaseRule, Source, State, Version
 from functions.core.uploads import Form, Upload, model_and_form
 
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
@@ -70,6 +70,7 @@ class Registration:
     memory_mb: int = 3008  # memory of the function that will serve the models
     threads: int = 1  # processors of the function that will serve the models
     run_all: Callable[..., Iterable[None]] = map  # an executor's `map` stores blobs in parallel
+    release: ReleaseRule | None = None  # applies the models' policies
 
     def register(self, upload: Upload) -> Version | None:
         """Register an upload as a READY or REJECTED version of its model.
@@ -97,7 +98,9 @@ class Registration:
         version = replace(version, written_at=pinned.written_at, sequencer=upload.sequencer)
         with tempfile.TemporaryDirectory(prefix="register-") as name:
             result = self._build_or_reject(version, form, pinned, Path(name))
-            return self.registry.finish(result, is_newer=self.uploads.is_newer)
+            return self.registry.finish(
+                result, is_newer=self.uploads.is_newer, release=self.release
+            )
 
     def _resume(self, weights: Upload, key: str) -> Version | None:
         """Register the model at an S3 key after its weights file arrived.

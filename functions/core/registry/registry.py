@@ -5,6 +5,7 @@ The layout of its table and the rules of its writes: `transactions.py`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from functions.core.errors import (
     ModelNotFound,
@@ -32,6 +33,7 @@ from functions.core.registry.items import (
     source_sk,
     source_to_record,
     switch_pk,
+    traffic_put,
     version_from_item,
     version_sk,
     version_to_item,
@@ -51,6 +53,8 @@ from functions.core.registry.version import (
     Failure,
     IsNewer,
     Reason,
+    Release,
+    ReleaseRule,
     Resolved,
     Source,
     State,
@@ -236,22 +240,31 @@ class Registry(Transactions):
         *,
         actor: str = "register",
         is_newer: IsNewer = lambda *_: None,
+        release: ReleaseRule | None = None,
     ) -> Version:
         """End a registration as READY or REJECTED; return the stored version.
 
         Only the first end counts; later ones change nothing. In the same transaction, a READY
         version becomes `latest` if its upload was written last and `prod` if it is the first that
         is READY, and its blobs are recorded: no reader sees one without the other. `is_newer` is
-        asked about two uploads of one key and second (`Version.is_written_after`).
+        asked about two uploads of one key and second (`Version.is_written_after`), and `release`
+        about `prod` if the model has a policy and the version becomes `latest`.
 
         Raises:
-            Unavailable: the table or `is_newer` failed, or too many writers interfered.
+            Unavailable: the table, `is_newer` or `release` failed, or too many writers interfered.
         """
         ended = replace(version, finished_at=self._now())
-        return self._finish(version.model, ended, actor, is_newer)
+        return self._finish(version.model, ended, actor, is_newer, release)
 
     @retried
-    def _finish(self, model: str, version: Version, actor: str, is_newer: IsNewer) -> Version:
+    def _finish(
+        self,
+        model: str,
+        version: Version,
+        actor: str,
+        is_newer: IsNewer,
+        release: ReleaseRule | None,
+    ) -> Version:
         pk = model_pk(model)
         sks = ("META", version_sk(version.number), alias_sk(NEWEST_ALIAS), alias_sk(DEFAULT_ALIAS))
         meta, stored, latest, prod = self._table.get([(pk, sk) for sk in sks])
@@ -265,7 +278,12 @@ class Registry(Transactions):
         end = Put(version_to_item(version), {"state": State.PENDING.value, **claims})
         if version.state is State.READY:
             moves = self._moves_at_ready(version, meta, latest, prod, is_newer)
-            self._commit_ready(version, end, meta, moves, actor)
+            decision = None
+            if release and prod and NEWEST_ALIAS in moves:
+                decision = self._release(version, meta, prod, release)
+            if decision and decision.moves:
+                moves[DEFAULT_ALIAS] = prod
+            self._commit_ready(version, end, meta, moves, actor, prod, decision)
         else:
             before, after = {"state": State.PENDING.value}, {"state": version.state.value}
             reason = {"reason": reason_to_record(version.reason)} if version.reason else {}
@@ -280,18 +298,39 @@ class Registry(Transactions):
         meta: Item,
         moves: Mapping[str, Item | None],
         actor: str,
+        prod: Item | None,
+        release: Release | None,
     ) -> None:
-        """Commit a READY version with its blob records and alias moves."""
+        """Commit a READY version with its blob records, alias moves and release."""
         puts = [end]
         puts += [
             alias_put(version.model, name, version.number, item) for name, item in moves.items()
         ]
         puts += [blob_put(blob) for blob in version.blobs]
         targets = {name: item["version"] if item else None for name, item in moves.items()}
-        before = {"state": State.PENDING.value, "aliases": targets}
-        after = {"state": version.state.value, "aliases": dict.fromkeys(moves, version.number)}
+        before: dict[str, Any] = {"state": State.PENDING.value, "aliases": targets}
+        moved = dict.fromkeys(moves, version.number)
+        after: dict[str, Any] = {"state": version.state.value, "aliases": moved}
+        if release:
+            after["policy"] = release.reason
+        if release and release.traffic and prod:
+            puts.append(traffic_put(prod, release.traffic.to_record()))
+            before["traffic"] = {DEFAULT_ALIAS: None}
+            after["traffic"] = {DEFAULT_ALIAS: release.traffic.to_document()}
+            before["aliases"] = {**targets, DEFAULT_ALIAS: prod["version"]}
+            after["aliases"] = {**moved, DEFAULT_ALIAS: prod["version"]}
         change = Change("finish", actor, version.number, before, after)
         self._commit(version.model, meta, puts, change, ready=meta.get("ready", 0) + 1)
+
+    def _release(
+        self, version: Version, meta: Item, prod: Item, rule: ReleaseRule
+    ) -> Release | None:
+        """Ask a model's policy about a READY version; None if people decide."""
+        policy = meta.get("policy") or {}
+        if policy.get("kind", "manual") == "manual" or meta.get("archived_at"):
+            return None
+        standing = self._stored(version.model, prod["version"])
+        return rule(policy, version, standing, alias_from_item(prod))
 
     def _moves_at_ready(
         self,
@@ -303,9 +342,9 @@ class Registry(Transactions):
     ) -> dict[str, Item | None]:
         """Return the aliases that move to a newly READY model version.
 
-        Values are the aliases' stored items, None for a new alias. `prod` never moves by itself,
-        also not to an older upload that is READY later: callers would get another model although
-        nobody decided that.
+        Values are the aliases' stored items, None for a new alias. `prod` does not move here: a
+        person or a policy decides, and a policy never decides on an older upload that is READY
+        later.
         """
         moves = {}
         newest = self._stored(version.model, latest["version"]) if latest else None

@@ -111,7 +111,7 @@ class Releases(Transactions):
             return alias
         _check_expected(model, name, alias.revision if alias else 0, expected)
         if alias is None or alias.version != number:
-            _check_releasable(version_from_item(target))
+            check_releasable(version_from_item(target))
         if item is None and len(meta.get("aliases", ())) >= ALIASES_MAX:
             raise StateConflict(
                 f"model '{model}' has {ALIASES_MAX} aliases, which is the limit: delete one first"
@@ -171,7 +171,7 @@ class Releases(Transactions):
         for number, target in zip(numbers, targets, strict=True):
             if target is None:
                 raise unknown_version(model, number)
-            _check_releasable(version_from_item(target))
+            check_releasable(version_from_item(target))
         arranged = traffic.arranged(alias.version, alias.traffic) if traffic else None
         if arranged and arranged.is_plain:
             arranged = None
@@ -268,7 +268,7 @@ def _check_expected(model: str, name: str, revision: int, expected: int | None) 
         )
 
 
-def _check_releasable(version: Version) -> None:
+def check_releasable(version: Version) -> None:
     """Accept a version that requests may be sent to."""
     title = f"version {version.number} of '{version.model}'"
     if version.state is not State.READY:

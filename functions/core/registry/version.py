@@ -239,3 +239,16 @@ class Resolved:
         caller = user or key_id or request_id if self.traffic.sticky == "auto" else request_id
         bucket = bucket_of(self.version.model, self.alias, caller)
         return self.sides.get(self.traffic.version_for(bucket), self)
+
+
+@record
+class Release:
+    """Decision of a model's policy about a READY version, with its reason."""
+
+    reason: str
+    moves: bool = False  # `prod` points at the version from now on
+    traffic: "Traffic | None" = None  # or a canary gives the version a share of `prod`
+
+
+# Returns the decision of a policy on a READY version, beside that at `prod` and the alias itself.
+ReleaseRule = Callable[[Mapping[str, Any], Version, Version, Alias], Release]

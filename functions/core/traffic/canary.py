@@ -4,13 +4,16 @@ The record lies in the alias's traffic object. Each step is a split of the traff
 its own; `functions/core/canary` judges them.
 """
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
 from functions.core.errors import InvalidRequest, shown
+from functions.core.traffic.traffic import BY_REQUEST, PERCENT, STICKY, Traffic, Weight, split
 
+ID_BYTES = 8
 STEPS_MAX = 20
 DAY_S = 86_400
 AGE_MAX_S = 30 * DAY_S
@@ -32,6 +35,7 @@ class Settings:
     latency_factor: float = 1.5  # a candidate up to this many times as slow is accepted
     error_margin: float = 0.001  # so much more of all requests may fail
     shadow_percent: int = 0  # share of requests that both versions answer, to compare
+    sticky: str = BY_REQUEST  # a caller with one key would be on one side with all its requests
     max_disagreement: float | None = None  # share of these answers that may differ; None for any
 
     def check(self) -> Self:
@@ -49,6 +53,10 @@ class Settings:
             raise InvalidRequest(f"steps: send 1 to {STEPS_MAX} percentages from 1 to 99")
         if list(steps) != sorted(set(steps)):
             raise InvalidRequest("steps: each has to be larger than the one before")
+        if self.sticky not in STICKY:
+            raise InvalidRequest(
+                f"sticky: {shown(self.sticky)} is not offered; send auto or request"
+            )
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -140,3 +148,33 @@ def seconds_between(start: str, end: str) -> float:
     30.5
     """
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def new_canary(version: int, settings: Settings, actor: str, now: str) -> Canary:
+    """Return a canary in its first step, with a new id."""
+    return Canary(f"canary-{secrets.token_hex(ID_BYTES)}", version, settings, actor, now, now)
+
+
+def traffic_of(stable: int, canary: Canary) -> Traffic:
+    """Return the traffic object of a canary's present step."""
+    percent, settings = canary.settings.shadow_percent, canary.settings
+    shadow = Weight(canary.version, percent * PERCENT) if percent else None
+    return split(
+        stable,
+        canary.version,
+        canary.percent,
+        shadow=shadow,
+        sticky=settings.sticky,
+        canary=canary.to_record(),
+    )
+
+
+def launch_input(model: str, alias: str, canary: Canary) -> dict[str, Any]:
+    """Return the input of the state machine's execution for a canary."""
+    return {
+        "model": model,
+        "alias": alias,
+        "canary": canary.id,
+        "launched_at": canary.started_at,
+        "wait_seconds": canary.settings.look_seconds(),
+    }

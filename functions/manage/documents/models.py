@@ -1,13 +1,14 @@
 """JSON documents about models."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from functions.core.catalog.summaries import ModelSummary
 from functions.core.errors import InvalidRequest
 from functions.manage.documents.base import NextCursor, RequestDocument
+from functions.manage.documents.canaries import CanarySettings
 from functions.manage.documents.fields import ExpectedRevision
 
 
@@ -16,17 +17,6 @@ class ModelState(StrEnum):
 
     ACTIVE = "active"
     ARCHIVED = "archived"
-
-
-class CanarySettings(RequestDocument):
-    """Settings of a policy's canary; a missing field has its default."""
-
-    steps: list[Annotated[int, Field(ge=1, le=99)]] | None = Field(
-        default=None, max_length=20, description="Percentages of the new version, ascending."
-    )
-    bake_seconds: int | None = Field(default=None, ge=1, le=604_800)
-    min_samples: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    max_age_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
 
 
 class Policy(RequestDocument):
@@ -54,6 +44,8 @@ class Policy(RequestDocument):
             raise InvalidRequest(f"policy.metric, policy.min_gain: {self.kind} compares no metric")
         if self.kind == "manual" and self.canary is not None:
             raise InvalidRequest("policy.canary: manual releases nothing by itself")
+        if self.canary is not None:
+            self.canary.settings.check()
         return self
 
 

@@ -43,6 +43,7 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
             {"MODEL#*", "BLOB#*", "IGNORED"},
         ),
         "PutOffUploads": ({"sqs:SendMessage"}, {"RegistrationQueue"}, set()),
+        "StartCanaries": ({"states:StartExecution"}, {"CanaryStateMachine"}, set()),
         "TakeUploads": (
             {
                 *("sqs:ReceiveMessage", "sqs:DeleteMessage"),
@@ -114,8 +115,19 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
             {"RegistryTable/index/listing"},
             {"MODEL", "ARCHIVED", "VERSION", "AUDIT", "KEY", "USAGE"},
         ),
+        "StartCanaries": ({"states:StartExecution"}, {"CanaryStateMachine"}, set()),
         "WriteLog": (LOGGING, {"ManageLogs"}, set()),
     },
+    "JudgeFunctionRole": {
+        "Aliases": (
+            {"dynamodb:BatchGetItem", "dynamodb:PutItem"},
+            {"RegistryTable"},
+            {"MODEL#*"},
+        ),
+        "Counters": ({"dynamodb:Query"}, {"RegistryTable"}, {"USAGE#*"}),
+        "WriteLog": (LOGGING, {"JudgeLogs"}, set()),
+    },
+    "CanaryStateMachineRole": {"Judge": ({"lambda:InvokeFunction"}, {"JudgeFunction"}, set())},
 }
 
 

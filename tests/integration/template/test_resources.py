@@ -74,7 +74,8 @@ def test_functions_run_python_3_13_without_telemetry_and_expire_their_logs(
 ) -> None:
     functions = of_type(resources, "AWS::Lambda::Function")
     assert functions.keys() == {
-        *("RegisterFunction", "ReconcileFunction", "InferFunction", "ManageFunction")
+        *("RegisterFunction", "ReconcileFunction", "InferFunction", "ManageFunction"),
+        "JudgeFunction",
     }
     for function in functions.values():
         assert function["Runtime"] == "python3.13"
@@ -84,7 +85,8 @@ def test_functions_run_python_3_13_without_telemetry_and_expire_their_logs(
 
 
 @pytest.mark.parametrize(
-    "resource", ["InferFunction", "RegisterFunction", "ReconcileFunction", "ManageFunction"]
+    "resource",
+    ["InferFunction", "RegisterFunction", "ReconcileFunction", "ManageFunction", "JudgeFunction"],
 )
 def test_functions_and_layers_are_of_the_processor_that_was_built(
     resource: str, source: dict[str, Any], resources: dict[str, Any]
@@ -160,7 +162,7 @@ def test_provisioned_concurrency_and_snapshots_are_behind_the_alias(
 
 def test_every_handler_exists() -> None:
     handlers = re.findall(r"Handler: (\S+)\.lambda_handler", Path("template.yaml").read_text())
-    assert len(handlers) == 4
+    assert len(handlers) == 5
     for handler in handlers:
         assert Path(handler.replace(".", "/") + ".py").is_file()
 
@@ -168,7 +170,7 @@ def test_every_handler_exists() -> None:
 def test_dead_letters_age_errors_and_latency_raise_alarms(resources: dict[str, Any]) -> None:
     alarms = of_type(resources, "AWS::CloudWatch::Alarm")
     watched = {alarm["MetricName"] for alarm in alarms.values()}
-    of_aws = {"Errors", "5XXError", "Duration"}
+    of_aws = {"Errors", "5XXError", "Duration", "ExecutionsFailed"}
     of_sqs = {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"}
     of_mayfly = {
         *("UploadsRejected", "UploadsIgnored", "UploadsRetried"),

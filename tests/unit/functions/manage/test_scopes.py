@@ -7,6 +7,7 @@ import pytest
 
 from functions.core.access.auth import Auth
 from functions.core.access.grants import Scope
+from functions.core.traffic.canary import Settings
 from functions.manage.route import ROOT, Route
 from tests.control_plane import ControlPlane, error
 from tests.data_plane import Reply
@@ -35,6 +36,10 @@ TABLE: list[tuple[str, str, Scope | None]] = [
     ("GET", "/models/<model>/aliases/<alias>/traffic", READ),
     ("PUT", "/models/<model>/aliases/<alias>/traffic", DEPLOY),
     ("DELETE", "/models/<model>/aliases/<alias>/traffic", DEPLOY),
+    ("GET", "/models/<model>/aliases/<alias>/canary", READ),
+    ("POST", "/models/<model>/aliases/<alias>/canary", DEPLOY),
+    ("DELETE", "/models/<model>/aliases/<alias>/canary", DEPLOY),
+    ("POST", "/models/<model>/aliases/<alias>/canary/promote", DEPLOY),
     ("GET", "/audit", ADMIN),
     ("GET", "/models/<model>/audit", READ),
     ("POST", "/keys", ADMIN),
@@ -58,6 +63,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /models/<model>/aliases/<alias>/traffic": {
         "weights": [{"version": 1, "weight": 90}, {"version": 2, "weight": 10}]
     },
+    "POST /models/<model>/aliases/<alias>/canary": {"version": 2},
     "POST /keys": {"name": "x", "scopes": ["read"]},
 }
 QUERIES = {"/models/<model>/diff": {"from": "1", "to": "2"}}
@@ -71,6 +77,7 @@ class Plane(ControlPlane):
         for model in ("own", "other"):
             for _ in range(3):
                 self.register(model)
+            self.canaries.start(model, "prod", 3, Settings(), lambda *_: None, actor="ann")
         self.key_id = self.create("read")["id"]
 
     def send(self, method: str, path: str, key: str | None, model: str = "own") -> Reply:

@@ -1,0 +1,1 @@
+"""Lambda function that judges canaries: a task of their state machine."""
