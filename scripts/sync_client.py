@@ -24,7 +24,7 @@ REPLACEMENTS = (
     (r"\bAsynchronous\b", "Synchronous"),
     (r"\bmany tasks\b", "many threads"),
     (r"\bmayfly\.client\.aio\b", "mayfly.client.sync"),
-    (r"\banyio\.to_thread\.run_sync\((\w+), ", r"\1("),
+    (r"\basyncio\.to_thread\(([\w.]+), ", r"\1("),
 )
 NOTE = "# Written by scripts/sync_client.py from mayfly/client/aio: change that.\n"
 
@@ -41,7 +41,7 @@ def translate(source: str) -> str:
 
 
 def _sorted_and_formatted(source: str) -> str:
-    for arguments in (["check", "-q", "--select", "I", "--fix"], ["format", "-q"]):
+    for arguments in (["check", "-q", "--select", "I,F401", "--fix"], ["format", "-q"]):
         command = [Path(sys.executable).with_name("ruff"), *arguments, "-"]
         source = subprocess.run(
             [*map(str, command), "--stdin-filename", str(TARGET / "module.py")],

@@ -17,7 +17,7 @@ MayflyError
 └── ServerError       a bug of the service; report its request id         500
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -25,7 +25,8 @@ class MayflyError(Exception):
     """Base class; the text names the cause and the next step.
 
     `status` is that of the HTTP reply, 0 without one. `code` is the service's stable code, and
-    `request_id` finds the request in its log.
+    `request_id` finds the request in its log. `details` lists each wrong field of a change, with
+    `path` and `message`.
     """
 
     def __init__(
@@ -35,13 +36,13 @@ class MayflyError(Exception):
         status: int = 0,
         code: str = "",
         request_id: str = "",
-        details: Mapping[str, Any] | None = None,
+        details: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.request_id = request_id
-        self.details = dict(details or {})
+        self.details = details or ()
 
 
 class NotConfigured(MayflyError):
@@ -56,7 +57,7 @@ class InvalidInput(MayflyError, ValueError):
 
     def __init__(self, message: str, *, input: str = "", **reply: Any) -> None:  # noqa: A002
         super().__init__(message, **reply)
-        self.input = input or str(self.details.get("input", ""))
+        self.input = input
 
 
 class TooLarge(InvalidInput):

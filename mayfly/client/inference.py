@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from mayfly.client import compression
 from mayfly.client.errors import InvalidInput, ServerError
+from mayfly.client.http1 import compression
+from mayfly.client.http1.messages import Reply, Request
 from mayfly.client.prediction import Prediction, RawOutput
 from mayfly.client.tensors import codec
 from mayfly.client.tensors.signature import Signature
-from mayfly.client.wire import Reply, Request
 
 LENGTH = "inference-header-content-length"
 REPLY_BYTES = 32_768  # a last reply from this size on is worth compressing

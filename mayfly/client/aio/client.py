@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from mayfly.client import config
+from mayfly.client.aio.administration import AsyncAdministration
 from mayfly.client.aio.caller import TIMEOUT_S, AsyncCaller
 from mayfly.client.aio.model import AsyncModel
-from mayfly.client.retries import RETRIES, RetryPolicy
+from mayfly.client.http1.retries import RETRIES, RetryPolicy
 
 
-class AsyncMayfly:
+class AsyncMayfly(AsyncAdministration):
     """Client of one stack, by URL (output ApiUrl) and access key.
 
     It keeps connections open and may be used by many tasks at once; end it with `async with`, or

@@ -1,24 +1,29 @@
-"""Model of a stack: predictions, signature, readiness."""
+"""Model of a stack: predictions, signature, readiness, uploads."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mayfly.client import inference
+from mayfly.client.aio import uploads
 from mayfly.client.aio.caller import AsyncCaller
+from mayfly.client.aio.releases import AsyncReleases
+from mayfly.client.aio.uploads import WAIT_S, Step
 from mayfly.client.errors import Conflict, InvalidInput, TooLarge, Unavailable
+from mayfly.client.files import Progress, silent
+from mayfly.client.http1.messages import Request, json_request
 from mayfly.client.inference import REPLY_BYTES, Options
 from mayfly.client.prediction import Prediction
+from mayfly.client.records import UploadRecord
 from mayfly.client.signature_cache import Reference
 from mayfly.client.tensors.signature import Signature, read_signature
-from mayfly.client.wire import Request, json_request
 
 
-class AsyncModel:
+class AsyncModel(AsyncReleases):
     """Model of a stack: one version or alias of it, or `prod`."""
 
     def __init__(self, caller: AsyncCaller, name: str, version: Reference = None) -> None:
-        self._caller = caller
-        self.name = name
+        super().__init__(caller, name)
         self.reference = version
         self._gzip = False  # the last replies were large enough
 
@@ -79,6 +84,26 @@ class AsyncModel:
                 return False
             raise
         return True
+
+    async def upload(
+        self,
+        path: str | Path,
+        *,
+        wait: bool = True,
+        timeout: float = WAIT_S,
+        progress: Progress = silent,
+        step: Step = lambda _: None,
+    ) -> UploadRecord:
+        """Upload a model file as the next version; wait until READY.
+
+        `progress` gets bytes sent and bytes in all, `step` each new state of the registration.
+
+        Raises:
+            Rejected: the file cannot be served; the text is the reason.
+            TimedOut: the registration has not ended within `timeout` seconds.
+        """
+        record = await uploads.upload(self._caller, self.name, path, progress)
+        return await uploads.wait(self._caller, record.id, timeout, step) if wait else record
 
     @property
     def _nearby(self) -> bool:

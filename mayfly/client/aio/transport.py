@@ -9,11 +9,11 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from mayfly.client import address
 from mayfly.client.errors import Disconnected
-from mayfly.client.replies import BadReply, ReplyParser
-from mayfly.client.requests import Writer, late
-from mayfly.client.wire import Body, Reply, Request
+from mayfly.client.http1 import address
+from mayfly.client.http1.messages import Body, Reply, Request
+from mayfly.client.http1.replies import BadReply, ReplyParser
+from mayfly.client.http1.requests import Writer, late
 
 IDLE_S = 50.0  # API Gateway and most proxies close an idle connection after a minute
 CLOSE_S = 1.0  # the loop closes sockets in its next round

@@ -2,15 +2,17 @@
 """Calls of a stack: request, retries, reply or error."""
 
 import time
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from mayfly.client.errors import Disconnected, MayflyError, TimedOut
-from mayfly.client.retries import RetryPolicy
+from mayfly.client.http1.messages import Reply, Request, error_of, json_request
+from mayfly.client.http1.retries import RetryPolicy
 from mayfly.client.signature_cache import SignatureCache
 from mayfly.client.sync.transport import Transport, sleep
-from mayfly.client.wire import Reply, Request, error_of, json_request
 
 TIMEOUT_S = 60.0  # a call with its retries; API Gateway answers within 29 s
 
@@ -51,6 +53,18 @@ class Caller:
     def get(self, path: str) -> Any:
         """Return the document at a path."""
         return (self.call(json_request("GET", path))).json()
+
+    def pages(self, path: str, name: str) -> Iterator[Any]:
+        """Yield the items of a list, page by page."""
+        page = self.get(path)
+        while True:
+            for item in page[name]:
+                yield item
+            if not page.get("next_cursor"):
+                return
+            joint = "&" if "?" in path else "?"
+            cursor = quote(page["next_cursor"], safe="")
+            page = self.get(f"{path}{joint}cursor={cursor}")
 
     def change(
         self, method: str, path: str, document: object = None, *, repeatable: bool = True

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from mayfly.client import config
-from mayfly.client.retries import RETRIES, RetryPolicy
+from mayfly.client.http1.retries import RETRIES, RetryPolicy
+from mayfly.client.sync.administration import Administration
 from mayfly.client.sync.caller import TIMEOUT_S, Caller
 from mayfly.client.sync.model import Model
 
 
-class Mayfly:
+class Mayfly(Administration):
     """Client of one stack, by URL (output ApiUrl) and access key.
 
     It keeps connections open and may be used by many threads at once; end it with `with`, or

@@ -1,25 +1,30 @@
 # Written by scripts/sync_client.py from mayfly/client/aio: change that.
-"""Model of a stack: predictions, signature, readiness."""
+"""Model of a stack: predictions, signature, readiness, uploads."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mayfly.client import inference
 from mayfly.client.errors import Conflict, InvalidInput, TooLarge, Unavailable
+from mayfly.client.files import Progress, silent
+from mayfly.client.http1.messages import Request, json_request
 from mayfly.client.inference import REPLY_BYTES, Options
 from mayfly.client.prediction import Prediction
+from mayfly.client.records import UploadRecord
 from mayfly.client.signature_cache import Reference
+from mayfly.client.sync import uploads
 from mayfly.client.sync.caller import Caller
+from mayfly.client.sync.releases import Releases
+from mayfly.client.sync.uploads import WAIT_S, Step
 from mayfly.client.tensors.signature import Signature, read_signature
-from mayfly.client.wire import Request, json_request
 
 
-class Model:
+class Model(Releases):
     """Model of a stack: one version or alias of it, or `prod`."""
 
     def __init__(self, caller: Caller, name: str, version: Reference = None) -> None:
-        self._caller = caller
-        self.name = name
+        super().__init__(caller, name)
         self.reference = version
         self._gzip = False  # the last replies were large enough
 
@@ -80,6 +85,26 @@ class Model:
                 return False
             raise
         return True
+
+    def upload(
+        self,
+        path: str | Path,
+        *,
+        wait: bool = True,
+        timeout: float = WAIT_S,
+        progress: Progress = silent,
+        step: Step = lambda _: None,
+    ) -> UploadRecord:
+        """Upload a model file as the next version; wait until READY.
+
+        `progress` gets bytes sent and bytes in all, `step` each new state of the registration.
+
+        Raises:
+            Rejected: the file cannot be served; the text is the reason.
+            TimedOut: the registration has not ended within `timeout` seconds.
+        """
+        record = uploads.upload(self._caller, self.name, path, progress)
+        return uploads.wait(self._caller, record.id, timeout, step) if wait else record
 
     @property
     def _nearby(self) -> bool:

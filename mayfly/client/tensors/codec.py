@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from mayfly.client.errors import ServerError
+from mayfly.client.http1.messages import Body
 from mayfly.client.tensors import plain_codec
 from mayfly.client.tensors.datatypes import BY_NAME
 from mayfly.client.tensors.signature import TensorSpec, count
-from mayfly.client.wire import Body
 
 
 @cache

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mayfly.client.errors import InvalidInput
+from mayfly.client.http1.messages import Body
 from mayfly.client.tensors import texts
 from mayfly.client.tensors.signature import TensorSpec, count
-from mayfly.client.wire import Body
 
 Array = NDArray[Any]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mayfly.client.errors import InvalidInput, ServerError
+from mayfly.client.http1.messages import Body
 from mayfly.client.tensors import texts
 from mayfly.client.tensors.datatypes import BY_NAME
 from mayfly.client.tensors.signature import TensorSpec, count
-from mayfly.client.wire import Body
 
 
 def encode(spec: TensorSpec, value: Any) -> tuple[tuple[int, ...], Body]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mayfly import AsyncMayfly, Mayfly, Prediction, errors
-from mayfly.client.wire import json_request
+from mayfly.client.http1.messages import json_request
 from tests.fault_server import FaultServer, ReceivedRequest, ServerConnection, fault_server, head
 
 X = np.array([[1, 2, 3]], np.float32)

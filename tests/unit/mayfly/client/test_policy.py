@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from mayfly.client import address, compression, config, errors, requests
+from mayfly.client import config, errors
 from mayfly.client.errors import MayflyError
-from mayfly.client.retries import RetryPolicy
-from mayfly.client.wire import Reply, error_of
+from mayfly.client.http1 import address, compression, requests
+from mayfly.client.http1.messages import Reply, error_of
+from mayfly.client.http1.retries import RetryPolicy
 from scripts import sync_client
 
 POLICY = RetryPolicy(draw=lambda: 1.0)

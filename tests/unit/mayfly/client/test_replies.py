@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from mayfly.client.replies import BadReply, ReplyParser
-from mayfly.client.wire import Reply
+from mayfly.client.http1.messages import Reply
+from mayfly.client.http1.replies import BadReply, ReplyParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

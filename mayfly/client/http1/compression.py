@@ -6,7 +6,7 @@ once it saves a fifth, and never on loopback. A probe of the first bytes tells.
 
 import zlib
 
-from mayfly.client.wire import Body
+from mayfly.client.http1.messages import Body
 
 WORTHWHILE_BYTES = 16_384  # below, a request fits in the first round trip anyway (10 segments)
 PROBE_BYTES = 16_384

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from mayfly.client.address import Address
 from mayfly.client.errors import Disconnected, NotConfigured, TimedOut
-from mayfly.client.wire import Request
+from mayfly.client.http1.address import Address
+from mayfly.client.http1.messages import Request
 
 BODYLESS = ("GET", "HEAD", "DELETE")
 

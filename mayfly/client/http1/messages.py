@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from urllib.parse import urlencode
 
 from mayfly.client import errors
 from mayfly.client.errors import MayflyError
@@ -61,6 +62,16 @@ def json_request(method: str, path: str, document: object = None, **more: Any) -
     return Request(method, path, headers=headers, body=body, **more)
 
 
+def with_query(path: str, **query: object) -> str:
+    """Return a path with a query of the non-empty fields.
+
+    >>> with_query("/models", search="a b", state="", cursor=None)
+    '/models?search=a+b'
+    """
+    fields = {name: value for name, value in query.items() if value not in ("", None)}
+    return f"{path}?{urlencode(fields)}" if fields else path
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of a Retry-After header, None without a usable one.
 
@@ -82,7 +93,7 @@ def error_of(reply: Reply) -> MayflyError:
         "status": reply.status,
         "code": str(document.get("code", "")),
         "request_id": str(document.get("request_id") or reply.headers.get("x-request-id", "")),
-        "details": document.get("details") if isinstance(document.get("details"), dict) else None,
+        "details": document.get("details"),
     }
     kind = _class(reply.status, facts["code"])
     if issubclass(kind, errors.QuotaExceeded | errors.Unavailable):

@@ -4,8 +4,8 @@ http.client reads headers with the parser of e-mail, and h11 copies every byte: 
 than all the rest of a small call.
 """
 
-from mayfly.client.compression import BadData, inflate
-from mayfly.client.wire import Reply
+from mayfly.client.http1.compression import BadData, inflate
+from mayfly.client.http1.messages import Reply
 
 HEAD_BYTES = 65_536
 HEADERS_MAX = 200

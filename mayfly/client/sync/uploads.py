@@ -1,0 +1,61 @@
+# Written by scripts/sync_client.py from mayfly/client/aio: change that.
+"""Uploads of models, until they are registered."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mayfly.client import files
+from mayfly.client.errors import Rejected, TimedOut
+from mayfly.client.files import Progress
+from mayfly.client.records import UploadRecord
+from mayfly.client.sync.caller import Caller
+from mayfly.client.sync.transport import sleep
+
+WAIT_S = 300.0  # a registration may compile for minutes
+POLL_S = 0.25
+POLL_MAX_S = 2.0
+
+Step = Callable[[UploadRecord], None]
+
+
+def upload(
+    caller: Caller, model: str, path: str | Path, progress: Progress = files.silent
+) -> UploadRecord:
+    """Send a model file; return its record, before the registration."""
+    path = Path(path)
+    announced = caller.change("POST", "/api/v1/uploads", {"model": model} | files.describe(path))
+    url, headers = announced["url"], announced["headers"]
+    files.put_file(url, headers, path, progress)
+    return UploadRecord.read({**announced, "model": model, "state": "received"})
+
+
+def wait(
+    caller: Caller, upload_id: str, timeout: float = WAIT_S, step: Step = lambda _: None
+) -> UploadRecord:
+    """Poll an upload until it is READY; `step` gets each new state.
+
+    Raises:
+        Rejected: it became no version that can be called; the text is the reason.
+        TimedOut: it has not ended within `timeout` seconds.
+    """
+    deadline, pause, state = time.monotonic() + timeout, POLL_S, ""
+    while True:
+        record = UploadRecord.read(caller.get(f"/api/v1/uploads/{upload_id}"))
+        if record.state != state:
+            state = record.state
+            step(record)
+        if record.done:
+            return _ended(record)
+        if time.monotonic() + pause > deadline:
+            raise TimedOut(f"{record} after {timeout:.0f} s: {record.next_step}")
+        sleep(pause)
+        pause = min(pause * 1.5, POLL_MAX_S)
+
+
+def _ended(record: UploadRecord) -> UploadRecord:
+    if record.state in ("READY", "received"):
+        return record
+    reason = record.reason["message"] if record.reason else record.state
+    text = reason if record.state == "REJECTED" else f"{record.state}: {reason}"
+    raise Rejected(f"{text} ({record.next_step})", model=record.model, version=record.version)
