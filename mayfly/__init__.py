@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mayfly.client.tensors.signature import Signature as Signature
     from mayfly.client.tensors.signature import TensorSpec as TensorSpec
 
+__version__ = "0.1.0"
+
 _MODULES = {
     "AsyncMayfly": "mayfly.client.aio.client",
     "AsyncModel": "mayfly.client.aio.model",

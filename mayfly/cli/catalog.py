@@ -1,0 +1,187 @@
+"""Commands that list and compare: models, versions, diff, usage, audit."""
+
+from typing import Any
+
+import click
+
+from mayfly.cli import output
+from mayfly.cli.session import Session, common
+from mayfly.client.records import Document, ModelRecord, VersionRecord
+
+NO_MODELS = "No models yet. Try: mayfly upload model.onnx --model NAME"
+
+
+@click.command(short_help="List the models.")
+@click.option("--search", default="", help="Text in the name.")
+@click.option("--archived", is_flag=True, help="List archived models.")
+@common
+def models(session: Session, search: str, archived: bool) -> None:
+    """List the models with their aliases.
+
+    \b
+    Example: mayfly models --search fraud
+    """
+    records = list(session.client.models(search, "archived" if archived else "active"))
+    heads = ["MODEL", "PROD", "LATEST", "STATE", "VERSIONS", "SIZE", "CHANGED"]
+    rows = [_model_row(record) for record in records]
+    session.show_rows([record.raw for record in records], heads, rows, NO_MODELS)
+
+
+def _model_row(record: ModelRecord) -> list[Any]:
+    aliases, newest = record.aliases or {}, record.newest or {}
+    return [
+        record.name,
+        aliases.get("prod"),
+        aliases.get("latest"),
+        newest.get("state", record.state),
+        record.versions,
+        output.size(newest.get("size_bytes")),
+        output.age(record.changed_at),
+    ]
+
+
+@click.command(short_help="List the versions of a model.")
+@click.argument("model")
+@click.option("--state", default="", help="READY, REJECTED, ARCHIVED or PENDING.")
+@common
+def versions(session: Session, model: str, state: str) -> None:
+    """List the versions of MODEL, newest first, with state, metrics and reasons.
+
+    \b
+    Example: mayfly versions digits
+    """
+    chosen = session.model(model)
+    records = list(chosen.versions(state.upper()))
+    aliases: dict[int, list[str]] = {}
+    for alias in chosen.aliases():
+        aliases.setdefault(alias.version, []).append(alias.alias)
+    heads = ["VERSION", "STATE", "ALIASES", "METRIC", "SIZE", "REGISTERED", "NOTE"]
+    rows = [_version_row(record, aliases.get(record.version, [])) for record in records]
+    session.show_rows([record.raw for record in records], heads, rows, f"{model} has no versions.")
+
+
+def _version_row(record: VersionRecord, aliases: list[str]) -> list[Any]:
+    reason = record.reason["message"] if record.reason else record.damaged or record.note
+    state = {"READY": output.good, "REJECTED": output.bad}.get(record.state, str)(record.state)
+    return [
+        record.version,
+        state,
+        ", ".join(aliases),
+        _metric(record.metrics),
+        output.size(record.size_bytes or None),
+        output.age(record.finished_at or record.created_at),
+        reason,
+    ]
+
+
+def _metric(metrics: Document) -> str:
+    """Return the first metric of a version."""
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            return f"{name} {value:.4g}"
+    return ""
+
+
+@click.command(short_help="Compare two versions.")
+@click.argument("model")
+@click.argument("old", type=int)
+@click.argument("new", type=int)
+@common
+def diff(session: Session, model: str, old: int, new: int) -> None:
+    """Compare versions OLD and NEW of MODEL; equal parts are left out.
+
+    \b
+    Example: mayfly diff digits 7 8
+    """
+    record = session.model(model).diff(old, new)
+    rows = [row for name, part in record.differences.items() for row in _parts(name, part)]
+    if session.json or not rows:
+        session.show(dict(record.raw), f"{model}: versions {old} and {new} do not differ.")
+        return
+    session.show_rows([], ["PART", str(old), str(new)], rows, "")
+
+
+def _parts(name: str, part: Any) -> list[list[Any]]:
+    """Return the rows of a part, with the parts inside it."""
+    if not isinstance(part, dict):
+        return [[name, "", _cell(part)]]
+    if set(part) >= {"from", "to"}:
+        row = [name, _cell(part["from"]), _cell(part["to"])]
+        inner = {key: value for key, value in part.items() if key not in ("from", "to")}
+        return [row, *_parts(name, inner)]
+    return [row for key, value in part.items() for row in _parts(f"{name}.{key}", value)]
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+@click.command(short_help="Show requests and cost.")
+@click.argument("model", required=False)
+@click.option("--by", default="", help="version, alias, key, model, hour or day.")
+@click.option("--from", "start", default="", metavar="DATE", help="First day, e.g. 2026-11-01.")
+@click.option("--to", "end", default="", metavar="DATE", help="Day after the last.")
+@common
+def usage(session: Session, model: str | None, by: str, start: str, end: str) -> None:
+    """Show requests, errors, latency and cost, of MODEL or of all models.
+
+    \b
+    Example: mayfly usage digits --by version
+    """
+    if model:
+        document = session.model(model).usage(start=start, end=end, by=by or "day")
+    else:
+        document = session.client.usage(start=start, end=end, by=by or "model")
+    lists = [value for value in document.values() if isinstance(value, list)]
+    rows = lists[0] if lists else []
+    if session.json:
+        session.show(document)
+        return
+    heads = list(
+        dict.fromkeys(name for row in rows for name, value in row.items() if _is_flat(value))
+    )
+    cells = [[_cell(row.get(name, "")) for name in heads] for row in rows]
+    titles = [head.upper().replace("_", " ") for head in heads]
+    session.show_rows([], titles, cells, "No requests in this time.")
+
+
+def _is_flat(value: Any) -> bool:
+    return not isinstance(value, dict | list)
+
+
+@click.command(short_help="List who changed what.")
+@click.argument("model", required=False)
+@click.option("--actor", default="", help="Only changes of this actor, e.g. key:<id>.")
+@click.option("--action", default="", help="Only this action.")
+@click.option("-n", "--limit", default=50, help="Number of changes [50].")
+@common
+def audit(session: Session, model: str | None, actor: str, action: str, limit: int) -> None:
+    """List the newest changes, of MODEL or of everything.
+
+    \b
+    Example: mayfly audit digits -n 10
+    """
+    if model:
+        pages = session.model(model).audit(actor=actor, action=action)
+    else:
+        pages = session.client.audit(actor=actor, action=action)
+    records = [record for _, record in zip(range(limit), pages, strict=False)]
+    heads = ["WHEN", "WHO", "WHAT", "SUBJECT", "VERSION", "BEFORE", "AFTER"]
+    rows = [
+        [
+            output.age(record.at),
+            record.actor,
+            record.action,
+            record.model or record.key,
+            record.version,
+            _cell(_spelled(record.before)),
+            _cell(_spelled(record.after)),
+        ]
+        for record in records
+    ]
+    session.show_rows([record.raw for record in records], heads, rows, "No changes yet.")
+
+
+def _spelled(values: Document) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
