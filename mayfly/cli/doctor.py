@@ -38,7 +38,10 @@ def checks(session: Session) -> Iterator[Check]:
         return
     yield Check("settings", True, f"{place}, key {config.public_part(settings.key)}")
     yield from _file()
-    yield from _proxy(place)
+    for check in _proxy(place):
+        yield check
+        if not check.ok:
+            return
     check, reply = _reach(session, place)
     yield check
     if reply is None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mayfly import __version__
-from mayfly.cli import catalog, keys, predict, releases, setup, uploads
+from mayfly.cli.commands import catalog, keys, predict, releases, setup, uploads
 from mayfly.client import errors
 from mayfly.client.errors import MayflyError
 
@@ -82,7 +82,7 @@ for section in SECTIONS.values():
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        code = cli.main(arguments, prog_name="mayfly", standalone_mode=False)
+        code = cli.main(arguments, prog_name="mayfly", standalone_mode=False, color=_colour())
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -103,8 +103,13 @@ def exit_code(error: MayflyError) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    click.echo(f"{click.style('mayfly:', fg='red')} {text}", err=True)
+    click.echo(f"{click.style('mayfly:', fg='red')} {text}", err=True, color=_colour())
     return code
+
+
+def _colour() -> bool | None:
+    """Return False where NO_COLOR is set; None leaves it to the terminal."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def _usage(error: click.ClickException) -> str:

@@ -105,6 +105,8 @@ def _parts(name: str, part: Any) -> list[list[Any]]:
     """Return the rows of a part, with the parts inside it."""
     if not isinstance(part, dict):
         return [[name, "", _cell(part)]]
+    if set(part) >= {"from", "to", "changes"}:  # signatures: the changes say more than both
+        return _parts(name, {"changes": part["changes"], "breaks_callers": part["breaks_callers"]})
     if set(part) >= {"from", "to"}:
         row = [name, _cell(part["from"]), _cell(part["to"])]
         inner = {key: value for key, value in part.items() if key not in ("from", "to")}

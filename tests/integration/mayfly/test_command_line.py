@@ -1,0 +1,304 @@
+"""The command line over HTTP: exit codes, JSON, silence, settings, uploads."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fault_server import FaultServer, ReceivedRequest, ServerConnection, fault_server
+from tests.integration.mayfly.conftest import Run
+
+MODEL = {"name": "digits", "state": "active", "aliases": {"prod": 7}, "versions": 7,
+         "newest": {"version": 7, "state": "READY", "size_bytes": 217_441}}  # fmt: skip
+ALIAS = {"model": "digits", "alias": "prod", "version": 8, "previous": 7, "revision": 12}
+CARD = {"version": 7, "state": "READY", "reason": None, "created_at": "2026-11-30T10:00:00Z",
+        "metrics": {"accuracy": 0.99436}, "size_bytes": 217_441}  # fmt: skip
+
+
+class Stack:
+    """Control plane whose replies a test sets by method and path, without the query."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, Any] = {
+            "GET /v2": {"name": "mayfly", "version": "0.1.0"},
+            "GET /v2/models": {"models": ["digits", "churn"]},
+            "GET /api/v1/models": {"models": [MODEL], "next_cursor": None},
+            "GET /api/v1/models/digits/versions": {"versions": [CARD], "next_cursor": None},
+            "GET /api/v1/models/digits/aliases": {"aliases": [ALIAS]},
+            "PUT /api/v1/models/digits/aliases/prod": ALIAS,
+            "POST /api/v1/models/digits/aliases/prod/rollback": ALIAS,
+        }
+
+    def __call__(self, seen: ReceivedRequest, line: ServerConnection) -> None:
+        reply = self.replies.get(f"{seen.method} {seen.path.partition('?')[0]}")
+        if callable(reply):
+            reply = reply(seen)
+        if reply is None:
+            reply = 404, {"error": "nothing is there", "code": "PATH_NOT_FOUND"}
+        status, document = reply if isinstance(reply, tuple) else (200, reply)
+        line.answer(status, json.dumps(document).encode(), retry_after="3600")
+
+
+@pytest.fixture
+def stack() -> Stack:
+    return Stack()
+
+
+@pytest.fixture
+def server(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    with fault_server(stack) as server:
+        server.signed = False
+        monkeypatch.setenv("MAYFLY_URL", server.url)
+        monkeypatch.setenv("MAYFLY_KEY", "mfy_id_secret")
+        yield server
+
+
+def bodies(server: FaultServer, method: str) -> list[Any]:
+    return [json.loads(seen.body) for seen in server.seen if seen.method == method]
+
+
+@pytest.mark.usefixtures("server")
+def test_a_list_is_a_table_or_one_document(run: Run) -> None:
+    code, text, _ = run("models")
+    assert (code, text.splitlines()[0].split()[:3]) == (0, ["MODEL", "PROD", "LATEST"])
+    assert text.splitlines()[1].split() == ["digits", "7", "READY", "7", "217", "KB"]
+
+    code, text, error = run("models", "--json")
+    assert (code, json.loads(text), error) == (0, [MODEL], "")
+
+
+@pytest.mark.usefixtures("server")
+def test_versions_have_their_metric_and_aliases(run: Run) -> None:
+    _, text, _ = run("versions", "digits")
+
+    assert "accuracy 0.9944" in text
+    assert "\x1b[" not in text  # no colours outside a terminal
+
+
+def test_a_promotion_says_what_it_did(run: Run, server: FaultServer) -> None:
+    code, text, _ = run("promote", "digits", "8")
+
+    assert code == 0
+    assert text == "digits prod: 7 → 8 (revision 12). Callers see it within 5 s.\n"
+    assert bodies(server, "PUT") == [{"version": 8}]
+    assert run("promote", "digits", "8", "--quiet") == (0, "", "")
+
+
+def test_pages_of_a_list_are_read_to_the_end(run: Run, server: FaultServer, stack: Stack) -> None:
+    def page(seen: ReceivedRequest) -> Any:
+        last = "cursor=a%2Fb" in seen.path
+        return {
+            "models": [{**MODEL, "name": "b" if last else "a"}],
+            "next_cursor": None if last else "a/b",
+        }
+
+    stack.replies["GET /api/v1/models"] = page
+    _, text, _ = run("models", "--search", "x y", "--json")
+
+    assert [row["name"] for row in json.loads(text)] == ["a", "b"]
+    assert all("search=x+y" in seen.path for seen in server.seen)
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (400, "INVALID_REQUEST", 2),
+        (404, "MODEL_NOT_FOUND", 3),
+        (401, "KEY_INVALID", 5),
+        (403, "SCOPE_MISSING", 5),
+        (409, "STATE_CONFLICT", 6),
+        (429, "", 7),
+        (503, "UNAVAILABLE", 7),
+        (504, "TIMED_OUT", 7),
+        (500, "INTERNAL_ERROR", 1),
+    ],
+)
+def test_the_exit_code_tells_the_kind_of_failure(
+    run: Run, stack: Stack, status: int, code: str, expected: int
+) -> None:
+    failure = status, {"error": "the reason", "code": code}
+    stack.replies["POST /api/v1/models/digits/aliases/prod/rollback"] = failure
+
+    assert run("rollback", "digits") == (expected, "", "mayfly: the reason\n")
+
+
+@pytest.mark.usefixtures("server")
+def test_an_unknown_model_is_answered_by_the_one_that_was_meant(run: Run, stack: Stack) -> None:
+    unknown = 404, {"error": "no such model", "code": "MODEL_NOT_FOUND"}
+    for path in ("digit", "zebra/versions/3"):
+        stack.replies[f"GET /v2/models/{path}"] = unknown
+
+    assert run("show", "digit") == (3, "", 'mayfly: no model "digit". Did you mean "digits"?\n')
+    assert run("show", "zebra:3") == (3, "", 'mayfly: no model "zebra". See mayfly models.\n')
+
+
+def test_without_settings_the_next_step_is_named(run: Run) -> None:
+    code, _, error = run("models")
+
+    assert code == 2
+    assert "set MAYFLY_URL and MAYFLY_KEY, or run mayfly login URL" in error
+
+
+def test_login_checks_and_stores_the_key(
+    run: Run, server: FaultServer, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAYFLY_URL")
+    monkeypatch.delenv("MAYFLY_KEY")
+    code, text, _ = run("login", f"{server.url}/", "--key", "mfy_id_secret")
+    path = Path(os.environ["MAYFLY_CONFIG"])
+
+    assert code == 0
+    assert "secret" not in text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert run("models")[0] == 0
+    assert server.seen[-1].headers["x-api-key"] == "mfy_id_secret"
+    assert run("models", "--url", server.url)[0] == 0
+    assert server.seen[-1].headers["x-api-key"] == "mfy_id_secret"
+
+    stack.replies["GET /v2"] = 401, {"error": "the key is unknown", "code": "KEY_INVALID"}
+    assert run("login", server.url, "--key", "mfy_no_secret")[0] == 5
+    assert "mfy_id_secret" in path.read_text()
+
+
+def test_a_stored_key_is_not_sent_to_another_stack(
+    run: Run, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAYFLY_URL")
+    monkeypatch.delenv("MAYFLY_KEY")
+    run("login", server.url, "--key", "mfy_id_secret")
+    other = server.url.replace("127.0.0.1", "localhost")
+    run("models", "--url", other)
+
+    assert "x-api-key" not in server.seen[-1].headers
+
+
+class Intake:
+    """Uploads of a stack: the signed URL, the object, the states of the registration."""
+
+    def __init__(self, stack: Stack, url: str, end: dict[str, Any]) -> None:
+        self.objects: list[bytes] = []
+        states = [{"state": "received"}, {"state": "registering"}, {"done": True, **end}]
+        self.states = [{"id": "u1", "model": "digits", "done": False, **row} for row in states]
+        headers = {"x-amz-checksum-sha256": "c", "content-length": "4"}
+        stack.replies |= {
+            "POST /api/v1/uploads": (
+                201,
+                {"id": "u1", "url": f"{url}/put?x=1", "headers": headers},
+            ),
+            "PUT /put": self.put,
+            "GET /api/v1/uploads/u1": lambda _: self.states.pop(0),
+        }
+
+    def put(self, seen: ReceivedRequest) -> Any:
+        assert seen.headers["x-amz-checksum-sha256"] == "c"
+        self.objects.append(seen.body)
+        return {}
+
+
+def test_an_upload_is_followed_until_it_is_ready(
+    run: Run, server: FaultServer, stack: Stack, tmp_path: Path
+) -> None:
+    intake = Intake(stack, server.url, {"state": "READY", "version": 8})
+    path = tmp_path / "best.onnx"
+    path.write_bytes(b"onnx")
+    code, text, _ = run("upload", str(path), "--model", "digits")
+
+    assert code == 0
+    assert text.startswith("digits 8   ready ✓")
+    assert intake.objects == [b"onnx"]
+    [announced] = bodies(server, "POST")
+    digest = hashlib.sha256(b"onnx").hexdigest()
+    assert announced == {"model": "digits", "file": "best.onnx", "size_bytes": 4, "sha256": digest}
+
+
+def test_a_rejected_upload_says_why(
+    run: Run, server: FaultServer, stack: Stack, tmp_path: Path
+) -> None:
+    reason = {"code": "TRUNCATED", "message": "the file is truncated"}
+    end = {"state": "REJECTED", "version": 9, "reason": reason, "next_step": "upload it again"}
+    Intake(stack, server.url, end)
+    path = tmp_path / "model.tar.gz"
+    path.write_bytes(b"onnx")
+    code, text, error = run("upload", str(path), "--model", "digits", "--json")
+
+    assert (code, text) == (4, "")
+    assert error == "mayfly: the file is truncated (upload it again)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("none.onnx", "there is no file"), ("notes.txt", "is no model")]
+)
+def test_a_file_that_is_no_model_is_not_sent(
+    run: Run, server: FaultServer, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("no model")
+    code, _, error = run("upload", str(tmp_path / name), "--model", "digits")
+
+    assert (code, server.seen) == (2, [])
+    assert text in error
+
+
+def test_traffic_and_shadow_are_set_whole(run: Run, server: FaultServer, stack: Stack) -> None:
+    split = {
+        "weights": [{"version": 7, "weight": 90}, {"version": 8, "weight": 10}],
+        "shadow": None, "sticky": "auto", "canary": None, "revision": 3,
+    }  # fmt: skip
+    path = "/api/v1/models/digits/aliases/prod/traffic"
+    stack.replies |= {f"GET {path}": split, f"PUT {path}": split}
+    code, text, _ = run("traffic", "digits", "7=90", "8=10%")
+    assert (code, text.splitlines()[0]) == (0, "digits prod: 90 % 7, 10 % 8")
+    run("shadow", "digits", "9", "--percent", "5")
+
+    weights = [{"version": 7, "weight": 90.0}, {"version": 8, "weight": 10.0}]
+    first, second = bodies(server, "PUT")
+    assert first == {"weights": weights, "sticky": "auto"}
+    assert second["shadow"] == {"version": 9, "percent": 5.0}
+    assert run("traffic", "digits", "8")[0] == run("shadow", "digits")[0] == 2
+
+
+def test_a_canary_has_the_options_of_the_command(
+    run: Run, server: FaultServer, stack: Stack
+) -> None:
+    split = {"weights": [{"version": 7, "weight": 90}, {"version": 8, "weight": 10}]}
+    stack.replies |= {
+        "POST /api/v1/models/digits/aliases/prod/canary": {"version": 8},
+        "GET /api/v1/models/digits/aliases/prod/traffic": split,
+    }
+    code, text, _ = run("canary", "digits", "8", "--steps", "10,50", "--bake", "10m")
+
+    assert code == 0
+    assert text == "digits prod: 90 % 7, 10 % 8 · watching errors, p95, agreement\n"
+    assert bodies(server, "POST") == [{"version": 8, "steps": [10, 50], "bake_seconds": 600}]
+    assert run("canary", "digits", "8", "--steps", "a")[0] == 2
+
+
+def test_keys_are_managed_by_a_key_where_a_stack_is_named(
+    run: Run, server: FaultServer, stack: Stack
+) -> None:
+    key = {"id": "abc", "name": "ci", "state": "active", "scopes": ["infer"], "models": ["*"],
+           "created_at": "2026-11-30T10:00:00Z", "expires_at": None}  # fmt: skip
+    stack.replies |= {
+        "POST /api/v1/keys": (201, {**key, "key": "mfy_abc_new"}),
+        "GET /api/v1/keys": {"keys": [key], "next_cursor": None},
+        "POST /api/v1/keys/abc/revoke": {**key, "state": "revoked"},
+    }
+    code, text, _ = run("keys", "create", "--name", "ci", "--model", "a-*")
+    assert (code, text) == (0, "mfy_abc_new\n")
+    assert bodies(server, "POST") == [{"name": "ci", "scopes": ["infer"], "models": ["a-*"]}]
+    assert json.loads(run("keys", "list")[1]) == key
+    assert json.loads(run("keys", "revoke", "abc")[1])["state"] == "revoked"
+
+
+@pytest.mark.usefixtures("server")
+def test_a_wrong_answer_of_another_server_is_an_error(run: Run, stack: Stack) -> None:
+    stack.replies["GET /api/v1/models"] = {"rows": []}
+    code, text, error = run("models")
+
+    assert (code, text) == (1, "")
+    assert "models" in error
