@@ -24,6 +24,7 @@ from functions.core.registry.registry import Registry
 from functions.core.registry.releases import Releases
 from functions.core.registry.version import Source, Version
 from functions.core.serving.cors import parse_origins
+from functions.core.usage.meter import Meter
 from functions.core.usage.prices import make_tariff
 from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
@@ -69,14 +70,15 @@ class ControlPlane:
             lambda *_: self.arms,
             self._now,
         )
+        usage = UsageApi(self.table, tariff, 10, lambda: NOW_S)
         parts = Parts(
-            keys=KeysApi(KeyStore(**writer), lambda: NOW_S),
+            keys=KeysApi(KeyStore(**writer), lambda: NOW_S, usage.month_of_key),
             catalog=Catalog(self.table),
             trail=Trail(self.table),
             releases=self.releases,
             decisions=Decisions(**writer),
-            usage=UsageApi(self.table, tariff, 10, lambda: NOW_S),
             canary=canary,
+            usage=usage,
         )
         self.router = make_router(parts)
         cors = parse_origins("https://app.example.org")
@@ -88,6 +90,10 @@ class ControlPlane:
             timespec="milliseconds"
         )
         return text.replace("+00:00", "Z")
+
+    def meter(self, now_s: float) -> Meter:
+        """Return the meter of an environment of infer at a Unix time."""
+        return Meter(self.table, now=lambda: now_s)
 
     def invoke(self, operation: object, **fields: Any) -> Any:
         """Invoke the function directly, as `aws lambda invoke` does."""

@@ -266,6 +266,7 @@ def _count(
         bytes_out=size,
         inferences=exchange.inferences,
         stages_ns=exchange.stages_ns,
+        has_quota=exchange.grant.quota is not None,
     )
 
 

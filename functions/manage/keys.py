@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functions.core.access.key_store import KeyStore
 from functions.manage.cursors import decode_cursor, encode_cursor
 from functions.manage.documents.keys import (
+    ChangeKey,
     CreateKey,
     KeyDocument,
     KeyPage,
@@ -20,9 +21,15 @@ class KeysApi:
     `actor` names whoever asks, for the audit records.
     """
 
-    def __init__(self, store: KeyStore, now: Callable[[], float]) -> None:
-        """Use `store`; `now` returns Unix time."""
+    def __init__(
+        self, store: KeyStore, now: Callable[[], float], used: Callable[[str], int]
+    ) -> None:
+        """Use `store`.
+
+        `now` returns Unix time, `used` the requests of a key in this month.
+        """
         self._store = store
+        self._used = used
         self._now = now
 
     def create(self, request: CreateKey, actor: str) -> NewKeyDocument:
@@ -34,6 +41,7 @@ class KeysApi:
             models=request.models,
             actor=actor,
             valid_until=int(expires_at.timestamp()) if expires_at else None,
+            monthly_requests=request.monthly_requests,
         )
         return NewKeyDocument(**describe_key(key, self._now()), key=text)
 
@@ -47,6 +55,12 @@ class KeysApi:
     def read(self, key_id: str) -> KeyDocument:
         """Return an access key."""
         return KeyDocument(**describe_key(self._store.read(key_id), self._now()))
+
+    def change(self, key_id: str, request: ChangeKey, actor: str) -> KeyDocument:
+        """Change an access key's quota."""
+        used = 0 if request.monthly_requests is None else self._used(key_id)
+        key = self._store.change_quota(key_id, request.monthly_requests, used, actor=actor)
+        return KeyDocument(**describe_key(key, self._now()))
 
     def rotate(self, key_id: str, request: RotateKey, actor: str) -> NewKeyDocument:
         """Give an access key a new text and return it."""

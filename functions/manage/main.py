@@ -62,7 +62,7 @@ machine = StateMachine(
     boto3.client("stepfunctions", config=config), os.environ["CANARY_STATE_MACHINE"]
 )
 parts = Parts(
-    keys=KeysApi(store, time.time),
+    keys=KeysApi(store, time.time, usage.month_of_key),
     catalog=Catalog(table),
     trail=Trail(table),
     releases=releases,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from functions.core.errors import InvalidRequest, shown
 from functions.manage.documents.base import Limit, RequestDocument
-from functions.manage.documents.keys import CreateKey, RotateKey
+from functions.manage.documents.keys import ChangeKey, CreateKey, RotateKey
 from functions.manage.keys import KeysApi
 from functions.manage.validation import invalid
 
@@ -25,6 +25,12 @@ class ListKeys(RequestDocument):
 
 class NamedKey(RequestDocument):
     """Request about one access key."""
+
+    id: str
+
+
+class ChangeNamedKey(ChangeKey):
+    """Request for another quota of one access key."""
 
     id: str
 
@@ -76,6 +82,12 @@ def _read(api: KeysApi, fields: dict[str, Any], _: str) -> BaseModel:
     return api.read(NamedKey.model_validate(fields).id)
 
 
+def _change(api: KeysApi, fields: dict[str, Any], actor: str) -> BaseModel:
+    request = ChangeNamedKey.model_validate(fields)
+    change = ChangeKey(monthly_requests=request.monthly_requests)
+    return api.change(request.id, change, actor)
+
+
 def _rotate(api: KeysApi, fields: dict[str, Any], actor: str) -> BaseModel:
     request = RotateNamedKey.model_validate(fields)
     return api.rotate(request.id, request, actor)
@@ -89,6 +101,7 @@ OPERATIONS: dict[str, Callable[[KeysApi, dict[str, Any], str], BaseModel]] = {
     "create-key": _create,
     "list-keys": _list,
     "read-key": _read,
+    "change-key": _change,
     "rotate-key": _rotate,
     "revoke-key": _revoke,
 }

@@ -64,6 +64,10 @@ class UsageApi:
         self._flush_s = flush_s
         self._now = now
 
+    def month_of_key(self, key_id: str) -> int:
+        """Return the requests of an access key this month, without failed ones."""
+        return self._reader.month_of_key(key_id, self._now())
+
     def of_model(
         self, model: str, by: ModelBy, first: date | None, last: date | None
     ) -> UsageDocument:

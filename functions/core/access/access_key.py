@@ -47,6 +47,7 @@ class AccessKey:
     rotated_at: str | None = None
     revoked_at: str | None = None
     revision: int = 1
+    monthly_requests: int | None = None  # quota; None for no limit
 
     def state(self, now_s: float) -> KeyState:
         """Return the key's state at a Unix time."""
@@ -82,6 +83,7 @@ def key_to_item(key: AccessKey) -> Item:
         "rotated_at": key.rotated_at,
         "revoked_at": key.revoked_at,
         "revision": key.revision,
+        "monthly_requests": key.monthly_requests,
     }
 
 
@@ -99,6 +101,7 @@ def key_from_item(item: Item) -> AccessKey:
         rotated_at=item["rotated_at"],
         revoked_at=item["revoked_at"],
         revision=item["revision"],
+        monthly_requests=item.get("monthly_requests"),
     )
 
 
@@ -117,6 +120,7 @@ def _secret_to_item(key: AccessKey, secret: Secret) -> Item:
         "scopes": [scope.value for scope in key.scopes],
         "models": list(key.models),
         "valid_until": secret.valid_until,
+        "monthly_requests": key.monthly_requests,
     }
     if secret.valid_until is not None:
         item["expires_at"] = secret.valid_until + DAY_S

@@ -80,13 +80,16 @@ class Gate:
             InvalidRequest: the headers hold two different keys.
             Unauthenticated: there is no key, or it is not valid.
             Forbidden: it lacks the scope.
-            TooManyRequests: too many keys turned out to be invalid a moment ago.
+            TooManyRequests: too many keys turned out to be invalid a moment ago, or the key's
+                quota is used up.
             Unavailable: the registry fails, and no answer is recent enough.
         """
         grant = self.verify(presented_key(headers))
         if not grant.allows(scope):
             scopes = ", ".join(sorted(grant.scopes))
             raise Forbidden(f"this request needs a key with the scope {scope}; yours has {scopes}")
+        if grant.quota is not None and scope is Scope.INFER:
+            grant.quota.check(self._now())
         return grant
 
     def verify(self, key: str) -> Grant:

@@ -8,6 +8,7 @@ secret that has ended, so a revoked, replaced or expired key is the same read, t
 
 from functions.core.access.grants import Grant, Scope
 from functions.core.registry.table import Table
+from functions.core.usage.quota import read_quota
 
 
 def key_pk(key_id: str) -> str:
@@ -28,10 +29,12 @@ def grant_key(key_id: str, sha256: str) -> tuple[str, str]:
 def read_grant(table: Table, key_id: str, sha256: str, now_s: float) -> Grant | None:
     """Read the permissions of a key's secret at a Unix time.
 
-    None if it is unknown or has ended.
+    None if it is unknown or has ended. A key with a quota takes a second read, of its month.
     """
     item = table.get_valid(*grant_key(key_id, sha256), now_s)
     if item is None:
         return None
     scopes = frozenset(map(Scope, item["scopes"]))
-    return Grant(key_id, scopes, tuple(item["models"]), item["valid_until"])
+    monthly = item.get("monthly_requests")
+    quota = None if monthly is None else read_quota(table, key_id, monthly, now_s)
+    return Grant(key_id, scopes, tuple(item["models"]), item["valid_until"], quota)

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from functions.core.errors import InvalidRequest, shown
 from functions.core.records import record
+from functions.core.usage.quota import Quota
 
 PATTERNS_MAX = 50  # patterns of model names in one key
 EVERY_MODEL = "*"
@@ -34,6 +35,7 @@ class Grant:
     scopes: frozenset[Scope]
     models: tuple[str, ...]
     valid_until: int | None = None  # Unix seconds; None for ever
+    quota: Quota | None = None
 
     def allows(self, scope: Scope) -> bool:
         """Return True if a request that needs `scope` is permitted."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from functions.core.access.access_key import (
     AccessKey,
@@ -31,6 +32,7 @@ from functions.core.registry.contention import retried
 from functions.core.registry.items import audit_put, audit_to_log
 from functions.core.registry.table import Item, Put, Table
 from functions.core.registry.version import Change
+from functions.core.usage.quota import month_put
 
 NAME_LENGTH = 100
 SECRETS_MAX = 5  # secrets of a key that are valid at a time, by rotations with overlap
@@ -96,6 +98,7 @@ class KeyStore:
         models: Sequence[str],
         actor: str,
         valid_until: int | None = None,
+        monthly_requests: int | None = None,
     ) -> tuple[AccessKey, str]:
         """Create an access key; return it and its text.
 
@@ -123,6 +126,7 @@ class KeyStore:
             created_at=now,
             created_by=actor,
             valid_until=valid_until,
+            monthly_requests=monthly_requests,
         )
         self._commit(None, key, [secret], Change("create", actor, None, {}, _permissions(key)))
         return key, text
@@ -161,6 +165,30 @@ class KeyStore:
         return rotated, text
 
     @retried
+    def change_quota(
+        self, key_id: str, monthly_requests: int | None, used: int, *, actor: str
+    ) -> AccessKey:
+        """Change a key's monthly quota of requests.
+
+        None is no limit. `used` is the number it has made this month: while it had no quota, they
+        were not counted by month.
+
+        Raises:
+            KeyNotFound: there is no key with this id.
+            StateConflict: the key is revoked or expired.
+        """
+        key, now_s = self.read(key_id), _unix_s(self._now())
+        if (state := key.state(now_s)) is not KeyState.ACTIVE:
+            raise StateConflict(f"key {key_id} is {state}: create another one")
+        changed = replace(key, monthly_requests=monthly_requests, revision=key.revision + 1)
+        quotas = [{"monthly_requests": each.monthly_requests} for each in (key, changed)]
+        change = Change("change", actor, None, *quotas)
+        begins = key.monthly_requests is None and monthly_requests is not None
+        month = [month_put(key_id, used, now_s)] if begins else []
+        self._commit(key, changed, _valid_secrets(key, now_s), change, month)
+        return changed
+
+    @retried
     def revoke(self, key_id: str, *, actor: str) -> AccessKey:
         """End a key for good. Nothing changes if it is revoked already.
 
@@ -182,12 +210,13 @@ class KeyStore:
         after: AccessKey,
         secrets: Sequence[Secret],
         change: Change,
+        more: Sequence[Put] = (),
     ) -> None:
         """Commit a key, changed secrets and the audit record in one transaction."""
         condition = {"revision": before.revision} if before else None
         guard = Put(key_to_item(after), condition)
         audit = audit_put(key_pk(after.id), after.revision, change, self._now())
-        self._table.transact([guard, *secret_puts(after, secrets), audit])
+        self._table.transact([guard, *secret_puts(after, secrets), audit, *more])
         self._audit_log(audit_to_log(audit.item, key=after.id))
 
 
@@ -202,7 +231,9 @@ def _check_name(name: str) -> None:
 def _permissions(key: AccessKey) -> Item:
     """Return the fields of a key that an audit record keeps."""
     scopes, models = [scope.value for scope in key.scopes], list(key.models)
-    fields = {"name": key.name, "scopes": scopes, "models": models}
+    fields: dict[str, Any] = {"name": key.name, "scopes": scopes, "models": models}
+    if key.monthly_requests is not None:
+        fields["monthly_requests"] = key.monthly_requests
     return {**fields, "valid_until": key.valid_until}
 
 

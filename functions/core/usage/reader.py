@@ -8,6 +8,7 @@ from functions.core.registry.table import Table
 from functions.core.usage.counters import Counters, counters_from
 from functions.core.usage.fold import VERSIONS_PK, Rows, month_pk, read_rows, read_through
 from functions.core.usage.items import NOTHING, RowKey, row_of, usage_pk
+from functions.core.usage.quota import month_of
 
 RECENT_MAX = 2000  # rows read since the last sums, of all models: 20 calls
 
@@ -41,6 +42,13 @@ class UsageReader:
             if first <= hour[:10] <= last:
                 rows.append((hour[:10], RowKey(row.model, 0, key=row.key), counters))
         return rows
+
+    def month_of_key(self, key_id: str, now_s: float) -> int:
+        """Return the requests of an access key this month, without failed ones."""
+        month = month_of(now_s)
+        rows = self.days(f"{month}-01", f"{month}-31")
+        counted = [counters for _, row, counters in rows if row.key == key_id]
+        return sum(counters.requests - counters.errors for counters in counted)
 
     def totals(self, model: str | None = None) -> dict[tuple[str, int], Counters]:
         """Return sums over all time by model and version."""

@@ -1,7 +1,7 @@
 """JSON documents about access keys."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -10,6 +10,11 @@ from functions.core.access.grants import EVERY_MODEL, Scope
 from functions.manage.documents.base import NextCursor, RequestDocument
 
 OVERLAP_MAX_S = 30 * DAY_S
+
+MonthlyRequests = Annotated[
+    int | None,
+    Field(ge=0, le=10**12, description="Inferences a calendar month (UTC); null for no limit."),
+]
 
 
 class CreateKey(RequestDocument):
@@ -21,6 +26,13 @@ class CreateKey(RequestDocument):
         default=[EVERY_MODEL], description="Patterns of model names, e.g. fraud-*."
     )
     expires_at: AwareDatetime | None = Field(default=None, description="End of the key, or null.")
+    monthly_requests: MonthlyRequests = None
+
+
+class ChangeKey(RequestDocument):
+    """Request for another quota of an access key."""
+
+    monthly_requests: MonthlyRequests
 
 
 class RotateKey(RequestDocument):
@@ -47,6 +59,7 @@ class KeyDocument(BaseModel):
     expires_at: str | None
     rotated_at: str | None
     revoked_at: str | None
+    monthly_requests: MonthlyRequests
     previous_valid_until: str | None = Field(
         description="Time until which the secrets before the last rotation are valid, or null."
     )
@@ -79,6 +92,7 @@ def describe_key(key: AccessKey, now_s: float) -> dict[str, Any]:
         "expires_at": _iso(key.valid_until),
         "rotated_at": key.rotated_at,
         "revoked_at": key.revoked_at,
+        "monthly_requests": key.monthly_requests,
         "previous_valid_until": _iso(max((end for end in ends if end > now_s), default=None)),
     }
 

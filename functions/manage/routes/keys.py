@@ -9,6 +9,7 @@ from functions.core.access.grants import Scope
 from functions.manage.caller import CurrentCaller
 from functions.manage.documents.base import Limit
 from functions.manage.documents.keys import (
+    ChangeKey,
     CreateKey,
     KeyDocument,
     KeyPage,
@@ -41,6 +42,7 @@ class KeyRoutes:
             Route("POST", "/keys", admin, self.create_key, status=201, identified=True),
             Route("GET", "/keys", admin, self.list_keys, identified=True),
             Route("GET", key, admin, self.read_key, identified=True),
+            Route("PATCH", key, admin, self.change_key, identified=True),
             Route("POST", f"{key}/rotate", admin, self.rotate_key, identified=True),
             Route("POST", f"{key}/revoke", admin, self.revoke_key, identified=True),
         )
@@ -58,6 +60,13 @@ class KeyRoutes:
     def read_key(self, key_id: str) -> KeyDocument:
         """Return an access key without its text."""
         return self._keys.read(key_id)
+
+    def change_key(self, key_id: str, body: ChangeKey) -> KeyDocument:
+        """Change an access key's quota.
+
+        What the key has used of this month counts.
+        """
+        return self._keys.change(key_id, body, self._current.actor)
 
     def rotate_key(self, key_id: str, body: RotateKey | None = None) -> NewKeyDocument:
         """Give an access key a new text.

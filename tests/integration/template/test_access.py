@@ -109,6 +109,7 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
             {"MODEL#*", "SERVING#*", "KEY#*", "USAGE#*"},
         ),
         "ChangeModelsAndKeys": ({"dynamodb:PutItem"}, {"RegistryTable"}, {"MODEL#*", "KEY#*"}),
+        "BeginQuotas": ({"dynamodb:PutItem"}, {"RegistryTable"}, {"USAGE#KEY#*"}),
         "DeleteAliases": ({"dynamodb:DeleteItem"}, {"RegistryTable"}, {"MODEL#*"}),
         "ListModelsKeysAndAudit": (
             {"dynamodb:Query"},

@@ -45,6 +45,7 @@ TABLE: list[tuple[str, str, Scope | None]] = [
     ("POST", "/keys", ADMIN),
     ("GET", "/keys", ADMIN),
     ("GET", "/keys/<key_id>", ADMIN),
+    ("PATCH", "/keys/<key_id>", ADMIN),
     ("POST", "/keys/<key_id>/rotate", ADMIN),
     ("POST", "/keys/<key_id>/revoke", ADMIN),
     ("GET", "/models/<model>/usage", READ),
@@ -64,6 +65,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "weights": [{"version": 1, "weight": 90}, {"version": 2, "weight": 10}]
     },
     "POST /models/<model>/aliases/<alias>/canary": {"version": 2},
+    "PATCH /keys/<key_id>": {"monthly_requests": 1000},
     "POST /keys": {"name": "x", "scopes": ["read"]},
 }
 QUERIES = {"/models/<model>/diff": {"from": "1", "to": "2"}}

@@ -62,6 +62,7 @@ def test_a_key_is_created_over_http(plane: ControlPlane, admin: dict[str, str]) 
         "expires_at": "2026-12-31T23:00:00Z",
         "rotated_at": None,
         "revoked_at": None,
+        "monthly_requests": None,
         "previous_valid_until": None,
         "key": created["key"],
     }
@@ -242,7 +243,7 @@ def test_unknown_paths_methods_and_ids_have_their_status(
     assert error(client.get(f"{KEYS}/nobody", headers=admin))[:2] == (404, "KEY_NOT_FOUND")
     wrong_method = client.send("DELETE", f"{KEYS}/x", headers=admin)
     assert error(wrong_method)[:2] == (405, "METHOD_NOT_ALLOWED")
-    assert wrong_method.headers["allow"] == "GET"
+    assert wrong_method.headers["allow"] == "GET, PATCH"
     assert client.send("PUT", KEYS, headers=admin).headers["allow"] == "POST, GET"
 
 
