@@ -160,6 +160,7 @@ class Stack:
             code_root=settings.code_root.resolve(),
             python=settings.python,
             built=settings.built and settings.built.resolve(),
+            lambda_url=self.lambda_url,
         )
         self.pools = {}
         for name, function in self.deployed.template.functions.items():

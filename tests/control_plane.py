@@ -3,14 +3,15 @@
 import io
 import json
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
 
+from functions.adapters.clock import iso
 from functions.core.access.auth import Auth
 from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
@@ -20,6 +21,9 @@ from functions.core.canary.judge import Arm
 from functions.core.catalog.catalog import Catalog
 from functions.core.catalog.decisions import Decisions
 from functions.core.catalog.trail import Trail
+from functions.core.errors import PlatformError
+from functions.core.idempotency import KeyReused, StillRunning, StoredReply
+from functions.core.intake.upload_log import UploadLog
 from functions.core.registry.registry import Registry
 from functions.core.registry.releases import Releases
 from functions.core.registry.version import Source, Version
@@ -30,12 +34,64 @@ from functions.manage.caller import Entrance
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
+from functions.manage.repeats import Repeats
 from functions.manage.routes.canaries import CanaryParts
+from functions.manage.routes.uploads import Uploads
 from functions.manage.usage import UsageApi
 from tests.data_plane import BrokenTable, Client, Clock, Context, Reply
 from tests.unit.functions.registry.versions import ready, rejected
 
+BUCKET = "uploads"
 NOW_S = 1_795_335_330.0  # 2026-11-22T08:15:30Z
+
+
+class FakePuts:
+    """Signer that signs nothing."""
+
+    def sign(self, key: str, size_bytes: int, sha256: str) -> tuple[str, dict[str, str]]:
+        return f"https://{BUCKET}.example/{key}?signed", {"content-length": str(size_bytes)}
+
+
+class FakeReconcile:
+    """Reconcile function that answers from `replies` and keeps its events."""
+
+    def __init__(self) -> None:
+        self.events: list[Mapping[str, Any]] = []
+        self.started: list[Mapping[str, Any]] = []
+        self.reply: dict[str, Any] | PlatformError = {"dead_letters": [], "task": "t"}
+
+    def call(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        self.events.append(event)
+        if isinstance(self.reply, PlatformError):
+            raise self.reply
+        return self.reply
+
+    def start(self, event: Mapping[str, Any]) -> None:
+        self.started.append(event)
+
+
+class MemoryReplies:
+    """Stored replies in a dictionary; `running` are keys whose first request has not ended."""
+
+    def __init__(self) -> None:
+        self.stored: dict[tuple[str, str], tuple[str, StoredReply]] = {}
+        self.running: set[tuple[str, str]] = set()
+
+    def once(
+        self,
+        key: tuple[str, str],
+        request: str,
+        action: Callable[[], StoredReply],
+        remaining_ms: int,
+    ) -> StoredReply:
+        if key in self.running:
+            raise StillRunning
+        if key not in self.stored:
+            self.stored[key] = request, action()
+        first, reply = self.stored[key]
+        if first != request:
+            raise KeyReused
+        return reply
 
 
 class ControlPlane:
@@ -71,6 +127,8 @@ class ControlPlane:
             self._now,
         )
         usage = UsageApi(self.table, tariff, 10, lambda: NOW_S)
+        self.stored: set[str] = set()  # keys in the artifacts bucket
+        self.reconcile = FakeReconcile()
         parts = Parts(
             keys=KeysApi(KeyStore(**writer), lambda: NOW_S, usage.month_of_key),
             catalog=Catalog(self.table),
@@ -79,17 +137,26 @@ class ControlPlane:
             decisions=Decisions(**writer),
             canary=canary,
             usage=usage,
+            uploads=Uploads(
+                UploadLog(self.table, self.registry, BUCKET, self._now, self.stored.__contains__),
+                FakePuts(),
+                lambda: self._now_plus(900),
+            ),
+            reconcile=self.reconcile,
         )
         self.router = make_router(parts)
         cors = parse_origins("https://app.example.org")
-        self.handler = ManageHandler(parts, self.router, Entrance(auth, gate), cors, logger)
+        self.replies = MemoryReplies()
+        repeats = Repeats(self.replies)
+        entrance = Entrance(auth, gate)
+        self.handler = ManageHandler(parts, self.router, entrance, repeats, cors, logger)
         self.client = Client(self.handler)
 
     def _now(self) -> str:
-        text = datetime.fromtimestamp(NOW_S + self.clock.now, UTC).isoformat(
-            timespec="milliseconds"
-        )
-        return text.replace("+00:00", "Z")
+        return self._now_plus(0)
+
+    def _now_plus(self, seconds: float) -> str:
+        return iso(round((NOW_S + self.clock.now + seconds) * 1000))
 
     def meter(self, now_s: float) -> Meter:
         """Return the meter of an environment of infer at a Unix time."""

@@ -14,6 +14,7 @@ Grouped by who is at fault and whether retrying helps:
     │   └── ExecutionFailed    the model fails on these values            400
     ├── ModelNotFound          no such model, version or alias            404
     ├── KeyNotFound            no such access key                         404
+    ├── UploadNotFound         no such upload                             404
     ├── StateConflict          the state in the registry forbids it       409
     │   └── NotServable        the version is rejected or archived        409
     ├── InvalidModel           this upload can never be served            REJECTED, never retried
@@ -198,6 +199,13 @@ class KeyNotFound(PlatformError):
     """Reference to an access key that does not exist (404)."""
 
     code = "KEY_NOT_FOUND"
+    status = 404
+
+
+class UploadNotFound(PlatformError):
+    """Reference to an upload that does not exist (404)."""
+
+    code = "UPLOAD_NOT_FOUND"
     status = 404
 
 

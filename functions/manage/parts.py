@@ -9,6 +9,7 @@ from functions.core.catalog.trail import Trail
 from functions.core.registry.releases import Releases
 from functions.manage.caller import CurrentCaller
 from functions.manage.keys import KeysApi
+from functions.manage.openapi.control_plane import control_plane_document
 from functions.manage.route import RouteGroup
 from functions.manage.router import Router
 from functions.manage.routes.aliases import AliasRoutes
@@ -16,7 +17,10 @@ from functions.manage.routes.audit import AuditRoutes
 from functions.manage.routes.canaries import CanaryParts, CanaryRoutes
 from functions.manage.routes.keys import KeyRoutes
 from functions.manage.routes.models import ModelRoutes
+from functions.manage.routes.openapi import OpenApiRoutes
+from functions.manage.routes.repair import ReconcileFunction, RepairRoutes
 from functions.manage.routes.traffic import TrafficRoutes
+from functions.manage.routes.uploads import UploadRoutes, Uploads
 from functions.manage.routes.usage import UsageRoutes
 from functions.manage.routes.versions import VersionRoutes
 from functions.manage.usage import UsageApi
@@ -33,6 +37,8 @@ class Parts:
     decisions: Decisions
     usage: UsageApi
     canary: CanaryParts
+    uploads: Uploads
+    reconcile: ReconcileFunction
 
 
 def make_router(parts: Parts) -> Router:
@@ -40,6 +46,7 @@ def make_router(parts: Parts) -> Router:
     current = CurrentCaller()
     catalog, trail, decisions = parts.catalog, parts.trail, parts.decisions
     groups: Sequence[RouteGroup] = (
+        UploadRoutes(parts.uploads, current),
         ModelRoutes(catalog, decisions, current),
         VersionRoutes(catalog, decisions, parts.releases, current),
         AliasRoutes(catalog, trail, parts.releases, decisions, current),
@@ -48,5 +55,8 @@ def make_router(parts: Parts) -> Router:
         AuditRoutes(trail, catalog, current),
         KeyRoutes(parts.keys, current),
         UsageRoutes(parts.usage, current),
+        RepairRoutes(parts.reconcile),
+        OpenApiRoutes(lambda: control_plane_document(router.app, router.routes)),
     )
-    return Router(groups, current)
+    router = Router(groups, current)
+    return router

@@ -27,6 +27,8 @@ class Route:
     function: Callable[..., Any]
     status: int = 200
     identified: bool = False  # refused while the parameter Auth is none
+    secrets: tuple[str, ...] = ()  # fields of the reply that are never stored for repeats
+    errors: tuple[int, ...] = ()  # statuses of errors that method, path and scope do not imply
 
     @property
     def rule(self) -> str:

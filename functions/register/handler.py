@@ -18,8 +18,10 @@ from aws_lambda_powertools.utilities.batch import (
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
+from functions.core.intake.announcement import is_part
 from functions.core.registration.registration import Registration
-from functions.core.registry.version import Reason, State, Version
+from functions.core.registry.version import Reason, Source, State, Version
+from functions.core.upload_record import package_of
 from functions.core.uploads import Upload, single_events, uploads_in
 
 RESERVE_MS = 85_000  # ms; with less time left an upload goes back to the queue
@@ -50,7 +52,8 @@ class RegisterHandler:
     metrics: Metrics
     bucket: str  # the only one whose uploads are registered
     note_failure: Callable[[Upload, Reason], None] = lambda *_: None
-    note_ignored: Callable[[str, Reason], None] = lambda *_: None
+    note_ignored: Callable[[str, Reason, Source], None] = lambda *_: None
+    note_part: Callable[[Source], None] = lambda _: None
     send: Callable[[Sequence[Mapping[str, Any]]], None] = _no_queue  # events to the queue
     before_upload: Callable[[float], None] = lambda _: None  # gets the seconds to check it in
     after_upload: Callable[[], None] = lambda: None
@@ -172,11 +175,13 @@ class RegisterHandler:
             )
             self.count("UploadsIgnored")
             return None
+        if package_of(upload.key) and is_part(upload.key):
+            self.note_part(_source(upload))
         try:
             version = self.registration.register(upload)
         except InvalidModel as error:
             reason = Reason(error.instance_code, str(error))
-            self.note_ignored(upload.key, reason)
+            self.note_ignored(upload.key, reason, _source(upload))
             fields = _log_fields(upload)
             self.logger.warning("ignored", code=reason.code, reason=reason.message, **fields)
             self.count("UploadsIgnored")
@@ -240,6 +245,10 @@ def _parse_body(text: str) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _source(upload: Upload) -> Source:
+    return Source(upload.bucket, upload.key, upload.version_id or "")
 
 
 def _log_fields(upload: Upload) -> dict[str, Any]:

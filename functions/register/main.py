@@ -81,6 +81,7 @@ lambda_handler = RegisterHandler(
     bucket=os.environ["ARTIFACTS_BUCKET"],
     note_failure=partial(note_failure, registry),
     note_ignored=registry.note_ignored,
+    note_part=registry.note_part,
     send=queue.send,
     before_upload=sandbox.wait_at_most,
     after_upload=sandbox.refill,

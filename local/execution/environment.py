@@ -42,6 +42,7 @@ class Place:
     code_root: Path = processes.ROOT
     python: str = sys.executable
     built: Path | None = None  # output of sam build, used instead of code_root
+    lambda_url: str = ""  # URL of the stack's Lambda API
 
     def code(self, function: Function) -> Path:
         """Return the folder with a Lambda function's code."""
@@ -291,6 +292,7 @@ class Environment:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_REGION": REGION,
             "AWS_ENDPOINT_URL": self.place.endpoint_url,
+            "AWS_ENDPOINT_URL_LAMBDA": self.place.lambda_url,  # empty counts as unset
             "AWS_EXECUTION_ENV": f"AWS_Lambda_{self.function.runtime}",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.function.memory_mb),
             "AWS_LAMBDA_FUNCTION_NAME": name,

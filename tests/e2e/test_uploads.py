@@ -317,7 +317,9 @@ def test_an_event_for_a_missing_object_is_rejected_or_ignored(
 @pytest.mark.parametrize("path", sorted(Path("events").glob("*.json")), ids=lambda path: path.stem)
 def test_every_event_can_be_sent_to_its_function(stack: RunningStack, path: Path) -> None:
     """Bucket and model do not exist: the README's command gets a reply and no traceback."""
-    function = "InferFunction" if path.name.startswith("apigw") else "RegisterFunction"
+    resource = json.loads(path.read_text()).get("resource", "")
+    by_path = "InferFunction" if resource.startswith("/v2") else "ManageFunction"
+    function = by_path if path.name.startswith("apigw") else "RegisterFunction"
 
     answer = stack.client("lambda").invoke(FunctionName=function, Payload=path.read_bytes())
 

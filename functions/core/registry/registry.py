@@ -12,6 +12,7 @@ from functions.core.errors import (
     NotReady,
     NotServable,
 )
+from functions.core.names import is_model_name
 from functions.core.records import replace
 from functions.core.registry.contention import retried
 from functions.core.registry.items import (
@@ -185,23 +186,23 @@ class Registry(Transactions):
             Unavailable: the table failed, or too many writers interfered.
         """
         pk = model_pk(model)
-        keys = [(pk, "META"), (pk, source_sk(source)), ignored_key(source.key)]
-        meta, claim, ignored = self._table.get(keys)
+        keys = [(pk, "META"), (pk, source_sk(source)), ignored_key(source.key), _upload_key(source)]
+        meta, claim, ignored, record = self._table.get(keys)
         if claim is None:
-            return self._claim_new(model, source, meta, ignored, actor)
+            also = [*ignored_clear(ignored), self._received(record, source, model)]
+            return self._claim_new(model, source, meta, also, actor)
         version = self._stored(model, claim["version"])
         if version.state is not State.PENDING:
             return version
         return self._claim_again(version, meta, actor)
 
     def _claim_new(
-        self, model: str, source: Source, meta: Item | None, ignored: Item | None, actor: str
+        self, model: str, source: Source, meta: Item | None, also: Sequence[Put], actor: str
     ) -> Version:
         number = meta["next_version"] if meta else 1
         now = self._now()
         version = Version(model, number, State.PENDING, source, created_at=now, claimed_at=now)
-        puts = [source_put(model, source, number), Put(version_to_item(version), None)]
-        puts += ignored_clear(ignored)
+        puts = [source_put(model, source, number), Put(version_to_item(version), None), *also]
         after = {"state": version.state.value, "source": source_to_record(source)}
         change = Change("claim", actor, number, {"state": None}, after)
         self._commit(model, meta, puts, change, next_version=number + 1)
@@ -356,14 +357,27 @@ class Registry(Transactions):
 
     # --- reconciliation
 
-    def note_ignored(self, key: str, reason: Reason) -> None:
+    def note_ignored(self, key: str, reason: Reason, source: Source | None = None) -> None:
         """Store the reason why an uploaded S3 object is ignored.
 
-        The object's next event overwrites it; a version made from the object removes it.
+        The object's next event overwrites it; a version made from the object removes it. With
+        `source`, also in the record of the upload.
         """
         at = self._now()
-        expires_at = _days_after(at, IGNORED_DAYS)
-        self._overwrite("the list of ignored uploads", ignored_to_item(key, reason, at, expires_at))
+        items = [ignored_to_item(key, reason, at, _days_after(at, IGNORED_DAYS))]
+        if source is not None:
+            [stored] = self._table.get([_upload_key(source)])
+            folder = key.removeprefix("models/").partition("/")[0]
+            model = folder if is_model_name(folder) else ""
+            items.append(self._received(stored, source, model, reason).item)
+        self._overwrite("the list of ignored uploads", *items)
+
+    def note_part(self, source: Source) -> None:
+        """Store that a part of a package has arrived."""
+        [stored] = self._table.get([_upload_key(source)])
+        if stored is not None:
+            item = self._received(stored, source, "").item
+            self._overwrite("the record of an upload", item)
 
     def unlist_ignored(self, keys: Sequence[str]) -> None:
         """Remove uploads from the list of ignored ones, by S3 key."""
@@ -378,11 +392,23 @@ class Registry(Transactions):
         no audit record.
         """
         key = model_pk(model), failure_sk(source)
-        [stored] = self._table.get([key])
+        stored, record = self._table.get([key, _upload_key(source)])
         attempts = stored["attempts"] + 1 if stored else 1
         failure = Failure(source, reason, attempts, at=self._now())
-        expires_at = _days_after(failure.at, NOTE_DAYS)
-        self._overwrite(key[0], failure_to_item(model, failure, expires_at))
+        items = [failure_to_item(model, failure, _days_after(failure.at, NOTE_DAYS))]
+        if source.object_version or record:  # an upload without version has no record of its own
+            items.append(self._received(record, source, model).item)
+        self._overwrite(key[0], *items)
+
+    def _received(
+        self, stored: Item | None, source: Source, model: str, ignored: Reason | None = None
+    ) -> Put:
+        """Return the write of an upload's record when registration handles its event."""
+        from functions.core.upload_record import received_item  # not at the top: see `_days_after`
+
+        address = source.bucket, source.key, source.object_version
+        reason = (ignored.code, ignored.message) if ignored else ("", "")
+        return Put(received_item(stored, address, self._now(), model=model, ignored=reason), {})
 
     def lookup_uploads(
         self, uploads: Sequence[tuple[str, Source]]
@@ -508,6 +534,13 @@ def resolution_keys(model: str, reference: int | str | None) -> list[tuple[str, 
     else:
         sk = alias_sk(reference or DEFAULT_ALIAS)
     return [(pk, "META"), (pk, sk), (switch_pk(model), "SWITCH")]
+
+
+def _upload_key(source: Source) -> tuple[str, str]:
+    """Return the DynamoDB primary key of an upload's record."""
+    from functions.core.upload_record import upload_id, upload_key  # not at the top, either
+
+    return upload_key(upload_id(source.bucket, source.key, source.object_version))
 
 
 def _days_after(at: str, days: int) -> int:

@@ -16,6 +16,7 @@ and, outside the models' partitions,
     pk = SERVING#<model>, sk = SWITCH      served or not; the data plane may write it
     pk = RECONCILE, sk = <walk>            position of the reconciler in its walk
     pk = IGNORED, sk = <S3 key>            why this upload became no version, for 7 days
+    pk = UPLOAD#<id>, sk = RECORD          origin of an upload (`core/upload_record.py`), 30 days
 
 Every write to a model is one transaction that moves META.revision from r to r + 1, on the
 condition that it is still r. Writes to one model are therefore serial, each has exactly one audit
@@ -163,12 +164,12 @@ class Transactions:
         self._audit_log(audit_to_log(audit.item, model=model))
 
     @retried
-    def _overwrite(self, _name: str, item: Item) -> None:
-        """Write an item unconditionally, without model revision or audit record.
+    def _overwrite(self, _name: str, *items: Item) -> None:
+        """Write items unconditionally, without model revision or audit record.
 
-        It is retried because another transaction may hold the item for a moment.
+        It is retried because another transaction may hold an item for a moment.
         """
-        self._table.transact([Put(item, {})])
+        self._table.transact([Put(item, {}) for item in items])
 
 
 def unknown_model(model: str) -> ModelNotFound:

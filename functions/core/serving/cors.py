@@ -16,8 +16,9 @@ REQUEST_HEADERS = (
 )
 # Others than these and the body are hidden from pages.
 REPLY_HEADERS = (
-    "allow, inference-header-content-length, retry-after, server-timing, x-cold-start, "
-    "x-model-alias, x-model-residency, x-model-variant, x-model-version, x-request-id"
+    "allow, idempotency-replayed, inference-header-content-length, retry-after, server-timing, "
+    "x-cold-start, x-model-alias, x-model-residency, x-model-variant, x-model-version, "
+    "x-request-id"
 )
 
 

@@ -68,7 +68,9 @@ class KeyDocument(BaseModel):
 class NewKeyDocument(KeyDocument):
     """Access key with its text, which is shown only once."""
 
-    key: str
+    key: str | None = Field(
+        description="Text of the key; null in a repeat by Idempotency-Key, as it is never stored."
+    )
 
 
 class KeyPage(BaseModel):

@@ -37,13 +37,13 @@ class KeyRoutes:
     def routes(self) -> Sequence[Route]:
         """Routes with their scopes."""
         admin = Scope.ADMIN
-        key = "/keys/<key_id>"
+        key, once = "/keys/<key_id>", ("key",)
         return (
-            Route("POST", "/keys", admin, self.create_key, status=201, identified=True),
+            Route("POST", "/keys", admin, self.create_key, 201, identified=True, secrets=once),
             Route("GET", "/keys", admin, self.list_keys, identified=True),
             Route("GET", key, admin, self.read_key, identified=True),
             Route("PATCH", key, admin, self.change_key, identified=True),
-            Route("POST", f"{key}/rotate", admin, self.rotate_key, identified=True),
+            Route("POST", f"{key}/rotate", admin, self.rotate_key, identified=True, secrets=once),
             Route("POST", f"{key}/revoke", admin, self.revoke_key, identified=True),
         )
 

@@ -159,7 +159,7 @@ def test_a_partition_is_read_to_its_end(table: DynamoTable) -> None:
 def test_ignored_uploads_are_listed_newest_first_apart_from_versions(
     table: DynamoTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = iter(f"2026-11-22T08:00:0{n}.000Z" for n in range(9))
+    times = iter(f"2026-11-22T08:00:{n:02}.000Z" for n in range(60))
     registry = Registry(table, lambda: next(times), pause=lambda _: None)
     monkeypatch.setattr("functions.core.registry.registry.IGNORED_LISTED", 2)
     longest = "models/" + "k" * 1017  # 1,024 bytes, the longest key of S3 and of DynamoDB

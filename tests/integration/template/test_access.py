@@ -40,7 +40,7 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         "Registry": (
             {"dynamodb:BatchGetItem", "dynamodb:PutItem"},
             {"RegistryTable"},
-            {"MODEL#*", "BLOB#*", "IGNORED"},
+            {"MODEL#*", "BLOB#*", "UPLOAD#*", "IGNORED"},
         ),
         "PutOffUploads": ({"sqs:SendMessage"}, {"RegistrationQueue"}, set()),
         "StartCanaries": ({"states:StartExecution"}, {"CanaryStateMachine"}, set()),
@@ -114,9 +114,22 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         "ListModelsKeysAndAudit": (
             {"dynamodb:Query"},
             {"RegistryTable/index/listing"},
-            {"MODEL", "ARCHIVED", "VERSION", "AUDIT", "KEY", "USAGE"},
+            {"MODEL", "ARCHIVED", "VERSION", "AUDIT", "KEY", "UPLOAD", "USAGE"},
         ),
         "StartCanaries": ({"states:StartExecution"}, {"CanaryStateMachine"}, set()),
+        "Uploads": ({"dynamodb:BatchGetItem", "dynamodb:PutItem"}, {"RegistryTable"}, {"UPLOAD#*"}),
+        "RepeatedChanges": (
+            {
+                *("dynamodb:GetItem", "dynamodb:PutItem"),
+                *("dynamodb:UpdateItem", "dynamodb:DeleteItem"),
+            },
+            {"RegistryTable"},
+            {"IDEMPOTENCY"},
+        ),
+        "SignUploads": ({"s3:PutObject"}, {"ArtifactsBucket/models/*"}, set()),
+        "SeeUploads": ({"s3:GetObject"}, {"ArtifactsBucket/models/*"}, set()),
+        "MissingIs404": ({"s3:ListBucket"}, {"ArtifactsBucket"}, set()),
+        "DeadLetters": ({"lambda:InvokeFunction"}, {"ReconcileFunction"}, set()),
         "WriteLog": (LOGGING, {"ManageLogs"}, set()),
     },
     "JudgeFunctionRole": {
@@ -175,7 +188,9 @@ def test_no_role_may_do_everything_or_touch_everything(deployment: Deployment) -
             assert "*" not in resource_names(statement), (name, statement)
 
 
-def test_nothing_is_deleted_but_blob_versions_and_aliases(resources: dict[str, Any]) -> None:
+def test_nothing_is_deleted_but_blob_versions_aliases_and_repeats(
+    resources: dict[str, Any],
+) -> None:
     deleting = [
         (name, action, resource_names(statement))
         for name, statement in policies(resources)
@@ -185,11 +200,27 @@ def test_nothing_is_deleted_but_blob_versions_and_aliases(resources: dict[str, A
 
     blobs = ["ServingBucket/blobs/*"]
     assert deleting == [
-        ("ManageFunctionRole", "dynamodb:DeleteItem", ["RegistryTable"]),
+        ("ManageFunctionRole", "dynamodb:DeleteItem", ["RegistryTable"]),  # aliases
+        ("ManageFunctionRole", "dynamodb:DeleteItem", ["RegistryTable"]),  # replies for repeats
         ("ReconcileFunctionRole", "s3:DeleteObjectVersion", blobs),
     ]
     versioning = resources["ServingBucket"]["Properties"]["VersioningConfiguration"]
     assert versioning == {"Status": "Enabled"}
+
+
+def test_the_only_items_that_may_be_deleted_are_aliases_and_replies_for_repeats(
+    resources: dict[str, Any],
+) -> None:
+    deleting = [
+        (name, leading_keys(statement))
+        for name, statement in policies(resources)
+        if "dynamodb:DeleteItem" in actions(statement)
+    ]
+
+    assert deleting == [
+        ("ManageFunctionRole", {"MODEL#*"}),
+        ("ManageFunctionRole", {"IDEMPOTENCY"}),
+    ]
 
 
 def test_training_jobs_write_to_folders_of_their_own(resources: dict[str, Any]) -> None:

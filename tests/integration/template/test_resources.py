@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from functions.core.intake.status import RECEIVES_MAX
 from functions.register.handler import RESERVE_MS
 from scripts.layer import layer_requirements
 from tests.integration.template.transformed import Deployment, allowed_actions, of_type
@@ -64,7 +65,7 @@ def test_a_message_stays_invisible_for_six_timeouts_and_is_dead_lettered(
     defaults = {name: parameter["Default"] for name, parameter in source["Parameters"].items()}
     assert defaults["RegistrationVisibilityTimeout"] == 6 * defaults["RegisterTimeout"]
     queue = resources["RegistrationQueue"]["Properties"]
-    assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == RECEIVES_MAX == 5
     [mapping] = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 

@@ -285,8 +285,10 @@ def test_a_note_about_a_failure_changes_no_model_and_expires() -> None:
         source("a"), Reason("UNAVAILABLE", "two"), 2, "2026-11-22T08:00:00.000Z"
     )
     assert registry.audit("m") == []
-    [item] = table.items.values()
-    assert item["expires_at"] == 1797926400 == 1795334400 + 30 * 86400
+    items = {pk.partition("#")[0]: item for (pk, _), item in table.items.items()}
+    assert set(items) == {"MODEL", "UPLOAD"}
+    for item in items.values():
+        assert item["expires_at"] == 1797926400 == 1795334400 + 30 * 86400
 
 
 def test_a_note_about_an_ignored_upload_is_one_per_key_and_expires() -> None:
