@@ -129,23 +129,83 @@ class TrafficRecord(Record):
     revision: int = 0
 
     def __str__(self) -> str:
-        shares = ", ".join(f"{row['weight']} % {row['version']}" for row in self.weights)
+        shares = ", ".join(f"{row['weight']:g} % {row['version']}" for row in self.weights)
         shadow = self.shadow
-        copies = f", shadow {shadow['version']} of {shadow['percent']} %" if shadow else ""
+        copies = f", shadow {shadow['version']} of {shadow['percent']:g} %" if shadow else ""
         return f"{self.model} {self.alias}: {shares}{copies}"
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class CanaryRecord(Record):
-    """Canary of an alias, as far as it has come."""
+    """Canary of an alias, running or latest; `verdict` is in words."""
 
-    version: int = 0
+    model: str = ""
+    alias: str = ""
+    id: str = ""
     state: str = ""
-    step: int = 0
-    verdict: Any = None
+    version: int = 0
+    stable_version: int = 0
+    revision: int = 0
+    verdict: str = ""
+    step: int | None = None
+    steps: list[int] | None = None
+    step_seconds_left: int | None = None
+    seconds_left: int | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    stable: Document | None = None
+    candidate: Document | None = None
 
     def __str__(self) -> str:
-        return f"{self.version} {self.state} step {self.step}"
+        at = f" step {self.step} of {len(self.steps)}" if self.step and self.steps else ""
+        return f"{self.model} {self.alias} canary {self.version} {self.state}{at}: {self.verdict}"
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class UsageRow(Record):
+    """Sums over the requests of one group, e.g. a version."""
+
+    model: str | None = None
+    version: int | None = None
+    alias: str | None = None
+    key: str | None = None
+    hour: str | None = None
+    day: str | None = None
+    requests: int = 0
+    errors: int = 0
+    refused: int = 0
+    cold_starts: int = 0
+    latency_ms: Document = field(default_factory=dict)
+    cost_usd: float = 0.0
+    cost_usd_per_1000: float | None = None
+
+    def __str__(self) -> str:
+        names = (self.model, self.version, self.alias, self.key, self.hour, self.day)
+        group = " ".join(str(name) for name in names if name is not None)
+        return f"{group} {self.requests} requests, {self.errors} errors, ${self.cost_usd:.4f}"
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class UsageRecord(Record):
+    """Usage between two days, both included: rows and their sum."""
+
+    from_day: str = ""
+    to_day: str = ""
+    by: str = ""
+    rows: list[UsageRow] = field(default_factory=list)
+    total: UsageRow = field(default_factory=UsageRow)
+    prices: Document = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, document: Document) -> Self:
+        """Build a record from a document, with typed rows."""
+        rows = [UsageRow.read(row) for row in document["rows"]]
+        total = UsageRow.read(document["total"])
+        days = {name: document[name] for name in ("from_day", "to_day", "by", "prices")}
+        return cls(raw=document, rows=rows, total=total, **days)
+
+    def __str__(self) -> str:
+        return f"{self.from_day} to {self.to_day} by {self.by}: {self.total}"
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)

@@ -6,7 +6,8 @@ import click
 
 from mayfly.cli import output
 from mayfly.cli.session import Session, common
-from mayfly.client.records import Document, ModelRecord, VersionRecord
+from mayfly.client.errors import MayflyError
+from mayfly.client.records import Document, ModelRecord, UsageRow, VersionRecord
 
 NO_MODELS = "No models yet. Try: mayfly upload model.onnx --model NAME"
 
@@ -22,20 +23,32 @@ def models(session: Session, search: str, archived: bool) -> None:
     Example: mayfly models --search fraud
     """
     records = list(session.client.models(search, "archived" if archived else "active"))
-    heads = ["MODEL", "PROD", "LATEST", "STATE", "VERSIONS", "SIZE", "CHANGED"]
-    rows = [_model_row(record) for record in records]
+    used = {} if session.json else _usage_by_model(session)
+    heads = ["MODEL", "PROD", "LATEST", "REQUESTS 7D", "ERRORS", "P50", "COST 7D", "CHANGED"]
+    rows = [_model_row(record, used.get(record.name)) for record in records]
     session.show_rows([record.raw for record in records], heads, rows, NO_MODELS)
 
 
-def _model_row(record: ModelRecord) -> list[Any]:
-    aliases, newest = record.aliases or {}, record.newest or {}
+def _usage_by_model(session: Session) -> dict[str, UsageRow]:
+    """Return each model's usage of the last week, if readable."""
+    try:
+        return {str(row.model): row for row in session.client.usage().rows}
+    except MayflyError:
+        return {}
+
+
+def _model_row(record: ModelRecord, used: UsageRow | None) -> list[Any]:
+    aliases, row = record.aliases or {}, used or UsageRow()
+    newest = record.newest or {}
+    latest = aliases.get("latest") or newest.get("state")
     return [
         record.name,
         aliases.get("prod"),
-        aliases.get("latest"),
-        newest.get("state", record.state),
-        record.versions,
-        output.size(newest.get("size_bytes")),
+        latest,
+        f"{row.requests:,}" if used else "",
+        _share(row.errors, row.requests),
+        _milliseconds(row.latency_ms.get("p50")),
+        _dollars(row.cost_usd) if used else "",
         output.age(record.changed_at),
     ]
 
@@ -121,35 +134,55 @@ def _cell(value: Any) -> str:
 
 @click.command(short_help="Show requests and cost.")
 @click.argument("model", required=False)
-@click.option("--by", default="", help="version, alias, key, model, hour or day.")
-@click.option("--from", "start", default="", metavar="DATE", help="First day, e.g. 2026-11-01.")
-@click.option("--to", "end", default="", metavar="DATE", help="Day after the last.")
+@click.option("--by", default="", help="version, alias, key, hour or day; model without MODEL.")
+@click.option("--from", "first", default="", metavar="DATE", help="First day [six days ago].")
+@click.option("--to", "last", default="", metavar="DATE", help="Last day [today].")
 @common
-def usage(session: Session, model: str | None, by: str, start: str, end: str) -> None:
+def usage(session: Session, model: str | None, by: str, first: str, last: str) -> None:
     """Show requests, errors, latency and cost, of MODEL or of all models.
 
     \b
     Example: mayfly usage digits --by version
     """
     if model:
-        document = session.model(model).usage(start=start, end=end, by=by or "day")
+        record = session.model(model).usage(by or "version", first=first, last=last)
     else:
-        document = session.client.usage(start=start, end=end, by=by or "model")
-    lists = [value for value in document.values() if isinstance(value, list)]
-    rows = lists[0] if lists else []
+        record = session.client.usage(by or "model", first=first, last=last)
     if session.json:
-        session.show(document)
+        session.show(record.raw)
         return
-    heads = list(
-        dict.fromkeys(name for row in rows for name, value in row.items() if _is_flat(value))
-    )
-    cells = [[_cell(row.get(name, "")) for name in heads] for row in rows]
-    titles = [head.upper().replace("_", " ") for head in heads]
-    session.show_rows([], titles, cells, "No requests in this time.")
+    heads = [record.by.upper(), "REQUESTS", "ERRORS", "REFUSED", "P50", "P99", "COST"]
+    rows = [_usage_row(str(row.raw.get(record.by) or "none"), row) for row in record.rows]
+    if len(rows) > 1:
+        rows.append(_usage_row("all", record.total))
+    session.show_rows([], heads, rows, f"No requests from {record.from_day} to {record.to_day}.")
+    idle = record.prices.get("idle_month_usd")
+    if idle is not None and not session.quiet:
+        output.hint(f"A month without requests costs {_dollars(idle)}.")
 
 
-def _is_flat(value: Any) -> bool:
-    return not isinstance(value, dict | list)
+def _usage_row(name: str, row: UsageRow) -> list[Any]:
+    return [
+        name,
+        f"{row.requests:,}",
+        _share(row.errors, row.requests),
+        _share(row.refused, row.requests),
+        _milliseconds(row.latency_ms.get("p50")),
+        _milliseconds(row.latency_ms.get("p99")),
+        _dollars(row.cost_usd),
+    ]
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else ""
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def _dollars(value: float) -> str:
+    return f"${value:.2f}" if value >= 0.01 or not value else f"${value:.5f}"
 
 
 @click.command(short_help="List who changed what.")

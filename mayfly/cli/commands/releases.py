@@ -1,14 +1,14 @@
 """Commands that change which version answers: promote, rollback, canary, shadow, traffic."""
 
 import time
-from typing import Any
 
 import click
 
+from mayfly.cli import output
 from mayfly.cli.session import Session, common
 from mayfly.cli.times import SECONDS
 from mayfly.client.errors import InvalidInput
-from mayfly.client.records import TrafficRecord
+from mayfly.client.records import CanaryRecord, Document, TrafficRecord
 
 WATCH_S = 2.0
 alias_option = click.option("--alias", default="prod", help="Alias to change [prod].")
@@ -83,17 +83,12 @@ def canary(
     """
     chosen = session.model(model)
     if stop or finish:
-        if finish:
-            chosen.finish_canary(alias)
-        else:
-            chosen.stop_canary(alias)
-        record = chosen.alias(alias)
-        done = "promoted" if finish else "stopped"
-        session.show(dict(record.raw), f"canary {done}; {record}")
+        record = chosen.finish_canary(alias) if finish else chosen.stop_canary(alias)
+        session.show(dict(record.raw), str(record))
         return
     if version is None:
-        shown = chosen.canary(alias)
-        session.show(dict(shown.raw), _progress(model, alias, dict(shown.raw)))
+        record = chosen.canary(alias)
+        session.show(dict(record.raw), _progress(record))
         return
     chosen.start_canary(
         version, alias, steps=_numbers(steps), bake_seconds=bake, min_samples=min_samples
@@ -115,9 +110,32 @@ def _numbers(text: str | None) -> list[int] | None:
         raise InvalidInput(f"--steps {text!r}: write percentages, e.g. 10,50") from None
 
 
-def _progress(model: str, alias: str, document: dict[str, Any]) -> str:
-    facts = [f"{name}: {value}" for name, value in document.items() if not isinstance(value, dict)]
-    return "\n".join([f"{model} {alias} canary", *(f"  {fact}" for fact in facts)])
+def _progress(record: CanaryRecord) -> str:
+    """Return a canary's verdict, steps as dots, and counters."""
+    lines = [str(record)]
+    if record.steps and record.step:
+        dots = ["●" if at < record.step else "○" for at in range(len(record.steps))]
+        shares = [f"{dot} {share} %" for dot, share in zip(dots, record.steps, strict=True)]
+        left = record.step_seconds_left
+        bake = f"   {left // 60} min {left % 60} s of this step left" if left else ""
+        lines.append(f"  {'  '.join(shares)}{bake}")
+    arms = [("stable", record.stable), ("candidate", record.candidate)]
+    rows = [_arm(name, arm) for name, arm in arms if arm]
+    if rows:
+        heads = ["", "VERSION", "REQUESTS", "ERRORS", "P95"]
+        lines += ["  " + line for line in output.table(heads, rows).splitlines()]
+    return "\n".join(lines)
+
+
+def _arm(name: str, arm: Document) -> list[object]:
+    rate, p95 = arm["error_rate"]["value"], arm["p95_ms"]
+    return [
+        name,
+        arm["version"],
+        arm["requests"],
+        f"{rate:.1%}" if rate is not None else "",
+        f"{p95['value']:.1f} ms ({p95['low']:.1f} to {p95['high']:.1f})" if p95 else "",
+    ]
 
 
 @click.command(short_help="Let a version answer copies of requests.")

@@ -7,7 +7,14 @@ from urllib.parse import quote
 from mayfly.client.aio.caller import AsyncCaller
 from mayfly.client.aio.uploads import WAIT_S, Step, wait
 from mayfly.client.http1.messages import with_query
-from mayfly.client.records import AuditRecord, DeadLetter, KeyRecord, ModelRecord, UploadRecord
+from mayfly.client.records import (
+    AuditRecord,
+    DeadLetter,
+    KeyRecord,
+    ModelRecord,
+    UploadRecord,
+    UsageRecord,
+)
 
 
 class AsyncAdministration:
@@ -42,10 +49,13 @@ class AsyncAdministration:
         """
         return await wait(self._caller, upload_id, timeout, step)
 
-    async def usage(self, *, start: str = "", end: str = "", by: str = "model") -> dict[str, Any]:
-        """Return requests and costs by model, key or day."""
-        path = with_query("/api/v1/usage", **{"from": start, "to": end, "by": by})
-        return dict(await self._caller.get(path))
+    async def usage(self, by: str = "model", *, first: str = "", last: str = "") -> UsageRecord:
+        """Return the requests to all models, by model, key or day.
+
+        `first` and `last` are days in UTC, e.g. 2026-11-22; by default the last seven.
+        """
+        path = with_query("/api/v1/usage", **{"from": first, "to": last, "by": by})
+        return UsageRecord.read(await self._caller.get(path))
 
     async def audit(
         self, *, model: str = "", actor: str = "", action: str = ""

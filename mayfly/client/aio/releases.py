@@ -14,6 +14,7 @@ from mayfly.client.records import (
     DiffRecord,
     ModelRecord,
     TrafficRecord,
+    UsageRecord,
     VersionRecord,
 )
 
@@ -154,9 +155,10 @@ class AsyncReleases:
         path = self._path("aliases", alias, "traffic")
         return self._traffic(alias, await self._caller.change("PUT", path, body))
 
-    async def clear_traffic(self, alias: str = PROD) -> None:
+    async def clear_traffic(self, alias: str = PROD) -> TrafficRecord:
         """Send all requests to the alias's own version again."""
-        await self._caller.change("DELETE", self._path("aliases", alias, "traffic"))
+        path = self._path("aliases", alias, "traffic")
+        return self._traffic(alias, await self._caller.change("DELETE", path))
 
     async def canary(self, alias: str = PROD) -> CanaryRecord:
         """Return the canary of an alias, with the verdict so far."""
@@ -185,19 +187,23 @@ class AsyncReleases:
         path = self._path("aliases", alias, "canary")
         return CanaryRecord.read(await self._caller.change("POST", path, body))
 
-    async def stop_canary(self, alias: str = PROD) -> None:
+    async def stop_canary(self, alias: str = PROD) -> CanaryRecord:
         """Stop the canary and go back."""
-        await self._caller.change("DELETE", self._path("aliases", alias, "canary"))
+        path = self._path("aliases", alias, "canary")
+        return CanaryRecord.read(await self._caller.change("DELETE", path))
 
-    async def finish_canary(self, alias: str = PROD) -> AliasRecord:
+    async def finish_canary(self, alias: str = PROD) -> CanaryRecord:
         """Promote the canary's version now."""
         path = self._path("aliases", alias, "canary", "promote")
-        return AliasRecord.read(await self._caller.change("POST", path))
+        return CanaryRecord.read(await self._caller.change("POST", path))
 
-    async def usage(self, *, start: str = "", end: str = "", by: str = "day") -> dict[str, Any]:
-        """Return requests, errors, latency and cost by version, key or day."""
-        path = with_query(self._path("usage"), **{"from": start, "to": end, "by": by})
-        return dict(await self._caller.get(path))
+    async def usage(self, by: str = "version", *, first: str = "", last: str = "") -> UsageRecord:
+        """Return the requests by version, alias, key, hour or day.
+
+        `first` and `last` are days in UTC, e.g. 2026-11-22; by default the last seven.
+        """
+        path = with_query(self._path("usage"), **{"from": first, "to": last, "by": by})
+        return UsageRecord.read(await self._caller.get(path))
 
     async def audit(self, *, actor: str = "", action: str = "") -> AsyncIterator[AuditRecord]:
         """Yield the model's audit records, newest first."""

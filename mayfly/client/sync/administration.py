@@ -6,7 +6,14 @@ from typing import Any
 from urllib.parse import quote
 
 from mayfly.client.http1.messages import with_query
-from mayfly.client.records import AuditRecord, DeadLetter, KeyRecord, ModelRecord, UploadRecord
+from mayfly.client.records import (
+    AuditRecord,
+    DeadLetter,
+    KeyRecord,
+    ModelRecord,
+    UploadRecord,
+    UsageRecord,
+)
 from mayfly.client.sync.caller import Caller
 from mayfly.client.sync.uploads import WAIT_S, Step, wait
 
@@ -43,10 +50,13 @@ class Administration:
         """
         return wait(self._caller, upload_id, timeout, step)
 
-    def usage(self, *, start: str = "", end: str = "", by: str = "model") -> dict[str, Any]:
-        """Return requests and costs by model, key or day."""
-        path = with_query("/api/v1/usage", **{"from": start, "to": end, "by": by})
-        return dict(self._caller.get(path))
+    def usage(self, by: str = "model", *, first: str = "", last: str = "") -> UsageRecord:
+        """Return the requests to all models, by model, key or day.
+
+        `first` and `last` are days in UTC, e.g. 2026-11-22; by default the last seven.
+        """
+        path = with_query("/api/v1/usage", **{"from": first, "to": last, "by": by})
+        return UsageRecord.read(self._caller.get(path))
 
     def audit(self, *, model: str = "", actor: str = "", action: str = "") -> Iterator[AuditRecord]:
         """Yield audit records of models and keys, newest first."""

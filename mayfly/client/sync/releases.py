@@ -14,6 +14,7 @@ from mayfly.client.records import (
     DiffRecord,
     ModelRecord,
     TrafficRecord,
+    UsageRecord,
     VersionRecord,
 )
 from mayfly.client.sync.caller import Caller
@@ -151,9 +152,10 @@ class Releases:
         path = self._path("aliases", alias, "traffic")
         return self._traffic(alias, self._caller.change("PUT", path, body))
 
-    def clear_traffic(self, alias: str = PROD) -> None:
+    def clear_traffic(self, alias: str = PROD) -> TrafficRecord:
         """Send all requests to the alias's own version again."""
-        self._caller.change("DELETE", self._path("aliases", alias, "traffic"))
+        path = self._path("aliases", alias, "traffic")
+        return self._traffic(alias, self._caller.change("DELETE", path))
 
     def canary(self, alias: str = PROD) -> CanaryRecord:
         """Return the canary of an alias, with the verdict so far."""
@@ -182,19 +184,23 @@ class Releases:
         path = self._path("aliases", alias, "canary")
         return CanaryRecord.read(self._caller.change("POST", path, body))
 
-    def stop_canary(self, alias: str = PROD) -> None:
+    def stop_canary(self, alias: str = PROD) -> CanaryRecord:
         """Stop the canary and go back."""
-        self._caller.change("DELETE", self._path("aliases", alias, "canary"))
+        path = self._path("aliases", alias, "canary")
+        return CanaryRecord.read(self._caller.change("DELETE", path))
 
-    def finish_canary(self, alias: str = PROD) -> AliasRecord:
+    def finish_canary(self, alias: str = PROD) -> CanaryRecord:
         """Promote the canary's version now."""
         path = self._path("aliases", alias, "canary", "promote")
-        return AliasRecord.read(self._caller.change("POST", path))
+        return CanaryRecord.read(self._caller.change("POST", path))
 
-    def usage(self, *, start: str = "", end: str = "", by: str = "day") -> dict[str, Any]:
-        """Return requests, errors, latency and cost by version, key or day."""
-        path = with_query(self._path("usage"), **{"from": start, "to": end, "by": by})
-        return dict(self._caller.get(path))
+    def usage(self, by: str = "version", *, first: str = "", last: str = "") -> UsageRecord:
+        """Return the requests by version, alias, key, hour or day.
+
+        `first` and `last` are days in UTC, e.g. 2026-11-22; by default the last seven.
+        """
+        path = with_query(self._path("usage"), **{"from": first, "to": last, "by": by})
+        return UsageRecord.read(self._caller.get(path))
 
     def audit(self, *, actor: str = "", action: str = "") -> Iterator[AuditRecord]:
         """Yield the model's audit records, newest first."""
