@@ -102,7 +102,7 @@ def from_image(path: Path, signature: Signature) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise NotConfigured("images need Pillow: pip install 'mayfly[images]'") from None
+        raise NotConfigured("images need Pillow: pip install pillow") from None
     spec = signature.inputs[0]
     *_, channels, height, width = _with_image_shape(spec)
     mode = "L" if channels == 1 else "RGB"

@@ -26,7 +26,7 @@ def client(service: str) -> Any:
         import boto3
     except ImportError:
         raise NotConfigured(
-            "IAM needs boto3: pip install 'mayfly[aws]', or use --url and MAYFLY_KEY"
+            "IAM needs boto3: pip install boto3, or use --url and MAYFLY_KEY"
         ) from None
     return boto3.client(service)
 

@@ -109,7 +109,9 @@ def plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return str(value)
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value if isinstance(value, int | float | str | None) else str(value)
 
 
 def hint(text: str) -> None:

@@ -18,6 +18,12 @@ MODEL = {"name": "digits", "state": "active", "aliases": {"prod": 7}, "versions"
 ALIAS = {"model": "digits", "alias": "prod", "version": 8, "previous": 7, "revision": 12}
 CARD = {"version": 7, "state": "READY", "reason": None, "created_at": "2026-11-30T10:00:00Z",
         "metrics": {"accuracy": 0.99436}, "size_bytes": 217_441}  # fmt: skip
+COUNTS = {"requests": 12_431, "errors": 12, "refused": 3, "latency_ms": {"p50": 2.1, "p99": 121.4},
+          "cost_usd": 0.31}  # fmt: skip
+USAGE = {
+    "from_day": "2026-11-24", "to_day": "2026-11-30", "by": "model", "total": COUNTS,
+    "rows": [{**COUNTS, "model": "digits"}], "prices": {"idle_month_usd": 1.81},
+}  # fmt: skip
 
 
 class Stack:
@@ -63,10 +69,13 @@ def bodies(server: FaultServer, method: str) -> list[Any]:
 
 
 @pytest.mark.usefixtures("server")
-def test_a_list_is_a_table_or_one_document(run: Run) -> None:
+def test_a_list_is_a_table_or_one_document(run: Run, stack: Stack) -> None:
     code, text, _ = run("models")
     assert (code, text.splitlines()[0].split()[:3]) == (0, ["MODEL", "PROD", "LATEST"])
-    assert text.splitlines()[1].split() == ["digits", "7", "READY", "7", "217", "KB"]
+    assert text.splitlines()[1].split() == ["digits", "7", "READY"]  # usage cannot be read
+    stack.replies["GET /api/v1/usage"] = USAGE
+    row = "digits 7 READY 12,431 0.1% 2.1 ms $0.31"
+    assert run("models")[1].splitlines()[1].split() == row.split()
 
     code, text, error = run("models", "--json")
     assert (code, json.loads(text), error) == (0, [MODEL], "")
@@ -293,6 +302,32 @@ def test_keys_are_managed_by_a_key_where_a_stack_is_named(
     assert bodies(server, "POST") == [{"name": "ci", "scopes": ["infer"], "models": ["a-*"]}]
     assert json.loads(run("keys", "list")[1]) == key
     assert json.loads(run("keys", "revoke", "abc")[1])["state"] == "revoked"
+
+
+@pytest.mark.usefixtures("server")
+def test_usage_is_a_row_a_group(run: Run, stack: Stack) -> None:
+    stack.replies["GET /api/v1/usage"] = USAGE
+    heads, row = run("usage")[1].splitlines()
+
+    assert heads.split() == ["MODEL", "REQUESTS", "ERRORS", "REFUSED", "P50", "P99", "COST"]
+    assert row.split() == ["digits", "12,431", "0.1%", "0.0%", "2.1", "ms", "121", "ms", "$0.31"]
+
+
+@pytest.mark.usefixtures("server")
+def test_a_running_canary_shows_both_sides(run: Run, stack: Stack) -> None:
+    arm = {"requests": 900, "errors": 9, "error_rate": {"value": 0.01, "low": 0.0, "high": 0.1},
+           "p95_ms": {"value": 2.5, "low": 2.1, "high": 3.0}}  # fmt: skip
+    stack.replies["GET /api/v1/models/digits/aliases/prod/canary"] = {
+        "model": "digits", "alias": "prod", "state": "running", "version": 8, "step": 1,
+        "steps": [10, 50], "step_seconds_left": 90, "verdict": "no difference found",
+        "stable": {**arm, "version": 7}, "candidate": {**arm, "version": 8},
+    }  # fmt: skip
+    lines = run("canary", "digits")[1].splitlines()
+
+    assert lines[0] == "digits prod canary 8 running step 1 of 2: no difference found"
+    assert lines[1].split()[:6] == ["●", "10", "%", "○", "50", "%"]
+    assert "1 min 30 s of this step left" in lines[1]
+    assert lines[3].split()[:4] == ["stable", "7", "900", "1.0%"]
 
 
 @pytest.mark.usefixtures("server")

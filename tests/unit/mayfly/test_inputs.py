@@ -135,6 +135,14 @@ def test_a_sample_has_the_declared_shapes() -> None:
     assert inputs.made(both) == {"x": [[0, 0]], "text": ["text"]}
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([[1.5, 2]], [[1.5, 2]]), (np.array([[1.5, 2]]), [[1.5, 2]]), ([[b"a"]], [["a"]]), (3, 3)],
+)
+def test_values_become_json_with_numpy_and_without(values: Any, expected: Any) -> None:
+    assert output.plain(values) == expected
+
+
 def test_tables_are_as_wide_as_their_cells() -> None:
     rows: list[list[Any]] = [["digits", 7, None], ["日本", 12, "x"]]
 
