@@ -13,7 +13,13 @@ from tests.models import scale_model
 
 PAGE = Path("docs/python-client.md").read_text()
 BLOCKS = re.findall(r"^```python run\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-PRINTED = ["[[2. 4. 6.]]", "[[0. 2. 4.]] ['10.000000:1']", "720.0", "x | input 'x': shape [1, 2]"]
+PRINTED = [
+    "[[2. 4. 6.]]",
+    "[[0. 2. 4.]] ['10.000000:1']",
+    "720.0",
+    "prod: 100 % 1",
+    "x | input 'x': shape [1, 2]",
+]
 
 
 @pytest.mark.parametrize("number", range(len(PRINTED)))
