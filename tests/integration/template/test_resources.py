@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from functions.core.intake.status import RECEIVES_MAX
+from functions.core.serving.request_log import UNITS
 from functions.register.handler import RESERVE_MS
 from scripts.layer import layer_requirements
 from tests.integration.template.transformed import Deployment, allowed_actions, of_type
@@ -209,6 +210,29 @@ def test_every_alarm_reaches_the_address_and_the_topic(
     assert len(topics) == ("AlarmEmail" in parameters)
     for topic in topics.values():
         assert topic["Subscription"] == [{"Protocol": "email", "Endpoint": {"Ref": "AlarmEmail"}}]
+
+
+def test_the_dashboard_shows_metrics_of_this_stack(deployment: Deployment) -> None:
+    assert not of_type(deployment.resources, "AWS::CloudWatch::Dashboard")  # by default
+
+    resources = deployment.with_parameters(Dashboard="on").resources
+    [dashboard] = of_type(resources, "AWS::CloudWatch::Dashboard").values()
+    text, own = dashboard["DashboardBody"]["Fn::Sub"]
+    referred = set(re.findall(r"\$\{([\w:]+)\}", text)) - set(own)
+    assert referred <= {"AWS::Region", "AWS::StackName", *resources}
+    assert all(value["Fn::GetAtt"][0] in resources for value in own.values())
+    widgets = json.loads(text)["widgets"]
+    rows = [row for widget in widgets for row in widget["properties"]["metrics"]]
+    shown = {tuple(row[:2]) for row in rows if isinstance(row[0], str)}
+    assert {
+        *(("Mayfly", name) for name in UNITS if name != "Errors"),
+        *(("Mayfly", f"Uploads{end}") for end in ("Registered", "Rejected", "Retried", "Ignored")),
+        *(("AWS/ApiGateway", name) for name in ("Count", "4XXError", "5XXError", "Latency")),
+        *(("AWS/Lambda", name) for name in ("Duration", "Throttles", "ConcurrentExecutions")),
+        ("AWS/DynamoDB", "ConsumedWriteCapacityUnits"),
+        ("AWS/DynamoDB", "ConsumedReadCapacityUnits"),
+        ("AWS/SQS", "ApproximateNumberOfMessagesVisible"),
+    } == shown
 
 
 def test_every_parameter_has_a_default_and_a_description(source: dict[str, Any]) -> None:
