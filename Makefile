@@ -80,13 +80,14 @@ deploy: build ## Deploy the bundle with sam deploy; STACK=name PARAMETERS="Name=
 deploy-check: .venv/.all .venv-sam/.done .venv-ministack/.done .venv-kserve/.done .aws-sam/build/.done .aws-sam/arm64/.done ## Deploy both builds into MiniStack, an emulator of AWS, and test them (7 min; needs python3.13 and openssl)
 	$(BIN)/python -m pytest -n 0 -m deployed tests/deployed
 
-stress: .venv/.all .venv-exporters/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, timing of keys, histories, planted faults (hours; first 4 GB)
+stress: .venv/.all .venv-exporters/.done .venv-schemathesis/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, OpenAPI documents, timing of keys, histories, planted faults (hours; first 4 GB)
 	$(BIN)/python -m tests.stress.conformance
 	$(BIN)/python -m tests.stress.exporters
 	$(BIN)/python -m tests.stress.mutants
 	$(BIN)/python -m tests.stress.many_models
 	$(BIN)/python -m tests.stress.hostile_values
 	$(BIN)/python -m tests.stress.hostile_requests
+	$(BIN)/python -m tests.stress.documents
 	$(BIN)/python -m tests.stress.key_timing
 	$(BIN)/python -m pytest -m stress tests
 
@@ -114,6 +115,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
 	$(COMPILE) --group toolkit -o constraints/toolkit.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
+	$(COMPILE) --group schemathesis -o constraints/schemathesis.txt
 	$(COMPILE) --group ministack -o constraints/ministack.txt
 	$(COMPILE) --group exporters -o constraints/exporters.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done

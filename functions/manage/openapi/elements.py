@@ -58,11 +58,11 @@ def _error_response(status: int) -> Document:
 def scope_statuses(scope: Scope | None) -> set[int]:
     """Return the statuses by which a request without permission is answered.
 
-    Every key has the scope `read`.
+    Every key has the scope `read`. Two different keys are a bad request.
     """
     if scope is None:
         return set()
-    return {401, 429, 503} | (set() if scope is Scope.READ else {403})
+    return {400, 401, 429, 503} | (set() if scope is Scope.READ else {403})
 
 
 def access(scope: Scope | None) -> Document:

@@ -46,8 +46,11 @@ class Plane(DataPlane):
                 return self.call(route, path, body=b"{")
             case 400 if "{version}" in path:
                 return self.call(route, path, version="NO")
-            case 400:
+            case 400 if "{model}" in path:
                 return self.call(route, path, query={"version": "NO"})
+            case 400:
+                other = self.create_key(Scope.READ)
+                return self.call(route, path, headers={"authorization": f"Bearer {other}"})
             case 401:
                 return self.call(route, path, key=new_key(new_id()))
             case 403:
