@@ -26,11 +26,12 @@ from functions.core.idempotency import KeyReused, StillRunning, StoredReply
 from functions.core.intake.upload_log import UploadLog
 from functions.core.registry.registry import Registry
 from functions.core.registry.releases import Releases
-from functions.core.registry.version import Source, Version
+from functions.core.registry.version import Blob, Source, Version
 from functions.core.serving.cors import parse_origins
 from functions.core.usage.meter import Meter
 from functions.core.usage.prices import make_tariff
 from functions.manage.caller import Entrance
+from functions.manage.console.site import Console
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
@@ -94,6 +95,16 @@ class MemoryReplies:
         return reply
 
 
+class Samples:
+    """Stored sample requests, by SHA-256."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, Any] = {}
+
+    def read(self, blob: Blob) -> Any:
+        return self.stored[blob.sha256]
+
+
 class ControlPlane:
     """Execution environment of the manage function, over a table in memory."""
 
@@ -126,6 +137,7 @@ class ControlPlane:
             lambda *_: self.arms,
             self._now,
         )
+        self.samples = Samples()
         usage = UsageApi(self.table, tariff, 10, lambda: NOW_S)
         self.stored: set[str] = set()  # keys in the artifacts bucket
         self.reconcile = FakeReconcile()
@@ -143,13 +155,15 @@ class ControlPlane:
                 lambda: self._now_plus(900),
             ),
             reconcile=self.reconcile,
+            samples=self.samples,
         )
         self.router = make_router(parts)
         cors = parse_origins("https://app.example.org")
         self.replies = MemoryReplies()
         repeats = Repeats(self.replies)
         entrance = Entrance(auth, gate)
-        self.handler = ManageHandler(parts, self.router, entrance, repeats, cors, logger)
+        console = Console(lambda: "https://uploads.example.org")
+        self.handler = ManageHandler(parts, self.router, entrance, repeats, console, cors, logger)
         self.client = Client(self.handler)
 
     def _now(self) -> str:

@@ -19,6 +19,8 @@ from functions.core.serving.http import (
 )
 from functions.core.serving.request_log import bug_line
 from functions.manage.caller import Caller, Entrance
+from functions.manage.console.site import ROOT as CONSOLE
+from functions.manage.console.site import Console
 from functions.manage.openapi.pages import ROOT as PAGES
 from functions.manage.openapi.pages import answer_page, is_page
 from functions.manage.operations import run_operation
@@ -40,6 +42,7 @@ class ManageHandler:
     router: Router
     entrance: Entrance
     repeats: Repeats
+    console: Console
     cors: Cors
     logger: Logger
 
@@ -62,6 +65,8 @@ class ManageHandler:
                 return HttpResponse(204, b"", headers | shown_to | preflight)
             if is_page(request.path):
                 response = answer_page(request)
+            elif self.console.has(request.path):
+                response = self.console.answer(request)
             else:
                 match = self.router.match(request.method, request.path)
                 caller = self.entrance.admit(match.route, request.headers, event)
@@ -118,10 +123,11 @@ class ManageHandler:
 
 def _parse(event: Mapping[str, Any]) -> HttpRequest:
     """Return the request of an event: below /api/v1, or to a page."""
-    request = parse_event(event, ROOT)
-    if request.path.startswith(f"{ROOT}/"):
-        return request
-    return parse_event(event, PAGES)
+    for root in (ROOT, PAGES):
+        request = parse_event(event, root)
+        if f"{request.path}/".startswith(f"{root}/"):
+            return request
+    return parse_event(event, CONSOLE)
 
 
 def _document(error: PlatformError, request_id: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from functions.adapters.aws.dynamodb import DynamoTable
 from functions.adapters.aws.idempotency import DynamoReplies
 from functions.adapters.aws.lambda_function import LambdaFunction
 from functions.adapters.aws.presigned import URL_S, S3PresignedPuts
+from functions.adapters.aws.samples import S3Samples
 from functions.adapters.aws.step_functions import StateMachine
 from functions.adapters.clock import Elapsed, utc_ago, utc_now
 from functions.core.access.auth import parse_auth
@@ -36,6 +37,7 @@ from functions.core.registry.releases import Releases
 from functions.core.serving.cors import parse_origins
 from functions.core.usage.prices import make_tariff
 from functions.manage.caller import Entrance
+from functions.manage.console.site import Console
 from functions.manage.handler import ManageHandler
 from functions.manage.keys import KeysApi
 from functions.manage.parts import Parts, make_router
@@ -78,7 +80,8 @@ machine = StateMachine(
     boto3.client("stepfunctions", config=config), os.environ["CANARY_STATE_MACHINE"]
 )
 registry = Registry(table, utc_now, audit_log=log_audit)
-puts = S3PresignedPuts(boto3.client("s3", config=signing), bucket, os.environ["BUCKET_OWNER"])
+s3 = boto3.client("s3", config=signing)
+puts = S3PresignedPuts(s3, bucket, os.environ["BUCKET_OWNER"])
 reconcile = LambdaFunction(
     boto3.client("lambda", config=invoking), os.environ["RECONCILE_FUNCTION"]
 )
@@ -98,8 +101,10 @@ parts = Parts(
         end=partial(utc_ago, -URL_S),
     ),
     reconcile=reconcile,
+    samples=S3Samples(s3, os.environ["SERVING_BUCKET"]),
 )
 entrance = Entrance(parse_auth(os.environ.get("AUTH", "none")), gate)
 repeats = Repeats(DynamoReplies(dynamodb, os.environ["REGISTRY_TABLE"]))
 cors = parse_origins(os.environ.get("CORS_ORIGINS", ""))
-lambda_handler = ManageHandler(parts, make_router(parts), entrance, repeats, cors, logger)
+console = Console(puts.origin)
+lambda_handler = ManageHandler(parts, make_router(parts), entrance, repeats, console, cors, logger)

@@ -19,6 +19,7 @@ from functions.manage.routes.keys import KeyRoutes
 from functions.manage.routes.models import ModelRoutes
 from functions.manage.routes.openapi import OpenApiRoutes
 from functions.manage.routes.repair import ReconcileFunction, RepairRoutes
+from functions.manage.routes.samples import SampleRoutes, Samples
 from functions.manage.routes.traffic import TrafficRoutes
 from functions.manage.routes.uploads import UploadRoutes, Uploads
 from functions.manage.routes.usage import UsageRoutes
@@ -39,6 +40,7 @@ class Parts:
     canary: CanaryParts
     uploads: Uploads
     reconcile: ReconcileFunction
+    samples: Samples
 
 
 def make_router(parts: Parts) -> Router:
@@ -49,6 +51,7 @@ def make_router(parts: Parts) -> Router:
         UploadRoutes(parts.uploads, current),
         ModelRoutes(catalog, decisions, current),
         VersionRoutes(catalog, decisions, parts.releases, current),
+        SampleRoutes(catalog, parts.samples),
         AliasRoutes(catalog, trail, parts.releases, decisions, current),
         TrafficRoutes(catalog, parts.releases, current),
         CanaryRoutes(parts.canary, catalog, trail, current),

@@ -2,6 +2,7 @@
 
 import base64
 from typing import Any
+from urllib.parse import urlsplit
 
 from functions.adapters.aws.s3 import S3Uploads
 from functions.core.registration.uploaded_files import ObjectGone
@@ -44,6 +45,11 @@ class S3PresignedPuts:
             "x-amz-expected-bucket-owner": self._owner,
         }
         return str(url), headers
+
+    def origin(self) -> str:
+        """Return scheme and host of the URLs."""
+        url, _ = self.sign("models/", 1, "00" * 32)
+        return "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
     def is_stored(self, key: str) -> bool:
         """Return True if the bucket has an object of this key.

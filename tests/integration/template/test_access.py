@@ -130,6 +130,7 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         "SeeUploads": ({"s3:GetObject"}, {"ArtifactsBucket/models/*"}, set()),
         "MissingIs404": ({"s3:ListBucket"}, {"ArtifactsBucket"}, set()),
         "DeadLetters": ({"lambda:InvokeFunction"}, {"ReconcileFunction"}, set()),
+        "ReadSamples": ({"s3:GetObject"}, {"ServingBucket/blobs/*"}, set()),
         "WriteLog": (LOGGING, {"ManageLogs"}, set()),
     },
     "JudgeFunctionRole": {

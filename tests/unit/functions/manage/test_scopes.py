@@ -7,6 +7,7 @@ import pytest
 
 from functions.core.access.auth import Auth
 from functions.core.access.grants import Scope
+from functions.core.registry.version import Blob
 from functions.core.traffic.canary import Settings
 from functions.manage.route import ROOT, Route
 from tests.control_plane import ControlPlane, error
@@ -30,6 +31,7 @@ TABLE: list[tuple[str, str, Scope | None]] = [
     ("POST", "/models/<model>/versions/<number>/approve", DEPLOY),
     ("POST", "/models/<model>/versions/<number>/reject", DEPLOY),
     ("POST", "/models/<model>/versions/<number>/archive", DEPLOY),
+    ("GET", "/models/<model>/versions/<number>/sample", READ),
     ("GET", "/models/<model>/aliases", READ),
     ("GET", "/models/<model>/aliases/<alias>", READ),
     ("GET", "/models/<model>/aliases/<alias>/history", READ),
@@ -58,6 +60,7 @@ TABLE: list[tuple[str, str, Scope | None]] = [
     ("POST", "/reconcile", ADMIN),
     ("GET", "/openapi.json", None),
 ]
+SAMPLE = Blob("sample.json", "5a" * 32, 12)
 ROWS = [pytest.param(*row, id=f"{row[0]} {row[1]}") for row in TABLE]
 NAMED = [
     pytest.param(method, path, id=f"{method} {path}")
@@ -84,9 +87,10 @@ class Plane(ControlPlane):
 
     def __init__(self, auth: Auth = Auth.KEYS) -> None:
         super().__init__(auth)
+        self.samples.stored[SAMPLE.sha256] = {"request": {}, "response": {}, "synthetic": True}
         for model in ("own", "other"):
             for _ in range(3):
-                self.register(model)
+                self.register(model, sample=SAMPLE)
             self.canaries.start(model, "prod", 3, Settings(), lambda *_: None, actor="ann")
         self.key_id = self.create("read")["id"]
         [self.upload_id, *_] = [

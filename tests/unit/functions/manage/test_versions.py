@@ -6,6 +6,7 @@ import pytest
 
 from functions.core.errors import NotServable, StateConflict
 from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.registry.version import Blob
 from tests.unit.functions.manage.client import Admin
 
 CARD = {
@@ -162,3 +163,22 @@ def test_wrong_requests_name_the_field(
 
     assert refusal[0] == status
     assert refusal[1].startswith(text)
+
+
+def test_a_versions_sample_is_read_from_its_blob(admin: Admin) -> None:
+    blob = Blob("sample.json", "5a" * 32, 12)
+    admin.plane.register("m", sample=blob)
+    admin.plane.samples.stored[blob.sha256] = {"request": {}, "response": {}, "synthetic": True}
+
+    sample = admin.get("/models/m/versions/1/sample")
+
+    assert sample == {"model": "m", "version": 1, "request": {}, "response": {}, "synthetic": True}
+
+
+def test_a_version_without_sample_says_why(admin: Admin) -> None:
+    admin.plane.register("m", sample=None)
+
+    status, text = admin.refusal("GET", "/models/m/versions/1/sample")
+
+    assert status == 404
+    assert "has no sample: the package has none" in text

@@ -1,0 +1,106 @@
+// The card of one version, and what differs between two.
+import { html, useState } from "lib";
+import { change, useLoad } from "parts/api";
+import { Intervals } from "parts/chart";
+import { bytes, count, measured, number, shape, words } from "parts/format";
+import { link } from "parts/router";
+import { Badge, Loaded, Sheet, State, Time, toast } from "parts/ui";
+import { Promote } from "pages/versions";
+
+const path = (model, number, rest = "") => `/models/${encodeURIComponent(model)}/versions/${number}${rest}`;
+
+export function Version({ model, number: chosen, reload }) {
+  const load = useLoad(path(model.name, chosen), { every: 30 });
+  return html`<${Loaded} load=${load}>${(version) => html`<${Card} model=${model} version=${version} reload=${() => { load.reload(); reload(); }} />`}<//>`;
+}
+
+function Card({ model, version, reload }) {
+  const [sheet, setSheet] = useState();
+  const prod = (model.aliases || {}).prod, close = () => { setSheet(); reload(); };
+  return html`<div class="actions"><h2>Version ${version.version}</h2><${State} state=${version.state} />${(version.aliases || []).map((alias) => html`<${Badge} kind="on">${alias}<//>`)}${version.damaged && html`<${Badge} kind="bad">damaged<//>`}</div>
+    ${version.reason && html`<p class="notice ${version.state === "REJECTED" ? "bad" : "warn"}"><b>${version.reason.code}</b> ${version.reason.message}</p>`}
+    ${version.damaged && html`<p class="notice bad">${version.damaged}</p>`}
+    ${version.approval && html`<p class="notice">${version.approval.decision === "reject" ? "Rejected" : "Approved"} by ${version.approval.by}, <${Time} at=${version.approval.at} />. ${version.approval.note}</p>`}
+    <div class="actions">
+      ${version.state === "READY" && html`<a class="button" href=${link(["models", model.name, "try"], { version: version.version })}>Try it</a>`}
+      ${version.state === "READY" && prod !== version.version && html`<button class="primary" onClick=${() => setSheet("promote")}>Promote</button>`}
+      ${version.state === "READY" && html`<button onClick=${() => setSheet("approve")}>Approve</button><button onClick=${() => setSheet("reject")}>Reject</button>`}
+      ${["READY", "REJECTED"].includes(version.state) && html`<button onClick=${() => setSheet("archive")}>Archive</button>`}
+      ${prod && prod !== version.version && html`<a class="button" href=${link(["models", model.name, "versions", String(version.version)], { compare: prod })}>Compare with prod</a>`}
+    </div>
+    ${version.note && html`<p>${version.note}</p>`}
+    <div class="columns">
+      <${Metrics} version=${version} />
+      <section class="card"><h3>Call</h3><${Signature} signature=${version.signature} /></section>
+      <section class="card"><h3>Facts</h3><dl class="facts">
+        <dt>Task</dt><dd>${version.task || "–"}</dd><dt>Size</dt><dd>${bytes(version.size_bytes)}</dd><dt>Memory</dt><dd>${version.memory_mb ? `${version.memory_mb} MB` : "–"}</dd>
+        ${Object.entries(version.measured).filter(([name]) => !["size_bytes", "peak_memory_mb"].includes(name)).map(([name, value]) => html`<dt>${words(name)}</dt><dd>${measured(name, value)}</dd>`)}
+        <dt>Registered</dt><dd><${Time} at=${version.finished_at} /></dd><dt>Uploaded as</dt><dd class="mono">${version.source.key}</dd>
+        ${version.files[0] && html`<dt>SHA-256</dt><dd class="mono">${version.files[0].sha256.slice(0, 16)}…</dd>`}</dl></section>
+      <section class="card"><h3>Where it comes from</h3><${Facts} record=${{ ...version.training, ...version.data }} empty="The package does not say." /></section>
+      ${Object.keys(version.hyperparameters).length > 0 && html`<section class="card"><h3>Hyperparameters</h3><${Facts} record=${version.hyperparameters} /></section>`}
+      ${version.notes.length > 0 && html`<section class="card"><h3>Notes of the registration</h3><ul style="padding-left:20px">${version.notes.map((note) => html`<li>${note}</li>`)}</ul></section>`}
+      <section class="card"><h3>How it is loaded</h3><${Facts} record=${{ ...version.plan, ...version.graph }} /></section>
+    </div>
+    ${sheet === "promote" && html`<${Promote} model=${model} version=${version.version} close=${close} />`}
+    ${["approve", "reject", "archive"].includes(sheet) && html`<${Decide} model=${model} version=${version} verb=${sheet} close=${close} />`}`;
+}
+
+function Metrics({ version }) {
+  const metrics = Object.entries(version.metrics).filter(([, value]) => typeof value === "number");
+  const intervals = version.evaluation.intervals || {};
+  const rows = (name, value) => [
+    { label: "this version", value, low: (intervals[name] || [])[0], high: (intervals[name] || [])[1] },
+    ...Object.entries(version.baselines).filter(([, baseline]) => typeof (baseline || {})[name] === "number").map(([label, baseline]) => ({ label, value: baseline[name], other: true })),
+  ];
+  return html`<section class="card"><h3>Metrics${version.evaluation.rows ? html` <span class="muted">on ${count(version.evaluation.rows)} held-out rows</span>` : ""}</h3>
+    ${metrics.length ? metrics.slice(0, 6).map(([name, value]) => html`<div class="stack tight"><span>${name}</span><${Intervals} rows=${rows(name, value)} name=${name} /></div>`) : html`<p class="muted">The package has none.</p>`}</section>`;
+}
+
+export function Signature({ signature }) {
+  if (!signature) return html`<p class="muted">Unknown.</p>`;
+  const rows = [...signature.inputs.map((spec) => ["in", spec]), ...signature.outputs.map((spec) => ["out", spec])];
+  return html`<div class="scroll"><table><thead><tr><th></th><th>Name</th><th>Type</th><th>Shape</th></tr></thead><tbody>
+    ${rows.map(([kind, spec]) => html`<tr><td class="muted">${kind}</td><td class="mono">${spec.name}</td><td>${spec.datatype}</td><td class="mono">${shape(spec.shape)}</td></tr>`)}</tbody></table></div>`;
+}
+
+function Facts({ record, empty = "–" }) {
+  const entries = Object.entries(record || {}).filter(([, value]) => value != null && value !== "");
+  if (!entries.length) return html`<p class="muted">${empty}</p>`;
+  return html`<dl class="facts">${entries.map(([name, value]) => html`<dt>${words(name)}</dt><dd>${measured(name, value)}</dd>`)}</dl>`;
+}
+
+const WORDS = {
+  approve: ["Approve", "It says that somebody looked: the mark stays with the version and in the audit log."],
+  reject: ["Reject", "No alias can be pointed at it and no policy releases it. Aliases that point at it now stay."],
+  archive: ["Archive", "It is refused from then on, and for good. Its files remain."],
+};
+
+function Decide({ model, version, verb, close }) {
+  const [note, setNote] = useState("");
+  const [title, words] = WORDS[verb];
+  const run = async () => {
+    await change("POST", path(model.name, version.version, `/${verb}`), note ? { note } : undefined);
+    toast(`Version ${version.version}: ${verb === "archive" ? "archived" : verb === "reject" ? "rejected" : "approved"}.`);
+  };
+  return html`<${Sheet} title="${title} version ${version.version}?" action=${title} danger=${verb !== "approve"} run=${run} close=${close}>
+    <p>${words}</p><label>Note<input maxlength="1000" value=${note} onInput=${(event) => setNote(event.target.value)} /></label><//>`;
+}
+
+export function Compare({ model, from, to }) {
+  const load = useLoad(`/models/${encodeURIComponent(model.name)}/diff?from=${from}&to=${to}`);
+  return html`<h2>Version ${from} and version ${to}</h2><${Loaded} load=${load}>${({ differences }) => html`<${Differences} differences=${differences} from=${from} to=${to} />`}<//>`;
+}
+
+function Differences({ differences, from, to }) {
+  const { signature, metrics = {}, ...rest } = differences;
+  if (!Object.keys(differences).length) return html`<p>They are equal in everything that is recorded.</p>`;
+  return html`${signature && html`<section class="notice ${signature.breaks_callers ? "bad" : ""}"><h3>${signature.breaks_callers ? "Callers of the old version break" : "Callers of the old version go on"}</h3>
+      <ul style="padding-left:20px">${(signature.changes || ["one of them has no signature"]).map((change) => html`<li>${change}</li>`)}</ul></section>`}
+    <div class="columns">${Object.entries(metrics).filter(([, pair]) => typeof pair.from === "number" && typeof pair.to === "number").map(([name, pair]) => html`<section class="card"><h3>${name} <span class="muted">${pair.change > 0 ? "+" : ""}${number(pair.change)}</span></h3>
+      <${Intervals} name=${name} rows=${[[from, pair.from, pair.from_interval], [to, pair.to, pair.to_interval]].map(([label, value, interval]) => ({ label: `version ${label}`, value, low: (interval || [])[0], high: (interval || [])[1] }))} /></section>`)}</div>
+    ${Object.entries(rest).map(([part, pairs]) => html`<section class="stack tight"><h3>${part.replace(/_/g, " ")}</h3><div class="scroll"><table><thead><tr><th>What</th><th>${from}</th><th>${to}</th></tr></thead><tbody>
+      ${("from" in pairs && "to" in pairs ? [[part, pairs]] : Object.entries(pairs)).map(([name, pair]) => html`<tr><td>${words(name)}</td><td><${Side} name=${name} value=${pair.from} /></td><td><${Side} name=${name} value=${pair.to} /></td></tr>`)}</tbody></table></div></section>`)}`;
+}
+
+const Side = ({ name, value }) => (Array.isArray(value) && value.some((item) => typeof item === "string" && item.length > 20) ? html`<ul style="padding-left:16px">${value.map((item) => html`<li>${item}</li>`)}</ul>` : measured(name, value));
