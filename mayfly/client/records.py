@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from mayfly.client.http1.messages import listed
+
 Document = Mapping[str, Any]
 
 
@@ -199,10 +201,10 @@ class UsageRecord(Record):
     @classmethod
     def read(cls, document: Document) -> Self:
         """Build a record from a document, with typed rows."""
-        rows = [UsageRow.read(row) for row in document["rows"]]
-        total = UsageRow.read(document["total"])
-        days = {name: document[name] for name in ("from_day", "to_day", "by", "prices")}
-        return cls(raw=document, rows=rows, total=total, **days)
+        rows = [UsageRow.read(row) for row in listed(document, "rows")]
+        total = UsageRow.read(document.get("total") or {})
+        names = {"from_day", "to_day", "by", "prices"} & set(document)
+        return cls(raw=document, rows=rows, total=total, **{n: document[n] for n in names})
 
     def __str__(self) -> str:
         return f"{self.from_day} to {self.to_day} by {self.by}: {self.total}"

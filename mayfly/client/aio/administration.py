@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from mayfly.client.aio.caller import AsyncCaller
 from mayfly.client.aio.uploads import WAIT_S, Step, wait
-from mayfly.client.http1.messages import with_query
+from mayfly.client.http1.messages import listed, with_query
 from mayfly.client.records import (
     AuditRecord,
     DeadLetter,
@@ -68,7 +68,7 @@ class AsyncAdministration:
     async def dead_letters(self) -> list[DeadLetter]:
         """Return the uploads whose registration failed too often."""
         document = await self._caller.get("/api/v1/dead-letters")
-        return [DeadLetter.read(row) for row in document["dead_letters"]]
+        return [DeadLetter.read(row) for row in listed(document, "dead_letters")]
 
     async def redrive(self) -> None:
         """Register the uploads of all dead letters once more."""

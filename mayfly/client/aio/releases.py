@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mayfly.client.aio.caller import AsyncCaller
-from mayfly.client.http1.messages import with_query
+from mayfly.client.http1.messages import listed, with_query
 from mayfly.client.records import (
     AliasMove,
     AliasRecord,
@@ -88,7 +88,7 @@ class AsyncReleases:
     async def aliases(self) -> list[AliasRecord]:
         """Return the aliases by name."""
         document = await self._caller.get(self._path("aliases"))
-        return [AliasRecord.read(alias) for alias in document["aliases"]]
+        return [AliasRecord.read(alias) for alias in listed(document, "aliases")]
 
     async def alias(self, alias: str = PROD) -> AliasRecord:
         """Return an alias."""

@@ -62,6 +62,18 @@ def json_request(method: str, path: str, document: object = None, **more: Any) -
     return Request(method, path, headers=headers, body=body, **more)
 
 
+def listed(document: Any, name: str) -> list[Any]:
+    """Return the list in a document.
+
+    Raises:
+        ServerError: there is none, so that another server answered.
+    """
+    items = document.get(name) if isinstance(document, dict) else None
+    if not isinstance(items, list):
+        raise errors.ServerError(f"the reply has no {name}: is the URL that of a Mayfly stack?")
+    return items
+
+
 def with_query(path: str, **query: object) -> str:
     """Return a path with a query of the non-empty fields.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from mayfly.client.http1.messages import with_query
+from mayfly.client.http1.messages import listed, with_query
 from mayfly.client.records import (
     AuditRecord,
     DeadLetter,
@@ -67,7 +67,7 @@ class Administration:
     def dead_letters(self) -> list[DeadLetter]:
         """Return the uploads whose registration failed too often."""
         document = self._caller.get("/api/v1/dead-letters")
-        return [DeadLetter.read(row) for row in document["dead_letters"]]
+        return [DeadLetter.read(row) for row in listed(document, "dead_letters")]
 
     def redrive(self) -> None:
         """Register the uploads of all dead letters once more."""

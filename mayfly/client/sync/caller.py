@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from mayfly.client.errors import Disconnected, MayflyError, ServerError, TimedOut
-from mayfly.client.http1.messages import Reply, Request, error_of, json_request
+from mayfly.client.errors import Disconnected, MayflyError, TimedOut
+from mayfly.client.http1.messages import Reply, Request, error_of, json_request, listed
 from mayfly.client.http1.retries import RetryPolicy
 from mayfly.client.signature_cache import SignatureCache
 from mayfly.client.sync.transport import Transport, sleep
@@ -58,9 +58,7 @@ class Caller:
         """Yield the items of a list, page by page."""
         page = self.get(path)
         while True:
-            if not isinstance(page, dict) or name not in page:
-                raise ServerError(f"the reply has no {name}: is the URL that of a Mayfly stack?")
-            for item in page[name]:
+            for item in listed(page, name):
                 yield item
             if not page.get("next_cursor"):
                 return

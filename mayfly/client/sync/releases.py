@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from mayfly.client.http1.messages import with_query
+from mayfly.client.http1.messages import listed, with_query
 from mayfly.client.records import (
     AliasMove,
     AliasRecord,
@@ -89,7 +89,7 @@ class Releases:
     def aliases(self) -> list[AliasRecord]:
         """Return the aliases by name."""
         document = self._caller.get(self._path("aliases"))
-        return [AliasRecord.read(alias) for alias in document["aliases"]]
+        return [AliasRecord.read(alias) for alias in listed(document, "aliases")]
 
     def alias(self, alias: str = PROD) -> AliasRecord:
         """Return an alias."""
