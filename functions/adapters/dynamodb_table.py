@@ -78,7 +78,8 @@ class ItemTable:
             return [self._ahead.pop(key) for key in keys]
         items: dict[tuple[str, str], Item] = {}
         request_keys = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]
-        request = {self._name: {"Keys": request_keys, "ConsistentRead": True}}
+        # DynamoDB refuses a request without keys.
+        request = {self._name: {"Keys": request_keys, "ConsistentRead": True}} if keys else {}
         idle = 0
         while request:
             reply = self._call("BatchGetItem", {"RequestItems": request})

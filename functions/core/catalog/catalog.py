@@ -60,7 +60,7 @@ class Catalog:
         many names.
         """
         names, position = self._names(search, after, limit)
-        items = self._table.get([(model_pk(name), "META") for name in names]) if names else []
+        items = self._table.get([(model_pk(name), "META") for name in names])
         return [summary_from_item(item) for item in items if item], position
 
     def _names(self, search: Search, after: str, limit: int) -> tuple[list[str], str]:
@@ -125,7 +125,7 @@ class Catalog:
         ]
         numbers = [number for number in reversed(numbers) if before is None or number < before]
         keys = [(model_pk(model), version_sk(number)) for number in numbers[:limit]]
-        items = self._table.get(keys[:100]) + self._table.get(keys[100:]) if keys else []
+        items = [item for at in (0, 100) for item in self._table.get(keys[at : at + 100])]
         return [version_from_item(item) for item in items if item]
 
     def version(self, model: str, number: int) -> tuple[Version, ModelSummary]:

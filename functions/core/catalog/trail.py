@@ -86,7 +86,7 @@ class Trail:
         while True:
             rows = list(self._table.newest("AUDIT", before, CHUNK))
             keys = [(row["pk"], row["sk"]) for row in rows]
-            yield from (item for item in (self._table.get(keys) if keys else []) if item)
+            yield from (item for item in self._table.get(keys) if item)
             if len(rows) < CHUNK:
                 return
             before = rows[-1]["listed"]
