@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from functions.core.registry.version import Alias
-from functions.manage.documents.base import NextCursor, RequestDocument
+from functions.manage.documents.base import NextCursor, ReplyDocument, RequestDocument
 from functions.manage.documents.fields import ExpectedRevision, Number
 
 
@@ -25,7 +25,7 @@ class Expectation(RequestDocument):
     expected_revision: ExpectedRevision = None
 
 
-class AliasDocument(BaseModel):
+class AliasDocument(ReplyDocument):
     """Alias with the version it points at."""
 
     model: str
@@ -38,13 +38,13 @@ class AliasDocument(BaseModel):
     )
 
 
-class AliasList(BaseModel):
+class AliasList(ReplyDocument):
     """Every alias of a model, by name."""
 
     aliases: list[AliasDocument]
 
 
-class Removal(BaseModel):
+class Removal(ReplyDocument):
     """Confirmation that an alias is gone."""
 
     model: str
@@ -52,7 +52,7 @@ class Removal(BaseModel):
     deleted: bool
 
 
-class AliasMove(BaseModel):
+class AliasMove(ReplyDocument):
     """Change of an alias: which versions, when, by whom and how."""
 
     at: str
@@ -64,7 +64,7 @@ class AliasMove(BaseModel):
     to_traffic: dict[str, Any] | None = Field(description="Traffic object after, if any.")
 
 
-class AliasHistory(BaseModel):
+class AliasHistory(ReplyDocument):
     """Page of an alias's changes, newest first.
 
     It may be short although others follow.

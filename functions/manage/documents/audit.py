@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from functions.core.catalog.trail import audited_model
 from functions.core.registry.table import Item
-from functions.manage.documents.base import NextCursor
+from functions.manage.documents.base import NextCursor, ReplyDocument
 
 
-class AuditRecord(BaseModel):
+class AuditRecord(ReplyDocument):
     """Change of a model or key: actor, action, values before and after."""
 
     at: str
@@ -23,7 +23,7 @@ class AuditRecord(BaseModel):
     after: dict[str, Any]
 
 
-class AuditPage(BaseModel):
+class AuditPage(ReplyDocument):
     """Page of audit records, newest first.
 
     It may be short although others follow.

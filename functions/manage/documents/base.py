@@ -12,20 +12,29 @@ NextCursor = Annotated[
 ]
 
 
+class ReplyDocument(BaseModel):
+    """Base of replies.
+
+    Its validator is built at first use, not in a cold start.
+    """
+
+    model_config = ConfigDict(defer_build=True)
+
+
 class RequestDocument(BaseModel):
     """Base of requests: an unknown field is an error."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
-class Problem(BaseModel):
+class Problem(ReplyDocument):
     """Wrong field of a request."""
 
     path: str = Field(description="Place of the field, e.g. scopes[0].")
     message: str
 
 
-class ErrorDocument(BaseModel):
+class ErrorDocument(ReplyDocument):
     """Error of the control plane."""
 
     error: str = Field(description="One sentence for people.")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from functions.core.canary.judge import Arm, quantile_bounds, share_bounds
 from functions.core.canary.verdict import Action, Verdict
@@ -12,7 +12,7 @@ from functions.core.registry.table import Item
 from functions.core.registry.version import Alias
 from functions.core.traffic.canary import RANGES, STEPS_MAX, Canary, Settings
 from functions.core.usage.histogram import quantile_us
-from functions.manage.documents.base import RequestDocument
+from functions.manage.documents.base import ReplyDocument, RequestDocument
 from functions.manage.documents.fields import ExpectedRevision, Number
 
 DEFAULTS = Settings()
@@ -70,7 +70,7 @@ class StartCanary(CanarySettings):
     expected_revision: ExpectedRevision = None
 
 
-class Share(BaseModel):
+class Share(ReplyDocument):
     """Share of requests with always-valid 95 % bounds."""
 
     value: float | None
@@ -78,7 +78,7 @@ class Share(BaseModel):
     high: float
 
 
-class Duration(BaseModel):
+class Duration(ReplyDocument):
     """Latency in milliseconds with always-valid 95 % bounds."""
 
     value: float
@@ -86,7 +86,7 @@ class Duration(BaseModel):
     high: float
 
 
-class ArmDocument(BaseModel):
+class ArmDocument(ReplyDocument):
     """Counters of one of a canary's versions in the present step."""
 
     version: int
@@ -105,7 +105,7 @@ class CanaryState(StrEnum):
     STOPPED = "stopped"
 
 
-class CanaryDocument(BaseModel):
+class CanaryDocument(ReplyDocument):
     """Canary of an alias: the one that runs, or the latest one."""
 
     model: str

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, Field
 
 from functions.core.access.access_key import DAY_S, AccessKey, KeyState
 from functions.core.access.grants import EVERY_MODEL, Scope
-from functions.manage.documents.base import NextCursor, RequestDocument
+from functions.manage.documents.base import NextCursor, ReplyDocument, RequestDocument
 
 OVERLAP_MAX_S = 30 * DAY_S
 
@@ -46,7 +46,7 @@ class RotateKey(RequestDocument):
     )
 
 
-class KeyDocument(BaseModel):
+class KeyDocument(ReplyDocument):
     """Access key as the control plane shows it, without its text."""
 
     id: str
@@ -73,7 +73,7 @@ class NewKeyDocument(KeyDocument):
     )
 
 
-class KeyPage(BaseModel):
+class KeyPage(ReplyDocument):
     """Page of access keys, oldest first."""
 
     keys: list[KeyDocument]

@@ -3,11 +3,11 @@
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from functions.core.catalog.summaries import ModelSummary
 from functions.core.errors import InvalidRequest
-from functions.manage.documents.base import NextCursor, RequestDocument
+from functions.manage.documents.base import NextCursor, ReplyDocument, RequestDocument
 from functions.manage.documents.canaries import CanarySettings
 from functions.manage.documents.fields import ExpectedRevision
 
@@ -68,7 +68,7 @@ class ChangeModel(RequestDocument):
         return changes
 
 
-class NewestVersion(BaseModel):
+class NewestVersion(ReplyDocument):
     """Facts of a model's newest version, in any state."""
 
     version: int
@@ -79,7 +79,7 @@ class NewestVersion(BaseModel):
     damaged: str | None
 
 
-class ModelDocument(BaseModel):
+class ModelDocument(ReplyDocument):
     """Model with its aliases and its newest version."""
 
     name: str
@@ -103,7 +103,7 @@ class ServedModelDocument(ModelDocument):
     serving: bool = Field(description="False for a model that was unloaded.")
 
 
-class ModelPage(BaseModel):
+class ModelPage(ReplyDocument):
     """Page of models by name.
 
     It may be short, even empty, although others follow.

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from functions.core.registry.version import Alias
 from functions.core.traffic.traffic import VERSIONS_MAX, Traffic, Weight, read_traffic
-from functions.manage.documents.base import RequestDocument
+from functions.manage.documents.base import ReplyDocument, RequestDocument
 from functions.manage.documents.fields import ExpectedRevision, Number
 
 Percent = Annotated[
@@ -49,7 +49,7 @@ class SetTraffic(RequestDocument):
         return read_traffic(self.model_dump(exclude={"expected_revision"}))
 
 
-class TrafficDocument(BaseModel):
+class TrafficDocument(ReplyDocument):
     """Traffic of an alias.
 
     An alias without a traffic object has one weight and no id.

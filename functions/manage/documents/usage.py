@@ -1,9 +1,11 @@
 """JSON documents about usage."""
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from functions.manage.documents.base import ReplyDocument
 
 
-class LatencyDocument(BaseModel):
+class LatencyDocument(ReplyDocument):
     """Quantiles of latency, from event to reply; at most 25 % off."""
 
     p50: float | None
@@ -11,7 +13,7 @@ class LatencyDocument(BaseModel):
     p99: float | None
 
 
-class CountsDocument(BaseModel):
+class CountsDocument(ReplyDocument):
     """Sums over requests that came to a version."""
 
     requests: int
@@ -41,7 +43,7 @@ class UsageRow(CountsDocument):
     day: str | None = Field(default=None, description="Day in UTC, e.g. 2026-11-22.")
 
 
-class PricesDocument(BaseModel):
+class PricesDocument(ReplyDocument):
     """Prices that the costs were computed with, in dollars."""
 
     region: str = Field(description="Region of the prices; us-east-1 if yours is not in the table.")
@@ -54,7 +56,7 @@ class PricesDocument(BaseModel):
     )
 
 
-class UsageDocument(BaseModel):
+class UsageDocument(ReplyDocument):
     """Usage from a first to a last day, both included, in UTC."""
 
     from_day: str

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from functions.core.catalog.summaries import ModelSummary
 from functions.core.registry.version import Blob, State, Version
-from functions.manage.documents.base import NextCursor, RequestDocument
+from functions.manage.documents.base import NextCursor, ReplyDocument, RequestDocument
 from functions.manage.documents.fields import Note
 
 JsonObject = dict[str, Any]
@@ -26,14 +26,14 @@ class SetNote(RequestDocument):
     note: Note
 
 
-class ReasonDocument(BaseModel):
+class ReasonDocument(ReplyDocument):
     """Reason why a version is rejected or waits."""
 
     code: str
     message: str
 
 
-class ApprovalDocument(BaseModel):
+class ApprovalDocument(ReplyDocument):
     """Decision of a person about a version."""
 
     decision: str = Field(description="approve or reject.")
@@ -42,7 +42,7 @@ class ApprovalDocument(BaseModel):
     note: str
 
 
-class BlobDocument(BaseModel):
+class BlobDocument(ReplyDocument):
     """Stored file of a version."""
 
     name: str
@@ -50,7 +50,7 @@ class BlobDocument(BaseModel):
     size_bytes: int
 
 
-class SourceDocument(BaseModel):
+class SourceDocument(ReplyDocument):
     """Uploaded object that a version is made from."""
 
     bucket: str
@@ -58,7 +58,7 @@ class SourceDocument(BaseModel):
     object_version: str
 
 
-class VersionRow(BaseModel):
+class VersionRow(ReplyDocument):
     """Version as lists show it."""
 
     version: int
@@ -75,7 +75,7 @@ class VersionRow(BaseModel):
     note: str
 
 
-class VersionPage(BaseModel):
+class VersionPage(ReplyDocument):
     """Page of versions, newest first."""
 
     versions: list[VersionRow]
@@ -108,7 +108,7 @@ class VersionDocument(VersionRow):
     uploaded_at: str | None
 
 
-class DiffDocument(BaseModel):
+class DiffDocument(ReplyDocument):
     """Differences of two versions; equal parts are left out."""
 
     model: str
