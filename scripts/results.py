@@ -92,6 +92,17 @@ def python_client(results: Sequence[Run]) -> str:
     )
 
 
+def control_plane(results: Sequence[Run]) -> str:
+    """Summarize calls and time of control-plane requests over a small registry."""
+    largest = max(row["models"] for row in results)
+    return f"with {largest} models: " + "; ".join(
+        f"{row['what']} {row['calls_max']:g} requests to DynamoDB,"
+        f" {times(row['over_smallest'])} the time of {min(r['models'] for r in results)} models"
+        for row in results
+        if row["models"] == largest
+    )
+
+
 def memory(results: Sequence[Run]) -> str:
     """Summarize the peak memory of a loaded model over an idle process."""
     rows = [row for row in results if row["contender"] == "ours"]
@@ -118,6 +129,7 @@ SUMMARIES: Mapping[str, Callable[[Sequence[Run]], str]] = {
         peers,
         register,
         many_models,
+        control_plane,
         memory,
         python_client,
     )
