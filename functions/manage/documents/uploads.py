@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from functions.core.intake.announcement import PUT_BYTES
 from functions.core.intake.status import UploadState, UploadStatus
 from functions.core.upload_record import UploadRecord, package_of
 from functions.core.uploads import PREFIX
-from functions.manage.documents.base import NextCursor, RequestDocument
+from functions.manage.documents.base import NextCursor, ReplyDocument, RequestDocument
 
 MODEL_PATTERN = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"
 PACKAGE_PATTERN = "^up-[0-9a-f]{20}$"
@@ -40,7 +40,7 @@ class CreateUpload(RequestDocument):
     )
 
 
-class NewUpload(BaseModel):
+class NewUpload(ReplyDocument):
     """Announced upload: send the file to `url` with all `headers`."""
 
     id: str
@@ -52,14 +52,14 @@ class NewUpload(BaseModel):
     expires_at: str = Field(description="Time by which the upload has to begin.")
 
 
-class ReasonDocument(BaseModel):
+class ReasonDocument(ReplyDocument):
     """Stable code and sentence that say why an upload failed."""
 
     code: str
     message: str
 
 
-class UploadDocument(BaseModel):
+class UploadDocument(ReplyDocument):
     """Upload with its state."""
 
     id: str
@@ -82,14 +82,14 @@ class UploadDocument(BaseModel):
     expires_at: str | None = Field(description="End of the signed URL.")
 
 
-class UploadPage(BaseModel):
+class UploadPage(ReplyDocument):
     """Page of uploads, newest first; it may be short."""
 
     uploads: list[UploadDocument]
     next_cursor: NextCursor
 
 
-class DeadLetterDocument(BaseModel):
+class DeadLetterDocument(ReplyDocument):
     """Upload event that failed five times."""
 
     id: str
@@ -102,7 +102,7 @@ class DeadLetterDocument(BaseModel):
     reason: str
 
 
-class DeadLetters(BaseModel):
+class DeadLetters(ReplyDocument):
     """Dead letters, at most 100."""
 
     dead_letters: list[DeadLetterDocument]
@@ -116,13 +116,13 @@ class Redrive(RequestDocument):
     )
 
 
-class RedriveStarted(BaseModel):
+class RedriveStarted(ReplyDocument):
     """Begun redrive; `task` is the handle of its SQS message move task."""
 
     task: str
 
 
-class ReconcileStarted(BaseModel):
+class ReconcileStarted(ReplyDocument):
     """Begun run of the reconciler; its log and metrics have the findings."""
 
     started: bool
