@@ -35,6 +35,7 @@ REPEATS = {
     "answered as the first one, for a day, with the header idempotency-replayed.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
+CURSOR = {"pattern": "^[A-Za-z0-9_=-]*$", "maxLength": 4096}  # base64 of a position
 # Powertools' own errors, which are answered in our shape.
 NOT_OURS = ("HTTPValidationError", "ValidationError", "ResponseValidationError")
 
@@ -94,6 +95,14 @@ def _operation(generated: Document, route: Route) -> Document:
     sentences = (generated.get("description"), scope_text(route.scope))
     operation["description"] = joined(*sentences)
     operation["responses"] = {str(route.status): reply, **error_responses(statuses(route))}
+    parameters = [_bounded(parameter) for parameter in generated.get("parameters", [])]
     if route.method in CHANGES:
-        operation["parameters"] = [*generated.get("parameters", []), REPEATS]
-    return operation
+        parameters.append(REPEATS)
+    return operation | ({"parameters": parameters} if parameters else {})
+
+
+def _bounded(parameter: Document) -> Document:
+    """Return a parameter; that of a cursor with the form that all cursors have."""
+    if parameter["name"] != "cursor":
+        return parameter
+    return {**parameter, "schema": {**parameter["schema"], **CURSOR}}
