@@ -40,6 +40,7 @@ BATCH = 64
 JOB_LIMIT_S = 400
 READY_LIMIT_S = 60
 POLL_S = 0.25
+NEXT = "Next: make local keeps the stack up; open the console's address that it prints last."
 
 
 # Raised when a part of the stack has ended.
@@ -142,12 +143,13 @@ def show(options: argparse.Namespace, stack: contextlib.ExitStack, started: floa
     )
 
     command = curl(running, key, data)
-    print(f"  {next_step(command, options.keep)}")
+    if options.keep:  # no stack, no call
+        print(f"  {command}")
     print(f"\nTotal: {time.monotonic() - started:.1f} s.", flush=True)
     if accuracy < GOAL:
         raise DemoFailed(f"accuracy {accuracy:.4f} is below {GOAL}")
+    print(f"\n{advice(running, key, options.keep)}", flush=True)
     if options.keep:
-        print(f"\n{screen(running, key).text()}", flush=True)
         while not is_dying(running.pid):
             time.sleep(POLL_S)
         raise DemoFailed(f"the local stack has ended{last_words()}")
@@ -322,9 +324,9 @@ def curl(running: RunningStack, key: str, data: Dataset) -> str:
     return f'curl -s -H "x-api-key: {key}" {url} -d @{short(request)}'
 
 
-def next_step(command: str, keep: bool) -> str:
-    """Return the command for a kept stack, or how to keep one."""
-    return command if keep else "make local does the same and keeps the stack up for your calls"
+def advice(running: RunningStack, key: str, keep: bool) -> str:
+    """Return what to do with a kept stack, or how to keep one."""
+    return screen(running, key).text() if keep else NEXT
 
 
 def get(url: str, body: bytes | None = None, key: str = "") -> Any:

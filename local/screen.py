@@ -22,9 +22,9 @@ class Screen:
     outputs: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the stack's addresses, shell `export` lines and first commands to print."""
-        sections = (self._addresses(), self._exports(), self._commands(), self._end())
-        return "\n\n".join(sections)
+        """Return addresses, shell `export` lines, first commands, and how to open the console."""
+        parts = (self._addresses(), self._exports(), self._commands(), self._end(), self._console())
+        return "\n\n".join(parts)
 
     def _addresses(self) -> str:
         rows = [
@@ -71,3 +71,8 @@ class Screen:
 
     def _end(self) -> str:
         return "Models are in temporary files: they are gone when this stops. Ctrl-C stops it."
+
+    def _console(self) -> str:
+        # last and each on a line of its own: what a newcomer opens and pastes
+        key = [f"Key:     {self.key}"] if self.key else []
+        return "\n".join([f"Console: {self.api_url}/console/", *key])

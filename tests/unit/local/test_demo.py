@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from local.client import RunningStack
+
 pytestmark = pytest.mark.train  # the demo reads the recipe's data
 
 
@@ -49,10 +51,33 @@ def test_a_failure_prints_its_cause_in_one_line_and_exits_1(
     )
 
 
-def test_a_command_is_shown_only_while_its_stack_runs() -> None:
+@pytest.fixture
+def running() -> RunningStack:
+    return RunningStack(
+        api_url="http://127.0.0.1:8080/live",
+        root_url="http://127.0.0.1:8082",
+        endpoint_url="http://127.0.0.1:8081",
+        lambda_url="http://127.0.0.1:8083",
+        log_dir=Path("logs"),
+        outputs={"ArtifactsBucketName": "bucket", "RegistryTableName": "table"},
+        environment={},
+        pid=1,
+    )
+
+
+def test_a_kept_stack_ends_with_the_console_and_its_key(running: RunningStack) -> None:
     from local import demo
 
-    assert demo.next_step("curl URL", keep=True) == "curl URL"
-    hint = demo.next_step("curl URL", keep=False)
-    assert "curl" not in hint
-    assert "make local" in hint
+    assert demo.advice(running, "mfy_id_secret", keep=True).splitlines()[-2:] == [
+        "Console: http://127.0.0.1:8080/live/console/",
+        "Key:     mfy_id_secret",
+    ]
+
+
+def test_a_stopped_demo_ends_with_the_way_to_the_console(running: RunningStack) -> None:
+    from local import demo
+
+    [line] = demo.advice(running, "mfy_id_secret", keep=False).splitlines()
+    assert "make local" in line
+    assert "console" in line
+    assert "127.0.0.1" not in line  # that stack has ended

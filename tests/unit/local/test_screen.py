@@ -44,9 +44,17 @@ def test_addresses_outputs_and_the_model_are_named() -> None:
     assert "Ctrl-C" in text
 
 
+def test_the_last_lines_are_the_consoles_address_and_the_key() -> None:
+    assert SCREEN.text().splitlines()[-2:] == [
+        f"Console: {SCREEN.api_url}/console/",
+        f"Key:     {SCREEN.key}",
+    ]
+
+
 def test_without_a_key_no_line_has_one() -> None:
     text = replace(SCREEN, key="").text()
 
     assert "MAYFLY_KEY" not in text
     assert "keys create" not in text
+    assert text.endswith("/console/")
     assert "curl -s $API/v2/models/digits" in text
