@@ -5,7 +5,7 @@ The checks read table and buckets directly, without the code under test.
 I1  each upload is exactly one version, and each version belongs to an upload
 I2  versions are numbered 1..n without a gap, and n + 1 is next
 I3  a READY version's blobs exist, match their address, and are the bytes of that object version
-I4  an alias points at a READY version
+I4  an alias points at a READY version, and its traffic names only such
 I5  PENDING becomes READY or REJECTED, these become ARCHIVED; nothing else of a finished version
     changes
 I6  every upload ends: no version stays PENDING once all events were delivered (see machine.py)
@@ -13,6 +13,7 @@ I7  audit records are numbered 1..revision without a gap and never change; repla
     the stored state
 I8  `latest` is the READY version whose upload was written last, and never moves back; `prod`
     moves by itself once, to the first version that becomes READY
+    A move ends the alias's split; a rollback during a split ends it and moves nothing
 I9  an existing alias can always be resolved (see machine.py)
 I10 an invalid upload is REJECTED with a reason, never READY; nothing else is stored
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 from tests.stateful.cloud import Cloud, Stored
 
+PARTITIONS = {"MODEL", "BLOB", "RECONCILE", "UPLOAD"}
 DEATHS = 5  # workers that one upload may kill before it is rejected
 Rows = Mapping[str, Any]
 
@@ -57,7 +59,7 @@ class Checker:
         self._check_buckets(blobs)
         for pk, items in rows.items():
             kind, _, model = pk.partition("#")
-            assert kind in {"MODEL", "BLOB", "RECONCILE"}, f"I10: unknown partition {pk}"
+            assert kind in PARTITIONS, f"I10: unknown partition {pk}"
             notes = {sk for sk in items if sk.startswith("FAILURE#")}
             if kind != "MODEL" or notes == set(items):
                 continue
@@ -181,6 +183,11 @@ class Checker:
             assert states.get(item["version"]) == "READY", (
                 f"I4: {alias} points at {item['version']} of {states}"
             )
+            self._check_traffic(item, states)
+            traffic = _document(item.get("traffic"))
+            assert traffic == replay.traffic.get(alias), (
+                f"I7: {traffic} stored, {replay.traffic} by the audit"
+            )
             assert (item["previous"], item["revision"]) == replay.history[alias], (
                 f"I7: {item} stored, {replay.history} by the audit"
             )
@@ -190,6 +197,21 @@ class Checker:
         assert not newer, f"I8: latest is {points['latest']}, and {newer} were written later"
         ready_count = replay.ready
         assert meta.get("ready", 0) == ready_count, f"I2: {meta} after {ready_count} READY versions"
+
+    def _check_traffic(self, alias: Rows, states: Mapping[int, str]) -> None:
+        """I4: a split sums to 100 and names READY versions, first that of the alias."""
+        traffic = alias.get("traffic")
+        if traffic is None:
+            return
+        weights = traffic["weights"]
+        assert weights[0]["version"] == alias["version"], f"I4: {alias}"
+        assert round(sum(weight["weight"] for weight in weights), 6) == 100, f"I4: {alias}"
+        shadow = [traffic["shadow"]] if traffic["shadow"] else []
+        for part in [*weights, *shadow]:
+            number = part["version"]
+            assert number == 0 or states.get(number) == "READY", (
+                f"I4: {alias} gives traffic to {number} of {states}"
+            )
 
     def _check_records(self, rows: Mapping[str, Rows]) -> None:
         versions = [
@@ -239,7 +261,8 @@ class Replay:
     gone: Set[tuple[str, str]]  # (key, version id) of uploads that were deleted for good
     versions: dict[int, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
-    history: dict[str, tuple[int | None, int]] = field(default_factory=dict)  # previous, moves
+    history: dict[str, tuple[int | None, int]] = field(default_factory=dict)  # previous, changes
+    traffic: dict[str, Rows | None] = field(default_factory=dict)  # documents by alias
     ready: int = 0  # versions that were ever READY
 
     def apply(self, record: Rows) -> None:
@@ -262,7 +285,7 @@ class Replay:
             self.ready += after["state"] == "READY"
         version |= {name: after[name] for name in AUDITED if name in after}
         for alias, target in after.get("aliases", {}).items():
-            was, (_, moves) = self.aliases.get(alias), self.history.get(alias, (None, 0))
+            was, (previous, moves) = self.aliases.get(alias), self.history.get(alias, (None, 0))
             assert before["aliases"][alias] == was, f"I7: {record}, and {alias} pointed at {was}"
             assert self.versions[target]["state"] == "READY", (
                 f"I4: {record}, and the version is {self.versions[target]}"
@@ -273,8 +296,17 @@ class Replay:
                 )
             if alias == "prod" and record["action"] == "finish":
                 assert (was, self.ready) == (None, 1), f"I8: prod moved by itself: {record}"
-            self.history[alias] = (was, moves + 1)
+            if record["action"] == "rollback" and self.traffic.get(alias):
+                assert target == was, f"I8: {record} moved {alias} and did not end its split first"
+            self.history[alias] = (previous if target == was else was, moves + 1)
             self.aliases[alias] = target
+            self._apply_traffic(alias, record)
+
+    def _apply_traffic(self, alias: str, record: Rows) -> None:
+        """Replace an alias's traffic object; a move without one ends none."""
+        before = record["before"].get("traffic", {}).get(alias)
+        assert before == self.traffic.get(alias), f"I7: {record} follows {self.traffic}"
+        self.traffic[alias] = record["after"].get("traffic", {}).get(alias)
 
     def is_newer(self, number: int, rival: int) -> bool:
         """Return True if a version's S3 object was written after another's.
@@ -291,6 +323,14 @@ class Replay:
 
 def _sorted(items: Rows, prefix: str) -> list[Rows]:
     return [items[sk] for sk in sorted(items) if sk.startswith(prefix)]
+
+
+def _document(traffic: Rows | None) -> Rows | None:
+    """Return a stored traffic object without the empty place of a first candidate."""
+    if traffic is None:
+        return None
+    weights = [weight for weight in traffic["weights"] if weight["version"]]
+    return {**traffic, "weights": weights}
 
 
 def _address(source: Rows) -> tuple[str, str]:

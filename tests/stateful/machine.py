@@ -29,6 +29,7 @@ from functions.adapters.aws.s3_listing import S3BlobListing, S3UploadListing
 from functions.adapters.aws.sqs import SqsQueue
 from functions.core.errors import InvalidModel, PlatformError, Unavailable
 from functions.core.protocol.signature import Signature, TensorSpec
+from functions.core.records import replace
 from functions.core.registration.registration import Registration
 from functions.core.registration.sandbox_protocol import Brief, Built, Unpacked
 from functions.core.registry.dead_letters import note_failure
@@ -36,6 +37,7 @@ from functions.core.registry.reconciler import Limits, Reconciler
 from functions.core.registry.registry import Registry
 from functions.core.registry.releases import Releases
 from functions.core.registry.version import Version
+from functions.core.traffic.traffic import Weight, split
 from functions.core.uploads import Form, Upload
 from functions.register.handler import RegisterHandler
 from functions.register.manifest import read_manifest
@@ -77,6 +79,7 @@ INDEX = CHOICES.map(lambda choices: choices.randrange(100))  # modulo the number
 FAULTS = [fault for fault in Fault if fault is not Fault.PAUSE]
 ORDERS = CHOICES.map(lambda choices: choices.choice([None] * 5 + FAULTS))
 ALIASES = st.sampled_from(["prod", "canary"])
+PERCENTS = st.sampled_from([0, 0.5, 10, 100])
 
 
 class TrustingSandbox:
@@ -288,11 +291,45 @@ class Machine(RuleBasedStateMachine):
         allowed = items.get(f"VERSION#{number:010d}", {}).get("state") == "READY"
         self.call(lambda: self.releases.move_alias(model, alias, number, actor="me"), plan, allowed)
 
+    @rule(model=MODELS, alias=ALIASES, index=INDEX, shadow=INDEX, percent=PERCENTS, plan=PLANS)
+    def set_traffic(
+        self,
+        model: str,
+        alias: str,
+        index: int,
+        shadow: int,
+        percent: float,
+        plan: dict[int, Fault],
+    ) -> None:
+        """Split an alias's traffic, or end a split; an allowed one has to succeed."""
+        number, items = self.some_version(model, index)
+        shadowed, _ = self.some_version(model, shadow)
+        standing = items.get(f"ALIAS#{alias}")
+        stable = standing["version"] if standing else number
+        candidates = [
+            item["version"]
+            for sk, item in items.items()
+            if sk.startswith("VERSION#") and item["state"] == "READY" and item["version"] != stable
+        ]
+        if candidates and index % 4:  # mostly a split that is allowed
+            number = pick(candidates, index)
+        traffic = split(stable, number, percent) if stable != number else None
+        if traffic and shadow % 2:
+            traffic = replace(traffic, shadow=Weight(shadowed, 500))
+        named = [items.get(f"VERSION#{n:010d}", {}) for n in (traffic.versions if traffic else ())]
+        ready = all(item.get("state") == "READY" and not item["damaged"] for item in named)
+        shadows_itself = traffic and traffic.shadow and traffic.shadow.version == stable
+        self.call(
+            lambda: self.releases.set_traffic(model, alias, traffic, actor="me"),
+            plan,
+            allowed=bool(standing) and ready and not shadows_itself,
+        )
+
     @rule(model=MODELS, index=INDEX, plan=PLANS)
     def archive(self, model: str, index: int, plan: dict[int, Fault]) -> None:
         number, items = self.some_version(model, index)
         aliases = [item for sk, item in items.items() if sk.startswith("ALIAS#")]
-        targets = {item["version"] for item in aliases}
+        targets = {number for item in aliases for number in named_versions(item)}
         state = items.get(f"VERSION#{number:010d}", {}).get("state", "PENDING")
         allowed = state != "PENDING" and number not in targets
         self.call(lambda: self.releases.archive(model, number, actor="me"), plan, allowed)
@@ -303,6 +340,15 @@ class Machine(RuleBasedStateMachine):
         paused = len(self.paused)
         self.archive(model, index, {number: Fault.PAUSE})
         self.move_alias(model, alias, index, {})
+        while len(self.paused) > paused:
+            self.go_on(self.paused[-1])
+
+    @rule(model=MODELS, alias=ALIASES, index=INDEX, number=EARLY)
+    def archive_and_set_traffic(self, model: str, alias: str, index: int, number: int) -> None:
+        """Give traffic to a version before a call that archives that version."""
+        paused = len(self.paused)
+        self.archive(model, index, {number: Fault.PAUSE})
+        self.set_traffic(model, alias, index, index, 10, {})
         while len(self.paused) > paused:
             self.go_on(self.paused[-1])
 
@@ -541,6 +587,13 @@ class Machine(RuleBasedStateMachine):
 
     def is_marked(self, sent: Sent) -> bool:
         return self.cloud.objects(self.cloud.artifacts)[sent.stored.key][-1].content is None
+
+
+def named_versions(alias: Mapping[str, Any]) -> list[int]:
+    """Return the versions that a stored alias names: its own and those of its traffic."""
+    traffic = alias.get("traffic") or {"weights": [], "shadow": None}
+    shadow = [traffic["shadow"]] if traffic["shadow"] else []
+    return [alias["version"], *(part["version"] for part in [*traffic["weights"], *shadow])]
 
 
 def pick(candidates: list[Any], index: int) -> Any:

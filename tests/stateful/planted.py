@@ -175,9 +175,40 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         (Registry, "_moves_at_ready", 'if prod is None and not meta.get("ready", 0):', "if True:"),
     ),
     "archive ignores aliases": lambda: edited(
-        (Releases, "archive", "_check_unused(version, self.all_aliases(model))", "pass"),
+        (Releases, "archive", "check_unused(version, self.all_aliases(model))", "pass"),
     ),
     "archive reads the aliases before META": aliases_read_before_meta,
+    "traffic without the READY check": lambda: edited(
+        (Releases, "_set_traffic", "check_releasable(version_from_item(target))", "pass"),
+    ),
+    "archive ignores traffic": lambda: edited(
+        (
+            Releases,
+            "archive",
+            "self.all_aliases(model)",
+            "[replace(alias, traffic=None) for alias in self.all_aliases(model)]",
+        ),
+    ),
+    "a move keeps the split": lambda: edited(
+        (
+            Releases,
+            "_move",
+            'put = alias_put(model, name, number, item, meta.get("retired", {}).get(name, 0))',
+            "put = alias_put(model, name, number, item)\n"
+            '    put = replace(put, item={**put.item, "traffic": (item or {}).get("traffic")})',
+        ),
+    ),
+    "a rollback does not end a split first": lambda: edited(
+        (
+            Releases,
+            "rollback",
+            "alias.version if alias.traffic else alias.previous",
+            "alias.previous",
+        ),
+    ),
+    "a split has no audit of its own": lambda: edited(
+        (Releases, "_set_traffic", "alias, arranged, facts)", "alias, alias.traffic, facts)"),
+    ),
     "the audit record is dropped": lambda: edited(
         (Transactions, "_transact", "[guard, *puts, audit]", "[guard, *puts]")
     ),
@@ -216,6 +247,8 @@ FOUND_SOON = (  # within a few examples: these are part of `make test`
     "prod follows latest",
     "a failure is acknowledged",
     "an alias without the READY check",
+    "traffic without the READY check",
+    "a move keeps the split",
     "PENDING versions are not resumed",
     "a referenced blob is collected",
 )
