@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.client.errors import InvalidInput, NotConfigured
+from mayfly.client.tensors.nesting import named, nested
 from mayfly.client.tensors.signature import Signature, TensorSpec
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -51,7 +52,7 @@ def from_json(text: str, name: str) -> Any:
     tensors = document.get("inputs") if isinstance(document, dict) else None
     if isinstance(tensors, list) and all(isinstance(row, dict) for row in tensors):
         try:
-            return {row["name"]: _shaped(_flat(row["data"]), row["shape"]) for row in tensors}
+            return named(tensors)
         except (KeyError, TypeError, IndexError) as error:
             raise InvalidInput(f"{name}: inputs need name, shape and data: {error}") from None
     return document
@@ -111,9 +112,7 @@ def from_image(path: Path, signature: Signature) -> Any:
     values = list(pixels) if spec.kind.kind == "i" else [byte / 255 for byte in pixels]
     planes = [values[channel::channels] for channel in range(channels)]
     flat = [value for plane in planes for value in plane]
-    return _shaped(
-        flat, [1] * (len(spec.shape) - 3) + [channels, height, width][-len(spec.shape) :]
-    )
+    return nested(flat, [1] * (len(spec.shape) - 3) + [channels, height, width][-len(spec.shape) :])
 
 
 def _with_image_shape(spec: TensorSpec) -> list[int]:
@@ -159,23 +158,8 @@ def made(signature: Signature) -> dict[str, Any]:
         for dimension in shape:
             size *= dimension
         values: list[Any] = ["text" if spec.datatype == "BYTES" else 0] * size
-        inputs[spec.name] = _shaped(values, shape)
+        inputs[spec.name] = nested(values, shape)
     return inputs
-
-
-def _flat(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        return [value]
-    return [leaf for part in value for leaf in _flat(part)]
-
-
-def _shaped(values: list[Any], shape: list[int]) -> Any:
-    if not shape:
-        return values[0]
-    if len(shape) == 1:
-        return values
-    step = len(values) // shape[0] if shape[0] else 0
-    return [_shaped(values[at * step : (at + 1) * step], shape[1:]) for at in range(shape[0])]
 
 
 def _is_number(text: str) -> bool:

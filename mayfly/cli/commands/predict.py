@@ -7,8 +7,9 @@ import click
 
 from mayfly.cli import inputs, output
 from mayfly.cli.session import Session, common
-from mayfly.client.errors import InvalidInput
+from mayfly.client.errors import InvalidInput, NotFound
 from mayfly.client.prediction import Prediction
+from mayfly.client.sync.model import Model
 from mayfly.client.tensors.signature import Signature
 
 ROWS = 10  # rows of an output that are shown
@@ -18,7 +19,9 @@ LABELS = 5  # best classes of a row that are shown
 @click.command(short_help="Run a model.")
 @click.argument("model")
 @click.argument("source", required=False, metavar="[INPUT]")
-@click.option("--sample", is_flag=True, help="Send zeros in the declared shapes.")
+@click.option(
+    "--sample", is_flag=True, help="Send the version's own sample; zeros where it has none."
+)
 @click.option("--output", "outputs", multiple=True, help="Only this output; may be repeated.")
 @click.option("--timeout", type=float, help="Seconds for the call with its retries.")
 @click.option("--user", default="", help="Caller, who stays on one side of a canary.")
@@ -40,12 +43,13 @@ def call(
     \b
     Example: mayfly call digits:8 seven.png
              mayfly call doubler '[[1, 2, 3]]'
+             mayfly call digits --sample
     """
     chosen = session.model(model)
     signature = chosen.signature()
     if sample == bool(source):
         raise InvalidInput(f"name an INPUT or --sample; {model} takes {_inputs(signature)}")
-    values = inputs.made(signature) if sample else inputs.read(str(source), signature)
+    values = _sample(chosen, signature) if sample else inputs.read(str(source), signature)
     answer = chosen.predict(values, outputs=outputs, timeout=timeout, user=user)
     document = {
         "model": chosen.name,
@@ -85,6 +89,14 @@ def show(session: Session, model: str) -> None:
             shown = output.size(int(value)) if name == "size_bytes" else value
             facts.append(f"  {name.removesuffix('_bytes')}: {shown}")
     session.show(document, "\n".join(facts), f"Try: mayfly call {model} --sample")
+
+
+def _sample(model: Model, signature: Signature) -> dict[str, Any]:
+    """Return the sample of the version that answers, or zeros."""
+    try:
+        return model.sample(int(signature.version)).inputs
+    except NotFound:
+        return inputs.made(signature)
 
 
 def _document(spec: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mayfly.client.records import (
     UsageRecord,
     VersionRecord,
 )
+from mayfly.client.sample import SampleRecord
 
 PROD = "prod"
 
@@ -62,6 +63,14 @@ class AsyncReleases:
     async def card(self, version: int) -> VersionRecord:
         """Return everything about one version."""
         return VersionRecord.read(await self._caller.get(self._path("versions", version)))
+
+    async def sample(self, version: int) -> SampleRecord:
+        """Return a request that the version answers, with its reply.
+
+        Raises:
+            NotFound: the version has no sample.
+        """
+        return SampleRecord.read(await self._caller.get(self._path("versions", version, "sample")))
 
     async def diff(self, old: int, new: int) -> DiffRecord:
         """Return the differences of two versions."""

@@ -17,6 +17,7 @@ from mayfly.client.records import (
     UsageRecord,
     VersionRecord,
 )
+from mayfly.client.sample import SampleRecord
 from mayfly.client.sync.caller import Caller
 
 PROD = "prod"
@@ -63,6 +64,14 @@ class Releases:
     def card(self, version: int) -> VersionRecord:
         """Return everything about one version."""
         return VersionRecord.read(self._caller.get(self._path("versions", version)))
+
+    def sample(self, version: int) -> SampleRecord:
+        """Return a request that the version answers, with its reply.
+
+        Raises:
+            NotFound: the version has no sample.
+        """
+        return SampleRecord.read(self._caller.get(self._path("versions", version, "sample")))
 
     def diff(self, old: int, new: int) -> DiffRecord:
         """Return the differences of two versions."""

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,6 +25,13 @@ USAGE = {
     "from_day": "2026-11-24", "to_day": "2026-11-30", "by": "model", "total": COUNTS,
     "rows": [{**COUNTS, "model": "digits"}], "prices": {"idle_month_usd": 1.81},
 }  # fmt: skip
+
+
+class Binary(NamedTuple):
+    """Prediction in binary: its body, of which `head` bytes are JSON."""
+
+    head: int
+    body: bytes
 
 
 class Stack:
@@ -47,7 +55,11 @@ class Stack:
         if reply is None:
             reply = 404, {"error": "nothing is there", "code": "PATH_NOT_FOUND"}
         status, document = reply if isinstance(reply, tuple) else (200, reply)
-        line.answer(status, json.dumps(document).encode(), retry_after="3600")
+        if isinstance(document, Binary):
+            fields = {"inference_header_content_length": str(document.head), "x_model_version": "3"}
+            line.answer(status, document.body, **fields)
+        else:
+            line.answer(status, json.dumps(document).encode(), retry_after="3600")
 
 
 @pytest.fixture
@@ -337,3 +349,56 @@ def test_a_wrong_answer_of_another_server_is_an_error(run: Run, stack: Stack) ->
 
     assert (code, text) == (1, "")
     assert "models" in error
+
+
+def doubler(seen: ReceivedRequest) -> Any:
+    """Return the reply of y = 2x to a request with one row."""
+    x, y = struct.unpack("<2f", seen.body[int(seen.headers["inference-header-content-length"]) :])
+    output = {"name": "y", "datatype": "FP32", "shape": [1, 2],
+              "parameters": {"binary_data_size": 8}}  # fmt: skip
+    document = json.dumps({"model_name": "doubler", "outputs": [output]}).encode()
+    return 200, Binary(len(document), document + struct.pack("<2f", 2 * x, 2 * y))
+
+
+@pytest.fixture
+def sampled(stack: Stack) -> Stack:
+    """Stack with a model and the sample of its version 3."""
+    spec = {"datatype": "FP32", "shape": [-1, 2]}
+    rows = [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [3, 4]}]
+    stack.replies |= {
+        "GET /v2/models/doubler": {
+            "name": "doubler", "versions": ["3"], "platform": "onnxruntime_onnx",
+            "inputs": [{"name": "x", **spec}], "outputs": [{"name": "y", **spec}],
+        },
+        "POST /v2/models/doubler/infer": doubler,
+        "GET /api/v1/models/doubler/versions/3/sample": {
+            "model": "doubler", "version": 3, "synthetic": False,
+            "request": {"inputs": rows}, "response": {},
+        },
+    }  # fmt: skip
+    return stack
+
+
+@pytest.mark.usefixtures("server", "sampled")
+def test_a_call_sends_the_sample_of_the_version_that_answers(run: Run) -> None:
+    code, text, error = run("call", "doubler", "--sample", "--json")
+
+    assert (code, error) == (0, "")
+    assert json.loads(text)["outputs"] == {"y": [[6, 8]]}
+
+
+@pytest.mark.usefixtures("server")
+def test_a_version_without_a_sample_is_called_with_zeros(run: Run, sampled: Stack) -> None:
+    del sampled.replies["GET /api/v1/models/doubler/versions/3/sample"]
+
+    assert json.loads(run("call", "doubler", "--sample", "--json")[1])["outputs"] == {"y": [[0, 0]]}
+
+
+@pytest.mark.usefixtures("server")
+def test_a_sample_that_cannot_be_read_is_an_error(run: Run, sampled: Stack) -> None:
+    sample = sampled.replies["GET /api/v1/models/doubler/versions/3/sample"]
+    sample["request"] = {"inputs": [{"name": "x"}]}
+    code, text, error = run("call", "doubler", "--sample")
+
+    assert (code, text) == (1, "")
+    assert error == "mayfly: the sample of doubler:3 is broken\n"
