@@ -3,18 +3,21 @@ import { html, useEffect, useRef, useState } from "lib";
 import { get, useLoad, usePages } from "parts/api";
 import { Spark } from "parts/chart";
 import { count, money, ms, share } from "parts/format";
-import { go, link } from "parts/router";
+import { go, link, parse } from "parts/router";
 import { Badge, Empty, Heading, Loaded, More, State, Time } from "parts/ui";
 
 const DAY = 86_400_000, HOUR = 3_600_000;
 const name = (at, size) => new Date(at).toISOString().slice(0, size);
 const byModel = (load) => Object.fromEntries(((load.data && load.data.rows) || []).map((row) => [row.model, row]));
 
+// False once another page is chosen, which may not be drawn yet.
+const isList = () => parse(location.hash).parts.length < 2;
+
 export function Models({ query }) {
   const search = query.get("search") || "", state = query.get("state") || "active";
   const [text, setText] = useState(search);
   useEffect(() => {
-    const timer = setTimeout(() => text !== search && go(["models"], { search: text, state: query.get("state") }), 250);
+    const timer = setTimeout(() => text !== search && isList() && go(["models"], { search: text, state: query.get("state") }), 250);
     return () => clearTimeout(timer);
   }, [text]);
   const pages = usePages(`/models?${new URLSearchParams({ state, limit: 50, ...(search && { search }) })}`, "models");

@@ -1,0 +1,264 @@
+"""Use the console in Chromium as a person does: browse.py CONSOLE_URL KEY DIGITS TABLE BROKEN.
+
+DIGITS and TABLE are models with an image and a table as input and two READY versions each; BROKEN
+is the path of a file that registration rejects. Runs in a virtual environment of its own; prints a
+JSON object of scenario to "" or what went wrong.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+URL, KEY, DIGITS, TABLE, BROKEN = sys.argv[1:]
+PATIENCE_MS = 120_000  # only a broken test waits so long
+PAGES = {
+    "models": "#/models",
+    "versions": f"#/models/{DIGITS}",
+    "version": f"#/models/{DIGITS}/versions/2",
+    "compare": f"#/models/{DIGITS}/versions/2?compare=1",
+    "try": f"#/models/{DIGITS}/try",
+    "table": f"#/models/{TABLE}/try",
+    "traffic": f"#/models/{DIGITS}/traffic",
+    "model usage": f"#/models/{DIGITS}/usage",
+    "history": f"#/models/{DIGITS}/history",
+    "uploads": "#/uploads",
+    "keys": "#/keys",
+    "usage": "#/usage",
+    "audit": "#/audit",
+}
+expect.set_options(timeout=PATIENCE_MS)
+
+
+def open_page(browser: Browser, scheme: str = "light", width: int = 1280) -> Page:
+    """Return a signed-in page that fails on errors of scripts and of the policy."""
+    context = browser.new_context(
+        color_scheme=scheme,
+        viewport={"width": width, "height": 800},
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on(
+        "console",
+        lambda line: page.errors.append(line.text) if "Content Security" in line.text else None,
+    )
+    page.goto(URL)
+    page.get_by_label("Access key").fill(KEY)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Models", level=1)).to_be_visible()
+    return page
+
+
+def visit(page: Page, name: str) -> None:
+    """Open a page by its address and wait until nothing of it is loading."""
+    page.goto(URL + PAGES[name])
+    expect(page.locator("main h1")).to_be_visible()
+    expect(page.get_by_label("Loading")).to_have_count(0)
+
+
+def sign_in(browser: Browser) -> None:
+    page = browser.new_context().new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(URL)
+    page.get_by_label("Access key").fill("mfy_wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("mistyped, unknown, revoked or expired")
+
+
+def first_paint(browser: Browser) -> None:
+    """The list needs the page, the script and one answer; usage may come later or never."""
+    page = open_page(browser)
+    expect(page.get_by_role("link", name=DIGITS)).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    wanted: list[str] = []
+    page.route("**/usage?**", lambda route: route.abort())
+    page.on("requestfinished", lambda request: wanted.append(request.url))
+    page.reload()
+    expect(page.get_by_role("link", name=DIGITS)).to_be_visible()
+    paths = [url.removeprefix(URL.removesuffix("console/")).partition("?")[0] for url in wanted]
+    assert sorted(paths) == ["api/v1/models", "console/", "console/console.js"], paths
+
+
+def find_a_model(browser: Browser) -> None:
+    page = open_page(browser)
+    page.keyboard.press("/")
+    page.keyboard.type(TABLE)
+    expect(page.get_by_role("link", name=DIGITS)).to_have_count(0)
+    page.get_by_role("link", name=TABLE).click()
+    expect(page.get_by_role("heading", name=TABLE, level=1)).to_be_visible()
+    assert TABLE in page.url
+
+
+def draw_a_digit(browser: Browser) -> None:
+    page = open_page(browser)
+    visit(page, "try")
+    pad = page.get_by_label("Drawing pad")
+    box = pad.bounding_box()
+    page.get_by_role("button", name="Clear").click()
+    page.mouse.move(box["x"] + 140, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 140, box["y"] + 240, steps=12)
+    page.mouse.up()
+    answer = page.locator("section", has=page.get_by_role("heading", name="Answer"))
+    expect(answer).to_contain_text("version 1")
+    expect(answer.locator(".bars .fill")).to_have_count(10)
+    page.get_by_role("tab", name="Python").click()
+    expect(page.get_by_role("tabpanel")).to_contain_text(f'.model("{DIGITS}")')
+
+
+def run_a_table(browser: Browser) -> None:
+    page = open_page(browser)
+    visit(page, "table")
+    for column, value in enumerate(("1", "2", "3")):
+        page.get_by_label(f"{column}, row 1").fill(value)
+    page.get_by_label("2, row 1").press("Tab")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator("section", has_text="Answer").locator("pre").first).to_have_text("2  4  6")
+    page.get_by_label("0, row 1").fill("nonsense")
+    page.get_by_label("0, row 1").press("Tab")
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_contain_text("x")
+
+
+def upload_a_broken_file(browser: Browser) -> None:
+    page = open_page(browser)
+    visit(page, "uploads")
+    page.get_by_label("Drop a model here").set_input_files(BROKEN)
+    page.get_by_label("Name of the model").fill(f"{DIGITS}-broken")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    form = page.locator("form.drop")
+    expect(form).to_contain_text("REJECTED")
+    expect(form).to_contain_text("upload it again")
+    expect(page.locator("main table")).to_contain_text(f"{DIGITS}-broken")
+
+
+def promote_and_roll_back(browser: Browser) -> None:
+    page = open_page(browser)
+    page.goto(f"{URL}#/models/{TABLE}/traffic")
+    page.get_by_role("button", name="Promote").click()
+    expect(page.get_by_role("dialog")).to_contain_text("will be answered by version 2")
+    page.get_by_role("dialog").get_by_role("button", name="Promote 2").click()
+    expect(page.locator("main")).to_contain_text("version 2: 100 %")
+    page.get_by_role("button", name="Roll back").click()
+    page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+    expect(page.locator("main")).to_contain_text("version 1: 100 %")
+
+
+def start_and_stop_a_canary(browser: Browser) -> None:
+    page = open_page(browser)
+    visit(page, "traffic")
+    page.get_by_role("button", name="Start a canary").click()
+    page.get_by_label("Steps in %").fill("25")
+    page.get_by_role("dialog").get_by_role("button", name="Start").click()
+    expect(page.locator("main")).to_contain_text("version 1: 75 % · version 2: 25 %")
+    expect(page.locator("main")).to_contain_text("running")
+    page.get_by_role("button", name="Stop and go back").click()
+    page.get_by_role("dialog").get_by_role("button", name="Stop and go back").click()
+    expect(page.locator("main")).to_contain_text("stopped")
+    expect(page.locator("main")).to_contain_text("version 1: 100 %")
+
+
+def make_and_revoke_a_key(browser: Browser) -> None:
+    page = open_page(browser)
+    visit(page, "keys")
+    page.get_by_role("button", name="New key").click()
+    page.get_by_role("textbox", name="Name", exact=True).fill("a colleague")
+    page.get_by_label("see models").check()
+    page.get_by_role("dialog").get_by_role("button", name="Create").click()
+    secret = page.locator(".notice", has_text="It is not shown again.")
+    text = secret.locator(".mono").inner_text()
+    assert text.startswith("mfy_"), text
+    page.reload()
+    expect(page.get_by_text("a colleague").first).to_be_visible()
+    assert text not in page.content()
+    colleague = browser.new_context().new_page()
+    colleague.goto(URL)
+    colleague.get_by_label("Access key").fill(text)
+    colleague.get_by_role("button", name="Sign in").click()
+    expect(colleague.get_by_role("heading", name="Models", level=1)).to_be_visible()
+    colleague.goto(URL + PAGES["keys"])
+    expect(colleague.get_by_role("alert")).to_contain_text("It needs the scope admin")
+    row = page.locator("tr", has_text="a colleague").first
+    row.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(row).to_contain_text("revoked")
+    colleague.wait_for_timeout(1500)  # the key is cached for a second
+    colleague.goto(URL + PAGES["models"])
+    colleague.reload()
+    expect(colleague.get_by_label("Access key")).to_be_visible()
+
+
+def work_by_keyboard(browser: Browser) -> None:
+    page = open_page(browser)
+    page.keyboard.press("g")
+    page.keyboard.press("a")
+    expect(page.get_by_role("heading", name="Audit")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("Search")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement !== document.body")
+
+
+def looks(scheme: str, width: int) -> Callable[[Browser], None]:
+    """Return a check of every page in one form: accessible, within the width, without errors."""
+
+    def check(browser: Browser) -> None:
+        page, axe, wrong = open_page(browser, scheme, width), Axe(), []
+        for name in PAGES:
+            visit(page, name)
+            for violation in axe.run(page).response["violations"]:
+                if violation["impact"] in ("serious", "critical"):
+                    nodes = [node["html"][:120] for node in violation["nodes"][:2]]
+                    wrong.append(f"{name}: {violation['id']} {nodes}")
+            overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            if overflow > 0:
+                wrong.append(f"{name}: {overflow} px wider than the window")
+        assert not wrong + page.errors, wrong + page.errors
+
+    return check
+
+
+SCENARIOS: dict[str, Callable[[Browser], None]] = {
+    "sign_in": sign_in,
+    "first_paint": first_paint,
+    "find_a_model": find_a_model,
+    "draw_a_digit": draw_a_digit,
+    "run_a_table": run_a_table,
+    "upload_a_broken_file": upload_a_broken_file,
+    "promote_and_roll_back": promote_and_roll_back,
+    "start_and_stop_a_canary": start_and_stop_a_canary,
+    "make_and_revoke_a_key": make_and_revoke_a_key,
+    "work_by_keyboard": work_by_keyboard,
+    "light_wide": looks("light", 1280),
+    "dark_wide": looks("dark", 1280),
+    "light_narrow": looks("light", 360),
+    "dark_narrow": looks("dark", 360),
+}
+
+
+def main() -> None:
+    results = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        for name, scenario in SCENARIOS.items():
+            try:
+                scenario(browser)
+                results[name] = ""
+            except Exception:
+                results[name] = traceback.format_exc()[-3000:]
+        browser.close()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
