@@ -16,6 +16,7 @@ I8  `latest` is the READY version whose upload was written last, and never moves
     A move ends the alias's split; a rollback during a split ends it and moves nothing
 I9  an existing alias can always be resolved (see machine.py)
 I10 an invalid upload is REJECTED with a reason, never READY; nothing else is stored
+I11 META holds the aliases and the newest version that lists of models show
 """
 
 import hashlib
@@ -97,6 +98,11 @@ class Checker:
         for number, item in versions.items():
             assert f"VERSION#{number:010d}" in items, "I2: a version under the key of another"
             self._check_version(model, item)
+        aliases = {item["alias"]: item["version"] for item in _sorted(items, "ALIAS#")}
+        assert meta["aliases"] == aliases, f"I11: lists show {meta['aliases']}, not {aliases}"
+        newest = {name: versions[len(versions)][name] for name in ("version", "state", "damaged")}
+        shown = {name: meta["newest"][name] for name in newest}
+        assert shown == newest, f"I11: lists show {shown}, not {newest}"
         self._check_sources(items, versions)
         self._check_replay(meta, items, versions)
 
