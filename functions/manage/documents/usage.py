@@ -65,4 +65,7 @@ class UsageDocument(ReplyDocument):
     rows: list[UsageRow]
     total: CountsDocument
     prices: PricesDocument
-    delay_seconds: float = Field(description="Age at which a request is counted for sure.")
+    delay_seconds: float = Field(
+        description="Seconds between an environment's writes: what it counted since its last one "
+        "follows with its next request, and is lost if there is none."
+    )

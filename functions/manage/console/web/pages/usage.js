@@ -44,7 +44,7 @@ export function ModelUsage({ model }) {
       <section class="card"><h3>Requests</h3><${Bars} title="Requests" format=${count} points=${points.map((row) => ({ label: row.name, value: row.requests, bad: row.errors }))} /></section>
       <section class="card"><h3>Cost</h3><${Bars} title="Cost" format=${money} points=${points.map((row) => ({ label: row.name, value: row.cost_usd }))} /></section>
       <section class="card"><h3>In all</h3><${Totals} total=${data.total} /></section></div>
-      <p class="small muted">A request is counted within ${Math.round(data.delay_seconds)} seconds. Times are UTC.</p>`; }}<//>
+      <p class="small muted">Counted every ${Math.round(data.delay_seconds)} seconds while requests come; the last ones with the next request. Times are UTC.</p>`; }}<//>
     <h3>By version</h3><${Loaded} load=${versions} height=${100}>${(data) => html`<${Rows} rows=${data.rows} name="version" title="Version" href=${(row) => link(["models", model.name, "versions", String(row.version)])} />`}<//>
     <h3>By alias</h3><${Loaded} load=${aliases} height=${100}>${(data) => html`<${Rows} rows=${data.rows} name="alias" title="Alias" />`}<//>`;
 }
