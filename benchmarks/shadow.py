@@ -3,9 +3,9 @@
     python -m benchmarks.shadow [--rounds N] [--no-save]
 
 The deployed handler of infer in one process, as our runtime client drives it, with the tiny
-perceptron in memory and 128 rows of JSON: the time from the event's bytes to the reply's. What the handler leaves for after the reply (log line, meter, the shadow's run) is done
-then and not timed: callers do not wait for it. Four aliases of version 1, interleaved in rounds of
-50 requests:
+perceptron in memory and 128 rows of JSON: the time from the event's bytes to the reply's. What the
+handler leaves for after the reply (log line, meter, the shadow's run) is done then and not timed:
+callers do not wait for it. Four aliases of version 1, interleaved in rounds of 50 requests:
 
 plain         no traffic object
 plain again   the same: the difference between both is noise
