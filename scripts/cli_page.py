@@ -22,18 +22,19 @@ mayfly login --stack mayfly                                         # or: URL an
 
 A command talks to the stack of `--url`, of `MAYFLY_URL` and `MAYFLY_KEY`, of `mayfly login`, or of
 `--stack NAME` by IAM (which needs `pip install '.[aws]'`; without `MAYFLY_KEY` it makes a key that
-lives 15 minutes). Tables are for people: `--json` prints one document, `-q` nothing but errors.
-Advice and colours appear on a terminal only, and `NO_COLOR` switches colours off.
+lives 15 minutes). The README's `API` is what `MAYFLY_URL` has to be. Tables are for people:
+`--json` prints one document, `-q` nothing but errors. Advice and colours appear on a terminal
+only, and `NO_COLOR` switches colours off.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
 | 2 | usage: an argument, an input or the settings are wrong |
 | 3 | not found |
-| 4 | the upload was rejected |
+| 4 | the upload became no version: rejected, ignored, expired or failed |
 | 5 | not allowed: the key is not valid, or lacks a scope |
 | 6 | conflict: the state forbids it, or it changed meanwhile |
-| 7 | unavailable: try again later |
+| 7 | unavailable, too many requests, or the key's quota is used up: try again later |
 | 1 | anything else |
 
 Completion: `source <(mayfly completion bash)` in `~/.bashrc`; zsh and fish alike.

@@ -19,9 +19,9 @@ class Scope(StrEnum):
     """
 
     INFER = "infer"  # predictions
-    READ = "read"  # metadata, the repository index, statistics
-    DEPLOY = "deploy"  # load and unload
-    ADMIN = "admin"  # the control plane: keys
+    READ = "read"  # metadata, the repository index, statistics; reads of the control plane
+    DEPLOY = "deploy"  # load and unload; uploads and changes of models
+    ADMIN = "admin"  # keys, all audit records, dead letters
 
 
 @record

@@ -141,6 +141,8 @@ def _cell(value: Any) -> str:
 def usage(session: Session, model: str | None, by: str, first: str, last: str) -> None:
     """Show requests, errors, latency and cost, of MODEL or of all models.
 
+    By key, it needs a key with the scope admin.
+
     \b
     Example: mayfly usage digits --by version
     """
@@ -193,6 +195,8 @@ def _dollars(value: float) -> str:
 @common
 def audit(session: Session, model: str | None, actor: str, action: str, limit: int) -> None:
     """List the newest changes, of MODEL or of everything.
+
+    Everything needs a key with the scope admin.
 
     \b
     Example: mayfly audit digits -n 10

@@ -57,9 +57,9 @@ def rollback(session: Session, model: str, alias: str) -> None:
 @click.argument("model")
 @click.argument("version", type=int, required=False)
 @alias_option
-@click.option("--steps", help="Shares in per cent, e.g. 10,50.")
-@click.option("--bake", type=SECONDS, metavar="TIME", help="Time of a step, e.g. 10m.")
-@click.option("--min-samples", type=int, help="Requests of each version in a step, at least.")
+@click.option("--steps", help="Shares in per cent [10,50].")
+@click.option("--bake", type=SECONDS, metavar="TIME", help="Time of a step, at least [10m].")
+@click.option("--min-samples", type=int, help="Requests of each version in a step, at least [500].")
 @click.option("--stop", is_flag=True, help="Stop the canary and go back.")
 @click.option("--finish", is_flag=True, help="Promote its version now.")
 @common
@@ -76,7 +76,7 @@ def canary(
 ) -> None:
     """Start a canary of VERSION; without VERSION, show the one that runs.
 
-    It is rolled back when its errors, latency or answers are worse than the stable version's.
+    It is rolled back when it fails more often or is slower than the stable version.
 
     \b
     Example: mayfly canary digits 8 --steps 10,50 --bake 10m

@@ -46,7 +46,7 @@ def wait(session: Session, upload_id: str, timeout: int) -> None:
     """Follow the registration of an upload until READY or the reason.
 
     \b
-    Example: mayfly wait up-3f…
+    Example: mayfly wait 3f9c…
     """
     _follow(session, upload_id, timeout, time.monotonic())
 
