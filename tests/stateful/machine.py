@@ -352,6 +352,19 @@ class Machine(RuleBasedStateMachine):
         while len(self.paused) > paused:
             self.go_on(self.paused[-1])
 
+    @rule(model=MODELS, alias=ALIASES, index=INDEX, archive=st.booleans())
+    def split_and_end(self, model: str, alias: str, index: int, archive: bool) -> None:
+        """Split an alias's traffic; archive its candidate, or roll back."""
+        self.set_traffic(model, alias, index, index, 10, {})
+        stored = self.cloud.rows().get(f"MODEL#{model}", {}).get(f"ALIAS#{alias}")
+        if stored is None or not stored.get("traffic"):
+            return
+        if archive:
+            number = named_versions(stored)[-1]
+            self.call(lambda: self.releases.archive(model, number, actor="me"), {}, allowed=False)
+        else:
+            self.call(lambda: self.releases.rollback(model, alias, actor="me"), {}, allowed=True)
+
     @rule(model=MODELS, alias=ALIASES, resolve=st.booleans(), plan=PLANS)
     def resolve_or_roll_back(
         self, model: str, alias: str, resolve: bool, plan: dict[int, Fault]

@@ -249,6 +249,8 @@ FOUND_SOON = (  # within a few examples: these are part of `make test`
     "an alias without the READY check",
     "traffic without the READY check",
     "a move keeps the split",
+    "archive ignores traffic",
+    "a rollback does not end a split first",
     "PENDING versions are not resumed",
     "a referenced blob is collected",
 )
