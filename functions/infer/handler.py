@@ -219,13 +219,16 @@ class InferHandler:
         if self._meter is not None:
             if exchange.action == "infer":
                 _count(self._meter, exchange, status, latency_ns, cold, size)
-            self._flush(self._meter, exchange.request_id)
+            self._flush(self._meter, exchange)
 
-    def _flush(self, meter: Meter, request_id: str) -> None:
+    def _flush(self, meter: Meter, exchange: Exchange) -> None:
         try:
-            meter.flush_due()
+            if exchange.code in SHORTAGES:  # the environment may end, and its counts with it
+                meter.flush()
+            else:
+                meter.flush_due()
         except Exception as error:  # the edge: a bug of the meter does not change the reply
-            self._write(bug_line(error, request_id).encode() + b"\n")
+            self._write(bug_line(error, exchange.request_id).encode() + b"\n")
 
     def _write_line(
         self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int, rate: float

@@ -8,7 +8,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from functions.core.errors import InvalidRequest, PlatformError, Unavailable, one_line, shown
+from functions.core.errors import (
+    InvalidRequest,
+    PlatformError,
+    TimedOut,
+    Unavailable,
+    one_line,
+    shown,
+)
 from functions.core.protocol.infer_reply import REPLY_BYTES_MAX
 from functions.core.protocol.signature import DYNAMIC, TensorSpec
 from functions.core.protocol.tensors import Tensor
@@ -39,8 +46,8 @@ class Record(Protocol):
 def run_copy(call: Call, context: Any, models: ModelCache, record: Record) -> bool:
     """Run a request's copy on its shadow version; record the agreement.
 
-    Nothing is recorded if the shadow cannot be loaded in time, or in the memory that is free: it
-    takes none from models that callers use. Returns False if memory may be missing now.
+    Nothing is recorded if the shadow cannot be loaded or run in time, or in the memory that is
+    free: it takes none from models that callers use. Returns False if memory may be missing now.
     """
     copy, call.copy = call.copy, None
     if copy is None:
@@ -54,7 +61,7 @@ def run_copy(call: Call, context: Any, models: ModelCache, record: Record) -> bo
             outputs = _run(copy, session, deadline)
             latency_ns = time.perf_counter_ns() - began_ns
         agreed = _agrees(copy, outputs)
-    except Unavailable:
+    except (Unavailable, TimedOut):  # a copy has less time than its request had
         return True
     except MemoryError:
         return False

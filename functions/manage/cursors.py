@@ -5,6 +5,8 @@ import binascii
 
 from functions.core.errors import InvalidRequest
 
+POSITION_BYTES = 1000  # a key of DynamoDB's indexes has at most 1,024
+
 
 def encode_cursor(position: str) -> str | None:
     """Return the cursor of a position, None at the end."""
@@ -21,7 +23,7 @@ def decode_cursor(cursor: str) -> str:
         position = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise no_page() from error
-    if not position.isprintable():
+    if not position.isprintable() or len(position.encode()) > POSITION_BYTES:
         raise no_page()
     return position
 

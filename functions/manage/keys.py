@@ -58,7 +58,9 @@ class KeysApi:
 
     def change(self, key_id: str, request: ChangeKey, actor: str) -> KeyDocument:
         """Change an access key's quota."""
-        used = 0 if request.monthly_requests is None else self._used(key_id)
+        key = self._store.read(key_id)  # a key that does not exist costs no sum of the month
+        begins = request.monthly_requests is not None and key.monthly_requests is None
+        used = self._used(key_id) if begins else 0
         key = self._store.change_quota(key_id, request.monthly_requests, used, actor=actor)
         return KeyDocument(**describe_key(key, self._now()))
 

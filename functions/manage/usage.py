@@ -26,6 +26,7 @@ from functions.manage.documents.usage import (
 DAYS = 7  # without `from`
 HOURS_DAYS_MAX = 31  # days of a model's hours, which are read one by one
 DAYS_MAX = 400
+FIRST_DAY = date(2020, 1, 1)  # nobody has used the service before
 
 COUNTS = (
     *("requests", "errors", "refused", "inferences", "shadowed", "cold_starts", "ms"),
@@ -97,7 +98,11 @@ class UsageApi:
         return self._document(rows, by, first, last)
 
     def _range(self, first: date | None, last: date | None, days: int) -> tuple[date, date]:
-        last = last or datetime.fromtimestamp(self._now(), UTC).date()
+        today = datetime.fromtimestamp(self._now(), UTC).date()
+        last = last or today
+        for name, day in (("from", first), ("to", last)):
+            if day and not FIRST_DAY <= day <= today + timedelta(days=1):
+                raise InvalidRequest(f"{name}: {day} is not between {FIRST_DAY} and today, {today}")
         first = first or last - timedelta(days=DAYS - 1)
         if first > last:
             raise InvalidRequest(f"from: {first} is after {last}; send an earlier day")

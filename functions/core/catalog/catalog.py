@@ -119,7 +119,7 @@ class Catalog:
         self, model: str, state: State, before: int | None, limit: int
     ) -> list[Version]:
         """Return versions in a state, which the index holds."""
-        rows = self._table.listed("VERSION", f"{model}#", SCANNED_MAX, f"{model}#")
+        rows = self._table.listed("VERSION", "", SCANNED_MAX, f"{model}#")
         numbers = [
             int(row["listed"].rpartition("#")[2]) for row in rows if row["state"] == state.value
         ]

@@ -242,4 +242,5 @@ class Decisions(Transactions):
 
 
 def _is_rejected_by_person(version: Version) -> bool:
-    return bool(version.reason and version.reason.code == BY_A_PERSON)
+    reason = version.reason
+    return version.state is State.REJECTED and bool(reason and reason.code == BY_A_PERSON)

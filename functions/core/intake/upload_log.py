@@ -20,6 +20,7 @@ from functions.core.upload_record import (
     upload_key,
 )
 
+ID_LENGTH = 64  # SHA-256 in hexadecimal digits
 ROWS_READ = 1000  # index entries that are looked through for one page; they take 200 kB
 
 
@@ -71,7 +72,7 @@ class UploadLog:
         Raises:
             UploadNotFound: there is none of a model that `sees` accepts.
         """
-        record = self._record(upload)
+        record = self._record(upload) if len(upload) <= ID_LENGTH else None
         if record is None or not sees(record.model):
             raise UploadNotFound(f"there is no upload {shown(upload)} of the last 30 days")
         [status] = self._statuses([record])

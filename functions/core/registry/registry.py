@@ -275,7 +275,8 @@ class Registry(Transactions):
             return version_from_item(stored)
         # Another worker may have claimed the version since this one did.
         claims = {name: stored[name] for name in ("attempts", "claimed_at")}
-        version = replace(version, **claims)
+        # A person may have written the note meanwhile.
+        version = replace(version, **claims, note=stored.get("note", ""))
         end = Put(version_to_item(version), {"state": State.PENDING.value, **claims})
         if version.state is State.READY:
             moves = self._moves_at_ready(version, meta, latest, prod, is_newer)

@@ -23,6 +23,7 @@ SECONDS = 10.0  # interval of writes
 KEEP_DAYS = 400  # a month can be compared with the same one a year ago
 ROWS_MAX = 1024  # rows in memory; while the table fails, further ones are lost
 ROWS_WRITE = 30  # rows of a write; each is at most three of the 100 items of a transaction
+PAUSE_S = 30.0  # between attempts while the table fails
 JITTER = 0.2  # largest fraction by which an interval is shortened: environments drift apart
 TOKEN_S = 300.0  # DynamoDB knows a token for ten minutes; half of it leaves room for clocks
 NO_STAGES: Mapping[str, int] = MappingProxyType({})
@@ -180,6 +181,8 @@ class Meter:
             self._due = now + self.seconds * self._chance() / 2
         except Unavailable:  # it may be written, or not
             self._batch = batch
+            # After the call, which may have waited long: the next requests shall not wait again.
+            self._due = self._clock() + max(self.seconds, PAUSE_S)
         except BaseException:
             self._give_up(batch.requests)
             raise
@@ -197,7 +200,8 @@ class Meter:
         if len(self._rows) < ROWS_MAX:
             self._rows[key] = row
         else:
-            self._due = 0.0
+            if self._batch is None:
+                self._due = 0.0
             self._give_up(1)
         return row
 

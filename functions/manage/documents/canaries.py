@@ -4,7 +4,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from functions.core.canary.judge import Arm, quantile_bounds, share_bounds
 from functions.core.canary.verdict import Action, Verdict
@@ -55,6 +55,12 @@ class CanarySettings(RequestDocument):
         default="request",
         description="auto: a user (x-mayfly-user) or key stays on one side. request: nobody does.",
     )
+
+    @field_validator("latency_factor", "error_margin", "max_disagreement")
+    @classmethod
+    def round_share(cls, value: float | None) -> float | None:
+        """Round a number to what the registry's table can store."""
+        return value if value is None else round(value, 9)
 
     @property
     def settings(self) -> Settings:

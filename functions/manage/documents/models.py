@@ -30,7 +30,11 @@ class Policy(RequestDocument):
         default=None, max_length=100, description="Metric of if_better; by default the primary one."
     )
     min_gain: float = Field(
-        default=0, ge=0, allow_inf_nan=False, description="Gain in the metric that is too small."
+        default=0,
+        ge=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="Gain in the metric that is too small.",
     )
     canary: CanarySettings | None = Field(
         default=None, description="Release by a canary instead of at once."

@@ -147,3 +147,12 @@ def test_a_write_lists_a_model_of_an_earlier_release(admin: Admin) -> None:
 
     [row] = admin.get("/models")["models"]
     assert (row["newest"]["version"], row["aliases"]) == (2, None)
+
+
+def test_numbers_that_the_table_cannot_store_are_refused(admin: Admin) -> None:
+    admin.plane.register("m")
+    policy = {"kind": "if_better", "min_gain": 1e200}
+
+    status, text = admin.refusal("PATCH", "/models/m", {"policy": policy})
+
+    assert (status, "min_gain" in text) == (400, True)

@@ -8,6 +8,7 @@ from functions.core.usage.fold import fold
 from functions.core.usage.meter import Meter
 from tests.control_plane import NOW_S, ControlPlane, error
 from tests.data_plane import Reply
+from tests.unit.functions.manage.client import Admin
 
 MS = 1_000_000  # ns
 DAY_S = 86_400
@@ -167,3 +168,17 @@ def test_usage_costs_the_same_calls_for_every_number_of_models() -> None:
         reads.append(usage.plane.table.reads - before)
 
     assert set(reads) == {reads[0]}
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "2026-11-24", "0001-01-03", "2019-12-31"])
+@pytest.mark.parametrize("path", ["/usage", "/models/m/usage"])
+@pytest.mark.parametrize("end", ["to", "from_"])
+def test_a_day_without_service_is_refused_before_anything_is_read(
+    admin: Admin, path: str, day: str, end: str
+) -> None:
+    admin.plane.register("m")
+
+    status, text = admin.refusal("GET", path, **{end: day})
+
+    assert status == 400
+    assert "is not between 2020-01-01 and today" in text

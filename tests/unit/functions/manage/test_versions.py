@@ -1,5 +1,6 @@
 """Versions over HTTP: pages, cards, differences, decisions of people."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -182,3 +183,25 @@ def test_a_version_without_sample_says_why(admin: Admin) -> None:
 
     assert status == 404
     assert "has no sample: the package has none" in text
+
+
+def test_an_archived_version_stays_archived_whatever_a_person_decided_before(admin: Admin) -> None:
+    for _ in range(2):
+        admin.plane.register("m")
+    admin.change("POST", "/models/m/versions/2/reject")
+    admin.change("POST", "/models/m/versions/2/archive")
+
+    for verb in ("approve", "reject"):
+        status, text = admin.refusal("POST", f"/models/m/versions/2/{verb}")
+        assert (status, "is ARCHIVED" in text) == (409, True)
+    assert admin.get("/models/m/versions/2")["state"] == "ARCHIVED"
+
+
+def test_a_long_cursor_is_no_page(admin: Admin) -> None:
+    admin.plane.register("m")
+    cursor = base64.urlsafe_b64encode(b"x" * 1400).decode()
+
+    for path in ("/models", "/keys", "/uploads", "/audit"):
+        status, text = admin.refusal("GET", path, cursor=cursor)
+        assert (status, "cursor: no such page" in text) == (400, True)
+    assert admin.refusal("GET", f"/uploads/{'f' * 3000}")[0] == 404

@@ -12,6 +12,7 @@ from functions.core.errors import (
     NotServable,
     Unavailable,
 )
+from functions.core.registry.items import version_to_item
 from functions.core.registry.registry import Registry
 from functions.core.registry.table import Conflict, Item, Put
 from functions.core.registry.version import Blob, Failure, Reason, Source, State
@@ -220,6 +221,17 @@ def test_two_workers_finish_a_version_once_and_count_both_attempts() -> None:
     assert registry.finish(rejected(quick)).state is State.READY
     assert registry.version("m", 1).attempts == 2
     assert [record["action"] for record in registry.audit("m")] == ["claim", "resume", "finish"]
+
+
+def test_a_note_that_is_written_during_registration_stays() -> None:
+    table = MemoryTable()
+    registry = make_registry(table)
+    claimed = registry.claim("m", source("a"))
+    noted = version_to_item(replace(claimed, note="from ann"))
+    table.transact([Put(noted, {})])
+
+    assert registry.finish(ready(claimed)).note == "from ann"
+    assert registry.version("m", 1).note == "from ann"
 
 
 def test_a_ready_version_records_each_of_its_blobs_once() -> None:

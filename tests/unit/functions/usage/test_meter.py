@@ -9,7 +9,7 @@ from functions.core.registry.table import Add, Conflict
 from functions.core.usage.arms import read_arms
 from functions.core.usage.counters import Counters, counters_from
 from functions.core.usage.items import month_key
-from functions.core.usage.meter import ROWS_MAX, ROWS_WRITE, TOKEN_S, Meter
+from functions.core.usage.meter import PAUSE_S, ROWS_MAX, ROWS_WRITE, TOKEN_S, Meter
 from tests.fakes import MemoryTable
 
 MS = 1_000_000  # ns
@@ -169,6 +169,22 @@ def test_a_repeated_write_counts_once(setup: Setup, applied: bool) -> None:
     assert setup.stored().requests == 7
     first, again, later = (token for token, _ in setup.table.writes)
     assert first == again != later
+
+
+def test_a_table_that_fails_is_left_alone_for_a_while(setup: Setup) -> None:
+    """An attempt may take seconds: none follows the next replies."""
+    setup.count()
+    setup.table.fail(Unavailable("no answer"))
+    setup.meter.flush_due()
+    for _ in range(ROWS_MAX + 5):  # more rows than fit
+        setup.count(f"m{setup.elapsed}")
+        setup.elapsed += (PAUSE_S - 1) / (ROWS_MAX + 5)
+        setup.meter.flush_due()
+    assert len(setup.table.writes) == 1
+
+    setup.elapsed = PAUSE_S
+    setup.meter.flush_due()
+    assert len(setup.table.writes) == 2
 
 
 def test_a_write_that_met_another_one_is_repeated_soon(setup: Setup) -> None:

@@ -123,3 +123,14 @@ def test_a_write_that_fails_changes_no_reply(
     bugs = [line for line in plane.lines if line["message"] == "bug"]
     assert len(bugs) == isinstance(error, ValueError)
     assert "secret" not in str(plane.lines)
+
+
+def test_a_request_without_memory_is_counted_at_once(plane: DataPlane) -> None:
+    """The environment may end after it, and a canary has to hear of it."""
+    client = Client(plane.handler())
+    client.post("/v2/models/demo/infer", rows([1, 2, 3]))
+    plane.runtime.failure = MemoryError()
+    transactions = plane.table.transactions
+
+    assert client.post("/v2/models/demo/infer", rows([1, 2, 3])).status == 413
+    assert plane.table.transactions == transactions + 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from functions.core.access.grants import Scope
-from functions.core.errors import ExecutionFailed
+from functions.core.errors import ExecutionFailed, TimedOut
 from functions.core.protocol.signature import Signature, TensorSpec
 from functions.core.traffic.traffic import Traffic, Weight, split
 from functions.infer.prefetch import PrefetchingHandler
@@ -259,11 +259,15 @@ def test_a_shadow_takes_no_memory_of_other_models(tmp_path: Path) -> None:
     assert shadow_counts(plane) == []
 
 
-def test_a_copy_without_memory_is_not_counted(plane: DataPlane, client: Client) -> None:
+@pytest.mark.parametrize("failure", [MemoryError(), TimedOut("no time")], ids=["memory", "time"])
+def test_a_copy_without_memory_or_time_is_not_counted(
+    plane: DataPlane, client: Client, failure: Exception
+) -> None:
+    """A copy has less of both than its request had, which says nothing about its version."""
     set_traffic(plane, shadowed())
     context = LaterContext()
     ask(client, context=context)
-    plane.runtime.failure = MemoryError()
+    plane.runtime.failure = failure
     context.post()
 
     assert shadow_counts(plane) == []
