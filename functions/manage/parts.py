@@ -53,7 +53,7 @@ def make_router(parts: Parts) -> Router:
         VersionRoutes(catalog, decisions, parts.releases, current),
         SampleRoutes(catalog, parts.samples),
         AliasRoutes(catalog, trail, parts.releases, decisions, current),
-        TrafficRoutes(catalog, parts.releases, current),
+        TrafficRoutes(catalog, parts.releases, parts.canary.read_arms, current),
         CanaryRoutes(parts.canary, catalog, trail, current),
         AuditRoutes(trail, catalog, current),
         KeyRoutes(parts.keys, current),

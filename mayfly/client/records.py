@@ -128,12 +128,16 @@ class TrafficRecord(Record):
     shadow: Document | None = None
     sticky: str = ""
     canary: Document | None = None
+    agreement: Document | None = None
     revision: int = 0
 
     def __str__(self) -> str:
         shares = ", ".join(f"{row['weight']:g} % {row['version']}" for row in self.weights)
         shadow = self.shadow
         copies = f", shadow {shadow['version']} of {shadow['percent']:g} %" if shadow else ""
+        counts = self.agreement
+        if counts and counts["compared"]:
+            copies += f" ({counts['differing']} of {counts['compared']} answers differ)"
         return f"{self.model} {self.alias}: {shares}{copies}"
 
 

@@ -49,6 +49,13 @@ class SetTraffic(RequestDocument):
         return read_traffic(self.model_dump(exclude={"expected_revision"}))
 
 
+class AgreementDocument(ReplyDocument):
+    """Copies of requests that the shadow ran, and how many differ."""
+
+    compared: int = Field(description="Copies whose answers were compared, or that it refused.")
+    differing: int = Field(description="Of these, copies with another answer or none.")
+
+
 class TrafficDocument(ReplyDocument):
     """Traffic of an alias.
 
@@ -64,6 +71,9 @@ class TrafficDocument(ReplyDocument):
     shadow: ShadowDocument | None
     sticky: Sticky
     canary: dict[str, Any] | None = Field(description="Canary that set this, if one did.")
+    agreement: AgreementDocument | None = Field(
+        default=None, description="Of the shadow since it was set; only where it is read."
+    )
 
 
 def describe_traffic(model: str, alias: Alias) -> TrafficDocument:

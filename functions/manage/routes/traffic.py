@@ -8,9 +8,15 @@ from functions.core.registry.releases import Releases, unknown_alias
 from functions.core.traffic.traffic import Traffic
 from functions.manage.caller import CurrentCaller
 from functions.manage.documents.fields import AliasName, ModelName
-from functions.manage.documents.traffic import SetTraffic, TrafficDocument, describe_traffic
+from functions.manage.documents.traffic import (
+    AgreementDocument,
+    SetTraffic,
+    TrafficDocument,
+    describe_traffic,
+)
 from functions.manage.route import Route
 from functions.manage.routes.aliases import Expected
+from functions.manage.routes.canaries import ReadArms
 
 
 class TrafficRoutes:
@@ -18,8 +24,11 @@ class TrafficRoutes:
 
     tag = "traffic"
 
-    def __init__(self, catalog: Catalog, releases: Releases, current: CurrentCaller) -> None:
+    def __init__(
+        self, catalog: Catalog, releases: Releases, read_arms: ReadArms, current: CurrentCaller
+    ) -> None:
         self._catalog = catalog
+        self._read_arms = read_arms
         self._releases = releases
         self._current = current
 
@@ -34,11 +43,15 @@ class TrafficRoutes:
         )
 
     def read_traffic(self, model: ModelName, alias: AliasName) -> TrafficDocument:
-        """Return the traffic of an alias."""
+        """Return the traffic of an alias, with the agreement of its shadow."""
         stored = self._catalog.alias(model, alias)
         if stored is None:
             raise unknown_alias(model, alias)
-        return describe_traffic(model, stored)
+        document = describe_traffic(model, stored)
+        if stored.traffic and (shadow := stored.traffic.shadow):
+            _, arm = self._read_arms(model, stored.traffic.id, stored.version, shadow.version)
+            document.agreement = AgreementDocument(compared=arm.compared, differing=arm.disagreed)
+        return document
 
     def set_traffic(self, model: ModelName, alias: AliasName, body: SetTraffic) -> TrafficDocument:
         """Replace the traffic object of an alias.

@@ -96,7 +96,7 @@ def canary(
     split = chosen.traffic(alias)
     session.show(
         dict(split.raw),
-        f"{split} · watching errors, p95, agreement",
+        f"{split} · watching errors and latency",
         f"Watch: mayfly traffic {model} --watch   Back: mayfly canary {model} --stop",
     )
 

@@ -294,7 +294,7 @@ def test_a_canary_has_the_options_of_the_command(
     code, text, _ = run("canary", "digits", "8", "--steps", "10,50", "--bake", "10m")
 
     assert code == 0
-    assert text == "digits prod: 90 % 7, 10 % 8 · watching errors, p95, agreement\n"
+    assert text == "digits prod: 90 % 7, 10 % 8 · watching errors and latency\n"
     assert bodies(server, "POST") == [{"version": 8, "steps": [10, 50], "bake_seconds": 600}]
     assert run("canary", "digits", "8", "--steps", "a")[0] == 2
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from functions.core.canary.judge import Arm
 from tests.control_plane import error
 from tests.unit.functions.manage.client import Admin
 
@@ -95,7 +96,7 @@ def test_traffic_is_replaced_as_a_whole_and_ended(three: Admin) -> None:
     assert traffic["weights"] == split["weights"]
     assert (traffic["shadow"], traffic["sticky"]) == (split["shadow"], "auto")
     assert traffic["revision"] == 2
-    assert three.get(path) == traffic
+    assert three.get(path) == traffic | {"agreement": {"compared": 0, "differing": 0}}
     assert three.get(PROD)["traffic"]["id"] == traffic["id"]
     without_shadow = three.change("PUT", path, {"weights": split["weights"]})
     assert without_shadow["shadow"] is None
@@ -155,3 +156,16 @@ def test_audit_records_are_filtered(three: Admin) -> None:
     status, text = three.refusal("GET", "/models/m/audit", cursor="eA==")
     assert (status, text.partition(":")[0]) == (400, "cursor")
     assert three.refusal("GET", "/models/none/audit")[0] == 404
+
+
+def test_the_agreement_of_a_shadow_is_shown_with_the_traffic(three: Admin) -> None:
+    path = "/models/m/aliases/prod/traffic"
+    shadow = {"version": 3, "percent": 5}
+    three.change("PUT", path, {"weights": [{"version": 1, "weight": 100}], "shadow": shadow})
+    three.plane.arms = Arm(), Arm(compared=200, disagreed=3)
+
+    assert three.get(path)["agreement"] == {"compared": 200, "differing": 3}
+
+
+def test_traffic_without_shadow_has_no_agreement(three: Admin) -> None:
+    assert three.get("/models/m/aliases/prod/traffic")["agreement"] is None

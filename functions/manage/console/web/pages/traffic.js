@@ -29,7 +29,7 @@ function AliasTraffic({ model, alias, reload }) {
     const weights = now.weights && now.weights.length ? now.weights : [{ version: now.version, weight: 100 }];
     return html`<section class="card"><h3>${alias} now</h3>
       <div class="split" role="img" aria-label=${weights.map((weight) => `${weight.weight} % version ${weight.version}`).join(", ")}>${weights.filter((weight) => weight.weight > 0).map((weight) => html`<span style=${`width:${weight.weight}%`} title=${`version ${weight.version}: ${weight.weight} %`}>${weight.version}${weight.weight >= 12 ? ` · ${weight.weight} %` : ""}</span>`)}</div>
-      <p class="muted">${weights.map((weight) => `version ${weight.version}: ${weight.weight} %`).join(" · ")}${now.shadow ? ` · shadow: version ${now.shadow.version}, copies of ${now.shadow.percent} %` : ""} · revision ${now.revision}</p>
+      <p class="muted">${weights.map((weight) => `version ${weight.version}: ${weight.weight} %`).join(" · ")}${now.shadow ? ` · shadow: version ${now.shadow.version}, copies of ${now.shadow.percent} %${now.agreement && now.agreement.compared ? `, ${count(now.agreement.differing)} of ${count(now.agreement.compared)} answers differ` : ""}` : ""} · revision ${now.revision}</p>
       <div class="actions">
         ${!running && others.length > 0 && html`<button class="primary" onClick=${() => setSheet("canary")}>Start a canary</button><button onClick=${() => setSheet("promote")}>Promote</button><button onClick=${() => setSheet("split")}>Split or shadow</button>`}
         ${(weights.length > 1 || now.shadow) && !running && html`<button onClick=${() => setSheet("end")}>All to ${now.version}</button>`}
