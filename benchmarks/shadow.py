@@ -77,7 +77,7 @@ def check(copies: Mapping[str, int], rounds: int) -> None:
 
 
 def results(ms: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """Return a result entry for each alias, with its ratio to the plain one."""
+    """Return a result for each alias, with its ratio to plain."""
     entries = []
     for contender, values in ms.items():
         entry = measure.row(Spread.from_values(values, 4), contender=contender)

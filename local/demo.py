@@ -325,7 +325,7 @@ def curl(running: RunningStack, key: str, data: Dataset) -> str:
 
 
 def advice(running: RunningStack, key: str, keep: bool) -> str:
-    """Return what to do with a kept stack, or how to keep one."""
+    """Return the next step: use the stack, or keep one."""
     return screen(running, key).text() if keep else NEXT
 
 

@@ -22,7 +22,7 @@ class Screen:
     outputs: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return addresses, shell `export` lines, first commands, and how to open the console."""
+        """Return addresses, `export` lines, first commands and the console's address."""
         parts = (self._addresses(), self._exports(), self._commands(), self._end(), self._console())
         return "\n\n".join(parts)
 

@@ -1,4 +1,4 @@
-"""Measure the time to the reply of an alias with and without a shadow.
+"""Time to the reply of an alias with and without shadow.
 
     shadowed.py PLAN RESULT
 
@@ -28,7 +28,7 @@ MARK = "{the id}"  # id of a request, which decides about its copy
 
 
 def set_up(model: str) -> None:
-    """Register the model's files as version 2; point an alias for each share at version 1."""
+    """Register the files as version 2; set an alias for each share."""
     registry = deployed.registry
     first = registry.resolve(model, 1).version
     claimed = registry.claim(model, Source("benchmark", "copy", "1"))
@@ -50,7 +50,7 @@ def alias_of(share: int) -> str:
 
 
 def event_of(event: dict[str, Any], model: str, share: int) -> bytes:
-    """Return a request of an alias, with MARK in place of its id."""
+    """Return a request of an alias, with MARK as its id."""
     path = f"/v2/models/{model}/versions/{alias_of(share)}/infer"
     context = {**event["requestContext"], "requestId": MARK}
     return json.dumps({**event, "path": path, "requestContext": context}).encode()
@@ -65,7 +65,10 @@ class Contender:
         self.at = self.copies = 0
 
     def block(self) -> float:
-        """Return the median time to the reply in ms; what follows a reply is not in it."""
+        """Return the median time to the reply in ms.
+
+        What follows a reply is not in it.
+        """
         times_ms = []
         for _ in range(self.repeats):
             request = self.event.replace(MARK.encode(), b"request-%d" % self.at)

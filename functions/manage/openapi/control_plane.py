@@ -102,7 +102,7 @@ def _operation(generated: Document, route: Route) -> Document:
 
 
 def _bounded(parameter: Document) -> Document:
-    """Return a parameter; that of a cursor with the form that all cursors have."""
+    """Return a parameter, with the common form of cursors."""
     if parameter["name"] != "cursor":
         return parameter
     return {**parameter, "schema": {**parameter["schema"], **CURSOR}}

@@ -3,13 +3,17 @@
 import base64
 import gzip
 import hashlib
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from functions.core.errors import MethodNotAllowed, PathNotFound
 from functions.core.serving.http import HttpRequest, HttpResponse
 from functions.manage.console.site import WEB, Console, script
+from tests.control_plane import ControlPlane
+from tests.data_plane import Context
 
 BUCKET = "https://uploads.s3.eu-west-1.amazonaws.com"
 SIZE_MAX = 50_000  # bytes of page and script, compressed
@@ -90,3 +94,10 @@ def test_other_methods_are_refused() -> None:
 @pytest.mark.parametrize("name", sorted(VENDORED))
 def test_vendored_files_are_as_published(name: str) -> None:
     assert hashlib.sha256((WEB / "vendor" / name).read_bytes()).hexdigest() == VENDORED[name]
+
+
+def test_the_console_needs_no_key() -> None:
+    event = json.loads(Path("events/apigw_console.json").read_text())
+    reply = ControlPlane().handler(event, Context())
+
+    assert (reply["statusCode"], reply["body"].encode()) == (200, script())
