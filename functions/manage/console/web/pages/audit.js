@@ -20,7 +20,7 @@ export const History = ({ model }) => html`<${Records} path=${`/models/${encodeU
 
 function Records({ path, withModel }) {
   const pages = usePages(path, "records");
-  return html`<${Loaded} load=${pages} height=${320}>${() => (pages.rows.length === 0 ? html`<p class="muted">No change matches${pages.next ? " so far" : ""}.</p><${More} next=${pages.next} />` : html`<div class="scroll"><table>
+  return html`<${Loaded} load=${pages} height=${320}>${() => (pages.rows.length === 0 ? html`<p class="muted">No change matches${pages.next ? " so far" : ""}.</p><${More} next=${pages.next} />` : html`<div class="scroll" tabindex="0"><table>
     <thead><tr><th>When</th><th>Who</th>${withModel && html`<th>Of</th>`}<th>What</th><th>Before → after</th></tr></thead><tbody>
     ${pages.rows.map((record) => html`<tr><td><${Time} at=${record.at} /></td><td>${record.actor}</td>
       ${withModel && html`<td>${record.model ? html`<a href=${link(["models", record.model])}>${record.model}</a>` : record.key ? html`key <span class="mono">${record.key}</span>` : "–"}</td>`}

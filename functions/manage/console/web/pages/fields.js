@@ -164,7 +164,7 @@ function Table({ spec, input, columns, edit }) {
     const count = Math.max(rows, row + cells.length);
     edit({ ...input, shape: spec.shape.length === 1 ? input.shape : [count, columns], data: Array.from({ length: count * columns }, (_, index) => data[index] ?? 0) });
   };
-  return html`<div class="scroll"><table><thead><tr>${names.map((name) => html`<th>${name}</th>`)}</tr></thead><tbody>
+  return html`<div class="scroll" tabindex="0"><table><thead><tr>${names.map((name) => html`<th>${name}</th>`)}</tr></thead><tbody>
     ${Array.from({ length: rows }, (_, row) => html`<tr>${names.map((name, column) => html`<td><input style="min-width:88px" inputmode="decimal" aria-label="${name}, row ${row + 1}" value=${String(input.data[row * columns + column])} onChange=${(event) => set(row * columns + column, event.target.value)} onPaste=${(event) => paste(event, row * columns + column)} /></td>`)}</tr>`)}</tbody></table></div>
     ${spec.shape[0] < 0 && spec.shape.length === 2 && html`<div class="actions"><button type="button" onClick=${() => resize(rows + 1)}>Add a row</button>${rows > 1 && html`<button type="button" onClick=${() => resize(rows - 1)}>Remove the last</button>`}<span class="hint">Paste from a spreadsheet.</span></div>`}`;
 }

@@ -13,7 +13,7 @@ export function Keys() {
   return html`<header class="page"><div><${Heading} title="Keys" /></div><div class="actions"><button class="primary" onClick=${() => setSheet({ kind: "create" })}>New key</button></div></header>
     ${secret && html`<section class="notice" role="status"><h3>The key of ${secret.name}</h3><p class="mono" style="overflow-wrap:anywhere">${secret.key}</p>
       <div class="actions"><${Copy} text=${secret.key} /><b>It is not shown again.</b><button class="link" onClick=${() => setSecret()}>Hide</button></div></section>`}
-    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No key yet"><p>A key says who calls, and what they may do.</p><//>` : html`<div class="scroll"><table>
+    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No key yet"><p>A key says who calls, and what they may do.</p><//>` : html`<div class="scroll" tabindex="0"><table>
       <thead><tr><th>Name</th><th>Scopes</th><th>Models</th><th>State</th><th>Created</th><th>Expires</th><th></th></tr></thead><tbody>
       ${pages.rows.map((key) => html`<tr><td><b>${key.name}</b><span class="sub mono">${key.id}</span></td><td>${key.scopes.join(", ")}</td><td>${key.models.join(", ")}</td>
         <td><${Badge} kind=${key.state === "active" ? "" : "bad"}>${key.state}<//></td><td><${Time} at=${key.created_at} /></td><td>${key.expires_at ? html`<${Time} at=${key.expires_at} />` : "never"}</td>

@@ -30,7 +30,7 @@ export function Models({ query }) {
       <label class="inline"><span class="small muted">Show</span><select value=${state} onChange=${(event) => go(["models"], { search, state: event.target.value })}>
         <option value="active">active</option><option value="archived">archived</option></select></label>
     </form>
-    <${Loaded} load=${pages} height=${320}>${() => (pages.rows.length ? html`<div class="scroll"><table>
+    <${Loaded} load=${pages} height=${320}>${() => (pages.rows.length ? html`<div class="scroll" tabindex="0"><table>
       <thead><tr><th>Model</th><th>prod</th><th>Newest</th><th class="wide-only">Last 24 hours</th><th class="num">Requests today</th><th class="num">Errors</th><th class="num wide-only">Cold starts</th><th class="num">p50</th><th class="num">Cost this month</th><th>Changed</th></tr></thead>
       <tbody>${pages.rows.map((model) => html`<${Row} model=${model} today=${today[model.name]} month=${month[model.name]} />`)}</tbody></table></div>
       <${More} next=${pages.next} />` : search || state !== "active" || pages.next ? html`<p class="muted">No ${state} model matches.</p><${More} next=${pages.next} />` : html`<${First} />`)}<//>`;

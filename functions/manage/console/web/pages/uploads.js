@@ -14,7 +14,7 @@ export function Uploads() {
   const pages = usePages("/uploads?limit=25", "uploads");
   return html`<header class="page"><div><${Heading} title="Uploads" /></div></header>
     <${Drop} done=${pages.reload} />
-    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No upload in the last 30 days"><p>Drop a model above, or copy one: <code>aws s3 cp model.onnx s3://BUCKET/models/NAME/</code></p><//>` : html`<div class="scroll"><table>
+    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No upload in the last 30 days"><p>Drop a model above, or copy one: <code>aws s3 cp model.onnx s3://BUCKET/models/NAME/</code></p><//>` : html`<div class="scroll" tabindex="0"><table>
       <thead><tr><th>Model</th><th>State</th><th>What happened</th><th class="num">Size</th><th>When</th></tr></thead><tbody>
       ${pages.rows.map((row) => html`<tr><td>${row.version ? html`<a href=${link(["models", row.model, "versions", String(row.version)])}><b>${row.model}</b> ${row.version}</a>` : html`<b>${row.model || "–"}</b>`}<span class="sub mono">${row.file}</span></td>
         <td><${State} state=${row.state} /></td>
@@ -99,6 +99,6 @@ function DeadLetters() {
 
 function Letters({ ask }) {
   const load = useLoad("/dead-letters");
-  return html`<${Loaded} load=${load} height=${80}>${({ dead_letters: letters }) => (letters.length ? html`<div class="scroll"><table><thead><tr><th>Upload</th><th>Reason</th><th>When</th></tr></thead><tbody>
+  return html`<${Loaded} load=${load} height=${80}>${({ dead_letters: letters }) => (letters.length ? html`<div class="scroll" tabindex="0"><table><thead><tr><th>Upload</th><th>Reason</th><th>When</th></tr></thead><tbody>
     ${letters.map((letter) => html`<tr><td class="mono">${letter.key}</td><td>${letter.reason}</td><td><${Time} at=${letter.sent_at} /></td></tr>`)}</tbody></table></div><p><button onClick=${ask}>Register ${count(letters.length)} once more</button></p>` : html`<p>There are none.</p>`)}<//>`;
 }

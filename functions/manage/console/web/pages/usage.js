@@ -31,7 +31,7 @@ function Totals({ total }) {
 
 function Rows({ rows, name, title, href }) {
   if (!rows.length) return html`<p class="muted">No requests in this span.</p>`;
-  return html`<div class="scroll"><table><thead><tr><th>${title}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Cold starts</th><th class="num">p50</th><th class="num">p99</th><th class="num">Cost</th></tr></thead><tbody>
+  return html`<div class="scroll" tabindex="0"><table><thead><tr><th>${title}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Cold starts</th><th class="num">p50</th><th class="num">p99</th><th class="num">Cost</th></tr></thead><tbody>
     ${rows.map((row) => html`<tr><td>${href && row[name] ? html`<a href=${href(row)}>${row[name]}</a>` : row[name] === "" || row[name] == null ? "–" : row[name]}</td><td class="num">${count(row.requests)}</td><td class="num ${row.errors ? "bad" : ""}">${count(row.errors)}</td><td class="num">${count(row.cold_starts)}</td><td class="num">${ms(row.latency_ms.p50)}</td><td class="num">${ms(row.latency_ms.p99)}</td><td class="num">${money(row.cost_usd)}</td></tr>`)}</tbody></table></div>`;
 }
 

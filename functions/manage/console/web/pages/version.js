@@ -60,7 +60,7 @@ function Metrics({ version }) {
 export function Signature({ signature }) {
   if (!signature) return html`<p class="muted">Unknown.</p>`;
   const rows = [...signature.inputs.map((spec) => ["in", spec]), ...signature.outputs.map((spec) => ["out", spec])];
-  return html`<div class="scroll"><table><thead><tr><th></th><th>Name</th><th>Type</th><th>Shape</th></tr></thead><tbody>
+  return html`<div class="scroll" tabindex="0"><table><thead><tr><th></th><th>Name</th><th>Type</th><th>Shape</th></tr></thead><tbody>
     ${rows.map(([kind, spec]) => html`<tr><td class="muted">${kind}</td><td class="mono">${spec.name}</td><td>${spec.datatype}</td><td class="mono">${shape(spec.shape)}</td></tr>`)}</tbody></table></div>`;
 }
 
@@ -99,7 +99,7 @@ function Differences({ differences, from, to }) {
       <ul style="padding-left:20px">${(signature.changes || ["one of them has no signature"]).map((change) => html`<li>${change}</li>`)}</ul></section>`}
     <div class="columns">${Object.entries(metrics).filter(([, pair]) => typeof pair.from === "number" && typeof pair.to === "number").map(([name, pair]) => html`<section class="card"><h3>${name} <span class="muted">${pair.change > 0 ? "+" : ""}${number(pair.change)}</span></h3>
       <${Intervals} name=${name} rows=${[[from, pair.from, pair.from_interval], [to, pair.to, pair.to_interval]].map(([label, value, interval]) => ({ label: `version ${label}`, value, low: (interval || [])[0], high: (interval || [])[1] }))} /></section>`)}</div>
-    ${Object.entries(rest).map(([part, pairs]) => html`<section class="stack tight"><h3>${part.replace(/_/g, " ")}</h3><div class="scroll"><table><thead><tr><th>What</th><th>${from}</th><th>${to}</th></tr></thead><tbody>
+    ${Object.entries(rest).map(([part, pairs]) => html`<section class="stack tight"><h3>${part.replace(/_/g, " ")}</h3><div class="scroll" tabindex="0"><table><thead><tr><th>What</th><th>${from}</th><th>${to}</th></tr></thead><tbody>
       ${("from" in pairs && "to" in pairs ? [[part, pairs]] : Object.entries(pairs)).map(([name, pair]) => html`<tr><td>${words(name)}</td><td><${Side} name=${name} value=${pair.from} /></td><td><${Side} name=${name} value=${pair.to} /></td></tr>`)}</tbody></table></div></section>`)}`;
 }
 

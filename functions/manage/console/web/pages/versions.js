@@ -21,7 +21,7 @@ export function Versions({ model, reload }) {
   const choose = (version) => setChosen(chosen.includes(version) ? chosen.filter((item) => item !== version) : [...chosen, version].slice(-2));
   const pair = [...chosen].sort((a, b) => a - b);
   return html`<${Loaded} load=${pages} height=${240}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No version yet"><p>Upload a file to <code>models/${model.name}/</code>.</p><//>` : html`
-    <div class="scroll"><table><thead><tr><th><span class="muted">Compare</span></th><th>Version</th><th>State</th><th>Metrics</th><th class="num">Size</th><th>Registered</th><th></th></tr></thead>
+    <div class="scroll" tabindex="0"><table><thead><tr><th><span class="muted">Compare</span></th><th>Version</th><th>State</th><th>Metrics</th><th class="num">Size</th><th>Registered</th><th></th></tr></thead>
     <tbody>${pages.rows.map((row) => html`<tr>
       <td><input type="checkbox" aria-label="Compare version ${row.version}" checked=${chosen.includes(row.version)} onChange=${() => choose(row.version)} /></td>
       <td><a href=${link(["models", model.name, "versions", String(row.version)])}><b>${row.version}</b></a> ${aliasesOf(model, row.version).map((alias) => html`<${Badge} kind="on">${alias}<//> `)}</td>
