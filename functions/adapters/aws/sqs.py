@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.adapters.clock import iso
-from functions.core.errors import Unavailable
+from functions.core.errors import StateConflict, Unavailable
 from functions.core.registry.dead_letters import Message
 
 BATCH = 10  # messages; SQS's limit for one call
@@ -111,7 +111,8 @@ class SqsDeadLetters:
         Return the task's handle, with which it can be cancelled.
 
         Raises:
-            Unavailable: SQS failed, or a task is running already.
+            StateConflict: a task is running already.
+            Unavailable: SQS failed.
         """
         pace = {"MaxNumberOfMessagesPerSecond": per_second} if per_second else {}
         with _translate_errors():
@@ -127,8 +128,8 @@ def _translate_errors() -> Iterator[None]:
         if classify_response(error.response) is ErrorKind.TRANSIENT:
             raise Unavailable("the queue does not answer; try again") from error
         if error.response["Error"]["Code"] in _TASK_RUNNING:
-            raise Unavailable(
-                "the queue cannot do this now: messages are being moved already"
+            raise StateConflict(
+                "the dead letters are being moved already: wait until they are"
             ) from error
         raise
     except BotoCoreError as error:

@@ -696,5 +696,5 @@ def test_a_redrive_sends_the_request_that_sqs_expects(
         stub.add_client_error(
             "start_message_move_task", "AWS.SimpleQueueService.UnsupportedOperation"
         )
-        with pytest.raises(Unavailable, match="moved already"):
+        with pytest.raises(StateConflict, match="moved already"):
             world.letters.redrive()
