@@ -16,20 +16,16 @@ run for each request, or one ran for `plain`.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import cloud, measure, options, requests
-from benchmarks.harness.child import CHILDREN, write_json
+from benchmarks.harness.child import run_plan, write_json
 from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import workloads
 
 REPEATS = 50  # requests of a block
 PLAIN, ALWAYS = "plain", "100 %"
-LIMIT_S = 3600.0
 MODEL = "tiny"
 ROWS = 128
 
@@ -43,26 +39,13 @@ def run(aws: cloud.Cloud, rounds: int) -> dict[str, Any]:
     event = requests.infer_event(workloads()[MODEL], ROWS, key=aws.key)
     event_path = write_json(aws.folder / "event.json", event)
     plan = {"rounds": rounds, "repeats": REPEATS, "model": MODEL, "event": event_path}
-    tmp, result = aws.folder / "tmp", aws.folder / "result.json"
-    tmp.mkdir()
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(CHILDREN / "shadowed.py"),
-            write_json(aws.folder / "plan.json", plan),
-            str(result),
-        ],
-        env=aws.lambda_environment(next(iter(aws.storage_urls)), tmp, aws.variables),
-        cwd=tmp,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        timeout=LIMIT_S,
-        check=False,
+    storage = next(iter(aws.storage_urls))
+    return run_plan(
+        "shadowed.py",
+        plan,
+        aws.folder,
+        lambda tmp: aws.lambda_environment(storage, tmp, aws.variables),
     )
-    if done.returncode or not result.exists():
-        raise SystemExit(f"the measured process ended with {done.returncode}")
-    measured: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return measured
 
 
 def check(copies: Mapping[str, int], rounds: int) -> None:

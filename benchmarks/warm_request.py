@@ -30,16 +30,13 @@ more than 1e-5 ends the benchmark with an error.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import cloud, measure, options, requests
-from benchmarks.harness.child import CHILDREN, write_json
+from benchmarks.harness.child import run_plan, write_json
 from benchmarks.harness.measure import Spread
 from benchmarks.harness.models import Workload, workloads
 
@@ -47,7 +44,6 @@ REPEATS = {1: 50, 128: 10}  # number of rows → calls per block
 CONTENDERS = ("bare", "ours", "open", "unmetered", "ours-aws", "quiet", "unseen", "naive")
 BARE, OURS, OPEN, UNMETERED, NAIVE = "bare", "ours", "open", "unmetered", "naive"
 RUNTIME = {"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13"}  # read by awslambdaric
-LIMIT_S = 3600.0
 
 
 def make_plan(aws: cloud.Cloud, workload: Workload, rounds: int) -> dict[str, Any]:
@@ -81,23 +77,13 @@ def run(aws: cloud.Cloud, plan: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SystemExit: the process failed.
     """
-    tmp, result = aws.folder / "tmp", aws.folder / "result.json"
-    tmp.mkdir()
     storage = next(iter(aws.storage_urls))
-    plan_path = write_json(aws.folder / "plan.json", plan)
-    done = subprocess.run(
-        [sys.executable, str(CHILDREN / "warm.py"), plan_path, str(result)],
-        env=aws.lambda_environment(storage, tmp, {**aws.variables, **RUNTIME}),
-        cwd=tmp,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        timeout=LIMIT_S,
-        check=False,
+    return run_plan(
+        "warm.py",
+        plan,
+        aws.folder,
+        lambda tmp: aws.lambda_environment(storage, tmp, {**aws.variables, **RUNTIME}),
     )
-    if done.returncode or not result.exists():
-        raise SystemExit(f"the measured process ended with {done.returncode}")
-    measured: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return measured
 
 
 def check(replies: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from benchmarks.harness.measure import ROOT
 CHILDREN = ROOT / "benchmarks" / "children"
 MARK = b"ANSWER "
 LIMIT_S = 120.0
+PLAN_LIMIT_S = 3600.0  # of a process that measures many rounds
 
 
 def spawn(
@@ -51,6 +52,36 @@ def spawn(
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return (answered - started) * 1000, json.loads(answer)
+
+
+def run_plan(
+    script: str,
+    plan: Mapping[str, Any],
+    folder: Path,
+    environment: Callable[[Path], Mapping[str, str]],
+) -> dict[str, Any]:
+    """Run a script of `children` on a plan; return the result that it writes.
+
+    `environment` returns the variables of the process, given its temporary directory.
+
+    Raises:
+        SystemExit: the process failed.
+    """
+    tmp, result = folder / "tmp", folder / "result.json"
+    tmp.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(CHILDREN / script), write_json(folder / "plan.json", plan), result],
+        env=dict(environment(tmp)),
+        cwd=tmp,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=PLAN_LIMIT_S,
+        check=False,
+    )
+    if done.returncode or not result.exists():
+        raise SystemExit(f"the measured process ended with {done.returncode}")
+    measured: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return measured
 
 
 def _read_answer(process: "subprocess.Popen[bytes]") -> tuple[bytes | None, float]:
