@@ -223,10 +223,8 @@ class InferHandler:
 
     def _flush(self, meter: Meter, exchange: Exchange) -> None:
         try:
-            if exchange.code in SHORTAGES:  # the environment may end, and its counts with it
-                meter.flush()
-            else:
-                meter.flush_due()
+            # After a shortage the environment may end, and its counts with it.
+            meter.flush_due(early=exchange.code in SHORTAGES)
         except Exception as error:  # the edge: a bug of the meter does not change the reply
             self._write(bug_line(error, exchange.request_id).encode() + b"\n")
 

@@ -68,11 +68,11 @@ def find_output(stack: str, output: str) -> str:
         Failed: there is no such stack, or it has no such output.
     """
     with aws_errors():
+        cloudformation = client("cloudformation")
         try:
-            [description] = client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
-        except Exception as error:
-            code = getattr(error, "response", {}).get("Error", {}).get("Code")
-            if code != "ValidationError":
+            [description] = cloudformation.describe_stacks(StackName=stack)["Stacks"]
+        except cloudformation.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationError":
                 raise
             raise Failed(
                 f"there is no stack {stack} in this account and region: name it with --stack, "
@@ -108,8 +108,13 @@ def invoke(function: str, event: dict[str, Any]) -> Any:
 
 def new_key(stack: str, name: str, seconds: int) -> str:
     """Create an admin key by IAM and return its text."""
-    event = {"operation": "create-key", "actor": getpass.getuser(), "name": name}
-    event |= {"scopes": ["admin"], "expires_at": time_after(seconds)}  # type: ignore[dict-item]
+    event = {
+        "operation": "create-key",
+        "actor": getpass.getuser(),
+        "name": name,
+        "scopes": ["admin"],
+        "expires_at": time_after(seconds),
+    }
     return str(invoke(find_function(stack), event)["key"])
 
 

@@ -111,6 +111,7 @@ class Releases(Transactions):
             return alias
         _check_expected(model, name, alias.revision if alias else 0, expected)
         if alias is None or alias.version != number:
+            _check_active(model, meta)
             check_releasable(version_from_item(target))
         if item is None and len(meta.get("aliases", ())) >= ALIASES_MAX:
             raise StateConflict(
@@ -168,6 +169,8 @@ class Releases(Transactions):
             raise unknown_alias(model, name)
         alias = alias_from_item(item)
         _check_expected(model, name, alias.revision, expected)
+        if traffic:
+            _check_active(model, meta)
         for number, target in zip(numbers, targets, strict=True):
             if target is None:
                 raise unknown_version(model, number)
@@ -275,6 +278,12 @@ def check_releasable(version: Version) -> None:
         raise StateConflict(f"{title} is {version.state}, not READY{because(version)}")
     if version.damaged:
         raise StateConflict(f"{title} is damaged: {version.damaged}")
+
+
+def _check_active(model: str, meta: Item | None) -> None:
+    """Accept a model that releases versions; an archived one only ends splits."""
+    if meta and meta.get("archived_at"):
+        raise StateConflict(f"model '{model}' is archived: restore it first")
 
 
 def _check_movable(name: str) -> None:

@@ -72,6 +72,7 @@ class Meter:
         self._rows: dict[tuple[str, int, str, str, str], Counters] = {}
         self._quota_keys: set[str] = set()
         self._due = 0.0  # by the clock; the first reply is followed by a write
+        self._resume = 0.0  # by the clock; no write earlier, because the table failed
         self._batch: _Batch | None = None  # sent, without an answer
         self.lost = 0  # requests whose counts were given up
 
@@ -152,13 +153,15 @@ class Meter:
                 row.compared += 1
                 row.agreed += agreed
 
-    def flush_due(self) -> None:
+    def flush_due(self, *, early: bool = False) -> None:
         """Write counts if the interval since the last write is over.
+
+        `early` does not wait for the interval, only for a table that failed.
 
         Raises:
             Exception: the table refused the write, which is a bug; the counts are given up.
         """
-        if self._clock() >= self._due:
+        if self._clock() >= (self._resume if early else self._due):
             self.flush()
 
     def flush(self) -> None:
@@ -182,7 +185,8 @@ class Meter:
         except Unavailable:  # it may be written, or not
             self._batch = batch
             # After the call, which may have waited long: the next requests shall not wait again.
-            self._due = self._clock() + max(self.seconds, PAUSE_S)
+            self._resume = self._clock() + max(self.seconds, PAUSE_S)
+            self._due = self._resume
         except BaseException:
             self._give_up(batch.requests)
             raise

@@ -131,11 +131,13 @@ def logs(session: Session, function: str, since: int, follow: bool) -> None:
     start_ms = int((time.time() - since) * 1000)
     seen: set[str] = set()
     while True:
-        for event in invocation.log_events(name, start_ms):
+        events = invocation.log_events(name, start_ms)
+        for event in events:
             if event["eventId"] not in seen:
-                seen.add(event["eventId"])
-                start_ms = max(start_ms, event["timestamp"])
                 click.echo(event["message"].rstrip("\n"))
+        if events:  # the next page begins at this time: only its events come twice
+            start_ms = max(event["timestamp"] for event in events)
+            seen = {event["eventId"] for event in events if event["timestamp"] == start_ms}
         if not follow:
             return
         time.sleep(FOLLOW_S)

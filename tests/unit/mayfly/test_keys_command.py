@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -16,6 +17,8 @@ KEY = {"id": "abc", "name": "ci", "state": "active"}
 
 class Cloud:
     """CloudFormation and Lambda with prepared replies; keeps the events it gets."""
+
+    exceptions = SimpleNamespace(ClientError=ClientError)  # as boto3's clients have
 
     def __init__(self) -> None:
         self.outputs: dict[str, str] = {"ManageFunctionName": "mayfly-Manage-1"}

@@ -13,6 +13,7 @@ from aws_lambda_powertools.logging import Logger
 from functions.core.canary.canaries import Canaries, canary_of
 from functions.core.canary.judge import Arm
 from functions.core.canary.verdict import Action, Verdict
+from functions.core.catalog.decisions import Decisions
 from functions.core.errors import InvalidRequest, ModelNotFound, StateConflict, Unavailable
 from functions.core.registry.version import Alias
 from functions.core.traffic.canary import Canary, Settings
@@ -224,6 +225,16 @@ def test_a_candidate_that_is_damaged_meanwhile_is_rolled_back(world: World) -> N
     assert world.alias.traffic is None
     assert not world.look()["continues"]
     assert "is damaged: blob is missing" in world.last_audit["after"]["reason"]
+
+
+def test_the_canary_of_a_model_that_is_archived_meanwhile_is_rolled_back(world: World) -> None:
+    world.start()
+    Decisions(world.table, world.now).archive_model("m", actor="ann")
+    world.minutes = 1
+
+    world.look()
+    assert (world.alias.version, world.alias.traffic) == (1, None)
+    assert "model 'm' is archived: restore it first" in world.last_audit["after"]["reason"]
 
 
 def test_looks_become_rarer(world: World) -> None:

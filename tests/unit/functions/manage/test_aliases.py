@@ -169,3 +169,15 @@ def test_the_agreement_of_a_shadow_is_shown_with_the_traffic(three: Admin) -> No
 
 def test_traffic_without_shadow_has_no_agreement(three: Admin) -> None:
     assert three.get("/models/m/aliases/prod/traffic")["agreement"] is None
+
+
+def test_an_archived_model_releases_nothing_and_ends_its_split(three: Admin) -> None:
+    path = f"{PROD}/traffic"
+    split = {"weights": [{"version": 1, "weight": 90}, {"version": 2, "weight": 10}]}
+    three.change("PUT", path, split)
+    three.change("POST", "/models/m/archive")
+
+    for target, body in ((PROD, {"version": 2}), (path, split)):
+        status, text = three.refusal("PUT", target, body)
+        assert (status, "is archived: restore it first" in text) == (409, True)
+    assert len(three.change("DELETE", path)["weights"]) == 1

@@ -139,6 +139,15 @@ def test_there_is_one_write_for_each_interval(setup: Setup) -> None:
     assert setup.stored().requests == 21
 
 
+def test_a_write_may_come_before_the_interval(setup: Setup) -> None:
+    setup.count()
+    setup.meter.flush_due()
+    setup.count()
+    setup.meter.flush_due(early=True)
+
+    assert setup.stored().requests == 2
+
+
 def test_nothing_is_written_without_requests(setup: Setup) -> None:
     setup.meter.flush_due()
 
@@ -180,6 +189,7 @@ def test_a_table_that_fails_is_left_alone_for_a_while(setup: Setup) -> None:
         setup.count(f"m{setup.elapsed}")
         setup.elapsed += (PAUSE_S - 1) / (ROWS_MAX + 5)
         setup.meter.flush_due()
+        setup.meter.flush_due(early=True)
     assert len(setup.table.writes) == 1
 
     setup.elapsed = PAUSE_S
