@@ -16,7 +16,7 @@ from benchmarks.harness.measure import ROOT
 CHILDREN = ROOT / "benchmarks" / "children"
 MARK = b"ANSWER "
 LIMIT_S = 120.0
-PLAN_LIMIT_S = 3600.0  # of a process that measures many rounds
+PLAN_LIMIT_S = 3600.0  # limit for a process that measures many rounds
 
 
 def spawn(
@@ -60,7 +60,7 @@ def run_plan(
     folder: Path,
     environment: Callable[[Path], Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Run a script of `children` on a plan; return the result that it writes.
+    """Run a script of `children` on a plan; return its result.
 
     `environment` returns the variables of the process, given its temporary directory.
 

@@ -43,10 +43,10 @@ class ErrorKind(Enum):
 def classify(status: int, code: str) -> ErrorKind:
     """Classify an AWS error by its HTTP status and error code.
 
-    >>> classify(404, "NoSuchKey"), classify(400, "ThrottlingException")
+    >>> classify(404, "NoSuchKey"), classify(429, "TooManyRequestsException")
     (<ErrorKind.GONE: 1>, <ErrorKind.TRANSIENT: 4>)
     """
-    if status >= 500 or code in TRANSIENT:
+    if status >= 500 or status == 429 or code in TRANSIENT:  # 429: Lambda's throttling
         return ErrorKind.TRANSIENT
     if status in (404, 405):
         return ErrorKind.GONE

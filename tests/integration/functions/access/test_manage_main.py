@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ def start(
 
     yield begin
     sys.modules.pop("functions.manage.main", None)
+    # Powertools' logger keeps the stream of its first test otherwise.
+    logging.Logger.manager.loggerDict.pop("manage", None)
 
 
 def with_key(event: dict[str, Any], key: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,6 +38,8 @@ def client(
         monkeypatch.setenv(name, value)
     yield Client(importlib.import_module("functions.manage.main").lambda_handler)
     sys.modules.pop("functions.manage.main", None)
+    # Powertools' logger keeps the stream of its first test otherwise.
+    logging.Logger.manager.loggerDict.pop("manage", None)
 
 
 def register(registry: Registry, model: str, count: int) -> None:

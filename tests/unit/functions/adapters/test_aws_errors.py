@@ -24,6 +24,7 @@ from functions.adapters.aws_errors import ErrorKind, classify, classify_response
         (503, "503", ErrorKind.TRANSIENT),
         (400, "RequestTimeout", ErrorKind.TRANSIENT),
         (400, "ThrottlingException", ErrorKind.TRANSIENT),
+        (429, "TooManyRequestsException", ErrorKind.TRANSIENT),
         (400, "ProvisionedThroughputExceededException", ErrorKind.TRANSIENT),
         (400, "RequestLimitExceeded", ErrorKind.TRANSIENT),
         (403, "RequestThrottled", ErrorKind.TRANSIENT),
