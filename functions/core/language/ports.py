@@ -1,0 +1,130 @@
+"""Interfaces between the generate function and a loaded language model."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from functions.core.language.spec import LanguageSpec
+from functions.core.records import field, record
+
+
+class Tokenizer(Protocol):
+    """Tokenizer of a language model; `adapters/language/tokenizer.py` implements it."""
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]: ...  # special: add bos etc.
+    def encode_pair(self, first: str, second: str) -> list[int]: ...
+    def decode(self, tokens: Sequence[int]) -> str: ...
+    def token_bytes(self, token: int) -> bytes: ...  # empty: a special token
+
+
+class Template(Protocol):
+    """Chat template of a language model; `adapters/language/template.py` implements it.
+
+    `render` raises InvalidRequest for messages the template refuses, and stops a template that
+    takes too long or writes too much.
+    """
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str: ...
+
+
+class Grammar(Protocol):
+    """Constraint on one reply, e.g. a JSON schema.
+
+    `mask` has one bit a token, the lowest bit first: tokens that may come next.
+    """
+
+    def mask(self) -> bytes: ...
+    def accept(self, token: int) -> None: ...
+    @property
+    def complete(self) -> bool: ...
+
+
+@record
+class Options:
+    """Sampling options of one reply, already validated. Temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None  # number of alternatives to report; 0: the chosen token alone
+    ignore_eos: bool = False
+
+
+@record
+class TokenScore:
+    """Token of a reply with its and the likeliest log probabilities."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@record
+class Piece:
+    """Part of a reply: whole characters, no part of a stop string.
+
+    The last piece has a `finish`: "stop", "length", or "timeout" at the deadline.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()  # tokens sampled since the last piece
+    scores: tuple[TokenScore, ...] = ()  # with `logprobs`, one for each of `tokens`
+    finish: str | None = None
+
+
+class TextModel(Protocol):
+    """Loaded language model.
+
+    `generate` and `embed` take `deadline`, a time of `time.monotonic`. `cancelled` is asked
+    between tokens.
+    """
+
+    spec: LanguageSpec
+    tokenizer: Tokenizer
+    template: Template | None
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        options: Options,
+        *,
+        deadline: float,
+        cancelled: Callable[[], bool] = lambda: False,
+        grammar: Grammar | None = None,
+    ) -> Iterator[Piece]:
+        """Yield a reply to a prompt piece by piece.
+
+        Raises:
+            InvalidRequest: the prompt does not fit the context.
+            MemoryError: its cache does not fit into memory.
+        """
+
+    def cached_tokens(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens of a prompt the prefix cache holds."""
+
+    def embed(self, texts: Sequence[Sequence[int]], *, deadline: float) -> list[Sequence[float]]:
+        """Return one vector for the tokens of each text, in order.
+
+        A reranker returns one score.
+
+        Raises:
+            InvalidRequest: a text does not fit the context.
+            TimedOut: the deadline passed.
+        """
+
+    def json_grammar(self, schema: Mapping[str, Any] | None) -> Grammar:
+        """Return a grammar of the replies that a JSON schema allows.
+
+        Without a schema, any JSON object is allowed.
+
+        Raises:
+            InvalidRequest: the schema is invalid, unsupported or too large.
+        """
