@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from tests import ranks as script
+from tests.unit.training.fitting import ranks as script
 from training.errors import InvalidCheckpoint
 
 pytestmark = pytest.mark.train
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.ranks", str(folder)],
+            [sys.executable, "-m", "tests.unit.training.fitting.ranks", str(folder)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

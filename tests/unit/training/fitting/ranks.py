@@ -1,6 +1,6 @@
 """Process of a distributed training run, as torchrun starts it.
 
-For tests/unit/training/fitting/test_ranks.py: python -m tests.ranks FOLDER
+For tests/unit/training/fitting/test_ranks.py: python -m tests.unit.training.fitting.ranks FOLDER
 """
 
 import os
