@@ -1,16 +1,14 @@
-"""Files to upload: names, digests, PUT to a signed URL."""
+"""PUT of a file to a signed URL."""
 
-import hashlib
 import http.client
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from mayfly.client.errors import Disconnected, InvalidInput, ServerError, Unavailable
+from mayfly.client.errors import Disconnected, ServerError, Unavailable
 from mayfly.client.http1 import address, requests
 from mayfly.client.http1.messages import Reply, error_of
+from mayfly.client.package import PIECE_BYTES, PackageFile
 
-PIECE_BYTES = 1 << 20
 ATTEMPTS = 3  # a PUT to one key is safe to repeat
 SILENCE_S = 60.0
 
@@ -21,31 +19,7 @@ def silent(_sent: int, _size: int) -> None:
     """Report no progress."""
 
 
-def describe(path: Path) -> dict[str, object]:
-    """Return the file's name in the package, its size and SHA-256.
-
-    A single model is named as the service expects it, whatever the file's own name.
-
-    Raises:
-        InvalidInput: there is no such file, or it has another kind.
-    """
-    if not path.is_file():
-        raise InvalidInput(f"there is no file {path}: name an .onnx, a model.tar.gz or a .tgz")
-    name = path.name.lower()
-    if name.endswith(".onnx"):
-        file = path.name
-    elif name.endswith((".tar.gz", ".tgz")):
-        file = "model.tar.gz"
-    else:
-        raise InvalidInput(f"{path.name} is no model: name an .onnx, a model.tar.gz or a .tgz")
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(PIECE_BYTES):
-            digest.update(piece)
-    return {"file": file, "size_bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def put_file(url: str, headers: Mapping[str, str], path: Path, progress: Progress) -> None:
+def put_file(url: str, headers: Mapping[str, str], file: PackageFile, progress: Progress) -> None:
     """Send a file to a signed URL.
 
     Raises:
@@ -54,30 +28,32 @@ def put_file(url: str, headers: Mapping[str, str], path: Path, progress: Progres
     """
     for attempt in range(ATTEMPTS):
         try:
-            status, body = _put(url, headers, path, progress)
+            status, body = _put(url, headers, file, progress)
         except (OSError, http.client.HTTPException) as error:
             if attempt + 1 == ATTEMPTS:
-                raise Disconnected(f"{path.name} could not be sent: {error}", sent=True) from error
+                raise Disconnected(f"{file.name} could not be sent: {error}", sent=True) from error
             continue
         # The URL works once: after a reply that was lost, it says that the object exists.
         if status < 300 or (status == 412 and attempt):
             return
         if status < 500 or attempt + 1 == ATTEMPTS:
-            raise _refusal(path, status, body)
+            raise _refusal(file.name, status, body)
 
 
-def _put(url: str, headers: Mapping[str, str], path: Path, progress: Progress) -> tuple[int, bytes]:
+def _put(
+    url: str, headers: Mapping[str, str], file: PackageFile, progress: Progress
+) -> tuple[int, bytes]:
     parts = urlsplit(url)
     base = address.parse(f"{parts.scheme}://{parts.netloc}")
     connection = _connection(base)
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     if requests.find_proxy(base) and base.scheme == "http":
         target = f"{base}{target}"
-    size = path.stat().st_size
+    size = file.size_bytes
     sent = {name.lower(): value for name, value in headers.items()}
     try:
         connection.request(
-            "PUT", target, _pieces(path, size, progress), {**sent, "content-length": str(size)}
+            "PUT", target, _pieces(file, size, progress), {**sent, "content-length": str(size)}
         )
         reply = connection.getresponse()
         return reply.status, reply.read()
@@ -98,16 +74,16 @@ def _connection(base: address.Address) -> http.client.HTTPConnection:
     return connection
 
 
-def _pieces(path: Path, size: int, progress: Progress) -> Iterator[bytes]:
+def _pieces(file: PackageFile, size: int, progress: Progress) -> Iterator[bytes]:
     sent = 0
-    with path.open("rb") as stream:
+    with file.open() as stream:
         while piece := stream.read(PIECE_BYTES):
             yield piece
             sent += len(piece)
             progress(sent, size)
 
 
-def _refusal(path: Path, status: int, body: bytes) -> Exception:
+def _refusal(name: str, status: int, body: bytes) -> Exception:
     """Return the error for a refusal of S3, whose body is XML."""
     text = body.decode(errors="replace")
     message = text.partition("<Message>")[2].partition("</Message>")[0]
@@ -115,4 +91,4 @@ def _refusal(path: Path, status: int, body: bytes) -> Exception:
     if not message:
         return error_of(Reply(status, {}, body))
     kind = Unavailable if status >= 500 else ServerError
-    return kind(f"{path.name} was refused by the storage: {message}", status=status, code=code)
+    return kind(f"{name} was refused by the storage: {message}", status=status, code=code)

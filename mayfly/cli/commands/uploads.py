@@ -18,17 +18,21 @@ BAR = 22  # signs of the progress bar
 STEPS = {"waiting": "waiting", "received": "received", "registering": "read"}
 
 
-@click.command(short_help="Upload a model file as the next version.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.command(short_help="Upload a model as the next version.")
+@click.argument("file", metavar="PATH", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="Name of the model; it may be new.")
 @click.option("--no-wait", is_flag=True, help="Return when the file is sent.")
 @click.option("--timeout", type=SECONDS, default=int(WAIT_S), metavar="TIME", help="[5m]")
 @common
 def upload(session: Session, file: Path, model: str, no_wait: bool, timeout: int) -> None:
-    """Upload FILE (.onnx, model.tar.gz) and follow its registration.
+    """Upload PATH and follow its registration.
+
+    PATH is an .onnx, which brings weights of its name beside it (model.onnx.data); a model.tar.gz;
+    or a folder with one .onnx, its weights and, if there is one, manifest.json.
 
     \b
     Example: mayfly upload model.onnx --model digits
+             mayfly upload exported/ --model bert
     """
     started = time.monotonic()
     record = send(session.client._caller, model, file, _bar(session))

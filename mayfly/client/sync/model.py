@@ -95,11 +95,13 @@ class Model(Releases):
         progress: Progress = silent,
         step: Step = lambda _: None,
     ) -> UploadRecord:
-        """Upload a model file as the next version; wait until READY.
+        """Upload a model as the next version; wait until READY.
 
+        `path` is an .onnx (with weights of its name beside it), an archive, or a folder.
         `progress` gets bytes sent and bytes in all, `step` each new state of the registration.
 
         Raises:
+            InvalidInput: there is no model at `path`.
             Rejected: the file cannot be served; the text is the reason.
             TimedOut: the registration has not ended within `timeout` seconds.
         """

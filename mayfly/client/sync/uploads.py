@@ -2,12 +2,14 @@
 """Uploads of models, until they are registered."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mayfly.client import files
 from mayfly.client.errors import Rejected, TimedOut
 from mayfly.client.files import Progress
+from mayfly.client.package import read_package
 from mayfly.client.records import UploadRecord
 from mayfly.client.sync.caller import Caller
 from mayfly.client.sync.transport import sleep
@@ -22,12 +24,30 @@ Step = Callable[[UploadRecord], None]
 def upload(
     caller: Caller, model: str, path: str | Path, progress: Progress = files.silent
 ) -> UploadRecord:
-    """Send a model file; return its record, before the registration."""
-    path = Path(path)
-    announced = caller.change("POST", "/api/v1/uploads", {"model": model} | files.describe(path))
-    url, headers = announced["url"], announced["headers"]
-    files.put_file(url, headers, path, progress)
+    """Send a model's files; return the record of the last one.
+
+    `progress` gets the bytes sent and the bytes of all files.
+
+    Raises:
+        InvalidInput: `path` is no model, no archive and no folder with one model.
+    """
+    package = read_package(Path(path))
+    total, before = sum(file.size_bytes for file in package), 0
+    announced: Mapping[str, Any] = {}
+    for file in package:
+        together = {"package": announced["package"]} if announced else {}
+        body = {"model": model} | file.describe() | together
+        announced = caller.change("POST", "/api/v1/uploads", body)
+        url, headers = announced["url"], announced["headers"]
+        report = _shifted(progress, before, total)
+        files.put_file(url, headers, file, report)
+        before += file.size_bytes
     return UploadRecord.read({**announced, "model": model, "state": "received"})
+
+
+def _shifted(progress: Progress, before: int, total: int) -> Progress:
+    """Return the progress of one file as that of all."""
+    return lambda sent, _: progress(before + sent, total)
 
 
 def wait(

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Api
-from tests.models import scale_model
+from tests.e2e.conftest import Api, wait
+from tests.models import outside_weights_model, scale_model
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="pseudo-terminals are those of Unix"
@@ -102,11 +102,36 @@ def test_a_models_life_as_text(terminal: Terminal, model: str) -> None:
     assert "no difference found" in terminal.text("canary", model)
     assert "█" in terminal.text("traffic", model)
     assert "stopped" in terminal.text("canary", model, "--stop")
-    assert "REQUESTS" in terminal.text("usage", model, "--by", "version")
+
+    def counted() -> bool:  # an environment's counts follow with its next request
+        terminal.text("call", model, "[1, 2, 3]")
+        return "REQUESTS" in terminal.text("usage", model, "--by", "version")
+
+    wait(counted, "the first counts")
     assert "rollback" in terminal.text("audit", model)
     missing = plain(terminal.text("show", model[:-1], code=3))
     assert missing == f'mayfly: no model "{model[:-1]}". Did you mean "{model}"?\n'
     assert "✗" not in terminal.text("doctor")
+
+
+def test_a_folder_is_uploaded_in_parts(terminal: Terminal, model: str) -> None:
+    """Weights of any name, and a manifest that the folder may have."""
+    folder = terminal.folder / "exported"
+    folder.mkdir()
+    outside_weights_model(folder, "weights.bin")
+    (folder / "manifest.json").write_text('{"schema": 1, "description": "adds 0, 1, 2"}')
+    text = plain(terminal.text("upload", "exported", "--model", model))
+    assert re.search(rf"{model} 1   ready ✓", text), text
+    assert "uploading  ██████████████████████" in text
+
+    assert terminal.json("call", model, "[[1, 1, 1]]")["outputs"] == {"y": [[1, 2, 3]]}
+
+
+def test_weights_beside_a_model_are_uploaded_with_it(terminal: Terminal, model: str) -> None:
+    outside_weights_model(terminal.folder, "outside.onnx.data")
+
+    assert terminal.json("upload", "outside.onnx", "--model", model)["state"] == "READY"
+    assert terminal.json("call", model, "[[0, 0, 0]]")["outputs"] == {"y": [[0, 1, 2]]}
 
 
 def test_a_models_life_as_json(terminal: Terminal, model: str) -> None:
