@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 KEY = "mayfly.manifest"  # key in the ONNX file's metadata_props
 LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-learn")
@@ -123,6 +123,40 @@ class Sample(TypedDict):
     response: dict[str, Any]
 
 
+class Feature(TypedDict, total=False):
+    """Histogram of an input or output, or of one of its columns.
+
+    `of` says what is counted: "value" or, over a row of many values, its "mean"; "category";
+    "length" of a text; "largest" score of a row; predicted "label". Numbers have `edges` and
+    len(edges) + 1 `counts`, others `values` and as many counts.
+    """
+
+    name: Required[str]  # name of the input or output
+    feature: str  # column name, or its number
+    of: Required[str]
+    edges: list[float]
+    values: list[str]
+    counts: Required[list[int]]
+    missing: Required[int]  # rows without a value
+
+
+class Features(TypedDict):
+    """Histograms of the rows of a part: "train", "test", "data"."""
+
+    part: str
+    rows: int
+    features: list[Feature]
+    left_out: NotRequired[int]  # histograms beyond the limit of size
+
+
+class Distributions(TypedDict):
+    """Distributions of inputs and outputs at training time, the reference for drift."""
+
+    inputs: Features
+    outputs: Features
+    priors: NotRequired[dict[str, float]]  # share of training rows by class
+
+
 class Manifest(TypedDict):
     """Complete model manifest of schema 1: signature, metrics, data, origin, samples."""
 
@@ -136,6 +170,7 @@ class Manifest(TypedDict):
     evaluation: NotRequired[Evaluation]
     compression: NotRequired[list[dict[str, Any]]]  # candidates, with the reason for each verdict
     data: Data
+    distributions: NotRequired[Distributions]
     hyperparameters: dict[str, Any]
     training: Training
     tolerance: Tolerance

@@ -21,7 +21,7 @@ from training.compression import select
 from training.compression.variants import Compressed
 from training.data import Dataset
 from training.errors import TrainingError
-from training.evaluation import record, report
+from training.evaluation import distributions, record, report
 from training.evaluation.evaluate import evaluate, evaluate_baselines
 from training.evaluation.metrics import PRIMARY
 from training.export import graphs, model_card, model_exporter
@@ -30,7 +30,7 @@ from training.fitting import checkpoint, distributed, trainer
 from training.fitting.distributed import Ranks
 from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, override, pairs
-from training.manifest import Evaluation, Manifest
+from training.manifest import Distributions, Evaluation, Manifest
 from training.recipe import Recipe
 from training.recipe_loading import load as load_recipe
 from training.tuning import objective
@@ -39,6 +39,8 @@ from training.tuning.options import require_optuna
 if TYPE_CHECKING:
     from training.tuning.study import Study
 
+ANSWERED_ROWS = 1000  # test rows whose answers are described in the manifest
+GENERATED_ROWS = 32  # the same of a language model, whose logits are large
 CHANNEL = "SM_CHANNEL_"  # prefix of the environment variables that name a job's input folders
 
 
@@ -319,6 +321,7 @@ def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
         "baselines": evaluate_baselines(recipe.task, data),
         "evaluation": _evaluation(trained, outcome),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
+        "distributions": _distributions(trained, graph),
         "hyperparameters": trained.hyperparameters,
         "training": model_card.origin(setup.environ, setup.device.type, duration_s),
         "tolerance": {"rtol": rtol, "atol": atol},
@@ -328,6 +331,22 @@ def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
         card["compression"] = model.compressed.records()
         card["tolerance"]["atol"] = max(atol, model.compressed.atol)
     return card, outcome
+
+
+def _distributions(trained: Trained, graph: onnx.ModelProto) -> Distributions:
+    """Return the distributions of training inputs and test answers."""
+    data, recipe = trained.data, trained.recipe
+    rows = GENERATED_ROWS if recipe.task == "generation" else ANSWERED_ROWS
+    answers = graphs.runner(graph)(trained.request(data.test.take(slice(0, rows))))
+    kinds = recipe.output_kinds
+    return distributions.describe(
+        trained.request(data.train),
+        {name: values for name, values in answers.items() if kinds.get(name) != "tensor"},
+        parts=("train", "test"),
+        columns=data.columns,
+        labels=trained.labels,
+        target=data.train.target if recipe.task == "classification" else None,
+    )
 
 
 def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:

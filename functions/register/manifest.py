@@ -5,9 +5,10 @@ this schema are checked, others are accepted. The file is stored whole beside th
 """
 
 import json
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from functions.core.errors import InvalidModel, one_line
 from functions.core.registration.manifest import DeclaredTensor, ListedFile, Manifest
@@ -16,6 +17,9 @@ Text = Annotated[str, Field(max_length=4096)]
 Label = Annotated[str, Field(max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # [low, high]
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Scalars = dict[Text, str | int | float | bool | None]
 
 
@@ -97,6 +101,50 @@ class Evaluation(_Open):
     calibration: dict[Text, Any] = {}
 
 
+class Feature(_Open):
+    """Histogram of an input, output or column at training time.
+
+    Numbers have ascending `edges` and a count for each of the len(edges) + 1 bins, which are open
+    at both ends. Categories and labels have `values` and a count for each.
+    """
+
+    name: Name
+    feature: Label | None = None  # the column
+    of: Annotated[str, Field(max_length=32)] = "value"
+    edges: Annotated[list[Finite], Field(max_length=256)] | None = None
+    values: Annotated[list[Label], Field(max_length=1024)] | None = None
+    counts: Annotated[list[Count], Field(max_length=1024)]
+    missing: Count = 0
+
+    @model_validator(mode="after")
+    def _check_bins(self) -> Self:
+        if (self.edges is None) == (self.values is None):
+            raise ValueError("give either edges or values")
+        bins = len(self.values) if self.values is not None else len(self.edges or ()) + 1
+        if len(self.counts) != bins:
+            raise ValueError(f"{len(self.counts)} counts, and there are {bins} bins")
+        edges = self.edges or []
+        if any(low >= high for low, high in pairwise(edges)):
+            raise ValueError("edges have to ascend")
+        return self
+
+
+class Features(_Open):
+    """Histograms of the rows of a part of the data."""
+
+    part: Label | None = None
+    rows: Count | None = None
+    features: Annotated[list[Feature], Field(max_length=4096)] = []
+
+
+class Distributions(_Open):
+    """Distributions at training time, the reference for drift."""
+
+    inputs: Features = Features()
+    outputs: Features = Features()
+    priors: Annotated[dict[Label, Share], Field(max_length=1024)] = {}  # by class
+
+
 class ManifestSchema(_Open):
     """Content of manifest.json: signature, metrics, samples and other model metadata.
 
@@ -113,6 +161,7 @@ class ManifestSchema(_Open):
     baselines: dict[Text, Scalars] = {}  # metrics by baseline
     evaluation: Evaluation = Evaluation()
     data: dict[Text, Any] = {}
+    distributions: Distributions = Distributions()  # kept in the stored manifest alone
     hyperparameters: dict[Text, Any] = {}
     training: dict[Text, Any] = {}
     tolerance: Tolerance = Tolerance()

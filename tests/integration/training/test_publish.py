@@ -351,3 +351,58 @@ def test_a_turkish_locale_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
     assert publish(tmp_path, model, task="classification") == 1
     assert "needs the locale tr_TR" in capsys.readouterr().err
+
+
+def test_the_rows_given_as_data_are_described_by_their_columns(tmp_path: Path) -> None:
+    rows = "a,b,label,c\n1,2,no,3\n4,5,yes,6\n7,8,no,9\n"
+    (tmp_path / "rows.csv").write_text(rows)
+    options = ["--data", str(tmp_path / "rows.csv"), "--target", "label"]
+
+    labels = ["--label", "no", "--label", "yes", "--label", "maybe"]
+    assert publish(tmp_path, make_doubler(), *options, *labels, task="classification") == 0
+
+    card = card_of(tmp_path / "out" / "model.onnx")
+    described = card["distributions"]
+    assert [feature["feature"] for feature in described["inputs"]["features"]] == ["a", "b", "c"]
+    assert described["inputs"]["features"][0]["counts"] == [1, 1, 1]
+    assert described["outputs"]["rows"] == 3
+    assert described["outputs"]["features"][1]["values"] == ["no", "yes", "maybe"]
+    assert described["priors"] == {"no": 0.666667, "yes": 0.333333, "maybe": 0.0}
+    assert read_manifest(json.dumps(card).encode())
+
+
+def test_arrays_given_as_data_are_described_by_input(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.arange(12.0).reshape(4, 3), y=np.ones(4))
+
+    assert publish(tmp_path, make_doubler((1, 3)), "--data", str(tmp_path / "rows.npz")) == 0
+
+    described = card_of(tmp_path / "out" / "model.onnx")["distributions"]
+    assert described["inputs"]["rows"] == described["outputs"]["rows"] == 4
+    assert described["outputs"]["features"][0]["edges"] == [3, 9, 15]
+    assert "priors" not in described
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("rows.csv", "a,b\n1,2\n", [], "rows.csv has 2 columns (a, b), and the model takes x"),
+        ("rows.csv", "a,b,c\n1,2,x\n", [], "row 2, column 'c': 'x' is no number"),
+        ("rows.npz", "no archive", [], "rows.npz cannot be read as .npz"),
+        ("rows.json", "{}", [], "--data rows.json: give .npz, .csv"),
+        ("rows.csv", "a,b,c,y\n1,2,3,no\n", ["--task", "classification", "--target", "y"],
+         "say which there are by --label"),
+    ],
+)  # fmt: skip
+def test_wrong_data_are_refused_with_the_next_step(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str,
+    options: list[str],
+    message: str,
+) -> None:
+    (tmp_path / name).write_text(content)
+
+    assert publish(tmp_path, make_doubler(), "--data", str(tmp_path / name), *options) == 1
+
+    assert message in capsys.readouterr().err

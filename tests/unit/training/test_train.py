@@ -58,6 +58,12 @@ def test_the_card_has_the_metrics_of_the_written_graph(
     ]
     assert card["inputs"][0]["preprocessing"].startswith("in this order, as measured: mean radius")
     assert [len(sample["request"]["inputs"][0]["data"]) for sample in card["samples"]] == [30, 60]
+    described = card["distributions"]
+    assert described["inputs"]["rows"] == len(data.train)
+    assert described["inputs"]["features"][0]["feature"] == "mean radius"
+    predicted = np.bincount(answers.argmax(1)).tolist()
+    assert described["outputs"]["features"][1]["counts"] == predicted
+    assert sum(described["priors"].values()) == pytest.approx(1)
     record = json.loads((tmp_path / "record.json").read_text())
     accuracy = card["metrics"]["accuracy"]
     spread = {"mean": accuracy, "deviation": 0.0, "low": accuracy, "high": accuracy}

@@ -1,0 +1,141 @@
+"""Training rows of an existing model: inputs, answers, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data import columns, sources
+from training.data.columns import Table
+from training.data.tables import ENDINGS, read_table
+from training.errors import InvalidArtifact, MissingColumn
+from training.export import graphs
+from training.export.graphs import first_line
+from training.publishing.requests import DTYPES
+from training.recipe import Arrays
+
+ANSWERED = 1000  # rows that the model is asked for
+BATCH = 256  # rows at a time, where the model takes any number
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Inputs (n, ...) by name, their column names, class numbers (n,)."""
+
+    inputs: Arrays
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    target: NDArray[Any] | None = None
+
+
+def read(path: Path, session: Any, target: str | None, labels: Sequence[str]) -> Rows:
+    """Read rows from .npz arrays or from a table (CSV, Parquet).
+
+    `target` is left out of the inputs; with `labels` it holds the classes.
+
+    A table has a column for each input (n,) or (n, 1); or all its columns but `target`, in order,
+    are the one input (n, columns).
+
+    Raises:
+        TrainingError: the file is unreadable, or does not have what the model takes.
+    """
+    if not path.is_file():
+        raise InvalidArtifact(f"there is no file {path}")
+    if path.suffix.lower() == ".npz":
+        return _arrays(path, session, target, labels)
+    if path.suffix.lower() in ENDINGS:
+        return _table(read_table([path]), session, target, labels)
+    raise InvalidArtifact(f"--data {path.name}: give .npz, {', '.join(ENDINGS)}")
+
+
+def _arrays(path: Path, session: Any, target: str | None, labels: Sequence[str]) -> Rows:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise InvalidArtifact(f"{path.name} cannot be read as .npz: {first_line(error)}") from error
+    names = [value.name for value in session.get_inputs()]
+    for name in [*names, *([target] if target else [])]:
+        if name not in arrays or not arrays[name].ndim:
+            raise MissingColumn(f"{path.name} has no rows {name!r}; it holds {', '.join(arrays)}")
+    if len({len(arrays[name]) for name in names}) > 1:
+        raise InvalidArtifact(f"{path.name}: its arrays differ in their number of rows")
+    inputs = {value.name: _converted(value, arrays[value.name]) for value in session.get_inputs()}
+    if target is None or not labels:
+        return Rows(inputs)
+    values = arrays[target].astype(object) if arrays[target].dtype.kind == "U" else arrays[target]
+    classes, _ = sources.class_numbers(values, labels, lambda row: f"{path.name}, row {row + 1}")
+    return Rows(inputs, target=classes)
+
+
+def _converted(value: Any, array: NDArray[Any]) -> NDArray[Any]:
+    datatype = graphs.DATATYPES[value.type]
+    if datatype != "BYTES" and array.dtype.kind not in "fiub":
+        raise InvalidArtifact(f"input {value.name} takes {datatype}; the data hold {array.dtype}")
+    return array.astype(DTYPES[datatype])
+
+
+def _table(table: Table, session: Any, target: str | None, labels: Sequence[str]) -> Rows:
+    values = session.get_inputs()
+    classes = columns.class_numbers(table, target, tuple(labels))[0] if target and labels else None
+    names = [name for name in table.columns if name != target]
+    if all(value.name in names for value in values):
+        inputs = {value.name: _column(table, value) for value in values}
+        return Rows(inputs, target=classes)
+    if len(values) == 1 and len(values[0].shape) == 2 and values[0].shape[1] in (len(names), None):
+        return Rows({values[0].name: _side_by_side(table, names, values[0])}, _named(values, names),
+                    classes)  # fmt: skip
+    takes = ", ".join(f"{value.name} {list(value.shape)}" for value in values)
+    raise InvalidArtifact(
+        f"{table.files[0][0]} has {len(names)} columns ({', '.join(names[:12])}), and the model "
+        f"takes {takes}; name the column to predict with --target, or give .npz"
+    )
+
+
+def _named(values: Sequence[Any], names: Sequence[str]) -> dict[str, Sequence[str]]:
+    return {values[0].name: names}
+
+
+def _column(table: Table, value: Any) -> NDArray[Any]:
+    """Return a table's column as an input (n,) or (n, 1)."""
+    array = _side_by_side(table, [value.name], value)
+    return array if len(value.shape) == 2 else array[:, 0]
+
+
+def _side_by_side(table: Table, names: Sequence[str], value: Any) -> NDArray[Any]:
+    datatype = graphs.DATATYPES[value.type]
+    if datatype == "BYTES":
+        return np.column_stack([columns.texts(table, name, True) for name in names])
+    numbers = columns.inputs(table, {"numbers": names}, (), {}, (), names)["numbers"]
+    return numbers.astype(DTYPES[datatype])
+
+
+def answer(session: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """Run a model on the first ANSWERED rows; return its outputs.
+
+    Raises:
+        InvalidArtifact: it does not answer them; the reason is the runtime's.
+    """
+    names = [output.name for output in session.get_outputs()]
+    fixed = [value.shape[0] for value in session.get_inputs() if value.shape]
+    batch = next((size for size in fixed if isinstance(size, int)), BATCH)
+    rows = min(ANSWERED, len(next(iter(inputs.values()))))
+    starts = range(0, rows - rows % batch if batch < BATCH else rows, batch)
+    try:
+        parts = [
+            session.run(names, {name: values[start : start + batch] for name, values in
+                                inputs.items()})
+            for start in starts
+        ]  # fmt: skip
+    except Exception as error:  # the runtime raises native errors of any kind
+        reason = first_line(error)
+        raise InvalidArtifact(f"the model does not answer the rows of --data: {reason}") from error
+    return {
+        name: np.concatenate(arrays)
+        for name, *arrays in zip(names, *parts, strict=True)
+        if arrays and arrays[0].ndim
+    }
