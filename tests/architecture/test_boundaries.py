@@ -94,7 +94,15 @@ def test_no_function_unpickles_evaluates_or_unpacks_archives_with_a_library() ->
 
 def test_functions_import_the_packages_of_layers_and_runtime() -> None:
     # The layers have onnxruntime, too: its library is loaded, its Python package never imported.
-    in_layers = {"aws_lambda_powertools", "blake3", "orjson", "pybase64", "pydantic"}
+    in_layers = {
+        "aws_lambda_powertools",
+        "blake3",
+        "minijinja",
+        "orjson",
+        "pybase64",
+        "pydantic",
+        "tokenizers",
+    }
     in_runtime = {"boto3", "botocore", "snapshot_restore_py"}
     imported = {name for path in FUNCTIONS.rglob("*.py") for name in imports(path)}
 
