@@ -20,7 +20,7 @@ from functions.core.serving.events import Event
 from functions.core.serving.http import HttpResponse, load_event, parse_event, request_id
 from functions.core.serving.paths import ROOT, USER_HEADER, requested_version
 from functions.core.serving.request_log import ModelMetrics, bug_line, request_line
-from functions.core.serving.service import InferenceService
+from functions.core.serving.service import Copy, InferenceService
 from functions.core.usage.meter import Meter
 from functions.infer.exchange import Exchange
 from functions.infer.responses import (
@@ -111,6 +111,7 @@ class InferHandler:
         self._run_copy = run_copy
         self._first = True
         self._exchange: Exchange | None = None  # the request in progress
+        self._copied: tuple[Exchange, Copy] | None = None  # the copy in progress
 
     def __call__(
         self, event: Event | bytes, context: Any, began_ns: int | None = None
@@ -128,17 +129,36 @@ class InferHandler:
         return reply
 
     def late_reply(self, context: Any) -> bytes:
-        """Return and log the reply to a request that cannot be stopped.
+        """Log, count and answer a request that cannot be stopped.
 
-        Our runtime client calls this from another thread, and ends the process.
+        Our runtime client calls this from another thread, posts the reply, calls `last_work` and
+        ends the process.
         """
         exchange = self._exchange or Exchange(context, None)
         response = refusal(TimedOut(UNSTOPPABLE), exchange)
         cold = exchange.loaded
         add_headers(response, exchange, cold)
         latency_ns = time.perf_counter_ns() - exchange.began_ns
-        self._write_line(exchange, response.status, latency_ns, cold, len(response.body), 1.0)
+        size, status = len(response.body), response.status
+        self._write_line(exchange, status, latency_ns, cold, size, 1.0)
+        if self._meter is not None and exchange.action == "infer":
+            _count(self._meter, exchange, status, latency_ns, cold, size)
         return response.to_bytes()
+
+    def last_work(self) -> None:
+        """Write the counts of this environment, which ends.
+
+        A copy that did not come back counts as one that the shadow version failed to answer.
+        """
+        if self._meter is None:
+            return
+        if self._copied is not None:
+            exchange, copy = self._copied
+            shadow, traffic = copy.shadow, exchange.traffic
+            self._meter.count_shadow(
+                shadow.model, shadow.number, copy.alias, traffic, 0, agreed=None
+            )
+        self._meter.flush_all()
 
     def refuse_large(self, context: Any, size_bytes: int) -> bytes:
         """Return and log the reply to an event that memory cannot hold.
@@ -208,7 +228,23 @@ class InferHandler:
         size, status = len(response.body), response.status
         _after_reply(context, partial(self._finish, exchange, status, latency_ns, cold, size))
         if exchange.copy is not None and self._run_copy is not None and hasattr(context, "after"):
-            context.after(partial(self._run_copy, exchange, context))
+            context.after(
+                partial(self._run_watched, self._run_copy, exchange, exchange.copy, context)
+            )
+
+    def _run_watched(
+        self,
+        run_copy: Callable[[Exchange, Any], object],
+        exchange: Exchange,
+        copy: Copy,
+        context: Any,
+    ) -> None:
+        """Run a request's copy, which `last_work` knows of meanwhile."""
+        self._copied = exchange, copy
+        try:
+            run_copy(exchange, context)
+        finally:
+            self._copied = None
 
     def _finish(
         self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int
@@ -266,6 +302,7 @@ def _count(
         bytes_in=exchange.bytes_in,
         bytes_out=size,
         inferences=exchange.inferences,
+        drawn=exchange.drawn,
         stages_ns=exchange.stages_ns,
         has_quota=exchange.grant.quota is not None,
     )

@@ -45,6 +45,10 @@ class Handler(Protocol):
         """Return the reply to an event that memory cannot hold."""
         ...
 
+    def last_work(self) -> None:
+        """Work before the process is ended."""
+        ...
+
 
 # Reads registry items by their keys before they are asked for
 ReadAhead = Callable[[Sequence[tuple[str, str]]], AbstractContextManager[None]]
@@ -126,6 +130,11 @@ class PrefetchingHandler:
     def refuse_large(self, context: Any, size_bytes: int) -> bytes:
         """Return the reply to an event that memory cannot hold."""
         return self.wait().refuse_large(context, size_bytes)
+
+    def last_work(self) -> None:
+        """Do the last work of a handler that was imported."""
+        if self._handler is not None:
+            self._handler.last_work()
 
     def _import(self) -> None:
         self._prefetched.wait(GRACE_S)

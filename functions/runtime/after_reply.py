@@ -1,13 +1,12 @@
 """Work after the reply: run what the handler gave to `context.after`."""
 
-import os
 from collections.abc import Callable
 from typing import NoReturn
 
 from functions.core.watchdog import Watchdog
 from functions.runtime.context import EndEnvironment, LambdaContext
 from functions.runtime.errors import error_of
-from functions.runtime.late_reply import LATE_STATUS, park
+from functions.runtime.late_reply import LATE_STATUS, Ending, park
 from functions.runtime.log import Log, log_error, log_record
 
 SHARE = 0.9  # share of the remaining time that the work may take
@@ -20,17 +19,19 @@ class AfterReply:
     Overtime cannot be interrupted, so it ends the process: the next event must not wait for it.
     """
 
-    def __init__(self, log: Log, watchdog: Watchdog) -> None:
+    _context: LambdaContext
+
+    def __init__(self, log: Log, watchdog: Watchdog, ending: Ending) -> None:
         self._log = log
         self._watchdog = watchdog
-        self._request_id = ""
+        self._ending = ending
 
     def run(self, context: LambdaContext) -> EndEnvironment | None:
         """Run the work of an invocation in order; log its failures.
 
         Returns the first EndEnvironment that was raised. Work over time ends the process.
         """
-        self._request_id = context.aws_request_id
+        self._context = context
         remaining_s = context.get_remaining_time_in_millis() / 1000
         self._watchdog.watch(self, max(SECONDS_MIN, SHARE * remaining_s))
         ends = []
@@ -43,14 +44,16 @@ class AfterReply:
 
     def end(self, end: EndEnvironment) -> NoReturn:
         """Log why this environment ends, and end the process."""
-        log_record(self._log, "WARNING", "environment ends", self._request_id, str(end))
-        os._exit(0)
+        request_id = self._context.aws_request_id
+        log_record(self._log, "WARNING", "environment ends", request_id, str(end))
+        self._ending.end(0, self._context)
 
     def terminate(self) -> None:
         """End the process whose work took too long; called by the watchdog."""
         reason = "work after the reply did not end in time: the process ends"
-        log_record(self._log, "ERROR", "work after reply", self._request_id, reason)
-        os._exit(LATE_STATUS)
+        request_id = self._context.aws_request_id
+        log_record(self._log, "ERROR", "work after reply", request_id, reason)
+        self._ending.end(LATE_STATUS, self._context)
 
     def _call(self, work: Callable[[], object]) -> list[EndEnvironment]:
         try:
@@ -58,5 +61,5 @@ class AfterReply:
         except EndEnvironment as end:
             return [end]
         except Exception as failure:  # the edge: the reply is posted, the next event is served
-            log_error(self._log, error_of(failure, self._request_id))
+            log_error(self._log, error_of(failure, self._context.aws_request_id))
         return []

@@ -6,8 +6,10 @@ another for the next event.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from functions.core.watchdog import Watchdog
 from functions.runtime.api import Invocation, RuntimeApi
@@ -21,6 +23,8 @@ RESERVE_SHARE = 0.1  # at most this share of the time that an invocation has
 LATE_STATUS = 1  # exit status of a process that was ended because work did not end
 LAST_CHUNK = b"0\r\n\r\n"
 PARKED_S = 60.0  # more than the watchdog needs to end the process
+LAST_SHARE = 0.9  # share of the invocation's remaining time for the handler's last work
+LAST_S_MIN = 0.05
 
 MakeReply = Callable[[LambdaContext], bytes]
 
@@ -40,6 +44,30 @@ def park() -> None:
     os._exit(LATE_STATUS)
 
 
+class Ending:
+    """End of the process, after the handler's last work."""
+
+    def __init__(self, log: Log, last_work: Callable[[], object] | None) -> None:
+        self._log = log
+        self._last_work = last_work
+
+    def end(self, status: int, context: LambdaContext) -> NoReturn:
+        """Do the last work, then end the process.
+
+        Work that takes too long is cut off by the kernel, shortly before Lambda would do it:
+        the watchdog cannot, since its thread may be the one that works here.
+        """
+        try:
+            if self._last_work is not None:
+                remaining_s = LAST_SHARE * context.get_remaining_time_in_millis() / 1000
+                signal.setitimer(signal.ITIMER_REAL, max(LAST_S_MIN, remaining_s))
+                self._last_work()
+        except BaseException as failure:  # the edge: the process ends all the same
+            log_error(self._log, error_of(failure, context.aws_request_id))
+        finally:
+            os._exit(status)
+
+
 class LateReply:
     """Time limit of a handler that has a late reply."""
 
@@ -49,6 +77,7 @@ class LateReply:
         log: Log,
         watchdog: Watchdog,
         make: MakeReply,
+        ending: Ending,
         *,
         streams: bool = False,
     ) -> None:
@@ -58,6 +87,7 @@ class LateReply:
         self._log = log
         self._watchdog = watchdog
         self._make = make
+        self._ending = ending
 
     def begin(self, invocation: Invocation, context: LambdaContext) -> None:
         """Watch the handler of an invocation until `end`."""
@@ -74,7 +104,7 @@ class LateReply:
     def terminate(self) -> None:
         """Post the late reply and end the process; called by the watchdog."""
         self.post(self._invocation, self._context)
-        os._exit(LATE_STATUS)
+        self._ending.end(LATE_STATUS, self._context)
 
     def post(self, invocation: Invocation, context: LambdaContext) -> None:
         """Post the late reply and log why.

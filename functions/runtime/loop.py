@@ -6,6 +6,9 @@ takes_bytes   True: it gets the event's bytes. Otherwise it gets the parsed JSON
 late_reply    Called with the context, from another thread, if the handler has not returned half a
               second (at most a tenth of its time) before the deadline. Returns the reply's JSON as
               bytes. The process ends once that is posted.
+last_work     Called before the process is ended: after a late reply, and when work after a reply
+              did not end in time, or ended the environment. It may run in another thread, beside
+              the stuck one, and is cut off at the deadline.
 refuse_large  Called with the context and a number of bytes for an event of that size, which memory
               cannot hold. Returns the reply's JSON as bytes.
 streams       True: its route streams, so a reply that is no StreamedReply is sent as a stream of
@@ -23,7 +26,7 @@ from functions.runtime.api import ApiError, Invocation, RuntimeApi
 from functions.runtime.context import Environment, LambdaContext
 from functions.runtime.conventions.handler_loading import Handler
 from functions.runtime.errors import OUT_OF_MEMORY, Fault, FunctionError, error_of, fault_error
-from functions.runtime.late_reply import LateReply
+from functions.runtime.late_reply import Ending, LateReply
 from functions.runtime.log import Log, log_error
 from functions.runtime.replies import StreamedReply, as_stream
 from functions.runtime.streaming import StreamSender
@@ -48,7 +51,6 @@ class Loop:
         self._environ = environ
         self._watchdog = watchdog
         self._environment = Environment(environ, log)
-        self._after = AfterReply(log, watchdog)
         self.ids: dict[str, str | None] = {"aws_request_id": "", "tenant_id": None}
 
     def run(self, handler: Handler) -> NoReturn:
@@ -64,8 +66,10 @@ class Loop:
         parts = self._api, self._log, self._watchdog
         self._is_streaming = bool(getattr(handler, "streams", False))
         streams = self._is_streaming
-        self._late = LateReply(*parts, make_late, streams=streams) if make_late else None
-        self._streams = StreamSender(*parts, self._late)
+        ending = Ending(self._log, getattr(handler, "last_work", None))
+        self._after = AfterReply(self._log, self._watchdog, ending)
+        self._late = LateReply(*parts, make_late, ending, streams=streams) if make_late else None
+        self._streams = StreamSender(*parts, ending, self._late)
         while True:
             self._serve_next()
 

@@ -4,7 +4,6 @@ The socket blocks, so a slow caller slows the iterator down. After the first byt
 be told in trailers. https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html
 """
 
-import os
 import threading
 import time
 from binascii import b2a_base64
@@ -15,7 +14,7 @@ from functions.runtime.api import ApiError, Invocation, RuntimeApi
 from functions.runtime.connection import Bytes
 from functions.runtime.context import LambdaContext
 from functions.runtime.errors import Fault, FunctionError, error_of, fault_error
-from functions.runtime.late_reply import LATE_STATUS, LateReply, park, reserve_s
+from functions.runtime.late_reply import LATE_STATUS, Ending, LateReply, park, reserve_s
 from functions.runtime.log import Log, log_error, log_record
 from functions.runtime.replies import StreamedReply, chunked
 
@@ -34,11 +33,17 @@ class StreamSender:
     """Sender of one streamed reply at a time, within the invocation's deadline."""
 
     def __init__(
-        self, api: RuntimeApi, log: Log, watchdog: Watchdog, late: LateReply | None
+        self,
+        api: RuntimeApi,
+        log: Log,
+        watchdog: Watchdog,
+        ending: Ending,
+        late: LateReply | None,
     ) -> None:
         self._api = api
         self._log = log
         self._watchdog = watchdog
+        self._ending = ending
         self._late = late
 
     def send(self, invocation: Invocation, context: LambdaContext, reply: StreamedReply) -> None:
@@ -136,7 +141,7 @@ class StreamSender:
         except (ApiError, OSError) as failure:
             self._log_gone(str(failure))
         log_error(self._log, error)
-        os._exit(LATE_STATUS)
+        self._ending.end(LATE_STATUS, self._context)
 
     def _end_overdue(self, error: FunctionError) -> None:
         if self._begun:

@@ -24,6 +24,7 @@ def _arm(counters: Counters) -> Arm:
         requests=counters.requests,
         errors=counters.errors + counters.refused,
         latency=counters.latency,
+        drawn=counters.drawn,
         cold=counters.cold_starts,
         compared=counters.compared + counters.failed,
         disagreed=counters.compared - counters.agreed + counters.failed,

@@ -10,6 +10,10 @@ probability w, its share of the traffic. The likelihood ratio of "w, with the od
 average over several k is one, too. That holds although the rate of errors changes over the day.
 Lindon, Malek: Anytime-valid inference for multinomial count data, NeurIPS 2022.
 
+*Lost requests.* A request that ends its environment, by a crash or for want of memory, is never
+counted. Chance sends each request that no caller is tied to to the candidate with its weight, so
+the same ratio, with odds below 1, tells that requests of the candidate are missing.
+
 *Shares*, shown with their bounds: confidence sequences of the Beta-Binomial mixture, for the mean
 of the shares so far. Robbins, Annals of Mathematical Statistics 1970; Howard, Ramdas, McAuliffe,
 Sekhon, Annals of Statistics 2021.
@@ -30,6 +34,8 @@ from functions.core.usage.histogram import (
 
 ALPHA = 0.05  # chance that an equal version is rolled back, over all steps and looks of a canary
 ODDS = (1.5, 3, 10, 50)  # odds ratios averaged over; less than about 1.25 is no harm
+LOSS_PART = 0.2  # part of ALPHA for lost requests
+LOSSES = (0.9, 0.7, 0.4, 0.1)  # odds of a request of the candidate that are averaged over
 SLOW_SHARE = 0.05  # durations that fewer of the candidate's requests exceed are not compared
 PRIOR = 0.5  # Jeffreys' prior of the confidence sequences: narrow for shares near 0
 EDGES = LAST_BUCKET + 1  # lower ends of buckets, each with the same part of the latency test
@@ -42,7 +48,7 @@ class Arm:
 
     `errors` are requests with a status of 400 and above, the caller's mistakes included: they hit
     both versions alike, unless the candidate takes other inputs. `cold` are those that waited for
-    the version to be loaded.
+    the version to be loaded, `drawn` those whose version chance chose.
     """
 
     requests: int = 0
@@ -51,6 +57,7 @@ class Arm:
     cold: int = 0
     compared: int = 0  # shadow runs, and those that disagreed with the stable version
     disagreed: int = 0
+    drawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Limits:
 class Harm:
     """Difference that the tests found, in words and numbers."""
 
-    test: str  # errors, latency or disagreement
+    test: str  # errors, latency, disagreement or lost
     text: str
     numbers: Mapping[str, float]
 
@@ -77,16 +84,47 @@ def find_harm(
     """Return the harm that a canary's candidate does, None without proof.
 
     The arms' counters are those of the present step of `steps`, in which the candidate has the
-    share `weight` of the traffic. Over all steps and looks, an equal candidate is found harmful
-    with a chance of at most ALPHA.
+    share `weight` of the traffic. Over all steps and looks, an equal candidate is found harmful,
+    here or by `find_loss`, with a chance of at most ALPHA.
     """
     tests = 2 if limits.max_disagreement is None else 3
-    alpha = ALPHA / tests / steps
+    alpha = ALPHA * (1 - LOSS_PART) / tests / steps
     return (
         _more_errors(stable, candidate, weight, alpha, limits.error_margin)
         or _slower(stable, candidate, weight, alpha, limits.latency_factor)
         or _disagrees(candidate, alpha, limits.max_disagreement)
     )
+
+
+def find_loss(
+    stable: Arm, candidate: Arm, *, weight: float, steps: int, limits: Limits
+) -> Harm | None:
+    """Return the harm of lost requests, None without proof.
+
+    The arguments are those of `find_harm`. Requests in progress are not counted yet, more of a
+    version that is still being loaded: the proof holds once that is over.
+    """
+    if loss_evidence(stable, candidate, weight) < math.log(steps / (ALPHA * LOSS_PART)):
+        return None
+    total = stable.drawn + candidate.drawn
+    expected = stable.drawn * weight / (1 - weight)
+    lost = (expected - candidate.drawn) / (stable.drawn + expected)
+    if lost <= limits.error_margin:
+        return None
+    text = (
+        f"requests of the candidate are lost, as if they ended their environments: chance sent it"
+        f" {_percent(weight)} of all requests, but {candidate.drawn:,} of the {total:,} that ended"
+        f" ({_percent(candidate.drawn / total)}) are its own"
+    )
+    return Harm("lost", text, {"stable_drawn": stable.drawn, "candidate_drawn": candidate.drawn})
+
+
+def loss_evidence(stable: Arm, candidate: Arm, weight: float) -> float:
+    """Return the log e-value that requests of the candidate are lost."""
+    terms = [
+        candidate.drawn * more + stable.drawn * less for more, less in _log_ratios(weight, LOSSES)
+    ]
+    return _log_sum(terms) - math.log(len(terms))
 
 
 def error_evidence(stable: Arm, candidate: Arm, weight: float) -> float:
@@ -211,15 +249,15 @@ def _disagrees(candidate: Arm, alpha: float, limit: float | None) -> Harm | None
     return Harm("disagreement", text, {"disagreement_low": low, "disagreement_high": high})
 
 
-def _log_ratios(share: float) -> list[tuple[float, float]]:
-    """Return log likelihood ratios of a bad request on either side.
+def _log_ratios(share: float, odds: Sequence[float] = ODDS) -> list[tuple[float, float]]:
+    """Return log likelihood ratios of a request on either side.
 
-    There is a pair for each of ODDS; its first is the candidate's, whose share of
-    bad requests would be `share`.
+    There is a pair for each of the odds; its first is the candidate's, whose share of the
+    requests would be `share` if the versions were equal.
     """
     if share >= 1:
         return [(0.0, 0.0)]  # no stable requests to compare with
-    harmed = [odds * share / (odds * share + 1 - share) for odds in ODDS]
+    harmed = [times * share / (times * share + 1 - share) for times in odds]
     return [(math.log(more / share), math.log((1 - more) / (1 - share))) for more in harmed]
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from functions.core.canary.judge import Arm, Limits, find_harm
+from functions.core.canary.judge import Arm, Limits, find_harm, find_loss
 from functions.core.traffic.canary import Canary
+
+LOSS_S = 60  # s of a step after which every request is counted that was not lost
 
 
 class Action(StrEnum):
@@ -31,15 +33,18 @@ class Verdict:
 def judge(canary: Canary, stable: Arm, candidate: Arm, now: str) -> Verdict:
     """Judge a canary by the counters of its present step.
 
-    Harm is acted upon at once, also before the smallest number of requests. A canary without
-    enough of them is rolled back at its maximum age: nothing is promoted unseen.
+    Harm is acted upon at once, also before the smallest number of requests. Lost requests hold a
+    canary until the bake time is over, since some may only be late; then they end it. A canary
+    without enough requests is rolled back at its maximum age: nothing is promoted unseen.
     """
     settings, numbers = canary.settings, counts(stable, candidate)
     limits = Limits(settings.latency_factor, settings.error_margin, settings.max_disagreement)
-    harm = find_harm(
-        stable, candidate, weight=canary.percent / 100, steps=len(settings.steps), limits=limits
-    )
-    if harm is not None:
+    weight, steps = canary.percent / 100, len(settings.steps)
+    harm = find_harm(stable, candidate, weight=weight, steps=steps, limits=limits)
+    loss = find_loss(stable, candidate, weight=weight, steps=steps, limits=limits)
+    if harm is None and loss is not None and not _is_counted(canary, now):
+        return Verdict(Action.WAIT, f"held: {loss.text}", numbers)
+    if (harm := harm or loss) is not None:
         return Verdict(Action.ROLL_BACK, harm.text, {**numbers, "test": harm.test, **harm.numbers})
     text = f"no difference found after {_progress(canary, stable, candidate)}"
     if samples(stable, candidate) >= settings.min_samples and _is_baked(canary, now):
@@ -71,6 +76,11 @@ def counts(stable: Arm, candidate: Arm) -> dict[str, int]:
 
 def _is_baked(canary: Canary, now: str) -> bool:
     return canary.baked_s(now) >= canary.settings.bake_seconds
+
+
+def _is_counted(canary: Canary, now: str) -> bool:
+    """Return True once all requests that were not lost are counted."""
+    return _is_baked(canary, now) and canary.baked_s(now) >= LOSS_S
 
 
 def _progress(canary: Canary, stable: Arm, candidate: Arm) -> str:

@@ -236,7 +236,7 @@ class Resolved:
             return self
         from functions.core.traffic.buckets import bucket_of  # see above
 
-        caller = user or key_id or request_id if self.traffic.sticky == "auto" else request_id
+        caller = self.traffic.caller_of(user, key_id) or request_id
         bucket = bucket_of(self.version.model, self.alias, caller)
         return self.sides.get(self.traffic.version_for(bucket), self)
 

@@ -78,6 +78,7 @@ class Call:
         "compressed",
         "copy",
         "deadline",
+        "drawn",
         "grant",
         "header_length",
         "headers",
@@ -106,6 +107,7 @@ class Call:
         # Recorded while the call is answered:
         self.resolved: Resolved | None = None
         self.traffic = ""  # id of the alias's traffic object
+        self.drawn = False  # chance chose its version for this request
         self.copy: Copy | None = None  # for the shadow version
         self.inferences = 0  # rows of a successful run
         self.loaded = False  # the model had to be loaded for this call
@@ -351,6 +353,7 @@ class InferenceService:
         resolved = self._resolver.resolve(call.model, call.reference)
         if resolved.traffic is not None:
             call.traffic = resolved.traffic.id
+            call.drawn = not resolved.traffic.caller_of(call.user, call.grant.key_id)
             resolved = resolved.side_of(call.user, call.grant.key_id, call.request_id)
         call.resolved = resolved
         return resolved

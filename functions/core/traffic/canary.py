@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from functions.core.errors import InvalidRequest, shown
-from functions.core.traffic.traffic import BY_REQUEST, PERCENT, STICKY, Traffic, Weight, split
+from functions.core.traffic.traffic import BY_USER, PERCENT, STICKY, Traffic, Weight, split
 
 ID_BYTES = 8
 STEPS_MAX = 20
@@ -35,7 +35,7 @@ class Settings:
     latency_factor: float = 1.5  # a candidate up to this many times as slow is accepted
     error_margin: float = 0.001  # so much more of all requests may fail
     shadow_percent: int = 0  # share of requests that both versions answer, to compare
-    sticky: str = BY_REQUEST  # a caller with one key would be on one side with all its requests
+    sticky: str = BY_USER  # with `auto`, a service's one key would send all or nothing
     max_disagreement: float | None = None  # share of these answers that may differ; None for any
 
     def check(self) -> Self:
@@ -55,7 +55,7 @@ class Settings:
             raise InvalidRequest("steps: each has to be larger than the one before")
         if self.sticky not in STICKY:
             raise InvalidRequest(
-                f"sticky: {shown(self.sticky)} is not offered; send auto or request"
+                f"sticky: {shown(self.sticky)} is not offered; send auto, user or request"
             )
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)

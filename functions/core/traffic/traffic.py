@@ -13,9 +13,9 @@ from functions.core.traffic.buckets import BUCKETS, bucket_of, place_of
 
 PERCENT = BUCKETS // 100  # buckets of one per cent
 VERSIONS_MAX = 3  # limit of a split: the alias's own, and a candidate at each end of the buckets
-AUTO, BY_REQUEST = "auto", "request"
+AUTO, BY_USER, BY_REQUEST = "auto", "user", "request"
 NUMBER_MAX = 9_999_999_999  # version numbers have up to 10 digits
-STICKY = (AUTO, BY_REQUEST)
+STICKY = (AUTO, BY_USER, BY_REQUEST)
 FIELDS = ("weights", "shadow", "sticky")
 
 
@@ -34,7 +34,8 @@ class Traffic:
     `weights` begin with the version that the alias points at; the sum of their buckets is 10,000.
     A second candidate keeps its end of the buckets when the first has gone: then the first has a
     weight of version 0 without buckets. `sticky` says what keeps a caller on one side: the header
-    x-mayfly-user, the access key or the request (`auto`), or only the request.
+    x-mayfly-user or else the access key (`auto`), only the header (`user`), or nothing
+    (`request`). Without these, chance draws a side for each request.
     """
 
     weights: tuple[Weight, ...]
@@ -66,6 +67,16 @@ class Traffic:
         first = weights[1].buckets if len(weights) > 1 else 0
         second = weights[2].buckets if len(weights) > 2 else 0
         return weights[place_of(bucket, first, second)].version
+
+    def caller_of(self, user: str | None, key_id: str) -> str:
+        """Return the caller who stays on a side, "" without one.
+
+        >>> split(7, 8, 10, sticky="user").caller_of(None, "key-id")
+        ''
+        """
+        if self.sticky == BY_REQUEST:
+            return ""
+        return user or (key_id if self.sticky == AUTO else "")
 
     def copies(self, request_id: str) -> bool:
         """Return True if the shadow gets a copy of this request."""
@@ -174,7 +185,7 @@ def read_traffic(document: Mapping[str, Any]) -> Traffic:
         raise InvalidRequest(f"{shown(unknown[0])}: no such field; send {', '.join(FIELDS)}")
     sticky = document.get("sticky", AUTO)
     if sticky not in STICKY:
-        raise InvalidRequest(f"sticky: {shown(sticky)} is not offered; send auto or request")
+        raise InvalidRequest(f"sticky: {shown(sticky)} is not offered; send auto, user or request")
     return Traffic(_read_weights(document.get("weights")), _read_shadow(document), sticky)
 
 

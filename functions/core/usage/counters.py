@@ -10,6 +10,7 @@ FIELDS = (
     "errors",  # status 5xx
     "refused",  # status 4xx
     "ms",  # milliseconds of Lambda, rounded up for each request, as they are billed
+    "drawn",  # requests of a split whose version chance chose, not the caller
     "cold_starts",
     "bytes_in",
     "bytes_out",
@@ -43,6 +44,7 @@ class Counters:
     errors: int
     refused: int
     ms: int
+    drawn: int
     cold_starts: int
     bytes_in: int
     bytes_out: int

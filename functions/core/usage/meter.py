@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from functions.core.errors import Unavailable
@@ -26,7 +26,10 @@ ROWS_WRITE = 30  # rows of a write; each is at most three of the 100 items of a 
 PAUSE_S = 30.0  # between attempts while the table fails
 JITTER = 0.2  # largest fraction by which an interval is shortened: environments drift apart
 TOKEN_S = 300.0  # DynamoDB knows a token for ten minutes; half of it leaves room for clocks
+WRITES_LAST = 2 * ROWS_MAX // ROWS_WRITE  # at most so many when the environment ends
 NO_STAGES: Mapping[str, int] = MappingProxyType({})
+
+_Key = tuple[str, int, str, str, str]  # model, version, alias, key, traffic
 
 
 @mutable_record
@@ -69,7 +72,7 @@ class Meter:
         self._start_s: Callable[[], float] | None = start_s
         self._warn = warn
         self._lock = threading.Lock()
-        self._rows: dict[tuple[str, int, str, str, str], Counters] = {}
+        self._rows: dict[_Key, Counters] = {}
         self._quota_keys: set[str] = set()
         self._due = 0.0  # by the clock; the first reply is followed by a write
         self._resume = 0.0  # by the clock; no write earlier, because the table failed
@@ -90,13 +93,15 @@ class Meter:
         bytes_in: int = 0,
         bytes_out: int = 0,
         inferences: int = 0,
+        drawn: bool = False,
         stages_ns: Mapping[str, int] = NO_STAGES,
         has_quota: bool = False,
     ) -> None:
         """Count a request that was answered by a version.
 
         `alias` and `key` (an access key's id) are "" if there is none, `traffic` is the id of the
-        alias's traffic object or "". `inferences` is the number of rows of a successful run.
+        alias's traffic object or "". `inferences` is the number of rows of a successful run, and
+        `drawn` says that chance chose the version, not the caller.
         """
         with self._lock:
             row = self._rows.get((model, version, alias, key, traffic))
@@ -108,6 +113,8 @@ class Meter:
             row.bytes_out += bytes_out
             bucket = bucket_of(latency_ns // 1000)
             row.latency[bucket] = row.latency.get(bucket, 0) + 1
+            if drawn:
+                row.drawn += 1
             if cold:
                 row.cold_starts += 1
             if status >= 400:
@@ -191,6 +198,17 @@ class Meter:
             self._give_up(batch.requests)
             raise
 
+    def flush_all(self) -> None:
+        """Write every count, because the environment ends.
+
+        Raises:
+            Exception: as for `flush_due`.
+        """
+        for _ in range(WRITES_LAST):
+            if not self._rows and self._batch is None:
+                return
+            self.flush_due(early=True)
+
     def unwritten(self) -> list[tuple[RowKey, Counters]]:
         """Return copies of the counters that no write has begun with."""
         with self._lock:
@@ -219,7 +237,7 @@ class Meter:
 
     def _next(self, now: float) -> _Batch | None:
         with self._lock:
-            keys = list(self._rows)[:ROWS_WRITE]  # oldest first
+            keys = _of_one_write(self._rows)
             rows = [(RowKey(*key), self._rows.pop(key)) for key in keys]
             quota_keys, self._quota_keys = self._quota_keys, set()
             self._quota_keys |= quota_keys & {key[3] for key in self._rows}
@@ -233,6 +251,24 @@ class Meter:
         if not self.lost:
             self._warn("counts of requests are lost: the registry's table does not take them")
         self.lost += requests
+
+
+def _of_one_write(rows: Iterable[_Key]) -> list[_Key]:
+    """Return the keys of the rows to write next, oldest first.
+
+    The versions of one split go together: a canary compares their numbers of requests.
+    """
+    splits: dict[tuple[object, ...], list[_Key]] = {}
+    for row in rows:
+        model, _, alias, key, traffic = row
+        split = (model, alias, key, traffic) if traffic else row
+        splits.setdefault(split, []).append(row)
+    keys: list[_Key] = []
+    for members in splits.values():
+        if len(keys) + len(members) > ROWS_WRITE:
+            break
+        keys += members
+    return keys
 
 
 def _count_run(row: Counters, inferences: int, stages_ns: Mapping[str, int]) -> None:

@@ -51,9 +51,10 @@ class CanarySettings(RequestDocument):
     max_disagreement: float | None = _setting(
         "max_disagreement", "Share of these answers that may differ; null for any.", float
     )
-    sticky: Literal["auto", "request"] = Field(
-        default="request",
-        description="auto: a user (x-mayfly-user) or key stays on one side. request: nobody does.",
+    sticky: Literal["auto", "user", "request"] = Field(
+        default="user",
+        description="user: a user (x-mayfly-user) stays on one side, other requests are split "
+        "one by one. auto: a user, else a key. request: nobody stays.",
     )
 
     @field_validator("latency_factor", "error_margin", "max_disagreement")

@@ -13,8 +13,11 @@ Percent = Annotated[
     float, Field(ge=0, le=100, allow_inf_nan=False, description="Per cent, in steps of 0.01.")
 ]
 Sticky = Annotated[
-    Literal["auto", "request"],
-    Field(description="auto: a caller stays on one side, by x-mayfly-user, else by the key."),
+    Literal["auto", "user", "request"],
+    Field(
+        description="auto: a caller stays on one side, by x-mayfly-user, else by the key. "
+        "user: by x-mayfly-user alone. request: nobody stays."
+    ),
 ]
 
 

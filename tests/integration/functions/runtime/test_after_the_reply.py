@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.runtime_api import MAYFLY, Ended, Event, FakeRuntimeApi, play, started
 
 HANDLER = "tests.integration.functions.runtime.handlers.work"
@@ -82,6 +84,15 @@ def test_work_over_time_ends_the_process() -> None:
     [line] = map(json.loads, ended.lines)
     assert (line["level"], line["request_id"]) == ("ERROR", "request-1")
     assert "did not end in time" in line["reason"]
+
+
+@pytest.mark.parametrize(("kind", "status"), [("stick", 1), ("end", 0)])
+def test_an_environment_that_ends_does_its_last_work(kind: str, status: int) -> None:
+    handler = HANDLER.replace(".work", ".recording")
+    api, ended = play(MAYFLY, handler, [Event(event(kind), remaining_s=2), Event(event())])
+
+    assert ended.lines.count("last work") == 1
+    assert (ended.status, api.asked) == (status, 1)
 
 
 def test_an_environment_ends_after_its_reply_and_its_work() -> None:

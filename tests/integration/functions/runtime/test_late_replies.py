@@ -1,6 +1,7 @@
 """Answers before the end: a handler that does not come back is answered for."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -49,6 +50,28 @@ def test_a_failing_late_reply_is_logged_and_the_process_ends(handler: str, error
     assert (api.posts, ended.status) == ([], 1)
     assert ended.lines[0] == f"[ERROR] {error}"
     assert "nor its late reply" in json.loads(ended.lines[-1])["reason"]
+
+
+def test_last_work_follows_the_late_reply() -> None:
+    api, ended = limited(Event(sleeping(None), remaining_s=LIMIT_S), handler="recording")
+
+    assert [post.json for post in api.posts] == [{"late": "request-1"}]
+    assert (ended.lines[-1], ended.status) == ("last work", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "status"),
+    [("fail", "[ERROR] LookupError: no last work", 1), ("stick", "last work", -signal.SIGALRM)],
+)
+def test_last_work_that_fails_or_sticks_ends_with_the_process(
+    kind: str, line: str, status: int
+) -> None:
+    event = Event(sleeping(None), remaining_s=LIMIT_S)
+    api, ended = play(MAYFLY, f"{MODULE}.recording", [event], LAST_WORK=kind)
+
+    assert [post.json for post in api.posts] == [{"late": "request-1"}]
+    assert line in ended.lines
+    assert (ended.status, api.asked) == (status, 1)
 
 
 def test_a_handler_in_time_is_answered_once() -> None:

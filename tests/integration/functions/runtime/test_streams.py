@@ -11,6 +11,7 @@ import pytest
 from functions.core.watchdog import Watchdog
 from functions.runtime.api import Invocation, RuntimeApi
 from functions.runtime.context import Environment, LambdaContext
+from functions.runtime.late_reply import Ending
 from functions.runtime.log import StandardLog
 from functions.runtime.replies import StreamedReply
 from functions.runtime.streaming import StreamSender
@@ -144,7 +145,7 @@ def test_a_stream_that_cannot_begin_is_an_ordinary_error(malformed: bytes) -> No
 def test_a_stream_that_cannot_begin_leaves_no_time_limit() -> None:
     watchdog = Watchdog()
     api, log = RuntimeApi("127.0.0.1:1"), StandardLog()
-    sender = StreamSender(api, log, watchdog, late=None)
+    sender = StreamSender(api, log, watchdog, Ending(log, None), late=None)
     invocation = Invocation({"lambda-runtime-aws-request-id": "1"}, b"")
     deadline_ms = int(time.time() * 1000) + 60_000
     context = LambdaContext(Environment({}, log), "1", deadline_ms, None)

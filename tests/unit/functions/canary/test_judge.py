@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from functions.core.canary import judge
-from functions.core.canary.judge import Arm, Harm, Limits, find_harm
+from functions.core.canary.judge import Arm, Harm, Limits, find_harm, find_loss
 from functions.core.usage.histogram import bucket_of
 
 STEPS = (10, 50)  # percent, as in `Settings`
@@ -17,27 +17,36 @@ CANARIES = 200  # of equal versions
 
 
 def simulate(
-    seed: int, errors: tuple[float, float], slowness: float = 1.0, spread: float = 0.3
+    seed: int,
+    errors: tuple[float, float],
+    slowness: float = 1.0,
+    spread: float = 0.3,
+    lost: float = 0.0,
 ) -> tuple[Harm | None, int]:
     """Run a canary; return the harm found, and the requests that its candidate had.
 
-    `errors` are the stable and the candidate version's error rates. Latencies are log-normal.
+    `errors` are the stable and the candidate version's error rates, `lost` the share of the
+    candidate's requests that are never counted. Latencies are log-normal.
     """
     rng = random.Random(seed)  # noqa: S311 (a simulation)
     before = 0
     for percent in STEPS:
-        for stable, candidate in looks(rng, percent / 100, errors, slowness, spread):
-            harm = find_harm(
-                stable, candidate, weight=percent / 100, steps=len(STEPS), limits=Limits()
-            )
-            if harm:
+        for arms in looks(rng, percent / 100, errors, slowness, spread, lost):
+            candidate = arms[1]
+            tests = {"weight": percent / 100, "steps": len(STEPS), "limits": Limits()}
+            if harm := find_harm(*arms, **tests) or find_loss(*arms, **tests):  # type: ignore[arg-type]
                 return harm, before + candidate.requests
         before += candidate.requests
     return None, before
 
 
 def looks(
-    rng: random.Random, weight: float, errors: tuple[float, float], slowness: float, spread: float
+    rng: random.Random,
+    weight: float,
+    errors: tuple[float, float],
+    slowness: float,
+    spread: float,
+    lost: float,
 ) -> Iterator[tuple[Arm, Arm]]:
     """Yield both arms' counters after every LOOK requests of a step."""
     requests, failed = [0, 0], [0, 0]
@@ -45,12 +54,17 @@ def looks(
     while requests[1] < SAMPLES:
         for _ in range(LOOK):
             arm = int(rng.random() < weight)
+            if arm and lost and rng.random() < lost:
+                continue
             requests[arm] += 1
             failed[arm] += rng.random() < errors[arm]
             us = 10_000 * rng.lognormvariate(0, spread) * (slowness if arm else 1)
             bucket = bucket_of(int(us))
             latency[arm][bucket] = latency[arm].get(bucket, 0) + 1
-        stable, candidate = (Arm(requests[arm], failed[arm], dict(latency[arm])) for arm in (0, 1))
+        stable, candidate = (
+            Arm(requests[arm], failed[arm], dict(latency[arm]), drawn=requests[arm])
+            for arm in (0, 1)
+        )
         yield stable, candidate
 
 
@@ -75,6 +89,37 @@ def test_a_version_twice_as_slow_is_found_within_300_requests(spread: float) -> 
 
     assert [harm.test for harm, _ in ends if harm] == ["latency"] * len(ends)
     assert max(requests for _, requests in ends) <= 300
+
+
+@pytest.mark.parametrize("lost", [0.25, 0.5, 0.9])
+def test_a_version_that_loses_a_quarter_of_its_requests_is_found(lost: float) -> None:
+    ends = [simulate(seed, (0.0, 0.0), lost=lost) for seed in range(50)]
+
+    assert [harm.test for harm, _ in ends if harm] == ["lost"] * len(ends)
+    assert max(requests for _, requests in ends) <= 1000
+
+
+def test_a_version_without_any_counted_request_is_found() -> None:
+    stable = Arm(200, drawn=200)
+    loss = find_loss(stable, Arm(), weight=0.1, steps=2, limits=Limits())
+
+    assert loss
+    assert loss.text == (
+        "requests of the candidate are lost, as if they ended their environments: chance sent it"
+        " 10 % of all requests, but 0 of the 200 that ended (0 %) are its own"
+    )
+
+
+def test_users_who_stay_on_one_side_are_no_evidence_of_loss() -> None:
+    assert find_loss(Arm(5000), Arm(5), weight=0.5, steps=1, limits=Limits()) is None
+
+
+def test_a_loss_within_the_margin_is_accepted() -> None:
+    stable, candidate = Arm(drawn=5_000_000), Arm(drawn=4_500_000)
+    limits = [Limits(error_margin=margin) for margin in (0.001, 0.06)]
+
+    found = [find_loss(stable, candidate, weight=0.5, steps=1, limits=each) for each in limits]
+    assert [harm is not None for harm in found] == [True, False]
 
 
 def test_a_version_within_the_factor_is_accepted() -> None:

@@ -1,5 +1,7 @@
 """Verdicts on canaries: wait, step, promote, roll back."""
 
+from dataclasses import replace
+
 import pytest
 
 from functions.core.canary.judge import Arm
@@ -7,6 +9,7 @@ from functions.core.canary.verdict import Action, judge
 from functions.core.traffic.canary import AGE_MAX_S, Canary, Settings
 
 START, MINUTE_5, MINUTE_10 = (f"2026-11-30T10:{minute:02}:00.000Z" for minute in (0, 5, 10))
+SECOND_30 = "2026-11-30T10:00:30.000Z"
 DAY_8 = "2026-12-08T10:00:00.000Z"
 SETTINGS = Settings(steps=(10, 50), bake_seconds=600, min_samples=100)
 ENOUGH = Arm(1000, 10), Arm(120, 1)
@@ -44,6 +47,25 @@ def test_harm_is_acted_upon_before_bake_time_and_samples() -> None:
     assert verdict.action is Action.ROLL_BACK
     assert verdict.numbers["test"] == "errors"
     assert verdict.numbers["candidate_errors"] == 9
+
+
+def test_lost_requests_hold_a_canary_until_the_late_ones_are_counted() -> None:
+    arms = Arm(1000, drawn=1000), Arm(100, drawn=20)
+    quick = replace(canary(), settings=replace(SETTINGS, bake_seconds=30))
+
+    held = [judge(canary(), *arms, MINUTE_5), judge(quick, *arms, SECOND_30)]
+    assert [verdict.action for verdict in held] == [Action.WAIT] * 2
+    assert held[0].text.startswith("held: requests of the candidate are lost")
+    ends = [judge(canary(), *arms, MINUTE_10), judge(quick, *arms, MINUTE_5)]
+    assert [verdict.action for verdict in ends] == [Action.ROLL_BACK] * 2
+    assert ends[0].numbers["test"] == "lost"
+    assert ends[0].numbers["candidate_drawn"] == 20
+
+
+def test_a_candidate_without_counted_requests_is_rolled_back() -> None:
+    verdict = judge(canary(step=1), Arm(900, drawn=900), Arm(), MINUTE_10)
+
+    assert (verdict.action, verdict.numbers["test"]) == (Action.ROLL_BACK, "lost")
 
 
 def test_at_its_maximum_age_a_canary_without_enough_requests_is_rolled_back() -> None:

@@ -137,7 +137,7 @@ def test_an_alias_without_a_canary_has_none_to_show(plane: Plane) -> None:
         ({"latency_factor": 1}, "latency_factor"),
         ({"max_disagreement": 0.1}, "shadow_percent"),
         ({"max_age_seconds": 100}, "max_age_seconds"),
-        ({"sticky": "user"}, "sticky"),
+        ({"sticky": "key"}, "sticky"),
         ({"strategy": "blue"}, "strategy"),
     ],
 )

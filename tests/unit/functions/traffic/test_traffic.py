@@ -58,7 +58,7 @@ def test_a_document_comes_back_as_it_was_sent() -> None:
         ({"shadow": 9}, "^shadow: send an object such as"),
         ({"shadow": {"version": 9, "percent": 0}}, "^shadow.percent: 0; send 0.01 to 100"),
         ({"shadow": {"version": 9, "percent": 101}}, "^shadow.percent: 101 is no number"),
-        ({"sticky": "user"}, "^sticky: 'user' is not offered; send auto or request"),
+        ({"sticky": "key"}, "^sticky: 'key' is not offered; send auto, user or request"),
         ({"sticky": []}, "^sticky: .* is not offered"),
         ({"wieghts": 1}, "^'wieghts': no such field; send weights, shadow, sticky"),
         ({"canary": {}}, "^'canary': no such field"),

@@ -73,6 +73,38 @@ def setup() -> Setup:
     return Setup()
 
 
+def test_the_end_of_an_environment_writes_every_count(setup: Setup) -> None:
+    for number in range(3 * ROWS_WRITE):
+        setup.count(f"m{number}")
+    setup.table.fail(Conflict("written by another"))
+    setup.meter.flush_all()
+
+    assert [setup.stored(f"m{number}").requests for number in range(3 * ROWS_WRITE)] == [1] * 90
+    assert len(setup.table.writes) == 4
+
+
+def test_a_failing_table_is_asked_once_at_the_end(setup: Setup) -> None:
+    setup.count()
+    setup.table.fail(Unavailable("no answer"))
+    setup.meter.flush_all()
+
+    assert len(setup.table.writes) == 1
+
+
+def test_the_versions_of_a_split_are_written_together(setup: Setup) -> None:
+    def count(version: int, key: str) -> None:
+        setup.meter.count("m", version, "prod", key, "split", 200, MS, drawn=True)
+
+    for number in range(2 * ROWS_WRITE):
+        count(1, f"key-{number}")
+    for number in range(2 * ROWS_WRITE):
+        count(2, f"key-{number}")
+    setup.meter.flush()
+
+    arms = read_arms(setup.table, "m", "split")
+    assert {version: arm.drawn for version, arm in arms.items()} == {1: 15, 2: 15}
+
+
 def test_an_hour_has_an_item_by_version_alias_and_key(setup: Setup) -> None:
     stages = {"load": 1, "decode": 2, "compute": 3, "encode": 4}
     setup.meter.count(
