@@ -97,6 +97,7 @@ def test_functions_import_the_packages_of_layers_and_runtime() -> None:
     in_layers = {
         "aws_lambda_powertools",
         "blake3",
+        "llguidance",
         "minijinja",
         "orjson",
         "pybase64",

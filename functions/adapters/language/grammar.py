@@ -1,0 +1,202 @@
+"""Grammars of replies that follow a JSON schema, compiled by llguidance.
+
+A schema comes from a caller, so its size and its regular expressions are limited: the intersection
+of a dozen takes half a second, and of more, hours. A compilation that takes too long all the same
+is given up; it cannot be stopped, so the environment has to end. llguidance is imported by the
+first schema, as most requests have none (docs/decisions/0053-the-generate-function.md).
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from functions.core.errors import InvalidRequest
+from functions.core.language.ports import Grammar, Tokenizer
+
+SCHEMA_BYTES_MAX = 65536  # longest schema as JSON
+EXPRESSIONS_MAX = 10  # distinct regular expressions in a schema; its formats are such, too
+MULTIPLE_MAX = 1000  # largest multipleOf: states of its automaton
+COMPILE_SECONDS = 2.0  # twenty times what the slowest schema within the limits took
+SCHEMAS = 32  # compiled schemas in the cache
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}  # response_format json_object
+# A model that is free to write white space may never write anything else.
+WHITESPACE = r" ?|\n {0,16}"
+OVERTIME = "SCHEMA_OVERTIME"  # code of a compilation that goes on, using a processor
+# A tenth of llguidance's own limit, which allows seconds.
+GRAMMAR_SIZE_MAX = 50_000
+LEXER_FUEL_MAX = 1_000_000
+_COERCE = "Enable 'coerce_one_of' option to approximate oneOf with anyOf"
+
+
+class JsonGrammar:
+    """Constraint on one reply: JSON that a schema allows."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def mask(self) -> bytes:
+        """Return the tokens that may come next, as bits, lowest first.
+
+        Raises:
+            InvalidRequest: the schema needs too much work at this place.
+        """
+        mask: bytes = self._matcher.compute_bitmask()
+        if self._matcher.is_error():
+            raise InvalidRequest("the JSON schema is too complex for this reply: simplify it")
+        return mask
+
+    def accept(self, token: int) -> None:
+        """Continue after a token of the reply.
+
+        Raises:
+            ValueError: `mask` does not allow the token.
+        """
+        if not self._matcher.consume_token(token):
+            raise ValueError(f"the grammar does not allow token {token}")
+
+    @property
+    def complete(self) -> bool:
+        """True if nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+
+class GrammarCompiler:
+    """Compiler of JSON schemas for one tokenizer, with a cache.
+
+    `vocabulary` counts the model's tokens, which may be more than the tokenizer's. `eos` are the
+    tokens that end a reply.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, eos: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._eos = list(eos)
+        self._compiled: OrderedDict[str, Any] = OrderedDict()  # oldest use first
+
+    def compile(self, schema: Mapping[str, Any] | None) -> Grammar:
+        """Return a grammar of the replies that a JSON schema allows.
+
+        Without a schema, any JSON object is allowed.
+
+        Raises:
+            InvalidRequest: the schema is invalid, unsupported, too large, or allows nothing.
+        """
+        text = json.dumps(ANY_OBJECT if schema is None else schema)
+        matcher = self._compiled.pop(text, None) or self._matcher(text)
+        self._compiled[text] = matcher
+        if len(self._compiled) > SCHEMAS:
+            self._compiled.popitem(last=False)
+        return JsonGrammar(matcher.deep_copy())
+
+    def _matcher(self, text: str) -> Any:
+        _check_size(text)
+        grammar = _grammar(text)
+        trie = self._trie
+        compiled: list[Any] = []
+        thread = threading.Thread(
+            target=lambda: compiled.append(_compiled(trie, grammar)), name="grammar", daemon=True
+        )
+        thread.start()
+        thread.join(COMPILE_SECONDS)
+        if thread.is_alive():
+            raise InvalidRequest(
+                "the JSON schema takes too long to compile: simplify its patterns and numbers",
+                code=OVERTIME,
+            )
+        [(matcher, refusal)] = compiled
+        if refusal:
+            raise InvalidRequest(refusal)
+        return matcher
+
+    @cached_property
+    def _trie(self) -> Any:
+        """Tokenizer in llguidance's form."""
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        tokens = _Tokens(self._tokenizer, self._vocabulary, self._eos)
+        return LLTokenizer(
+            TokenizerWrapper(tokens), n_vocab=self._vocabulary, eos_token=self._eos or None
+        )
+
+
+class _Tokens:
+    """Tokens as llguidance reads them: bytes, and numbers of special ones."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, eos: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        texts = [tokenizer.token_bytes(token) for token in range(vocabulary)]
+        self.eos_token_id = eos[0] if eos else 0
+        self.special_token_ids = [token for token, text in enumerate(texts) if not text]
+        self.tokens = [text or b"<special %d>" % token for token, text in enumerate(texts)]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode("utf-8", "replace"), special=False)
+
+
+def _check_size(text: str) -> None:
+    """Check a JSON schema against the limits on what it may cost.
+
+    Raises:
+        InvalidRequest: it exceeds one.
+    """
+    if len(text) > SCHEMA_BYTES_MAX:
+        raise InvalidRequest(
+            f"the JSON schema has {len(text)} characters, and the limit is {SCHEMA_BYTES_MAX}"
+        )
+    expressions = set()
+    for keyword, value in _keywords(json.loads(text)):
+        if keyword in ("pattern", "format", "multipleOf"):
+            expressions.add(f"{keyword} {value}")
+        elif keyword == "patternProperties" and isinstance(value, dict):
+            expressions |= value.keys()
+        if keyword == "multipleOf" and isinstance(value, int) and value > MULTIPLE_MAX:
+            raise InvalidRequest(f"multipleOf in the JSON schema is at most {MULTIPLE_MAX}")
+    if len(expressions) > EXPRESSIONS_MAX:
+        raise InvalidRequest(
+            f"the JSON schema has {len(expressions)} different patterns, formats and multiples, "
+            f"and the limit is {EXPRESSIONS_MAX}"
+        )
+
+
+def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all keys with their values, at any depth."""
+    remaining = [schema]
+    while remaining:
+        value = remaining.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            remaining += value.values()
+        elif isinstance(value, list):
+            remaining += value
+
+
+def _grammar(text: str) -> str:
+    from llguidance import LLMatcher  # 60 ms of CPU, only for replies in JSON
+
+    options: Any = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+    try:
+        return LLMatcher.grammar_from_json_schema(text, overrides=options)
+    except ValueError as error:
+        raise InvalidRequest(f"the JSON schema is invalid: {error}") from error
+
+
+def _compiled(trie: Any, grammar: str) -> tuple[Any, str]:
+    """Return a grammar's matcher and the reason to refuse it, or ""."""
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(
+        max_grammar_size=GRAMMAR_SIZE_MAX, initial_lexer_fuel=LEXER_FUEL_MAX, verbose_errors=False
+    )
+    matcher = LLMatcher(trie, grammar, log_level=0, limits=limits)
+    if matcher.is_error():
+        reason = str(matcher.get_error()).partition("\n")[0].replace(_COERCE, "use anyOf")
+        return matcher, f"the JSON schema is invalid or unsupported: {reason}"
+    matcher.compute_bitmask()
+    if matcher.is_error():
+        return matcher, "the JSON schema allows no reply, or refers to itself for ever"
+    return matcher, ""

@@ -1,0 +1,192 @@
+"""Grammars of JSON schemas: valid replies, limits on hostile schemas, cache."""
+
+import json
+import random
+import time
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from functions.adapters.language import grammar as grammars
+from functions.adapters.language.grammar import GrammarCompiler, JsonGrammar
+from functions.core.errors import InvalidRequest
+
+EOS, OTHER_SPECIAL = 256, 257
+WORDS = [b'{"', b'": ', b"true", b"null", b"}}", "é".encode()]
+VOCABULARY = 258 + len(WORDS) + 10  # the model's is larger than the tokenizer's
+
+
+class Bytes:
+    """Tokenizer of bytes, two special tokens and a few words."""
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        return self.encode(first + second)
+
+    def decode(self, tokens: Any) -> str:
+        return b"".join(map(self.token_bytes, tokens)).decode()
+
+    def token_bytes(self, token: int) -> bytes:
+        if token < EOS:
+            return bytes([token])
+        at = token - 258
+        return WORDS[at] if 0 <= at < len(WORDS) else b""
+
+
+def walk(grammar: JsonGrammar, seed: int, most: int = 400) -> str | None:
+    """Return a random reply that the grammar allows, None if it does not end."""
+    chance, tokens = random.Random(seed), []  # noqa: S311
+    while len(tokens) < most:
+        mask = grammar.mask()
+        allowed = [token for token in range(VOCABULARY) if mask[token >> 3] >> (token & 7) & 1]
+        assert not {OTHER_SPECIAL, *range(258 + len(WORDS), VOCABULARY)} & {*allowed}
+        if grammar.complete or allowed == [EOS] or (EOS in allowed and chance.random() < 0.3):
+            return Bytes().decode(tokens)
+        token = chance.choice([token for token in allowed if token != EOS])
+        grammar.accept(token)
+        tokens.append(token)
+    return None
+
+
+@pytest.fixture(scope="module")
+def compiler() -> GrammarCompiler:
+    return GrammarCompiler(Bytes(), VOCABULARY, [EOS])
+
+
+def schemas() -> list[dict[str, Any]]:
+    """Return a hundred schemas of objects."""
+    chance = random.Random(7)  # noqa: S311
+
+    def value(depth: int) -> dict[str, Any]:
+        kinds = ["integer", "boolean", "null", "enum", "const", "string", "number"]
+        kind = chance.choice([*kinds, "object", "array"] if depth else kinds)
+        if kind == "enum":
+            return {"enum": [chance.randrange(9), "a", "é", None][: chance.randrange(1, 5)]}
+        if kind == "const":
+            return {"const": chance.choice([True, "yes", 3])}
+        if kind == "string":
+            return {"type": "string", "maxLength": chance.randrange(1, 9)}
+        if kind in ("integer", "number"):
+            return {"type": kind, "minimum": -5, "maximum": chance.randrange(100)}
+        if kind == "array":
+            return {"type": "array", "items": value(depth - 1), "maxItems": chance.randrange(1, 4)}
+        return fields(depth - 1) if kind == "object" else {"type": kind}
+
+    def fields(depth: int) -> dict[str, Any]:
+        names = [f"field{at}" for at in range(chance.randrange(1, 4))]
+        properties = {name: value(depth) for name in names}
+        required = [name for name in names if chance.random() < 0.7]
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
+
+    return [fields(2) for _ in range(100)]
+
+
+def test_replies_that_end_are_valid_by_a_hundred_schemas(compiler: GrammarCompiler) -> None:
+    ended = 0
+    for seed, schema in enumerate(schemas()):
+        reply = walk(compiler.compile(schema), seed)
+        if reply is not None:
+            Draft202012Validator(schema).validate(json.loads(reply))
+            ended += 1
+
+    assert ended > 90
+
+
+def test_without_a_schema_any_object_is_allowed(compiler: GrammarCompiler) -> None:
+    replies = [walk(compiler.compile(None), seed) for seed in range(20)]
+
+    assert {type(json.loads(reply)) for reply in replies if reply} == {dict}
+
+
+def test_a_reply_is_complete_when_nothing_may_follow(compiler: GrammarCompiler) -> None:
+    grammar = compiler.compile({"const": 1})
+    assert not grammar.complete
+    grammar.accept(ord("1"))
+    assert grammar.complete
+
+
+def test_a_token_that_the_mask_forbids_is_an_error(compiler: GrammarCompiler) -> None:
+    with pytest.raises(ValueError, match="token 120"):
+        compiler.compile(None).accept(ord("x"))
+
+
+def test_a_recursive_schema_makes_nested_replies(compiler: GrammarCompiler) -> None:
+    node = {
+        "type": "object",
+        "properties": {"next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]}},
+        "required": ["next"],
+        "additionalProperties": False,
+    }
+    schema = {"$defs": {"node": node}, "$ref": "#/$defs/node"}
+    replies = [
+        json.loads(reply) for seed in range(30) if (reply := walk(compiler.compile(schema), seed))
+    ]
+
+    assert any(reply["next"] for reply in replies)
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"$ref": "#"}, "refers to itself for ever"),
+        ({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}, "refers to itself for ever"),
+        ({"allOf": [{"$ref": "#"}, {"type": "object"}]}, "circular references"),
+        ({"type": "integer", "minimum": 5, "maximum": 3}, "Unsatisfiable"),
+        ({"type": "foo"}, "Invalid type: foo"),
+        ({"not": {}}, "not"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "use anyOf"),
+        ({"type": "string", "pattern": "("}, "regex"),
+        ({"$ref": "http://example.org/x.json"}, "does not fetch"),
+        ({"enum": ["x" * 100] * 1000}, "limit is 65536"),
+        ({"allOf": [{"pattern": f"a{{{n}}}"} for n in range(1, 101)]}, "100 different patterns"),
+        ({"patternProperties": {f"^a{n}.*b": {} for n in range(1000)}}, "1000 different patterns"),
+        ({"type": "integer", "multipleOf": 1_000_003}, "at most 1000"),
+        (
+            {
+                "allOf": [
+                    {"anyOf": [{"properties": {f"a{i}{j}": {}}} for j in range(4)]}
+                    for i in range(12)
+                ]
+            },
+            "too large",
+        ),
+        (["object"], "schema"),
+        ({"type": "object", "x-guidance": {"lenient": True}, "not": {}}, "not"),
+    ],
+)
+def test_a_schema_that_cannot_be_followed_is_refused(
+    compiler: GrammarCompiler, schema: Any, reason: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        compiler.compile(schema)
+
+
+def test_a_compilation_that_takes_too_long_is_given_up(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler.compile(None)
+    monkeypatch.setattr(grammars, "COMPILE_SECONDS", 0.05)
+    monkeypatch.setattr(grammars, "_compiled", lambda *_: time.sleep(1))
+
+    with pytest.raises(InvalidRequest, match="too long to compile") as raised:
+        compiler.compile({"const": "slow"})
+    assert raised.value.instance_code == grammars.OVERTIME
+
+
+def test_a_schema_is_compiled_once(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {"const": "once"}
+    first = compiler.compile(schema)
+    first.accept(ord('"'))
+    monkeypatch.setattr(grammars, "_compiled", None)
+
+    assert walk(compiler.compile(schema), 1) == '"once"'
