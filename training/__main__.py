@@ -13,6 +13,7 @@ HELP = """python -m training COMMAND …
                  (its options: job --help)
   publish FILE   describe an ONNX file that exists, prove that it loads, and upload it
   list           the recipes that come with this package
+  show RECIPE    its hyperparameters with defaults, meaning, and what --tune tries
   job RECIPE     the same as train RECIPE --on sagemaker
 
 COMMAND --help says more. A RECIPE is the name of a built-in one or a .py file of yours."""
@@ -75,10 +76,34 @@ def _list(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _show(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training show", description="List a recipe's hyperparameters."
+    )
+    parser.add_argument("recipe", help="a built-in recipe (digits) or a .py file that defines one")
+    options = parser.parse_args(arguments)
+    from training.errors import TrainingError
+    from training.hyperparameters import listed
+    from training.recipe_loading import load
+
+    try:
+        recipe = load(options.recipe)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{recipe.name}: {recipe.task}. {recipe.description}")
+    for entry in listed(recipe.hyperparameters):
+        print(f"  {entry.name}={entry.default}  ({entry.kind})  {entry.meaning}".rstrip())
+        if entry.name in recipe.search:
+            print(f"      --tune tries {recipe.search[entry.name]}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "publish": _publish,
     "list": _list,
+    "show": _show,
     "job": _job,
 }
 

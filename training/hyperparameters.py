@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import io
 import json
 import math
+import tokenize
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,20 +26,24 @@ class Hyperparameters:
     of these.
     """
 
-    seed: int = 0
+    seed: int = 0  # draws first weights, order of rows, and every other chance
 
 
 @dataclass(frozen=True)
 class NetworkHyperparameters(Hyperparameters):
     """Hyperparameters of the PyTorch training loop: epochs, learning rate, early stopping."""
 
-    epochs: int = 10
+    epochs: int = 10  # passes over the training rows
     lr: float = 1e-3  # highest learning rate
     batch_size: int = 64  # examples an update, over all processes
+    # Rule by which gradients change weights; each has its own good lr (sgd: 0.01 to 0.1).
+    optimizer: Literal["adamw", "sgd", "rmsprop", "adagrad"] = "adamw"
+    momentum: float = 0.9  # share of the last step that sgd (Nesterov's) and rmsprop repeat
     # Learning rate after the warm-up: falls to zero, or stays (fitting/schedule.py).
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warm_up: float = 0.1  # share of all steps in which the learning rate rises to `lr`
-    # L2: each update shrinks weights by lr * weight_decay; biases and norms are left alone.
+    # L2: each update shrinks weights by lr * weight_decay (adamw) or adds weight_decay * weight to
+    # the gradient (others); biases and norms are left alone.
     weight_decay: float = 0.01
     # L1: the loss grows by l1 * sum(|weights|); weights that it makes zero stay zero.
     l1: float = 0.0
@@ -52,10 +59,12 @@ class NetworkHyperparameters(Hyperparameters):
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("weight_decay", "l1", "clip", "patience", "warm_up"):
+        for name in ("weight_decay", "l1", "clip", "patience", "warm_up", "momentum"):
             _at_least(name, getattr(self, name), 0)
         if self.lr <= 0:
             raise InvalidHyperparameter(f"lr: {self.lr} is not above 0")
+        if self.momentum >= 1:
+            raise InvalidHyperparameter(f"momentum: {self.momentum} is not below 1")
         if self.warm_up > 1:
             raise InvalidHyperparameter(f"warm_up: {self.warm_up} is no share of the steps, 0 to 1")
 
@@ -78,6 +87,10 @@ class Range:
     low: float
     high: float
     log: bool = False
+
+    def __str__(self) -> str:
+        spread = ", evenly over orders of magnitude" if self.log else ""
+        return f"{self.low} to {self.high}{spread}"
 
 
 def override(defaults: H, values: Mapping[str, object]) -> H:
@@ -102,6 +115,68 @@ def override(defaults: H, values: Mapping[str, object]) -> H:
             raise InvalidHyperparameter(f"unknown hyperparameter {name!r}: {hint}")
         changes[name] = _convert(name, value, hints[name])
     return replace(defaults, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameter:
+    """Name, type, default and meaning of a hyperparameter, as texts."""
+
+    name: str
+    kind: str
+    default: str
+    meaning: str  # its comment in the source, or ""
+
+
+def listed(kind: type[Hyperparameters]) -> list[Hyperparameter]:
+    """List a class's hyperparameters, inherited ones last.
+
+    >>> first = listed(NetworkHyperparameters)[1]
+    >>> first.name, first.kind, first.default, first.meaning
+    ('lr', 'float', '0.001', 'highest learning rate')
+    """
+    meanings: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        meanings |= _comments(base)
+    hints, defaults = get_type_hints(kind), kind()
+    own = [name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})]
+    return [
+        Hyperparameter(
+            name, _kind(hints[name]), encode(getattr(defaults, name)), meanings.get(name, "")
+        )
+        for name in dict.fromkeys(own)
+    ]
+
+
+def _kind(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "|".join(map(str, get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """Return the comments beside or above a class's fields, by field."""
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):  # a class made in a notebook's cell or by a program
+        return {}
+    texts: dict[str, str] = {}
+    above: list[str] = []
+    code = ""
+    for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
+        if token.type == tokenize.COMMENT:
+            text = token.string.lstrip("# ")
+            if code:
+                above = [*above, text] if code.isidentifier() else []
+                texts[code] = " ".join(above)
+            else:
+                above.append(text)
+        elif token.type == tokenize.NAME and not code:
+            code = token.string
+            if above:
+                texts[code] = " ".join(above)
+        elif token.type in (tokenize.NEWLINE, tokenize.INDENT):
+            code, above = "", []
+    return texts
 
 
 def _convert(name: str, value: object, kind: Any) -> object:

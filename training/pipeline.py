@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -143,16 +144,32 @@ def _split_lines(data: Dataset) -> list[str]:
 
 
 def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: torch sees no GPU here")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.set_float32_matmul_precision("high")  # TF32 for fp32 matrices
-    torch.backends.cudnn.benchmark = True  # shapes are static: choose the fastest kernel once
-    return torch.device("cuda")
+    """Return the device that --device names.
+
+    Raises:
+        TrainingError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    matched = re.fullmatch(r"(cpu|mps|cuda)(?:(?<=cuda):(\d+))?", name)
+    if matched is None:
+        raise TrainingError(f"--device {name}: give cpu, cuda, cuda:1 or mps")
+    kind, number = matched[1], int(matched[2] or 0)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise TrainingError("--device mps: torch sees no Apple GPU here; use cpu")
+    if kind == "cuda" and number >= torch.cuda.device_count():
+        gpus = torch.cuda.device_count() or "no"
+        raise TrainingError(f"--device {name}: torch sees {gpus} GPU here, counted from 0")
+    if kind == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for fp32 matrices
+        torch.backends.cudnn.benchmark = True  # shapes are static: choose the fastest kernel once
+        torch.cuda.set_device(number)
+    return torch.device(name)
 
 
 def _device_name(device: torch.device) -> str:
+    if device.type == "mps":
+        return "Apple GPU"
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"CPU, {torch.get_num_threads()} threads"

@@ -119,6 +119,9 @@ class Recipe(Generic[H]):
     model: Callable[..., Any]
     # Name in fitting/losses.py, or (model, inputs, target) → mean of the batch. [the task's]
     loss: str | Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor] | None = None
+    # Weights of classes by label, or "balanced": inversely to their rows. Rows have weights in
+    # their data (`weights=` of the readers). Both change training alone, and no metric. [all 1]
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
     # (settings, data set) → smaller module, for --compress distil. [none]
     student: Callable[..., nn.Module] | None = None
     # Values that --tune tries, by hyperparameter: a sequence or a Range.

@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="end training early enough to export within this time",
     )
-    arguments.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    arguments.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 or mps [a GPU if there is one]"
+    )
     return arguments
 
 

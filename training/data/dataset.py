@@ -38,6 +38,7 @@ class Examples:
     groups: NDArray[Any] | None = None  # (n,)
     references: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     times: NDArray[Any] | None = None  # (n,) numbers or datetime64, for a split by time
+    weights: NDArray[Any] | None = None  # (n,) factors of the rows' losses in training [1]
 
     def __len__(self) -> int:
         return len(self.target)
@@ -50,6 +51,7 @@ class Examples:
             None if self.groups is None else self.groups[rows],
             {name: values[rows] for name, values in self.references.items()},
             None if self.times is None else self.times[rows],
+            None if self.weights is None else self.weights[rows],
         )
 
 
@@ -182,7 +184,7 @@ def _checked(
             "give class numbers, and names of the classes as labels"
         )
     target = target.astype(np.float32 if target.dtype.kind == "f" else np.int64, copy=False)
-    more = {"groups": examples.groups, "times": examples.times}
+    more = {"groups": examples.groups, "times": examples.times, "weights": examples.weights}
     arrays = inputs | {name: values for name, values in more.items() if values is not None}
     for name, values in arrays.items():
         rows = len(values) if values.ndim else 0
@@ -192,7 +194,18 @@ def _checked(
     for name, values in inputs.items():
         _check_values(name, values, source, gaps, columns.get(name))
     _check_values("target", target, source, False, None)
+    _check_weights(examples.weights, source)
     return replace(examples, inputs=inputs, target=target)
+
+
+def _check_weights(weights: NDArray[Any] | None, source: str) -> None:
+    if weights is None:
+        return
+    if weights.ndim != 1 or weights.dtype.kind not in "fiub":
+        raise WrongShape(f"{source}: weights are one number a row")
+    _check_values("weights", weights.astype(np.float64), source, False, None)
+    if (weights < 0).any() or not weights.any():
+        raise InvalidValue(f"{source}: weights are 0 or more, and some are above 0")
 
 
 def _tensor_dtype(values: NDArray[Any]) -> NDArray[Any]:

@@ -26,14 +26,15 @@ def arrays(
     target: str,
     inputs: Sequence[str] = (),
     groups: str | None = None,
+    weights: str | None = None,
     labels: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> Dataset:
     """Load named arrays of .npz files as inputs, target and groups.
 
-    The first axis of each array is the rows. `inputs` [all but target and groups] become float32,
-    int64 or str. A target of whole numbers or texts is a class. Inputs named in `optional` may hold
-    NaN.
+    The first axis of each array is the rows. `inputs` [all but target, groups and weights] become
+    float32, int64 or str. `weights` are factors by which rows count in training. A target of whole
+    numbers or texts is a class. Inputs named in `optional` may hold NaN.
 
     Raises:
         InvalidData: an array is missing, has another size, or holds unusable values.
@@ -41,7 +42,8 @@ def arrays(
 
     def read(paths: Sequence[Path], train: Part | None) -> Part:
         names = list(train.examples.inputs if train else inputs)
-        stored = [_read(path, target, names, groups) for path in paths]
+        special = [name for name in (target, groups, weights) if name]
+        stored = [_read(path, special, names) for path in paths]
         shapes = train.examples.inputs if train else stored[0]
         for path, columns in zip(paths, stored, strict=True):
             _check(path, columns, shapes, optional)
@@ -53,18 +55,18 @@ def arrays(
             lambda row: f"{locate(rows, row)}, {target!r}",
         )
         members = merged.pop(groups).astype(str) if groups else None
-        return Part(Examples(merged, values, members), classes)
+        factors = merged.pop(weights) if weights else None
+        return Part(Examples(merged, values, members, weights=factors), classes)
 
     return load(location, (".npz",), read, by=groups or "row")
 
 
-def _read(path: Path, target: str, names: Sequence[str], groups: str | None) -> dict[str, Array]:
-    """Read the input, target and group arrays of one .npz file.
+def _read(path: Path, special: Sequence[str], names: Sequence[str]) -> dict[str, Array]:
+    """Read the inputs and special arrays of one .npz file.
 
-    Without `names`, all arrays but target and groups are inputs.
+    `special` begins with the target. Without `names`, all other arrays are inputs.
     """
-    stored = _arrays_in(path)
-    special = [target, *([groups] if groups else [])]
+    stored, target = _arrays_in(path), special[0]
     columns = [*(names or sorted(set(stored) - set(special))), *special]
     for name in [*special, *columns]:
         if name not in stored:

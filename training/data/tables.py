@@ -34,6 +34,7 @@ def table(
     ignore: Sequence[str] = (),
     groups: str | None = None,
     time: str | None = None,
+    weights: str | None = None,
     labels: Sequence[str] = (),
     delimiter: str = ",",
 ) -> Dataset:
@@ -50,7 +51,8 @@ def table(
     `Dataset.columns` names the columns of both in order. Without `numbers` and `categories`, a
     column is one of numbers if most of its cells are numbers, else a category. Only columns named
     in `optional` may have gaps. `groups` is the column to split by; or `time` is one of numbers or
-    ISO dates, whose latest rows are the test part. `labels` are the classes [those of the training
+    ISO dates, whose latest rows are the test part. `weights` is a column of factors by which rows
+    count in training. `labels` are the classes [those of the training
     part].
 
     Raises:
@@ -61,7 +63,8 @@ def table(
         raise InvalidData(f"a classifier has one target column, not {len(targets)}")
     if groups and time:
         raise InvalidData("a table is split by groups or by time: leave one of them out")
-    quantities, units_of_split = dict(units or {}), [name for name in (groups, time) if name]
+    quantities = dict(units or {})
+    units_of_split = [name for name in (groups, time, weights) if name]
     reserved = {*targets, *booleans, *texts, *quantities, *ignore, *units_of_split}
 
     def read(paths: Sequence[Path], train: Part | None) -> Part:
@@ -83,8 +86,9 @@ def table(
             values = values[:, 0] if isinstance(target, str) else values
         members = columns.texts(rows, groups, False).astype(str) if groups else None
         times = columns.times(rows, time) if time else None
+        factors = columns.values(rows, [weights])[:, 0] if weights else None
         used = {kind: tuple(names) for kind, names in kinds.items() if names}
-        return Part(Examples(inputs, values, members, times=times), classes, used)
+        return Part(Examples(inputs, values, members, times=times, weights=factors), classes, used)
 
     return load(location, ENDINGS, read, by=groups or ("time" if time else "row"))
 

@@ -142,7 +142,7 @@ def _summary(evaluation: Evaluation, metric: str) -> list[str]:
     if "lead" in evaluation:
         lead = evaluation["lead"]
         low, high = lead["interval"]
-        doubt = "" if low > 0 else "; it may be none"
+        doubt = "; it may be none" if low <= 0 <= high else "; it is worse" if high < 0 else ""
         interval = f"({low:+.4f} to {high:+.4f}{doubt})"
         summary.append(f"{metric}: {lead['by']:+.4f} over {lead['over']} {interval}")
     if "groups" in evaluation:

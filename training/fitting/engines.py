@@ -6,10 +6,10 @@ docs/decisions/0019-the-training-loop.md gives the reason and the times.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,9 @@ def is_weight(parameter: Tensor) -> bool:
 def optimizer(
     model: nn.Module, settings: NetworkHyperparameters, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Create an AdamW optimizer with weight decay on matrices and kernels only.
+    """Create the settings' optimizer, with weight decay on matrices and kernels only.
 
-    On a GPU it is fused into one kernel.
+    On a GPU, AdamW is fused into one kernel.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = [parameter for parameter in parameters if is_weight(parameter)]
@@ -47,10 +47,31 @@ def optimizer(
         {"params": weights, "weight_decay": settings.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        momentum = settings.momentum
+        return torch.optim.SGD(groups, settings.lr, momentum=momentum, nesterov=momentum > 0)
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, settings.lr, momentum=settings.momentum)
+    if settings.optimizer == "adagrad":
+        return torch.optim.Adagrad(groups, settings.lr)
     on_gpu = device.type == "cuda"
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], settings.lr, fused=on_gpu, capturable=on_gpu
-    )
+    return torch.optim.AdamW(groups, settings.lr, fused=on_gpu, capturable=on_gpu)
+
+
+def _scale(state: Mapping[str, Any], group: Mapping[str, Any]) -> Any:
+    """Return the denominator by which an optimizer divides a steady gradient."""
+    steady = 1 - group.get("momentum", 0.0)  # sums of momentum grow to 1 / steady times it
+    if "exp_avg_sq" in state:  # AdamW
+        mean_square = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"])
+    elif "square_avg" in state:  # RMSprop
+        mean_square = state["square_avg"]
+    elif "sum" in state:  # Adagrad
+        mean_square = state["sum"]
+    else:
+        return steady
+    scale: Tensor = mean_square.sqrt() + group["eps"]
+    return scale * steady
 
 
 class Objective(nn.Module):
@@ -150,14 +171,12 @@ class Update:
         """Apply L1 regularization as a proximal step: soft-threshold the weights.
 
         Weights reach zero and stay there, while a subgradient would jump around zero. The threshold
-        `step` is divided by AdamW's denominator, like the gradient, so that the minimum is that of
-        loss + l1 * sum(|weights|).
+        `step` is divided by the optimizer's denominator, like the gradient, so that the minimum is
+        that of loss + l1 * sum(|weights|).
         """
         for group in self.optimizer.param_groups:
             for weight in filter(is_weight, group["params"]):
-                state = self.optimizer.state[weight]
-                mean_square = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"])
-                threshold = step / (mean_square.sqrt() + group["eps"])
+                threshold = step / _scale(self.optimizer.state[weight], group)
                 weight.copy_(weight.sign() * (weight.abs() - threshold).clamp_min(0))
 
 
@@ -277,12 +296,13 @@ def engine(update: Update, total: int) -> Engine:
     """
     settings, device, rows = update.settings, update.target.device, len(update.target)
     one_gpu = device.type == "cuda" and update.ranks.count == 1
-    if settings.engine == "graph" and not one_gpu:
+    can_record = one_gpu and settings.optimizer == "adamw"
+    if settings.engine == "graph" and not can_record:
         raise InvalidHyperparameter(
-            "engine: 'graph' needs one GPU and one process; use eager or compile"
+            "engine: 'graph' needs one GPU, one process and optimizer=adamw; use eager or compile"
         )
     shares = (schedule(step, total, settings.schedule, settings.warm_up) for step in range(total))
     rates = [settings.lr * share for share in shares]
-    if one_gpu and settings.engine != "eager":
+    if can_record and settings.engine != "eager":
         return Graphed(update, rates, settings.batch_size, rows, device)
     return Eager(update, rates, settings.batch_size)

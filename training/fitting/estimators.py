@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,12 +106,14 @@ def fit(
     seed: int,
     stop: Stop | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> Any:
     """Fit a scikit-learn estimator on examples, and return the fitted estimator.
 
     The columns of all inputs are put side by side. Every part that draws random numbers and has
     no `random_state` is seeded with `seed`. `columns` are the names of a table's columns by input;
     a ColumnTransformer may use them. Cross-validation keeps the rows of a group in one fold.
+    `weights` (n,) are factors by which rows count.
 
     Raises:
         ExportFailed: a part of the estimator cannot be converted to ONNX.
@@ -126,7 +129,7 @@ def fit(
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            estimator.fit(table(examples.inputs), examples.target)
+            estimator.fit(table(examples.inputs), examples.target, **_weights(estimator, weights))
     except (ValueError, TypeError) as error:
         raise _refused(estimator, examples, error) from error
     elapsed_s = time.monotonic() - started
@@ -139,6 +142,23 @@ def fit(
     if stop is not None and stop.requested:
         raise Interrupted("stopped after fitting; the next attempt fits anew")
     return estimator
+
+
+def _weights(estimator: Any, weights: NDArray[np.float64] | None) -> dict[str, Any]:
+    """Return the arguments of `fit` that pass row weights on.
+
+    Raises:
+        InvalidRecipe: it takes no weights.
+    """
+    if weights is None:
+        return {}
+    prefix, last = "", getattr(estimator, "estimator", estimator)
+    while hasattr(last, "steps"):
+        name, last = last.steps[-1]
+        prefix += f"{name}__"
+    if "sample_weight" not in inspect.signature(last.fit).parameters:
+        raise InvalidRecipe(f"{type(last).__name__} takes no weights of rows or classes")
+    return {f"{prefix}sample_weight": weights}
 
 
 def _seed(estimator: Any, seed: int) -> None:

@@ -5,7 +5,8 @@ A `Loss` takes (model, inputs, target) and returns the mean over a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,84 @@ def _like(prediction: Tensor, target: Tensor) -> Tensor:
     """Reshape predictions to the target's shape, e.g. (batch, 1) to (batch,)."""
     # Without this, broadcasting would compare every row with every other row.
     return prediction.reshape(target.shape)
+
+
+def _by_row(losses: Tensor) -> Tensor:
+    """Average losses (batch, ...) to one number a row."""
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+# Losses of rows (batch,), for weighted means.
+ROWS: Mapping[str, Loss] = {
+    "cross_entropy": lambda model, inputs, target: _by_row(
+        functional.cross_entropy(model(*inputs), target, reduction="none")
+    ),
+    "mse": lambda model, inputs, target: _by_row(
+        functional.mse_loss(_like(model(*inputs), target), target, reduction="none")
+    ),
+    "huber": lambda model, inputs, target: _by_row(
+        functional.huber_loss(_like(model(*inputs), target), target, reduction="none")
+    ),
+}
+
+
+def weighted(task: str, loss: str | Loss | None) -> Loss:
+    """Return a task's loss as a mean weighted by the last input.
+
+    Raises:
+        InvalidRecipe: the loss has no weighted form.
+    """
+    name = next((name for name, function in NAMED.items() if function is choose(task, loss)), "")
+    if name not in ROWS:
+        raise InvalidRecipe(
+            f"weights of rows or classes need one of the losses {', '.join(ROWS)}; a loss of your "
+            "own weighs rows itself"
+        )
+    rows = ROWS[name]
+
+    def mean(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        *own, weights = inputs
+        return (rows(model, tuple(own), target) * weights).mean()
+
+    return mean
+
+
+def row_weights(
+    part: Examples, class_weights: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    """Return row weights times class weights (n,), or None."""
+    if class_weights is None:
+        return None if part.weights is None else part.weights.astype(np.float64)
+    own = 1.0 if part.weights is None else part.weights
+    weights: NDArray[np.float64] = own * class_weights[part.target]
+    return weights
+
+
+def class_weights(
+    chosen: str | Mapping[str, float] | None, labels: Sequence[str], target: NDArray[Any]
+) -> NDArray[np.float64] | None:
+    """Return a recipe's weight of each class, or None.
+
+    Raises:
+        InvalidRecipe: they are no weights of these labels.
+    """
+    if chosen is None:
+        return None
+    if target.ndim != 1 or not labels:
+        raise InvalidRecipe("class_weights are for a classifier of one class a row")
+    if isinstance(chosen, str):
+        if chosen != "balanced":
+            raise InvalidRecipe(f"class_weights {chosen!r}: give 'balanced', or weights by label")
+        counts = np.bincount(target, minlength=len(labels))
+        return len(target) / (len(labels) * np.maximum(counts, 1))
+    unknown = sorted(set(chosen) - set(labels))
+    if unknown or any(not weight >= 0 for weight in chosen.values()):
+        raise InvalidRecipe(
+            f"class_weights: {unknown[0]!r} is none of the labels {', '.join(labels)[:200]}"
+            if unknown
+            else "class_weights are 0 or more"
+        )
+    return np.array([chosen.get(label, 1.0) for label in labels], np.float64)
 
 
 NAMED: Mapping[str, Loss] = {

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from training.data import Dataset, Examples
 from training.errors import InvalidRecipe
@@ -92,14 +93,19 @@ def _fit_network(
         )
     if recipe.task == "classification" and recipe.loss is None:
         _check_width(untrained.model, data.train, untrained.labels)
+    by_class = losses.class_weights(recipe.class_weights, untrained.labels, data.train.target)
+    loss, augment, fitted_data = losses.choose(recipe.task, recipe.loss), recipe.augment, data
+    if by_class is not None or data.train.weights is not None:
+        loss = losses.weighted(recipe.task, recipe.loss)
+        augment, fitted_data = _beside_weights(augment), _with_weights(data, by_class)
     history = loop.fit(
         untrained.model,
-        data,
+        fitted_data,
         settings,
         device=untrained.device,
-        loss=losses.choose(recipe.task, recipe.loss),
+        loss=loss,
         score=_score(untrained),
-        augment=recipe.augment,
+        augment=augment,
         checkpoints=checkpoints,
         identity=_identity(recipe, data) | {"weights": start} if checkpoints else None,
         stop=stop,
@@ -107,6 +113,42 @@ def _fit_network(
         watch=watch,
     )
     return _calibrate_and_print(replace(untrained, history=history), ranks)
+
+
+def _with_weights(data: Dataset, by_class: NDArray[np.float64] | None) -> Dataset:
+    """Append row weights to the inputs, with a training mean of 1."""
+    mean = _weights(data.train, by_class).mean()
+    train, validation = (
+        replace(
+            part,
+            inputs={
+                **part.inputs,
+                "row weights": (_weights(part, by_class) / mean).astype(np.float32),
+            },
+        )
+        for part in (data.train, data.validation)
+    )
+    return replace(data, train=train, validation=validation)
+
+
+def _weights(part: Examples, by_class: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    weights = losses.row_weights(part, by_class)
+    return np.ones(len(part)) if weights is None else weights
+
+
+def _beside_weights(
+    augment: Callable[..., Tensor | tuple[Tensor, ...]] | None,
+) -> Callable[..., tuple[Tensor, ...]] | None:
+    """Return an augmentation that leaves the last input, the weights, alone."""
+    if augment is None:
+        return None
+
+    def augmented(*inputs: Tensor) -> tuple[Tensor, ...]:
+        *own, weights = inputs
+        changed = augment(*own)
+        return (*(changed if isinstance(changed, tuple) else (changed,)), weights)
+
+    return augmented
 
 
 def _identity(recipe: Recipe[Any], data: Dataset) -> dict[str, Any]:
@@ -204,7 +246,11 @@ def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Train
     if ranks.count > 1:
         raise InvalidRecipe(f"recipe {name}: a scikit-learn estimator is fitted in one process")
     data, seed = untrained.encoded, untrained.settings.seed
-    estimators.fit(model, data.train, seed=seed, stop=stop, columns=data.columns)
+    by_class = losses.class_weights(
+        untrained.recipe.class_weights, untrained.labels, data.train.target
+    )
+    weights = losses.row_weights(data.train, by_class)
+    estimators.fit(model, data.train, seed=seed, stop=stop, columns=data.columns, weights=weights)
     estimators.check_classes(model, untrained.labels)
     trained = _calibrate_and_print(untrained, ranks)
     metrics, _ = trained.measure(trained.data.validation)

@@ -29,12 +29,12 @@ EMBEDDING_WIDTH = 8  # largest embedding of a category
 
 @dataclass(frozen=True)
 class Churn(NetworkHyperparameters):
-    epochs: int = 30
+    epochs: int = 30  # passes over the training rows
     lr: float = 3e-3
     weight_decay: float = 0.3
     patience: int = 6
-    hidden: tuple[int, ...] = (32,)
-    dropout: float = 0.2
+    hidden: tuple[int, ...] = (32,)  # widths of the hidden layers
+    dropout: float = 0.2  # share of values set to 0 in training
 
 
 class Cleaner(nn.Module):

@@ -18,7 +18,7 @@ from training.recipe import NetworkHyperparameters, Recipe
 
 @dataclass(frozen=True)
 class DigitsHyperparameters(NetworkHyperparameters):
-    epochs: int = 15
+    epochs: int = 15  # passes over the training rows
     lr: float = 4e-3
     kernel: int = 3  # width of both convolutions, odd
 

@@ -27,12 +27,12 @@ PIECE_LENGTHS = (3, 4, 5)  # characters of a piece
 
 @dataclass(frozen=True)
 class EmbedderHyperparameters(NetworkHyperparameters):
-    epochs: int = 8
+    epochs: int = 8  # passes over the training rows
     lr: float = 3e-3
     batch_size: int = 128  # each text is compared with all others of its batch
-    width: int = 256
+    width: int = 256  # numbers in an embedding
     buckets: int = 20011  # a prime, so that the hashed pieces spread evenly
-    dropout: float = 0.5
+    dropout: float = 0.5  # share of values set to 0 in training
 
 
 class Pieces(nn.Module):

@@ -16,10 +16,10 @@ from training.recipe import Hyperparameters, Recipe
 
 @dataclass(frozen=True)
 class Forest(Hyperparameters):
-    trees: int = 60
+    trees: int = 60  # number of trees
     depth: tuple[int, ...] = (6, 14)  # tried by the grid search
     pixels: tuple[float, ...] = (0.02, 0.1)  # shares of the pixels that a split may choose from
-    folds: int = 3
+    folds: int = 3  # folds of the cross-validation
 
 
 def model(h: Forest) -> GridSearchCV:

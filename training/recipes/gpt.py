@@ -21,13 +21,13 @@ from training.recipe import NetworkHyperparameters, Range, Recipe
 
 @dataclass(frozen=True)
 class GPTHyperparameters(NetworkHyperparameters):
-    epochs: int = 4
+    epochs: int = 4  # passes over the training rows
     lr: float = 5e-3
     batch_size: int = 16
     clip: float = 1.0
-    width: int = 96
-    heads: int = 4
-    layers: int = 3
+    width: int = 96  # width of the blocks
+    heads: int = 4  # attention heads; they divide the width
+    layers: int = 3  # number of blocks
     length: int = 128  # bytes of context; the network is not trained on longer texts
     docstrings: bool = False  # also learn from the library's docstrings: four times as much text
 

@@ -17,10 +17,10 @@ from training.recipe import NetworkHyperparameters, Range, Recipe
 
 @dataclass(frozen=True)
 class Perceptron(NetworkHyperparameters):
-    epochs: int = 20
+    epochs: int = 20  # passes over the training rows
     lr: float = 3e-3
-    hidden: tuple[int, ...] = (128,)
-    dropout: float = 0.2
+    hidden: tuple[int, ...] = (128,)  # widths of the hidden layers
+    dropout: float = 0.2  # share of values set to 0 in training
 
 
 def model(h: Perceptron) -> nn.Module:

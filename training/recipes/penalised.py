@@ -19,8 +19,8 @@ from training.recipe import Hyperparameters, Range, Recipe
 
 @dataclass(frozen=True)
 class Penalty(Hyperparameters):
-    penalty: Literal["l1", "l2"] = "l1"
-    strength: float = 2.0
+    penalty: Literal["l1", "l2"] = "l1"  # l1 drops measurements, l2 shrinks them all
+    strength: float = 2.0  # factor of the penalty in the loss
 
 
 def model(h: Penalty) -> Pipeline:

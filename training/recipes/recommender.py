@@ -22,11 +22,11 @@ EXCLUDED = -1e9  # score of items that the user already has, and of item 0
 
 @dataclass(frozen=True)
 class Recommender(NetworkHyperparameters):
-    epochs: int = 40
+    epochs: int = 40  # passes over the training rows
     lr: float = 1e-2
     weight_decay: float = 0.1
-    width: int = 32
-    dropout: float = 0.3
+    width: int = 32  # numbers that describe a user or an item
+    dropout: float = 0.3  # share of values set to 0 in training
 
 
 class TwoTowers(nn.Module):

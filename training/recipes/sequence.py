@@ -21,12 +21,12 @@ from training.recipe import NetworkHyperparameters, Range, Recipe
 
 @dataclass(frozen=True)
 class Sequence(NetworkHyperparameters):
-    epochs: int = 40
+    epochs: int = 40  # passes over the training rows
     lr: float = 1e-2
     clip: float = 1.0  # gradients through many time steps can explode
     patience: int = 8
-    cell: networks.Cell = "gru"
-    width: int = 32
+    cell: networks.Cell = "gru"  # kind of recurrent layer
+    width: int = 32  # width of the recurrent layer
     series: int = 300  # number of series that are generated
 
 

@@ -21,13 +21,13 @@ from training.recipe import NetworkHyperparameters, Range, Recipe
 
 @dataclass(frozen=True)
 class Speech(NetworkHyperparameters):
-    epochs: int = 20
+    epochs: int = 20  # passes over the training rows
     lr: float = 3e-3
     batch_size: int = 32
     snr_db: float = 0.0  # voice over white noise in dB, in all parts of the data
-    bands: int = 32
-    width: int = 64
-    dropout: float = 0.3
+    bands: int = 32  # mel bands of the spectrogram
+    width: int = 64  # channels of the convolutions
+    dropout: float = 0.3  # share of values set to 0 in training
 
 
 class LogMel(nn.Module):

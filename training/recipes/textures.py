@@ -19,7 +19,7 @@ from training.recipe import NetworkHyperparameters, Range, Recipe
 
 @dataclass(frozen=True)
 class Textures(NetworkHyperparameters):
-    epochs: int = 30
+    epochs: int = 30  # passes over the training rows
     lr: float = 2e-3
     batch_size: int = 32
     weight_decay: float = 0.1

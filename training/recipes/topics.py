@@ -32,13 +32,13 @@ FORGOTTEN = 0.6  # share of the words that training replaces with UNKNOWN
 
 @dataclass(frozen=True)
 class Topics(NetworkHyperparameters):
-    epochs: int = 6
+    epochs: int = 6  # passes over the training rows
     lr: float = 5e-3
     weight_decay: float = 0.01  # more would erase rare words, which get few updates
     words: int = 12000  # size of the vocabulary: the most frequent words
-    width: int = 64
-    layers: int = 1
-    dropout: float = 0.5
+    width: int = 64  # width of the encoder
+    layers: int = 1  # number of blocks
+    dropout: float = 0.5  # share of values set to 0 in training
     advice: float = 4.0  # weight of naive Bayes beside the encoder's logits
 
 

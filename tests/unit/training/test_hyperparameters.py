@@ -1,7 +1,10 @@
 """Hyperparameters keep type and value on the way from a user to the training script."""
 
+import importlib.util
 import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.errors import InvalidHyperparameter
-from training.hyperparameters import NetworkHyperparameters, encode, override, pairs
+from training.hyperparameters import NetworkHyperparameters, encode, listed, override, pairs
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,38 @@ def test_choices_lists_and_null_are_read_from_text() -> None:
 def test_a_setting_needs_an_equals_sign() -> None:
     with pytest.raises(InvalidHyperparameter, match="--set lr: write NAME=VALUE"):
         pairs(["lr"])
+
+
+def test_hyperparameters_are_listed_with_their_comments(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from training.hyperparameters import NetworkHyperparameters\n"
+        "@dataclass(frozen=True)\n"
+        "class Knobs(NetworkHyperparameters):\n"
+        "    hidden: int = 64  # width of the layer\n"
+        "    # share of values\n"
+        "    # set to zero\n"
+        "    dropout: float = 0.1\n"
+        "    plain: str = 'a'\n"
+        "    epochs: int = 3\n"
+    )
+    spec = importlib.util.spec_from_file_location("own", tmp_path / "own.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["own"] = module
+    try:
+        spec.loader.exec_module(module)
+        entries = {entry.name: entry for entry in listed(module.Knobs)}
+    finally:
+        del sys.modules["own"]
+
+    assert next(iter(entries)) == "hidden"
+    assert entries["hidden"].meaning == "width of the layer"
+    assert entries["dropout"].meaning == "share of values set to zero"
+    assert entries["plain"].meaning == ""
+    assert (entries["epochs"].default, entries["epochs"].meaning) == (
+        "3",
+        "passes over the training rows",
+    )
+    assert entries["optimizer"].kind == "adamw|sgd|rmsprop|adagrad"

@@ -238,6 +238,35 @@ def test_the_command_line_lists_recipes_and_refuses_unknown_commands(
     )
 
 
+def test_show_lists_hyperparameters_with_meaning_and_search(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(["show", "mlp"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("mlp: classification. ")
+    assert "  epochs=20  (int)  passes over the training rows" in out
+    assert "      --tune tries " in out
+    assert command(["show", "mpl"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no recipe 'mpl'")
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("cuda:7", "torch sees no GPU here"),
+        ("mps", "torch sees no Apple GPU here; use cpu"),
+        ("cpu:1", "give cpu, cuda, cuda:1 or mps"),
+        ("tpu", "give cpu, cuda, cuda:1 or mps"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")
+def test_a_device_that_is_not_there_is_named(
+    device: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["train", "mlp", "--device", device]) == 1
+    assert f"error: --device {device}: {reason}" in capsys.readouterr().err
+
+
 def test_a_wrong_place_to_train_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command(["train", "digits", "--on", "mars"])

@@ -212,6 +212,28 @@ def test_lines_show_metric_interval_baseline_lead_and_groups() -> None:
     assert max(map(len, lines)) < 120
 
 
+@pytest.mark.parametrize(
+    ("by", "interval", "verdict"),
+    [
+        (0.1, [0.02, 0.2], "(+0.0200 to +0.2000)"),
+        (0.1, [0.0, 0.2], "(+0.0000 to +0.2000; it may be none)"),
+        (-0.1, [-0.2, 0.05], "(-0.2000 to +0.0500; it may be none)"),
+        (-0.1, [-0.2, -0.05], "(-0.2000 to -0.0500; it is worse)"),
+    ],
+)
+def test_the_verdict_on_a_lead_is_that_of_its_interval(
+    by: float, interval: list[float], verdict: str
+) -> None:
+    made = {
+        "task": "regression",
+        "metrics": {"rmse": 1.0},
+        "baselines": {"mean": {"rmse": 1.0 + by}},
+        "evaluation": {"lead": {"over": "mean", "by": by, "interval": interval}},
+    }
+
+    assert report.lines(made)[-1].endswith(f"over mean {verdict}")  # type: ignore[arg-type]
+
+
 def test_a_lead_whose_interval_includes_zero_is_marked() -> None:
     made = {
         "task": "regression",
