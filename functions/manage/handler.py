@@ -95,6 +95,7 @@ class ManageHandler:
             caller.actor,
             partial(self.router.answer, match, request, caller),
             secrets=match.route.secrets,
+            renew=match.route.renew,
             remaining_ms=remaining_ms,
         )
 

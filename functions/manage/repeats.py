@@ -43,11 +43,13 @@ class Repeats:
         action: Callable[[], HttpResponse],
         *,
         secrets: tuple[str, ...] = (),
+        renew: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
         remaining_ms: int,
     ) -> HttpResponse:
         """Return a request's reply, from the store for a repeat.
 
-        `secrets` are fields of the reply that are never stored; they are null in a repeat.
+        `secrets` are fields of the reply that are never stored; they are null in a repeat, unless
+        `renew` returns them from the stored document.
 
         Raises:
             InvalidRequest: the header's value is none.
@@ -64,7 +66,7 @@ class Repeats:
             return _storable(replies[0], secrets)
 
         stored = self.store.once(key, _digest(request), run, remaining_ms)
-        return replies[0] if replies else _repeated(stored)
+        return replies[0] if replies else _repeated(stored, renew)
 
 
 def _checked(key: str) -> str:
@@ -90,8 +92,14 @@ def _storable(response: HttpResponse, secrets: tuple[str, ...]) -> StoredReply:
     return StoredReply(response.status, body if fits else None)
 
 
-def _repeated(stored: StoredReply) -> HttpResponse:
-    if stored.body is None:
+def _repeated(
+    stored: StoredReply, renew: Callable[[Mapping[str, Any]], dict[str, Any]] | None
+) -> HttpResponse:
+    body = stored.body
+    if body is None:
         raise ReplyTooLarge
+    if renew is not None:
+        document: Mapping[str, Any] = json.loads(body)
+        body = json.dumps({**document, **renew(document)}, separators=(",", ":"))
     headers = {"content-type": "application/json", **REPEATED}
-    return HttpResponse(stored.status, stored.body.encode(), headers)
+    return HttpResponse(stored.status, body.encode(), headers)

@@ -1,7 +1,7 @@
 """Route of the control plane: method, path, scope and function."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -28,6 +28,8 @@ class Route:
     status: int = 200
     identified: bool = False  # refused while the parameter Auth is none
     secrets: tuple[str, ...] = ()  # fields of the reply that are never stored for repeats
+    # Returns the fields of a stored reply that a repeat has anew, e.g. a URL that expires.
+    renew: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     errors: tuple[int, ...] = ()  # statuses of errors that method, path and scope do not imply
 
     @property

@@ -39,7 +39,8 @@ class Router:
         for group in groups:
             for route in group.routes:
                 _register(app, route, group.tag)
-        app.use([_refuse_undeclared])
+        self._functions = {route.function for route in self.routes}
+        app.use([self._refuse_undeclared])
         app.exception_handler(RequestValidationError)(_refuse)
         app.exception_handler(Exception)(_reraise)
         app.not_found(_refuse_path)
@@ -87,6 +88,22 @@ class Router:
         body = b"" if request.method == "HEAD" else reply["body"].encode()
         return HttpResponse(reply["statusCode"], body, headers)
 
+    def _refuse_undeclared(
+        self, app: APIGatewayRestResolver, next_middleware: NextMiddleware
+    ) -> Response[Any]:
+        """Refuse query parameters and bodies that a route does not declare."""
+        route = app.context["_route"]
+        if route.func not in self._functions:  # Powertools found none: `_refuse_path` follows
+            return next_middleware(app)
+        names = [field.alias for field in route.dependant.query_params]
+        for name in app.current_event.resolved_query_string_parameters:
+            if name not in names:
+                choice = f"this path takes {', '.join(names)}" if names else "this path takes none"
+                raise InvalidRequest(f"{name}: there is no such query parameter; {choice}")
+        if app.current_event.body not in (None, "{}") and not route.dependant.body_params:
+            raise InvalidRequest("body: this path takes none; leave it out")
+        return next_middleware(app)
+
 
 def _register(app: APIGatewayRestResolver, route: Route, tag: str) -> None:
     summary, _, description = (route.function.__doc__ or "").partition("\n\n")
@@ -112,21 +129,6 @@ def _json_text(body: bytes) -> str | None:
         return orjson.dumps(orjson.loads(body)).decode()
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"body: it is no JSON: {error}") from error
-
-
-def _refuse_undeclared(
-    app: APIGatewayRestResolver, next_middleware: NextMiddleware
-) -> Response[Any]:
-    """Refuse query parameters and bodies that a route does not declare."""
-    declared = app.context["_route"].dependant
-    names = [field.alias for field in declared.query_params]
-    for name in app.current_event.resolved_query_string_parameters:
-        if name not in names:
-            choice = f"this path takes {', '.join(names)}" if names else "this path takes none"
-            raise InvalidRequest(f"{name}: there is no such query parameter; {choice}")
-    if app.current_event.body not in (None, "{}") and not declared.body_params:
-        raise InvalidRequest("body: this path takes none; leave it out")
-    return next_middleware(app)
 
 
 def _refuse_path(error: NotFoundError) -> Response[None]:

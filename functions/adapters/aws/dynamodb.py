@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from botocore import xform_name
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.adapters.dynamodb_table import ItemTable, OperationFailed
@@ -33,6 +33,8 @@ def _call(client: Any, operation: str, request: Mapping[str, Any]) -> dict[str, 
         if classify_response(error.response) is ErrorKind.TRANSIENT:
             raise Unavailable("the registry does not answer; try again") from error
         raise _operation_failed(error) from error
+    except ParamValidationError:  # a bug, which no repetition mends
+        raise
     except BotoCoreError as error:  # connection, timeout, missing credentials
         raise Unavailable("the registry cannot be reached; try again") from error
     return reply

@@ -16,7 +16,7 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyPersistenceLayerError,
     IdempotencyValidationError,
 )
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.core.errors import Unavailable
@@ -95,19 +95,22 @@ class DynamoReplies:
             raise StillRunning from error
         except IdempotencyPersistenceLayerError as error:
             if not replies:
-                raise _translated(error) from error
+                if (failure := _unavailable(error)) is None:
+                    raise
+                raise failure from error
             logging.getLogger(__name__).warning("a change was made whose reply was not stored")
             return replies[0]  # the change is made
 
 
-def _translated(error: IdempotencyPersistenceLayerError) -> Exception:
-    """Return the error of a table that failed, or the bug itself."""
+def _unavailable(error: IdempotencyPersistenceLayerError) -> Unavailable | None:
+    """Return the error of a table that failed, None for a bug."""
     cause = error.__cause__
+    is_bug = isinstance(cause, ParamValidationError)
     if isinstance(cause, ClientError) and not _is_transient(cause):
-        return error
-    if isinstance(cause, ClientError | BotoCoreError):
-        return Unavailable("the registry does not answer; try again")
-    return error
+        is_bug = True
+    if is_bug or not isinstance(cause, ClientError | BotoCoreError):
+        return None
+    return Unavailable("the registry does not answer; try again")
 
 
 def _is_transient(error: ClientError) -> bool:

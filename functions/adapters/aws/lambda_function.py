@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.core.errors import StateConflict, Unavailable
@@ -54,5 +54,7 @@ class LambdaFunction:
             if classify_response(error.response) is not ErrorKind.TRANSIENT:
                 raise
             raise Unavailable(f"the function {self._name} does not answer; try again") from error
+        except ParamValidationError:  # a bug, which no repetition mends
+            raise
         except BotoCoreError as error:
             raise Unavailable(f"the function {self._name} cannot be reached; try again") from error

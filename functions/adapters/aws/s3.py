@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.adapters.clock import iso, utc_now
@@ -287,6 +287,8 @@ def translate_errors(bucket: str) -> Iterator[None]:
                 ) from error
             case ErrorKind.TRANSIENT:
                 raise Unavailable("storage does not answer; try again") from error
+        raise
+    except ParamValidationError:  # a bug, which no repetition mends
         raise
     except BotoCoreError as error:  # connection, timeout, broken stream
         raise Unavailable("storage cannot be reached; try again") from error

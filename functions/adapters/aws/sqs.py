@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.adapters.clock import iso
@@ -131,6 +131,8 @@ def _translate_errors() -> Iterator[None]:
             raise StateConflict(
                 "the dead letters are being moved already: wait until they are"
             ) from error
+        raise
+    except ParamValidationError:  # a bug, which no repetition mends
         raise
     except BotoCoreError as error:
         raise Unavailable("the queue cannot be reached; try again") from error

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from functions.adapters.aws_errors import ErrorKind, classify_response
 from functions.core.errors import Unavailable
@@ -32,6 +32,8 @@ class StateMachine:
                 return
             if classify_response(error.response) is ErrorKind.TRANSIENT:
                 raise Unavailable("the state machine does not answer; try again") from error
+            raise
+        except ParamValidationError:  # a bug, which no repetition mends
             raise
         except BotoCoreError as error:
             raise Unavailable("the state machine cannot be reached; try again") from error

@@ -2,7 +2,8 @@
 
 Each change is one conditional transaction with its audit record, which holds the reason and the
 numbers. A canary is over as soon as the alias's traffic object names another one, or none: a
-person's move, rollback or new traffic ends it, and a late or repeated judgement changes nothing.
+person's move, rollback or end of the traffic ends it, and a late or repeated judgement changes
+nothing. Other traffic, also another shadow, is refused while it runs.
 """
 
 from collections.abc import Callable, Mapping

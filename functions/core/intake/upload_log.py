@@ -1,14 +1,15 @@
 """Log of recent uploads, through the API or by S3 alone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from functions.core.errors import StateConflict, UploadNotFound, shown
 from functions.core.intake.announcement import Announcement
 from functions.core.intake.status import UploadStatus, status_of
 from functions.core.registry.items import model_pk, version_from_item, version_sk
 from functions.core.registry.registry import Registry
-from functions.core.registry.table import Item, Put, Table
+from functions.core.registry.table import Conflict, Item, Put, Table
 from functions.core.registry.version import Source
 from functions.core.upload_record import (
     KIND,
@@ -66,6 +67,22 @@ class UploadLog:
         self.table.transact([Put(record_to_item(record), {})])
         return record
 
+    def prolong(self, upload: str, expires_at: str) -> UploadRecord:
+        """Give an announced upload another end, unless registration has met it.
+
+        Raises:
+            UploadNotFound: there is no such upload.
+        """
+        [item] = self.table.get([upload_key(upload)])
+        if item is None:
+            raise _unknown(upload)
+        record = record_from_item(item)
+        if not record.received_at:
+            later = record_to_item(replace(record, expires_at=expires_at))
+            with suppress(Conflict):  # registration has met it meanwhile
+                self.table.transact([Put(later, {"upload": item["upload"]})])
+        return record
+
     def read(self, upload: str, sees: Callable[[str], bool]) -> UploadStatus:
         """Return an upload's status.
 
@@ -74,7 +91,7 @@ class UploadLog:
         """
         record = self._record(upload) if len(upload) <= ID_LENGTH else None
         if record is None or not sees(record.model):
-            raise UploadNotFound(f"there is no upload {shown(upload)} of the last 30 days")
+            raise _unknown(upload)
         [status] = self._statuses([record])
         if status.record.received_at or status.version is not None:
             return status
@@ -118,6 +135,10 @@ class UploadLog:
             status_of(record, versions.get((record.model, number)), failure, now)
             for record, (number, failure) in zip(records, outcomes, strict=True)
         ]
+
+
+def _unknown(upload: str) -> UploadNotFound:
+    return UploadNotFound(f"there is no upload {shown(upload)} of the last 30 days")
 
 
 def _source(record: UploadRecord) -> Source:

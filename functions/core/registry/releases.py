@@ -139,13 +139,14 @@ class Releases(Transactions):
         """Replace the traffic object of a model's alias.
 
         None ends it: all requests go to the alias's version. Nothing changes if the object is the
-        same. A new one gets an id, unless it brings one. The arguments besides are those of
-        `move_alias`.
+        same. A new one gets an id, unless it brings one. While a canary runs, only its own steps
+        replace it. The arguments besides are those of `move_alias`.
 
         Raises:
             InvalidRequest: `name` is no alias, or `latest`; or the weights lack its version.
             ModelNotFound: no such model, alias or version.
-            StateConflict: a version is not READY or is damaged, or the alias has changed meanwhile.
+            StateConflict: a version is not READY or is damaged, the alias has changed meanwhile, or
+                a canary runs.
             Unavailable: the table failed, or too many writers interfered.
         """
         return self._set_traffic(model, name, traffic, actor, expected, action, facts)
@@ -171,6 +172,7 @@ class Releases(Transactions):
         _check_expected(model, name, alias.revision, expected)
         if traffic:
             _check_active(model, meta)
+            _check_canary(model, alias, traffic)
         for number, target in zip(numbers, targets, strict=True):
             if target is None:
                 raise unknown_version(model, number)
@@ -284,6 +286,18 @@ def _check_active(model: str, meta: Item | None) -> None:
     """Accept a model that releases versions; an archived one only ends splits."""
     if meta and meta.get("archived_at"):
         raise StateConflict(f"model '{model}' is archived: restore it first")
+
+
+def _check_canary(model: str, alias: Alias, traffic: Traffic) -> None:
+    """Accept a traffic object that ends no canary."""
+    running = alias.traffic.canary if alias.traffic else None
+    if running is None or (traffic.canary and traffic.canary["id"] == running["id"]):
+        return
+    raise StateConflict(
+        f"alias {alias.name} of '{model}' has the canary {running['id']} of version"
+        f" {running['version']}: stop or promote it first, or wait for its end",
+        revision=alias.revision,
+    )
 
 
 def _check_movable(name: str) -> None:

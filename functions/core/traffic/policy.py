@@ -1,8 +1,9 @@
 """Release policy of a model: which new versions `prod` moves to.
 
 A policy is a plain object: `kind` is manual, always or if_better; if_better compares `metric`, by
-default the primary one, and wants more than `min_gain`. With `canary`, the settings of one, the
-version is released by a canary instead of at once.
+default the primary one, and wants more than `min_gain`. Manifests state the direction of the
+primary one alone; of another one the policy says whether `higher_is_better`. With `canary`, the
+settings of one, the version is released by a canary instead of at once.
 """
 
 import math
@@ -55,7 +56,10 @@ def _compare(policy: Mapping[str, Any], candidate: Card, standing: Card) -> Ruli
     name = policy.get("metric") or primary.get("metric")
     if not name:
         return Ruling(False, "policy if_better: the manifest names no primary metric")
-    if name != primary.get("metric"):
+    higher = policy.get("higher_is_better")
+    if higher is None and name == primary.get("metric"):
+        higher = primary.get("higher_is_better", True)
+    if higher is None:  # policies of earlier releases
         return Ruling(
             False,
             f"policy if_better: {shown(name)} is not the manifest's primary metric,"
@@ -65,7 +69,7 @@ def _compare(policy: Mapping[str, Any], candidate: Card, standing: Card) -> Ruli
     if new is None or old is None:
         title = "the new version" if new is None else "the version at prod"
         return Ruling(False, f"policy if_better: {title} has no metric {shown(name)}")
-    gain = new - old if primary.get("higher_is_better", True) else old - new
+    gain = new - old if higher else old - new
     least = policy.get("min_gain", 0)
     text = f"policy if_better: {name} {new:.6g} beside {old:.6g}, a gain of {gain:.4g}"
     if gain > least:

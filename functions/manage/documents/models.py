@@ -29,6 +29,9 @@ class Policy(RequestDocument):
     metric: str | None = Field(
         default=None, max_length=100, description="Metric of if_better; by default the primary one."
     )
+    higher_is_better: bool | None = Field(
+        default=None, description="Direction of `metric`, with which it has to be sent."
+    )
     min_gain: float = Field(
         default=0,
         ge=0,
@@ -46,6 +49,8 @@ class Policy(RequestDocument):
         compares = self.kind == "if_better"
         if not compares and (self.metric is not None or self.min_gain):
             raise InvalidRequest(f"policy.metric, policy.min_gain: {self.kind} compares no metric")
+        if self.metric is None and self.higher_is_better is not None:
+            raise InvalidRequest("policy.metric: higher_is_better needs the metric's name")
         if self.kind == "manual" and self.canary is not None:
             raise InvalidRequest("policy.canary: manual releases nothing by itself")
         if self.canary is not None:
@@ -66,6 +71,11 @@ class ChangeModel(RequestDocument):
         if self.description is not None:
             changes["description"] = self.description
         if self.policy is not None:
+            if self.policy.metric is not None and self.policy.higher_is_better is None:
+                raise InvalidRequest(
+                    "policy.higher_is_better: send true or false with a metric; without metric, "
+                    "the manifest's primary one is compared in the direction that it states"
+                )
             changes["policy"] = self.policy.model_dump(exclude_none=True)
         if not changes:
             raise InvalidRequest("body: nothing to change; send description or policy")

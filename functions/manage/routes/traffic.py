@@ -56,14 +56,18 @@ class TrafficRoutes:
     def set_traffic(self, model: ModelName, alias: AliasName, body: SetTraffic) -> TrafficDocument:
         """Replace the traffic object of an alias.
 
-        A caller stays on the side of a version while its share grows.
+        A caller stays on the side of a version while its share grows. While a canary runs, this
+        is answered 409: stop or promote it first.
         """
         return self._set(model, alias, body.traffic(), body.expected_revision)
 
     def end_traffic(
         self, model: ModelName, alias: AliasName, expected_revision: Expected = None
     ) -> TrafficDocument:
-        """Send every request to the version that the alias points at."""
+        """Send every request to the version that the alias points at.
+
+        A canary is stopped.
+        """
         return self._set(model, alias, None, expected_revision)
 
     def _set(

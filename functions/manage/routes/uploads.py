@@ -1,9 +1,9 @@
 """Routes of uploads: signed URLs, and what became of each upload."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from aws_lambda_powertools.event_handler.openapi.params import Query
 
@@ -52,7 +52,16 @@ class UploadRoutes:
     def routes(self) -> Sequence[Route]:
         """Routes with their scopes."""
         return (
-            Route("POST", "/uploads", Scope.DEPLOY, self.create_upload, 201, errors=(404,)),
+            Route(
+                "POST",
+                "/uploads",
+                Scope.DEPLOY,
+                self.create_upload,
+                201,
+                secrets=("url", "headers"),
+                renew=self.sign_again,
+                errors=(404,),
+            ),
             Route("GET", "/uploads", Scope.READ, self.list_uploads),
             Route("GET", "/uploads/<upload_id>", Scope.READ, self.read_upload),
         )
@@ -61,8 +70,9 @@ class UploadRoutes:
         """Return a signed URL for one file of a model.
 
         PUT the file there with the headers of the reply, then poll GET /uploads/{upload_id} until
-        `done`. The URL works once, for exactly this size and SHA-256. Files larger than 5 GiB are
-        uploaded with aws s3 cp.
+        `done`. The URL works once, for exactly this size and SHA-256. A repeat with the same
+        Idempotency-Key has a new URL for the same upload. Files larger than 5 GiB are uploaded with
+        aws s3 cp.
         """
         self._current.check_sees(body.model)
         announcement = Announcement(
@@ -86,6 +96,13 @@ class UploadRoutes:
             headers=headers,
             expires_at=end,
         )
+
+    def sign_again(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a new URL for the upload of a stored reply."""
+        end = self._uploads.end()
+        record = self._uploads.log.prolong(document["id"], end)
+        url, headers = self._uploads.puts.sign(record.key, record.size_bytes or 0, record.sha256)
+        return {"url": url, "headers": headers, "expires_at": end}
 
     def list_uploads(
         self,

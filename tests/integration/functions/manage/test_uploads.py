@@ -116,4 +116,9 @@ def test_the_recorded_event_is_answered_after_a_start(
     event["headers"] |= admin
 
     first, again = client.deliver(event), client.deliver(event)
-    assert (first.status, first.json) == (again.status, again.json)
+    assert (first.status, again.status, again.headers["idempotency-replayed"]) == (201, 201, "true")
+    renewed = {name: again.json[name] for name in ("url", "expires_at")}
+    assert again.json == {**first.json, **renewed}
+    assert again.json["url"].startswith(first.json["url"].partition("?")[0])
+    upload = client.get(f"{UPLOADS}/{first.json['id']}", headers=admin).json
+    assert upload["expires_at"] == again.json["expires_at"]

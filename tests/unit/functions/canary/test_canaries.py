@@ -17,7 +17,7 @@ from functions.core.catalog.decisions import Decisions
 from functions.core.errors import InvalidRequest, ModelNotFound, StateConflict, Unavailable
 from functions.core.registry.version import Alias
 from functions.core.traffic.canary import Canary, Settings
-from functions.core.traffic.traffic import split
+from functions.core.traffic.traffic import Traffic, Weight, split
 from functions.judge.handler import JudgeHandler
 from tests.data_plane import Context
 from tests.fakes import MemoryTable
@@ -181,7 +181,7 @@ def test_a_persons_decision_ends_the_canary(world: World, decision: str) -> None
     decisions: dict[str, Callable[[], Alias]] = {
         "move": lambda: world.releases.move_alias("m", "prod", 2, actor="ann"),
         "rollback": lambda: world.releases.rollback("m", "prod", actor="ann"),
-        "traffic": lambda: world.releases.set_traffic("m", "prod", split(1, 2, 20), actor="ann"),
+        "traffic": lambda: world.releases.set_traffic("m", "prod", None, actor="ann"),
         "stop": lambda: world.canaries.stop("m", "prod", actor="ann"),
         "promote": lambda: world.canaries.promote("m", "prod", actor="ann"),
     }
@@ -192,6 +192,19 @@ def test_a_persons_decision_ends_the_canary(world: World, decision: str) -> None
     assert world.look()["continues"] is False
     assert (world.alias, world.canary) == (decided, None)
     assert decided.version == (2 if decision in ("move", "promote") else 1)
+
+
+@pytest.mark.parametrize(
+    "traffic",
+    [split(1, 2, 20), split(1, 2, 0), split(1, 2, 10, shadow=Weight(2, 500))],
+    ids=["weights", "nothing", "shadow"],
+)
+def test_other_traffic_is_refused_while_a_canary_runs(world: World, traffic: Traffic) -> None:
+    started = world.start()
+
+    with pytest.raises(StateConflict, match=r"has the canary canary-\w+ of version 2: stop or"):
+        world.releases.set_traffic("m", "prod", traffic, actor="ann")
+    assert world.alias == started
 
 
 def test_an_execution_that_is_ahead_of_its_canary_waits(world: World) -> None:

@@ -85,7 +85,7 @@ def test_an_archived_model_leaves_lists_and_service_until_restored(admin: Admin)
 def test_description_and_policy_are_changed_with_the_revision_seen(admin: Admin) -> None:
     admin.plane.register("m")
     seen = admin.get("/models/m")["revision"]
-    policy = {"kind": "if_better", "metric": "f1", "min_gain": 0.01}
+    policy = {"kind": "if_better", "metric": "f1", "higher_is_better": True, "min_gain": 0.01}
 
     changed = admin.change(
         "PATCH", "/models/m", {"description": "d", "policy": policy, "expected_revision": seen}
@@ -106,6 +106,8 @@ def test_description_and_policy_are_changed_with_the_revision_seen(admin: Admin)
         ({"name": "x"}, "name: Extra inputs"),
         ({"policy": {"kind": "never"}}, "policy.kind: "),
         ({"policy": {"kind": "manual", "metric": "f1"}}, "policy.metric"),
+        ({"policy": {"kind": "if_better", "metric": "f1"}}, "policy.higher_is_better: send"),
+        ({"policy": {"kind": "if_better", "higher_is_better": True}}, "policy.metric: "),
         ({"policy": {"kind": "if_better", "min_gain": -1}}, "policy.min_gain: "),
         ({"description": "x" * 2001}, "description: "),
         ({"expected_revision": 1}, "body: nothing to change"),
@@ -117,6 +119,16 @@ def test_a_wrong_change_is_answered_400(admin: Admin, body: Any, text: str) -> N
 
     assert status == 400
     assert message.startswith(text)
+
+
+def test_a_policy_of_an_earlier_release_is_shown(admin: Admin) -> None:
+    admin.plane.register("m")
+    meta = admin.plane.table.items["MODEL#m", "META"]
+    policy = {"kind": "if_better", "metric": "f1"}
+    admin.plane.table.items["MODEL#m", "META"] = {**meta, "policy": policy}
+
+    shown = admin.get("/models/m")["policy"]
+    assert (shown["metric"], shown["higher_is_better"]) == ("f1", None)
 
 
 def test_a_model_of_an_earlier_release_is_listed_after_the_reconciler_saw_it(

@@ -75,6 +75,32 @@ def test_an_upload_is_announced_with_a_signed_url(desk: Desk) -> None:
     }
 
 
+def test_a_repeated_announcement_has_a_new_url_for_the_same_upload(desk: Desk) -> None:
+    headers = {**desk.admin, "idempotency-key": "k"}
+    first = desk.announce(headers).json
+    [stored] = [reply.body or "" for _, reply in desk.replies.stored.values()]
+    assert "?signed" not in stored
+    desk.clock.now += 600
+
+    again = desk.announce(headers)
+    assert (again.status, again.headers["idempotency-replayed"]) == (201, "true")
+    assert again.json == {**first, "expires_at": "2026-11-22T08:57:10.000Z"}
+    upload = desk.read(first["id"])
+    assert (upload["state"], upload["expires_at"]) == ("waiting", again.json["expires_at"])
+    assert len(desk.client.get(UPLOADS, headers=desk.admin).json["uploads"]) == 1
+
+
+def test_a_repeat_after_the_upload_changes_no_record(desk: Desk) -> None:
+    headers = {**desk.admin, "idempotency-key": "k"}
+    created = desk.announce(headers).json
+    desk.registry.claim("digits", Source(BUCKET, created["key"], "v1"))
+    before = desk.read(created["id"])
+    desk.clock.now += 600
+
+    assert desk.announce(headers).json["id"] == created["id"]
+    assert desk.read(created["id"]) == before
+
+
 def test_an_upload_ends_with_its_version_or_its_reason(desk: Desk) -> None:
     created = desk.announce().json
     version = desk.registry.claim("digits", Source(BUCKET, created["key"], "v1"))

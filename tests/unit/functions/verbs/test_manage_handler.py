@@ -235,6 +235,27 @@ def test_unknown_paths_and_methods_are_answered_without_a_key(plane: ControlPlan
     assert error(plane.client.send("DELETE", KEYS))[:2] == (405, "METHOD_NOT_ALLOWED")
 
 
+@pytest.mark.parametrize(
+    "key", ["x", "null,null", "\0", "a\nb", '"', "#", "é", "\ud800", "a" * 3000]
+)
+@pytest.mark.parametrize(
+    ("method", "action", "body"),
+    [
+        ("GET", "", b""),
+        ("PATCH", "", {"monthly_requests": 1}),
+        ("POST", "/revoke", b""),
+        ("POST", "/rotate", {"overlap_seconds": 0}),
+    ],
+)
+def test_an_odd_id_of_a_key_is_answered_404(
+    plane: ControlPlane, admin: dict[str, str], key: str, method: str, action: str, body: object
+) -> None:
+    reply = plane.client.send(method, f"{KEYS}/{key}{action}", body, headers=admin)
+
+    assert error(reply)[0] == 404
+    assert "a" * 200 not in reply.body.decode()
+
+
 def test_unknown_paths_methods_and_ids_have_their_status(
     plane: ControlPlane, admin: dict[str, str]
 ) -> None:

@@ -56,7 +56,7 @@ function Edit({ model, close }) {
   const [gain, setGain] = useState(model.policy.min_gain || 0);
   const [canary, setCanary] = useState(Boolean(model.policy.canary));
   const policy = { kind };
-  if (kind === "if_better") Object.assign(policy, { min_gain: Number(gain) }, model.policy.metric && { metric: model.policy.metric });
+  if (kind === "if_better") Object.assign(policy, { min_gain: Number(gain) }, model.policy.higher_is_better != null && { metric: model.policy.metric, higher_is_better: model.policy.higher_is_better });
   if (kind !== "manual" && canary) policy.canary = model.policy.canary || {};
   const run = async () => {
     await change("PATCH", `/models/${encodeURIComponent(model.name)}`, { description, policy, expected_revision: model.revision });
