@@ -103,6 +103,7 @@ _SHORT: dict[str, tuple[int, tuple[Any, ...]]] = {
 _LONG: dict[str, tuple[int, tuple[Any, ...]]] = {
     "CreateEnv": (3, (_INT, _TEXT, _P)),
     "CreateSession": (7, (_P, _TEXT, _P, _P)),
+    "CreateSessionFromArray": (8, (_P, _P, _SIZE, _P, _P)),
     "Run": (9, (_P, _P, _P, _P, _SIZE, _P, _SIZE, _P)),
 }
 # Functions that take one handle and return nothing, not even a status.

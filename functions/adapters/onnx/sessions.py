@@ -64,6 +64,14 @@ class OnnxRuntime:
                 options.optimise(_LAYOUT if plan.layout else _DISABLE_ALL)
             return self._open(path, options)
 
+    def load_bytes(self, model: bytes) -> "OnnxSession":
+        """Load a small model of our own, with one thread."""
+        api = self._library.api
+        with _Options(api, 1, prepacking=True) as options:
+            create, environment = api.CreateSessionFromArray, self._library.environment
+            handle = api.new(create, environment, model, len(model), options.handle)
+        return OnnxSession(self._library, handle, self._watchdog)
+
     def compile(
         self, path: Path, target: Path, weights: str | None, *, prepacking: bool = False
     ) -> "OnnxSession":
@@ -148,20 +156,20 @@ class _Options:
 class OnnxSession:
     """Model loaded in ONNX Runtime, ready to run.
 
-    Implements `Session` of core.serving.model_cache.
+    Implements `Session` of core.serving.model_cache. `handle` is the library's.
     """
 
     def __init__(self, library: Library, handle: int, watchdog: Watchdog) -> None:
-        self._library = library
-        self._handle = handle
+        self.library = library
+        self.handle = handle
         self._release = library.api.ReleaseSession  # for __del__, when modules may be cleared
-        self._watchdog = watchdog
+        self.watchdog = watchdog
         self._inputs = Names(library.node_names(handle, "Input"))
         # Requested outputs, and idle runs for them.
         self._selections: dict[tuple[str, ...], tuple[Names, list[Run]]] = {}
 
     def __del__(self) -> None:
-        self._release(self._handle)
+        self._release(self.handle)
 
     def signature(self, path: Path) -> Signature:
         """Return the model's declared inputs and outputs as a signature.
@@ -173,7 +181,7 @@ class OnnxSession:
         """
         from functions.adapters.onnx.signature import read_signature  # only at registration
 
-        return read_signature(self._library, self._handle, path)
+        return read_signature(self.library, self.handle, path)
 
     def run(
         self,
@@ -196,22 +204,16 @@ class OnnxSession:
         """
         names = tuple(outputs)
         requested, idle = self._selections.get(names) or self._select(names)
-        run = idle.pop() if idle else Run(self._library, self._handle, self._inputs, requested)
-        self._watchdog.watch(run, timeout_s)
+        run = idle.pop() if idle else Run(self.library, self.handle, self._inputs, requested)
+        self.watchdog.watch(run, timeout_s)
         try:
             run.set_inputs([inputs[name] for name in self._inputs.texts])
             run.execute()
             return run.outputs(reply_bytes_max)
         except OrtError as error:
-            if run.terminated:
-                raise TimedOut(
-                    f"the model was stopped after {math.ceil(timeout_s * 1000)} ms"
-                ) from None
-            if error.status not in _VALUES_AT_FAULT:
-                raise
-            raise ExecutionFailed(f"the model failed on these values: {_clean(error)}") from None
+            raise run_failure(error, terminated=run.terminated, timeout_s=timeout_s) from None
         finally:
-            in_time = self._watchdog.unwatch(run)
+            in_time = self.watchdog.unwatch(run)
             run.end()
             # Reuse of a terminated run's options would end the next run, too.
             if in_time and not run.terminated:
@@ -222,6 +224,15 @@ class OnnxSession:
             self._selections.clear()
         selection = self._selections[names] = Names(names), []
         return selection
+
+
+def run_failure(error: OrtError, *, terminated: bool, timeout_s: float) -> Exception:
+    """Return the error to raise for a run that failed."""
+    if terminated:
+        return TimedOut(f"the model was stopped after {math.ceil(timeout_s * 1000)} ms")
+    if error.status not in _VALUES_AT_FAULT:
+        return error
+    return ExecutionFailed(f"the model failed on these values: {_clean(error)}")
 
 
 _REASON_CHARS = 2000  # read of a message, which may hold a shape of 100,000 dimensions

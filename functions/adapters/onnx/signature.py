@@ -1,15 +1,13 @@
 """Model signature (input and output types and shapes) from ONNX Runtime."""
 
 from collections.abc import Collection
-from ctypes import byref, c_int, c_int64, c_size_t
 from pathlib import Path
 
-from functions.adapters.onnx.capi import ELEMENT_DATATYPES, ELEMENT_TYPES, Api, Library
+from functions.adapters.onnx.capi import ELEMENT_DATATYPES, Library
+from functions.adapters.onnx.nodes import Node, read_nodes
 from functions.core.errors import InvalidModel, shown
 from functions.core.package.onnx_reader import read_onnx
 from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
-
-_TENSOR, _SEQUENCE, _MAP, _SPARSE, _OPTIONAL = 1, 2, 3, 5, 6  # ONNXType of onnxruntime_c_api.h
 
 
 def read_signature(library: Library, session: int, path: Path) -> Signature:
@@ -20,7 +18,7 @@ def read_signature(library: Library, session: int, path: Path) -> Signature:
     Raises:
         InvalidModel: `UNSUPPORTED_TYPE` or `UNKNOWN_RANK`.
     """
-    inputs, outputs = _nodes(library, session, "Input"), _nodes(library, session, "Output")
+    inputs, outputs = read_nodes(library, session, "Input"), read_nodes(library, session, "Output")
     # The runtime reports no dimensions both for a scalar and for a tensor of unknown rank; the
     # file tells them apart.
     ambiguous = any(not node.shape for node in (*inputs, *outputs))
@@ -31,74 +29,7 @@ def read_signature(library: Library, session: int, path: Path) -> Signature:
     )
 
 
-class _Node:
-    """Model input or output, as ONNX Runtime reports it.
-
-    `element` is the number of its element type, None if it is not a tensor; `type` is ONNX's name
-    of the type, e.g. `seq(map(int64,tensor(float)))`; sizes in `shape` are below 0 if dynamic.
-    """
-
-    def __init__(self, api: Api, name: str, info: int) -> None:
-        self.name = name
-        self.element, self.shape, self.type = _read_type(api, info)
-
-
-def _nodes(library: Library, session: int, kind: str) -> list[_Node]:
-    """Return a model's inputs or outputs; `kind` is "Input" or "Output"."""
-    api = library.api
-    get_type = getattr(api, f"SessionGet{kind}TypeInfo")
-    nodes = []
-    for at, name in enumerate(library.node_names(session, kind)):
-        info = api.new(get_type, session, at)
-        try:
-            nodes.append(_Node(api, name, info))
-        finally:
-            api.ReleaseTypeInfo(info)
-    return nodes
-
-
-def _read_type(api: Api, info: int) -> tuple[int | None, tuple[int, ...], str]:
-    """Return (element type, shape, type name) of a model input or output."""
-    kind = c_int()
-    api.GetOnnxTypeFromTypeInfo(info, byref(kind))
-    if kind.value != _TENSOR:
-        return None, (), _container_name(api, info, kind.value)
-    tensor = api.new(api.CastTypeInfoToTensorInfo, info)  # part of `info`: not to be released
-    element = c_int()
-    api.GetTensorElementType(tensor, byref(element))
-    return element.value, _read_shape(api, tensor), f"tensor({_element_name(element.value)})"
-
-
-def _container_name(api: Api, info: int, kind: int) -> str:
-    inner = 0
-    try:
-        if kind == _SEQUENCE:
-            sequence = api.new(api.CastTypeInfoToSequenceTypeInfo, info)
-            inner = api.new(api.GetSequenceElementType, sequence)
-            return f"seq({_read_type(api, inner)[2]})"
-        if kind == _MAP:
-            mapping, key = api.new(api.CastTypeInfoToMapTypeInfo, info), c_int()
-            api.GetMapKeyType(mapping, byref(key))
-            inner = api.new(api.GetMapValueType, mapping)
-            return f"map({_element_name(key.value)},{_read_type(api, inner)[2]})"
-    finally:
-        api.ReleaseTypeInfo(inner)
-    return {_SPARSE: "sparse tensor", _OPTIONAL: "optional"}.get(kind, "type of its own")
-
-
-def _element_name(element: int) -> str:
-    return ELEMENT_TYPES[element][0] if element < len(ELEMENT_TYPES) else f"type {element}"
-
-
-def _read_shape(api: Api, tensor: int) -> tuple[int, ...]:
-    rank = c_size_t()
-    api.GetDimensionsCount(tensor, byref(rank))
-    sizes = (c_int64 * rank.value)()
-    api.GetDimensions(tensor, sizes, rank.value)
-    return tuple(sizes)
-
-
-def _spec(kind: str, node: _Node, unranked: Collection[str]) -> TensorSpec:
+def _spec(kind: str, node: Node, unranked: Collection[str]) -> TensorSpec:
     """Convert a model input or output to an Open Inference Protocol declaration.
 
     Outputs without a declared rank are reported as `[-1]`.

@@ -31,7 +31,8 @@ class Template(Protocol):
 class Grammar(Protocol):
     """Constraint on one reply, e.g. a JSON schema.
 
-    `mask` has one bit a token, the lowest bit first: tokens that may come next.
+    `mask` has one bit a token, the lowest bit first: tokens that may come next. The reply ends once
+    it is `complete`, i.e. nothing may follow, or at an end token that the mask allows.
     """
 
     def mask(self) -> bytes: ...
@@ -71,7 +72,8 @@ class TokenScore:
 class Piece:
     """Part of a reply: whole characters, no part of a stop string.
 
-    The last piece has a `finish`: "stop", "length", or "timeout" at the deadline.
+    The last piece has a `finish`: "stop", "length", or "timeout" at the deadline. Its tokens
+    include the one that ended the reply, which has no text.
     """
 
     text: str
@@ -100,11 +102,14 @@ class TextModel(Protocol):
         cancelled: Callable[[], bool] = lambda: False,
         grammar: Grammar | None = None,
     ) -> Iterator[Piece]:
-        """Yield a reply to a prompt piece by piece.
+        """Check a prompt; yield a reply to it piece by piece.
+
+        A reply that is cancelled ends without a last piece. One that is left early has to be
+        closed, which gives its memory back. Several replies may take turns.
 
         Raises:
-            InvalidRequest: the prompt does not fit the context.
-            MemoryError: its cache does not fit into memory.
+            InvalidRequest: the prompt does not fit the context, or has tokens that do not exist.
+            MemoryError: its cache does not fit into memory; with the first piece.
         """
 
     def cached_tokens(self, prompt: Sequence[int]) -> int:
@@ -113,7 +118,7 @@ class TextModel(Protocol):
     def embed(self, texts: Sequence[Sequence[int]], *, deadline: float) -> list[Sequence[float]]:
         """Return one vector for the tokens of each text, in order.
 
-        A reranker returns one score.
+        A reranker returns one score: log-odds, from minus to plus infinity.
 
         Raises:
             InvalidRequest: a text does not fit the context.

@@ -41,7 +41,7 @@ class LanguageSpec:
     kind: Kind
     vocabulary: int
     context: int
-    eos: tuple[int, ...] = ()  # tokens that end a reply
+    eos: tuple[int, ...] = ()  # tokens that end a reply; an encoder's: that separate a pair
     bos: int | None = None
     # decoder
     layout: Layout = Layout.NAMED
@@ -49,6 +49,8 @@ class LanguageSpec:
     kv_heads: int = 0
     head_size: int = 0
     cache_datatype: str = "FP32"
+    # The graph writes new keys and values into the buffer of the old ones; None: to be tried.
+    shared_cache: bool | None = None
     chat: bool = False  # the package holds a chat template
     defaults: Mapping[str, float] = field(default_factory=dict)  # temperature, top_p, top_k, ...
     # encoder

@@ -445,7 +445,7 @@ def test_concurrent_runs_are_stopped_at_their_own_limits(tmp_path: Path) -> None
     assert sorted(stopped) == [
         f"the model was stopped after {limit_s * 1000:.0f} ms" for limit_s in sorted(limits_s)
     ]
-    assert not session._watchdog._deadlines  # finished runs are not watched
+    assert not session.watchdog._deadlines  # finished runs are not watched
 
 
 def test_a_reused_run_is_never_stopped_by_an_earlier_deadline(tmp_path: Path) -> None:

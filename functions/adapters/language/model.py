@@ -1,0 +1,132 @@
+"""Language model, loaded to generate or to embed."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from functions.adapters.language.decoder import Decoder
+from functions.adapters.language.encoder import Encoder
+from functions.adapters.language.grammar import GrammarCompiler
+from functions.adapters.language.key_values import KeyValues
+from functions.adapters.language.template import ChatTemplate
+from functions.adapters.language.tokenizer import load_tokenizer
+from functions.adapters.onnx.sessions import OnnxRuntime
+from functions.core.errors import InvalidRequest
+from functions.core.language.generation import Generator
+from functions.core.language.ports import Grammar, Options, Piece, Template, Tokenizer
+from functions.core.language.spec import Kind, LanguageSpec
+from functions.core.records import replace
+from functions.core.registry.load_plan import Plan
+from functions.core.watchdog import PROCESS_WATCHDOG
+
+
+class LanguageModel:
+    """Language model with tokenizer and template; implements `core.language.ports.TextModel`.
+
+    One thread uses it at a time. `spec` says, for a decoder, if its cache is shared.
+    """
+
+    def __init__(
+        self,
+        spec: LanguageSpec,
+        tokenizer: Tokenizer,
+        template: Template | None,
+        model: "Decoder | Encoder",
+        cache_bytes: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self._encoder = model if isinstance(model, Encoder) else None
+        self._generator: Generator[KeyValues] | None = None
+        if isinstance(model, Decoder):
+            spec = replace(spec, shared_cache=model.shared)
+            self._generator = Generator(model, tokenizer, spec, cache_bytes)
+        self.spec = spec
+
+    @classmethod
+    def load(
+        cls,
+        paths: Mapping[str, Path],
+        spec: LanguageSpec,
+        plan: Plan | None = None,
+        threads: int = 1,
+        cache_bytes: int = 0,
+    ) -> Self:
+        """Load a version's files, by the names they have in a package.
+
+        Weights lie beside model.onnx. `cache_bytes` limits the keys and values of the replies in
+        the making and of earlier ones.
+
+        Raises:
+            InvalidModel: the runtime refuses the model, or an asset is invalid.
+            MemoryError: it does not fit.
+        """
+        runtime = OnnxRuntime(threads, PROCESS_WATCHDOG)
+        session = runtime.load(paths["model.onnx"], plan)
+        tokenizer = load_tokenizer(paths["tokenizer.json"])
+        if spec.kind is Kind.ENCODER:
+            return cls(spec, tokenizer, None, Encoder(runtime, session, spec), cache_bytes)
+        decoder = Decoder(runtime, session, spec)
+        return cls(spec, tokenizer, load_template(paths), decoder, cache_bytes)
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        options: Options,
+        *,
+        deadline: float,
+        cancelled: Callable[[], bool] = lambda: False,
+        grammar: Grammar | None = None,
+    ) -> Iterator[Piece]:
+        """Yield a reply to a prompt piece by piece, as `TextModel.generate` says."""
+        return self._decoding.generate(
+            prompt, options, deadline=deadline, cancelled=cancelled, grammar=grammar
+        )
+
+    def cached_tokens(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens of a prompt the prefix cache holds."""
+        return self._decoding.prefixes.match(prompt)
+
+    def embed(self, texts: Sequence[Sequence[int]], *, deadline: float) -> "list[Sequence[float]]":
+        """Return one vector for the tokens of each text, as `TextModel.embed` says."""
+        if self._encoder is None:
+            raise InvalidRequest("this model generates text: call one that embeds")
+        return self._encoder.embed(texts, deadline=deadline)
+
+    def json_grammar(self, schema: Mapping[str, Any] | None) -> Grammar:
+        """Return a grammar of the replies that a JSON schema allows."""
+        return self._grammars.compile(schema)
+
+    @property
+    def _decoding(self) -> Generator[KeyValues]:
+        if self._generator is None:
+            raise InvalidRequest("this model gives vectors, no text: call its embeddings")
+        return self._generator
+
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self.tokenizer, self.spec.vocabulary, self.spec.eos)
+
+
+def load_template(paths: Mapping[str, Path]) -> ChatTemplate | None:
+    """Return a package's chat template, also from tokenizer_config.json.
+
+    Raises:
+        InvalidModel: `TEMPLATE_TOO_LARGE` or `TEMPLATE_INVALID`.
+    """
+    config = {}
+    if path := paths.get("tokenizer_config.json"):
+        config = json.loads(path.read_bytes())
+    tokens = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name, token in config.items()
+        if name.endswith("_token") and isinstance(token, str | dict)
+    }
+    source = config.get("chat_template")
+    if isinstance(source, list):  # several by name
+        source = {each["name"]: each["template"] for each in source}.get("default")
+    if path := paths.get("chat_template.jinja"):
+        source = path.read_text()
+    return ChatTemplate(source, tokens) if source else None

@@ -1,0 +1,185 @@
+"""Keys and values of earlier requests, for prompts that begin alike.
+
+A conversation's next turn and a shared system prompt then cost only their new tokens.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+MATCH_MIN = 16  # tokens; less is not worth a copy
+LOSS_MAX = 8  # tokens at an entry's end that are given up rather than copying all others
+SPARE_TOKENS = 256  # an idle entry keeps for its next turn
+
+
+class Entry(Protocol):
+    """Keys and values of a sequence of tokens, with room for `capacity`."""
+
+    tokens: list[int]
+
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def truncate(self, length: int) -> None: ...
+    def rest(self) -> None: ...  # free what only runs need
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Memory(Protocol[E]):
+    """Maker of entries."""
+
+    def size_bytes(self, capacity: int) -> int: ...
+    def make(self, capacity: int) -> E: ...
+    def copy(self, entry: E, length: int, capacity: int) -> E: ...  # its first tokens
+
+
+class PrefixCache(Generic[E]):
+    """LRU cache of entries by their tokens, limited in bytes.
+
+    The limit counts idle entries and those in use. An entry in use belongs to one request, from
+    `acquire` to `release`.
+    """
+
+    def __init__(self, memory: Memory[E], limit_bytes: int) -> None:
+        self._memory = memory
+        self._limit_bytes = limit_bytes
+        self._lock = threading.RLock()
+        self._idle: list[E] = []  # least recently used first
+        self._used: list[E] = []
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of idle and used entries."""
+        with self._lock:
+            return sum(entry.size_bytes for entry in (*self._idle, *self._used))
+
+    def match(self, prompt: Sequence[int]) -> int:
+        """Return how many of a prompt's tokens an idle entry saves."""
+        with self._lock:
+            return max((usable(entry.tokens, prompt) for entry in self._idle), default=0)
+
+    def acquire(self, prompt: Sequence[int], capacity: int) -> E:
+        """Return an entry with room for `capacity` tokens.
+
+        It holds the beginning of the prompt, as far as it is saved. It is the idle entry that saves
+        most if its last tokens are worth little, else a copy.
+
+        Raises:
+            MemoryError: it does not fit beside the entries in use.
+        """
+        with self._lock:
+            entry = self._saved(prompt, capacity)
+            if entry is None:
+                entry = self._make(capacity)
+            self._used.append(entry)
+            return entry
+
+    def release(self, entry: E) -> None:
+        """Keep an entry after its request, as the most recently used one.
+
+        Idle entries whose tokens it begins with are dropped.
+        """
+        with self._lock:
+            self._used = [each for each in self._used if each is not entry]
+            entry.rest()
+            count = len(entry.tokens)
+            self._idle = [
+                each
+                for each in self._idle
+                if common_prefix(each.tokens, entry.tokens) < len(each.tokens)
+            ]
+            if count >= MATCH_MIN and self._make_room(entry.size_bytes):
+                self._idle.append(self._shrunk(entry))
+
+    def _saved(self, prompt: Sequence[int], capacity: int) -> E | None:
+        best = max(self._idle, key=lambda entry: usable(entry.tokens, prompt), default=None)
+        saved = 0 if best is None else usable(best.tokens, prompt)
+        if best is None or not saved:
+            return None
+        expendable = len(best.tokens) - saved <= LOSS_MAX
+        if not (expendable and best.capacity >= capacity):
+            if self._make_room(self._memory.size_bytes(capacity), keep=best):
+                try:
+                    entry = self._memory.copy(best, saved, capacity)
+                except MemoryError:  # the process has none: `_make` gives up more
+                    return None
+                self._touch(best, keep=not expendable)
+                return entry
+            if best.capacity < capacity:
+                return None
+        self._touch(best, keep=False)
+        best.truncate(saved)
+        return best
+
+    def _make(self, capacity: int) -> E:
+        size_bytes = self._memory.size_bytes(capacity)
+        if not self._make_room(size_bytes):
+            raise MemoryError(
+                f"{size_bytes} bytes of keys and values do not fit into {self._limit_bytes}"
+            )
+        try:
+            return self._memory.make(capacity)
+        except MemoryError:
+            self._idle.clear()
+            return self._memory.make(capacity)
+
+    def _touch(self, entry: E, *, keep: bool) -> None:
+        self._idle = [each for each in self._idle if each is not entry]
+        if keep:
+            self._idle.append(entry)
+
+    def _make_room(self, size_bytes: int, keep: E | None = None) -> bool:
+        """Drop idle entries until there is room; return if there is."""
+        fixed = [*self._used, *([] if keep is None else [keep])]
+        if sum(entry.size_bytes for entry in fixed) + size_bytes > self._limit_bytes:
+            return False
+        while self.held_bytes + size_bytes > self._limit_bytes:
+            self._idle.remove(next(each for each in self._idle if each is not keep))
+        return True
+
+    def _shrunk(self, entry: E) -> E:
+        """Copy an entry with much room to spare into a smaller one.
+
+        There has to be memory for both."""
+        capacity = len(entry.tokens) + SPARE_TOKENS
+        size_bytes = self._memory.size_bytes(capacity)
+        if 2 * capacity > entry.capacity:
+            return entry
+        if self.held_bytes + entry.size_bytes + size_bytes > self._limit_bytes:
+            return entry
+        try:
+            smaller = self._memory.copy(entry, len(entry.tokens), capacity)
+        except MemoryError:
+            return entry
+        smaller.rest()
+        return smaller
+
+
+def usable(tokens: Sequence[int], prompt: Sequence[int]) -> int:
+    """Return how many tokens a prompt can use, 0 if too few.
+
+    The prompt's last token always has to run, for its logits.
+
+    >>> usable(list(range(40)), [*range(30), 7])
+    30
+    >>> usable(list(range(40)), range(20))
+    19
+    """
+    common = common_prefix(tokens, prompt[: len(prompt) - 1])
+    return common if common >= MATCH_MIN else 0
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of equal elements at the start of two sequences."""
+    low, high = 0, min(len(first), len(second))
+    first, second = list(first[:high]), list(second[:high])
+    while low < high:  # the first `low` are equal; compared in blocks, which is fast
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
