@@ -111,7 +111,7 @@ costs: .venv/.demo ## Write what a month costs into docs/operations.md and READM
 	$(BIN)/python -m scripts.costs
 
 constraints: .venv/.uv ## Update the pinned versions of indirect requirements
-	$(COMPILE) --group lint --group train --group parquet -o constraints/main.txt
+	$(COMPILE) --group lint --group train --group import --group parquet -o constraints/main.txt
 	$(COMPILE) --group kserve -o constraints/kserve.txt
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
 	$(COMPILE) --group toolkit -o constraints/toolkit.txt
@@ -137,7 +137,7 @@ INSTALL = $(BIN)/uv pip install --python
 
 .venv/.demo: .venv/.uv pyproject.toml constraints/main.txt
 	@scripts/progress "Installing the demo's packages (1.4 GB, mostly torch)" \
-		$(INSTALL) $(BIN)/python -c constraints/main.txt --group local --group train
+		$(INSTALL) $(BIN)/python -c constraints/main.txt --group local --group train --group import
 	@touch $@
 
 .venv/.all: .venv/.demo

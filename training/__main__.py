@@ -1,4 +1,4 @@
-"""Command line `python -m training`: train, publish, list recipes, submit SageMaker jobs."""
+"""Command line `python -m training`: train, publish, import, list recipes, submit jobs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ HELP = """python -m training COMMAND …
   train RECIPE   train here; with --on sagemaker or --on local-stack as a training job
                  (its options: job --help)
   publish FILE   describe an ONNX file that exists, prove that it loads, and upload it
+  import-gguf FILE    make a package of a language model in llama.cpp's format
+  import-hf FOLDER    the same of safetensors with a tokenizer.json: decoders and encoders
   list           the recipes that come with this package
   show RECIPE    its hyperparameters with defaults, meaning, and what --tune tries
   job RECIPE     the same as train RECIPE --on sagemaker
@@ -66,6 +68,18 @@ def _publish(arguments: Sequence[str]) -> int:
     return publish.main(arguments)
 
 
+def _import_gguf(arguments: Sequence[str]) -> int:
+    from training.language import importing
+
+    return importing.main("gguf", arguments)
+
+
+def _import_hf(arguments: Sequence[str]) -> int:
+    from training.language import importing
+
+    return importing.main("hf", arguments)
+
+
 def _list(arguments: Sequence[str]) -> int:
     argparse.ArgumentParser(prog="python -m training list").parse_args(arguments)
     from training.recipe_loading import built_in, load
@@ -102,6 +116,8 @@ def _show(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "publish": _publish,
+    "import-gguf": _import_gguf,
+    "import-hf": _import_hf,
     "list": _list,
     "show": _show,
     "job": _job,

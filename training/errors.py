@@ -32,6 +32,10 @@ class InvalidArtifact(TrainingError):
     """Error for an ONNX file, manifest or sample that cannot be published."""
 
 
+class InvalidModelFile(TrainingError):
+    """Error for a GGUF file or model folder that cannot be imported."""
+
+
 class InvalidJob(TrainingError):
     """Error for an invalid SageMaker job request, or a job that failed."""
 

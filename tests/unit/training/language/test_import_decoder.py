@@ -1,0 +1,318 @@
+"""Decoders from GGUF files and safetensors become packages that compute the same."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch")
+pytest.importorskip("gguf", reason="needs the group import: make .venv/.demo installs it")
+pytest.importorskip("safetensors", reason="needs the group import: make .venv/.demo installs it")
+
+from gguf import GGMLQuantizationType
+from tokenizers import Tokenizer
+
+from tests.unit.training.language import tiny_checkpoints as tiny
+from training.__main__ import main
+from training.export.graphs import open_session
+from training.language import proof
+from training.language.checkpoint import DecoderSizes, Rotary
+from training.language.graph.decoder import decoder_graph, quantise
+from training.language.reference import decoder_logits
+from training.language.sources import gguf_file, hf_folder
+
+pytestmark = pytest.mark.train
+TOKENS = [5, 200, 17, 42, 42, 8, 99, 3, 120, 64, 7, 30]
+
+
+def unpack(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as archive:
+        return {item.name: archive.extractfile(item).read() for item in archive}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        tiny.sizes(),
+        tiny.sizes(biased=True, tied=False),
+        tiny.sizes(heads=2, kv_heads=2, head_size=32, rotary=Rotary(5e5)),
+        tiny.sizes(rotary=Rotary(1e4, divisors=(1, 1, 1.5, 2, 4, 8, 8, 8))),
+    ],
+    ids=["llama", "qwen2", "multi-head", "llama3"],
+)
+def test_plain_forward_pass_equals_torch(sizes: DecoderSizes) -> None:
+    weights = tiny.decoder_weights(sizes)
+
+    logits = decoder_logits(sizes, weights.__getitem__, np.array(TOKENS))
+
+    np.testing.assert_allclose(logits, tiny.torch_logits(sizes, weights, TOKENS), atol=2e-4)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_graph_equals_torch_on_its_rounded_weights(interleaved: bool) -> None:
+    sizes = tiny.sizes(biased=True, rotary=Rotary(1e4, interleaved))
+    decoder = quantise(sizes, tiny.decoder_weights(sizes).__getitem__)
+    rounded = {name: decoder.weights(name) for name in tiny.decoder_weights(sizes)}
+    if interleaved:  # torch has the other order
+        for name, values in rounded.items():
+            part = name.split(".")[-2]
+            if part in ("q_proj", "k_proj"):
+                heads = sizes.heads if part == "q_proj" else sizes.kv_heads
+                rounded[name] = (
+                    values.reshape(heads, -1, 2, *values.shape[1:])
+                    .swapaxes(1, 2)
+                    .reshape(values.shape)
+                )
+
+    graph = decoder_graph(decoder, accuracy_level=0, every_logit=True)
+    logits = proof.Cached(graph, sizes).run(np.array(TOKENS))
+
+    expected = tiny.torch_logits(sizes, rounded, TOKENS)
+    np.testing.assert_allclose(logits, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("llama", GGMLQuantizationType.F32),
+        ("llama", GGMLQuantizationType.Q8_0),
+        ("llama", GGMLQuantizationType.BF16),
+        ("qwen2", GGMLQuantizationType.F16),
+        ("qwen2", GGMLQuantizationType.Q4_0),
+    ],
+)
+def test_gguf_file_and_folder_have_the_same_logits(
+    architecture: str, kind: GGMLQuantizationType, tmp_path: Path
+) -> None:
+    sizes = tiny.sizes(biased=architecture == "qwen2")
+    weights = tiny.decoder_weights(sizes)
+    path = tmp_path / "model.gguf"
+    tiny.write_gguf(path, sizes, weights, architecture=architecture, kind=kind)
+    folder = tiny.write_folder(tmp_path / "model", sizes, weights, model_type=architecture)
+
+    logits = [
+        decoder_logits(checkpoint.sizes, checkpoint.weights, np.array(TOKENS))
+        for checkpoint in (gguf_file.read(path, 8192), hf_folder.read(folder, 8192))
+    ]
+
+    limits = {"F32": 1e-5, "F16": 0.005, "BF16": 0.04, "Q8_0": 0.04, "Q4_0": 0.5}
+    off = np.linalg.norm(logits[0] - logits[1]) / np.linalg.norm(logits[1])
+    assert off < limits[kind.name]
+
+
+def test_import_writes_a_package_and_says_how_near_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny.sizes()
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", sizes, tiny.decoder_weights(sizes))
+
+    assert main(["import-gguf", str(path), "--out", str(tmp_path / "model.tar.gz")]) == 0
+
+    said = capsys.readouterr().out
+    assert "graph: equals a plain forward pass at 1, 2, 17, 64 tokens and from its cache" in said
+    assert "4 bits: the likeliest next token" in said
+    files = unpack(tmp_path / "model.tar.gz")
+    assert sorted(files) == [
+        "chat_template.jinja", "config.json", "generation_config.json", "model.onnx",
+        "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    assert files["chat_template.jinja"].decode() == tiny.TEMPLATE
+    assert json.loads(files["generation_config.json"])["eos_token_id"] == [2, 0]
+    session = open_session(files["model.onnx"])
+    names = [item.name for item in session.get_inputs()]
+    assert names[:4] == [
+        "input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value",
+    ]  # fmt: skip
+    outputs = {item.name: item.shape for item in session.get_outputs()}
+    assert outputs["logits"] == ["batch_size", 1, tiny.VOCABULARY]
+    assert "present.1.value" in outputs
+
+
+def test_tokenizer_of_a_gguf_file_equals_the_original(tmp_path: Path) -> None:
+    sizes = tiny.sizes()
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", sizes, tiny.decoder_weights(sizes))
+    original = Tokenizer.from_str(json.dumps(tiny.TOKENIZER))
+
+    rebuilt = Tokenizer.from_str(gguf_file.read(path, 8192).assets["tokenizer.json"])
+
+    for text in (proof.TEXT, "<|im_start|>user\nHi<|im_end|>", "  two  spaces\n\n12345", ""):
+        assert rebuilt.encode(text).ids == original.encode(text).ids
+        assert rebuilt.decode(rebuilt.encode(text).ids) == original.decode(
+            original.encode(text).ids
+        )
+
+
+def test_blocks_of_a_file_keep_their_values(tmp_path: Path) -> None:
+    sizes = tiny.sizes()
+    weights = tiny.decoder_weights(sizes)
+    kind = GGMLQuantizationType.Q4_0
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", sizes, weights, kind=kind)
+    checkpoint = gguf_file.read(path, 8192)
+
+    decoder = quantise(sizes, checkpoint.weights)
+
+    name = "model.layers.0.mlp.up_proj.weight"
+    np.testing.assert_allclose(decoder.weights(name), checkpoint.weights(name), atol=1e-6)
+
+
+def test_folder_of_bfloat16_shards_is_read(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    sizes = tiny.sizes(tied=False)
+    weights = tiny.decoder_weights(sizes)
+    folder = tiny.write_folder(tmp_path / "model", sizes, weights)
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    for shard, part in enumerate((names[:7], names[7:])):
+        tensors = {name: torch.from_numpy(weights[name]).bfloat16() for name in part}
+        save_file(tensors, folder / f"model-0000{shard}-of-00002.safetensors")
+
+    checkpoint = hf_folder.read(folder, 8192)
+
+    values = checkpoint.weights("lm_head.weight")
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, weights["lm_head.weight"], rtol=0.01)
+
+
+def test_context_is_the_least_of_model_window_and_option(tmp_path: Path) -> None:
+    sizes = tiny.sizes()
+    weights = tiny.decoder_weights(sizes)
+    window = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 96}
+    folder = tiny.write_folder(tmp_path / "model", sizes, weights, **window)
+
+    assert [hf_folder.read(folder, most).sizes.context for most in (8192, 50)] == [96, 50]
+
+
+# --- refusals
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *command: object) -> str:
+    assert main([str(word) for word in command]) == 1
+    return capsys.readouterr().err
+
+
+def test_unknown_architecture_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes, weights = tiny.sizes(), tiny.decoder_weights(tiny.sizes())
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", sizes, weights, architecture="gemma3")
+    folder = tiny.write_folder(tmp_path / "model", sizes, weights, model_type="mamba")
+
+    assert "architecture 'gemma3' is not known" in refusal(capsys, "import-gguf", path)
+    assert "model_type 'mamba' is not known" in refusal(capsys, "import-hf", folder)
+
+
+@pytest.mark.parametrize("form", ["gguf", "hf"])
+def test_missing_and_unknown_tensors_are_named(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny.sizes(tied=False)
+    weights = tiny.decoder_weights(sizes)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    write = {"gguf": tiny.write_gguf, "hf": tiny.write_folder}[form]
+    write(tmp_path / "missing", sizes, weights)
+    name = {"gguf": "blk.1.ffn_up.weight", "hf": "model.layers.1.mlp.up_proj.weight"}[form]
+
+    error = refusal(capsys, f"import-{form}", tmp_path / "missing")
+
+    assert f"tensors are missing: {name}" in error
+
+
+def test_tensors_of_another_architecture_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny.sizes()
+    weights = tiny.decoder_weights(sizes)
+    weights["model.layers.0.self_attn.q_norm.weight"] = np.ones(16, np.float32)
+    folder = tiny.write_folder(tmp_path / "model", sizes, weights)
+
+    error = refusal(capsys, "import-hf", folder)
+
+    assert "does not have: model.layers.0.self_attn.q_norm.weight" in error
+
+
+def test_wrong_shape_is_refused_with_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny.sizes()
+    weights = tiny.decoder_weights(sizes)
+    weights["model.norm.weight"] = np.ones(32, np.float32)
+    folder = tiny.write_folder(tmp_path / "model", sizes, weights)
+
+    assert "has the shape [32], and config.json says [64]" in refusal(capsys, "import-hf", folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope scaling 'yarn'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"num_key_value_heads": 3}, "4 attention heads are no multiple of 3"),
+        ({"num_hidden_layers": 0}, "layers is 0"),
+        ({"num_hidden_layers": "two"}, "'num_hidden_layers' is 'two'"),
+        ({"vocab_size": None}, "'vocab_size' is None"),
+    ],
+)
+def test_settings_that_cannot_be_exported_are_refused(
+    config: dict[str, object], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny.sizes()
+    folder = tiny.write_folder(tmp_path / "model", sizes, tiny.decoder_weights(sizes), **config)
+
+    assert reason in refusal(capsys, "import-hf", folder)
+
+
+def test_tokenizer_of_another_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny.sizes(vocabulary=96)
+    folder = tiny.write_folder(tmp_path / "model", sizes, tiny.decoder_weights(sizes))
+
+    assert "and the model has 96 tokens" in refusal(capsys, "import-hf", folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\0\0\0\xff\xff", b"PK\x03\x04" * 99])
+def test_file_that_is_no_gguf_is_refused(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.gguf").write_bytes(content)
+
+    error = refusal(capsys, "import-gguf", tmp_path / "broken.gguf")
+
+    assert "is no readable GGUF file" in error
+
+
+def test_missing_files_are_refused_with_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny.sizes()
+    folder = tiny.write_folder(tmp_path / "model", sizes, tiny.decoder_weights(sizes))
+    (folder / "tokenizer.json").unlink()
+
+    assert "has no tokenizer.json: save it" in refusal(capsys, "import-hf", folder)
+    (folder / "model.safetensors").unlink()
+    assert "has no .safetensors file" in refusal(capsys, "import-hf", folder)
+    assert "does not exist" in refusal(capsys, "import-hf", folder / "none")
+
+
+def test_words_that_are_split_in_an_unknown_way_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes, path = tiny.sizes(), tmp_path / "tiny.gguf"
+    tiny.write_gguf(path, sizes, tiny.decoder_weights(sizes), pre="tekken")
+
+    assert "splits words like 'tekken'" in refusal(capsys, "import-gguf", path)
+
+
+def test_graph_with_other_weights_is_not_shipped() -> None:
+    from training.errors import ExportFailed
+
+    sizes = tiny.sizes()
+    weights, other = (tiny.decoder_weights(sizes, seed).__getitem__ for seed in (0, 1))
+    right, wrong = quantise(sizes, weights), quantise(sizes, other)
+
+    with pytest.raises(ExportFailed, match="logits are off"):
+        proof.prove_decoder(right, decoder_graph(wrong), weights, np.array(TOKENS))
