@@ -9,7 +9,7 @@ from functions.core.registry.table import Add, Conflict
 from functions.core.usage.arms import read_arms
 from functions.core.usage.counters import Counters, counters_from
 from functions.core.usage.items import month_key
-from functions.core.usage.meter import PAUSE_S, ROWS_MAX, ROWS_WRITE, TOKEN_S, Meter
+from functions.core.usage.meter import PAUSE_S, RECENT, ROWS_MAX, ROWS_WRITE, TOKEN_S, Meter
 from tests.fakes import MemoryTable
 
 MS = 1_000_000  # ns
@@ -169,6 +169,23 @@ def test_there_is_one_write_for_each_interval(setup: Setup) -> None:
 
     assert len(setup.table.writes) == 3  # at 0, 10 and 20 s
     assert setup.stored().requests == 21
+
+
+def test_a_clock_that_is_set_back_delays_no_write(setup: Setup) -> None:
+    setup.count()
+    setup.meter.flush_due()
+    setup.elapsed = -3600.0
+    setup.count()
+    setup.meter.flush_due()
+
+    assert setup.stored().requests == 2
+
+
+def test_many_requests_between_two_writes_are_counted(setup: Setup) -> None:
+    setup.count(times=3 * RECENT + 1)
+    setup.meter.flush()
+
+    assert setup.stored().requests == 3 * RECENT + 1
 
 
 def test_a_write_may_come_before_the_interval(setup: Setup) -> None:

@@ -1,5 +1,6 @@
 """Handler of /v2 and the meter: what is counted, and when it is written."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def plane(tmp_path: Path) -> DataPlane:
 @pytest.fixture
 def counted(plane: DataPlane) -> Callable[[], dict[RowKey, Counters]]:
     """Return a function that returns what is counted and not written."""
-    plane.meter._due = 1e9  # nothing is written meanwhile
+    plane.meter._due = math.inf  # nothing is written meanwhile
     return lambda: dict(plane.meter.unwritten())
 
 
