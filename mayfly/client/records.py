@@ -284,6 +284,7 @@ class KeyRecord(Record):
     models: list[str] = field(default_factory=list)
     created_at: str = ""
     expires_at: str | None = None
+    monthly_requests: int | None = None
     previous_valid_until: str | None = None
     key: str | None = None
 

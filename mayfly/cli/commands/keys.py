@@ -14,7 +14,21 @@ from mayfly.client.errors import NotConfigured
 
 SCOPES = ("infer", "read", "deploy", "admin")
 DEFAULT_STACK = "mayfly"
+REQUESTS = click.IntRange(0, 10**12)
 function_option = click.option("--function", help="Manage function, instead of --stack.")
+
+
+class RequestsOrNone(click.ParamType[int]):
+    """Number of requests, or none for no limit."""
+
+    name = "requests"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the number, None for no limit."""
+        return None if value == "none" else REQUESTS.convert(value, param, ctx)
+
+
+REQUESTS_OR_NONE = RequestsOrNone()
 
 
 @click.group(short_help="Manage access keys.")
@@ -34,6 +48,7 @@ def keys() -> None:
 @click.option("--scope", multiple=True, type=click.Choice(SCOPES), help="May be repeated [infer].")
 @click.option("--model", multiple=True, help="Pattern of names, e.g. 'fraud-*'; may be repeated.")
 @click.option("--expires", type=SECONDS, metavar="TIME", help="Lifetime, e.g. 12h or 90d [none].")
+@click.option("--monthly-requests", type=REQUESTS, metavar="N", help="Quota of a month [none].")
 @function_option
 @common
 def create(
@@ -42,23 +57,31 @@ def create(
     scope: tuple[str, ...],
     model: tuple[str, ...],
     expires: int | None,
+    monthly_requests: int | None,
     function: str | None,
 ) -> None:
     """Create a key and print it: the only text on standard output.
 
     \b
     Example: mayfly keys create --name ci --scope deploy --expires 90d
+    Example: mayfly keys create --name shop --monthly-requests 100000
     """
     fields: dict[str, Any] = {"name": name, "scopes": list(scope) or ["infer"]}
     if model:
         fields["models"] = list(model)
     if expires is not None:
         fields["expires_at"] = time_after(expires)
+    if monthly_requests is not None:
+        fields["monthly_requests"] = monthly_requests
     if _by_iam(session, function):
         reply = _invoke(session, function, "create-key", fields)
     else:
         record = session.client.create_key(
-            name, fields["scopes"], models=model or ("*",), expires_at=fields.get("expires_at")
+            name,
+            fields["scopes"],
+            models=model or ("*",),
+            expires_at=fields.get("expires_at"),
+            monthly_requests=monthly_requests,
         )
         reply = dict(record.raw)
     _show_once(session, reply)
@@ -84,7 +107,7 @@ def list_keys(session: Session, function: str | None) -> None:
             click.echo(json.dumps(record))
     else:
         output.show_table(
-            ["ID", "NAME", "STATE", "SCOPES", "MODELS", "CREATED", "EXPIRES"],
+            ["ID", "NAME", "STATE", "SCOPES", "MODELS", "A MONTH", "CREATED", "EXPIRES"],
             [_row(record) for record in records],
             "No keys yet. Try: mayfly keys create",
         )
@@ -93,7 +116,33 @@ def list_keys(session: Session, function: str | None) -> None:
 def _row(record: dict[str, Any]) -> list[Any]:
     scopes, patterns = ", ".join(record["scopes"]), ", ".join(record["models"])
     created, expires = output.age(record["created_at"]), output.age(record["expires_at"])
-    return [record["id"], record["name"], record["state"], scopes, patterns, created, expires]
+    quota = record.get("monthly_requests")
+    month = "" if quota is None else f"{quota:,}"
+    return [
+        record["id"], record["name"], record["state"], scopes, patterns, month, created, expires,
+    ]  # fmt: skip
+
+
+@keys.command()
+@click.argument("id", metavar="ID")
+@click.argument("requests", metavar="N", type=REQUESTS_OR_NONE)
+@function_option
+@common
+def quota(session: Session, id: str, requests: int | None, function: str | None) -> None:  # noqa: A002
+    """Limit the requests of a key in a calendar month.
+
+    N is a number, or none for no limit. What the key has used of this month counts.
+
+    \b
+    Example: mayfly keys quota 4uiwhwnxlxtg 100000
+    """
+    if _by_iam(session, function):
+        fields = {"id": id, "monthly_requests": requests}
+        reply = _invoke(session, function, "change-key", fields)
+    else:
+        reply = dict(session.client.change_key(id, monthly_requests=requests).raw)
+    if not session.quiet:
+        click.echo(json.dumps(reply))
 
 
 @keys.command()

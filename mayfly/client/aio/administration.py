@@ -86,16 +86,25 @@ class AsyncAdministration:
         *,
         models: Sequence[str] = ("*",),
         expires_at: str | None = None,
+        monthly_requests: int | None = None,
     ) -> KeyRecord:
         """Create an access key; only this reply has its text, in `key`.
 
-        The text is never stored, so a reply that is lost cannot be repeated: revoke that key.
+        `monthly_requests` is its quota of inferences in a calendar month. The text is never
+        stored, so a reply that is lost cannot be repeated: revoke that key.
         """
         body: dict[str, Any] = {"name": name, "scopes": list(scopes), "models": list(models)}
         if expires_at is not None:
             body["expires_at"] = expires_at
+        if monthly_requests is not None:
+            body["monthly_requests"] = monthly_requests
         reply = await self._caller.change("POST", "/api/v1/keys", body, repeatable=False)
         return KeyRecord.read(reply)
+
+    async def change_key(self, key_id: str, *, monthly_requests: int | None) -> KeyRecord:
+        """Change a key's monthly quota; None is no limit."""
+        path, body = f"/api/v1/keys/{quote(key_id)}", {"monthly_requests": monthly_requests}
+        return KeyRecord.read(await self._caller.change("PATCH", path, body))
 
     async def rotate_key(self, key_id: str, overlap_seconds: int = 86_400) -> KeyRecord:
         """Give a key a new text; the old stays valid a while."""

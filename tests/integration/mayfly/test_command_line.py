@@ -308,10 +308,15 @@ def test_keys_are_managed_by_a_key_where_a_stack_is_named(
         "POST /api/v1/keys": (201, {**key, "key": "mfy_abc_new"}),
         "GET /api/v1/keys": {"keys": [key], "next_cursor": None},
         "POST /api/v1/keys/abc/revoke": {**key, "state": "revoked"},
+        "PATCH /api/v1/keys/abc": {**key, "monthly_requests": None},
     }
-    code, text, _ = run("keys", "create", "--name", "ci", "--model", "a-*")
+    options = ("--name", "ci", "--model", "a-*", "--monthly-requests", "5")
+    code, text, _ = run("keys", "create", *options)
     assert (code, text) == (0, "mfy_abc_new\n")
-    assert bodies(server, "POST") == [{"name": "ci", "scopes": ["infer"], "models": ["a-*"]}]
+    fields = {"name": "ci", "scopes": ["infer"], "models": ["a-*"], "monthly_requests": 5}
+    assert bodies(server, "POST") == [fields]
+    assert json.loads(run("keys", "quota", "abc", "none")[1])["monthly_requests"] is None
+    assert bodies(server, "PATCH") == [{"monthly_requests": None}]
     assert json.loads(run("keys", "list")[1]) == key
     assert json.loads(run("keys", "revoke", "abc")[1])["state"] == "revoked"
 

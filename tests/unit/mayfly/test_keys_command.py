@@ -66,13 +66,32 @@ def test_options_become_fields(cloud: Cloud) -> None:
     arguments = (
         "keys create --function F --name ci --scope read --scope deploy --model a-* --model b"
     )
-    assert main([*arguments.split(), "--expires", "90d"]) == 0
+    more = ["--expires", "90d", "--monthly-requests", "1000"]
+    assert main([*arguments.split(), *more]) == 0
 
     [(function, event)] = cloud.calls
     assert (function, event["name"]) == ("F", "ci")
     assert (event["scopes"], event["models"]) == (["read", "deploy"], ["a-*", "b"])
+    assert event["monthly_requests"] == 1000
     left = datetime.fromisoformat(event["expires_at"]) - datetime.now(UTC)
     assert timedelta(days=89) < left <= timedelta(days=90)
+
+
+@pytest.mark.parametrize(("text", "requests"), [("1000", 1000), ("0", 0), ("none", None)])
+def test_a_quota_is_changed_by_the_keys_id(cloud: Cloud, text: str, requests: int | None) -> None:
+    cloud.replies = [{**KEY, "monthly_requests": requests}]
+
+    assert main(["keys", "quota", "abc", text, "--function", "F"]) == 0
+    [(_, event)] = cloud.calls
+    assert (event["operation"], event["id"]) == ("change-key", "abc")
+    assert event["monthly_requests"] == requests
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "1.5", ""])
+def test_a_wrong_quota_is_refused_before_any_call(cloud: Cloud, text: str) -> None:
+    assert main(["keys", "quota", "abc", "--function", "F", "--", text]) == 2
+    assert main(["keys", "create", "--function", "F", f"--monthly-requests={text}"]) == 2
+    assert cloud.calls == []
 
 
 def test_all_pages_of_keys_are_listed(cloud: Cloud, capsys: Any) -> None:
