@@ -16,6 +16,10 @@ class InvalidHyperparameter(TrainingError):
     """Error for a hyperparameter with unknown name, wrong type or invalid value."""
 
 
+class InvalidConfig(TrainingError):
+    """Error for a missing, unreadable or wrong run.yaml."""
+
+
 class InvalidCheckpoint(TrainingError):
     """Error for a training checkpoint that is unreadable or from another run."""
 

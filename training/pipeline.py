@@ -9,8 +9,8 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,16 @@ from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, override, pairs
 from training.manifest import Distributions, Evaluation, Manifest
 from training.recipe import Recipe
+from training.recipe_loading import code_digest
 from training.recipe_loading import load as load_recipe
+from training.runs import config, trackers
 from training.tuning import objective
 from training.tuning.options import require_optuna
 
 if TYPE_CHECKING:
     from training.tuning.study import Study
 
+Callback = Callable[[checkpoint.Row], None]  # gets the metrics of an epoch
 ANSWERED_ROWS = 1000  # test rows whose answers are described in the manifest
 GENERATED_ROWS = 32  # the same of a language model, whose logits are large
 CHANNEL = "SM_CHANNEL_"  # prefix of the environment variables that name a job's input folders
@@ -72,6 +75,7 @@ class Fitted:
 
     runs: list[Trained]
     search: Study | None
+    trackers: list[trackers.Tracker] = field(default_factory=list)
 
     @property
     def first(self) -> Trained:
@@ -103,7 +107,9 @@ class Description:
 def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
     """Load recipe, settings and data; join the distributed training processes."""
     started = time.monotonic()
-    recipe = load_recipe(options.recipe)
+    recipe = options.recipe
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
     compressions = select.kinds(options.compress, recipe)
     settings = override(recipe.hyperparameters(), json.loads(environ.get("SM_HPS", "{}")))
     settings = override(settings, pairs(options.set))
@@ -119,8 +125,14 @@ def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
     if setup.is_trial:
         setup = replace(setup, data=objective.without_test(data))
     if ranks.leads:
-        print("\n".join(_split_lines(setup.data)), flush=True)
+        changed = config.differences(options.expected, _digests(setup))
+        print("\n".join([*_split_lines(setup.data), *changed]), flush=True)
     return setup
+
+
+def _digests(setup: Setup) -> dict[str, str]:
+    """Return digests of the recipe's code and of the data."""
+    return {"code": code_digest(setup.recipe), "data": setup.data.sha256}
 
 
 def _split_lines(data: Dataset) -> list[str]:
@@ -198,8 +210,10 @@ def _command_line_channels(data: Sequence[str]) -> dict[str, Path]:
 # --- fit
 
 
-def fit(setup: Setup, stop: checkpoint.Stop) -> Fitted:
+def fit(setup: Setup, stop: checkpoint.Stop, callbacks: Sequence[Callback] = ()) -> Fitted:
     """Search hyperparameters if --tune is given, then train a model per seed.
+
+    `callbacks` get the metrics of each epoch, after the trackers of the first seed.
 
     Raises:
         TrainingError: recipe, settings and data do not fit together.
@@ -208,15 +222,50 @@ def fit(setup: Setup, stop: checkpoint.Stop) -> Fitted:
     weights = _weights(setup)
     search = _search(setup, stop) if setup.options.tune else None
     settings = override(setup.settings, search.settings(search.best)) if search else setup.settings
+    started = _start_trackers(setup, settings)
+    watch = _watcher([*[each.epoch for each in started], *callbacks])
+    try:
+        runs = _fit_seeds(setup, settings, weights, stop, [watch, _watcher(callbacks)])
+    except BaseException:  # an interrupt, too: no tracker shows a run that goes on for ever
+        for tracker in started:
+            tracker.abort()
+        raise
+    setup.ranks.close()
+    return Fitted(runs, search, started)
+
+
+def _fit_seeds(
+    setup: Setup,
+    settings: Hyperparameters,
+    weights: Path | None,
+    stop: checkpoint.Stop,
+    watches: Sequence[Callback],
+) -> list[Trained]:
+    """Train a model per seed; `watches` are for first and later seeds."""
     seeds = range(settings.seed, settings.seed + max(setup.options.seeds, 1))
     runs: list[Trained] = []
     for seed in seeds:
         if runs and setup.ranks.any(stop.is_late):
             print(f"time limit: {len(runs)} of {len(seeds)} seeds are trained", flush=True)
             break
-        runs.append(_fit_seed(setup, replace(settings, seed=seed), weights, stop))
-    setup.ranks.close()
-    return Fitted(runs, search)
+        watch = watches[min(len(runs), 1)]
+        runs.append(_fit_seed(setup, replace(settings, seed=seed), weights, stop, watch))
+    return runs
+
+
+def _start_trackers(setup: Setup, settings: Hyperparameters) -> list[trackers.Tracker]:
+    if setup.is_trial or not setup.ranks.leads:
+        return []
+    run = trackers.RunName(setup.recipe.name, settings.seed, asdict(settings))
+    return trackers.start(run, report_folder(setup), setup.environ)
+
+
+def _watcher(callbacks: Sequence[Callback]) -> Callback:
+    def watch(row: checkpoint.Row) -> None:
+        for callback in callbacks:
+            callback(row)
+
+    return watch
 
 
 def _search(setup: Setup, stop: checkpoint.Stop) -> Study:
@@ -237,7 +286,11 @@ def _search(setup: Setup, stop: checkpoint.Stop) -> Study:
 
 
 def _fit_seed(
-    setup: Setup, settings: Hyperparameters, weights: Path | None, stop: checkpoint.Stop
+    setup: Setup,
+    settings: Hyperparameters,
+    weights: Path | None,
+    stop: checkpoint.Stop,
+    watch: Callback,
 ) -> Trained:
     folder = setup.options.checkpoint_dir or setup.environ.get("SM_CHECKPOINT_DIR")
     checkpoints = Path(folder) if folder else None
@@ -253,6 +306,7 @@ def _fit_seed(
         checkpoints=checkpoints,
         stop=stop,
         ranks=setup.ranks,
+        watch=watch,
         weights=weights,
     )
 
@@ -380,18 +434,27 @@ def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
 # --- write
 
 
-def write(setup: Setup, model: Model, description: Description) -> Path:
-    """Write model.onnx with model card, report.json, record.json and plots; print results.
+def model_folder(setup: Setup) -> Path:
+    """Return the folder of model.onnx."""
+    default = setup.environ.get("SM_MODEL_DIR", f"artifacts/{setup.recipe.name}")
+    return Path(setup.options.model_dir or default)
+
+
+def report_folder(setup: Setup) -> Path:
+    """Return the folder of record.json, run.yaml and TensorBoard's files."""
+    return Path(setup.environ.get("SM_OUTPUT_DATA_DIR", model_folder(setup)))
+
+
+def write(setup: Setup, fitted: Fitted, model: Model, description: Description) -> Path:
+    """Write model.onnx with model card, reports, run.yaml and plots; print results.
 
     The reports go beside the model and, in a job, to $SM_OUTPUT_DATA_DIR.
     """
-    card, run_record, environ = description.card, description.record, setup.environ
-    default = environ.get("SM_MODEL_DIR", f"artifacts/{setup.recipe.name}")
-    path = (setup.options.model_dir or Path(default)) / "model.onnx"
+    card, run_record = description.card, description.record
+    path, folder = model_folder(setup) / "model.onnx", report_folder(setup)
     model_card.embed(model.graph, card)
     graphs.save(model.graph, path)
-    folder = Path(environ.get("SM_OUTPUT_DATA_DIR", path.parent))
-    report.write(
+    reports = report.write(
         card,
         history=model.trained.history,
         outputs=description.outcome,
@@ -401,9 +464,29 @@ def write(setup: Setup, model: Model, description: Description) -> Path:
         search=run_record.get("search"),
     )
     (folder / "record.json").write_text(json.dumps(run_record, indent=2) + "\n")
+    _write_config(setup, fitted, folder)
+    for tracker in fitted.trackers:
+        tracker.end(card["metrics"], [path, *reports, folder / config.FILE])
     for line in [*report.lines(card), *_seed_lines(run_record), _file_line(path, card)]:
         print(line, flush=True)
     return path
+
+
+def _write_config(setup: Setup, fitted: Fitted, folder: Path) -> None:
+    """Write the options that repeat this run, without a search."""
+    options, recipe = setup.options, setup.recipe
+    is_file = recipe.file is not None and str(options.recipe).endswith(".py")
+    chosen = {
+        "recipe": str(recipe.file) if is_file else recipe.name,
+        "set": asdict(fitted.first.settings),
+        "data": {name: str(path.absolute()) for name, path in setup.channels.items()},
+        "seeds": options.seeds,
+        "compress": options.compress,
+        "budget": options.budget if options.compress else None,
+        "weights": str(options.weights.absolute()) if options.weights else None,
+        "device": options.device,
+    }
+    config.write(folder / config.FILE, chosen, _digests(setup))
 
 
 def _seed_lines(run_record: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,9 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Read by OpenMP when torch is loaded. Threads that spin while they wait starve everything else on
 # the machine, including their own team: on two busy cores digits trained 45-122 images a second
@@ -23,21 +25,83 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from training.errors import TrainingError
+from training.errors import InvalidRecipe, TrainingError
 from training.evaluation.metrics import PRIMARY
 from training.fitting import checkpoint, distributed
-from training.pipeline import compress, describe, export, fit, load, write
+from training.fitting.checkpoint import Row
+from training.fitting.trained import Trained
+from training.hyperparameters import encode
+from training.manifest import Manifest
+from training.pipeline import Callback, compress, describe, export, fit, load, write
+from training.recipe import Arrays, Recipe
 from training.recipe_loading import mistake
+from training.runs import config
 from training.tuning import objective
 from training.tuning.options import add_run_options, add_search_options
 
 STOPPED = 143  # exit status of a process ended by SIGTERM: 128 + 15
 
 
+@dataclass(frozen=True)
+class Result:
+    """Written model.onnx, its manifest, each epoch's metrics, the trained model."""
+
+    path: Path
+    card: Manifest
+    history: list[Row]
+    trained: Trained
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics on the test part."""
+        return self.card["metrics"]
+
+    def predict(self, inputs: Arrays) -> Arrays:
+        """Return the model's outputs for inputs (n, ...), both by name."""
+        return self.trained.run(inputs)
+
+
+def run(
+    recipe: str | Path | Recipe[Any],
+    *,
+    data: Mapping[str, str | Path] | None = None,
+    model_dir: str | Path | None = None,
+    options: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    **settings: object,
+) -> Result:
+    """Train a recipe from Python, as in a notebook.
+
+    `recipe` is a name, a file, or a Recipe defined in the notebook; `settings` are hyperparameters,
+    `options` further ones of the command line: ["--compress", "int8"].
+
+    Raises:
+        TrainingError: a mistake of the user's, in one sentence.
+    """
+    name = recipe.name if isinstance(recipe, Recipe) else str(recipe)
+    arguments = [name, *options]
+    for channel, folder in (data or {}).items():
+        arguments += ["--data", f"{channel}={folder}"]
+    for setting, value in settings.items():
+        arguments += ["--set", f"{setting}={encode(value)}"]
+    if model_dir is not None:
+        arguments += ["--model-dir", str(model_dir)]
+    parsed = parse(arguments)
+    if isinstance(recipe, Recipe):
+        if parsed.parallel > 1:
+            raise InvalidRecipe(
+                "trials at a time load their recipe from a file: save it as a .py file"
+            )
+        parsed.recipe = recipe
+    result = train(parsed, {}, checkpoint.Stop().limit({}, parsed.max_runtime), callbacks)
+    assert result is not None  # noqa: S101  (one process, and no trial)
+    return result
+
+
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Train a model from the command line; return the exit status."""
-    options = parser().parse_args(arguments)
     try:
+        options = parse(arguments)
         stop = checkpoint.Stop().listen().limit(environ, options.max_runtime)
         train(options, environ, stop)
     except TrainingError as error:
@@ -59,6 +123,22 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     return 0
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line, over the options of a --config file.
+
+    Raises:
+        InvalidConfig: the file is missing or has a wrong option.
+    """
+    command = parser()
+    path = command.parse_args(arguments).config
+    if path is not None:
+        command.set_defaults(**config.read(path))
+    options = command.parse_args(arguments)
+    if options.recipe is None:
+        command.error("give a RECIPE, or --config with one")
+    return options
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser of the training command."""
     arguments = argparse.ArgumentParser(
@@ -67,8 +147,12 @@ def parser() -> argparse.ArgumentParser:
         epilog="With --on sagemaker or --on local-stack it runs as a job, whose request --dry-run "
         "prints; the options of a job: python -m training job --help",
     )
-    add_run_options(arguments, ["--data"], "DIR")
+    add_run_options(arguments, ["--data"], "DIR", config=True)
     add_search_options(arguments)
+    arguments.add_argument(
+        "--config", type=Path, metavar="FILE", help="options as YAML, such as a result's run.yaml"
+    )
+    arguments.set_defaults(expected={})
     arguments.add_argument(
         "--model-dir", type=Path, help="folder for model.onnx [$SM_MODEL_DIR or artifacts/<recipe>]"
     )
@@ -88,19 +172,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train(
-    options: argparse.Namespace, environ: Mapping[str, str], stop: checkpoint.Stop
-) -> Path | None:
-    """Train a recipe's model; return the path of the written model.onnx.
+    options: argparse.Namespace,
+    environ: Mapping[str, str],
+    stop: checkpoint.Stop,
+    callbacks: Sequence[Callback] = (),
+) -> Result | None:
+    """Train a recipe's model and write model.onnx; return what was made.
 
     Returns None in every process but rank 0, and in a trial of a hyperparameter search, which
-    prints its validation metric and writes no model.
+    prints its validation metric and writes no model. `callbacks` get the metrics of each epoch and
+    may raise to end the run.
 
     Raises:
         TrainingError: a mistake of the user's, or a model that no exporter gets right.
         Interrupted: `stop` was requested; the checkpoint holds the state.
     """
     setup = load(options, environ)
-    fitted = fit(setup, stop)
+    fitted = fit(setup, stop, callbacks)
     if not setup.ranks.leads:
         return None
     if setup.is_trial:
@@ -110,7 +198,8 @@ def train(
     graph = export(fitted.first)
     model = compress(setup, fitted.first, graph)
     description = describe(setup, fitted, model)
-    return write(setup, model, description)
+    path = write(setup, fitted, model, description)
+    return Result(path, description.card, fitted.first.history, model.trained)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from training.fitting.checkpoint import Row, RunState
@@ -19,6 +20,8 @@ class Progress:
     def __init__(self, done: int, total: int, ranks: Ranks) -> None:
         self._first, self._total, self._silent = done, total, not ranks.leads
         self._started = self._printed = time.monotonic()
+        self._in_place = "ipykernel" in sys.modules  # a notebook, where lines would pile up
+        self._width = 0
 
     def left_s(self, done: int) -> float:
         """Estimate the seconds of training left after `done` steps."""
@@ -31,7 +34,7 @@ class Progress:
             return
         self._printed = time.monotonic()
         left = f"left={self.left_s(done):.0f}s"
-        print(f"epoch {state.epoch + 1}  step {state.step}  {left}", flush=True)
+        self._print(f"epoch {state.epoch + 1}  step {state.step}  {left}")
 
     def epoch(self, row: Row, epochs: int, done: int) -> None:
         """Print the metrics of a finished epoch and the time left."""
@@ -42,8 +45,16 @@ class Progress:
             f"  {name}={value:.4f}" for name, value in row.items() if name.startswith("validation_")
         )
         share = f"  roof={row['roof']:.1%}" if "roof" in row else ""
-        print(
+        self._print(
             f"epoch {row['epoch']}/{epochs}  loss={row['loss']:.4f}{validation}"
             f"  rate={row['examples_per_s']:.0f}/s{share}  left={self.left_s(done):.0f}s",
-            flush=True,
+            is_last=row["epoch"] == epochs,
         )
+
+    def _print(self, line: str, *, is_last: bool = False) -> None:
+        """Print a line; in a notebook, over the one before."""
+        if not self._in_place:
+            print(line, flush=True)
+            return
+        print("\r" + line.ljust(self._width), end="\n" if is_last else "", flush=True)
+        self._width = len(line)

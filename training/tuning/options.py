@@ -13,13 +13,17 @@ STRATEGIES = ("random", "grid", "optuna")
 BUDGET = 0.005  # share of the metric that compression may cost
 
 
-def add_run_options(parser: argparse.ArgumentParser, data: Sequence[str], location: str) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, data: Sequence[str], location: str, *, config: bool = False
+) -> None:
     """Add the recipe argument and training options to an argument parser.
 
-    `data` holds the names of the option for input data, `location` is its placeholder.
+    `data` holds the names of the option for input data, `location` is its placeholder. With
+    `config`, the recipe may come from a file of options.
     """
     add = parser.add_argument
-    add("recipe", help="a built-in recipe (digits) or a .py file that defines one")
+    help_text = "a built-in recipe (digits) or a .py file that defines one"
+    add("recipe", help=help_text, nargs="?" if config else None)
     add(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4"
     )

@@ -87,7 +87,7 @@ def test_write_puts_the_model_and_its_reports_where_a_job_wants_them(
     environ = {"SM_MODEL_DIR": str(tmp_path / "model"), "SM_OUTPUT_DATA_DIR": str(tmp_path / "out")}
     setup = load("logistic", **environ)
     model = pipeline.compress(setup, fitted.first, pipeline.export(fitted.first))
-    path = pipeline.write(setup, model, pipeline.describe(setup, fitted, model))
+    path = pipeline.write(setup, fitted, model, pipeline.describe(setup, fitted, model))
 
     assert path == tmp_path / "model" / "model.onnx"
     assert {item.name for item in (tmp_path / "model").iterdir()} >= {"model.onnx", "report.json"}

@@ -1,0 +1,148 @@
+"""Training from Python, as in a notebook, and a run repeated from its run.yaml."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+import training
+from training.data import Examples, split
+from training.errors import InvalidHyperparameter, InvalidRecipe
+from training.fitting.distributed import Ranks
+from training.fitting.progress import Progress
+from training.recipe import NetworkHyperparameters, Recipe
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # raised by the exporters
+]
+
+
+@dataclass(frozen=True)
+class Knobs(NetworkHyperparameters):
+    epochs: int = 2
+    hidden: int = 4
+
+
+def rows(_: object, knobs: Knobs) -> Any:
+    x = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
+    return split(
+        Examples({"x": x}, (x[:, 0] > 0).astype(np.int64)), source="made", sha256="0",
+        labels=("no", "yes"),
+    )  # fmt: skip
+
+
+CELL = Recipe(
+    name="cell",
+    description="A recipe that was written in a notebook.",
+    task="classification",
+    hyperparameters=Knobs,
+    data=rows,
+    model=lambda knobs: torch.nn.Sequential(
+        torch.nn.Linear(3, knobs.hidden), torch.nn.ReLU(), torch.nn.Linear(knobs.hidden, 2)
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cell")
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> Any:
+    epochs: list[float] = []
+    result = training.run(
+        CELL, model_dir=folder, callbacks=[lambda row: epochs.append(row["epoch"])], hidden=6
+    )
+    assert epochs == [1, 2]
+    return result
+
+
+def test_a_recipe_of_a_notebook_trains_and_predicts(result: Any, folder: Path) -> None:
+    assert result.path == folder / "model.onnx"
+    assert result.card["hyperparameters"]["hidden"] == 6
+    assert result.metrics == result.card["metrics"]
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    answers = result.predict({"x": np.zeros((5, 3), np.float32)})
+    assert answers["probabilities"].shape == (5, 2)
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+    assert "hidden: 6" in (folder / "run.yaml").read_text()
+
+
+def test_a_wrong_setting_is_an_error_and_no_exit(tmp_path: Path) -> None:
+    with pytest.raises(InvalidHyperparameter, match="did you mean 'hidden'"):
+        training.run(CELL, model_dir=tmp_path, hiden=3)
+    with pytest.raises(InvalidRecipe, match="save it as a .py file"):
+        training.run(CELL, model_dir=tmp_path, options=["--tune", "2", "--parallel", "2"])
+
+
+def test_a_callback_may_end_the_run(tmp_path: Path) -> None:
+    def end(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.run(CELL, model_dir=tmp_path, callbacks=[end])
+
+
+OWN = """
+from tests.unit.training.runs import test_notebook
+from training.recipe import Recipe
+recipe = test_notebook.CELL
+"""
+
+
+def test_a_run_is_repeated_from_its_file_and_changed_code_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(OWN)
+    first, again = tmp_path / "first", tmp_path / "again"
+
+    made = training.run(own, model_dir=first, hidden=5, seed=3)
+    file = ["--config", str(first / "run.yaml")]
+    from training.train import main
+
+    assert main([*file, "--model-dir", str(again)], {}) == 0
+    assert "results may differ" not in capsys.readouterr().out
+    weights = [
+        sorted(tensor.raw_data for tensor in onnx.load(path / "model.onnx").graph.initializer)
+        for path in (first, again)
+    ]
+    assert weights[0] == weights[1]
+    assert made.card["hyperparameters"]["seed"] == 3
+
+    own.write_text(OWN + "CHANGED = 1\n")
+    assert main([*file, "--model-dir", str(again)], {}) == 0
+    assert "warning: the recipe's code is not that of the run" in capsys.readouterr().out
+
+
+def test_progress_stays_on_one_line_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    progress = Progress(0, 4, Ranks())
+    row = {"epoch": 1, "loss": 0.5, "validation_loss": 0.25, "examples_per_s": 10.0}
+
+    progress.epoch(row, 2, 2)
+    progress.epoch(row | {"epoch": 2}, 2, 4)
+
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.startswith("\repoch 1/2")
+    assert out.rstrip().endswith("left=0s")
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    import subprocess
+
+    code = "import sys, training, training.recipe; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
