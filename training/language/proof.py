@@ -86,7 +86,7 @@ def prove_decoder(
     return [
         f"graph: equals a plain forward pass at {sizes} tokens and from its cache, by {off:.1e} "
         f"of the largest logit; inputs rounded to 8 bits: {noise:.1%}",
-        f"4 bits: {_loss(decoder_logits(decoder.sizes, weights, tokens), rounded)}",
+        f"rounded weights: {_loss(decoder_logits(decoder.sizes, weights, tokens), rounded)}",
     ]
 
 

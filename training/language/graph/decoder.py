@@ -34,15 +34,15 @@ class QuantisedDecoder:
         return self.matrices[name.removesuffix(".weight")].dequantise()
 
 
-def quantise(sizes: DecoderSizes, weights: Weights) -> QuantisedDecoder:
-    """Quantise a decoder: embedding and head 8 bits, others 4."""
+def quantise(sizes: DecoderSizes, weights: Weights, bits: int = 4) -> QuantisedDecoder:
+    """Quantise a decoder's matrices; embedding and head always have 8 bits."""
     matrices, vectors = {}, {}
     for name in decoder_names(sizes):
         values, stem = weights(name), name.removesuffix(".weight")
         if values.ndim == 1:
             vectors[name] = values
         else:
-            fit = to_int8 if stem in (EMBEDDING, HEAD) else to_int4
+            fit = to_int8 if bits == 8 or stem in (EMBEDDING, HEAD) else to_int4
             matrices[stem] = fit(values)
     return QuantisedDecoder(sizes, matrices, vectors)
 

@@ -112,7 +112,7 @@ def test_import_writes_a_package_and_says_how_near_it_is(
 
     said = capsys.readouterr().out
     assert "graph: equals a plain forward pass at 1, 2, 17, 64 tokens and from its cache" in said
-    assert "4 bits: the likeliest next token" in said
+    assert "rounded weights: the likeliest next token" in said
     files = unpack(tmp_path / "model.tar.gz")
     assert sorted(files) == [
         "chat_template.jinja", "config.json", "generation_config.json", "model.onnx",
@@ -128,6 +128,28 @@ def test_import_writes_a_package_and_says_how_near_it_is(
     outputs = {item.name: item.shape for item in session.get_outputs()}
     assert outputs["logits"] == ["batch_size", 1, tiny.VOCABULARY]
     assert "present.1.value" in outputs
+
+
+def test_eight_bits_are_nearer_than_four() -> None:
+    sizes = tiny.sizes(tied=False, biased=True)
+    weights = tiny.decoder_weights(sizes)
+    expected = tiny.torch_logits(sizes, weights, TOKENS)
+
+    off = {}
+    for bits in (4, 8):
+        rounded = quantise(sizes, weights.__getitem__, bits).weights
+        off[bits] = np.abs(decoder_logits(sizes, rounded, np.array(TOKENS)) - expected).max()
+
+    assert off[8] < off[4] / 4
+
+
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_either_number_of_bits_is_proven(bits: str, tmp_path: Path) -> None:
+    sizes = tiny.sizes()
+    folder = tiny.write_folder(tmp_path / "model", sizes, tiny.decoder_weights(sizes))
+    out = str(tmp_path / "model.tar.gz")
+
+    assert main(["import-hf", str(folder), "--bits", bits, "--out", out]) == 0
 
 
 def test_tokenizer_of_a_gguf_file_equals_the_original(tmp_path: Path) -> None:
