@@ -43,6 +43,17 @@ def scale_model(factor: float = 2.0, manifest: Mapping[str, Any] | None = None) 
     return model.SerializeToString()
 
 
+def lookup_model(rows: int) -> bytes:
+    """Return a model of y = i for an index i below `rows`; a larger one fails as it runs."""
+    table = np.arange(rows, dtype=np.float32)
+    return make_model(
+        [helper.make_node("Gather", ["table", "i"], ["y"])],
+        [helper.make_tensor_value_info("i", TensorProto.INT64, ["batch"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
+        [numpy_helper.from_array(table, "table")],
+    ).SerializeToString()
+
+
 def dense_model(width: int, weight: float, manifest: Mapping[str, Any] | None = None) -> bytes:
     """Return a model of y = x @ W, both FP32 [-1, width], all weights equal.
 

@@ -88,6 +88,8 @@ class Evaluation(TypedDict):
     classes: NotRequired[list[dict[str, Any]]]
     # expected_error, bins, temperature; error and loss before the temperature.
     calibration: NotRequired[dict[str, Any]]
+    # learning, confusion, residuals: numbers behind the report's pictures, as figures.py has them
+    figures: NotRequired[dict[str, Any]]
 
 
 class Training(TypedDict):

@@ -22,7 +22,7 @@ from training.compression import select
 from training.compression.variants import Compressed
 from training.data import Dataset
 from training.errors import TrainingError
-from training.evaluation import distributions, record, report
+from training.evaluation import distributions, figures, record, report
 from training.evaluation.evaluate import evaluate, evaluate_baselines
 from training.evaluation.metrics import PRIMARY
 from training.export import graphs, model_card, model_exporter
@@ -421,13 +421,20 @@ def _distributions(trained: Trained, graph: onnx.ModelProto) -> Distributions:
 
 
 def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
-    """Return a model's evaluation, with calibration before and after temperature scaling."""
+    """Return a model's evaluation, with calibration and figures.
+
+    The calibration has the errors before and after temperature scaling.
+    """
     task, data, labels = trained.recipe.task, trained.data, trained.labels
-    if trained.temperature == 1:
-        return evaluate(task, outcome, data, labels)
-    _, uncalibrated = replace(trained, temperature=1.0).measure(data.test)
+    uncalibrated = None
+    if trained.temperature != 1:
+        _, uncalibrated = replace(trained, temperature=1.0).measure(data.test)
     evaluation = evaluate(task, outcome, data, labels, uncalibrated=uncalibrated)
-    evaluation["calibration"]["temperature"] = trained.temperature
+    if uncalibrated is not None:
+        evaluation["calibration"]["temperature"] = trained.temperature
+    drawn = figures.collect(task, outcome, data.test.target, labels, trained.history)
+    if drawn:
+        evaluation["figures"] = drawn
     return evaluation
 
 

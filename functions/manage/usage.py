@@ -70,7 +70,12 @@ class UsageApi:
         return self._reader.month_of_key(key_id, self._now())
 
     def of_model(
-        self, model: str, by: ModelBy, first: date | None, last: date | None
+        self,
+        model: str,
+        by: ModelBy,
+        first: date | None,
+        last: date | None,
+        version: int | None = None,
     ) -> UsageDocument:
         """Return a model's usage in a range of days.
 
@@ -83,6 +88,7 @@ class UsageApi:
         if meta is None:
             raise unknown_model(model)
         rows = self._reader.hours(model, f"{first}T00", f"{last}T23")
+        rows = [row for row in rows if version in (None, row[1].version)]
         return self._document(rows, by, first, last)
 
     def of_all(

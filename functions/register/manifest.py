@@ -91,7 +91,7 @@ class Lead(_Open):
 
 
 class Evaluation(_Open):
-    """Evidence behind a model's metrics: sample size, confidence intervals, groups, calibration."""
+    """Evidence behind a model's metrics: intervals, groups, calibration, figures."""
 
     primary: Primary | None = None
     rows: Annotated[int, Field(ge=0)] | None = None  # in the test set
@@ -99,6 +99,7 @@ class Evaluation(_Open):
     lead: Lead | None = None
     groups: dict[Text, Any] = {}
     calibration: dict[Text, Any] = {}
+    figures: dict[Text, Any] = {}  # numbers that pages draw: learning, confusion, residuals
 
 
 class Feature(_Open):

@@ -13,7 +13,8 @@ DECLARATION = re.compile(r"^export\s+((?:async\s+)?function|class|const)\s+([\w$
 LIST = re.compile(r"export\s*\{([^}]*)\};?\s*$")
 DEFAULT = re.compile(r"export default\s+")
 LEFT = re.compile(r"^\s*(?:import|export)\b", re.MULTILINE)
-SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
+# Comments, source maps' addresses among them: left empty, so that lines keep their numbers
+COMMENT = re.compile(r"^[ \t]*//.*$", re.MULTILINE)
 
 
 class LinkError(ValueError):
@@ -44,7 +45,7 @@ def _link(
         return
     if module in path:
         raise LinkError(f"{module} imports itself: {' -> '.join((*path, module))}")
-    text = SOURCE_MAP.sub("", read(module))
+    text = COMMENT.sub("", read(module))
     for match in IMPORT.finditer(text):
         _link(match[3], read, done, (*path, module))
     done[module] = _as_function(module, text)

@@ -58,6 +58,17 @@ class SourceDocument(ReplyDocument):
     object_version: str
 
 
+class PrimaryDocument(ReplyDocument):
+    """Metric by which versions are compared, beside the best baseline."""
+
+    metric: str
+    value: float
+    higher_is_better: bool
+    low: float | None = Field(description="Low end of the confidence interval.")
+    high: float | None
+    baseline: float | None = Field(description="Same metric of the best model without training.")
+
+
 class VersionRow(ReplyDocument):
     """Version as lists show it."""
 
@@ -70,6 +81,8 @@ class VersionRow(ReplyDocument):
     memory_mb: int = Field(description="Memory that serving it needs, 0 if unknown.")
     task: str | None
     metrics: JsonObject
+    primary: PrimaryDocument | None = Field(description="Null if the package names none.")
+    latency_ms: float | None = Field(description="One row's time, measured at registration.")
     damaged: str | None
     approval: ApprovalDocument | None
     note: str
@@ -88,7 +101,9 @@ class VersionDocument(VersionRow):
     model: str
     aliases: list[str] | None = Field(description="Aliases that point at it.")
     description: str | None
-    signature: JsonObject | None = Field(description="Inputs and outputs of the model.")
+    signature: JsonObject | None = Field(
+        description="Inputs and outputs; columns and preprocessing as the package says."
+    )
     baselines: JsonObject = Field(description="Metrics of models that need no training.")
     evaluation: JsonObject = Field(description="Intervals, groups and calibration of the metrics.")
     data: JsonObject
@@ -133,10 +148,52 @@ def describe_row(version: Version) -> dict[str, Any]:
         "memory_mb": version.memory_mb,
         "task": version.card.get("task"),
         "metrics": spelled(version.card.get("metrics") or {}),
+        "primary": _primary(version.card),
+        "latency_ms": version.measured.get("latency_ms_batch_1"),
         "damaged": version.damaged,
         "approval": version.approval,
         "note": version.note,
     }
+
+
+def _signature(version: Version) -> JsonObject | None:
+    """Return the signature, with the package's words on each input."""
+    if version.signature is None:
+        return None
+    declared = {tensor.get("name"): tensor for tensor in version.card.get("inputs") or []}
+    record = version.signature.to_record()
+    words = ("columns", "preprocessing")
+    inputs = [
+        spec | {word: text for word in words if (text := declared.get(spec["name"], {}).get(word))}
+        for spec in record["inputs"]
+    ]
+    return {**record, "inputs": inputs}
+
+
+def _primary(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the fields of a `PrimaryDocument`, None without a finite value."""
+    evaluation = card.get("evaluation") or {}
+    primary = evaluation.get("primary") or {}
+    metric, rises = primary.get("metric"), bool(primary.get("higher_is_better"))
+    value = _finite((card.get("metrics") or {}).get(metric))
+    if value is None:
+        return None
+    low, high = (evaluation.get("intervals") or {}).get(metric) or (None, None)
+    rivals = [_finite((row or {}).get(metric)) for row in (card.get("baselines") or {}).values()]
+    scores = [score for score in rivals if score is not None]
+    return {
+        "metric": metric,
+        "value": value,
+        "higher_is_better": rises,
+        "low": _finite(low),
+        "high": _finite(high),
+        "baseline": (max if rises else min)(scores, default=None),
+    }
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def describe_version(version: Version, model: ModelSummary) -> dict[str, Any]:
@@ -152,7 +209,7 @@ def describe_version(version: Version, model: ModelSummary) -> dict[str, Any]:
         "model": version.model,
         "aliases": aliases,
         "description": card.get("description"),
-        "signature": version.signature.to_record() if version.signature else None,
+        "signature": _signature(version),
         "compression": card.get("compression") or [],
         "graph": dict(version.graph),
         "plan": dict(version.plan),

@@ -40,6 +40,7 @@ class UsageRoutes:
         by: Annotated[ModelBy, Query()] = ModelBy.VERSION,
         first: First = None,
         last: Last = None,
+        version: Annotated[int | None, Query(ge=1, description="Only of this version.")] = None,
     ) -> UsageDocument:
         """Return a model's requests, latency and costs.
 
@@ -47,7 +48,7 @@ class UsageRoutes:
         key, it needs the scope admin.
         """
         self._check_keys(by.value)
-        return self._usage.of_model(model, by, first, last)
+        return self._usage.of_model(model, by, first, last, version)
 
     def read_usage(
         self,

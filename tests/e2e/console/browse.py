@@ -1,19 +1,24 @@
-"""Use the console in Chromium as a person does: browse.py CONSOLE_URL KEY DIGITS TABLE BROKEN.
+"""Use the console in Chromium as a person does: browse.py URL KEY DIGITS TABLE LOOKUP FILES.
 
-DIGITS and TABLE are models with an image and a table as input and two READY versions each; BROKEN
-is the path of a file that registration rejects. Runs in a virtual environment of its own; prints a
-JSON object of scenario to "" or what went wrong.
+DIGITS, TABLE and LOOKUP are models with an image, a table and an index as input and two READY
+versions each; version 2 of LOOKUP fails on the index 70. FILES is a folder with broken.onnx, which
+registration rejects, doubler.onnx, which doubles three numbers, and a model in several files. Runs
+in a virtual environment of its own; prints a JSON object of scenario to "" or what went wrong.
 """
 
+import base64
 import json
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-URL, KEY, DIGITS, TABLE, BROKEN = sys.argv[1:]
+URL, KEY, DIGITS, TABLE, LOOKUP, FILES = sys.argv[1:]
+API = URL.removesuffix("/console/")
 PATIENCE_MS = 120_000  # only a broken test waits so long
 PAGES = {
     "models": "#/models",
@@ -129,13 +134,49 @@ def run_a_table(browser: Browser) -> None:
 def upload_a_broken_file(browser: Browser) -> None:
     page = open_page(browser)
     visit(page, "uploads")
-    page.get_by_label("Drop a model here").set_input_files(BROKEN)
+    page.get_by_label("Drop a model here").set_input_files(f"{FILES}/broken.onnx")
     page.get_by_label("Name of the model").fill(f"{DIGITS}-broken")
     page.get_by_role("button", name="Upload", exact=True).click()
     form = page.locator("form.drop")
     expect(form).to_contain_text("REJECTED")
     expect(form).to_contain_text("upload it again")
     expect(page.locator("main table")).to_contain_text(f"{DIGITS}-broken")
+
+
+def drop_a_model_and_try_it(browser: Browser) -> None:
+    page = open_page(browser)
+    visit(page, "uploads")
+    content = base64.b64encode(Path(FILES, "doubler.onnx").read_bytes()).decode()
+    drop = """(content) => {
+      const bytes = Uint8Array.from(atob(content), (sign) => sign.charCodeAt(0));
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([bytes], "doubler.onnx"));
+      return transfer;
+    }"""
+    transfer = page.evaluate_handle(drop, content)
+    form = page.locator("form.drop")
+    form.dispatch_event("dragover", {"dataTransfer": transfer})
+    form.dispatch_event("drop", {"dataTransfer": transfer})
+    expect(page.get_by_label("Name of the model")).to_have_value("doubler")
+    page.get_by_label("Name of the model").fill(f"{TABLE}-dropped")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(form).to_contain_text("Version 1 is ready.")
+    form.get_by_role("link", name="Try it").click()
+    for column, value in enumerate(("1", "2", "3")):
+        page.get_by_label(f"{column}, row 1").fill(value)
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator("section", has_text="Answer").locator("pre").first).to_have_text("2  4  6")
+    assert not page.errors, page.errors
+
+
+def upload_a_model_in_several_files(browser: Browser) -> None:
+    page = open_page(browser)
+    visit(page, "uploads")
+    parts = sorted(str(path) for path in Path(FILES, "parts").iterdir())
+    page.get_by_label("Drop a model here").set_input_files(parts)
+    page.get_by_label("Name of the model").fill(f"{TABLE}-parts")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.locator("form.drop")).to_contain_text("Version 1 is ready.")
 
 
 def promote_and_roll_back(browser: Browser) -> None:
@@ -162,6 +203,52 @@ def start_and_stop_a_canary(browser: Browser) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Stop and go back").click()
     expect(page.locator("main")).to_contain_text("stopped")
     expect(page.locator("main")).to_contain_text("version 1: 100 %")
+
+
+def look_up(page: Page, index: int) -> None:
+    """Call the model LOOKUP as an application does."""
+    tensor = {"name": "i", "datatype": "INT64", "shape": [1], "data": [index]}
+    page.request.post(
+        f"{API}/v2/models/{LOOKUP}/infer",
+        headers={"authorization": f"Bearer {KEY}"},
+        data={"inputs": [tensor]},
+    )
+
+
+def watch_a_canary_roll_back(browser: Browser) -> None:
+    """The page tells by itself what the judge does while requests come in."""
+    page = open_page(browser)
+    page.goto(f"{URL}#/models/{LOOKUP}/traffic")
+    page.get_by_role("button", name="Start a canary").click()
+    page.get_by_label("Steps in %").fill("50")
+    page.get_by_label("Minutes a step").fill("0.05")
+    page.get_by_label("Requests that each version").fill("20")
+    page.get_by_role("dialog").get_by_role("button", name="Start").click()
+    expect(page.locator("main")).to_contain_text("version 1: 50 % · version 2: 50 %")
+    canary = page.locator("section", has=page.get_by_role("heading", name="Canary of version 2"))
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not canary.get_by_text("rolled back", exact=True).count() and time.monotonic() < end:
+        for number in range(20):
+            look_up(page, 70 if number % 2 else 7)
+    expect(canary).to_contain_text("requests failed")
+    expect(page.locator("main")).to_contain_text("version 1: 100 %")
+    expect(page.get_by_role("cell", name="canary rolled back")).to_be_visible()
+    assert not page.errors, page.errors
+
+
+def read_a_chart(browser: Browser) -> None:
+    page = open_page(browser)
+    end = time.monotonic() + PATIENCE_MS / 1000
+    headers, usage = {"authorization": f"Bearer {KEY}"}, f"{API}/api/v1/models/{LOOKUP}/usage"
+    while not page.request.get(usage, headers=headers).json()["total"]["requests"]:
+        look_up(page, 7)
+        assert time.monotonic() < end
+    page.goto(f"{URL}#/models/{LOOKUP}/usage")
+    latency = page.locator("figure", has=page.get_by_role("heading", name="Latency"))
+    latency.get_by_role("img").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(latency.locator("figcaption")).to_contain_text("ms")
+    expect(page.locator("figure", has_text="Requests")).to_contain_text("in all")
 
 
 def make_and_revoke_a_key(browser: Browser) -> None:
@@ -233,8 +320,12 @@ SCENARIOS: dict[str, Callable[[Browser], None]] = {
     "draw_a_digit": draw_a_digit,
     "run_a_table": run_a_table,
     "upload_a_broken_file": upload_a_broken_file,
+    "drop_a_model_and_try_it": drop_a_model_and_try_it,
+    "upload_a_model_in_several_files": upload_a_model_in_several_files,
     "promote_and_roll_back": promote_and_roll_back,
     "start_and_stop_a_canary": start_and_stop_a_canary,
+    "watch_a_canary_roll_back": watch_a_canary_roll_back,
+    "read_a_chart": read_a_chart,
     "make_and_revoke_a_key": make_and_revoke_a_key,
     "work_by_keyboard": work_by_keyboard,
     "light_wide": looks("light", 1280),

@@ -11,16 +11,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.e2e.conftest import Api
-from tests.models import make_model, scale_model
+from tests.models import lookup_model, make_model, outside_weights_model, scale_model
 
 BROWSER_PYTHON = os.environ.get("MAYFLY_BROWSER_PYTHON", ".venv-browser/bin/python")
 SCENARIOS = (
     *("sign_in", "first_paint", "find_a_model", "draw_a_digit", "run_a_table"),
-    *("upload_a_broken_file", "promote_and_roll_back", "start_and_stop_a_canary"),
-    *("make_and_revoke_a_key", "work_by_keyboard"),
+    *("upload_a_broken_file", "drop_a_model_and_try_it", "upload_a_model_in_several_files"),
+    *("promote_and_roll_back", "start_and_stop_a_canary", "watch_a_canary_roll_back"),
+    *("read_a_chart", "make_and_revoke_a_key", "work_by_keyboard"),
     *("light_wide", "dark_wide", "light_narrow", "dark_narrow"),
 )
-LIMIT_S = 800
+LIMIT_S = 1200
 
 
 def image_model(seed: int) -> bytes:
@@ -40,6 +41,15 @@ def image_model(seed: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def write_files(folder: Path) -> Path:
+    """Write a broken model, a good one, and one in several files."""
+    (folder / "broken.onnx").write_bytes(scale_model()[:60])
+    (folder / "doubler.onnx").write_bytes(scale_model(2.0))
+    (folder / "parts").mkdir()
+    outside_weights_model(folder / "parts", "weights.bin")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def results(api: Api, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Result of each scenario: "" or what went wrong."""
@@ -50,9 +60,10 @@ def results(api: Api, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
         api.wait_ready("drawn", version)
         api.upload("models/tabular/model.onnx", scale_model(version + 1.0))
         api.wait_ready("tabular", version)
-    broken = tmp_path_factory.mktemp("console") / "model.onnx"
-    broken.write_bytes(scale_model()[:60])
-    arguments = [f"{api.url}/console/", api.key, "drawn", "tabular", str(broken)]
+        api.upload("models/lookup/model.onnx", lookup_model(100 if version == 1 else 50))
+        api.wait_ready("lookup", version)
+    files = write_files(tmp_path_factory.mktemp("console"))
+    arguments = [f"{api.url}/console/", api.key, "drawn", "tabular", "lookup", str(files)]
     run = subprocess.run(
         [BROWSER_PYTHON, "tests/e2e/console/browse.py", *arguments],
         capture_output=True,

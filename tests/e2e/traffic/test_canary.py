@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from local.client import start_stack
 from tests.e2e.conftest import Api, Reply, connect
-from tests.models import make_model, scale_model
+from tests.models import lookup_model, make_model, scale_model
 
 # Stated bounds: requests that a harmful candidate has before it is rolled back, and those that it
 # gets until its counters are written and judged and every environment sees the alias.
@@ -38,17 +38,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     parameters = {"AliasCacheSeconds": 5, "UsageFlushSeconds": 1}
     with start_stack(parameters=parameters, state_dir=tmp_path_factory.mktemp("stack")) as running:
         yield connect(running)
-
-
-def lookup_model(rows: int) -> bytes:
-    """Return a model of y = i for an index i below `rows`; a larger one fails as it runs."""
-    table = np.arange(rows, dtype=np.float32)
-    return make_model(
-        [helper.make_node("Gather", ["table", "i"], ["y"])],
-        [helper.make_tensor_value_info("i", TensorProto.INT64, ["batch"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
-        [numpy_helper.from_array(table, "table")],
-    ).SerializeToString()
 
 
 def deep_model(layers: int) -> bytes:

@@ -94,7 +94,7 @@ function Frame({ signOut }) {
       <nav class="side" aria-label="Console">
         <a class="brand" href="#/models">Mayfly</a>
         ${PAGES.map(([key, title]) => html`<a class="item" href="#/${key}" aria-current=${key === name ? "page" : null}>${title}</a>`)}
-        <a class="item" href="../docs">API docs</a>
+        <a class="item docs" href="../docs">API docs</a>
         <div class="foot">
           <label>Colours<select value=${theme} onChange=${(event) => setTheme(event.target.value)}>${THEMES.map((option) => html`<option value=${option}>${option}</option>`)}</select></label>
           ${session.key && html`<span>Key ${session.key.split("_")[1] || ""}</span><button onClick=${signOut}>Sign out</button>`}

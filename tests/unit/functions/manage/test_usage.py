@@ -69,6 +69,12 @@ def test_a_models_usage_is_grouped(usage: Usage, by: str, groups: dict[Any, int]
     assert usage.rows("/models/fraud-a/usage", by=by) == groups
 
 
+def test_a_models_usage_is_that_of_one_version(usage: Usage) -> None:
+    assert usage.rows("/models/fraud-a/usage", by="alias", version="2") == {"next": 1}
+    assert usage.rows("/models/fraud-a/usage", by="hour", version="9") == {}
+    assert usage.get("/models/fraud-a/usage", {"version": "0"}).status == 400
+
+
 @pytest.mark.parametrize(
     ("by", "groups"),
     [

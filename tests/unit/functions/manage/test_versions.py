@@ -62,6 +62,51 @@ def test_the_card_of_a_version_is_whole_and_valid_json(admin: Admin) -> None:
     assert card["files"][0]["size_bytes"] == card["size_bytes"] == 10
 
 
+@pytest.mark.parametrize(
+    ("rises", "baseline"), [(True, 0.5), (False, 0.4)], ids=["higher is better", "lower"]
+)
+def test_a_row_has_the_primary_metric_beside_the_best_baseline(
+    admin: Admin, rises: bool, baseline: float
+) -> None:
+    card = {
+        "metrics": {"loss": 0.1, "f1": 0.9},
+        "baselines": {"a": {"f1": 0.4}, "b": {"f1": 0.5}, "c": {"loss": 1.0, "f1": float("nan")}},
+        "evaluation": {
+            "primary": {"metric": "f1", "higher_is_better": rises},
+            "intervals": {"f1": [0.88, 0.92]},
+        },
+    }
+    admin.plane.register("m", card=card, measured={"latency_ms_batch_1": 1.5})
+    [row] = admin.pages("/models/m/versions", "versions")
+
+    assert row["latency_ms"] == 1.5
+    assert row["primary"] == {
+        "metric": "f1",
+        "value": 0.9,
+        "higher_is_better": rises,
+        "low": 0.88,
+        "high": 0.92,
+        "baseline": baseline,
+    }
+
+
+@pytest.mark.parametrize("card", [{}, CARD, {"evaluation": {"primary": {"metric": "auc"}}}])
+def test_a_row_without_primary_metric_has_none(admin: Admin, card: dict[str, Any]) -> None:
+    admin.plane.register("m", card=card)
+
+    [row] = admin.pages("/models/m/versions", "versions")
+    assert row["primary"] is None
+
+
+def test_inputs_have_the_columns_of_the_package(admin: Admin) -> None:
+    inputs = [{"name": "x", "columns": ["age", "fee", "calls"], "preprocessing": "in years"}]
+    admin.plane.register("m", card={"inputs": inputs})
+
+    [spec] = admin.get("/models/m/versions/1")["signature"]["inputs"]
+    assert spec["columns"] == ["age", "fee", "calls"]
+    assert (spec["preprocessing"], spec["shape"]) == ("in years", [-1, 3])
+
+
 def test_a_diff_holds_differences_alone(admin: Admin) -> None:
     narrow = Signature(
         (TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 2), ("no", "yes")),)

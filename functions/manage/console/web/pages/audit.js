@@ -2,7 +2,7 @@
 import { html, useState } from "lib";
 import { usePages } from "parts/api";
 import { go, link } from "parts/router";
-import { Heading, Loaded, More, Time } from "parts/ui";
+import { Heading, Loaded, More, Rows, Time } from "parts/ui";
 
 export function Audit({ query }) {
   const filters = Object.fromEntries(["model", "actor", "action"].map((name) => [name, query.get(name) || ""]));
@@ -20,18 +20,18 @@ export const History = ({ model }) => html`<${Records} path=${`/models/${encodeU
 
 function Records({ path, withModel }) {
   const pages = usePages(path, "records");
-  return html`<${Loaded} load=${pages} height=${320}>${() => (pages.rows.length === 0 ? html`<p class="muted">No change matches${pages.next ? " so far" : ""}.</p><${More} next=${pages.next} />` : html`<div class="scroll" tabindex="0"><table>
-    <thead><tr><th>When</th><th>Who</th>${withModel && html`<th>Of</th>`}<th>What</th><th>Before → after</th></tr></thead><tbody>
+  return html`<${Loaded} load=${pages} height=${320}>${() => (pages.rows.length === 0 ? html`<p class="muted">No change matches${pages.next ? " so far" : ""}.</p><${More} next=${pages.next} />` : html`<${Rows} heads=${[["When"], ["Who"], ...(withModel ? [["Of"]] : []), ["What"], ["Before → after"]]}>
     ${pages.rows.map((record) => html`<tr><td><${Time} at=${record.at} /></td><td>${record.actor}</td>
       ${withModel && html`<td>${record.model ? html`<a href=${link(["models", record.model])}>${record.model}</a>` : record.key ? html`key <span class="mono">${record.key}</span>` : "–"}</td>`}
-      <td>${ACTIONS[record.action] || record.action.replace(/_/g, " ")}${record.version ? ` ${record.version}` : ""}${record.after.reason && typeof record.after.reason === "string" ? html`<span class="sub">${record.after.reason}</span>` : ""}</td><td><${Change} before=${record.before} after=${record.after} /></td></tr>`)}</tbody></table></div><${More} next=${pages.next} />`)}<//>`;
+      <td class="tight-cell">${ACTIONS[record.action] || record.action.replace(/_/g, " ")}${record.version ? ` ${record.version}` : ""}${record.after.reason && typeof record.after.reason === "string" ? html`<span class="sub">${record.after.reason}</span>` : ""}</td><td class="wide-text"><${Change} before=${record.before} after=${record.after} /></td></tr>`)}<//><${More} next=${pages.next} />`)}<//>`;
 }
 
 const ACTIONS = { claim: "received", finish: "registered", resume: "tried again", wait: "waits", move_alias: "moved", set_traffic: "split", create: "key created", describe: "described" };
 
 const brief = (value) => {
   if (value == null) return "–";
-  const text = value.message || (value.key && value.bucket ? value.key : typeof value === "object" ? JSON.stringify(value).replace(/["{}]/g, "").replace(/,/g, ", ").replace(/:/g, " ") : String(value));
+  if (Array.isArray(value)) return value.join(", ") || "–";
+  const text = value.message || (value.key && value.bucket ? value.key : typeof value === "object" ? JSON.stringify(value).replace(/["{}]/g, "").replace(/,/g, ", ").replace(/:/g, " ").replace(/\bnull\b/g, "–") : String(value));
   return text.length > 90 ? `${text.slice(0, 88)}…` : text;
 };
 
@@ -39,6 +39,7 @@ function Change({ before, after }) {
   const [open, setOpen] = useState(false);
   const names = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((name) => name !== "reason" || typeof after.reason !== "string");
   const shown = open ? names : names.slice(0, 3);
+  const isCut = names.length > 3 || names.some((name) => [before[name], after[name]].some((value) => value != null && typeof value === "object" && JSON.stringify(value).length > 40)) || names.some((name) => String(brief(after[name])).endsWith("…"));
   return html`<div class="small">${shown.map((name) => html`<div><span class="muted">${name.replace(/_/g, " ")}</span> ${name in before ? html`${open ? JSON.stringify(before[name]) : brief(before[name])} → ` : ""}${open ? JSON.stringify(after[name]) : brief(after[name])}</div>`)}
-    ${names.length > 0 && html`<button class="link small" aria-expanded=${open ? "true" : "false"} onClick=${() => setOpen(!open)}>${open ? "Less" : "Whole"}</button>`}</div>`;
+    ${isCut && html`<button class="link small" aria-expanded=${open ? "true" : "false"} onClick=${() => setOpen(!open)}>${open ? "Less" : "Whole"}</button>`}</div>`;
 }

@@ -19,7 +19,7 @@ export function Field({ spec, input, sample, edit }) {
   const image = imageOf(spec), columns = spec.shape[spec.shape.length - 1];
   if (image && image.height <= 64 && image.channels === 1) return html`<${Pad} spec=${spec} image=${image} input=${input} sample=${sample} edit=${edit} />`;
   if (image) return html`<${Picture} image=${image} input=${input} sample=${sample} edit=${edit} />`;
-  if (spec.datatype === "BYTES") return html`<${Text} spec=${spec} input=${input} edit=${edit} />`;
+  if (spec.datatype === "BYTES" && !(spec.shape.length === 2 && columns > 0 && columns <= CELLS_MAX)) return html`<${Text} spec=${spec} input=${input} edit=${edit} />`;
   if (spec.shape.length === 2 && columns >= 2000 && spec.datatype.startsWith("FP")) return html`<${Sound} input=${input} length=${columns} edit=${edit} />`;
   if (spec.shape.length <= 2 && columns > 0 && columns <= CELLS_MAX) return html`<${Table} spec=${spec} input=${input} columns=${columns} edit=${edit} />`;
   return html`<${Json} input=${input} edit=${edit} />`;
@@ -152,7 +152,7 @@ function Text({ spec, input, edit }) {
 
 function Table({ spec, input, columns, edit }) {
   const rows = Math.max(1, Math.ceil(size(input) / columns)), names = spec.columns || Array.from({ length: columns }, (_, at) => String(at));
-  const parse = (text) => (spec.datatype === "BOOL" ? text === "true" : text === "" || Number.isNaN(Number(text)) ? text : Number(text));
+  const parse = (text) => (spec.datatype === "BYTES" ? text : spec.datatype === "BOOL" ? text === "true" : text === "" || Number.isNaN(Number(text)) ? text : Number(text));
   const set = (at, text) => edit({ ...input, data: input.data.map((before, index) => (index === at ? parse(text) : before)) });
   const resize = (count) => edit({ ...input, shape: spec.shape.length === 1 ? input.shape : [count, columns], data: Array.from({ length: count * columns }, (_, at) => input.data[at % input.data.length] ?? 0) });
   const paste = (event, at) => {
@@ -162,10 +162,10 @@ function Table({ spec, input, columns, edit }) {
     const data = [...input.data], row = Math.floor(at / columns), column = at % columns;
     cells.forEach((line, down) => line.forEach((cell, right) => { if (column + right < columns) data[(row + down) * columns + column + right] = cell; }));
     const count = Math.max(rows, row + cells.length);
-    edit({ ...input, shape: spec.shape.length === 1 ? input.shape : [count, columns], data: Array.from({ length: count * columns }, (_, index) => data[index] ?? 0) });
+    edit({ ...input, shape: spec.shape.length === 1 ? input.shape : [count, columns], data: Array.from({ length: count * columns }, (_, index) => data[index] ?? (spec.datatype === "BYTES" ? "" : 0)) });
   };
-  return html`<div class="scroll" tabindex="0"><table><thead><tr>${names.map((name) => html`<th>${name}</th>`)}</tr></thead><tbody>
-    ${Array.from({ length: rows }, (_, row) => html`<tr>${names.map((name, column) => html`<td><input style="min-width:88px" inputmode="decimal" aria-label="${name}, row ${row + 1}" value=${String(input.data[row * columns + column])} onChange=${(event) => set(row * columns + column, event.target.value)} onPaste=${(event) => paste(event, row * columns + column)} /></td>`)}</tr>`)}</tbody></table></div>
+  return html`<div class="scroll" tabindex="0"><table><thead><tr>${names.map((name) => html`<th>${String(name).replace(/_/g, " ")}</th>`)}</tr></thead><tbody>
+    ${Array.from({ length: rows }, (_, row) => html`<tr>${names.map((name, column) => html`<td><input style="min-width:88px" inputmode=${spec.datatype === "BYTES" ? "text" : "decimal"} aria-label="${name}, row ${row + 1}" value=${String(input.data[row * columns + column])} onChange=${(event) => set(row * columns + column, event.target.value)} onPaste=${(event) => paste(event, row * columns + column)} /></td>`)}</tr>`)}</tbody></table></div>
     ${spec.shape[0] < 0 && spec.shape.length === 2 && html`<div class="actions"><button type="button" onClick=${() => resize(rows + 1)}>Add a row</button>${rows > 1 && html`<button type="button" onClick=${() => resize(rows - 1)}>Remove the last</button>`}<span class="hint">Paste from a spreadsheet.</span></div>`}`;
 }
 

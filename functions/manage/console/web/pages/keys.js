@@ -1,7 +1,7 @@
 // Access keys: made here and shown once, rotated, revoked.
 import { html, useRef, useState } from "lib";
 import { change, usePages } from "parts/api";
-import { Badge, Copy, Empty, Heading, Loaded, More, Sheet, Time, toast } from "parts/ui";
+import { Badge, Copy, Empty, Heading, Loaded, More, Rows, Sheet, Time, toast } from "parts/ui";
 
 const SCOPES = [["infer", "call models"], ["read", "see models, usage and history"], ["deploy", "upload, promote, archive"], ["admin", "everything, keys too"]];
 
@@ -13,11 +13,10 @@ export function Keys() {
   return html`<header class="page"><div><${Heading} title="Keys" /></div><div class="actions"><button class="primary" onClick=${() => setSheet({ kind: "create" })}>New key</button></div></header>
     ${secret && html`<section class="notice" role="status"><h3>The key of ${secret.name}</h3><p class="mono" style="overflow-wrap:anywhere">${secret.key}</p>
       <div class="actions"><${Copy} text=${secret.key} /><b>It is not shown again.</b><button class="link" onClick=${() => setSecret()}>Hide</button></div></section>`}
-    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No key yet"><p>A key says who calls, and what they may do.</p><//>` : html`<div class="scroll" tabindex="0"><table>
-      <thead><tr><th>Name</th><th>Scopes</th><th>Models</th><th>State</th><th>Created</th><th>Expires</th><th></th></tr></thead><tbody>
-      ${pages.rows.map((key) => html`<tr><td><b>${key.name}</b><span class="sub mono">${key.id}</span></td><td>${key.scopes.join(", ")}</td><td>${key.models.join(", ")}</td>
+    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No key yet"><p>A key says who calls, and what they may do.</p><//>` : html`<${Rows} heads=${[["Name"], ["Scopes"], ["Models"], ["State"], ["Created"], ["Expires"], [""]]}>
+      ${pages.rows.map((key) => html`<tr><td class="lead"><b>${key.name}</b><span class="sub mono">${key.id}</span></td><td>${key.scopes.join(", ")}</td><td>${key.models.join(", ")}</td>
         <td><${Badge} kind=${key.state === "active" ? "" : "bad"}>${key.state}<//></td><td><${Time} at=${key.created_at} /></td><td>${key.expires_at ? html`<${Time} at=${key.expires_at} />` : "never"}</td>
-        <td>${key.state === "active" && html`<div class="actions"><button onClick=${() => setSheet({ kind: "rotate", key })}>Rotate</button><button class="danger" onClick=${() => setSheet({ kind: "revoke", key })}>Revoke</button></div>`}</td></tr>`)}</tbody></table></div><${More} next=${pages.next} />`)}<//>
+        <td class="num">${key.state === "active" && html`<div class="actions end"><button onClick=${() => setSheet({ kind: "rotate", key })}>Rotate</button><button class="danger" onClick=${() => setSheet({ kind: "revoke", key })}>Revoke</button></div>`}</td></tr>`)}<//><${More} next=${pages.next} />`)}<//>
     ${sheet && sheet.kind === "create" && html`<${Create} close=${close} made=${setSecret} />`}
     ${sheet && sheet.kind === "rotate" && html`<${Rotate} record=${sheet.key} close=${close} made=${setSecret} />`}
     ${sheet && sheet.kind === "revoke" && html`<${Sheet} title="Revoke ${sheet.key.name}?" action="Revoke" danger close=${close} run=${async () => { await change("POST", `/keys/${sheet.key.id}/revoke`); toast(`${sheet.key.name} is revoked.`); }}>

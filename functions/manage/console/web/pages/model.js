@@ -1,7 +1,7 @@
 // One model: what answers now, its versions, a form to try it, its traffic, usage and history.
 import { html, useState } from "lib";
 import { change, useLoad } from "parts/api";
-import { count } from "parts/format";
+import { count, money, ms } from "parts/format";
 import { link } from "parts/router";
 import { Badge, Heading, Loaded, Sheet, Tabs, Time, toast } from "parts/ui";
 import { History } from "pages/audit";
@@ -32,8 +32,11 @@ function Tab({ tab, model, number, query, reload }) {
   return html`<${Versions} model=${model} reload=${reload} />`;
 }
 
+const today = () => new Date().toISOString().slice(0, 10);
+
 function Head({ model, tab, reload }) {
   const [sheet, setSheet] = useState();
+  const usage = useLoad(`/models/${encodeURIComponent(model.name)}/usage?from=${today()}`, { every: 30 });
   const aliases = Object.entries(model.aliases || {});
   return html`<header class="page"><div>
       <p class="small"><a href="#/models">Models</a></p>
@@ -41,6 +44,7 @@ function Head({ model, tab, reload }) {
       <p>${model.description || html`<span class="muted">No description.</span>`} <button class="link" onClick=${() => setSheet("edit")}>Edit</button></p>
       <p class="muted">${aliases.length ? aliases.map(([alias, version], at) => html`${at ? " · " : ""}${alias} → <a href=${link(["models", model.name, "versions", String(version)])}>${version}</a>`) : "no version answers yet"}
         ${" · "}${count(model.versions)} ${model.versions === 1 ? "version" : "versions"} · changed <${Time} at=${model.changed_at} />
+        ${usage.data && html`<${Today} total=${usage.data.total} />`}
         ${model.state === "archived" && html` <${Badge} kind="warn">archived<//>`}${model.serving === false && html` <${Badge} kind="warn">unloaded<//>`}</p>
     </div>
     <div class="actions">
@@ -49,6 +53,9 @@ function Head({ model, tab, reload }) {
     ${sheet === "edit" && html`<${Edit} model=${model} close=${() => { setSheet(); reload(); }} />`}
     ${sheet === "archive" && html`<${Archive} model=${model} close=${() => { setSheet(); reload(); }} />`}`;
 }
+
+// Today in one line: what whoever is on call has to see.
+const Today = ({ total }) => html` · ${count(total.requests)} ${total.requests === 1 ? "request" : "requests"} today${total.errors > 0 && html`, <span class="bad">${count(total.errors)} failed</span>`}${total.latency_ms.p50 != null && `, p50 ${ms(total.latency_ms.p50)}`}${total.requests > 0 && `, ${money(total.cost_usd)}`}`;
 
 function Edit({ model, close }) {
   const [description, setDescription] = useState(model.description);

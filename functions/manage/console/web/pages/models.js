@@ -1,11 +1,12 @@
 // Models: one row each, searched and filtered.
 import { html, useEffect, useRef, useState } from "lib";
 import { get, useLoad, usePages } from "parts/api";
-import { Spark } from "parts/chart";
+import { LatencySpark, Spark } from "parts/chart";
 import { count, money, ms, share } from "parts/format";
 import { go, link, parse } from "parts/router";
-import { Badge, Empty, Heading, Loaded, More, State, Time } from "parts/ui";
+import { Badge, Empty, Heading, Loaded, More, Rows, State, Time } from "parts/ui";
 
+const HEADS = [["Model"], ["prod"], ["Newest"], ["Last 24 hours", "wide-only"], ["Today", "num"], ["Errors", "num"], ["Cold starts", "num wide-only"], ["p50", "num"], ["Cost, month", "num"], ["Changed"]];
 const DAY = 86_400_000, HOUR = 3_600_000;
 const name = (at, size) => new Date(at).toISOString().slice(0, size);
 const byModel = (load) => Object.fromEntries(((load.data && load.data.rows) || []).map((row) => [row.model, row]));
@@ -30,23 +31,21 @@ export function Models({ query }) {
       <label class="inline"><span class="small muted">Show</span><select value=${state} onChange=${(event) => go(["models"], { search, state: event.target.value })}>
         <option value="active">active</option><option value="archived">archived</option></select></label>
     </form>
-    <${Loaded} load=${pages} height=${320}>${() => (pages.rows.length ? html`<div class="scroll" tabindex="0"><table>
-      <thead><tr><th>Model</th><th>prod</th><th>Newest</th><th class="wide-only">Last 24 hours</th><th class="num">Requests today</th><th class="num">Errors</th><th class="num wide-only">Cold starts</th><th class="num">p50</th><th class="num">Cost this month</th><th>Changed</th></tr></thead>
-      <tbody>${pages.rows.map((model) => html`<${Row} model=${model} today=${today[model.name]} month=${month[model.name]} />`)}</tbody></table></div>
+    <${Loaded} load=${pages} height=${320}>${() => (pages.rows.length ? html`<${Rows} heads=${HEADS}>${pages.rows.map((model) => html`<${Row} model=${model} today=${today[model.name]} month=${month[model.name]} />`)}<//>
       <${More} next=${pages.next} />` : search || state !== "active" || pages.next ? html`<p class="muted">No ${state} model matches.</p><${More} next=${pages.next} />` : html`<${First} />`)}<//>`;
 }
 
 function Row({ model, today, month }) {
-  const prod = model.aliases && model.aliases.prod;
+  const prod = model.aliases && model.aliases.prod, cell = useRef(), day = useDay(model.name, cell), newest = model.newest;
   return html`<tr>
-    <td><a href=${link(["models", model.name])}><b>${model.name}</b></a>${model.description && html`<span class="sub">${model.description}</span>`}</td>
+    <td class="lead"><a href=${link(["models", model.name])}><b>${model.name}</b></a>${model.description && html`<span class="sub line" title=${model.description}>${model.description}</span>`}</td>
     <td>${prod ?? "–"}</td>
-    <td>${model.newest ? html`${model.newest.version} <${State} state=${model.newest.state} />` : "–"}${model.newest && model.newest.damaged && html` <${Badge} kind="bad">damaged<//>`}</td>
-    <td class="wide-only"><${Day} model=${model.name} /></td>
+    <td class="tight-cell">${newest ? html`${newest.version}${newest.state !== "READY" ? html` <${State} state=${newest.state} />` : ""}` : "–"}${newest && newest.damaged && html` <${Badge} kind="bad">damaged<//>`}</td>
+    <td class="wide-only"><div ref=${cell} style="width:96px;height:24px">${day && html`<${Spark} points=${day} />`}</div></td>
     <td class="num">${count(today ? today.requests : 0)}</td>
     <td class="num ${today && today.errors ? "bad" : ""}">${today && today.requests ? share(today.errors / today.requests) : "–"}</td>
     <td class="num wide-only">${count(today ? today.cold_starts : 0)}</td>
-    <td class="num">${ms(today && today.latency_ms.p50)}</td>
+    <td class="num"><span class="with-spark">${day && html`<span class="wide-only"><${LatencySpark} points=${day} /></span>`}<span>${ms(today && today.latency_ms.p50)}</span></span></td>
     <td class="num">${money(month ? month.cost_usd : 0)}</td>
     <td><${Time} at=${model.changed_at} /></td></tr>`;
 }
@@ -59,11 +58,11 @@ async function readDay(model) {
   const now = Date.now(), reply = await get(`/models/${encodeURIComponent(model)}/usage?by=hour&from=${name(now - DAY, 10)}`);
   const hours = Object.fromEntries(reply.rows.map((row) => [row.hour, row]));
   const rows = Array.from({ length: 24 }, (_, at) => hours[name(now - (23 - at) * HOUR, 13)]);
-  return rows.map((row) => ({ value: row ? row.requests : 0, bad: row ? row.errors : 0 }));
+  return rows.map((row) => ({ requests: row ? row.requests : 0, errors: row ? row.errors : 0, p50: row ? row.latency_ms.p50 : null }));
 }
 
-function Day({ model }) {
-  const cell = useRef(), [points, setPoints] = useState(days.get(model));
+function useDay(model, cell) {
+  const [points, setPoints] = useState(days.get(model));
   useEffect(() => {
     const sight = new IntersectionObserver(([entry]) => {
       if (!entry.isIntersecting) return;
@@ -74,7 +73,7 @@ function Day({ model }) {
     sight.observe(cell.current);
     return () => sight.disconnect();
   }, [model]);
-  return html`<div ref=${cell} style="width:96px;height:24px">${points && html`<${Spark} points=${points} />`}</div>`;
+  return points;
 }
 
 const First = () => html`<${Empty} title="No model yet">

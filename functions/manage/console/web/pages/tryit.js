@@ -67,6 +67,7 @@ function Form({ model, wish, card, sample }) {
       <form class="card" onSubmit=${(event) => { event.preventDefault(); run(inputs); }}>
         <h3>Request</h3>
         ${signature.inputs.map((spec, at) => html`<fieldset key=${spec.name} class="stack tight"><legend><b>${spec.name}</b> <span class="muted">${spec.datatype} ${shape(spec.shape)}</span></legend>
+          ${spec.preprocessing && html`<p class="hint">${spec.preprocessing}</p>`}
           <${Field} spec=${spec} input=${inputs[at]} sample=${sample && sample.request && sample.request.inputs.find((input) => input.name === spec.name)} edit=${(input, live) => edit(at, input, live)} /></fieldset>`)}
         <div class="actions"><button class="primary" disabled=${busy}>${busy ? "Running…" : "Run"}</button>
           <button type="button" onClick=${reset}>${sample ? "Use the sample" : "Reset"}</button></div>

@@ -3,8 +3,8 @@ import { html, useEffect, useRef, useState } from "lib";
 import { change, get, useLoad, usePages } from "parts/api";
 import { bytes, count } from "parts/format";
 import { link } from "parts/router";
-import { Empty, Heading, Loaded, More, Sheet, State, Time, toast } from "parts/ui";
-import { sha256 } from "parts/digest";
+import { Empty, Heading, Loaded, More, Rows, Sheet, State, Time, toast } from "parts/ui";
+import { packageOf } from "parts/package";
 
 const STEPS = ["uploading", "received", "registering", "READY"];
 const TITLES = { uploading: "uploaded", received: "received", registering: "compiled and proven", READY: "ready" };
@@ -14,12 +14,11 @@ export function Uploads() {
   const pages = usePages("/uploads?limit=25", "uploads");
   return html`<header class="page"><div><${Heading} title="Uploads" /></div></header>
     <${Drop} done=${pages.reload} />
-    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No upload in the last 30 days"><p>Drop a model above, or copy one: <code>aws s3 cp model.onnx s3://BUCKET/models/NAME/</code></p><//>` : html`<div class="scroll" tabindex="0"><table>
-      <thead><tr><th>Model</th><th>State</th><th>What happened</th><th class="num">Size</th><th>When</th></tr></thead><tbody>
-      ${pages.rows.map((row) => html`<tr><td>${row.version ? html`<a href=${link(["models", row.model, "versions", String(row.version)])}><b>${row.model}</b> ${row.version}</a>` : html`<b>${row.model || "–"}</b>`}<span class="sub mono">${row.file}</span></td>
+    <${Loaded} load=${pages} height=${200}>${() => (pages.rows.length === 0 ? html`<${Empty} title="No upload in the last 30 days"><p>Drop a model above, or copy one: <code>aws s3 cp model.onnx s3://BUCKET/models/NAME/</code></p><//>` : html`<${Rows} heads=${[["Model"], ["State"], ["What happened"], ["Size", "num"], ["When"]]}>
+      ${pages.rows.map((row) => html`<tr><td class="lead">${row.version ? html`<a href=${link(["models", row.model, "versions", String(row.version)])}><b>${row.model}</b> ${row.version}</a>` : html`<b>${row.model || "–"}</b>`}<span class="sub mono">${row.file}</span></td>
         <td><${State} state=${row.state} /></td>
-        <td>${row.reason ? html`${row.reason.message}<span class="sub">${row.next_step}</span>` : html`<span class="muted">${row.done && row.state === "READY" ? "–" : row.next_step}</span>`}</td>
-        <td class="num">${bytes(row.size_bytes)}</td><td><${Time} at=${row.received_at || row.created_at} /></td></tr>`)}</tbody></table></div><${More} next=${pages.next} />`)}<//>
+        <td class="wide-text">${row.reason ? html`${row.reason.message}<span class="sub">${row.next_step}</span>` : html`${row.done && row.state === "READY" ? "" : html`<span class="muted">${row.next_step}</span>`}`}</td>
+        <td class="num">${row.size_bytes ? bytes(row.size_bytes) : ""}</td><td><${Time} at=${row.received_at || row.created_at} /></td></tr>`)}<//><${More} next=${pages.next} />`)}<//>
     <${DeadLetters} />`;
 }
 
@@ -28,7 +27,7 @@ function send(upload, file, progress) {
     const request = new XMLHttpRequest();
     request.open(upload.method, upload.url);
     for (const [name, value] of Object.entries(upload.headers)) if (!/^(host|content-length)$/i.test(name)) request.setRequestHeader(name, value);
-    request.upload.onprogress = (event) => progress(event.loaded / (event.total || file.size));
+    request.upload.onprogress = (event) => progress(event.loaded);
     request.onload = () => (request.status < 300 ? resolve() : reject(new Error(`storage refused the file (${request.status}): ${(/<Message>(.*?)<\/Message>/.exec(request.responseText) || [])[1] || "announce it again"}`)));
     request.onerror = () => reject(new Error("the connection to the storage broke: try again"));
     request.send(file);
@@ -38,25 +37,31 @@ function send(upload, file, progress) {
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
 function Drop({ done }) {
-  const [file, setFile] = useState();
+  const [files, setFiles] = useState([]);
   const [model, setModel] = useState("");
   const [over, setOver] = useState(false);
   const [state, setState] = useState();
   const alive = useRef(true);
   useEffect(() => () => { alive.current = false; }, []);
-  const choose = (chosen) => {
-    if (!chosen) return;
-    setFile(chosen);
+  const choose = (list) => {
+    const chosen = [...list];
+    if (!chosen.length) return;
+    setFiles(chosen);
     setState();
-    if (!model) setModel(chosen.name.replace(/\.(onnx|tar\.gz|tgz)$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, ""));
+    const main = chosen.find((file) => /\.(onnx|gz|tgz)$/i.test(file.name)) || chosen[0];
+    if (!model) setModel(main.name.replace(/\.(onnx|tar\.gz|tgz)$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, ""));
   };
   const upload = async (event) => {
     event.preventDefault();
     try {
-      setState({ step: "uploading", words: "reading the file" });
-      const digest = await sha256(file);
-      const announced = await change("POST", "/uploads", { model, file: file.name, size_bytes: file.size, sha256: digest });
-      await send(announced, file, (share) => setState({ step: "uploading", share }));
+      setState({ step: "uploading" });
+      const parts = await packageOf(files), total = parts.reduce((sum, part) => sum + part.size_bytes, 0);
+      let announced = {}, before = 0;
+      for (const { blob, ...part } of parts) {
+        announced = await change("POST", "/uploads", { model, ...part, ...(announced.package && { package: announced.package }) });
+        await send(announced, blob, (sent) => setState({ step: "uploading", share: (before + sent) / total }));
+        before += part.size_bytes;
+      }
       for (let round = 0; alive.current && round < 600; round += 1) {
         const status = await get(`/uploads/${announced.id}`);
         setState({ step: status.state, status });
@@ -71,9 +76,9 @@ function Drop({ done }) {
   const busy = state && !state.error && !(state.status && state.status.done);
   return html`<form class="drop ${over ? "over" : ""}" onSubmit=${upload}
       onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
-      onDrop=${(event) => { event.preventDefault(); setOver(false); choose(event.dataTransfer.files[0]); }}>
-      <label>Drop a model here, or choose one<input type="file" accept=".onnx,.gz,.tgz" onChange=${(event) => choose(event.target.files[0])} /><span class="hint">model.onnx, or model.tar.gz with its weights and manifest.json</span></label>
-      ${file && html`<p>${file.name}, ${bytes(file.size)}</p><label>Name of the model<input value=${model} required pattern=${NAME} maxlength="128" onInput=${(event) => setModel(event.target.value)} /></label>
+      onDrop=${(event) => { event.preventDefault(); setOver(false); choose(event.dataTransfer.files); }}>
+      <label>Drop a model here, or choose one<input type="file" multiple onChange=${(event) => choose(event.target.files)} /><span class="hint">model.onnx, with its weights and manifest.json if it has them, or model.tar.gz</span></label>
+      ${files.length > 0 && html`<p>${files.map((file) => file.name).join(", ")} · ${bytes(files.reduce((sum, file) => sum + file.size, 0))}</p><label>Name of the model<input value=${model} required pattern=${NAME} maxlength="128" onInput=${(event) => setModel(event.target.value)} /></label>
         <button class="primary" disabled=${busy}>${busy ? "Working…" : "Upload"}</button>`}
       ${state && html`<${Progress} state=${state} model=${model} />`}</form>`;
 }

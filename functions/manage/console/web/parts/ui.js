@@ -32,6 +32,21 @@ export function Loaded({ load, height, children }) {
   return html`${load.stale && html`<p class="notice warn">These data are of ${load.at ? ago(load.at) : "before"}: ${load.error.message} <button class="link" onClick=${load.reload}>Try again</button></p>`}${children(load.data)}`;
 }
 
+// A strip of the few numbers that matter: [title, value, remark, class].
+export const Numbers = ({ items }) => html`<dl class="numbers">${items.filter(Boolean).map(([title, value, remark, kind]) => html`<div><dt>${title}</dt><dd class=${kind || ""}>${value}${remark && html` <span class="small muted">${remark}</span>`}</dd></div>`)}</dl>`;
+
+// A table of things, one a row. Where the window is narrow, each row becomes a block: its cells get the heads as labels.
+export function Rows({ heads, children }) {
+  const body = useRef();
+  useEffect(() => {
+    for (const row of body.current.rows) {
+      let at = 0;
+      for (const cell of row.cells) { const [title] = heads[at] || [""]; cell.dataset.label = cell.colSpan > 1 || typeof title !== "string" ? "" : title; at += cell.colSpan; }
+    }
+  });
+  return html`<div class="scroll rows" tabindex="0"><table><thead><tr>${heads.map(([title, kind]) => html`<th class=${kind || ""}>${title}</th>`)}</tr></thead><tbody ref=${body}>${children}</tbody></table></div>`;
+}
+
 export const Empty = ({ title, children }) => html`<div class="notice"><h3>${title}</h3>${children}</div>`;
 
 export function More({ next }) {

@@ -31,6 +31,12 @@ def test_lists_and_defaults_are_exported() -> None:
     assert "return { x: y };" in script
 
 
+def test_comments_stay_behind_and_lines_keep_their_numbers() -> None:
+    script = linked(main="// why\nconst a = 1; // https://b\n  // because\nconst c = a;")
+
+    assert "\n\nconst a = 1; // https://b\n\nconst c = a;" in script
+
+
 def test_a_module_is_joined_once() -> None:
     script = linked(
         main='import { a } from "left";\nimport { b } from "right";',
