@@ -163,7 +163,10 @@ class Manifest(TypedDict):
     """Complete model manifest of schema 1: signature, metrics, data, origin, samples."""
 
     schema: Literal[1]
-    task: Literal["classification", "regression", "ranking", "generation", "embedding"]
+    task: Literal[
+        "classification", "multilabel", "segmentation", "regression", "ranking", "generation",
+        "embedding",
+    ]  # fmt: skip
     description: str
     inputs: list[Input]
     outputs: list[Output]

@@ -238,6 +238,14 @@ def softmax(temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
     return lambda logits: functional.softmax(logits / temperature, dim=-1)
 
 
+def pixel_softmax(logits: Tensor) -> Tensor:
+    """Compute class probabilities of pixels, with the classes as last axis.
+
+    Logits are (batch, classes, height, width), probabilities (batch, height, width, classes).
+    """
+    return functional.softmax(logits, dim=1).movedim(1, -1)
+
+
 def best(count: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return a function that picks the `count` items of highest score.
 

@@ -32,7 +32,7 @@ from training.fitting.distributed import Ranks
 from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, override, pairs
 from training.manifest import Distributions, Evaluation, Manifest
-from training.recipe import Recipe
+from training.recipe import LABELLED, Recipe
 from training.recipe_loading import code_digest
 from training.recipe_loading import load as load_recipe
 from training.runs import config, trackers
@@ -416,7 +416,8 @@ def _distributions(trained: Trained, graph: onnx.ModelProto) -> Distributions:
         parts=("train", "test"),
         columns=data.columns,
         labels=trained.labels,
-        target=data.train.target if recipe.task == "classification" else None,
+        target=data.train.target if recipe.task in LABELLED else None,
+        one_label=recipe.task != "multilabel",
     )
 
 

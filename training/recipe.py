@@ -55,15 +55,23 @@ __all__ = [
 
 # Pattern of the model names that the registry accepts.
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+IGNORED = -1  # class of a pixel that does not count
 LABELS_SHOWN = 80  # characters of the list of labels in an error
 
-Task = Literal["classification", "regression", "ranking", "generation", "embedding"]
+Task = Literal[
+    "classification", "multilabel", "segmentation", "regression", "ranking", "generation",
+    "embedding",
+]  # fmt: skip
+# Tasks whose outputs are probabilities of classes with names.
+LABELLED = ("classification", "multilabel", "segmentation")
 Arrays = Mapping[str, NDArray[Any]]  # by input or output name; axis 0 is the batch
 Run = Callable[[Arrays], Arrays]  # runs a model: its inputs → its outputs
 
 # Outputs of each task's graph: name → kind, as the model card shows them.
 OUTPUTS: Mapping[str, Mapping[str, str]] = {
     "classification": {"probabilities": "probabilities"},
+    "multilabel": {"probabilities": "probabilities"},
+    "segmentation": {"probabilities": "probabilities"},
     "regression": {"value": "value"},
     "ranking": {"items": "ids", "scores": "scores"},
     "generation": {"logits": "logits"},
@@ -115,7 +123,8 @@ class Recipe(Generic[H]):
 
     # --- model
     # (settings, data set) → torch module or scikit-learn estimator. A module takes the data set's
-    # inputs in order, first axis the batch; a classifier answers logits (batch, labels).
+    # inputs in order, first axis the batch; a classifier answers logits (batch, labels), also of
+    # several labels a row (multilabel); segmentation (batch, labels, height, width).
     model: Callable[..., Any]
     # Name in fitting/losses.py, or (model, inputs, target) → mean of the batch. [the task's]
     loss: str | Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor] | None = None
@@ -194,20 +203,38 @@ class Recipe(Generic[H]):
             InvalidRecipe: a classifier without labels, or a class number without a name.
         """
         labels = self.labels or data.labels
-        if self.task != "classification":
+        if self.task not in LABELLED:
             return labels
         if not labels:
             raise InvalidRecipe(
                 f"recipe {self.name}: a classifier needs labels, from the recipe or from its data"
             )
         for part in (data.train, data.validation, data.test):
-            low, high = (int(part.target.min()), int(part.target.max())) if len(part) else (0, 0)
-            if low < 0 or high >= len(labels):
-                number, shown = low if low < 0 else high, ", ".join(labels)[:LABELS_SHOWN]
-                raise InvalidRecipe(
-                    f"{data.source}: class {number} has no name; labels are {shown}"
-                )
+            if len(part):
+                self._check_target(part.target, labels, data.source)
         return labels
+
+    def _check_target(self, target: NDArray[Any], labels: Sequence[str], source: str) -> None:
+        """Raise InvalidRecipe if a labelled task's target does not fit its labels."""
+        shown = ", ".join(labels)[:LABELS_SHOWN]
+        low, high = target.min(), target.max()
+        if self.task == "multilabel":
+            if target.shape[1:] != (len(labels),) or not {low, high} <= {0, 1}:
+                raise InvalidRecipe(
+                    f"{source}: the target of multilabel is 0 or 1 for each label (n, "
+                    f"{len(labels)}), and has shape {list(target.shape)}; labels are {shown}"
+                )
+            return
+        rank, lowest = (3, IGNORED) if self.task == "segmentation" else (1, 0)
+        if target.ndim != rank or target.dtype.kind not in "iu":
+            form = "(n, height, width)" if rank == 3 else "(n,)"
+            raise InvalidRecipe(
+                f"{source}: the target of {self.task} is class numbers {form}, and has shape "
+                f"{list(target.shape)}"
+            )
+        if low < lowest or high >= len(labels):
+            number = low if low < lowest else high
+            raise InvalidRecipe(f"{source}: class {number} has no name; labels are {shown}")
 
     def make_model(self, settings: H, data: Dataset) -> Any:
         """Create the recipe's untrained model for given hyperparameters and data."""

@@ -32,9 +32,32 @@ from local.execution.processes import Janitor
 
 STOPPED = 143  # exit status after SIGTERM: 128 + 15
 MAX_ATTEMPTS = 5
+LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 
 _lock = threading.Lock()
 _running: dict[str, "Job"] = {}  # running jobs by ARN
+
+
+class LogStream:
+    """Log stream of a training job in moto's CloudWatch Logs."""
+
+    def __init__(self, arn: str, job: str) -> None:
+        from moto.logs.exceptions import ResourceAlreadyExistsException
+        from moto.logs.models import logs_backends
+
+        _, _, _, region, account, _ = arn.split(":", 5)
+        self._backend = logs_backends[account][region]
+        self._name = f"{job}/algo-1-{int(time.time())}"
+        with suppress(ResourceAlreadyExistsException):
+            self._backend.create_log_group(LOG_GROUP, {})
+        self._backend.create_log_stream(LOG_GROUP, self._name)
+
+    def write(self, line: str) -> None:
+        """Append a line, as SageMaker's agent does, unless it is empty."""
+        if not line:
+            return
+        event = {"timestamp": int(time.time() * 1000), "message": line}
+        self._backend.put_log_events(LOG_GROUP, self._name, [event])
 
 
 class Job:
@@ -78,6 +101,7 @@ class Job:
         record.training_time_in_seconds = record.billable_time_in_seconds = None
         record.environment = request.get("Environment")
         record.retry_strategy = request.get("RetryStrategy")
+        self._stream = LogStream(record.arn, request["TrainingJobName"])
         self._status("Starting", "Starting the training job")
 
     def start(self) -> None:
@@ -167,6 +191,7 @@ class Job:
 
     def _on_line(self, line: str) -> None:
         self._log.write(line + "\n")
+        self._stream.write(line)
         for name, pattern in self._patterns:
             match = pattern.search(line)
             with suppress(ValueError, IndexError):  # the pattern matched no number

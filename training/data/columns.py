@@ -114,6 +114,13 @@ def values(table: Table, names: Sequence[str]) -> NDArray[np.float32]:
     return np.column_stack(columns).astype(np.float32)
 
 
+def flags(table: Table, names: Sequence[str]) -> NDArray[np.int64]:
+    """Parse columns of yes and no into 1 and 0 (n, columns)."""
+    return np.column_stack([_parsed(table, name, _boolean, False) for name in names]).astype(
+        np.int64
+    )
+
+
 def texts(table: Table, name: str, optional: bool) -> Array:
     """Return a table column's cells as strings, missing ones as "".
 

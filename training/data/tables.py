@@ -24,7 +24,7 @@ def table(
     location: Location,
     *,
     target: str | Sequence[str],
-    task: Literal["classification", "regression"] = "classification",
+    task: Literal["classification", "multilabel", "regression"] = "classification",
     numbers: Sequence[str] | None = None,
     categories: Sequence[str] | None = None,
     booleans: Sequence[str] = (),
@@ -81,6 +81,8 @@ def table(
         values: NDArray[Any]
         if task == "classification":
             values, classes = columns.class_numbers(rows, targets[0], classes)
+        elif task == "multilabel":
+            values, classes = columns.flags(rows, targets), classes or tuple(targets)
         else:
             values = columns.values(rows, targets)
             values = values[:, 0] if isinstance(target, str) else values

@@ -25,6 +25,8 @@ def outputs(task: str, data: Dataset) -> dict[str, Array]:
     """
     baselines: dict[str, Array] = {
         "classification": _classification,
+        "multilabel": _multilabel,
+        "segmentation": _segmentation,
         "regression": _regression,
         "ranking": _ranking,
         "generation": _generation,
@@ -55,6 +57,31 @@ def _classification(data: Dataset) -> dict[str, Array]:
         "majority class": np.tile(counts / counts.sum(), (len(data.test), 1)),
         "nearest class mean": _gaussian_shares(test, means, present, width),
     }
+
+
+def _multilabel(data: Dataset) -> dict[str, Array]:
+    """Predict each label by its frequency, and every label."""
+    shape = data.test.target.shape
+    return {
+        "label frequency": np.broadcast_to(data.train.target.mean(axis=0), shape),
+        "every label": np.ones(shape),
+    }
+
+
+def _segmentation(data: Dataset) -> dict[str, Array]:
+    """Predict each pixel's class by class frequency, overall and at its place."""
+    target = data.train.target
+    classes = max(len(data.labels), *(int(part.target.max()) + 1 for part in
+                                      (data.train, data.validation, data.test)))  # fmt: skip
+    counts = np.stack([(target == number).sum(axis=0) for number in range(classes)], axis=-1)
+    overall = counts.sum(axis=(0, 1)) / max(int(counts.sum()), 1)
+    shape = (*data.test.target.shape, classes)
+    baselines = {"majority class": np.broadcast_to(overall, shape)}
+    if data.test.target.shape[1:] == counts.shape[:2]:
+        smoothed = counts + overall
+        by_place = smoothed / smoothed.sum(axis=-1, keepdims=True)
+        baselines["class by place"] = np.broadcast_to(by_place, shape)
+    return baselines
 
 
 def _gaussian_shares(rows: Any, means: Array, present: Array, width: float) -> Array:

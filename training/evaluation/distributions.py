@@ -36,20 +36,22 @@ def describe(
     columns: Mapping[str, Sequence[str]] | None = None,
     labels: Sequence[str] = (),
     target: Array | None = None,
+    one_label: bool = True,
 ) -> Distributions:
     """Compute the distributions of inputs and outputs for a manifest.
 
     Inputs are (n, ...), outputs (m, ...). `parts` names the rows of both. `columns` are the column
     names of inputs (n, columns). Outputs (m, labels) get a histogram of each label's scores, one of
     the largest score, and counts of the predicted labels. `target` (n,) are class numbers, from
-    which the shares of classes are computed.
+    which the shares of classes are computed, or 0 and 1 for each label (n, labels). Without
+    `one_label`, a row may have several, and there is no largest score.
     """
     named = columns or {}
     samples = {name: _sampled(values) for name, values in inputs.items()}
     decisions = [
         feature
         for name, values in outputs.items()
-        if labels and values.shape[1:] == (len(labels),)
+        if one_label and labels and values.shape[1:] == (len(labels),)
         for feature in _decisions(name, values, labels)
     ]
     answers = [*decisions, *_features(outputs, dict.fromkeys(outputs, labels))]
@@ -68,9 +70,13 @@ def priors(target: Array, labels: Sequence[str]) -> dict[str, float]:
     >>> priors(np.array([0, 0, 0, 1]), ["no", "yes"])
     {'no': 0.75, 'yes': 0.25}
     """
-    counts = np.bincount(target, minlength=len(labels))
+    if target.ndim == 2 and target.shape[1] == len(labels):
+        counts, rows = (target > 0).sum(axis=0), len(target)
+    else:
+        numbers = target[target >= 0]
+        counts, rows = np.bincount(numbers, minlength=len(labels)), numbers.size
     frequent = np.sort(np.argsort(-counts, kind="stable")[:CLASSES])
-    shares = (counts / max(len(target), 1)).round(6)
+    shares = (counts / max(rows, 1)).round(6)
     return {str(labels[number])[:NAME_LENGTH]: float(shares[number]) for number in frequent}
 
 

@@ -1,4 +1,4 @@
-"""Metrics by task: classification, regression, ranking, generation and embedding.
+"""Metrics by task: classification, segmentation, regression, ranking, generation, embedding.
 
 Most are computed from sums of per-row statistics, so that resampling rows is cheap.
 """
@@ -38,6 +38,8 @@ class Primary:
 
 PRIMARY: dict[Task, Primary] = {
     "classification": Primary("accuracy", True),
+    "multilabel": Primary("macro_f1", True),
+    "segmentation": Primary("mean_iou", True),
     "regression": Primary("rmse", False),
     "ranking": Primary("ndcg_at_10", True),
     "generation": Primary("bits_per_byte", False),
@@ -45,6 +47,8 @@ PRIMARY: dict[Task, Primary] = {
 }
 NAMES: dict[Task, tuple[str, ...]] = {  # in the order in which reports show them
     "classification": ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc"),
+    "multilabel": ("macro_f1", "micro_f1", "exact_match", "log_loss", "mean_average_precision"),
+    "segmentation": ("mean_iou", "pixel_accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
     "ranking": ("ndcg_at_10", "recall_at_10", "mrr_at_10"),
     "generation": ("bits_per_byte", "perplexity", "accuracy"),
@@ -59,6 +63,9 @@ def compute(task: Task, outputs: Array, examples: Examples, labels: Sequence[str
 
     `outputs` and `examples.target` by task:
         classification  probabilities (n, classes); class numbers (n,)
+        multilabel      probabilities (n, labels); 0 or 1 (n, labels)
+        segmentation    probabilities (n, height, width, classes); class numbers (n, height,
+                        width), -1 for pixels that do not count
         regression      values (n, ...); values (n, ...)
         ranking         scores (n, items), or item numbers best first, int64 (n, k >= 10);
                         relevance (n, items), -1 for items that must not be ranked
@@ -75,6 +82,8 @@ def compute(task: Task, outputs: Array, examples: Examples, labels: Sequence[str
     values = finish(task, statistics(task, outputs, target).sum(axis=0))
     if task == "classification":
         values |= _metrics_without_sums(outputs, target)
+    if task == "multilabel":
+        values["mean_average_precision"] = _mean_average_precision(outputs, target)
     return {
         name: round(float(values[name]), 6)
         for name in NAMES[task]
@@ -89,6 +98,8 @@ def statistics(task: Task, outputs: Array, target: Array) -> Floats:
     """
     columns: Callable[[Array, Array], list[Array]] = {
         "classification": _classification,
+        "multilabel": _multilabel,
+        "segmentation": _segmentation,
         "regression": _regression,
         "ranking": _ranking,
         "generation": _generation,
@@ -102,6 +113,10 @@ def finish(task: Task, sums: Floats) -> dict[str, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         if task == "classification":
             return _finish_classification(sums)
+        if task == "multilabel":
+            return _finish_multilabel(sums)
+        if task == "segmentation":
+            return _finish_segmentation(sums)
         if task == "regression":
             return _finish_regression(sums)
         if task == "generation":
@@ -133,6 +148,10 @@ def _check(task: Task, outputs: Array, target: Array, labels: Sequence[str]) -> 
         raise InvalidData(f"outputs of shape {shape[1:]} for {len(labels)} labels")
     if task == "classification" and (outputs.ndim != 2 or shape[1] <= target.max()):
         raise InvalidData(f"outputs of shape {shape} for class {target.max()}")
+    if task in ("multilabel", "segmentation"):
+        sizes = list(target.shape[: 3 if task == "segmentation" else 1])
+        if shape[:-1] != sizes or (labels and shape[-1] != len(labels)):
+            raise InvalidData(f"outputs of shape {shape} for targets of {list(target.shape)}")
     if task == "regression" and outputs.size != target.size:
         raise InvalidData(f"outputs of shape {shape} for targets of shape {list(target.shape)}")
     if task == "ranking" and outputs.dtype.kind == "i" and shape[1] < TOP:
@@ -171,6 +190,61 @@ def _metrics_without_sums(probabilities: Array, target: Array) -> dict[str, Any]
     if len(np.unique(target)) == classes > 1:
         values["roc_auc"] = roc_auc(probabilities, target, np.ones((1, len(target))))[0]
     return values
+
+
+def _multilabel(probabilities: Array, target: Array) -> list[Array]:
+    predicted, actual = probabilities >= 0.5, target > 0
+    chances = np.clip(probabilities.astype(np.float64), TINY, 1 - 1e-7)
+    costs = -np.where(actual, np.log(chances), np.log1p(-chances)).mean(axis=1)
+    exact = (predicted == actual).all(axis=1)
+    return [np.ones(len(target)), exact, costs, actual, predicted, actual & predicted]
+
+
+def _finish_multilabel(sums: Floats) -> dict[str, Floats]:
+    rows = sums[..., 0]
+    actual, predicted, both = np.split(sums[..., 3:], 3, axis=-1)
+    total = (actual + predicted).sum(axis=-1)
+    return {
+        "exact_match": sums[..., 1] / rows,
+        "log_loss": sums[..., 2] / rows,
+        "macro_f1": _mean_of_finite(2 * both / (actual + predicted)),
+        "micro_f1": 2 * both.sum(axis=-1) / total,
+    }
+
+
+def _mean_average_precision(probabilities: Array, target: Array) -> Any:
+    """Average the labels' average precision; NaN where no label occurs."""
+    from sklearn.metrics import average_precision_score
+
+    present = (target > 0).any(axis=0)
+    if not present.any():
+        return math.nan
+    return average_precision_score(target[:, present] > 0, probabilities[:, present])
+
+
+def _segmentation(probabilities: Array, target: Array) -> list[Array]:
+    classes, counts = probabilities.shape[-1], []
+    for shares, classes_of_pixels in zip(probabilities, target, strict=True):
+        real = classes_of_pixels >= 0
+        actual, shares = classes_of_pixels[real], shares[real].astype(np.float64)
+        predicted = shares.argmax(axis=-1)
+        hits = predicted == actual
+        likelihood = np.maximum(shares[np.arange(len(actual)), actual], TINY)
+        counts.append([
+            np.array([len(actual), hits.sum(), -np.log(likelihood).sum()]),
+            *(np.bincount(each, minlength=classes) for each in (actual, predicted, actual[hits])),
+        ])  # fmt: skip
+    return [np.array([np.concatenate(each) for each in counts])]
+
+
+def _finish_segmentation(sums: Floats) -> dict[str, Floats]:
+    pixels = sums[..., 0]
+    actual, predicted, both = np.split(sums[..., 3:], 3, axis=-1)
+    return {
+        "mean_iou": _mean_of_finite(both / (actual + predicted - both)),
+        "pixel_accuracy": sums[..., 1] / pixels,
+        "log_loss": sums[..., 2] / pixels,
+    }
 
 
 def _regression(values: Array, target: Array) -> list[Array]:

@@ -73,8 +73,8 @@ def output_kinds(task: str, answers: Sequence[Mapping[str, NDArray[Any]]]) -> di
     arrays = {name: [answer[name] for answer in answers] for name in answers[0]}
     floats = [name for name, values in arrays.items() if values[0].dtype.kind == "f"]
     kinds = dict.fromkeys(arrays, "tensor")
-    if task == "classification":
-        return kinds | {name: _class_kind(values) for name, values in arrays.items()}
+    if task in ("classification", "multilabel", "segmentation"):
+        return kinds | {name: _class_kind(task, values) for name, values in arrays.items()}
     if task == "ranking":
         whole = [name for name, values in arrays.items() if values[0].dtype.kind in "iu"]
         return kinds | dict.fromkeys(whole[:1], "ids") | dict.fromkeys(floats[:1], "scores")
@@ -85,14 +85,17 @@ def output_kinds(task: str, answers: Sequence[Mapping[str, NDArray[Any]]]) -> di
     return kinds | dict.fromkeys(fitting[:1], kind)
 
 
-def _class_kind(answers: Sequence[NDArray[Any]]) -> str:
+def _class_kind(task: str, answers: Sequence[NDArray[Any]]) -> str:
     """Return the kind of a classifier's output: label, probabilities, logits or tensor."""
     if answers[0].dtype.kind != "f":
         return "tensor" if answers[0].dtype.kind == "b" else "label"
     answers = [values for values in answers if np.isfinite(values).all()] or answers[:1]
     within = all(bool(((values >= 0) & (values <= 1)).all()) for values in answers)
     is_single = answers[0].ndim < 2 or answers[0].shape[-1] == 1
-    if within and (is_single or all(map(_sums_to_one, answers))):
+    adds_up = all(map(_sums_to_one, answers)) or task == "multilabel"
+    if task == "segmentation" and answers[0].ndim > 2:  # classes before height and width
+        adds_up = adds_up or all(_sums_to_one(np.moveaxis(each, 1, -1)) for each in answers)
+    if within and (is_single or adds_up):
         return "probabilities"
     return "logits"
 

@@ -28,6 +28,20 @@ def cross_entropy(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) 
     return functional.cross_entropy(model(*inputs), target)
 
 
+def binary(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Compute the binary cross entropy of logits (batch, labels)."""
+    logits = model(*inputs)
+    return functional.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+
+
+def pixels(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Compute the cross entropy of pixels, leaving out IGNORED ones.
+
+    Logits are (batch, classes, height, width), class numbers (batch, height, width).
+    """
+    return functional.cross_entropy(model(*inputs), target, ignore_index=IGNORED)
+
+
 def mse(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
     """Compute the mean squared error of a model's outputs."""
     return functional.mse_loss(_like(model(*inputs), target), target)
@@ -94,6 +108,11 @@ def _by_row(losses: Tensor) -> Tensor:
 ROWS: Mapping[str, Loss] = {
     "cross_entropy": lambda model, inputs, target: _by_row(
         functional.cross_entropy(model(*inputs), target, reduction="none")
+    ),
+    "binary": lambda model, inputs, target: _by_row(
+        functional.binary_cross_entropy_with_logits(
+            model(*inputs), target.float(), reduction="none"
+        )
     ),
     "mse": lambda model, inputs, target: _by_row(
         functional.mse_loss(_like(model(*inputs), target), target, reduction="none")
@@ -165,11 +184,19 @@ def class_weights(
 
 NAMED: Mapping[str, Loss] = {
     "cross_entropy": cross_entropy,
+    "binary": binary,
+    "pixels": pixels,
     "mse": mse,
     "huber": huber,
     "next_token": next_token,
 }
-BY_TASK = {"classification": cross_entropy, "regression": mse, "generation": next_token}
+BY_TASK = {
+    "classification": cross_entropy,
+    "multilabel": binary,
+    "segmentation": pixels,
+    "regression": mse,
+    "generation": next_token,
+}
 
 
 def choose(task: str, loss: str | Loss | None) -> Loss:

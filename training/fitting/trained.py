@@ -64,6 +64,10 @@ class Trained:
             return self.recipe.serve(model)
         if self.recipe.task == "classification":
             return networks.After(model, networks.softmax(self.temperature))
+        if self.recipe.task == "multilabel":
+            return networks.After(model, torch.sigmoid)
+        if self.recipe.task == "segmentation":
+            return networks.After(model, networks.pixel_softmax)
         return model
 
     def encode(self, inputs: Arrays) -> Arrays:

@@ -27,7 +27,7 @@ from training.fitting.checkpoint import Row, Stop
 from training.fitting.distributed import Ranks
 from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, NetworkHyperparameters
-from training.recipe import Arrays, Preprocessor, Recipe
+from training.recipe import LABELLED, Arrays, Preprocessor, Recipe
 from training.recipe_loading import code_digest
 
 LABELS_SHOWN = 80  # characters of the list of labels in an error
@@ -91,7 +91,7 @@ def _fit_network(
         raise InvalidRecipe(
             f"recipe {recipe.name}: hyperparameters of a torch model extend NetworkHyperparameters"
         )
-    if recipe.task == "classification" and recipe.loss is None:
+    if recipe.task in LABELLED and recipe.loss is None:
         _check_width(untrained.model, data.train, untrained.labels)
     by_class = losses.class_weights(recipe.class_weights, untrained.labels, data.train.target)
     loss, augment, fitted_data = losses.choose(recipe.task, recipe.loss), recipe.augment, data
@@ -179,7 +179,7 @@ def _score(trained: Trained) -> loop.Score | None:
 def _check_width(model: nn.Module, examples: Examples, labels: tuple[str, ...]) -> None:
     two = examples.take(slice(0, 2)).inputs
     try:
-        width = loop.predict(model, two, torch.device("cpu"))[0].shape[-1]
+        width = loop.predict(model, two, torch.device("cpu"))[0].shape[1]
     except (RuntimeError, ValueError, TypeError, IndexError):
         return  # the loop tries two examples as well and names the shapes that do not fit
     if width != len(labels):
@@ -243,6 +243,8 @@ def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Train
             f"recipe {name}: model() returns a {type(model).__name__}, which is neither a torch "
             "module nor a scikit-learn estimator"
         )
+    if untrained.recipe.task in ("multilabel", "segmentation"):
+        raise InvalidRecipe(f"recipe {name}: {untrained.recipe.task} takes a torch module")
     if ranks.count > 1:
         raise InvalidRecipe(f"recipe {name}: a scikit-learn estimator is fitted in one process")
     data, seed = untrained.encoded, untrained.settings.seed

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
@@ -16,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import get_session
 
 from training.errors import InvalidJob
+from training.sagemaker.job_logs import JobLog
 from training.sagemaker.source_code import SourceCode
 from training.sagemaker.training_job import Request
 
@@ -157,19 +159,26 @@ def _renamed(value: Any, shape: Any) -> Any:
 def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
     """Poll a training job; return its description if completed, else raise.
 
-    `say` gets a line whenever the status changes.
+    `say` gets a line whenever the status changes, with the time passed and left, and the lines that
+    the job logs.
 
     Raises:
         InvalidJob: it failed or was stopped, with the reason.
     """
     call = client("sagemaker", region).describe_training_job
-    job = follow(
-        lambda: describe(call, TrainingJobName=name),
-        "TrainingJobStatus",
-        _status_line,
-        say,
-        POLL_S,
-    )
+    log = JobLog(name, client("logs", region))
+    started = time.monotonic()
+
+    def poll() -> Request:
+        job = describe(call, TrainingJobName=name)
+        for line in log.lines():
+            say(line)
+        return job
+
+    def announce(line: str) -> None:
+        say(f"{line}  after {time.monotonic() - started:.0f} s")
+
+    job = follow(poll, "TrainingJobStatus", _status_line, announce, POLL_S)
     if job["TrainingJobStatus"] != "Completed":
         reason = job.get("FailureReason", job["SecondaryStatus"])
         raise InvalidJob(f"job {name} ended as {job['TrainingJobStatus']}: {reason}")
@@ -177,10 +186,19 @@ def wait(name: str, region: str, say: Callable[[str], None] = print) -> Request:
 
 
 def _status_line(job: Request) -> str:
+    """Format a job's status, time left, and metrics at the end."""
+    ended = job["TrainingJobStatus"] in FINAL
     metrics = "  ".join(
-        f"{item['MetricName']}={item['Value']:.4g}" for item in job.get("FinalMetricDataList", [])
+        f"{item['MetricName']}={item['Value']:.4g}"
+        for item in (job.get("FinalMetricDataList", []) if ended else [])
     )
-    return f"{job['SecondaryStatus']:<12} {metrics}".rstrip()
+    limit_s = job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds")
+    left = ""
+    if job["SecondaryStatus"] == "Training" and limit_s:
+        begun = job.get("TrainingStartTime") or datetime.now(UTC)
+        left_s = limit_s - (datetime.now(UTC) - begun).total_seconds()
+        left = f"at most {left_s / 60:.0f} min left"
+    return f"{job['SecondaryStatus']:<12} {metrics}{left}".rstrip()
 
 
 def follow(

@@ -24,6 +24,7 @@ from onnx import numpy_helper
 
 from training.sagemaker import backends
 from training.sagemaker.cli import main
+from training.sagemaker.job_logs import JobLog
 from training.sagemaker.source_code import collect_code
 from training.sagemaker.training_job import (
     ACCOUNTS,
@@ -217,6 +218,22 @@ def test_the_job_sees_nothing_of_the_developer(stack: Stack) -> None:
         "MAYFLY_LOG_DIR",
         "MAYFLY_TRAINING_IMAGE",
     }
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_job_is_followed_by_its_log_lines_status_and_time(stack: Stack) -> None:
+    name = stack.submit("print('epoch 1/2')\nprint()\nprint('naïve left=3s')")
+    lines: list[str] = []
+    backends.wait(name, "us-east-1", lines.append)
+
+    logged = [line for line in lines if " after " not in line]
+    assert logged[-2:] == ["epoch 1/2", "naïve left=3s"]
+    assert re.fullmatch(r"Completed +after \d+ s", lines[-1])
+    again = JobLog(name, boto3.client("logs", region_name="us-east-1"))
+    assert again.lines()[-2:] == logged[-2:]
+    assert again.lines() == []
+    stranger = JobLog("no-such-job", boto3.client("logs", region_name="us-east-1"))
+    assert stranger.lines() == []
 
 
 def test_a_failure_reason_is_the_scripts_own_text(stack: Stack) -> None:

@@ -38,7 +38,7 @@ def make_recipe(**changes: Any) -> Recipe[Any]:
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"name": "Mine!"}, "recipe name 'Mine!' is no model name"),
-    ({"task": "classify"}, "recipe mine: task 'classify' is none of classification, regression"),
+    ({"task": "classify"}, "recipe mine: task 'classify' is none of classification, multilabel"),
 ])  # fmt: skip
 def test_a_recipe_with_a_wrong_name_or_task_is_refused(
     changes: dict[str, Any], message: str
