@@ -42,6 +42,7 @@ class KeysApi:
             actor=actor,
             valid_until=int(expires_at.timestamp()) if expires_at else None,
             monthly_requests=request.monthly_requests,
+            max_tokens=request.max_tokens,
         )
         return NewKeyDocument(**describe_key(key, self._now()), key=text)
 

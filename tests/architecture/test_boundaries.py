@@ -16,6 +16,9 @@ CORE = FUNCTIONS / "core"
 RUNTIME = FUNCTIONS / "runtime"
 # Fast codecs and digests; all other files of core use the standard library.
 CODECS_IN_CORE = {
+    "openai/fields.py": {"orjson"},
+    "openai/messages.py": {"orjson"},
+    "openai/tool_calls.py": {"orjson"},
     "protocol/fast_decoder.py": {"orjson"},
     "protocol/infer_reply.py": {"orjson"},
     "registration/digests.py": {"blake3"},

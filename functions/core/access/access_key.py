@@ -48,6 +48,7 @@ class AccessKey:
     revoked_at: str | None = None
     revision: int = 1
     monthly_requests: int | None = None  # quota; None for no limit
+    max_tokens: int | None = None  # longest generated reply; None for no limit
 
     def state(self, now_s: float) -> KeyState:
         """Return the key's state at a Unix time."""
@@ -84,6 +85,7 @@ def key_to_item(key: AccessKey) -> Item:
         "revoked_at": key.revoked_at,
         "revision": key.revision,
         "monthly_requests": key.monthly_requests,
+        "max_tokens": key.max_tokens,
     }
 
 
@@ -102,6 +104,7 @@ def key_from_item(item: Item) -> AccessKey:
         revoked_at=item["revoked_at"],
         revision=item["revision"],
         monthly_requests=item.get("monthly_requests"),
+        max_tokens=item.get("max_tokens"),
     )
 
 
@@ -121,6 +124,7 @@ def _secret_to_item(key: AccessKey, secret: Secret) -> Item:
         "models": list(key.models),
         "valid_until": secret.valid_until,
         "monthly_requests": key.monthly_requests,
+        "max_tokens": key.max_tokens,
     }
     if secret.valid_until is not None:
         item["expires_at"] = secret.valid_until + DAY_S

@@ -37,4 +37,5 @@ def read_grant(table: Table, key_id: str, sha256: str, now_s: float) -> Grant | 
     scopes = frozenset(map(Scope, item["scopes"]))
     monthly = item.get("monthly_requests")
     quota = None if monthly is None else read_quota(table, key_id, monthly, now_s)
-    return Grant(key_id, scopes, tuple(item["models"]), item["valid_until"], quota)
+    models, valid_until = tuple(item["models"]), item["valid_until"]
+    return Grant(key_id, scopes, models, valid_until, quota, item.get("max_tokens"))

@@ -36,6 +36,7 @@ class Grant:
     models: tuple[str, ...]
     valid_until: int | None = None  # Unix seconds; None for ever
     quota: Quota | None = None
+    max_tokens: int | None = None  # longest reply; None for no limit
 
     def allows(self, scope: Scope) -> bool:
         """Return True if a request that needs `scope` is permitted."""

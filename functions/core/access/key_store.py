@@ -99,6 +99,7 @@ class KeyStore:
         actor: str,
         valid_until: int | None = None,
         monthly_requests: int | None = None,
+        max_tokens: int | None = None,
     ) -> tuple[AccessKey, str]:
         """Create an access key; return it and its text.
 
@@ -127,6 +128,7 @@ class KeyStore:
             created_by=actor,
             valid_until=valid_until,
             monthly_requests=monthly_requests,
+            max_tokens=max_tokens,
         )
         self._commit(None, key, [secret], Change("create", actor, None, {}, _permissions(key)))
         return key, text
@@ -234,6 +236,8 @@ def _permissions(key: AccessKey) -> Item:
     fields: dict[str, Any] = {"name": key.name, "scopes": scopes, "models": models}
     if key.monthly_requests is not None:
         fields["monthly_requests"] = key.monthly_requests
+    if key.max_tokens is not None:
+        fields["max_tokens"] = key.max_tokens
     return {**fields, "valid_until": key.valid_until}
 
 

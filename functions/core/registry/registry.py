@@ -113,6 +113,12 @@ class Registry(Transactions):
         off = [item["pk"] for item in switches if item and not item["serving"]]
         return {pk.removeprefix(switch_pk("")) for pk in off} | archived & names.keys()
 
+    def default_versions(self, models: Iterable[str]) -> list[Version]:
+        """Return the versions at the default aliases of models."""
+        aliases = self._read_all([(model_pk(name), alias_sk(DEFAULT_ALIAS)) for name in models])
+        keys = [(item["pk"], version_sk(item["version"])) for item in aliases if item]
+        return [version_from_item(item) for item in self._read_all(keys) if item]
+
     def resolve(self, model: str, reference: int | str | None) -> Resolved:
         """Resolve a version number, alias or None to a READY version.
 

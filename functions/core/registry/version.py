@@ -112,6 +112,8 @@ class Version:
     memory_mb: int = 0  # measured need of a process that serves the version, or 0
     notes: tuple[str, ...] = ()  # choices that registration made, each with its reason
     sample: Blob | None = None  # example request with its response
+    language: Mapping[str, Any] | None = None  # fields of `language.spec.LanguageSpec`
+    assets: tuple[Blob, ...] = ()  # tokenizer.json, chat_template.jinja, … of a language model
     damaged: str | None = None  # missing or altered blob that the reconciler found
     approval: Mapping[str, Any] | None = None  # decision, by, at and note of a person
     note: str = ""  # remark of a person
@@ -135,12 +137,12 @@ class Version:
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
-        """Distinct blobs of the version: model, weights, manifest and sample.
+        """Distinct blobs of the version: model, weights, assets, manifest and sample.
 
         Every stored file has to be in here: the reconciler deletes blobs without a reference.
         """
         extra = (blob for blob in (self.manifest, self.sample) if blob)
-        return tuple({blob.sha256: blob for blob in (*self.files, *extra)}.values())
+        return tuple({blob.sha256: blob for blob in (*self.files, *self.assets, *extra)}.values())
 
     def is_written_after(self, rival: "Version", is_newer: IsNewer) -> bool:
         """Return True if this version's S3 object was written after another's.

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from functions.core.errors import PlatformError, Unavailable, copy_error
 from functions.core.registry.load_plan import Plan
@@ -40,6 +40,7 @@ FAILED_SECONDS = 30  # lifetime of a cached failure: the same bytes fail again
 UNAVAILABLE_SECONDS = 1  # lifetime of a cached storage failure, which may soon be over
 
 Files = tuple[Blob, ...]
+S = TypeVar("S")  # a loaded model
 
 _folder_numbers = itertools.count()
 
@@ -109,7 +110,7 @@ def loading_bytes(version: Version) -> int:
     return max(peak, footprint_bytes(version))
 
 
-class _Slot:
+class _Slot(Generic[S]):
     """Model cache entry: a model in memory or being loaded.
 
     `users` counts the requests that use it, plus one while it is loading.
@@ -120,14 +121,14 @@ class _Slot:
     def __init__(self, size_bytes: int, file_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.file_bytes = file_bytes
-        self.session: Session | None = None
+        self.session: S | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
         self.ready = False  # done, without an error
         self.users = 1
 
 
-class Lease:
+class Lease(Generic[S]):
     """Context manager that keeps a model loaded from its creation on.
 
     `waits` is True if the model was not loaded then.
@@ -135,13 +136,15 @@ class Lease:
 
     __slots__ = ("_cache", "_deadline", "_slot", "_version", "waits")
 
-    def __init__(self, cache: "ModelCache", version: Version, deadline: float, evict: bool) -> None:
+    def __init__(
+        self, cache: "FileCache[S]", version: Version, deadline: float, evict: bool
+    ) -> None:
         self._cache = cache
         self._version = version
         self._deadline = deadline
         self._slot, self.waits = cache._acquire(version, evict)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> S:
         slot = self._slot
         if slot.ready and slot.session is not None:
             return slot.session
@@ -156,10 +159,11 @@ class Lease:
             self._slot.users -= 1
 
 
-class ModelCache:
+class FileCache(Generic[S]):
     """LRU cache of loaded models, bounded in memory and temporary storage.
 
-    Its keys are the models' files. Versions with the same files share a session.
+    Its keys are the models' files. Versions with the same files share a session. A subclass says
+    how they are loaded.
 
     `memory_bytes` bounds the sum of footprints. `storage_bytes` bounds the files in `directory`
     plus the removed files that are still mapped; its default is the free space at the start. One
@@ -169,7 +173,6 @@ class ModelCache:
     def __init__(
         self,
         blobs: Blobs,
-        runtime: Runtime,
         *,
         memory_bytes: int,
         directory: Path,
@@ -179,7 +182,6 @@ class ModelCache:
         if storage_bytes is None:
             storage_bytes = _free_bytes(directory) - STORAGE_RESERVE_BYTES
         self._blobs = blobs
-        self._runtime = runtime
         self._memory_bytes = memory_bytes
         self._storage_bytes = storage_bytes
         self._directory = directory
@@ -187,13 +189,13 @@ class ModelCache:
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         # Least recently used first.
-        self._slots: OrderedDict[Files, _Slot] = OrderedDict()
+        self._slots: OrderedDict[Files, _Slot[S]] = OrderedDict()
         # Error and the time until which it is repeated; oldest first.
         self._failures: OrderedDict[Files, tuple[BaseException, float]] = OrderedDict()
 
     def holds(self, version: Version) -> bool:
         """Return True if the model version is loaded in memory."""
-        slot = self._slots.get(version.files)
+        slot = self._slots.get(self._files_of(version))
         return slot is not None and slot.session is not None
 
     def held_bytes(self) -> tuple[int, int]:
@@ -207,7 +209,7 @@ class ModelCache:
         Raises:
             Unavailable: it is too large (MODEL_TOO_LARGE).
         """
-        need = footprint_bytes(version)
+        need = self._footprint_bytes(version)
         if need > self._memory_bytes:
             room = self._memory_bytes // MB
             reason = f"takes about {need // MB} MB of memory, {room} MB are kept for models"
@@ -216,7 +218,7 @@ class ModelCache:
             need, room = version.size_bytes // MB, max(0, self._storage_bytes) // MB
             raise _too_large(version, f"takes {need} MB of temporary storage, there are {room} MB")
 
-    def session(self, version: Version, deadline: float, *, evict: bool = True) -> Lease:
+    def session(self, version: Version, deadline: float, *, evict: bool = True) -> Lease[S]:
         """Load a model version if needed; keep it during a `with` block.
 
         A load that is not done at `deadline` (a time of the clock) continues for the next request.
@@ -229,7 +231,7 @@ class ModelCache:
         """
         return Lease(self, version, deadline, evict)
 
-    def _await(self, slot: _Slot, version: Version, deadline: float) -> Session:
+    def _await(self, slot: _Slot[S], version: Version, deadline: float) -> S:
         """Wait for a model's load; return its session."""
         if not slot.done.is_set() and not slot.done.wait(max(0.0, deadline - self._clock())):
             raise _not_ready(
@@ -250,30 +252,8 @@ class ModelCache:
         slot, _ = self._acquire(version, evict=True)
         self._release(slot)
 
-    def warm_up(self, version: Version, session: Session, deadline: float) -> None:
-        """Run the model's sample request once, because first runs are slower.
-
-        Only for loads that no request waits for: a waiting request is the first run itself. Errors
-        are logged and not raised.
-        """
-        if version.sample is None or version.signature is None or not version.plan.get("warmup"):
-            return
-        # Not at the top: a load may start before this module is imported (see infer/prefetch.py).
-        from functions.core.protocol.infer_request import decode_infer
-
-        try:
-            request = decode_infer(self._sample_body(version.sample), None, version.signature)
-            outputs = [output.name for output in request.outputs]
-            session.run(request.inputs, outputs, deadline - self._clock())
-        except (PlatformError, MemoryError, OSError, ValueError, LookupError, TypeError) as error:
-            import logging  # not at the top: it imports the formatting of tracebacks
-
-            logging.getLogger(__name__).warning(
-                "no warm-up of version %d of %s: %s",
-                version.number,
-                version.model,
-                type(error).__name__,
-            )
+    def warm_up(self, version: Version, session: S, deadline: float) -> None:
+        """Run a model once after a load that no request awaits."""
 
     def evict(self, files: Files) -> None:
         """Remove a model from the cache, unless a request uses it."""
@@ -287,13 +267,13 @@ class ModelCache:
         with self._lock:
             self._failures.pop(files, None)
 
-    def _acquire(self, version: Version, evict: bool) -> tuple[_Slot, bool]:
+    def _acquire(self, version: Version, evict: bool) -> tuple[_Slot[S], bool]:
         """Return a model version's cache entry, counting one more user.
 
         A new slot is created if there is none, and its load is started. The second result is True
         if the model was not loaded.
         """
-        key = version.files
+        key = self._files_of(version)
         with self._lock:
             slot = self._slots.get(key)
             if slot is not None:
@@ -302,18 +282,20 @@ class ModelCache:
                 return slot, not slot.ready
             self._raise_cached_failure(key)
             self.check_fits(version)
-            slot = _Slot(min(loading_bytes(version), self._memory_bytes), version.size_bytes)
+            slot = _Slot[S](
+                min(self._loading_bytes(version), self._memory_bytes), version.size_bytes
+            )
             self._make_room(slot, self._idle() if evict else [])
             self._slots[key] = slot
             slot.users += 1
         self._start_load(version, slot)
         return slot, True
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: _Slot[S]) -> None:
         with self._lock:
             slot.users -= 1
 
-    def _start_load(self, version: Version, slot: _Slot) -> None:
+    def _start_load(self, version: Version, slot: _Slot[S]) -> None:
         thread = threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True)
         try:
             _start_with_large_stack(thread)
@@ -322,7 +304,7 @@ class ModelCache:
             refusal.__cause__ = error
             self._finish_load(version, slot, refusal)
 
-    def _load(self, version: Version, slot: _Slot) -> None:
+    def _load(self, version: Version, slot: _Slot[S]) -> None:
         """Load a model version into its cache entry, in a separate thread."""
         try:
             slot.session = self._fetch_and_open(version)
@@ -336,7 +318,7 @@ class ModelCache:
             self.warm_up(version, slot.session, self._clock() + WARM_UP_SECONDS)
             self._release(slot)
 
-    def _finish_load(self, version: Version, slot: _Slot, error: BaseException | None) -> bool:
+    def _finish_load(self, version: Version, slot: _Slot[S], error: BaseException | None) -> bool:
         """Publish a finished or failed model load to the waiting requests.
 
         Returns False if it succeeded and no request waits: the slot then stays in use, for the
@@ -349,36 +331,36 @@ class ModelCache:
             if ended:
                 slot.users -= 1
             if error is None:
-                slot.size_bytes = footprint_bytes(version)
+                slot.size_bytes = self._footprint_bytes(version)
                 weights = version.files[1:]  # the runtime may have mapped these
                 slot.file_bytes = sum(blob.size_bytes for blob in weights)
             else:
-                del self._slots[version.files]
+                del self._slots[self._files_of(version)]
                 with suppress(MemoryError):  # a request may have left none; waiting ones must go on
-                    self._cache_failure(version.files, error)
+                    self._cache_failure(self._files_of(version), error)
         slot.ready = error is None
         slot.done.set()
         return ended
 
-    def _fetch_and_open(self, version: Version) -> Session:
+    def _fetch_and_open(self, version: Version) -> S:
+        files = self._files_of(version)
         with _private_folder(self._directory) as folder:
-            paths = [folder / blob.name for blob in version.files]
-            self._fetch_all(version.files, paths)
-            plan = Plan.from_record(version.plan) if version.plan else None
+            paths = [folder / blob.name for blob in files]
+            self._fetch_all(files, paths)
             with self._opening:
-                return self._open(paths[0], plan)
+                return self._open(version, paths)
 
-    def _open(self, path: Path, plan: Plan | None) -> Session:
-        """Load a model file; without memory, evict idle models and retry once.
+    def _open(self, version: Version, paths: Sequence[Path]) -> S:
+        """Load a model's files; without memory, evict idle models and retry once.
 
         A load can need more memory for a moment than registration measured.
         """
         try:
-            return self._runtime.load(path, plan)
+            return self._load_files(version, paths)
         except MemoryError:
             if not self._evict_idle():
                 raise
-        return self._runtime.load(path, plan)
+        return self._load_files(version, paths)
 
     def _fetch_all(self, files: Files, paths: Sequence[Path]) -> None:
         """Download the files of a model in parallel.
@@ -426,14 +408,6 @@ class ModelCache:
                 raise
             self._blobs.fetch(blob, path)
 
-    def _sample_body(self, sample: Blob) -> bytes:
-        """Download a model's sample and return its request body as JSON."""
-        with _private_folder(self._directory) as folder:
-            path = folder / sample.name
-            self._blobs.fetch(sample, path)
-            document = json.loads(path.read_bytes())
-        return json.dumps(document["request"]).encode()
-
     def _as_refusal(self, error: BaseException, version: Version) -> BaseException:
         """Translate lack of memory or storage into Unavailable; return other errors unchanged."""
         number = error.errno if isinstance(error, OSError) else None
@@ -456,6 +430,22 @@ class ModelCache:
                 del self._slots[key]
             return len(idle)
 
+    # --- what is loaded, and how
+
+    def _files_of(self, version: Version) -> Files:
+        """Return the files that a version is loaded from, and cached by."""
+        return version.files
+
+    def _load_files(self, version: Version, paths: Sequence[Path]) -> S:
+        """Load a version's files, which lie in one folder."""
+        raise NotImplementedError
+
+    def _footprint_bytes(self, version: Version) -> int:
+        return footprint_bytes(version)
+
+    def _loading_bytes(self, version: Version) -> int:
+        return loading_bytes(version)
+
     # --- with the lock held
 
     def _held(self) -> tuple[int, int]:
@@ -465,7 +455,7 @@ class ModelCache:
     def _idle(self) -> list[Files]:
         return [key for key, slot in self._slots.items() if slot.users == 0]
 
-    def _make_room(self, slot: _Slot, idle: Sequence[Files]) -> None:
+    def _make_room(self, slot: _Slot[S], idle: Sequence[Files]) -> None:
         """Evict idle models, in order, until the new cache entry fits.
 
         Raises:
@@ -509,6 +499,66 @@ class ModelCache:
         self._failures.move_to_end(key)
         if len(self._failures) > FAILURES:
             self._failures.popitem(last=False)
+
+
+class ModelCache(FileCache[Session]):
+    """LRU cache of models in a runtime for tensors."""
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        runtime: Runtime,
+        *,
+        memory_bytes: int,
+        directory: Path,
+        storage_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(
+            blobs,
+            memory_bytes=memory_bytes,
+            directory=directory,
+            storage_bytes=storage_bytes,
+            clock=clock,
+        )
+        self._runtime = runtime
+
+    def warm_up(self, version: Version, session: Session, deadline: float) -> None:
+        """Run the model's sample request once, because first runs are slower.
+
+        Only for loads that no request waits for: a waiting request is the first run itself. Errors
+        are logged and not raised.
+        """
+        if version.sample is None or version.signature is None or not version.plan.get("warmup"):
+            return
+        # Not at the top: a load may start before this module is imported (see infer/prefetch.py).
+        from functions.core.protocol.infer_request import decode_infer
+
+        try:
+            request = decode_infer(self._sample_body(version.sample), None, version.signature)
+            outputs = [output.name for output in request.outputs]
+            session.run(request.inputs, outputs, deadline - self._clock())
+        except (PlatformError, MemoryError, OSError, ValueError, LookupError, TypeError) as error:
+            import logging  # not at the top: it imports the formatting of tracebacks
+
+            logging.getLogger(__name__).warning(
+                "no warm-up of version %d of %s: %s",
+                version.number,
+                version.model,
+                type(error).__name__,
+            )
+
+    def _load_files(self, version: Version, paths: Sequence[Path]) -> Session:
+        plan = Plan.from_record(version.plan) if version.plan else None
+        return self._runtime.load(paths[0], plan)
+
+    def _sample_body(self, sample: Blob) -> bytes:
+        """Download a model's sample and return its request body as JSON."""
+        with _private_folder(self._directory) as folder:
+            path = folder / sample.name
+            self._blobs.fetch(sample, path)
+            document = json.loads(path.read_bytes())
+        return json.dumps(document["request"]).encode()
 
 
 @contextmanager

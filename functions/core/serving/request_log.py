@@ -6,6 +6,7 @@ be sampled (docs/decisions/0014-one-line-a-request.md).
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -70,6 +71,47 @@ def request_line(
     logged; the metric `Requests` is its reciprocal, to count the requests that are not.
     `model_metrics` decides which models have metrics of their own, besides the total.
     """
+    line = _line(call, action, request_id, status, code, latency_ns, cold, bytes_in, bytes_out)
+    if sample_rate != 1:
+        line["sample_rate"] = sample_rate
+    if action == "infer":
+        _add_metrics(line, call, status, sample_rate, model_metrics)
+    return _dump(line)
+
+
+def language_line(
+    call: Call,
+    *,
+    action: str,
+    request_id: str,
+    status: int,
+    code: str | None,
+    latency_ns: int,
+    cold: bool,
+    bytes_in: int,
+    bytes_out: int,
+    tokens: Mapping[str, Any],
+) -> bytes:
+    """Return the JSON log line of a request to a language model.
+
+    `tokens` are numbers and rates of tokens, by their names in the line; zeros are left out.
+    """
+    line = _line(call, action, request_id, status, code, latency_ns, cold, bytes_in, bytes_out)
+    line |= {name: value for name, value in tokens.items() if value}
+    return _dump(line)
+
+
+def _line(
+    call: Call,
+    action: str,
+    request_id: str,
+    status: int,
+    code: str | None,
+    latency_ns: int,
+    cold: bool,
+    bytes_in: int,
+    bytes_out: int,
+) -> dict[str, Any]:
     line: dict[str, Any] = {
         "level": "ERROR" if status >= 500 and status != NOT_OFFERED else "INFO",
         "message": "request",
@@ -93,14 +135,14 @@ def request_line(
             line["variant"] = resolved.variant
     if call.stages_ns:
         line["stages_ms"] = {stage: ns / 1e6 for stage, ns in call.stages_ns.items()}
-    if sample_rate != 1:
-        line["sample_rate"] = sample_rate
-    if action == "infer":
-        _add_metrics(line, call, status, sample_rate, model_metrics)
+    return line
+
+
+def _dump(line: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a lone surrogate in the request id
-        line["request_id"] = ascii(request_id)
+        line["request_id"] = ascii(line["request_id"])
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 

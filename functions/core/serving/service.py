@@ -349,14 +349,7 @@ class InferenceService:
         return {}
 
     def _resolve(self, call: Call) -> Resolved:
-        _check_visible(call)
-        resolved = self._resolver.resolve(call.model, call.reference)
-        if resolved.traffic is not None:
-            call.traffic = resolved.traffic.id
-            call.drawn = not resolved.traffic.caller_of(call.user, call.grant.key_id)
-            resolved = resolved.side_of(call.user, call.grant.key_id, call.request_id)
-        call.resolved = resolved
-        return resolved
+        return resolve_call(self._resolver, call)
 
     def _check_registered(self, call: Call, failure: str) -> None:
         """Check in the registry, bypassing the cache, that a model exists."""
@@ -367,6 +360,22 @@ class InferenceService:
             return
         except ModelNotFound as error:
             raise ModelNotFound(f"{failure}, no model of this name is registered") from error
+
+
+def resolve_call(resolver: Resolver, call: Call) -> Resolved:
+    """Resolve a request's version, and record it in the call.
+
+    Raises:
+        PlatformError: as `Resolver.resolve`; a model that the caller may not see is unknown.
+    """
+    _check_visible(call)
+    resolved = resolver.resolve(call.model, call.reference)
+    if resolved.traffic is not None:
+        call.traffic = resolved.traffic.id
+        call.drawn = not resolved.traffic.caller_of(call.user, call.grant.key_id)
+        resolved = resolved.side_of(call.user, call.grant.key_id, call.request_id)
+    call.resolved = resolved
+    return resolved
 
 
 def _rows(request: InferRequest, decoder: FastDecoder) -> int:

@@ -34,7 +34,7 @@ RECENT = 64  # requests that are added to the counters at once; about 0.1 ms
 NO_STAGES: Mapping[str, int] = MappingProxyType({})
 
 _Key = tuple[str, int, str, str, str]  # model, version, alias, access key, traffic object
-_Sizes = tuple[int, int, int]  # bytes in, bytes out, inferences
+_Sizes = tuple[int, int, int, int, int]  # bytes in and out, inferences, tokens in and out
 _Flags = tuple[bool, bool, bool]  # cold start, drawn by chance, key with a quota
 # Key, status, ns, sizes, flags, stages' ns, Unix time
 _Request = tuple[_Key, int, int, _Sizes, _Flags, Mapping[str, int], float]
@@ -105,6 +105,8 @@ class Meter:
         bytes_in: int = 0,
         bytes_out: int = 0,
         inferences: int = 0,
+        tokens_in: int = 0,
+        tokens_out: int = 0,
         drawn: bool = False,
         stages_ns: Mapping[str, int] = NO_STAGES,
         has_quota: bool = False,
@@ -116,7 +118,7 @@ class Meter:
         `drawn` says that chance chose the version, not the caller.
         """
         row = model, version, alias, key, traffic
-        sizes = bytes_in, bytes_out, inferences
+        sizes = bytes_in, bytes_out, inferences, tokens_in, tokens_out
         flags = cold, drawn, has_quota
         self._recent.append((row, status, latency_ns, sizes, flags, stages_ns, self._now()))
         if len(self._recent) >= RECENT:
@@ -290,6 +292,8 @@ def _count(row: Counters, status: int, latency_ns: int, sizes: _Sizes) -> None:
     row.ms += -(-latency_ns // 1_000_000)
     row.bytes_in += sizes[0]
     row.bytes_out += sizes[1]
+    row.tokens_in += sizes[3]
+    row.tokens_out += sizes[4]
     bucket = bucket_of(latency_ns // 1000)
     row.latency[bucket] = row.latency.get(bucket, 0) + 1
     if status >= 400:

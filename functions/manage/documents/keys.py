@@ -16,6 +16,11 @@ MonthlyRequests = Annotated[
     Field(ge=0, le=10**12, description="Inferences a calendar month (UTC); null for no limit."),
 ]
 
+MaxTokens = Annotated[
+    int | None,
+    Field(ge=1, le=10**9, description="Tokens of one generated reply; null for no limit."),
+]
+
 
 class CreateKey(RequestDocument):
     """Request for a new access key."""
@@ -27,6 +32,7 @@ class CreateKey(RequestDocument):
     )
     expires_at: AwareDatetime | None = Field(default=None, description="End of the key, or null.")
     monthly_requests: MonthlyRequests = None
+    max_tokens: MaxTokens = None
 
 
 class ChangeKey(RequestDocument):
@@ -60,6 +66,7 @@ class KeyDocument(ReplyDocument):
     rotated_at: str | None
     revoked_at: str | None
     monthly_requests: MonthlyRequests
+    max_tokens: MaxTokens
     previous_valid_until: str | None = Field(
         description="Time until which the secrets before the last rotation are valid, or null."
     )
@@ -95,6 +102,7 @@ def describe_key(key: AccessKey, now_s: float) -> dict[str, Any]:
         "rotated_at": key.rotated_at,
         "revoked_at": key.revoked_at,
         "monthly_requests": key.monthly_requests,
+        "max_tokens": key.max_tokens,
         "previous_valid_until": _iso(max((end for end in ends if end > now_s), default=None)),
     }
 

@@ -63,6 +63,7 @@ def test_a_key_is_created_over_http(plane: ControlPlane, admin: dict[str, str]) 
         "rotated_at": None,
         "revoked_at": None,
         "monthly_requests": None,
+        "max_tokens": None,
         "previous_valid_until": None,
         "key": created["key"],
     }

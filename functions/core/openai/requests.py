@@ -1,0 +1,273 @@
+"""Requests for text: chats, completions, and Triton's generate."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from functions.core.errors import InvalidRequest, shown
+from functions.core.language.ports import Options, Template
+from functions.core.language.spec import Kind, LanguageSpec
+from functions.core.openai.errors import InvalidParameter, unsupported
+from functions.core.openai.fields import Fields
+from functions.core.openai.messages import Message, parse_messages, parse_tools
+from functions.core.openai.sampling import (
+    REPLIES_MAX,
+    TOKENS_MAX,
+    TOP_LOGPROBS_MAX,
+    parse_options,
+)
+from functions.core.openai.tool_calls import FORCED, call_schema, with_instructions
+from functions.core.records import field, record
+
+PROMPTS_MAX = 64  # prompts of one completion, one after the other
+COMPLETION_TOKENS = 16  # OpenAI's default for completions, and Triton's
+LOGPROBS_MAX = 5  # alternatives of a completion's token
+UNSUPPORTED_IN_CHATS: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "function_call": ("none",),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "store": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+UNSUPPORTED_IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",)}
+
+Prompt = str | Sequence[int]
+
+
+@record
+class TextRequest:
+    """Request for text, without what depends on the loaded model.
+
+    `prompts` are texts or tokens; a chat has `messages` instead. `source` and `limit` name the
+    fields of prompt and length, for errors. `schema` constrains the reply, None for any JSON
+    object, if `structured`.
+    """
+
+    options: Options
+    source: str
+    limit: str
+    requested: int | None
+    prompts: tuple[Prompt, ...] = ()
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    forced: bool = False  # the reply is the call of a tool
+    structured: bool = False
+    schema: Mapping[str, Any] | None = None
+    replies: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    user: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def require_decoder(spec: LanguageSpec, model: str) -> None:
+    """Check that a model writes text.
+
+    Raises:
+        InvalidParameter: it makes vectors.
+    """
+    if spec.kind is not Kind.DECODER:
+        raise InvalidParameter(
+            "model", f"{shown(model)} is an encoder, which writes no text: use /v1/embeddings"
+        )
+
+
+def parse_chat(fields: Fields, spec: LanguageSpec) -> TextRequest:
+    """Parse the body of /v1/chat/completions.
+
+    Raises:
+        InvalidParameter: a field is wrong, or known and unsupported.
+    """
+    if not spec.chat:
+        raise InvalidParameter(
+            "model", "its package has no chat template: use /v1/completions, or upload one"
+        )
+    fields.refuse(UNSUPPORTED_IN_CHATS)
+    name = "max_completion_tokens"
+    if fields.get(name) is None:
+        name = "max_tokens"
+    requested = fields.optional_integer(name, 1, TOKENS_MAX)
+    tools, choice = parse_tools(fields), fields.get("tool_choice")
+    chosen, forced = _choose(fields, tools, choice)
+    structured, schema = _response_format(fields)
+    if forced:
+        structured, schema = True, call_schema(chosen)
+    stream = fields.flag("stream")
+    return TextRequest(
+        options=parse_options(fields, spec, requested, _chat_logprobs(fields)),
+        source="messages",
+        limit=name,
+        requested=requested,
+        messages=tuple(parse_messages(fields)),
+        tools=tuple(chosen),
+        forced=forced,
+        structured=structured,
+        schema=schema,
+        replies=fields.integer("n", 1, 1, REPLIES_MAX),
+        stream=stream,
+        include_usage=_include_usage(fields, stream),
+        user=fields.text("user"),
+    )
+
+
+def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
+    """Parse the body of /v1/completions.
+
+    Raises:
+        InvalidParameter: a field is wrong, or known and unsupported.
+    """
+    fields.refuse(UNSUPPORTED_IN_COMPLETIONS)
+    stream = fields.flag("stream")
+    requested = fields.integer("max_tokens", COMPLETION_TOKENS, 1, TOKENS_MAX)
+    logprobs = fields.optional_integer("logprobs", 0, LOGPROBS_MAX)
+    structured, schema = _response_format(fields)
+    return TextRequest(
+        options=parse_options(fields, spec, requested, logprobs),
+        source="prompt",
+        limit="max_tokens",
+        requested=requested,
+        prompts=tuple(parse_prompts(fields, "prompt", spec, PROMPTS_MAX)),
+        structured=structured,
+        schema=schema,
+        replies=fields.integer("n", 1, 1, REPLIES_MAX),
+        stream=stream,
+        include_usage=_include_usage(fields, stream),
+        user=fields.text("user"),
+    )
+
+
+def parse_triton(fields: Fields, spec: LanguageSpec, stream: bool) -> TextRequest:
+    """Parse the body of Triton's generate and generate_stream.
+
+    Parameters lie beside `text_input` or in `parameters`.
+
+    Raises:
+        InvalidParameter: a field is wrong, or known and unsupported.
+    """
+    text = fields.text("text_input")
+    if text is None:
+        raise InvalidParameter("text_input", "missing; send the prompt")
+    inner = fields.object("parameters")
+    names = inner or fields
+    requested = names.integer("max_tokens", COMPLETION_TOKENS, 1, TOKENS_MAX)
+    identity = fields.get("id")
+    return TextRequest(
+        options=parse_options(names, spec, requested, None),
+        source="text_input",
+        limit="max_tokens",
+        requested=requested,
+        prompts=(text,),
+        stream=stream,
+        extra={} if identity is None else {"id": identity},
+    )
+
+
+def parse_prompts(fields: Fields, name: str, spec: LanguageSpec, most: int) -> list[Prompt]:
+    """Return prompts: a text, tokens, or an array of either.
+
+    Raises:
+        InvalidParameter: it is nothing of these, empty, or too many.
+    """
+    value = fields.required(name)
+    if type(value) is str:
+        return [value]
+    if type(value) is not list or not value:
+        raise fields.wrong(name, "a text, tokens, or an array of either, and not empty")
+    if type(value[0]) is int:
+        return [_tokens(fields.param(name), value, spec)]
+    if len(value) > most:
+        raise InvalidParameter(fields.param(name), f"{len(value)} inputs; send at most {most}")
+    return [
+        entry if type(entry) is str else _tokens(f"{fields.param(name)}[{at}]", entry, spec)
+        for at, entry in enumerate(value)
+    ]
+
+
+def chat_prompt(template: Template, request: TextRequest) -> str:
+    """Render a chat's prompt; describe tools if the template does not.
+
+    Raises:
+        InvalidRequest: the template refuses the messages.
+    """
+    try:
+        prompt = template.render(request.messages, request.tools)
+        if request.tools and prompt == template.render(request.messages):
+            prompt = template.render(with_instructions(request.messages, request.tools))
+    except InvalidRequest as error:
+        raise InvalidParameter("messages", str(error).removeprefix("messages: ")) from error
+    return prompt + FORCED if request.forced else prompt
+
+
+def _tokens(param: str, value: Any, spec: LanguageSpec) -> Sequence[int]:
+    if type(value) is not list or not value or any(type(token) is not int for token in value):
+        raise InvalidParameter(param, "must be a text or a non-empty array of tokens")
+    for token in value:
+        if not 0 <= token < spec.vocabulary:
+            raise InvalidParameter(
+                param, f"has the token {token}; this model's are 0 to {spec.vocabulary - 1}"
+            )
+    return value
+
+
+def _choose(
+    fields: Fields, tools: list[Mapping[str, Any]], choice: Any
+) -> tuple[list[Mapping[str, Any]], bool]:
+    """Return the tools that may be called, and if one must."""
+    if choice is None:
+        return tools, False
+    if not tools:
+        raise InvalidParameter("tool_choice", "there are no tools to choose from; send tools")
+    if choice == "none":
+        return [], False
+    if choice in ("auto", "required"):
+        return tools, choice == "required"
+    chosen = fields.object("tool_choice")
+    function = chosen.object("function") if chosen else None
+    name = function.text("name") if function else None
+    named = [tool for tool in tools if tool["function"]["name"] == name]
+    if not named:
+        raise InvalidParameter(
+            "tool_choice", "must be none, auto, required, or name a function of tools"
+        )
+    return named, True
+
+
+def _response_format(fields: Fields) -> tuple[bool, Mapping[str, Any] | None]:
+    """Return if a reply is JSON, and its schema."""
+    form = fields.object("response_format")
+    if form is None:
+        return False, None
+    kind = form.required("type")
+    if kind == "text":
+        return False, None
+    if kind == "json_object":
+        return True, None
+    if kind != "json_schema":
+        raise unsupported(form.param("type"), "choose from text, json_object and json_schema")
+    named = form.object("json_schema")
+    if named is None:
+        raise InvalidParameter(form.param("json_schema"), "missing; send name and schema")
+    if named.object("schema") is None:
+        raise InvalidParameter(named.param("schema"), "missing; send a JSON schema")
+    return True, named.get("schema")
+
+
+def _chat_logprobs(fields: Fields) -> int | None:
+    top = fields.optional_integer("top_logprobs", 0, TOP_LOGPROBS_MAX)
+    if fields.flag("logprobs"):
+        return top or 0
+    if top:
+        raise InvalidParameter("top_logprobs", "needs logprobs: true")
+    return None
+
+
+def _include_usage(fields: Fields, stream: bool) -> bool:
+    options = fields.object("stream_options")
+    if options is None:
+        return False
+    if not stream:
+        raise InvalidParameter("stream_options", "needs stream: true")
+    return options.flag("include_usage")

@@ -1,0 +1,1 @@
+"""Lambda function that serves language models over OpenAI's API."""
