@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mayfly import __version__
-from mayfly.cli.commands import catalog, keys, predict, releases, setup, uploads
+from mayfly.cli.commands import catalog, keys, language, predict, releases, setup, uploads
 from mayfly.client import errors
 from mayfly.client.errors import MayflyError
 
@@ -26,6 +26,7 @@ CODES: tuple[tuple[type[MayflyError], int], ...] = (
 )
 SECTIONS = {
     "Models": (predict.call, predict.show, catalog.models, catalog.versions, catalog.diff),
+    "Language": (language.chat, language.embed),
     "Uploads": (uploads.upload, uploads.wait, uploads.dead_letters),
     "Releases": (
         releases.promote, releases.rollback, releases.canary, releases.shadow, releases.traffic,

@@ -7,7 +7,7 @@ from typing import Any
 from mayfly.client import inference
 from mayfly.client.aio import uploads
 from mayfly.client.aio.caller import AsyncCaller
-from mayfly.client.aio.releases import AsyncReleases
+from mayfly.client.aio.language import AsyncLanguage
 from mayfly.client.aio.uploads import WAIT_S, Step
 from mayfly.client.errors import Conflict, InvalidInput, TooLarge, Unavailable
 from mayfly.client.files import Progress, silent
@@ -19,12 +19,11 @@ from mayfly.client.signature_cache import Reference
 from mayfly.client.tensors.signature import Signature, read_signature
 
 
-class AsyncModel(AsyncReleases):
+class AsyncModel(AsyncLanguage):
     """Model of a stack: one version or alias of it, or `prod`."""
 
     def __init__(self, caller: AsyncCaller, name: str, version: Reference = None) -> None:
-        super().__init__(caller, name)
-        self.reference = version
+        super().__init__(caller, name, version)
         self._gzip = False  # the last replies were large enough
 
     def __repr__(self) -> str:

@@ -7,11 +7,12 @@ docs/decisions/0046-client.md.
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from mayfly.client.errors import Disconnected
 from mayfly.client.http1 import address
-from mayfly.client.http1.messages import Body, Reply, Request
+from mayfly.client.http1.messages import Body, Reply, Request, error_of
 from mayfly.client.http1.replies import BadReply, ReplyParser
 from mayfly.client.http1.requests import Writer, late
 
@@ -56,6 +57,32 @@ class Transport:
         else:
             connection.close()
         return reply
+
+    async def stream(self, request: Request, deadline: float) -> AsyncIterator[bytes]:
+        """Send a request and yield its reply's body as it arrives.
+
+        Whoever stops early closes the connection.
+
+        Raises:
+            MayflyError: the reply is an error, or the connection fails as in `send`.
+        """
+        head = self._writer.head(request)
+        connection, keep = None, False
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                connection = self._reusable() or await self._connect()
+            async for part in connection.stream(head, request.body, deadline):
+                yield part
+            keep = connection.keep
+        except TimeoutError:
+            raise late(request) from None
+        except (OSError, BadReply) as error:
+            raise self._writer.broken(error) from error
+        finally:
+            if connection is not None and keep:
+                self._idle.append(connection)
+            elif connection is not None:
+                connection.close()
 
     async def close(self) -> None:
         """Close the idle connections."""
@@ -119,7 +146,9 @@ class _Connection(asyncio.Protocol):
         self._parser: ReplyParser | None = None
         self._whole: asyncio.Future[None] | None = None
         self._closed = False
+        self._arrived = asyncio.Event()
         self.lost = asyncio.Event()
+        self.keep = False  # may be used again after a stream
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -134,9 +163,11 @@ class _Connection(asyncio.Protocol):
                 self._whole.set_result(None)
         except BadReply as error:
             self._whole.set_exception(error)
+        self._arrived.set()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closed = True
+        self._arrived.set()
         self.lost.set()
         if self._parser is None or self._whole is None or self._whole.done():
             return
@@ -164,6 +195,31 @@ class _Connection(asyncio.Protocol):
         self._parser = self._whole = None
         assert parser.reply is not None  # noqa: S101 (the future says so)
         return parser.reply, parser.keep and not self._closed
+
+    async def stream(self, head: bytes, body: Body, deadline: float) -> AsyncIterator[bytes]:
+        """Yield the body's parts, then set `keep`."""
+        self._whole = whole = asyncio.get_running_loop().create_future()
+        self._parser = parser = ReplyParser()
+        self.transport.writelines([head, body] if body else [head])
+        try:
+            while not whole.done():
+                self._arrived.clear()
+                if parser.status < 400 and (part := parser.take()):
+                    yield part
+                    continue
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._arrived.wait()
+            await whole
+        finally:
+            whole.cancel()  # if the reply is not whole, nobody asks for its error
+        self._used = time.monotonic()
+        self._parser = self._whole = None
+        assert parser.reply is not None  # noqa: S101 (the future says so)
+        if parser.status >= 400:
+            raise error_of(parser.reply)
+        if parser.reply.body:
+            yield parser.reply.body
+        self.keep = parser.keep and not self._closed
 
     def close(self) -> None:
         """Close the connection, without TLS's last round trip."""

@@ -100,10 +100,13 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def error_of(reply: Reply) -> MayflyError:
     """Return the error that an HTTP reply stands for."""
     document = _document(reply)
+    nested = document.get("error")
+    if isinstance(nested, dict):  # as OpenAI's API writes it
+        document = {**document, **nested, "error": nested.get("message")}
     text = str(document.get("error") or document.get("message") or "") or _without_text(reply)
     facts: dict[str, Any] = {
         "status": reply.status,
-        "code": str(document.get("code", "")),
+        "code": str(document.get("code") or ""),
         "request_id": str(document.get("request_id") or reply.headers.get("x-request-id", "")),
         "details": document.get("details"),
     }

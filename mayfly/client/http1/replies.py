@@ -55,6 +55,27 @@ class ReplyParser:
             self._finish()
         return self.reply is not None
 
+    @property
+    def status(self) -> int:
+        """Status of the reply, 0 before its head is whole."""
+        return self._status
+
+    def take(self) -> bytes:
+        """Return and forget the chunks that arrived; of other bodies nothing.
+
+        >>> parser = ReplyParser()
+        >>> head = b"HTTP/1.1 200 OK\\r\\ntransfer-encoding: chunked\\r\\n\\r\\n"
+        >>> parser.feed(head + b"2\\r\\nhi\\r\\n")
+        False
+        >>> parser.take(), parser.take()
+        (b'hi', b'')
+        """
+        if self._chunks is None or self.reply or "content-encoding" in self._headers:
+            return b""
+        body = b"".join(self._chunks.parts)
+        self._chunks.parts.clear()
+        return body
+
     def _read_head(self) -> bool:
         """Read the head if it is whole; return if another follows."""
         end = self._buffer.find(b"\r\n\r\n", self._start)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from mayfly.client.errors import Disconnected, MayflyError, TimedOut
+from mayfly.client.http1.events import LAST_EVENT, EventParser, event_document
 from mayfly.client.http1.messages import Reply, Request, error_of, json_request, listed
 from mayfly.client.http1.retries import RetryPolicy
 from mayfly.client.signature_cache import SignatureCache
@@ -49,6 +50,19 @@ class Caller:
                 raise error
             sleep(wait)
         raise AssertionError("unreachable")
+
+    def events(self, request: Request) -> Iterator[Any]:
+        """Yield the documents of a reply's events until the last, "[DONE]".
+
+        Raises:
+            MayflyError: the reply or an event of it is an error.
+        """
+        deadline = time.monotonic() + (request.timeout or self.timeout)
+        parser = EventParser()
+        for part in self.transport.stream(request, deadline):
+            for text in parser.feed(part):
+                if text != LAST_EVENT:
+                    yield event_document(text)
 
     def get(self, path: str) -> Any:
         """Return the document at a path."""

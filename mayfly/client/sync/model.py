@@ -15,17 +15,16 @@ from mayfly.client.records import UploadRecord
 from mayfly.client.signature_cache import Reference
 from mayfly.client.sync import uploads
 from mayfly.client.sync.caller import Caller
-from mayfly.client.sync.releases import Releases
+from mayfly.client.sync.language import Language
 from mayfly.client.sync.uploads import WAIT_S, Step
 from mayfly.client.tensors.signature import Signature, read_signature
 
 
-class Model(Releases):
+class Model(Language):
     """Model of a stack: one version or alias of it, or `prod`."""
 
     def __init__(self, caller: Caller, name: str, version: Reference = None) -> None:
-        super().__init__(caller, name)
-        self.reference = version
+        super().__init__(caller, name, version)
         self._gzip = False  # the last replies were large enough
 
     def __repr__(self) -> str:

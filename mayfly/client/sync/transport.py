@@ -9,11 +9,12 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 
 from mayfly.client.errors import Disconnected
 from mayfly.client.http1 import address
-from mayfly.client.http1.messages import Body, Reply, Request
+from mayfly.client.http1.messages import Body, Reply, Request, error_of
 from mayfly.client.http1.replies import BadReply, ReplyParser
 from mayfly.client.http1.requests import Writer, late
 
@@ -59,6 +60,29 @@ class Transport:
         else:
             connection.close()
         return reply
+
+    def stream(self, request: Request, deadline: float) -> Iterator[bytes]:
+        """Send a request and yield its reply's body as it arrives.
+
+        Whoever stops early closes the connection.
+
+        Raises:
+            MayflyError: the reply is an error, or the connection fails as in `send`.
+        """
+        head = self._writer.head(request)
+        connection = self._reusable() or self._connect(deadline)
+        keep = False
+        try:
+            keep = yield from connection.stream(head, request.body, deadline)
+        except TimeoutError:
+            raise late(request) from None
+        except (OSError, BadReply) as error:
+            raise self._writer.broken(error) from error
+        finally:
+            if keep:
+                self._idle.append(connection)
+            else:
+                connection.close()
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -139,6 +163,27 @@ class _Connection:
         self._used = time.monotonic()
         assert parser.reply is not None  # noqa: S101 (feed said so)
         return parser.reply, parser.keep and failure is None
+
+    def stream(self, head: bytes, body: Body, deadline: float) -> Generator[bytes, None, bool]:
+        """Yield the body's parts; return if the connection can be used again."""
+        failure = self._send(head, body, deadline)
+        parser = ReplyParser()
+        whole = False
+        while not whole:
+            self._socket.settimeout(_left(deadline))
+            try:
+                whole = parser.feed(self._socket.recv(RECEIVE_BYTES))
+            except (ConnectionError, BadReply) as error:
+                raise failure or error from None
+            if parser.status < 400 and (part := parser.take()):
+                yield part
+        self._used = time.monotonic()
+        assert parser.reply is not None  # noqa: S101 (feed said so)
+        if parser.status >= 400:
+            raise error_of(parser.reply)
+        if parser.reply.body:
+            yield parser.reply.body
+        return parser.keep and failure is None
 
     def _send(self, head: bytes, body: Body, deadline: float) -> OSError | None:
         """Send a request; return a failure that a reply may explain."""
