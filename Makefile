@@ -102,6 +102,7 @@ bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append t
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.many_models
 	$(BIN)/python -m benchmarks.shadow
+	$(BIN)/python -m benchmarks.control_plane
 	$(BIN)/python -m benchmarks.peers
 	@$(MAKE) results
 

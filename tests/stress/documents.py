@@ -49,6 +49,11 @@ def _is_ready(request: urllib.request.Request) -> bool:
         return False
 
 
+def spare_key_id(stack: RunningStack) -> str:
+    """Return the id of a key that requests may change, rotate and revoke."""
+    return stack.create_key("read").split("_")[1]
+
+
 def check(
     stack: RunningStack, document: str, *, key: str, phases: str, examples: int, seed: int
 ) -> subprocess.CompletedProcess[str]:
@@ -58,7 +63,8 @@ def check(
         stack.api_url + document, "--url", stack.api_url, "--phases", phases,
         "--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure", "--no-color",
     ]  # fmt: skip
-    environment = {**os.environ, "MAYFLY_KEY": key, "NO_PROXY": "127.0.0.1"}
+    keys = {"MAYFLY_KEY": key, "SPARE_KEY_ID": spare_key_id(stack)}
+    environment = {**os.environ, **keys, "NO_PROXY": "127.0.0.1"}
     with tempfile.TemporaryDirectory() as folder:  # it keeps a history in its folder
         return subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -38,10 +38,13 @@ def requested_version(
     """Read the requested version number or alias from path, header or query.
 
     None stands for the default alias. The path comes before the header x-model-version, and that
-    before the query ?version=.
+    before the query ?version=; all that are given have to be right.
 
     Raises:
-        InvalidRequest: neither a number nor an alias.
+        InvalidRequest: one is neither a number nor an alias.
     """
-    text = path_version or headers.get(VERSION_HEADER) or query.get("version")
-    return parse_reference(text) if text else None
+    reference = None
+    for text in (query.get("version"), headers.get(VERSION_HEADER), path_version):
+        if text:
+            reference = parse_reference(text)
+    return reference

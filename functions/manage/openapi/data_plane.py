@@ -63,6 +63,8 @@ MODEL = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"},
 }
 _REFERENCE = {"type": "string", "pattern": "^([1-9][0-9]{0,9}|[a-z]([a-z0-9._-]{0,126}[a-z0-9])?)$"}
+_NO_REFERENCE = {"type": "string", "maxLength": 0}  # as if the header or parameter were missing
+_OPTIONAL_REFERENCE = {"anyOf": [_REFERENCE, _NO_REFERENCE]}
 VERSION_IN_PATH = {
     "name": "version",
     "in": "path",
@@ -72,9 +74,11 @@ VERSION_IN_PATH = {
 }
 VERSION_ELSEWHERE = [
     {"name": "x-model-version", "in": "header", "required": False,
-     "description": "Version number or alias; `prod` without one.", "schema": _REFERENCE},
+     "description": "Version number or alias; `prod` without one.",
+     "schema": _OPTIONAL_REFERENCE},
     {"name": "version", "in": "query", "required": False,
-     "description": "Version number or alias, after the header.", "schema": _REFERENCE},
+     "description": "Version number or alias, after the header.",
+     "schema": _OPTIONAL_REFERENCE},
 ]  # fmt: skip
 
 

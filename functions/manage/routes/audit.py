@@ -33,7 +33,7 @@ class AuditRoutes:
     def routes(self) -> Sequence[Route]:
         """Routes with their scopes."""
         return (
-            Route("GET", "/audit", Scope.ADMIN, self.list_audit),
+            Route("GET", "/audit", Scope.ADMIN, self.list_audit, errors=(404,)),
             Route("GET", "/models/<model>/audit", Scope.READ, self.list_model_audit),
         )
 

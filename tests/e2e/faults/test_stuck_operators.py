@@ -42,3 +42,7 @@ def test_callers_of_a_stuck_model_have_a_reason_and_others_their_reply(
     assert api.infer(other, [1, 2, 3]).json["outputs"][0]["data"] == [2, 4, 6]
     assert infer(api, operator, harmless) == (200, None)
     assert "Task timed out" not in stack_with_little_time.log("InferFunction")
+    if ANSWERS[operator][0] == 504:  # the environment has ended, and its count is there
+        usage = f"/api/v1/models/{operator}/usage"
+        errors = api.wait(lambda: api.get(usage).json["total"]["errors"], "a counted failure")
+        assert errors == 1

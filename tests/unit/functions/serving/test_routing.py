@@ -117,3 +117,6 @@ def test_a_version_in_the_path_precedes_header_and_query(
 def test_a_version_is_a_number_or_an_alias(text: str) -> None:
     with pytest.raises(InvalidRequest, match="neither a number"):
         requested_version(match("POST", f"/v2/models/m/versions/{text}/infer").version, {}, {})
+    for version, header in (("1", {}), (None, {"x-model-version": "1"})):  # one that does not count
+        with pytest.raises(InvalidRequest, match="neither a number"):
+            requested_version(version, header, {"version": text})

@@ -96,7 +96,9 @@ class Prober:
             case 403:
                 return self.send(self.plane.create("infer")["key"])
             case 404:
-                return self.send(model="other", body=BODIES.get(self.route.function.__name__, b""))
+                name = self.route.function.__name__
+                body, query = BODIES.get(name, b""), QUERIES.get(name)
+                return self.send(model="other", body=body, query=query)
             case 409:
                 key = f"key:{self.key.split('_')[1]}", "k"
                 self.plane.replies.running.add(key)
@@ -114,6 +116,7 @@ BODIES: dict[str, Any] = {
     "change_key": {"monthly_requests": 1},
     "create_upload": {"model": "digits", "file": "x.onnx", "size_bytes": 1, "sha256": "ab" * 32},
 }
+QUERIES = {"list_audit": {"model": "other"}}
 
 
 @pytest.mark.parametrize(
