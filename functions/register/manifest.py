@@ -146,6 +146,14 @@ class Distributions(_Open):
     priors: Annotated[dict[Label, Share], Field(max_length=1024)] = {}  # by class
 
 
+class Language(_Open):
+    """Facts of a language model, before those of its configuration files."""
+
+    context: Annotated[int, Field(ge=2, le=2**24)] | None = None  # tokens
+    pooling: Literal["mean", "cls", "last"] | None = None  # encoders alone
+    normalised: bool | None = None  # an encoder's vectors have length 1
+
+
 class ManifestSchema(_Open):
     """Content of manifest.json: signature, metrics, samples and other model metadata.
 
@@ -169,7 +177,8 @@ class ManifestSchema(_Open):
     # Variants to try at registration; one is served if it matches the samples and saves enough.
     variants: Annotated[list[Literal["int8", "fp16"]], Field(max_length=2)] = []
     samples: Annotated[list[Sample], Field(max_length=64)] = []
-    files: Annotated[list[File], Field(max_length=64)] = []  # only of a package in parts
+    language: Language = Language()
+    files: Annotated[list[File], Field(max_length=256)] = []  # only of a package in parts
 
 
 CARD_FIELDS = (
@@ -208,7 +217,14 @@ def read_manifest(raw: bytes) -> Manifest:
         rtol=schema.tolerance.rtol,
         atol=schema.tolerance.atol,
         variants=tuple(dict.fromkeys(schema.variants)),
+        language=_stated(schema.language),
     )
+
+
+def _stated(language: Language) -> dict[str, Any]:
+    """Return the known fields of a manifest's `language` that have a value."""
+    fields = {name: getattr(language, name) for name in Language.model_fields}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _parse_json(raw: bytes) -> Any:

@@ -6,10 +6,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from functions.adapters.lambda_size import memory_mb_for
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.errors import InvalidModel
+from functions.core.language.spec import LanguageSpec
 from functions.core.package.safety.guards import operators_to_guard
 from functions.core.registration.sandbox_protocol import SERVED_FILES, Brief, Built
 from functions.core.registry.load_plan import Plan
@@ -20,9 +22,11 @@ from functions.sandbox.comparison import Tensors, cpu_clock
 from functions.sandbox.compile import Compiled, clear, compile_model
 from functions.sandbox.evaluate import LARGE_BYTES, PLANS_S, Candidate, Evaluator
 from functions.sandbox.measure import Costs, timed
-from functions.sandbox.plans import choose
 from functions.sandbox.samples import FIRST_ROW, Sample, to_document
 from functions.sandbox.variants import NotMade, improves, make
+
+if TYPE_CHECKING:
+    from functions.sandbox.language.checks import LanguageChecks
 
 
 def build(brief: Brief, directory: Path) -> Built:
@@ -43,6 +47,15 @@ def build(brief: Brief, directory: Path) -> Built:
         ) from error
 
 
+def _language_checks(brief: Brief, folder: Path) -> "LanguageChecks | None":
+    """Prove the assets of a package with a tokenizer."""
+    if not brief.assets:
+        return None
+    from functions.sandbox.language.checks import LanguageChecks  # other models start without
+
+    return LanguageChecks(folder, brief.assets, brief.language)
+
+
 class _Build:
     """Build of one model: its candidates, measurements and notes for the uploader."""
 
@@ -54,7 +67,8 @@ class _Build:
         self.runtime = OnnxRuntime(brief.threads, watchdog)
         self.uploaded = Candidate(directory / "package", (brief.model, *brief.weights), "none")
         self.serving = directory / "serving"
-        self.evaluator = Evaluator(self.runtime, brief, self.uploaded.size_bytes)
+        self.checks = _language_checks(brief, directory / "assets")
+        self.evaluator = Evaluator(self.runtime, brief, self.uploaded.size_bytes, self.checks)
         self.notes: list[str] = []
 
     def run(self) -> Built:
@@ -67,11 +81,12 @@ class _Build:
         self._check_samples(candidate)
         for kind in self.brief.variants:
             candidate = self._better(candidate, kind)
-        best = choose(candidate.costs)
+        best = self.evaluator.best(candidate)
         self._check_fits(best.resident_bytes, best.peak_bytes)
         measured = self._measurements(candidate, best, raw_bytes)
         self._explain(candidate, best, measured)
         self._move(candidate)
+        language = self._try_language(candidate, best, measured)
         return Built(
             files=candidate.files,
             signature=self.evaluator.signature,
@@ -79,7 +94,9 @@ class _Build:
             measured=measured,
             memory_mb=_memory_mb(best.resident_bytes, best.peak_bytes),
             sample=document,
-            notes=tuple(self.notes),
+            notes=(*(self.checks.notes if self.checks else ()), *self.notes),
+            language=language.to_record() if language else None,
+            assets=tuple(sorted(self.checks.names)) if self.checks else (),
         )
 
     def _check_fits(self, resident_bytes: int, peak_bytes: int) -> None:
@@ -181,7 +198,7 @@ class _Build:
         except (InvalidModel, MemoryError) as error:
             problem = str(error) or "it does not fit"
             return candidate, explanations.no_variant(kind, problem)
-        before, after = choose(candidate.costs), choose(variant.costs)
+        before, after = self.evaluator.best(candidate), self.evaluator.best(variant)
         sizes = candidate.size_bytes, variant.size_bytes
         latencies = before.batch_1_ms or 0.0, after.batch_1_ms or 0.0
         is_better = improves(sizes, latencies)
@@ -217,6 +234,20 @@ class _Build:
                     measured["raw_load_ms"] = round(self._raw_load_ms(), 3)
         measured["samples_checked"] = float(candidate.checked)
         return measured
+
+    def _try_language(
+        self, candidate: Candidate, best: Costs, measured: dict[str, float]
+    ) -> LanguageSpec | None:
+        """Generate or embed with the files to serve; add measurements."""
+        if self.checks is None or self.evaluator.language is None:
+            return None
+        from functions.sandbox.language.trial import Trial
+
+        model, spec = self.serving / candidate.files[0], self.evaluator.language
+        trial = Trial(model, self.checks.folder, spec, best.plan, candidate.size_bytes)
+        spec = trial.run(self.checks.prompt(spec))
+        measured.update(trial.measured)
+        return spec
 
     def _raw_load_ms(self) -> float:
         """Return the milliseconds to load the uploaded model, for comparison."""

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from functions.adapters.lambda_size import MB
 from functions.adapters.onnx.sessions import OnnxRuntime, OnnxSession
 from functions.core.errors import InvalidModel, TimedOut
+from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.protocol.signature import Signature
 from functions.core.registration.sandbox_protocol import Brief
 from functions.core.registry.load_plan import Plan
@@ -23,10 +25,14 @@ from functions.sandbox.comparison import (
     run_model,
     try_run,
 )
+from functions.sandbox.language.requests import request
 from functions.sandbox.measure import Costs, measure
-from functions.sandbox.plans import choose, plans_for
+from functions.sandbox.plans import SLOWER_1, SLOWER_TOKEN, choose, plans_for
 from functions.sandbox.samples import Sample, compared_requests, read_samples
 from functions.sandbox.synthetic import synthesise
+
+if TYPE_CHECKING:  # its libraries are imported for language models alone
+    from functions.sandbox.language.checks import LanguageChecks
 
 SINGLE_THREAD_MS = 1.0  # if one row takes less, plans with one thread are measured, too
 # Seconds of processor time, of the build's 90, after which nothing further is begun: no request is
@@ -77,10 +83,18 @@ class Candidate:
 class Evaluator:
     """Evaluator of candidate models: measures load plans and checks samples."""
 
-    def __init__(self, runtime: OnnxRuntime, brief: Brief, upload_bytes: int) -> None:
+    def __init__(
+        self,
+        runtime: OnnxRuntime,
+        brief: Brief,
+        upload_bytes: int,
+        checks: "LanguageChecks | None" = None,
+    ) -> None:
+        self._checks = checks
         self.signature = Signature((), ())
         self.samples: list[Sample] = []
         self.sample: Sample | None = None  # the first sample, or a synthetic one
+        self.language: LanguageSpec | None = None
         self._runtime = runtime
         self._brief = brief
         self._is_large = upload_bytes > LARGE_BYTES
@@ -89,6 +103,11 @@ class Evaluator:
     def is_over(self, seconds: float) -> bool:
         """Return True if the build used more than `seconds` of CPU time."""
         return time.process_time() - self._began > seconds
+
+    def best(self, candidate: Candidate) -> Costs:
+        """Return the costs of a candidate's best load plan."""
+        is_decoder = self.language is not None and self.language.kind is Kind.DECODER
+        return choose(candidate.costs, SLOWER_TOKEN if is_decoder else SLOWER_1)
 
     def read(self, session: OnnxSession, model: Path) -> Tensors | None:
         """Read a model's signature and samples; generate a sample if none.
@@ -104,12 +123,22 @@ class Evaluator:
                 "the model has no outputs, so no request could be answered; export it with some",
                 code="NO_ANSWER",
             )
+        likely = self._read_language()
         self.samples = read_samples(self._brief.samples, self.signature)
         if self.samples:
             self.sample = self.samples[0]
             return None
-        self.sample, outputs = synthesise(session, self.signature)
+        self.sample, outputs = synthesise(session, self.signature, likely)
         return outputs
+
+    def _read_language(self) -> Tensors | None:
+        """Read a language model's facts; return a request for it."""
+        if self._checks is None:
+            return None
+        self.language = self._checks.facts(self.signature)
+        if self.language is None:
+            return None
+        return request(self.signature, self.language, self._checks.prompt(self.language))
 
     # --- the reference
 
@@ -273,7 +302,7 @@ class Evaluator:
         """
         failure: InvalidModel | None = None
         while candidate.costs:
-            best = choose(candidate.costs)
+            best = self.best(candidate)
             try:
                 self._check_samples(candidate, best)
                 return

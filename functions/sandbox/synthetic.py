@@ -4,6 +4,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from itertools import chain
 
 from functions.adapters.onnx.sessions import OnnxSession
 from functions.core.errors import InvalidModel, TimedOut
@@ -19,16 +20,19 @@ ATTEMPTS_S = 5.0  # no further request is tried after this processor time
 SEED = 20261122
 
 
-def synthesise(session: OnnxSession, signature: Signature) -> tuple[Sample | None, Tensors | None]:
+def synthesise(
+    session: OnnxSession, signature: Signature, likely: Tensors | None = None
+) -> tuple[Sample | None, Tensors | None]:
     """Generate a request that the model accepts, and run it.
 
+    `likely` is tried first: the request of a model whose inputs are known to belong together.
     Returns the request and its outputs, or two None if the model refuses all that were tried.
 
     Raises:
         InvalidModel: `NO_ANSWER`, it never ends, or it refuses the only request there is.
     """
     until = time.process_time() + ATTEMPTS_S
-    for inputs in _attempts(signature):
+    for inputs in chain([likely] if likely else [], _attempts(signature)):
         if time.process_time() > until:
             break
         try:
@@ -62,7 +66,7 @@ def _attempts(signature: Signature) -> Iterator[dict[str, Tensor]]:
         if all(math.prod(shape) <= ELEMENTS for shape in shapes):
             source = random.Random(SEED)  # noqa: S311 (no secret)
             yield {
-                spec.name: _values(spec, shape, integer, source)
+                spec.name: values(spec, shape, integer, source)
                 for spec, shape in zip(signature.inputs, shapes, strict=True)
             }
 
@@ -86,9 +90,7 @@ def _size(spec: TensorSpec, axis: int, sizes: tuple[int, int]) -> int:
     return size if size != DYNAMIC else sizes[min(axis, 1)]
 
 
-def _values(
-    spec: TensorSpec, shape: tuple[int, ...], integer: int, source: random.Random
-) -> Tensor:
+def values(spec: TensorSpec, shape: tuple[int, ...], integer: int, source: random.Random) -> Tensor:
     """Return a tensor of generated values.
 
     Floats are eighths from 0 to 1: exact in every type, and short in JSON.

@@ -2,13 +2,17 @@
 
 import posixpath
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from functions.core.errors import InvalidModel, one_line, shown
+from functions.core.language import assets
+from functions.core.language.detection.detect import check_complete
 from functions.core.names import is_onnx_file, is_plain_path, overlapping
 from functions.core.package.archive import Member, read_archive
 from functions.core.package.gzip_stream import bad_archive
+from functions.core.package.model_choice import choose_model, chosen
 from functions.core.package.onnx_reader import MANIFEST_KEY, OnnxFile, read_onnx
 from functions.core.package.onnx_rewrite import Rewrite, apply
 from functions.core.package.weight_files import (
@@ -37,10 +41,12 @@ class _Files(Protocol):
     """Interface to the files uploaded with an ONNX model."""
 
     model: str  # its path in the upload
+    models: int  # number of .onnx files
     model_file: Path
 
+    def has(self, path: str) -> bool: ...
     def size(self, path: str) -> int | None: ...
-    def take(self, names: Mapping[str, str]) -> None: ...
+    def take(self, targets: Mapping[str, Path]) -> None: ...
     def rest(self, opened: set[str]) -> list[str]: ...
 
 
@@ -63,14 +69,45 @@ def unpack(form: Form, directory: Path) -> Unpacked:
     folder = posixpath.dirname(files.model)
     manifest = MANIFEST if form is Form.MANIFEST else posixpath.join(folder, MANIFEST)
     weights = _weights(graph, files, manifest)
-    names = {posixpath.join(folder, path): name for path, name in weights.items()}
+    targets = {posixpath.join(folder, path): package / name for path, name in weights.items()}
     if _has_manifest(files, manifest):
-        names[manifest] = MANIFEST
-    files.take(names)
+        targets[manifest] = package / MANIFEST
+    language = {path: name for path, name in _assets(files, folder).items() if path not in targets}
+    targets |= {path: directory / "assets" / name for path, name in language.items()}
+    files.take(targets)
     relocate(package / MODEL, graph.locations, weights)
     _rewrite(package / MODEL, graph.rewrite)
-    ignored = files.rest({files.model, *names})
-    return _unpacked(tuple(weights.values()), graph, package, ignored)
+    ignored = files.rest({files.model, *targets})
+    unpacked = _unpacked(tuple(weights.values()), graph, package, ignored)
+    notes = (chosen(files.model, files.models),) if files.models > 1 else ()
+    names = tuple(sorted(language.values()))
+    return replace(unpacked, assets=names, notes=(*notes, *unpacked.notes))
+
+
+def _assets(files: _Files, folder: str) -> dict[str, str]:
+    """Return a language model's files as {path: name to store}.
+
+    Each is in the model's folder or the nearest one above: exporters put the graph into onnx/. A
+    package without a tokenizer holds no language model, and none of the others is opened.
+
+    Raises:
+        InvalidModel: one is too large, a link, or in the package twice; or the tokenizer is
+            missing beside a chat template.
+    """
+    folders = [folder]
+    while folders[-1]:
+        folders.append(posixpath.dirname(folders[-1]))
+    paths: dict[str, str] = {}
+    for path, name in assets.PATHS.items():
+        places = (posixpath.join(place, path) for place in folders)
+        place = next((place for place in places if files.has(place)), None)
+        if place is not None:
+            paths[place] = name
+    if not check_complete(frozenset(paths.values())):
+        return {}
+    for path, name in paths.items():
+        assets.check_size(name, files.size(path) or 0)
+    return paths
 
 
 def _has_manifest(files: _Files, path: str) -> bool:
@@ -94,15 +131,19 @@ class _FolderFiles:
         self._package = package
         files = sorted(path for path in upload.rglob("*") if path.is_file())
         self._paths = {normal(path.relative_to(upload).as_posix()): path for path in files}
-        [self.model] = [path for path in self._paths if is_onnx_file(path)]
+        models = [path for path in self._paths if is_onnx_file(path)]
+        self.model, self.models = choose_model(models) or models[0], len(models)
         self.model_file = self._paths[self.model]
+
+    def has(self, path: str) -> bool:
+        return path in self._paths
 
     def size(self, path: str) -> int | None:
         return self._paths[path].stat().st_size if path in self._paths else None
 
-    def take(self, names: Mapping[str, str]) -> None:
-        for path, name in {**names, self.model: MODEL}.items():
-            self._paths[path].rename(self._package / name)
+    def take(self, targets: Mapping[str, Path]) -> None:
+        for path, target in {**targets, self.model: self._package / MODEL}.items():
+            self._paths[path].rename(target)
 
     def rest(self, opened: set[str]) -> list[str]:
         return [path for path in self._paths if path not in opened]
@@ -120,36 +161,46 @@ class _ArchiveFiles:
         self.model_file = package / MODEL
         self._members: dict[str, Member] = {}
         self._repeated: set[str] = set()
-        models: list[str] = []
+        models: dict[str, None] = {}  # paths, in order
         for member in read_archive(archive):
             path = normal(member.name)
             if path in self._members:
                 self._repeated.add(path)
             self._members[path] = member
             if is_onnx_file(path) and not member.problem:
-                models.append(path)
-                if len(models) == 1:
+                if not models:
                     check_room(member.size_bytes, package)
                     member.write(self.model_file)
-        self.model = self._only_model(models)
+                models[path] = None
+        self.model, self.models = self._model([*models]), len(models)
+        if self.model != next(iter(models)):
+            self.model_file.unlink()
+            self.take({self.model: self.model_file})
 
-    def _only_model(self, models: list[str]) -> str:
-        """Return the path of the archive's only ONNX model.
+    def _model(self, models: list[str]) -> str:
+        """Return the path of the archive's ONNX model.
 
         Raises:
             InvalidModel: `NO_MODEL`; `BAD_ARCHIVE` if it is a link, or twice in the archive.
         """
         links = [path for path in self._members if is_onnx_file(path)]
-        paths = list(dict.fromkeys(models)) or links
-        if len(paths) == 1:
-            self.size(paths[0])
-            return paths[0]
+        paths = models or links
+        model = choose_model(paths)
+        if model is not None:
+            self.size(model)
+            return model
         if paths:
             names = " and ".join(shown(path) for path in paths[:2])
-            problem = f"{len(paths)} .onnx files, {names}, and one is needed: upload each by itself"
+            problem = (
+                f"{len(paths)} .onnx files, {names}, and one is needed: upload each by itself, or "
+                "call the one to serve model.onnx"
+            )
         else:
             problem = f"no .onnx file among {len(self._members)} files: export the model to ONNX"
         raise InvalidModel(f"the archive holds {problem}", code="NO_MODEL")
+
+    def has(self, path: str) -> bool:
+        return path in self._members
 
     def size(self, path: str) -> int | None:
         """Return an archive member's size in bytes, or None if absent.
@@ -168,13 +219,13 @@ class _ArchiveFiles:
             raise bad_archive(f"{shown(path)} lies outside of it; pack it with a path inside")
         return member.size_bytes
 
-    def take(self, names: Mapping[str, str]) -> None:
-        left = dict(names)
+    def take(self, targets: Mapping[str, Path]) -> None:
+        left = dict(targets)
         check_room(sum(self._members[path].size_bytes for path in left), self._package)
         for member in read_archive(self._archive) if left else ():
-            name = left.pop(normal(member.name), None)
-            if name is not None:
-                member.write(self._package / name)
+            target = left.pop(normal(member.name), None)
+            if target is not None:
+                member.write(target)
             if not left:
                 break
 

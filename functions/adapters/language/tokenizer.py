@@ -12,9 +12,8 @@ from typing import Any
 import tokenizers
 
 from functions.core.errors import InvalidModel, InvalidRequest, one_line
+from functions.core.language.assets import TOKENIZER, check_size
 
-MB = 1024 * 1024
-FILE_BYTES = 40 * MB  # the largest in use has 34 MB (gemma, 256,000 tokens); loaded, ten times that
 _PROBLEM = 120  # characters quoted of a message of the library
 
 
@@ -104,12 +103,7 @@ def load_tokenizer(path: Path) -> HfTokenizer:
     Raises:
         InvalidModel: `TOKENIZER_TOO_LARGE` or `TOKENIZER_INVALID`.
     """
-    size = path.stat().st_size
-    if size > FILE_BYTES:
-        raise InvalidModel(
-            f"tokenizer.json has {size // MB} MB, and {FILE_BYTES // MB} MB are allowed",
-            code="TOKENIZER_TOO_LARGE",
-        )
+    check_size(TOKENIZER, path.stat().st_size)
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except BaseException as error:

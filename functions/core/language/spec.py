@@ -43,6 +43,7 @@ class LanguageSpec:
     context: int
     eos: tuple[int, ...] = ()  # tokens that end a reply; an encoder's: that separate a pair
     bos: int | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)  # bos_token, … for the template
     # decoder
     layout: Layout = Layout.NAMED
     layers: int = 0
@@ -58,6 +59,7 @@ class LanguageSpec:
     normalised: bool = True  # vectors of length 1
     dimensions: int = 0
     reranker: bool = False  # one score for a pair of texts
+    output: str = ""  # the graph's output that pooling reads
     # measured
     prefill_rate: float = 0.0
     decode_rate: float = 0.0

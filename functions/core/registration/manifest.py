@@ -6,6 +6,7 @@ from typing import Any
 
 from functions.core.errors import InvalidModel, shown
 from functions.core.names import is_onnx_file, is_plain_path, overlapping
+from functions.core.package.model_choice import choose_model
 from functions.core.protocol.signature import DYNAMIC, Signature, TensorSpec
 
 
@@ -46,6 +47,7 @@ class Manifest:
     rtol: float = 1e-3
     atol: float = 1e-5
     variants: tuple[str, ...] = ()
+    language: Mapping[str, Any] = field(default_factory=dict)  # context, pooling, normalised
 
 
 def check_listing(files: tuple[ListedFile, ...]) -> None:
@@ -54,9 +56,9 @@ def check_listing(files: tuple[ListedFile, ...]) -> None:
     Raises:
         InvalidModel: `NO_MODEL` or `BAD_FILE_NAME`.
     """
-    models = [shown(file.path) for file in files if is_onnx_file(file.path)]
-    if len(models) != 1:
-        names = " and ".join(models[:2]) or "none"
+    models = [file.path for file in files if is_onnx_file(file.path)]
+    if choose_model(models) is None:
+        names = " and ".join(shown(path) for path in models[:2]) or "none"
         raise InvalidModel(
             f"manifest.json has to list one .onnx file under `files`, and it lists {names}",
             code="NO_MODEL",

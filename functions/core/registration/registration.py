@@ -46,7 +46,7 @@ from functions.core.registry.version import Blob, Reason, ReleaseRule, Source, S
 from functions.core.uploads import Form, Upload, model_and_form
 
 RECORD_BYTES = 300 * 1024  # DynamoDB holds items up to 400 KB
-FOLDERS = ("upload", "package", "serving")  # the sandbox writes to these
+FOLDERS = ("upload", "package", "assets", "serving")  # the sandbox writes to these
 
 
 class BlobStore(Protocol):
@@ -184,6 +184,7 @@ class Registration:
         brief = Brief(
             model=unpacked.model,
             weights=unpacked.weights,
+            assets=unpacked.assets,
             threads=self.threads,
             memory_mb=self.memory_mb,
         )
@@ -195,10 +196,12 @@ class Registration:
             rtol=manifest.rtol,
             atol=manifest.atol,
             variants=manifest.variants,
+            language=manifest.language,
         )
 
     def _store(self, version: Version, directory: Path) -> None:
         paths = {blob: directory / "serving" / blob.name for blob in version.files}
+        paths |= {blob: directory / "assets" / blob.name for blob in version.assets}
         for document in (version.manifest, version.sample):
             if document:
                 paths[document] = directory / "documents" / document.name
@@ -252,7 +255,9 @@ def _ready(
     version: Version, unpacked: Unpacked, manifest: Manifest | None, built: Built, directory: Path
 ) -> Version:
     serving, documents = directory / "serving", directory / "documents"
+    assets = directory / "assets"
     _check_no_extra_file(built.files, serving)
+    _check_no_extra_file(built.assets, assets)
     _make_folder(documents)
     sample = json.dumps(built.sample).encode() if built.sample else None
     return replace(
@@ -267,16 +272,18 @@ def _ready(
         plan=asdict(built.plan),
         measured=built.measured,
         memory_mb=built.memory_mb,
+        language=built.language,
+        assets=hash_files([assets / name for name in built.assets]),
         reason=None,
         notes=(*unpacked.notes, *built.notes, *version.notes),
         sample=_write(documents / "sample.json", sample) if sample else None,
     )
 
 
-def _check_no_extra_file(names: tuple[str, ...], serving: Path) -> None:
-    if serving.is_symlink() or not serving.is_dir():
-        raise bad_answer("serving/ is no directory any more")
-    extra = {entry.name for entry in os.scandir(serving)} - set(names)
+def _check_no_extra_file(names: tuple[str, ...], folder: Path) -> None:
+    if folder.is_symlink() or not folder.is_dir():
+        raise bad_answer(f"{folder.name}/ is no directory any more")
+    extra = {entry.name for entry in os.scandir(folder)} - set(names)
     if extra:
         raise bad_answer(f"there is {shown(min(extra))} beside the files it named")
 
@@ -306,7 +313,8 @@ def _check_manifest_size(size_bytes: int) -> None:
 
 def _check_record_size(version: Version) -> None:
     signature = version.signature.to_record() if version.signature else None
-    parts = [version.card, signature, version.ignored, version.notes, dict(version.measured)]
+    facts = [dict(version.measured), version.language]
+    parts = [version.card, signature, version.ignored, version.notes, *facts]
     size = len(json.dumps(parts))
     if size > RECORD_BYTES:
         raise InvalidModel(

@@ -7,9 +7,12 @@ each field are checked here, and the parent computes digests and file sizes itse
 import math
 import re
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from functions.core.errors import InvalidModel, one_line, shown
+from functions.core.language.assets import NAMES as ASSETS
+from functions.core.language.spec import Kind, Layout, Pooling
 from functions.core.names import is_file_name, is_onnx_file, is_plain_path, overlapping
 from functions.core.protocol.signature import DATATYPES, DYNAMIC, Signature, TensorSpec
 from functions.core.registration.sandbox_protocol import (
@@ -24,6 +27,7 @@ from functions.core.registry.load_plan import Plan
 
 TENSORS = 1024
 LABELS = 100_000
+GOLDEN_TOKENS = 4096  # the longest list in a language model's facts
 RANK = 16
 TEXT = 512  # characters of a name or sentence
 
@@ -38,7 +42,8 @@ def read_unpacked(answer: object) -> Unpacked:
     Raises:
         InvalidModel: the sandbox rejected the upload, or `SANDBOX_BAD_ANSWER`.
     """
-    names = {"model", "weights", "manifest", "graph", "ignored", "labels", "notes", "outside"}
+    names = {"model", "weights", "manifest", "graph", "ignored", "labels", "notes"}
+    names |= {"assets", "outside"}
     fields = _fields(answer, names)
     model = _file_name(fields["model"])
     weights = tuple(_list(fields["weights"], WEIGHT_FILES, _file_name))
@@ -55,6 +60,7 @@ def read_unpacked(answer: object) -> Unpacked:
         ignored=tuple(_list(fields["ignored"], IGNORED, lambda name: _text(name, TEXT))),
         labels=_labels(fields["labels"]),
         notes=tuple(_list(fields["notes"], 64, lambda note: _text(note, TEXT))),
+        assets=_assets(fields["assets"]),
         outside=outside,
     )
 
@@ -65,9 +71,8 @@ def read_built(answer: object) -> Built:
     Raises:
         InvalidModel: the sandbox rejected the model, or `SANDBOX_BAD_ANSWER`.
     """
-    fields = _fields(
-        answer, {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"}
-    )
+    names = {"files", "signature", "plan", "measured", "memory_mb", "sample", "notes"}
+    fields = _fields(answer, names | {"language", "assets"})
     files = tuple(_list(fields["files"], SERVED_FILES, _file_name))
     if not files or len(set(files)) != len(files):
         raise bad_answer("`files` is empty or names one twice")
@@ -79,6 +84,8 @@ def read_built(answer: object) -> Built:
         memory_mb=_integer(fields["memory_mb"], 1024 * 1024),
         sample=_sample(fields["sample"]),
         notes=tuple(_list(fields["notes"], 64, lambda note: _text(note, TEXT))),
+        language=_language(fields["language"]),
+        assets=_assets(fields["assets"]),
     )
 
 
@@ -148,6 +155,49 @@ def _sample(value: object) -> dict[str, Any] | None:
     return value
 
 
+def _assets(value: object) -> tuple[str, ...]:
+    names = tuple(_list(value, len(ASSETS), _file_name))
+    if len(set(names)) != len(names) or not ASSETS.issuperset(names):
+        raise bad_answer("`assets` names an unknown file, or one twice")
+    return names
+
+
+def _language(value: object) -> dict[str, Any] | None:
+    """Check the facts of a language model: fields, types, sizes."""
+    if value is None:
+        return None
+    fields = _LANGUAGE_FIELDS
+    if not isinstance(value, dict) or value.keys() != fields.keys():
+        raise bad_answer("`language` is malformed")
+    return {name: fields[name](item) for name, item in value.items()}
+
+
+def _optional(read: Callable[[object], T]) -> Callable[[object], T | None]:
+    return lambda value: None if value is None else read(value)
+
+
+def _choice(kind: type[StrEnum]) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if value not in [*kind]:
+            raise bad_answer(f"`language` has an unknown {kind.__name__.lower()}")
+        return str(value)
+
+    return read
+
+
+def _mapping(read: Callable[[object], T], most: int) -> Callable[[object], dict[str, T]]:
+    def read_all(value: object) -> dict[str, T]:
+        if not isinstance(value, dict) or len(value) > most:
+            raise bad_answer("`language` is malformed")
+        return {_text(name, 64): read(item) for name, item in value.items()}
+
+    return read_all
+
+
+def _tokens(value: object) -> list[int]:
+    return _list(value, GOLDEN_TOKENS, lambda token: _integer(token, 2**31))
+
+
 def _plan(value: object) -> Plan:
     names = {"optimised", "prepacking", "threads", "warmup", "layout"}
     if not isinstance(value, dict) or value.keys() != names:
@@ -206,6 +256,15 @@ def _text(value: object, limit: int) -> str:
     return one_line(value, limit)
 
 
+def _exact_text(value: object, limit: int) -> str:
+    """Return a text unchanged: a special token may hold line breaks."""
+    if not isinstance(value, str) or len(value) > limit:
+        raise bad_answer("a text in its answer is malformed or too long")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise bad_answer("a text in its answer is no Unicode")
+    return value
+
+
 def _integer(value: object, limit: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
         raise bad_answer("a number in its answer is malformed")
@@ -229,4 +288,29 @@ _GRAPH_FIELDS: Mapping[str, Callable[[object], Any]] = {
     "ir_version": lambda value: _integer(value, 2**63),
     "producer": lambda value: _text(value, TEXT),
     "nodes": lambda value: _integer(value, 2**63),
+}
+
+_LANGUAGE_FIELDS: Mapping[str, Callable[[object], Any]] = {
+    "kind": _choice(Kind),
+    "vocabulary": lambda value: _integer(value, 2**31),
+    "context": lambda value: _integer(value, 2**31),
+    "eos": _tokens,
+    "bos": _optional(lambda value: _integer(value, 2**31)),
+    "special_tokens": _mapping(lambda value: _exact_text(value, 256), 16),
+    "layout": _choice(Layout),
+    "layers": lambda value: _integer(value, 10_000),
+    "kv_heads": lambda value: _integer(value, 2**20),
+    "head_size": lambda value: _integer(value, 2**20),
+    "cache_datatype": lambda value: _text(value, 8),
+    "shared_cache": _optional(_boolean),
+    "chat": _boolean,
+    "defaults": _mapping(_finite_number, 16),
+    "pooling": _choice(Pooling),
+    "normalised": _boolean,
+    "dimensions": lambda value: _integer(value, 2**31),
+    "reranker": _boolean,
+    "output": lambda value: _text(value, TEXT),
+    "prefill_rate": _finite_number,
+    "decode_rate": _finite_number,
+    "golden": _mapping(_tokens, 4),
 }

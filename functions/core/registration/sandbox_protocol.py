@@ -5,6 +5,7 @@ in it. It works in one directory:
 
     upload/    the uploaded files, unopened
     package/   written by `unpack`: model, weights and manifest.json under flat names
+    assets/    written by `unpack` and `build`: tokenizer.json and others of a language model
     serving/   written by `build`: the files to store and serve
 
 The parent checks its answers (`sandbox_answers.py`).
@@ -44,6 +45,7 @@ class Unpacked:
     ignored: tuple[str, ...] = ()  # archive members that were not opened
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # class labels by output
     notes: tuple[str, ...] = ()  # one sentence for each part of the model that was rewritten
+    assets: tuple[str, ...] = ()  # files in assets/; with a tokenizer, or none
     # Weight files that are missing beside a single .onnx file. The other fields say nothing then.
     outside: tuple[str, ...] = ()
 
@@ -64,6 +66,8 @@ class Brief:
     atol: float = 1e-5
     # "int8", "fp16": a variant is used if its answers to the samples stay within the tolerance
     variants: tuple[str, ...] = ()
+    assets: tuple[str, ...] = ()  # files of a language model
+    language: Mapping[str, Any] = field(default_factory=dict)  # facts that its manifest states
     threads: int = 1  # processors of the function that will serve the model
     memory_mb: int = 3008  # memory of the function that will serve the model
 
@@ -79,6 +83,8 @@ class Built:
     memory_mb: int = 0  # measured need of a process that serves the model
     sample: Mapping[str, Any] | None = None  # {"request", "response", "synthetic"}
     notes: tuple[str, ...] = ()  # one sentence for each choice of the build, with the reason
+    language: Mapping[str, Any] | None = None  # fields of `LanguageSpec`
+    assets: tuple[str, ...] = ()  # files to store in assets/
 
 
 class Sandbox(Protocol):
@@ -125,7 +131,7 @@ def build_task(brief: Brief, directory: Path) -> dict[str, Any]:
 def read_brief(task: Mapping[str, Any]) -> Brief:
     """Parse the build step's input from a task message to the sandbox."""
     fields = dict(task["brief"])
-    for name in ("weights", "samples", "variants"):
+    for name in ("weights", "samples", "variants", "assets"):
         fields[name] = tuple(fields[name])
     return Brief(**fields)
 

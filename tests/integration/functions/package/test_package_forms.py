@@ -275,7 +275,7 @@ def test_two_models_are_refused_by_their_names(platform: Platform) -> None:
     assert version.reason.code == "NO_MODEL"
     assert version.reason.message == (
         "the archive holds 2 .onnx files, 'encoder.onnx' and 'decoder.onnx', and one is needed: "
-        "upload each by itself"
+        "upload each by itself, or call the one to serve model.onnx"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from functions.core.errors import InvalidModel
+from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.registration.registration import Registration
 from functions.core.registration.sandbox_answers import read_built, read_unpacked
 from functions.core.registration.sandbox_protocol import (
@@ -29,12 +30,23 @@ from tests.fakes import MemoryBlobs, MemoryTable, MemoryUploads
 from tests.models import scale_model
 from tests.sandbox import SIGNATURE, MemorySandbox
 
+SPEC = LanguageSpec(
+    Kind.DECODER,
+    300,
+    1024,
+    eos=(2,),
+    special_tokens={"bos_token": "<s>\n"},
+    defaults={"top_p": 0.5},
+    shared_cache=True,
+    golden={"prompt": [1], "reply": [2, 3]},
+)
 UNPACKED = Unpacked(
     "model.onnx",
     ("w.bin",),
     True,
     {"opset": 20, "ir_version": 10, "producer": "p", "nodes": 1},
     ("a.txt",),
+    assets=("config.json", "tokenizer.json"),
 )
 BUILT = Built(
     ("model.onnx",),
@@ -44,6 +56,8 @@ BUILT = Built(
     200,
     {"request": {}, "response": {}, "synthetic": True},
     ("Fits.",),
+    json.loads(json.dumps(SPEC.to_record())),
+    ("tokenizer.json",),
 )
 
 
@@ -56,6 +70,12 @@ def test_a_valid_answer_is_read_unchanged() -> None:
     assert read_built(sent(report(BUILT))) == BUILT
 
 
+def test_every_fact_of_a_language_model_is_read() -> None:
+    language = read_built(sent(report(BUILT))).language
+    assert language is not None
+    assert LanguageSpec.from_record(language) == SPEC
+
+
 def test_a_brief_is_read_unchanged() -> None:
     brief = Brief(
         "m.onnx",
@@ -64,6 +84,8 @@ def test_a_brief_is_read_unchanged() -> None:
         rtol=0.1,
         atol=0.2,
         variants=("int8",),
+        assets=("tokenizer.json",),
+        language={"context": 2048},
         threads=2,
         memory_mb=512,
     )
@@ -133,6 +155,38 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("memory_mb", 10**12),
     ("sample", []),
     ("sample", {"code": 1}),
+    ("assets", ["../tokenizer.json"]),
+    ("assets", ["passwd"]),
+    ("assets", ["tokenizer.json"] * 2),
+    ("assets", "tokenizer.json"),
+    ("language", []),
+    ("language", {}),
+    *(
+        ("language", {**SPEC.to_record(), **change})
+        for change in (
+            {"more": 1},
+            {"kind": "robot"},
+            {"kind": ["decoder"]},
+            {"vocabulary": -1},
+            {"vocabulary": "300"},
+            {"context": 2**40},
+            {"eos": [1.5]},
+            {"eos": [1] * 5000},
+            {"bos": "1"},
+            {"special_tokens": {"bos_token": "x" * 1000}},
+            {"special_tokens": {"bos_token": "\ud800"}},
+            {"special_tokens": {f"token_{n}": "x" for n in range(17)}},
+            {"layout": None},
+            {"cache_datatype": "FP32" * 100},
+            {"chat": 1},
+            {"shared_cache": "yes"},
+            {"defaults": {"top_p": float("nan")}},
+            {"defaults": [0.5]},
+            {"pooling": "max"},
+            {"golden": {"prompt": ["a"]}},
+            {"prefill_rate": float("inf")},
+        )
+    ),
     ("notes", ["n" * 10_000]),
     ("notes", "all is well"),
     ("notes", ["n"] * 1000),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from functions.adapters.language import tokenizer as module
 from functions.adapters.language.tokenizer import HfTokenizer, load_tokenizer
 from functions.core.errors import InvalidModel, InvalidRequest
+from functions.core.language import assets
 
 TEXTS = ("Hello world", "naïve 😀 日本語", "def f(x):\n\treturn x + 1\n", " two  spaces ")
 
@@ -128,7 +128,7 @@ def test_a_file_over_the_limit_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(byte_level(), tmp_path)
-    monkeypatch.setattr(module, "FILE_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(assets, "TOKENIZER_BYTES", path.stat().st_size - 1)
     with pytest.raises(InvalidModel) as error:
         load_tokenizer(path)
     assert error.value.instance_code == "TOKENIZER_TOO_LARGE"

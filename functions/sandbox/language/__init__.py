@@ -1,0 +1,1 @@
+"""Checks of language models: tokenizer, chat template, generated text."""
