@@ -126,6 +126,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group language-tests -o constraints/language-tests.txt
 	$(COMPILE) --group ministack -o constraints/ministack.txt
 	$(COMPILE) --group exporters -o constraints/exporters.txt
+	$(COMPILE) --group boosting -o constraints/boosting.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
 	sed -i 's/+cpu$$//' constraints/*.txt
 

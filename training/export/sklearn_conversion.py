@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from training.export import graph_editing, graphs
+from training.export.boosting import converters
 from training.export.graphs import OPSET, Feeds
 from training.fitting.estimators import VECTORIZERS
 
@@ -42,6 +43,7 @@ def _run_converter(estimator: Any, inputs: Feeds, double: bool) -> onnx.ModelPro
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
+    converters.register(converters.libraries(list(_fitted_parts(estimator))))
     floats = DoubleTensorType if double else FloatTensorType
     types = []
     for name, values in inputs.items():
@@ -196,6 +198,10 @@ def _correct_trees(model: onnx.ModelProto, estimator: Any) -> None:
     learned branch of NaN, and compares doubles that were not rounded.
     """
     ensembles = [node for node in model.graph.node if node.op_type.startswith("TreeEnsemble")]
+    if "xgboost" in converters.libraries(list(_fitted_parts(estimator))):
+        for ensemble in ensembles:  # xgboost rounds what comes from the steps before
+            _round_input(model, ensemble)
+        return
     trees = _trees(estimator)
     if len(ensembles) != 1 or not trees:
         return
@@ -213,6 +219,11 @@ def _correct_trees(model: onnx.ModelProto, estimator: Any) -> None:
         nodes_values=np.where(is_split, thresholds, 0).tolist(),
         nodes_missing_value_tracks_true=(is_split & is_nan_left).astype(int).tolist(),
     )
+    _round_input(model, node)
+
+
+def _round_input(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """Round a node's first input to float32."""
     rounding = helper.make_node("Cast", [node.input[0]], ["rounded_columns"], to=TensorProto.FLOAT)
     node.input[0] = "rounded_columns"
     position = [item.op_type for item in model.graph.node].index(node.op_type)

@@ -24,6 +24,8 @@ _BOOSTING = "behind a SimpleImputer where values are missing"
 _ALTERNATIVES = {
     "HistGradientBoostingClassifier": f"use GradientBoostingClassifier, {_BOOSTING}",
     "HistGradientBoostingRegressor": f"use GradientBoostingRegressor, {_BOOSTING}",
+    "XGBRFClassifier": "use XGBClassifier or RandomForestClassifier",
+    "XGBRFRegressor": "use XGBRegressor or RandomForestRegressor",
     "HashingVectorizer": "use TfidfVectorizer or CountVectorizer, which keep their vocabulary",
     "FeatureHasher": "use OneHotEncoder(handle_unknown='ignore')",
 }
@@ -162,12 +164,26 @@ def _weights(estimator: Any, weights: NDArray[np.float64] | None) -> dict[str, A
 
 
 def _seed(estimator: Any, seed: int) -> None:
+    for part in _parts(estimator):
+        if type(part).__name__.startswith("CatBoost"):
+            _quieten_catboost(part, seed)
     free = [
         name
         for name, value in estimator.get_params().items()
         if name.endswith("random_state") and value is None
     ]
     estimator.set_params(**dict.fromkeys(free, seed))
+
+
+def _quieten_catboost(estimator: Any, seed: int) -> None:
+    """Set CatBoost's seed, silence and no files where the user has not."""
+    own = set(estimator.get_params())
+    if not own & {"random_seed", "random_state"}:
+        estimator.set_params(random_seed=seed)
+    if not own & {"verbose", "silent", "logging_level", "verbose_eval"}:
+        estimator.set_params(logging_level="Silent")
+    if "allow_writing_files" not in own:
+        estimator.set_params(allow_writing_files=False)
 
 
 def _column_names(inputs: Arrays, columns: Mapping[str, Sequence[str]]) -> list[str]:
