@@ -1,5 +1,6 @@
-"""Control plane of a deployed stack: lists and changes, with the permissions of its own role."""
+"""Control plane of a deployed stack: lists and changes, with the permissions of its own roles."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,3 +64,59 @@ def test_a_model_is_archived_and_restored(api: Api, two_versions: str) -> None:
         ask(api, "POST", f"{model}/{change}", {})
 
     assert ask(api, "GET", model)["description"] == "doubles"
+
+
+def test_the_state_machine_judges_a_canary_and_promotes_it(api: Api, two_versions: str) -> None:
+    """Step Functions waits, invokes the judge and goes on until the canary is over."""
+    path = f"/models/{two_versions}/aliases/prod"
+    ask(api, "PUT", path, {"version": 1})
+    # Versions that answer differently, and as fast and as often: no test of a canary tells them
+    settings = {"steps": [50], "bake_seconds": 1, "min_samples": 20, "max_age_seconds": 1800}
+    canary = ask(api, "POST", f"{path}/canary", {"version": 2, **settings})
+    assert canary["state"] == "running"
+
+    def ended() -> dict[str, Any] | None:
+        for _ in range(5):
+            assert api.infer(two_versions, [1, 2, 3]).status == 200
+        current = dict(ask(api, "GET", f"{path}/canary"))
+        return None if current["state"] == "running" else current
+
+    end = api.wait(ended, "the canary's end")
+    assert (end["state"], end["stable_version"]) == ("promoted", 2), end
+    [record] = ask(api, "GET", f"/models/{two_versions}/audit?action=promote_canary")["records"]
+    assert record["actor"] == "judge"
+
+
+def test_a_person_stops_a_canary(api: Api, two_versions: str) -> None:
+    alias = f"/models/{two_versions}/aliases/prod"
+    ask(api, "PUT", alias, {"version": 1})
+    ask(api, "POST", f"{alias}/canary", {"version": 2})
+
+    assert ask(api, "DELETE", f"{alias}/canary")["state"] == "stopped"
+
+
+def test_keys_uploads_and_dead_letters_are_listed(api: Api, two_versions: str) -> None:
+    uploads = ask(api, "GET", f"/uploads?model={two_versions}")["uploads"]
+
+    assert {upload["state"] for upload in uploads} == {"READY"}
+    for path in ("/keys", "/dead-letters", "/openapi.json"):
+        assert ask(api, "GET", path)
+    assert ask(api, "POST", "/reconcile") is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "content"),
+    [
+        ("/console/", "text/html", b"console.js"),
+        ("/console/console.js", "text/javascript", b"use strict"),
+        ("/docs", "text/html", b"swagger-ui.js"),
+        ("/docs/swagger-ui.js", "text/javascript", b"SwaggerUIBundle"),
+    ],
+)
+def test_pages_are_served_without_a_key(api: Api, path: str, kind: str, content: bytes) -> None:
+    reply = replace(api, key="").get(path)
+
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith(kind)
+    assert content in reply.body
+    assert reply.headers["x-content-type-options"] == "nosniff"
