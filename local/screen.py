@@ -47,7 +47,7 @@ class Screen:
             [
                 "Paste into a second terminal, in this folder:",
                 f"  export API={self.api_url} BUCKET={self.bucket} TABLE={self.table}",
-                *([f"  export MAYFLY_KEY={self.key}"] if self.key else []),
+                "  export MAYFLY_URL=$API" + (f" MAYFLY_KEY={self.key}" if self.key else ""),
                 f"  export AWS_ENDPOINT_URL_LAMBDA={self.lambda_url}",
                 f"  export AWS_ENDPOINT_URL={self.endpoint_url} AWS_DEFAULT_REGION=us-east-1",
                 "  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local",
@@ -63,7 +63,7 @@ class Screen:
             [
                 "Then:",
                 *describe,
-                "  aws s3 cp model.onnx s3://$BUCKET/models/mine/model.onnx",
+                "  python -m mayfly upload model.onnx --model mine    # or drop it in the console",
                 f"  {curl} -X POST $API/v2/repository/index    # every version, with its state",
                 *([keys] if self.key else []),
             ]

@@ -22,7 +22,7 @@ mayfly login --stack mayfly                                         # or: URL an
 
 A command talks to the stack of `--url`, of `MAYFLY_URL` and `MAYFLY_KEY`, of `mayfly login`, or of
 `--stack NAME` by IAM (which needs `pip install '.[aws]'`; without `MAYFLY_KEY` it makes a key that
-lives 15 minutes). The README's `API` is what `MAYFLY_URL` has to be. Tables are for people:
+lives 15 minutes). `make local` exports URL and key. Tables are for people:
 `--json` prints one document, `-q` nothing but errors. Advice and colours appear on a terminal
 only, and `NO_COLOR` switches colours off.
 

@@ -145,9 +145,22 @@ def log_events(function: str, start_ms: int) -> list[dict[str, Any]]:
 
 
 def find_physical(stack: str, resource: str) -> str:
-    """Return the name that a stack's resource has in the account."""
+    """Return the name that a stack's resource has in the account.
+
+    Raises:
+        Failed: there is no such stack, or it has no such resource.
+    """
     with aws_errors():
-        reply = client("cloudformation").describe_stack_resource(
-            StackName=stack, LogicalResourceId=resource
-        )
+        cloudformation = client("cloudformation")
+        try:
+            reply = cloudformation.describe_stack_resource(
+                StackName=stack, LogicalResourceId=resource
+            )
+        except cloudformation.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationError":
+                raise
+            raise Failed(
+                f"there is no stack {stack} with a {resource} in this account and region: name it "
+                "with --stack; the local stack writes its logs to .local/logs"
+            ) from error
     return str(reply["StackResourceDetail"]["PhysicalResourceId"])

@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from mayfly import __version__
-from mayfly.cli.commands import catalog, keys, language, predict, releases, setup, uploads
+from mayfly.cli.commands import (
+    catalog,
+    decisions,
+    keys,
+    language,
+    predict,
+    releases,
+    setup,
+    uploads,
+)
 from mayfly.client import errors
 from mayfly.client.errors import MayflyError
 
@@ -30,6 +39,10 @@ SECTIONS = {
     "Uploads": (uploads.upload, uploads.wait, uploads.dead_letters),
     "Releases": (
         releases.promote, releases.rollback, releases.canary, releases.shadow, releases.traffic,
+    ),
+    "Decisions": (
+        decisions.describe, decisions.approve, decisions.reject,
+        decisions.archive, decisions.restore,
     ),
     "Records": (catalog.usage, catalog.audit, setup.logs),
     "Set-up": (setup.login, setup.open_console, setup.doctor, setup.completion, keys.keys),

@@ -21,6 +21,7 @@ def test_the_readmes_blocks_run_and_print_the_answer(stack: RunningStack, tmp_pa
         name: value for name, value in os.environ.items() if not name.startswith("AWS_")
     } | {
         "API": stack.api_url,
+        "MAYFLY_URL": stack.api_url,
         "MAYFLY_KEY": stack.create_key("admin"),
         "BUCKET": stack.outputs["ArtifactsBucketName"],
         "AWS_ENDPOINT_URL": stack.endpoint_url,

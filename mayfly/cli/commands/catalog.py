@@ -127,8 +127,24 @@ def _parts(name: str, part: Any) -> list[list[Any]]:
     return [row for key, value in part.items() for row in _parts(f"{name}.{key}", value)]
 
 
+def spelled(value: Any) -> str:
+    """Spell a JSON value in a cell.
+
+    >>> spelled({"aliases": {"prod": 1, "next": None}, "notes": ["a", "b"]})
+    'aliases prod 1, next -; notes a; b'
+    """
+    if isinstance(value, dict):
+        inner = "; " if any(isinstance(item, dict | list) for item in value.values()) else ", "
+        return inner.join(f"{name} {spelled(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(spelled, value))
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
 def _cell(value: Any) -> str:
-    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    text = spelled(value)
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -214,13 +230,9 @@ def audit(session: Session, model: str | None, actor: str, action: str, limit: i
             record.action,
             record.model or record.key,
             record.version,
-            _cell(_spelled(record.before)),
-            _cell(_spelled(record.after)),
+            _cell(record.before),
+            _cell(record.after),
         ]
         for record in records
     ]
     session.show_rows([record.raw for record in records], heads, rows, "No changes yet.")
-
-
-def _spelled(values: Document) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())

@@ -117,7 +117,7 @@ def _progress(record: CanaryRecord) -> str:
         dots = ["●" if at < record.step else "○" for at in range(len(record.steps))]
         shares = [f"{dot} {share} %" for dot, share in zip(dots, record.steps, strict=True)]
         left = record.step_seconds_left
-        bake = f"   {left // 60} min {left % 60} s of this step left" if left else ""
+        bake = f"   {_minutes(left)} of this step left" if left else ""
         lines.append(f"  {'  '.join(shares)}{bake}")
     arms = [("stable", record.stable), ("candidate", record.candidate)]
     rows = [_arm(name, arm) for name, arm in arms if arm]
@@ -125,6 +125,16 @@ def _progress(record: CanaryRecord) -> str:
         heads = ["", "VERSION", "REQUESTS", "ERRORS", "P95"]
         lines += ["  " + line for line in output.table(heads, rows).splitlines()]
     return "\n".join(lines)
+
+
+def _minutes(seconds: int) -> str:
+    """Format a time.
+
+    >>> _minutes(3), _minutes(185)
+    ('3 s', '3 min 5 s')
+    """
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _arm(name: str, arm: Document) -> list[object]:

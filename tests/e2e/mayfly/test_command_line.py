@@ -112,6 +112,12 @@ def test_a_models_life_as_text(terminal: Terminal, model: str) -> None:
     missing = plain(terminal.text("show", model[:-1], code=3))
     assert missing == f'mayfly: no model "{model[:-1]}". Did you mean "{model}"?\n'
     assert "✗" not in terminal.text("doctor")
+    decided = terminal.text("describe", model, "Doubles or trebles", "--policy", "if_better")
+    assert "Doubles or trebles (if_better)" in decided
+    terminal.text("reject", model, "2", "--note", "wrong factor")
+    assert "rejected" in terminal.text("versions", model).lower()
+    assert "is archived" in terminal.text("archive", model)
+    assert "is active" in terminal.text("restore", model)
 
 
 def test_a_folder_is_uploaded_in_parts(terminal: Terminal, model: str) -> None:
@@ -157,5 +163,10 @@ def test_a_models_life_as_json(terminal: Terminal, model: str) -> None:
     assert terminal.json("usage", model)["by"] == "version"
     assert len(terminal.json("audit", model, "-n", "3")) == 3
     assert terminal.json("dead-letters") == []
+    assert terminal.json("approve", model, "2", "--note", "seen")["approval"]["note"] == "seen"
+    assert "for good" in terminal.json("archive", model, "3", code=2)
+    assert terminal.json("archive", model, "3", "--yes")["state"] == "ARCHIVED"
+    assert terminal.json("archive", model)["state"] == "archived"
+    assert terminal.json("restore", model)["state"] == "active"
     key = terminal.json("keys", "create", "--name", "cli", "--model", model)
     assert terminal.json("keys", "revoke", key["id"])["state"] == "revoked"

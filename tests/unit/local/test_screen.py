@@ -28,7 +28,7 @@ def test_exports_can_be_pasted_into_a_shell() -> None:
     assert assigned["API"] == SCREEN.api_url
     assert assigned["BUCKET"] == SCREEN.bucket
     assert assigned["TABLE"] == SCREEN.table
-    assert assigned["MAYFLY_KEY"] == SCREEN.key
+    assert (assigned["MAYFLY_URL"], assigned["MAYFLY_KEY"]) == ("$API", SCREEN.key)
     assert assigned["AWS_ENDPOINT_URL_LAMBDA"] == SCREEN.lambda_url
     assert assigned["AWS_ENDPOINT_URL"] == SCREEN.endpoint_url
     assert assigned.keys() >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"}
