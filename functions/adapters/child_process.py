@@ -87,7 +87,7 @@ class ChildEnded(Exception):
 
 
 class Child:
-    """Child process that runs one step (unpack or build) of registration."""
+    """Child process that runs one step: unpack, build, or template."""
 
     usage: Usage  # set when the process has ended
     orphans = 0  # processes that it left behind; set when it is killed
@@ -148,6 +148,10 @@ class Child:
             return json.loads(self._read_line(deadline), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise bad_answer("its answer is no JSON") from error
+
+    def has_ended(self) -> bool:
+        """Tell whether the child process is no longer there."""
+        return self._process.returncode is not None or self._has_exited()
 
     def kill(self) -> Usage:
         """Kill the child process and its descendants; return its resource usage.

@@ -89,11 +89,15 @@ def _threads_of_this_user() -> int:
 
 
 def _step(name: str) -> Step:
-    """Import and return the function for step "unpack" or "build"."""
+    """Import and return the function for step "unpack", "build" or "template"."""
     if name == "unpack":
         from functions.sandbox.unpack import unpack
 
         return lambda task: report(unpack(Form[task["form"]], Path(task["directory"])))
+    if name == "template":
+        from functions.sandbox.language.rendering import Renderer
+
+        return Renderer()
     from functions.adapters.memory import keep_stacks_small
     from functions.adapters.onnx.capi import library
     from functions.sandbox.build import build

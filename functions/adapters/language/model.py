@@ -1,6 +1,5 @@
 """Language model, loaded to generate or to embed."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from functions.adapters.language.decoder import Decoder
 from functions.adapters.language.encoder import Encoder
 from functions.adapters.language.grammar import GrammarCompiler
 from functions.adapters.language.key_values import KeyValues
-from functions.adapters.language.template import ChatTemplate
+from functions.adapters.language.template_process import TemplateProcess
 from functions.adapters.language.tokenizer import load_tokenizer
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.errors import InvalidRequest
@@ -63,13 +62,14 @@ class LanguageModel:
             InvalidModel: the runtime refuses the model, or an asset is invalid.
             MemoryError: it does not fit.
         """
+        template = load_template(paths, spec)  # its process starts while the model is loaded
         runtime = OnnxRuntime(threads, PROCESS_WATCHDOG)
         session = runtime.load(paths["model.onnx"], plan)
         tokenizer = load_tokenizer(paths["tokenizer.json"])
         if spec.kind is Kind.ENCODER:
             return cls(spec, tokenizer, None, Encoder(runtime, session, spec), cache_bytes)
         decoder = Decoder(runtime, session, spec)
-        return cls(spec, tokenizer, load_template(paths), decoder, cache_bytes)
+        return cls(spec, tokenizer, template, decoder, cache_bytes)
 
     def generate(
         self,
@@ -110,23 +110,13 @@ class LanguageModel:
         return GrammarCompiler(self.tokenizer, self.spec.vocabulary, self.spec.eos)
 
 
-def load_template(paths: Mapping[str, Path]) -> ChatTemplate | None:
-    """Return a package's chat template, also from tokenizer_config.json.
+def load_template(paths: Mapping[str, Path], spec: LanguageSpec) -> TemplateProcess | None:
+    """Return a version's chat template, with its special tokens.
+
+    Registration writes the file, also where the package had it in tokenizer_config.json.
 
     Raises:
-        InvalidModel: `TEMPLATE_TOO_LARGE` or `TEMPLATE_INVALID`.
+        Unavailable: its process could not be started.
     """
-    config = {}
-    if path := paths.get("tokenizer_config.json"):
-        config = json.loads(path.read_bytes())
-    tokens = {
-        name: token["content"] if isinstance(token, dict) else token
-        for name, token in config.items()
-        if name.endswith("_token") and isinstance(token, str | dict)
-    }
-    source = config.get("chat_template")
-    if isinstance(source, list):  # several by name
-        source = {each["name"]: each["template"] for each in source}.get("default")
-    if path := paths.get("chat_template.jinja"):
-        source = path.read_text()
-    return ChatTemplate(source, tokens) if source else None
+    path = paths.get("chat_template.jinja") if spec.kind is Kind.DECODER else None
+    return TemplateProcess(path.read_text("utf-8"), spec.special_tokens) if path else None

@@ -23,6 +23,7 @@ def compare(old: Version, new: Version) -> dict[str, Any]:
         "sizes": _by_name(_sizes(old), _sizes(new)),
         "measured": _by_name(old.measured, new.measured),
         "plan": _by_name(old.plan, new.plan),
+        "language": _by_name(_language(old), _language(new)),
         "graph": _by_name(old.graph, new.graph),
         "notes": _pair(list(old.notes), list(new.notes)),
         "task": _pair(old.card.get("task"), new.card.get("task")),
@@ -41,6 +42,12 @@ def _by_name(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     names = dict.fromkeys([*old, *new])
     pairs = {name: _pair(old.get(name), new.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair}
+
+
+def _language(version: Version) -> Mapping[str, Any]:
+    """Return the facts of a language model, without its golden reply."""
+    facts = version.language or {}
+    return {name: fact for name, fact in facts.items() if name != "golden"}
 
 
 def _part(version: Version, name: str) -> Mapping[str, Any]:

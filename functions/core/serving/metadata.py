@@ -157,7 +157,14 @@ def _properties(version: Version, aliases: Mapping[str, int]) -> dict[str, str]:
         "size_bytes": str(version.size_bytes),
         "created_at": version.created_at,
     }
-    return card | graph | _names(version) | _measured(version) | facts
+    return card | graph | _names(version) | _measured(version) | _language(version) | facts
+
+
+def _language(version: Version) -> dict[str, str]:
+    """Return a language model's kind, context and chat as strings."""
+    language = version.language or {}
+    names = ("kind", "context", "chat")
+    return {f"language.{name}": str(language[name]).lower() for name in names if name in language}
 
 
 def _names(version: Version) -> dict[str, str]:

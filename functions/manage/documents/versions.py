@@ -116,6 +116,7 @@ class VersionDocument(VersionRow):
     notes: list[str] = Field(description="Choices of the registration, each with its reason.")
     ignored: list[str] = Field(description="Members of the package that were not read.")
     files: list[BlobDocument]
+    assets: list[BlobDocument] = Field(description="Tokenizer and other files beside the model.")
     manifest: BlobDocument | None
     sample: BlobDocument | None = Field(description="Example request with its reply.")
     source: SourceDocument
@@ -210,6 +211,7 @@ def describe_version(version: Version, model: ModelSummary) -> dict[str, Any]:
         "aliases": aliases,
         "description": card.get("description"),
         "signature": _signature(version),
+        "language": _language(version.language),
         "compression": card.get("compression") or [],
         "graph": dict(version.graph),
         "plan": dict(version.plan),
@@ -217,6 +219,7 @@ def describe_version(version: Version, model: ModelSummary) -> dict[str, Any]:
         "notes": version.notes,
         "ignored": version.ignored,
         "files": [_blob(file) for file in version.files],
+        "assets": [_blob(file) for file in version.assets],
         "manifest": _blob(version.manifest),
         "sample": _blob(version.sample),
         "source": {
@@ -227,6 +230,21 @@ def describe_version(version: Version, model: ModelSummary) -> dict[str, Any]:
         "attempts": version.attempts,
         "uploaded_at": version.written_at or None,
     }
+
+
+# Facts of a language model that a caller can use; the record has more, for the function.
+_FACTS = ("kind", "context", "vocabulary", "prefill_rate")
+_OF_KIND = {
+    "decoder": ("chat", "defaults", "decode_rate"),
+    "encoder": ("dimensions", "pooling", "normalised", "reranker"),
+}
+
+
+def _language(language: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if language is None:
+        return None
+    names = (*_FACTS, *_OF_KIND.get(language["kind"], ()))
+    return {name: language.get(name) for name in names}
 
 
 def _blob(blob: Blob | None) -> dict[str, Any] | None:

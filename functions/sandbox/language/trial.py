@@ -9,7 +9,7 @@ from functions.adapters.lambda_size import MB
 from functions.adapters.language.model import LanguageModel
 from functions.adapters.onnx.capi import OrtError
 from functions.core.errors import InvalidModel, InvalidRequest
-from functions.core.language.assets import TEMPLATE, TOKENIZER
+from functions.core.language.assets import TOKENIZER
 from functions.core.language.ports import Options
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.records import replace
@@ -40,8 +40,7 @@ class Trial:
         self._threads = plan.threads
         self._memory = Memory()
         self._until = time.process_time() + TRIAL_S
-        names = [TOKENIZER, *([TEMPLATE] if spec.chat else [])]
-        paths = {"model.onnx": model, **{name: assets / name for name in names}}
+        paths = {"model.onnx": model, TOKENIZER: assets / TOKENIZER}
         try:
             self._model = LanguageModel.load(
                 paths, spec, plan, plan.threads, CACHED * 2 * spec.cache_bytes_per_token

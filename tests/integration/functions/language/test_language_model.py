@@ -12,6 +12,7 @@ from functions.adapters.language.model import LanguageModel
 from functions.core.errors import InvalidRequest
 from functions.core.language.ports import Options, TextModel
 from functions.core.language.spec import Kind, LanguageSpec
+from functions.core.records import replace
 from functions.core.registry.load_plan import Plan
 from tests.language_models import (
     CONTEXT,
@@ -93,15 +94,14 @@ def test_a_reply_in_json_follows_its_schema(model: TextModel, seed: int) -> None
     assert set(reply) == {"capital", "large"}
 
 
-def test_a_template_in_the_tokenizers_configuration_is_read(
+def test_the_template_gets_the_models_special_tokens(
     tmp_path: Path, files: dict[str, bytes]
 ) -> None:
-    source = files["chat_template.jinja"].decode()
-    config = {"chat_template": "{{ bos_token }}" + source, "bos_token": {"content": "<s>"}}
-    given = {name: data for name, data in files.items() if name != "chat_template.jinja"}
-    given["tokenizer_config.json"] = json.dumps(config).encode()
+    source = "{{ bos_token }}" + files["chat_template.jinja"].decode()
+    given = {**files, "chat_template.jinja": source.encode()}
+    spec = replace(DECODER, special_tokens={"bos_token": "<s>"})
 
-    model = LanguageModel.load(save(tmp_path, given), DECODER, Plan(), 1, MANY)
+    model = LanguageModel.load(save(tmp_path, given), spec, Plan(), 1, MANY)
 
     assert model.template is not None
     assert model.template.render(MESSAGES).startswith("<s><|im_start|>user\n")
