@@ -96,7 +96,7 @@ stress: .venv/.all .venv-exporters/.done .venv-schemathesis/.done ## Run the lon
 	$(BIN)/python -m tests.stress.key_timing
 	$(BIN)/python -m pytest -m stress tests
 
-bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (long)
+bench: .venv/.demo .venv-genai/.done $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (long)
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.warm_request
 	$(BIN)/python -m benchmarks.register
@@ -104,6 +104,7 @@ bench: .venv/.demo $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append t
 	$(BIN)/python -m benchmarks.many_models
 	$(BIN)/python -m benchmarks.shadow
 	$(BIN)/python -m benchmarks.control_plane
+	$(BIN)/python -m benchmarks.generate
 	$(BIN)/python -m benchmarks.peers
 	@$(MAKE) results
 
@@ -128,6 +129,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group ministack -o constraints/ministack.txt
 	$(COMPILE) --group exporters -o constraints/exporters.txt
 	$(COMPILE) --group boosting -o constraints/boosting.txt
+	$(COMPILE) --group genai -o constraints/genai.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
 	sed -i 's/+cpu$$//' constraints/*.txt
 

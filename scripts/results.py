@@ -103,6 +103,23 @@ def control_plane(results: Sequence[Run]) -> str:
     )
 
 
+def generate(results: Sequence[Run]) -> str:
+    """Summarize the speed of text generation over onnxruntime-genai and memory's bandwidth."""
+    parts = []
+    for row in results:
+        label, name = str(row["what"]), row["model"]
+        if "speed_over_genai" in row:
+            speed = times(row["speed_over_genai"])
+            parts.append(f"{name}: {label.split(',')[0]} at {speed} onnxruntime-genai's speed")
+        elif label.startswith(("speed over", "second turn")):
+            parts.append(f"{name}: {label} {times(row)}")
+        elif "over_single" in row:
+            parts.append(
+                f"{name}: texts in batches at {times(row['over_single'])} the single speed"
+            )
+    return "; ".join(parts)
+
+
 def memory(results: Sequence[Run]) -> str:
     """Summarize the peak memory of a loaded model over an idle process."""
     rows = [row for row in results if row["contender"] == "ours"]
@@ -132,6 +149,7 @@ SUMMARIES: Mapping[str, Callable[[Sequence[Run]], str]] = {
         control_plane,
         memory,
         python_client,
+        generate,
     )
 }
 
@@ -150,7 +168,10 @@ def overview(runs: Iterable[Run], scripts: Path = SCRIPTS) -> Rows:
         summary = SUMMARIES.get(name)
         link = f"[{name}.jsonl](../benchmarks/results/{name}.jsonl)"
         result = summary(run["results"]) if summary else link
-        rows.append((f"`benchmarks.{name}`", subject(scripts / f"{name}.py"), result))
+        script = scripts / f"{name}.py"
+        if not script.exists():  # a package
+            script = scripts / name / "__main__.py"
+        rows.append((f"`benchmarks.{name}`", subject(script), result))
     return rows
 
 

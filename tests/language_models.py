@@ -456,13 +456,16 @@ def encoder_package(*, scores: bool = False) -> bytes:
 # --- references
 
 
-def reference_logits(model: bytes, tokens: Sequence[int]) -> Any:
+def reference_logits(model: bytes | str, tokens: Sequence[int]) -> Any:
     """Return a decoder's logits after all tokens, (vocabulary), with an empty cache."""
     return next(_steps(model, tokens, lambda _: 0))
 
 
-def reference_greedy(model: bytes, prompt: Sequence[int], count: int) -> list[int]:
-    """Return a decoder's greedy reply of `count` tokens, with plain onnxruntime and numpy."""
+def reference_greedy(model: bytes | str, prompt: Sequence[int], count: int) -> list[int]:
+    """Return a decoder's greedy reply of `count` tokens, with plain onnxruntime and numpy.
+
+    `model` is a file's bytes or path.
+    """
     reply: list[int] = []
     for logits in _steps(model, prompt, lambda logits: int(np.argmax(logits))):
         reply.append(int(np.argmax(logits)))
@@ -471,7 +474,7 @@ def reference_greedy(model: bytes, prompt: Sequence[int], count: int) -> list[in
     return reply
 
 
-def _steps(model: bytes, prompt: Sequence[int], choose: Any) -> Any:
+def _steps(model: bytes | str, prompt: Sequence[int], choose: Any) -> Any:
     """Yield the logits after the prompt and after each token chosen from them."""
     import onnxruntime
 
@@ -479,18 +482,20 @@ def _steps(model: bytes, prompt: Sequence[int], choose: Any) -> Any:
     inputs = {each.name: each for each in session.get_inputs()}
     outputs = [each.name for each in session.get_outputs()]
     cache = {
-        name: np.zeros(
-            [1 if size == "batch" else 0 if size == "past" else size for size in each.shape],
-            np.float32,
-        )
+        name: np.zeros([1 if isinstance(size, str) else size for size in each.shape], np.float32)
         for name, each in inputs.items()
         if name.startswith("past")
     }
+    cache = {name: value[..., :0, :] for name, value in cache.items()}
     tokens, total = list(prompt), 0
     while True:
         total += len(tokens)
         ids = np.array([tokens], np.int64)
-        feeds = {"input_ids": ids, "tokens": ids, "attention_mask": np.ones((1, total), np.int64)}
+        feeds: dict[str, Any] = {
+            "input_ids": ids,
+            "tokens": ids,
+            "attention_mask": np.ones((1, total), np.int64),
+        }
         feeds["position_ids"] = np.arange(total - len(tokens), total)[None]
         feeds = {name: value for name, value in {**feeds, **cache}.items() if name in inputs}
         results = dict(zip(outputs, session.run(None, feeds), strict=True))

@@ -94,6 +94,11 @@ class PrefixCache(Generic[E]):
             if count >= MATCH_MIN and self._make_room(entry.size_bytes):
                 self._idle.append(self._shrunk(entry))
 
+    def clear(self) -> None:
+        """Forget all idle entries."""
+        with self._lock:
+            self._idle.clear()
+
     def _saved(self, prompt: Sequence[int], capacity: int) -> E | None:
         best = max(self._idle, key=lambda entry: usable(entry.tokens, prompt), default=None)
         saved = 0 if best is None else usable(best.tokens, prompt)

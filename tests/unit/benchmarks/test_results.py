@@ -77,6 +77,12 @@ def test_the_last_line_of_a_file_is_the_newest(tmp_path: Path) -> None:
             | {"over_triton": spread(0.8), "cpu_over_triton": spread(0.625)},
             "mayfly-async, 1 row(s): 0.80x of tritonclient's time, 0.62x of its CPU",
         ),
+        (
+            "generate",
+            {"model": "tiny", "what": "decode, CPU ms a token", "contender": "ours", **spread(2)}
+            | {"speed_over_genai": spread(0.96)},
+            "tiny: decode at 0.96x onnxruntime-genai's speed",
+        ),
         ("new", {"n": 1}, "[new.jsonl](../benchmarks/results/new.jsonl)"),
     ],
 )
