@@ -18,11 +18,16 @@ EVERYWHERE = (
     "onnxruntime/backend", "onnxruntime/datasets",
     "onnx/backend/test", "onnx/bin",
 )  # fmt: skip
-# Packages for registration alone. Infer needs only ONNX Runtime's C library.
+# Packages for registration alone. Predictions need only ONNX Runtime's C library.
 NOT_FOR_INFER = (
     "flatbuffers*", "google", "numpy*", "packaging*", "protobuf*",
     "onnxruntime/capi/onnxruntime_pybind11_state*",
     "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/transformers",
+)  # fmt: skip
+# The client of Hugging Face's hub, which tokenizers requires and imports only to download.
+NOT_FOR_TOKENIZERS = (
+    "anyio*", "click*", "filelock*", "fsspec*", "h11*", "hf_xet*", "httpcore2*", "httpx2*",
+    "huggingface_hub*", "idna*", "pyyaml*", "tqdm*", "truststore*", "yaml", "_yaml",
 )  # fmt: skip
 # Processors of Lambda by their number in an ELF file, in the template's order
 MACHINES = {62: "x86_64", 183: "arm64"}
@@ -82,8 +87,9 @@ def bind(template: str, architecture: str) -> str:
 def main(build: Path, architecture: str) -> None:
     """Prune a build's layers, compile to byte code, bind to a processor."""
     for layer in build.glob("*Layer"):
-        infer_only = NOT_FOR_INFER if layer.name == "InferLayer" else ()
-        prune(layer / "python", EVERYWHERE + infer_only)
+        predicts = layer.name in ("InferLayer", "GenerateLayer")
+        prune(layer / "python", EVERYWHERE + NOT_FOR_TOKENIZERS)
+        prune(layer / "python", NOT_FOR_INFER if predicts else ())
     # Unchecked hashes: Lambda cannot write to /opt, and zip files change the files' times.
     mode = PycInvalidationMode.UNCHECKED_HASH
     if not compileall.compile_dir(build, quiet=1, force=True, invalidation_mode=mode):

@@ -30,7 +30,8 @@ class Load(Protocol):
 class TextModels(FileCache[TextModel]):
     """LRU cache of language models, bounded in memory and temporary storage.
 
-    A model's keys and values count as its memory: at least one whole context, at most CONTEXTS.
+    A model's keys and values count as its memory: a whole context if there is room, or half the
+    room, up to CONTEXTS. A reply that needs more is refused.
     """
 
     def __init__(self, blobs: Any, load: Load, *, threads: int, **options: Any) -> None:
@@ -60,6 +61,7 @@ class TextModels(FileCache[TextModel]):
         spec = LanguageSpec.from_record(version.language or {})
         if spec.kind is Kind.ENCODER:
             return 0
-        context = spec.context * spec.cache_bytes_per_token
-        room = self._memory_bytes - super()._loading_bytes(version)
-        return min(CONTEXTS * context, max(context, int(SHARE * room)))
+        buffers = 1 if spec.shared_cache else 2  # old and new keys and values, beside each other
+        context = spec.context * spec.cache_bytes_per_token * buffers
+        room = max(0, self._memory_bytes - super()._loading_bytes(version))
+        return min(CONTEXTS * context, max(min(context, room), int(SHARE * room)))

@@ -62,7 +62,14 @@ def test_only_main_reads_the_environment() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    ["RegisterFunction", "InferFunction", "ReconcileFunction", "ManageFunction", "JudgeFunction"],
+    [
+        "RegisterFunction",
+        "InferFunction",
+        "GenerateFunction",
+        "ReconcileFunction",
+        "ManageFunction",
+        "JudgeFunction",
+    ],
 )
 def test_the_template_sets_every_variable_that_main_reads_and_no_other(function: str) -> None:
     declared = Template.load("template.yaml").functions[function]

@@ -22,8 +22,9 @@ from functions.manage.openapi.elements import (
 from functions.manage.openapi.tensors import SCHEMAS, ref
 
 DESCRIPTION = (
-    "Open Inference Protocol v2 of Mayfly. A GET path answers HEAD, too. Shared memory, tracing, "
-    "logging settings and `generate` of Triton are answered 501 and have no operations here. "
+    "Open Inference Protocol v2 of Mayfly. A GET path answers HEAD, too. Shared memory, tracing "
+    "and logging settings are answered 501 and have no operations here; language models answer at "
+    "Triton's `generate` and under /v1, too. "
     "API Gateway itself answers 413 above 10 MB, 429 above the stack's rate, and 504 after 29 s."
 )
 REFUSED_BODY = {400, 413, 415}  # errors of any body

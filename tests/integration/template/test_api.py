@@ -32,12 +32,45 @@ METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
 PATHS = {
     "/v2": {"get", "head", "post", "options"},
     "/v2/{path+}": METHODS,
+    "/v2/models": METHODS,
+    "/v2/models/{model}": METHODS,
+    "/v2/models/{model}/versions/{version}": METHODS,
+    "/v2/models/{model}/generate": {"post", "options"},
+    "/v2/models/{model}/generate_stream": {"post", "options"},
+    "/v2/models/{model}/versions/{version}/generate": {"post", "options"},
+    "/v2/models/{model}/versions/{version}/generate_stream": {"post", "options"},
+    "/v1/{path+}": METHODS,
     "/api/v1/{path+}": METHODS,
     "/console": {"get"},
     "/console/{path+}": {"get", "head"},
     "/docs": {"get", "head"},
     "/docs/{path+}": {"get", "head", "options"},
 }
+
+
+TARGETS = {
+    "InferFunctionAliaslive": "${InferFunctionAliaslive}",
+    "GenerateFunction": "${GenerateFunction.Arn}",
+    "ManageFunction": "${ManageFunction.Arn}",
+}
+
+
+def function_of(path: str) -> str:
+    """Return the function that answers at a path."""
+    if path.startswith("/v1") or "/generate" in path:
+        return "GenerateFunction"
+    return "InferFunctionAliaslive" if path.startswith("/v2") else "ManageFunction"
+
+
+def test_language_models_stream_for_as_long_as_their_function_runs(body: dict[str, Any]) -> None:
+    for path, item in body["paths"].items():
+        for method in item.values():
+            integration = method["x-amazon-apigateway-integration"]
+            streams = function_of(path) == "GenerateFunction"
+            uri = json.dumps(integration["uri"])
+            assert (integration.get("responseTransferMode") == "STREAM") == streams
+            assert ("response-streaming-invocations" in uri) == streams
+            assert integration.get("timeoutInMillis") == (900_000 if streams else None)
 
 
 def test_every_method_is_explicit_and_bodies_are_binary(body: dict[str, Any]) -> None:
@@ -78,7 +111,7 @@ def test_a_caller_needs_no_permission_for_the_function(body: dict[str, Any]) -> 
     API: github.com/aws/serverless-application-model/issues/923.
     """
     for path, item in body["paths"].items():
-        target = "${InferFunctionAliaslive}" if path.startswith("/v2") else "${ManageFunction.Arn}"
+        target = TARGETS[function_of(path)]
         for method in item.values():
             integration = method["x-amazon-apigateway-integration"]
             assert "credentials" not in integration
@@ -91,10 +124,8 @@ def test_the_api_may_call_its_functions_and_nothing_else_may(resources: dict[str
     named = [permission["FunctionName"]["Ref"] for permission in of_api]
 
     assert Counter(named) == {
-        "InferFunctionAliaslive": len(PATHS["/v2"]) + len(METHODS),
-        "ManageFunction": sum(
-            len(methods) for path, methods in PATHS.items() if not path.startswith("/v2")
-        ),
+        name: sum(len(methods) for path, methods in PATHS.items() if function_of(path) == name)
+        for name in TARGETS
     }
     for permission in of_api:
         assert "${__ApiId__}" in json.dumps(permission["SourceArn"])

@@ -30,7 +30,9 @@ def test_the_reconciler_runs_on_a_schedule_and_may_redrive(resources: dict[str, 
     assert needed <= allowed_actions(resources, "ReconcileFunctionRole")
 
 
-@pytest.mark.parametrize("function", ["RegisterFunction", "ReconcileFunction", "InferFunction"])
+@pytest.mark.parametrize(
+    "function", ["RegisterFunction", "ReconcileFunction", "InferFunction", "GenerateFunction"]
+)
 def test_every_function_may_read_registry_items_in_batches(
     function: str, resources: dict[str, Any]
 ) -> None:
@@ -77,7 +79,7 @@ def test_functions_run_python_3_13_without_telemetry_and_expire_their_logs(
     functions = of_type(resources, "AWS::Lambda::Function")
     assert functions.keys() == {
         *("RegisterFunction", "ReconcileFunction", "InferFunction", "ManageFunction"),
-        "JudgeFunction",
+        *("GenerateFunction", "JudgeFunction"),
     }
     for function in functions.values():
         assert function["Runtime"] == "python3.13"
@@ -88,7 +90,14 @@ def test_functions_run_python_3_13_without_telemetry_and_expire_their_logs(
 
 @pytest.mark.parametrize(
     "resource",
-    ["InferFunction", "RegisterFunction", "ReconcileFunction", "ManageFunction", "JudgeFunction"],
+    [
+        "InferFunction",
+        "GenerateFunction",
+        "RegisterFunction",
+        "ReconcileFunction",
+        "ManageFunction",
+        "JudgeFunction",
+    ],
 )
 def test_functions_and_layers_are_of_the_processor_that_was_built(
     resource: str, source: dict[str, Any], resources: dict[str, Any]
@@ -164,7 +173,7 @@ def test_provisioned_concurrency_and_snapshots_are_behind_the_alias(
 
 def test_every_handler_exists() -> None:
     handlers = re.findall(r"Handler: (\S+)\.lambda_handler", Path("template.yaml").read_text())
-    assert len(handlers) == 5
+    assert len(handlers) == 6
     for handler in handlers:
         assert Path(handler.replace(".", "/") + ".py").is_file()
 
@@ -249,7 +258,7 @@ def test_every_output_has_a_use_in_the_documentation(source: dict[str, Any]) -> 
         assert output["Description"].endswith(".")
 
 
-@pytest.mark.parametrize("layer", ["infer", "register"])
+@pytest.mark.parametrize("layer", ["generate", "infer", "register"])
 def test_a_layer_has_the_versions_of_pyproject(layer: str) -> None:
     assert Path(f"layers/{layer}/requirements.txt").read_text() == layer_requirements(layer), (
         "run `make layer`"
