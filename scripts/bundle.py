@@ -17,6 +17,9 @@ EVERYWHERE = (
     "*.a", "*.h", "*.pxd", "*.pyi", "**/tests", "numpy/_core/include", "numpy/f2py",
     "onnxruntime/backend", "onnxruntime/datasets",
     "onnx/backend/test", "onnx/bin",
+    # tokenizers downloads from Hugging Face with these; a function reads the files of an upload.
+    "_yaml", "anyio*", "click*", "filelock*", "fsspec*", "h11*", "hf_xet*", "httpcore2*", "httpx2*",
+    "huggingface_hub*", "idna*", "pyyaml*", "tqdm*", "truststore*", "yaml",
 )  # fmt: skip
 # Packages for registration alone. Predictions need only ONNX Runtime's C library.
 NOT_FOR_INFER = (

@@ -9,7 +9,6 @@ need the parameters of `stack` below.
 import json
 import os
 import re
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -26,13 +25,7 @@ from tests.models import scale_model
 
 KEY = re.compile("mfy_[0-9a-z]{12}_[0-9A-Za-z]{43}")
 PATIENCE_S = 120.0  # for a condition; only a broken test waits so long
-_direct = urllib.request.build_opener(
-    urllib.request.ProxyHandler({}),
-    # Signed URLs lead to S3, whose emulator may have a certificate of its own.
-    urllib.request.HTTPSHandler(
-        context=ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
-    ),
-)
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
