@@ -35,6 +35,8 @@ def rows(name: str) -> dict[str, Any]:
     return {"type": "array", "items": ref(name)}
 
 
+_SWITCH = {"type": ["boolean", "null"]}
+_ABSENT = {"additionalProperties": {"type": "null"}}  # null is as if the field were missing
 _DURATION = fields({"count": INTEGER, "ns": INTEGER})
 _NAMED = {
     "name": {**TEXT, "description": "Name of the tensor."},
@@ -141,17 +143,14 @@ SCHEMAS: dict[str, Any] = {
         version={**TEXT, "description": "Absent for an upload that became no version."},
         reason=TEXT,
     ),
-    "LoadRequest": fields({}, parameters={"type": ["object", "null"], "maxProperties": 0})
-    | {"additionalProperties": False},
+    "LoadRequest": fields({}, parameters={"type": ["object", "null"]} | _ABSENT) | _ABSENT,
     "UnloadRequest": fields(
         {},
-        parameters={
-            "type": ["object", "null"],
-            "properties": {"unload_dependents": {"type": ["boolean", "null"]}},
-            "additionalProperties": False,
-        },
+        unload_dependents=_SWITCH,
+        parameters={"type": ["object", "null"], "properties": {"unload_dependents": _SWITCH}}
+        | _ABSENT,
     )
-    | {"additionalProperties": False},
+    | _ABSENT,
     "Empty": fields({}),
     "ErrorDocument": fields(
         {
