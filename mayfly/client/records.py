@@ -285,6 +285,7 @@ class KeyRecord(Record):
     created_at: str = ""
     expires_at: str | None = None
     monthly_requests: int | None = None
+    max_tokens: int | None = None
     previous_valid_until: str | None = None
     key: str | None = None
 

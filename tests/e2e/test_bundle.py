@@ -19,7 +19,7 @@ MB = 1_000_000
 WIDTH = 600
 LIMIT_MB = 250  # Lambda's limit for the unzipped code and layers of a function
 # At most, code and layer together.
-SIZE_MB = {"InferFunction": 38, "RegisterFunction": 180, "ReconcileFunction": 180}
+SIZE_MB = {"InferFunction": 38, "GenerateFunction": 61, "RegisterFunction": 180}
 
 pytestmark = pytest.mark.skipif(
     not (BUILD / "template.yaml").exists() or not PYTHON.exists(),
@@ -125,7 +125,12 @@ def test_the_function_starts_as_another_user_on_a_read_only_root() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "layer"), [("InferFunction", "InferLayer"), ("RegisterFunction", "RegisterLayer")]
+    ("function", "layer"),
+    [
+        ("InferFunction", "InferLayer"),
+        ("GenerateFunction", "GenerateLayer"),
+        ("RegisterFunction", "RegisterLayer"),
+    ],
 )
 def test_the_bundle_is_small(function: str, layer: str) -> None:
     files = [

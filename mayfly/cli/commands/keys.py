@@ -15,6 +15,7 @@ from mayfly.client.errors import NotConfigured
 SCOPES = ("infer", "read", "deploy", "admin")
 DEFAULT_STACK = "mayfly"
 REQUESTS = click.IntRange(0, 10**12)
+TOKENS = click.IntRange(1, 10**9)
 function_option = click.option("--function", help="Manage function, instead of --stack.")
 
 
@@ -49,6 +50,7 @@ def keys() -> None:
 @click.option("--model", multiple=True, help="Pattern of names, e.g. 'fraud-*'; may be repeated.")
 @click.option("--expires", type=SECONDS, metavar="TIME", help="Lifetime, e.g. 12h or 90d [none].")
 @click.option("--monthly-requests", type=REQUESTS, metavar="N", help="Quota of a month [none].")
+@click.option("--max-tokens", type=TOKENS, metavar="N", help="Longest reply in tokens [none].")
 @function_option
 @common
 def create(
@@ -58,6 +60,7 @@ def create(
     model: tuple[str, ...],
     expires: int | None,
     monthly_requests: int | None,
+    max_tokens: int | None,
     function: str | None,
 ) -> None:
     """Create a key and print it: the only text on standard output.
@@ -73,6 +76,8 @@ def create(
         fields["expires_at"] = time_after(expires)
     if monthly_requests is not None:
         fields["monthly_requests"] = monthly_requests
+    if max_tokens is not None:
+        fields["max_tokens"] = max_tokens
     if _by_iam(session, function):
         reply = _invoke(session, function, "create-key", fields)
     else:
@@ -82,6 +87,7 @@ def create(
             models=model or ("*",),
             expires_at=fields.get("expires_at"),
             monthly_requests=monthly_requests,
+            max_tokens=max_tokens,
         )
         reply = dict(record.raw)
     _show_once(session, reply)

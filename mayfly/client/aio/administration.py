@@ -87,17 +87,21 @@ class AsyncAdministration:
         models: Sequence[str] = ("*",),
         expires_at: str | None = None,
         monthly_requests: int | None = None,
+        max_tokens: int | None = None,
     ) -> KeyRecord:
         """Create an access key; only this reply has its text, in `key`.
 
-        `monthly_requests` is its quota of inferences in a calendar month. The text is never
-        stored, so a reply that is lost cannot be repeated: revoke that key.
+        `monthly_requests` is its quota of inferences in a calendar month, `max_tokens` the
+        longest reply of a language model. The text is never stored, so a reply that is lost cannot
+        be repeated: revoke that key.
         """
         body: dict[str, Any] = {"name": name, "scopes": list(scopes), "models": list(models)}
         if expires_at is not None:
             body["expires_at"] = expires_at
         if monthly_requests is not None:
             body["monthly_requests"] = monthly_requests
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
         reply = await self._caller.change("POST", "/api/v1/keys", body, repeatable=False)
         return KeyRecord.read(reply)
 

@@ -102,6 +102,17 @@ ROLES: dict[str, dict[str, tuple[set[str], set[str], set[str]]]] = {
         ),
         "WriteLog": (LOGGING, {"InferLogs"}, set()),
     },
+    "GenerateFunctionRole": {
+        "ReadBlobs": ({"s3:GetObject"}, {"ServingBucket/blobs/*"}, set()),
+        "MissingIs404": ({"s3:ListBucket"}, {"ServingBucket"}, set()),
+        "ReadRegistry": (
+            {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"},
+            {"RegistryTable", "RegistryTable/index/listing"},
+            set(),
+        ),
+        "CountUsage": ({"dynamodb:UpdateItem"}, {"RegistryTable"}, {"USAGE#*"}),
+        "WriteLog": (LOGGING, {"GenerateLogs"}, set()),
+    },
     "ManageFunctionRole": {
         "ReadModelsAndKeys": (
             {"dynamodb:BatchGetItem", "dynamodb:Query"},
@@ -262,12 +273,15 @@ def test_another_bucket_of_data_is_only_read(deployment: Deployment) -> None:
     assert [actions(statement) for statement in statements] == [["s3:GetObject", "s3:ListBucket"]]
 
 
-def test_infer_is_told_of_a_missing_blob(resources: dict[str, Any]) -> None:
+@pytest.mark.parametrize("function", ["InferFunction", "GenerateFunction"])
+def test_a_function_is_told_of_a_missing_blob(function: str, resources: dict[str, Any]) -> None:
     # Without s3:ListBucket, S3 answers 403 for a missing object, and not 404.
-    assert "s3:ListBucket" in allowed_actions(resources, "InferFunctionRole")
+    assert "s3:ListBucket" in allowed_actions(resources, f"{function}Role")
 
 
-@pytest.mark.parametrize("function", ["RegisterFunction", "ReconcileFunction", "InferFunction"])
+@pytest.mark.parametrize(
+    "function", ["RegisterFunction", "ReconcileFunction", "InferFunction", "GenerateFunction"]
+)
 def test_every_function_names_the_owner_of_its_buckets(
     function: str, resources: dict[str, Any]
 ) -> None:

@@ -50,7 +50,14 @@ def environments() -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize(
     "function",
-    ["RegisterFunction", "ReconcileFunction", "InferFunction", "ManageFunction", "JudgeFunction"],
+    [
+        "RegisterFunction",
+        "ReconcileFunction",
+        "InferFunction",
+        "GenerateFunction",
+        "ManageFunction",
+        "JudgeFunction",
+    ],
 )
 def test_a_function_gets_the_local_stacks_variables(
     function: str, environments: dict[str, dict[str, str]], deployed: Deployed

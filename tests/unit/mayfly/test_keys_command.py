@@ -94,6 +94,14 @@ def test_a_wrong_quota_is_refused_before_any_call(cloud: Cloud, text: str) -> No
     assert cloud.calls == []
 
 
+def test_a_key_is_created_with_a_longest_reply(cloud: Cloud) -> None:
+    cloud.replies = [{**KEY, "key": "mfy_abc_new"}]
+
+    assert main(["keys", "create", "--function", "F", "--max-tokens", "500"]) == 0
+    assert cloud.calls[0][1]["max_tokens"] == 500
+    assert main(["keys", "create", "--function", "F", "--max-tokens", "0"]) == 2
+
+
 def test_all_pages_of_keys_are_listed(cloud: Cloud, capsys: Any) -> None:
     cloud.replies = [
         {"keys": [KEY, KEY], "next_cursor": "c"},

@@ -72,6 +72,16 @@ def test_a_key_is_created_over_http(plane: ControlPlane, admin: dict[str, str]) 
     assert shown == {name: value for name, value in created.items() if name != "key"}
 
 
+def test_a_key_may_limit_the_tokens_of_a_reply(plane: ControlPlane, admin: dict[str, str]) -> None:
+    body = {"name": "chat", "scopes": ["infer"], "max_tokens": 100}
+    created = plane.client.post(KEYS, body, headers=admin).json
+    assert created["max_tokens"] == 100
+    assert plane.client.get(f"{KEYS}/{created['id']}", headers=admin).json["max_tokens"] == 100
+    for wrong in (0, -1, "many"):
+        reply = plane.client.post(KEYS, {**body, "max_tokens": wrong}, headers=admin)
+        assert error(reply)[0] == 400
+
+
 def test_a_key_is_for_every_model_unless_it_names_some(
     plane: ControlPlane, admin: dict[str, str]
 ) -> None:
