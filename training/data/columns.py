@@ -26,6 +26,13 @@ BOOLEANS = {
     **dict.fromkeys(["false", "no", "f", "n", "0"], 0.0),
 }
 QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+# Numbers that a date becomes, each a column "<name> <part>". float32 is exact to 3 minutes.
+EPOCH = datetime(1970, 1, 1)  # UTC, without saying so
+DATE_PARTS: Mapping[str, Callable[[datetime], float]] = {
+    "days since 1970": lambda moment: (moment - EPOCH).total_seconds() / 86_400,
+    "weekday": lambda moment: float(moment.weekday()),  # 0 is Monday
+    "month": lambda moment: float(moment.month),
+}
 # A column is numeric if more than this share of its non-missing cells are numbers; the rest of its
 # cells are then mistakes.
 MOSTLY = 0.8
@@ -75,9 +82,33 @@ def by_kind(
     if all(names is None for names in named.values()):
         free = [name for name in table.columns if name not in reserved]
         kinds["numbers"] = [name for name in free if _mostly_numbers(table.columns[name])]
-        kinds["categories"] = [name for name in free if name not in kinds["numbers"]]
+        dates = [
+            name
+            for name in free
+            if name not in kinds["numbers"] and _mostly(table.columns[name], _is_date)
+        ]
+        kinds["categories"] = [name for name in free if name not in [*kinds["numbers"], *dates]]
+        kinds["numbers"] += date_columns(dates)
     kinds["numbers"] += more_numbers
     return kinds
+
+
+def date_columns(names: Sequence[str]) -> list[str]:
+    """Return the names of the columns that dates become.
+
+    >>> date_columns(["signup"])
+    ['signup days since 1970', 'signup weekday', 'signup month']
+    """
+    return [f"{name} {part}" for name in names for part in DATE_PARTS]
+
+
+def _date_part(table: Table, name: str) -> tuple[str, str] | None:
+    """Split the name of a date's column into column and part."""
+    for part in DATE_PARTS:
+        column = name.removesuffix(f" {part}")
+        if column != name and column in table.columns and name not in table.columns:
+            return column, part
+    return None
 
 
 def inputs(
@@ -96,16 +127,27 @@ def inputs(
     arrays: dict[str, Array] = {}
     numbers, categories = kinds.get("numbers", ()), kinds.get("categories", ())
     if numbers:
-        parsers = [_parser(name, booleans, quantities) for name in numbers]
-        parsed = [
-            _parsed(table, name, parse, name in optional)
-            for name, parse in zip(numbers, parsers, strict=True)
-        ]
+        parsed = [_numbers(table, name, booleans, quantities, optional) for name in numbers]
         arrays["numbers"] = np.column_stack(parsed).astype(np.float32)
     if categories:
         columns = [texts(table, name, name in optional) for name in categories]
         arrays["categories"] = np.column_stack(columns)
     return arrays | {name: texts(table, name, name in optional) for name in text_columns}
+
+
+def _numbers(
+    table: Table,
+    name: str,
+    booleans: Sequence[str],
+    quantities: Mapping[str, Units],
+    optional: Sequence[str],
+) -> NDArray[np.float64]:
+    """Parse a column of numbers, booleans, quantities, or date parts."""
+    date = _date_part(table, name)
+    if date is None:
+        return _parsed(table, name, _parser(name, booleans, quantities), name in optional)
+    column, part = date
+    return _parsed(table, column, lambda cell: DATE_PARTS[part](_date(cell)), column in optional)
 
 
 def values(table: Table, names: Sequence[str]) -> NDArray[np.float32]:
@@ -155,14 +197,28 @@ def times(table: Table, name: str) -> Array:
         if _missing(cell):
             raise _gap(table, row, name)
         try:
-            moment = datetime.fromisoformat(str(cell).strip())
-        except ValueError:
+            moments[row] = _date(cell)
+        except ValueError as error:
             place = f"{table.place(row)}, column {name!r}"
-            raise InvalidValue(
-                f"{place}: {str(cell)[:60]!r} is no date like 2026-01-31 or 2026-01-31T12:00"
-            ) from None
-        moments[row] = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+            raise InvalidValue(f"{place}: {str(cell)[:60]!r} {error}") from None
     return moments
+
+
+def _date(cell: Any) -> datetime:
+    """Parse an ISO 8601 date, in UTC."""
+    try:
+        moment = datetime.fromisoformat(str(cell).strip())
+    except ValueError:
+        raise ValueError("is no date like 2026-01-31 or 2026-01-31T12:00") from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _is_date(cell: Any) -> bool:
+    try:
+        _date(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def class_numbers(
@@ -186,8 +242,12 @@ def class_numbers(
 
 
 def _mostly_numbers(cells: Sequence[Any]) -> bool:
+    return _mostly(cells, _is_number)
+
+
+def _mostly(cells: Sequence[Any], is_kind: Callable[[Any], bool]) -> bool:
     present = [cell for cell in cells if not _missing(cell)]
-    return sum(map(_is_number, present)) > MOSTLY * len(present)
+    return sum(map(is_kind, present)) > MOSTLY * len(present)
 
 
 def _is_number(cell: Any) -> bool:

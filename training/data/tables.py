@@ -28,6 +28,7 @@ def table(
     numbers: Sequence[str] | None = None,
     categories: Sequence[str] | None = None,
     booleans: Sequence[str] = (),
+    dates: Sequence[str] = (),
     texts: Sequence[str] = (),
     units: Mapping[str, Units] | None = None,
     optional: Sequence[str] = (),
@@ -44,12 +45,13 @@ def table(
 
         numbers     (n, k) float32: columns of numbers, of yes and no (1 and 0), and of quantities
                     with `units`; NaN where a cell is missing. The units {"weight": {"kg": 1,
-                    "g": 0.001}} convert "3 kg" and "2500 g" to kilograms.
+                    "g": 0.001}} convert "3 kg" and "2500 g" to kilograms. A column of ISO dates
+                    becomes three: days since 1970 (UTC), weekday (0 is Monday) and month.
         categories  (n, m) of str, "" where missing
         <text>      (n,) of str
 
     `Dataset.columns` names the columns of both in order. Without `numbers` and `categories`, a
-    column is one of numbers if most of its cells are numbers, else a category. Only columns named
+    column is one of numbers or dates if most of its cells are, else a category. Only columns named
     in `optional` may have gaps. `groups` is the column to split by; or `time` is one of numbers or
     ISO dates, whose latest rows are the test part. `weights` is a column of factors by which rows
     count in training. `labels` are the classes [those of the training
@@ -65,12 +67,13 @@ def table(
         raise InvalidData("a table is split by groups or by time: leave one of them out")
     quantities = dict(units or {})
     units_of_split = [name for name in (groups, time, weights) if name]
-    reserved = {*targets, *booleans, *texts, *quantities, *ignore, *units_of_split}
+    reserved = {*targets, *booleans, *dates, *texts, *quantities, *ignore, *units_of_split}
 
     def read(paths: Sequence[Path], train: Part | None) -> Part:
         rows = read_table(paths, delimiter)
         named = {"numbers": numbers, "categories": categories}
-        kinds = columns.by_kind(rows, named, [*booleans, *quantities], reserved)
+        more = [*booleans, *quantities, *columns.date_columns(dates)]
+        kinds = columns.by_kind(rows, named, more, reserved)
         if train is not None:
             kinds = {kind: list(names) for kind, names in train.columns.items()}
         inputs = columns.inputs(rows, kinds, booleans, quantities, texts, optional)

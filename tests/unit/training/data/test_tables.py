@@ -1,6 +1,7 @@
 """Tables of CSV and Parquet files: typed columns, or one sentence about the mistake."""
 
 import hashlib
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -398,3 +399,29 @@ def test_blank_lines_at_the_end_of_a_file_are_no_rows(tmp_path: Path, end: str) 
     path.write_text(path.read_text() + end)
 
     assert len(read_table([path]).columns["age"]) == len(ROWS)
+
+
+def test_dates_become_days_weekday_and_month(tmp_path: Path) -> None:
+    days = [date(2024, 1, 1) + timedelta(number) for number in range(60)]
+    lines = [f"{day}T12:00,{'' if day.day == 2 else day},{day.month}" for day in days]
+    (tmp_path / "rows.csv").write_text("\n".join(["at,paid,y", *lines]))
+
+    data = files.table(tmp_path / "rows.csv", target="y", optional=["paid"])
+
+    names = ["at days since 1970", "at weekday", "at month"]
+    assert data.columns["numbers"] == (*names, *(name.replace("at", "paid", 1) for name in names))
+    assert "categories" not in data.columns
+    for row in data.train.inputs["numbers"]:
+        day = date(1970, 1, 1) + timedelta(int(row[0]))
+        assert (row[0] % 1, row[1], row[2]) == (0.5, day.weekday(), day.month)
+        if day.day == 2:
+            assert np.isnan(row[3:]).all()
+        else:
+            assert row[3:].tolist() == [int(row[0]), day.weekday(), day.month]
+
+
+def test_a_wrong_date_is_named_with_its_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("at,y\n2024-01-01,a\n31.1.2024,b\n" * 3)
+
+    with pytest.raises(InvalidData, match=r"row 3, column 'at': '31.1.2024' is no date like"):
+        files.table(tmp_path / "rows.csv", target="y", dates=["at"])
