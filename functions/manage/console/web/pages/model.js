@@ -37,11 +37,12 @@ const today = () => new Date().toISOString().slice(0, 10);
 function Head({ model, tab, reload }) {
   const [sheet, setSheet] = useState();
   const usage = useLoad(`/models/${encodeURIComponent(model.name)}/usage?from=${today()}`, { every: 30 });
-  const aliases = Object.entries(model.aliases || {});
+  const aliases = Object.entries(model.aliases || {}), answering = (model.aliases || {}).prod;
+  const card = useLoad(!model.description && answering && `/models/${encodeURIComponent(model.name)}/versions/${answering}`); // the package's own words
   return html`<header class="page"><div>
       <p class="small"><a href="#/models">Models</a></p>
       <${Heading} title=${model.name} />
-      <p>${model.description || html`<span class="muted">No description.</span>`} <button class="link" onClick=${() => setSheet("edit")}>Edit</button></p>
+      <p>${model.description || (card.data && card.data.description) || html`<span class="muted">No description.</span>`} <button class="link" onClick=${() => setSheet("edit")}>Edit</button></p>
       <p class="muted">${aliases.length ? aliases.map(([alias, version], at) => html`${at ? " · " : ""}${alias} → <a href=${link(["models", model.name, "versions", String(version)])}>${version}</a>`) : "no version answers yet"}
         ${" · "}${count(model.versions)} ${model.versions === 1 ? "version" : "versions"} · changed <${Time} at=${model.changed_at} />
         ${usage.data && html`<${Today} total=${usage.data.total} />`}

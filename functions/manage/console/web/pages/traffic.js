@@ -6,7 +6,7 @@ import { link } from "parts/router";
 import { Badge, Loaded, Sheet, Time, toast } from "parts/ui";
 
 const path = (model, alias, rest = "") => `/models/${encodeURIComponent(model)}/aliases/${encodeURIComponent(alias)}${rest}`;
-const MOVES = { finish: "registered", move_alias: "moved", rollback: "rolled back", set_traffic: "split", clear_traffic: "split ended", start_canary: "canary started", step_canary: "canary's next step", roll_back_canary: "canary rolled back", promote_canary: "canary promoted", stop_canary: "canary stopped" };
+export const MOVES = { finish: "registered", move_alias: "moved", rollback: "rolled back", set_traffic: "split", clear_traffic: "split ended", start_canary: "canary started", step_canary: "canary's next step", roll_back_canary: "canary rolled back", promote_canary: "canary promoted", stop_canary: "canary stopped" };
 const minutes = (seconds) => (seconds == null ? "" : seconds < 90 ? `${seconds} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
 
 export function Traffic({ model, reload }) {
@@ -34,7 +34,7 @@ function AliasTraffic({ model, alias, reload }) {
       <div class="actions">
         ${!running && others.length > 0 && html`<button class="primary" onClick=${() => setSheet("canary")}>Start a canary</button><button onClick=${() => setSheet("promote")}>Promote</button><button onClick=${() => setSheet("split")}>Split or shadow</button>`}
         ${(weights.length > 1 || now.shadow) && !running && html`<button onClick=${() => setSheet("end")}>All to ${now.version}</button>`}
-        ${!running && history.data && history.data.history.length > 0 && html`<button class="danger" onClick=${() => setSheet("rollback")}>Roll back</button>`}
+        ${!running && (weights.length > 1 || (history.data && history.data.history.some((move) => move.from_version))) && html`<button class="danger" onClick=${() => setSheet("rollback")}>Roll back</button>`}
         ${!running && others.length === 0 && html`<span class="muted">Upload a second version to move traffic to it.</span>`}</div></section>
       ${canary.data && html`<${Canary} canary=${canary.data} ask=${setSheet} />`}
       <section class="stack tight"><h3>History of ${alias}</h3><${Loaded} load=${history} height=${80}>${({ history: moves }) => (moves.length ? html`<div class="scroll" tabindex="0"><table><tbody>${moves.map((move) => html`<tr><td><${Time} at=${move.at} /></td><td>${MOVES[move.action] || move.action.replace(/_/g, " ")}</td><td>${move.from_version ?? "–"} → ${move.to_version ?? "–"}</td><td class="muted">${move.actor}</td></tr>`)}</tbody></table></div>` : html`<p class="muted">It has not moved.</p>`)}<//></section>
