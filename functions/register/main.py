@@ -60,6 +60,7 @@ registration = Registration(
     sandbox=sandbox,
     read_manifest=read_manifest,
     memory_mb=infer_memory_mb,
+    language_memory_mb=int(os.environ["GENERATE_MEMORY_MB"]),
     threads=threads_for(infer_memory_mb),
     run_all=ThreadPoolExecutor(4).map,  # model, weights, manifest and sample
     release=PolicyRelease(machine.start, utc_now),

@@ -100,11 +100,16 @@ class _Build:
         )
 
     def _check_fits(self, resident_bytes: int, peak_bytes: int) -> None:
-        need_mb, limit_mb = _memory_mb(resident_bytes, peak_bytes), self.brief.memory_mb
-        if need_mb > limit_mb:
+        need_mb = _memory_mb(resident_bytes, peak_bytes)
+        limits = {"InferMemory": self.brief.memory_mb}
+        if self.checks is not None and self.checks.names:
+            limits["GenerateMemory"] = self.brief.language_memory_mb
+        parameter = max(limits, key=lambda name: limits[name])
+        if need_mb > limits[parameter]:
             raise InvalidModel(
                 f"the model needs a function of {need_mb} MB, and the one that serves has "
-                f"{limit_mb} MB: raise the parameter InferMemory, or make the model smaller",
+                f"{limits[parameter]} MB: raise the parameter {parameter}, or make the model "
+                "smaller",
                 code="TOO_LARGE_FOR_MEMORY",
             )
 

@@ -12,9 +12,11 @@ from typing import Any, BinaryIO
 from mayfly.client.errors import InvalidInput
 
 PIECE_BYTES = 1 << 20
-FILES_MAX = 64  # files that a manifest may list
+FILES_MAX = 256  # files that a manifest may list
 ARCHIVES = (".tar.gz", ".tgz")
 WEIGHTS = (".data", "_data")  # beside a single .onnx: torch's and Optimum's names
+# Names of the model beside its variants, the preferred first; the same as registration's.
+PREFERRED = ("decoder_model_merged.onnx", "model.onnx", "decoder_with_past_model.onnx")
 MANIFEST, PARTS = "manifest.json", "parts"
 ACCEPTED = "name an .onnx, a model.tar.gz, a .tgz, or a folder with one .onnx"
 # Files of a folder that no service of models reads: other frameworks' weights, code, texts
@@ -97,17 +99,37 @@ def _read_folder(folder: Path) -> list[PackageFile]:
     manifest = _read_manifest(folder)
     names = _listed(folder, manifest) if manifest.get("files") else _present(folder)
     models = [name for name in names if name.lower().endswith(".onnx")]
-    if len(models) != 1:
+    model = _choose(models)
+    if model is None:
         listed = f"{len(models)} .onnx files ({', '.join(models[:3])})" if models else "no .onnx"
         raise InvalidInput(f"{folder} has {listed}: a package has one; name it, or list the files")
-    if not manifest and set(names) <= {models[0], *(models[0] + ending for ending in WEIGHTS)}:
-        return _with_weights(folder / models[0])  # the model may hold a manifest of its own
+    names = [name for name in names if not _is_of(name, {*models} - {model})]
+    if not manifest and set(names) <= {model, *(model + ending for ending in WEIGHTS)}:
+        return _with_weights(folder / model)  # the model may hold a manifest of its own
     if len(names) > FILES_MAX:
         raise InvalidInput(f"{folder} has {len(names)} files: a package has at most {FILES_MAX}")
     parts = [_as_part(folder, name) for name in names]
     files = [{"path": part.name, "size": part.size_bytes, "sha256": part.sha256} for part in parts]
     text = json.dumps({"schema": 1, **manifest, "files": files})
     return [*parts, PackageFile(MANIFEST, content=text.encode())]
+
+
+def _choose(models: list[str]) -> str | None:
+    """Return the .onnx file that registration would take of several."""
+    if len(models) == 1:
+        return models[0]
+    if any(Path(name).name.lower().startswith("encoder") for name in models):
+        return None
+    for preferred in PREFERRED:
+        namesakes = [name for name in models if Path(name).name.lower() == preferred]
+        if namesakes:
+            return namesakes[0] if len(namesakes) == 1 else None
+    return None
+
+
+def _is_of(name: str, models: set[str]) -> bool:
+    """Tell whether a file is a model or its weights."""
+    return any(name in (model, *(model + ending for ending in WEIGHTS)) for model in models)
 
 
 def _as_part(folder: Path, name: str) -> PackageFile:

@@ -68,6 +68,7 @@ class Registration:
     sandbox: Sandbox
     read_manifest: Callable[[bytes], Manifest]  # raises InvalidModel
     memory_mb: int = 3008  # memory of the function that will serve the models
+    language_memory_mb: int = 3008  # memory of the function that will serve language models
     threads: int = 1  # processors of the function that will serve the models
     run_all: Callable[..., Iterable[None]] = map  # an executor's `map` stores blobs in parallel
     release: ReleaseRule | None = None  # applies the models' policies
@@ -187,6 +188,7 @@ class Registration:
             assets=unpacked.assets,
             threads=self.threads,
             memory_mb=self.memory_mb,
+            language_memory_mb=self.language_memory_mb,
         )
         if manifest is None:
             return brief

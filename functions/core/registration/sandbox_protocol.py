@@ -70,6 +70,7 @@ class Brief:
     language: Mapping[str, Any] = field(default_factory=dict)  # facts that its manifest states
     threads: int = 1  # processors of the function that will serve the model
     memory_mb: int = 3008  # memory of the function that will serve the model
+    language_memory_mb: int = 3008  # the same, if it is a language model
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,11 @@ class VersionDocument(VersionRow):
     signature: JsonObject | None = Field(
         description="Inputs and outputs; columns and preprocessing as the package says."
     )
+    language: JsonObject | None = Field(
+        description="Of a language model: kind (decoder or encoder), context and vocabulary in "
+        "tokens, prefill_rate in tokens a second; of a decoder also chat (it has a template), "
+        "defaults, decode_rate; of an encoder dimensions, pooling, normalised, reranker."
+    )
     baselines: JsonObject = Field(description="Metrics of models that need no training.")
     evaluation: JsonObject = Field(description="Intervals, groups and calibration of the metrics.")
     data: JsonObject

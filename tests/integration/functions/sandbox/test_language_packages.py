@@ -188,6 +188,20 @@ def test_weights_in_blocks_of_four_bits_are_packed_at_load(
     assert built.language is not None
 
 
+def test_a_language_model_needs_the_memory_of_its_own_function(
+    build_model: Callable[..., Built],
+) -> None:
+    files = models.decoder_files()
+    code, message = build_refusal(build_model, files, memory_mb=32, language_memory_mb=64)
+    assert code == "TOO_LARGE_FOR_MEMORY"
+    assert "64 MB: raise the parameter GenerateMemory" in message
+
+
+def test_a_language_model_may_be_too_large_for_infer(build_model: Callable[..., Built]) -> None:
+    built = build(build_model, models.decoder_files(), memory_mb=32, language_memory_mb=1024)
+    assert built.memory_mb > 32
+
+
 # --- half packages
 
 

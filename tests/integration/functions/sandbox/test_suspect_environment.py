@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "BUCKET_OWNER": "123456789012",
     "CANARY_STATE_MACHINE": "arn:aws:states:eu-central-1:123456789012:stateMachine:canary",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
+    "GENERATE_MEMORY_MB": "1024",
     "INFER_MEMORY_MB": "1024",
     "REGISTRATION_QUEUE_URL": "http://127.0.0.1/queue",
     "REGISTRY_TABLE": "table",

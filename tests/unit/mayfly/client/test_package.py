@@ -88,7 +88,7 @@ def test_a_manifest_with_a_list_says_what_is_sent(tmp_path: Path) -> None:
         ({"a_dot_onnx": "x", "manifest_dot_json": "[]"}, "no JSON object"),
         ({"a_dot_onnx": "x", "manifest_dot_json": '{"files": ["a"]}'}, "no list of objects"),
         ({"a_dot_onnx": "x", "manifest_dot_json": '{"files": [{"path": "b"}]}'}, "not there"),
-        ({"a_dot_onnx": "x", **{f"w{n}": "x" for n in range(FILES_MAX)}}, "at most 64"),
+        ({"a_dot_onnx": "x", **{f"w{n}": "x" for n in range(FILES_MAX)}}, "at most 256"),
     ],
 )
 def test_a_folder_that_is_no_package_says_why(
@@ -96,6 +96,23 @@ def test_a_folder_that_is_no_package_says_why(
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
         read_package(write(tmp_path, **files))
+
+
+def test_the_model_of_several_variants_is_sent_alone(tmp_path: Path) -> None:
+    for name in (
+        *("onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json", "chat_template.jinja"),
+        *("onnx/model_fp16.onnx", "onnx/model_fp16.onnx_data"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    assert names(tmp_path) == [
+        *("parts/chat_template.jinja", "parts/onnx/model.onnx", "parts/onnx/model.onnx_data"),
+        *("parts/tokenizer.json", "manifest.json"),
+    ]
+    (tmp_path / "onnx/encoder_model.onnx").write_text("x")
+    with pytest.raises(InvalidInput, match=r"3 \.onnx files"):
+        read_package(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "none.onnx"])
