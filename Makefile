@@ -34,7 +34,7 @@ OVERRIDES = $(if $(filter-out file,$(origin ARCHITECTURE)),Architecture=$(ARCHIT
 # by default xdist begins with the files of most tests, and the few long ones of a file hold one process to the end.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help dev demo local train-all test test-313 check lint types imports template build deploy deploy-check stress bench layer results costs constraints clean
+.PHONY: help dev demo chat local train-all test test-313 check lint types imports template build deploy deploy-check stress bench layer results costs constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ dev: .venv/.all ## Install pytest, ruff, mypy and all other tools in .venv
 
 demo: .venv/.demo ## Train, upload, register and call a model on the local stack, then stop (1 min; first 1.4 GB)
 	@$(BIN)/python -m local.demo
+
+chat: .venv/.demo ## Import SmolLM2 (135 million parameters) and chat with it over the local stack (2 min; first 90 MB)
+	@$(BIN)/python -m local.chat
 
 local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 min)
 	@$(BIN)/python -m local.demo --keep

@@ -222,7 +222,11 @@ def follow(
 
 
 def wait_until_ready(
-    running: RunningStack, model: str, say: Callable[[str], None], key: str = ""
+    running: RunningStack,
+    model: str,
+    say: Callable[[str], None],
+    key: str = "",
+    limit_s: float = READY_LIMIT_S,
 ) -> Version:
     """Wait until a registered model is ready and return its version.
 
@@ -231,7 +235,7 @@ def wait_until_ready(
     """
     table = DynamoTable(running.client("dynamodb"), running.outputs["RegistryTableName"])
     registry = Registry(table, utc_now)
-    for _ in until(READY_LIMIT_S):
+    for _ in until(limit_s):
         if get(f"{running.api_url}/v2/models/{model}/ready", key=key):
             return registry.resolve(model, None).version
         versions = registry.versions(model)
@@ -240,7 +244,7 @@ def wait_until_ready(
                 raise DemoFailed(f"version {version.number} was rejected: {version.reason.message}")
         say(f"{len(versions)} version(s) so far")
     raise DemoFailed(
-        f"the model was not ready within {READY_LIMIT_S} s; see {short(running.log_dir)}"
+        f"the model was not ready within {limit_s:.0f} s; see {short(running.log_dir)}"
     )
 
 

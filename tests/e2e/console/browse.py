@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 URL, KEY, DIGITS, TABLE, LOOKUP, FILES = sys.argv[1:]
 API = URL.removesuffix("/console/")
+TALKER, VECTORS = "talker", "vectors"  # tiny language models: a decoder, an encoder
 PATIENCE_MS = 120_000  # only a broken test waits so long
 PAGES = {
     "models": "#/models",
@@ -129,6 +130,40 @@ def run_a_table(browser: Browser) -> None:
     page.get_by_label("0, row 1").press("Tab")
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("alert")).to_contain_text("x")
+
+
+def chat_with_a_model(browser: Browser) -> None:
+    """The tiny model writes nonsense, so that its words are not looked at."""
+    page = open_page(browser)
+    page.goto(f"{URL}#/models/{TALKER}/try")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("ol.chat li.user")).to_have_text(["YouWhat is the capital of France?"])
+    status = page.locator("main [role=status]")
+    expect(status).to_contain_text("tokens per second")
+    expect(status).to_contain_text("about $")
+    assert page.locator("ol.chat li.assistant p").inner_text().strip()
+    page.get_by_label("Message", exact=True).fill("And of Italy?")
+    page.get_by_label("Message", exact=True).press("Enter")
+    expect(page.locator("ol.chat li.user")).to_have_count(2)
+    expect(page.get_by_role("button", name="New chat")).to_be_visible()
+    violations = Axe().run(page).response["violations"]
+    assert [violation["id"] for violation in violations] == []
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("ol.chat li")).to_have_count(0)
+    assert page.errors == []
+
+
+def compare_two_texts(browser: Browser) -> None:
+    page = open_page(browser)
+    page.goto(f"{URL}#/models/{VECTORS}/try")
+    for field in ("First text", "Second text"):
+        page.get_by_label(field).fill("A cat sat on the mat.")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("[data-similarity]")).to_have_text("1.0000")
+    page.get_by_label("Second text").fill("print(i)")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("[data-similarity]")).not_to_have_text("1.0000")
+    assert page.errors == []
 
 
 def upload_a_broken_file(browser: Browser) -> None:
@@ -319,6 +354,8 @@ SCENARIOS: dict[str, Callable[[Browser], None]] = {
     "find_a_model": find_a_model,
     "draw_a_digit": draw_a_digit,
     "run_a_table": run_a_table,
+    "chat_with_a_model": chat_with_a_model,
+    "compare_two_texts": compare_two_texts,
     "upload_a_broken_file": upload_a_broken_file,
     "drop_a_model_and_try_it": drop_a_model_and_try_it,
     "upload_a_model_in_several_files": upload_a_model_in_several_files,

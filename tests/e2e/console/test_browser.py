@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests import language_models
 from tests.e2e.conftest import Api
 from tests.models import lookup_model, make_model, outside_weights_model, scale_model
 
 BROWSER_PYTHON = os.environ.get("MAYFLY_BROWSER_PYTHON", ".venv-browser/bin/python")
 SCENARIOS = (
     *("sign_in", "first_paint", "find_a_model", "draw_a_digit", "run_a_table"),
+    *("chat_with_a_model", "compare_two_texts"),
     *("upload_a_broken_file", "drop_a_model_and_try_it", "upload_a_model_in_several_files"),
     *("promote_and_roll_back", "start_and_stop_a_canary", "watch_a_canary_roll_back"),
     *("read_a_chart", "make_and_revoke_a_key", "work_by_keyboard"),
@@ -62,6 +64,12 @@ def results(api: Api, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
         api.wait_ready("tabular", version)
         api.upload("models/lookup/model.onnx", lookup_model(100 if version == 1 else 50))
         api.wait_ready("lookup", version)
+    for name, content in (
+        ("talker", language_models.decoder_package()),
+        ("vectors", language_models.encoder_package()),
+    ):
+        api.upload(f"models/{name}/model.tar.gz", content)
+        api.wait_ready(name, 1)
     files = write_files(tmp_path_factory.mktemp("console"))
     arguments = [f"{api.url}/console/", api.key, "drawn", "tabular", "lookup", str(files)]
     run = subprocess.run(

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
-import torch
-from safetensors.numpy import save_file
+import pytest
 
 from tests import language_models
 from training.language.checkpoint import DecoderSizes, Rotary, decoder_shapes
+
+gguf = pytest.importorskip("gguf", reason="needs the group import: make .venv/.demo installs it")
+torch = pytest.importorskip("torch", reason="training needs torch")
 
 TEMPLATE = language_models.CHATML
 TOKENIZER = json.loads(language_models.decoder_tokenizer())
@@ -60,7 +61,7 @@ def write_gguf(
     weights: Mapping[str, Any],
     *,
     architecture: str = "llama",
-    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    kind: Any = gguf.GGMLQuantizationType.F32,
     pre: str = "gpt-2",
 ) -> Path:
     """Write a GGUF file; matrices are of `kind`, and in llama's order for that architecture."""
@@ -110,6 +111,8 @@ def write_folder(
     path: Path, sizes: DecoderSizes, weights: Mapping[str, Any], **config: Any
 ) -> Path:
     """Write a decoder's folder as `save_pretrained` does."""
+    from safetensors.numpy import save_file
+
     path.mkdir()
     save_file(dict(weights), path / "model.safetensors")
     document = {
@@ -136,15 +139,15 @@ def torch_logits(sizes: DecoderSizes, weights: Mapping[str, Any], tokens: list[i
     angles = position * sizes.rotary.base ** (-pairs / sizes.head_size) / divisors
     cos, sin = (torch.cat([part, part], dim=-1) for part in (angles.cos(), angles.sin()))
 
-    def rotate(x: torch.Tensor) -> torch.Tensor:
+    def rotate(x: Any) -> Any:
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat([-second, first], dim=-1) * sin
 
-    def project(stem: str, x: torch.Tensor, heads: int) -> torch.Tensor:
+    def project(stem: str, x: Any, heads: int) -> Any:
         y = functional.linear(x, w[f"{stem}.weight"], w.get(f"{stem}.bias"))
         return y.reshape(len(tokens), heads, -1).transpose(0, 1)
 
-    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+    def norm(name: str, x: Any) -> Any:
         return functional.rms_norm(x, (sizes.width,), w[f"{name}.weight"], sizes.epsilon)
 
     x = w["model.embed_tokens.weight"][tokens]

@@ -6,6 +6,7 @@ import { go } from "parts/router";
 import { Copy, Loaded } from "parts/ui";
 import { Answer } from "pages/answer";
 import { Field } from "pages/fields";
+import { Language } from "pages/language";
 
 export function TryIt({ model, query }) {
   const alias = (model.aliases || {}).prod ? "prod" : Object.keys(model.aliases || {})[0];
@@ -17,7 +18,7 @@ export function TryIt({ model, query }) {
   const choices = [...new Set([...Object.keys(model.aliases || {}), String(wish)])];
   return html`<label class="inline">Version<select value=${wish} onChange=${(event) => go(["models", model.name, "try"], { version: event.target.value })}>
       ${choices.map((choice) => html`<option value=${choice}>${choice}${(model.aliases || {})[choice] ? ` → ${model.aliases[choice]}` : ""}</option>`)}</select></label>
-    <${Loaded} load=${load}>${(card) => (sample.loading ? null : card.signature ? html`<${Form} key=${`${model.name}/${version}`} model=${model.name} wish=${String(wish)} card=${card} sample=${sample.data} />` : html`<p class="notice">This version has no signature: ${card.state}.</p>`)}<//>`;
+    <${Loaded} load=${load}>${(card) => (card.language ? html`<${Language} key=${`${model.name}/${version}`} model=${model.name} wish=${String(wish)} facts=${card.language} />` : sample.loading ? null : card.signature ? html`<${Form} key=${`${model.name}/${version}`} model=${model.name} wish=${String(wish)} card=${card} sample=${sample.data} />` : html`<p class="notice">This version has no signature: ${card.state}.</p>`)}<//>`;
 }
 
 // Inputs of a request: from the last try in this tab, else the sample, else zeros of the declared shape.

@@ -16,7 +16,7 @@ export const session = {
 
 export class ApiError extends Error {
   constructor(status, body) {
-    super(body.error || `the service answered ${status}`);
+    super((body.error && body.error.message) || body.error || `the service answered ${status}`); // below /v1 as OpenAI writes it
     Object.assign(this, { status, code: body.code, requestId: body.request_id, revision: body.revision, details: body.details });
   }
 }
