@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training import data, networks
 from training.fitting import augment
-from training.recipe import NetworkHyperparameters, Recipe
+from training.recipe import NetworkHyperparameters, Range, Recipe
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,5 @@ recipe = Recipe(
     model=network,
     student=student,
     augment=wobble,
+    search={"lr": Range(1e-3, 1e-2, log=True), "kernel": (3, 5), "batch_size": (32, 64, 128)},
 )
