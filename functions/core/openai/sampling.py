@@ -14,6 +14,8 @@ STOP_CHARACTERS_MAX = 1024
 BIASES_MAX = 1024
 TOP_LOGPROBS_MAX = 20
 TOKENS_MAX = 1 << 20  # more than any context
+# Tokens of a chat's reply unless the request has a number: memory is reserved for all of them.
+TOKENS_DEFAULT = 2048
 SEEDS = 1 << 63
 # vLLM's fields that would change a reply
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
@@ -62,8 +64,8 @@ def tokens_of_reply(
 ) -> int:
     """Return the number of tokens that a reply may have.
 
-    `limit` is that of the caller's access key. Without a request, it is what both leave. `param` is
-    the field of the request, `source` that of the prompt.
+    `limit` is that of the caller's access key. Without a request, it is TOKENS_DEFAULT or what both
+    leave. `param` is the field of the request, `source` that of the prompt.
 
     Raises:
         InvalidParameter: the context does not hold prompt and reply, or the key's limit is less.
@@ -71,7 +73,7 @@ def tokens_of_reply(
     if prompt >= context:
         raise context_exceeded(context, prompt, requested or 0, source)
     if requested is None:
-        return min(context - prompt, limit or context)
+        return min(context - prompt, TOKENS_DEFAULT, limit or context)
     if limit is not None and requested > limit:
         raise InvalidParameter(
             param,

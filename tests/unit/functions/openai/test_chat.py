@@ -278,6 +278,14 @@ def test_a_reply_may_fill_the_context(plane: LanguagePlane) -> None:
     assert [options.max_tokens for options in plane.model.options] == [180, 180]
 
 
+def test_without_a_number_a_reply_is_as_long_as_is_usual(plane: LanguagePlane) -> None:
+    plane.add("long", LanguageSpec(Kind.DECODER, 258, 100_000, chat=True))
+    plane.chat(model="long")
+    plane.chat(model="long", max_tokens=50_000)
+
+    assert [options.max_tokens for options in plane.model.options] == [2048, 50_000]
+
+
 def test_texts_of_a_message_are_joined_and_developers_are_the_system(plane: LanguagePlane) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [{"role": "developer", "content": parts}, {"role": "user", "content": "c"}]
