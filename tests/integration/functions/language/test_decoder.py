@@ -339,6 +339,26 @@ def test_a_stopped_run_leaves_the_sequence_as_it_was(model: Model) -> None:
     assert logits.best() == model.reply[0]
 
 
+def test_a_run_without_memory_fails_alone(
+    gqa: Model, tokenizer: HfTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = gqa.decoder()
+    replies = generator(decoder, tokenizer)
+    pieces = replies.generate(PROMPT, Options(200, temperature=0), deadline=soon())
+    first = next(pieces)
+
+    def starve(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as starved:
+        starved.setattr(decoder._runs, "run", starve)
+        with pytest.raises(MemoryError):
+            list(pieces)
+
+    assert replies.prefixes.match([*PROMPT, *first.tokens, 1]) >= len(PROMPT)
+    assert greedy(replies, PROMPT, 200) == gqa.reply
+
+
 def test_memory_that_the_system_refuses_is_a_memory_error(gqa: Model) -> None:
     with pytest.raises(MemoryError):
         gqa.decoder().make(2**50)
