@@ -14,6 +14,7 @@ import tokenizers
 from functions.core.errors import InvalidModel, InvalidRequest, one_line
 from functions.core.language.assets import TOKENIZER, check_size
 
+REPLACEMENT_CHARACTERS = 64  # written for a match by a step; real ones have one or two
 _PROBLEM = 120  # characters quoted of a message of the library
 
 
@@ -23,7 +24,7 @@ class HfTokenizer:
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._added = tokenizer.get_added_tokens_decoder()
-        self._steps = tuple(_steps(tokenizer))
+        self._steps = tuple(_parts(tokenizer.decoder))
 
     @property
     def vocabulary(self) -> int:
@@ -112,9 +113,25 @@ def load_tokenizer(path: Path) -> HfTokenizer:
             f"tokenizers ({_problem(error)})",
             code="TOKENIZER_INVALID",
         ) from None
+    for step in (*_parts(tokenizer.normalizer), *_parts(tokenizer.decoder)):
+        _check_growth(step)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return HfTokenizer(tokenizer)
+
+
+def _check_growth(step: Mapping[str, Any]) -> None:
+    """Refuse a step that makes a long text of each match.
+
+    A prompt could take all memory.
+    """
+    longest = max(len(str(step.get(name) or "")) for name in ("content", "prepend"))
+    if longest > REPLACEMENT_CHARACTERS:
+        raise InvalidModel(
+            f"tokenizer.json replaces a text by one of {longest} characters, and "
+            f"{REPLACEMENT_CHARACTERS} are allowed",
+            code="TOKENIZER_INVALID",
+        )
 
 
 def _problem(error: BaseException) -> str:
@@ -131,11 +148,15 @@ def _problem(error: BaseException) -> str:
 # --- bytes of single tokens
 
 
-def _steps(tokenizer: tokenizers.Tokenizer) -> Iterator[Mapping[str, Any]]:
-    """Yield the steps of a tokenizer's decoder as tokenizer.json describes them."""
-    if tokenizer.decoder is not None:
-        decoder = json.loads(tokenizer.decoder.__getstate__())
-        yield from decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+def _parts(component: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the steps of a normalizer or decoder as tokenizer.json describes them."""
+    parts = [] if component is None else [json.loads(component.__getstate__())]
+    while parts:
+        part = parts.pop(0)
+        if part["type"] == "Sequence":
+            parts = [*part.get("decoders", ()), *part.get("normalizers", ()), *parts]
+        else:
+            yield part
 
 
 def _bytes(text: str, steps: Sequence[Mapping[str, Any]]) -> bytes:

@@ -12,6 +12,8 @@ from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.protocol.signature import Signature
 from functions.core.records import record, replace
 
+CONTEXT_MAX = 2**20  # tokens; the loop keeps numbers for each place of it
+
 
 @record
 class Vocabulary:
@@ -55,7 +57,7 @@ def detect(
     spec = replace(
         spec,
         vocabulary=spec.vocabulary or vocabulary.size,
-        context=wishes.context or spec.context,
+        context=min(wishes.context or spec.context, CONTEXT_MAX),
         eos=_ends(configs, vocabulary) if spec.kind is Kind.DECODER else _separators(vocabulary),
         bos=_begin(configs, vocabulary),
         chat=spec.kind is Kind.DECODER and template is not None,

@@ -177,6 +177,11 @@ def test_an_unknown_context_is_refused_unless_the_manifest_states_it() -> None:
     assert refusal(*whole, config=None, tokenizer_config=unlimited)[0] == "LANGUAGE_INCOMPLETE"
 
 
+def test_a_context_beyond_a_million_tokens_is_cut() -> None:
+    spec = language([*FEEDS, *PASTS], [LOGITS, *PRESENTS], config={"n_positions": 2**31})
+    assert spec.context == 2**20
+
+
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     code, message = refusal([*FEEDS, *PASTS], [LOGITS, *PRESENTS], size=11)
     assert code == "VOCABULARY_MISMATCH"

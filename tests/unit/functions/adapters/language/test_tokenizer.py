@@ -124,6 +124,25 @@ def test_a_bad_pattern_is_refused(tmp_path: Path) -> None:
         load_tokenizer(saved(byte_level(), tmp_path, pre_tokenizer=pattern))
 
 
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "Replace", "pattern": {"String": "z"}, "content": "z" * 65},
+        {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "z" * 65}]},
+    ],
+)
+def test_a_step_that_makes_long_texts_is_refused(normalizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match="one of 65 characters"):
+        load_tokenizer(saved(byte_level(), tmp_path, normalizer=normalizer))
+
+
+def test_a_sequence_within_a_sequence_of_decoders_is_followed(tmp_path: Path) -> None:
+    own = json.loads(byte_level().to_str())["decoder"]
+    nested = {"type": "Sequence", "decoders": [{"type": "Sequence", "decoders": [own]}]}
+    tokenizer = load_tokenizer(saved(byte_level(), tmp_path, decoder=nested))
+    assert tokenizer.token_bytes(tokenizer.encode("é")[0]) == b"\xc3"
+
+
 def test_a_file_over_the_limit_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
