@@ -13,7 +13,6 @@ key's bytes lie in memory is worth 0.3 us. As a control, a group of unknown keys
 """
 
 import argparse
-import math
 import random
 import sys
 import time
@@ -37,6 +36,7 @@ from functions.core.access.grants import Scope
 from functions.core.access.key_store import KeyStore
 from functions.core.access.keys import new_id, new_key, parse_key
 from functions.core.errors import Unauthenticated
+from tests.stress.key_timing.ranks import p_value
 from tests.stress.key_timing.replay import replaying
 
 chance = random.Random(0)  # noqa: S311 (no secret)
@@ -103,22 +103,6 @@ def measure(
             print(f"\r{number} of {len(order)}", end="", file=sys.stderr)
     print("\r", end="", file=sys.stderr)
     return {kind: np.array(values) for kind, values in times_us.items()}
-
-
-def p_value(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the two-sided p of the Mann-Whitney test, by its normal approximation.
-
-    >>> p_value(range(100), range(100)) == 1.0, p_value(range(100), range(50, 150)) < 1e-6
-    (True, True)
-    """
-    n, m = len(first), len(second)
-    values = np.concatenate([first, second])
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = (ends - (counts - 1) / 2)[inverse]  # ties share their mean rank
-    u = ranks[:n].sum() - n * (n + 1) / 2
-    deviation = math.sqrt(n * m * (n + m + 1) / 12)
-    return math.erfc(abs(u - n * m / 2) / deviation / math.sqrt(2))
 
 
 def report(times_us: Mapping[str, np.ndarray]) -> list[str]:
