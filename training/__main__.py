@@ -13,6 +13,7 @@ HELP = """python -m training COMMAND …
                  (its options: job --help)
   publish FILE   describe an ONNX file that exists, prove that it loads, and upload it
   import-gguf FILE    make a package of a language model in llama.cpp's format
+  import-bytes FILE   make a package of a model.onnx of the recipes gpt or embedder
   import-hf FOLDER    the same of safetensors with a tokenizer.json: decoders and encoders
   list           the recipes that come with this package
   show RECIPE    its hyperparameters with defaults, meaning, and what --tune tries
@@ -80,6 +81,12 @@ def _import_hf(arguments: Sequence[str]) -> int:
     return importing.main("hf", arguments)
 
 
+def _import_bytes(arguments: Sequence[str]) -> int:
+    from training.language import importing
+
+    return importing.main("bytes", arguments)
+
+
 def _list(arguments: Sequence[str]) -> int:
     argparse.ArgumentParser(prog="python -m training list").parse_args(arguments)
     from training.recipe_loading import built_in, load
@@ -118,6 +125,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "publish": _publish,
     "import-gguf": _import_gguf,
     "import-hf": _import_hf,
+    "import-bytes": _import_bytes,
     "list": _list,
     "show": _show,
     "job": _job,

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from training.errors import InvalidModelFile, TrainingError
-from training.language import package, proof
+from training.language import byte_models, package, proof
 from training.language.checkpoint import Checkpoint, DecoderSizes, EncoderSizes
 from training.language.graph import decoder as decoders
 from training.language.graph import encoder as encoders
@@ -26,7 +26,7 @@ CONTEXT = 8192  # tokens; more costs memory that a function seldom has
 def main(kind: str, arguments: Sequence[str]) -> int:
     """Import a model from the command line; return the exit status.
 
-    `kind` is "gguf" for a file, "hf" for a folder.
+    `kind` is "gguf" or "bytes" for a file, "hf" for a folder.
     """
     options = _parser(kind).parse_args(arguments)
     try:
@@ -38,12 +38,16 @@ def main(kind: str, arguments: Sequence[str]) -> int:
 
 
 def _parser(kind: str) -> argparse.ArgumentParser:
-    source = "a GGUF file" if kind == "gguf" else "a folder with safetensors and tokenizer.json"
+    source = {
+        "gguf": "a GGUF file",
+        "hf": "a folder with safetensors and tokenizer.json",
+        "bytes": "a model.onnx of the recipes gpt or embedder",
+    }[kind]
     parser = argparse.ArgumentParser(
         prog=f"python -m training import-{kind}", description=f"Make a package of {source}."
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="FILE" if kind == "gguf" else "FOLDER")
+    add("source", type=Path, metavar="FOLDER" if kind == "hf" else "FILE")
     add("--out", type=Path, default=Path("model.tar.gz"), help="the package [%(default)s]")
     add(
         "--context",
@@ -70,6 +74,13 @@ def import_model(kind: str, source: Path, out: Path, context: int = CONTEXT, bit
     """
     if context < 1:
         raise InvalidModelFile(f"--context {context}: it takes one token at least")
+    if not source.exists():
+        raise InvalidModelFile(f"{source} does not exist")
+    if kind == "bytes":
+        model, texts = byte_models.read(source, context)
+        package.write(out, model, texts)
+        print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; its tokens are bytes", flush=True)
+        return
     checkpoint = _read(kind, source, context)
     sizes = checkpoint.sizes
     if isinstance(sizes, DecoderSizes):
@@ -83,8 +94,6 @@ def import_model(kind: str, source: Path, out: Path, context: int = CONTEXT, bit
 
 
 def _read(kind: str, source: Path, context: int) -> Checkpoint:
-    if not source.exists():
-        raise InvalidModelFile(f"{source} does not exist")
     try:
         if kind == "gguf":
             from training.language.sources import gguf_file

@@ -73,8 +73,8 @@ function Chat({ model, name, chat }) {
     if (tokens) price(model, (ended - began) / 1000).then((usd) => setNote([...facts, `about $${usd.toPrecision(2)}`].join(" · ")), () => {});
   };
   const again = () => { setTurns([]); setNote(""); setError(); };
-  return html`<section class="card"><h3>${chat ? "Chat" : "Continue a text"}</h3>
-    <ol class="chat" aria-live="polite" aria-label="Messages">${turns.map((turn, at) => html`<li key=${at} class=${turn.role}><b class="small muted">${turn.role === "user" ? "You" : model}</b><p>${turn.content}</p></li>`)}</ol>
+  return html`<section class="card"><h2>${chat ? "Chat" : "Continue a text"}</h2>
+    <ol class="chat" tabindex="0" aria-live="polite" aria-label="Messages">${turns.map((turn, at) => html`<li key=${at} class=${turn.role}><b class="small muted">${turn.role === "user" ? "You" : model}</b><p>${turn.content}</p></li>`)}</ol>
     ${error && html`<${Problem} error=${error} />`}
     ${note && html`<p class="small muted" role="status">${note}</p>`}
     <form class="stack tight" onSubmit=${send}>
@@ -105,7 +105,7 @@ function Similarity({ model, name }) {
     }
     setBusy(false);
   };
-  return html`<section class="card"><h3>Similarity of two texts</h3>
+  return html`<section class="card"><h2>Similarity of two texts</h2>
     <form class="stack tight" onSubmit=${compare}>
       ${texts.map((text, at) => html`<label>${at ? "Second text" : "First text"}<textarea value=${text} onInput=${(event) => edit(at, event.target.value)}></textarea></label>`)}
       <div class="actions"><button class="primary" disabled=${busy || !texts.every((text) => text.trim())}>${busy ? "Comparing…" : "Compare"}</button></div>
