@@ -80,15 +80,24 @@ def _version_row(record: VersionRecord, aliases: list[str]) -> list[Any]:
         record.version,
         state,
         ", ".join(aliases),
-        _metric(record.metrics),
+        metric(record.metrics, record.raw.get("primary")),
         output.size(record.size_bytes or None),
         output.age(record.finished_at or record.created_at),
         reason,
     ]
 
 
-def _metric(metrics: Document) -> str:
-    """Return the first metric of a version."""
+def metric(metrics: Document, primary: Document | None) -> str:
+    """Spell a version's primary metric with its interval, else its first metric.
+
+    >>> primary = {"metric": "accuracy", "value": 0.99444, "low": 0.98886, "high": 1.0}
+    >>> metric({}, primary), metric({"f1": 0.9}, None)
+    ('accuracy 0.9944 ±0.0056', 'f1 0.9')
+    """
+    if primary:
+        low, high = primary.get("low"), primary.get("high")
+        spread = "" if low is None or high is None else f" ±{(high - low) / 2:.2g}"
+        return f"{primary['metric']} {primary['value']:.4g}{spread}"
     for name, value in metrics.items():
         if isinstance(value, int | float):
             return f"{name} {value:.4g}"
