@@ -1,5 +1,5 @@
 // Frame of the console: sign-in, navigation, keyboard, theme, and the page of the address.
-import { html, render, useEffect, useRef, useState } from "lib";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "lib";
 import { call, session } from "parts/api";
 import { go, useRoute } from "parts/router";
 import { Toast } from "parts/ui";
@@ -50,7 +50,7 @@ function useTheme() {
 }
 
 function useShortcuts(showHelp) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     let pending = "";
     const press = (event) => {
       if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;

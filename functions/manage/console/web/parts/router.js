@@ -1,5 +1,5 @@
 // The address after # is the state of the console: it survives a reload and can be shared.
-import { useEffect, useState } from "lib";
+import { useLayoutEffect, useState } from "lib";
 
 export function parse(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
@@ -15,7 +15,7 @@ export const go = (parts, query) => { location.hash = link(parts, query); };
 
 export function useRoute() {
   const [route, setRoute] = useState(() => parse(location.hash));
-  useEffect(() => {
+  useLayoutEffect(() => { // before the page is seen: a key may change the address at once
     const change = () => setRoute(parse(location.hash));
     addEventListener("hashchange", change);
     return () => removeEventListener("hashchange", change);
