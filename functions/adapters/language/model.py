@@ -62,7 +62,7 @@ class LanguageModel:
             InvalidModel: the runtime refuses the model, or an asset is invalid.
             MemoryError: it does not fit.
         """
-        template = load_template(paths, spec)  # its process starts while the model is loaded
+        template = load_template(paths, spec)
         runtime = OnnxRuntime(threads, PROCESS_WATCHDOG)
         session = runtime.load(paths["model.onnx"], plan)
         tokenizer = load_tokenizer(paths["tokenizer.json"])

@@ -7,7 +7,7 @@ written for ever, and an object that holds itself ends the process
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from functions.adapters.child_process import Child, ChildEnded, Limits
@@ -24,17 +24,14 @@ _TOO_MUCH = (
 class TemplateProcess:
     """Chat template of a model; implements `core.language.ports.Template`.
 
-    One thread uses it at a time. The process starts beside its caller, and again after a failure.
+    One thread uses it at a time. The process starts with the first request, and again after a
+    failure: it ends with the thread that started it, and that which loads a model ends at once.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
-        """Start the process.
-
-        Raises:
-            Unavailable: it could not be started.
-        """
         self._template = {"directory": "/", "source": source, "tokens": dict(tokens)}
-        self._child = self._start()
+        self._child: Child | None = None
+        self._end: Callable[[], object] = _nothing
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
@@ -45,11 +42,12 @@ class TemplateProcess:
             InvalidRequest: the template refuses the messages, fails on them, or exceeds a limit.
             Unavailable: the process could not be started.
         """
-        if self._child.has_ended():  # its parent thread, or the kernel, ended it between requests
-            self._restart()
+        child = self._child
+        if child is None or child.has_ended():  # the kernel, e.g., ended it between requests
+            child = self._restart()
         task = {**self._template, "messages": list(messages), "tools": list(tools)}
         try:
-            answer = self._child.ask(task, time.monotonic() + RENDER_S)
+            answer = child.ask(task, time.monotonic() + RENDER_S)
         except (ChildEnded, InvalidModel) as error:
             self._restart()
             raise InvalidRequest(_TOO_MUCH, code="TEMPLATE_LIMIT") from error
@@ -65,11 +63,12 @@ class TemplateProcess:
         """End the process."""
         self._end()
 
-    def _restart(self) -> None:
+    def _restart(self) -> Child:
         self._end()
-        self._child = self._start()
-
-    def _start(self) -> Child:
-        child = Child("template", LIMITS, {})
+        child = self._child = Child("template", LIMITS, {})
         self._end = weakref.finalize(self, child.kill)
         return child
+
+
+def _nothing() -> None:
+    """End no process: none was started."""

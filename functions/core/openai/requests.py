@@ -197,7 +197,8 @@ def chat_prompt(template: Template, request: TextRequest) -> str:
         if request.tools and prompt == template.render(request.messages):
             prompt = template.render(with_instructions(request.messages, request.tools))
     except InvalidRequest as error:
-        raise InvalidParameter("messages", str(error).removeprefix("messages: ")) from error
+        text, code = str(error).removeprefix("messages: "), error.instance_code
+        raise InvalidParameter("messages", text, code=code) from error
     return prompt + FORCED if request.forced else prompt
 
 

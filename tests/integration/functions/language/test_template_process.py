@@ -1,7 +1,9 @@
 """Chat templates in a process of their own: what ends it ends nothing else."""
 
+import threading
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
 from functions.adapters.language import template_process
@@ -68,3 +70,17 @@ def test_a_process_that_was_ended_between_requests_starts_again(
     process.render(CHAT)
     process._child.kill()
     assert process.render(CHAT) == "fine"
+
+
+def test_the_thread_that_loads_a_template_starts_no_process() -> None:
+    """Check that the end of a loading thread takes no process from the request that waited."""
+    before = len(psutil.Process().children())
+    made: list[TemplateProcess] = []
+    thread = threading.Thread(target=lambda: made.append(TemplateProcess("{{ 1 + 1 }}", {})))
+    thread.start()
+    thread.join()
+    template = made.pop()
+
+    assert len(psutil.Process().children()) == before
+    assert template.render([{"role": "user", "content": "Hi"}]) == "2"
+    template.close()
