@@ -31,10 +31,9 @@ class EventFile:
     """Event file of one run; each call appends to it."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads every file with "tfevents" in its name, in the order of names.
         self._path = folder / f"events.out.tfevents.{time.time_ns():020d}"
-        self._write(_bytes(3, VERSION))
+        self._is_new = True
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append named numbers of one step, which readers see at once."""
@@ -45,6 +44,10 @@ class EventFile:
         self._write(b"\x10" + _varint(step) + _bytes(5, named))
 
     def _write(self, fields: bytes) -> None:
+        if self._is_new:  # a run that is refused before its first epoch leaves no folder
+            self._is_new = False
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(_bytes(3, VERSION))
         event = b"\x09" + struct.pack("<d", time.time()) + fields
         length = struct.pack("<Q", len(event))
         with self._path.open("ab") as file:

@@ -280,7 +280,7 @@ def test_a_sample_with_other_inputs_is_refused(
 
 def test_a_task_is_required(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert publish(tmp_path, make_doubler(), task=None) == 1
-    assert "say what the model does: --task classification, regression" in capsys.readouterr().err
+    assert "say what the model does: --task classification, multilabel" in capsys.readouterr().err
 
 
 def test_the_file_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
