@@ -162,7 +162,7 @@ def test_a_models_life_as_json(terminal: Terminal, model: str) -> None:
     assert terminal.json("diff", model, "1", "2")["to_version"] == 2
     assert terminal.json("usage", model)["by"] == "version"
     assert len(terminal.json("audit", model, "-n", "3")) == 3
-    assert terminal.json("dead-letters") == []
+    assert model not in str(terminal.json("dead-letters"))  # others may have some
     assert terminal.json("approve", model, "2", "--note", "seen")["approval"]["note"] == "seen"
     assert "for good" in terminal.json("archive", model, "3", code=2)
     assert terminal.json("archive", model, "3", "--yes")["state"] == "ARCHIVED"
