@@ -11,6 +11,7 @@ Its faults that these tests work around:
 - It applies no gateway responses: the API's own errors are not in the protocol's shape. Nor does
   it rename the header WWW-Authenticate, as API Gateway does.
 - It wants a permission of its own for SendMessageBatch, which sqs:SendMessage covers on AWS.
+- Four clients at once may get 429, Too Many Requests, on a busy machine.
 - It has no StartMessageMoveTask, so that dead letters cannot be redriven.
 """
 
