@@ -44,7 +44,7 @@ dev: .venv/.all ## Install pytest, ruff, mypy and all other tools in .venv
 demo: .venv/.demo ## Train, upload, register and call a model on the local stack, then stop (1 min; first 1.4 GB)
 	@$(BIN)/python -m local.demo
 
-chat: .venv/.demo ## Import SmolLM2 (135 million parameters) and chat with it over the local stack (2 min; first 90 MB)
+chat: .venv/.demo ## Import SmolLM2 (135 million parameters) and chat with it over the local stack (2 min; first 1.5 GB)
 	@$(BIN)/python -m local.chat
 
 local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 min)

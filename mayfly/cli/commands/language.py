@@ -23,7 +23,7 @@ PROMPT = "› "  # noqa: RUF001 (a prompt, no greater-than sign)
 @click.argument("question", required=False)
 @click.option("--system", default="", help="How the model should answer, for the whole chat.")
 @click.option("--temperature", type=float, help="0: always the likeliest word.")
-@click.option("--max-tokens", type=int, help="Longest reply, in tokens.")
+@click.option("--max-tokens", type=int, help="Longest reply in tokens [2,048, or the key's limit].")
 @common
 def chat(
     session: Session,
@@ -35,8 +35,9 @@ def chat(
 ) -> None:
     """Chat with MODEL (or MODEL:VERSION, MODEL:ALIAS); replies appear while they are made.
 
-    With a QUESTION, or one on standard input, it answers and ends. In the terminal, Ctrl-C stops a
-    reply, /exit or Ctrl-D ends the chat.
+    With a QUESTION, or one on standard input, it answers and ends. In the terminal, Ctrl-C leaves a
+    reply, /exit or Ctrl-D ends the chat. On Lambda a reply that is left is made to its end and
+    billed: --max-tokens limits it.
 
     \b
     Example: mayfly chat smollm
@@ -62,7 +63,7 @@ def _talk(
     session: Session, model: str, messages: list[dict[str, str]], options: dict[str, Any]
 ) -> None:
     """Read questions and print replies until /exit."""
-    click.echo(click.style(f"{model}: Ctrl-C stops a reply, /exit ends the chat.", dim=True))
+    click.echo(click.style(f"{model}: Ctrl-C leaves a reply, /exit ends the chat.", dim=True))
     while True:
         try:
             question = input(click.style(PROMPT, bold=True)).strip()

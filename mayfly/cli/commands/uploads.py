@@ -28,7 +28,8 @@ def upload(session: Session, file: Path, model: str, no_wait: bool, timeout: int
     """Upload PATH and follow its registration.
 
     PATH is an .onnx, which brings weights of its name beside it (model.onnx.data); a model.tar.gz;
-    or a folder with one .onnx, its weights and, if there is one, manifest.json.
+    or a folder with one .onnx, whose other files are sent, too: weights, tokenizer and
+    configuration of a language model, manifest.json.
 
     \b
     Example: mayfly upload model.onnx --model digits

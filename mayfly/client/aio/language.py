@@ -14,6 +14,9 @@ REPLY_S = 900.0  # the longest run of a function
 class AsyncChat:
     """Reply of a chat, as pieces of text while they are made.
 
+    Leaving the loop closes the connection. Lambda still makes the reply to its end and bills it:
+    `max_tokens` limits that.
+
     After the last piece, `finish` says why it ended ("stop" or "length"), `usage` counts tokens,
     and `text` is the whole reply.
     """
