@@ -81,6 +81,9 @@ class Decoder:
     def run(self, cache: KeyValues, tokens: Sequence[int], timeout_s: float) -> NativeLogits:
         """Add tokens to a sequence; return the next token's logits.
 
+        The logits are FP32 of the shape (vocabulary,), whatever the graph gives. They lie in memory
+        of the sequence, which its next run overwrites.
+
         Raises:
             TimedOut: it was stopped after `timeout_s`; the sequence is as before.
             ExecutionFailed: the model failed on these tokens.
@@ -158,6 +161,10 @@ def find_slabs(
     inputs: Sequence[Node], outputs: Sequence[Node], spec: LanguageSpec
 ) -> tuple[Slab, ...]:
     """Return the form of a decoder's keys and values.
+
+    There is a slab for each input past…: keys and values of each layer, (1, kv_heads, tokens,
+    head_size), or all in one, (2 x layers, 1, kv_heads, tokens, head_size). Sizes that the graph
+    leaves free are those of the spec. Batches have one sequence.
 
     Raises:
         InvalidModel: `NOT_A_DECODER`, there are none, or an output is missing.

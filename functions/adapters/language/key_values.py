@@ -14,6 +14,7 @@ from functions.core.records import record
 class Slab:
     """Form of one cache tensor: (*lead, tokens, size).
 
+    `lead` is (batch 1, heads), or (2 x layers, batch 1, heads) where one tensor holds all layers.
     `past` and `present` are the names of the input and of the output.
     """
 
@@ -97,19 +98,26 @@ class KeyValues:
         self.tokens = source.tokens[:length]
 
     def inputs(self) -> Sequence[int | None]:
-        """Return values of the tokens so far, a slab each."""
+        """Return the runtime's values of the tokens so far.
+
+        They are one handle (OrtValue*) for each slab, on memory of this object, which keeps them.
+        """
         if not self._values:
             self._values = self._make_values(self._current, len(self.tokens))
         return self._values
 
     def outputs(self, count: int) -> Sequence[int | None]:
-        """Return values for `count` more tokens, to `add` or `discard`."""
+        """Return the runtime's values for a run of `count` more tokens.
+
+        They are one handle (OrtValue*) for each slab, on memory of this object, to `add` after the
+        run or to `discard`. None among a run's outputs would let the runtime allocate it.
+        """
         if self._shared:
             return self.inputs()
         return self._make_values(self.prepare(), len(self.tokens) + count)
 
     def add(self, tokens: Sequence[int], outputs: Sequence[int | None]) -> None:
-        """Add new tokens, which a run has written to `outputs`."""
+        """Add tokens, which a run has written to `outputs`; keep these."""
         if not self._shared:
             self._clear_values()
             self._values = list(outputs)

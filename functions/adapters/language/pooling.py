@@ -70,7 +70,12 @@ class Pooler:
     def pool(
         self, hidden: int, shape: Sequence[int], lengths: Sequence[int]
     ) -> "list[array[float]]":
-        """Return each text's vector from a value of hidden states."""
+        """Return the vector of each text, in FP32.
+
+        `hidden` is the handle (OrtValue*) of an encoder's output with `shape`: (batch, padded
+        length, size), or (batch, size) where the graph pools itself. `lengths` are the tokens of
+        each text without padding; only they count. Each vector has `size` numbers.
+        """
         batch, size = shape[0], shape[-1]
         vectors = Buffer(4 * batch * size)
         weights = array("f")

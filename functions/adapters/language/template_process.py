@@ -1,7 +1,9 @@
 """Chat templates rendered in a process of their own.
 
-Fuel does not bound all that a template can do: a list that holds itself twice, sixty times over, is
-written for ever, and an object that holds itself ends the process
+A template comes with an upload and is not trusted. The limits of `ChatTemplate` do not stop every
+hostile one: sixty lists, each of which holds the one before twice, are 2^60 elements to write, and
+an object that contains itself crashes the process that writes it. So a child process renders, with
+limits on memory and time, and is replaced when it fails
 (docs/decisions/0052-language-packages.md).
 """
 
@@ -24,8 +26,9 @@ _TOO_MUCH = (
 class TemplateProcess:
     """Chat template of a model; implements `core.language.ports.Template`.
 
-    One thread uses it at a time. The process starts with the first request, and again after a
-    failure: it ends with the thread that started it, and that which loads a model ends at once.
+    It may be used by one thread at a time. The child process starts with the first request, and
+    again after a failure. It does not start in `__init__`: the kernel ends a child when the thread
+    that started it ends, and the thread that loads a model ends at once.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
@@ -37,6 +40,8 @@ class TemplateProcess:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
     ) -> str:
         """Return the prompt for a chat, as `ChatTemplate.render` does.
+
+        It waits up to RENDER_S for the child process.
 
         Raises:
             InvalidRequest: the template refuses the messages, fails on them, or exceeds a limit.

@@ -21,6 +21,8 @@ class Decoder(Memory[E], Protocol[E]):
     def run(self, cache: E, tokens: Sequence[int], timeout_s: float) -> Logits:
         """Add tokens to a sequence; return the next token's logits.
 
+        `tokens` has 1 to `chunk` ids. The logits have the shape (vocabulary,).
+
         Raises:
             TimedOut: the run was stopped.
             ExecutionFailed: the model failed on these tokens.

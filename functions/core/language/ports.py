@@ -10,40 +10,85 @@ from functions.core.records import field, record
 class Tokenizer(Protocol):
     """Tokenizer of a language model; `adapters/language/tokenizer.py` implements it."""
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]: ...  # special: add bos etc.
-    def encode_pair(self, first: str, second: str) -> list[int]: ...
-    def decode(self, tokens: Sequence[int]) -> str: ...
-    def token_bytes(self, token: int) -> bytes: ...  # empty: a special token
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Return the tokens of a text; `special` adds bos and the like.
+
+        Raises:
+            InvalidRequest: the text is not Unicode, or the tokenizer fails on it.
+        """
+
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Return the tokens of two texts with separators, as rerankers take them.
+
+        Raises:
+            InvalidRequest: as `encode`.
+        """
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, without special and unknown ones.
+
+        Raises:
+            InvalidRequest: a token is not of 32 bits, or the tokenizer fails on them.
+        """
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes that a token adds to a text.
+
+        A token may hold a part of a character. A special or unknown one adds none.
+        """
 
 
 class Template(Protocol):
-    """Chat template of a language model; `adapters/language/template.py` implements it.
-
-    `render` raises InvalidRequest for messages the template refuses, and stops a template that
-    takes too long or writes too much.
-    """
+    """Chat template of a language model; `adapters/language/template.py` implements it."""
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
-    ) -> str: ...
+    ) -> str:
+        """Return a chat's prompt, up to the place where the reply begins.
+
+        Messages have `role` and `content`; tools are in OpenAI's form.
+
+        Raises:
+            InvalidRequest: the template refuses the messages, fails on them, takes too long or
+                writes too much.
+        """
 
 
 class Grammar(Protocol):
     """Constraint on one reply, e.g. a JSON schema.
 
-    `mask` has one bit a token, the lowest bit first: tokens that may come next. The reply ends once
-    it is `complete`, i.e. nothing may follow, or at an end token that the mask allows.
+    The reply ends once the grammar is `complete`, or at an end token that the mask allows.
     """
 
-    def mask(self) -> bytes: ...
-    def accept(self, token: int) -> None: ...
+    def mask(self) -> bytes:
+        """Return the tokens that may come next, as bits.
+
+        It has a bit for each token of the vocabulary, the lowest of a byte first. Tokens beyond its
+        end may not come.
+
+        Raises:
+            InvalidRequest: finding them takes too much work.
+        """
+
+    def accept(self, token: int) -> None:
+        """Continue after the next token of the reply.
+
+        Raises:
+            ValueError: the mask does not allow it.
+        """
+
     @property
-    def complete(self) -> bool: ...
+    def complete(self) -> bool:
+        """True if no token may follow."""
 
 
 @record
 class Options:
-    """Sampling options of one reply, already validated. Temperature 0 is greedy."""
+    """Sampling options of one reply, already validated.
+
+    Temperature 0 is greedy. `top_p` and `min_p` are probabilities from 0 to 1. `logit_bias` has
+    token ids as keys and numbers to add to their logits as values.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -61,7 +106,11 @@ class Options:
 
 @record
 class TokenScore:
-    """Token of a reply with its and the likeliest log probabilities."""
+    """Token of a reply with log probabilities (natural, at most 0).
+
+    `logprob` is that of the token, `top` has (token id, log probability) of the likeliest tokens,
+    the likeliest first: as many as `Options.logprobs`.
+    """
 
     token: int
     logprob: float
@@ -71,6 +120,10 @@ class TokenScore:
 @record
 class Piece:
     """Part of a reply: whole characters, no part of a stop string.
+
+    `tokens` are the ids sampled since the piece before, and `scores` one for each of them with
+    `logprobs`, else empty. A text may lag behind its tokens: it is held back while it may be part
+    of a stop string or has half a character.
 
     The last piece has a `finish`: "stop", "length", or "timeout" at the deadline. Its tokens
     include the one that ended the reply, which has no text.

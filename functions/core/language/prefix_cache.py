@@ -18,22 +18,42 @@ class Entry(Protocol):
     tokens: list[int]
 
     @property
-    def capacity(self) -> int: ...
+    def capacity(self) -> int:
+        """Number of tokens that it has room for."""
+
     @property
-    def size_bytes(self) -> int: ...
-    def truncate(self, length: int) -> None: ...
-    def rest(self) -> None: ...  # free what only runs need
+    def size_bytes(self) -> int:
+        """Bytes of memory that it holds."""
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens after the first `length`."""
+
+    def rest(self) -> None:
+        """Free the memory that only runs need."""
 
 
 E = TypeVar("E", bound=Entry)
 
 
 class Memory(Protocol[E]):
-    """Maker of entries."""
+    """Allocator of entries; capacities and lengths are numbers of tokens."""
 
-    def size_bytes(self, capacity: int) -> int: ...
-    def make(self, capacity: int) -> E: ...
-    def copy(self, entry: E, length: int, capacity: int) -> E: ...  # its first tokens
+    def size_bytes(self, capacity: int) -> int:
+        """Return the bytes that an entry with this capacity takes."""
+
+    def make(self, capacity: int) -> E:
+        """Return an empty entry.
+
+        Raises:
+            MemoryError: the process has not enough.
+        """
+
+    def copy(self, entry: E, length: int, capacity: int) -> E:
+        """Return a new entry with the first `length` tokens of another one.
+
+        Raises:
+            MemoryError: the process has not enough.
+        """
 
 
 class PrefixCache(Generic[E]):
@@ -44,6 +64,7 @@ class PrefixCache(Generic[E]):
     """
 
     def __init__(self, memory: Memory[E], limit_bytes: int) -> None:
+        """Allocate entries from `memory`, together at most `limit_bytes`."""
         self._memory = memory
         self._limit_bytes = limit_bytes
         self._lock = threading.RLock()
@@ -64,8 +85,10 @@ class PrefixCache(Generic[E]):
     def acquire(self, prompt: Sequence[int], capacity: int) -> E:
         """Return an entry with room for `capacity` tokens.
 
-        It holds the beginning of the prompt, as far as it is saved. It is the idle entry that saves
-        most if its last tokens are worth little, else a copy.
+        It already holds the longest beginning of the prompt that an idle entry has, of at least
+        MATCH_MIN tokens; else it is empty. That idle entry itself is returned, without its other
+        tokens, if these are at most LOSS_MAX and its capacity is enough, or if there is no room for
+        a copy; otherwise a copy is.
 
         Raises:
             MemoryError: it does not fit beside the entries in use.

@@ -35,7 +35,10 @@ class LanguageSpec:
     """Facts with which the generate function serves a language model.
 
     Plain data, never code. A decoder's `context` counts the tokens of prompt and reply together,
-    an encoder's those of one input. Rates are tokens per second on the machine that registered it.
+    an encoder's those of one input. `vocabulary` is the number of token ids, `dimensions` that of a
+    vector's numbers. Keys and values of one layer have the shape (1, kv_heads, tokens, head_size).
+    Rates are tokens per second on the machine that registered it. `golden` has the token ids of a
+    prompt and of the greedy reply to it.
     """
 
     kind: Kind

@@ -40,7 +40,11 @@ class Fields:
         return value
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
-        """Return a number between two bounds, which it may equal."""
+        """Return a number between two bounds, which it may equal.
+
+        Raises:
+            InvalidParameter: it is no number, or beyond a bound.
+        """
         value = self.get(name)
         if value is None:
             return default
@@ -51,17 +55,29 @@ class Fields:
         return float(value)
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
-        """Return an integer between two bounds, which it may equal."""
+        """Return an integer between two bounds, which it may equal.
+
+        Raises:
+            InvalidParameter: it is no integer, or beyond a bound.
+        """
         value = self.get(name)
         return default if value is None else self._integer(name, value, low, high)
 
     def optional_integer(self, name: str, low: int, high: int) -> int | None:
-        """Return an integer between two bounds, None if missing."""
+        """Return an integer between two bounds, None if missing.
+
+        Raises:
+            InvalidParameter: it is no integer, or beyond a bound.
+        """
         value = self.get(name)
         return None if value is None else self._integer(name, value, low, high)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return true or false."""
+        """Return a boolean, `default` if missing.
+
+        Raises:
+            InvalidParameter: it is neither.
+        """
         value = self.get(name)
         if value is None:
             return default
@@ -70,14 +86,22 @@ class Fields:
         return value
 
     def text(self, name: str) -> str | None:
-        """Return a text, None if missing."""
+        """Return a text, None if missing.
+
+        Raises:
+            InvalidParameter: it is no string.
+        """
         value = self.get(name)
         if value is not None and type(value) is not str:
             raise self.wrong(name, "a string")
         return value
 
     def object(self, name: str) -> "Fields | None":
-        """Return an object's fields, None if missing."""
+        """Return an object's fields, None if missing.
+
+        Raises:
+            InvalidParameter: it is no object.
+        """
         value = self.get(name)
         if value is None:
             return None
@@ -86,7 +110,11 @@ class Fields:
         return Fields(value, self.param(name))
 
     def objects(self, name: str) -> "Iterator[Fields]":
-        """Yield the fields of each object in an array."""
+        """Yield the fields of each object in an array.
+
+        Raises:
+            InvalidParameter: it is missing, no array, or has something else than objects.
+        """
         values = self.required(name)
         if type(values) is not list:
             raise self.wrong(name, "an array")

@@ -39,11 +39,15 @@ Prompt = str | Sequence[int]
 
 @record
 class TextRequest:
-    """Request for text, without what depends on the loaded model.
+    """Parsed request for text.
 
-    `prompts` are texts or tokens; a chat has `messages` instead. `source` and `limit` name the
-    fields of prompt and length, for errors. `schema` constrains the reply, None for any JSON
-    object, if `structured`.
+    It is parsed before the model is loaded, so prompts are not tokenized yet and `options` has no
+    final `max_tokens`. A completion has `prompts` (texts or token ids), a chat has `messages`.
+
+    `source` is the name of the field with the prompt, `limit` that of the field with the reply's
+    length, both for error messages. `requested` is the length asked for, in tokens. If
+    `structured`, the reply is JSON that `schema` allows, or any JSON object without a schema.
+    `replies` is the number of replies to each prompt. `extra` is copied into the reply.
     """
 
     options: Options

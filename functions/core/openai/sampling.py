@@ -64,8 +64,13 @@ def tokens_of_reply(
 ) -> int:
     """Return the number of tokens that a reply may have.
 
-    `limit` is that of the caller's access key. Without a request, it is TOKENS_DEFAULT or what both
-    leave. `param` is the field of the request, `source` that of the prompt.
+    All numbers are tokens: `requested` by the caller (None: not said), of the `prompt`, of the
+    model's `context`, and the `limit` of the caller's access key (None: none). If the caller does
+    not say, it is the smallest of TOKENS_DEFAULT, the key's limit and what the prompt leaves of the
+    context. `param` and `source` name the fields of length and prompt, for errors.
+
+    >>> tokens_of_reply(None, 100, 8192, 500, param="max_tokens", source="prompt")
+    500
 
     Raises:
         InvalidParameter: the context does not hold prompt and reply, or the key's limit is less.

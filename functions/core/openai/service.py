@@ -95,7 +95,12 @@ class LanguageService:
         return models_document([_model_document(v.model, v) for v in ready])
 
     def read_model(self, call: LanguageCall) -> Document:
-        """Return a language model's document."""
+        """Return a language model's document.
+
+        Raises:
+            ModelNotFound: there is none of this name, version or alias.
+            InvalidParameter: it is no language model.
+        """
         name = call.model
         version, _ = self._resolve(call, name)
         return _model_document(name, version)
@@ -103,19 +108,33 @@ class LanguageService:
     # --- text
 
     def chat(self, call: LanguageCall) -> Document | Stream:
-        """Write the next message of a chat."""
+        """Write the next message of a chat.
+
+        Raises:
+            InvalidRequest: the body is wrong, the model has no chat template, or it fails on it.
+            ModelNotFound, NotServable, Unavailable: the model cannot be called, or not now.
+        """
         fields = parse_body(call.body)
         version, spec = self._decoder(call, fields)
         return self._text(call, version, parse_chat(fields, spec), ChatWriter)
 
     def complete(self, call: LanguageCall) -> Document | Stream:
-        """Continue texts."""
+        """Continue texts.
+
+        Raises:
+            InvalidRequest: the body is wrong, the model makes vectors, or it fails on this input.
+            ModelNotFound, NotServable, Unavailable: the model cannot be called, or not now.
+        """
         fields = parse_body(call.body)
         version, spec = self._decoder(call, fields)
         return self._text(call, version, parse_completion(fields, spec), CompletionWriter)
 
     def generate(self, call: LanguageCall, *, stream: bool = False) -> Document | Stream:
-        """Continue a text, by Triton's extension of the protocol."""
+        """Continue a text, by Triton's extension of the protocol.
+
+        Raises:
+            InvalidRequest, ModelNotFound, NotServable, Unavailable: as `complete`.
+        """
         fields = parse_body(call.body)
         version, spec = self._resolve(call, call.model, call.reference)
         require_decoder(spec, call.model)
@@ -125,7 +144,13 @@ class LanguageService:
     # --- vectors
 
     def embed(self, call: LanguageCall) -> Document:
-        """Return a vector for each text."""
+        """Return a vector for each text.
+
+        Raises:
+            InvalidRequest: the body is wrong, or the model makes no vectors.
+            ModelNotFound, NotServable, Unavailable: the model cannot be called, or not now.
+            TimedOut: the deadline passed.
+        """
         fields = parse_body(call.body)
         version, spec = self._resolve(call, _model_of(fields), user=fields.text("user"))
         require_encoder(spec, call.model)
@@ -138,7 +163,12 @@ class LanguageService:
         )
 
     def rerank(self, call: LanguageCall) -> Document:
-        """Sort texts by their relevance to a query."""
+        """Sort texts by their relevance to a query.
+
+        Raises:
+            InvalidRequest: the body is wrong, or the model writes text.
+            ModelNotFound, NotServable, Unavailable, TimedOut: as `embed`.
+        """
         fields = parse_body(call.body)
         version, spec = self._resolve(call, _model_of(fields), user=fields.text("user"))
         require_encoder(spec, call.model, reranker=True)
@@ -172,7 +202,13 @@ class LanguageService:
         reference: int | str | None = None,
         user: str | None = None,
     ) -> tuple[Version, LanguageSpec]:
-        """Resolve a model's name, with an alias or version after a colon."""
+        """Resolve a model's name, with an alias or version after a colon.
+
+        Raises:
+            ModelNotFound: there is none of this name, version or alias.
+            NotServable, Unavailable: it cannot be called, or not now.
+            InvalidParameter: it is no language model.
+        """
         model, colon, text = name.partition(":")
         call.model, call.reference = model, reference
         call.user = call.user or user

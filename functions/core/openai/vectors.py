@@ -32,10 +32,12 @@ class RankRequest:
 
 
 def require_encoder(spec: LanguageSpec, model: str, *, reranker: bool = False) -> None:
-    """Check that a model makes vectors, or scores if `reranker`.
+    """Check that a model can embed texts, or rank them if `reranker`.
+
+    An encoder can do both, a reranker only rank.
 
     Raises:
-        InvalidParameter: it writes text, or makes only the other.
+        InvalidParameter: the model is a decoder, or a reranker that should embed.
     """
     if spec.kind is not Kind.ENCODER:
         raise InvalidParameter(
@@ -67,7 +69,11 @@ def parse_inputs(fields: Fields, spec: LanguageSpec, tokenizer: Tokenizer) -> li
 
 
 def parse_form(fields: Fields, spec: LanguageSpec) -> tuple[bool, int]:
-    """Return if vectors are sent in base64, and their number of dimensions."""
+    """Return whether vectors are sent in base64, and their number of dimensions.
+
+    Raises:
+        InvalidParameter: encoding_format or dimensions has a wrong value.
+    """
     form = fields.get("encoding_format") or "float"
     if form not in ("float", "base64"):
         raise fields.wrong("encoding_format", "float or base64")
@@ -78,7 +84,11 @@ def parse_form(fields: Fields, spec: LanguageSpec) -> tuple[bool, int]:
 def embeddings_document(
     model: str, vectors: Sequence[Vector], tokens: int, *, base64: bool, dimensions: int
 ) -> dict[str, Any]:
-    """Return the reply of /v1/embeddings."""
+    """Return the reply of /v1/embeddings.
+
+    `vectors` are one for each input, of the model's size; those longer than `dimensions` are
+    shortened.
+    """
     data = []
     for at, vector in enumerate(vectors):
         if dimensions < len(vector):
