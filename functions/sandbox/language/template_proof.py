@@ -38,9 +38,11 @@ def prove(template: ChatTemplate) -> str:
     """
     # A list that holds itself twice, 60 times over, is written without fuel: the process ends.
     signal.setitimer(signal.ITIMER_PROF, PROOF_S)
-    prompts = [_render(template, chat, needed=not place) for place, chat in enumerate(CHATS)]
-    _render(template, [USER], [TOOL])
-    signal.setitimer(signal.ITIMER_PROF, 0)
+    try:
+        prompts = [_render(template, chat, needed=not place) for place, chat in enumerate(CHATS)]
+        _render(template, [USER], [TOOL])
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
     first, third = prompts[0] or "", prompts[2]
     if USER["content"] not in first or (third is not None and MARK not in third):
         raise InvalidModel(

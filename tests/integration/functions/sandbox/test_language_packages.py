@@ -1,6 +1,7 @@
 """Language packages from upload to registry, hostile ones included."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -54,6 +55,7 @@ def build_refusal(
 ) -> tuple[str, str]:
     with pytest.raises(InvalidModel) as refused:
         build(build_model, files, **brief)
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0), "it would end this process later"
     return refused.value.instance_code, str(refused.value)
 
 
