@@ -11,6 +11,7 @@ from functions.core.openai.fields import Fields
 from functions.core.openai.messages import Message, parse_messages, parse_tools
 from functions.core.openai.sampling import (
     REPLIES_MAX,
+    TOKENS_DEFAULT,
     TOKENS_MAX,
     TOP_LOGPROBS_MAX,
     parse_options,
@@ -45,15 +46,17 @@ class TextRequest:
     final `max_tokens`. A completion has `prompts` (texts or token ids), a chat has `messages`.
 
     `source` is the name of the field with the prompt, `limit` that of the field with the reply's
-    length, both for error messages. `requested` is the length asked for, in tokens. If
-    `structured`, the reply is JSON that `schema` allows, or any JSON object without a schema.
-    `replies` is the number of replies to each prompt. `extra` is copied into the reply.
+    length, both for error messages. `requested` is the length asked for, in tokens; without it the
+    reply has at most `usual` tokens. If `structured`, the reply is JSON that `schema` allows, or
+    any JSON object without a schema. `replies` is the number of replies to each prompt. `extra` is
+    copied into the reply.
     """
 
     options: Options
     source: str
     limit: str
     requested: int | None
+    usual: int = TOKENS_DEFAULT
     prompts: tuple[Prompt, ...] = ()
     messages: tuple[Message, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -125,7 +128,7 @@ def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
     """
     fields.refuse(UNSUPPORTED_IN_COMPLETIONS)
     stream = fields.flag("stream")
-    requested = fields.integer("max_tokens", COMPLETION_TOKENS, 1, TOKENS_MAX)
+    requested = fields.optional_integer("max_tokens", 1, TOKENS_MAX)
     logprobs = fields.optional_integer("logprobs", 0, LOGPROBS_MAX)
     structured, schema = _response_format(fields)
     return TextRequest(
@@ -133,6 +136,7 @@ def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
         source="prompt",
         limit="max_tokens",
         requested=requested,
+        usual=COMPLETION_TOKENS,
         prompts=tuple(parse_prompts(fields, "prompt", spec, PROMPTS_MAX)),
         structured=structured,
         schema=schema,
@@ -156,13 +160,14 @@ def parse_triton(fields: Fields, spec: LanguageSpec, stream: bool) -> TextReques
         raise InvalidParameter("text_input", "missing; send the prompt")
     inner = fields.object("parameters")
     names = inner or fields
-    requested = names.integer("max_tokens", COMPLETION_TOKENS, 1, TOKENS_MAX)
+    requested = names.optional_integer("max_tokens", 1, TOKENS_MAX)
     identity = fields.get("id")
     return TextRequest(
         options=parse_options(names, spec, requested, None),
         source="text_input",
         limit="max_tokens",
         requested=requested,
+        usual=COMPLETION_TOKENS,
         prompts=(text,),
         stream=stream,
         extra={} if identity is None else {"id": identity},

@@ -60,16 +60,23 @@ def parse_options(
 
 
 def tokens_of_reply(
-    requested: int | None, prompt: int, context: int, limit: int | None, *, param: str, source: str
+    requested: int | None,
+    usual: int,
+    prompt: int,
+    context: int,
+    limit: int | None,
+    *,
+    param: str,
+    source: str,
 ) -> int:
     """Return the number of tokens that a reply may have.
 
     All numbers are tokens: `requested` by the caller (None: not said), of the `prompt`, of the
     model's `context`, and the `limit` of the caller's access key (None: none). If the caller does
-    not say, it is the smallest of TOKENS_DEFAULT, the key's limit and what the prompt leaves of the
-    context. `param` and `source` name the fields of length and prompt, for errors.
+    not say, it is the smallest of the `usual` number, the key's limit and what the prompt leaves of
+    the context. `param` and `source` name the fields of length and prompt, for errors.
 
-    >>> tokens_of_reply(None, 100, 8192, 500, param="max_tokens", source="prompt")
+    >>> tokens_of_reply(None, 2048, 100, 8192, 500, param="max_tokens", source="prompt")
     500
 
     Raises:
@@ -78,7 +85,7 @@ def tokens_of_reply(
     if prompt >= context:
         raise context_exceeded(context, prompt, requested or 0, source)
     if requested is None:
-        return min(context - prompt, TOKENS_DEFAULT, limit or context)
+        return min(context - prompt, usual, limit or context)
     if limit is not None and requested > limit:
         raise InvalidParameter(
             param,

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 
-from functions.core.errors import InvalidRequest, shown
+from functions.core.errors import InvalidRequest, TimedOut, shown
 from functions.core.language.ports import Grammar, Options, TextModel
 from functions.core.language.spec import LanguageSpec
 from functions.core.names import is_model_name, parse_reference
@@ -256,7 +256,8 @@ class _TextWork:
         """Yield the documents of a stream; close to stop.
 
         Raises:
-            PlatformError: the request is wrong, or the model fails.
+            PlatformError: the request is wrong, the model fails, or the deadline passes before the
+                first token.
         """
         call, request = self._call, self._request
         with _loaded(models, call, self._version) as model:
@@ -273,6 +274,8 @@ class _TextWork:
             call.tokens_in = sum(map(len, prompts))
             call.lap("encode")
             for at, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+                # Other replies to this prompt find all of it cached; it is counted once.
+                self._cached += min(model.cached_tokens(prompt), len(prompt))
                 for reply in range(request.replies):
                     choice = at * request.replies + reply
                     yield from self._choice(model, choice, prompt, self._options(limit, reply))
@@ -288,12 +291,16 @@ class _TextWork:
         self, model: TextModel, choice: int, prompt: Sequence[int], options: Options
     ) -> Iterator[Document]:
         call, request = self._call, self._request
-        self._cached += min(model.cached_tokens(prompt), len(prompt))
         grammar = self._grammar(model) if request.structured else None
         pieces = model.generate(prompt, options, deadline=call.deadline, grammar=grammar)
         begun = False
         with closing(pieces):  # type: ignore[type-var]
             for piece in pieces:
+                if piece.finish == "timeout" and not (call.tokens_out or piece.tokens):
+                    raise TimedOut(
+                        "the time was over before the first token: send a shorter prompt, or raise "
+                        "GenerateTimeout"
+                    )
                 call.mark_first()
                 call.tokens_out += len(piece.tokens)
                 if piece.finish is not None:
@@ -321,6 +328,7 @@ class _TextWork:
             raise InvalidParameter(request.source, "is empty")
         return tokens_of_reply(
             request.requested,
+            request.usual,
             len(prompt),
             spec.context,
             self._call.grant.max_tokens,

@@ -78,6 +78,7 @@ class ScriptedModel:
         self.cached = 0
         self.failure: BaseException | None = None
         self.fails_after = 0
+        self.late_after: int | None = None  # tokens until the deadline passes
         self.made = 0  # tokens
         self.closed = 0  # generators that have ended
         self.compiler = GrammarCompiler(self.tokenizer, VOCABULARY, [EOS])
@@ -99,6 +100,9 @@ class ScriptedModel:
             for at, character in enumerate(text[: options.max_tokens]):
                 if self.failure is not None and at >= self.fails_after:
                     raise self.failure
+                if at == self.late_after:
+                    yield Piece("", finish="timeout")
+                    return
                 self.made += 1
                 yield self._piece(character, options)
             yield Piece("", finish="length" if options.max_tokens < len(text) else "stop")

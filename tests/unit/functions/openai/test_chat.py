@@ -67,14 +67,16 @@ def test_a_stream_has_the_role_first_the_reason_last_then_done(plane: LanguagePl
     assert all("usage" not in event for event in events)
 
 
-def test_the_usage_of_a_stream_comes_in_an_event_without_choices(plane: LanguagePlane) -> None:
+def test_the_usage_of_a_stream_counts_each_prompt_once(plane: LanguagePlane) -> None:
     plane.model.cached = 7
-    *events, last, done = plane.chat(stream=True, stream_options={"include_usage": True}).events
+    *events, last, done = plane.chat(
+        n=2, stream=True, stream_options={"include_usage": True}
+    ).events
 
     assert done == "[DONE]"
     assert all(event["usage"] is None for event in events)
     assert last["choices"] == []
-    assert last["usage"]["total_tokens"] == 32
+    assert last["usage"]["total_tokens"] == 44
     assert last["usage"]["prompt_tokens_details"]["cached_tokens"] == 7
 
 
@@ -321,6 +323,23 @@ def test_an_error_before_the_first_token_has_a_status(plane: LanguagePlane) -> N
 
     assert (reply.status, reply.headers["content-type"]) == (400, "application/json")
     assert reply.error["code"] == "execution_failed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deadline_before_the_first_token_is_an_error(plane: LanguagePlane, stream: bool) -> None:
+    plane.model.late_after = 0
+    reply = plane.chat(stream=stream)
+
+    assert (reply.status, reply.error["code"]) == (504, "timed_out")
+
+
+def test_a_deadline_after_the_first_token_ends_by_length(plane: LanguagePlane) -> None:
+    plane.model.late_after = 2
+    reply = plane.chat()
+    choice = reply.json["choices"][0]
+
+    assert (reply.status, choice["finish_reason"]) == (200, "length")
+    assert choice["message"]["content"] == "He"
 
 
 def test_an_error_in_a_stream_is_its_last_event(plane: LanguagePlane) -> None:

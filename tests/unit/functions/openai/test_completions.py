@@ -28,8 +28,17 @@ def test_a_whole_reply_has_all_of_openais_fields(plane: LanguagePlane) -> None:
 
 def test_sixteen_tokens_are_the_default(plane: LanguagePlane) -> None:
     plane.complete()
+    send(plane, GENERATE)
 
-    assert plane.model.options[0].max_tokens == 16
+    assert [options.max_tokens for options in plane.model.options] == [16, 16]
+
+
+def test_the_default_yields_to_the_context(plane: LanguagePlane) -> None:
+    assert plane.complete("x" * 195).status == 200
+    assert send(plane, GENERATE, text_input="x" * 195).status == 200
+
+    assert [options.max_tokens for options in plane.model.options] == [5, 5]
+    assert plane.complete("x" * 195, max_tokens=16).status == 400
 
 
 def test_a_stream_has_text_in_every_event_then_usage_and_done(plane: LanguagePlane) -> None:

@@ -198,6 +198,21 @@ def test_a_key_limits_the_tokens_of_a_reply(tmp_path: Path) -> None:
     assert "4 tokens" in reply.error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"model": "tiny", "prompt": "Hi"}),
+        ("/v2/models/tiny/generate", {"text_input": "Hi"}),
+    ],
+)
+def test_a_key_limits_replies_of_usual_length(tmp_path: Path, path: str, fields: Any) -> None:
+    plane = locked(tmp_path)
+    headers = {"x-api-key": plane.create_key(Scope.INFER, max_tokens=8)}
+
+    assert plane.send("POST", path, fields, headers).status == 200
+    assert plane.model.options[0].max_tokens == 8
+
+
 def test_a_quota_counts_in_openais_form(tmp_path: Path) -> None:
     plane = locked(tmp_path)
     key = plane.create_key(Scope.INFER, monthly_requests=0)
