@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from functions.core.errors import InvalidRequest
 from functions.core.idempotency import ReplyTooLarge, StoredReply
 from functions.core.serving.http import HttpRequest, HttpResponse
+from functions.manage.route import Renew
 
 HEADER = "idempotency-key"
 REPEATED = {"idempotency-replayed": "true"}
@@ -43,18 +44,18 @@ class Repeats:
         action: Callable[[], HttpResponse],
         *,
         secrets: tuple[str, ...] = (),
-        renew: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+        renew: Renew | None = None,
         remaining_ms: int,
     ) -> HttpResponse:
         """Return a request's reply, from the store for a repeat.
 
         `secrets` are fields of the reply that are never stored; they are null in a repeat, unless
-        `renew` returns them from the stored document.
+        `renew` returns them from the stored document and the request's body.
 
         Raises:
             InvalidRequest: the header's value is none.
             StateConflict: the key came with another request, or its first one is still running.
-            PlatformError: as `action` does.
+            PlatformError: as `action` and `renew` do.
         """
         if request.method not in CHANGES or HEADER not in request.headers:
             return action()
@@ -66,7 +67,7 @@ class Repeats:
             return _storable(replies[0], secrets)
 
         stored = self.store.once(key, _digest(request), run, remaining_ms)
-        return replies[0] if replies else _repeated(stored, renew)
+        return replies[0] if replies else _repeated(stored, request, renew)
 
 
 def _checked(key: str) -> str:
@@ -92,14 +93,12 @@ def _storable(response: HttpResponse, secrets: tuple[str, ...]) -> StoredReply:
     return StoredReply(response.status, body if fits else None)
 
 
-def _repeated(
-    stored: StoredReply, renew: Callable[[Mapping[str, Any]], dict[str, Any]] | None
-) -> HttpResponse:
+def _repeated(stored: StoredReply, request: HttpRequest, renew: Renew | None) -> HttpResponse:
     body = stored.body
     if body is None:
         raise ReplyTooLarge
     if renew is not None:
         document: Mapping[str, Any] = json.loads(body)
-        body = json.dumps({**document, **renew(document)}, separators=(",", ":"))
+        body = json.dumps({**document, **renew(document, request.body)}, separators=(",", ":"))
     headers = {"content-type": "application/json", **REPEATED}
     return HttpResponse(stored.status, body.encode(), headers)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from functions.core.access.grants import Scope
 
 ROOT = "/api/v1"
+# Returns fields of a reply anew, from the stored document and the body of the repeated request.
+Renew = Callable[[Mapping[str, Any], bytes], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,7 @@ class Route:
     status: int = 200
     identified: bool = False  # refused while the parameter Auth is none
     secrets: tuple[str, ...] = ()  # fields of the reply that are never stored for repeats
-    # Returns the fields of a stored reply that a repeat has anew, e.g. a URL that expires.
-    renew: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    renew: Renew | None = None  # fields that a repeat has anew, e.g. a URL that expires
     errors: tuple[int, ...] = ()  # statuses of errors that method, path and scope do not imply
 
     @property

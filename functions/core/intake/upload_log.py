@@ -1,7 +1,6 @@
 """Log of recent uploads, through the API or by S3 alone."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from functions.core.errors import StateConflict, UploadNotFound, shown
@@ -67,20 +66,19 @@ class UploadLog:
         self.table.transact([Put(record_to_item(record), {})])
         return record
 
-    def prolong(self, upload: str, expires_at: str) -> UploadRecord:
-        """Give an announced upload another end, unless registration has met it.
+    def prolong(self, upload: str, size_bytes: int, sha256: str, expires_at: str) -> UploadRecord:
+        """Give an upload of this size and SHA-256 another end.
 
         Raises:
             UploadNotFound: there is no such upload.
+            StateConflict: its file is stored already, or was announced again with other content.
         """
-        [item] = self.table.get([upload_key(upload)])
-        if item is None:
-            raise _unknown(upload)
-        record = record_from_item(item)
-        if not record.received_at:
-            later = record_to_item(replace(record, expires_at=expires_at))
-            with suppress(Conflict):  # registration has met it meanwhile
-                self.table.transact([Put(later, {"upload": item["upload"]})])
+        item, record = self._awaited(upload, size_bytes, sha256)
+        later = record_to_item(replace(record, expires_at=expires_at))
+        try:
+            self.table.transact([Put(later, {"upload": item["upload"]})])
+        except Conflict:  # registration has met it meanwhile, or it was announced or prolonged
+            _, record = self._awaited(upload, size_bytes, sha256)
         return record
 
     def read(self, upload: str, sees: Callable[[str], bool]) -> UploadStatus:
@@ -113,6 +111,21 @@ class UploadLog:
         items = self.table.get([upload_key(upload) for upload in ids]) if ids else []
         records = [record_from_item(item) for item in items if item]
         return self._statuses(records), position
+
+    def _awaited(self, upload: str, size_bytes: int, sha256: str) -> tuple[Item, UploadRecord]:
+        """Return item and record of an upload that is not stored yet."""
+        [item] = self.table.get([upload_key(upload)])
+        if item is None:
+            raise _unknown(upload)
+        record = record_from_item(item)
+        if (record.size_bytes, record.sha256) != (size_bytes, sha256):
+            raise StateConflict(
+                "the file was announced again with another size or SHA-256: use the URL of that "
+                "announcement, or leave package out to begin another"
+            )
+        if record.received_at or self.is_stored(record.key):
+            raise StateConflict(f"the file is stored already: read /uploads/{record.id}")
+        return item, record
 
     def _record(self, upload: str) -> UploadRecord | None:
         [item] = self.table.get([upload_key(upload)])

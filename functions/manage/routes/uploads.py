@@ -70,9 +70,9 @@ class UploadRoutes:
         """Return a signed URL for one file of a model.
 
         PUT the file there with the headers of the reply, then poll GET /uploads/{upload_id} until
-        `done`. The URL works once, for exactly this size and SHA-256. A repeat with the same
-        Idempotency-Key has a new URL for the same upload. Files larger than 5 GiB are uploaded with
-        aws s3 cp.
+        `done`. The URL works once, for exactly this size and SHA-256. Until the file is stored, a
+        repeat with the same Idempotency-Key has a new URL for the same upload. Files larger than
+        5 GiB are uploaded with aws s3 cp.
         """
         self._current.check_sees(body.model)
         announcement = Announcement(
@@ -97,11 +97,13 @@ class UploadRoutes:
             expires_at=end,
         )
 
-    def sign_again(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    def sign_again(self, document: Mapping[str, Any], body: bytes) -> dict[str, Any]:
         """Return a new URL for the upload of a stored reply."""
-        end = self._uploads.end()
-        record = self._uploads.log.prolong(document["id"], end)
-        url, headers = self._uploads.puts.sign(record.key, record.size_bytes or 0, record.sha256)
+        end, request = self._uploads.end(), CreateUpload.model_validate_json(body)
+        record = self._uploads.log.prolong(
+            document["id"], request.size_bytes, request.sha256.lower(), end
+        )
+        url, headers = self._uploads.puts.sign(record.key, request.size_bytes, record.sha256)
         return {"url": url, "headers": headers, "expires_at": end}
 
     def list_uploads(

@@ -184,6 +184,15 @@ def test_a_stuck_stream_is_ended_with_its_process() -> None:
     assert ended.lines[0].startswith("[ERROR] Runtime.StreamTimedOut")
 
 
+def test_last_work_follows_a_stuck_stream() -> None:
+    script = Event(event("stuck", count=1), remaining_s=2), Event()
+
+    [post], ended = streamed(*script, handler="recording")
+
+    assert error_of(post)["errorType"] == "Runtime.StreamTimedOut"
+    assert (ended.lines[-1], ended.status) == ("last work", 1)
+
+
 def test_a_stream_stuck_before_its_first_chunk_is_an_error() -> None:
     [post], ended = streamed(Event(event("stuck", count=0), remaining_s=2), Event())
 

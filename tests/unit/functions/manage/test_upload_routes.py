@@ -90,15 +90,36 @@ def test_a_repeated_announcement_has_a_new_url_for_the_same_upload(desk: Desk) -
     assert len(desk.client.get(UPLOADS, headers=desk.admin).json["uploads"]) == 1
 
 
-def test_a_repeat_after_the_upload_changes_no_record(desk: Desk) -> None:
+def test_a_repeat_after_the_upload_signs_and_changes_nothing(desk: Desk) -> None:
     headers = {**desk.admin, "idempotency-key": "k"}
     created = desk.announce(headers).json
     desk.registry.claim("digits", Source(BUCKET, created["key"], "v1"))
     before = desk.read(created["id"])
     desk.clock.now += 600
 
-    assert desk.announce(headers).json["id"] == created["id"]
+    assert error(desk.announce(headers))[:2] == (409, "STATE_CONFLICT")
     assert desk.read(created["id"]) == before
+
+
+def test_a_repeat_of_a_stored_file_signs_nothing(desk: Desk) -> None:
+    headers = {**desk.admin, "idempotency-key": "k"}
+    created = desk.announce(headers).json
+    desk.stored.add(created["key"])
+
+    status, _, text = error(desk.announce(headers))
+    assert (status, text) == (409, f"the file is stored already: read /uploads/{created['id']}")
+
+
+def test_a_repeat_of_a_replaced_announcement_signs_nothing(desk: Desk) -> None:
+    package = desk.announce(file="parts/a.bin").json["package"]
+    headers = {**desk.admin, "idempotency-key": "k"}
+    created = desk.announce(headers, package=package).json
+    desk.announce(package=package, sha256="cd" * 32)
+
+    status, _, text = error(desk.announce(headers, package=package))
+    assert status == 409
+    assert "another size or SHA-256" in text
+    assert desk.read(created["id"])["sha256"] == "cd" * 32
 
 
 def test_an_upload_ends_with_its_version_or_its_reason(desk: Desk) -> None:
