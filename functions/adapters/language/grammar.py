@@ -154,7 +154,7 @@ def _check_size(text: str) -> None:
             expressions.add(f"{keyword} {value}")
         elif keyword == "patternProperties" and isinstance(value, dict):
             expressions |= value.keys()
-        if keyword == "multipleOf" and isinstance(value, int) and value > MULTIPLE_MAX:
+        if keyword == "multipleOf" and isinstance(value, int | float) and value > MULTIPLE_MAX:
             raise InvalidRequest(f"multipleOf in the JSON schema is at most {MULTIPLE_MAX}")
     if len(expressions) > EXPRESSIONS_MAX:
         raise InvalidRequest(

@@ -50,6 +50,7 @@ class KeyValues:
     ) -> None:
         self._values: list[int | None] = []  # `_current` as the runtime's values
         self.tokens: list[int] = []
+        self.owner = ""
         self.capacity = capacity
         self._runs = runs
         self._slabs = slabs

@@ -79,15 +79,21 @@ class LanguageModel:
         deadline: float,
         cancelled: Callable[[], bool] = lambda: False,
         grammar: Grammar | None = None,
+        owner: str = "",
     ) -> Iterator[Piece]:
         """Yield a reply to a prompt piece by piece, as `TextModel.generate` says."""
         return self._decoding.generate(
-            prompt, options, deadline=deadline, cancelled=cancelled, grammar=grammar
+            prompt,
+            options,
+            deadline=deadline,
+            cancelled=cancelled,
+            grammar=grammar,
+            owner=owner,
         )
 
-    def cached_tokens(self, prompt: Sequence[int]) -> int:
-        """Return how many tokens of a prompt the prefix cache holds."""
-        return self._decoding.prefixes.match(prompt)
+    def cached_tokens(self, prompt: Sequence[int], owner: str = "") -> int:
+        """Return how many tokens of a prompt are cached for its owner."""
+        return self._decoding.prefixes.match(prompt, owner)
 
     def embed(self, texts: Sequence[Sequence[int]], *, deadline: float) -> "list[Sequence[float]]":
         """Return one vector for the tokens of each text, as `TextModel.embed` says."""

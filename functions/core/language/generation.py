@@ -58,6 +58,7 @@ class Generator(Generic[E]):
         deadline: float,
         cancelled: Callable[[], bool] = lambda: False,
         grammar: Grammar | None = None,
+        owner: str = "",
     ) -> Iterator[Piece]:
         """Check a prompt; yield a reply to it as TextModel.generate says."""
         spec = self._spec
@@ -65,7 +66,7 @@ class Generator(Generic[E]):
         check_prompt(prompt, spec)
         room = spec.context - len(prompt)
         options = replace(options, max_tokens=min(options.max_tokens, room))
-        return self._generate(prompt, options, deadline, cancelled, grammar)
+        return self._generate(prompt, options, deadline, cancelled, grammar, owner)
 
     def _generate(
         self,
@@ -74,12 +75,13 @@ class Generator(Generic[E]):
         deadline: float,
         cancelled: Callable[[], bool],
         grammar: Grammar | None,
+        owner: str,
     ) -> Iterator[Piece]:
         if options.max_tokens < 1:
             yield Piece("", finish="length")
             return
         # The last token of a reply is not run.
-        cache = self.prefixes.acquire(prompt, len(prompt) + options.max_tokens - 1)
+        cache = self.prefixes.acquire(prompt, len(prompt) + options.max_tokens - 1, owner)
         try:
             reply = _Reply(self._tokenizer, self._spec, options, grammar)
             tokens = prompt[len(cache.tokens) :]

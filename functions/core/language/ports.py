@@ -154,19 +154,21 @@ class TextModel(Protocol):
         deadline: float,
         cancelled: Callable[[], bool] = lambda: False,
         grammar: Grammar | None = None,
+        owner: str = "",
     ) -> Iterator[Piece]:
         """Check a prompt; yield a reply to it piece by piece.
 
         A reply that is cancelled ends without a last piece. One that is left early has to be
-        closed, which gives its memory back. Several replies may take turns.
+        closed, which gives its memory back. Several replies may take turns. Only prompts of the
+        same `owner` share what the prefix cache holds; "" is that of callers without a key.
 
         Raises:
             InvalidRequest: the prompt does not fit the context, or has tokens that do not exist.
             MemoryError: its cache does not fit into memory; with the first piece.
         """
 
-    def cached_tokens(self, prompt: Sequence[int]) -> int:
-        """Return how many tokens of a prompt the prefix cache holds."""
+    def cached_tokens(self, prompt: Sequence[int], owner: str = "") -> int:
+        """Return how many tokens of a prompt are cached for its owner."""
 
     def embed(self, texts: Sequence[Sequence[int]], *, deadline: float) -> list[Sequence[float]]:
         """Return one vector for the tokens of each text, in order.

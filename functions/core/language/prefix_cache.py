@@ -16,6 +16,7 @@ class Entry(Protocol):
     """Keys and values of a sequence of tokens, with room for `capacity`."""
 
     tokens: list[int]
+    owner: str  # caller whose prompt it holds; the cache sets it
 
     @property
     def capacity(self) -> int:
@@ -60,7 +61,8 @@ class PrefixCache(Generic[E]):
     """LRU cache of entries by their tokens, limited in bytes.
 
     The limit counts idle entries and those in use. An entry in use belongs to one request, from
-    `acquire` to `release`.
+    `acquire` to `release`. A prompt matches entries of its own owner alone: a shorter time or a
+    number of saved tokens would tell one caller what another one sent.
     """
 
     def __init__(self, memory: Memory[E], limit_bytes: int) -> None:
@@ -77,33 +79,34 @@ class PrefixCache(Generic[E]):
         with self._lock:
             return sum(entry.size_bytes for entry in (*self._idle, *self._used))
 
-    def match(self, prompt: Sequence[int]) -> int:
-        """Return how many of a prompt's tokens an idle entry saves."""
+    def match(self, prompt: Sequence[int], owner: str = "") -> int:
+        """Return how many of a prompt's tokens its owner's entries save."""
         with self._lock:
-            return max((usable(entry.tokens, prompt) for entry in self._idle), default=0)
+            return max((usable(entry.tokens, prompt) for entry in self._owned(owner)), default=0)
 
-    def acquire(self, prompt: Sequence[int], capacity: int) -> E:
+    def acquire(self, prompt: Sequence[int], capacity: int, owner: str = "") -> E:
         """Return an entry with room for `capacity` tokens.
 
-        It already holds the longest beginning of the prompt that an idle entry has, of at least
-        MATCH_MIN tokens; else it is empty. That idle entry itself is returned, without its other
-        tokens, if these are at most LOSS_MAX and its capacity is enough, or if there is no room for
-        a copy; otherwise a copy is.
+        It already holds the longest beginning of the prompt that an idle entry of `owner` has, of
+        at least MATCH_MIN tokens; else it is empty. That idle entry itself is returned, without its
+        other tokens, if these are at most LOSS_MAX and its capacity is enough, or if there is no
+        room for a copy; otherwise a copy is.
 
         Raises:
             MemoryError: it does not fit beside the entries in use.
         """
         with self._lock:
-            entry = self._saved(prompt, capacity)
+            entry = self._saved(prompt, capacity, owner)
             if entry is None:
                 entry = self._make(capacity)
+            entry.owner = owner
             self._used.append(entry)
             return entry
 
     def release(self, entry: E) -> None:
         """Keep an entry after its request, as the most recently used one.
 
-        Idle entries whose tokens it begins with are dropped.
+        Its owner's idle entries whose tokens it begins with are dropped.
         """
         with self._lock:
             self._used = [each for each in self._used if each is not entry]
@@ -112,7 +115,8 @@ class PrefixCache(Generic[E]):
             self._idle = [
                 each
                 for each in self._idle
-                if common_prefix(each.tokens, entry.tokens) < len(each.tokens)
+                if each.owner != entry.owner
+                or common_prefix(each.tokens, entry.tokens) < len(each.tokens)
             ]
             if count >= MATCH_MIN and self._make_room(entry.size_bytes):
                 self._idle.append(self._shrunk(entry))
@@ -122,8 +126,12 @@ class PrefixCache(Generic[E]):
         with self._lock:
             self._idle.clear()
 
-    def _saved(self, prompt: Sequence[int], capacity: int) -> E | None:
-        best = max(self._idle, key=lambda entry: usable(entry.tokens, prompt), default=None)
+    def _owned(self, owner: str) -> list[E]:
+        return [entry for entry in self._idle if entry.owner == owner]
+
+    def _saved(self, prompt: Sequence[int], capacity: int, owner: str) -> E | None:
+        owned = self._owned(owner)
+        best = max(owned, key=lambda entry: usable(entry.tokens, prompt), default=None)
         saved = 0 if best is None else usable(best.tokens, prompt)
         if best is None or not saved:
             return None
@@ -182,6 +190,7 @@ class PrefixCache(Generic[E]):
             smaller = self._memory.copy(entry, len(entry.tokens), capacity)
         except MemoryError:
             return entry
+        smaller.owner = entry.owner
         smaller.rest()
         return smaller
 

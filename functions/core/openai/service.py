@@ -275,7 +275,7 @@ class _TextWork:
             call.lap("encode")
             for at, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
                 # Other replies to this prompt find all of it cached; it is counted once.
-                self._cached += min(model.cached_tokens(prompt), len(prompt))
+                self._cached += min(model.cached_tokens(prompt, call.grant.key_id), len(prompt))
                 for reply in range(request.replies):
                     choice = at * request.replies + reply
                     yield from self._choice(model, choice, prompt, self._options(limit, reply))
@@ -292,7 +292,9 @@ class _TextWork:
     ) -> Iterator[Document]:
         call, request = self._call, self._request
         grammar = self._grammar(model) if request.structured else None
-        pieces = model.generate(prompt, options, deadline=call.deadline, grammar=grammar)
+        pieces = model.generate(
+            prompt, options, deadline=call.deadline, grammar=grammar, owner=call.grant.key_id
+        )
         begun = False
         with closing(pieces):  # type: ignore[type-var]
             for piece in pieces:

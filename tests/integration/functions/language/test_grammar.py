@@ -149,6 +149,7 @@ def test_a_recursive_schema_makes_nested_replies(compiler: GrammarCompiler) -> N
         ({"allOf": [{"pattern": f"a{{{n}}}"} for n in range(1, 101)]}, "100 different patterns"),
         ({"patternProperties": {f"^a{n}.*b": {} for n in range(1000)}}, "1000 different patterns"),
         ({"type": "integer", "multipleOf": 1_000_003}, "at most 1000"),
+        ({"type": "number", "multipleOf": 1_000_003.0}, "at most 1000"),
         (
             {
                 "allOf": [

@@ -18,6 +18,7 @@ class Row:
 
     def __init__(self, capacity: int) -> None:
         self.tokens: list[int] = []
+        self.owner = ""
         self.capacity = capacity
         self.keys: list[int] = []
 
@@ -60,9 +61,11 @@ class Memory:
         return row
 
 
-def reply(cache: PrefixCache[Row], prompt: list[int], tokens: list[int], room: int = 0) -> int:
+def reply(
+    cache: PrefixCache[Row], prompt: list[int], tokens: list[int], room: int = 0, owner: str = ""
+) -> int:
     """Run a prompt and a reply; return how many tokens were saved."""
-    entry = cache.acquire(prompt, len(prompt) + len(tokens) + room)
+    entry = cache.acquire(prompt, len(prompt) + len(tokens) + room, owner)
     saved = len(entry.tokens)
     assert entry.tokens == entry.keys == prompt[:saved]
     assert saved < len(prompt)
@@ -169,6 +172,27 @@ def test_room_that_a_reply_did_not_use_is_given_back() -> None:
     reply(cache, SYSTEM, [1], room=4000)
 
     assert cache.held_bytes == 10 * (101 + SPARE_TOKENS)
+
+
+@pytest.mark.parametrize("room", [0, 4000])  # in place, and as a smaller copy
+def test_an_owner_neither_sees_nor_takes_anothers_entries(room: int) -> None:
+    cache = PrefixCache(Memory(), 100_000)
+    reply(cache, SYSTEM, [], room, owner="a")
+
+    assert cache.match([*SYSTEM, 1], "b") == cache.match([*SYSTEM, 1]) == 0
+    assert reply(cache, SYSTEM, [5, 6], owner="b") == 0
+    assert cache.match([*SYSTEM, 5, 6, 7], "b") == 102
+    assert cache.match([*SYSTEM, 5, 6, 7], "a") == 100
+    assert reply(cache, [*SYSTEM, 5, 6, 7], [], owner="a") == 100
+    assert cache.match([*SYSTEM, 5, 6, 7, 8], "b") == 102
+
+
+def test_an_owner_without_room_for_a_copy_gives_up_its_own_entry() -> None:
+    cache = PrefixCache(Memory(), 1500)
+    reply(cache, SYSTEM, [], owner="a")
+    reply(cache, SYSTEM, [], owner="b")
+
+    assert (cache.match(SYSTEM, "a"), cache.match(SYSTEM, "b")) == (0, 99)
 
 
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=60)

@@ -62,8 +62,8 @@ class RoleTemplate:
 class ScriptedModel:
     """Text model that writes `script`, a token a character; with a grammar, what that allows.
 
-    Records prompts and options. `failure` is raised after `fails_after` pieces. A token's score is
-    that of its own number.
+    Records prompts, options and owners. `failure` is raised after `fails_after` pieces. A token's
+    score is that of its own number.
     """
 
     def __init__(self, spec: LanguageSpec) -> None:
@@ -73,6 +73,7 @@ class ScriptedModel:
         self.script = "Hello, world"
         self.prompts: list[str] = []
         self.options: list[Options] = []
+        self.owners: list[str] = []
         self.deadlines: list[float] = []
         self.embedded: list[list[int]] = []
         self.cached = 0
@@ -91,9 +92,11 @@ class ScriptedModel:
         deadline: float,
         cancelled: Callable[[], bool] = lambda: False,
         grammar: Grammar | None = None,
+        owner: str = "",
     ) -> Iterator[Piece]:
         self.prompts.append(self.tokenizer.decode(prompt))
         self.options.append(options)
+        self.owners.append(owner)
         self.deadlines.append(deadline)
         text = self.script if grammar is None else first_reply(grammar)
         try:
@@ -117,8 +120,8 @@ class ScriptedModel:
             scores = (TokenScore(token, -0.5, top),)
         return Piece(character, (token,), scores)
 
-    def cached_tokens(self, prompt: Sequence[int]) -> int:
-        return self.cached
+    def cached_tokens(self, prompt: Sequence[int], owner: str = "") -> int:
+        return self.cached if owner in self.owners else 0
 
     def embed(self, texts: Sequence[Sequence[int]], *, deadline: float) -> list[Sequence[float]]:
         self.embedded += [list(text) for text in texts]

@@ -68,6 +68,7 @@ def test_a_stream_has_the_role_first_the_reason_last_then_done(plane: LanguagePl
 
 
 def test_the_usage_of_a_stream_counts_each_prompt_once(plane: LanguagePlane) -> None:
+    plane.chat()
     plane.model.cached = 7
     *events, last, done = plane.chat(
         n=2, stream=True, stream_options={"include_usage": True}

@@ -173,6 +173,21 @@ def test_keys_are_checked_in_openais_form(tmp_path: Path) -> None:
     assert ask(plane, plane.create_key(Scope.INFER)).status == 200
 
 
+def test_a_key_is_not_told_what_another_one_sent(tmp_path: Path) -> None:
+    plane = locked(tmp_path)
+    first, second = plane.create_key(Scope.INFER), plane.create_key(Scope.INFER)
+    plane.model.cached = 7
+
+    cached = [
+        ask(plane, key).json["usage"]["prompt_tokens_details"]["cached_tokens"]
+        for key in (first, first, second)
+    ]
+    assert cached == [0, 7, 0]
+    owners = plane.model.owners
+    assert owners[0] == owners[1] != owners[2]
+    assert all(owners)
+
+
 def test_models_that_a_key_does_not_see_do_not_exist(tmp_path: Path) -> None:
     plane = locked(tmp_path)
     plane.add("other")
