@@ -10,6 +10,9 @@ import orjson
 
 from functions.core.errors import InvalidRequest, shown
 from functions.core.openai.errors import InvalidParameter, unsupported
+from functions.core.protocol.effort import check_effort, check_room, reading_bytes
+
+OBJECT_BYTES = 128  # an object takes them besides its text and values
 
 
 class Fields:
@@ -156,7 +159,11 @@ def parse_body(body: bytes) -> Fields:
 
     Raises:
         InvalidRequest: it is no JSON object.
+        PayloadTooLarge: it has too many values, lists or objects.
+        MemoryError: there is not enough to read it.
     """
+    check_effort(memoryview(body))
+    check_room(reading_bytes(body, 0, len(body)) + OBJECT_BYTES * body.count(b"{"))
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -15,6 +15,7 @@ from functions.core.language.ports import Grammar, Options, TextModel
 from functions.core.language.spec import LanguageSpec
 from functions.core.names import is_model_name, parse_reference
 from functions.core.openai.call import LanguageCall
+from functions.core.openai.encoding import check_text
 from functions.core.openai.errors import InvalidParameter
 from functions.core.openai.fields import Fields, parse_body
 from functions.core.openai.replies import (
@@ -156,7 +157,7 @@ class LanguageService:
         require_encoder(spec, call.model)
         base64, dimensions = parse_form(fields, spec)
         with _loaded(self._models, call, version) as model:
-            inputs = parse_inputs(fields, spec, model.tokenizer)
+            inputs = parse_inputs(fields, spec, model.tokenizer, call.deadline)
             vectors = self._embed(call, model, inputs)
         return embeddings_document(
             _concrete(version), vectors, call.tokens_in, base64=base64, dimensions=dimensions
@@ -174,7 +175,8 @@ class LanguageService:
         require_encoder(spec, call.model, reranker=True)
         request = parse_rank(fields)
         with _loaded(self._models, call, version) as model:
-            vectors = self._embed(call, model, rank_tokens(request, spec, model.tokenizer))
+            inputs = rank_tokens(request, spec, model.tokenizer, call.deadline)
+            vectors = self._embed(call, model, inputs)
         scores = rank_scores(spec, vectors)
         return rank_document(_concrete(version), call.request_id, request, scores, call.tokens_in)
 
@@ -269,8 +271,11 @@ class _TextWork:
                 f"fp_{self._version.digest[:12]}",
             )
             self._writer = self._make(facts, request, model.tokenizer)
-            prompts = self._prompts(model)
-            limits = [self._limit(prompt, model.spec) for prompt in prompts]
+            prompts: list[Sequence[int]] = []
+            limits = []
+            for prompt in self._prompts(model):
+                limits.append(self._limit(prompt, model.spec))
+                prompts.append(prompt)
             call.tokens_in = sum(map(len, prompts))
             call.lap("encode")
             for at, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
@@ -312,17 +317,19 @@ class _TextWork:
                     yield from self._writer.begin(choice)
                 yield from self._writer.add(choice, piece)
 
-    def _prompts(self, model: TextModel) -> list[Sequence[int]]:
-        request, tokenizer = self._request, model.tokenizer
+    def _prompts(self, model: TextModel) -> Iterator[Sequence[int]]:
+        request = self._request
         if request.messages:
             if model.template is None:
                 raise InvalidParameter("model", "its package has no chat template")
             # A template writes the special tokens itself.
-            return [tokenizer.encode(chat_prompt(model.template, request), special=False)]
-        return [
-            tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-            for prompt in request.prompts
-        ]
+            yield self._encode(model, chat_prompt(model.template, request), special=False)
+        for prompt in request.prompts:
+            yield self._encode(model, prompt) if isinstance(prompt, str) else prompt
+
+    def _encode(self, model: TextModel, text: str, *, special: bool = True) -> Sequence[int]:
+        check_text(text, model.spec, self._request.source)
+        return model.tokenizer.encode(text, special=special)
 
     def _limit(self, prompt: Sequence[int], spec: LanguageSpec) -> int:
         request = self._request

@@ -10,9 +10,11 @@ from typing import Any
 from functions.core.errors import shown
 from functions.core.language.ports import Tokenizer
 from functions.core.language.spec import Kind, LanguageSpec
+from functions.core.openai.encoding import check_text
 from functions.core.openai.errors import InvalidParameter, context_exceeded
 from functions.core.openai.fields import Fields
 from functions.core.openai.requests import parse_prompts
+from functions.core.protocol.effort import NO_DEADLINE, check_deadline
 from functions.core.records import record
 
 INPUTS_MAX = 2048  # OpenAI's limit
@@ -49,11 +51,15 @@ def require_encoder(spec: LanguageSpec, model: str, *, reranker: bool = False) -
         )
 
 
-def parse_inputs(fields: Fields, spec: LanguageSpec, tokenizer: Tokenizer) -> list[Sequence[int]]:
+def parse_inputs(
+    fields: Fields, spec: LanguageSpec, tokenizer: Tokenizer, deadline: float = NO_DEADLINE
+) -> list[Sequence[int]]:
     """Return the tokens of each input of an embeddings request.
 
     Raises:
         InvalidParameter: an input is malformed, empty, or longer than the context.
+        MemoryError: there is not enough to encode it.
+        TimedOut: the deadline passed.
     """
     inputs: list[Sequence[int]] = []
     entries = parse_prompts(fields, "input", spec, INPUTS_MAX)
@@ -61,10 +67,11 @@ def parse_inputs(fields: Fields, spec: LanguageSpec, tokenizer: Tokenizer) -> li
         param = f"input[{at}]" if len(entries) > 1 else "input"
         if entry == "":
             raise InvalidParameter(param, "is empty")
-        tokens = tokenizer.encode(entry) if isinstance(entry, str) else entry
-        if len(tokens) > spec.context:
-            raise context_exceeded(spec.context, len(tokens), 0, param)
-        inputs.append(tokens)
+        check_deadline(deadline)
+        if isinstance(entry, str):
+            check_text(entry, spec, param)
+            entry = tokenizer.encode(entry)
+        inputs.append(_checked(entry, spec, param))
     return inputs
 
 
@@ -136,22 +143,38 @@ def parse_rank(fields: Fields) -> RankRequest:
 
 
 def rank_tokens(
-    request: RankRequest, spec: LanguageSpec, tokenizer: Tokenizer
+    request: RankRequest,
+    spec: LanguageSpec,
+    tokenizer: Tokenizer,
+    deadline: float = NO_DEADLINE,
 ) -> list[Sequence[int]]:
     """Return tokens to run: pairs for a reranker, else documents and query.
 
     Raises:
         InvalidParameter: a text is longer than the context.
+        MemoryError: there is not enough to encode it.
+        TimedOut: the deadline passed.
     """
-    if spec.reranker:
-        inputs = [tokenizer.encode_pair(request.query, text) for text in request.documents]
-    else:
-        inputs = [tokenizer.encode(text) for text in (*request.documents, request.query)]
-    for at, tokens in enumerate(inputs):
-        if len(tokens) > spec.context:
-            param = f"documents[{at}]" if at < len(request.documents) else "query"
-            raise context_exceeded(spec.context, len(tokens), 0, param)
-    return [*inputs]
+    check_text(request.query, spec, "query")
+    # checked before the pairs, each of which would hold it
+    query = _checked(tokenizer.encode(request.query), spec, "query")
+    inputs: list[Sequence[int]] = []
+    for at, text in enumerate(request.documents):
+        check_deadline(deadline)
+        param = f"documents[{at}]"
+        check_text(text, spec, param)
+        if spec.reranker:
+            tokens = tokenizer.encode_pair(request.query, text)
+        else:
+            tokens = tokenizer.encode(text)
+        inputs.append(_checked(tokens, spec, param))
+    return inputs if spec.reranker else [*inputs, query]
+
+
+def _checked(tokens: Sequence[int], spec: LanguageSpec, param: str) -> Sequence[int]:
+    if len(tokens) > spec.context:
+        raise context_exceeded(spec.context, len(tokens), 0, param)
+    return tokens
 
 
 def rank_scores(spec: LanguageSpec, vectors: Sequence[Vector]) -> list[float]:
