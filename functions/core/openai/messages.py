@@ -111,4 +111,9 @@ def _tool(fields: Fields) -> Mapping[str, Any]:
     tool = {"name": name, "parameters": function.get("parameters") or {"type": "object"}}
     if description := function.get("description"):
         tool["description"] = description
+    try:
+        orjson.dumps(tool)
+    except orjson.JSONEncodeError:  # about 250 levels
+        param = function.param("parameters")
+        raise InvalidParameter(param, "is nested too deeply: simplify it") from None
     return {"type": "function", "function": tool}

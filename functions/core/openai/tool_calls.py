@@ -6,7 +6,7 @@ the request demands follows a JSON schema; a call that the model chooses is reco
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -22,6 +22,10 @@ _CUT = re.compile(
     r'\s*\{\s*"name"\s*:\s*"(?P<name>(?:[^"\\]|\\.)*)"\s*,\s*"arguments"\s*:\s*(?P<arguments>.*)',
     re.DOTALL,
 )
+_STRING_OR_END = re.compile(rf'"(?:[^"\\]+|\\.?)*"?|{END}', re.DOTALL)  # a string may be open
+# Keywords of JSON Schema with names of the caller's inside, and with values instead of schemas
+_NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+_VALUES = ("const", "default", "enum", "examples")
 
 Tool = Mapping[str, Any]
 Call = tuple[str, str]  # name, arguments as JSON
@@ -29,23 +33,47 @@ Call = tuple[str, str]  # name, arguments as JSON
 
 def call_schema(tools: Sequence[Tool]) -> dict[str, Any]:
     """Return the JSON schema of a call of some tool."""
+    paths = ["#"] if len(tools) == 1 else [f"#/anyOf/{at}" for at in range(len(tools))]
     calls = [
         {
             "type": "object",
             "properties": {
                 "name": {"const": tool["function"]["name"]},
-                "arguments": _object(tool["function"]["parameters"]),
+                "arguments": _moved(
+                    {"type": "object", **tool["function"]["parameters"]},
+                    f"{path}/properties/arguments",
+                ),
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for tool, path in zip(tools, paths, strict=True)
     ]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
-def _object(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    return parameters if "type" in parameters else {"type": "object", **parameters}
+def _moved(schema: Any, path: str) -> Any:
+    """Copy a schema for a place in another one.
+
+    References are rewritten; they are relative to the root of the schema.
+
+    >>> _moved({"properties": {"a": {"$ref": "#/$defs/A"}}}, "#/items")
+    {'properties': {'a': {'$ref': '#/items/$defs/A'}}}
+    """
+    if isinstance(schema, list):
+        return [_moved(each, path) for each in schema]
+    # References below an id are relative to it.
+    if not isinstance(schema, dict) or "$id" in schema:
+        return schema
+    moved: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword == "$ref" and isinstance(value, str) and value.startswith("#"):
+            moved[keyword] = path + value[1:]
+        elif keyword in _NAMED and isinstance(value, dict):
+            moved[keyword] = {name: _moved(each, path) for name, each in value.items()}
+        else:
+            moved[keyword] = value if keyword in _VALUES else _moved(value, path)
+    return moved
 
 
 def with_instructions(
@@ -69,6 +97,11 @@ def parse_call(text: str) -> Call | None:
     ('f', '{"x":1}')
     >>> parse_call('{"name": "f", "arguments": {"x')
     ('f', '{"x')
+
+    Some models write arguments as OpenAI's API has them, as a string of JSON.
+
+    >>> parse_call('{"name": "f", "arguments": "{}"}')
+    ('f', '{}')
     """
     try:
         call = orjson.loads(text)
@@ -78,14 +111,26 @@ def parse_call(text: str) -> Call | None:
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return None
     arguments = call.get("arguments", call.get("parameters", {}))
-    return call["name"], orjson.dumps(arguments).decode()
+    written = arguments if _is_json(arguments) else orjson.dumps(arguments).decode()
+    return call["name"], written
+
+
+def _is_json(value: Any) -> TypeGuard[str]:
+    """Tell if a value is a string of JSON."""
+    if not isinstance(value, str):
+        return False
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 class ReplyReader:
     """Splits a reply into text and calls of tools, as it arrives.
 
     With `forced`, the reply is one call. Otherwise calls stand between BEGIN and END, or the reply
-    is the JSON of a call of one of `names`.
+    is the JSON of a call of one of `names`. END within a string of a call's JSON belongs to it.
     """
 
     def __init__(self, names: Sequence[str], *, forced: bool = False) -> None:
@@ -102,12 +147,10 @@ class ReplyReader:
         self._held += text
         passed = ""
         while not self._forced:
-            marker = END if self._in_call else BEGIN
-            before, found_marker, after = self._held.partition(marker)
-            if not found_marker:
+            at = _call_end(self._held) if self._in_call else self._held.find(BEGIN)
+            if at < 0:
                 break
-            passed += before if not self._in_call else self._read(before)
-            self._held, self._in_call = after, not self._in_call
+            passed += self._close(at) if self._in_call else self._open(at)
         if not self._in_call:
             passed += self._release()
         self._begun = self._begun or bool(passed.strip())
@@ -115,15 +158,31 @@ class ReplyReader:
 
     def end(self) -> str:
         """Return the remaining text, at the end of the reply."""
+        passed = ""
+        while self._in_call and not self._forced and END in self._held:  # a string without an end
+            passed += self._close(self._held.find(END)) + self.feed("")
         held, self._held = self._held, ""
         is_call = self._in_call or any(held.lstrip().startswith(head) for head in self._heads)
-        return self._read(held) if is_call else held
+        marker = BEGIN if self._in_call and not self._forced else ""
+        return passed + (self._read(held, marker) if is_call else held)
 
-    def _read(self, text: str) -> str:
-        """Read a call; return its text if it is none."""
+    def _open(self, at: int) -> str:
+        """Begin a call; return the text before it."""
+        before, self._held = self._held[:at], self._held[at + len(BEGIN) :]
+        self._in_call = True
+        return before
+
+    def _close(self, at: int) -> str:
+        """End and read a call; return its text if it is none."""
+        before, self._held = self._held[:at], self._held[at + len(END) :]
+        self._in_call = False
+        return self._read(before, BEGIN, END)
+
+    def _read(self, text: str, begin: str = "", end: str = "") -> str:
+        """Read a call; return text that is none, with its markers."""
         call = parse_call(text.strip())
         if call is None or call[0] not in self._names:
-            return text
+            return begin + text + end
         self.calls.append(call)
         return ""
 
@@ -140,3 +199,15 @@ class ReplyReader:
         passed = self._held[: len(self._held) - keep]
         self._held = self._held[len(passed) :]
         return passed
+
+
+def _call_end(text: str) -> int:
+    """Return where END stands outside of JSON strings, -1 if nowhere.
+
+    >>> _call_end('{"a": "</tool_call>"}</tool_call>')
+    21
+    """
+    if END not in text:
+        return -1
+    matches = _STRING_OR_END.finditer(text)
+    return next((match.start() for match in matches if match[0] == END), -1)

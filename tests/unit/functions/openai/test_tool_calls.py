@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
-from functions.core.openai.tool_calls import ReplyReader
+from functions.core.openai.tool_calls import ReplyReader, call_schema
 from functions.core.records import replace
 from tests.unit.functions.openai.plane import DECODER, LanguagePlane
 
@@ -24,6 +25,7 @@ WEATHER = {
     },
 }
 TIME = {"type": "function", "function": {"name": "time"}}
+OTHER = '<tool_call>\n{"name": "other", "arguments": {}}\n</tool_call>'
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
@@ -53,6 +55,91 @@ def test_a_named_function_must_be_one_of_the_tools(plane: LanguagePlane) -> None
     reply = plane.chat(tools=[WEATHER], tool_choice=choice)
 
     assert (reply.status, reply.error["param"]) == (400, "tool_choice")
+
+
+class Address(BaseModel):
+    city: Literal["Rome"]
+    model_config = {"extra": "forbid"}
+
+
+class Letter(BaseModel):
+    to: Address
+    default: Address | None = None  # named as a keyword of JSON Schema
+    model_config = {"extra": "forbid"}
+
+
+@pytest.mark.parametrize("others", [[], [WEATHER]])
+@pytest.mark.parametrize("keyword", ["$defs", "definitions"])
+def test_nested_models_may_be_demanded(
+    plane: LanguagePlane, others: list[Any], keyword: str
+) -> None:
+    schema = json.dumps(Letter.model_json_schema()).replace("$defs", keyword)
+    letter = {"name": "letter", "parameters": json.loads(schema)}
+    tools = [*others, {"type": "function", "function": letter}]
+    grammar = plane.model.json_grammar(call_schema(tools))
+    for byte in b'{"name":"letter","arguments":{"to":{"city":"Rome"},"default":null}}':
+        grammar.accept(byte)
+
+    assert grammar.complete
+    assert plane.chat(tools=tools, tool_choice="required").status == 200
+
+
+def test_parameters_may_refer_to_themselves_and_have_an_id(plane: LanguagePlane) -> None:
+    schema = Letter.model_json_schema()
+    node = {"properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+    for parameters, text in (
+        ({"$id": "https://a.example/letter", **schema}, b'{"to":{"city":"Rome"}}'),
+        (node, b'{"next":{"next":{}}}'),
+    ):
+        tool = {"function": {"name": "f", "parameters": parameters}}
+        grammar = plane.model.json_grammar(call_schema([tool]))
+        for byte in b'{"name":"f","arguments":%s}' % text:
+            grammar.accept(byte)
+        assert grammar.complete
+
+
+def test_values_that_look_like_references_stay() -> None:
+    parameters = {"properties": {"a": {"const": {"$ref": "#/a"}}, "$ref": {"type": "string"}}}
+    schema = call_schema([{"function": {"name": "f", "parameters": parameters}}])
+
+    assert schema["properties"]["arguments"] == {"type": "object", **parameters}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_parameters_nested_too_deeply_are_refused(plane: LanguagePlane, choice: str) -> None:
+    parameters: dict[str, Any] = {"type": "object"}
+    for _ in range(450):
+        parameters = {"properties": {"a": parameters}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    reply = plane.chat(tools=[tool], tool_choice=choice)
+
+    assert (reply.status, reply.error["param"]) == (400, "tools[0].function.parameters")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        ('"{\\"city\\": \\"Rome\\"}"', '{"city": "Rome"}'),
+        ('"Rome"', '"Rome"'),
+        ('{"city": "a</tool_call>\\"b<tool_call>"}', '{"city":"a</tool_call>\\"b<tool_call>"}'),
+    ],
+)
+def test_arguments_stay_as_they_were_written(arguments: str, read: str) -> None:
+    reply = f'<tool_call>{{"name": "weather", "arguments": {arguments}}}</tool_call>{CALL}'
+    for size in (1, 3, len(reply)):
+        reader = ReplyReader(["weather"])
+        parts = [reader.feed(reply[at : at + size]) for at in range(0, len(reply), size)]
+
+        assert "".join(parts) + reader.end() == ""
+        assert [call[1] for call in reader.calls] == [read, '{"city":"Rome"}']
+
+
+def test_a_string_that_never_ends_hides_no_call() -> None:
+    broken = '<tool_call>{"name": "weather}</tool_call>'
+    reader = ReplyReader(["weather"])
+
+    assert reader.feed(f"a{broken}b{CALL}c") + reader.end() == f"a{broken}bc"
+    assert len(reader.calls) == 1
 
 
 def test_a_call_that_is_cut_off_ends_by_length(plane: LanguagePlane) -> None:
@@ -138,7 +225,9 @@ def test_calls_and_results_go_back_to_the_template(plane: LanguagePlane) -> None
         ('{"name": "weather", "arguments": {}}', "", 1),
         ('{"name": "other", "arguments": {}}', '{"name": "other", "arguments": {}}', 0),
         ('{"x": 1}', '{"x": 1}', 0),
-        ("<tool_call>nonsense</tool_call>", "nonsense", 0),
+        ("<tool_call>nonsense</tool_call>", "<tool_call>nonsense</tool_call>", 0),
+        (f"a{OTHER}b{CALL}c", f"a{OTHER}bc", 1),
+        (OTHER.removesuffix("</tool_call>"), OTHER.removesuffix("</tool_call>"), 0),
         ('<tool_call>{"name": "weather", "parameters": {"city": 1}}', "", 1),
     ],
 )
