@@ -56,13 +56,20 @@ class Caller:
 
         Raises:
             MayflyError: the reply or an event of it is an error.
+            Disconnected: the reply ended before its last event, so it may be cut.
         """
         deadline = time.monotonic() + (request.timeout or self.timeout)
-        parser = EventParser()
+        parser, complete = EventParser(), False
         for part in self.transport.stream(request, deadline):
             for text in parser.feed(part):
-                if text != LAST_EVENT:
+                complete = text == LAST_EVENT
+                if not complete:
                     yield event_document(text)
+        if not complete:
+            raise Disconnected(
+                f"the reply ended before its last event, {LAST_EVENT}: it is cut; ask again",
+                sent=True,
+            )
 
     def get(self, path: str) -> Any:
         """Return the document at a path."""

@@ -15,6 +15,7 @@ from tests.integration.mayfly.conftest import Run
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
 STREAM = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
+DONE = b"data: [DONE]\n\n"
 Behaviour = Callable[[ReceivedRequest, ServerConnection], None]
 
 
@@ -34,7 +35,7 @@ def delta(text: str | None, finish: str | None = None) -> bytes:
 def speak(seen: ReceivedRequest, line: ServerConnection, *pieces: str) -> None:
     """Answer as the service does; events are split in odd places."""
     words = b"".join(delta(piece) for piece in pieces) + delta(None, "stop")
-    words += event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n"
+    words += event({"choices": [], "usage": USAGE}) + DONE
     line.send(head(200, STREAM))
     for at in range(0, len(words), 50):
         line.send(chunk(words[at : at + 50]))
@@ -114,7 +115,7 @@ def test_first_piece_arrives_while_the_rest_is_made(
     def wait(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.send(head(200, STREAM) + chunk(delta("one")))
         assert arrived.wait(60)
-        line.send(chunk(delta("two")) + b"0\r\n\r\n")
+        line.send(chunk(delta("two") + DONE) + b"0\r\n\r\n")
 
     with Mayfly(served(wait).url) as client:
         pieces = iter(client.model("smollm").chat("Count"))
@@ -131,7 +132,7 @@ def test_first_piece_arrives_early_in_the_event_loop_too(
     def wait(seen: ReceivedRequest, line: ServerConnection) -> None:
         line.send(head(200, STREAM) + chunk(delta("one")))
         assert arrived.wait(60)
-        line.send(chunk(delta("two")) + b"0\r\n\r\n")
+        line.send(chunk(delta("two") + DONE) + b"0\r\n\r\n")
 
     async def count(url: str) -> list[str]:
         pieces = []
@@ -187,6 +188,10 @@ def fail_late(seen: ReceivedRequest, line: ServerConnection) -> None:
     line.send(chunk(event({"error": {"message": "out of memory", "code": None}})) + b"0\r\n\r\n")
 
 
+def stop_early(seen: ReceivedRequest, line: ServerConnection) -> None:
+    line.send(head(200, STREAM) + chunk(delta("one") + delta(None, "stop")) + b"0\r\n\r\n")
+
+
 def no_json(seen: ReceivedRequest, line: ServerConnection) -> None:
     line.send(head(200, STREAM) + chunk(b"data: <html>\n\n") + b"0\r\n\r\n")
 
@@ -198,6 +203,7 @@ def no_json(seen: ReceivedRequest, line: ServerConnection) -> None:
         (refuse, errors.InvalidInput, "prompt has 9000 tokens"),
         (break_off, errors.Disconnected, "before the end of the reply"),
         (fail_late, errors.ServerError, "out of memory"),
+        (stop_early, errors.Disconnected, "ended before its last event"),
         (no_json, errors.ServerError, "no JSON"),
     ],
 )

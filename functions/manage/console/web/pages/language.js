@@ -16,13 +16,15 @@ async function* events(path, body, signal) {
   const response = await fetch(`${base}v1${path}`, { method: "POST", headers, body: JSON.stringify(body), signal });
   if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => ({})));
   const reader = response.body.getReader(), decoder = new TextDecoder();
-  for (let rest = ""; ;) {
+  for (let rest = "", complete = false; ;) {
     const { done, value } = await reader.read();
-    if (done) return;
+    if (done && complete) return;
+    if (done) throw new Error("The reply ended before its last event: it is cut. Ask again.");
     const parts = (rest + decoder.decode(value, { stream: true })).split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
       const data = part.startsWith("data: ") ? part.slice(6) : "";
+      complete = complete || data === "[DONE]";
       if (!data || data === "[DONE]") continue;
       const document = JSON.parse(data);
       if (document.error) throw new ApiError(500, document);
