@@ -407,8 +407,9 @@ def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
 def _distributions(trained: Trained, graph: onnx.ModelProto) -> Distributions:
     """Return the distributions of training inputs and test answers."""
     data, recipe = trained.data, trained.recipe
-    rows = GENERATED_ROWS if recipe.task == "generation" else ANSWERED_ROWS
-    answers = graphs.runner(graph)(trained.request(data.test.take(slice(0, rows))))
+    most = GENERATED_ROWS if recipe.task == "generation" else ANSWERED_ROWS
+    rows = distributions.spread(len(data.test), most)
+    answers = graphs.runner(graph)(trained.request(data.test.take(rows)))
     kinds = recipe.output_kinds
     return distributions.describe(
         trained.request(data.train),

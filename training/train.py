@@ -92,6 +92,11 @@ def run(
             raise InvalidRecipe(
                 "trials at a time load their recipe from a file: save it as a .py file"
             )
+        if parsed.checkpoint_dir:  # a changed model() would resume the old one's weights unseen
+            raise InvalidRecipe(
+                "--checkpoint-dir needs a recipe whose code can be compared on resuming: save it "
+                "as a .py file and give its path, or leave out --checkpoint-dir"
+            )
         parsed.recipe = recipe
     result = train(parsed, {}, checkpoint.Stop().limit({}, parsed.max_runtime), callbacks)
     assert result is not None  # noqa: S101  (one process, and no trial)

@@ -8,6 +8,7 @@ similar counts, as the population stability index wants them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ CATEGORIES = 50  # different texts of a column that are counted by name; more ar
 CLASSES = 256  # classes with a prior, the most frequent ones
 BYTES = 64 * 1024  # JSON of the histograms of all inputs, or of all outputs
 VALUES = 1_000_000  # numbers whose quantiles are computed; of more, every k-th row is taken
+DIGITS = 6  # significant digits of an edge, where bins keep their rows
 NAME_LENGTH = 80  # characters of a column's, category's or class's name
 
 
@@ -48,13 +50,14 @@ def describe(
     """
     named = columns or {}
     samples = {name: _sampled(values) for name, values in inputs.items()}
+    answered = {name: _sampled(values) for name, values in outputs.items()}
     decisions = [
         feature
-        for name, values in outputs.items()
+        for name, values in answered.items()
         if one_label and labels and values.shape[1:] == (len(labels),)
         for feature in _decisions(name, values, labels)
     ]
-    answers = [*decisions, *_features(outputs, dict.fromkeys(outputs, labels))]
+    answers = [*decisions, *_features(answered, dict.fromkeys(answered, labels))]
     described: Distributions = {
         "inputs": _within_limit(parts[0], _rows(inputs), _features(samples, named)),
         "outputs": _within_limit(parts[1], _rows(outputs), answers),
@@ -78,6 +81,16 @@ def priors(target: Array, labels: Sequence[str]) -> dict[str, float]:
     frequent = np.sort(np.argsort(-counts, kind="stable")[:CLASSES])
     shares = (counts / max(rows, 1)).round(6)
     return {str(labels[number])[:NAME_LENGTH]: float(shares[number]) for number in frequent}
+
+
+def spread(rows: int, most: int) -> NDArray[np.int64]:
+    """Return at most `most` row numbers, evenly spaced.
+
+    >>> spread(10, 4)
+    array([0, 2, 5, 7])
+    """
+    count = min(rows, most)
+    return np.arange(count, dtype=np.int64) * rows // max(count, 1)
 
 
 def _sampled(values: Array) -> Array:
@@ -128,11 +141,11 @@ def _of_array(name: str, values: Array, columns: Sequence[str]) -> Iterator[Feat
         return
     rows = values.reshape(len(values), -1)
     if is_text:
-        yield _feature(name, _texts(rows.ravel()))
+        yield _feature(name, _texts(_sampled(rows.ravel())))
         return
-    numbers = rows.astype(np.float64)
-    yield _feature(name, _numbers(numbers.ravel(), "value"))
-    yield _feature(name, _numbers(numbers.mean(axis=1), "mean"))
+    # One row may hold more than VALUES numbers, as the logits of a language model do.
+    yield _feature(name, _numbers(_sampled(rows.ravel()), "value"))
+    yield _feature(name, _numbers(rows.mean(axis=1, dtype=np.float64), "mean"))
 
 
 def _feature(name: str, counted: Mapping[str, Any], column: object = None) -> Feature:
@@ -145,11 +158,10 @@ def _numbers(values: Array, of: str) -> dict[str, Any]:
     numbers = values.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     edges = _edges(finite)
-    counts = np.bincount(np.searchsorted(edges, finite, side="right"), minlength=len(edges) + 1)
     return {
         "of": of,
         "edges": edges,
-        "counts": counts.tolist(),
+        "counts": _counts(finite, edges).tolist(),
         "missing": len(numbers) - len(finite),
     }
 
@@ -157,32 +169,55 @@ def _numbers(values: Array, of: str) -> dict[str, Any]:
 def _edges(values: NDArray[np.float64]) -> list[float]:
     """Return ascending bin edges: quantiles, or midpoints of few values.
 
+    They have as many digits as it takes for values to stay in their bins.
+
     >>> _edges(np.array([0.0, 1.0, 1.0])), _edges(np.array([2.0])), _edges(np.array([]))
     ([0.5], [], [])
+    >>> _edges(np.array([1.7e9, 1.7e9 + 1]))  # Unix times, a second apart
+    [1700000000.5]
     """
     if not len(values):
         return []
     distinct = np.unique(values)
     if len(distinct) <= DISTINCT:
-        cuts = (distinct[1:] + distinct[:-1]) / 2
-    else:
-        cuts = np.quantile(values, np.arange(1, BINS) / BINS)
-    rounded = (float(f"{cut:.6g}") for cut in cuts)
+        return _rounded((distinct[1:] + distinct[:-1]) / 2, values, movable=0)
+    cuts = np.quantile(values, np.arange(1, BINS) / BINS)
+    return _rounded(cuts, values, movable=len(values) // 100)
+
+
+def _rounded(
+    cuts: NDArray[np.float64], values: NDArray[np.float64], *, movable: int
+) -> list[float]:
+    """Round edges; no bin changes by more than `movable` values."""
+    counts = _counts(values, cuts)
+    for digits in range(DIGITS, 18):  # 17 digits are every float's own
+        rounded = [float(f"{cut:.{digits}g}") for cut in cuts]
+        if np.abs(_counts(values, rounded) - counts).max() <= movable:
+            break
     return sorted(set(rounded))
+
+
+def _counts(
+    values: NDArray[np.float64], edges: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.int64]:
+    bins = np.searchsorted(edges, values, side="right")
+    return np.bincount(bins, minlength=len(edges) + 1)
 
 
 def _texts(values: Array) -> dict[str, Any]:
     """Count categories (n,) by name, or the lengths of free texts."""
     texts = [str(value) for value in values.tolist()]
     present = [text for text in texts if text]
-    names, counts = np.unique(np.array(present, object).astype(str), return_counts=True)
-    if len(names) > CATEGORIES or any(len(name) > NAME_LENGTH for name in names):
-        lengths = np.array([len(text) for text in present], np.float64)
+    lengths = np.array([len(text) for text in present], np.float64)
+    is_short = lengths.max(initial=0) <= NAME_LENGTH
+    counted = Counter(present) if is_short else Counter[str]()
+    if not is_short or len(counted) > CATEGORIES:
         return _numbers(lengths, "length") | {"missing": len(texts) - len(present)}
+    names = sorted(counted)
     return {
         "of": "category",
-        "values": names.tolist(),
-        "counts": counts.tolist(),
+        "values": names,
+        "counts": [counted[name] for name in names],
         "missing": len(texts) - len(present),
     }
 

@@ -14,6 +14,7 @@ from training.data import columns, sources
 from training.data.columns import Table
 from training.data.tables import ENDINGS, read_table
 from training.errors import InvalidArtifact, MissingColumn
+from training.evaluation.distributions import spread
 from training.export import graphs
 from training.export.graphs import first_line
 from training.publishing.requests import DTYPES
@@ -115,21 +116,25 @@ def _side_by_side(table: Table, names: Sequence[str], value: Any) -> NDArray[Any
 
 
 def answer(session: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """Run a model on the first ANSWERED rows; return its outputs.
+    """Run a model on up to ANSWERED rows; return its outputs.
+
+    They are spread over all rows. A model with a fixed batch gets whole ones, at least one.
 
     Raises:
         InvalidArtifact: it does not answer them; the reason is the runtime's.
     """
     names = [output.name for output in session.get_outputs()]
     fixed = [value.shape[0] for value in session.get_inputs() if value.shape]
-    batch = next((size for size in fixed if isinstance(size, int)), BATCH)
-    rows = min(ANSWERED, len(next(iter(inputs.values()))))
-    starts = range(0, rows - rows % batch if batch < BATCH else rows, batch)
+    size = next((size for size in fixed if isinstance(size, int)), None)
+    batch = size or BATCH
+    available = len(next(iter(inputs.values())))
+    count = min(available, max(ANSWERED, batch))
+    rows = spread(available, count - count % batch if size else count)
+    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     try:
         parts = [
-            session.run(names, {name: values[start : start + batch] for name, values in
-                                inputs.items()})
-            for start in starts
+            session.run(names, {name: values[part] for name, values in inputs.items()})
+            for part in batches
         ]  # fmt: skip
     except Exception as error:  # the runtime raises native errors of any kind
         reason = first_line(error)

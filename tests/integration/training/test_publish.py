@@ -15,7 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from functions.register.manifest import read_manifest
 from local.aws.provision import Deployed
 from training import manifest
+from training.export import graphs
 from training.publish import main
+from training.publishing.rows import answer
 
 pytestmark = pytest.mark.train
 
@@ -380,6 +382,22 @@ def test_arrays_given_as_data_are_described_by_input(tmp_path: Path) -> None:
     assert described["inputs"]["rows"] == described["outputs"]["rows"] == 4
     assert described["outputs"]["features"][0]["edges"] == [3, 9, 15]
     assert "priors" not in described
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "answered"),
+    [(256, 700, 512), (300, 1400, 900), (1200, 2500, 1200), (None, 1500, 1000)],
+)
+def test_a_model_with_a_fixed_batch_answers_whole_batches_of_spread_rows(
+    tmp_path: Path, batch: int | None, rows: int, answered: int
+) -> None:
+    session = graphs.open_session(make_doubler((batch, 1)))
+    x = np.arange(float(rows), dtype=np.float32).reshape(-1, 1)
+
+    (values,) = answer(session, {"x": x}).values()
+
+    assert len(values) == answered
+    assert values.max() >= 2 * rows * 0.99  # rows in order: the last ones are described, too
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Histograms of inputs, outputs and classes in the manifest."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -72,6 +73,56 @@ def test_categories_are_counted_and_free_texts_are_not_stored() -> None:
     )
     assert free["of"] == "length"
     assert "Dear" not in json.dumps(free)
+
+
+def test_one_long_text_among_many_short_ones_does_not_widen_the_others() -> None:
+    texts = np.array(["x" * 1_000_000, *["short"] * 20_000], object)
+
+    tracemalloc.start()
+    (feature,) = of({"letter": texts})["inputs"]["features"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (feature["of"], sum(feature["counts"])) == ("length", 20_001)
+    assert peak < 20_000_000  # the width of the longest for all would be 80 GB
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_large_outputs_are_described_from_a_bounded_number_of_values(rows: int) -> None:
+    logits = np.zeros((rows, 4, 500_000), np.float32)
+
+    described = distributions.describe({}, {"logits": logits}, parts=("train", "test"))["outputs"]
+
+    values, means = described["features"]
+    assert described["rows"] == rows
+    assert sum(values["counts"]) <= distributions.VALUES
+    assert 1 <= sum(means["counts"]) <= rows
+
+
+def test_neighbouring_times_stay_in_bins_of_their_own() -> None:
+    days = 1_700_000_000 + 86_400 * np.arange(1000, dtype=np.int64).reshape(-1, 1)
+    seconds = 1_700_000_000 + np.array([[0], [1], [1], [2]], np.int64)
+
+    (many,), (few,) = (of({"t": times})["inputs"]["features"] for times in (days, seconds))
+
+    assert (len(many["counts"]), min(many["counts"])) == (10, 100)
+    assert few["counts"] == [1, 2, 1]
+
+
+def test_edges_are_short_where_bins_keep_their_rows() -> None:
+    (feature,) = of({"x": GENERATOR.random((1000, 1))})["inputs"]["features"]
+
+    assert all(edge == float(f"{edge:.6g}") for edge in feature["edges"])
+
+
+@pytest.mark.parametrize(("rows", "most"), [(0, 5), (3, 5), (1001, 1000), (5000, 1000)])
+def test_described_rows_are_spread_over_all(rows: int, most: int) -> None:
+    numbers = distributions.spread(rows, most)
+
+    assert len(numbers) == min(rows, most) == len(set(numbers))
+    if rows:
+        assert numbers[0] == 0
+        assert rows - numbers[-1] <= rows // most + 1
 
 
 def test_a_classifiers_scores_decisions_and_priors_are_described() -> None:

@@ -1,7 +1,7 @@
 """Training from Python, as in a notebook, and a run repeated from its run.yaml."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,6 +82,19 @@ def test_a_wrong_setting_is_an_error_and_no_exit(tmp_path: Path) -> None:
         training.run(CELL, model_dir=tmp_path, hiden=3)
     with pytest.raises(InvalidRecipe, match="save it as a .py file"):
         training.run(CELL, model_dir=tmp_path, options=["--tune", "2", "--parallel", "2"])
+
+
+@pytest.mark.parametrize("file", [None, Path(__file__)], ids=["a cell's", "a changed file's"])
+@pytest.mark.parametrize("search", [[], ["--tune", "2"]], ids=["training", "search"])
+def test_no_checkpoint_stands_in_for_a_recipe_that_cannot_be_compared(
+    tmp_path: Path, file: Path | None, search: list[str]
+) -> None:
+    changed = replace(CELL, class_weights="balanced", file=file)
+    options = [*search, "--checkpoint-dir", str(tmp_path / "state")]
+
+    with pytest.raises(InvalidRecipe, match=r"save it as a \.py file and give its path"):
+        training.run(changed, model_dir=tmp_path, options=options)
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_callback_may_end_the_run(tmp_path: Path) -> None:
