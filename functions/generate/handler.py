@@ -89,7 +89,7 @@ class GenerateHandler:
             chunks = self._stream(exchange, content, context)
         else:
             is_empty = exchange.method == "HEAD" or status == HTTPStatus.NO_CONTENT
-            body = b"" if is_empty else to_json(content)
+            body = b"" if is_empty else content
             exchange.bytes_out = len(body)
             chunks = iter((body,))
             self._finish_later(exchange, status, context)
@@ -107,7 +107,13 @@ class GenerateHandler:
         return _as_bytes(status, exchange.reply_headers(False), document)
 
     def last_work(self) -> None:
-        """Write the counts of this environment, which ends."""
+        """Log and count a stream that was cut off; write all counts."""
+        exchange = self._exchange
+        if exchange is not None:  # no late reply was posted, as the reply had begun
+            if not exchange.end_ns:
+                exchange.code = TimedOut.code
+                exchange.status = TimedOut.status
+            self._finish(exchange, exchange.status)
         if self._meter is not None:
             self._meter.flush_all()
 
@@ -125,18 +131,21 @@ class GenerateHandler:
 
     def _respond(
         self, exchange: Exchange, event: Event | bytes, context: Any
-    ) -> tuple[int, Document | Stream]:
+    ) -> tuple[int, bytes | Stream]:
+        """Return the status and the stream or JSON of a reply."""
+        refusal = None
         try:
             content = self._answer(exchange, event, context)
-            return exchange.status, content
+            return exchange.status, content if isinstance(content, Stream) else to_json(content)
         except PlatformError as error:
-            return exchange.refuse(error)
+            refusal = exchange.refuse(error)
         except MemoryError:
             exchange.body = b""  # answered below, where the traceback holds no memory any more
         except Exception as error:  # the edge: a bug is logged, and answered by 500
             self._log_bug(exchange, error)
-            return exchange.fail()
-        return exchange.refuse(_out_of_memory())
+            refusal = exchange.fail()
+        status, document = refusal or exchange.refuse(_out_of_memory())
+        return status, to_json(document)
 
     def _answer(self, exchange: Exchange, event: Event | bytes, context: Any) -> Document | Stream:
         document = load_event(event) if isinstance(event, bytes) else event

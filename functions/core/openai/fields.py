@@ -12,6 +12,7 @@ from functions.core.errors import InvalidRequest, shown
 from functions.core.openai.errors import InvalidParameter, unsupported
 from functions.core.protocol.effort import check_effort, check_room, reading_bytes
 
+DEPTH_MAX = 100  # lists and objects within each other; orjson writes at most 254
 OBJECT_BYTES = 128  # an object takes them besides its text and values
 
 
@@ -162,10 +163,8 @@ def parse_body(body: bytes) -> Fields:
         PayloadTooLarge: it has too many values, lists or objects.
         MemoryError: there is not enough to read it.
     """
-    check_effort(memoryview(body))
-    check_room(reading_bytes(body, 0, len(body)) + OBJECT_BYTES * body.count(b"{"))
     try:
-        document = orjson.loads(body)
+        document = load_json(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is no JSON: {error}", code="INVALID_JSON") from None
     if type(document) is not dict:
@@ -175,9 +174,38 @@ def parse_body(body: bytes) -> Fields:
     return Fields(document)
 
 
+def load_json(text: bytes) -> Any:
+    """Parse JSON of a caller, after a look at its size.
+
+    Raises:
+        orjson.JSONDecodeError: it is no JSON.
+        InvalidRequest: it is nested more than DEPTH_MAX levels deep.
+        PayloadTooLarge: it has too many values, lists or objects.
+        MemoryError: there is not enough to read it.
+    """
+    check_effort(memoryview(text))
+    check_room(reading_bytes(text, 0, len(text)) + OBJECT_BYTES * text.count(b"{"))
+    document = orjson.loads(text)
+    level = [document]
+    for _ in range(DEPTH_MAX):
+        if not (level := [value for each in level for value in _containers(each)]):
+            return document
+    raise InvalidRequest(
+        f"the JSON is nested too deeply; send at most {DEPTH_MAX} levels", code="INVALID_JSON"
+    )
+
+
 def to_json(document: object) -> bytes:
     """Return a document as JSON."""
     return orjson.dumps(document)
+
+
+def _containers(value: object) -> list[Any]:
+    """Return the lists and objects among the values of another one."""
+    if type(value) is not list and type(value) is not dict:
+        return []
+    values = value.values() if type(value) is dict else value
+    return [each for each in values if type(each) is dict or type(each) is list]
 
 
 def _kind(value: object) -> str:

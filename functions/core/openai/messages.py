@@ -8,7 +8,7 @@ import orjson
 
 from functions.core.errors import shown
 from functions.core.openai.errors import InvalidParameter, unsupported
-from functions.core.openai.fields import Fields
+from functions.core.openai.fields import Fields, load_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MESSAGES_MAX = 4096
@@ -89,7 +89,7 @@ def _call(fields: Fields) -> Mapping[str, Any]:
         raise InvalidParameter(fields.param("function"), "missing; send name and arguments")
     arguments: Any = function.text("arguments") or "{}"
     with suppress(orjson.JSONDecodeError):  # a broken call stays text
-        arguments = orjson.loads(arguments)
+        arguments = load_json(arguments.encode())
     name = function.required("name")
     call = {"type": "function", "function": {"name": name, "arguments": arguments}}
     identity = fields.text("id")
@@ -111,9 +111,4 @@ def _tool(fields: Fields) -> Mapping[str, Any]:
     tool = {"name": name, "parameters": function.get("parameters") or {"type": "object"}}
     if description := function.get("description"):
         tool["description"] = description
-    try:
-        orjson.dumps(tool)
-    except orjson.JSONEncodeError:  # about 250 levels
-        param = function.param("parameters")
-        raise InvalidParameter(param, "is nested too deeply: simplify it") from None
     return {"type": "function", "function": tool}

@@ -19,6 +19,7 @@ from functions.core.openai.sampling import (
 from functions.core.openai.tool_calls import FORCED, call_schema, with_instructions
 from functions.core.records import field, record
 
+IDENTITY_CHARACTERS_MAX = 128  # Triton's `id`, which each event repeats
 PROMPTS_MAX = 64  # prompts of one completion, one after the other
 COMPLETION_TOKENS = 16  # OpenAI's default for completions, and Triton's
 LOGPROBS_MAX = 5  # alternatives of a completion's token
@@ -161,7 +162,9 @@ def parse_triton(fields: Fields, spec: LanguageSpec, stream: bool) -> TextReques
     inner = fields.object("parameters")
     names = inner or fields
     requested = names.optional_integer("max_tokens", 1, TOKENS_MAX)
-    identity = fields.get("id")
+    identity = fields.text("id")
+    if identity is not None and len(identity) > IDENTITY_CHARACTERS_MAX:
+        raise InvalidParameter("id", f"must have at most {IDENTITY_CHARACTERS_MAX} characters")
     return TextRequest(
         options=parse_options(names, spec, requested, None),
         source="text_input",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from functions.core.errors import shown
 from functions.core.language.ports import Options
 from functions.core.language.spec import LanguageSpec
 from functions.core.openai.errors import InvalidParameter, context_exceeded
@@ -12,6 +13,7 @@ REPLIES_MAX = 8  # n: replies are made one after the other
 STOPS_MAX = 16
 STOP_CHARACTERS_MAX = 1024
 BIASES_MAX = 1024
+DIGITS_MAX = 10  # a token's number has no more
 TOP_LOGPROBS_MAX = 20
 TOKENS_MAX = 1 << 20  # more than any context
 # Tokens of a chat's reply unless the request has a number: memory is reserved for all of them.
@@ -125,7 +127,12 @@ def _biases(fields: Fields, vocabulary: int) -> dict[int, float]:
         raise InvalidParameter(fields.param("logit_bias"), f"has more than {BIASES_MAX} tokens")
     parsed = {}
     for name in values:
-        if not (name.isascii() and name.isdigit() and int(name[:10]) < vocabulary):
+        if len(name) > DIGITS_MAX:
+            raise InvalidParameter(
+                fields.param("logit_bias"),
+                f"{shown(name)} is no token of this model: they are 0 to {vocabulary - 1}",
+            )
+        if not (name.isascii() and name.isdigit() and int(name) < vocabulary):
             raise InvalidParameter(
                 biases.param(name), f"is no token of this model: they are 0 to {vocabulary - 1}"
             )

@@ -111,7 +111,10 @@ def parse_call(text: str) -> Call | None:
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return None
     arguments = call.get("arguments", call.get("parameters", {}))
-    written = arguments if _is_json(arguments) else orjson.dumps(arguments).decode()
+    try:
+        written = arguments if _is_json(arguments) else orjson.dumps(arguments).decode()
+    except orjson.JSONEncodeError:  # nested deeper than orjson writes
+        return None
     return call["name"], written
 
 

@@ -176,6 +176,8 @@ def test_known_fields_that_are_not_supported_are_refused(
         ({"logit_bias": {"x": 1}}, "logit_bias.x"),
         ({"logit_bias": {"258": 1}}, "logit_bias.258"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"0000000000999999": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
         ({"logit_bias": []}, "logit_bias"),
         ({"logprobs": 1}, "logprobs"),
         ({"top_logprobs": 3}, "top_logprobs"),

@@ -161,6 +161,10 @@ def test_generate_stream_sends_events_without_done(plane: LanguagePlane) -> None
     [
         (GENERATE, {"text_input": None}, 400, "text_input: missing"),
         (GENERATE, {"parameters": {"top_p": 2}}, 400, "parameters.top_p: must be"),
+        (GENERATE, {"id": 5}, 400, "id: must be a string"),
+        (GENERATE, {"id": {"a": []}}, 400, "id: must be a string"),
+        (GENERATE, {"id": "x" * 129}, 400, "id: must have at most 128 characters"),
+        (f"{GENERATE}_stream", {"id": ["x"]}, 400, "id: must be a string"),
         ("/v2/models/none/generate", {}, 404, "unknown model: 'none'"),
         ("/v2/models/tiny/versions/9/generate", {}, 404, "version"),
         ("/v2/models/tiny/versions/A/generate", {}, 400, "version 'A'"),

@@ -27,6 +27,7 @@ WEATHER = {
 TIME = {"type": "function", "function": {"name": "time"}}
 OTHER = '<tool_call>\n{"name": "other", "arguments": {}}\n</tool_call>'
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+DEEP = '{"name": "weather", "arguments": ' + "[" * 300 + "]" * 300 + "}"
 
 
 @pytest.fixture
@@ -103,17 +104,6 @@ def test_values_that_look_like_references_stay() -> None:
     schema = call_schema([{"function": {"name": "f", "parameters": parameters}}])
 
     assert schema["properties"]["arguments"] == {"type": "object", **parameters}
-
-
-@pytest.mark.parametrize("choice", ["auto", "required"])
-def test_parameters_nested_too_deeply_are_refused(plane: LanguagePlane, choice: str) -> None:
-    parameters: dict[str, Any] = {"type": "object"}
-    for _ in range(450):
-        parameters = {"properties": {"a": parameters}}
-    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
-    reply = plane.chat(tools=[tool], tool_choice=choice)
-
-    assert (reply.status, reply.error["param"]) == (400, "tools[0].function.parameters")
 
 
 @pytest.mark.parametrize(
@@ -198,6 +188,42 @@ def test_tools_are_described_unless_the_template_does(plane: LanguagePlane) -> N
     assert plane.model.prompts[2] == "user: Hi\nassistant: "
 
 
+def nested(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels - 1):
+        value = {"x": value}
+    return value
+
+
+@pytest.mark.parametrize("levels", [101, 300, 990, 5000])
+def test_json_that_is_nested_too_deeply_is_refused(plane: LanguagePlane, levels: int) -> None:
+    text = "[" * levels + "]" * levels
+    function = {"name": "weather", "arguments": text}
+    call = {"id": "c1", "type": "function", "function": function}
+    for body in (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": "@"}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": "@"}}},
+        {"messages": [{"role": "user", "content": [{"type": "@"}]}]},
+        {"unknown": "@"},
+    ):
+        chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], **body}
+        raw = json.dumps(chat).replace('"@"', text).encode()
+        reply = plane.send("POST", "/v1/chat/completions", raw)
+        assert (reply.status, reply.error["code"]) == (400, "invalid_json")
+    if levels < 1024:  # orjson reads no more: that is a broken call, which stays text
+        messages = [{"role": "assistant", "tool_calls": [call]}]
+        assert plane.chat(messages=messages).error["code"] == "invalid_json"
+
+
+def test_a_hundred_levels_are_read(plane: LanguagePlane) -> None:
+    assert plane.chat(unknown=nested(99)).status == 200
+    assert plane.chat(unknown=nested(100)).status == 400
+    parameters = {"type": "object", "description": "d", "$defs": nested(90)}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    for choice in ("auto", "required"):
+        assert plane.chat(tools=[tool], tool_choice=choice).status == 200
+
+
 def test_calls_and_results_go_back_to_the_template(plane: LanguagePlane) -> None:
     seen = []
     template = plane.model.template
@@ -225,6 +251,7 @@ def test_calls_and_results_go_back_to_the_template(plane: LanguagePlane) -> None
         ('{"name": "weather", "arguments": {}}', "", 1),
         ('{"name": "other", "arguments": {}}', '{"name": "other", "arguments": {}}', 0),
         ('{"x": 1}', '{"x": 1}', 0),
+        (DEEP, DEEP, 0),
         ("<tool_call>nonsense</tool_call>", "<tool_call>nonsense</tool_call>", 0),
         (f"a{OTHER}b{CALL}c", f"a{OTHER}bc", 1),
         (OTHER.removesuffix("</tool_call>"), OTHER.removesuffix("</tool_call>"), 0),

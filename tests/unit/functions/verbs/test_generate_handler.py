@@ -346,6 +346,45 @@ def test_an_error_that_may_leave_no_memory_is_reported(tmp_path: Path) -> None:
     assert plane.chat(stream=True).events[-1]["error"]["code"] == "out_of_memory"
 
 
+def test_a_reply_that_cannot_be_written_is_a_bug_with_an_answer(
+    plane: LanguagePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "models_document", lambda _: {"data": object()})
+    reply = plane.send("GET", "/v1/models")
+
+    assert (reply.status, reply.error["code"]) == (500, "internal_error")
+    assert plane.lines[-2]["message"] == "bug"
+    assert plane.lines[-1]["status"] == 500
+
+
+def test_a_stream_that_is_cut_off_is_logged_and_counted_once(plane: LanguagePlane) -> None:
+    plane.meter._due = 1e9  # nothing is written before the end
+    messages = [{"role": "user", "content": "Hi"}]
+    body = {"model": "tiny", "messages": messages, "stream": True}
+    reply = plane.open("POST", CHAT, body, context=LaterContext())
+    for _ in range(4):
+        next(reply.chunks)
+
+    plane.generate.last_work()  # as the watchdog does, in another thread
+    plane.generate.last_work()
+
+    [line] = [line for line in plane.lines if "status" in line]
+    assert (line["status"], line["code"], line["model"]) == (504, "TIMED_OUT", "tiny")
+    assert line["tokens_out"] == plane.model.made
+    rows = [item for (pk, _), item in plane.table.items.items() if pk == "USAGE#tiny"]
+    assert sum(row.get("requests", 0) for row in rows) == 1
+    assert sum(row.get("tokens_out", 0) for row in rows) == plane.model.made
+
+
+def test_a_reply_that_was_sent_keeps_its_status_at_the_end(plane: LanguagePlane) -> None:
+    context = LaterContext()
+    list(plane.open("GET", "/v1/models", context=context).chunks)
+    plane.generate.last_work()
+
+    assert plane.lines[-1]["status"] == 200
+    assert "code" not in plane.lines[-1]
+
+
 def test_a_request_that_hangs_is_answered_and_counted(plane: LanguagePlane) -> None:
     reply = json.loads(plane.generate.late_reply(Context()))
     assert reply["statusCode"] == 504
