@@ -75,9 +75,9 @@ class PrefixCache(Generic[E]):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of idle and used entries."""
+        """Bytes of idle and used entries; runs of used ones included."""
         with self._lock:
-            return sum(entry.size_bytes for entry in (*self._idle, *self._used))
+            return sum(entry.size_bytes for entry in self._idle) + self._used_bytes
 
     def match(self, prompt: Sequence[int], owner: str = "") -> int:
         """Return how many of a prompt's tokens its owner's entries save."""
@@ -126,6 +126,11 @@ class PrefixCache(Generic[E]):
         with self._lock:
             self._idle.clear()
 
+    @property
+    def _used_bytes(self) -> int:
+        # A reused entry that rested has less until its first run.
+        return sum(self._memory.size_bytes(entry.capacity) for entry in self._used)
+
     def _owned(self, owner: str) -> list[E]:
         return [entry for entry in self._idle if entry.owner == owner]
 
@@ -146,6 +151,9 @@ class PrefixCache(Generic[E]):
                 return entry
             if best.capacity < capacity:
                 return None
+        missing_bytes = self._memory.size_bytes(best.capacity) - best.size_bytes
+        if not self._make_room(missing_bytes, keep=best):
+            return None
         self._touch(best, keep=False)
         best.truncate(saved)
         return best
@@ -169,8 +177,8 @@ class PrefixCache(Generic[E]):
 
     def _make_room(self, size_bytes: int, keep: E | None = None) -> bool:
         """Drop idle entries until there is room; return if there is."""
-        fixed = [*self._used, *([] if keep is None else [keep])]
-        if sum(entry.size_bytes for entry in fixed) + size_bytes > self._limit_bytes:
+        kept_bytes = 0 if keep is None else keep.size_bytes
+        if self._used_bytes + kept_bytes + size_bytes > self._limit_bytes:
             return False
         while self.held_bytes + size_bytes > self._limit_bytes:
             self._idle.remove(next(each for each in self._idle if each is not keep))

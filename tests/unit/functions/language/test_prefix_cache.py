@@ -14,9 +14,13 @@ from functions.core.language.prefix_cache import (
 
 
 class Row:
-    """Entry whose keys and values are the tokens themselves."""
+    """Entry whose keys and values are the tokens themselves.
 
-    def __init__(self, capacity: int) -> None:
+    Of its `buffers`, a resting one has the first alone.
+    """
+
+    def __init__(self, capacity: int, buffers: int = 1) -> None:
+        self.buffers = self._mapped = buffers
         self.tokens: list[int] = []
         self.owner = ""
         self.capacity = capacity
@@ -24,15 +28,16 @@ class Row:
 
     @property
     def size_bytes(self) -> int:
-        return 10 * self.capacity
+        return 10 * self.capacity * self._mapped
 
     def truncate(self, length: int) -> None:
         del self.tokens[length:], self.keys[length:]
 
     def rest(self) -> None:
-        pass
+        self._mapped = 1
 
     def run(self, tokens: list[int]) -> None:
+        self._mapped = self.buffers
         assert len(self.tokens) + len(tokens) <= self.capacity
         self.tokens += tokens
         self.keys += tokens
@@ -41,18 +46,19 @@ class Row:
 class Memory:
     """Maker of rows, of which `fail` cannot be made."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: int = 1) -> None:
+        self.buffers = buffers
         self.copies = 0
         self.fail = 0
 
     def size_bytes(self, capacity: int) -> int:
-        return 10 * capacity
+        return 10 * capacity * self.buffers
 
     def make(self, capacity: int) -> Row:
         if self.fail:
             self.fail -= 1
             raise MemoryError
-        return Row(capacity)
+        return Row(capacity, self.buffers)
 
     def copy(self, entry: Row, length: int, capacity: int) -> Row:
         row = self.make(capacity)
@@ -70,6 +76,7 @@ def reply(
     assert entry.tokens == entry.keys == prompt[:saved]
     assert saved < len(prompt)
     entry.run(prompt[saved:] + tokens)
+    assert entry.size_bytes <= cache.held_bytes <= cache._limit_bytes
     cache.release(entry)
     return saved
 
@@ -156,6 +163,21 @@ def test_entries_in_use_count() -> None:
     assert len(cache.acquire([1] * 150, 150).tokens) == 0
 
 
+def test_a_reused_entry_has_room_for_its_second_buffer() -> None:
+    cache = PrefixCache(Memory(buffers=2), 3500)
+    first, second = [1] * 150, [2] * 100
+    reply(cache, first, [])
+    reply(cache, second, [])
+    assert cache.held_bytes == 1500 + 1000
+
+    entry = cache.acquire(first, 150)  # not run yet
+
+    assert len(entry.tokens) == 149
+    assert (cache.held_bytes, cache.match(second)) == (3000, 0)
+    with pytest.raises(MemoryError):
+        cache.acquire(second, 100)
+
+
 def test_idle_entries_are_given_up_when_the_process_has_no_memory() -> None:
     memory = Memory()
     cache = PrefixCache(memory, 10_000)
@@ -202,14 +224,15 @@ TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 @given(
     prompts=st.lists(st.tuples(TOKENS, TOKENS, st.integers(0, 400)), max_size=12),
     limit=st.integers(1000, 9000),
+    buffers=st.integers(1, 2),
 )
 def test_entries_hold_what_their_prompts_say_within_the_limit(
-    prompts: list[tuple[list[int], list[int], int]], limit: int
+    prompts: list[tuple[list[int], list[int], int]], limit: int, buffers: int
 ) -> None:
-    cache = PrefixCache(Memory(), limit)
+    cache = PrefixCache(Memory(buffers), limit)
     shared = [0, 1] * 10
     for prompt, tokens, room in prompts:
-        size_bytes = 10 * (len(shared) + len(prompt) + len(tokens) + room)
+        size_bytes = 10 * buffers * (len(shared) + len(prompt) + len(tokens) + room)
         if size_bytes > limit:
             with pytest.raises(MemoryError):
                 reply(cache, shared + prompt, tokens, room)
