@@ -10,6 +10,7 @@ from functions.core.openai.errors import InvalidParameter, unsupported
 from functions.core.openai.fields import Fields
 from functions.core.openai.messages import Message, parse_messages, parse_tools
 from functions.core.openai.sampling import (
+    N_MAX,
     REPLIES_MAX,
     TOKENS_DEFAULT,
     TOKENS_MAX,
@@ -20,7 +21,6 @@ from functions.core.openai.tool_calls import FORCED, call_schema, with_instructi
 from functions.core.records import field, record
 
 IDENTITY_CHARACTERS_MAX = 128  # Triton's `id`, which each event repeats
-PROMPTS_MAX = 64  # prompts of one completion, one after the other
 COMPLETION_TOKENS = 16  # OpenAI's default for completions, and Triton's
 LOGPROBS_MAX = 5  # alternatives of a completion's token
 UNSUPPORTED_IN_CHATS: Mapping[str, tuple[Any, ...]] = {
@@ -114,7 +114,7 @@ def parse_chat(fields: Fields, spec: LanguageSpec) -> TextRequest:
         forced=forced,
         structured=structured,
         schema=schema,
-        replies=fields.integer("n", 1, 1, REPLIES_MAX),
+        replies=fields.integer("n", 1, 1, N_MAX),
         stream=stream,
         include_usage=_include_usage(fields, stream),
         user=fields.text("user"),
@@ -131,6 +131,7 @@ def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
     stream = fields.flag("stream")
     requested = fields.optional_integer("max_tokens", 1, TOKENS_MAX)
     logprobs = fields.optional_integer("logprobs", 0, LOGPROBS_MAX)
+    prompts = tuple(parse_prompts(fields, "prompt", spec, REPLIES_MAX))
     structured, schema = _response_format(fields)
     return TextRequest(
         options=parse_options(fields, spec, requested, logprobs),
@@ -138,10 +139,10 @@ def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
         limit="max_tokens",
         requested=requested,
         usual=COMPLETION_TOKENS,
-        prompts=tuple(parse_prompts(fields, "prompt", spec, PROMPTS_MAX)),
+        prompts=prompts,
         structured=structured,
         schema=schema,
-        replies=fields.integer("n", 1, 1, REPLIES_MAX),
+        replies=_replies(fields, len(prompts)),
         stream=stream,
         include_usage=_include_usage(fields, stream),
         user=fields.text("user"),
@@ -223,6 +224,18 @@ def _tokens(param: str, value: Any, spec: LanguageSpec) -> Sequence[int]:
                 param, f"has the token {token}; this model's are 0 to {spec.vocabulary - 1}"
             )
     return value
+
+
+def _replies(fields: Fields, prompts: int) -> int:
+    """Return the number of replies to each prompt."""
+    replies = fields.integer("n", 1, 1, N_MAX)
+    if prompts * replies > REPLIES_MAX:
+        raise InvalidParameter(
+            fields.param("n"),
+            f"{prompts} prompts with {replies} replies each are {prompts * replies} replies; a "
+            f"request may have at most {REPLIES_MAX}: send fewer prompts, or a smaller n",
+        )
+    return replies
 
 
 def _choose(

@@ -9,7 +9,9 @@ from functions.core.language.spec import LanguageSpec
 from functions.core.openai.errors import InvalidParameter, context_exceeded
 from functions.core.openai.fields import Fields
 
-REPLIES_MAX = 8  # n: replies are made one after the other
+N_MAX = 8  # replies to a prompt
+# Prompts times n: replies are made one after the other, each as long as the key permits.
+REPLIES_MAX = 64
 STOPS_MAX = 16
 STOP_CHARACTERS_MAX = 1024
 BIASES_MAX = 1024

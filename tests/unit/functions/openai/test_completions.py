@@ -89,6 +89,15 @@ def test_wrong_prompts_are_refused(plane: LanguagePlane, prompt: Any, param: str
     assert (reply.status, reply.error["param"]) == (400, param)
 
 
+def test_prompts_times_replies_are_limited(plane: LanguagePlane) -> None:
+    reply = plane.complete(["a"] * 9, n=8)
+
+    assert (reply.status, reply.error["param"]) == (400, "n")
+    assert "72 replies" in reply.error["message"]
+    assert "at most 64" in reply.error["message"]
+    assert plane.complete(["a"] * 8, n=8, max_tokens=1).status == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
