@@ -18,7 +18,7 @@ from functions.core.language.ports import Grammar, Tokenizer
 
 SCHEMA_BYTES_MAX = 65536  # longest schema as JSON
 EXPRESSIONS_MAX = 10  # distinct regular expressions in a schema; its formats are such, too
-MULTIPLE_MAX = 1000  # largest multipleOf: states of its automaton
+MULTIPLE_MAX = 1000  # largest multipleOf, and its digits: states of its automaton
 COMPILE_SECONDS = 2.0  # twenty times what the slowest schema within the limits took
 SCHEMAS = 32  # compiled schemas in the cache
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}  # response_format json_object
@@ -154,13 +154,29 @@ def _check_size(text: str) -> None:
             expressions.add(f"{keyword} {value}")
         elif keyword == "patternProperties" and isinstance(value, dict):
             expressions |= value.keys()
-        if keyword == "multipleOf" and isinstance(value, int | float) and value > MULTIPLE_MAX:
-            raise InvalidRequest(f"multipleOf in the JSON schema is at most {MULTIPLE_MAX}")
+        is_number = keyword == "multipleOf" and isinstance(value, int | float)
+        if is_number and max(value, _digits(value)) > MULTIPLE_MAX:
+            raise InvalidRequest(
+                f"multipleOf in the JSON schema is at most {MULTIPLE_MAX}, also without its "
+                "decimal point"
+            )
     if len(expressions) > EXPRESSIONS_MAX:
         raise InvalidRequest(
             f"the JSON schema has {len(expressions)} different patterns, formats and multiples, "
             f"and the limit is {EXPRESSIONS_MAX}"
         )
+
+
+def _digits(number: float) -> int:
+    """Return a number's significant digits, as an integer.
+
+    >>> [_digits(each) for each in (2.5, 1000.0, 7e-07, 999.999)]
+    [25, 1, 7, 999999]
+    """
+    from decimal import Decimal  # only schemas with multipleOf need it
+
+    digits = "".join(map(str, Decimal(str(number)).as_tuple().digits))
+    return int(digits.rstrip("0") or "0")
 
 
 def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:

@@ -14,11 +14,12 @@ from functions.core.openai.encoding import check_text
 from functions.core.openai.errors import InvalidParameter, context_exceeded
 from functions.core.openai.fields import Fields
 from functions.core.openai.requests import parse_prompts
-from functions.core.protocol.effort import NO_DEADLINE, check_deadline
+from functions.core.protocol.effort import NO_DEADLINE, WRITING, check_deadline, check_room
 from functions.core.records import record
 
 INPUTS_MAX = 2048  # OpenAI's limit
 DOCUMENTS_MAX = 1000
+NUMBER_BYTES = 25  # the longest number of 64 bits in JSON, and a comma
 
 Vector = Sequence[float]
 
@@ -95,7 +96,11 @@ def embeddings_document(
 
     `vectors` are one for each input, of the model's size; those longer than `dimensions` are
     shortened.
+
+    Raises:
+        MemoryError: there is not enough to write it.
     """
+    check_room(WRITING * NUMBER_BYTES * len(vectors) * dimensions)
     data = []
     for at, vector in enumerate(vectors):
         if dimensions < len(vector):

@@ -150,6 +150,7 @@ def test_a_recursive_schema_makes_nested_replies(compiler: GrammarCompiler) -> N
         ({"patternProperties": {f"^a{n}.*b": {} for n in range(1000)}}, "1000 different patterns"),
         ({"type": "integer", "multipleOf": 1_000_003}, "at most 1000"),
         ({"type": "number", "multipleOf": 1_000_003.0}, "at most 1000"),
+        ({"type": "number", "multipleOf": 999.999}, "at most 1000, also without its decimal point"),
         (
             {
                 "allOf": [
@@ -168,6 +169,11 @@ def test_a_schema_that_cannot_be_followed_is_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         compiler.compile(schema)
+
+
+@pytest.mark.parametrize("multiple", [0.25, 1000.0, 7e-07, 99.9])
+def test_multiples_of_few_digits_are_followed(compiler: GrammarCompiler, multiple: float) -> None:
+    assert compiler.compile({"type": "number", "multipleOf": multiple}).mask()
 
 
 def test_a_compilation_that_takes_too_long_is_given_up(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from functions.core.openai import encoding, fields
+from functions.core.openai import encoding, fields, vectors
 from functions.core.protocol import effort
 from tests.unit.functions.openai.plane import (
     DECODER,
@@ -141,3 +141,19 @@ def test_a_body_that_memory_cannot_parse_is_413(
 
     assert (reply.status, reply.error["code"]) == (413, "out_of_memory")
     assert sizes == [12 * len(body) + 64 * 3 + 128 * 2 + 128 * 2]
+
+
+def test_vectors_that_memory_cannot_write_are_413(
+    plane: LanguagePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def no_room(size_bytes: int) -> None:
+        sizes.append(size_bytes)
+        raise MemoryError
+
+    monkeypatch.setattr(vectors, "check_room", no_room)
+    reply = plane.send("POST", "/v1/embeddings", {"model": "vectors", "input": ["a", "b"]})
+
+    assert (reply.status, reply.error["code"]) == (413, "out_of_memory")
+    assert sizes == [effort.WRITING * vectors.NUMBER_BYTES * 2 * 4]
