@@ -19,8 +19,7 @@ from training.errors import CompressionFailed
 from training.evaluation.metrics import PRIMARY
 from training.export import graphs, model_exporter
 from training.export.sample_requests import batches
-from training.fitting import loop, losses, trainer
-from training.fitting.losses import Loss
+from training.fitting import loop, trainer
 from training.fitting.trained import Trained
 from training.hyperparameters import NetworkHyperparameters
 from training.recipe import Arrays, Recipe
@@ -45,6 +44,11 @@ def kinds(text: str, recipe: Recipe[Any]) -> list[str]:
         raise CompressionFailed(f"there is no compression {unknown[0]!r}: {', '.join(order)}")
     if "distil" in names and recipe.student is None:
         raise CompressionFailed(f"recipe {recipe.name} has no student; --compress distil needs one")
+    if "distil" in names and recipe.task in ("multilabel", "segmentation"):
+        raise CompressionFailed(
+            f"recipe {recipe.name}: --compress distil learns one class a row, and the task is "
+            f"{recipe.task}; use prune, or a smaller model()"
+        )
     return sorted(set(names), key=order.index)
 
 
@@ -112,8 +116,10 @@ def _distilled(trained: Trained) -> Trained:
     settings = _network_settings(trained)
     torch.manual_seed(settings.seed)
     student = trained.recipe.make_student(settings, trained.encoded)
+    objective = trainer.weigh(trained)
     teacher = copy.deepcopy(trained.model)
-    _learn(trained, student, settings, distil.objective(teacher, _loss(trained)))
+    loss = distil.objective(teacher, objective.loss, weighted=objective.weighted)
+    _learn(trained, student, settings, replace(objective, loss=loss))
     return replace(trained, model=student, temperature=1.0)
 
 
@@ -127,8 +133,10 @@ def _pruned(trained: Trained) -> Trained:
         l1=0.0,
     )
 
+    objective = trainer.weigh(trained)
+
     def tune(model: nn.Module) -> None:
-        _learn(trained, model, shorter, _loss(trained))
+        _learn(trained, model, shorter, objective)
 
     smaller = prune.prune(trained.model, prune.SHARE, tune, steps=prune.STEPS)
     return replace(trained, model=smaller, temperature=1.0)
@@ -139,20 +147,19 @@ NETWORKS = {"distil": _distilled, "prune": _pruned}
 
 
 def _learn(
-    trained: Trained, model: nn.Module, settings: NetworkHyperparameters, loss: Loss
+    trained: Trained,
+    model: nn.Module,
+    settings: NetworkHyperparameters,
+    objective: trainer.Objective,
 ) -> None:
     loop.fit(
         model,
-        trained.encoded,
+        objective.data,
         settings,
         device=trained.device,
-        loss=loss,
-        augment=trained.recipe.augment,
+        loss=objective.loss,
+        augment=objective.augment,
     )
-
-
-def _loss(trained: Trained) -> Loss:
-    return losses.choose(trained.recipe.task, trained.recipe.loss)
 
 
 def _network_settings(trained: Trained) -> NetworkHyperparameters:

@@ -39,7 +39,7 @@ def pixels(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tens
 
     Logits are (batch, classes, height, width), class numbers (batch, height, width).
     """
-    return functional.cross_entropy(model(*inputs), target, ignore_index=IGNORED)
+    return _unignored(model(*inputs), target)
 
 
 def mse(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
@@ -60,9 +60,13 @@ def next_token(model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor) -> 
 
     `target` (batch, length) holds the token after each position, IGNORED where there is none.
     """
-    return functional.cross_entropy(
-        model(*inputs).flatten(0, -2), target.flatten(), ignore_index=IGNORED
-    )
+    return _unignored(model(*inputs).flatten(0, -2), target.flatten())
+
+
+def _unignored(logits: Tensor, target: Tensor) -> Tensor:
+    """Average the cross entropy of targets that count; 0 where none does."""
+    total = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
+    return total / (target != IGNORED).sum().clamp(min=1)
 
 
 def nats(run: Run, examples: Examples) -> NDArray[np.float32]:
@@ -99,25 +103,25 @@ def _like(prediction: Tensor, target: Tensor) -> Tensor:
     return prediction.reshape(target.shape)
 
 
-def _by_row(losses: Tensor) -> Tensor:
+def by_row(losses: Tensor) -> Tensor:
     """Average losses (batch, ...) to one number a row."""
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
 
 # Losses of rows (batch,), for weighted means.
 ROWS: Mapping[str, Loss] = {
-    "cross_entropy": lambda model, inputs, target: _by_row(
+    "cross_entropy": lambda model, inputs, target: by_row(
         functional.cross_entropy(model(*inputs), target, reduction="none")
     ),
-    "binary": lambda model, inputs, target: _by_row(
+    "binary": lambda model, inputs, target: by_row(
         functional.binary_cross_entropy_with_logits(
             model(*inputs), target.float(), reduction="none"
         )
     ),
-    "mse": lambda model, inputs, target: _by_row(
+    "mse": lambda model, inputs, target: by_row(
         functional.mse_loss(_like(model(*inputs), target), target, reduction="none")
     ),
-    "huber": lambda model, inputs, target: _by_row(
+    "huber": lambda model, inputs, target: by_row(
         functional.huber_loss(_like(model(*inputs), target), target, reduction="none")
     ),
 }

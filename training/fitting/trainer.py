@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from training.evaluation.metrics import PRIMARY
 from training.fitting import checkpoint, estimators, loop, losses
 from training.fitting.checkpoint import Row, Stop
 from training.fitting.distributed import Ranks
+from training.fitting.losses import Loss
 from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, NetworkHyperparameters
 from training.recipe import LABELLED, Arrays, Preprocessor, Recipe
@@ -93,19 +94,15 @@ def _fit_network(
         )
     if recipe.task in LABELLED and recipe.loss is None:
         _check_width(untrained.model, data.train, untrained.labels)
-    by_class = losses.class_weights(recipe.class_weights, untrained.labels, data.train.target)
-    loss, augment, fitted_data = losses.choose(recipe.task, recipe.loss), recipe.augment, data
-    if by_class is not None or data.train.weights is not None:
-        loss = losses.weighted(recipe.task, recipe.loss)
-        augment, fitted_data = _beside_weights(augment), _with_weights(data, by_class)
+    objective = weigh(untrained)
     history = loop.fit(
         untrained.model,
-        fitted_data,
+        objective.data,
         settings,
         device=untrained.device,
-        loss=loss,
+        loss=objective.loss,
         score=_score(untrained),
-        augment=augment,
+        augment=objective.augment,
         checkpoints=checkpoints,
         identity=_identity(recipe, data) | {"weights": start} if checkpoints else None,
         stop=stop,
@@ -113,6 +110,30 @@ def _fit_network(
         watch=watch,
     )
     return _calibrate_and_print(replace(untrained, history=history), ranks)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss, data and augmentation; `weighted` inputs end with row weights."""
+
+    loss: Loss
+    data: Dataset
+    augment: Callable[..., Tensor | tuple[Tensor, ...]] | None
+    weighted: bool
+
+
+def weigh(trained: Trained) -> Objective:
+    """Return a recipe's training objective, with its weights of rows and classes.
+
+    Raises:
+        InvalidRecipe: its loss has no weighted form, or its class weights do not fit its labels.
+    """
+    recipe, data = trained.recipe, trained.encoded
+    by_class = losses.class_weights(recipe.class_weights, trained.labels, data.train.target)
+    if by_class is None and data.train.weights is None:
+        return Objective(losses.choose(recipe.task, recipe.loss), data, recipe.augment, False)
+    loss = losses.weighted(recipe.task, recipe.loss)
+    return Objective(loss, _with_weights(data, by_class), _beside_weights(recipe.augment), True)
 
 
 def _with_weights(data: Dataset, by_class: NDArray[np.float64] | None) -> Dataset:

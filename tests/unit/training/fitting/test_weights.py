@@ -116,7 +116,7 @@ def test_wrong_class_weights_are_refused(weights: Any, reason: str) -> None:
 
 
 def test_a_loss_without_a_weighted_form_is_refused() -> None:
-    with pytest.raises(InvalidRecipe, match="cross_entropy, mse, huber"):
+    with pytest.raises(InvalidRecipe, match="cross_entropy, binary, mse, huber"):
         losses.weighted("regression", lambda model, inputs, target: model(*inputs).mean())
 
 

@@ -13,6 +13,7 @@ import training
 from training.data import files
 from training.errors import InvalidRecipe
 from training.export import graphs
+from training.fitting import losses
 from training.recipe import NetworkHyperparameters, Recipe
 
 pytestmark = [
@@ -81,3 +82,24 @@ def test_classes_of_pixels_from_arrays_to_a_graph(tmp_path: Path) -> None:
     run = graphs.runner(onnx.load(result.path))
     answers = run({"image": pixels[:3]})["probabilities"].argmax(-1)
     assert (answers == np.maximum(target[:3], 0)).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("loss", "width"), [(losses.pixels, (2, 3, 4, 4)), (losses.next_token, (2, 5, 3))]
+)
+def test_a_batch_of_ignored_targets_alone_costs_nothing(loss: losses.Loss, width: Any) -> None:
+    logits = torch.randn(width, requires_grad=True)
+    shape = (2, 4, 4) if loss is losses.pixels else (2, 5)
+
+    cost = loss(torch.nn.Identity(), (logits,), torch.full(shape, losses.IGNORED))
+    cost.backward()
+
+    assert cost.item() == 0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros(width))
+    first = torch.full(shape, losses.IGNORED)
+    first[0].flatten()[0] = 1
+    row = logits.flatten(2).transpose(1, 2) if loss is losses.pixels else logits
+    expected = torch.nn.functional.cross_entropy(row[0, :1], torch.tensor([1]))
+    cost = loss(torch.nn.Identity(), (logits,), first)
+    assert cost.item() == pytest.approx(expected.item())
