@@ -1,8 +1,8 @@
 """Lambda handler that judges a canary, for the state machine.
 
 An event is `{"model", "alias", "canary", "launched_at", "wait_seconds"}`; the answer has the same
-fields, from which the state machine waits for the next look, and `continues`, which says if there
-is one.
+fields, from which the state machine waits for the next look, `lost_since`, which the next look
+needs if requests are being lost, and `continues`, which says if there is one.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,6 +40,7 @@ class Look:
     continues: bool
     wait_seconds: int
     verdict: str
+    lost_since: str = ""  # first of the looks that have all seen lost requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,11 @@ class JudgeHandler:
             is_early = seconds_between(event["launched_at"], now) < LAUNCH_S
             return Look(is_early, event["wait_seconds"], "it is not stored yet, or over")
         arms = self.read_arms(model, traffic.id, alias.version, canary.version)
-        verdict = judge(canary, *arms, now)
+        verdict = judge(canary, *arms, now, event.get("lost_since", ""))
         goes_on = verdict.action in (Action.WAIT, Action.STEP)
         if verdict.action is not Action.WAIT and not self.canaries.apply(
             model, name, canary, verdict
         ):
             goes_on = True  # a lost race: the next look sees what the winner has done
         wait_s = canary.settings.look_seconds(canary.age_s(now))
-        return Look(goes_on, wait_s, verdict.text)
+        return Look(goes_on, wait_s, verdict.text, verdict.lost_since)

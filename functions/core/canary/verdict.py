@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from functions.core.canary.judge import Arm, Limits, find_harm, find_loss
-from functions.core.traffic.canary import Canary
+from functions.core.traffic.canary import Canary, seconds_between
 
-LOSS_S = 60  # s of a step after which every request is counted that was not lost
+LOSS_S = 60  # s after which every request is counted that was not lost
 
 
 class Action(StrEnum):
@@ -23,27 +23,34 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Action with its reason, in words and numbers."""
+    """Action with its reason, in words and numbers.
+
+    `lost_since` is the first of the looks that have all seen lost requests, "" without any now.
+    """
 
     action: Action
     text: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    lost_since: str = ""
 
 
-def judge(canary: Canary, stable: Arm, candidate: Arm, now: str) -> Verdict:
+def judge(canary: Canary, stable: Arm, candidate: Arm, now: str, lost_since: str = "") -> Verdict:
     """Judge a canary by the counters of its present step.
 
     Harm is acted upon at once, also before the smallest number of requests. Lost requests hold a
-    canary until the bake time is over, since some may only be late; then they end it. A canary
-    without enough requests is rolled back at its maximum age: nothing is promoted unseen.
+    canary, since some may only be late, e.g. where new environments load the candidate; they end it
+    after the bake time, once all looks of LOSS_S have seen them. `lost_since` is the last
+    verdict's. A canary without enough requests is rolled back at its maximum age: nothing is
+    promoted unseen.
     """
     settings, numbers = canary.settings, counts(stable, candidate)
     limits = Limits(settings.latency_factor, settings.error_margin, settings.max_disagreement)
     weight, steps = canary.percent / 100, len(settings.steps)
     harm = find_harm(stable, candidate, weight=weight, steps=steps, limits=limits)
     loss = find_loss(stable, candidate, weight=weight, steps=steps, limits=limits)
-    if harm is None and loss is not None and not _is_counted(canary, now):
-        return Verdict(Action.WAIT, f"held: {loss.text}", numbers)
+    lost_since = (lost_since or now) if loss else ""
+    if harm is None and loss is not None and not _is_counted(canary, lost_since, now):
+        return Verdict(Action.WAIT, f"held: {loss.text}", numbers, lost_since)
     if (harm := harm or loss) is not None:
         return Verdict(Action.ROLL_BACK, harm.text, {**numbers, "test": harm.test, **harm.numbers})
     text = f"no difference found after {_progress(canary, stable, candidate)}"
@@ -78,9 +85,9 @@ def _is_baked(canary: Canary, now: str) -> bool:
     return canary.baked_s(now) >= canary.settings.bake_seconds
 
 
-def _is_counted(canary: Canary, now: str) -> bool:
-    """Return True once all requests that were not lost are counted."""
-    return _is_baked(canary, now) and canary.baked_s(now) >= LOSS_S
+def _is_counted(canary: Canary, lost_since: str, now: str) -> bool:
+    """Return True once requests that were only late would be counted."""
+    return _is_baked(canary, now) and seconds_between(lost_since, now) >= LOSS_S
 
 
 def _progress(canary: Canary, stable: Arm, candidate: Arm) -> str:

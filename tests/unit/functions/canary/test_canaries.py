@@ -250,6 +250,19 @@ def test_the_canary_of_a_model_that_is_archived_meanwhile_is_rolled_back(world: 
     assert "model 'm' is archived: restore it first" in world.last_audit["after"]["reason"]
 
 
+def test_the_next_look_knows_since_when_requests_are_lost(world: World) -> None:
+    world.start()
+    world.arms = Arm(1000, drawn=1000), Arm(100, drawn=20)
+    world.minutes = 1
+    first = world.look()
+    world.minutes = 2
+
+    second = world.look(first)
+    assert (first["continues"], first["lost_since"]) == (True, "2026-11-30T10:01:00.000Z")
+    assert not second["continues"]
+    assert second["verdict"].startswith("requests of the candidate are lost")
+
+
 def test_looks_become_rarer(world: World) -> None:
     world.start(settings=Settings(bake_seconds=60, min_samples=1000, max_age_seconds=7200))
     waits = []

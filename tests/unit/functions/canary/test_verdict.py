@@ -51,19 +51,38 @@ def test_harm_is_acted_upon_before_bake_time_and_samples() -> None:
 
 def test_lost_requests_hold_a_canary_until_the_late_ones_are_counted() -> None:
     arms = Arm(1000, drawn=1000), Arm(100, drawn=20)
+    first = judge(canary(), *arms, MINUTE_5)
+    assert (first.action, first.lost_since) == (Action.WAIT, MINUTE_5)
+    assert first.text.startswith("held: requests of the candidate are lost")
+
+    end = judge(canary(), *arms, MINUTE_10, first.lost_since)
+    assert end.action is Action.ROLL_BACK
+    assert end.numbers["test"] == "lost"
+    assert end.numbers["candidate_drawn"] == 20
+
+
+def test_a_loss_has_to_be_seen_for_a_minute_and_after_the_bake_time() -> None:
+    arms = Arm(1000, drawn=1000), Arm(100, drawn=20)
     quick = replace(canary(), settings=replace(SETTINGS, bake_seconds=30))
 
-    held = [judge(canary(), *arms, MINUTE_5), judge(quick, *arms, SECOND_30)]
-    assert [verdict.action for verdict in held] == [Action.WAIT] * 2
-    assert held[0].text.startswith("held: requests of the candidate are lost")
-    ends = [judge(canary(), *arms, MINUTE_10), judge(quick, *arms, MINUTE_5)]
-    assert [verdict.action for verdict in ends] == [Action.ROLL_BACK] * 2
-    assert ends[0].numbers["test"] == "lost"
-    assert ends[0].numbers["candidate_drawn"] == 20
+    held = [
+        judge(quick, *arms, SECOND_30, START),
+        judge(canary(), *arms, MINUTE_5, START),
+        judge(canary(), *arms, MINUTE_10),
+    ]
+    assert [verdict.action for verdict in held] == [Action.WAIT] * 3
+    assert [verdict.lost_since for verdict in held] == [START, START, MINUTE_10]
+    assert judge(quick, *arms, MINUTE_5, START).action is Action.ROLL_BACK
+
+
+def test_one_look_without_a_loss_ends_the_hold() -> None:
+    late = judge(canary(), Arm(1000, drawn=1000), Arm(120, drawn=100), MINUTE_5, START)
+
+    assert (late.action, late.lost_since) == (Action.WAIT, "")
 
 
 def test_a_candidate_without_counted_requests_is_rolled_back() -> None:
-    verdict = judge(canary(step=1), Arm(900, drawn=900), Arm(), MINUTE_10)
+    verdict = judge(canary(step=1), Arm(900, drawn=900), Arm(), MINUTE_10, MINUTE_5)
 
     assert (verdict.action, verdict.numbers["test"]) == (Action.ROLL_BACK, "lost")
 
