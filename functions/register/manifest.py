@@ -8,36 +8,31 @@ import json
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from functions.core.errors import InvalidModel, one_line
 from functions.core.registration.manifest import DeclaredTensor, ListedFile, Manifest
-
-Text = Annotated[str, Field(max_length=4096)]
-Label = Annotated[str, Field(max_length=256)]
-Name = Annotated[str, Field(min_length=1, max_length=512)]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # [low, high]
-Count = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Scalars = dict[Text, str | int | float | bool | None]
+from functions.register.evaluation import Evaluation
+from functions.register.fields import OPEN, Count, Finite, Label, Name, Scalars, Share, Text
 
 
 class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = OPEN
 
 
 class Tensor(_Open):
     """Input or output of the model, as the manifest declares it.
 
     A declared datatype or shape has to agree with the model's graph; -1 is a dimension of any
-    size. `labels` name the classes along the last dimension of an output.
+    size. `labels` name the classes along the last dimension of an output, `columns` those of a
+    table.
     """
 
     name: Name
     datatype: Annotated[str, Field(max_length=16)] | None = None  # e.g. "FP32"
     shape: Annotated[list[int], Field(max_length=16)] | None = None
     labels: Annotated[list[Label], Field(max_length=100_000)] = []
+    columns: Annotated[list[Label], Field(max_length=100_000)] | None = None
 
 
 class File(_Open):
@@ -70,36 +65,6 @@ class Tolerance(_Open):
 
     rtol: Annotated[float, Field(ge=0, le=1)] = 1e-3
     atol: Annotated[float, Field(ge=0)] = 1e-5
-
-
-class Primary(_Open):
-    """Primary metric, which decides which of two models is better."""
-
-    metric: Text
-    higher_is_better: bool
-
-
-class Lead(_Open):
-    """Model's lead over the best baseline in the primary metric.
-
-    `by` is above zero for a model that is better than the baseline `over`.
-    """
-
-    over: Text
-    by: float
-    interval: Interval | None = None
-
-
-class Evaluation(_Open):
-    """Evidence behind a model's metrics: intervals, groups, calibration, figures."""
-
-    primary: Primary | None = None
-    rows: Annotated[int, Field(ge=0)] | None = None  # in the test set
-    intervals: dict[Text, Interval] = {}  # confidence intervals by metric
-    lead: Lead | None = None
-    groups: dict[Text, Any] = {}
-    calibration: dict[Text, Any] = {}
-    figures: dict[Text, Any] = {}  # numbers that pages draw: learning, confusion, residuals
 
 
 class Feature(_Open):

@@ -12,10 +12,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 URL, KEY, DIGITS, TABLE, LOOKUP, FILES = sys.argv[1:]
 API = URL.removesuffix("/console/")
@@ -286,6 +287,61 @@ def read_a_chart(browser: Browser) -> None:
     expect(page.locator("figure", has_text="Requests")).to_contain_text("in all")
 
 
+ODD = {  # what registration took before it checked these fields
+    "training": {"created": "yesterday", "deep": {"list": [{"a": None}]}},
+    "evaluation": {
+        "intervals": {},
+        "figures": {"learning": "x", "confusion": {}, "residuals": {}},
+        "calibration": {"bins": 5},
+        "groups": {"worst": 5},
+    },
+}
+
+
+def read_an_odd_card(browser: Browser) -> None:
+    """A part that cannot be shown says so; the rest of the page stays."""
+    page, asked = open_page(browser), f"**/models/{TABLE}/versions/2"
+
+    def answer(route: Route) -> None:
+        card = route.fetch().json()
+        spec = card["signature"]["inputs"][0]
+        route.fulfill(
+            json=card | ODD | {"signature": {"inputs": [spec | {"columns": 5}], "outputs": []}}
+        )
+
+    page.route(asked, answer)
+    page.goto(f"{URL}#/models/{TABLE}/versions/2")
+    expect(page.get_by_text("The report of the training cannot be shown")).to_be_visible()
+    expect(page.get_by_text("yesterday")).to_be_visible()
+    head = page.locator("header", has=page.get_by_role("heading", name="Version 2", level=2))
+    for button in ("Reject", "Archive"):
+        expect(head.get_by_role("button", name=button, exact=True)).to_be_visible()
+    page.goto(f"{URL}#/models/{TABLE}/try?version=2")
+    expect(page.get_by_text("This input cannot be shown")).to_be_visible()
+    expect(page.get_by_role("button", name="Run")).to_be_visible()
+    page.goto(f"{URL}#/models/{TABLE}/versions/1")
+    expect(page.get_by_role("heading", name="Version 1", level=2)).to_be_visible()
+    expect(page.get_by_text("cannot be shown")).to_have_count(0)
+    assert not page.errors, page.errors
+
+
+def sum_hours(browser: Browser) -> None:
+    """The totals of 24 hours are those of the 24 points, of two days in UTC."""
+    page = open_page(browser)
+
+    def answer(route: Route) -> None:
+        reply, now = route.fetch().json(), datetime.now(UTC)
+        hours = [f"{now - timedelta(hours=back):%Y-%m-%dT%H}" for back in range(-1, 40)]
+        row = reply["total"] | {"requests": 3, "errors": 0, "refused": 0, "latency_ms": {}}
+        rows = [row | {"hour": hour} for hour in hours]
+        route.fulfill(json=reply | {"rows": rows, "total": row | {"requests": 123}})
+
+    page.route("**/usage?*by=hour*", answer)
+    page.goto(f"{URL}#/models/{TABLE}/usage")
+    expect(page.locator("dl.numbers")).to_contain_text("Requests72")
+    expect(page.locator("figure", has_text="Requests").first).to_contain_text("72 in all")
+
+
 def make_and_revoke_a_key(browser: Browser) -> None:
     page = open_page(browser)
     visit(page, "keys")
@@ -363,6 +419,8 @@ SCENARIOS: dict[str, Callable[[Browser], None]] = {
     "start_and_stop_a_canary": start_and_stop_a_canary,
     "watch_a_canary_roll_back": watch_a_canary_roll_back,
     "read_a_chart": read_a_chart,
+    "read_an_odd_card": read_an_odd_card,
+    "sum_hours": sum_hours,
     "make_and_revoke_a_key": make_and_revoke_a_key,
     "work_by_keyboard": work_by_keyboard,
     "light_wide": looks("light", 1280),

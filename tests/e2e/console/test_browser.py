@@ -20,7 +20,7 @@ SCENARIOS = (
     *("chat_with_a_model", "compare_two_texts"),
     *("upload_a_broken_file", "drop_a_model_and_try_it", "upload_a_model_in_several_files"),
     *("promote_and_roll_back", "start_and_stop_a_canary", "watch_a_canary_roll_back"),
-    *("read_a_chart", "make_and_revoke_a_key", "work_by_keyboard"),
+    *("read_a_chart", "read_an_odd_card", "sum_hours", "make_and_revoke_a_key", "work_by_keyboard"),
     *("light_wide", "dark_wide", "light_narrow", "dark_narrow"),
 )
 LIMIT_S = 1200

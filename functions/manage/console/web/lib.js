@@ -1,8 +1,8 @@
 // Preact with HTML templates: what every other file imports.
-import { h, render, Fragment } from "preact";
+import { h, render, Component, Fragment } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import htm from "htm";
 
 export const html = htm.bind(h);
 
-export { render, Fragment, useEffect, useLayoutEffect, useMemo, useRef, useState };
+export { render, Component, Fragment, useEffect, useLayoutEffect, useMemo, useRef, useState };

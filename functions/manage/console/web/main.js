@@ -2,7 +2,7 @@
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "lib";
 import { call, session } from "parts/api";
 import { go, useRoute } from "parts/router";
-import { Toast } from "parts/ui";
+import { Guard, Toast } from "parts/ui";
 import { Audit } from "pages/audit";
 import { Keys } from "pages/keys";
 import { Model } from "pages/model";
@@ -100,7 +100,7 @@ function Frame({ signOut }) {
           ${session.key && html`<span>Key ${session.key.split("_")[1] || ""}</span><button onClick=${signOut}>Sign out</button>`}
         </div>
       </nav>
-      <main id="main" tabindex="-1" ref=${main}>${Page ? html`<${Page} parts=${parts} query=${query} />` : html`<h1>There is no such page</h1><p><a href="#/models">Models</a></p>`}</main>
+      <main id="main" tabindex="-1" ref=${main}>${Page ? html`<${Guard} title="This page"><${Page} parts=${parts} query=${query} /><//>` : html`<h1>There is no such page</h1><p><a href="#/models">Models</a></p>`}</main>
     </div>
     ${help && html`<${Help} close=${() => setHelp(false)} />`}<${Toast} />`;
 }

@@ -3,7 +3,7 @@ import { html, useRef, useState } from "lib";
 import { base, call, useLoad } from "parts/api";
 import { shape } from "parts/format";
 import { go } from "parts/router";
-import { Copy, Loaded } from "parts/ui";
+import { Copy, Guard, Loaded } from "parts/ui";
 import { Answer } from "pages/answer";
 import { Field } from "pages/fields";
 import { Language } from "pages/language";
@@ -69,7 +69,7 @@ function Form({ model, wish, card, sample }) {
         <h3>Request</h3>
         ${signature.inputs.map((spec, at) => html`<fieldset key=${spec.name} class="stack tight"><legend><b>${spec.name}</b> <span class="muted">${spec.datatype} ${shape(spec.shape)}</span></legend>
           ${spec.preprocessing && html`<p class="hint">${spec.preprocessing}</p>`}
-          <${Field} spec=${spec} input=${inputs[at]} sample=${sample && sample.request && sample.request.inputs.find((input) => input.name === spec.name)} edit=${(input, live) => edit(at, input, live)} /></fieldset>`)}
+          <${Guard} title="This input"><${Field} spec=${spec} input=${inputs[at]} sample=${sample && sample.request && sample.request.inputs.find((input) => input.name === spec.name)} edit=${(input, live) => edit(at, input, live)} /><//></fieldset>`)}
         <div class="actions"><button class="primary" disabled=${busy}>${busy ? "Running…" : "Run"}</button>
           <button type="button" onClick=${reset}>${sample ? "Use the sample" : "Reset"}</button></div>
       </form>

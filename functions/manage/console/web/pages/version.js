@@ -5,7 +5,7 @@ import { Range } from "parts/chart";
 import { Figures } from "parts/figures";
 import { bytes, count, measured, ms, number, shape, words } from "parts/format";
 import { link } from "parts/router";
-import { Badge, Loaded, Numbers, Sheet, State, Time, toast } from "parts/ui";
+import { Badge, Guard, Loaded, Numbers, Sheet, State, Time, toast } from "parts/ui";
 import { Promote } from "pages/versions";
 
 const path = (model, number, rest = "") => `/models/${encodeURIComponent(model)}/versions/${number}${rest}`;
@@ -36,10 +36,10 @@ function Card({ model, version, reload }) {
       ["One row", ms(version.latency_ms)], ["Load", ms(times.load_ms)], ["Size", bytes(version.size_bytes)], ["Memory", version.memory_mb ? `${count(version.memory_mb)} MB` : "–"],
     ]} />`}
     <div class="columns two">
-      <${Metrics} version=${version} />
-      <section class="card"><h3>Call</h3><${Signature} signature=${version.signature} /></section>
+      <${Guard} title="The metrics"><${Metrics} version=${version} /><//>
+      <section class="card"><h3>Call</h3><${Guard} title="The signature"><${Signature} signature=${version.signature} /><//></section>
     </div>
-    <${Figures} evaluation=${version.evaluation} metric=${primary && primary.metric} />
+    <${Guard} title="The report of the training"><${Figures} evaluation=${version.evaluation} metric=${primary && primary.metric} /><//>
     <h3 class="section">Where it comes from, and how it runs</h3>
     <div class="columns">
       <section class="card"><h3>Training and data</h3><${Facts} record=${{ ...version.training, ...version.data }} empty="The package does not say." /></section>
@@ -76,7 +76,9 @@ export function Signature({ signature }) {
     ${rows.map(([kind, spec]) => html`<tr><td class="muted">${kind}</td><td class="mono">${spec.name}</td><td>${spec.datatype}</td><td class="mono">${shape(spec.shape)}</td></tr>`)}</tbody></table></div>`;
 }
 
-function Facts({ record, empty = "–" }) {
+const Facts = (props) => html`<${Guard} title="This"><${Listed} ...${props} /><//>`;
+
+function Listed({ record, empty = "–" }) {
   const entries = Object.entries(record || {}).filter(([, value]) => value != null && value !== "");
   if (!entries.length) return html`<p class="muted">${empty}</p>`;
   return html`<dl class="facts">${entries.map(([name, value]) => html`<dt>${words(name)}</dt><dd>${name === "created" ? html`<${Time} at=${value} />` : measured(name, value)}</dd>`)}</dl>`;
@@ -101,7 +103,7 @@ function Decide({ model, version, verb, close }) {
 
 export function Compare({ model, from, to }) {
   const load = useLoad(`/models/${encodeURIComponent(model.name)}/diff?from=${from}&to=${to}`);
-  return html`<h2>Version ${from} and version ${to}</h2><${Loaded} load=${load}>${({ differences }) => html`<${Differences} differences=${differences} from=${from} to=${to} />`}<//>`;
+  return html`<h2>Version ${from} and version ${to}</h2><${Loaded} load=${load}>${({ differences }) => html`<${Guard} title="The comparison"><${Differences} differences=${differences} from=${from} to=${to} /><//>`}<//>`;
 }
 
 function Differences({ differences, from, to }) {

@@ -36,12 +36,13 @@ const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "sh
 
 export function ago(at, now = Date.now()) {
   const seconds = (new Date(at).getTime() - now) / 1000;
+  if (Number.isNaN(seconds)) return String(at); // no time, e.g. what a manifest calls one
   if (Math.abs(seconds) < 5) return "just now";
   const [unit, size] = STEPS.find(([, size]) => Math.abs(seconds) >= size) || STEPS[5];
   return relative.format(Math.round(seconds / size), unit).replace(".", "");
 }
 
-export const exact = (at) => new Date(at).toLocaleString();
+export const exact = (at) => (Number.isNaN(new Date(at).getTime()) ? String(at) : new Date(at).toLocaleString());
 
 export const shape = (dimensions) => `[${dimensions.map((d) => (d < 0 ? "any" : d)).join(", ")}]`;
 

@@ -1,5 +1,5 @@
 // Pieces that pages are made of.
-import { html, useEffect, useRef, useState } from "lib";
+import { Component, html, useEffect, useRef, useState } from "lib";
 import { ago, exact } from "parts/format";
 
 export const Time = ({ at }) => (at ? html`<time datetime=${at} title=${exact(at)}>${ago(at)}</time>` : html`<span class="muted">–</span>`);
@@ -30,6 +30,15 @@ export function Loaded({ load, height, children }) {
   if (load.loading) return html`<${Skeleton} height=${height} />`;
   if (!load.data) return html`<${Problem} error=${load.error} retry=${load.reload} />`;
   return html`${load.stale && html`<p class="notice warn">These data are of ${load.at ? ago(load.at) : "before"}: ${load.error.message} <button class="link" onClick=${load.reload}>Try again</button></p>`}${children(load.data)}`;
+}
+
+// A part of a page that may fail, e.g. on what an old manifest says: the rest of the page stays.
+export class Guard extends Component {
+  componentDidCatch(error) { this.setState({ error }); }
+  componentWillReceiveProps() { this.setState({ error: null }); }
+  render({ title, children }, { error }) {
+    return error ? html`<p class="notice warn">${title} cannot be shown: ${error.message}.</p>` : children;
+  }
 }
 
 // A strip of the few numbers that matter: [title, value, remark, class].
