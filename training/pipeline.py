@@ -9,7 +9,8 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,20 @@ class Fitted:
     def first(self) -> Trained:
         """Return the trained model of the first seed, which is exported."""
         return self.runs[0]
+
+    def aborted_on_error(self) -> AbstractContextManager[None]:
+        """Return a context that closes the trackers as failed on an error."""
+        return _aborted_on_error(self.trackers)
+
+
+@contextmanager
+def _aborted_on_error(started: Sequence[trackers.Tracker]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # an interrupt, too: no tracker shows a run that goes on for ever
+        for tracker in started:
+            tracker.abort()
+        raise
 
 
 @dataclass(frozen=True)
@@ -224,13 +239,9 @@ def fit(setup: Setup, stop: checkpoint.Stop, callbacks: Sequence[Callback] = ())
     settings = override(setup.settings, search.settings(search.best)) if search else setup.settings
     started = _start_trackers(setup, settings)
     watch = _watcher([*[each.epoch for each in started], *callbacks])
-    try:
+    with _aborted_on_error(started):
         runs = _fit_seeds(setup, settings, weights, stop, [watch, _watcher(callbacks)])
-    except BaseException:  # an interrupt, too: no tracker shows a run that goes on for ever
-        for tracker in started:
-            tracker.abort()
-        raise
-    setup.ranks.close()
+        setup.ranks.close()
     return Fitted(runs, search, started)
 
 

@@ -200,10 +200,11 @@ def train(
         metric = PRIMARY[setup.recipe.task].metric
         print(f"validation_{metric}={objective.judge(fitted.first)}", flush=True)
         return None
-    graph = export(fitted.first)
-    model = compress(setup, fitted.first, graph)
-    description = describe(setup, fitted, model)
-    path = write(setup, fitted, model, description)
+    with fitted.aborted_on_error():
+        graph = export(fitted.first)
+        model = compress(setup, fitted.first, graph)
+        description = describe(setup, fitted, model)
+        path = write(setup, fitted, model, description)
     return Result(path, description.card, fitted.first.history, model.trained)
 
 

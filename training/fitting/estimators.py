@@ -154,13 +154,21 @@ def _weights(estimator: Any, weights: NDArray[np.float64] | None) -> dict[str, A
     """
     if weights is None:
         return {}
-    prefix, last = "", getattr(estimator, "estimator", estimator)
-    while hasattr(last, "steps"):
-        name, last = last.steps[-1]
-        prefix += f"{name}__"
+    prefix, last = "", estimator
+    while hasattr(last, "steps") or _is_search(last):
+        if _is_search(last):  # it passes the arguments of `fit` on
+            last = last.estimator
+        else:
+            name, last = last.steps[-1]
+            prefix += f"{name}__"
     if "sample_weight" not in inspect.signature(last.fit).parameters:
         raise InvalidRecipe(f"{type(last).__name__} takes no weights of rows or classes")
     return {f"{prefix}sample_weight": weights}
+
+
+def _is_search(estimator: Any) -> bool:
+    """Return whether an estimator tries parameters of another one."""
+    return hasattr(estimator, "param_grid") or hasattr(estimator, "param_distributions")
 
 
 def _seed(estimator: Any, seed: int) -> None:

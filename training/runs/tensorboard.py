@@ -6,6 +6,7 @@ package tensorboard would bring gRPC and a web server for these few fields.
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 
 POLYNOMIAL = 0x82F63B78  # CRC-32C's, reflected
 VERSION = b"brain.Event:2"
+LARGEST = (2 - 2**-23) * 2.0**127  # largest finite float32, the format's only kind of number
 
 
 def _table() -> list[int]:
@@ -38,7 +40,7 @@ class EventFile:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append named numbers of one step, which readers see at once."""
         named = b"".join(
-            _bytes(1, _bytes(1, name.encode()) + b"\x15" + struct.pack("<f", value))
+            _bytes(1, _bytes(1, name.encode()) + b"\x15" + struct.pack("<f", _single(value)))
             for name, value in values.items()
         )
         self._write(b"\x10" + _varint(step) + _bytes(5, named))
@@ -52,6 +54,11 @@ class EventFile:
         length = struct.pack("<Q", len(event))
         with self._path.open("ab") as file:
             file.write(length + _masked(length) + event + _masked(event))
+
+
+def _single(value: float) -> float:
+    """Clamp a finite number to the range of float32."""
+    return min(max(value, -LARGEST), LARGEST) if math.isfinite(value) else value
 
 
 def _varint(number: int) -> bytes:

@@ -10,7 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("onnx")
 
+from sklearn.base import clone
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -93,10 +96,56 @@ def test_an_estimator_gets_the_weights_of_rows_times_classes(model: Any) -> None
     assert own.coef_ == pytest.approx(expected.coef_)
 
 
-def test_an_estimator_without_weights_is_refused_by_name() -> None:
+GRID = {"C": [1.0, 1.001]}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        AdaBoostClassifier(n_estimators=3),
+        AdaBoostClassifier(LogisticRegression(), n_estimators=3),
+        BaggingClassifier(LogisticRegression(), n_estimators=3),
+        GridSearchCV(LogisticRegression(), GRID),
+        RandomizedSearchCV(LogisticRegression(), GRID, n_iter=2),
+        make_pipeline(StandardScaler(), GridSearchCV(LogisticRegression(), GRID)),
+        GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression()),
+            {"logisticregression__C": GRID["C"]},
+        ),
+        make_pipeline(
+            StandardScaler(),
+            GridSearchCV(
+                make_pipeline(StandardScaler(), LogisticRegression()),
+                {"logisticregression__C": GRID["C"]},
+            ),
+        ),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_weights_reach_estimators_within_searches_and_ensembles(model: Any) -> None:
+    def found(**more: Any) -> float:
+        own = recipe(clone(model), **more)
+        trained = trainer.fit(own, NetworkHyperparameters(), dataset(), device=CPU)
+        return float((trained.model.predict(estimators.table({"x": X[RARE == 1]})) == 1).mean())
+
+    assert found(class_weights={"y": 1000.0}) == 1
+    assert found(class_weights={"y": 0.01}) < 0.5
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        KNeighborsClassifier(),
+        make_pipeline(
+            StandardScaler(), GridSearchCV(KNeighborsClassifier(), {"n_neighbors": [3, 5]})
+        ),
+    ],
+    ids=["alone", "in a search"],
+)
+def test_an_estimator_without_weights_is_refused_by_name(model: Any) -> None:
     with pytest.raises(InvalidRecipe, match="KNeighborsClassifier takes no weights"):
         trainer.fit(
-            recipe(KNeighborsClassifier(), class_weights="balanced"),
+            recipe(model, class_weights="balanced"),
             NetworkHyperparameters(), dataset(), device=CPU,
         )  # fmt: skip
 

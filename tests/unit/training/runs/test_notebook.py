@@ -1,6 +1,7 @@
 """Training from Python, as in a notebook, and a run repeated from its run.yaml."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from training.errors import InvalidHyperparameter, InvalidRecipe
 from training.fitting.distributed import Ranks
 from training.fitting.progress import Progress
 from training.recipe import NetworkHyperparameters, Recipe
+from training.runs import trackers
 
 pytestmark = [
     pytest.mark.train,
@@ -103,6 +105,37 @@ def test_a_callback_may_end_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         training.run(CELL, model_dir=tmp_path, callbacks=[end])
+
+
+class Recorder:
+    """Tracker that keeps the calls of a run."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def epoch(self, row: Any) -> None:
+        self.calls.append(f"epoch {row['epoch']:.0f}")
+
+    def end(self, metrics: Any, files: Any) -> None:
+        self.calls.append(f"end {'accuracy' in metrics} {len(files) > 0}")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_trackers_learn_of_a_failure_after_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(trackers, "start", lambda *_: [recorder])
+    if fails:
+        (tmp_path / "model.onnx").mkdir()  # where the file should be written
+
+    with pytest.raises(OSError) if fails else nullcontext():  # noqa: PT011  (depends on the system)
+        training.run(CELL, model_dir=tmp_path)
+
+    assert recorder.calls == ["epoch 1", "epoch 2", "abort" if fails else "end True True"]
 
 
 OWN = """

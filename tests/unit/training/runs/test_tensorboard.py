@@ -50,3 +50,22 @@ def test_every_step_is_on_disk_before_the_run_ends(tmp_path: Path) -> None:
 
     (path,) = tmp_path.iterdir()
     assert len(list(records(path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (1e39, 3.4028234663852886e38),
+        (-1e300, -3.4028234663852886e38),
+        (float("inf"), float("inf")),
+        (0.5, 0.5),
+    ],
+)
+def test_numbers_above_float32_are_stored_as_its_largest(
+    tmp_path: Path, value: float, stored: float
+) -> None:
+    EventFile(tmp_path).scalars(1, {"mse": value})
+
+    (path,) = tmp_path.iterdir()
+    _, event = records(path)
+    assert struct.unpack("<f", event[-4:])[0] == stored
