@@ -20,4 +20,5 @@ def test_a_canary_that_is_over_ends_its_execution() -> None:
         **EVENT,
         "continues": False,
         "verdict": "it is not stored yet, or over",
+        "lost_since": "",
     }
