@@ -21,6 +21,7 @@ def read(**fields: Any) -> dict[str, Any]:
     return dict(read_manifest(json.dumps({"schema": 1, **fields}).encode()).card)
 
 
+@pytest.mark.train
 def test_what_training_writes_is_accepted() -> None:
     probabilities, target = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([0, 1])
     classes = figures.collect("classification", probabilities, target, ["no", "yes"], HISTORY)
