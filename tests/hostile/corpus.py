@@ -1144,8 +1144,8 @@ def manifests() -> Iterator[Case]:
         "a manifest.json of 9 MB", lambda: b" " * 9_000_000, "MANIFEST_TOO_LARGE", key=MANIFEST
     )
     yield case(
-        "65 files",
-        document(listing(*((f"parts/{n}.bin", b"x") for n in range(64)), ("parts/m.onnx", GOOD))),
+        "257 files",
+        document(listing(*((f"parts/{n}.bin", b"x") for n in range(256)), ("parts/m.onnx", GOOD))),
         "BAD_MANIFEST",
         key=MANIFEST,
     )
