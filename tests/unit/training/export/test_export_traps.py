@@ -211,7 +211,8 @@ def test_a_wrong_graph_is_not_written(
         "error: no exporter made a graph that computes what the network computes. "
     )
     assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    # TensorBoard may show the run; a model there is not.
+    assert not list((tmp_path / "out").glob("model*"))
 
     monkeypatch.setattr(torch_exporter, "disagreement", lambda graph, spec: None)
     assert train.main(command, {}) == 0
