@@ -118,7 +118,9 @@ class GrammarCompiler:
 
         tokens = _Tokens(self._tokenizer, self._vocabulary, self._eos)
         return LLTokenizer(
-            TokenizerWrapper(tokens), n_vocab=self._vocabulary, eos_token=self._eos or None
+            TokenizerWrapper(tokens),
+            n_vocab=self._vocabulary,
+            eos_token=self._eos[0] if self._eos else None,
         )
 
 
