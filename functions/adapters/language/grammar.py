@@ -22,8 +22,6 @@ MULTIPLE_MAX = 1000  # largest multipleOf, and its digits: states of its automat
 COMPILE_SECONDS = 2.0  # twenty times what the slowest schema within the limits took
 SCHEMAS = 32  # compiled schemas in the cache
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}  # response_format json_object
-# A model that is free to write white space may never write anything else.
-WHITESPACE = r" ?|\n {0,16}"
 OVERTIME = "SCHEMA_OVERTIME"  # code of a compilation that goes on, using a processor
 # A tenth of llguidance's own limit, which allows seconds.
 GRAMMAR_SIZE_MAX = 50_000
@@ -196,7 +194,8 @@ def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
 def _grammar(text: str) -> str:
     from llguidance import LLMatcher  # 60 ms of CPU, only for replies in JSON
 
-    options: Any = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+    # A model that is free to write white space may never write anything else.
+    options: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
     try:
         return LLMatcher.grammar_from_json_schema(text, overrides=options)
     except ValueError as error:
