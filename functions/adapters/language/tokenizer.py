@@ -138,9 +138,10 @@ def _problem(error: BaseException) -> str:
     """Return the message of an error of the library; raise any other.
 
     The library raises Exception itself, and a panic of its Rust code derives from BaseException.
+    A lack of memory is not the text's fault.
     """
     panicked = type(error).__name__ == "PanicException"
-    if isinstance(error, Exception) or panicked:
+    if panicked or (isinstance(error, Exception) and not isinstance(error, MemoryError)):
         return one_line(str(error), _PROBLEM)
     raise error
 

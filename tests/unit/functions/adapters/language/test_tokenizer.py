@@ -172,3 +172,20 @@ def test_half_a_surrogate_pair_and_a_huge_token_are_the_callers_fault() -> None:
         tokenizer.encode("a\ud800b")
     with pytest.raises(InvalidRequest, match="fails on these tokens"):
         tokenizer.decode([2**40])
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_lack_of_memory_and_an_interrupt_are_not_the_texts_fault(
+    error: type[BaseException],
+) -> None:
+    class Failing:
+        decoder = None
+
+        def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
+            return {}
+
+        def encode(self, *_: Any, **__: Any) -> Any:
+            raise error
+
+    with pytest.raises(error):
+        HfTokenizer(Failing()).encode("a")
