@@ -19,7 +19,7 @@ from pathlib import Path
 
 from local import demo
 from local.client import RunningStack, start_stack
-from local.demo import STACK_ERRORS, STATE, DemoFailed, last_line, last_words, step
+from local.demo import STATE, DemoFailed, last_line, step
 from local.execution.processes import ROOT, is_dying
 
 MODEL = "smollm"
@@ -37,19 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--question", help="ask it and end [chat in a terminal]")
     parser.add_argument("--keep", action="store_true", help="keep the stack up until Ctrl-C")
     options = parser.parse_args(arguments)
-    try:
-        with contextlib.ExitStack() as stack:
-            chat(options, stack)
-    except DemoFailed as failure:
-        print(f"\nerror: {failure}", file=sys.stderr)
-        return 1
-    except STACK_ERRORS as error:
-        print(f"\nerror: {error}{last_words()}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 0 if options.keep else 130
-    return 0
+    return demo.run(lambda stack: chat(options, stack), keep=options.keep)
 
 
 def chat(options: argparse.Namespace, stack: contextlib.ExitStack) -> None:

@@ -97,9 +97,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     started = time.monotonic()
+    return run(lambda stack: show(options, stack, started), keep=options.keep)
+
+
+def run(steps: Callable[[contextlib.ExitStack], None], *, keep: bool) -> int:
+    """Run steps, print why they failed, and return the exit status.
+
+    With `keep`, Ctrl-C is how they end.
+    """
     try:
         with contextlib.ExitStack() as stack:
-            show(options, stack, started)
+            steps(stack)
     except DemoFailed as failure:
         print(f"\nerror: {failure}", file=sys.stderr)
         return 1
@@ -108,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
-        return 0 if options.keep else 130
+        return 0 if keep else 130
     return 0
 
 
