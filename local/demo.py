@@ -361,8 +361,12 @@ def until(limit_s: float) -> Iterator[None]:
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a text, or ""."""
-    return (text.strip().splitlines() or [""])[-1]
+    """Return the last line of a text, without "error: ", or "".
+
+    >>> last_line("importing\\nerror: m.gguf does not exist\\n")
+    'm.gguf does not exist'
+    """
+    return (text.strip().splitlines() or [""])[-1].removeprefix("error: ")
 
 
 def last_words() -> str:

@@ -47,7 +47,7 @@ def test_a_failure_prints_its_cause_in_one_line_and_exits_1(
     assert line.startswith("error: ")
     assert cause in line
     assert isinstance(error, RuntimeError) or line.endswith(
-        "last words: error: AWS stopped: moto has ended"
+        "last words: AWS stopped: moto has ended"
     )
 
 
