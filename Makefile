@@ -88,7 +88,7 @@ deploy: build ## Deploy the bundle with sam deploy; STACK=name PARAMETERS="Name=
 deploy-check: .venv/.all .venv-sam/.done .venv-ministack/.done .venv-kserve/.done .aws-sam/build/.done .aws-sam/arm64/.done ## Deploy both builds into MiniStack, an emulator of AWS, and test them (7 min; needs python3.13 and openssl)
 	$(BIN)/python -m pytest -n 0 -m deployed tests/deployed
 
-stress: .venv/.all .venv-exporters/.done .venv-schemathesis/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, OpenAPI documents, timing of keys, histories, planted faults (hours; first 4 GB)
+stress: .venv/.all .venv-exporters/.done .venv-schemathesis/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, OpenAPI documents, timing of keys, histories, planted faults, random examples (hours; first 4 GB)
 	$(BIN)/python -m tests.stress.conformance
 	$(BIN)/python -m tests.stress.exporters
 	$(BIN)/python -m tests.stress.mutants
@@ -98,6 +98,7 @@ stress: .venv/.all .venv-exporters/.done .venv-schemathesis/.done ## Run the lon
 	$(BIN)/python -m tests.stress.documents
 	$(BIN)/python -m tests.stress.key_timing
 	$(BIN)/python -m pytest -m stress tests
+	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=default tests/unit tests/stateful
 
 bench: .venv/.demo .venv-genai/.done $(PEERS:%=.venv-peer-%/.done) ## Run the benchmarks; append to benchmarks/results/ (long)
 	$(BIN)/python -m benchmarks.cold_start

@@ -51,7 +51,9 @@ def test_any_bytes_give_whole_characters(data: bytes, cuts: list[int]) -> None:
     text = "".join(stream.feed(part) for part in parts(data, cuts)) + stream.end()
 
     whole = data.decode("utf-8", "replace")
-    assert text == whole or (whole.startswith(text) and whole[len(text) :] == "\ufffd")
+    assert whole.startswith(text)
+    # only half a character is left out, of which "replace" makes one mark, or two (a surrogate's)
+    assert whole[len(text) :] in ("", "\ufffd", "\ufffd\ufffd")
 
 
 def test_half_a_character_at_the_end_is_left_out() -> None:

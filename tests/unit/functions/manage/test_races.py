@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.event_handler import APIGatewayRestResolver
 
 from functions.core.registry.table import Item, Write
 from tests.control_plane import ControlPlane
@@ -45,6 +46,21 @@ def _many_switches() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+@pytest.fixture
+def _event_of_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the threads' events apart: Powertools has one for all resolvers of a process."""
+    events = threading.local()
+    convert = APIGatewayRestResolver._to_proxy_event
+
+    def keep(resolver: APIGatewayRestResolver, event: dict[str, Any]) -> Any:
+        events.current = convert(resolver, event)
+        return events.current
+
+    monkeypatch.setattr(APIGatewayRestResolver, "_to_proxy_event", keep)
+    current = property(lambda _: events.current)
+    monkeypatch.setattr(APIGatewayRestResolver, "current_event", current, raising=False)
+
+
 def change(admin: Admin, choice: random.Random) -> tuple[str, int, Any]:
     """Make a random change on the revision that the administrator saw."""
     alias = choice.choice(["prod", "stage"])
@@ -71,7 +87,7 @@ def change(admin: Admin, choice: random.Random) -> tuple[str, int, Any]:
     return alias, seen, reply
 
 
-@pytest.mark.usefixtures("_many_switches")
+@pytest.mark.usefixtures("_many_switches", "_event_of_each_thread")
 def test_racing_administrators_lose_no_update_and_the_audit_replays() -> None:
     table = SharedTable()
     admins = [Admin(ControlPlane(table=table)) for _ in range(2)]
