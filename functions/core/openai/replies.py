@@ -271,7 +271,10 @@ class CompletionWriter:
 
 
 class TritonWriter:
-    """Form of Triton's generate and generate_stream."""
+    """Form of Triton's generate and generate_stream.
+
+    Events have the Open Inference Protocol's `done`, too.
+    """
 
     def __init__(self, facts: Facts, request: TextRequest, _: Tokenizer) -> None:
         self._head = {
@@ -286,9 +289,11 @@ class TritonWriter:
         return []
 
     def add(self, _: int, piece: Piece) -> list[Document]:
-        """Return the event of a piece, if it has text."""
+        """Return the event of a piece with text, and of the last."""
         self._texts.append(piece.text)
-        return [{**self._head, "text_output": piece.text}] if piece.text else []
+        done = piece.finish is not None
+        event = {**self._head, "text_output": piece.text, "done": done}
+        return [event] if piece.text or done else []
 
     def end(self, _: Usage) -> list[Document]:
         """Return no event."""

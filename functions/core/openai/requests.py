@@ -35,6 +35,13 @@ UNSUPPORTED_IN_CHATS: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 UNSUPPORTED_IN_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",)}
+# Fields of Triton's backends for vLLM and TensorRT-LLM
+UNSUPPORTED_IN_GENERATE: Mapping[str, tuple[Any, ...]] = {
+    "bad_words": ("", []),
+    "exclude_input_in_output": (True,),
+    "sampling_parameters": ("", "{}"),
+    "stop_words": ("", []),
+}
 
 Prompt = str | Sequence[int]
 
@@ -152,7 +159,7 @@ def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
 def parse_triton(fields: Fields, spec: LanguageSpec, stream: bool) -> TextRequest:
     """Parse the body of Triton's generate and generate_stream.
 
-    Parameters lie beside `text_input` or in `parameters`.
+    Parameters lie in `parameters`, or beside `text_input`.
 
     Raises:
         InvalidParameter: a field is wrong, or known and unsupported.
@@ -160,8 +167,10 @@ def parse_triton(fields: Fields, spec: LanguageSpec, stream: bool) -> TextReques
     text = fields.text("text_input")
     if text is None:
         raise InvalidParameter("text_input", "missing; send the prompt")
-    inner = fields.object("parameters")
-    names = inner or fields
+    names = fields.with_inner("parameters")
+    names.refuse(UNSUPPORTED_IN_GENERATE)
+    if names.flag("stream") and not stream:
+        raise InvalidParameter("stream", "this path sends one reply; use generate_stream")
     requested = names.optional_integer("max_tokens", 1, TOKENS_MAX)
     identity = fields.text("id")
     if identity is not None and len(identity) > IDENTITY_CHARACTERS_MAX:

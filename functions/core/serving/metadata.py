@@ -17,6 +17,7 @@ PLATFORM = "onnxruntime_onnx"  # Triton's platform name: its clients know no oth
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
+    "generate",  # Triton's own list lacks it, but documents it as an extension
     "model_configuration",
     "model_repository",
     "schedule_policy",  # only the parameter `timeout`

