@@ -140,7 +140,8 @@ def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
     if setup.is_trial:
         setup = replace(setup, data=objective.without_test(data))
     if ranks.leads:
-        changed = config.differences(options.expected, _digests(setup))
+        expected = options.expected or config.submitted(environ)["expected"]
+        changed = config.differences(expected, _digests(setup))
         print("\n".join([*_split_lines(setup.data), *changed]), flush=True)
     return setup
 
@@ -217,7 +218,8 @@ def _command_line_channels(data: Sequence[str]) -> dict[str, Path]:
     for name, folder in folders.items():
         if folder.startswith("s3://"):
             raise TrainingError(
-                f"--data {name}={folder}: training here reads folders; --on sagemaker reads S3"
+                f"--data {name}={folder}: training here reads folders; copy it (aws s3 cp "
+                f"--recursive {folder} DIR) and give --data {name}=DIR, or add --on sagemaker"
             )
     return {name: Path(folder).expanduser() for name, folder in folders.items()}
 
@@ -324,10 +326,17 @@ def _fit_seed(
 
 def _weights(setup: Setup) -> Path | None:
     """Return the weights to start from: --weights, or a job's channel."""
-    path: Path | None = setup.options.weights or setup.channels.get("weights")
-    if path is not None and setup.options.tune:
+    path = setup.options.weights or setup.channels.get("weights")
+    if path is None:
+        return None
+    if setup.options.tune:
         raise TrainingError("--weights start one run and no search: leave out --tune")
-    return path
+    if str(path).startswith("s3://"):
+        raise TrainingError(
+            f"--weights {path}: training here reads files; copy it (aws s3 cp --recursive {path} "
+            "DIR) and give --weights DIR, or add --on sagemaker"
+        )
+    return Path(path)
 
 
 # --- export and compress
@@ -494,19 +503,35 @@ def write(setup: Setup, fitted: Fitted, model: Model, description: Description) 
 
 def _write_config(setup: Setup, fitted: Fitted, folder: Path) -> None:
     """Write the options that repeat this run, without a search."""
-    options, recipe = setup.options, setup.recipe
-    is_file = recipe.file is not None and str(options.recipe).endswith(".py")
+    options = setup.options
+    sources = _sources(setup)
+    weights = sources.pop("weights", None)
     chosen = {
-        "recipe": str(recipe.file) if is_file else recipe.name,
+        "recipe": _recipe_reference(setup),
         "set": asdict(fitted.first.settings),
-        "data": {name: str(path.absolute()) for name, path in setup.channels.items()},
+        "data": sources,
         "seeds": options.seeds,
         "compress": options.compress,
         "budget": options.budget if options.compress else None,
-        "weights": str(options.weights.absolute()) if options.weights else None,
+        "weights": str(Path(options.weights).absolute()) if options.weights else weights,
         "device": options.device,
     }
     config.write(folder / config.FILE, chosen, _digests(setup))
+
+
+def _sources(setup: Setup) -> dict[str, str]:
+    """Return each channel's source: S3 in a job, else a folder."""
+    folders = {name: str(path.absolute()) for name, path in setup.channels.items()}
+    folders.pop("code", None)  # a job's own
+    return config.submitted(setup.environ)["channels"] or folders
+
+
+def _recipe_reference(setup: Setup) -> str:
+    """Return a recipe's name or file, in a job without its folder."""
+    reference, file = str(setup.options.recipe), setup.recipe.file
+    if file is None or not reference.endswith(".py"):
+        return setup.recipe.name
+    return reference if "TRAINING_JOB_NAME" in setup.environ else str(file)
 
 
 def _seed_lines(run_record: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from training.errors import InvalidRecipe, TrainingError
+from training.errors import InvalidConfig, InvalidRecipe, TrainingError
 from training.evaluation.metrics import PRIMARY
 from training.fitting import checkpoint, distributed
 from training.fitting.checkpoint import Row
@@ -141,6 +141,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = command.parse_args(arguments)
     if options.recipe is None:
         command.error("give a RECIPE, or --config with one")
+    if options.search == config.SAGEMAKER:
+        raise InvalidConfig(
+            f"{path.name if path else ''}: search is sagemaker, which runs as jobs alone: add "
+            f"--on sagemaker, or --search with one of {', '.join(config.STRATEGIES)}"
+        )
     return options
 
 
@@ -152,17 +157,13 @@ def parser() -> argparse.ArgumentParser:
         epilog="With --on sagemaker or --on local-stack it runs as a job, whose request --dry-run "
         "prints; the options of a job: python -m training job --help",
     )
-    add_run_options(arguments, ["--data"], "DIR", config=True)
+    add_run_options(arguments, ["--data"], "DIR")
     add_search_options(arguments)
-    arguments.add_argument(
-        "--config", type=Path, metavar="FILE", help="options as YAML, such as a result's run.yaml"
-    )
-    arguments.set_defaults(expected={})
     arguments.add_argument(
         "--model-dir", type=Path, help="folder for model.onnx [$SM_MODEL_DIR or artifacts/<recipe>]"
     )
     arguments.add_argument(
-        "--weights", type=Path, metavar="FILE", help="start from a checkpoint.pt or a state_dict"
+        "--weights", metavar="FILE", help="start from a checkpoint.pt or a state_dict"
     )
     arguments.add_argument(
         "--max-runtime",

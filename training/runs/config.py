@@ -6,7 +6,8 @@
     seeds: 3
 
 It has the command line's long options; options given beside --config win. The file written beside
-a result has all hyperparameters, and digests of code and data.
+a result has all hyperparameters, and digests of code and data. The same file starts a training job
+(training/sagemaker/job_config.py), whose own file names its data in S3.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ OPTIONS: Mapping[str, type] = {
     "tune": int, "search": str, "parallel": int, "checkpoint_dir": str, "model_dir": str,
     "weights": str, "max_runtime": float, "device": str, EXPECTED: dict,
 }  # fmt: skip
+SUBMITTED = "MAYFLY_RUN_"  # prefix of a job's variables that say what it was submitted with
+VARIABLE_MAX = 512  # characters of an environment variable of a SageMaker job
+STRATEGIES = ("random", "grid", "optuna")
+SAGEMAKER = "sagemaker"  # strategy of training jobs alone
+COUNTS = ("seeds", "tune", "parallel")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -63,9 +69,14 @@ def _option(path: Path, name: str, value: Any) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = {dict: "a mapping", int: "a whole number", float: "a number", str: "a text"}
         raise InvalidConfig(f"{path.name}: {name} is {value!r}, not {expected[kind]}")
+    if name in COUNTS and isinstance(value, int) and value < 1:
+        raise InvalidConfig(f"{path.name}: {name} is {value}, below 1")
+    if name == "search" and value not in (*STRATEGIES, SAGEMAKER):
+        strategies = ", ".join((*STRATEGIES, SAGEMAKER))
+        raise InvalidConfig(f"{path.name}: search is {value!r}, none of {strategies}")
     if name in ("set", "data") and isinstance(value, dict):
         return [f"{key}={_text(part)}" for key, part in value.items()]
-    return Path(str(value)) if name in ("checkpoint_dir", "model_dir", "weights") else value
+    return Path(str(value)) if name in ("checkpoint_dir", "model_dir") else value
 
 
 def _text(value: Any) -> str:
@@ -95,6 +106,38 @@ def differences(expected: Mapping[str, str], current: Mapping[str, str]) -> list
         for name, digest in expected.items()
         if current.get(name, digest) != digest
     ]
+
+
+# --- what a training job is told of its own submission
+
+
+def variables(channels: Mapping[str, str], expected: Mapping[str, str]) -> dict[str, str]:
+    """Encode data locations and expected digests as a job's environment variables.
+
+    The container has the data in folders, and nothing else says where in S3 they came from.
+
+    >>> variables({"train": "s3://b/rows/"}, {})
+    {'MAYFLY_RUN_00': '{"channels": {"train": "s3://b/rows/"}, "expected": {}}'}
+    """
+    if not (channels or expected):
+        return {}
+    text = json.dumps({"channels": dict(channels), "expected": dict(expected)})
+    starts = range(0, len(text), VARIABLE_MAX)
+    return {
+        f"{SUBMITTED}{number:02}": text[start : start + VARIABLE_MAX]
+        for number, start in enumerate(starts)
+    }
+
+
+def submitted(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the channels and expected digests that `variables` encoded.
+
+    Both are empty outside a job.
+    """
+    names = sorted(name for name in environ if name.startswith(SUBMITTED))
+    run: dict[str, dict[str, str]] = {"channels": {}, "expected": {}}
+    run.update(json.loads("".join(environ[name] for name in names) or "{}"))
+    return run
 
 
 def _parse(text: str) -> Any:

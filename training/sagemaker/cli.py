@@ -16,11 +16,17 @@ from training.hyperparameters import override, pairs
 from training.manifest import code_revision
 from training.recipe import Task
 from training.recipe_loading import RECIPES, load
-from training.sagemaker import backends
+from training.runs.config import SAGEMAKER
+from training.sagemaker import backends, job_config
 from training.sagemaker.source_code import SourceCode, collect_code
 from training.sagemaker.training_job import Job, build, job_name
 from training.sagemaker.validation import EXAMPLE_ROLE, validate
-from training.tuning.options import BUDGET, add_run_options, add_search_options, require_optuna
+from training.tuning.options import (
+    BUDGET,
+    add_run_options,
+    add_search_options,
+    require_optuna,
+)
 
 LOCAL_STACK = "http://127.0.0.1:8081"
 LOCAL_CREDENTIALS = {  # placeholders: real ones are never sent to the local stack
@@ -32,12 +38,35 @@ EXAMPLE_BUCKET = "my-artifacts"
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Submit a training job from the command line; return the exit status."""
-    options = _parser().parse_args(arguments)
     try:
-        return _submit(options, environ)
+        return _submit(parse(arguments), environ)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a job's command line, over the options of a --config file.
+
+    Raises:
+        InvalidConfig: the file is missing, or has an option that is wrong or fits no job.
+    """
+    command = _parser()
+    flags = command.parse_args(arguments)
+    from_file = {}
+    if flags.config is not None:
+        from_file = job_config.read(flags.config, searches=flags.tune > 0)
+        command.set_defaults(**from_file)
+    options = command.parse_args(arguments)
+    if options.recipe is None:
+        command.error("give a RECIPE, or --config with one")
+    job_config.check(flags.config, from_file, options.data, options.weights)
+    if options.checkpoint_dir and not options.tune:
+        raise InvalidJob(
+            "--checkpoint-dir saves a search: add --tune; the checkpoints of a job are in S3, "
+            "and --resume JOB continues from them"
+        )
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a recipe as a training job.",
     )
     add_run_options(parser, ["--data", "--channel"], "S3URI")
-    add_search_options(parser, "sagemaker")
+    add_search_options(parser, SAGEMAKER)
     _add_target_options(parser)
     _add_resource_options(parser)
     return parser
@@ -136,12 +165,12 @@ def _search(job: Job, options: argparse.Namespace, code: SourceCode) -> Mapping[
     None where a tuning job was only printed or only submitted. A dry run of another search tries
     nothing: the request of the last job is printed.
     """
-    if options.dry_run and options.search != "sagemaker":
+    if options.dry_run and options.search != SAGEMAKER:
         return {}
     require_optuna()
     from training.sagemaker import trials, tuning_job  # they import Optuna: 0.3 s
 
-    if options.search == "sagemaker":
+    if options.search == SAGEMAKER:
         return tuning_job.run(job, options, code)
     backends.upload_code(code, job.bucket, job.region)
     return trials.run_over_jobs(job, options, backends.BACKENDS[options.backend])
@@ -182,6 +211,7 @@ def _make_job(options: argparse.Namespace, environ: Mapping[str, str], code: Sou
         security_groups=options.security_group,
         tags=pairs(options.tag, "--tag"),
         code_revision=code_revision(environ),
+        expected=options.expected,
         task=task,
         instances=options.instances,
         processes=options.processes,

@@ -31,6 +31,7 @@ from training.errors import InvalidJob
 from training.hyperparameters import encode
 from training.log_lines import metrics
 from training.recipe import Task
+from training.runs import config
 
 Request = dict[str, Any]
 
@@ -100,6 +101,7 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     code_revision: str | None = None
+    expected: Mapping[str, str] = field(default_factory=dict)  # digests of the run to repeat
     task: Task | None = None  # chooses the metrics; None: metrics of all tasks
     instances: int = 1  # with several, or several GPUs, bootstrap.py starts torchrun
     processes: int | None = None  # number on each instance; default: one for each GPU
@@ -236,6 +238,7 @@ def _environment(job: Job, image: str) -> dict[str, str]:
         "MAYFLY_TRAINING_IMAGE": image,
         "MAYFLY_MAX_RUNTIME_S": str(job.max_runtime_s),
         "ORT_DISABLE_TELEMETRY": "1",
+        **config.variables(job.channels, job.expected),
         **job.environment,
     }
     if job.code_revision:

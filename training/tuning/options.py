@@ -8,27 +8,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.runs.config import STRATEGIES
 
-STRATEGIES = ("random", "grid", "optuna")
 BUDGET = 0.005  # share of the metric that compression may cost
 
 
-def add_run_options(
-    parser: argparse.ArgumentParser, data: Sequence[str], location: str, *, config: bool = False
-) -> None:
+def add_run_options(parser: argparse.ArgumentParser, data: Sequence[str], location: str) -> None:
     """Add the recipe argument and training options to an argument parser.
 
-    `data` holds the names of the option for input data, `location` is its placeholder. With
-    `config`, the recipe may come from a file of options.
+    `data` holds the names of the option for input data, `location` is its placeholder. The recipe
+    may come from a --config file.
     """
     add = parser.add_argument
     help_text = "a built-in recipe (digits) or a .py file that defines one"
-    add("recipe", help=help_text, nargs="?" if config else None)
+    add("recipe", help=help_text, nargs="?")
+    add("--config", type=Path, metavar="FILE", help="options as YAML, such as a result's run.yaml")
+    parser.set_defaults(expected={})
     add(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter: lr=3e-4"
     )
     add(*data, action="append", default=[], metavar=f"NAME={location}", help="input data")
-    add("--seeds", type=int, default=1, metavar="N", help="train N times; the first is written [1]")
+    add(
+        "--seeds",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="train N times; the first is written [1]",
+    )
     add(
         "--compress",
         default="",

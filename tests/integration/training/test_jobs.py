@@ -547,21 +547,13 @@ WARM = [
 @pytest.mark.skipif(
     os.environ.get("MAYFLY_SKIP_SAGEMAKER") == "1", reason="MAYFLY_SKIP_SAGEMAKER=1"
 )
-def test_the_sdk_sends_the_same_request_and_nothing_else(stack: Stack) -> None:
+def test_the_sdk_sends_the_same_request_and_nothing_else(stack: Stack, tmp_path: Path) -> None:
     assert SDK_PYTHON.exists(), (
         f"{SDK_PYTHON} is missing: make .venv-sagemaker, or set MAYFLY_SKIP_SAGEMAKER=1"
     )
-    options = [
-        "digits",
-        "--bucket",
-        BUCKET,
-        "--role",
-        ROLE,
-        "--set",
-        "note=o'brien",
-        "--region",
-        "us-east-1",
-    ]
+    file = tmp_path / "run.yaml"
+    file.write_text("recipe: digits\nset: {note: o'brien}\nexpected: {code: c0de}\ndevice: auto\n")
+    options = ["--config", str(file), "--bucket", BUCKET, "--role", ROLE, "--region", "us-east-1"]
     environment = {**os.environ, "AWS_ENDPOINT_URL": stack.endpoint}
     dry, sent = (
         subprocess.run(

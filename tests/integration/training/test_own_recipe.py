@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("torch", reason="training needs torch")
 onnx = pytest.importorskip("onnx")
@@ -120,3 +121,52 @@ def test_a_recipe_outside_the_repository_is_tuned_trained_registered_and_called(
     np.testing.assert_allclose(
         reply.json["outputs"][0]["data"], sample["response"]["outputs"][0]["data"], atol=1e-5
     )
+
+
+def test_a_run_is_repeated_as_a_job_and_from_the_jobs_file(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "churn.py").write_text(CHURN)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "2026.csv").write_text(rows())
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "churn.py", "--data", "train=rows", "--set", "c=0.5", "--seeds", "2",
+                 "--model-dir", "here"]) == 0  # fmt: skip
+    job, s3 = ["--on", "local-stack", "--wait"], f"s3://{BUCKET}/rows/"
+
+    assert main(["train", "--config", "here/run.yaml", *job]) == 1
+    assert (
+        f"run.yaml: data train is {tmp_path}/rows, which a job cannot see" in capfd.readouterr().err
+    )
+
+    stack.s3.upload_file("rows/2026.csv", BUCKET, "rows/2026.csv")
+    first = _submitted(["--config", "here/run.yaml", "--data", f"train={s3}"], job, capfd)
+    here = yaml.safe_load(Path("here/run.yaml").read_text())
+    in_job = stack.read(f"models/churn/{first}/output/data/run.yaml").decode()
+    assert yaml.safe_load(in_job) == here | {"recipe": "churn.py", "data": {"train": s3}}
+    assert "results may differ" not in stack.log(first)  # code and data were compared
+    Path("job.yaml").write_text(in_job)
+
+    assert main(["train", "--config", "job.yaml"]) == 1
+    assert f"--data train={s3}: training here reads folders" in capfd.readouterr().err
+    again = ["--config", "job.yaml", "--data", "train=rows", "--model-dir", "again"]
+    assert main(["train", *again]) == 0
+    assert "results may differ" not in capfd.readouterr().out
+    assert _coefficients(Path("again/model.onnx").read_bytes()) == _coefficients(
+        stack.read(f"models/churn/{first}/output/model/model.onnx")
+    )
+
+    Path("churn.py").write_text(CHURN + "CHANGED = 1\n")
+    second = _submitted(["--config", "job.yaml"], job, capfd)
+    assert "warning: the recipe's code is not that of the run" in stack.log(second)
+
+
+def _submitted(options: list[str], job: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    assert main(["train", *options, *job]) == 0, capfd.readouterr().err
+    (name,) = re.findall(r"^submitted (\S+)$", capfd.readouterr().out, re.MULTILINE)
+    return str(name)
+
+
+def _coefficients(model: bytes) -> list[list[float]]:
+    graph = onnx.load_model_from_string(model).graph
+    return [list(part.floats) for node in graph.node for part in node.attribute if part.floats]
