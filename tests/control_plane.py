@@ -13,6 +13,7 @@ from aws_lambda_powertools.logging import Logger
 
 from functions.adapters.clock import iso
 from functions.core.access.auth import Auth
+from functions.core.access.cors import parse_origins
 from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
@@ -27,7 +28,6 @@ from functions.core.intake.upload_log import UploadLog
 from functions.core.registry.registry import Registry
 from functions.core.registry.releases import Releases
 from functions.core.registry.version import Blob, Source, Version
-from functions.core.serving.cors import parse_origins
 from functions.core.usage.meter import Meter
 from functions.core.usage.prices import make_tariff
 from functions.manage.caller import Entrance

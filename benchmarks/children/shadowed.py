@@ -29,13 +29,13 @@ MARK = "{the id}"  # id of a request, which decides about its copy
 
 def set_up(model: str) -> None:
     """Register the files as version 2; set an alias for each share."""
-    registry = deployed.registry
+    registry = deployed.environment.registry
     first = registry.resolve(model, 1).version
     claimed = registry.claim(model, Source("benchmark", "copy", "1"))
     places = {name: getattr(claimed, name) for name in ("number", "source", "created_at")}
     claims = {name: getattr(claimed, name) for name in ("attempts", "claimed_at")}
     registry.finish(replace(first, **places, **claims))
-    releases = Releases(deployed.table, utc_now)
+    releases = Releases(deployed.environment.table, utc_now)
     for share in SHARES.values():
         name = alias_of(share)
         releases.move_alias(model, name, 1, actor="benchmark")

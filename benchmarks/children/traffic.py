@@ -101,7 +101,7 @@ class Traffic:
             "bound_mb": deployed.models._memory_bytes / MB,
             "files_mb": self.files_mb,
             "storage_mb": deployed.models._storage_bytes / MB,
-            "left": [path.name for path in deployed.scratch.path.iterdir()],
+            "left": [path.name for path in deployed.environment.scratch.path.iterdir()],
             "threads_left": sum(thread.name == "load" for thread in threading.enumerate()),
         }
 

@@ -67,7 +67,7 @@ def under_awslambdaric(handler: Any, marshaller: LambdaMarshaller, event: bytes)
 
 def metered(service: InferenceService | None = None, **options: Any) -> InferHandler:
     """Return an infer handler with a meter, as the deployed one has."""
-    meter = Meter(deployed.table, clock=Elapsed())
+    meter = Meter(deployed.environment.table, clock=Elapsed())
     return InferHandler(service or _service(), meter=meter, **options)
 
 
@@ -89,8 +89,10 @@ def forgetful_handler() -> Any:
 
 
 def _service() -> InferenceService:
-    statistics = Statistics(deployed.table, Meter(deployed.table))
-    return InferenceService(deployed.registry, deployed.resolver, deployed.models, statistics)
+    statistics = Statistics(deployed.environment.table, Meter(deployed.environment.table))
+    return InferenceService(
+        deployed.environment.registry, deployed.resolver, deployed.models, statistics
+    )
 
 
 def bare_session(path: Path, name: str) -> Any:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from functions.core.access import cors
 from functions.core.errors import PlatformError
 from functions.core.openai.call import LanguageCall
 from functions.core.openai.errors import bug_document, error_document
 from functions.core.openai.replies import Document
-from functions.core.serving import cors
 from functions.generate.routes import ROOT
 
 JSON = "application/json"
@@ -18,30 +18,15 @@ EVENTS = "text/event-stream; charset=utf-8"
 class Exchange(LanguageCall):
     """Call in progress, with data for reply headers and log."""
 
-    __slots__ = (
-        "bytes_in",
-        "bytes_out",
-        "code",
-        "cors_headers",
-        "end_ns",
-        "first",
-        "method",
-        "refusal_headers",
-        "root",
-        "status",
-    )
+    __slots__ = ("end_ns", "first", "refusal_headers", "root", "status")
 
     def __init__(self, context: Any, first: bool) -> None:
         super().__init__()
         self.request_id = str(getattr(context, "aws_request_id", "") or "")
         self.first = first  # the environment's first request
-        self.method = ""
         self.root = ROOT
-        self.cors_headers: dict[str, str] = {}
         self.refusal_headers: Mapping[str, str] = {}
-        self.bytes_in = self.bytes_out = 0
         self.status = int(HTTPStatus.OK)
-        self.code: str | None = None
         self.end_ns = 0
 
     @property

@@ -1,31 +1,27 @@
 """Lambda handler of /v1 and of Triton's generate: requests, streams, log."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from functions.core.access.cors import Cors
 from functions.core.access.gate import Gate
 from functions.core.errors import PayloadTooLarge, PlatformError, TimedOut
 from functions.core.names import parse_reference
 from functions.core.openai.fields import to_json
 from functions.core.openai.replies import Document
 from functions.core.openai.service import LanguageService, Stream
-from functions.core.serving.compression import INFLATED_BYTES_MAX, inflate
-from functions.core.serving.cors import Cors
 from functions.core.serving.events import Event
-from functions.core.serving.http import HttpRequest, load_event, parse_event, request_id
-from functions.core.serving.paths import USER_HEADER
-from functions.core.serving.request_log import bug_line, language_line
+from functions.core.serving.handler import RequestHandler, after_reply, read_event, to_stdout
+from functions.core.serving.http import parse_event
+from functions.core.serving.request_log import language_line
 from functions.core.usage.meter import Meter
 from functions.generate.exchange import Exchange
-from functions.generate.routes import Match, match, root_of
+from functions.generate.routes import match, root_of
 from functions.runtime.replies import StreamedReply
 
-RESERVE_SECONDS = 1.0  # time left to end a reply before Lambda ends the invocation
-RESERVE_SHARE = 0.2  # at most this share of the remaining time is kept as reserve
 DONE = b"data: [DONE]\n\n"
 CALLER_GONE = "CALLER_GONE"  # code in the log, for a stream that nobody reads any more
 # After one of these, memory may be missing for the next request, or a processor busy for good.
@@ -40,13 +36,7 @@ OUT_OF_MEMORY = "this request needs more memory than this function has; send a s
 NO_ROOM = "this function's memory has no room for a request of %d bytes now; send a shorter one"
 
 
-def _to_stdout(line: bytes) -> None:
-    output = sys.stdout.buffer
-    output.write(line)
-    output.flush()
-
-
-class GenerateHandler:
+class GenerateHandler(RequestHandler):
     """Lambda handler of all routes of language models.
 
     Every reply is streamed, as the routes are; one that is no stream has a single chunk. Errors are
@@ -58,7 +48,6 @@ class GenerateHandler:
     short of memory or of a processor; it may end the process.
     """
 
-    takes_bytes = True  # for our runtime client
     streams = True
 
     def __init__(
@@ -68,16 +57,12 @@ class GenerateHandler:
         meter: Meter | None = None,
         gate: Gate | None = None,
         cors: Cors | None = None,
-        write: Callable[[bytes], object] = _to_stdout,
+        write: Callable[[bytes], object] = to_stdout,
         after_shortage: Callable[[str], None] = lambda _: None,
     ) -> None:
+        super().__init__(match, meter, gate, cors, write=write)
         self._service = service
-        self._meter = meter
-        self._gate = gate
-        self._cors = cors
-        self._write = write
         self._after_shortage = after_shortage
-        self._first = True
         self._exchange: Exchange | None = None  # the request in progress
 
     def __call__(self, event: Event | bytes, context: Any) -> StreamedReply:
@@ -148,37 +133,17 @@ class GenerateHandler:
         return status, to_json(document)
 
     def _answer(self, exchange: Exchange, event: Event | bytes, context: Any) -> Document | Stream:
-        document = load_event(event) if isinstance(event, bytes) else event
-        exchange.request_id = request_id(document) or exchange.request_id
-        path = str(document.get("rawPath") or document.get("path") or "")
-        exchange.root = root_of(path)
-        request = parse_event(document, exchange.root)
-        exchange.bytes_in, exchange.method = len(request.body), request.method
-        if self._cors is not None:
-            exchange.cors_headers = dict(self._cors.headers(request.headers))
-            if headers := self._cors.preflight(request.method, request.headers):
-                exchange.action, exchange.status = "preflight", int(HTTPStatus.NO_CONTENT)
-                exchange.cors_headers |= headers
-                return {}
-        matched = match(request.method, request.path)
-        exchange.action = matched.route.name
-        if self._gate is not None:
-            exchange.grant = self._gate.authorize(request.headers, matched.route.scope)
-        if hasattr(context, "get_remaining_time_in_millis"):
-            exchange.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
-        self._read(exchange, request, matched)
-        return matched.route.action(self._service, exchange)
-
-    def _read(self, exchange: Exchange, request: HttpRequest, matched: Match) -> None:
-        exchange.model = matched.model
-        if matched.version:
-            exchange.reference = parse_reference(matched.version)
-        exchange.user = request.headers.get(USER_HEADER)
-        exchange.body = request.body
-        encoding = request.headers.get("content-encoding")
-        if encoding or len(request.body) > INFLATED_BYTES_MAX:
-            exchange.body = inflate(request.body, encoding, INFLATED_BYTES_MAX)
+        document = read_event(exchange, event)
+        exchange.root = root_of(str(document.get("rawPath") or document.get("path") or ""))
+        match = self._admit(exchange, parse_event(document, exchange.root), context)
+        if match is None:
+            exchange.status = int(HTTPStatus.NO_CONTENT)
+            return {}
+        if match.version:
+            exchange.reference = parse_reference(match.version)
         exchange.lap("receive")
+        content: Document | Stream = match.action(self._service, exchange)
+        return content
 
     def _stream(self, exchange: Exchange, stream: Stream, context: Any) -> Iterator[bytes]:
         """Yield the events of a stream; log its end."""
@@ -207,71 +172,25 @@ class GenerateHandler:
     def _finish_later(self, exchange: Exchange, status: int, context: Any) -> None:
         """Log and count a request once its reply is sent."""
         exchange.end_ns = time.perf_counter_ns()
-        _after_reply(context, partial(self._finish, exchange, status))
+        after_reply(context, partial(self._finish, exchange, status))
         if exchange.code in SHORTAGES:
-            _after_reply(context, partial(self._after_shortage, exchange.code))
+            after_reply(context, partial(self._after_shortage, exchange.code))
 
     def _finish(self, exchange: Exchange, status: int) -> None:
         latency_ns = (exchange.end_ns or time.perf_counter_ns()) - exchange.began_ns
         self._exchange = None
-        self._write(
-            language_line(
-                exchange,
-                action=exchange.action,
-                request_id=exchange.request_id,
-                status=status,
-                code=exchange.code,
-                latency_ns=latency_ns,
-                cold=exchange.cold,
-                bytes_in=exchange.bytes_in,
-                bytes_out=exchange.bytes_out,
-                tokens={
-                    "tokens_in": exchange.tokens_in,
-                    "tokens_out": exchange.tokens_out,
-                    "first_token_ms": exchange.first_ns // 1000 / 1000,
-                    "tokens_per_s": round(exchange.tokens_per_s, 2),
-                    "finish": exchange.finish,
-                },
-            )
-        )
+        tokens = {
+            "tokens_in": exchange.tokens_in,
+            "tokens_out": exchange.tokens_out,
+            "first_token_ms": exchange.first_ns // 1000 / 1000,
+            "tokens_per_s": round(exchange.tokens_per_s, 2),
+            "finish": exchange.finish,
+        }
+        self._write(language_line(exchange, status, latency_ns, exchange.cold, tokens))
         if self._meter is not None:
-            if exchange.resolved is not None and exchange.method == "POST":
-                _count(self._meter, exchange, status, latency_ns)
-            self._flush(self._meter, exchange)
-
-    def _flush(self, meter: Meter, exchange: Exchange) -> None:
-        try:
-            # After a shortage the environment may end, and its counts with it.
-            meter.flush_due(early=exchange.code in SHORTAGES)
-        except Exception as error:  # the edge: a bug of the meter does not change the reply
-            self._log_bug(exchange, error)
-
-    def _log_bug(self, exchange: Exchange, error: Exception) -> None:
-        self._write(bug_line(error, exchange.request_id).encode() + b"\n")
-
-
-def _count(meter: Meter, exchange: Exchange, status: int, latency_ns: int) -> None:
-    resolved = exchange.resolved
-    if resolved is None:
-        return
-    meter.count(
-        resolved.version.model,
-        resolved.version.number,
-        resolved.alias or "",
-        exchange.grant.key_id,
-        exchange.traffic,
-        status,
-        latency_ns,
-        cold=exchange.cold,
-        bytes_in=exchange.bytes_in,
-        bytes_out=exchange.bytes_out,
-        inferences=exchange.inferences,
-        tokens_in=exchange.tokens_in,
-        tokens_out=exchange.tokens_out,
-        drawn=exchange.drawn,
-        stages_ns=exchange.stages_ns,
-        has_quota=exchange.grant.quota is not None,
-    )
+            if exchange.method == "POST":
+                exchange.count(self._meter, status, latency_ns, exchange.cold)
+            self._flush(self._meter, exchange, exchange.code in SHORTAGES)
 
 
 def _event(exchange: Exchange, document: Document) -> bytes:
@@ -288,18 +207,5 @@ def _as_bytes(status: int, headers: Mapping[str, str], document: Document) -> by
     return to_json(reply)
 
 
-def _after_reply(context: Any, task: Callable[[], object]) -> None:
-    """Run a task once the reply is sent, or now without `after`."""
-    after = getattr(context, "after", None)
-    if after is None:
-        task()
-    else:
-        after(task)
-
-
 def _out_of_memory() -> PayloadTooLarge:
     return PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY")
-
-
-def _deadline(remaining_s: float) -> float:
-    return time.monotonic() + remaining_s - min(RESERVE_SECONDS, RESERVE_SHARE * remaining_s)

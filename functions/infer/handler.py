@@ -4,22 +4,22 @@ Routes are in core/serving/routing.py; nothing here depends on which routes exis
 """
 
 import random
-import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from functions.core.access.cors import Cors
 from functions.core.access.gate import Gate
 from functions.core.errors import PayloadTooLarge, PlatformError, TimedOut
-from functions.core.serving import routing
-from functions.core.serving.compression import INFLATED_BYTES_MAX, inflate, preferred
-from functions.core.serving.cors import Cors
+from functions.core.serving.compression import INFLATED_BYTES_MAX, preferred
 from functions.core.serving.events import Event
-from functions.core.serving.http import HttpResponse, load_event, parse_event, request_id
-from functions.core.serving.paths import ROOT, USER_HEADER, requested_version
+from functions.core.serving.handler import RequestHandler, after_reply, read_event, to_stdout
+from functions.core.serving.http import HttpResponse, parse_event
+from functions.core.serving.paths import ROOT, requested_version
 from functions.core.serving.request_log import ModelMetrics, bug_line, request_line
+from functions.core.serving.routing import match
 from functions.core.serving.service import Copy, InferenceService
 from functions.core.usage.meter import Meter
 from functions.infer.exchange import Exchange
@@ -32,10 +32,6 @@ from functions.infer.responses import (
     success,
 )
 
-RESERVE_SECONDS = 1.0  # time left to answer before Lambda ends the invocation
-RESERVE_SHARE = 0.2  # at most this share of the remaining time is kept as reserve
-PATHS = 256  # paths whose route is cached
-
 # After a reply with one of these codes, memory may be missing for the next request.
 SHORTAGES = frozenset(
     {"OUT_OF_MEMORY", "PAYLOAD_TOO_LARGE", "TIMED_OUT", "MODELS_BUSY", "MODEL_TOO_LARGE"}
@@ -47,18 +43,10 @@ UNSTOPPABLE = (
 OUT_OF_MEMORY = "this request needs more memory than this function has; send a smaller batch"
 NO_ROOM = "this function's memory has no room for a request of %d bytes now; send a smaller batch"
 
-_match = lru_cache(maxsize=PATHS)(routing.match)
-
 LambdaReply = dict[str, Any] | bytes
 
 
-def _to_stdout(line: bytes) -> None:
-    output = sys.stdout.buffer
-    output.write(line)
-    output.flush()
-
-
-class InferHandler:
+class InferHandler(RequestHandler):
     """Lambda handler of all /v2 routes, for events as bytes or dicts.
 
     It answers every event, in the event's form. An error that is no PlatformError is a bug: it is
@@ -77,8 +65,6 @@ class InferHandler:
         ValueError: `sample_rate` is not above 0 and at most 1.
     """
 
-    takes_bytes = True  # for our runtime client
-
     def __init__(
         self,
         service: InferenceService,
@@ -87,7 +73,7 @@ class InferHandler:
         gate: Gate | None = None,
         cors: Cors | None = None,
         inflated_limit: int = INFLATED_BYTES_MAX,
-        write: Callable[[bytes], object] = _to_stdout,
+        write: Callable[[bytes], object] = to_stdout,
         sample_rate: float = 1.0,
         model_metrics: int = 0,
         chance: Callable[[], float] = random.random,
@@ -98,18 +84,13 @@ class InferHandler:
             raise ValueError(
                 f"the sample rate of the log must be above 0 and at most 1, not {sample_rate}"
             )
+        super().__init__(match, meter, gate, cors, inflated_limit, write)
         self._service = service
-        self._meter = meter
-        self._gate = gate
-        self._cors = cors
-        self._inflated_limit = inflated_limit
-        self._write = write
         self._sample_rate = sample_rate
         self._model_metrics = ModelMetrics(model_metrics)
         self._chance = chance
         self._after_shortage = after_shortage
         self._run_copy = run_copy
-        self._first = True
         self._exchange: Exchange | None = None  # the request in progress
         self._copied: tuple[Exchange, Copy] | None = None  # the copy in progress
 
@@ -139,10 +120,10 @@ class InferHandler:
         cold = exchange.loaded
         add_headers(response, exchange, cold)
         latency_ns = time.perf_counter_ns() - exchange.began_ns
-        size, status = len(response.body), response.status
-        self._write_line(exchange, status, latency_ns, cold, size, 1.0)
+        exchange.bytes_out = len(response.body)
+        self._write_line(exchange, response.status, latency_ns, cold, 1.0)
         if self._meter is not None and exchange.action == "infer":
-            _count(self._meter, exchange, status, latency_ns, cold, size)
+            exchange.count(self._meter, response.status, latency_ns, cold)
         return response.to_bytes()
 
     def last_work(self) -> None:
@@ -184,36 +165,19 @@ class InferHandler:
             exchange.body = b""  # answered below, where the traceback holds no memory any more
         except Exception as error:  # the edge: a bug is logged, and answered by 500
             line = bug_line(error, exchange.request_id).encode() + b"\n"
-            _after_reply(context, partial(self._write, line))
+            after_reply(context, partial(self._write, line))
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             return failure(status, "internal error", "INTERNAL_ERROR", exchange)
         return refusal(_out_of_memory(), exchange)
 
     def _answer(self, exchange: Exchange, event: Event | bytes, context: Any) -> HttpResponse:
-        document = load_event(event) if isinstance(event, bytes) else event
-        exchange.request_id = request_id(document) or exchange.request_id
-        request = parse_event(document, ROOT)
-        exchange.bytes_in, exchange.method = len(request.body), request.method
-        if self._cors is not None:
-            exchange.cors_headers = self._cors.headers(request.headers)
-            if headers := self._cors.preflight(request.method, request.headers):
-                exchange.action = "preflight"
-                return HttpResponse(HTTPStatus.NO_CONTENT, b"", headers)
-        match = _match(request.method, request.path)
-        exchange.action = match.name
-        if self._gate is not None and match.scope is not None:
-            exchange.grant = self._gate.authorize(request.headers, match.scope)
-        if hasattr(context, "get_remaining_time_in_millis"):
-            exchange.deadline = _deadline(context.get_remaining_time_in_millis() / 1000)
+        request = parse_event(read_event(exchange, event), ROOT)
+        match = self._admit(exchange, request, context)
+        if match is None:
+            return HttpResponse(HTTPStatus.NO_CONTENT, b"")
         headers = request.headers
-        exchange.model = match.model
         exchange.reference = requested_version(match.version, headers, request.query)
-        exchange.user = headers.get(USER_HEADER)
         exchange.header_length = headers.get(HEADER_LOWER)
-        exchange.body = body = request.body
-        encoding = headers.get("content-encoding")
-        if encoding or len(body) > self._inflated_limit:
-            exchange.body = inflate(body, encoding, self._inflated_limit)
         if accepted := headers.get("accept-encoding"):
             exchange.accept_encoding = accepted
             exchange.compressed = bool(preferred(accepted))
@@ -225,8 +189,8 @@ class InferHandler:
     ) -> None:
         """Log and count a request once its reply is posted."""
         latency_ns = time.perf_counter_ns() - exchange.began_ns
-        size, status = len(response.body), response.status
-        _after_reply(context, partial(self._finish, exchange, status, latency_ns, cold, size))
+        exchange.bytes_out = len(response.body)
+        after_reply(context, partial(self._finish, exchange, response.status, latency_ns, cold))
         if exchange.copy is not None and self._run_copy is not None and hasattr(context, "after"):
             context.after(
                 partial(self._run_watched, self._run_copy, exchange, exchange.copy, context)
@@ -246,75 +210,27 @@ class InferHandler:
         finally:
             self._copied = None
 
-    def _finish(
-        self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int
-    ) -> None:
+    def _finish(self, exchange: Exchange, status: int, latency_ns: int, cold: bool) -> None:
         rate = 1.0 if cold or status >= 300 else self._sample_rate
         if rate == 1 or self._chance() < rate:
-            self._write_line(exchange, status, latency_ns, cold, size, rate)
+            self._write_line(exchange, status, latency_ns, cold, rate)
         if self._meter is not None:
             if exchange.action == "infer":
-                _count(self._meter, exchange, status, latency_ns, cold, size)
-            self._flush(self._meter, exchange)
-
-    def _flush(self, meter: Meter, exchange: Exchange) -> None:
-        try:
-            # After a shortage the environment may end, and its counts with it.
-            meter.flush_due(early=exchange.code in SHORTAGES)
-        except Exception as error:  # the edge: a bug of the meter does not change the reply
-            self._write(bug_line(error, exchange.request_id).encode() + b"\n")
+                exchange.count(self._meter, status, latency_ns, cold)
+            self._flush(self._meter, exchange, exchange.code in SHORTAGES)
 
     def _write_line(
-        self, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int, rate: float
+        self, exchange: Exchange, status: int, latency_ns: int, cold: bool, rate: float
     ) -> None:
         line = request_line(
             exchange,
-            action=exchange.action,
-            request_id=exchange.request_id,
-            status=status,
-            code=exchange.code,
-            latency_ns=latency_ns,
-            cold=cold,
-            bytes_in=exchange.bytes_in,
-            bytes_out=size,
+            status,
+            latency_ns,
+            cold,
             sample_rate=rate,
             model_metrics=self._model_metrics,
         )
         self._write(line)
-
-
-def _count(
-    meter: Meter, exchange: Exchange, status: int, latency_ns: int, cold: bool, size: int
-) -> None:
-    """Count an inference that came to a version."""
-    resolved = exchange.resolved
-    if resolved is None:
-        return
-    meter.count(
-        resolved.version.model,
-        resolved.version.number,
-        resolved.alias or "",
-        exchange.grant.key_id,
-        exchange.traffic,
-        status,
-        latency_ns,
-        cold=cold,
-        bytes_in=exchange.bytes_in,
-        bytes_out=size,
-        inferences=exchange.inferences,
-        drawn=exchange.drawn,
-        stages_ns=exchange.stages_ns,
-        has_quota=exchange.grant.quota is not None,
-    )
-
-
-def _after_reply(context: Any, task: Callable[[], object]) -> None:
-    """Run a task once the reply is posted, or now without `after`."""
-    after = getattr(context, "after", None)
-    if after is None:
-        task()
-    else:
-        after(task)
 
 
 def _finish(
@@ -338,7 +254,3 @@ def _finish(
 
 def _out_of_memory() -> PayloadTooLarge:
     return PayloadTooLarge(OUT_OF_MEMORY, code="OUT_OF_MEMORY")
-
-
-def _deadline(remaining_s: float) -> float:
-    return time.monotonic() + remaining_s - min(RESERVE_SECONDS, RESERVE_SHARE * remaining_s)

@@ -3,10 +3,10 @@
 from functools import cache
 from http import HTTPStatus
 
+from functions.core.access import cors
 from functions.core.errors import PayloadTooLarge, PlatformError
 from functions.core.protocol.infer_reply import BINARY_BYTES_MAX, REPLY_BYTES_MAX, InferReply
 from functions.core.protocol.infer_request import HEADER
-from functions.core.serving import cors
 from functions.core.serving.compression import compress
 from functions.core.serving.http import HttpResponse, json_response
 from functions.core.serving.service import Reply

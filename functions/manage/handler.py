@@ -8,9 +8,9 @@ from typing import Any
 
 from aws_lambda_powertools.logging import Logger
 
+from functions.core.access import cors
+from functions.core.access.cors import Cors
 from functions.core.errors import PlatformError, Unavailable
-from functions.core.serving import cors
-from functions.core.serving.cors import Cors
 from functions.core.serving.http import (
     HttpRequest,
     HttpResponse,

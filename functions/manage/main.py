@@ -23,6 +23,7 @@ from functions.adapters.aws.samples import S3Samples
 from functions.adapters.aws.step_functions import StateMachine
 from functions.adapters.clock import Elapsed, utc_ago, utc_now
 from functions.core.access.auth import parse_auth
+from functions.core.access.cors import parse_origins
 from functions.core.access.gate import Gate
 from functions.core.access.grant_items import read_grant
 from functions.core.access.key_store import KeyStore
@@ -34,7 +35,6 @@ from functions.core.catalog.trail import Trail
 from functions.core.intake.upload_log import UploadLog
 from functions.core.registry.registry import Registry
 from functions.core.registry.releases import Releases
-from functions.core.serving.cors import parse_origins
 from functions.core.usage.prices import make_tariff
 from functions.manage.caller import Entrance
 from functions.manage.console.site import Console

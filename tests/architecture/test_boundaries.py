@@ -74,6 +74,8 @@ def test_only_main_reads_the_environment() -> None:
 def test_the_template_sets_every_variable_that_main_reads_and_no_other(function: str) -> None:
     declared = Template.load("template.yaml").functions[function]
     source = (FUNCTIONS / declared.handler.split(".")[1] / "main.py").read_text()
+    if "ServingEnvironment(os.environ)" in source:
+        source += (FUNCTIONS / "adapters/aws_http/environment.py").read_text()
     read = set(re.findall(r"[\"']([A-Z][A-Z0-9_]{3,})[\"']", source))
     of_lambda = {name for name in read if name.startswith("AWS_")} | {"LD_LIBRARY_PATH", "TMPDIR"}
     of_libraries = {

@@ -6,22 +6,16 @@ from functions.core.serving.service import Call
 
 
 class LanguageCall(Call):
-    """Call of a language model, with counts of tokens and times.
+    """Call of a language model, with the time to its first token.
 
     `tokens_in` counts the tokens of prompts or texts, `tokens_out` those of replies (0 for
-    vectors). Times are nanoseconds of `time.perf_counter_ns`: `began_ns` is its value when the call
-    was made, `first_ns` the duration from then to the first token, 0 before it. `deadline` is a
-    time in seconds of `time.monotonic`.
+    vectors). `first_ns` is the duration from `began_ns` to the first token, 0 before it.
     """
 
-    __slots__ = ("action", "began_ns", "finish", "first_ns", "tokens_in", "tokens_out")
+    __slots__ = ("finish", "first_ns")
 
     def __init__(self, body: bytes = b"", deadline: float | None = None) -> None:
         super().__init__("", body, deadline)
-        self.began_ns = self.lap_began_ns
-        self.action = "unknown"
-        self.tokens_in = 0
-        self.tokens_out = 0
         self.first_ns = 0
         self.finish = ""  # reason why the last text ended
 

@@ -130,12 +130,23 @@ class LanguageService:
         version, spec = self._decoder(call, fields)
         return self._text(call, version, parse_completion(fields, spec), CompletionWriter)
 
-    def generate(self, call: LanguageCall, *, stream: bool = False) -> Document | Stream:
+    def generate(self, call: LanguageCall) -> Document | Stream:
         """Continue a text, by Triton's extension of the protocol.
 
         Raises:
             InvalidRequest, ModelNotFound, NotServable, Unavailable: as `complete`.
         """
+        return self._generate(call, stream=False)
+
+    def generate_stream(self, call: LanguageCall) -> Document | Stream:
+        """Continue a text in a stream, by Triton's extension of the protocol.
+
+        Raises:
+            InvalidRequest, ModelNotFound, NotServable, Unavailable: as `complete`.
+        """
+        return self._generate(call, stream=True)
+
+    def _generate(self, call: LanguageCall, stream: bool) -> Document | Stream:
         fields = parse_body(call.body)
         version, spec = self._resolve(call, call.model, call.reference)
         require_decoder(spec, call.model)

@@ -53,15 +53,10 @@ NO_MODEL_METRICS = ModelMetrics(0)
 
 def request_line(
     call: Call,
-    *,
-    action: str,
-    request_id: str,
     status: int,
-    code: str | None,
     latency_ns: int,
     cold: bool,
-    bytes_in: int,
-    bytes_out: int,
+    *,
     sample_rate: float = 1.0,
     model_metrics: ModelMetrics = NO_MODEL_METRICS,
 ) -> bytes:
@@ -71,60 +66,40 @@ def request_line(
     logged; the metric `Requests` is its reciprocal, to count the requests that are not.
     `model_metrics` decides which models have metrics of their own, besides the total.
     """
-    line = _line(call, action, request_id, status, code, latency_ns, cold, bytes_in, bytes_out)
+    line = _line(call, status, latency_ns, cold)
     if sample_rate != 1:
         line["sample_rate"] = sample_rate
-    if action == "infer":
+    if call.action == "infer":
         _add_metrics(line, call, status, sample_rate, model_metrics)
     return _dump(line)
 
 
 def language_line(
-    call: Call,
-    *,
-    action: str,
-    request_id: str,
-    status: int,
-    code: str | None,
-    latency_ns: int,
-    cold: bool,
-    bytes_in: int,
-    bytes_out: int,
-    tokens: Mapping[str, Any],
+    call: Call, status: int, latency_ns: int, cold: bool, tokens: Mapping[str, Any]
 ) -> bytes:
     """Return the JSON log line of a request to a language model.
 
     `tokens` are numbers and rates of tokens, by their names in the line; zeros are left out.
     """
-    line = _line(call, action, request_id, status, code, latency_ns, cold, bytes_in, bytes_out)
+    line = _line(call, status, latency_ns, cold)
     line |= {name: value for name, value in tokens.items() if value}
     return _dump(line)
 
 
-def _line(
-    call: Call,
-    action: str,
-    request_id: str,
-    status: int,
-    code: str | None,
-    latency_ns: int,
-    cold: bool,
-    bytes_in: int,
-    bytes_out: int,
-) -> dict[str, Any]:
+def _line(call: Call, status: int, latency_ns: int, cold: bool) -> dict[str, Any]:
     line: dict[str, Any] = {
         "level": "ERROR" if status >= 500 and status != NOT_OFFERED else "INFO",
         "message": "request",
-        "request_id": request_id,
-        "action": action,
+        "request_id": call.request_id,
+        "action": call.action,
         "status": status,
         "latency_ms": latency_ns // 1000 / 1000,
         "cold": cold,
-        "bytes_in": bytes_in,
-        "bytes_out": bytes_out,
+        "bytes_in": call.bytes_in,
+        "bytes_out": call.bytes_out,
     }
-    if code is not None:
-        line["code"] = code
+    if call.code is not None:
+        line["code"] = call.code
     if call.grant.key_id:
         line["key"] = call.grant.key_id
     if (resolved := call.resolved) is not None:

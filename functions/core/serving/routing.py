@@ -8,53 +8,14 @@ GET /v2/models/stats returns the statistics of all models, as in Triton, even if
 for any model.
 """
 
-from collections.abc import Callable
+from functools import lru_cache
 
 from functions.core.access.grants import Scope
-from functions.core.errors import MethodNotAllowed, PathNotFound, shown
-from functions.core.records import record
-from functions.core.serving.paths import INFER, ROOT, compile_path
-from functions.core.serving.service import Call, Reply
+from functions.core.serving.paths import INFER, ROOT, Match, Route, find_route
 from functions.core.serving.service import InferenceService as Service
 
-Action = Callable[[Service, Call], Reply]
-
-
-@record
-class Route:
-    """Route of the HTTP API: method, path pattern and service method.
-
-    The HTTP method * is any; `compile_path` describes patterns. `scope` is what the caller's access
-    key needs; None for routes without a key.
-    """
-
-    method: str
-    pattern: str
-    action: Action
-    scope: Scope | None = Scope.READ
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """HTTP methods that the route accepts.
-
-        The reply to HEAD is that to GET without its body.
-        """
-        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
-
-
-@record
-class Match:
-    """Matched route of a request: service method, model and version.
-
-    `name` is the name of the service method, for the log.
-    """
-
-    name: str
-    action: Action
-    scope: Scope | None
-    model: str
-    version: str | None
-
+PATHS = 256  # paths whose route is cached
+ABSENT = f"the API is under {ROOT} and, for its control, /api/v1"
 
 ROUTES = (
     Route("POST", INFER, Service.infer, Scope.INFER),
@@ -81,6 +42,7 @@ ROUTES = (
 )
 
 
+@lru_cache(maxsize=PATHS)
 def match(method: str, path: str) -> Match:
     """Match a request's HTTP method and path to a service method.
 
@@ -88,24 +50,6 @@ def match(method: str, path: str) -> Match:
     'prod'
 
     Raises:
-        PathNotFound: no route has this path.
-        MethodNotAllowed: routes with this path take other methods.
+        PathNotFound, MethodNotAllowed: as `find_route`.
     """
-    allowed: list[str] = []
-    for route in ROUTES:
-        path_match = compile_path(route.pattern).fullmatch(path)
-        if path_match is None:
-            continue
-        if route.method != "*" and method not in route.methods:
-            allowed += route.methods
-            continue
-        segments = path_match.groupdict()
-        name, model = route.action.__name__, segments.get("model") or ""
-        return Match(name, route.action, route.scope, model, segments.get("version"))
-    if allowed:
-        methods = tuple(dict.fromkeys(allowed))
-        text = f"this path takes {' or '.join(methods)}, not {shown(method)}"
-        raise MethodNotAllowed(text, allow=methods)
-    raise PathNotFound(
-        f"there is nothing at {shown(path)}; the API is under {ROOT} and, for its control, /api/v1"
-    )
+    return find_route(ROUTES, method, path, ABSENT)

@@ -36,6 +36,7 @@ from functions.core.serving import metadata
 from functions.core.serving.metadata import Document, require_signature
 from functions.core.serving.model_cache import ModelCache, Session
 from functions.core.serving.statistics import Statistics
+from functions.core.usage.meter import Meter
 
 DEFAULT_TIMEOUT_SECONDS = 60.0  # without a Lambda context, e.g. in tests
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -70,13 +71,23 @@ class Copy:
 
 
 class Call:
-    """Arguments of one API request, with its timings and response headers."""
+    """Arguments of one API request, with its timings, counts and response headers.
+
+    Times are nanoseconds of `time.perf_counter_ns`; `deadline` is a time in seconds of
+    `time.monotonic`.
+    """
 
     __slots__ = (
+        "action",
         "began_ms",
+        "began_ns",
         "body",
+        "bytes_in",
+        "bytes_out",
+        "code",
         "compressed",
         "copy",
+        "cors_headers",
         "deadline",
         "drawn",
         "grant",
@@ -85,11 +96,14 @@ class Call:
         "inferences",
         "lap_began_ns",
         "loaded",
+        "method",
         "model",
         "reference",
         "request_id",
         "resolved",
         "stages_ns",
+        "tokens_in",
+        "tokens_out",
         "traffic",
         "user",
     )
@@ -105,6 +119,12 @@ class Call:
         self.compressed = False  # the caller accepts a compressed reply
         self.grant = UNLIMITED  # permissions of the caller's access key
         # Recorded while the call is answered:
+        self.action = "unknown"  # service method
+        self.method = ""  # HTTP method
+        self.code: str | None = None  # error code
+        self.cors_headers = NO_HEADERS
+        self.bytes_in = self.bytes_out = 0
+        self.tokens_in = self.tokens_out = 0
         self.resolved: Resolved | None = None
         self.traffic = ""  # id of the alias's traffic object
         self.drawn = False  # chance chose its version for this request
@@ -114,13 +134,37 @@ class Call:
         self.headers = NO_HEADERS  # response headers
         self.stages_ns: dict[str, int] = {}
         self.began_ms = time.time_ns() // 1_000_000
-        self.lap_began_ns = time.perf_counter_ns()
+        self.began_ns = self.lap_began_ns = time.perf_counter_ns()
 
     def lap(self, stage: str) -> None:
         """Record the time since the previous lap as the request stage's duration."""
         now = time.perf_counter_ns()
         self.stages_ns[stage] = now - self.lap_began_ns
         self.lap_began_ns = now
+
+    def count(self, meter: Meter, status: int, latency_ns: int, cold: bool) -> None:
+        """Count a request that came to a version."""
+        resolved = self.resolved
+        if resolved is None:
+            return
+        meter.count(
+            resolved.version.model,
+            resolved.version.number,
+            resolved.alias or "",
+            self.grant.key_id,
+            self.traffic,
+            status,
+            latency_ns,
+            cold=cold,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            inferences=self.inferences,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            drawn=self.drawn,
+            stages_ns=self.stages_ns,
+            has_quota=self.grant.quota is not None,
+        )
 
 
 class InferenceService:

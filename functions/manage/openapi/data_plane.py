@@ -7,7 +7,8 @@ from typing import Any
 
 from functions.core.access.grants import Scope
 from functions.core.serving.metadata import VERSION
-from functions.core.serving.routing import ROUTES, Route
+from functions.core.serving.paths import Route
+from functions.core.serving.routing import ROUTES
 from functions.core.serving.service import InferenceService as Service
 from functions.manage.openapi.elements import (
     OPENAPI,

@@ -78,8 +78,8 @@ def start(
         yield begin
     finally:
         for main in started:
-            main.dynamodb.close()
-            main.blobs.close()
+            main.environment.dynamodb.close()
+            main.environment.blobs.close()
         server.stop()
         sys.modules.pop("functions.infer.main", None)
 
@@ -107,7 +107,7 @@ def test_callers_need_a_key(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("functions.adapters.memory.limit_memory", lambda _: None)
+    monkeypatch.setattr("functions.adapters.aws_http.environment.limit_memory", lambda _: None)
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_mb)
     monkeypatch.setenv("AUTH", "keys")
     table = DynamoTable(
@@ -135,7 +135,7 @@ def test_a_registered_model_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "functions.adapters.memory.limit_memory", lambda _: None
+        "functions.adapters.aws_http.environment.limit_memory", lambda _: None
     )  # not in this process
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory_mb)
     main = start()
@@ -156,7 +156,7 @@ def test_a_registered_model_answers(
     assert [json.loads(line)["status"] for line in capsys.readouterr().out.splitlines()] == [
         200, 200, 200, 200, 200, 503, 200,
     ]  # fmt: skip
-    assert list(main.scratch.path.iterdir()) == []
+    assert list(main.environment.scratch.path.iterdir()) == []
 
 
 def test_each_range_of_a_large_model_is_verified(
@@ -268,8 +268,11 @@ def test_nothing_heavy_is_imported_before_the_first_event() -> None:
     imports = "\n".join(
         ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
     )
+    script = imports + "\nServingEnvironment(os.environ)\nimport sys\nprint(*sys.modules)"
 
-    done = run_alone(imports + "\nimport sys\nprint(*sys.modules)")
+    done = run_alone(
+        script, SERVING_BUCKET="b", REGISTRY_TABLE="t", AWS_ENDPOINT_URL="http://127.0.0.1:9"
+    )
 
     assert not {
         "functions.core.protocol.infer_request",

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from functions.core.access.cors import parse_origins
 from functions.core.access.grants import Scope
-from functions.core.serving.cors import parse_origins
 from tests.data_plane import Client, DataPlane, rows
 
 PAGE = "https://app.example.org"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from functions.core.access.cors import parse_origins
 from functions.core.access.grants import Scope
 from functions.core.openai import service
-from functions.core.serving.cors import parse_origins
 from tests.data_plane import SIGNATURE, Context, LaterContext
 from tests.unit.functions.openai.plane import ENCODER, LanguagePlane, Reply
 

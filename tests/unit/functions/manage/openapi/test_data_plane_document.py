@@ -11,7 +11,8 @@ from openapi_spec_validator import validate
 from functions.core.access.grants import Scope
 from functions.core.access.keys import new_id, new_key
 from functions.core.errors import TimedOut
-from functions.core.serving.routing import ROUTES, Route
+from functions.core.serving.paths import Route
+from functions.core.serving.routing import ROUTES
 from functions.core.serving.service import InferenceService
 from functions.manage.openapi.data_plane import data_plane_document, offered_routes, statuses
 from functions.manage.openapi.elements import EXAMPLES
