@@ -9,7 +9,7 @@ from functions.core.errors import PlatformError
 from functions.core.openai.call import LanguageCall
 from functions.core.openai.errors import bug_document, error_document
 from functions.core.openai.replies import Document
-from functions.generate.routes import ROOT
+from functions.core.openai.routing import ROOT
 
 JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"

@@ -12,6 +12,7 @@ from functions.core.errors import PayloadTooLarge, PlatformError, TimedOut
 from functions.core.names import parse_reference
 from functions.core.openai.fields import to_json
 from functions.core.openai.replies import Document
+from functions.core.openai.routing import match, root_of
 from functions.core.openai.service import LanguageService, Stream
 from functions.core.serving.events import Event
 from functions.core.serving.handler import RequestHandler, after_reply, read_event, to_stdout
@@ -19,7 +20,6 @@ from functions.core.serving.http import parse_event
 from functions.core.serving.request_log import language_line
 from functions.core.usage.meter import Meter
 from functions.generate.exchange import Exchange
-from functions.generate.routes import match, root_of
 from functions.runtime.replies import StreamedReply
 
 DONE = b"data: [DONE]\n\n"

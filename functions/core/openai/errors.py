@@ -51,16 +51,21 @@ def error_document(error: PlatformError) -> dict[str, Any]:
     code, param = error.instance_code, getattr(error, "param", None)
     if param is None and code == "MODEL_NOT_FOUND":
         param = "model"
-    return _document(str(error), _type(error.status, code), param, CODES.get(code, code.lower()))
+    return describe_error(error.status, code, str(error), param)
 
 
 def bug_document() -> dict[str, Any]:
     """Return the JSON document of an error of ours."""
-    return _document(BUG, "server_error", None, "internal_error")
+    return describe_error(500, "INTERNAL_ERROR", BUG)
 
 
-def _document(message: str, kind: str, param: str | None, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def describe_error(
+    status: int, code: str, message: str, param: str | None = None
+) -> dict[str, Any]:
+    """Return the JSON document of an error with our code."""
+    name = CODES.get(code, code.lower())
+    kind = _type(status, code)
+    return {"error": {"message": message, "type": kind, "param": param, "code": name}}
 
 
 def _type(status: int, code: str) -> str:

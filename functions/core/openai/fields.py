@@ -120,7 +120,10 @@ class Fields:
             InvalidParameter: it is no object.
         """
         inner = self.object(name)
-        return self if inner is None else Fields({**self._values, **inner._values}, self._path)
+        if inner is None:
+            return self
+        values = {name: value for name, value in inner._values.items() if value is not None}
+        return Fields({**self._values, **values}, self._path)
 
     def objects(self, name: str) -> "Iterator[Fields]":
         """Yield the fields of each object in an array.
@@ -147,7 +150,7 @@ class Fields:
         """
         for name, values in neutral.items():
             value = self.get(name)
-            if value is not None and value not in values:
+            if value is not None and not any(_same(value, each) for each in values):
                 raise unsupported(self.param(name))
 
     def wrong(self, name: str, need: str) -> InvalidParameter:
@@ -215,6 +218,11 @@ def _containers(value: object) -> list[Any]:
         return []
     values = value.values() if type(value) is dict else value
     return [each for each in values if type(each) is dict or type(each) is list]
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Compare two values as JSON does, where true is not 1."""
+    return (type(first) is bool) is (type(second) is bool) and bool(first == second)
 
 
 def _kind(value: object) -> str:

@@ -1,5 +1,6 @@
 """Messages and tools of a chat request, in a template's form."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from functions.core.openai.fields import Fields, load_json
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MESSAGES_MAX = 4096
 TOOLS_MAX = 128
+TOOL_NAME = "^[A-Za-z0-9_-]{1,64}$"
 
 Message = Mapping[str, Any]
 
@@ -53,9 +55,9 @@ def _message(fields: Fields) -> Message:
     if role not in ROLES:
         raise fields.wrong("role", f"one of {', '.join(ROLES)}")
     message: dict[str, Any] = {"role": "system" if role == "developer" else role}
-    calls = fields.get("tool_calls") if role == "assistant" else None
+    calls = _calls(fields) if role == "assistant" else []
     if calls:
-        message["tool_calls"] = [_call(call) for call in fields.objects("tool_calls")]
+        message["tool_calls"] = calls
     elif fields.get("content") is None:
         raise InvalidParameter(
             fields.param("content"), "missing; send a text", code="MISSING_REQUIRED_PARAMETER"
@@ -83,6 +85,12 @@ def _content(fields: Fields) -> str:
     return "".join(parts)
 
 
+def _calls(fields: Fields) -> list[Mapping[str, Any]]:
+    if fields.get("tool_calls") is None:
+        return []
+    return [_call(call) for call in fields.objects("tool_calls")]
+
+
 def _call(fields: Fields) -> Mapping[str, Any]:
     function = fields.object("function")
     if function is None:
@@ -90,8 +98,9 @@ def _call(fields: Fields) -> Mapping[str, Any]:
     arguments: Any = function.text("arguments") or "{}"
     with suppress(orjson.JSONDecodeError):  # a broken call stays text
         arguments = load_json(arguments.encode())
-    name = function.required("name")
-    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    function.required("name")
+    named = {"name": function.text("name"), "arguments": arguments}
+    call = {"type": "function", "function": named}
     identity = fields.text("id")
     return {**call, "id": identity} if identity else call
 
@@ -104,7 +113,7 @@ def _tool(fields: Fields) -> Mapping[str, Any]:
         raise InvalidParameter(fields.param("function"), "missing; send name and parameters")
     function.required("name")
     name = function.text("name") or ""
-    if not (1 <= len(name) <= 64 and name.replace("_", "").replace("-", "").isalnum()):
+    if not re.fullmatch(TOOL_NAME, name):
         raise function.wrong("name", "1 to 64 letters, digits, _ and -")
     function.text("description")
     function.object("parameters")

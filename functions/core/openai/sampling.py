@@ -26,9 +26,9 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "guided_json": (),
     "guided_regex": (),
-    "length_penalty": (1, 1.0),
+    "length_penalty": (1,),
     "min_tokens": (0,),
-    "repetition_penalty": (1, 1.0),
+    "repetition_penalty": (1,),
     "stop_token_ids": ([],),
     "use_beam_search": (False,),
 }

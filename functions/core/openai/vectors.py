@@ -19,6 +19,8 @@ from functions.core.records import record
 
 INPUTS_MAX = 2048  # OpenAI's limit
 DOCUMENTS_MAX = 1000
+FORMATS = ("float", "base64")
+TOP_MAX = 1 << 31
 NUMBER_BYTES = 25  # the longest number of 64 bits in JSON, and a comma
 
 Vector = Sequence[float]
@@ -82,9 +84,9 @@ def parse_form(fields: Fields, spec: LanguageSpec) -> tuple[bool, int]:
     Raises:
         InvalidParameter: encoding_format or dimensions has a wrong value.
     """
-    form = fields.get("encoding_format") or "float"
-    if form not in ("float", "base64"):
-        raise fields.wrong("encoding_format", "float or base64")
+    form = fields.get("encoding_format")
+    if form is not None and form not in FORMATS:
+        raise fields.wrong("encoding_format", " or ".join(FORMATS))
     most = spec.dimensions
     return form == "base64", fields.integer("dimensions", most, 1, most)
 
@@ -143,7 +145,7 @@ def parse_rank(fields: Fields) -> RankRequest:
     if type(values) is not list or not 1 <= len(values) <= DOCUMENTS_MAX:
         raise InvalidParameter("documents", f"must be an array of 1 to {DOCUMENTS_MAX} texts")
     documents = tuple(_document(at, value) for at, value in enumerate(values))
-    top = fields.integer("top_n", len(documents), 1, 1 << 31)
+    top = fields.integer("top_n", len(documents), 1, TOP_MAX)
     return RankRequest(query, documents, top, fields.flag("return_documents"))
 
 
@@ -210,9 +212,10 @@ def rank_document(
 
 
 def _document(at: int, value: Any) -> str:
-    text = value.get("text") if isinstance(value, dict) else value
+    path = f"documents[{at}]"
+    text = Fields(value, path).get("text") if type(value) is dict else value
     if type(text) is not str or not text:
-        raise InvalidParameter(f"documents[{at}]", "must be a text, or an object with text")
+        raise InvalidParameter(path, "must be a text, or an object with text")
     return text
 
 

@@ -24,8 +24,8 @@ from functions.manage.openapi.tensors import SCHEMAS, ref
 
 DESCRIPTION = (
     "Open Inference Protocol v2 of Mayfly. A GET path answers HEAD, too. Shared memory, tracing "
-    "and logging settings are answered 501 and have no operations here; language models answer at "
-    "Triton's `generate` and under /v1, too. "
+    "and logging settings are answered 501 and have no operations here; those of language models, "
+    "also Triton's `generate`, have a document of their own, v1.json. "
     "API Gateway itself answers 413 above 10 MB, 429 above the stack's rate, and 504 after 29 s."
 )
 REFUSED_BODY = {400, 413, 415}  # errors of any body
@@ -58,21 +58,22 @@ SHAPES: dict[Callable[..., Any], Shape] = {
     Service.load: Shape("Empty", "LoadRequest", _MODEL | REFUSED_BODY),
     Service.unload: Shape("Empty", "UnloadRequest", frozenset({404}) | REFUSED_BODY),
 }
+NAME_PATTERN = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"
 MODEL = {
     "name": "model",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"},
+    "schema": {"type": "string", "pattern": NAME_PATTERN},
 }
-_REFERENCE = {"type": "string", "pattern": "^([1-9][0-9]{0,9}|[a-z]([a-z0-9._-]{0,126}[a-z0-9])?)$"}
+REFERENCE = {"type": "string", "pattern": "^([1-9][0-9]{0,9}|[a-z]([a-z0-9._-]{0,126}[a-z0-9])?)$"}
 _NO_REFERENCE = {"type": "string", "maxLength": 0}  # as if the header or parameter were missing
-_OPTIONAL_REFERENCE = {"anyOf": [_REFERENCE, _NO_REFERENCE]}
+_OPTIONAL_REFERENCE = {"anyOf": [REFERENCE, _NO_REFERENCE]}
 VERSION_IN_PATH = {
     "name": "version",
     "in": "path",
     "required": True,
     "description": "Version number or alias.",
-    "schema": _REFERENCE,
+    "schema": REFERENCE,
 }
 VERSION_ELSEWHERE = [
     {"name": "x-model-version", "in": "header", "required": False,

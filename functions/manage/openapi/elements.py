@@ -1,4 +1,4 @@
-"""Elements that both OpenAPI documents share: access, scopes and error replies."""
+"""Elements that the OpenAPI documents share: access, scopes and error replies."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -51,7 +51,12 @@ def error_responses(statuses: Iterable[int]) -> Document:
 def _error_response(status: int) -> Document:
     code, text = EXAMPLES[status]
     example = {"error": text, "code": code, "request_id": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"}
-    content = {"schema": {"$ref": "#/components/schemas/ErrorDocument"}, "example": example}
+    return error_response(status, "ErrorDocument", example)
+
+
+def error_response(status: int, schema: str, example: Document) -> Document:
+    """Return an error reply with a named schema and an example."""
+    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
     return {"description": MEANINGS[status], "content": {"application/json": content}}
 
 

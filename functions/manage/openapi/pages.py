@@ -38,6 +38,7 @@ PAGE = """<!doctype html>
 <nav>
 <a href="?plane=control">Control plane, /api/v1</a>
 <a href="?plane=data">Data plane, /v2</a>
+<a href="?plane=language">Language models, /v1</a>
 </nav>
 <div id="swagger-ui"></div>
 <script src="{base}swagger-ui.js"></script>
@@ -46,12 +47,11 @@ PAGE = """<!doctype html>
 </html>
 """
 # The documents lie relative to this script: the page is at /docs or /docs/, below any stage.
-# The documents lie relative to this script: the page is at /docs or /docs/, below any stage.
 START = """const folder = new URL(".", document.currentScript.src);
 const plane = new URLSearchParams(location.search).get("plane");
-const path = plane === "data" ? "v2.json" : "../api/v1/openapi.json";
+const paths = { control: "../api/v1/openapi.json", data: "v2.json", language: "v1.json" };
 SwaggerUIBundle({
-  url: new URL(path, folder).href,
+  url: new URL(paths[plane] || paths.control, folder).href,
   dom_id: "#swagger-ui",
   layout: "BaseLayout",
   presets: [SwaggerUIBundle.presets.apis],
@@ -139,6 +139,13 @@ def _data_plane() -> bytes:
     return json.dumps(data_plane_document(), separators=(",", ":")).encode()
 
 
+@cache
+def _language() -> bytes:
+    from functions.manage.openapi.language import language_document  # as above
+
+    return json.dumps(language_document(), separators=(",", ":")).encode()
+
+
 def _bundled(name: str) -> bytes:
     folder = files("aws_lambda_powertools.event_handler.openapi.swagger_ui")
     return (folder / name).read_bytes()
@@ -153,5 +160,6 @@ FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "swagger-ui.js": ("text/javascript; charset=utf-8", _script),
     "swagger-ui.css": ("text/css; charset=utf-8", _style),
     "start.js": ("text/javascript; charset=utf-8", _start),
+    "v1.json": ("application/json", _language),
     "v2.json": ("application/json", _data_plane),
 }

@@ -194,6 +194,7 @@ def test_known_fields_that_are_not_supported_are_refused(
         ({"tools": [{"type": "web"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "é"}}]}, "tools[0].function.name"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
         ({"messages": ["Hi"]}, "messages[0]"),
@@ -204,6 +205,11 @@ def test_known_fields_that_are_not_supported_are_refused(
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
+        ),
+        ({"messages": [{"role": "assistant", "tool_calls": 0}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": {"a": 1}}}]}]},
+            "messages[0].tool_calls[0].function.name",
         ),
         ({"messages": [{"role": "user", "content": "refuse"}]}, "messages"),
         ({"model": 5}, "model"),

@@ -67,6 +67,7 @@ def test_fewer_dimensions_have_length_one_again(plane: LanguagePlane) -> None:
         ([258], {}, "input"),
         (["a", "x" * 65], {}, "input[1]"),
         ("a", {"encoding_format": "int8"}, "encoding_format"),
+        ("a", {"encoding_format": ""}, "encoding_format"),
         ("a", {"model": "tiny"}, "model"),
         ("a", {"model": "rank"}, "model"),
     ],

@@ -12,7 +12,7 @@ from functions.core.access.auth import Auth
 from tests.control_plane import ControlPlane, error
 from tests.data_plane import Reply
 
-FILES = ["swagger-ui.js", "swagger-ui.css", "start.js", "v2.json"]
+FILES = ["swagger-ui.js", "swagger-ui.css", "start.js", "v1.json", "v2.json"]
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,13 @@ def test_the_largest_file_fits_a_reply_of_lambda(plane: ControlPlane) -> None:
         assert len(reply.body) < 2_000_000
 
 
-def test_the_script_reads_both_documents(plane: ControlPlane) -> None:
+def test_the_script_reads_all_documents(plane: ControlPlane) -> None:
     script = get(plane, "/docs/start.js").body.decode()
 
     for path in re.findall(r'"((?:\.\./)?[a-z0-9/]+\.json)"', script):
         target = path.removeprefix("../") if path.startswith("..") else f"docs/{path}"
         assert "openapi" in get(plane, f"/{target}").json
-    assert script.count(".json") == 2
+    assert script.count(".json") == 3
 
 
 def test_other_paths_and_methods_are_refused(plane: ControlPlane) -> None:
@@ -98,7 +98,7 @@ def test_a_route_below_the_root_may_have_docs_in_its_path(plane: ControlPlane) -
 def test_documents_are_open_whatever_callers_need(auth: Auth) -> None:
     plane = ControlPlane(auth)
 
-    for name in ("apigw_docs", "apigw_docs_v2", "apigw_openapi"):
+    for name in ("apigw_docs", "apigw_docs_v1", "apigw_docs_v2", "apigw_openapi"):
         event: dict[str, Any] = json.loads(Path(f"events/{name}.json").read_text())
         assert plane.client.deliver(event).status == 200
 
