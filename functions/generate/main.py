@@ -15,7 +15,6 @@ from functions.adapters.aws_http.environment import ServingEnvironment
 
 environment = ServingEnvironment(os.environ)
 
-from functions.adapters.clock import process_age_s
 from functions.adapters.lambda_size import models_bytes, threads_for
 from functions.adapters.language.grammar import OVERTIME
 from functions.adapters.language.model import LanguageModel
@@ -53,6 +52,7 @@ lambda_handler = GenerateHandler(
     cors=environment.cors(),
     after_shortage=end_if_starved,
 )
+environment.preload(models)
 gc.freeze()  # imports stay, so no collection has to look at them
 gc.enable()
-init_s: float = process_age_s()  # Lambda bills INIT by the millisecond
+init_s: float = environment.init_s()

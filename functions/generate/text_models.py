@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from functions.core.errors import InvalidRequest
 from functions.core.language.ports import TextModel
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.registry.load_plan import Plan
@@ -43,7 +44,7 @@ class TextModels(FileCache[TextModel]):
         return version.files + version.assets
 
     def _load_files(self, version: Version, paths: Sequence[Path]) -> TextModel:
-        spec = LanguageSpec.from_record(version.language or {})
+        spec = _spec(version)
         named = {blob.name: path for blob, path in zip(self._files_of(version), paths, strict=True)}
         plan = Plan.from_record(version.plan) if version.plan else None
         return self._load_model(
@@ -58,10 +59,24 @@ class TextModels(FileCache[TextModel]):
 
     def _cache_bytes(self, version: Version) -> int:
         """Return the memory for keys and values of a decoder's contexts."""
-        spec = LanguageSpec.from_record(version.language or {})
+        spec = _spec(version)
         if spec.kind is Kind.ENCODER:
             return 0
         buffers = 1 if spec.shared_cache else 2  # old and new keys and values, beside each other
         context = spec.context * spec.cache_bytes_per_token * buffers
         room = max(0, self._memory_bytes - super()._loading_bytes(version))
         return min(CONTEXTS * context, max(min(context, room), int(SHARE * room)))
+
+
+def _spec(version: Version) -> LanguageSpec:
+    """Return a version's language spec.
+
+    Raises:
+        InvalidRequest: it has none.
+    """
+    if version.language is None:
+        raise InvalidRequest(
+            f"version {version.number} of {version.model} is no language model, as its package has "
+            "no tokenizer: infer serves it"
+        )
+    return LanguageSpec.from_record(version.language)

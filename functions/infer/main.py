@@ -16,11 +16,9 @@ from functions.adapters.aws_http.environment import ON_DEMAND, SNAP_START, Servi
 
 environment = ServingEnvironment(os.environ)
 
-import time
 from contextlib import suppress
 
-from functions.adapters.clock import process_age_s
-from functions.adapters.lambda_size import MB_PER_CPU, init_seconds, models_bytes, threads_for
+from functions.adapters.lambda_size import MB_PER_CPU, models_bytes, threads_for
 from functions.adapters.lazy_modules import defer_imports_of_orjson
 from functions.adapters.onnx.lazy import LazyRuntime
 from functions.core.serving.model_cache import ModelCache
@@ -118,16 +116,11 @@ if initialization == SNAP_START:
     caches = (resolver, gate) if gate else (resolver,)
     connections = (environment.dynamodb.close, environment.blobs.close)
     register_hooks(connections, [cache.invalidate for cache in caches])
-names = os.environ.get("PRELOAD_MODELS", "")
-if names:
-    from functions.core.serving.preload import parse_names, preload
-
-    preload(parse_names(names), resolver, models, time.monotonic() + init_seconds(initialization))
+preloads = environment.preload(models)
 # Lambda gives INIT full CPU, so small functions and pre-provisioned environments finish importing
 # before INIT ends.
-imports_in_init = initialization != ON_DEMAND or size_mb < MB_PER_CPU or bool(names)
+imports_in_init = initialization != ON_DEMAND or size_mb < MB_PER_CPU or preloads
 if imports_in_init:
     prefetching.wait()
 lambda_handler = prefetching
-# Lambda bills INIT by the millisecond, unless environments are started ahead.
-init_s = process_age_s() if initialization == ON_DEMAND else 0.0
+init_s = environment.init_s()

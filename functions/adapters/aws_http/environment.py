@@ -5,7 +5,7 @@ Only what the first AWS calls need is imported at the top; connections are made 
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from functions.adapters.aws_http.blobs import BlobReader
 from functions.adapters.aws_http.client import Client
@@ -17,6 +17,7 @@ from functions.core.access.auth import Auth, parse_auth
 if TYPE_CHECKING:
     from functions.core.access.cors import Cors
     from functions.core.access.gate import Gate
+    from functions.core.serving.model_cache import FileCache
     from functions.core.usage.meter import Meter
 
 DEFAULT_MEMORY_MB = 3008  # MB assumed without Lambda's variable, e.g. in a test
@@ -102,6 +103,32 @@ class ServingEnvironment:
 
         origins = self._variables.get("CORS_ORIGINS", "")
         return parse_origins(origins) if origins else None
+
+    def preload(self, models: "FileCache[Any]") -> bool:
+        """Load the models that PRELOAD_MODELS names, as far as INIT's time allows.
+
+        Returns False if it names none. A model that cannot be loaded is logged.
+        """
+        names = self._variables.get("PRELOAD_MODELS", "")
+        if not names:
+            return False
+        import time
+
+        from functions.adapters.lambda_size import init_seconds
+        from functions.core.serving.preload import parse_names, preload
+
+        deadline = time.monotonic() + init_seconds(self.initialization)
+        preload(parse_names(names), self.resolver, models, deadline)
+        return True
+
+    def init_s(self) -> float:
+        """Return the seconds since the process started that Lambda bills as INIT.
+
+        Zero where environments are started ahead of requests.
+        """
+        from functions.adapters.clock import process_age_s
+
+        return process_age_s() if self.initialization == ON_DEMAND else 0.0
 
     def _gate(self) -> "Gate":
         from functions.adapters.clock import Elapsed

@@ -7,10 +7,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from functions.core.names import is_model_name
 from functions.core.registry.resolver import Resolver
-from functions.core.serving.model_cache import ModelCache
+from functions.core.serving.model_cache import FileCache
 
 THREADS = 4  # models at once: one downloads while another is loaded
 
@@ -34,7 +35,7 @@ def parse_names(text: str) -> list[tuple[str, int | str | None]]:
 def preload(
     names: Sequence[tuple[str, int | str | None]],
     resolver: Resolver,
-    models: ModelCache,
+    models: FileCache[Any],
     deadline: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -62,7 +63,11 @@ def preload(
 
 
 def _preload(
-    model: str, reference: int | str | None, resolver: Resolver, models: ModelCache, deadline: float
+    model: str,
+    reference: int | str | None,
+    resolver: Resolver,
+    models: FileCache[Any],
+    deadline: float,
 ) -> None:
     try:
         if not is_model_name(model):

@@ -50,7 +50,7 @@ PATHS = {
 
 TARGETS = {
     "InferFunctionAliaslive": "${InferFunctionAliaslive}",
-    "GenerateFunction": "${GenerateFunction.Arn}",
+    "GenerateFunctionAliaslive": "${GenerateFunctionAliaslive}",
     "ManageFunction": "${ManageFunction.Arn}",
 }
 
@@ -58,7 +58,7 @@ TARGETS = {
 def function_of(path: str) -> str:
     """Return the function that answers at a path."""
     if path.startswith("/v1") or "/generate" in path:
-        return "GenerateFunction"
+        return "GenerateFunctionAliaslive"
     return "InferFunctionAliaslive" if path.startswith("/v2") else "ManageFunction"
 
 
@@ -66,7 +66,7 @@ def test_language_models_stream_for_as_long_as_their_function_runs(body: dict[st
     for path, item in body["paths"].items():
         for method in item.values():
             integration = method["x-amazon-apigateway-integration"]
-            streams = function_of(path) == "GenerateFunction"
+            streams = function_of(path) == "GenerateFunctionAliaslive"
             uri = json.dumps(integration["uri"])
             assert (integration.get("responseTransferMode") == "STREAM") == streams
             assert ("response-streaming-invocations" in uri) == streams

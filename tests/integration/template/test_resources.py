@@ -108,9 +108,10 @@ def test_functions_and_layers_are_of_the_processor_that_was_built(
         assert built == {"Ref": "Architecture"}
 
 
-def test_the_layers_bring_a_new_version_of_infer(source: dict[str, Any]) -> None:
-    assert source["Resources"]["InferLayer"]["Properties"]["PublishLambdaVersion"] is True
-    assert source["Resources"]["InferFunction"]["Properties"]["AutoPublishAliasAllProperties"]
+@pytest.mark.parametrize("name", ["Infer", "Generate"])
+def test_a_layer_brings_a_new_version_of_its_function(name: str, source: dict[str, Any]) -> None:
+    assert source["Resources"][f"{name}Layer"]["Properties"]["PublishLambdaVersion"] is True
+    assert source["Resources"][f"{name}Function"]["Properties"]["AutoPublishAliasAllProperties"]
 
 
 def parameters_in(value: Any, source: dict[str, Any]) -> set[str]:
@@ -122,22 +123,26 @@ def parameters_in(value: Any, source: dict[str, Any]) -> set[str]:
     return names & source["Parameters"].keys()
 
 
-def test_a_parameter_of_infer_is_in_its_versions_description(source: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["InferFunction", "GenerateFunction"])
+def test_a_functions_parameter_is_in_its_versions_description(
+    name: str, source: dict[str, Any]
+) -> None:
     """Check that a new value publishes a new version, which the alias then names.
 
     SAM compares properties, not the values of parameters: without another description, the alias
     would go on with the old value.
     """
-    infer = source["Resources"]["InferFunction"]["Properties"]
-    version = {name: infer[name] for name in ("MemorySize", "Timeout", "SnapStart", "Environment")}
-    version["EphemeralStorage"] = infer["EphemeralStorage"]
+    function = source["Resources"][name]["Properties"]
+    properties = ("MemorySize", "Timeout", "SnapStart", "Environment", "EphemeralStorage")
+    version = {name: function[name] for name in properties if name in function}
     version["Globals"] = {
-        name: source["Globals"]["Function"][name] for name in ("Architectures", "Environment")
+        name: source["Globals"]["Function"][name]
+        for name in ("Architectures", "EphemeralStorage", "Environment")
     }
-    described = parameters_in(infer["VersionDescription"], source)
+    described = parameters_in(function["VersionDescription"], source)
 
     assert parameters_in(version, source) == described
-    [text] = infer["VersionDescription"].values()
+    [text] = function["VersionDescription"].values()
     longest = sum(longest_value(source["Parameters"][name]) for name in described)
     assert len(re.sub(r"\$\{\w+\}", "", text)) + longest <= 256  # CloudFormation's limit
 
@@ -152,8 +157,9 @@ def longest_value(parameter: dict[str, Any]) -> int:
 def test_nothing_is_kept_started_by_default(deployment: Deployment) -> None:
     alias = deployment.resources["InferFunctionAliaslive"]["Properties"]
     infer = deployment.resources["InferFunction"]["Properties"]
+    generate = deployment.resources["GenerateFunctionAliaslive"]["Properties"]
 
-    assert "ProvisionedConcurrencyConfig" not in alias
+    assert "ProvisionedConcurrencyConfig" not in {**alias, **generate}
     assert infer["SnapStart"] == {"ApplyOn": "None"}
     assert infer["EphemeralStorage"] == {"Size": {"Ref": "EphemeralStorage"}}
 
@@ -169,6 +175,16 @@ def test_provisioned_concurrency_and_snapshots_are_behind_the_alias(
     infer = snapshot["InferFunction"]["Properties"]
     assert infer["SnapStart"] == {"ApplyOn": "PublishedVersions"}
     assert infer["EphemeralStorage"] == {"Size": 512}  # the most that a snapshot allows
+
+
+def test_environments_of_generate_are_kept_started_on_their_own(deployment: Deployment) -> None:
+    resources = deployment.with_parameters(GenerateProvisionedConcurrency=1).resources
+    alias = resources["GenerateFunctionAliaslive"]["Properties"]
+
+    wanted = {"ProvisionedConcurrentExecutions": {"Ref": "GenerateProvisionedConcurrency"}}
+    assert alias["ProvisionedConcurrencyConfig"] == wanted
+    infer = resources["InferFunctionAliaslive"]["Properties"]
+    assert "ProvisionedConcurrencyConfig" not in infer
 
 
 def test_every_handler_exists() -> None:
