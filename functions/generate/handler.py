@@ -179,14 +179,14 @@ class GenerateHandler(RequestHandler):
     def _finish(self, exchange: Exchange, status: int) -> None:
         latency_ns = (exchange.end_ns or time.perf_counter_ns()) - exchange.began_ns
         self._exchange = None
-        tokens = {
-            "tokens_in": exchange.tokens_in,
-            "tokens_out": exchange.tokens_out,
-            "first_token_ms": exchange.first_ns // 1000 / 1000,
-            "tokens_per_s": round(exchange.tokens_per_s, 2),
-            "finish": exchange.finish,
+        metrics = {
+            "FirstTokenMs": exchange.first_ns // 1000 / 1000,
+            "TokensPerSecond": round(exchange.tokens_per_s, 2),
+            "PromptTokens": exchange.tokens_in,
+            "CompletionTokens": exchange.tokens_out,
         }
-        self._write(language_line(exchange, status, latency_ns, exchange.cold, tokens))
+        line = language_line(exchange, status, latency_ns, exchange.cold, exchange.finish, metrics)
+        self._write(line)
         if self._meter is not None:
             if exchange.method == "POST":
                 exchange.count(self._meter, status, latency_ns, exchange.cold)

@@ -1,12 +1,13 @@
 """Request log: one JSON line for each request, with its metrics.
 
-Only inferences have metrics, in CloudWatch's embedded metric format. A line repeats nothing that a
-caller wrote: no payload, no path, no name of a model that does not exist. Successful requests may
-be sampled (docs/decisions/0014-one-line-a-request.md).
+Inferences and replies of language models have metrics, in CloudWatch's embedded metric format. A
+line repeats nothing that a caller wrote: no payload, no path, no name of a model that does not
+exist. Successful inferences may be sampled (docs/decisions/0014-one-line-a-request.md).
 """
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import orjson
@@ -20,6 +21,13 @@ UNITS = {
     "Errors": "Count",
     "Latency": "Milliseconds",
     "ModelLoadMs": "Milliseconds",
+}
+# Metrics of replies by language models: names in the log line, and units.
+LANGUAGE_UNITS = {
+    "FirstTokenMs": "Milliseconds",
+    "TokensPerSecond": "Count/Second",
+    "PromptTokens": "Count",
+    "CompletionTokens": "Count",
 }
 BUG_FRAMES = 12  # innermost frames of a traceback that are logged
 NOT_OFFERED = 501  # status of an unimplemented protocol part: the caller's mistake, so INFO
@@ -75,14 +83,27 @@ def request_line(
 
 
 def language_line(
-    call: Call, status: int, latency_ns: int, cold: bool, tokens: Mapping[str, Any]
+    call: Call,
+    status: int,
+    latency_ns: int,
+    cold: bool,
+    finish: str,
+    metrics: Mapping[str, float],
 ) -> bytes:
-    """Return the JSON log line of a request to a language model.
+    """Return a language model's JSON log line, with CloudWatch metrics.
 
-    `tokens` are numbers and rates of tokens, by their names in the line; zeros are left out.
+    `finish` says why the reply ended, "" without one. `metrics` are values by the names of
+    LANGUAGE_UNITS; zeros are left out, as vectors have no first token.
     """
     line = _line(call, status, latency_ns, cold)
-    line |= {name: value for name, value in tokens.items() if value}
+    if finish:
+        line["finish"] = finish
+    if present := {name: value for name, value in metrics.items() if value}:
+        line |= present
+        line["_aws"] = {
+            "Timestamp": call.began_ms,
+            "CloudWatchMetrics": _language_directive(tuple(present)),
+        }
     return _dump(line)
 
 
@@ -147,11 +168,18 @@ def warning_line(text: str) -> str:
 def _directive(by_model: bool, loaded: bool) -> orjson.Fragment:
     """Return the JSON that declares a log line's metrics to CloudWatch."""
     dimensions = [[], ["Model", "Alias"]] if by_model else [[]]
-    metrics = [
-        {"Name": name, "Unit": unit}
-        for name, unit in UNITS.items()
-        if loaded or name != "ModelLoadMs"
-    ]
+    units = {name: unit for name, unit in UNITS.items() if loaded or name != "ModelLoadMs"}
+    return _declaration(units, dimensions)
+
+
+@cache
+def _language_directive(names: tuple[str, ...]) -> orjson.Fragment:
+    """Return the JSON that declares metrics of a language model."""
+    return _declaration({name: LANGUAGE_UNITS[name] for name in names}, [[]])
+
+
+def _declaration(units: Mapping[str, str], dimensions: list[list[str]]) -> orjson.Fragment:
+    metrics = [{"Name": name, "Unit": unit} for name, unit in units.items()]
     directive = {"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": metrics}
     return orjson.Fragment(orjson.dumps([directive]))
 

@@ -12,7 +12,7 @@ from functions.core.usage.counters import Counters
 
 MONTH_S, HOURS = 730 * 3600, 730
 POLLS_MINUTE = 15  # requests of Lambda to an idle queue: 5 pollers, each waits 20 s
-ALARMS = 16  # in template.yaml
+ALARMS = 18  # in template.yaml
 DEFAULT_REGION = "us-east-1"  # for a region without prices in the table
 
 Usd = Mapping[str, Any]  # prices of a region, in dollars

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from functions.core.intake.status import RECEIVES_MAX
-from functions.core.serving.request_log import UNITS
+from functions.core.serving.request_log import LANGUAGE_UNITS, NAMESPACE, UNITS
 from functions.register.handler import RESERVE_MS
 from scripts.layer import layer_requirements
 from tests.integration.template.transformed import Deployment, allowed_actions, of_type
@@ -197,16 +197,19 @@ def test_every_handler_exists() -> None:
 def test_dead_letters_age_errors_and_latency_raise_alarms(resources: dict[str, Any]) -> None:
     alarms = of_type(resources, "AWS::CloudWatch::Alarm")
     watched = {alarm["MetricName"] for alarm in alarms.values()}
-    of_aws = {"Errors", "5XXError", "Duration", "ExecutionsFailed"}
+    of_aws = {"Errors", "Throttles", "5XXError", "Duration", "ExecutionsFailed"}
     of_sqs = {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"}
     of_mayfly = {
         *("UploadsRejected", "UploadsIgnored", "UploadsRetried"),
         *("Reconciled", "Stuck", "Damaged"),
+        "FirstTokenMs",
     }
     assert watched == of_aws | of_sqs | of_mayfly
     assert all(alarm["AlarmDescription"] for alarm in alarms.values())
     for alarm in alarms.values():
-        if alarm["Namespace"] == "Mayfly":  # a metric of a function, whose handler emits it
+        if alarm["MetricName"] in LANGUAGE_UNITS:  # emitted without a dimension
+            assert (alarm["Namespace"], "Dimensions" in alarm) == (NAMESPACE, False)
+        elif alarm["Namespace"] == "Mayfly":  # a metric of a function, whose handler emits it
             [dimension] = alarm["Dimensions"]
             handler = Path(f"functions/{dimension['Value']}/handler.py").read_text()
             assert f'"{alarm["MetricName"]}"' in handler
@@ -251,6 +254,7 @@ def test_the_dashboard_shows_metrics_of_this_stack(deployment: Deployment) -> No
     shown = {tuple(row[:2]) for row in rows if isinstance(row[0], str)}
     assert {
         *(("Mayfly", name) for name in UNITS if name != "Errors"),
+        *(("Mayfly", name) for name in LANGUAGE_UNITS),
         *(("Mayfly", f"Uploads{end}") for end in ("Registered", "Rejected", "Retried", "Ignored")),
         *(("AWS/ApiGateway", name) for name in ("Count", "4XXError", "5XXError", "Latency")),
         *(("AWS/Lambda", name) for name in ("Duration", "Throttles", "ConcurrentExecutions")),

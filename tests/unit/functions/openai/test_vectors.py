@@ -141,7 +141,7 @@ def test_tokens_of_vectors_are_counted(plane: LanguagePlane) -> None:
     embed(plane, ["ab", "c"])
     line = plane.lines[-1]
 
-    assert (line["action"], line["tokens_in"]) == ("embed", 3)
+    assert (line["action"], line["PromptTokens"]) == ("embed", 3)
     [row] = [counters for key, counters in plane.meter.unwritten() if key.model == "vectors"] or [
         next(item for item in plane.table.items.values() if item["pk"] == "USAGE#vectors")
     ]

@@ -10,6 +10,7 @@ import pytest
 from functions.core.access.cors import parse_origins
 from functions.core.access.grants import Scope
 from functions.core.openai import service
+from functions.core.serving.request_log import LANGUAGE_UNITS, NAMESPACE
 from tests.data_plane import SIGNATURE, Context, LaterContext
 from tests.unit.functions.openai.plane import ENCODER, LanguagePlane, Reply
 
@@ -265,7 +266,7 @@ def test_a_caller_that_hangs_up_stops_the_model(plane: LanguagePlane) -> None:
     assert not plane.lines
     context.post()
     line = plane.lines[-1]
-    assert (line["code"], line["status"], line["tokens_out"]) == ("CALLER_GONE", 200, made)
+    assert (line["code"], line["status"], line["CompletionTokens"]) == ("CALLER_GONE", 200, made)
     assert plane.chat().status == 200
 
 
@@ -298,11 +299,36 @@ def test_the_log_line_has_tokens_and_rates(plane: LanguagePlane) -> None:
         "tiny",
         1,
     )
-    assert (line["tokens_in"], line["tokens_out"], line["finish"]) == (20, 12, "stop")
-    assert 0 < line["first_token_ms"] <= line["latency_ms"]
-    assert line["tokens_per_s"] > 0
+    assert (line["PromptTokens"], line["CompletionTokens"], line["finish"]) == (20, 12, "stop")
+    assert 0 < line["FirstTokenMs"] <= line["latency_ms"]
+    assert line["TokensPerSecond"] > 0
+    assert declared(line) == LANGUAGE_UNITS
     assert {"receive", "resolve", "load", "encode", "compute"} <= set(line["stages_ms"])
     assert line["bytes_out"] > 1000
+
+
+def declared(line: dict[str, Any]) -> dict[str, str]:
+    """Return the units of the metrics that a log line declares to CloudWatch."""
+    assert line["_aws"]["Timestamp"] > 1.7e12  # ms since 1970
+    [directive] = line["_aws"]["CloudWatchMetrics"]
+    assert (directive["Namespace"], directive["Dimensions"]) == (NAMESPACE, [[]])
+    units = {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}
+    assert all(type(line[name]) in (int, float) for name in units)
+    return units
+
+
+def test_vectors_have_a_metric_of_their_tokens_alone(plane: LanguagePlane) -> None:
+    plane.add("vectors", ENCODER)
+    plane.send("POST", "/v1/embeddings", {"model": "vectors", "input": "four"})
+
+    assert declared(plane.lines[-1]) == {"PromptTokens": "Count"}
+
+
+def test_a_request_without_tokens_has_no_metrics(plane: LanguagePlane) -> None:
+    plane.chat(temperature=9)
+    plane.send("GET", "/v1/models")
+
+    assert all("_aws" not in line for line in plane.lines[-2:])
 
 
 def test_the_log_holds_no_text_of_callers(plane: LanguagePlane) -> None:
@@ -370,7 +396,7 @@ def test_a_stream_that_is_cut_off_is_logged_and_counted_once(plane: LanguagePlan
 
     [line] = [line for line in plane.lines if "status" in line]
     assert (line["status"], line["code"], line["model"]) == (504, "TIMED_OUT", "tiny")
-    assert line["tokens_out"] == plane.model.made
+    assert line["CompletionTokens"] == plane.model.made
     rows = [item for (pk, _), item in plane.table.items.items() if pk == "USAGE#tiny"]
     assert sum(row.get("requests", 0) for row in rows) == 1
     assert sum(row.get("tokens_out", 0) for row in rows) == plane.model.made
