@@ -58,11 +58,12 @@ class KeysApi:
         return KeyDocument(**describe_key(self._store.read(key_id), self._now()))
 
     def change(self, key_id: str, request: ChangeKey, actor: str) -> KeyDocument:
-        """Change an access key's quota."""
+        """Change an access key's limits."""
+        limits = request.changes()
         key = self._store.read(key_id)  # a key that does not exist costs no sum of the month
-        begins = request.monthly_requests is not None and key.monthly_requests is None
+        begins = limits.get("monthly_requests") is not None and key.monthly_requests is None
         used = self._used(key_id) if begins else 0
-        key = self._store.change_quota(key_id, request.monthly_requests, used, actor=actor)
+        key = self._store.change_limits(key_id, limits, used, actor=actor)
         return KeyDocument(**describe_key(key, self._now()))
 
     def rotate(self, key_id: str, request: RotateKey, actor: str) -> NewKeyDocument:

@@ -30,7 +30,7 @@ class NamedKey(RequestDocument):
 
 
 class ChangeNamedKey(ChangeKey):
-    """Request for another quota of one access key."""
+    """Request to change one access key's limits."""
 
     id: str
 
@@ -84,8 +84,7 @@ def _read(api: KeysApi, fields: dict[str, Any], _: str) -> BaseModel:
 
 def _change(api: KeysApi, fields: dict[str, Any], actor: str) -> BaseModel:
     request = ChangeNamedKey.model_validate(fields)
-    change = ChangeKey(monthly_requests=request.monthly_requests)
-    return api.change(request.id, change, actor)
+    return api.change(request.id, request, actor)
 
 
 def _rotate(api: KeysApi, fields: dict[str, Any], actor: str) -> BaseModel:

@@ -11,7 +11,7 @@ one audit record, which holds no digest.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -167,13 +167,14 @@ class KeyStore:
         return rotated, text
 
     @retried
-    def change_quota(
-        self, key_id: str, monthly_requests: int | None, used: int, *, actor: str
+    def change_limits(
+        self, key_id: str, limits: Mapping[str, Any], used: int, *, actor: str
     ) -> AccessKey:
-        """Change a key's monthly quota of requests.
+        """Change some of a key's limits.
 
-        None is no limit. `used` is the number it has made this month: while it had no quota, they
-        were not counted by month.
+        `limits` has `monthly_requests`, `max_tokens` or both; None is no limit. `used` is the
+        number of requests that it has made this month: while it had no quota, they were not
+        counted by month.
 
         Raises:
             KeyNotFound: there is no key with this id.
@@ -182,10 +183,10 @@ class KeyStore:
         key, now_s = self.read(key_id), _unix_s(self._now())
         if (state := key.state(now_s)) is not KeyState.ACTIVE:
             raise StateConflict(f"key {key_id} is {state}: create another one")
-        changed = replace(key, monthly_requests=monthly_requests, revision=key.revision + 1)
-        quotas = [{"monthly_requests": each.monthly_requests} for each in (key, changed)]
-        change = Change("change", actor, None, *quotas)
-        begins = key.monthly_requests is None and monthly_requests is not None
+        changed = replace(key, **limits, revision=key.revision + 1)
+        before = {name: getattr(key, name) for name in limits}
+        change = Change("change", actor, None, before, dict(limits))
+        begins = key.monthly_requests is None and changed.monthly_requests is not None
         month = [month_put(key_id, used, now_s)] if begins else []
         self._commit(key, changed, _valid_secrets(key, now_s), change, month)
         return changed

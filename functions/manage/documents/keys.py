@@ -3,13 +3,15 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, ConfigDict, Field
 
 from functions.core.access.access_key import DAY_S, AccessKey, KeyState
 from functions.core.access.grants import EVERY_MODEL, Scope
+from functions.core.errors import InvalidRequest
 from functions.manage.documents.base import NextCursor, ReplyDocument, RequestDocument
 
 OVERLAP_MAX_S = 30 * DAY_S
+LIMITS = {"monthly_requests", "max_tokens"}
 
 MonthlyRequests = Annotated[
     int | None,
@@ -35,10 +37,34 @@ class CreateKey(RequestDocument):
     max_tokens: MaxTokens = None
 
 
-class ChangeKey(RequestDocument):
-    """Request for another quota of an access key."""
+def _describe_change(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that a missing field is no null."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
+    schema["minProperties"] = 1
 
-    monthly_requests: MonthlyRequests
+
+class ChangeKey(RequestDocument):
+    """Request to change some limits of an access key.
+
+    A missing field stays as it is.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_describe_change)
+
+    monthly_requests: MonthlyRequests = None
+    max_tokens: MaxTokens = None
+
+    def changes(self) -> dict[str, int | None]:
+        """Return the limits to change by name, None for no limit.
+
+        Raises:
+            InvalidRequest: there are none.
+        """
+        changes = self.model_dump(include=LIMITS, exclude_unset=True)
+        if not changes:
+            raise InvalidRequest(f"body: nothing to change; send {' or '.join(sorted(LIMITS))}")
+        return changes
 
 
 class RotateKey(RequestDocument):

@@ -62,9 +62,10 @@ class KeyRoutes:
         return self._keys.read(key_id)
 
     def change_key(self, key_id: str, body: ChangeKey) -> KeyDocument:
-        """Change an access key's quota.
+        """Change an access key's limits.
 
-        What the key has used of this month counts.
+        Caches of keys make it hold within KeyCacheSeconds, 60 by default. For a monthly quota, what
+        the key has used of this month counts.
         """
         return self._keys.change(key_id, body, self._current.actor)
 

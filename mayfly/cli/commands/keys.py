@@ -16,20 +16,21 @@ SCOPES = ("infer", "read", "deploy", "admin")
 DEFAULT_STACK = "mayfly"
 REQUESTS = click.IntRange(0, 10**12)
 TOKENS = click.IntRange(1, 10**9)
+CACHED = "KeyCacheSeconds (60 s by default)"
 function_option = click.option("--function", help="Manage function, instead of --stack.")
 
 
-class RequestsOrNone(click.ParamType[int]):
-    """Number of requests, or none for no limit."""
+class OrNone(click.ParamType[Any]):
+    """Number, or the word none for no limit."""
 
-    name = "requests"
+    name = "number"
+
+    def __init__(self, number: click.IntRange) -> None:
+        self._number = number
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return the number, None for no limit."""
-        return None if value == "none" else REQUESTS.convert(value, param, ctx)
-
-
-REQUESTS_OR_NONE = RequestsOrNone()
+        """Return the number, or "none"."""
+        return value if value == "none" else self._number.convert(value, param, ctx)
 
 
 @click.group(short_help="Manage access keys.")
@@ -113,7 +114,7 @@ def list_keys(session: Session, function: str | None) -> None:
             click.echo(json.dumps(record))
     else:
         output.show_table(
-            ["ID", "NAME", "STATE", "SCOPES", "MODELS", "A MONTH", "CREATED", "EXPIRES"],
+            ["ID", "NAME", "STATE", "SCOPES", "MODELS", "A MONTH", "A REPLY", "CREATED", "EXPIRES"],
             [_row(record) for record in records],
             "No keys yet. Try: mayfly keys create",
         )
@@ -122,33 +123,54 @@ def list_keys(session: Session, function: str | None) -> None:
 def _row(record: dict[str, Any]) -> list[Any]:
     scopes, patterns = ", ".join(record["scopes"]), ", ".join(record["models"])
     created, expires = output.age(record["created_at"]), output.age(record["expires_at"])
-    quota = record.get("monthly_requests")
-    month = "" if quota is None else f"{quota:,}"
+    limits = [record.get(name) for name in ("monthly_requests", "max_tokens")]
+    month, reply = ("" if limit is None else f"{limit:,}" for limit in limits)
     return [
-        record["id"], record["name"], record["state"], scopes, patterns, month, created, expires,
+        record["id"], record["name"], record["state"], scopes, patterns, month, reply,
+        created, expires,
     ]  # fmt: skip
 
 
 @keys.command()
 @click.argument("id", metavar="ID")
-@click.argument("requests", metavar="N", type=REQUESTS_OR_NONE)
+@click.option(
+    "--monthly-requests", type=OrNone(REQUESTS), metavar="N|none", help="Quota of a month."
+)
+@click.option(
+    "--max-tokens", type=OrNone(TOKENS), metavar="N|none", help="Longest reply in tokens."
+)
 @function_option
 @common
-def quota(session: Session, id: str, requests: int | None, function: str | None) -> None:  # noqa: A002
-    """Limit the requests of a key in a calendar month.
+def limit(
+    session: Session,
+    id: str,  # noqa: A002
+    monthly_requests: Any,
+    max_tokens: Any,
+    function: str | None,
+) -> None:
+    """Change the limits of a key; none takes one away.
 
-    N is a number, or none for no limit. What the key has used of this month counts.
+    What is not named stays. For a quota, what the key has used of this month counts.
 
     \b
-    Example: mayfly keys quota 4uiwhwnxlxtg 100000
+    Example: mayfly keys limit 4uiwhwnxlxtg --monthly-requests 100000
+    Example: mayfly keys limit 4uiwhwnxlxtg --max-tokens none
     """
+    named = {"monthly_requests": monthly_requests, "max_tokens": max_tokens}
+    limits = {
+        name: None if value == "none" else value
+        for name, value in named.items()
+        if value is not None
+    }
+    if not limits:
+        raise click.UsageError("Name a limit to change: --monthly-requests or --max-tokens.")
     if _by_iam(session, function):
-        fields = {"id": id, "monthly_requests": requests}
-        reply = _invoke(session, function, "change-key", fields)
+        reply = _invoke(session, function, "change-key", {"id": id, **limits})
     else:
-        reply = dict(session.client.change_key(id, monthly_requests=requests).raw)
+        reply = dict(session.client.change_key(id, **limits).raw)
     if not session.quiet:
         click.echo(json.dumps(reply))
+        click.echo(f"It holds within {CACHED}.", err=True)
 
 
 @keys.command()
@@ -187,7 +209,7 @@ def revoke(session: Session, id: str, function: str | None) -> None:  # noqa: A0
         reply = dict(session.client.revoke_key(id).raw)
     if not session.quiet:
         click.echo(json.dumps(reply))
-        click.echo("It may still be accepted for KeyCacheSeconds (60 s by default).", err=True)
+        click.echo(f"It may still be accepted for {CACHED}.", err=True)
 
 
 def _by_iam(session: Session, function: str | None) -> bool:

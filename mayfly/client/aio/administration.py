@@ -1,6 +1,7 @@
 """Records of the whole stack: models, uploads, keys, usage, audit, dead letters."""
 
 from collections.abc import AsyncIterator, Sequence
+from types import EllipsisType
 from typing import Any
 from urllib.parse import quote
 
@@ -105,9 +106,20 @@ class AsyncAdministration:
         reply = await self._caller.change("POST", "/api/v1/keys", body, repeatable=False)
         return KeyRecord.read(reply)
 
-    async def change_key(self, key_id: str, *, monthly_requests: int | None) -> KeyRecord:
-        """Change a key's monthly quota; None is no limit."""
-        path, body = f"/api/v1/keys/{quote(key_id)}", {"monthly_requests": monthly_requests}
+    async def change_key(
+        self,
+        key_id: str,
+        *,
+        monthly_requests: int | EllipsisType | None = ...,
+        max_tokens: int | EllipsisType | None = ...,
+    ) -> KeyRecord:
+        """Change a key's limits, those that are named; None is no limit.
+
+        They hold within the stack's KeyCacheSeconds, 60 by default.
+        """
+        limits = {"monthly_requests": monthly_requests, "max_tokens": max_tokens}
+        body = {name: limit for name, limit in limits.items() if limit is not ...}
+        path = f"/api/v1/keys/{quote(key_id)}"
         return KeyRecord.read(await self._caller.change("PATCH", path, body))
 
     async def rotate_key(self, key_id: str, overlap_seconds: int = 86_400) -> KeyRecord:

@@ -2,6 +2,7 @@
 """Records of the whole stack: models, uploads, keys, usage, audit, dead letters."""
 
 from collections.abc import Iterator, Sequence
+from types import EllipsisType
 from typing import Any
 from urllib.parse import quote
 
@@ -104,9 +105,20 @@ class Administration:
         reply = self._caller.change("POST", "/api/v1/keys", body, repeatable=False)
         return KeyRecord.read(reply)
 
-    def change_key(self, key_id: str, *, monthly_requests: int | None) -> KeyRecord:
-        """Change a key's monthly quota; None is no limit."""
-        path, body = f"/api/v1/keys/{quote(key_id)}", {"monthly_requests": monthly_requests}
+    def change_key(
+        self,
+        key_id: str,
+        *,
+        monthly_requests: int | EllipsisType | None = ...,
+        max_tokens: int | EllipsisType | None = ...,
+    ) -> KeyRecord:
+        """Change a key's limits, those that are named; None is no limit.
+
+        They hold within the stack's KeyCacheSeconds, 60 by default.
+        """
+        limits = {"monthly_requests": monthly_requests, "max_tokens": max_tokens}
+        body = {name: limit for name, limit in limits.items() if limit is not ...}
+        path = f"/api/v1/keys/{quote(key_id)}"
         return KeyRecord.read(self._caller.change("PATCH", path, body))
 
     def rotate_key(self, key_id: str, overlap_seconds: int = 86_400) -> KeyRecord:

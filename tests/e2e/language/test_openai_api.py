@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,6 +69,29 @@ def test_a_streamed_chat_arrives_event_by_event(api: Api, tiny: str) -> None:
     assert response.headers["x-model-version"] == "1"
     assert parts[-1] == "data: [DONE]"
     assert json.loads(parts[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_keys_limits_are_changed_while_its_environment_is_warm(api: Api, tiny: str) -> None:
+    fields = {"name": "limited", "scopes": ["infer"], "max_tokens": 5}
+    created = api.call("POST", "/api/v1/keys", fields).json
+    caller = replace(api, key=created["key"])
+    body = {"model": tiny, "messages": HI, "max_tokens": 5, "ignore_eos": True}
+
+    def answered() -> tuple[int, str]:
+        reply = caller.call("POST", CHAT, body)
+        return reply.status, reply.json["error"]["code"] if reply.status != 200 else ""
+
+    def change(limits: Any, expected: tuple[int, str]) -> None:
+        reply = api.call("PATCH", f"/api/v1/keys/{created['id']}", limits)
+        assert reply.status == 200
+        assert limits.items() <= reply.json.items()
+        wait(lambda: answered() == expected, f"the limits {limits}")
+
+    assert answered() == (200, "")
+    change({"max_tokens": 4}, (400, "max_tokens_exceeded"))
+    change({"max_tokens": None}, (200, ""))
+    change({"monthly_requests": 0}, (429, "insufficient_quota"))
+    change({"monthly_requests": None}, (200, ""))
 
 
 def test_the_same_seed_gives_the_same_text_also_after_a_reload(

@@ -315,8 +315,13 @@ def test_keys_are_managed_by_a_key_where_a_stack_is_named(
     assert (code, text) == (0, "mfy_abc_new\n")
     fields = {"name": "ci", "scopes": ["infer"], "models": ["a-*"], "monthly_requests": 5}
     assert bodies(server, "POST") == [fields]
-    assert json.loads(run("keys", "quota", "abc", "none")[1])["monthly_requests"] is None
-    assert bodies(server, "PATCH") == [{"monthly_requests": None}]
+    assert json.loads(run("keys", "limit", "abc", "--monthly-requests=none")[1]) == {
+        **key,
+        "monthly_requests": None,
+    }
+    assert run("keys", "limit", "abc", "--max-tokens=5", "--monthly-requests=none")[0] == 0
+    none = {"monthly_requests": None}
+    assert bodies(server, "PATCH") == [none, {**none, "max_tokens": 5}]
     assert json.loads(run("keys", "list")[1]) == key
     assert json.loads(run("keys", "revoke", "abc")[1])["state"] == "revoked"
 

@@ -81,15 +81,32 @@ def test_options_become_fields(cloud: Cloud) -> None:
 def test_a_quota_is_changed_by_the_keys_id(cloud: Cloud, text: str, requests: int | None) -> None:
     cloud.replies = [{**KEY, "monthly_requests": requests}]
 
-    assert main(["keys", "quota", "abc", text, "--function", "F"]) == 0
+    assert main(["keys", "limit", "abc", "--monthly-requests", text, "--function", "F"]) == 0
     [(_, event)] = cloud.calls
     assert (event["operation"], event["id"]) == ("change-key", "abc")
     assert event["monthly_requests"] == requests
+    assert "max_tokens" not in event
+
+
+def test_several_limits_are_changed_at_once_and_one_has_to_be_named(
+    cloud: Cloud, capsys: Any
+) -> None:
+    cloud.replies = [{**KEY, "monthly_requests": 5, "max_tokens": None}]
+    limits = ["--monthly-requests", "5", "--max-tokens", "none"]
+
+    assert main(["keys", "limit", "abc", *limits, "--function", "F"]) == 0
+    [(_, event)] = cloud.calls
+    assert (event["monthly_requests"], event["max_tokens"]) == (5, None)
+    assert "KeyCacheSeconds" in capsys.readouterr().err
+    assert main(["keys", "limit", "abc", "--function", "F"]) == 2
+    assert "--max-tokens" in capsys.readouterr().err
+    assert len(cloud.calls) == 1
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1.5", ""])
 def test_a_wrong_quota_is_refused_before_any_call(cloud: Cloud, text: str) -> None:
-    assert main(["keys", "quota", "abc", "--function", "F", "--", text]) == 2
+    for option in ("--monthly-requests", "--max-tokens"):
+        assert main(["keys", "limit", "abc", "--function", "F", f"{option}={text}"]) == 2
     assert main(["keys", "create", "--function", "F", f"--monthly-requests={text}"]) == 2
     assert cloud.calls == []
 

@@ -134,6 +134,27 @@ def test_a_quota_is_changed_and_counts_what_was_used_this_month() -> None:
     assert reply.json["monthly_requests"] is None
 
 
+def test_each_limit_is_changed_alone_or_with_others() -> None:
+    plane = ControlPlane()
+    admin, key = plane.create()["key"], plane.create("infer", max_tokens=500)
+    path, headers = f"/api/v1/keys/{key['id']}", {"x-api-key": admin}
+
+    def change(body: dict[str, object]) -> tuple[object, object, object]:
+        reply = plane.client.send("PATCH", path, body, headers=headers)
+        assert reply.status == 200, reply.body
+        audit = plane.lines[-2]["audit"]
+        assert audit["after"] == body
+        return reply.json["monthly_requests"], reply.json["max_tokens"], audit["before"]
+
+    assert change({"max_tokens": 200}) == (None, 200, {"max_tokens": 500})
+    assert change({"monthly_requests": 9}) == (9, 200, {"monthly_requests": None})
+    both = {"monthly_requests": None, "max_tokens": None}
+    assert change(both) == (None, None, {"monthly_requests": 9, "max_tokens": 200})
+    document = plane.client.get("/api/v1/openapi.json").json["components"]["schemas"]["ChangeKey"]
+    assert document["minProperties"] == 1
+    assert all("default" not in field for field in document["properties"].values())
+
+
 def test_a_new_text_of_a_key_has_the_quota(stack: Stack) -> None:
     key = stack.plane.create_key(Scope.INFER, monthly_requests=0)
     _, rotated = stack.plane.keys.rotate(key.split("_")[1], 60, actor="anna")
@@ -141,18 +162,21 @@ def test_a_new_text_of_a_key_has_the_quota(stack: Stack) -> None:
     assert [stack.infer(text).status for text in (key, rotated)] == [429, 429]
 
 
-@pytest.mark.parametrize("body", [{}, {"monthly_requests": -1}, {"monthly_requests": "many"}])
-def test_a_wrong_quota_is_refused(body: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"monthly_requests": -1}, {"monthly_requests": "many"}, {"max_tokens": 0}, {"x": 1}],
+)
+def test_a_wrong_limit_is_refused(body: dict[str, object]) -> None:
     plane = ControlPlane()
     key = plane.create()
     path, headers = f"/api/v1/keys/{key['id']}", {"x-api-key": key["key"]}
 
     status, code, text = error(plane.client.send("PATCH", path, body, headers=headers))
     assert (status, code) == (400, "INVALID_REQUEST")
-    assert text.startswith("monthly_requests")
+    assert text.startswith(next(iter(body), "body: nothing to change"))
 
 
-def test_an_ended_key_keeps_its_quota() -> None:
+def test_an_ended_key_keeps_its_limits() -> None:
     plane = ControlPlane()
     key_id = plane.create("infer")["id"]
     plane.invoke("revoke-key", id=key_id)

@@ -11,7 +11,7 @@ from functions.core.access.cors import parse_origins
 from functions.core.access.grants import Scope
 from functions.core.openai import service
 from functions.core.serving.request_log import LANGUAGE_UNITS, NAMESPACE
-from tests.data_plane import SIGNATURE, Context, LaterContext
+from tests.data_plane import KEY_SECONDS, SIGNATURE, Context, LaterContext
 from tests.unit.functions.openai.plane import ENCODER, LanguagePlane, Reply
 
 CHAT = "/v1/chat/completions"
@@ -212,6 +212,19 @@ def test_a_key_limits_the_tokens_of_a_reply(tmp_path: Path) -> None:
     assert (reply.status, reply.error["param"]) == (400, "max_tokens")
     assert reply.error["code"] == "max_tokens_exceeded"
     assert "4 tokens" in reply.error["message"]
+
+
+def test_a_changed_limit_of_tokens_holds_after_the_time_of_cached_keys(tmp_path: Path) -> None:
+    plane = locked(tmp_path)
+    key = plane.create_key(Scope.INFER, max_tokens=4)
+    assert ask(plane, key, max_tokens=4).status == 200
+    plane.keys.change_limits(key.split("_")[1], {"max_tokens": 2}, 0, actor="anna")
+
+    plane.clock.now += KEY_SECONDS - 1
+    assert ask(plane, key, max_tokens=4).status == 200
+    plane.clock.now += 1
+    assert ask(plane, key, max_tokens=4).error["code"] == "max_tokens_exceeded"
+    assert ask(plane, key, max_tokens=2).status == 200
 
 
 @pytest.mark.parametrize(
