@@ -8,6 +8,7 @@ in a virtual environment of its own; prints a JSON object of scenario to "" or w
 
 import base64
 import json
+import re
 import sys
 import time
 import traceback
@@ -151,6 +152,22 @@ def chat_with_a_model(browser: Browser) -> None:
     assert not violations, violations
     page.get_by_role("button", name="New chat").click()
     expect(page.locator("ol.chat li")).to_have_count(0)
+    assert page.errors == []
+
+
+def stop_a_reply(browser: Browser) -> None:
+    """The reply never comes, so that there is time to read what Stop does."""
+    page = open_page(browser)
+    page.goto(f"{URL}#/models/{TALKER}/try")
+    page.route("**/v1/chat/completions", lambda _: None)
+    page.get_by_role("button", name="Send").click()
+    stop = page.get_by_role("button", name="Stop")
+    expect(stop).to_have_accessible_description(
+        re.compile("at most 256 tokens, and that is billed")
+    )
+    stop.click()
+    expect(page.locator("main [role=status]")).to_contain_text("Stopped here. The model writes on")
+    expect(page.get_by_role("button", name="New chat")).to_be_visible()
     assert page.errors == []
 
 
@@ -419,6 +436,7 @@ SCENARIOS: dict[str, Callable[[Browser], None]] = {
     "draw_a_digit": draw_a_digit,
     "run_a_table": run_a_table,
     "chat_with_a_model": chat_with_a_model,
+    "stop_a_reply": stop_a_reply,
     "compare_two_texts": compare_two_texts,
     "upload_a_broken_file": upload_a_broken_file,
     "drop_a_model_and_try_it": drop_a_model_and_try_it,

@@ -17,7 +17,7 @@ from tests.models import lookup_model, make_model, outside_weights_model, scale_
 BROWSER_PYTHON = os.environ.get("MAYFLY_BROWSER_PYTHON", ".venv-browser/bin/python")
 SCENARIOS = (
     *("sign_in", "first_paint", "find_a_model", "draw_a_digit", "run_a_table"),
-    *("chat_with_a_model", "compare_two_texts"),
+    *("chat_with_a_model", "stop_a_reply", "compare_two_texts"),
     *("upload_a_broken_file", "drop_a_model_and_try_it", "upload_a_model_in_several_files"),
     *("promote_and_roll_back", "start_and_stop_a_canary", "watch_a_canary_roll_back"),
     *("read_a_chart", "read_an_odd_card", "sum_hours", "make_and_revoke_a_key", "work_by_keyboard"),

@@ -4,6 +4,9 @@ import { ApiError, base, call, get, session } from "parts/api";
 import { count, ms } from "parts/format";
 import { Problem } from "parts/ui";
 
+const TOKENS = 256; // longest reply in the chat box
+const GOES_ON = `The model writes on to the reply's end, at most ${TOKENS} tokens, and that is billed.`;
+
 export function Language({ model, wish, facts }) {
   const name = `${model}:${wish}`;
   if (facts.kind === "encoder" && facts.reranker) return html`<p class="notice">A reranker: ask it by POST /v1/rerank.</p>`;
@@ -50,11 +53,11 @@ function Chat({ model, name, chat }) {
   const send = async (event) => {
     event.preventDefault();
     const asked = [...turns, { role: "user", content: draft }];
-    const body = { model: name, stream: true, stream_options: { include_usage: true }, max_tokens: 256, ...(chat ? { messages: asked } : { prompt: draft }) };
+    const body = { model: name, stream: true, stream_options: { include_usage: true }, max_tokens: TOKENS, ...(chat ? { messages: asked } : { prompt: draft }) };
     flight.current = new AbortController();
     setTurns(asked); setDraft(""); setBusy(true); setError(); setNote("");
     const began = performance.now();
-    let text = "", first = 0, usage;
+    let text = "", first = 0, usage, stopped = false;
     try {
       for await (const document of events(chat ? "/chat/completions" : "/completions", body, flight.current.signal)) {
         usage = document.usage || usage;
@@ -66,11 +69,12 @@ function Chat({ model, name, chat }) {
         setTurns([...asked, { role: "assistant", content: text }]);
       }
     } catch (failure) {
-      if (failure.name !== "AbortError") setError(failure);
+      stopped = failure.name === "AbortError";
+      if (!stopped) setError(failure);
     }
     setBusy(false);
     const ended = performance.now(), tokens = usage ? usage.completion_tokens : 0;
-    const facts = [tokens && `${count(tokens)} tokens`, tokens > 1 && `${((tokens - 1) / ((ended - first) / 1000)).toFixed(1)} tokens per second`, first && `first after ${ms(first - began)}`].filter(Boolean);
+    const facts = [stopped && `Stopped here. ${GOES_ON}`, tokens && `${count(tokens)} tokens`, tokens > 1 && `${((tokens - 1) / ((ended - first) / 1000)).toFixed(1)} tokens per second`, first && `first after ${ms(first - began)}`].filter(Boolean);
     setNote(facts.join(" · "));
     if (tokens) price(model, (ended - began) / 1000).then((usd) => setNote([...facts, `about $${usd.toPrecision(2)}`].join(" · ")), () => {});
   };
@@ -82,7 +86,7 @@ function Chat({ model, name, chat }) {
     <form class="stack tight" onSubmit=${send}>
       <label>Message<textarea value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && !event.shiftKey && draft.trim() && !busy) send(event); }}></textarea></label>
       <div class="actions"><button class="primary" disabled=${busy || !draft.trim()}>${busy ? "Writing…" : "Send"}</button>
-        ${busy && html`<button type="button" onClick=${() => flight.current.abort()}>Stop</button>`}
+        ${busy && html`<button type="button" aria-describedby="stop-hint" onClick=${() => flight.current.abort()}>Stop</button><span class="hint" id="stop-hint">Stop ends the display alone. ${GOES_ON}</span>`}
         ${!busy && turns.length > 0 && html`<button type="button" onClick=${again}>New chat</button>`}</div>
     </form></section>`;
 }
