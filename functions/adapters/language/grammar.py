@@ -65,26 +65,28 @@ class GrammarCompiler:
     """Compiler of JSON schemas for one tokenizer, with a cache.
 
     `vocabulary` counts the model's tokens, which may be more than the tokenizer's. `eos` are the
-    tokens that end a reply.
+    tokens that end a reply. A schema is cached for its owner alone: a shorter time would tell one
+    caller which schemas another one sends.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int, eos: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._eos = list(eos)
-        self._compiled: OrderedDict[str, Any] = OrderedDict()  # oldest use first
+        # by owner and schema, oldest use first
+        self._compiled: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
-    def compile(self, schema: Mapping[str, Any] | None) -> Grammar:
+    def compile(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
         """Return a grammar of the replies that a JSON schema allows.
 
-        Without a schema, any JSON object is allowed.
+        Without a schema, any JSON object is allowed. `owner` is the caller whose request it is.
 
         Raises:
             InvalidRequest: the schema is invalid, unsupported, too large, or allows nothing.
         """
         text = json.dumps(ANY_OBJECT if schema is None else schema)
-        matcher = self._compiled.pop(text, None) or self._matcher(text)
-        self._compiled[text] = matcher
+        matcher = self._compiled.pop((owner, text), None) or self._matcher(text)
+        self._compiled[owner, text] = matcher
         if len(self._compiled) > SCHEMAS:
             self._compiled.popitem(last=False)
         return JsonGrammar(matcher.deep_copy())

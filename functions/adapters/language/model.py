@@ -101,9 +101,9 @@ class LanguageModel:
             raise InvalidRequest("this model generates text: call one that embeds")
         return self._encoder.embed(texts, deadline=deadline)
 
-    def json_grammar(self, schema: Mapping[str, Any] | None) -> Grammar:
+    def json_grammar(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
         """Return a grammar of the replies that a JSON schema allows."""
-        return self._grammars.compile(schema)
+        return self._grammars.compile(schema, owner)
 
     @property
     def _decoding(self) -> Generator[KeyValues]:

@@ -180,10 +180,10 @@ class TextModel(Protocol):
             TimedOut: the deadline passed.
         """
 
-    def json_grammar(self, schema: Mapping[str, Any] | None) -> Grammar:
+    def json_grammar(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
         """Return a grammar of the replies that a JSON schema allows.
 
-        Without a schema, any JSON object is allowed.
+        Without a schema, any JSON object is allowed. Compiled schemas are cached by owner.
 
         Raises:
             InvalidRequest: the schema is invalid, unsupported or too large.

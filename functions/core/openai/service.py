@@ -364,7 +364,7 @@ class _TextWork:
 
     def _grammar(self, model: TextModel) -> Grammar:
         try:
-            return model.json_grammar(self._request.schema)
+            return model.json_grammar(self._request.schema, self._call.grant.key_id)
         except InvalidRequest as error:
             param = "tools" if self._request.forced else "response_format"
             raise InvalidParameter(param, str(error), code=error.instance_code) from error

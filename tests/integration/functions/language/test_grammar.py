@@ -197,3 +197,20 @@ def test_a_schema_is_compiled_once(
     monkeypatch.setattr(grammars, "_compiled", None)
 
     assert walk(compiler.compile(schema), 1) == '"once"'
+
+
+def test_a_schema_is_compiled_for_each_owner(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {"const": "once"}
+    compiled: list[str] = []
+    compile_grammar = grammars._compiled
+
+    def count(trie: Any, grammar: str) -> tuple[Any, str]:
+        compiled.append(grammar)
+        return compile_grammar(trie, grammar)
+
+    monkeypatch.setattr(grammars, "_compiled", count)
+    for owner in ("anna", "bob", "anna"):
+        assert walk(compiler.compile(schema, owner), 1) == '"once"'
+    assert len(compiled) == 2

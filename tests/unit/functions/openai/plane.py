@@ -129,8 +129,8 @@ class ScriptedModel:
             return [[float(len(set(text)))] for text in texts]
         return [[3.0, 4.0, 0.0, float(len(text))] for text in texts]
 
-    def json_grammar(self, schema: Mapping[str, Any] | None) -> Grammar:
-        return self.compiler.compile(schema)
+    def json_grammar(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
+        return self.compiler.compile(schema, owner)
 
 
 def first_reply(grammar: Grammar) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from functions.adapters.language import grammar as grammars
 from functions.core.access.cors import parse_origins
 from functions.core.access.grants import Scope
 from functions.core.openai import service
@@ -187,6 +188,22 @@ def test_a_key_is_not_told_what_another_one_sent(tmp_path: Path) -> None:
     owners = plane.model.owners
     assert owners[0] == owners[1] != owners[2]
     assert all(owners)
+
+
+def test_a_schema_is_compiled_for_each_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = locked(tmp_path)
+    first, second = plane.create_key(Scope.INFER), plane.create_key(Scope.INFER)
+    compiled: list[str] = []
+    compile_grammar = grammars._compiled
+
+    def count(trie: Any, grammar: str) -> tuple[Any, str]:
+        compiled.append(grammar)
+        return compile_grammar(trie, grammar)
+
+    monkeypatch.setattr(grammars, "_compiled", count)
+    for key in (first, second, first):
+        assert ask(plane, key, response_format={"type": "json_object"}).status == 200
+    assert len(compiled) == 2
 
 
 def test_models_that_a_key_does_not_see_do_not_exist(tmp_path: Path) -> None:
