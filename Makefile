@@ -53,7 +53,7 @@ local: .venv/.demo ## Run the demo and keep the local stack up until Ctrl-C (1 m
 train-all: .venv/.demo ## Train, register and call every built-in recipe; print a table (4 min)
 	@$(BIN)/python -m local.train_all
 
-test: .venv/.all $(if $(shell command -v chromium),.venv-browser/.done) .venv-kserve/.done .venv-sagemaker/.done .venv-sam/.done .venv-language/.try .venv-node/.try $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (13 min; first 3 GB)
+test: .venv/.all $(if $(shell command -v chromium),.venv-browser/.done) .venv-kserve/.done .venv-sagemaker/.done .venv-trackers/.done .venv-sam/.done .venv-language/.try .venv-node/.try $(if $(shell command -v cc),.venv-toolkit/.done) $(if $(PYTHON313),.venv-lambda/.done .aws-sam/build/.done) ## Run all tests (13 min; first 3 GB)
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # Without the models' packages in the index, or without a registry of npm, the tests that need them are skipped.
@@ -125,6 +125,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group lint --group train --group import --group parquet -o constraints/main.txt
 	$(COMPILE) --group kserve -o constraints/kserve.txt
 	$(COMPILE) --group sagemaker -o constraints/sagemaker.txt
+	$(COMPILE) --group trackers -o constraints/trackers.txt
 	$(COMPILE) --group toolkit -o constraints/toolkit.txt
 	$(COMPILE) --group sam -o constraints/sam.txt
 	$(COMPILE) --group browser -o constraints/browser.txt

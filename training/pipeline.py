@@ -9,9 +9,9 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,28 +74,20 @@ class Setup:
 class Fitted:
     """Trained models, one per random seed, with their hyperparameter search if any."""
 
-    runs: list[Trained]
+    seeds: list[Trained]
     search: Study | None
-    trackers: list[trackers.Tracker] = field(default_factory=list)
+    by_seed: list[dict[str, float]]  # test metrics of each, where there are several
+    runs: trackers.Runs
+    run: trackers.Run  # tracked run of the exported model
 
     @property
     def first(self) -> Trained:
         """Return the trained model of the first seed, which is exported."""
-        return self.runs[0]
+        return self.seeds[0]
 
     def aborted_on_error(self) -> AbstractContextManager[None]:
-        """Return a context that closes the trackers as failed on an error."""
-        return _aborted_on_error(self.trackers)
-
-
-@contextmanager
-def _aborted_on_error(started: Sequence[trackers.Tracker]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:  # an interrupt, too: no tracker shows a run that goes on for ever
-        for tracker in started:
-            tracker.abort()
-        raise
+        """Return a context that marks tracked runs as failed on errors."""
+        return self.runs.failed_on_error()
 
 
 @dataclass(frozen=True)
@@ -230,21 +222,30 @@ def _command_line_channels(data: Sequence[str]) -> dict[str, Path]:
 def fit(setup: Setup, stop: checkpoint.Stop, callbacks: Sequence[Callback] = ()) -> Fitted:
     """Search hyperparameters if --tune is given, then train a model per seed.
 
-    `callbacks` get the metrics of each epoch, after the trackers of the first seed.
+    `callbacks` get the metrics of each epoch, after the trackers.
 
     Raises:
         TrainingError: recipe, settings and data do not fit together.
         Interrupted: `stop` was requested; the checkpoint holds the state.
     """
     weights = _weights(setup)
-    search = _search(setup, stop) if setup.options.tune else None
-    settings = override(setup.settings, search.settings(search.best)) if search else setup.settings
-    started = _start_trackers(setup, settings)
-    watch = _watcher([*[each.epoch for each in started], *callbacks])
-    with _aborted_on_error(started):
-        runs = _fit_seeds(setup, settings, weights, stop, [watch, _watcher(callbacks)])
+    runs = _open_runs(setup)
+    with runs.failed_on_error():
+        search = _search(setup, stop, runs) if setup.options.tune else None
+        settings = setup.settings
+        if search is not None:
+            settings = override(settings, search.settings(search.best))
+        if setup.options.seeds > 1:
+            seeds, by_seed = _fit_seeds(setup, settings, weights, stop, callbacks, runs)
+            run = runs.start(trackers.MODEL, asdict(settings))
+            for row in seeds[0].history:  # it was trained as the run of its seed
+                run.epoch(row)
+        else:
+            run = runs.start(trackers.MODEL, asdict(settings))
+            watch = _watcher([run.epoch, *callbacks])
+            seeds, by_seed = [_fit_seed(setup, settings, weights, stop, watch)], []
         setup.ranks.close()
-    return Fitted(runs, search, started)
+    return Fitted(seeds, search, by_seed, runs, run)
 
 
 def _fit_seeds(
@@ -252,25 +253,38 @@ def _fit_seeds(
     settings: Hyperparameters,
     weights: Path | None,
     stop: checkpoint.Stop,
-    watches: Sequence[Callback],
-) -> list[Trained]:
-    """Train a model per seed; `watches` are for first and later seeds."""
-    seeds = range(settings.seed, settings.seed + max(setup.options.seeds, 1))
-    runs: list[Trained] = []
-    for seed in seeds:
-        if runs and setup.ranks.any(stop.is_late):
-            print(f"time limit: {len(runs)} of {len(seeds)} seeds are trained", flush=True)
+    callbacks: Sequence[Callback],
+    runs: trackers.Runs,
+) -> tuple[list[Trained], list[dict[str, float]]]:
+    """Train a model per seed; return models and rank 0's test metrics."""
+    numbers = range(settings.seed, settings.seed + setup.options.seeds)
+    seeds: list[Trained] = []
+    by_seed: list[dict[str, float]] = []
+    for number in numbers:
+        if seeds and setup.ranks.any(stop.is_late):
+            print(f"time limit: {len(seeds)} of {len(numbers)} seeds are trained", flush=True)
             break
-        watch = watches[min(len(runs), 1)]
-        runs.append(_fit_seed(setup, replace(settings, seed=seed), weights, stop, watch))
-    return runs
+        seeded = replace(settings, seed=number)
+        run = runs.start(f"seed-{number}", asdict(seeded))
+        watch = _watcher([run.epoch, *callbacks])
+        seeds.append(_fit_seed(setup, seeded, weights, stop, watch))
+        if setup.ranks.leads:
+            by_seed.append(seeds[-1].measure(setup.data.test)[0])
+            run.end(_of_test(by_seed[-1]))
+    return seeds, by_seed
 
 
-def _start_trackers(setup: Setup, settings: Hyperparameters) -> list[trackers.Tracker]:
+def _of_test(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"test_{name}": value for name, value in metrics.items()}
+
+
+def _open_runs(setup: Setup) -> trackers.Runs:
+    """Return the runs to track; a search records its trials itself."""
     if setup.is_trial or not setup.ranks.leads:
-        return []
-    run = trackers.RunName(setup.recipe.name, settings.seed, asdict(settings))
-    return trackers.start(run, report_folder(setup), setup.environ)
+        return trackers.Runs()
+    grouped = setup.options.tune > 0 or setup.options.seeds > 1
+    folder = report_folder(setup)
+    return trackers.open_runs(setup.recipe.name, folder, setup.environ, grouped=grouped)
 
 
 def _watcher(callbacks: Sequence[Callback]) -> Callback:
@@ -281,7 +295,7 @@ def _watcher(callbacks: Sequence[Callback]) -> Callback:
     return watch
 
 
-def _search(setup: Setup, stop: checkpoint.Stop) -> Study:
+def _search(setup: Setup, stop: checkpoint.Stop, runs: trackers.Runs) -> Study:
     require_optuna()
     from training.tuning import local  # imports Optuna: 0.3 s, and containers of trials lack it
 
@@ -295,6 +309,7 @@ def _search(setup: Setup, stop: checkpoint.Stop) -> Study:
         device=setup.device,
         stop=stop,
         ranks=setup.ranks,
+        runs=runs,
     )
 
 
@@ -377,16 +392,13 @@ def compress(setup: Setup, trained: Trained, graph: onnx.ModelProto) -> Model:
 
 def describe(setup: Setup, fitted: Fitted, model: Model) -> Description:
     """Evaluate an ONNX graph on test data; return model card and record."""
-    by_seed = []
-    if len(fitted.runs) > 1:
-        by_seed = [run.measure(run.data.test)[0] for run in fitted.runs]
     card, outcome = _card(setup, model)
     run_record = record.make(
         recipe=setup.recipe.name,
         settings=model.trained.hyperparameters,
-        seeds=[run.settings.seed for run in fitted.runs],
-        metrics=by_seed or [card["metrics"]],
-        histories=[run.history for run in fitted.runs],
+        seeds=[trained.settings.seed for trained in fitted.seeds],
+        metrics=fitted.by_seed if len(fitted.seeds) > 1 else [card["metrics"]],
+        histories=[trained.history for trained in fitted.seeds],
         device=setup.device,
         processes=setup.ranks.count,
         duration_s=time.monotonic() - setup.started,
@@ -494,8 +506,8 @@ def write(setup: Setup, fitted: Fitted, model: Model, description: Description) 
     )
     (folder / "record.json").write_text(json.dumps(run_record, indent=2) + "\n")
     _write_config(setup, fitted, folder)
-    for tracker in fitted.trackers:
-        tracker.end(card["metrics"], [path, *reports, folder / config.FILE])
+    fitted.run.end(_of_test(card["metrics"]), [path, *reports, folder / config.FILE])
+    fitted.runs.close()
     for line in [*report.lines(card), *_seed_lines(run_record), _file_line(path, card)]:
         print(line, flush=True)
     return path

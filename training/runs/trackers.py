@@ -2,20 +2,35 @@
 
 TensorBoard files are always written. MLflow is used if it is installed and MLFLOW_TRACKING_URI is
 set, W&B if it is installed and WANDB_API_KEY or WANDB_MODE is set: no run is sent anywhere unasked.
+
+A training of one model is one run. A search, or a training of several seeds, is a group: each trial
+and each seed is a run of its own, and the model's run is the last. A tracker that fails is warned
+of once and left out from then on.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from training.runs.tensorboard import EventFile
 
 FOLDER = "tensorboard"  # beside the model
+MODEL = "model"  # label of the run whose model is written
+REASON_SHOWN = 200  # characters of an error in a warning
+# A server that is gone is given up within seconds; MLflow would try for many minutes.
+MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
 Numbers = Mapping[str, float]
+State = Literal["complete", "pruned", "failed"]
+Result = TypeVar("Result")
 
 
 class Tracker(Protocol):
@@ -24,105 +39,273 @@ class Tracker(Protocol):
     def epoch(self, row: Numbers) -> None:
         """Log the metrics of an epoch."""
 
-    def end(self, metrics: Numbers, files: Sequence[Path]) -> None:
-        """Log a finished run's test metrics and files; close it."""
-
-    def abort(self) -> None:
-        """Close a run that failed or was interrupted."""
+    def end(self, state: State, metrics: Numbers, files: Sequence[Path], reason: str) -> None:
+        """Log final metrics, files and failure reason; close the run."""
 
 
-@dataclass(frozen=True)
-class RunName:
-    """Recipe, seed and hyperparameters of a run, as trackers show them."""
+class Backend(Protocol):
+    """Place that runs are logged to."""
 
-    recipe: str
-    seed: int
-    settings: Mapping[str, Any]
+    def start(self, label: str, settings: Mapping[str, Any]) -> Tracker:
+        """Start a run; `label` is its name within its group."""
+
+    def close(self, state: State) -> None:
+        """Close the group, if there is one."""
 
 
-def start(run: RunName, folder: Path, environ: Mapping[str, str]) -> list[Tracker]:
-    """Return the trackers of a run whose files go to `folder`."""
-    trackers: list[Tracker] = [TensorBoard(folder / FOLDER)]
+class Run:
+    """Run that is logged to every tracker that works."""
+
+    def __init__(self, runs: Runs, trackers: Mapping[str, Tracker]) -> None:
+        self._runs, self._trackers = runs, trackers
+
+    def epoch(self, row: Numbers) -> None:
+        """Log the metrics of an epoch."""
+        for name, tracker in self._trackers.items():
+            self._runs.guard(name, partial(tracker.epoch, row))
+
+    def end(
+        self,
+        metrics: Numbers,
+        files: Sequence[Path] = (),
+        *,
+        state: State = "complete",
+        reason: str = "",
+    ) -> None:
+        """Log final metrics, files and failure reason; close the run."""
+        for name, tracker in self._trackers.items():
+            self._runs.guard(name, partial(tracker.end, state, metrics, files, reason))
+        self._runs.ended(self)
+
+
+class Runs:
+    """Runs of one training in all trackers; without any, nothing is logged."""
+
+    def __init__(self, backends: Mapping[str, Callable[[], Backend]] | None = None) -> None:
+        self._backends: dict[str, Backend] = {}
+        self._failed: set[str] = set()
+        self._open: list[Run] = []
+        for name, make in (backends or {}).items():
+            backend = self.guard(name, make)
+            if backend is not None:
+                self._backends[name] = backend
+
+    def start(self, label: str, settings: Mapping[str, Any]) -> Run:
+        """Start a run with its hyperparameters in every tracker."""
+        trackers = {
+            name: tracker
+            for name, backend in self._backends.items()
+            if (tracker := self.guard(name, partial(backend.start, label, settings))) is not None
+        }
+        run = Run(self, trackers)
+        self._open.append(run)
+        return run
+
+    def ended(self, run: Run) -> None:
+        """Forget a run that is closed."""
+        self._open.remove(run)
+
+    def close(self, state: State = "complete") -> None:
+        """Close the group; runs that are still open end in `state`."""
+        for run in list(self._open):
+            run.end({}, state=state)
+        for name, backend in self._backends.items():
+            self.guard(name, partial(backend.close, state))
+
+    @contextmanager
+    def failed_on_error(self) -> Iterator[None]:
+        """Mark runs and group as failed on an error in the block."""
+        try:
+            yield
+        except BaseException:  # an interrupt, too: no tracker shows a run that goes on for ever
+            self.close("failed")
+            raise
+
+    def guard(self, name: str, call: Callable[[], Result]) -> Result | None:
+        """Call a tracker; warn at its first failure and skip it afterwards."""
+        if name in self._failed:
+            return None
+        try:
+            return call()
+        except Exception as error:  # whatever a tracker raises, no training ends because of it
+            self._failed.add(name)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_SHOWN]
+            print(f"warning: {name} fails, and logs no more of this run: {reason}", flush=True)
+            return None
+
+
+def open_runs(recipe: str, folder: Path, environ: Mapping[str, str], *, grouped: bool) -> Runs:
+    """Return the tracked runs of a training whose files go to `folder`.
+
+    `grouped`: there are several, of a search's trials or of seeds.
+    """
+    group = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}" if grouped else ""
+    backends: dict[str, Callable[[], Backend]] = {
+        "TensorBoard": partial(TensorBoard, folder / FOLDER)
+    }
     if environ.get("MLFLOW_TRACKING_URI") and importlib.util.find_spec("mlflow"):
-        trackers.append(MLflow(run))
+        backends["MLflow"] = partial(MLflow, recipe, group)
     has_account = environ.get("WANDB_API_KEY") or environ.get("WANDB_MODE")
     if has_account and importlib.util.find_spec("wandb"):
-        trackers.append(WeightsAndBiases(run, folder))
-    return trackers
+        backends["W&B"] = partial(WeightsAndBiases, recipe, group, folder)
+    return Runs(backends)
+
+
+def _title(recipe: str, group: str, label: str, settings: Mapping[str, Any]) -> str:
+    return label if group else f"{recipe}-seed-{settings['seed']}"
+
+
+# --- TensorBoard
 
 
 class TensorBoard:
-    """Tracker that writes an event file."""
+    """Event files, one run a folder; the model's is the folder itself."""
 
     def __init__(self, folder: Path) -> None:
-        self._file, self._last = EventFile(folder), 0
+        self._folder = folder
+
+    def start(self, label: str, settings: Mapping[str, Any]) -> Tracker:
+        """Start a run; the first epoch or the end writes the file."""
+        return _EventRun(self._folder if label == MODEL else self._folder / label, settings)
+
+    def close(self, state: State) -> None:
+        """Do nothing: a group is a folder."""
+
+
+class _EventRun:
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._file, self._last = EventFile(folder, settings), 0
 
     def epoch(self, row: Numbers) -> None:
-        """Write the epoch's metrics; the step is the number of the epoch."""
         self._last = int(row["epoch"])
-        self._file.scalars(self._last, {name: row[name] for name in row if name != "epoch"})
+        self._file.scalars(self._last, _without_epoch(row))
 
-    def end(self, metrics: Numbers, files: Sequence[Path]) -> None:  # noqa: ARG002
-        """Write the test metrics at the last epoch."""
-        self._file.scalars(self._last, {f"test_{name}": metrics[name] for name in metrics})
+    def end(self, state: State, metrics: Numbers, files: Sequence[Path], reason: str) -> None:  # noqa: ARG002
+        if state == "failed" and not reason and not self._last:
+            return  # refused before its first epoch: no folder is left
+        if metrics:
+            self._file.scalars(self._last, metrics)
+        self._file.end(failed=None if state == "pruned" else state == "failed")
 
-    def abort(self) -> None:
-        """Do nothing: the file has what there is."""
+
+def _without_epoch(row: Numbers) -> dict[str, float]:
+    return {name: row[name] for name in row if name != "epoch"}
+
+
+# --- MLflow
+
+MLFLOW_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
 class MLflow:
-    """Tracker that logs to the MLflow server in MLFLOW_TRACKING_URI."""
+    """Runs on the MLflow server in MLFLOW_TRACKING_URI, nested by group.
 
-    def __init__(self, run: RunName) -> None:
+    Its client is used rather than mlflow.start_run: a notebook may have a run of its own.
+    """
+
+    def __init__(self, recipe: str, group: str) -> None:
+        for name, limit in MLFLOW_LIMITS.items():
+            os.environ.setdefault(name, limit)
         import mlflow
+        from mlflow import entities
 
-        self._mlflow: Any = mlflow
-        mlflow.set_experiment(run.recipe)
-        mlflow.start_run(run_name=f"{run.recipe}-seed-{run.seed}")
-        mlflow.log_params(dict(run.settings))
+        self._recipe, self._group = recipe, group
+        self._entities: Any = entities
+        self._client: Any = mlflow.MlflowClient()
+        experiment = self._client.get_experiment_by_name(recipe)
+        self._experiment: str = (
+            experiment.experiment_id if experiment else self._client.create_experiment(recipe)
+        )
+        self._parent = self._create(group, {}) if group else ""
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+        return str(run.info.run_id)
+
+    def start(self, label: str, settings: Mapping[str, Any]) -> Tracker:
+        """Start a run with its parameters."""
+        tags = {"mlflow.parentRunId": self._parent} if self._parent else {}
+        name = _title(self._recipe, self._group, label, settings)
+        run = self._create(name, tags)
+        self._client.log_batch(
+            run, params=[self._entities.Param(key, str(value)) for key, value in settings.items()]
+        )
+        return _MLflowRun(self._client, self._entities, run)
+
+    def close(self, state: State) -> None:
+        """Close the group's run."""
+        if self._parent:
+            self._client.set_terminated(self._parent, MLFLOW_STATUS[state])
+
+
+class _MLflowRun:
+    def __init__(self, client: Any, entities: Any, run: str) -> None:
+        self._client, self._entities, self._run = client, entities, run
+        self._last = 0
 
     def epoch(self, row: Numbers) -> None:
-        """Log the epoch's metrics."""
-        metrics = {name: row[name] for name in row if name != "epoch"}
-        self._mlflow.log_metrics(metrics, step=int(row["epoch"]))
+        self._last = int(row["epoch"])
+        self._log(_without_epoch(row))
 
-    def end(self, metrics: Numbers, files: Sequence[Path]) -> None:
-        """Log the test metrics and upload the files."""
-        self._mlflow.log_metrics({f"test_{name}": metrics[name] for name in metrics})
+    def end(self, state: State, metrics: Numbers, files: Sequence[Path], reason: str) -> None:
+        self._log(metrics)
         for path in files:
-            self._mlflow.log_artifact(str(path))
-        self._mlflow.end_run()
+            self._client.log_artifact(self._run, str(path))
+        if reason:
+            self._client.set_tag(self._run, "reason", reason)
+        self._client.set_terminated(self._run, MLFLOW_STATUS[state])
 
-    def abort(self) -> None:
-        """Mark the run as failed."""
-        self._mlflow.end_run("FAILED")
+    def _log(self, metrics: Numbers) -> None:
+        now_ms = int(1000 * time.time())
+        entries = [
+            self._entities.Metric(name, value, now_ms, self._last)
+            for name, value in metrics.items()
+        ]
+        self._client.log_batch(self._run, metrics=entries)
+
+
+# --- Weights & Biases
 
 
 class WeightsAndBiases:
-    """Tracker that logs to Weights & Biases, in the recipe's project."""
+    """Runs in the recipe's project, with the group as their group."""
 
-    def __init__(self, run: RunName, folder: Path) -> None:
+    def __init__(self, recipe: str, group: str, folder: Path) -> None:
         import wandb
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._run: Any = wandb.init(
-            project=run.recipe,
-            name=f"{run.recipe}-seed-{run.seed}",
-            config=dict(run.settings),
-            dir=str(folder),
+        self._wandb: Any = wandb
+        self._recipe, self._group, self._folder = recipe, group, folder
+
+    def start(self, label: str, settings: Mapping[str, Any]) -> Tracker:
+        """Start a run with its configuration."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        run = self._wandb.init(
+            project=self._recipe,
+            name=_title(self._recipe, self._group, label, settings),
+            group=self._group or None,
+            job_type=label.partition("-")[0],
+            config=dict(settings),
+            dir=str(self._folder),
+            reinit="create_new",  # a notebook may have a run of its own
+            settings=self._wandb.Settings(silent=label != MODEL),
         )
+        return _WeightsAndBiasesRun(run)
+
+    def close(self, state: State) -> None:
+        """Do nothing: a group is a name."""
+
+
+class _WeightsAndBiasesRun:
+    def __init__(self, run: Any) -> None:
+        self._run = run
 
     def epoch(self, row: Numbers) -> None:
-        """Log the epoch's metrics."""
         self._run.log(dict(row), step=int(row["epoch"]))
 
-    def end(self, metrics: Numbers, files: Sequence[Path]) -> None:
-        """Put the test metrics into the run's summary and save the files."""
-        self._run.summary.update({f"test_{name}": metrics[name] for name in metrics})
+    def end(self, state: State, metrics: Numbers, files: Sequence[Path], reason: str) -> None:
+        self._run.summary.update({**metrics, "state": state})
+        if reason:
+            self._run.summary.update({"reason": reason})
         for path in files:
             self._run.save(str(path), base_path=str(path.parent), policy="now")
-        self._run.finish()
-
-    def abort(self) -> None:
-        """Mark the run as failed."""
-        self._run.finish(exit_code=1)
+        self._run.finish(exit_code=int(state == "failed"))

@@ -9,11 +9,13 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 from optuna.trial import Trial, TrialState
 
+from training.runs.trackers import open_runs
 from training.sagemaker import backends
 from training.sagemaker.training_job import Job, build, job_name
 from training.sagemaker.validation import validate
@@ -28,19 +30,29 @@ POLL_S = 5.0  # seconds; each poll is one request for each running job
 def run_over_jobs(job: Job, options: argparse.Namespace, submit: backends.Submit) -> Settings:
     """Search hyperparameters in SageMaker training jobs; return the best settings.
 
-    Each trial is a job like `job`; `--parallel` of them run at a time.
+    Each trial is a job like `job`; `--parallel` of them run at a time. They are tracked here.
 
     Raises:
         InvalidJob: the recipe cannot be loaded here, or SageMaker refuses a job.
         TrainingError: the first trials all failed.
     """
     search = load_search(options, data=json.dumps(dict(job.channels)))
-    study = Study(search, options.checkpoint_dir)
+    folder = options.checkpoint_dir or Path("artifacts") / job.model
+    runs = open_runs(search.recipe.name, folder, os.environ, grouped=True)
+    with runs.failed_on_error():
+        best = _run_trials(job, options, submit, Study(search, options.checkpoint_dir, runs))
+    runs.close()
+    return best
+
+
+def _run_trials(
+    job: Job, options: argparse.Namespace, submit: backends.Submit, study: Study
+) -> Settings:
     client = backends.client("sagemaker", job.region)
 
     def launch(trial: Trial) -> RunningTrial:
         name = trial.user_attrs.get("job") or _submit_trial(job, study, trial, submit)
-        return JobTrial(search, name, client, resumable=study.folder is not None)
+        return JobTrial(study.search, name, client, resumable=study.folder is not None)
 
     # The local stack is polled more often: its jobs take seconds.
     poll_s = runner.POLL_S if "AWS_ENDPOINT_URL" in os.environ else POLL_S

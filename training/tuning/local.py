@@ -39,6 +39,7 @@ from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, encode, override, pairs
 from training.log_lines import metrics
 from training.recipe import Recipe
+from training.runs.trackers import Runs
 from training.tuning.objective import judge, without_test
 from training.tuning.runner import RunningTrial, TrialStatus, run_parallel
 from training.tuning.space import Search, make_space
@@ -59,6 +60,7 @@ def run(
     device: torch.device,
     stop: Stop,
     ranks: Ranks,
+    runs: Runs,
 ) -> Study:
     """Run a hyperparameter search from command-line options; print its results table.
 
@@ -72,7 +74,7 @@ def run(
     folder = options.checkpoint_dir or environ.get("SM_CHECKPOINT_DIR")
     space = make_space(recipe, fixed)
     search = Search(recipe, settings, space, options.search, options.tune, data.sha256)
-    study = Study(search, Path(folder) if folder else None)
+    study = Study(search, Path(folder) if folder else None, runs)
     if options.parallel > 1:
         run_processes(study, options, environ, stop)
     else:

@@ -16,6 +16,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from training.errors import InvalidCheckpoint, TrainingError
 from training.hyperparameters import encode, override
 from training.recipe_loading import code_digest
+from training.runs.trackers import Runs, State
 from training.tuning.samplers import make_sampler, rounded, suggest, trial_count
 from training.tuning.space import Search
 
@@ -23,7 +24,11 @@ Settings = dict[str, Any]
 
 FILE = "study.journal"
 NAME = "search"  # name of the only study in the journal
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 TABLE_ROWS = 30
 RECORD_ROWS = 64  # trials in the report
 FAILURES = 3  # failed trials without any success that end a search
@@ -34,8 +39,11 @@ FIRST_PRUNED_EPOCH = 3  # epochs are counted from 1
 class Study:
     """Trials of a hyperparameter search, stored in a folder's journal or memory."""
 
-    def __init__(self, search: Search, folder: Path | None = None) -> None:
+    def __init__(
+        self, search: Search, folder: Path | None = None, runs: Runs | None = None
+    ) -> None:
         self.search, self.folder = search, folder
+        self._runs = runs or Runs()  # each trial is recorded when it ends
         self.limit = trial_count(search)
         self._storage = _open_storage(folder)
         self._study = _open_study(self._storage, search)
@@ -111,6 +119,7 @@ class Study:
         if reason:
             trial.set_user_attr("reason", reason)
         self._study.tell(trial, value if state is TrialState.COMPLETE else None, state)
+        self._record_run(self.trials[trial.number])
         ended = self.ended
         left_s = (self.limit - len(ended)) * sum(map(_duration_s, ended)) / len(ended)
         line = self._describe(self.trials[trial.number])
@@ -118,6 +127,16 @@ class Study:
         failed = all(trial.state is TrialState.FAIL for trial in ended)
         if failed and len(ended) >= min(FAILURES, self.limit):
             raise TrainingError(f"{len(ended)} of {len(ended)} trials failed: {_reason(ended[-1])}")
+
+    def _record_run(self, trial: FrozenTrial) -> None:
+        """Log an ended trial as a run: hyperparameters, scores by epoch, metric."""
+        settings = override(self.search.settings, self.settings(trial))
+        run = self._runs.start(f"trial-{trial.number + 1:03}", asdict(settings))
+        for epoch, score in sorted(trial.intermediate_values.items()):
+            run.epoch({"epoch": epoch, "score": score})
+        value = _value(trial)
+        metrics = {} if value is None else {f"validation_{self.search.metric}": value}
+        run.end(metrics, state=STATES[trial.state], reason=_reason(trial))
 
     def _describe(self, trial: FrozenTrial) -> str:
         value = _value(trial)

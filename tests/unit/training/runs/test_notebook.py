@@ -1,6 +1,7 @@
 """Training from Python, as in a notebook, and a run repeated from its run.yaml."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from training.fitting.distributed import Ranks
 from training.fitting.progress import Progress
 from training.recipe import NetworkHyperparameters, Recipe
 from training.runs import trackers
+from training.runs.trackers import Tracker
 
 pytestmark = [
     pytest.mark.train,
@@ -108,19 +110,34 @@ def test_a_callback_may_end_the_run(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """Tracker that keeps the calls of a run."""
+    """Tracker and its place, which keep the calls of a run; `broken` ones raise."""
 
-    def __init__(self) -> None:
+    def __init__(self, broken: str = "") -> None:
         self.calls: list[str] = []
+        self.broken = broken
+
+    def start(self, label: str, settings: Mapping[str, Any]) -> Tracker:
+        self._call(f"start {label} {settings['seed']}")
+        return self
 
     def epoch(self, row: Any) -> None:
-        self.calls.append(f"epoch {row['epoch']:.0f}")
+        self._call(f"epoch {row['epoch']:.0f}")
 
-    def end(self, metrics: Any, files: Any) -> None:
-        self.calls.append(f"end {'accuracy' in metrics} {len(files) > 0}")
+    def end(self, state: str, metrics: Any, files: Any, reason: str) -> None:
+        self._call(f"end {state} {'test_accuracy' in metrics} {len(files) > 0}")
 
-    def abort(self) -> None:
-        self.calls.append("abort")
+    def close(self, state: str) -> None:
+        self._call(f"close {state}")
+
+    def _call(self, call: str) -> None:
+        self.calls.append(call)
+        if call.startswith(self.broken or "-"):
+            raise ConnectionError("the server\nis gone")
+
+
+def track(monkeypatch: pytest.MonkeyPatch, *recorders: Recorder) -> None:
+    backends = {f"place {number}": lambda r=r: r for number, r in enumerate(recorders)}
+    monkeypatch.setattr(trackers, "open_runs", lambda *_, **__: trackers.Runs(backends))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -128,14 +145,43 @@ def test_trackers_learn_of_a_failure_after_the_last_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     recorder = Recorder()
-    monkeypatch.setattr(trackers, "start", lambda *_: [recorder])
+    track(monkeypatch, recorder)
     if fails:
         (tmp_path / "model.onnx").mkdir()  # where the file should be written
 
     with pytest.raises(OSError) if fails else nullcontext():  # noqa: PT011  (depends on the system)
         training.run(CELL, model_dir=tmp_path)
 
-    assert recorder.calls == ["epoch 1", "epoch 2", "abort" if fails else "end True True"]
+    ends = ["end failed False False", "close failed"] if fails else []
+    assert recorder.calls == [
+        "start model 0", "epoch 1", "epoch 2",
+        *(ends or ["end complete True True", "close complete"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", ["start", "epoch", "end", "close"])
+def test_a_tracker_that_fails_is_warned_of_once_and_others_go_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: str,
+) -> None:
+    bad, good = Recorder(broken), Recorder()
+    track(monkeypatch, bad, good)
+
+    training.run(CELL, model_dir=tmp_path, options=["--seeds", "2"])
+
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert warnings == [
+        "warning: place 0 fails, and logs no more of this run: ConnectionError: the server is gone"
+    ]
+    assert bad.calls[-1].startswith(broken)
+    epochs = ["epoch 1", "epoch 2"]
+    assert good.calls == [
+        "start seed-0 0", *epochs, "end complete True False",
+        "start seed-1 1", *epochs, "end complete True False",
+        "start model 0", *epochs, "end complete True True", "close complete",
+    ]  # fmt: skip
 
 
 OWN = """

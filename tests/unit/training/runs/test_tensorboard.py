@@ -34,7 +34,7 @@ def test_scalars_are_records_with_step_name_and_value(tmp_path: Path) -> None:
     file.scalars(300, {"loss": 0.5})
 
     (path,) = tmp_path.iterdir()
-    version, event = records(path)
+    version, _settings, event = records(path)
     assert path.name.startswith("events.out.tfevents.")
     assert version[9:] == b"\x1a\x0dbrain.Event:2"
     # Step 300, then summary { value { tag: "loss" simple_value: 0.5 } }.
@@ -49,7 +49,7 @@ def test_every_step_is_on_disk_before_the_run_ends(tmp_path: Path) -> None:
     file.scalars(1, {"loss": 2.0, "validation_loss": float("nan")})
 
     (path,) = tmp_path.iterdir()
-    assert len(list(records(path))) == 2
+    assert len(list(records(path))) == 3
 
 
 @pytest.mark.parametrize(
@@ -67,5 +67,5 @@ def test_numbers_above_float32_are_stored_as_its_largest(
     EventFile(tmp_path).scalars(1, {"mse": value})
 
     (path,) = tmp_path.iterdir()
-    _, event = records(path)
+    *_, event = records(path)
     assert struct.unpack("<f", event[-4:])[0] == stored
