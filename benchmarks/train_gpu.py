@@ -1,6 +1,7 @@
 """Training loop: time to a target metric, compared with PyTorch's tutorial loop.
 
-    python -m benchmarks.train_gpu [--rounds N] [--only mlp,cnn,gpt] [--device auto|cpu] [--no-save]
+    python -m benchmarks.train_gpu [--rounds N] [--only mlp,cnn,gpt] [--limit SECONDS]
+                                   [--device auto|cpu] [--no-save]
 
 Two loops train each network in turn, on the same device and from the same first weights:
 ours      training/fitting/loop.py: data on the device, bf16, each step as one CUDA graph (cnn and
@@ -23,6 +24,10 @@ time is that of its steps. The replay floor is the shortest possible step: forwa
 fused optimizer on one fixed batch, recorded as a CUDA graph and launched again and again. The share
 of the peak counts 6 operations per matrix parameter and token.
 
+Networks share the time limit. Rounds that do not fit into a network's share are left out, and where
+none does after the warm-up, the warm-up is the measurement. A network that fails is reported, the
+others are measured and saved, also after SIGTERM.
+
 Not measured: attention's own products, data loading from storage, several GPUs. Without a GPU a
 reduced form runs on the CPU. It shows that everything works, says nothing about the goals and is
 not saved.
@@ -31,13 +36,16 @@ not saved.
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import signal
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn
 
 # Set before torch is imported: OpenMP threads that spin while they wait starve the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -55,10 +63,28 @@ LOOPS: dict[str, Callable[[Task, torch.device], Training]] = {OURS: ours, TUTORI
 HEADING = ("to the target", "seconds", "ratio", "once", "an epoch", "epochs", "reached")
 
 
-def compare(task: Task, device: torch.device, rounds: int) -> dict[str, list[Training]]:
-    """Train a task with each loop per round; return times and metrics."""
+LIMIT_S = 450.0  # a device lent for eight minutes, less its start
+
+
+def compare(
+    task: Task, device: torch.device, rounds: int, deadline_s: float = math.inf
+) -> dict[str, list[Training]]:
+    """Train a task with each loop per round; return times and metrics.
+
+    After `deadline_s`, a value of time.monotonic(), no round is to end.
+    """
     contenders = {name: partial(train, task, device) for name, train in LOOPS.items()}
-    return measure.interleave(contenders, rounds, label=task.name)
+    started = time.monotonic()
+    trainings = measure.interleave(contenders, 1, warm_up=0, label=f"{task.name} warm-up")
+    round_s = time.monotonic() - started
+    for number in range(rounds):
+        if time.monotonic() + round_s > deadline_s:
+            break
+        contenders = dict(reversed(contenders.items()))  # none has the better place
+        label = f"{task.name} {number + 1} of {rounds}"
+        more = measure.interleave(contenders, 1, warm_up=0, label=label)
+        trainings = more if number == 0 else {n: trainings[n] + more[n] for n in LOOPS}
+    return {name: trainings[name] for name in LOOPS}
 
 
 def results(task: Task, trainings: dict[str, list[Training]]) -> list[dict[str, Any]]:
@@ -101,8 +127,34 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser("train_gpu", __doc__, rounds=3)
     names = list(TASKS)
     parser.add_argument("--only", type=options.choice_of(names), default=names, metavar="NAMES")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS")
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto")
     return parser.parse_args(words)
+
+
+class Report:
+    """Rows, goals and failures of the tasks measured so far."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.failures: dict[str, str] = {}
+        self._rows: list[Sequence[str]] = [HEADING]
+        self._sentences: list[str] = []
+
+    def add(self, task: Task, trainings: dict[str, list[Training]], device: torch.device) -> None:
+        """Add a task's trainings, and judge them by its goal."""
+        entries = results(task, trainings)
+        epochs = [runs[-1].epochs for runs in trainings.values()]
+        self._rows += map(cells, entries, epochs)
+        self.entries += entries  # kept even where the goal cannot be judged
+        judgement = judge(task, _epoch_s(trainings[OURS]), device)
+        entries[0] |= judgement.numbers  # the first entry is that of our loop
+        self._sentences.append(judgement.sentence)
+
+    def lines(self) -> list[str]:
+        """Return the table, the goals and the failures."""
+        failures = [f"{name}: FAILED: {reason}" for name, reason in self.failures.items()]
+        return [measure.table(self._rows), *self._sentences, *failures]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -113,25 +165,37 @@ def main(words: Sequence[str] | None = None) -> int:
     rounds = chosen.rounds if on_gpu else 1
     device_text = gpu or "CPU, in small: this says nothing about a GPU"
     print(f"training on {device_text}, torch {metadata.version('torch')}")
-    entries: list[dict[str, Any]] = []
-    sentences: list[str] = []
-    rows: list[Sequence[str]] = [HEADING]
-    for task in tasks(chosen.only, on_gpu):
-        trainings = compare(task, device, rounds)
-        judgement = judge(task, _epoch_s(trainings[OURS]), device)
-        sentences.append(judgement.sentence)
-        task_entries = results(task, trainings)
-        task_entries[0] |= judgement.numbers  # the first entry is that of our loop
-        epochs = [runs[-1].epochs for runs in trainings.values()]
-        rows += map(cells, task_entries, epochs)
-        entries += task_entries
-    print(measure.table(rows))
-    print("\n".join(sentences))
-    line = measure.result_line("train_gpu", "s", rounds, entries)
-    line["versions"]["torch"] = metadata.version("torch")
-    line["machine"]["gpu"] = gpu
-    measure.finish(line, chosen.save and on_gpu)
-    return 0
+    report = Report()
+    before = signal.signal(signal.SIGTERM, _terminate)  # sent by a time limit outside
+    try:
+        _measure(report, chosen.only, device, rounds, time.monotonic() + chosen.limit)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        print("\n".join(report.lines()))
+        line = measure.result_line("train_gpu", "s", rounds, report.entries)
+        line["versions"]["torch"] = metadata.version("torch")
+        line["machine"]["gpu"] = gpu
+        if report.failures:
+            line["failures"] = report.failures
+        measure.finish(line, chosen.save and on_gpu and bool(report.entries))
+    return 1 if report.failures else 0
+
+
+def _measure(
+    report: Report, names: Sequence[str], device: torch.device, rounds: int, deadline_s: float
+) -> None:
+    for number, name in enumerate(names):
+        now_s = time.monotonic()
+        share_s = (deadline_s - now_s) / (len(names) - number)
+        try:
+            (task,) = tasks([name], device.type == "cuda")
+            report.add(task, compare(task, device, rounds, now_s + share_s), device)
+        except Exception as error:  # one network must not cost the others their measurement
+            report.failures[name] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,9 @@ def ours(task: Task, device: torch.device) -> Training:
     def score(model: nn.Module) -> Row:
         return {} if task.is_gpt else {"accuracy": accuracy(model, held_out)}
 
+    # Each training compiles anew. Otherwise the later ones reach torch's limit of recompilations of
+    # one function (8, for shapes and networks together) and run eagerly, without an error.
+    torch.compiler.reset()
     torch.manual_seed(0)
     model = task.model()
     started = time.perf_counter()

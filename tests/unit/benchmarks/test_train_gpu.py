@@ -1,6 +1,7 @@
 """Training benchmark: its reduced form on the CPU, its tasks, goals and arithmetic."""
 
 import json
+import signal
 
 import pytest
 
@@ -26,6 +27,59 @@ def test_without_a_gpu_the_goals_stay_open(
     assert line["machine"]["gpu"] is None
     assert [row["what"] for row in line["results"]] == ["mlp ours", "mlp tutorial"]
     assert all(row["reached"] and row["metric"] >= row["target"] for row in line["results"])
+
+
+def failing(_task: object, _device: object) -> Training:
+    raise RuntimeError("no kernel\nimage")
+
+
+def fake(_task: object, _device: object) -> Training:
+    return Training(seconds=3.5, once_s=3.0, epoch_s=1.0, epochs=2, metric=0.81, reached=True)
+
+
+def test_a_network_that_fails_costs_the_others_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first(task: tasks.Task, device: object) -> Training:
+        return (failing if task.name == "mlp" else fake)(task, device)
+
+    monkeypatch.setattr(train_gpu, "LOOPS", {"ours": first, "tutorial": fake})
+
+    assert train_gpu.main(["--only", "mlp,cnn", "--device", "cpu"]) == 1
+
+    *output, last = capsys.readouterr().out.splitlines()
+    line = json.loads(last)
+    assert "mlp: FAILED: RuntimeError: no kernel image" in output
+    assert line["failures"] == {"mlp": "RuntimeError: no kernel image"}
+    assert [row["what"] for row in line["results"]] == ["cnn ours", "cnn tutorial"]
+
+
+def test_what_is_measured_is_printed_when_the_time_is_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(task: tasks.Task, device: object) -> Training:
+        if task.name == "cnn":
+            signal.raise_signal(signal.SIGTERM)
+        return fake(task, device)
+
+    monkeypatch.setattr(train_gpu, "LOOPS", {"ours": killed, "tutorial": fake})
+
+    with pytest.raises(SystemExit):
+        train_gpu.main(["--only", "mlp,cnn", "--device", "cpu"])
+
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["what"] for row in line["results"]] == ["mlp ours", "mlp tutorial"]
+
+
+def test_rounds_that_do_not_fit_the_limit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_gpu, "LOOPS", {"ours": fake, "tutorial": fake})
+    (task,) = tasks.tasks(["mlp"], on_gpu=False)
+
+    late = train_gpu.compare(task, CPU, rounds=3, deadline_s=0.0)
+    enough = train_gpu.compare(task, CPU, rounds=3)
+
+    assert [len(runs) for runs in late.values()] == [1, 1]  # the warm-up stands for a round
+    assert [len(runs) for runs in enough.values()] == [3, 3]
 
 
 def test_images_are_enlarged_from_the_training_part_alone() -> None:
