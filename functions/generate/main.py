@@ -16,8 +16,8 @@ from functions.adapters.aws_http.environment import ServingEnvironment
 environment = ServingEnvironment(os.environ)
 
 from functions.adapters.lambda_size import models_bytes, threads_for
-from functions.adapters.language.grammar import OVERTIME
 from functions.adapters.language.model import LanguageModel
+from functions.core.language.ports import SCHEMA_OVERTIME
 from functions.core.openai.service import LanguageService
 from functions.generate.handler import GenerateHandler
 from functions.generate.text_models import TextModels
@@ -39,7 +39,7 @@ def end_if_starved(code: str) -> None:
     """
     from functions.runtime.context import EndEnvironment
 
-    if code == OVERTIME:
+    if code == SCHEMA_OVERTIME:
         raise EndEnvironment("this environment ends: the compilation of a JSON schema goes on")
     if not environment.has_memory(models.held_bytes()[0]):
         raise EndEnvironment("this environment ends, short of memory")

@@ -1,4 +1,4 @@
-"""Grammars of replies that follow a JSON schema, compiled by llguidance.
+"""Grammars of JSON schemas and of calls, compiled by llguidance.
 
 A schema comes from a caller, so its size and its regular expressions are limited: the intersection
 of a dozen takes half a second, and of more, hours. A compilation that takes too long all the same
@@ -9,31 +9,33 @@ first schema, as most requests have none (docs/decisions/0053-the-generate-funct
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from functions.adapters.language.call_grammar import write_grammar
 from functions.core.errors import InvalidRequest
-from functions.core.language.ports import Grammar, Tokenizer
+from functions.core.language.ports import SCHEMA_OVERTIME, Calls, Grammar, Tokenizer
 
 SCHEMA_BYTES_MAX = 65536  # longest schema as JSON
 EXPRESSIONS_MAX = 10  # distinct regular expressions in a schema; its formats are such, too
 MULTIPLE_MAX = 1000  # largest multipleOf, and its digits: states of its automaton
 COMPILE_SECONDS = 2.0  # twenty times what the slowest schema within the limits took
 SCHEMAS = 32  # compiled schemas in the cache
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}  # response_format json_object
-OVERTIME = "SCHEMA_OVERTIME"  # code of a compilation that goes on, using a processor
 # A tenth of llguidance's own limit, which allows seconds.
 GRAMMAR_SIZE_MAX = 50_000
 LEXER_FUEL_MAX = 1_000_000
+# A model that is free to write white space may never write anything else.
+_OPTIONS: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 _COERCE = "Enable 'coerce_one_of' option to approximate oneOf with anyOf"
 
 
-class JsonGrammar:
-    """Constraint on one reply: JSON that a schema allows."""
+class ReplyGrammar:
+    """Constraint on one reply, which any of the tokens `eos` may end."""
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: Any, eos: Sequence[int]) -> None:
         self._matcher = matcher
+        self._eos = eos
 
     def mask(self) -> bytes:
         """Return the tokens that may come next, as bits, lowest first.
@@ -44,6 +46,11 @@ class JsonGrammar:
         mask: bytes = self._matcher.compute_bitmask()
         if self._matcher.is_error():
             raise InvalidRequest("the JSON schema is too complex for this reply: simplify it")
+        if len(self._eos) > 1 and mask[self._eos[0] >> 3] >> (self._eos[0] & 7) & 1:
+            bits = bytearray(mask)
+            for token in self._eos[1:]:  # llguidance knows one
+                bits[token >> 3] |= 1 << (token & 7)
+            return bytes(bits)
         return mask
 
     def accept(self, token: int) -> None:
@@ -52,6 +59,8 @@ class JsonGrammar:
         Raises:
             ValueError: `mask` does not allow the token.
         """
+        if token in self._eos:
+            token = self._eos[0]
         if not self._matcher.consume_token(token):
             raise ValueError(f"the grammar does not allow token {token}")
 
@@ -62,7 +71,7 @@ class JsonGrammar:
 
 
 class GrammarCompiler:
-    """Compiler of JSON schemas for one tokenizer, with a cache.
+    """Compiler of grammars for one tokenizer, with a cache.
 
     `vocabulary` counts the model's tokens, which may be more than the tokenizer's. `eos` are the
     tokens that end a reply. A schema is cached for its owner alone: a shorter time would tell one
@@ -76,24 +85,48 @@ class GrammarCompiler:
         # by owner and schema, oldest use first
         self._compiled: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
-    def compile(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
+    def compile(self, schema: Mapping[str, Any], owner: str = "") -> Grammar:
         """Return a grammar of the replies that a JSON schema allows.
 
-        Without a schema, any JSON object is allowed. `owner` is the caller whose request it is.
+        `owner` is the caller whose request it is.
 
         Raises:
             InvalidRequest: the schema is invalid, unsupported, too large, or allows nothing.
         """
-        text = json.dumps(ANY_OBJECT if schema is None else schema)
-        matcher = self._compiled.pop((owner, text), None) or self._matcher(text)
-        self._compiled[owner, text] = matcher
+        text = json.dumps(schema)
+        return self._compile(text, text, owner, _json_grammar)
+
+    def compile_calls(
+        self, calls: Calls, schema: Mapping[str, Any] | None, owner: str = ""
+    ) -> Grammar:
+        """Return a grammar of text with calls of functions.
+
+        With a schema, the reply is JSON that it allows, or calls.
+
+        Raises:
+            InvalidRequest: a schema cannot be used, as `compile` says, or all together.
+        """
+        for name, parameters in calls.functions:
+            try:
+                self.compile(parameters, owner)  # alone, as its part of the grammar may come late
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{name}: {error}", code=error.instance_code) from error
+        source = write_grammar(calls, schema, _OPTIONS)
+        return self._compile(source, json.dumps(calls.functions), owner, _lark_grammar)
+
+    def _compile(
+        self, source: str, schemas: str, owner: str, translate: Callable[[str], str]
+    ) -> Grammar:
+        matcher = self._compiled.pop((owner, source), None)
+        if matcher is None:
+            _check_size(schemas)
+            matcher = self._matcher(translate(source))
+        self._compiled[owner, source] = matcher
         if len(self._compiled) > SCHEMAS:
             self._compiled.popitem(last=False)
-        return JsonGrammar(matcher.deep_copy())
+        return ReplyGrammar(matcher.deep_copy(), self._eos)
 
-    def _matcher(self, text: str) -> Any:
-        _check_size(text)
-        grammar = _grammar(text)
+    def _matcher(self, grammar: str) -> Any:
         trie = self._trie
         compiled: list[Any] = []
         thread = threading.Thread(
@@ -104,7 +137,7 @@ class GrammarCompiler:
         if thread.is_alive():
             raise InvalidRequest(
                 "the JSON schema takes too long to compile: simplify its patterns and numbers",
-                code=OVERTIME,
+                code=SCHEMA_OVERTIME,
             )
         [(matcher, refusal)] = compiled
         if refusal:
@@ -193,13 +226,17 @@ def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
             remaining += value
 
 
-def _grammar(text: str) -> str:
+def _lark_grammar(text: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_lark(text)
+
+
+def _json_grammar(text: str) -> str:
     from llguidance import LLMatcher  # 60 ms of CPU, only for replies in JSON
 
-    # A model that is free to write white space may never write anything else.
-    options: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
     try:
-        return LLMatcher.grammar_from_json_schema(text, overrides=options)
+        return LLMatcher.grammar_from_json_schema(text, overrides=_OPTIONS)
     except ValueError as error:
         raise InvalidRequest(f"the JSON schema is invalid: {error}") from error
 

@@ -14,7 +14,7 @@ from functions.adapters.language.tokenizer import load_tokenizer
 from functions.adapters.onnx.sessions import OnnxRuntime
 from functions.core.errors import InvalidRequest
 from functions.core.language.generation import Generator
-from functions.core.language.ports import Grammar, Options, Piece, Template, Tokenizer
+from functions.core.language.ports import Calls, Grammar, Options, Piece, Template, Tokenizer
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.records import replace
 from functions.core.registry.load_plan import Plan
@@ -101,9 +101,15 @@ class LanguageModel:
             raise InvalidRequest("this model generates text: call one that embeds")
         return self._encoder.embed(texts, deadline=deadline)
 
-    def json_grammar(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
+    def json_grammar(self, schema: Mapping[str, Any], owner: str = "") -> Grammar:
         """Return a grammar of the replies that a JSON schema allows."""
         return self._grammars.compile(schema, owner)
+
+    def call_grammar(
+        self, calls: Calls, schema: Mapping[str, Any] | None, owner: str = ""
+    ) -> Grammar:
+        """Return a grammar of text with calls of functions."""
+        return self._grammars.compile_calls(calls, schema, owner)
 
     @property
     def _decoding(self) -> Generator[KeyValues]:

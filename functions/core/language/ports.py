@@ -54,6 +54,25 @@ class Template(Protocol):
         """
 
 
+SCHEMA_OVERTIME = "SCHEMA_OVERTIME"  # code of a compilation that goes on, using a processor
+
+
+@record
+class Calls:
+    """Functions that a reply may call, by name and arguments in JSON.
+
+    `functions` are names with the JSON schema of their arguments. A call stands in lines of its own
+    between `begin` and `end`. If `demanded`, the reply is one call, whose `begin` the prompt has.
+    If not `several`, it ends after the first.
+    """
+
+    functions: tuple[tuple[str, Mapping[str, Any]], ...]
+    begin: str
+    end: str
+    demanded: bool = False
+    several: bool = True
+
+
 class Grammar(Protocol):
     """Constraint on one reply, e.g. a JSON schema.
 
@@ -180,11 +199,23 @@ class TextModel(Protocol):
             TimedOut: the deadline passed.
         """
 
-    def json_grammar(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
+    def json_grammar(self, schema: Mapping[str, Any], owner: str = "") -> Grammar:
         """Return a grammar of the replies that a JSON schema allows.
 
-        Without a schema, any JSON object is allowed. Compiled schemas are cached by owner.
+        Compiled schemas are cached by owner.
 
         Raises:
-            InvalidRequest: the schema is invalid, unsupported or too large.
+            InvalidRequest: the schema is invalid, unsupported or too large; SCHEMA_OVERTIME if it
+                takes too long.
+        """
+
+    def call_grammar(
+        self, calls: Calls, schema: Mapping[str, Any] | None, owner: str = ""
+    ) -> Grammar:
+        """Return a grammar of text with calls of functions.
+
+        With a schema, the reply is JSON that it allows, or calls.
+
+        Raises:
+            InvalidRequest: a schema is invalid, unsupported or too large, as `json_grammar` says.
         """

@@ -50,6 +50,19 @@ def parse_tools(fields: Fields) -> list[Mapping[str, Any]]:
     return tools
 
 
+def strict_tools(fields: Fields) -> frozenset[str]:
+    """Return the names of tools with `strict`.
+
+    Raises:
+        InvalidParameter: `strict` is no boolean.
+    """
+    if fields.get("tools") is None:
+        return frozenset()
+    functions = [tool.object("function") for tool in fields.objects("tools")]
+    strict = [each for each in functions if each is not None and each.flag("strict")]
+    return frozenset(each.text("name") or "" for each in strict)
+
+
 def _message(fields: Fields) -> Message:
     role = fields.required("role")
     if role not in ROLES:

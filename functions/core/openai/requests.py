@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from functions.core.errors import InvalidRequest, shown
-from functions.core.language.ports import Options, Template
+from functions.core.language.ports import Calls, Options, Template
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.openai.errors import InvalidParameter, unsupported
 from functions.core.openai.fields import Fields
-from functions.core.openai.messages import Message, parse_messages, parse_tools
+from functions.core.openai.messages import Message, parse_messages, parse_tools, strict_tools
 from functions.core.openai.sampling import (
     N_MAX,
     REPLIES_MAX,
@@ -17,7 +17,12 @@ from functions.core.openai.sampling import (
     TOP_LOGPROBS_MAX,
     parse_options,
 )
-from functions.core.openai.tool_calls import FORCED, call_schema, with_instructions
+from functions.core.openai.tool_calls import (
+    ANY_OBJECT,
+    FORCED,
+    callable_functions,
+    with_instructions,
+)
 from functions.core.records import field, record
 
 IDENTITY_CHARACTERS_MAX = 128  # Triton's `id`, which each event repeats
@@ -55,9 +60,9 @@ class TextRequest:
 
     `source` is the name of the field with the prompt, `limit` that of the field with the reply's
     length, both for error messages. `requested` is the length asked for, in tokens; without it the
-    reply has at most `usual` tokens. If `structured`, the reply is JSON that `schema` allows, or
-    any JSON object without a schema. `replies` is the number of replies to each prompt. `extra` is
-    copied into the reply.
+    reply has at most `usual` tokens. With a `schema`, the reply is JSON that it allows. `calls` are
+    what it may call: the first that the model supports. `replies` is the number of replies to each
+    prompt. `extra` is copied into the reply.
     """
 
     options: Options
@@ -69,7 +74,7 @@ class TextRequest:
     messages: tuple[Message, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     forced: bool = False  # the reply is the call of a tool
-    structured: bool = False
+    calls: tuple[Calls, ...] = ()
     schema: Mapping[str, Any] | None = None
     replies: int = 1
     stream: bool = False
@@ -107,9 +112,9 @@ def parse_chat(fields: Fields, spec: LanguageSpec) -> TextRequest:
     requested = fields.optional_integer(name, 1, TOKENS_MAX)
     tools, choice = parse_tools(fields), fields.get("tool_choice")
     chosen, forced = _choose(fields, tools, choice)
-    structured, schema = _response_format(fields)
-    if forced:
-        structured, schema = True, call_schema(chosen)
+    several = fields.flag("parallel_tool_calls", True)
+    calls = callable_functions(chosen, strict_tools(fields), demanded=forced, several=several)
+    schema = _response_format(fields)
     stream = fields.flag("stream")
     return TextRequest(
         options=parse_options(fields, spec, requested, _chat_logprobs(fields)),
@@ -119,7 +124,7 @@ def parse_chat(fields: Fields, spec: LanguageSpec) -> TextRequest:
         messages=tuple(parse_messages(fields)),
         tools=tuple(chosen),
         forced=forced,
-        structured=structured,
+        calls=calls if chosen else (),
         schema=schema,
         replies=fields.integer("n", 1, 1, N_MAX),
         stream=stream,
@@ -139,7 +144,7 @@ def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
     requested = fields.optional_integer("max_tokens", 1, TOKENS_MAX)
     logprobs = fields.optional_integer("logprobs", 0, LOGPROBS_MAX)
     prompts = tuple(parse_prompts(fields, "prompt", spec, REPLIES_MAX))
-    structured, schema = _response_format(fields)
+    schema = _response_format(fields)
     return TextRequest(
         options=parse_options(fields, spec, requested, logprobs),
         source="prompt",
@@ -147,7 +152,6 @@ def parse_completion(fields: Fields, spec: LanguageSpec) -> TextRequest:
         requested=requested,
         usual=COMPLETION_TOKENS,
         prompts=prompts,
-        structured=structured,
         schema=schema,
         replies=_replies(fields, len(prompts)),
         stream=stream,
@@ -270,16 +274,16 @@ def _choose(
     return named, True
 
 
-def _response_format(fields: Fields) -> tuple[bool, Mapping[str, Any] | None]:
-    """Return if a reply is JSON, and its schema."""
+def _response_format(fields: Fields) -> Mapping[str, Any] | None:
+    """Return the JSON schema of a reply, None for a text."""
     form = fields.object("response_format")
     if form is None:
-        return False, None
+        return None
     kind = form.required("type")
     if kind == "text":
-        return False, None
+        return None
     if kind == "json_object":
-        return True, None
+        return ANY_OBJECT
     if kind != "json_schema":
         raise unsupported(form.param("type"), "choose from text, json_object and json_schema")
     named = form.object("json_schema")
@@ -287,7 +291,8 @@ def _response_format(fields: Fields) -> tuple[bool, Mapping[str, Any] | None]:
         raise InvalidParameter(form.param("json_schema"), "missing; send name and schema")
     if named.object("schema") is None:
         raise InvalidParameter(named.param("schema"), "missing; send a JSON schema")
-    return True, named.get("schema")
+    schema: Mapping[str, Any] = named.get("schema")
+    return schema
 
 
 def _chat_logprobs(fields: Fields) -> int | None:

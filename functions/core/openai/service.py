@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from functions.core.errors import InvalidRequest, TimedOut, shown
-from functions.core.language.ports import Grammar, Options, TextModel
+from functions.core.language.ports import SCHEMA_OVERTIME, Grammar, Options, TextModel
 from functions.core.language.spec import LanguageSpec
 from functions.core.names import is_model_name, parse_reference
 from functions.core.openai.call import LanguageCall
@@ -306,8 +306,7 @@ class _TextWork:
     def _choice(
         self, model: TextModel, choice: int, prompt: Sequence[int], options: Options
     ) -> Iterator[Document]:
-        call, request = self._call, self._request
-        grammar = self._grammar(model) if request.structured else None
+        call, grammar = self._call, self._grammar(model)
         pieces = model.generate(
             prompt, options, deadline=call.deadline, grammar=grammar, owner=call.grant.key_id
         )
@@ -362,16 +361,37 @@ class _TextWork:
             options = replace(options, seed=options.seed + reply)  # replies differ
         return options
 
-    def _grammar(self, model: TextModel) -> Grammar:
+    def _grammar(self, model: TextModel) -> Grammar | None:
+        request, param = self._request, "response_format"
+        owner = self._call.grant.key_id
         try:
-            return model.json_grammar(self._request.schema, self._call.grant.key_id)
+            grammar = None
+            if request.schema is not None:
+                grammar = model.json_grammar(request.schema, owner)
+            param = "tools"
+            return _call_grammar(model, request, owner) if request.calls else grammar
         except InvalidRequest as error:
-            param = "tools" if self._request.forced else "response_format"
             raise InvalidParameter(param, str(error), code=error.instance_code) from error
 
     def _usage(self) -> Usage:
         call = self._call
         return Usage(call.tokens_in, call.tokens_out, self._cached)
+
+
+def _call_grammar(model: TextModel, request: TextRequest, owner: str) -> Grammar:
+    """Return the grammar of the first calls that the model supports.
+
+    Raises:
+        InvalidRequest: it supports none.
+    """
+    *stricter, loosest = request.calls
+    for calls in stricter:
+        try:
+            return model.call_grammar(calls, request.schema, owner)
+        except InvalidRequest as error:
+            if error.instance_code == SCHEMA_OVERTIME:  # another try would take longer
+                raise
+    return model.call_grammar(loosest, request.schema, owner)
 
 
 @contextmanager

@@ -1,14 +1,16 @@
-"""Calls of tools: prompt, schema of a call, reader of replies.
+"""Calls of tools: prompt, callable functions, reader of replies.
 
-The form is that of Hermes and Qwen: <tool_call>{"name": …, "arguments": …}</tool_call>. A call that
-the request demands follows a JSON schema; a call that the model chooses is recognised by its text.
+The form is that of Hermes and Qwen: <tool_call>{"name": …, "arguments": …}</tool_call>.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import orjson
+
+from functions.core.language.ports import Calls
+from functions.core.records import replace
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 FORCED = f"{BEGIN}\n"  # the end of a prompt whose reply is a call
@@ -23,57 +25,27 @@ _CUT = re.compile(
     re.DOTALL,
 )
 _STRING_OR_END = re.compile(rf'"(?:[^"\\]+|\\.?)*"?|{END}', re.DOTALL)  # a string may be open
-# Keywords of JSON Schema with names of the caller's inside, and with values instead of schemas
-_NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
-_VALUES = ("const", "default", "enum", "examples")
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 Tool = Mapping[str, Any]
 Call = tuple[str, str]  # name, arguments as JSON
 
 
-def call_schema(tools: Sequence[Tool]) -> dict[str, Any]:
-    """Return the JSON schema of a call of some tool."""
-    paths = ["#"] if len(tools) == 1 else [f"#/anyOf/{at}" for at in range(len(tools))]
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool["function"]["name"]},
-                "arguments": _moved(
-                    {"type": "object", **tool["function"]["parameters"]},
-                    f"{path}/properties/arguments",
-                ),
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool, path in zip(tools, paths, strict=True)
-    ]
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+def callable_functions(
+    tools: Sequence[Tool], strict: Container[str], *, demanded: bool, several: bool
+) -> tuple[Calls, ...]:
+    """Return what a reply may call, then with looser schemas.
 
-
-def _moved(schema: Any, path: str) -> Any:
-    """Copy a schema for a place in another one.
-
-    References are rewritten; they are relative to the root of the schema.
-
-    >>> _moved({"properties": {"a": {"$ref": "#/$defs/A"}}}, "#/items")
-    {'properties': {'a': {'$ref': '#/items/$defs/A'}}}
+    The second is for schemas that are not supported: arguments of functions that are neither
+    demanded nor `strict` may be any object.
     """
-    if isinstance(schema, list):
-        return [_moved(each, path) for each in schema]
-    # References below an id are relative to it.
-    if not isinstance(schema, dict) or "$id" in schema:
-        return schema
-    moved: dict[str, Any] = {}
-    for keyword, value in schema.items():
-        if keyword == "$ref" and isinstance(value, str) and value.startswith("#"):
-            moved[keyword] = path + value[1:]
-        elif keyword in _NAMED and isinstance(value, dict):
-            moved[keyword] = {name: _moved(each, path) for name, each in value.items()}
-        else:
-            moved[keyword] = value if keyword in _VALUES else _moved(value, path)
-    return moved
+    functions = [(tool["function"]["name"], tool["function"]["parameters"]) for tool in tools]
+    exact = tuple((name, {**ANY_OBJECT, **parameters}) for name, parameters in functions)
+    calls = Calls(exact, BEGIN, END, demanded, several)
+    if demanded:
+        return (calls,)
+    loose = tuple((name, schema if name in strict else ANY_OBJECT) for name, schema in exact)
+    return (calls, replace(calls, functions=loose))
 
 
 def with_instructions(

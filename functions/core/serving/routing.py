@@ -15,7 +15,7 @@ from functions.core.serving.paths import INFER, ROOT, Match, Route, find_route
 from functions.core.serving.service import InferenceService as Service
 
 PATHS = 256  # paths whose route is cached
-ABSENT = f"the API is under {ROOT} and, for its control, /api/v1"
+ABSENT = f"the API is under {ROOT}, for language models /v1, and for its control /api/v1"
 
 ROUTES = (
     Route("POST", INFER, Service.infer, Scope.INFER),

@@ -159,6 +159,7 @@ REQUESTS: dict[str, Schema] = {
             fields({"function": fields({"name": TEXT})}),
             description="Only with `tools`.",
         ),
+        parallel_tool_calls={**_SWITCH, "description": "False: the reply ends after one call."},
         logprobs=_SWITCH,
         top_logprobs=_integer(0, TOP_LOGPROBS_MAX, "Only with `logprobs`."),
         **_SHARED,
@@ -185,6 +186,7 @@ REQUESTS: dict[str, Schema] = {
                 {"name": {"type": "string", "pattern": TOOL_NAME}},
                 description=_OPTIONAL_TEXT,
                 parameters={"type": ["object", "null"], "description": "A JSON schema."},
+                strict={**_SWITCH, "description": "Refuse a schema that cannot be followed."},
             )
         },
         type=_one_of("function"),

@@ -89,6 +89,25 @@ def main(url: str, key: str, decoder: str, encoder: str) -> dict[str, Any]:
     model = ChatOpenAI(base_url=url, api_key=key, model=decoder, max_tokens=20, seed=3)
     seen["langchain"] = model.invoke("Hi").content
     seen["langchain_streamed"] = "".join(part.content for part in model.stream("Hi"))
+    seen["langchain_usage"] = [
+        part.usage_metadata["output_tokens"]
+        for part in model.stream("Hi", stream_usage=True)
+        if part.usage_metadata
+    ]
+    longer = model.model_copy(update={"max_tokens": 300})
+    seen["langchain_chosen"] = (
+        longer.bind_tools([TOOL]).invoke("Hi").response_metadata["finish_reason"]
+    )
+    seen["langchain_tool"] = [
+        [call["name"], call["args"]]
+        for call in longer.bind_tools([TOOL], tool_choice="any", strict=True)
+        .invoke("Hi")
+        .tool_calls
+    ]
+    seen["langchain_structured"] = [
+        longer.with_structured_output({"title": "x", **SCHEMA}, method=method).invoke("Hi")
+        for method in ("json_schema", "function_calling")
+    ]
     embeddings = OpenAIEmbeddings(
         base_url=url, api_key=key, model=encoder, check_embedding_ctx_length=False
     )

@@ -182,6 +182,11 @@ def test_unmodified_clients_are_served(api: Api, tiny: str, vectors: str) -> Non
     assert set(seen["json"]) == {"yes"}
     assert seen["tool"][0] == seen["streamed_tool"][0] == "weather"
     assert seen["tool"][1]["city"] in ("Rome", "Paris")
+    assert seen["langchain_usage"] == [seen["streamed_usage"]]
+    assert seen["langchain_chosen"] in ("stop", "length", "tool_calls")
+    [[name, arguments]] = seen["langchain_tool"]
+    assert (name, arguments["city"] in ("Rome", "Paris")) == ("weather", True)
+    assert [set(each) for each in seen["langchain_structured"]] == [{"yes"}, {"yes"}]
     assert seen["vectors"] == [2, True]
     assert (seen["short"], seen["langchain_vectors"]) == (8, 2)
     assert seen["errors"] == [

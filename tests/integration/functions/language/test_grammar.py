@@ -9,8 +9,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from functions.adapters.language import grammar as grammars
-from functions.adapters.language.grammar import GrammarCompiler, JsonGrammar
+from functions.adapters.language.grammar import GrammarCompiler, ReplyGrammar
 from functions.core.errors import InvalidRequest
+from functions.core.language.ports import SCHEMA_OVERTIME, Calls
+from functions.core.openai.tool_calls import ANY_OBJECT
 
 EOS, OTHER_SPECIAL = 256, 257
 WORDS = [b'{"', b'": ', b"true", b"null", b"}}", "é".encode()]
@@ -36,14 +38,17 @@ class Bytes:
         return WORDS[at] if 0 <= at < len(WORDS) else b""
 
 
-def walk(grammar: JsonGrammar, seed: int, most: int = 400) -> str | None:
-    """Return a random reply that the grammar allows, None if it does not end."""
+def walk(grammar: ReplyGrammar, seed: int, most: int = 400, end: float = 0.3) -> str | None:
+    """Return a random reply that the grammar allows, None if it does not end.
+
+    Where it may end, it does so with the probability `end`.
+    """
     chance, tokens = random.Random(seed), []  # noqa: S311
     while len(tokens) < most:
         mask = grammar.mask()
         allowed = [token for token in range(VOCABULARY) if mask[token >> 3] >> (token & 7) & 1]
         assert not {OTHER_SPECIAL, *range(258 + len(WORDS), VOCABULARY)} & {*allowed}
-        if grammar.complete or allowed == [EOS] or (EOS in allowed and chance.random() < 0.3):
+        if grammar.complete or allowed == [EOS] or (EOS in allowed and chance.random() < end):
             return Bytes().decode(tokens)
         token = chance.choice([token for token in allowed if token != EOS])
         grammar.accept(token)
@@ -100,10 +105,62 @@ def test_replies_that_end_are_valid_by_a_hundred_schemas(compiler: GrammarCompil
     assert ended > 90
 
 
-def test_without_a_schema_any_object_is_allowed(compiler: GrammarCompiler) -> None:
-    replies = [walk(compiler.compile(None), seed) for seed in range(20)]
+def test_any_object_is_a_schema(compiler: GrammarCompiler) -> None:
+    replies = [walk(compiler.compile(ANY_OBJECT), seed) for seed in range(20)]
 
     assert {type(json.loads(reply)) for reply in replies if reply} == {dict}
+
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "é"]}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_every_call_in_a_random_text_is_valid(compiler: GrammarCompiler, several: bool) -> None:
+    calls = Calls((("weather", CITY), ("é_2", CITY)), "[", "]", several=several)
+    names, most = set(), 0
+    for seed in range(100):
+        reply = walk(compiler.compile_calls(calls, None), seed, 3000, end=0.005)
+        if reply is None or reply.lstrip().startswith('{"name'):
+            continue
+        _, *marked = reply.split("[")
+        for part in marked:
+            call, end = json.JSONDecoder().raw_decode(part.removeprefix("\n"))
+            assert part[0] == "\n"
+            assert part[1 + end :].startswith("\n]")
+            assert several or part.endswith("\n]")
+            Draft202012Validator(CITY).validate(call["arguments"])
+            names.add(call["name"])
+        most = max(most, len(marked))
+
+    assert names == {"weather", "é_2"}
+    assert (most > 1) == several
+
+
+def test_any_token_that_ends_a_reply_may_end_a_text() -> None:
+    compiler = GrammarCompiler(Bytes(), VOCABULARY, [EOS, OTHER_SPECIAL])
+    calls = Calls((("weather", CITY),), "[", "]")
+    for end in (EOS, OTHER_SPECIAL):
+        grammar = compiler.compile_calls(calls, None)
+        grammar.accept(ord("a"))
+        assert grammar.mask()[end >> 3] >> (end & 7) & 1
+        grammar.accept(end)
+        assert grammar.complete
+    grammar = compiler.compile_calls(calls, None)
+    grammar.accept(ord("["))
+    assert not grammar.mask()[EOS >> 3] & 3  # neither within a call
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"not": {}}])
+def test_a_function_whose_schema_cannot_be_followed_is_named(
+    compiler: GrammarCompiler, schema: Any
+) -> None:
+    with pytest.raises(InvalidRequest, match="odd: the JSON schema"):
+        compiler.compile_calls(Calls((("weather", CITY), ("odd", schema)), "[", "]"), None)
 
 
 def test_a_reply_is_complete_when_nothing_may_follow(compiler: GrammarCompiler) -> None:
@@ -115,7 +172,7 @@ def test_a_reply_is_complete_when_nothing_may_follow(compiler: GrammarCompiler) 
 
 def test_a_token_that_the_mask_forbids_is_an_error(compiler: GrammarCompiler) -> None:
     with pytest.raises(ValueError, match="token 120"):
-        compiler.compile(None).accept(ord("x"))
+        compiler.compile(ANY_OBJECT).accept(ord("x"))
 
 
 def test_a_recursive_schema_makes_nested_replies(compiler: GrammarCompiler) -> None:
@@ -179,13 +236,13 @@ def test_multiples_of_few_digits_are_followed(compiler: GrammarCompiler, multipl
 def test_a_compilation_that_takes_too_long_is_given_up(
     compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler.compile(None)
+    compiler.compile(ANY_OBJECT)
     monkeypatch.setattr(grammars, "COMPILE_SECONDS", 0.05)
     monkeypatch.setattr(grammars, "_compiled", lambda *_: time.sleep(1))
 
     with pytest.raises(InvalidRequest, match="too long to compile") as raised:
         compiler.compile({"const": "slow"})
-    assert raised.value.instance_code == grammars.OVERTIME
+    assert raised.value.instance_code == SCHEMA_OVERTIME
 
 
 def test_a_schema_is_compiled_once(

@@ -10,7 +10,7 @@ from typing import Any
 
 from functions.adapters.language.grammar import GrammarCompiler
 from functions.core.errors import InvalidRequest
-from functions.core.language.ports import Grammar, Options, Piece, TokenScore
+from functions.core.language.ports import Calls, Grammar, Options, Piece, TokenScore
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.openai.service import LanguageService
 from functions.core.registry.version import State, Version
@@ -60,7 +60,7 @@ class RoleTemplate:
 
 
 class ScriptedModel:
-    """Text model that writes `script`, a token a character; with a grammar, what that allows.
+    """Text model that writes `script`, a token a character, as far as a grammar allows it.
 
     Records prompts, options and owners. `failure` is raised after `fails_after` pieces. A token's
     score is that of its own number.
@@ -98,7 +98,7 @@ class ScriptedModel:
         self.options.append(options)
         self.owners.append(owner)
         self.deadlines.append(deadline)
-        text = self.script if grammar is None else first_reply(grammar)
+        text = self.script if grammar is None else allowed_reply(grammar, self.script)
         try:
             for at, character in enumerate(text[: options.max_tokens]):
                 if self.failure is not None and at >= self.fails_after:
@@ -129,16 +129,25 @@ class ScriptedModel:
             return [[float(len(set(text)))] for text in texts]
         return [[3.0, 4.0, 0.0, float(len(text))] for text in texts]
 
-    def json_grammar(self, schema: Mapping[str, Any] | None, owner: str = "") -> Grammar:
+    def json_grammar(self, schema: Mapping[str, Any], owner: str = "") -> Grammar:
         return self.compiler.compile(schema, owner)
 
+    def call_grammar(
+        self, calls: Calls, schema: Mapping[str, Any] | None, owner: str = ""
+    ) -> Grammar:
+        return self.compiler.compile_calls(calls, schema, owner)
 
-def first_reply(grammar: Grammar) -> str:
-    """Return a reply of the first tokens that a grammar allows, which is short."""
+
+def allowed_reply(grammar: Grammar, script: str) -> str:
+    """Return a script as far as a grammar allows it, then the first tokens that it allows."""
     tokens: list[int] = []
-    while not grammar.complete and len(tokens) < 100:
-        mask = grammar.mask()
-        allowed = [token for token in range(VOCABULARY) if mask[token >> 3] >> (token & 7) & 1]
+    for byte in script.encode():
+        if byte not in allowed_tokens(grammar):
+            break
+        grammar.accept(byte)
+        tokens.append(byte)
+    while not grammar.complete and len(tokens) < 200:
+        allowed = allowed_tokens(grammar)
         if EOS in allowed:
             break
         quote = ord('"') in allowed and tokens[-1:] != [ord("{")]  # ends a string at once
@@ -146,6 +155,11 @@ def first_reply(grammar: Grammar) -> str:
         grammar.accept(token)
         tokens.append(token)
     return bytes(tokens).decode()
+
+
+def allowed_tokens(grammar: Grammar) -> list[int]:
+    mask = grammar.mask()
+    return [token for token in range(VOCABULARY) if mask[token >> 3] >> (token & 7) & 1]
 
 
 @dataclass(frozen=True)

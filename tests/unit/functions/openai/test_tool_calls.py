@@ -7,9 +7,9 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from functions.core.openai.tool_calls import ReplyReader, call_schema
+from functions.core.openai.tool_calls import ReplyReader, callable_functions
 from functions.core.records import replace
-from tests.unit.functions.openai.plane import DECODER, LanguagePlane
+from tests.unit.functions.openai.plane import DECODER, EOS, LanguagePlane, allowed_tokens
 
 WEATHER = {
     "type": "function",
@@ -24,7 +24,7 @@ WEATHER = {
         },
     },
 }
-TIME = {"type": "function", "function": {"name": "time"}}
+TIME = {"type": "function", "function": {"name": "time", "parameters": {"type": "object"}}}
 OTHER = '<tool_call>\n{"name": "other", "arguments": {}}\n</tool_call>'
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 DEEP = '{"name": "weather", "arguments": ' + "[" * 300 + "]" * 300 + "}"
@@ -35,6 +35,27 @@ def plane(tmp_path: Path) -> LanguagePlane:
     plane = LanguagePlane(tmp_path)
     plane.add("tiny", replace(DECODER, context=2000))
     return plane
+
+
+def follows(
+    plane: LanguagePlane,
+    tools: list[Any],
+    reply: str,
+    *,
+    demanded: bool = False,
+    several: bool = True,
+    schema: Any = None,
+) -> str:
+    """Return "complete", "open", "may end", or the text after which a reply is not allowed."""
+    calls = callable_functions(tools, (), demanded=demanded, several=several)[0]
+    grammar = plane.model.call_grammar(calls, schema)
+    for at, byte in enumerate(reply.encode()):
+        if byte not in allowed_tokens(grammar):
+            return reply.encode()[:at].decode()
+        grammar.accept(byte)
+    if grammar.complete:
+        return "complete"
+    return "may end" if EOS in allowed_tokens(grammar) else "open"
 
 
 @pytest.mark.parametrize(
@@ -77,11 +98,9 @@ def test_nested_models_may_be_demanded(
     schema = json.dumps(Letter.model_json_schema()).replace("$defs", keyword)
     letter = {"name": "letter", "parameters": json.loads(schema)}
     tools = [*others, {"type": "function", "function": letter}]
-    grammar = plane.model.json_grammar(call_schema(tools))
-    for byte in b'{"name":"letter","arguments":{"to":{"city":"Rome"},"default":null}}':
-        grammar.accept(byte)
+    reply = '{"name": "letter", "arguments": {"to": {"city": "Rome"}, "default": null}}'
 
-    assert grammar.complete
+    assert follows(plane, tools, reply, demanded=True) == "complete"
     assert plane.chat(tools=tools, tool_choice="required").status == 200
 
 
@@ -89,21 +108,12 @@ def test_parameters_may_refer_to_themselves_and_have_an_id(plane: LanguagePlane)
     schema = Letter.model_json_schema()
     node = {"properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
     for parameters, text in (
-        ({"$id": "https://a.example/letter", **schema}, b'{"to":{"city":"Rome"}}'),
-        (node, b'{"next":{"next":{}}}'),
+        ({"$id": "https://a.example/letter", **schema}, '{"to": {"city": "Rome"}}'),
+        (node, '{"next": {"next": {}}}'),
     ):
         tool = {"function": {"name": "f", "parameters": parameters}}
-        grammar = plane.model.json_grammar(call_schema([tool]))
-        for byte in b'{"name":"f","arguments":%s}' % text:
-            grammar.accept(byte)
-        assert grammar.complete
-
-
-def test_values_that_look_like_references_stay() -> None:
-    parameters = {"properties": {"a": {"const": {"$ref": "#/a"}}, "$ref": {"type": "string"}}}
-    schema = call_schema([{"function": {"name": "f", "parameters": parameters}}])
-
-    assert schema["properties"]["arguments"] == {"type": "object", **parameters}
+        reply = f'{{"name": "f", "arguments": {text}}}'
+        assert follows(plane, [tool], reply, demanded=True) == "complete"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +177,105 @@ def test_the_event_of_a_call_has_type_id_and_name_once(
     assert {call["function"]["name"] for call in calls} == {"weather"}
     assert entries[-1]["finish_reason"] == "tool_calls"
     assert "".join(entry["delta"].get("content", "") for entry in entries) == ""
+
+
+BARE = '{"name": "weather", "arguments": {"city": "Rome"}}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "end"),
+    [
+        ("Hello <b> <tool_", "may end"),
+        ("{}", "may end"),
+        ('{"name": "x"}', "may end"),
+        ('I have {"name": "weather"}.', "may end"),
+        ("é\n🙂", "may end"),
+        (CALL, "may end"),
+        (f"I look.\n{CALL}\nand{CALL} done", "may end"),
+        ("<tool_call>", "open"),
+        (BARE, "complete"),
+        (f" \n{BARE}", "complete"),
+        (BARE.replace(" ", "").replace('"Rome', ' "Rome'), "complete"),
+        (BARE.replace("arguments", "parameters"), "complete"),
+        (f"{BARE}x", BARE),
+        ("<tool_call>nonsense", "<tool_call>"),
+        (CALL.replace("weather", "other"), '<tool_call>\n{"name": "'),
+        (CALL.replace("Rome", "Paris"), CALL.partition("Rome")[0]),
+        (CALL.replace('"}}', '"}'), CALL.partition("}}")[0] + "}"),
+        (f"{CALL}<tool_call>[", f"{CALL}<tool_call>"),
+        (BARE.replace("Rome", "Paris"), BARE.partition("Rome")[0]),
+    ],
+)
+def test_a_chosen_call_follows_its_schema(plane: LanguagePlane, reply: str, end: str) -> None:
+    assert follows(plane, [WEATHER, TIME], reply) == end
+
+
+def test_a_single_call_ends_the_reply(plane: LanguagePlane) -> None:
+    assert follows(plane, [WEATHER], f"I look.\n{CALL}", several=False) == "complete"
+    plane.model.script = CALL + CALL
+    for parallel, count in ((True, 2), (False, 1)):
+        reply = plane.chat(tools=[WEATHER], parallel_tool_calls=parallel).json
+        assert len(reply["choices"][0]["message"]["tool_calls"]) == count
+
+
+@pytest.mark.parametrize(
+    ("reply", "end"),
+    [
+        ('{"yes":true}', "complete"),
+        (CALL, "may end"),
+        (CALL + CALL, "may end"),
+        ("Hello", ""),
+        (CALL + "x", CALL),
+    ],
+)
+def test_json_or_calls_may_be_asked_for_together(
+    plane: LanguagePlane, reply: str, end: str
+) -> None:
+    schema = {"properties": {"yes": {"const": True}}, "required": ["yes"]}
+    schema |= {"type": "object", "additionalProperties": False}
+
+    assert follows(plane, [WEATHER], reply, schema=schema) == end
+
+
+def test_broken_calls_of_a_model_become_valid_ones(plane: LanguagePlane) -> None:
+    for broken in ('<tool_call>{"name": weather', CALL[:-30], CALL.replace("Rome", "London")):
+        plane.model.script = broken
+        document = plane.chat(tools=[WEATHER, TIME]).json["choices"][0]
+        [call] = document["message"]["tool_calls"]
+        assert document["finish_reason"] == "tool_calls"
+        if call["function"]["name"] == "weather":
+            assert json.loads(call["function"]["arguments"]) == {"city": "Rome"}
+
+
+UNIQUE = {"type": "array", "uniqueItems": True}
+ODD = {"name": "odd", "parameters": {"type": "object", "properties": {"a": UNIQUE}}}
+
+
+def test_a_schema_that_is_not_supported_allows_any_object(plane: LanguagePlane) -> None:
+    plane.model.script = '<tool_call>\n{"name": "odd", "arguments": {"a": [1, 1]}}\n</tool_call>'
+    tools = [WEATHER, {"type": "function", "function": ODD}]
+    message = plane.chat(tools=tools).json["choices"][0]["message"]
+
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"a":[1,1]}'
+
+
+@pytest.mark.parametrize(
+    ("strict", "choice"), [(True, "auto"), (True, "required"), (False, "required")]
+)
+def test_a_schema_that_has_to_be_followed_must_be_supported(
+    plane: LanguagePlane, strict: bool, choice: str
+) -> None:
+    tools = [WEATHER, {"type": "function", "function": {**ODD, "strict": strict}}]
+    reply = plane.chat(tools=tools, tool_choice=choice)
+
+    assert (reply.status, reply.error["param"]) == (400, "tools")
+    assert reply.error["message"].startswith("tools: odd: the JSON schema is invalid or unsupp")
+
+
+def test_strict_is_a_boolean(plane: LanguagePlane) -> None:
+    tool = {"type": "function", "function": {"name": "f", "strict": "yes"}}
+
+    assert plane.chat(tools=[tool]).error["param"] == "tools[0].function.strict"
 
 
 def test_without_a_call_the_reply_is_text(plane: LanguagePlane) -> None:
