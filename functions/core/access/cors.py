@@ -11,7 +11,8 @@ ANY = "*"
 MAX_AGE_S = 7200  # the longest that Chromium caches a preflight's answer
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = (
-    "authorization, content-encoding, content-type, idempotency-key, "
+    # OpenAI's client has a dozen of its own, x-stainless-…; "*" does not stand for authorization.
+    "*, authorization, content-encoding, content-type, idempotency-key, "
     "inference-header-content-length, x-api-key, x-mayfly-user, x-model-version"
 )
 # Others than these and the body are hidden from pages.

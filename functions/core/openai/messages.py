@@ -129,7 +129,9 @@ def _tool(fields: Fields) -> Mapping[str, Any]:
     if not re.fullmatch(TOOL_NAME, name):
         raise function.wrong("name", "1 to 64 letters, digits, _ and -")
     function.text("description")
-    function.object("parameters")
+    parameters = function.object("parameters")
+    if parameters is not None and parameters.get("type") not in (None, "object"):
+        raise parameters.wrong("type", "object")
     tool = {"name": name, "parameters": function.get("parameters") or {"type": "object"}}
     if description := function.get("description"):
         tool["description"] = description

@@ -200,8 +200,10 @@ def parse_prompts(fields: Fields, name: str, spec: LanguageSpec, most: int) -> l
     value = fields.required(name)
     if type(value) is str:
         return [value]
-    if type(value) is not list or not value:
-        raise fields.wrong(name, "a text, tokens, or an array of either, and not empty")
+    if type(value) is not list:
+        raise fields.wrong(name, "a text, tokens, or an array of either")
+    if not value:
+        raise InvalidParameter(fields.param(name), "is empty; send a text, or tokens")
     if type(value[0]) is int:
         return [_tokens(fields.param(name), value, spec)]
     if len(value) > most:

@@ -185,7 +185,10 @@ REQUESTS: dict[str, Schema] = {
             "function": fields(
                 {"name": {"type": "string", "pattern": TOOL_NAME}},
                 description=_OPTIONAL_TEXT,
-                parameters={"type": ["object", "null"], "description": "A JSON schema."},
+                parameters={
+                    "anyOf": [fields({}, type=_one_of("object")), _NULL],
+                    "description": "A JSON schema.",
+                },
                 strict={**_SWITCH, "description": "Refuse a schema that cannot be followed."},
             )
         },
