@@ -39,7 +39,7 @@ class NetworkHyperparameters(Hyperparameters):
     # Rule by which gradients change weights; each has its own good lr (sgd: 0.01 to 0.1).
     optimizer: Literal["adamw", "sgd", "rmsprop", "adagrad"] = "adamw"
     momentum: float = 0.9  # share of the last step that sgd (Nesterov's) and rmsprop repeat
-    # Learning rate after the warm-up: falls to zero, or stays (fitting/schedule.py).
+    # Learning rate after the warm-up: falls to zero, or stays (fitting/steps/schedule.py).
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warm_up: float = 0.1  # share of all steps in which the learning rate rises to `lr`
     # L2: each update shrinks weights by lr * weight_decay (adamw) or adds weight_decay * weight to
@@ -53,7 +53,7 @@ class NetworkHyperparameters(Hyperparameters):
     accumulate: int = 1  # parts of a batch whose gradients are summed, to fit into memory
     # bf16 is autocast; auto: bf16 on a GPU, fp32 on a CPU.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    # auto: a CUDA graph of the step on a GPU, eager on a CPU (fitting/engines.py).
+    # auto: a CUDA graph of the step on a GPU, eager on a CPU (fitting/steps/engines.py).
     engine: Literal["auto", "eager", "graph", "compile"] = "auto"
 
     def __post_init__(self) -> None:

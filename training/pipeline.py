@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from training.compression import select
 from training.compression.variants import Compressed
-from training.data import Dataset
+from training.data import Dataset, lazy
 from training.errors import TrainingError
-from training.evaluation import distributions, figures, record, report
+from training.evaluation import baselines, distributions, figures, record, report
 from training.evaluation.evaluate import evaluate, evaluate_baselines
 from training.evaluation.metrics import PRIMARY
 from training.export import graphs, model_card, model_exporter
@@ -33,7 +33,7 @@ from training.fitting.distributed import Ranks
 from training.fitting.trained import Trained
 from training.hyperparameters import Hyperparameters, override, pairs
 from training.manifest import Distributions, Evaluation, Manifest
-from training.recipe import LABELLED, Recipe
+from training.recipe import LABELLED, Arrays, Recipe
 from training.recipe_loading import code_digest
 from training.recipe_loading import load as load_recipe
 from training.runs import config, trackers
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 Callback = Callable[[checkpoint.Row], None]  # gets the metrics of an epoch
 ANSWERED_ROWS = 1000  # test rows whose answers are described in the manifest
-GENERATED_ROWS = 32  # the same of a language model, whose logits are large
+LARGE_ANSWERS = 32  # the same where an answer has numbers for each token or pixel
 CHANNEL = "SM_CHANNEL_"  # prefix of the environment variables that name a job's input folders
 
 
@@ -160,7 +160,17 @@ def _split_lines(data: Dataset) -> list[str]:
                 f"warning: {record[name]} rows to validate or test are {how} of training rows: "
                 "metrics may be too good"
             )
-    return lines
+    return [*lines, *data.notes, *_on_disk(data)]
+
+
+def _on_disk(data: Dataset) -> list[str]:
+    """Name the inputs that are read batch by batch."""
+    arrays = {**data.train.inputs, "target": data.train.target}
+    return [
+        f"{name}: {values.nbytes / 1e6:,.0f} MB to train, read batch by batch"
+        for name, values in arrays.items()
+        if lazy.is_lazy(values)
+    ]
 
 
 def _device(name: str) -> torch.device:
@@ -412,6 +422,7 @@ def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
     """Return the model card and the graph's outputs on test data."""
     trained, graph, recipe, data = model.trained, model.graph, setup.recipe, setup.data
     metrics, outcome = trained.measure(data.test, graphs.runner(graph))
+    rivals = baselines.outputs(recipe.task, data)
     rtol, atol = recipe.tolerance
     duration_s = time.monotonic() - setup.started
     card: Manifest = {
@@ -421,8 +432,8 @@ def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
         "inputs": model_card.inputs(graph, recipe.preprocessing, data.columns),
         "outputs": model_card.outputs(graph, recipe.output_kinds, trained.labels),
         "metrics": metrics,
-        "baselines": evaluate_baselines(recipe.task, data),
-        "evaluation": _evaluation(trained, outcome),
+        "baselines": evaluate_baselines(recipe.task, data, rivals),
+        "evaluation": _evaluation(trained, outcome, rivals),
         "data": {"source": data.source, "sha256": data.sha256, "split": dict(data.split)},
         "distributions": _distributions(trained, graph),
         "hyperparameters": trained.hyperparameters,
@@ -439,7 +450,8 @@ def _card(setup: Setup, model: Model) -> tuple[Manifest, NDArray[Any]]:
 def _distributions(trained: Trained, graph: onnx.ModelProto) -> Distributions:
     """Return the distributions of training inputs and test answers."""
     data, recipe = trained.data, trained.recipe
-    most = GENERATED_ROWS if recipe.task == "generation" else ANSWERED_ROWS
+    is_large = recipe.task in ("generation", "segmentation")
+    most = LARGE_ANSWERS if is_large else ANSWERED_ROWS
     rows = distributions.spread(len(data.test), most)
     answers = graphs.runner(graph)(trained.request(data.test.take(rows)))
     kinds = recipe.output_kinds
@@ -454,7 +466,9 @@ def _distributions(trained: Trained, graph: onnx.ModelProto) -> Distributions:
     )
 
 
-def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
+def _evaluation(
+    trained: Trained, outcome: NDArray[Any], rivals: Arrays | None = None
+) -> Evaluation:
     """Return a model's evaluation, with calibration and figures.
 
     The calibration has the errors before and after temperature scaling.
@@ -463,7 +477,7 @@ def _evaluation(trained: Trained, outcome: NDArray[Any]) -> Evaluation:
     uncalibrated = None
     if trained.temperature != 1:
         _, uncalibrated = replace(trained, temperature=1.0).measure(data.test)
-    evaluation = evaluate(task, outcome, data, labels, uncalibrated=uncalibrated)
+    evaluation = evaluate(task, outcome, data, labels, uncalibrated=uncalibrated, rivals=rivals)
     if uncalibrated is not None:
         evaluation["calibration"]["temperature"] = trained.temperature
     drawn = figures.collect(task, outcome, data.test.target, labels, trained.history)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import duplicates
+from training.data import duplicates, lazy
 from training.errors import InvalidData, InvalidValue, WrongShape
 
 PARTS = ("train", "validation", "test")
@@ -28,9 +28,9 @@ class Examples:
     """Rows of a data set: inputs, target, groups and reference predictions.
 
     Inputs, by tensor name, are (n, ...) float32, int64, or object arrays of str; the target is (n,
-    ...). Rows of one group (one speaker, user, module) stay in one part. References are predictions
-    that the source of the data makes without a model, such as a naive forecast or the best possible
-    one.
+    ...). Large ones stay on disk (lazy.py). Rows of one group (one speaker, user, module) stay in
+    one part. References are predictions that the source of the data makes without a model, such as
+    a naive forecast or the best possible one.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -46,8 +46,8 @@ class Examples:
     def take(self, rows: NDArray[np.int64] | Sequence[int] | slice) -> Examples:
         """Select examples by row numbers, keeping the order of the numbers."""
         return Examples(
-            {name: values[rows] for name, values in self.inputs.items()},
-            self.target[rows],
+            {name: lazy.select(values, rows) for name, values in self.inputs.items()},
+            lazy.select(self.target, rows),
             None if self.groups is None else self.groups[rows],
             {name: values[rows] for name, values in self.references.items()},
             None if self.times is None else self.times[rows],
@@ -73,6 +73,7 @@ class Dataset:
     labels: tuple[str, ...] = ()  # class names, if the source has them
     # Names of a table's columns, by input.
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # lines for the user about how the data are read
 
 
 def digest(*arrays: NDArray[Any]) -> str:
@@ -84,7 +85,8 @@ def digest(*arrays: NDArray[Any]) -> str:
     sha256 = hashlib.sha256()
     for values in arrays:
         sha256.update(f"{values.shape};".encode())
-        sha256.update(_canonical_bytes(values))
+        for part in lazy.chunks(values) if values.ndim else [...]:
+            sha256.update(_canonical_bytes(values[part]))
     return sha256.hexdigest()
 
 
@@ -128,7 +130,9 @@ def split(
     }
     shares = [0.0 if isinstance(part, Examples) else part for part in (validation, test)]
     classes = _strata(examples.target, stratify)
-    copies = duplicates.copies(examples.inputs) if by == "row" and any(shares) else None
+    keys = duplicates.row_keys(examples.inputs)
+    can_repeat = by == "row" and any(shares)
+    copies = duplicates.copies(examples.inputs, keys) if can_repeat else None
     if by == "row":
         rows, copies = _split_distinct_rows(copies, classes, shares, labels, source)
     elif by == "time":
@@ -139,6 +143,7 @@ def split(
         separate[name] if name in separate else examples.take(numbers)
         for name, numbers in zip(PARTS, rows, strict=True)
     ]
+    train_part, validation_part, test_part = parts
     if by not in ("row", "time"):
         _check_groups(parts, by, source)
     record: dict[str, Any] = {"seed": SPLIT_SEED, "by": by}
@@ -147,8 +152,11 @@ def split(
         record["copies"] = len(copies) - int(copies.max()) - 1
     if by == "time":
         record |= _first_times(parts)
-    record |= duplicates.leaks([part.inputs for part in parts])
-    train_part, validation_part, test_part = parts
+    trained, *later = (
+        duplicates.row_keys(separate[name].inputs) if name in separate else keys.take(numbers)
+        for name, numbers in zip(PARTS, rows, strict=True)
+    )
+    record |= duplicates.leaks(train_part.inputs, trained, later)
     return Dataset(
         train_part,
         validation_part,
@@ -176,14 +184,15 @@ def _checked(
     examples: Examples, source: str, gaps: bool, columns: Mapping[str, Sequence[str]]
 ) -> Examples:
     """Check the lengths and values of examples, and convert to tensor dtypes."""
-    inputs = {name: _tensor_dtype(np.asarray(values)) for name, values in examples.inputs.items()}
-    target = np.asarray(examples.target)
+    inputs = {name: _tensor_dtype(values) for name, values in examples.inputs.items()}
+    target = examples.target if lazy.is_lazy(examples.target) else np.asarray(examples.target)
     if target.dtype.kind not in "fiub":
         raise InvalidValue(
             f"{source}: the target is no number; "
             "give class numbers, and names of the classes as labels"
         )
-    target = target.astype(np.float32 if target.dtype.kind == "f" else np.int64, copy=False)
+    if not lazy.is_lazy(target):
+        target = target.astype(np.float32 if target.dtype.kind == "f" else np.int64, copy=False)
     more = {"groups": examples.groups, "times": examples.times, "weights": examples.weights}
     arrays = inputs | {name: values for name, values in more.items() if values is not None}
     for name, values in arrays.items():
@@ -209,6 +218,9 @@ def _check_weights(weights: NDArray[Any] | None, source: str) -> None:
 
 
 def _tensor_dtype(values: NDArray[Any]) -> NDArray[Any]:
+    if lazy.is_lazy(values):
+        return values  # its source has converted it
+    values = np.asarray(values)
     if values.dtype.kind == "U":
         return values.astype(object)
     if values.dtype.kind == "b" or values.dtype == np.float64:
@@ -219,12 +231,17 @@ def _tensor_dtype(values: NDArray[Any]) -> NDArray[Any]:
 def _check_values(
     name: str, values: NDArray[Any], source: str, gaps: bool, columns: Sequence[str] | None
 ) -> None:
-    if values.dtype.kind != "f":
+    if values.dtype.kind != "f" or lazy.is_bounded(values):
         return
-    wrong = np.isinf(values) if gaps else ~np.isfinite(values)
-    if not wrong.any():
+    unusable = np.isinf if gaps else lambda part: ~np.isfinite(part)
+    for part in lazy.chunks(values):
+        wrong = unusable(values[part])
+        if wrong.any():
+            break
+    else:
         return
     row, *index = (int(number) for number in np.argwhere(wrong)[0])
+    row += part.start
     column = ""
     if columns is not None and index:
         column = f", column {columns[index[0]]!r}"

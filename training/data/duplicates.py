@@ -10,10 +10,13 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.data import lazy
 
 Inputs = Mapping[str, NDArray[Any]]  # by name, each (n, ...)
 
@@ -22,13 +25,40 @@ FEW_TEXTS = 50  # distinct values; a text column with more is free text and not 
 TOLERANCE = 10  # repeats beyond the expected ones, as a factor, that are still natural
 DIGITS = 3  # significant digits in which near duplicates agree
 NOT_WORDS = re.compile(r"[\W_]+")
+# Bytes of a digest: two of ten million different rows have the same one in three of a million sets.
+KEY_BYTES = 8
+# Bytes of rows whose columns' distinct values are counted; of more, rows are taken evenly.
+COUNTED_BYTES = 64 * 2**20
 
 
-def row_keys(inputs: Inputs) -> list[bytes]:
-    """Return a digest of each row; equal rows have equal digests."""
+@dataclass(frozen=True, slots=True)
+class RowKeys:
+    """Digests of rows (n,): of their values, and of rounded values."""
+
+    exact: NDArray[np.uint64]
+    near: NDArray[np.uint64]
+
+    def take(self, rows: Any) -> RowKeys:
+        """Select the digests of rows."""
+        if not len(self.exact):  # there are no inputs
+            return self
+        return RowKeys(self.exact[rows], self.near[rows])
+
+
+def row_keys(inputs: Inputs) -> RowKeys:
+    """Compute digests of rows, reading each row once."""
+    rows = max(map(len, inputs.values()), default=0)
+    keys = RowKeys(np.empty(rows, np.uint64), np.empty(rows, np.uint64))
+    for part in lazy.chunks(*inputs.values()) if inputs else ():
+        values = {name: each[part] for name, each in inputs.items()}
+        keys.exact[part], keys.near[part] = _digests(values), _digests(rounded(values))
+    return keys
+
+
+def _digests(inputs: Inputs) -> list[int]:
     columns = [_row_bytes(values) for values in inputs.values()]
     return [
-        hashlib.blake2b(b"\0".join(cells), digest_size=16).digest()
+        int.from_bytes(hashlib.blake2b(b"\0".join(cells), digest_size=KEY_BYTES).digest())
         for cells in zip(*columns, strict=True)
     ]
 
@@ -44,17 +74,17 @@ def _row_bytes(values: NDArray[Any]) -> list[bytes]:
     return [row.tobytes() for row in np.ascontiguousarray(rows)]
 
 
-def copies(inputs: Inputs) -> NDArray[np.int64] | None:
-    """Number the distinct rows and return each row's number (n,).
+def copies(inputs: Inputs, keys: RowKeys) -> NDArray[np.int64] | None:
+    """Number the distinct rows in their order; return each row's number (n,).
 
     Returns None where no row is repeated, or repeats are natural.
     """
-    numbers: dict[bytes, int] = {}
-    number_of_row = [numbers.setdefault(key, len(numbers)) for key in row_keys(inputs)]
-    repeats = len(number_of_row) - len(numbers)
+    _, first, distinct = np.unique(keys.exact, return_index=True, return_inverse=True)
+    repeats = len(distinct) - len(first)
     if not repeats or are_natural(inputs, repeats):
         return None
-    return np.array(number_of_row, np.int64)
+    numbers: NDArray[np.int64] = np.argsort(np.argsort(first))[distinct]
+    return numbers
 
 
 def rounded(inputs: Inputs) -> Inputs:
@@ -76,20 +106,32 @@ def _rounded(values: NDArray[Any]) -> NDArray[Any]:
     return nearest
 
 
-def are_natural(inputs: Inputs, repeats: int) -> bool:
+def are_natural(inputs: Inputs, repeats: int, *, near: bool = False) -> bool:
     """Return whether so many repeated rows are to be expected.
 
-    The expectation is that of independent columns, each with its number of distinct values.
+    The expectation is that of independent columns, each with its number of distinct values; of
+    rounded values if `near`.
     """
     rows = len(next(iter(inputs.values())))
+    counted = _evenly(inputs)
+    if near:
+        counted = rounded(counted)
     combinations = 1.0
-    for values in inputs.values():
-        for column in values.reshape(rows, -1).T:
+    for values in counted.values():
+        for column in values.reshape(len(values), -1).T:
             combinations *= _distinct_values(column)
             if combinations > rows**2:
                 return False
     expected = rows + combinations * math.expm1(-rows / combinations)
     return repeats <= TOLERANCE * expected
+
+
+def _evenly(inputs: Inputs) -> Inputs:
+    """Return every k-th row, so that COUNTED_BYTES are left."""
+    arrays = list(inputs.values())
+    at_a_time = lazy.rows_at_a_time(*arrays) * (COUNTED_BYTES // lazy.CHUNK_BYTES)
+    step = -(-len(arrays[0]) // at_a_time) or 1
+    return {name: values[::step] for name, values in inputs.items()}
 
 
 def _distinct_values(column: NDArray[Any]) -> float:
@@ -98,27 +140,17 @@ def _distinct_values(column: NDArray[Any]) -> float:
     return math.inf if count > limit else count
 
 
-def leaks(parts: Sequence[Inputs]) -> dict[str, int]:
+def leaks(first: Inputs, trained: RowKeys, later: Sequence[RowKeys]) -> dict[str, int]:
     """Count the rows of later parts that are in the first one.
 
     `identical_rows` are exactly, `near_rows` nearly there.
     Counts of zero and natural repeats are left out.
     """
-    exact = _shared(parts)
-    near = _shared([rounded(part) for part in parts]) & ~exact
-    counts = {
-        "identical_rows": (parts[0], int(exact.sum())),
-        "near_rows": (rounded(parts[0]), int(near.sum())),
-    }
+    exact = np.concatenate([np.isin(keys.exact, trained.exact) for keys in later])
+    near = np.concatenate([np.isin(keys.near, trained.near) for keys in later]) & ~exact
+    counts = {"identical_rows": int(exact.sum()), "near_rows": int(near.sum())}
     return {
         name: count
-        for name, (inputs, count) in counts.items()
-        if count and not are_natural(inputs, count)
+        for name, count in counts.items()
+        if count and not are_natural(first, count, near=name == "near_rows")
     }
-
-
-def _shared(parts: Sequence[Inputs]) -> NDArray[np.bool_]:
-    """Return which rows of later parts are in the first one."""
-    first, *rest = (row_keys(part) for part in parts)
-    trained = set(first)
-    return np.array([key in trained for keys in rest for key in keys], bool)

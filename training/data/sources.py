@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from training.data.dataset import PARTS, Dataset, Examples, split
 from training.errors import InvalidData, MissingColumn, NoRows, UnknownLabel
 
+# Megabytes of an input, as tensors, up to which it is read at once; a larger one is read by batch.
+IN_MEMORY_MB = 512
 # A file or folder, to be split, or a mapping of train, validation and test to a file or folder.
 Location = Path | Mapping[str, Path]
 
@@ -22,12 +24,13 @@ Location = Path | Mapping[str, Path]
 class Part:
     """Examples of one data part (train, validation or test), with class labels.
 
-    `columns` names the columns of a table, by input.
+    `columns` names the columns of a table, by input. `notes` are lines for the user.
     """
 
     examples: Examples
     labels: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 # Function that reads the files of a part. Its second argument is the training part, or None while
@@ -56,8 +59,8 @@ def load_files(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) ->
     train = read(paths["train"], None)
     if len(train.labels) == 1:
         raise InvalidData(f"{source}: every row is of the class {train.labels[0]!r}; it takes two")
-    separate = {name: read(paths[name], train).examples for name in PARTS[1:] if name in paths}
-    return split(
+    parts = {name: read(paths[name], train) for name in PARTS[1:] if name in paths}
+    data = split(
         train.examples,
         source=source,
         sha256=sha256([path for part in paths.values() for path in part]),
@@ -65,8 +68,10 @@ def load_files(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) ->
         labels=train.labels,
         columns=train.columns,
         gaps=True,  # the reader has refused gaps that are not allowed
-        **separate,  # type: ignore[arg-type]
+        **{name: part.examples for name, part in parts.items()},  # type: ignore[arg-type]
     )
+    notes = (note for part in (train, *parts.values()) for note in part.notes)
+    return replace(data, notes=tuple(notes))
 
 
 def find_parts(
@@ -79,12 +84,22 @@ def find_parts(
     Raises:
         InvalidData: there is no training part, or a part has no such file.
     """
+    folders = folders_by_part(location)
+    return {name: find(folder, endings, deep=deep) for name, folder in folders.items()}
+
+
+def folders_by_part(location: Location) -> dict[str, Path]:
+    """Return the folder of each part; a single one is the training part's.
+
+    Raises:
+        MissingColumn: there is no training part.
+    """
     folders = {"train": location} if isinstance(location, Path) else location
     folders = {name: folders[name] for name in PARTS if name in folders}
     if "train" not in folders:
         names = ", ".join(sorted(folders)) or "none"
         raise MissingColumn(f"there is no channel train; there are {names}")
-    return {name: find(folder, endings, deep=deep) for name, folder in folders.items()}
+    return folders
 
 
 def find(location: Path, endings: Sequence[str], *, deep: bool = False) -> list[Path]:

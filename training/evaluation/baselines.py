@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, lazy
 
 Array = NDArray[Any]
+Encoder = Callable[[Mapping[str, Array]], Any]  # inputs by name → sparse matrix (n, d)
 FEW = 50  # distinct values; a column with at most these is a category, not a text
 WORDS = 20_000  # largest vocabulary of a text column's TF-IDF
 # Weight of a byte's own frequency, in counted pairs, when smoothing pair frequencies.
@@ -41,12 +43,15 @@ def _classification(data: Dataset) -> dict[str, Array]:
     largest = max(int(part.target.max()) for part in (data.train, data.validation, data.test))
     classes = max(len(data.labels), largest + 1)
     counts = np.bincount(target, minlength=classes)
-    train, validation, test = features(data.train, data.validation, data.test)
+    encode = encoder(data.train, data.validation, data.test)
     present = counts > 0
-    means = np.asarray((train.T @ np.eye(classes)[target]).T) / np.maximum(counts, 1)[:, None]
+    one_hot = np.eye(classes)
+    sums = sum(matrix.T @ one_hot[target[part]] for part, matrix in _encoded(data.train, encode))
+    means = np.asarray(sums.T) / np.maximum(counts, 1)[:, None]
+    distances = [_distances(part, encode, means) for part in (data.validation, data.test)]
 
     def log_loss(width: float) -> float:
-        shares = _gaussian_shares(validation, means, present, width)
+        shares = _gaussian_shares(distances[0], present, width)
         likelihood = shares[np.arange(len(validated)), validated]
         return float(-np.log(np.maximum(likelihood, TINY)).mean())
 
@@ -55,7 +60,7 @@ def _classification(data: Dataset) -> dict[str, Array]:
     width = min(max(spread, TINY) * np.geomspace(0.1, 10, 9), key=log_loss)
     return {
         "majority class": np.tile(counts / counts.sum(), (len(data.test), 1)),
-        "nearest class mean": _gaussian_shares(test, means, present, width),
+        "nearest class mean": _gaussian_shares(distances[1], present, width),
     }
 
 
@@ -73,7 +78,9 @@ def _segmentation(data: Dataset) -> dict[str, Array]:
     target = data.train.target
     classes = max(len(data.labels), *(int(part.target.max()) + 1 for part in
                                       (data.train, data.validation, data.test)))  # fmt: skip
-    counts = np.stack([(target == number).sum(axis=0) for number in range(classes)], axis=-1)
+    counts = np.zeros((*target.shape[1:], classes), np.int64)
+    for chunk in lazy.read_chunks(target):
+        counts += np.stack([(chunk == number).sum(axis=0) for number in range(classes)], axis=-1)
     overall = counts.sum(axis=(0, 1)) / max(int(counts.sum()), 1)
     shape = (*data.test.target.shape, classes)
     baselines = {"majority class": np.broadcast_to(overall, shape)}
@@ -84,14 +91,22 @@ def _segmentation(data: Dataset) -> dict[str, Array]:
     return baselines
 
 
-def _gaussian_shares(rows: Any, means: Array, present: Array, width: float) -> Array:
+def _distances(part: Examples, encode: Encoder, means: Array) -> Array:
+    """Compute the squared distances (n, classes) of rows to class means.
+
+    The squared length of a row is the same for all classes, so it is left out.
+    """
+    products = [np.asarray(matrix @ means.T) for _, matrix in _encoded(part, encode)]
+    distances: Array = (means**2).sum(axis=1)[None] - 2 * np.concatenate(products)
+    return distances
+
+
+def _gaussian_shares(distances: Array, present: Array, width: float) -> Array:
     """Compute class probabilities from equally wide Gaussians around each class mean.
 
     The result is (n, classes); classes that are not `present` in training get 0.
     """
-    # The squared length of a row is the same for all classes, so it is left out.
-    distance = (means**2).sum(axis=1)[None] - 2 * np.asarray(rows @ means.T)
-    distance[:, ~present] = np.inf
+    distance = np.where(present, distances, np.inf)
     score = np.exp(-(distance - distance.min(axis=1, keepdims=True)) / width)
     shares: Array = score / score.sum(axis=1, keepdims=True)
     return shares
@@ -160,13 +175,16 @@ def _generation(data: Dataset) -> dict[str, Array]:
     """Compute each test byte's cost in nats from byte and byte-pair frequencies."""
     (before,), target = data.train.inputs.values(), data.train.target
     (test_before,), test_target = data.test.inputs.values(), np.maximum(data.test.target, 0)
-    real = target >= 0
     largest = max(int(part.max()) for part in (before, target, test_before, test_target))
     size = 1 + max(256 - 1, largest)
-    single = np.bincount(target[real], minlength=size) + 1.0
+    pairs = np.zeros((size, size), np.int64)
+    for part in lazy.chunks(before, target):
+        first, second = before[part], target[part]
+        real = second >= 0
+        numbers = first[real] * size + second[real]
+        pairs += np.bincount(numbers, minlength=size * size).reshape(size, size)
+    single = pairs.sum(axis=0) + 1.0
     single /= single.sum()
-    pairs = np.bincount(before[real] * size + target[real], minlength=size * size)
-    pairs = pairs.reshape(size, size)
     totals = pairs.sum(axis=1, keepdims=True)
     double = (pairs + PAIR_WEIGHT * single) / (totals + PAIR_WEIGHT)
     return {
@@ -197,39 +215,57 @@ def _strings(values: Array) -> list[str]:
     return [str(text) for text in values.ravel()]
 
 
-def features(train: Examples, *parts: Examples) -> list[Any]:
-    """Encode each data part's inputs as one sparse feature matrix (n, d).
+def encoder(train: Examples, *parts: Examples) -> Encoder:
+    """Return a function that encodes inputs as a sparse feature matrix (n, d).
 
     The encoding is fitted on `train`. Texts become TF-IDF, categories one-hot columns, token
-    numbers counts. Tables are standardised, their gaps filled with the mean. Everything else is
-    flattened.
+    numbers counts, of which the other parts may hold larger ones. Tables are standardised, their
+    gaps filled with the mean. Everything else is flattened.
     """
     from scipy import sparse
 
-    columns = [
-        _columns(values, [part.inputs[name] for part in parts])
+    columns = {
+        name: _column_encoder(values, [part.inputs[name] for part in parts])
         for name, values in train.inputs.items()
-    ]
-    return [sparse.hstack(encoded, format="csr") for encoded in zip(*columns, strict=True)]
+    }
+
+    def encode(inputs: Mapping[str, Array]) -> Any:
+        encoded = [columns[name](values) for name, values in inputs.items()]
+        return sparse.hstack(encoded, format="csr")
+
+    return encode
 
 
-def _columns(train: Array, rest: list[Array]) -> list[Any]:
+def _encoded(part: Examples, encode: Encoder) -> Iterator[tuple[slice, Any]]:
+    """Yield chunks of a part's rows, and their features."""
+    for rows in lazy.chunks(*part.inputs.values()):
+        yield rows, encode({name: values[rows] for name, values in part.inputs.items()})
+
+
+def _column_encoder(train: Array, rest: list[Array]) -> Callable[[Array], Any]:
     from scipy import sparse
 
-    parts = [part.reshape(len(part), -1) for part in (train, *rest)]
     if train.dtype.kind in "OUS":
-        return _texts(parts)
+        return _text_encoder(_flat(train))
     if train.dtype.kind in "iu" and train.ndim == 2:
-        size = 1 + max(int(part.max(initial=0)) for part in parts)
-        return [_token_counts(part, size) for part in parts]
-    finite = np.isfinite(parts[0])
-    totals = np.where(finite, parts[0], 0).sum(axis=0, dtype=np.float64)
-    mean = totals / np.maximum(finite.sum(axis=0), 1)
-    filled = [np.where(np.isfinite(part), part, mean) for part in parts]
-    if train.ndim <= 2:  # a table
-        spread = filled[0].std(axis=0)
-        filled = [(part - mean) / np.where(spread > 0, spread, 1) for part in filled]
-    return [sparse.csr_array(part) for part in filled]
+        size = 1 + max(int(part.max()) for part in (train, *rest) if len(part))
+        return lambda tokens: _token_counts(tokens, max(size, 1))
+    is_table = train.ndim <= 2
+    if lazy.is_bounded(train) and not is_table:  # no gaps to fill
+        return lambda values: sparse.csr_array(_flat(values).astype(np.float64))
+    mean, deviation = (each.reshape(-1) for each in lazy.moments(train))
+    scale = np.where(deviation > 0, deviation, 1)
+
+    def encode(values: Array) -> Any:
+        rows = _flat(values)
+        filled = np.where(np.isfinite(rows), rows, mean)
+        return sparse.csr_array((filled - mean) / scale if is_table else filled)
+
+    return encode
+
+
+def _flat(values: Array) -> Array:
+    return values.reshape(len(values), -1)
 
 
 def _token_counts(tokens: Array, size: int) -> Any:
@@ -241,19 +277,22 @@ def _token_counts(tokens: Array, size: int) -> Any:
     return sparse.csr_array(entries, shape=(len(tokens), size))
 
 
-def _texts(parts: list[Array]) -> list[Any]:
+def _text_encoder(train: Array) -> Callable[[Array], Any]:
     """Encode text columns one-hot if few values occur, else as TF-IDF."""
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import OneHotEncoder
 
-    parts = [part.astype(str) for part in parts]
-    if max(len(np.unique(column)) for column in parts[0].T) <= FEW:
-        encoder = OneHotEncoder(handle_unknown="ignore").fit(parts[0])
-        return [encoder.transform(part) for part in parts]
-    columns = []
-    for number in range(parts[0].shape[1]):
-        vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=WORDS)
-        vectorizer.fit(parts[0][:, number])
-        columns.append([vectorizer.transform(part[:, number]) for part in parts])
-    return [sparse.hstack(column, format="csr") for column in zip(*columns, strict=True)]
+    train = train.astype(str)
+    if max(len(np.unique(column)) for column in train.T) <= FEW:
+        encoder = OneHotEncoder(handle_unknown="ignore").fit(train)
+        return lambda values: encoder.transform(_flat(values).astype(str))
+    vectorizers = [
+        TfidfVectorizer(sublinear_tf=True, max_features=WORDS).fit(column) for column in train.T
+    ]
+
+    def encode(values: Array) -> Any:
+        columns = zip(vectorizers, _flat(values).astype(str).T, strict=True)
+        return sparse.hstack([fitted.transform(texts) for fitted, texts in columns], format="csr")
+
+    return encode

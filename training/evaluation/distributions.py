@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data import lazy
 from training.manifest import Distributions, Feature, Features
 
 Array = NDArray[Any]
@@ -73,11 +74,15 @@ def priors(target: Array, labels: Sequence[str]) -> dict[str, float]:
     >>> priors(np.array([0, 0, 0, 1]), ["no", "yes"])
     {'no': 0.75, 'yes': 0.25}
     """
-    if target.ndim == 2 and target.shape[1] == len(labels):
-        counts, rows = (target > 0).sum(axis=0), len(target)
-    else:
-        numbers = target[target >= 0]
-        counts, rows = np.bincount(numbers, minlength=len(labels)), numbers.size
+    counts = np.zeros(len(labels), np.int64)
+    rows = 0
+    for part in lazy.read_chunks(target):
+        if target.ndim == 2 and target.shape[1] == len(labels):
+            counts, rows = counts + (part > 0).sum(axis=0), rows + len(part)
+        else:
+            numbers = part[part >= 0]
+            counts = counts + np.bincount(numbers, minlength=len(labels))
+            rows += numbers.size
     frequent = np.sort(np.argsort(-counts, kind="stable")[:CLASSES])
     shares = (counts / max(rows, 1)).round(6)
     return {str(labels[number])[:NAME_LENGTH]: float(shares[number]) for number in frequent}

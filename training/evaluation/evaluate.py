@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def evaluate(
     labels: Sequence[str] = (),
     *,
     uncalibrated: Array | None = None,
+    rivals: Mapping[str, Array] | None = None,
 ) -> Evaluation:
     """Evaluate a model's test outputs: intervals, lead over baselines, groups, calibration.
 
@@ -39,6 +40,7 @@ def evaluate(
     group. `lead` is the paired difference to the best baseline. `groups` lists the best and worst
     groups, `classes` the worst labels, `calibration` the accuracy at each confidence. With
     `uncalibrated`, the outputs before temperature scaling, it has the errors before it, too.
+    `rivals` are the outputs of the baselines, where they are known.
     """
     test = data.test
     by, groups = _resampling_unit(data)
@@ -49,7 +51,8 @@ def evaluate(
     if "roc_auc" in own and outputs.size <= MOST_SCORES:
         areas = bootstrap.resample_roc_auc(outputs, test.target, groups)
         evaluation["intervals"]["roc_auc"] = bootstrap.interval(areas)
-    lead = _lead(task, draws[PRIMARY[task].metric], own, data, groups)
+    rivals = baselines.outputs(task, data) if rivals is None else rivals
+    lead = _lead(task, draws[PRIMARY[task].metric], own, data, groups, rivals)
     if lead:
         evaluation["lead"] = lead
     if test.groups is not None:
@@ -60,15 +63,16 @@ def evaluate(
     return evaluation
 
 
-def evaluate_baselines(task: Task, data: Dataset) -> dict[str, Metrics]:
+def evaluate_baselines(
+    task: Task, data: Dataset, rivals: Mapping[str, Array] | None = None
+) -> dict[str, Metrics]:
     """Compute the metrics of each baseline on the test part of `data`.
 
-    They include `best possible` where the data set has it.
+    They include `best possible` where the data set has it. `rivals` are the outputs of the
+    baselines, where they are known.
     """
-    return {
-        name: compute(task, outputs, data.test)
-        for name, outputs in baselines.outputs(task, data).items()
-    }
+    rivals = baselines.outputs(task, data) if rivals is None else rivals
+    return {name: compute(task, outputs, data.test) for name, outputs in rivals.items()}
 
 
 def _resampling_unit(data: Dataset) -> tuple[str, Array | None]:
@@ -105,7 +109,12 @@ def _with_intervals(task: Task, draws: dict[str, Any], rows: int, by: str) -> Ev
 
 
 def _lead(
-    task: Task, draws: Array, own: Metrics, data: Dataset, groups: Array | None
+    task: Task,
+    draws: Array,
+    own: Metrics,
+    data: Dataset,
+    groups: Array | None,
+    outputs: Mapping[str, Array],
 ) -> Lead | None:
     """Compute the model's lead over the best baseline, with its interval.
 
@@ -113,8 +122,7 @@ def _lead(
     """
     metric = PRIMARY[task].metric
     sign = 1 if PRIMARY[task].higher_is_better else -1
-    rivals = baselines.outputs(task, data)
-    rivals.pop(BEST_POSSIBLE, None)
+    rivals = {name: values for name, values in outputs.items() if name != BEST_POSSIBLE}
     scores = {name: compute(task, values, data.test)[metric] for name, values in rivals.items()}
     if not scores:
         return None

@@ -21,6 +21,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from training.data import lazy
+from training.data.spill import Collected
 from training.errors import ExportFailed
 from training.manifest import Sample
 
@@ -93,8 +95,8 @@ def _empty(value: onnx.ValueInfoProto, batch: int) -> NDArray[Any]:
 def runner(model: onnx.ModelProto) -> Callable[[Feeds], Answers]:
     """Return a function that runs an ONNX model on input arrays.
 
-    It computes CHUNK rows at a time, to limit memory. Inputs with different numbers of rows are run
-    at once; a decoder's missing `past` starts empty.
+    It computes CHUNK rows at a time, fewer of large ones, to limit memory. Inputs with different
+    numbers of rows are run at once; a decoder's missing `past` starts empty.
     """
     session = open_session(model)
     names = [output.name for output in session.get_outputs()]
@@ -102,13 +104,13 @@ def runner(model: onnx.ModelProto) -> Callable[[Feeds], Answers]:
     def run(feeds: Feeds) -> Answers:
         feeds = with_empty_inputs(model, feeds)
         rows = {len(values) for values in feeds.values()}
-        chunk = CHUNK if len(rows) == 1 else max(rows)
-        parts = []
-        for start in range(0, max(rows), chunk):
-            part = {name: values[start : start + chunk] for name, values in feeds.items()}
-            parts.append(session.run(names, part))
-        answers = (np.concatenate(values) for values in zip(*parts, strict=True))
-        return dict(zip(names, answers, strict=True))
+        whole = [slice(0, max(rows))]
+        parts = lazy.chunks(*feeds.values(), most=CHUNK) if len(rows) == 1 else whole
+        answers = Collected(max(rows))
+        for part in parts:
+            chunk = {name: values[part] for name, values in feeds.items()}
+            answers.put(part, session.run(names, chunk))
+        return dict(zip(names, answers.arrays, strict=True))
 
     return run
 

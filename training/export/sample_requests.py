@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from training.data import Examples
+from training.data import Examples, lazy
 from training.export.model_exporter import torch_spec
 from training.fitting.trained import Trained
 from training.recipe import Arrays
@@ -37,7 +37,7 @@ def batches(
 
     They are preprocessed where `graph` is the model alone, without its preprocessor.
     """
-    requests = [trained.request(examples.take(part)) for part in rows]
+    requests: list[Arrays] = [lazy.read(trained.request(examples.take(part))) for part in rows]
     names = {value.name for value in graph.graph.input}
     if set(requests[0]) <= names:
         return requests

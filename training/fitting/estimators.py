@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import Examples
+from training.data import Examples, lazy
 from training.errors import ExportFailed, InvalidRecipe
 from training.fitting.checkpoint import Interrupted, Stop
 from training.recipe import Arrays
@@ -45,7 +45,7 @@ def table(inputs: Arrays) -> NDArray[Any]:
     >>> table({"num": np.ones((2, 2), np.float32), "cat": np.array(["a", "b"], object)}).shape
     (2, 3)
     """
-    arrays = list(inputs.values())
+    arrays = list(lazy.read(inputs).values())  # scikit-learn takes all rows at once
     has_text = any(array.dtype == np.object_ for array in arrays)
     if len(arrays) == 1 and arrays[0].ndim == 1 and has_text:
         return arrays[0]

@@ -5,9 +5,10 @@
         device=torch.device("cpu"), loss=losses.cross_entropy,
     )
 
-All data are on the device, and the host does not wait for the device within an epoch. The loop is
-the same on a CPU, on a GPU, and in the processes that torchrun starts. The optimizer step is in
-engines.py, the learning rate in schedule.py.
+Data that fit into memory are on the device; larger ones are read batch by batch (steps/feed.py).
+The host does not wait for the device within an epoch. The loop is the same on a CPU, on a GPU, and
+in the processes that torchrun starts. The optimizer step is in steps/engines.py, the learning rate
+in steps/schedule.py.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, lazy
+from training.data.spill import Collected
 from training.errors import Diverged, InvalidRecipe
-from training.fitting import checkpoint, engines, throughput
+from training.fitting import checkpoint, throughput
 from training.fitting.checkpoint import Row, RunState
 from training.fitting.distributed import Ranks
 from training.fitting.losses import Loss
 from training.fitting.progress import Progress
-from training.fitting.schedule import rows_per_epoch
+from training.fitting.steps import engines, feed
+from training.fitting.steps.schedule import rows_per_epoch
 from training.hyperparameters import NetworkHyperparameters
 
 SAVE_EVERY_S = 60.0  # most training time lost when a machine dies without SIGTERM
@@ -79,8 +81,8 @@ def fit(
     model.to(device)
     if device.type == "cuda":  # the memory format that tensor cores convolve fastest
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs, target = _to_device(data.train, device)
-    held_out = _to_device(data.validation, device)
+    inputs, target = feed.rows(data.train, device)
+    held_out = feed.rows(data.validation, device)
     optimizer = engines.optimizer(model, settings, device)
     state = RunState(
         model=model,
@@ -104,7 +106,7 @@ def fit(
         examples=len(target),
         rows=rows,
         steps_per_epoch=steps_per_epoch,
-        device=device,
+        order_device=torch.device("cpu") if feed.stays_on_host(data.train) else device,
         ranks=ranks,
         stop=stop,
         validate=functools.partial(_validate, model, *held_out, loss, score),
@@ -133,7 +135,7 @@ class _Loop:
     examples: int  # for training
     rows: int  # examples that an epoch trains
     steps_per_epoch: int
-    device: torch.device
+    order_device: torch.device  # that of an epoch's row numbers, where the rows are
     ranks: Ranks
     stop: checkpoint.Stop
     validate: Callable[[], Row]
@@ -196,7 +198,7 @@ class _Loop:
     def _start_epoch(self) -> None:
         state, seed = self.state, self.settings.seed
         state.seed_epoch(seed)
-        order = torch.randperm(self.examples).to(self.device)
+        order = torch.randperm(self.examples).to(self.order_device)
         state.seed_rank(seed)
         state.restore_generators()
         state.model.train()
@@ -324,32 +326,25 @@ def _shapes(inputs: Mapping[str, Tensor], target: Tensor) -> str:
 
 
 def _to_device(examples: Examples, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Copy the inputs and target of examples to the device."""
-    target = torch.from_numpy(np.ascontiguousarray(examples.target))
-    return _inputs_to_device(examples.inputs, device), target.to(device)
-
-
-def _inputs_to_device(
-    inputs: Mapping[str, NDArray[Any]], device: torch.device
-) -> tuple[Tensor, ...]:
-    for name, values in inputs.items():
-        if values.dtype.kind not in "fiub":
-            raise InvalidRecipe(
-                f"input {name} is text; a network needs a `preprocessor` that makes numbers of it"
-            )
-    tensors = (torch.from_numpy(np.ascontiguousarray(values)) for values in inputs.values())
-    return tuple(tensor.to(device) for tensor in tensors)
+    """Copy the inputs and target of a few examples to the device."""
+    feed.check_numbers(examples.inputs)
+    arrays = (*examples.inputs.values(), examples.target)
+    *inputs, target = (feed.to_device(values, device) for values in arrays)
+    return tuple(inputs), target
 
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, inputs: tuple[Tensor, ...], target: Tensor, loss: Loss, score: Score | None
+    model: nn.Module,
+    inputs: tuple[feed.Rows, ...],
+    target: feed.Rows,
+    loss: Loss,
+    score: Score | None,
 ) -> Row:
     """Compute validation loss and metrics, each name prefixed by `validation_`."""
     model.eval()
     loss_sum = torch.zeros((), device=target.device)
-    for start in range(0, len(target), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in lazy.chunks(*inputs, target, most=CHUNK):
         rows = target[part]
         loss_sum += loss(model, tuple(values[part] for values in inputs), rows).float() * len(rows)
     mean_loss = loss_sum.item() / len(target)
@@ -366,13 +361,18 @@ def _check_finite(name: str, value: float, epoch: int | None = None) -> None:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, inputs: Mapping[str, NDArray[Any]], device: torch.device, chunk: int = CHUNK
+    model: nn.Module, inputs: Mapping[str, NDArray[Any]], device: torch.device
 ) -> tuple[NDArray[Any], ...]:
-    """Return a network's outputs (n, ...) as arrays for inputs (n, ...)."""
+    """Return a network's outputs (n, ...) as arrays for inputs (n, ...).
+
+    It computes CHUNK rows at a time, fewer of large ones.
+    """
     model.eval()
-    tensors = _inputs_to_device(inputs, device)
-    parts = []
-    for start in range(0, len(tensors[0]), chunk):
-        outputs = model(*(values[start : start + chunk] for values in tensors))
-        parts.append(outputs if isinstance(outputs, tuple) else (outputs,))
-    return tuple(torch.cat(chunks).cpu().numpy() for chunks in zip(*parts, strict=True))
+    feed.check_numbers(inputs)
+    arrays = inputs.values()
+    collected = Collected(len(next(iter(arrays))))
+    for part in lazy.chunks(*arrays, most=CHUNK):
+        outputs = model(*(feed.to_device(values[part], device) for values in arrays))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        collected.put(part, [output.cpu().numpy() for output in outputs])
+    return collected.arrays

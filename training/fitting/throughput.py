@@ -6,10 +6,11 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.fitting.losses import Loss
+from training.fitting.steps.feed import Rows
 from training.hyperparameters import NetworkHyperparameters
 
 # Part of a GPU's name → peak dense operations a second in bf16 and in TF32 (for fp32 data), from
@@ -51,7 +52,7 @@ def peak(name: str, bf16: bool) -> float | None:
 
 
 def flops_per_example(
-    model: nn.Module, loss: Loss, inputs: tuple[Tensor, ...], target: Tensor
+    model: nn.Module, loss: Loss, inputs: tuple[Rows, ...], target: Rows
 ) -> float:
     """Count the FLOPs of one training example, forward and backward.
 
@@ -59,9 +60,9 @@ def flops_per_example(
     """
     try:
         shapes_only = copy.deepcopy(model).to("meta")
-        rows = tuple(values[:COUNTED].to("meta") for values in inputs)
+        rows = tuple(values[slice(COUNTED)].to("meta") for values in inputs)
         with FlopCounterMode(display=False) as counter:
-            value = loss(shapes_only, rows, target[:COUNTED].to("meta"))
+            value = loss(shapes_only, rows, target[slice(COUNTED)].to("meta"))
             value.backward()  # type: ignore[no-untyped-call]
     except Exception:  # a user's model may need values, which a meta tensor does not have
         return 0.0
@@ -71,8 +72,8 @@ def flops_per_example(
 def roof(
     model: nn.Module,
     loss: Loss,
-    inputs: tuple[Tensor, ...],
-    target: Tensor,
+    inputs: tuple[Rows, ...],
+    target: Rows,
     settings: NetworkHyperparameters,
     device: torch.device,
     processes: int,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training import networks
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, lazy
 from training.errors import Diverged
 from training.evaluation import calibration
 from training.evaluation.metrics import compute
@@ -101,10 +101,14 @@ class Trained:
         """
         recipe = self.recipe
         outcome = (recipe.infer or self._first_output)(run or self.run, examples)
-        if np.issubdtype(outcome.dtype, np.floating) and np.isnan(outcome).any():
+        if any(_has_nan(outcome[part]) for part in lazy.chunks(outcome)):
             raise Diverged("diverged: the model's outputs are NaN: lower lr, or set clip=1")
         metrics = compute(recipe.task, outcome, examples, self.labels)
         return metrics | (recipe.metric(outcome, examples) if recipe.metric else {}), outcome
 
     def _first_output(self, run: Run, examples: Examples) -> NDArray[Any]:
         return run(examples.inputs)[next(iter(self.recipe.output_kinds))]
+
+
+def _has_nan(values: NDArray[Any]) -> bool:
+    return bool(np.issubdtype(values.dtype, np.floating) and np.isnan(values).any())

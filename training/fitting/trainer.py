@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, lazy
 from training.errors import InvalidRecipe
 from training.evaluation import calibration
 from training.evaluation.metrics import PRIMARY
@@ -244,7 +244,7 @@ def _resized(
 ) -> NDArray[Any]:
     for axis, name in axes.items():
         if axis:
-            values = values.take(range(sizes[name]), axis=axis, mode="wrap")
+            values = np.asarray(values).take(range(sizes[name]), axis=axis, mode="wrap")
     return values
 
 
@@ -269,6 +269,8 @@ def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Train
     if ranks.count > 1:
         raise InvalidRecipe(f"recipe {name}: a scikit-learn estimator is fitted in one process")
     data, seed = untrained.encoded, untrained.settings.seed
+    if any(map(lazy.is_lazy, data.train.inputs.values())):
+        print("scikit-learn takes all rows at once: they are read into memory", flush=True)
     by_class = losses.class_weights(
         untrained.recipe.class_weights, untrained.labels, data.train.target
     )

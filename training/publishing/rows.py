@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import columns, sources
+from training.data import columns, lazy, sources
+from training.data.arrays.mapping import MappedRows, read_arrays
 from training.data.columns import Table
 from training.data.tables import ENDINGS, read_table
 from training.errors import InvalidArtifact, MissingColumn
@@ -34,7 +35,9 @@ class Rows:
 
 
 def read(path: Path, session: Any, target: str | None, labels: Sequence[str]) -> Rows:
-    """Read rows from .npz arrays or from a table (CSV, Parquet).
+    """Read rows from .npz or .npy arrays or from a table (CSV, Parquet).
+
+    Arrays are those of an .npz file or of a folder's .npy files by name; large ones stay on disk.
 
     `target` is left out of the inputs; with `labels` it holds the classes.
 
@@ -44,31 +47,29 @@ def read(path: Path, session: Any, target: str | None, labels: Sequence[str]) ->
     Raises:
         TrainingError: the file is unreadable, or does not have what the model takes.
     """
-    if not path.is_file():
-        raise InvalidArtifact(f"there is no file {path}")
-    if path.suffix.lower() == ".npz":
+    if not path.exists():
+        raise InvalidArtifact(f"there is no file or folder {path}")
+    if path.is_dir() or path.suffix.lower() == ".npz":
         return _arrays(path, session, target, labels)
     if path.suffix.lower() in ENDINGS:
         return _table(read_table([path]), session, target, labels)
-    raise InvalidArtifact(f"--data {path.name}: give .npz, {', '.join(ENDINGS)}")
+    kinds = f"give .npz, a folder of .npy files, {', '.join(ENDINGS)}"
+    raise InvalidArtifact(f"--data {path.name}: {kinds}")
 
 
 def _arrays(path: Path, session: Any, target: str | None, labels: Sequence[str]) -> Rows:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise InvalidArtifact(f"{path.name} cannot be read as .npz: {first_line(error)}") from error
+    arrays = read_arrays(path)
     names = [value.name for value in session.get_inputs()]
     for name in [*names, *([target] if target else [])]:
         if name not in arrays or not arrays[name].ndim:
-            raise MissingColumn(f"{path.name} has no rows {name!r}; it holds {', '.join(arrays)}")
+            held = ", ".join(arrays) or "no array"
+            raise MissingColumn(f"{path.name} has no rows {name!r}; it holds {held}")
     if len({len(arrays[name]) for name in names}) > 1:
         raise InvalidArtifact(f"{path.name}: its arrays differ in their number of rows")
     inputs = {value.name: _converted(value, arrays[value.name]) for value in session.get_inputs()}
     if target is None or not labels:
         return Rows(inputs)
-    values = arrays[target].astype(object) if arrays[target].dtype.kind == "U" else arrays[target]
+    values = np.array(arrays[target], object if arrays[target].dtype.kind == "U" else None)
     classes, _ = sources.class_numbers(values, labels, lambda row: f"{path.name}, row {row + 1}")
     return Rows(inputs, target=classes)
 
@@ -77,7 +78,9 @@ def _converted(value: Any, array: NDArray[Any]) -> NDArray[Any]:
     datatype = graphs.DATATYPES[value.type]
     if datatype != "BYTES" and array.dtype.kind not in "fiub":
         raise InvalidArtifact(f"input {value.name} takes {datatype}; the data hold {array.dtype}")
-    return array.astype(DTYPES[datatype])
+    if array.dtype.kind not in "fiub":
+        return array.astype(DTYPES[datatype])
+    return lazy.array(MappedRows([array], DTYPES[datatype]), sources.IN_MEMORY_MB)
 
 
 def _table(table: Table, session: Any, target: str | None, labels: Sequence[str]) -> Rows:

@@ -11,7 +11,8 @@ from torch import nn
 
 from benchmarks.harness.training.loops import to_tensors
 from benchmarks.harness.training.tasks import IMAGES, Task
-from training.fitting import engines, throughput
+from training.fitting import throughput
+from training.fitting.steps import engines
 
 FLOOR_GOAL, EPOCH_GOAL_MS, PEAK_GOAL = 0.8, 10.0, 0.5
 GOALS = {

@@ -405,7 +405,7 @@ def test_a_model_with_a_fixed_batch_answers_whole_batches_of_spread_rows(
     [
         ("rows.csv", "a,b\n1,2\n", [], "rows.csv has 2 columns (a, b), and the model takes x"),
         ("rows.csv", "a,b,c\n1,2,x\n", [], "row 2, column 'c': 'x' is no number"),
-        ("rows.npz", "no archive", [], "rows.npz cannot be read as .npz"),
+        ("rows.npz", "no archive", [], "rows.npz is no .npz file, or is damaged"),
         ("rows.json", "{}", [], "--data rows.json: give .npz, .csv"),
         ("rows.csv", "a,b,c,y\n1,2,3,no\n", ["--task", "classification", "--target", "y"],
          "say which there are by --label"),

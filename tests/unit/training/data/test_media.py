@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.data import files, media
+from training.data import files
+from training.data.media import sounds
 from training.errors import (
     InvalidData,
     NoRows,
@@ -89,8 +90,8 @@ def test_a_mistake_in_images_is_one_sentence(tmp_path: Path) -> None:
             WrongShape,
             "dog/x.png has 7x8 pixels, those before 6x8; give size=(height, width)",
         ),
-        ("torn", {}, InvalidData, "dog/x.png is no PNG or JPEG image, or is cut off"),
-        ("text", {}, InvalidData, "dog/x.png is no PNG or JPEG image, or is cut off"),
+        ("torn", {}, InvalidData, "dog/x.png is no image (PNG, JPEG, WEBP, BMP or GIF), or is cut off"),
+        ("text", {}, InvalidData, "dog/x.png is no image (PNG, JPEG, WEBP, BMP or GIF), or is cut off"),
         ("loose", {}, InvalidData, "x.png lies in no class's folder: put it into <label>/x.png"),
         (
             "label",
@@ -133,7 +134,7 @@ def words(folder: Path) -> Path:
 def test_every_width_of_samples_is_the_same_sound(tmp_path: Path, width: int) -> None:
     wav(tmp_path / "x.wav", tone(8000), width=width)
 
-    sound, rate = media._read_wav(tmp_path / "x.wav")
+    sound, rate = sounds._read_wav(tmp_path / "x.wav")
 
     assert rate == 8000
     assert np.allclose(sound, tone(8000), atol=0.01 if width == 1 else 1e-4)
@@ -173,7 +174,7 @@ def test_a_sound_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
     raw[4:8] = raw[40:44] = b"\xff" * 4
     (tmp_path / "x.wav").write_bytes(bytes(raw))
 
-    assert len(media._read_wav(tmp_path / "x.wav")[0]) == 4000
+    assert len(sounds._read_wav(tmp_path / "x.wav")[0]) == 4000
 
 
 def test_a_mistake_in_sounds_is_one_sentence(tmp_path: Path) -> None:

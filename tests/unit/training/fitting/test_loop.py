@@ -16,10 +16,11 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from training.data import Dataset, Examples
 from training.errors import Diverged, InvalidCheckpoint, InvalidHyperparameter, InvalidRecipe
-from training.fitting import augment, checkpoint, engines, loop, losses
+from training.fitting import augment, checkpoint, loop, losses
 from training.fitting.checkpoint import Interrupted, Stop
 from training.fitting.distributed import Ranks
-from training.fitting.schedule import rows_per_epoch, schedule
+from training.fitting.steps import engines
+from training.fitting.steps.schedule import rows_per_epoch, schedule
 from training.hyperparameters import NetworkHyperparameters
 
 pytestmark = pytest.mark.train

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from training.data import Dataset, Examples
 from training.errors import InvalidHyperparameter
-from training.fitting import engines, loop, losses
+from training.fitting import loop, losses
+from training.fitting.steps import engines
 from training.hyperparameters import NetworkHyperparameters
 
 pytestmark = pytest.mark.train

@@ -19,7 +19,8 @@ from torch.nn.utils import clip_grad_norm_
 from training.errors import InvalidHyperparameter
 from training.fitting.distributed import Ranks
 from training.fitting.losses import Loss
-from training.fitting.schedule import schedule
+from training.fitting.steps.feed import HostRows, Rows
+from training.fitting.steps.schedule import schedule
 from training.hyperparameters import NetworkHyperparameters
 
 WARM_STEPS = 3  # eager steps before the CUDA graph: libraries allocate memory in their first calls
@@ -109,8 +110,8 @@ class Update:
 
     objective: nn.Module
     optimizer: torch.optim.Optimizer
-    inputs: tuple[Tensor, ...]  # all training rows, on the device
-    target: Tensor
+    inputs: tuple[Rows, ...]  # all training rows, on the device or read when indexed
+    target: Rows
     settings: NetworkHyperparameters
     augment: Callable[..., Tensor | tuple[Tensor, ...]] | None
     ranks: Ranks
@@ -292,14 +293,17 @@ def engine(update: Update, total: int) -> Engine:
     `total` is the number of steps of the run, over which the learning rate is scheduled.
 
     Raises:
-        InvalidHyperparameter: a CUDA graph without a GPU, or with several processes.
+        InvalidHyperparameter: a CUDA graph without a GPU, with several processes, or with rows that
+            are read batch by batch.
     """
     settings, device, rows = update.settings, update.target.device, len(update.target)
     one_gpu = device.type == "cuda" and update.ranks.count == 1
-    can_record = one_gpu and settings.optimizer == "adamw"
+    on_device = not isinstance(update.target, HostRows)
+    can_record = one_gpu and on_device and settings.optimizer == "adamw"
     if settings.engine == "graph" and not can_record:
         raise InvalidHyperparameter(
-            "engine: 'graph' needs one GPU, one process and optimizer=adamw; use eager or compile"
+            "engine: 'graph' needs one GPU, one process, optimizer=adamw and data in memory "
+            "(in_memory_mb); use eager or compile"
         )
     shares = (schedule(step, total, settings.schedule, settings.warm_up) for step in range(total))
     rates = [settings.lr * share for share in shares]

@@ -1,0 +1,153 @@
+"""Loader of data sets from the arrays in NumPy's .npz and .npy files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data import lazy
+from training.data.arrays.mapping import DTYPES, MappedRows, read_npy, read_npz
+from training.data.dataset import Dataset, Examples
+from training.data.sources import (
+    IN_MEMORY_MB,
+    Location,
+    Part,
+    class_numbers,
+    load,
+    locate,
+)
+from training.errors import InvalidData, InvalidValue, MissingColumn, NoRows, WrongShape
+
+Array = NDArray[Any]
+
+
+def arrays(
+    location: Location,
+    *,
+    target: str,
+    inputs: Sequence[str] = (),
+    groups: str | None = None,
+    weights: str | None = None,
+    labels: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    in_memory_mb: float = IN_MEMORY_MB,
+) -> Dataset:
+    """Load named arrays as inputs, target and groups, from .npz or .npy files.
+
+    Each .npz file has all arrays by name; or each .npy file of a folder is the array of its name.
+    The first axis of each array is the rows. `inputs` [all but target, groups and weights] become
+    float32, int64 or str. `weights` are factors by which rows count in training. A target of whole
+    numbers or texts is a class. Inputs named in `optional` may hold NaN.
+
+    Arrays that take more than `in_memory_mb` as tensors stay on disk, and are read batch by batch:
+    numbers that np.savez or np.save wrote, inputs and targets of several whole numbers a row.
+
+    Raises:
+        InvalidData: an array is missing, has another size, or holds unusable values.
+    """
+
+    def read(paths: Sequence[Path], train: Part | None) -> Part:
+        names = list(train.examples.inputs if train else inputs)
+        special = [name for name in (target, groups, weights) if name]
+        stored = [_named(file, special, names) for file in _files(paths)]
+        shapes = train.examples.inputs if train else stored[0].arrays
+        for file in stored:
+            _check(file, shapes, optional)
+        merged = {
+            name: _merged([file.arrays[name] for file in stored], in_memory_mb)
+            for name in stored[0].arrays
+        }
+        rows = [(file.name, len(file.arrays[target])) for file in stored]
+        values, classes = class_numbers(
+            merged.pop(target),
+            train.labels if train else labels,
+            lambda row: f"{locate(rows, row)}, {target!r}",
+        )
+        members = np.asarray(merged.pop(groups)).astype(str) if groups else None
+        factors = np.asarray(merged.pop(weights)) if weights else None
+        examples = Examples(merged, values, members, weights=factors)
+        return Part(examples, classes, notes=_notes(stored, in_memory_mb))
+
+    return load(location, (".npz", ".npy"), read, by=groups or "row")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Arrays of one .npz file, or of a folder's .npy files, by name."""
+
+    name: str  # of the file or folder
+    arrays: Mapping[str, Array]
+    compressed: Sequence[str] = ()
+
+
+def _files(paths: Sequence[Path]) -> list[Stored]:
+    npy = [path for path in paths if path.suffix.lower() == ".npy"]
+    if not npy:
+        return [Stored(path.name, *read_npz(path)) for path in paths]
+    folder = npy[0].parent.name
+    if len(npy) < len(paths):
+        raise InvalidData(f"{folder} holds .npz and .npy files: keep one kind in a folder")
+    return [Stored(folder, {path.stem: read_npy(path) for path in npy})]
+
+
+def _named(stored: Stored, special: Sequence[str], names: Sequence[str]) -> Stored:
+    """Return the inputs and special arrays, checked for kind and length.
+
+    `special` begins with the target. Without `names`, all other arrays are inputs.
+    """
+    found, target = stored.arrays, special[0]
+    columns = [*(names or sorted(set(found) - set(special))), *special]
+    for name in [*special, *columns]:
+        if name not in found:
+            has = ", ".join(map(repr, sorted(found)))
+            raise MissingColumn(f"{stored.name} has no array {name!r}; it has {has}")
+        values = found[name]
+        if not values.ndim or not len(values):
+            raise NoRows(f"{stored.name}: {name!r} has no rows")
+        if len(values) != len(found[target]):
+            counts = f"{name!r} has {len(values)} rows and {target!r} has {len(found[target])}"
+            raise WrongShape(f"{stored.name}: {counts}")
+        if values.dtype.kind not in DTYPES:
+            kinds = f"{values.dtype.name}; numbers or texts are known"
+            raise InvalidValue(f"{stored.name}: {name!r} holds {kinds}")
+    return Stored(stored.name, {name: found[name] for name in columns}, stored.compressed)
+
+
+def _check(stored: Stored, shapes: Mapping[str, Array], optional: Sequence[str]) -> None:
+    """Raise an error unless rows have the expected shape and finite values."""
+    for name, values in stored.arrays.items():
+        shape = values.shape[1:]
+        if name in shapes and shape != shapes[name].shape[1:]:
+            earlier = f"those before have {list(shapes[name].shape[1:])}"
+            raise WrongShape(f"{stored.name}: a row of {name!r} has shape {list(shape)}, {earlier}")
+        if name in optional or values.dtype.kind != "f":
+            continue
+        for part in lazy.chunks(values):
+            wrong = ~np.isfinite(values[part].astype(np.float32))
+            if wrong.any():
+                row = part.start + int(np.argwhere(wrong)[0][0]) + 1
+                raise InvalidValue(f"{stored.name}, row {row}: {name!r} holds a NaN or an infinity")
+
+
+def _merged(parts: Sequence[Array], in_memory_mb: float) -> Array:
+    """Put arrays of several files one after another, as tensors."""
+    dtypes = {np.dtype(DTYPES[part.dtype.kind]) for part in parts}
+    if len(dtypes) > 1 or object in dtypes:
+        return np.concatenate([part.astype(DTYPES[part.dtype.kind]) for part in parts])
+    return lazy.array(MappedRows(parts), in_memory_mb)
+
+
+def _notes(stored: Sequence[Stored], in_memory_mb: float) -> tuple[str, ...]:
+    """Tell which large arrays are compressed, and how they would not be."""
+    return tuple(
+        f"{file.name}: {name!r} is compressed, so {values.nbytes / 1e6:,.0f} MB are read whole; "
+        "write it with np.savez (not savez_compressed), and it stays on disk"
+        for file in stored
+        for name, values in file.arrays.items()
+        if name in file.compressed and values.nbytes > in_memory_mb * 1e6
+    )

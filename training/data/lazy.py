@@ -1,0 +1,218 @@
+"""Arrays whose rows are read when they are used, for data larger than memory.
+
+`values[rows]` reads these rows; `select(values, rows)` chooses them and reads nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+CHUNK_BYTES = 16 * 2**20  # rows read at a time: far below any memory, far above a disk's latency
+
+
+class Source(Protocol):
+    """Reader of the rows of an array by number."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Return the shape of a row."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the dtype of the rows that `read` returns."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Return the limits of all values, where the format sets them."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def read(self, rows: NDArray[np.int64]) -> Array:
+        """Return the rows of these numbers, in their order."""
+
+
+class LazyArray(NDArrayOperatorsMixin):
+    """Array (n, ...) that keeps row numbers, and reads rows from its source.
+
+    Everywhere else it stands for the whole array: a NumPy function reads all rows.
+    """
+
+    def __init__(self, source: Source, rows: NDArray[np.int64] | None = None) -> None:
+        self._source = source
+        self._rows = np.arange(len(source), dtype=np.int64) if rows is None else rows
+        self.shape = (len(self._rows), *source.row_shape)
+        self.dtype = source.dtype
+        self.ndim = len(self.shape)
+        self.size = math.prod(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in chunks(self):
+            yield from self[part]
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, tuple) and key and _selects_rows(key[0]):
+            columns = (slice(None), *key[1:])
+            if isinstance(key[0], int | np.integer):
+                return self[key[0]][key[1:]]
+            chosen = self.select(key[0])
+            return np.concatenate([chosen[part][columns] for part in chunks(chosen)])
+        if isinstance(key, int | np.integer):
+            return self._source.read(self._rows[[int(key)]])[0]
+        if _selects_rows(key):
+            return np.asarray(self.select(key))
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("rows that are read when they are used are always a copy")
+        whole = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        for part in chunks(self):
+            whole[part] = self._source.read(self._rows[part])
+        return whole
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [np.asarray(each) if isinstance(each, LazyArray) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle ask for such names before there is a source
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+    def select(self, rows: Any) -> LazyArray:
+        """Choose rows by numbers, slice or mask, and read none of them."""
+        return LazyArray(self._source, self._rows[rows])
+
+    def min(self, *axes: Any, **options: Any) -> Any:
+        """Return the smallest value, a chunk at a time."""
+        return np.asarray(self).min(*axes, **options) if axes or options else self.bounds[0]
+
+    def max(self, *axes: Any, **options: Any) -> Any:
+        """Return the largest value, a chunk at a time."""
+        return np.asarray(self).max(*axes, **options) if axes or options else self.bounds[1]
+
+    @property
+    def is_bounded(self) -> bool:
+        """Return whether the format keeps all values finite."""
+        return self._source.bounds is not None
+
+    @cached_property
+    def bounds(self) -> tuple[Any, Any]:
+        """Return limits of the values: those of the format, or the extremes."""
+        if self._source.bounds is not None:
+            return self._source.bounds
+        extremes = [(part.min(), part.max()) for part in read_chunks(self)]
+        return min(low for low, _ in extremes), max(high for _, high in extremes)
+
+    def mean(self, axis: Any = None, **options: Any) -> Any:
+        """Compute the mean, a chunk at a time, over axes that include the rows."""
+        if not _over_rows(axis) or options:
+            return np.asarray(self).mean(axis, **options)
+        return moments(cast(Array, self), axis)[0].astype(_float(self.dtype))
+
+    def std(self, axis: Any = None, **options: Any) -> Any:
+        """Compute the standard deviation, a chunk at a time, over such axes."""
+        if not _over_rows(axis) or options:
+            return np.asarray(self).std(axis, **options)
+        return moments(cast(Array, self), axis)[1].astype(_float(self.dtype))
+
+
+def _selects_rows(key: Any) -> bool:
+    if isinstance(key, np.ndarray):
+        return key.ndim == 1
+    return isinstance(key, int | np.integer | slice | list | range)
+
+
+def _over_rows(axis: Any) -> bool:
+    return axis is None or 0 in (axis if isinstance(axis, tuple) else (axis,))
+
+
+def _float(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+
+
+def is_lazy(values: Any) -> bool:
+    """Return whether an array's rows are read when they are used."""
+    return isinstance(values, LazyArray)
+
+
+def is_bounded(values: Any) -> bool:
+    """Return whether an array's format keeps all its values finite."""
+    return isinstance(values, LazyArray) and values.is_bounded
+
+
+def array(source: Source, in_memory_mb: float) -> Array:
+    """Return all rows of a source or, above `in_memory_mb`, a LazyArray.
+
+    It is typed as the array for which it stands.
+    """
+    lazy = LazyArray(source)
+    return cast(Array, lazy) if lazy.nbytes > in_memory_mb * 1e6 else np.asarray(lazy)
+
+
+def select(values: Array, rows: Any) -> Array:
+    """Choose rows of an array, reading none of a lazy one."""
+    selected: Array = cast(Any, values).select(rows) if is_lazy(values) else values[rows]
+    return selected
+
+
+def read(values: Mapping[str, Array]) -> dict[str, Array]:
+    """Read all rows of arrays by name into memory."""
+    return {name: np.asarray(each) for name, each in values.items()}
+
+
+def rows_at_a_time(*arrays: Array, most: int | None = None) -> int:
+    """Return how many rows of arrays make CHUNK_BYTES; one at least, `most` at most."""
+    row_bytes = sum(math.prod(values.shape[1:]) * values.dtype.itemsize for values in arrays)
+    rows = max(1, CHUNK_BYTES // max(row_bytes, 1))
+    return rows if most is None else min(rows, most)
+
+
+def chunks(*arrays: Any, most: int | None = None) -> Iterator[slice]:
+    """Yield slices that cut arrays (n, ...) into chunks of CHUNK_BYTES; one at least."""
+    size = rows_at_a_time(*arrays, most=most)
+    for start in range(0, max(len(arrays[0]), 1), size):
+        yield slice(start, start + size)
+
+
+def read_chunks(values: Any) -> Iterator[Array]:
+    """Yield an array's rows in chunks; one that is in memory is one chunk."""
+    if not is_lazy(values):
+        yield values
+        return
+    for part in chunks(values):
+        yield values[part]
+
+
+def moments(values: Array, axis: Any = 0) -> tuple[Array, Array]:
+    """Compute mean and standard deviation in float64, leaving out NaN.
+
+    `axis` includes the rows; an axis whose values are all NaN has mean 0 and deviation 0.
+    """
+
+    def total(function: Callable[[Array], Array]) -> Array:
+        return sum((function(part) for part in read_chunks(values)), np.zeros(()))
+
+    def finite(part: Array) -> Array:
+        return np.isfinite(part)
+
+    count = np.maximum(total(lambda part: finite(part).sum(axis=axis)), 1)
+    mean = total(lambda p: np.where(finite(p), p, 0).sum(axis=axis, dtype=np.float64)) / count
+    axes = tuple(range(values.ndim)) if axis is None else axis
+    wide = np.expand_dims(mean, axes)
+    variance = total(lambda p: (np.where(finite(p), p - wide, 0) ** 2).sum(axis=axis)) / count
+    return mean, np.sqrt(variance)
