@@ -1,4 +1,4 @@
-"""Loaders of users' own data files: CSV, Parquet, npz, npy, IDX, images, sounds.
+"""Loaders of users' own files: CSV, Parquet, NumPy, IDX, images, sounds.
 
 Each takes a file or folder, which is split, or a mapping with a folder for `train` and, if the
 user has set them apart, for `validation` and `test`. A mistake in the data ends in InvalidData:

@@ -1,4 +1,4 @@
-"""Arrays whose rows are read when they are used, for data larger than memory.
+"""Arrays larger than memory, whose rows are read when used.
 
 `values[rows]` reads these rows; `select(values, rows)` chooses them and reads nothing.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -42,7 +42,7 @@ class Source(Protocol):
 
 
 class LazyArray(NDArrayOperatorsMixin):
-    """Array (n, ...) that keeps row numbers, and reads rows from its source.
+    """Array (n, ...) that keeps row numbers and reads rows later.
 
     Everywhere else it stands for the whole array: a NumPy function reads all rows.
     """
@@ -119,13 +119,13 @@ class LazyArray(NDArrayOperatorsMixin):
         return min(low for low, _ in extremes), max(high for _, high in extremes)
 
     def mean(self, axis: Any = None, **options: Any) -> Any:
-        """Compute the mean, a chunk at a time, over axes that include the rows."""
+        """Compute the mean over axes that include the rows, by chunk."""
         if not _over_rows(axis) or options:
             return np.asarray(self).mean(axis, **options)
         return moments(cast(Array, self), axis)[0].astype(_float(self.dtype))
 
     def std(self, axis: Any = None, **options: Any) -> Any:
-        """Compute the standard deviation, a chunk at a time, over such axes."""
+        """Compute the standard deviation over such axes, by chunk."""
         if not _over_rows(axis) or options:
             return np.asarray(self).std(axis, **options)
         return moments(cast(Array, self), axis)[1].astype(_float(self.dtype))
@@ -176,21 +176,21 @@ def read(values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def rows_at_a_time(*arrays: Array, most: int | None = None) -> int:
-    """Return how many rows of arrays make CHUNK_BYTES; one at least, `most` at most."""
+    """Return how many rows make CHUNK_BYTES: one to `most`."""
     row_bytes = sum(math.prod(values.shape[1:]) * values.dtype.itemsize for values in arrays)
     rows = max(1, CHUNK_BYTES // max(row_bytes, 1))
     return rows if most is None else min(rows, most)
 
 
 def chunks(*arrays: Any, most: int | None = None) -> Iterator[slice]:
-    """Yield slices that cut arrays (n, ...) into chunks of CHUNK_BYTES; one at least."""
+    """Yield slices that cut arrays into chunks of CHUNK_BYTES."""
     size = rows_at_a_time(*arrays, most=most)
     for start in range(0, max(len(arrays[0]), 1), size):
         yield slice(start, start + size)
 
 
 def read_chunks(values: Any) -> Iterator[Array]:
-    """Yield an array's rows in chunks; one that is in memory is one chunk."""
+    """Yield an array's rows, a lazy one's by chunk."""
     if not is_lazy(values):
         yield values
         return
@@ -203,16 +203,15 @@ def moments(values: Array, axis: Any = 0) -> tuple[Array, Array]:
 
     `axis` includes the rows; an axis whose values are all NaN has mean 0 and deviation 0.
     """
-
-    def total(function: Callable[[Array], Array]) -> Array:
-        return sum((function(part) for part in read_chunks(values)), np.zeros(()))
-
-    def finite(part: Array) -> Array:
-        return np.isfinite(part)
-
-    count = np.maximum(total(lambda part: finite(part).sum(axis=axis)), 1)
-    mean = total(lambda p: np.where(finite(p), p, 0).sum(axis=axis, dtype=np.float64)) / count
-    axes = tuple(range(values.ndim)) if axis is None else axis
-    wide = np.expand_dims(mean, axes)
-    variance = total(lambda p: (np.where(finite(p), p - wide, 0) ** 2).sum(axis=axis)) / count
-    return mean, np.sqrt(variance)
+    count, total = np.zeros(()), np.zeros(())
+    for part in read_chunks(values):
+        finite = np.isfinite(part)
+        count = count + finite.sum(axis=axis)
+        total = total + np.where(finite, part, 0).sum(axis=axis, dtype=np.float64)
+    count = np.maximum(count, 1)
+    mean = total / count
+    wide = np.expand_dims(mean, tuple(range(values.ndim)) if axis is None else axis)
+    squares = np.zeros(())
+    for part in read_chunks(values):
+        squares = squares + (np.where(np.isfinite(part), part - wide, 0) ** 2).sum(axis=axis)
+    return mean, np.sqrt(squares / count)

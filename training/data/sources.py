@@ -89,7 +89,7 @@ def find_parts(
 
 
 def folders_by_part(location: Location) -> dict[str, Path]:
-    """Return the folder of each part; a single one is the training part's.
+    """Return each part's folder; a single one is the training part's.
 
     Raises:
         MissingColumn: there is no training part.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-IN_MEMORY_BYTES = 512 * 10**6  # of an output of all rows, e.g. the class probabilities of pixels
+IN_MEMORY_BYTES = 512 * 10**6  # size of an output of all rows, e.g. class probabilities of pixels
 
 
 class Collected:

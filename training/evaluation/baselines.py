@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.data import Dataset, Examples, lazy
 
 Array = NDArray[Any]
-Encoder = Callable[[Mapping[str, Array]], Any]  # inputs by name → sparse matrix (n, d)
+Encoder = Callable[[Mapping[str, Array]], Any]  # inputs by name → matrix (n, d)
 FEW = 50  # distinct values; a column with at most these is a category, not a text
 WORDS = 20_000  # largest vocabulary of a text column's TF-IDF
 # Weight of a byte's own frequency, in counted pairs, when smoothing pair frequencies.
@@ -216,11 +216,11 @@ def _strings(values: Array) -> list[str]:
 
 
 def encoder(train: Examples, *parts: Examples) -> Encoder:
-    """Return a function that encodes inputs as a sparse feature matrix (n, d).
+    """Return a function that encodes inputs as features (n, d).
 
-    The encoding is fitted on `train`. Texts become TF-IDF, categories one-hot columns, token
-    numbers counts, of which the other parts may hold larger ones. Tables are standardised, their
-    gaps filled with the mean. Everything else is flattened.
+    The matrix is sparse for texts. The encoding is fitted on `train`. Texts become TF-IDF,
+    categories one-hot columns, token numbers counts, of which the other parts may hold larger ones.
+    Tables are standardised, their gaps filled with the mean. Everything else is flattened.
     """
     from scipy import sparse
 
@@ -231,7 +231,9 @@ def encoder(train: Examples, *parts: Examples) -> Encoder:
 
     def encode(inputs: Mapping[str, Array]) -> Any:
         encoded = [columns[name](values) for name, values in inputs.items()]
-        return sparse.hstack(encoded, format="csr")
+        if any(map(sparse.issparse, encoded)):
+            return sparse.hstack(encoded, format="csr")
+        return np.concatenate(encoded, axis=1)
 
     return encode
 
@@ -243,8 +245,6 @@ def _encoded(part: Examples, encode: Encoder) -> Iterator[tuple[slice, Any]]:
 
 
 def _column_encoder(train: Array, rest: list[Array]) -> Callable[[Array], Any]:
-    from scipy import sparse
-
     if train.dtype.kind in "OUS":
         return _text_encoder(_flat(train))
     if train.dtype.kind in "iu" and train.ndim == 2:
@@ -252,14 +252,14 @@ def _column_encoder(train: Array, rest: list[Array]) -> Callable[[Array], Any]:
         return lambda tokens: _token_counts(tokens, max(size, 1))
     is_table = train.ndim <= 2
     if lazy.is_bounded(train) and not is_table:  # no gaps to fill
-        return lambda values: sparse.csr_array(_flat(values).astype(np.float64))
+        return lambda values: _flat(values).astype(np.float64)
     mean, deviation = (each.reshape(-1) for each in lazy.moments(train))
     scale = np.where(deviation > 0, deviation, 1)
 
-    def encode(values: Array) -> Any:
+    def encode(values: Array) -> Array:
         rows = _flat(values)
-        filled = np.where(np.isfinite(rows), rows, mean)
-        return sparse.csr_array((filled - mean) / scale if is_table else filled)
+        filled: Array = np.where(np.isfinite(rows), rows, mean)
+        return (filled - mean) / scale if is_table else filled
 
     return encode
 

@@ -35,7 +35,7 @@ class Rows:
 
 
 def read(path: Path, session: Any, target: str | None, labels: Sequence[str]) -> Rows:
-    """Read rows from .npz or .npy arrays or from a table (CSV, Parquet).
+    """Read rows of NumPy arrays or of a table (CSV, Parquet).
 
     Arrays are those of an .npz file or of a folder's .npy files by name; large ones stay on disk.
 

@@ -1,4 +1,4 @@
-"""Loader of data sets from the arrays in NumPy's .npz and .npy files."""
+"""Loader of data sets from NumPy's .npz and .npy files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def arrays(
     optional: Sequence[str] = (),
     in_memory_mb: float = IN_MEMORY_MB,
 ) -> Dataset:
-    """Load named arrays as inputs, target and groups, from .npz or .npy files.
+    """Load named arrays of .npz or .npy files as a data set.
 
     Each .npz file has all arrays by name; or each .npy file of a folder is the array of its name.
     The first axis of each array is the rows. `inputs` [all but target, groups and weights] become
@@ -78,9 +78,9 @@ def arrays(
 
 @dataclass(frozen=True)
 class Stored:
-    """Arrays of one .npz file, or of a folder's .npy files, by name."""
+    """Arrays of an .npz file or a folder of .npy files."""
 
-    name: str  # of the file or folder
+    name: str  # the file's or folder's
     arrays: Mapping[str, Array]
     compressed: Sequence[str] = ()
 
@@ -100,22 +100,23 @@ def _named(stored: Stored, special: Sequence[str], names: Sequence[str]) -> Stor
 
     `special` begins with the target. Without `names`, all other arrays are inputs.
     """
-    found, target = stored.arrays, special[0]
-    columns = [*(names or sorted(set(found) - set(special))), *special]
+    arrays_by_name, target = stored.arrays, special[0]
+    columns = [*(names or sorted(set(arrays_by_name) - set(special))), *special]
     for name in [*special, *columns]:
-        if name not in found:
-            has = ", ".join(map(repr, sorted(found)))
+        if name not in arrays_by_name:
+            has = ", ".join(map(repr, sorted(arrays_by_name)))
             raise MissingColumn(f"{stored.name} has no array {name!r}; it has {has}")
-        values = found[name]
+        values = arrays_by_name[name]
         if not values.ndim or not len(values):
             raise NoRows(f"{stored.name}: {name!r} has no rows")
-        if len(values) != len(found[target]):
-            counts = f"{name!r} has {len(values)} rows and {target!r} has {len(found[target])}"
+        rows = len(arrays_by_name[target])
+        if len(values) != rows:
+            counts = f"{name!r} has {len(values)} rows and {target!r} has {rows}"
             raise WrongShape(f"{stored.name}: {counts}")
         if values.dtype.kind not in DTYPES:
             kinds = f"{values.dtype.name}; numbers or texts are known"
             raise InvalidValue(f"{stored.name}: {name!r} holds {kinds}")
-    return Stored(stored.name, {name: found[name] for name in columns}, stored.compressed)
+    return Stored(stored.name, {name: arrays_by_name[name] for name in columns}, stored.compressed)
 
 
 def _check(stored: Stored, shapes: Mapping[str, Array], optional: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ class MappedRows:
     """Rows of arrays one after another, converted as they are read."""
 
     arrays: Sequence[Array]  # memory-mapped or not, of one row shape
-    kind: DTypeLike | None = None  # of the rows [float32 or int64]
+    kind: DTypeLike | None = None  # dtype of the rows [float32 or int64]
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ class MappedRows:
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """Map or read the arrays of an .npz file or of a folder's .npy files, by name.
+    """Map or read an .npz file's or folder's arrays, by name.
 
     Raises:
         InvalidData: a file is none, is damaged, or holds pickled objects.
@@ -117,14 +117,14 @@ def read_npy(path: Path) -> Array:
         raise _unreadable(path, "no .npy file, or is cut off", error) from error
 
 
-def _unreadable(path: Path, what: str, error: Exception) -> InvalidData:
+def _unreadable(path: Path, description: str, error: Exception) -> InvalidData:
     if isinstance(error, InvalidData):
         return error
-    return InvalidData(f"{path.name} is {what}")
+    return InvalidData(f"{path.name} is {description}")
 
 
 def _check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Read a member once, a piece at a time: zipfile compares its CRC-32."""
+    """Read a member once, so that zipfile compares its CRC-32."""
     with archive.open(member) as stream:
         while stream.read(READ_BYTES):
             pass

@@ -125,12 +125,12 @@ def _class(path: Path, roots: Sequence[Path]) -> str:
 
 
 def _check_folders(roots: Sequence[Path], paths: Iterable[Path], endings: Sequence[str]) -> None:
-    """Raise NoRows if a folder beside those of the files has no such file."""
+    """Raise NoRows if a folder has no such file."""
     filled = {folder for parent in {path.parent for path in paths} for folder in
               (parent, *parent.parents)}  # fmt: skip
     for root in roots:
         if root not in filled:
-            continue  # of another part
+            continue  # it belongs to another part
         for folder, folders, _ in os.walk(root):
             folders[:] = [name for name in folders if not name.startswith(".")]
             if Path(folder) not in filled:

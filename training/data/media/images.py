@@ -1,4 +1,4 @@
-"""Loaders of images: from class folders, and with masks of their pixels' classes."""
+"""Loaders of images from class folders, and of images with masks."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ def _image_rows(
 
 
 def _refuse_others(root: Path) -> None:
-    """Raise InvalidData if a folder has pictures of formats that are not read."""
-    others = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in NOT_READ)
-    for path in others:
-        raise InvalidData(f"{short_name(path)}: save it as PNG or JPEG, or take it out")
+    """Raise InvalidData if a folder has pictures of unread formats."""
+    for path in root.rglob("*"):
+        if path.suffix.lower() in NOT_READ:
+            raise InvalidData(f"{short_name(path)}: save it as PNG or JPEG, or take it out")
 
 
 def _files(root: Path) -> list[Path]:
@@ -186,9 +186,11 @@ def _classes(mask: Path, numbers: Array, labels: Sequence[str], void: int | None
     classes = numbers if void is None else np.where(numbers == void, IGNORED, numbers)
     if classes.max() >= len(labels):
         row, column = np.argwhere(classes >= len(labels))[0]
-        known = f"0 to {len(labels) - 1}" + ("" if void is None else f", and {void} is void")
+        numbers_with_label = f"0 to {len(labels) - 1}" + (
+            "" if void is None else f", and {void} is void"
+        )
         raise UnknownLabel(
             f"{short_name(mask)}: the pixel in row {row + 1}, column {column + 1} has the number "
-            f"{classes[row, column]}; {len(labels)} labels are {known}"
+            f"{classes[row, column]}; {len(labels)} labels are {numbers_with_label}"
         )
     return classes

@@ -106,8 +106,8 @@ def decode(path: Path, *, header: bool = False) -> Any:
             upright.load()
     except unreadable as error:
         kinds = ", ".join(FORMATS[:-1])
-        what = f"no image ({kinds} or {FORMATS[-1]}), or is cut off"
-        raise InvalidData(f"{short_name(path)} is {what}") from error
+        description = f"no image ({kinds} or {FORMATS[-1]}), or is cut off"
+        raise InvalidData(f"{short_name(path)} is {description}") from error
     return upright
 
 

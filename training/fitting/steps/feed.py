@@ -1,4 +1,4 @@
-"""Rows of a data set on their way to the device: all at once, or batch by batch."""
+"""Rows on the device, all at once or batch by batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.errors import InvalidRecipe
 
 @dataclass(frozen=True, eq=False)
 class HostRows:
-    """Rows that stay on the host, and are copied to the device when indexed.
+    """Rows on the host, copied to the device when indexed.
 
     From pinned memory the copy does not wait for a GPU: while it computes a batch, the host reads
     the next one.
@@ -51,12 +51,12 @@ Rows = Tensor | HostRows  # an input or a target; indexed by row numbers, it giv
 
 
 def stays_on_host(examples: Examples) -> bool:
-    """Return whether rows are read when they are used, so that none is on the device."""
+    """Return whether rows are read when used, not before."""
     return any(map(lazy.is_lazy, (*examples.inputs.values(), examples.target)))
 
 
 def rows(examples: Examples, device: torch.device) -> tuple[tuple[Rows, ...], Rows]:
-    """Return inputs and target of examples as tensors on the device or as HostRows.
+    """Return inputs and target as device tensors or as HostRows.
 
     Raises:
         InvalidRecipe: an input is text.

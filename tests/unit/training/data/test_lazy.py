@@ -1,0 +1,176 @@
+"""Rows that are read when they are used stand for the array of all rows."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.data import Examples, duplicates, files, lazy
+from training.data.arrays.mapping import MappedRows, read_npz
+from training.data.spill import Collected
+from training.errors import InvalidData, InvalidValue
+
+pytestmark = pytest.mark.train
+
+WHOLE = np.random.default_rng(1).normal(size=(50, 3, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(lazy, "CHUNK_BYTES", 7 * WHOLE[0].nbytes)  # seven rows a chunk
+    return lazy.array(MappedRows([WHOLE[:20], WHOLE[20:]]), in_memory_mb=0)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        3, -1, slice(None), slice(5, 40, 3), [4, 1, 1], np.array([30, 2]), np.arange(50) % 2 == 0,
+        (slice(None), -1), (2, 1), (slice(3, 30), slice(1, 3), 0), WHOLE > 0, None, ...,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_index_gives_the_rows_of_the_array(rows: Any, key: Any) -> None:
+    assert lazy.is_lazy(rows)
+
+    assert np.array_equal(rows[key], WHOLE[key])
+
+
+def test_selected_rows_are_read_later(rows: Any) -> None:
+    chosen = lazy.select(lazy.select(rows, slice(10, 30)), [3, 0])
+
+    assert lazy.is_lazy(chosen)
+    assert np.array_equal(chosen, WHOLE[[13, 10]])
+    assert lazy.is_lazy(Examples({"x": rows}, np.zeros(50)).take([1]).inputs["x"])
+
+
+def test_it_computes_as_the_array_does(rows: Any) -> None:
+    assert (rows.shape, rows.dtype, rows.ndim, rows.size) == ((50, 3, 2), np.float32, 3, 300)
+    assert np.array_equal(rows * 2 > 0, WHOLE * 2 > 0)
+    assert (rows.min(), rows.max()) == (WHOLE.min(), WHOLE.max())
+    assert np.array_equal(rows.max(axis=1), WHOLE.max(axis=1))
+    for axis in (None, 0, (0, 2)):
+        assert np.allclose(rows.mean(axis), WHOLE.mean(axis), atol=1e-6)
+        assert np.allclose(rows.std(axis), WHOLE.std(axis), atol=1e-6)
+    assert np.allclose(rows.mean(axis=1), WHOLE.mean(axis=1))
+    assert np.array_equal(rows.reshape(50, 6), WHOLE.reshape(50, 6))
+    assert np.array_equal(np.concatenate([rows, WHOLE]), np.concatenate([WHOLE, WHOLE]))
+    assert np.array_equal(list(rows), WHOLE)
+    assert np.array_equal(pickle.loads(pickle.dumps(rows)), WHOLE)
+    with pytest.raises(IndexError):
+        rows[50]
+
+
+def test_moments_leave_out_gaps(rows: Any) -> None:
+    gaps = np.array([[np.nan, 1.0], [np.nan, 3.0], [np.nan, np.nan]], np.float32)
+
+    mean, deviation = lazy.moments(gaps)
+
+    assert (mean.tolist(), deviation.tolist()) == ([0, 2], [0, 1])
+
+
+def test_copies_are_the_same_in_chunks(rows: Any) -> None:
+    whole = duplicates.row_keys({"x": WHOLE})
+
+    in_chunks = duplicates.row_keys({"x": rows})
+
+    assert np.array_equal(whole.exact, in_chunks.exact)
+    assert np.array_equal(whole.near, in_chunks.near)
+
+
+def test_a_gap_in_a_later_chunk_is_named_by_its_row(tmp_path: Path, rows: Any) -> None:
+    x = WHOLE.copy()
+    x[44, 1, 1] = np.nan
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(50) % 2)
+
+    with pytest.raises(InvalidValue, match=r"^a.npz, row 45: 'x' holds a NaN"):
+        files.arrays(tmp_path, target="y", in_memory_mb=0)
+
+
+def test_uncompressed_arrays_are_mapped_and_compressed_ones_named(tmp_path: Path) -> None:
+    x, y = WHOLE, np.arange(50) % 2
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez_compressed(tmp_path / "b.npz", x=x, y=y)
+
+    (mapped, _), (read, _) = read_npz(tmp_path / "a.npz"), read_npz(tmp_path / "b.npz")
+    data = files.arrays(tmp_path / "b.npz", target="y", in_memory_mb=0)
+
+    assert isinstance(mapped["x"], np.memmap)
+    assert not isinstance(read["x"], np.memmap)
+    assert np.array_equal(mapped["x"], x)
+    (note, *_) = [line for line in data.notes if "'x'" in line]
+    assert note == (
+        "b.npz: 'x' is compressed, so 0 MB are read whole; write it with np.savez (not "
+        "savez_compressed), and it stays on disk"
+    )
+    assert files.arrays(tmp_path / "a.npz", target="y", in_memory_mb=0).notes == ()
+
+
+def test_arrays_are_mapped_at_the_place_that_the_local_header_names(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        info = zipfile.ZipInfo("x.npy")
+        info.extra = b"\x99\x99\x06\x00filled"  # an extra field, as zip tools write them
+        np.save(tmp_path / "x.npy", WHOLE)
+        archive.writestr(info, (tmp_path / "x.npy").read_bytes())
+
+    assert np.array_equal(read_npz(tmp_path / "a.npz")[0]["x"], WHOLE)
+
+
+@pytest.mark.parametrize("harm", ["value", "local header", "cut", "shape"])
+def test_damaged_archives_are_refused(tmp_path: Path, harm: str) -> None:
+    np.savez(tmp_path / "a.npz", x=WHOLE, y=np.arange(50) % 2)
+    raw = bytearray((tmp_path / "a.npz").read_bytes())
+    if harm == "value":
+        raw[raw.index(WHOLE[3].tobytes())] ^= 1
+    elif harm == "local header":
+        raw[8] = 8  # deflated, which the directory denies
+    elif harm == "cut":
+        del raw[500:700]
+    else:
+        at = raw.index(b"(50, 3, 2)")
+        raw[at : at + 10] = b"(90, 3, 2)"
+    (tmp_path / "a.npz").write_bytes(bytes(raw))
+
+    with pytest.raises(InvalidData, match=r"^a.npz is no .npz file, or is damaged$"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_a_mistake_in_a_folder_of_npy_files_is_one_sentence(tmp_path: Path) -> None:
+    def folder(name: str, **arrays: Any) -> Path:
+        (tmp_path / name).mkdir()
+        for stem, values in arrays.items():
+            np.save(tmp_path / name / f"{stem}.npy", values)
+        return tmp_path / name
+
+    y = np.arange(50) % 2
+    mixed, cut = folder("mixed", x=WHOLE, y=y), folder("cut", x=WHOLE, y=y)
+    np.savez(mixed / "z.npz", x=WHOLE)
+    raw = (cut / "x.npy").read_bytes()
+    (cut / "x.npy").write_bytes(raw[:-1])
+    records = np.zeros(50, [("名", "f4")])  # its name needs version 3 of the format
+    for location, message in [
+        (folder("lengths", x=WHOLE[:49], y=y), "lengths: 'x' has 49 rows and 'y' has 50"),
+        (folder("missing", x=WHOLE), "missing has no array 'y'; it has 'x'"),
+        (mixed, "mixed holds .npz and .npy files: keep one kind in a folder"),
+        (cut, "x.npy is no .npy file, or is cut off"),
+        (folder("objects", x=np.array([{}] * 50), y=y), "x.npy holds pickled objects"),
+        (folder("records", x=records, y=y), "holds records; numbers or texts are known"),
+    ]:
+        with pytest.raises(InvalidData) as caught:
+            files.arrays(location, target="y")
+        assert message in str(caught.value)
+
+
+def test_large_outputs_are_collected_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.data.spill.IN_MEMORY_BYTES", WHOLE.nbytes - 1)
+    whole, half = Collected(50), Collected(20)
+    for part in (slice(0, 20), slice(20, 40), slice(40, 60)):
+        whole.put(part, [WHOLE[part], WHOLE[part, 0]])
+    half.put(slice(0, 20), [WHOLE[:20]])
+
+    assert all(isinstance(values, np.memmap) for values in whole.arrays)
+    assert np.array_equal(whole.arrays[0], WHOLE)
+    assert np.array_equal(whole.arrays[1], WHOLE[:, 0])
+    assert not isinstance(half.arrays[0], np.memmap)
