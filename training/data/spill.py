@@ -1,4 +1,4 @@
-"""Collection of a model's outputs, in a temporary file where they are large."""
+"""Collection of outputs, in a temporary file where they are large."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IN_MEMORY_BYTES = 512 * 10**6  # size of an output of all rows, e.g. class proba
 
 
 class Collected:
-    """Outputs (n, ...) that are computed a chunk of rows at a time."""
+    """Outputs (n, ...) of chunks of rows, put together."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -40,7 +40,7 @@ class Collected:
         return tuple(np.concatenate(chunks) for chunks in zip(*self._parts, strict=True))
 
     def _mapped(self, part: slice, outputs: Sequence[Array]) -> list[Array]:
-        """Return mapped temporary files for all rows, none if memory holds them."""
+        """Return mapped temporary files, none if memory holds all rows."""
         count = min(part.stop, self._rows) - part.start
         total = sum(values.nbytes for values in outputs) * self._rows / max(count, 1)
         by_row = all(values.ndim and len(values) == count for values in outputs)

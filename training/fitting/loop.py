@@ -135,7 +135,7 @@ class _Loop:
     examples: int  # for training
     rows: int  # examples that an epoch trains
     steps_per_epoch: int
-    order_device: torch.device  # that of an epoch's row numbers, where the rows are
+    order_device: torch.device  # place of an epoch's row numbers: beside the rows
     ranks: Ranks
     stop: checkpoint.Stop
     validate: Callable[[], Row]

@@ -137,6 +137,7 @@ def test_damaged_archives_are_refused(tmp_path: Path, harm: str) -> None:
         read_npz(tmp_path / "a.npz")
 
 
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
 def test_a_mistake_in_a_folder_of_npy_files_is_one_sentence(tmp_path: Path) -> None:
     def folder(name: str, **arrays: Any) -> Path:
         (tmp_path / name).mkdir()
