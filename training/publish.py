@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="FILE",
-        help="rows it was trained on (.npz by input name, CSV, Parquet): their distributions are "
-        "kept, to detect drift",
+        help="rows it was trained on (.npz or a folder of .npy by input name, CSV, Parquet): their "
+        "distributions are kept, to detect drift",
     )
     add("--target", metavar="NAME", help="column or array of --data that the model predicts")
     add("--output", type=Path, help="the described copy [artifacts/<model>/model.onnx]")

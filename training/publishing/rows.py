@@ -53,7 +53,7 @@ def read(path: Path, session: Any, target: str | None, labels: Sequence[str]) ->
         return _arrays(path, session, target, labels)
     if path.suffix.lower() in ENDINGS:
         return _table(read_table([path]), session, target, labels)
-    kinds = f"give .npz, a folder of .npy files, {', '.join(ENDINGS)}"
+    kinds = f"give .npz, {', '.join(ENDINGS)}, or a folder of .npy files"
     raise InvalidArtifact(f"--data {path.name}: {kinds}")
 
 

@@ -373,10 +373,20 @@ def test_the_rows_given_as_data_are_described_by_their_columns(tmp_path: Path) -
     assert read_manifest(json.dumps(card).encode())
 
 
-def test_arrays_given_as_data_are_described_by_input(tmp_path: Path) -> None:
-    np.savez(tmp_path / "rows.npz", x=np.arange(12.0).reshape(4, 3), y=np.ones(4))
+@pytest.mark.parametrize("kind", ["rows.npz", "folder", "large folder"])
+def test_arrays_given_as_data_are_described_by_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    x, location = np.arange(12.0).reshape(4, 3), tmp_path / kind
+    if kind == "rows.npz":
+        np.savez(location, x=x, y=np.ones(4))
+    else:
+        location.mkdir()
+        np.save(location / "x.npy", x)
+    if kind == "large folder":  # larger than what is read at once
+        monkeypatch.setattr("training.data.sources.IN_MEMORY_MB", 0)
 
-    assert publish(tmp_path, make_doubler((1, 3)), "--data", str(tmp_path / "rows.npz")) == 0
+    assert publish(tmp_path, make_doubler((1, 3)), "--data", str(location)) == 0
 
     described = card_of(tmp_path / "out" / "model.onnx")["distributions"]
     assert described["inputs"]["rows"] == described["outputs"]["rows"] == 4
