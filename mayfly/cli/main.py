@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except click.ClickException as error:
         return _fail(_usage(error), 2)
+    except errors.Unauthorized as error:
+        return _fail(f"{error}. Set MAYFLY_KEY, or keep a key by mayfly login.", exit_code(error))
     except MayflyError as error:
         return _fail(str(error), exit_code(error))
     except BrokenPipeError:  # e.g. | head

@@ -52,7 +52,8 @@ class NotConfigured(MayflyError):
 class InvalidInput(MayflyError, ValueError):
     """Input, or another field of the request, that the caller must change.
 
-    `input` is the input's name, or "" where the fault is elsewhere.
+    `input` is the name of the model's input, or of the field of a chat or of embeddings; "" where
+    the fault is elsewhere.
     """
 
     def __init__(self, message: str, *, input: str = "", **reply: Any) -> None:  # noqa: A002

@@ -5,7 +5,7 @@ import math
 import operator
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -14,6 +14,8 @@ from mayfly.cli.session import Session, common
 from mayfly.client.errors import InvalidInput
 from mayfly.client.sync.language import Chat
 
+BATCH = 256  # texts of a request; what one request may have, and how long it may take, is limited
+NO_TEXT = "the text is no UTF-8: convert it, e.g. iconv -f latin1 -t utf-8"
 EXIT = ("/exit", "/quit")
 PROMPT = "› "  # noqa: RUF001 (a prompt, no greater-than sign)
 
@@ -48,11 +50,11 @@ def chat(
     options = {name: value for name, value in options.items() if value is not None}
     messages = [{"role": "system", "content": system}] if system else []
     if question is None and not sys.stdin.isatty():
-        question = sys.stdin.read().strip()
-        if not question:
-            raise InvalidInput("ask a QUESTION, as an argument or on standard input")
+        question = _standard_input()
     if question is not None:
-        _ask(session, model, messages, question, options)
+        if not question.strip():
+            raise InvalidInput("ask a QUESTION, as an argument or on standard input")
+        _ask(session, model, messages, question.strip(), options)
     elif session.json:
         raise InvalidInput("--json takes a QUESTION")
     else:
@@ -77,8 +79,10 @@ def _talk(
         before = len(messages)
         try:
             _ask(session, model, messages, question, options)
-        except InvalidInput as error:  # e.g. the chat is too long: another question may do
-            del messages[before:]
+        except InvalidInput as error:
+            if error.input == "model":
+                raise
+            del messages[before:]  # e.g. the chat is too long: another question may do
             click.echo(f"{click.style('mayfly:', fg='red')} {error}", err=True)
 
 
@@ -90,7 +94,7 @@ def _ask(
     options: dict[str, Any],
 ) -> None:
     """Ask a question, print the streamed reply, add both to the messages."""
-    messages.append({"role": "user", "content": question})
+    messages.append({"role": "user", "content": _checked(question)})
     reply = session.model(model).chat(messages, **options)
     started, first, stopped = time.monotonic(), 0.0, False
     try:
@@ -98,6 +102,8 @@ def _ask(
             first = first or time.monotonic()
             if not session.json:
                 click.echo(piece, nl=False)
+    except InvalidInput as error:
+        raise _advised(error, model, "embed") from error
     except KeyboardInterrupt:
         if session.json or not sys.stdin.isatty():
             raise
@@ -126,7 +132,7 @@ def _note(reply: Chat, started: float, first: float, ended: float, stopped: bool
     if first:
         facts.append(f"first after {first - started:.2f} s")
     if stopped:
-        facts.append("stopped")
+        facts.append("left: on Lambda it is still made to its end and billed")
     if reply.finish == "length":
         facts.append("cut at --max-tokens or the context's end")
     return "\n" + click.style(", ".join(facts), dim=True)
@@ -150,28 +156,82 @@ def embed(
              mayfly embed minilm < sentences.txt > vectors.jsonl
     """
     if not texts and not sys.stdin.isatty():
-        texts = tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
+        texts = tuple(
+            line.removesuffix("\r") for line in _standard_input().split("\n") if line.strip()
+        )
     if not texts:
         raise InvalidInput("name texts, or give one a line on standard input")
     if similarity and len(texts) != 2:
         raise InvalidInput(f"--similarity compares two texts, not {len(texts)}")
-    vectors = session.model(model).embed(texts, dimensions=dimensions)
     if similarity:
-        value = cosine(*vectors)
+        [documents] = _embeddings(session, model, texts, dimensions)
+        value = cosine(*(document["embedding"] for document in documents))
         session.show({"texts": list(texts), "similarity": value}, f"{value:.4f}")
         return
-    documents = [
-        {"text": text, "embedding": vector} for text, vector in zip(texts, vectors, strict=True)
-    ]
+    batches = _embeddings(session, model, texts, dimensions)
     if session.json:
-        session.show(documents)
-    elif not session.quiet:
-        _print_lines(documents)
+        session.show([document for documents in batches for document in documents])
+        return
+    for documents in batches:
+        if not session.quiet:
+            _print_lines(documents)
+
+
+def _embeddings(
+    session: Session, model: str, texts: Sequence[str], dimensions: int | None
+) -> Iterator[list[Any]]:
+    """Yield texts with their vectors, in batches of BATCH."""
+    for first in range(0, len(texts), BATCH):
+        batch = [_checked(text) for text in texts[first : first + BATCH]]
+        try:
+            vectors = session.model(model).embed(batch, dimensions=dimensions)
+        except InvalidInput as error:
+            if len(texts) > BATCH and error.input.startswith("input"):
+                place = f"in texts {first + 1} to {first + len(batch)}: {error}"
+                raise InvalidInput(place, input=error.input) from error
+            raise _advised(error, model, "chat") from error
+        yield [
+            {"text": text, "embedding": vector} for text, vector in zip(batch, vectors, strict=True)
+        ]
 
 
 def _print_lines(documents: Sequence[Any]) -> None:
     for document in documents:
         click.echo(json.dumps(document, ensure_ascii=False))
+
+
+def _standard_input() -> str:
+    """Return the text on standard input.
+
+    Raises:
+        InvalidInput: it is no UTF-8.
+    """
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise InvalidInput(NO_TEXT) from None
+
+
+def _checked(text: str) -> str:
+    """Return a text after a check that its bytes were UTF-8.
+
+    Raises:
+        InvalidInput: they were not.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(NO_TEXT) from None
+    return text
+
+
+def _advised(error: InvalidInput, model: str, command: str) -> InvalidInput:
+    """Return an error about the model with the commands for its kind."""
+    if error.input != "model":
+        return error
+    purposes = {"chat": "text", "embed": "vectors"}
+    text = f"{error}. For {purposes[command]}: mayfly {command} {model}; for tensors: mayfly call {model}"
+    return InvalidInput(text, input=error.input, status=error.status, code=error.code)
 
 
 def cosine(first: Sequence[float], second: Sequence[float]) -> float:

@@ -113,6 +113,8 @@ def error_of(reply: Reply) -> MayflyError:
     kind = _class(reply.status, facts["code"])
     if issubclass(kind, errors.QuotaExceeded | errors.Unavailable):
         facts["retry_after"] = retry_after(reply.headers)
+    if issubclass(kind, errors.InvalidInput):
+        facts["input"] = str(document.get("param") or "")  # OpenAI's API names the field
     if kind is errors.Conflict:
         revision = document.get("revision")
         facts["revision"] = revision if isinstance(revision, int) else None
@@ -120,7 +122,7 @@ def error_of(reply: Reply) -> MayflyError:
 
 
 def _class(status: int, code: str) -> type[MayflyError]:
-    if code == "MODEL_NOT_FOUND":
+    if code.upper() == "MODEL_NOT_FOUND":  # OpenAI's API has codes in lower case
         return errors.ModelNotFound
     return _CLASSES.get(status) or (errors.ServerError if status >= 500 else errors.InvalidInput)
 

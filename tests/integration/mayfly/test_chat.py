@@ -337,6 +337,90 @@ def test_chat_without_a_question_is_refused(
     assert "ask a QUESTION" in err
 
 
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused(question: str, run: Run) -> None:
+    code, _, err = run("chat", "smollm", question, "--url", "http://127.0.0.1:9")
+
+    assert code == 2
+    assert "ask a QUESTION" in err
+
+
+def no_utf8() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8")
+
+
+def surrogates() -> io.TextIOWrapper:
+    """Standard input in the locale C."""
+    return io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors="surrogateescape")
+
+
+@pytest.mark.parametrize("command", ["chat", "embed"])
+@pytest.mark.parametrize("make_input", [no_utf8, surrogates])
+def test_bytes_that_are_no_text_are_refused(
+    command: str,
+    make_input: Callable[[], io.TextIOWrapper],
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", make_input())
+
+    code, _, err = run(command, "smollm", "--url", "http://127.0.0.1:9")
+
+    assert code == 2
+    assert "no UTF-8" in err
+
+
+def refuse_the(model: str, code: str, status: int) -> Behaviour:
+    """Answer by an error of OpenAI's API about the model."""
+    error = {"message": model, "type": "invalid_request_error", "param": "model", "code": code}
+
+    def behave(_: ReceivedRequest, line: ServerConnection) -> None:
+        line.answer(status, json.dumps({"error": error}).encode())
+
+    return behave
+
+
+@pytest.mark.parametrize(("command", "other"), [("chat", "embed"), ("embed", "chat")])
+def test_a_model_of_another_kind_comes_with_its_command(
+    command: str,
+    other: str,
+    run: Run,
+    served: Callable[[Behaviour], FaultServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = served(refuse_the("model: 'minilm' is of another kind", "invalid_value", 400))
+    monkeypatch.setattr("sys.stdin", Terminal("Hi\nHi\n"))
+    texts = ["Hi"] if command == "embed" else []  # a chat ends at once
+
+    code, _, err = run(command, "minilm", *texts, "--url", server.url)
+
+    assert code == 2
+    assert f"mayfly {other} minilm" in err
+    assert len(server.seen) == 1
+
+
+def test_an_unknown_model_of_a_chat_has_a_class_of_its_own(
+    served: Callable[[Behaviour], FaultServer],
+) -> None:
+    server = served(refuse_the("unknown model", "model_not_found", 404))
+
+    with Mayfly(server.url) as client, pytest.raises(errors.ModelNotFound):
+        list(client.model("smollm").chat("Hi"))
+
+
+def test_embed_sends_many_texts_in_batches(
+    run: Run, served: Callable[[Behaviour], FaultServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = served(embed)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\r\n" * 600))
+
+    code, out, _ = run("embed", "minilm", "--url", server.url)
+
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["a"] * 600
+    assert [len(json.loads(seen.body)["input"]) for seen in server.seen] == [256, 256, 88]
+
+
 def test_embed_command_prints_lines_or_a_similarity(
     run: Run, served: Callable[[Behaviour], FaultServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,7 +146,8 @@ def test_the_exit_code_tells_the_kind_of_failure(
     failure = status, {"error": "the reason", "code": code}
     stack.replies["POST /api/v1/models/digits/aliases/prod/rollback"] = failure
 
-    assert run("rollback", "digits") == (expected, "", "mayfly: the reason\n")
+    advice = ". Set MAYFLY_KEY, or keep a key by mayfly login." if status == 401 else ""
+    assert run("rollback", "digits") == (expected, "", f"mayfly: the reason{advice}\n")
 
 
 @pytest.mark.usefixtures("server")
