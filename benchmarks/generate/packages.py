@@ -69,6 +69,8 @@ class Package:
             layers=sum(name.endswith(".key") for name in inputs),
             kv_heads=heads,
             head_size=size,
+            # As registration finds out and records, so that a load does not.
+            shared_cache=any(node.op_type == "GroupQueryAttention" for node in self._graph.node),
         )
 
     def write_genai_config(self, threads: int) -> None:

@@ -14,16 +14,15 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from functions.adapters.descendants import adopt_orphans, end_orphans, now_ticks
-from functions.core.errors import Unavailable
-from functions.core.registration.sandbox_answers import bad_answer
-from functions.core.registration.sandbox_protocol import REPORT_BYTES
+from functions.core.errors import InvalidModel, Unavailable
+from functions.core.records import record
 
 ROOT = Path(__file__).parents[2]  # folder of the package `functions`
+REPORT_BYTES = 8 * 1024 * 1024  # one JSON answer; its largest field is the sample
 START_S = 30  # s to start Python and load onnxruntime from a cold disk
 POLL_S = 1.0  # s between two looks at a child that has not answered
 REST_S = 30  # s; a child that neither used nor waited for a processor or disk so long hangs
@@ -38,7 +37,7 @@ _START = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """Resource limits of a child process: memory, CPU, files and threads.
 
@@ -55,7 +54,7 @@ class Limits:
     threads: int = 64
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
     """Time and peak memory that a finished child process used.
 
@@ -109,7 +108,7 @@ class Child:
         self._answers, write_end = os.pipe()
         paths = [str(ROOT), *(path for path in sys.path if Path(path).is_absolute())]
         arguments = [json.dumps(paths), step, str(write_end), str(os.getpid())]
-        command = [sys.executable, *_FLAGS, "-c", _START, *arguments, json.dumps(asdict(limits))]
+        command = [sys.executable, *_FLAGS, "-c", _START, *arguments, json.dumps(_fields(limits))]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -147,7 +146,7 @@ class Child:
         try:
             return json.loads(self._read_line(deadline), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise bad_answer("its answer is no JSON") from error
+            raise _bad_answer("its answer is no JSON") from error
 
     def has_ended(self) -> bool:
         """Tell whether the child process is no longer there."""
@@ -185,7 +184,7 @@ class Child:
         wait = _Wait(self._process.pid, deadline)
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > REPORT_BYTES:
-                raise bad_answer("its answer is too long")
+                raise _bad_answer("its answer is too long")
             if not poll.poll(_milliseconds_until(deadline)):
                 self._check(wait)
                 continue
@@ -290,3 +289,14 @@ class _Wait:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _fields(limits: Limits) -> dict[str, int]:
+    return {name: getattr(limits, name) for name in Limits.__match_args__}
+
+
+def _bad_answer(detail: str) -> InvalidModel:
+    # Not at the top: generate, which renders chat templates in a child, needs 30 ms fewer imports.
+    from functions.core.registration.sandbox_answers import bad_answer
+
+    return bad_answer(detail)

@@ -1,6 +1,8 @@
 """Language model, loaded to generate or to embed."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +20,7 @@ from functions.core.language.ports import Calls, Grammar, Options, Piece, Templa
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.records import replace
 from functions.core.registry.load_plan import Plan
+from functions.core.serving.model_cache import start_with_large_stack
 from functions.core.watchdog import PROCESS_WATCHDOG
 
 
@@ -63,9 +66,10 @@ class LanguageModel:
             MemoryError: it does not fit.
         """
         template = load_template(paths, spec)
+        tokenizer_load = _TokenizerLoad(paths["tokenizer.json"])
         runtime = OnnxRuntime(threads, PROCESS_WATCHDOG)
         session = runtime.load(paths["model.onnx"], plan)
-        tokenizer = load_tokenizer(paths["tokenizer.json"])
+        tokenizer = tokenizer_load.result()
         if spec.kind is Kind.ENCODER:
             return cls(spec, tokenizer, None, Encoder(runtime, session, spec), cache_bytes)
         decoder = Decoder(runtime, session, spec)
@@ -120,6 +124,42 @@ class LanguageModel:
     @cached_property
     def _grammars(self) -> GrammarCompiler:
         return GrammarCompiler(self.tokenizer, self.spec.vocabulary, self.spec.eos)
+
+
+class _TokenizerLoad:
+    """Load of a tokenizer in a thread, while the runtime creates a session.
+
+    The runtime's calls leave the interpreter free. Without memory for a thread's stack, `result`
+    loads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tokenizer: Tokenizer | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._load, name="tokenizer", daemon=True)
+        with suppress(RuntimeError):
+            start_with_large_stack(self._thread)
+
+    def result(self) -> Tokenizer:
+        """Wait for the tokenizer and return it.
+
+        Raises:
+            InvalidModel: `TOKENIZER_TOO_LARGE` or `TOKENIZER_INVALID`.
+            MemoryError: it does not fit.
+        """
+        if self._thread.ident is None:
+            return load_tokenizer(self._path)
+        self._thread.join()
+        if self._tokenizer is None:
+            raise self._error or LookupError("no tokenizer was loaded")
+        return self._tokenizer
+
+    def _load(self) -> None:
+        try:
+            self._tokenizer = load_tokenizer(self._path)
+        except BaseException as error:  # raised by `result`
+            self._error = error
 
 
 def load_template(paths: Mapping[str, Path], spec: LanguageSpec) -> TemplateProcess | None:

@@ -23,7 +23,6 @@ from functions.core.registry.load_plan import Plan
 from functions.core.uploads import Form
 
 MANIFEST_BYTES = 8 * 1024 * 1024
-REPORT_BYTES = 8 * 1024 * 1024  # one JSON answer; its largest field is the sample
 RESERVED_BYTES = 16 * 1024 * 1024  # kept free in the working directory
 WEIGHT_FILES = 4096  # in an upload; some exporters write a file for each tensor
 SIDE_FILES = 64  # beside a model in S3

@@ -298,7 +298,7 @@ class FileCache(Generic[S]):
     def _start_load(self, version: Version, slot: _Slot[S]) -> None:
         thread = threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True)
         try:
-            _start_with_large_stack(thread)
+            start_with_large_stack(thread)
         except RuntimeError as error:  # no memory for the thread's stack
             refusal = _busy("memory")
             refusal.__cause__ = error
@@ -583,7 +583,12 @@ def _free_bytes(directory: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _start_with_large_stack(thread: threading.Thread) -> None:
+def start_with_large_stack(thread: threading.Thread) -> None:
+    """Start a thread that loads files of a model.
+
+    Raises:
+        RuntimeError: there is no memory for its stack.
+    """
     before = threading.stack_size(LOADING_STACK_BYTES)
     try:
         thread.start()

@@ -1,6 +1,9 @@
 """Language models loaded from the files of their packages."""
 
 import json
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 
 from functions.adapters.language.model import LanguageModel
-from functions.core.errors import InvalidRequest
+from functions.core.errors import InvalidModel, InvalidRequest
 from functions.core.language.ports import Options, TextModel
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.records import replace
@@ -122,3 +125,38 @@ def test_an_encoder_embeds_and_generates_nothing(tmp_path: Path) -> None:
 def test_a_decoder_embeds_nothing(model: TextModel) -> None:
     with pytest.raises(InvalidRequest, match="generates text"):
         model.embed([[1]], deadline=soon())
+
+
+def test_a_load_without_memory_for_a_thread_reads_the_tokenizer_itself(
+    tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("functions.adapters.language.model.start_with_large_stack", refuse)
+    loaded = LanguageModel.load(save(tmp_path, files), DECODER, Plan(), 1, MANY)
+
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode("A cat")) == "A cat"
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"model": null}'])
+def test_a_tokenizer_that_cannot_be_loaded_ends_the_load(
+    tmp_path: Path, files: dict[str, bytes], data: bytes
+) -> None:
+    paths = save(tmp_path, {**files, "tokenizer.json": data})
+
+    with pytest.raises(InvalidModel) as refusal:
+        LanguageModel.load(paths, DECODER, Plan(), 1, MANY)
+    assert refusal.value.instance_code == "TOKENIZER_INVALID"
+
+
+def test_a_language_model_is_loaded_without_slow_modules() -> None:
+    script = (
+        "import sys; from functions.adapters.language.model import LanguageModel; "
+        "print(*{'dataclasses', 'inspect', 'shutil', 'numpy', 'logging'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == []
