@@ -134,7 +134,10 @@ class Template(Document):
             return resolved
 
         def optional_number(key: str) -> int | None:
-            return number(key, None) if key in own else None
+            location = f"Resources.{name}.Properties.{key}"
+            if key not in own or self.resolve(own[key], location) is NOTHING:
+                return None
+            return number(key, None)
 
         def number(key: str, default: Any) -> int:
             try:

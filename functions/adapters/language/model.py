@@ -127,7 +127,7 @@ class LanguageModel:
 
 
 class _TokenizerLoad:
-    """Load of a tokenizer in a thread, while the runtime creates a session.
+    """Load of a tokenizer in a thread, beside that of a session.
 
     The runtime's calls leave the interpreter free. Without memory for a thread's stack, `result`
     loads.

@@ -187,6 +187,15 @@ def test_environments_of_generate_are_kept_started_on_their_own(deployment: Depl
     assert "ProvisionedConcurrencyConfig" not in infer
 
 
+def test_the_concurrency_of_generate_is_reserved_on_request(deployment: Deployment) -> None:
+    unlimited = deployment.resources["GenerateFunction"]["Properties"]
+    limited = deployment.with_parameters(GenerateConcurrency=20).resources["GenerateFunction"]
+
+    assert "ReservedConcurrentExecutions" not in unlimited
+    reserved = limited["Properties"]["ReservedConcurrentExecutions"]
+    assert reserved == {"Ref": "GenerateConcurrency"}
+
+
 def test_every_handler_exists() -> None:
     handlers = re.findall(r"Handler: (\S+)\.lambda_handler", Path("template.yaml").read_text())
     assert len(handlers) == 6

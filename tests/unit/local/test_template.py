@@ -44,6 +44,15 @@ def test_parameters_reach_the_functions() -> None:
     assert (source.batch_size, source.partial_failures, source.maximum_concurrency) == (1, True, 2)
 
 
+@pytest.mark.parametrize(("parameters", "reserved"), [({}, None), ({"GenerateConcurrency": 2}, 2)])
+def test_concurrency_is_reserved_on_request(
+    parameters: dict[str, int], reserved: int | None
+) -> None:
+    generate = Template.load(TEMPLATE, parameters).functions["GenerateFunction"]
+
+    assert generate.reserved_concurrency == reserved
+
+
 def test_the_api_has_its_stage_routes_and_error_shapes(ours: Template) -> None:
     api = ours.api
 
