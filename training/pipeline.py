@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -131,11 +132,33 @@ def load(options: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
     )
     if setup.is_trial:
         setup = replace(setup, data=objective.without_test(data))
+    elif ranks.leads:
+        _check_writable("--model-dir", model_folder(setup))
+    if options.checkpoint_dir and ranks.leads:
+        _check_writable("--checkpoint-dir", Path(options.checkpoint_dir))
     if ranks.leads:
         expected = options.expected or config.submitted(environ)["expected"]
         changed = config.differences(expected, _digests(setup))
         print("\n".join([*_split_lines(setup.data), *changed]), flush=True)
     return setup
+
+
+def _check_writable(option: str, folder: Path) -> None:
+    """Check that files can be written to a folder, without making it.
+
+    Raises:
+        TrainingError: they cannot.
+    """
+    folder = folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise TrainingError(
+            f"{option} {folder}: nothing can be written there ({error.strerror}: {existing}); "
+            "give another folder"
+        ) from error
 
 
 def _digests(setup: Setup) -> dict[str, str]:
@@ -189,7 +212,10 @@ def _device(name: str) -> torch.device:
         raise TrainingError("--device mps: torch sees no Apple GPU here; use cpu")
     if kind == "cuda" and number >= torch.cuda.device_count():
         gpus = torch.cuda.device_count() or "no"
-        raise TrainingError(f"--device {name}: torch sees {gpus} GPU here, counted from 0")
+        raise TrainingError(
+            f"--device {name}: torch sees {gpus} GPU here, counted from 0; --device cpu trains "
+            "without"
+        )
     if kind == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for fp32 matrices
         torch.backends.cudnn.benchmark = True  # shapes are static: choose the fastest kernel once

@@ -116,16 +116,28 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         reason = str(error).splitlines()[0]
         print(f"error: {reason} Lower batch_size, or set accumulate=2.", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: {_kept(options)}", file=sys.stderr)
+        return 130
     except checkpoint.Interrupted as stopped:
         print(f"SIGTERM: {stopped}", file=sys.stderr)
         return STOPPED
     except Exception as error:
-        problem = mistake(options.recipe, error)
+        problem: object = mistake(options.recipe, error)
+        if problem is None and isinstance(error, OSError):  # such as a disk that is full
+            problem = f"{error.filename or options.recipe}: {error.strerror or error}"
         if problem is None:
             raise
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
+
+
+def _kept(options: argparse.Namespace) -> str:
+    """Return which state an interrupted run leaves."""
+    if options.checkpoint_dir is None:
+        return "nothing is kept; with --checkpoint-dir DIR a run is saved after each epoch"
+    return f"the same command resumes from what is saved in {options.checkpoint_dir}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -167,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--max-runtime",
-        type=float,
+        type=_seconds,
         metavar="SECONDS",
         help="end training early enough to export within this time",
     )
@@ -175,6 +187,13 @@ def parser() -> argparse.ArgumentParser:
         "--device", default="auto", help="cpu, cuda, cuda:1 or mps [a GPU if there is one]"
     )
     return arguments
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return seconds
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -80,14 +81,28 @@ class Interrupted(Exception):
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write a run's state to the checkpoint file in `folder` atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a run's state to the checkpoint file in `folder` atomically.
+
+    Raises:
+        InvalidCheckpoint: it cannot be written; the checkpoint before stays.
+    """
     part = folder / f"{FILE}.tmp"
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / FILE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(folder / FILE)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        full = isinstance(error, RuntimeError) and isinstance(error.__context__, OSError)
+        reason = " ".join(str(error.__context__ if full else error).split())[:200]
+        raise InvalidCheckpoint(
+            f"no checkpoint can be written to {folder} ({reason}): the one before stays, if any; "
+            "make room and run the same command again, which resumes from it"
+        ) from error
 
 
 def restore(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:

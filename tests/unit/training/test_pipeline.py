@@ -63,8 +63,8 @@ def test_a_trial_never_sees_the_test_part() -> None:
 
 
 def test_fit_trains_once_for_each_seed(setup: Setup, fitted: Fitted) -> None:
-    assert [run.settings.seed for run in fitted.runs] == [0, 1]
-    assert fitted.first is fitted.runs[0]
+    assert [run.settings.seed for run in fitted.seeds] == [0, 1]
+    assert fitted.first is fitted.seeds[0]
     assert fitted.search is None
 
 

@@ -1,5 +1,6 @@
 """Training from Python, as in a notebook, and a run repeated from its run.yaml."""
 
+import errno
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,7 +17,8 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 import training
 from training.data import Examples, split
-from training.errors import InvalidHyperparameter, InvalidRecipe
+from training.errors import InvalidCheckpoint, InvalidHyperparameter, InvalidRecipe
+from training.fitting import checkpoint
 from training.fitting.distributed import Ranks
 from training.fitting.progress import Progress
 from training.recipe import NetworkHyperparameters, Recipe
@@ -238,3 +240,70 @@ def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, training, training.recipe; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--model-dir", "--checkpoint-dir"])
+def test_a_folder_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.train import main
+
+    own, file = tmp_path / "own.py", tmp_path / "file"
+    own.write_text(OWN)
+    file.write_text("")
+
+    assert main([str(own), option, str(file / "folder")], {}) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {option} {file}/folder: nothing can be written there")
+    assert "epoch" not in out.replace("epochs=", "")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, {"epoch": 1})
+
+    def full(_state: object, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(InvalidCheckpoint, match="No space left on device.*the one before stays"):
+        checkpoint.save(tmp_path, {"epoch": 2})
+
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+    assert torch.load(tmp_path / checkpoint.FILE) == {"epoch": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ([], "nothing is kept; with --checkpoint-dir DIR"),
+        (["--checkpoint-dir", "s"], "resumes from"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    kept: str,
+) -> None:
+    from training import train
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", interrupted)
+    monkeypatch.chdir(tmp_path)
+
+    assert train.main(["logistic", *options], {}) == 130
+    assert kept in capsys.readouterr().err
+
+
+def test_a_time_limit_is_above_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    from training.train import parse
+
+    with pytest.raises(SystemExit):
+        parse(["mlp", "--max-runtime", "-1"])
+    assert "-1 is not above 0" in capsys.readouterr().err
