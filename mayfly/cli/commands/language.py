@@ -229,8 +229,9 @@ def _advised(error: InvalidInput, model: str, command: str) -> InvalidInput:
     """Return an error about the model with the commands for its kind."""
     if error.input != "model":
         return error
-    purposes = {"chat": "text", "embed": "vectors"}
-    text = f"{error}. For {purposes[command]}: mayfly {command} {model}; for tensors: mayfly call {model}"
+    purpose = {"chat": "text", "embed": "vectors"}[command]
+    advice = f"For {purpose}: mayfly {command} {model}; for tensors: mayfly call {model}"
+    text = f"{error}. {advice}"
     return InvalidInput(text, input=error.input, status=error.status, code=error.code)
 
 
