@@ -9,13 +9,16 @@ from training.errors import InvalidModelFile
 from training.language.assets import dump, end_tokens
 
 # Kinds of tokens, as llama.cpp numbers them.
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
+UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 SPACE = "▁"  # stands for a space in SentencePiece's vocabularies
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = (
     _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+# What llama.cpp calls the default: each expression splits the pieces of those before it.
+_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _INNER_BYTES = {**_BYTES, "use_regex": False}
 
@@ -107,16 +110,21 @@ def _added(number: int, token: str, *, special: bool) -> dict[str, Any]:
 
 
 def _byte_level(metadata: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
-    split = metadata.get("tokenizer.ggml.pre", "default")
+    split = metadata.get("tokenizer.ggml.pre")
+    if split is None:
+        raise InvalidModelFile(
+            "the file does not say how its tokenizer splits words (tokenizer.ggml.pre): convert "
+            "the model again, with a converter from May 2024 or later"
+        )
     if split not in _SPLITS:
         raise InvalidModelFile(
             f"the tokenizer splits words like {split!r}, which is not known; those that can be "
             f"imported are {', '.join(_SPLITS)}"
         )
     merges = [merge.split(" ", 1) for merge in metadata.items("tokenizer.ggml.merges")]
-    whole = split in ("llama-bpe", "llama3")  # whole words of the vocabulary need no merges
+    whole = split in _LLAMA3  # whole words of the vocabulary need no merges
     return {
-        "normalizer": {"type": "NFC"} if split == "qwen2" else None,
+        "normalizer": {"type": "NFC"} if split in _QWEN2 else None,
         "pre_tokenizer": _SPLITS[split],
         "decoder": _BYTES,
         "model": _bpe(tokens, merges, ignore_merges=whole),
@@ -144,23 +152,30 @@ def _words(digits: str) -> dict[str, Any]:
 
     `digits` limits how many digits follow each other in a piece.
     """
-    pattern = {"Regex": _WORDS.replace("{DIGITS}", digits)}
-    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, _INNER_BYTES]}
+    return _split(_WORDS.replace("{DIGITS}", digits))
+
+
+def _split(*patterns: str) -> dict[str, Any]:
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
+    return {"type": "Sequence", "pretokenizers": [*splits, _INNER_BYTES]}
 
 
 _DIGITS = {
     "type": "Sequence",
     "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTES],
 }
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+_QWEN2 = ("qwen2", "deepseek-r1-qwen")
 # GGUF's name of a way to split words → the same as Hugging Face's pre-tokenizer.
 _SPLITS: Mapping[str, Mapping[str, Any]] = {
-    "default": _BYTES,
+    "default": _split(*_DEFAULT),
     "gpt-2": _BYTES,
     "smollm": _DIGITS,
-    "qwen2": _words(""),
-    "llama-bpe": _words("{1,3}"),
-    "llama3": _words("{1,3}"),
+    **dict.fromkeys(_QWEN2, _words("")),
+    **dict.fromkeys(_LLAMA3, _words("{1,3}")),
 }
 
 
@@ -171,6 +186,17 @@ def _sentencepiece(metadata: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
     scores = metadata.items("tokenizer.ggml.scores")
     if len(scores) != len(tokens):
         raise InvalidModelFile(f"the tokenizer has {len(tokens)} tokens and {len(scores)} scores")
+    _, kinds = _vocabulary(metadata)
+    normal = {
+        token: score
+        for token, score, kind in zip(tokens, scores, kinds, strict=True)
+        if kind not in (UNKNOWN, CONTROL, BYTE)
+    }
+    if any(score != int(score) for score in normal.values()):
+        raise InvalidModelFile(
+            "the scores of the tokenizer are those of a Unigram model, which GGUF's tokenizer "
+            "'llama' is not: import the model's folder by import-hf"
+        )
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     begin = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
@@ -178,7 +204,7 @@ def _sentencepiece(metadata: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
     back = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     steps = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *([strip] if prefix else [])]
-    model = _bpe(tokens, _merges(tokens, scores), byte_fallback=True, fuse_unk=True)
+    model = _bpe(tokens, _merges(normal), byte_fallback=True, fuse_unk=True)
     return {
         "normalizer": {"type": "Sequence", "normalizers": [*begin, spaces]},
         "pre_tokenizer": None,
@@ -187,19 +213,21 @@ def _sentencepiece(metadata: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _merges(tokens: Sequence[str], scores: Sequence[float]) -> list[list[str]]:
+def _merges(scores: Mapping[str, float]) -> list[list[str]]:
     """Return the merges that give the same tokens as SentencePiece's scores.
 
-    >>> _merges(["a", "b", "c", "bc", "abc"], [0, 0, 0, -1, -2])
+    `scores` are those of tokens that texts are made of, in the order of their numbers.
+
+    >>> _merges({"a": 0, "b": 0, "c": 0, "bc": -1, "abc": -2})
     [['b', 'c'], ['a', 'bc']]
     """
-    numbers = {token: number for number, token in enumerate(tokens)}
+    numbers = {token: number for number, token in enumerate(scores)}
     pairs = []
-    for token, number in numbers.items():
+    for token, score in scores.items():
         for at in range(1, len(token)):
             left, right = token[:at], token[at:]
             if left in numbers and right in numbers:
-                order = (-scores[number], numbers[left], numbers[right])
+                order = (-score, numbers[left], numbers[right])
                 pairs.append((order, [left, right]))
     pairs.sort(key=lambda pair: pair[0])
     return [pair for _, pair in pairs]
@@ -209,7 +237,9 @@ def _post_processor(
     metadata: Metadata, tokens: Sequence[str], *, byte_level: bool
 ) -> dict[str, Any] | None:
     """Return the post-processor that adds begin and end tokens, or None."""
-    begin = metadata.get("tokenizer.ggml.add_bos_token", not byte_level)
+    # Llama 3's files do not say so: llama.cpp adds it.
+    usual = not byte_level or metadata.get("tokenizer.ggml.pre") in _LLAMA3
+    begin = metadata.get("tokenizer.ggml.add_bos_token", usual)
     first = metadata.get("tokenizer.ggml.bos_token_id")
     last = metadata.get("tokenizer.ggml.eos_token_id")
     end = metadata.get("tokenizer.ggml.add_eos_token", False)

@@ -51,10 +51,15 @@ def _rotary(config: Mapping[str, Any], size: int) -> Rotary:
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     base = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    part = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if part not in (None, 1, 1.0):
+        raise InvalidModelFile(
+            f"config.json: partial_rotary_factor is {part!r}, and only whole heads can be rotated"
+        )
     if kind == "default":
         return Rotary(base)
     if kind == "linear":
-        return Rotary(base, divisors=(float(scaling["factor"]),) * (size // 2))
+        return Rotary(base, divisors=(_setting(scaling, "factor"),) * (size // 2))
     if kind == "llama3":
         return Rotary(base, divisors=tuple(_llama3_divisors(base, size, scaling)))
     raise InvalidModelFile(
@@ -68,11 +73,27 @@ def _llama3_divisors(base: float, size: int, scaling: Mapping[str, Any]) -> list
 
     Slow rotations get slower; fast ones stay.
     """
-    factor, low, high = (
-        float(scaling[name]) for name in ("factor", "low_freq_factor", "high_freq_factor")
+    factor, low, high, original = (
+        _setting(scaling, name)
+        for name in (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        )
     )
-    original = scaling["original_max_position_embeddings"]
     frequencies = base ** (-np.arange(0, size, 2) / size)
     turns = original * frequencies / (2 * np.pi)  # in the context it was trained with first
     smooth = np.clip((turns - low) / (high - low), 0, 1)
     return [float(1 / ((1 - part) / factor + part)) for part in smooth]
+
+
+def _setting(scaling: Mapping[str, Any], name: str) -> float:
+    """Return a positive number of the rope scaling."""
+    value = scaling.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidModelFile(
+            f"config.json: {name!r} of the rope scaling is {value!r}, and has to be a positive "
+            "number"
+        )
+    return float(value)

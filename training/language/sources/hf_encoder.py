@@ -25,6 +25,10 @@ IGNORED = (
     "predictions.decoder.weight", "predictions.decoder.bias", "predictions.transform.dense.weight",
     "predictions.transform.dense.bias", "predictions.transform.LayerNorm.weight",
     "predictions.transform.LayerNorm.bias", "seq_relationship.weight", "seq_relationship.bias",
+    "lm_head.bias", "lm_head.dense.weight", "lm_head.dense.bias", "lm_head.layer_norm.weight",
+    "lm_head.layer_norm.bias", "lm_head.decoder.weight", "lm_head.decoder.bias",
+    "vocab_transform.weight", "vocab_transform.bias", "vocab_layer_norm.weight",
+    "vocab_layer_norm.bias", "vocab_projector.weight", "vocab_projector.bias",
 )  # fmt: skip
 WORDS, POSITIONS, TYPES = (
     f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")

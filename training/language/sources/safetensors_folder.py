@@ -17,6 +17,7 @@ from training.export.graphs import first_line
 from training.language import assets
 from training.language.checkpoint import Array
 
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -61,24 +62,38 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_tensors(folder: Path) -> Tensors:
-    """Open all safetensors files of a folder.
+    """Open the safetensors files of a folder: those that its index names, or all.
 
     Raises:
-        InvalidModelFile: there is none, or one is not readable.
+        InvalidModelFile: there is none, or one is missing or not readable.
     """
+    places: dict[str, Path] = {}
+    for path in _files(folder):
+        try:
+            with safe_open(path, "numpy") as file:
+                places.update(dict.fromkeys(file.keys(), path))
+        except FileNotFoundError as error:
+            raise InvalidModelFile(f"{folder} has no {path.name}, which {INDEX} names") from error
+        except Exception as error:  # the library's own error, and those of the system
+            raise InvalidModelFile(f"{path} is not readable: {first_line(error)}") from error
+    return Tensors(places)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return a model's files; others may lie beside them, e.g. consolidated.safetensors."""
+    if (folder / INDEX).is_file():
+        shards = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise InvalidModelFile(f"{folder / INDEX} has no weight_map of file names")
+        return [folder / Path(name).name for name in sorted(set(shards.values()))]
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise InvalidModelFile(
             f"{folder} has no .safetensors file: save the model with transformers' save_pretrained"
         )
-    places: dict[str, Path] = {}
-    for path in paths:
-        try:
-            with safe_open(path, "numpy") as file:
-                places.update(dict.fromkeys(file.keys(), path))
-        except Exception as error:  # the library's own error, and those of the system
-            raise InvalidModelFile(f"{path} is not readable: {first_line(error)}") from error
-    return Tensors(places)
+    return paths
 
 
 def integer(config: Mapping[str, Any], name: str, default: int | None = None) -> int:

@@ -137,19 +137,30 @@ def _check_tensor(past: TensorSpec, present: TensorSpec, rank: int) -> None:
 
 
 def _sizes(heads: int, size: int, configs: Configs) -> tuple[int, int]:
-    """Return (heads, head size): the graph's or, where they are free, config.json's."""
-    all_heads = _config(configs, "num_attention_heads", "n_head")
+    """Return (heads, head size): the graph's or, where they are free, the configuration's.
+
+    onnxruntime-genai's builder leaves the head size free, and writes no config.json.
+    """
+    all_heads = _size(configs, "num_attention_heads", "n_head")
     if heads < 1:
-        heads = _config(configs, "num_key_value_heads") or all_heads or 0
+        heads = _size(configs, "num_key_value_heads") or all_heads or 0
     if size < 1:
-        width = _config(configs, "hidden_size", "n_embd")
-        size = _config(configs, "head_dim") or (width // all_heads if width and all_heads else 0)
+        width = _size(configs, "hidden_size", "n_embd")
+        size = _size(configs, "head_size", "head_dim") or (
+            width // all_heads if width and all_heads else 0
+        )
     if heads < 1 or size < 1:
         raise incomplete(
             "the heads of its key-value cache are unknown: add config.json with "
             "num_key_value_heads and head_dim"
         )
     return heads, size
+
+
+def _size(configs: Configs, *names: str) -> int | None:
+    """Return a decoder's size from genai_config.json or config.json."""
+    own = (f"model.decoder.{name}" for name in names)
+    return configs.number(assets.GENAI, *own) or _config(configs, *names)
 
 
 def _context(configs: Configs) -> int | None:
