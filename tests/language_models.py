@@ -101,6 +101,9 @@ def decoder_model(
     position_ids: bool = False,
     last_logits: bool = False,
     layout: str = "named",
+    window: int = 0,
+    window_cache: bool = False,
+    free_heads: bool = False,
     vocabulary: int | None = None,
     seed: int = 0,
 ) -> bytes:
@@ -108,11 +111,17 @@ def decoder_model(
 
     `attention` is "gqa" (GroupQueryAttention, as onnxruntime-genai writes it) or "plain" (standard
     operators, as optimum does). `last_logits` gives the logits of the last token alone. The layout
-    "stacked" has one tensor `past` (2 x layers, batch, heads, past, size), as our recipe gpt.
+    "stacked" has one tensor `past` (2 x layers, batch, heads, past, size), as our recipe gpt. The
+    first layer of "gqa" attends to the last `window` tokens; with `window_cache` its cache is to
+    have that size, too, as onnxruntime-genai 0.18 writes Gemma 2. `free_heads` names the head size
+    instead of stating it, as its builder does.
     """
     vocabulary = vocabulary or len(json.loads(decoder_tokenizer())["model"]["vocab"])
     graph = _Graph(seed)
     inputs, state = _decoder_inputs(graph, position_ids, layout)
+    state["window"] = {"local_window_size": window} if window else {}
+    if window_cache:
+        state["window"]["sliding_window_cache"] = 1
     attend = (_gqa if attention == "gqa" else _plain_attention)(graph, state)
     embeddings = graph.random(vocabulary, WIDTH, scale=1.0)
     x = graph.add("Gather", embeddings, state["tokens"])
@@ -138,6 +147,10 @@ def decoder_model(
         outputs.append(_info("present", TensorProto.FLOAT, _stacked("past + length")))
     else:
         outputs += [_info(name, TensorProto.FLOAT, _named("total")) for name in state["presents"]]
+    if free_heads:
+        for each in [*inputs, *outputs]:
+            if each.name.startswith(("past", "present")):
+                each.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
     return graph.model(inputs, outputs)
 
 
@@ -228,6 +241,7 @@ def _gqa(graph: _Graph, state: dict[str, Any]) -> Any:
             kv_num_heads=KV_HEADS,
             scale=HEAD_SIZE**-0.5,
             do_rotary=int(rotate),
+            **(state["window"] if layer == 0 else {}),
         )
         graph.nodes.append(node)
         return out
@@ -414,6 +428,21 @@ def decoder_files(**variant: Any) -> dict[str, bytes]:
         "generation_config.json": json.dumps(generation).encode(),
         "config.json": json.dumps(config).encode(),
     }
+
+
+def genai_files(**variant: Any) -> dict[str, bytes]:
+    """Return a decoder's files as onnxruntime-genai's builder writes them, without config.json."""
+    files = decoder_files(free_heads=True, **variant)
+    del files["config.json"], files["generation_config.json"]
+    sizes = {
+        "head_size": HEAD_SIZE,
+        "hidden_size": WIDTH,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS,
+        "num_key_value_heads": KV_HEADS,
+    }
+    model = {"context_length": CONTEXT, "decoder": sizes, "eos_token_id": [EOS, 0]}
+    return {**files, "genai_config.json": json.dumps({"model": model}).encode()}
 
 
 def encoder_files(*, scores: bool = False) -> dict[str, bytes]:

@@ -1,10 +1,12 @@
 """Rewriting of valid ONNX files that cannot be served unchanged.
 
-Three things that exporters write are harmless and cannot be served as they are:
+Four things that exporters write are harmless and cannot be served as they are:
 
     ZipMap           turns a tensor of probabilities into a list of dictionaries; it is removed
     StringNormalizer asks for a locale that serving machines lack; it gets C.UTF-8
     training_info    is ignored by the runtime, which parses it unchecked; it is removed
+    GroupQueryAttention may ask for one buffer of past and present as large as its window; it is
+                     given all keys and values instead, of which it reads the same ones
 
 Everything else stays byte for byte: the file is copied around the changed fields.
 """
@@ -28,6 +30,7 @@ _DEFAULT_LOCALE = "en_US"
 # Locales of glibc in which the upper-case i has a dot.
 _OTHER_CASE = re.compile(r"(tr|az|crh|ku)(?![a-z])|tt_RU@")
 _ATTRIBUTE, _NAME, _STRING = 5, 1, 4  # fields of NodeProto, and of AttributeProto
+_WINDOWED = "sliding_window_cache"
 _INTS = wire.runs(wire.VARINT, 8)
 
 ZIPMAP = (
@@ -37,6 +40,10 @@ ZIPMAP = (
 RELOCATED = (
     "Text changes case in the locale C.UTF-8 instead of {locale}, which serving machines lack; "
     "both change every letter alike."
+)
+WINDOWED = (
+    "Attention within a window gets all keys and values: its cache of the window's size "
+    "(sliding_window_cache) was switched off, which changes no result."
 )
 UNTRAINED = "The training information in the file was left out: it is not served."
 
@@ -77,6 +84,8 @@ class Rewrite:
             self._zipmaps.append((node, start, end))
         elif node.op == "StringNormalizer" and node.domain in ("", "ai.onnx"):
             self._relocate(reader, node, start, end)
+        elif node.op == "GroupQueryAttention" and node.attributes.get(_WINDOWED):
+            self._widen(reader, start, end)
 
     def cut_zipmaps(
         self, reader: WireReader, values: Sequence[tuple[str, int, int]], outputs: Collection[str]
@@ -104,6 +113,13 @@ class Rewrite:
             self.labels[output] = labels
         about = "" if fits else " Its class labels are too long to be kept."
         self.notes[ZIPMAP.format(output=shown(output), labels=about)] = None
+
+    def _widen(self, reader: WireReader, start: int, end: int) -> None:
+        for number, kind, first, last in reader.fields(start, end):
+            if (number, kind) == (_ATTRIBUTE, wire.BYTES):
+                if _attribute_name(reader, first, last) == _WINDOWED:
+                    self.edits.append(Edit(first, last, None))
+                    self.notes[WINDOWED] = None
 
     def _relocate(self, reader: WireReader, node: Node, start: int, end: int) -> None:
         attributes = {name: (at, text) for name, at, text in _text_attributes(reader, start, end)}

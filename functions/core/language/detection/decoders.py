@@ -21,6 +21,7 @@ _FEEDS = {
     "num_logits_to_keep",
     "logits_to_keep",
 }
+_ROPE = ("rope_scaling", "rope_parameters")
 _FLOATS = ("FP32", "FP16", "BF16")
 _EXPORT = "export it with optimum's --task text-generation-with-past"
 # Sampling defaults that generation_config.json and genai_config.json may state, with their bounds.
@@ -164,12 +165,33 @@ def _size(configs: Configs, *names: str) -> int | None:
 
 
 def _context(configs: Configs) -> int | None:
+    """Return the most tokens that the graph computes as the model does.
+
+    Where onnxruntime-genai names a window and no layer that has it, the graph attends to
+    everything: it equals the model within the window. Of Phi-3's rotations (longrope) one graph
+    has those of short texts, unless it is onnxruntime-genai's, which has both.
+    """
+    original = "original_max_position_embeddings"
+    window = "model.decoder.sliding_window"
+    if assets.GENAI not in configs.documents and _rope(configs) == "longrope":
+        short = _config(configs, original, *(f"{each}.{original}" for each in _ROPE))
+    elif [] in configs.values(assets.GENAI, f"{window}.layers"):
+        short = configs.number(assets.GENAI, f"{window}.window_size")
+    else:
+        short = None
     contexts = [
         configs.number(assets.GENAI, "model.context_length"),
         _config(configs, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
         configs.number(assets.TOKENIZER_CONFIG, "model_max_length", most=10**8),
     ]
-    return next((context for context in contexts if context), None)
+    context = next((context for context in contexts if context), None)
+    return min(short, context) if short and context else context
+
+
+def _rope(configs: Configs) -> str | None:
+    """Return the kind of rotary positions that config.json names."""
+    kinds = (f"{each}.{name}" for each in _ROPE for name in ("rope_type", "type"))
+    return configs.text(assets.CONFIG, *kinds)
 
 
 def _config(configs: Configs, *names: str) -> int | None:

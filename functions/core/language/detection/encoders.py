@@ -12,6 +12,8 @@ from functions.core.protocol.signature import Signature, TensorSpec
 _TOKENS = {"input_ids", "tokens", "text"}
 _FEEDS = {*_TOKENS, "attention_mask", "token_type_ids", "position_ids"}
 _FLOATS = ("FP32", "FP16")
+# Beside all with "roberta" in their name: types of models whose positions begin behind padding.
+_OFFSET_POSITIONS = ("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "xmod")
 # Fields of sentence-transformers' 1_Pooling/config.json.
 _MODES = {
     "pooling_mode_mean_tokens": Pooling.MEAN,
@@ -112,8 +114,21 @@ def _normalised(configs: Configs) -> bool:
 
 def _context(configs: Configs) -> int | None:
     limits = [
-        configs.number(assets.CONFIG, "max_position_embeddings", "n_positions"),
+        _positions(configs),
         configs.number(assets.TOKENIZER_CONFIG, "model_max_length", most=10**8),
         configs.number(assets.SENTENCES, "max_seq_length"),
     ]
     return min((limit for limit in limits if limit), default=None)
+
+
+def _positions(configs: Configs) -> int | None:
+    """Return the most tokens that the table of positions has rows for.
+
+    RoBERTa's count from the number behind the padding token's.
+    """
+    rows = configs.number(assets.CONFIG, "max_position_embeddings", "n_positions")
+    kind = configs.text(assets.CONFIG, "model_type") or ""
+    if rows is None or not ("roberta" in kind or kind in _OFFSET_POSITIONS):
+        return rows
+    padding = configs.number(assets.CONFIG, "pad_token_id")
+    return max(1, rows - 1 - (1 if padding is None else padding))

@@ -91,6 +91,21 @@ def test_a_decoder_continues_the_fixed_prompt_greedily(
     assert built.measured["memory_mb_context_1024"] > built.measured["language_memory_mb"]
 
 
+@pytest.mark.parametrize("window", [0, 8])
+def test_a_package_of_genais_builder_is_served(platform: Platform, window: int) -> None:
+    """Its head size is free, and a layer with a window has a cache of that size."""
+    version = register(platform, models.genai_files(window=window, window_cache=window > 0))
+
+    assert version.state is State.READY, version.reason
+    assert version.language is not None
+    golden = version.language["golden"]
+    plain = models.decoder_model(window=window)
+    assert golden["reply"] == models.reference_greedy(plain, golden["prompt"], 32)
+    assert len(golden["prompt"]) > 8
+    notes = " ".join(version.notes)
+    assert ("sliding_window_cache" in notes) is (window > 0)
+
+
 def test_a_decoder_becomes_ready_with_facts_and_assets(platform: Platform) -> None:
     files = models.decoder_files()
     template = files.pop("chat_template.jinja").decode()

@@ -131,6 +131,56 @@ def test_genais_configuration_is_read() -> None:
     assert spec.defaults == {"temperature": 0.5}
 
 
+GENAI_CACHE = cache("past_key_values", 2, 2, -1), cache("present", 2, 2, -1)  # free head size
+
+
+def test_head_sizes_of_genais_configuration() -> None:
+    """Its builder leaves the head size free and writes no config.json."""
+    decoder = {"head_size": 4, "num_key_value_heads": 2, "num_attention_heads": 4}
+    genai = {"model": {"context_length": 64, "decoder": decoder}}
+    pasts, presents = GENAI_CACHE
+    spec = language([*FEEDS, *pasts], [LOGITS, *presents], config=None, genai_config=genai)
+
+    assert (spec.layers, spec.kv_heads, spec.head_size) == (2, 2, 4)
+
+
+@pytest.mark.parametrize(("layers", "context"), [([], 16), ([0], 64), (None, 64)])
+def test_a_window_that_no_layer_of_the_graph_has_limits_the_context(
+    layers: list[int] | None, context: int
+) -> None:
+    window = {"window_size": 16, "layers": layers}
+    genai = {"model": {"context_length": 64, "decoder": {"sliding_window": window}}}
+    spec = language([*FEEDS, *PASTS], [LOGITS, *PRESENTS], genai_config=genai)
+
+    assert spec.context == context
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+def test_a_graph_with_one_of_longropes_rotations_serves_short_contexts(name: str) -> None:
+    rope = {"rope_type": "longrope", "long_factor": [2.0]}
+    outer = {**CONFIG, name: rope, "original_max_position_embeddings": 16}
+    inner = {**CONFIG, name: {**rope, "original_max_position_embeddings": 16}}
+    genai = {"model": {"context_length": 64}}
+    model = [*FEEDS, *PASTS], [LOGITS, *PRESENTS]
+
+    assert language(*model, config=outer).context == language(*model, config=inner).context == 16
+    assert language(*model, config=outer, genai_config=genai).context == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "padding", "context"),
+    [("bert", 0, 514), ("xlm-roberta", 1, 512), ("mpnet", None, 512), ("roberta", 3, 510)],
+)
+def test_positions_behind_the_padding_tokens_number_take_rows(
+    kind: str, padding: int | None, context: int
+) -> None:
+    config = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": padding}
+    outputs = [tensor("last_hidden_state", -1, -1, 8)]
+    spec = language([ids("input_ids")], outputs, config=config)
+
+    assert spec.context == context
+
+
 def test_greedy_models_say_so() -> None:
     spec = language([*FEEDS, *PASTS], [LOGITS, *PRESENTS], generation_config={"do_sample": False})
     assert spec.defaults == {"temperature": 0.0}

@@ -13,6 +13,7 @@ from functions.core.errors import InvalidModel
 from functions.core.package import onnx_rewrite
 from functions.core.package.onnx_reader import read_onnx
 from functions.core.package.onnx_rewrite import Rewrite, apply
+from tests import language_models
 from tests.models import make_model
 
 FLOAT, STRING = TensorProto.FLOAT, TensorProto.STRING
@@ -239,3 +240,15 @@ def test_a_file_that_needs_no_change_is_not_written(tmp_path: Path) -> None:
 
     assert found == model
     assert rewrite == Rewrite()
+
+
+# --- caches of a window
+
+
+def test_a_cache_of_the_windows_size_is_switched_off(tmp_path: Path) -> None:
+    model = onnx.load_from_string(language_models.decoder_model(window=8, window_cache=True))
+    found, rewrite = rewritten(tmp_path, model)
+
+    expected = onnx.load_from_string(language_models.decoder_model(window=8))
+    assert list(rewrite.notes) == [onnx_rewrite.WINDOWED]
+    assert found.SerializeToString() == expected.SerializeToString()
