@@ -88,7 +88,7 @@ deploy: build ## Deploy the bundle with sam deploy; STACK=name PARAMETERS="Name=
 deploy-check: .venv/.all .venv-sam/.done .venv-ministack/.done .venv-kserve/.done .aws-sam/build/.done .aws-sam/arm64/.done ## Deploy both builds into MiniStack, an emulator of AWS, and test them (7 min; needs python3.13 and openssl)
 	$(BIN)/python -m pytest -n 0 -m deployed tests/deployed
 
-stress: .venv/.all .venv-exporters/.done .venv-schemathesis/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, OpenAPI documents, timing of keys, histories, planted faults, random examples (hours; first 4 GB)
+stress: .venv/.all .venv-exporters/.done .venv-optimum/.done .venv-schemathesis/.done ## Run the long tests: node tests, exporters, mutants, 1,000 models, hostile requests, OpenAPI documents, timing of keys, histories, planted faults, random examples (hours; first 5 GB)
 	$(BIN)/python -m tests.stress.conformance
 	$(BIN)/python -m tests.stress.exporters
 	$(BIN)/python -m tests.stress.mutants
@@ -134,6 +134,7 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group node -o constraints/node.txt
 	$(COMPILE) --group ministack -o constraints/ministack.txt
 	$(COMPILE) --group exporters -o constraints/exporters.txt
+	$(COMPILE) --group optimum -o constraints/optimum.txt
 	$(COMPILE) --group boosting -o constraints/boosting.txt
 	$(COMPILE) --group genai -o constraints/genai.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done

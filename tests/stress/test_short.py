@@ -14,12 +14,12 @@ import pytest
 from functions.core.package.onnx_limits import MICROSOFT
 from tests.stress import (
     conformance,
-    exporters,
     hostile_requests,
     many_models,
     mutants,
     operator_graphs,
 )
+from tests.stress.exporters import frameworks
 
 
 def test_every_seed_is_a_good_model() -> None:
@@ -117,10 +117,10 @@ def test_answers_that_differ_from_the_frameworks_are_reported() -> None:
     probabilities = np.array([[0.25, 0.75]], np.float32)
     right = {"label": np.array([1]), "p": probabilities}
 
-    assert list(exporters.differences(right, right)) == []
-    [problem] = exporters.differences(right | {"p": probabilities + np.float32(1e-4)}, right)
+    assert list(frameworks.differences(right, right)) == []
+    [problem] = frameworks.differences(right | {"p": probabilities + np.float32(1e-4)}, right)
     assert problem == "p: differs by 0.0001"
-    [problem] = exporters.differences(right | {"label": np.array([0])}, right)
+    [problem] = frameworks.differences(right | {"label": np.array([0])}, right)
     assert problem == "label: [0] instead of [1]"
 
 

@@ -116,10 +116,10 @@ class Rewrite:
 
     def _widen(self, reader: WireReader, start: int, end: int) -> None:
         for number, kind, first, last in reader.fields(start, end):
-            if (number, kind) == (_ATTRIBUTE, wire.BYTES):
-                if _attribute_name(reader, first, last) == _WINDOWED:
-                    self.edits.append(Edit(first, last, None))
-                    self.notes[WINDOWED] = None
+            is_attribute = (number, kind) == (_ATTRIBUTE, wire.BYTES)
+            if is_attribute and _attribute_name(reader, first, last) == _WINDOWED:
+                self.edits.append(Edit(first, last, None))
+                self.notes[WINDOWED] = None
 
     def _relocate(self, reader: WireReader, node: Node, start: int, end: int) -> None:
         attributes = {name: (at, text) for name, at, text in _text_attributes(reader, start, end)}

@@ -1,6 +1,6 @@
 """Script that exports ML framework models to ONNX with default settings.
 
-    python tests/stress/export_models.py FOLDER [NAME…]
+    python tests/stress/exporters/export_frameworks.py FOLDER [NAME…]
 
 Runs in an environment of its own (`make stress`, group `exporters`) and imports nothing of this
 project. Each model gets a folder with the exporter's files and `expected.npz`: the inputs as

@@ -1,15 +1,12 @@
 """Compatibility test of ONNX models exported from other ML frameworks.
 
-    python -m tests.stress.exporters [NAME…]
-
-`export_models.py` exports them in the environment `.venv-exporters`. Each must become READY
+`export_frameworks.py` exports them in the environment `.venv-exporters`. Each must become READY
 without a change by hand, and its answers must equal the framework's own within `TOLERANCE`;
 labels must be equal. `python -m training publish` must take it, and its copy become READY, too.
 """
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +20,7 @@ from tests.platform import Platform
 from tests.stress.binary_requests import RequestFailed, infer
 from training import publish
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-exporters/bin/python"
 TOLERANCE = 1e-5
 EXPORT_S = 3600  # on a busy machine
@@ -34,9 +31,9 @@ Array = np.ndarray[Any, Any]
 
 def export(names: Sequence[str], folder: Path, python: Path = PYTHON) -> None:
     """Run the export script for the named models, or all."""
-    script = Path(__file__).with_name("export_models.py")
+    script = Path(__file__).with_name("export_frameworks.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [python, "-P", script, folder, *names]  # without -P, tests/stress/requests is found
+    command = [python, "-P", script, folder, *names]
     subprocess.run(command, check=True, timeout=EXPORT_S, env=environment)
 
 
@@ -102,8 +99,8 @@ def differences(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> 
             yield f"{name}: differs by {np.abs(output - answer).max():.2g}"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the compatibility test, print each result; return 1 on failure."""
+def run(arguments: Sequence[str]) -> int:
+    """Test the named models, or all, and print each result; return the number of problems."""
     problems = 0
     sandbox = ProcessSandbox()
     with tempfile.TemporaryDirectory() as name:
@@ -114,9 +111,4 @@ def main(arguments: Sequence[str]) -> int:
                 problem = check(folder, sandbox, Path(directory))
             print(f"{folder.name}: {problem or 'READY, equal'}", flush=True)
             problems += bool(problem)
-    print(f"{problems} problems")
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return problems

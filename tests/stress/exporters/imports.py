@@ -1,11 +1,12 @@
-"""Compatibility test of `import-hf` with folders that transformers' save_pretrained writes.
+"""Compatibility test of `import-hf` and `import-gguf` with what other tools write.
 
 Each folder of `save_checkpoints.py` is read and computed as transformers does, and its package
 becomes READY, with the same tokens, end tokens and chat; or it is refused by the words in
-`REFUSED`.
+`REFUSED`. Packages of the GGUF files of `save_sentencepiece.py` make SentencePiece's tokens.
 """
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from functions.adapters.sandbox import ProcessSandbox
-from functions.core.registry.version import State
+from functions.core.registry.version import State, Version
 from functions.core.uploads import Upload
 from tests.platform import Platform
 from tests.stress.exporters import language
@@ -38,6 +39,39 @@ REFUSED = {
 }
 
 
+def run() -> int:
+    """Test folders of transformers 4 and 5; return the number of problems."""
+    problems = 0
+    for python, names in ((language.OPTIMUM, ()), (language.EXPORTERS, ("llama", "qwen2"))):
+        with tempfile.TemporaryDirectory() as folder:
+            language.script("save_checkpoints.py", python, folder, *names)
+            problems += language.report(Path(folder), check)
+    with tempfile.TemporaryDirectory() as folder:
+        language.script("save_sentencepiece.py", language.OPTIMUM, folder)
+        return problems + language.report(Path(folder), check_sentencepiece)
+
+
+def check_sentencepiece(folder: Path, sandbox: ProcessSandbox, directory: Path) -> str:
+    """Import a GGUF file and compare its tokenizer; describe the problems, if any."""
+    package = directory / "model.tar.gz"
+    importing.import_model("gguf", folder / "model.gguf", package)
+    platform = Platform(directory, sandbox)
+    version = _register(platform, package)
+    if version.state is not State.READY:
+        return f"its package is rejected: {version.reason}"
+    tokenizer = language.load(platform, version, directory).tokenizer
+    expected = json.loads((folder / "expected.json").read_text())
+    names = ("texts", "tokens", "decoded")
+    problems = []
+    for text, own, decoded in zip(*(expected[name] for name in names), strict=True):
+        tokens = tokenizer.encode(text, special=False)
+        if tokens != own:
+            problems.append(f"{text!r}: {tokens} instead of {own}")
+        elif tokenizer.decode(tokens) != decoded:
+            problems.append(f"{text!r}: decoded to {tokenizer.decode(tokens)!r}, not {decoded!r}")
+    return "; ".join(problems[:3])
+
+
 def check(folder: Path, sandbox: ProcessSandbox, directory: Path) -> str:
     """Import a saved model and compare it; describe the problems, if any."""
     if (folder / "failed.txt").exists():
@@ -53,12 +87,17 @@ def check(folder: Path, sandbox: ProcessSandbox, directory: Path) -> str:
     return "; ".join(_differences(folder, package, expected, Platform(directory, sandbox)))
 
 
-def _differences(
-    folder: Path, package: Path, expected: Mapping[str, Any], platform: Platform
-) -> Iterator[str]:
+def _register(platform: Platform, package: Path) -> Version:
     object_version = platform.uploads.put("up", language.KEY, package.read_bytes())
     version = platform.registration.register(Upload("up", language.KEY, object_version))
     assert version is not None
+    return version
+
+
+def _differences(
+    folder: Path, package: Path, expected: Mapping[str, Any], platform: Platform
+) -> Iterator[str]:
+    version = _register(platform, package)
     if version.state is not State.READY:
         yield f"its package is rejected: {version.reason}"
         return

@@ -1,6 +1,6 @@
 """Script that saves tiny models as transformers does, for `import-hf`.
 
-    python tests/stress/exporters/save_checkpoints.py FOLDER
+    python tests/stress/exporters/save_checkpoints.py FOLDER [NAME…]
 
 Runs in the environments of the groups `exporters` and `optimum`, which have transformers 5 and 4,
 and imports nothing of this project. Each model gets a folder with `model`, what save_pretrained
@@ -9,7 +9,7 @@ wrote, and `expected.json`: tokens, logits or vectors, end tokens and a chat's p
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 import transformers
 from export_language import (
     GROUPED,
-    SIZES,
     encoder_answers,
     encoders,
     initialise,
@@ -151,9 +150,11 @@ def checkpoints() -> dict[str, Callable[[Path], None]]:
     return table
 
 
-def main(target: Path) -> None:
-    """Save all models into subfolders of `target`."""
+def main(target: Path, names: Sequence[str]) -> None:
+    """Save models into subfolders of `target`: all, or those named by a beginning."""
     for name, save in checkpoints().items():
+        if names and not name.startswith(tuple(names)):
+            continue
         folder = target / name
         folder.mkdir(parents=True)
         try:
@@ -163,4 +164,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), sys.argv[2:])

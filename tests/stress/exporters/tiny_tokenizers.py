@@ -91,12 +91,15 @@ def word_piece(cls: str = "BertTokenizerFast", **options: Any) -> Any:
 
 
 def sentencepiece(cls: str, kind: str = "bpe", **options: Any) -> Any:
-    """Return a tokenizer converted from a SentencePiece model of `kind`, bpe or unigram."""
+    """Return a tokenizer converted from a SentencePiece model of `kind`, bpe or unigram.
+
+    `options` are those of SentencePiece's trainer.
+    """
     import transformers
 
     with tempfile.TemporaryDirectory() as folder:
-        path = train_sentencepiece(Path(folder), kind)
-        made = getattr(transformers, cls)(vocab_file=str(path), **options)
+        path = train_sentencepiece(Path(folder), kind, **options)
+        made = getattr(transformers, cls)(vocab_file=str(path))
     made.chat_template = CHATML if kind == "bpe" else None
     return made
 

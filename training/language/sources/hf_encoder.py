@@ -33,6 +33,10 @@ IGNORED = (
 WORDS, POSITIONS, TYPES = (
     f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")
 )
+_POOLINGS = {
+    "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "mean": "mean",
+    "cls": "cls",
+}  # fmt: skip
 # BERT's part of a name → DistilBERT's; the first that fits.
 _DISTILBERT = {
     "encoder.layer": "transformer.layer",
@@ -45,7 +49,6 @@ _DISTILBERT = {
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
-_SENTENCE_TRANSFORMERS = "sentence_transformers.models."
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def _pooling(folder: Path, config: Mapping[str, Any]) -> tuple[str, bool, int | 
     if not (folder / "modules.json").is_file():
         return "mean", True, None
     modules = {
-        str(module.get("type")).removeprefix(_SENTENCE_TRANSFORMERS): module.get("path", "")
+        str(module.get("type")).rpartition(".")[2]: module.get("path", "")
         for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     }
     unknown = set(modules) - {"Transformer", "Pooling", "Normalize"}
@@ -156,13 +159,16 @@ def _pooling(folder: Path, config: Mapping[str, Any]) -> tuple[str, bool, int | 
 
 
 def _pooling_mode(folder: Path) -> str:
+    """Return the way of pooling: a field that is true, or `pooling_mode` of newer versions."""
     config = read_json(folder / "config.json")
     modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
-    poolings = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    if len(modes) != 1 or modes[0] not in poolings:
+    if "pooling_mode" in config:
+        stated = config["pooling_mode"]
+        modes = [str(mode) for mode in (stated if isinstance(stated, list) else [stated])]
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
         enabled = ", ".join(modes) or "none"
-        raise InvalidModelFile(f"pooling {enabled} cannot be imported, only {', '.join(poolings)}")
-    return poolings[modes[0]]
+        raise InvalidModelFile(f"pooling {enabled} cannot be imported, only {', '.join(_POOLINGS)}")
+    return _POOLINGS[modes[0]]
 
 
 def _shapes(config: Mapping[str, Any], sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:

@@ -83,7 +83,9 @@ def _files(folder: Path) -> list[Path]:
     """Return a model's files; others may lie beside them, e.g. consolidated.safetensors."""
     if (folder / INDEX).is_file():
         shards = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        if not isinstance(shards, dict) or not all(
+            isinstance(name, str) for name in shards.values()
+        ):
             raise InvalidModelFile(f"{folder / INDEX} has no weight_map of file names")
         return [folder / Path(name).name for name in sorted(set(shards.values()))]
     if (folder / WHOLE).is_file():

@@ -23,6 +23,7 @@ _FEEDS = {
 }
 _ROPE = ("rope_scaling", "rope_parameters")
 _FLOATS = ("FP32", "FP16", "BF16")
+PHI_CONTEXT = 4096  # tokens; of Phi-3 and Phi-4, whose genai_config.json does not tell it
 _EXPORT = "export it with optimum's --task text-generation-with-past"
 # Sampling defaults that generation_config.json and genai_config.json may state, with their bounds.
 _DEFAULTS = {"temperature": 2.0, "top_p": 1.0, "top_k": 1e6, "min_p": 1.0}
@@ -165,27 +166,32 @@ def _size(configs: Configs, *names: str) -> int | None:
 
 
 def _context(configs: Configs) -> int | None:
-    """Return the most tokens that the graph computes as the model does.
-
-    Where onnxruntime-genai names a window and no layer that has it, the graph attends to
-    everything: it equals the model within the window. Of Phi-3's rotations (longrope) one graph
-    has those of short texts, unless it is onnxruntime-genai's, which has both.
-    """
-    original = "original_max_position_embeddings"
-    window = "model.decoder.sliding_window"
-    if assets.GENAI not in configs.documents and _rope(configs) == "longrope":
-        short = _config(configs, original, *(f"{each}.{original}" for each in _ROPE))
-    elif [] in configs.values(assets.GENAI, f"{window}.layers"):
-        short = configs.number(assets.GENAI, f"{window}.window_size")
-    else:
-        short = None
+    """Return the most tokens that the graph computes as the model does."""
     contexts = [
         configs.number(assets.GENAI, "model.context_length"),
         _config(configs, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
         configs.number(assets.TOKENIZER_CONFIG, "model_max_length", most=10**8),
     ]
     context = next((context for context in contexts if context), None)
+    short = _short_context(configs)
     return min(short, context) if short and context else context
+
+
+def _short_context(configs: Configs) -> int | None:
+    """Return the context that a graph is limited to, if it computes longer ones otherwise.
+
+    Phi-3's rotations (longrope) change all keys once a text is longer than its first context:
+    optimum's graph has those of short texts alone, and onnxruntime-genai's a cache of either.
+    Where onnxruntime-genai names a window and no layer that has it, the graph attends to all.
+    """
+    if _rope(configs) == "longrope":
+        original = "original_max_position_embeddings"
+        return _config(configs, original, *(f"{each}.{original}" for each in _ROPE))
+    if configs.text(assets.GENAI, "model.type") in ("phi3", "phi3v", "phimoe"):
+        return PHI_CONTEXT
+    if [] in configs.values(assets.GENAI, "model.decoder.sliding_window.layers"):
+        return configs.number(assets.GENAI, "model.decoder.sliding_window.window_size")
+    return None
 
 
 def _rope(configs: Configs) -> str | None:

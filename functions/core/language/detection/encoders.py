@@ -14,11 +14,15 @@ _FEEDS = {*_TOKENS, "attention_mask", "token_type_ids", "position_ids"}
 _FLOATS = ("FP32", "FP16")
 # Beside all with "roberta" in their name: types of models whose positions begin behind padding.
 _OFFSET_POSITIONS = ("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "xmod")
-# Fields of sentence-transformers' 1_Pooling/config.json.
+# Of sentence-transformers' 1_Pooling/config.json: fields that are true, and, of newer versions,
+# values of the field `pooling_mode`.
 _MODES = {
     "pooling_mode_mean_tokens": Pooling.MEAN,
     "pooling_mode_cls_token": Pooling.CLS,
     "pooling_mode_lasttoken": Pooling.LAST,
+    "mean": Pooling.MEAN,
+    "cls": Pooling.CLS,
+    "lasttoken": Pooling.LAST,
 }
 
 
@@ -78,8 +82,7 @@ def _output(signature: Signature) -> TensorSpec | None:
 def _pooling(configs: Configs, stated: str | None) -> Pooling:
     if stated is not None:
         return Pooling(stated)
-    document = configs.documents.get(assets.POOLING, {})
-    modes = [name for name, on in document.items() if name.startswith("pooling_mode_") and on]
+    modes = _pooling_modes(configs.documents.get(assets.POOLING, {}))
     if not modes:
         return Pooling.MEAN
     if len(modes) > 1 or modes[0] not in _MODES:
@@ -89,6 +92,13 @@ def _pooling(configs: Configs, stated: str | None) -> Pooling:
             code="BAD_CONFIG",
         )
     return _MODES[modes[0]]
+
+
+def _pooling_modes(document: Mapping[str, object]) -> list[str]:
+    stated = document.get("pooling_mode")
+    if stated is not None:
+        return [str(mode) for mode in (stated if isinstance(stated, list) else [stated])]
+    return [name for name, on in document.items() if name.startswith("pooling_mode_") and on]
 
 
 def _modules(configs: Configs) -> list[str]:

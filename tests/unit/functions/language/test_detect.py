@@ -156,15 +156,22 @@ def test_a_window_that_no_layer_of_the_graph_has_limits_the_context(
 
 
 @pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
-def test_a_graph_with_one_of_longropes_rotations_serves_short_contexts(name: str) -> None:
+def test_longrope_serves_the_context_of_its_first_rotations(name: str) -> None:
     rope = {"rope_type": "longrope", "long_factor": [2.0]}
     outer = {**CONFIG, name: rope, "original_max_position_embeddings": 16}
     inner = {**CONFIG, name: {**rope, "original_max_position_embeddings": 16}}
-    genai = {"model": {"context_length": 64}}
     model = [*FEEDS, *PASTS], [LOGITS, *PRESENTS]
 
     assert language(*model, config=outer).context == language(*model, config=inner).context == 16
-    assert language(*model, config=outer, genai_config=genai).context == 64
+
+
+@pytest.mark.parametrize(("kind", "context"), [("phi3", 4096), ("llama", 131_072)])
+def test_genais_phi_serves_the_context_of_its_first_rotations(kind: str, context: int) -> None:
+    """Keys of a longer text turn otherwise from its first token on, and the cache has them."""
+    genai = {"model": {"context_length": 131_072, "type": kind}}
+    spec = language([*FEEDS, *PASTS], [LOGITS, *PRESENTS], config=None, genai_config=genai)
+
+    assert spec.context == context
 
 
 @pytest.mark.parametrize(
@@ -294,6 +301,21 @@ def test_sentence_transformers_files_decide_on_pooling_context_and_length() -> N
     wishes = Wishes(pooling="last", normalised=True)
     spec = language(FEEDS, output, wishes=wishes, modules={"modules": [{"type": "x.Pooling"}]})
     assert (spec.pooling, spec.normalised) == (Pooling.LAST, True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pooling"),
+    [("mean", Pooling.MEAN), ("cls", Pooling.CLS), ("lasttoken", Pooling.LAST)],
+)
+def test_pooling_as_newer_sentence_transformers_write_it(mode: str, pooling: Pooling) -> None:
+    outputs = [tensor("last_hidden_state", -1, -1, 8)]
+    config = {"embedding_dimension": 8, "pooling_mode": mode, "include_prompt": True}
+    spec = language([ids("input_ids")], outputs, pooling_config=config)
+    assert spec.pooling is pooling
+
+    config["pooling_mode"] = ["mean", "max"]
+    code, message = refusal([ids("input_ids")], outputs, pooling_config=config)
+    assert (code, "mean, max" in message) == ("BAD_CONFIG", True)
 
 
 def test_pooling_that_is_not_offered_is_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from tokenizers import Tokenizer
 
 from tests.unit.training.language import tiny_checkpoints as tiny
 from training.__main__ import main
+from training.errors import InvalidModelFile
 from training.export.graphs import open_session
 from training.language import proof
 from training.language.checkpoint import DecoderSizes, Rotary
 from training.language.graph.decoder import decoder_graph, quantise
 from training.language.reference import decoder_logits
-from training.language.sources import gguf_file, hf_folder
+from training.language.sources import gguf_file, gguf_tokenizer, hf_folder
 
 pytestmark = pytest.mark.train
 TOKENS = [5, 200, 17, 42, 42, 8, 99, 3, 120, 64, 7, 30]
@@ -271,6 +273,9 @@ def test_wrong_shape_is_refused_with_both(
     ("config", "reason"),
     [
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "'factor' of the rope scaling is None"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'low_freq_factor' of the rope"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"num_key_value_heads": 3}, "4 attention heads are no multiple of 3"),
         ({"num_hidden_layers": 0}, "layers is 0"),
@@ -327,6 +332,116 @@ def test_words_that_are_split_in_an_unknown_way_are_refused(
     tiny.write_gguf(path, sizes, tiny.decoder_weights(sizes), pre="tekken")
 
     assert "splits words like 'tekken'" in refusal(capsys, "import-gguf", path)
+
+
+def test_file_that_names_no_way_to_split_words_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes, path = tiny.sizes(), tmp_path / "tiny.gguf"
+    tiny.write_gguf(path, sizes, tiny.decoder_weights(sizes), pre=None)
+
+    assert "tokenizer.ggml.pre" in refusal(capsys, "import-gguf", path)
+
+
+# Texts as llama.cpp's regular expressions split them; "Ġ" is a space, "Ċ" a line break.
+SPLITS = {
+    "default": [
+        "I", "'", "m", "Ġ", "123", "456", "7", ":", "Ġ", "1", "Ġx", "+=", "Ġ", "Ġy", "Ċ", "Ċ", "ok",
+    ],
+    "gpt-2": ["I", "'m", "Ġ1234567", ":", "Ġ1", "Ġx", "+=", "Ġ", "Ġy", "Ċ", "Ċ", "ok"],
+    "smollm": ["I", "'m", "Ġ", *"1234567", ":", "Ġ", "1", "Ġx", "+=", "Ġ", "Ġy", "Ċ", "Ċ", "ok"],
+    "qwen2": ["I", "'m", "Ġ", *"1234567", ":", "Ġ", "1", "Ġx", "+=", "Ġ", "Ġy", "ĊĊ", "ok"],
+    "llama-bpe": [
+        "I", "'m", "Ġ", "123", "456", "7", ":", "Ġ", "1", "Ġx", "+=", "Ġ", "Ġy", "ĊĊ", "ok",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_words_are_split_as_llama_cpp_does(pre: str, tmp_path: Path) -> None:
+    sizes, path = tiny.sizes(), tmp_path / "tiny.gguf"
+    tiny.write_gguf(path, sizes, tiny.decoder_weights(sizes), pre=pre)
+    tokenizer = Tokenizer.from_str(gguf_file.read(path, 128).assets["tokenizer.json"])
+
+    pieces = tokenizer.pre_tokenizer.pre_tokenize_str("I'm 1234567: 1 x+=  y\n\nok")
+
+    assert [text for text, _ in pieces] == SPLITS[pre]
+
+
+@pytest.mark.parametrize(("pre", "begins"), [("llama-bpe", True), ("qwen2", False)])
+def test_llama_3_begins_texts_with_its_token_though_the_file_is_silent(
+    pre: str, begins: bool, tmp_path: Path
+) -> None:
+    sizes, path = tiny.sizes(), tmp_path / "tiny.gguf"
+    tiny.write_gguf(path, sizes, tiny.decoder_weights(sizes), pre=pre, bos=1)
+    tokenizer = Tokenizer.from_str(gguf_file.read(path, 128).assets["tokenizer.json"])
+
+    assert (tokenizer.encode("Paris").ids[0] == 1) is begins
+
+
+PIECES = ["<unk>", "<s>", "</s>", "<0x41>", "▁", "<", "s", ">", "a", "▁a", "s>", "<s", "▁<s"]
+
+
+def sentencepiece(**changes: Any) -> dict[str, Any]:
+    """Return the metadata of a SentencePiece vocabulary: the later, the lower its score."""
+    kinds = [2, 3, 3, 6, *[1] * (len(PIECES) - 4)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": PIECES,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.scores": [0.0] * 4 + [-float(at) for at in range(len(PIECES) - 4)],
+        "tokenizer.ggml.bos_token_id": 1,
+        **changes,
+    }
+
+
+def converted(metadata: dict[str, Any]) -> Tokenizer:
+    fields = {name: (lambda value=value: value) for name, value in metadata.items()}
+    document = gguf_tokenizer.tokenizer(gguf_file.Metadata(fields))
+    return Tokenizer.from_str(json.dumps(document))
+
+
+def test_special_tokens_are_not_merged_of_pieces() -> None:
+    """SentencePiece has "<s" for the letters of "<s", and nothing that makes <s> of them."""
+    tokenizer = converted(sentencepiece())
+
+    assert ["<s", ">"] not in json.loads(tokenizer.to_str())["model"]["merges"]
+    assert tokenizer.encode("a<s", add_special_tokens=False).tokens == ["▁a", "<s"]
+    assert tokenizer.encode("a").tokens == ["<s>", "▁a"]
+
+
+@pytest.mark.parametrize(("prefix", "tokens"), [(True, ["▁a", "▁a"]), (False, ["a", "▁a"])])
+def test_a_space_before_the_text_is_the_files_choice(prefix: bool, tokens: list[str]) -> None:
+    tokenizer = converted(sentencepiece(**{"tokenizer.ggml.add_space_prefix": prefix}))
+    encoding = tokenizer.encode("a a", add_special_tokens=False)
+
+    assert encoding.tokens == tokens
+    assert tokenizer.decode(encoding.ids) == "a a"
+
+
+def test_scores_of_a_unigram_model_are_refused() -> None:
+    scores = [0.0] * 4 + [-at - 0.5 for at in range(len(PIECES) - 4)]
+    with pytest.raises(InvalidModelFile, match="Unigram"):
+        converted(sentencepiece(**{"tokenizer.ggml.scores": scores}))
+
+
+def test_an_index_says_which_files_are_the_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others may lie beside them, as Llama's consolidated.safetensors."""
+    sizes = tiny.sizes()
+    weights = tiny.decoder_weights(sizes)
+    folder = tiny.write_folder(tmp_path / "model", sizes, weights)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "consolidated.safetensors").write_bytes(b"another format")
+    index = {"weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert hf_folder.read(folder, 128).sizes == sizes
+
+    index["weight_map"]["model.norm.weight"] = "model-00002-of-00002.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    message = refusal(capsys, "import-hf", folder)
+    assert "has no model-00002-of-00002.safetensors, which model.safetensors.index" in message
 
 
 def test_graph_with_other_weights_is_not_shipped() -> None:

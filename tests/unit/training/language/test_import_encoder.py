@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("safetensors", reason="needs the group import: make .venv/.demo installs it")
 
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from tests import language_models
 from training.__main__ import main
@@ -172,6 +172,28 @@ def test_mean_of_every_family_equals_torch(
     np.testing.assert_allclose(answer(folder), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "head"),
+    [
+        ("roberta", ["lm_head.bias", "lm_head.dense.weight", "lm_head.layer_norm.bias"]),
+        ("distilbert", ["vocab_transform.weight", "vocab_layer_norm.bias", "vocab_projector.bias"]),
+        ("bert", ["cls.predictions.bias", "cls.predictions.transform.dense.weight"]),
+    ],
+)
+def test_head_that_a_base_model_was_trained_with_is_left_out(
+    model_type: str, head: list[str], tmp_path: Path
+) -> None:
+    settings = config(model_type, type_vocab_size=1 if model_type == "roberta" else 2)
+    tensors = weights(settings)
+    folder = write(tmp_path / "model", settings, tensors, f"{model_type}.")
+    extra = {name: np.zeros(WIDTH, np.float32) for name in head}
+    named = load_file(folder / "model.safetensors")
+    save_file({**named, **extra}, folder / "model.safetensors")
+
+    expected = unit(torch_states(tensors, 2 if model_type == "roberta" else 0).mean(0))
+    np.testing.assert_allclose(answer(folder), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("normalise", [True, False])
 def test_first_token_is_the_vector_where_the_folder_says_so(
     normalise: bool, tmp_path: Path
@@ -186,6 +208,23 @@ def test_first_token_is_the_vector_where_the_folder_says_so(
     expected = unit(first) if normalise else first.numpy()
     np.testing.assert_allclose(answer(folder), expected, atol=1e-5)
     assert hf_folder.read(folder, 8192).sizes.context == 40
+
+
+def test_pooling_as_newer_sentence_transformers_write_it(tmp_path: Path) -> None:
+    settings = config("bert")
+    tensors = weights(settings)
+    folder = write(tmp_path / "model", settings, tensors)
+    stem = "sentence_transformers"
+    modules = [
+        {"path": "", "type": f"{stem}.base.modules.transformer.Transformer"},
+        {"path": "1_Pooling", "type": f"{stem}.sentence_transformer.modules.pooling.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"embedding_dimension": WIDTH, "pooling_mode": "cls", "include_prompt": True}
+    (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+
+    np.testing.assert_allclose(answer(folder), torch_states(tensors)[0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

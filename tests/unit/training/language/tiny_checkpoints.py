@@ -62,7 +62,8 @@ def write_gguf(
     *,
     architecture: str = "llama",
     kind: Any = gguf.GGMLQuantizationType.F32,
-    pre: str = "gpt-2",
+    pre: str | None = "gpt-2",
+    bos: int | None = None,
 ) -> Path:
     """Write a GGUF file; matrices are of `kind`, and in llama's order for that architecture."""
     writer = gguf.GGUFWriter(path, architecture)
@@ -76,7 +77,10 @@ def write_gguf(
     writer.add_rope_freq_base(sizes.rotary.base)
     vocabulary = sorted(TOKENIZER["model"]["vocab"], key=TOKENIZER["model"]["vocab"].get)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
+    if bos is not None:
+        writer.add_bos_token_id(bos)
     writer.add_token_list(vocabulary)
     writer.add_token_types([3] * len(language_models.SPECIAL) + [1] * (len(vocabulary) - 3))
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in _merges()]
