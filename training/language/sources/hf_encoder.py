@@ -159,7 +159,10 @@ def _pooling(folder: Path, config: Mapping[str, Any]) -> tuple[str, bool, int | 
 
 
 def _pooling_mode(folder: Path) -> str:
-    """Return the way of pooling: a field that is true, or `pooling_mode` of newer versions."""
+    """Return how an encoder pools.
+
+    It is the field that is true, or `pooling_mode`, which newer versions write.
+    """
     config = read_json(folder / "config.json")
     modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
     if "pooling_mode" in config:

@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_tensors(folder: Path) -> Tensors:
-    """Open the safetensors files of a folder: those that its index names, or all.
+    """Open a folder's safetensors files, those of its index if any.
 
     Raises:
         InvalidModelFile: there is none, or one is missing or not readable.

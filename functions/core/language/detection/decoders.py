@@ -178,7 +178,7 @@ def _context(configs: Configs) -> int | None:
 
 
 def _short_context(configs: Configs) -> int | None:
-    """Return the context that a graph is limited to, if it computes longer ones otherwise.
+    """Return the context beyond which a graph differs from its model.
 
     Phi-3's rotations (longrope) change all keys once a text is longer than its first context:
     optimum's graph has those of short texts alone, and onnxruntime-genai's a cache of either.

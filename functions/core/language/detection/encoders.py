@@ -12,10 +12,10 @@ from functions.core.protocol.signature import Signature, TensorSpec
 _TOKENS = {"input_ids", "tokens", "text"}
 _FEEDS = {*_TOKENS, "attention_mask", "token_type_ids", "position_ids"}
 _FLOATS = ("FP32", "FP16")
-# Beside all with "roberta" in their name: types of models whose positions begin behind padding.
+# Model types, beside all with "roberta" in their name, whose positions begin behind padding.
 _OFFSET_POSITIONS = ("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "xmod")
-# Of sentence-transformers' 1_Pooling/config.json: fields that are true, and, of newer versions,
-# values of the field `pooling_mode`.
+# Pooling in sentence-transformers' 1_Pooling/config.json: fields that are true, and values of the
+# field `pooling_mode`, which newer versions write.
 _MODES = {
     "pooling_mode_mean_tokens": Pooling.MEAN,
     "pooling_mode_cls_token": Pooling.CLS,
