@@ -139,7 +139,7 @@ def _check_tensor(past: TensorSpec, present: TensorSpec, rank: int) -> None:
 
 
 def _sizes(heads: int, size: int, configs: Configs) -> tuple[int, int]:
-    """Return (heads, head size): the graph's or, where they are free, the configuration's.
+    """Return (heads, head size) of the graph, else of the configuration.
 
     onnxruntime-genai's builder leaves the head size free, and writes no config.json.
     """
