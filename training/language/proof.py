@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from training.export import graphs
 from training.export.graphs import first_line
 from training.language.checkpoint import Array, DecoderSizes, EncoderSizes, Weights
 from training.language.graph.decoder import QuantisedDecoder, decoder_graph
-from training.language.reference import Tokens, decoder_logits, encoder_vector, softmax
+from training.language.reference import Tokens, decoder_logits, encoder_vector, log_softmax
 
 TEXT = """The capital of France is Paris, and the capital of Italy is Rome. Water boils at one
 hundred degrees. A mayfly lives for a day, a tortoise for a hundred years and more.
@@ -60,14 +61,15 @@ def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
 
 
 def prove_decoder(
-    decoder: QuantisedDecoder, model: onnx.ModelProto, weights: Weights, tokens: Tokens
+    decoder: QuantisedDecoder, model: onnx.ModelProto, original: Array, tokens: Tokens
 ) -> list[str]:
     """Compare a decoder with plain forward passes; return the report's lines.
+
+    `original` are the logits (tokens, vocabulary) before quantisation.
 
     Raises:
         ExportFailed: it is not near enough.
     """
-    tokens = tokens[: decoder.sizes.context]
     rounded = decoder_logits(decoder.sizes, decoder.weights, tokens)
     exact = decoder_graph(decoder, accuracy_level=0, every_logit=True)
     lengths = sorted({min(length, len(tokens)) for length in LENGTHS})
@@ -86,8 +88,32 @@ def prove_decoder(
     return [
         f"graph: equals a plain forward pass at {sizes} tokens and from its cache, by {off:.1e} "
         f"of the largest logit; inputs rounded to 8 bits: {noise:.1%}",
-        f"rounded weights: {_loss(decoder_logits(decoder.sizes, weights, tokens), rounded)}",
+        f"rounding: {Loss.of(original, shipped.each(tokens))}; "
+        f"by the weights alone: {Loss.of(original, rounded)}",
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Difference between the next tokens of a decoder and of its original."""
+
+    places: int
+    agreement: float  # share of places with the same likeliest token
+    divergence: float  # mean Kullback-Leibler divergence from the original, nats
+
+    @classmethod
+    def of(cls, original: Array, rounded: Array) -> Loss:
+        """Compare logits (tokens, vocabulary)."""
+        same = original.argmax(-1) == rounded.argmax(-1)
+        before, after = (log_softmax(logits.astype(np.float64)) for logits in (original, rounded))
+        divergences = (np.exp(before) * (before - after)).sum(-1)
+        return cls(len(original), float(same.mean()), float(divergences.mean()))
+
+    def __str__(self) -> str:
+        return (
+            f"the likeliest of {self.places} next tokens stays the same in {self.agreement:.0%}, "
+            f"the mean divergence is {self.divergence:.3f} nats"
+        )
 
 
 class Cached:
@@ -111,6 +137,11 @@ class Cached:
         row: Array = logits[0]
         return row
 
+    def each(self, tokens: Tokens) -> Array:
+        """Run tokens one by one from the start; return logits (n, vocabulary)."""
+        places = range(len(tokens))
+        return np.concatenate([self.run(tokens[at : at + 1], restart=not at) for at in places])
+
 
 def _open(model: onnx.ModelProto | bytes) -> onnxruntime.InferenceSession:
     try:
@@ -132,17 +163,6 @@ def _graph_difference(graph: Cached, tokens: Tokens, length: int, expected: Arra
 def _relative(answer: Array, expected: Array) -> float:
     centred = expected - expected.mean(axis=-1, keepdims=True)
     return float(np.linalg.norm(answer - expected) / np.linalg.norm(centred))
-
-
-def _loss(original: Array, rounded: Array) -> str:
-    """Say how much rounding the weights changes what the model answers."""
-    same = float((original.argmax(-1) == rounded.argmax(-1)).mean())
-    before, after = softmax(original.astype(np.float64)), softmax(rounded.astype(np.float64))
-    divergence = (before * np.log(before / np.maximum(after, 1e-300))).sum(-1)
-    return (
-        f"the likeliest next token of {len(original)} stays the same in {same:.0%}; the median "
-        f"divergence is {float(np.median(divergence)):.3f} nats"
-    )
 
 
 # --- encoders

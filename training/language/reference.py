@@ -13,8 +13,13 @@ from training.language.checkpoint import Array, DecoderSizes, EncoderSizes, Rota
 Tokens = NDArray[np.int64]
 
 
-def decoder_logits(sizes: DecoderSizes, weights: Weights, tokens: Tokens) -> Array:
-    """Return a decoder's logits (tokens, vocabulary) for one row of tokens."""
+def decoder_logits(
+    sizes: DecoderSizes, weights: Weights, tokens: Tokens, peaks: list[float] | None = None
+) -> Array:
+    """Return a decoder's logits (tokens, vocabulary) for one row of tokens.
+
+    `peaks` receives the largest input of each layer's down projection.
+    """
     x: Array = weights("model.embed_tokens.weight")[tokens]
     for layer in range(sizes.layers):
         stem = f"model.layers.{layer}"
@@ -23,7 +28,10 @@ def decoder_logits(sizes: DecoderSizes, weights: Weights, tokens: Tokens) -> Arr
         y = _rms_norm(x, weights(f"{stem}.post_attention_layernorm.weight"), sizes.epsilon)
         gate = y @ weights(f"{stem}.mlp.gate_proj.weight").T
         up = y @ weights(f"{stem}.mlp.up_proj.weight").T
-        x = x + (_silu(gate) * up) @ weights(f"{stem}.mlp.down_proj.weight").T
+        gated = _silu(gate) * up
+        if peaks is not None:
+            peaks.append(float(np.abs(gated).max()))
+        x = x + gated @ weights(f"{stem}.mlp.down_proj.weight").T
     x = _rms_norm(x, weights("model.norm.weight"), sizes.epsilon)
     head = weights("model.embed_tokens.weight" if sizes.tied else "lm_head.weight")
     return x @ head.T
@@ -70,6 +78,13 @@ def softmax(x: Array) -> Array:
     """Return the softmax over the last axis."""
     exponents = np.exp(x - x.max(axis=-1, keepdims=True))
     result: Array = exponents / exponents.sum(axis=-1, keepdims=True)
+    return result
+
+
+def log_softmax(x: Array) -> Array:
+    """Return the logarithm of the softmax over the last axis."""
+    shifted = x - x.max(axis=-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from training.export.graphs import IR, OPSET
 from training.language.checkpoint import BLOCK
-from training.language.graph.quantization import QuantisedMatrix
+from training.language.graph.quantization import QuantisedMatrix, block_sums
 
 MICROSOFT = "com.microsoft"
 INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
@@ -28,6 +28,7 @@ class GraphBuilder:
         self._accuracy_level = accuracy_level
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
+        self._extended: set[str] = set()  # values that have the sums of their blocks behind them
 
     def weight(self, name: str, values: Any) -> str:
         """Add a weight, once under each name; return its name."""
@@ -71,24 +72,48 @@ class GraphBuilder:
         return names
 
     def multiply(
-        self, x: str, name: str, matrix: QuantisedMatrix, bias: Any = None, output: str = ""
+        self,
+        x: str,
+        name: str,
+        matrix: QuantisedMatrix,
+        bias: Any = None,
+        output: str = "",
+        exact: bool = False,
     ) -> str:
-        """Multiply `x` (…, columns) by a quantised matrix; add a bias (rows,)."""
+        """Multiply `x` (…, columns) by a quantised matrix; add a bias (rows,).
+
+        `exact` computes in float32 whatever the accuracy level.
+        """
         output = output or f"{name}.product"
         product = f"{name}.unbiased" if bias is not None else output
+        if matrix.offset:
+            x = self._with_sums(x, matrix.columns, exact)
         self.add_microsoft(
             "MatMulNBits",
             [x, *self.quantised(name, matrix)],
             product,
-            K=matrix.columns,
+            K=matrix.inputs,
             N=matrix.rows,
             bits=matrix.bits,
             block_size=BLOCK,
-            accuracy_level=self._accuracy_level,
+            accuracy_level=0 if exact else self._accuracy_level,
         )
         if bias is None:
             return output
         return self.add("Add", [product, self.weight(f"{name}.bias", bias)], output)
+
+    def _with_sums(self, x: str, columns: int, exact: bool) -> str:
+        """Append the sums of x's blocks to x, once for each x.
+
+        A matrix of ones is faster than Reshape and ReduceSum, and rounds x as the others do.
+        """
+        output = f"{x}.with_sums"
+        if output not in self._extended:
+            self._extended.add(output)
+            ones = block_sums(columns)
+            sums = self.multiply(x, f"sums_{columns}", ones, output=f"{x}.sums", exact=exact)
+            self.add("Concat", [x, sums], output, axis=-1)
+        return output
 
     def rows_of(self, name: str, matrix: QuantisedMatrix, numbers: str, output: str) -> str:
         """Look up rows of an 8-bit matrix, which `multiply` may use, too.

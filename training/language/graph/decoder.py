@@ -5,7 +5,7 @@ Inputs and outputs have the names that onnxruntime-genai and optimum write.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from training.language.graph.builder import FLOAT, INT64, GraphBuilder, tensor
 from training.language.graph.quantization import QuantisedMatrix, to_int4, to_int8
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+OUTLYING = 16  # times the median of all layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class QuantisedDecoder:
     sizes: DecoderSizes
     matrices: Mapping[str, QuantisedMatrix]
     vectors: Mapping[str, Array]
+    outlying: Collection[int] = ()  # layers whose down projection takes inputs as float32
 
     def weights(self, name: str) -> Array:
         """Return a weight as float32, rounded as the graph has it."""
@@ -34,7 +36,22 @@ class QuantisedDecoder:
         return self.matrices[name.removesuffix(".weight")].dequantise()
 
 
-def quantise(sizes: DecoderSizes, weights: Weights, bits: int = 4) -> QuantisedDecoder:
+def outlying_layers(peaks: Sequence[float]) -> list[int]:
+    """Return layers whose down projection has inputs far above the others'.
+
+    Few layers have values there of a hundred times the others, which 8 bits for each block of
+    inputs would round to zero beside them.
+
+    >>> outlying_layers([7.6, 39.3, 5.4, 3064.8, 4.6])
+    [3]
+    """
+    limit = OUTLYING * float(np.median(peaks))
+    return [layer for layer, peak in enumerate(peaks) if peak > limit]
+
+
+def quantise(
+    sizes: DecoderSizes, weights: Weights, bits: int = 4, outlying: Collection[int] = ()
+) -> QuantisedDecoder:
     """Quantise a decoder's matrices; embedding and head always have 8 bits."""
     matrices, vectors = {}, {}
     for name in decoder_names(sizes):
@@ -44,7 +61,7 @@ def quantise(sizes: DecoderSizes, weights: Weights, bits: int = 4) -> QuantisedD
         else:
             fit = to_int8 if bits == 8 or stem in (EMBEDDING, HEAD) else to_int4
             matrices[stem] = fit(values)
-    return QuantisedDecoder(sizes, matrices, vectors)
+    return QuantisedDecoder(sizes, matrices, vectors, outlying)
 
 
 def decoder_graph(
@@ -62,7 +79,7 @@ def decoder_graph(
     for layer in range(sizes.layers):
         y = _attention(graph, decoder, layer, y, attention_inputs)
         x, y = _add_and_norm(graph, decoder, f"model.layers.{layer}.post_attention_layernorm", x, y)
-        y = _feed_forward(graph, decoder, f"model.layers.{layer}.mlp", y)
+        y = _feed_forward(graph, decoder, layer, y)
         last = layer + 1 == sizes.layers
         norm = "model.norm" if last else f"model.layers.{layer + 1}.input_layernorm"
         x, y = _add_and_norm(graph, decoder, norm, x, y)
@@ -140,23 +157,28 @@ def _attention(
 
 def _joined(matrices: list[QuantisedMatrix]) -> QuantisedMatrix:
     """Stack matrices with equal columns, to multiply by all at once."""
+    if any(matrix.offset for matrix in matrices):
+        matrices = [matrix.with_offsets() for matrix in matrices]
     zeros = [matrix.zeros for matrix in matrices if matrix.zeros is not None]
     return QuantisedMatrix(
         np.concatenate([matrix.packed for matrix in matrices]),
         np.concatenate([matrix.scales for matrix in matrices]),
         np.concatenate(zeros) if zeros else None,
         matrices[0].bits,
+        matrices[0].columns,
     )
 
 
-def _feed_forward(graph: GraphBuilder, decoder: QuantisedDecoder, stem: str, x: str) -> str:
+def _feed_forward(graph: GraphBuilder, decoder: QuantisedDecoder, layer: int, x: str) -> str:
+    stem = f"model.layers.{layer}.mlp"
     gate, up = (
         graph.multiply(x, f"{stem}.{part}_proj", decoder.matrices[f"{stem}.{part}_proj"])
         for part in ("gate", "up")
     )
     gate = graph.add_microsoft("QuickGelu", [gate], f"{stem}.silu", alpha=1.0)
     product = graph.add("Mul", [gate, up], f"{stem}.gated")
-    return graph.multiply(product, f"{stem}.down_proj", decoder.matrices[f"{stem}.down_proj"])
+    name, exact = f"{stem}.down_proj", layer in decoder.outlying
+    return graph.multiply(product, name, decoder.matrices[name], exact=exact)
 
 
 def _first_norm(graph: GraphBuilder, decoder: QuantisedDecoder, x: str) -> str:

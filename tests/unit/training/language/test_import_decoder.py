@@ -21,7 +21,7 @@ from training.errors import InvalidModelFile
 from training.export.graphs import open_session
 from training.language import proof
 from training.language.checkpoint import DecoderSizes, Rotary
-from training.language.graph.decoder import decoder_graph, quantise
+from training.language.graph.decoder import decoder_graph, outlying_layers, quantise
 from training.language.reference import decoder_logits
 from training.language.sources import gguf_file, gguf_tokenizer, hf_folder
 
@@ -83,6 +83,7 @@ def test_graph_equals_torch_on_its_rounded_weights(interleaved: bool) -> None:
         ("llama", GGMLQuantizationType.BF16),
         ("qwen2", GGMLQuantizationType.F16),
         ("qwen2", GGMLQuantizationType.Q4_0),
+        ("llama", GGMLQuantizationType.Q4_1),
     ],
 )
 def test_gguf_file_and_folder_have_the_same_logits(
@@ -99,7 +100,7 @@ def test_gguf_file_and_folder_have_the_same_logits(
         for checkpoint in (gguf_file.read(path, 8192), hf_folder.read(folder, 8192))
     ]
 
-    limits = {"F32": 1e-5, "F16": 0.005, "BF16": 0.04, "Q8_0": 0.04, "Q4_0": 0.5}
+    limits = {"F32": 1e-5, "F16": 0.005, "BF16": 0.04, "Q8_0": 0.04, "Q4_0": 0.5, "Q4_1": 0.5}
     off = np.linalg.norm(logits[0] - logits[1]) / np.linalg.norm(logits[1])
     assert off < limits[kind.name]
 
@@ -114,7 +115,8 @@ def test_import_writes_a_package_and_says_how_near_it_is(
 
     said = capsys.readouterr().out
     assert "graph: equals a plain forward pass at 1, 2, 17, 64 tokens and from its cache" in said
-    assert "rounded weights: the likeliest next token" in said
+    places = len(Tokenizer.from_str(json.dumps(tiny.TOKENIZER)).encode(proof.TEXT).ids[:128])
+    assert f"rounding: the likeliest of {places} next tokens stays the same in" in said
     files = unpack(tmp_path / "model.tar.gz")
     assert sorted(files) == [
         "chat_template.jinja", "config.json", "generation_config.json", "model.onnx",
@@ -168,17 +170,72 @@ def test_tokenizer_of_a_gguf_file_equals_the_original(tmp_path: Path) -> None:
         )
 
 
-def test_blocks_of_a_file_keep_their_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1])
+def test_blocks_of_a_file_keep_their_values(kind: GGMLQuantizationType, tmp_path: Path) -> None:
     sizes = tiny.sizes()
     weights = tiny.decoder_weights(sizes)
-    kind = GGMLQuantizationType.Q4_0
     path = tiny.write_gguf(tmp_path / "tiny.gguf", sizes, weights, kind=kind)
     checkpoint = gguf_file.read(path, 8192)
 
     decoder = quantise(sizes, checkpoint.weights)
 
+    # Half precision of Q4_1's least values, and 4 bits of their distance to a whole zero.
+    atol = {"Q4_0": 1e-6, "Q4_1": 0.007}[kind.name]
     name = "model.layers.0.mlp.up_proj.weight"
-    np.testing.assert_allclose(decoder.weights(name), checkpoint.weights(name), atol=1e-6)
+    np.testing.assert_allclose(decoder.weights(name), checkpoint.weights(name), atol=atol)
+
+
+def test_four_bits_of_a_file_lose_little_of_its_answers(tmp_path: Path) -> None:
+    sizes = tiny.sizes()
+    weights = tiny.decoder_weights(sizes)
+    tokens = np.array(TOKENS)
+    path = tiny.write_gguf(tmp_path / "q", sizes, weights, kind=GGMLQuantizationType.Q4_1)
+    checkpoint = gguf_file.read(path, 8192)
+
+    losses = [
+        proof.Loss.of(
+            decoder_logits(sizes, original, tokens),
+            decoder_logits(sizes, quantise(sizes, original).weights, tokens),
+        ).divergence
+        for original in (checkpoint.weights, weights.__getitem__)
+    ]
+
+    assert losses[0] < losses[1] / 20
+
+
+def test_outlying_inputs_are_not_rounded(tmp_path: Path) -> None:
+    sizes = tiny.sizes(layers=3)
+    weights = tiny.decoder_weights(sizes)
+    weights["model.layers.1.mlp.up_proj.weight"][7] *= 3000  # far above its neighbours
+    weights["model.layers.1.mlp.down_proj.weight"][:, 7] = 0
+    tokens, peaks = np.array(TOKENS), list[float]()
+    original = decoder_logits(sizes, weights.__getitem__, tokens, peaks)
+
+    outlying = outlying_layers(peaks)
+    losses = []
+    for layers in (outlying, []):
+        decoder = quantise(sizes, weights.__getitem__, 8, layers)
+        logits = proof.Cached(decoder_graph(decoder), sizes).each(tokens)
+        losses.append(proof.Loss.of(original, logits).divergence)
+
+    assert outlying == [1]
+    assert losses[0] < losses[1] / 3
+
+
+def test_matrices_with_and_without_offsets_are_multiplied_together() -> None:
+    sizes = tiny.sizes()
+    weights = tiny.decoder_weights(sizes)
+    steps = np.arange(16, dtype=np.float32).repeat(4) - 8
+    weights["model.layers.0.self_attn.q_proj.weight"] = np.tile(steps / 64, (64, 1))
+    decoder = quantise(sizes, weights.__getitem__)
+    names = [f"model.layers.0.self_attn.{part}_proj" for part in "qk"]
+    assert [decoder.matrices[name].offset for name in names] == [False, True]
+
+    graph = decoder_graph(decoder, accuracy_level=0, every_logit=True)
+
+    logits = proof.Cached(graph, sizes).run(np.array(TOKENS))
+    expected = decoder_logits(sizes, decoder.weights, np.array(TOKENS))
+    np.testing.assert_allclose(logits, expected, atol=2e-4)
 
 
 def test_folder_of_bfloat16_shards_is_read(tmp_path: Path) -> None:
@@ -450,6 +507,7 @@ def test_graph_with_other_weights_is_not_shipped() -> None:
     sizes = tiny.sizes()
     weights, other = (tiny.decoder_weights(sizes, seed).__getitem__ for seed in (0, 1))
     right, wrong = quantise(sizes, weights), quantise(sizes, other)
+    original = decoder_logits(sizes, weights, np.array(TOKENS))
 
     with pytest.raises(ExportFailed, match="logits are off"):
-        proof.prove_decoder(right, decoder_graph(wrong), weights, np.array(TOKENS))
+        proof.prove_decoder(right, decoder_graph(wrong), original, np.array(TOKENS))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.language.graph.quantization import QuantisedMatrix, to_int4, to_int8
+from training.language.graph.quantization import QuantisedMatrix, block_sums, to_int4, to_int8
 
 
 def matrix(rows: int = 12, columns: int = 96, seed: int = 0) -> np.ndarray:
@@ -45,9 +45,64 @@ def test_rows_in_parts_give_the_same_as_all_at_once() -> None:
 
 
 def test_odd_number_of_blocks_has_a_padded_zero() -> None:
-    quantised: QuantisedMatrix = to_int4(matrix(columns=96))
+    quantised: QuantisedMatrix = to_int4(grid(columns=96, offset=0))
 
     assert quantised.zeros is not None
     assert quantised.packed.shape == (12, 3, 16)
     assert quantised.zeros.shape == (12, 2)
-    assert (quantised.rows, quantised.columns) == (12, 96)
+    assert (quantised.rows, quantised.columns, quantised.inputs) == (12, 96, 96)
+
+
+def grid(columns: int, offset: float, levels: int = 16) -> np.ndarray:
+    """Make a matrix with 4-bit numbers times a scale of each block, and an offset in steps."""
+    random = np.random.default_rng(0)
+    numbers = random.integers(0, levels, (12, columns // 32, 32))
+    numbers[..., :2] = 0, levels - 1
+    scales = random.uniform(0.5, 1.5, (12, columns // 32, 1))
+    values = (numbers - levels // 2 + offset) * scales
+    return values.reshape(12, columns).astype(np.float32)
+
+
+@pytest.mark.parametrize("levels", [16, 15, 11, 8, 5, 3])
+def test_symmetric_grids_keep_their_values_without_offsets(levels: int) -> None:
+    values = grid(64, 0, levels)
+
+    quantised = to_int4(values)
+
+    assert not quantised.offset
+    np.testing.assert_allclose(quantised.dequantise(), values, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [64, 96, 32 * 40])
+@pytest.mark.parametrize("levels", [16, 13, 6])
+def test_grids_with_an_offset_keep_their_numbers(columns: int, levels: int) -> None:
+    values = grid(columns, 0.4, levels)
+
+    quantised = to_int4(values)
+    errors = quantised.dequantise() - values
+
+    assert quantised.offset
+    assert quantised.inputs == columns + columns // 32
+    # The same for all values of a block: its offset's, of 4 bits, not that of the numbers.
+    blocks = errors.reshape(12, -1, 32)
+    np.testing.assert_allclose(blocks, blocks[..., :1].repeat(32, axis=-1), atol=1e-5)
+    assert np.abs(errors).max() < 1.5 / 20
+
+
+def test_offsets_of_zero_change_nothing() -> None:
+    quantised = to_int4(grid(96, 0))
+
+    widened = quantised.with_offsets()
+
+    assert widened.offset
+    np.testing.assert_array_equal(widened.dequantise(), quantised.dequantise())
+    assert widened.with_offsets() is widened
+
+
+@pytest.mark.parametrize("columns", [32, 96, 32 * 40])
+def test_sums_of_blocks_are_exact(columns: int) -> None:
+    x = matrix(columns=columns)
+
+    sums = x @ block_sums(columns).dequantise().T
+
+    np.testing.assert_allclose(sums, x.reshape(12, -1, 32).sum(axis=-1), atol=1e-4)
