@@ -136,6 +136,8 @@ constraints: .venv/.uv ## Update the pinned versions of indirect requirements
 	$(COMPILE) --group exporters -o constraints/exporters.txt
 	$(COMPILE) --group optimum -o constraints/optimum.txt
 	$(COMPILE) --group boosting -o constraints/boosting.txt
+	$(COMPILE) --group keras -o constraints/keras.txt
+	$(COMPILE) --group tensorflow -o constraints/tensorflow.txt
 	$(COMPILE) --group genai -o constraints/genai.txt
 	for peer in $(PEERS); do $(COMPILE) --group peer-$$peer -o constraints/peer-$$peer.txt; done
 	sed -i 's/+cpu$$//' constraints/*.txt

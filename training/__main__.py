@@ -11,7 +11,8 @@ HELP = """python -m training COMMAND …
 
   train RECIPE   train here; with --on sagemaker or --on local-stack as a training job
                  (its options: job --help)
-  publish FILE   describe an ONNX file that exists, prove that it loads, and upload it
+  publish FILE   describe an ONNX file that exists, prove that it loads, and upload it; also of a
+                 TensorFlow SavedModel and of a Keras file, which are converted
   import-gguf FILE    make a package of a language model in llama.cpp's format
   import-bytes FILE   make a package of a model.onnx of the recipes gpt or embedder
   import-hf FOLDER    the same of safetensors with a tokenizer.json: decoders and encoders

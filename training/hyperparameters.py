@@ -30,6 +30,21 @@ class Hyperparameters:
 
 
 @dataclass(frozen=True)
+class FitHyperparameters(Hyperparameters):
+    """Hyperparameters of Keras's own `fit`; a recipe adds those that it compiles with."""
+
+    epochs: int = 10  # passes over the training rows
+    batch_size: int = 64  # examples an update
+    # Early stopping: epochs without a lower validation loss, then the best weights; 0: never.
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("epochs", self.epochs, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("patience", self.patience, 0)
+
+
+@dataclass(frozen=True)
 class NetworkHyperparameters(Hyperparameters):
     """Hyperparameters of the PyTorch training loop: epochs, learning rate, early stopping."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
 KEY = "mayfly.manifest"  # key in the ONNX file's metadata_props
-LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-learn")
+LIBRARIES = ("torch", "keras", "onnx", "onnxruntime", "onnxscript", "numpy", "scikit-learn")
 
 
 class Input(TypedDict):

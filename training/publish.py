@@ -1,4 +1,6 @@
-"""Publish an existing ONNX file: add a manifest with samples, upload it.
+"""Publish an existing model: an ONNX file, a SavedModel or a Keras file.
+
+The copy gets a manifest with samples, and is uploaded.
 
 python -m training publish churn.onnx --model churn --task classification \\
     --label stays --label leaves --bucket my-artifacts
@@ -22,7 +24,8 @@ from training.errors import InvalidArtifact, TrainingError
 from training.evaluation import distributions
 from training.export import graph_editing, graphs, model_card
 from training.export.graphs import first_line
-from training.publishing import rows
+from training.publishing import formats, rows
+from training.publishing.conversion import Conversion, prove
 from training.publishing.requests import answer, answers_to_extremes, made_up, sample
 from training.recipe import NAME, Arrays, Task
 
@@ -39,11 +42,17 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training publish", description="Publish an ONNX file that exists."
+        prog="python -m training publish", description="Publish a model that exists."
     )
     add = parser.add_argument
-    add("file", type=Path, help="the ONNX file; it is read only")
+    add(
+        "file",
+        type=Path,
+        help="an ONNX file, a .keras or .h5 file, or the folder of a TensorFlow SavedModel; it is "
+        "read only",
+    )
     add("--model", required=True, help="its name in the registry")
+    add("--signature", metavar="NAME", help="which signature of a SavedModel [serving_default]")
     add("--task", choices=get_args(Task), help="[the manifest's]")
     add("--description", help="what it answers, in a sentence [the manifest's]")
     add("--label", action="append", default=[], help="a class, in the order of the probabilities")
@@ -83,7 +92,8 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
         raise InvalidArtifact(
             f"{options.model!r} is no model name: use A-Z, a-z, 0-9, '.', '_', '-'"
         )
-    graph = read(options.file)
+    converted = formats.convert(options.file, options.signature)
+    graph = converted.graph if converted else read(options.file)
     own_labels = graph_editing.make_servable(graph)
     session = _open(graph, options.file.name)
     print(f"{options.file.name}: ONNX Runtime loads it; {_signature(session)}", flush=True)
@@ -96,6 +106,8 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
     except Exception as error:  # the runtime raises native errors of any kind
         reason = first_line(error)
         raise InvalidArtifact(f"the model does not answer its samples: {reason}") from error
+    if converted is not None:
+        _prove(converted, session, requests, options)
     card = _card(graph, options, [*answers, *answers_to_extremes(session, requests)])
     _add_labels(card, own_labels)
     card["samples"] = samples
@@ -113,6 +125,17 @@ def publish(options: argparse.Namespace, environ: Mapping[str, str]) -> Path:
         print(f"uploaded {upload(path, options.model, options.bucket, region)}", flush=True)
         print("the registration checks more, and says READY or why not: POST /v2/repository/index")
     return path
+
+
+def _prove(
+    converted: Conversion, session: Any, requests: Sequence[Arrays], options: argparse.Namespace
+) -> None:
+    """Compare a converted graph with its original, on rows of --data, too."""
+    if options.data is not None:
+        inputs = rows.read(options.data, session, options.target, ()).inputs
+        requests = [*requests, *rows.batches(session, inputs)]
+    count = prove(converted, session, requests)
+    print(f"the graph answers {count} requests as the original does", flush=True)
 
 
 def _region(environ: Mapping[str, str]) -> str:

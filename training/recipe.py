@@ -24,8 +24,10 @@ A recipe of your own is a file `churn.py`, anywhere:
     python -m training train churn.py --data train=my/folder --set hidden=128
 
 `model` may return a scikit-learn estimator instead, also a pipeline or a grid search. `Knobs` then
-extends `Hyperparameters`, because an estimator has no epochs. This module does not import torch:
-jobs are submitted from machines that have none.
+extends `Hyperparameters`, because an estimator has no epochs. A Keras model is trained as a torch
+module; a compiled one by its own `fit`, and `Knobs` extends `FitHyperparameters`.
+
+This module does not import torch: jobs are submitted from machines that have none.
 """
 
 from __future__ import annotations
@@ -41,7 +43,13 @@ from numpy.typing import NDArray
 
 from training.data import Dataset, Examples
 from training.errors import InvalidRecipe
-from training.hyperparameters import H, Hyperparameters, NetworkHyperparameters, Range
+from training.hyperparameters import (
+    FitHyperparameters,
+    H,
+    Hyperparameters,
+    NetworkHyperparameters,
+    Range,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -49,8 +57,8 @@ if TYPE_CHECKING:
 
 # Re-exported, so that a recipe file needs this one import.
 __all__ = [
-    "Arrays", "Hyperparameters", "NAME", "NetworkHyperparameters", "OUTPUTS", "Preprocessor",
-    "Range", "Recipe", "Run", "Task",
+    "Arrays", "FitHyperparameters", "Hyperparameters", "NAME", "NetworkHyperparameters", "OUTPUTS",
+    "Preprocessor", "Range", "Recipe", "Run", "Task",
 ]  # fmt: skip
 
 # Pattern of the model names that the registry accepts.
@@ -122,15 +130,17 @@ class Recipe(Generic[H]):
     augment: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
 
     # --- model
-    # (settings, data set) → torch module or scikit-learn estimator. A module takes the data set's
-    # inputs in order, first axis the batch; a classifier answers logits (batch, labels), also of
-    # several labels a row (multilabel); segmentation (batch, labels, height, width).
+    # (settings, data set) → torch module, Keras model or scikit-learn estimator. A module takes the
+    # data set's inputs in order, first axis the batch; a classifier answers logits (batch, labels),
+    # also of several labels a row (multilabel); segmentation (batch, labels, height, width).
     model: Callable[..., Any]
     # Name in fitting/losses.py, or (model, inputs, target) → mean of the batch. [the task's]
     loss: str | Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor] | None = None
     # Weights of classes by label, or "balanced": inversely to their rows. Rows have weights in
     # their data (`weights=` of the readers). Both change training alone, and no metric. [all 1]
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    # (settings, data set) → callbacks for the `fit` of a compiled Keras model. [none]
+    callbacks: Callable[..., Sequence[Any]] | None = None
     # (settings, data set) → smaller module, for --compress distil. [none]
     student: Callable[..., nn.Module] | None = None
     # Values that --tune tries, by hyperparameter: a sequence or a Range.
@@ -239,6 +249,10 @@ class Recipe(Generic[H]):
     def make_model(self, settings: H, data: Dataset) -> Any:
         """Create the recipe's untrained model for given hyperparameters and data."""
         return _call(self.model, settings, data)
+
+    def make_callbacks(self, settings: H, data: Dataset) -> Sequence[Any]:
+        """Create the callbacks of a compiled Keras model's `fit`."""
+        return _call(self.callbacks, settings, data) if self.callbacks else ()
 
     def make_student(self, settings: H, data: Dataset) -> Any:
         """Create the untrained student model for distillation, or return None."""

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,9 +31,12 @@ def built_in() -> list[str]:
 def load(reference: str) -> Recipe[Any]:
     """Load a training recipe by built-in name or .py file path.
 
+    Keras, if the recipe imports it, gets its torch backend.
+
     Raises:
         InvalidRecipe: there is no such recipe, or the file does not run or defines no `recipe`.
     """
+    os.environ["KERAS_BACKEND"] = "torch"  # read once, while Keras is imported
     if reference.endswith(".py"):
         path = Path(reference)
         if not path.is_file():

@@ -115,7 +115,7 @@ def _calibration_rows(trained: Trained) -> list[slice]:
 def _distilled(trained: Trained) -> Trained:
     settings = _network_settings(trained)
     torch.manual_seed(settings.seed)
-    student = trained.recipe.make_student(settings, trained.encoded)
+    student = trainer.adapted(trained, trained.recipe.make_student(settings, trained.encoded))
     objective = trainer.weigh(trained)
     teacher = copy.deepcopy(trained.model)
     loss = distil.objective(teacher, objective.loss, weighted=objective.weighted)

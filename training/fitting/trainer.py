@@ -1,13 +1,14 @@
-"""Training and calibration of a recipe's model, torch or scikit-learn.
+"""Training and calibration of a recipe's model: torch, Keras or scikit-learn.
 
     trained = fit(recipe, settings, recipe.load_data({}, settings), device=torch.device("cpu"))
 
-Networks go through loop.py, estimators through estimators.py.
+Networks go through loop.py, estimators through estimators.py, compiled Keras models through keras/.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,12 @@ from training.evaluation.metrics import PRIMARY
 from training.fitting import checkpoint, estimators, loop, losses
 from training.fitting.checkpoint import Row, Stop
 from training.fitting.distributed import Ranks
+from training.fitting.keras import network as keras_network
+from training.fitting.keras.backend import is_keras
+from training.fitting.keras.network import KerasNetwork
 from training.fitting.losses import Loss
 from training.fitting.trained import Trained
-from training.hyperparameters import Hyperparameters, NetworkHyperparameters
+from training.hyperparameters import FitHyperparameters, Hyperparameters, NetworkHyperparameters
 from training.recipe import LABELLED, Arrays, Preprocessor, Recipe
 from training.recipe_loading import code_digest
 
@@ -60,11 +64,16 @@ def fit(
     preprocessor = recipe.make_preprocessor(settings, data)
     encoded = _encode(preprocessor, data) if preprocessor else data
     torch.manual_seed(settings.seed)
+    random.seed(settings.seed)  # Keras draws the seeds of its layers from it
     model = recipe.make_model(settings, encoded)
     untrained = Trained(recipe, settings, data, encoded, labels, preprocessor, model, [], device)
+    untrained = replace(untrained, model=adapted(untrained, model))
+    model = untrained.model
     if isinstance(model, nn.Module):
         _check_lengths(untrained)
         start = checkpoint.load_weights(model, weights) if weights is not None else ""
+        if isinstance(model, KerasNetwork) and model.is_compiled:
+            return _fit_compiled(untrained, start, checkpoints, stop, ranks, watch)
         return _fit_network(untrained, start, checkpoints, stop, ranks, watch)
     if weights is not None:
         raise InvalidRecipe(f"recipe {recipe.name}: --weights are for a torch network")
@@ -90,7 +99,8 @@ def _fit_network(
     recipe, settings, data = untrained.recipe, untrained.settings, untrained.encoded
     if not isinstance(settings, NetworkHyperparameters):
         raise InvalidRecipe(
-            f"recipe {recipe.name}: hyperparameters of a torch model extend NetworkHyperparameters"
+            f"recipe {recipe.name}: hyperparameters of a torch model, and of a Keras model that is "
+            "not compiled, extend NetworkHyperparameters"
         )
     if recipe.task in LABELLED and recipe.loss is None:
         _check_width(untrained.model, data.train, untrained.labels)
@@ -110,6 +120,81 @@ def _fit_network(
         watch=watch,
     )
     return _calibrate_and_print(replace(untrained, history=history), ranks)
+
+
+def _fit_compiled(
+    untrained: Trained,
+    start: str,  # digest of the weights that training starts from, or ""
+    checkpoints: Path | None,
+    stop: Stop | None,
+    ranks: Ranks,
+    watch: Callable[[Row], None] | None,
+) -> Trained:
+    """Train a compiled Keras model by its own `fit`."""
+    from training.fitting.keras import own_fit
+
+    recipe, data = untrained.recipe, untrained.encoded
+    settings = _fit_settings(recipe, untrained.settings, ranks)
+    if recipe.task in LABELLED:
+        _check_width(untrained.model, data.train, untrained.labels)
+    by_class = losses.class_weights(recipe.class_weights, untrained.labels, data.train.target)
+    weighted = by_class is not None or data.train.weights is not None
+    score = _score(untrained)
+    history = own_fit.fit(
+        untrained.model,
+        data,
+        _row_weights(data, by_class) if weighted else {},
+        settings,
+        device=untrained.device,
+        score=(lambda: score(untrained.model)) if score else dict,
+        callbacks=recipe.make_callbacks(settings, data),
+        checkpoints=checkpoints,
+        identity=_identity(recipe, data) | {"weights": start} if checkpoints else None,
+        stop=stop,
+        watch=watch,
+    )
+    return _calibrate_and_print(replace(untrained, history=history), ranks)
+
+
+def _fit_settings(
+    recipe: Recipe[Any], settings: Hyperparameters, ranks: Ranks
+) -> FitHyperparameters:
+    """Return the settings of Keras's own `fit`.
+
+    Raises:
+        InvalidRecipe: the recipe sets what `fit` does not read.
+    """
+    if not isinstance(settings, FitHyperparameters):
+        raise InvalidRecipe(
+            f"recipe {recipe.name}: a compiled Keras model is trained by its own fit, so its "
+            "hyperparameters extend FitHyperparameters (epochs, batch_size, patience); leave "
+            "compile() out to train it by this project's loop"
+        )
+    for name, advice in (
+        ("augment", "put layers such as keras.layers.RandomRotation into the model"),
+        ("loss", "the model was compiled with one"),
+    ):
+        if getattr(recipe, name) is not None:
+            raise InvalidRecipe(f"recipe {recipe.name}: leave {name} out: {advice}")
+    if ranks.count > 1:
+        raise InvalidRecipe(
+            f"recipe {recipe.name}: a compiled Keras model is trained in one process; leave "
+            "compile() out to train it in several"
+        )
+    return settings
+
+
+def adapted(trained: Trained, model: Any) -> Any:
+    """Return a recipe's model, a Keras model as a torch module of it.
+
+    Raises:
+        InvalidRecipe: the data do not fit it, or Keras runs on another backend than torch.
+    """
+    if not is_keras(model):
+        return model
+    return keras_network.adapt(
+        model, trained.encoded.train.inputs, trained.recipe.task, trained.labels
+    )
 
 
 @dataclass(frozen=True)
@@ -137,19 +222,24 @@ def weigh(trained: Trained) -> Objective:
 
 
 def _with_weights(data: Dataset, by_class: NDArray[np.float64] | None) -> Dataset:
-    """Append row weights to the inputs, with a training mean of 1."""
-    mean = _weights(data.train, by_class).mean()
+    """Append row weights to the inputs."""
+    weights = _row_weights(data, by_class)
     train, validation = (
-        replace(
-            part,
-            inputs={
-                **part.inputs,
-                "row weights": (_weights(part, by_class) / mean).astype(np.float32),
-            },
-        )
-        for part in (data.train, data.validation)
+        replace(part, inputs={**part.inputs, "row weights": weights[name]})
+        for name, part in (("train", data.train), ("validation", data.validation))
     )
     return replace(data, train=train, validation=validation)
+
+
+def _row_weights(
+    data: Dataset, by_class: NDArray[np.float64] | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the weights of training and validation rows, with a training mean of 1."""
+    mean = _weights(data.train, by_class).mean()
+    parts = {"train": data.train, "validation": data.validation}
+    return {
+        name: (_weights(part, by_class) / mean).astype(np.float32) for name, part in parts.items()
+    }
 
 
 def _weights(part: Examples, by_class: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -217,6 +307,8 @@ def _check_lengths(trained: Trained) -> None:
         InvalidRecipe: it does not.
     """
     dynamic, inputs = trained.dynamic, trained.encoded.train.take(slice(0, 2)).inputs
+    if isinstance(trained.model, KerasNetwork) and _lengths(dynamic):
+        trained.model.check_free_lengths()
     if not dynamic or set(dynamic) - set(inputs) or _problem(trained.model, inputs):
         return  # inputs of the exported graph alone; or the loop names what does not fit
     bounds = {name: trained.sizes.get(name, (1, 2)) for name in _lengths(dynamic)}
@@ -261,8 +353,8 @@ def _fit_estimator(untrained: Trained, stop: Stop | None, ranks: Ranks) -> Train
     name, model = untrained.recipe.name, untrained.model
     if not estimators.is_estimator(model):
         raise InvalidRecipe(
-            f"recipe {name}: model() returns a {type(model).__name__}, which is neither a torch "
-            "module nor a scikit-learn estimator"
+            f"recipe {name}: model() returns a {type(model).__name__}, which is no torch "
+            "module, no Keras model and no scikit-learn estimator"
         )
     if untrained.recipe.task in ("multilabel", "segmentation"):
         raise InvalidRecipe(f"recipe {name}: {untrained.recipe.task} takes a torch module")

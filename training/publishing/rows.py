@@ -118,6 +118,20 @@ def _side_by_side(table: Table, names: Sequence[str], value: Any) -> NDArray[Any
     return numbers.astype(DTYPES[datatype])
 
 
+def batches(session: Any, inputs: Arrays) -> list[Arrays]:
+    """Return up to ANSWERED rows, spread over all, in batches that a model takes."""
+    fixed = [value.shape[0] for value in session.get_inputs() if value.shape]
+    size = next((size for size in fixed if isinstance(size, int)), None)
+    batch = size or BATCH
+    available = len(next(iter(inputs.values())))
+    count = min(available, max(ANSWERED, batch))
+    rows = spread(available, count - count % batch if size else count)
+    return [
+        {name: values[rows[start : start + batch]] for name, values in inputs.items()}
+        for start in range(0, len(rows), batch)
+    ]
+
+
 def answer(session: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
     """Run a model on up to ANSWERED rows; return its outputs.
 
@@ -127,18 +141,8 @@ def answer(session: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
         InvalidArtifact: it does not answer them; the reason is the runtime's.
     """
     names = [output.name for output in session.get_outputs()]
-    fixed = [value.shape[0] for value in session.get_inputs() if value.shape]
-    size = next((size for size in fixed if isinstance(size, int)), None)
-    batch = size or BATCH
-    available = len(next(iter(inputs.values())))
-    count = min(available, max(ANSWERED, batch))
-    rows = spread(available, count - count % batch if size else count)
-    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     try:
-        parts = [
-            session.run(names, {name: values[part] for name, values in inputs.items()})
-            for part in batches
-        ]  # fmt: skip
+        parts = [session.run(names, dict(batch)) for batch in batches(session, inputs)]
     except Exception as error:  # the runtime raises native errors of any kind
         reason = first_line(error)
         raise InvalidArtifact(f"the model does not answer the rows of --data: {reason}") from error

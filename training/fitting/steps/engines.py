@@ -76,7 +76,10 @@ def _scale(state: Mapping[str, Any], group: Mapping[str, Any]) -> Any:
 
 
 class Objective(nn.Module):
-    """Module of model and loss, which DistributedDataParallel and compile can wrap."""
+    """Module of model and loss, which DistributedDataParallel and compile can wrap.
+
+    A model may have `penalties`, a method whose result is added to the loss in training.
+    """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -84,7 +87,9 @@ class Objective(nn.Module):
         self._loss = loss
 
     def forward(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-        return self._loss(self.model, inputs, target)
+        loss = self._loss(self.model, inputs, target)
+        penalties = getattr(self.model, "penalties", None)
+        return loss + penalties() if penalties else loss
 
 
 def objective(

@@ -163,5 +163,6 @@ def test_the_foreign_model_of_the_page_is_published_with_its_data(
 
 def test_every_example_is_tested() -> None:
     names = {"customers.py", "photos.py", "roads.py", "reviews.py", "forecast.py", "foreign.py"}
+    names |= {"keras_digits.py", "keras_perceptron.py"}  # test_keras.py
 
     assert set(EXAMPLES) == names
