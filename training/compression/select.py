@@ -20,6 +20,7 @@ from training.evaluation.metrics import PRIMARY
 from training.export import graphs, model_exporter
 from training.export.sample_requests import batches
 from training.fitting import loop, trainer
+from training.fitting.keras.network import KerasNetwork
 from training.fitting.trained import Trained
 from training.hyperparameters import NetworkHyperparameters
 from training.recipe import Arrays, Recipe
@@ -124,6 +125,10 @@ def _distilled(trained: Trained) -> Trained:
 
 
 def _pruned(trained: Trained) -> Trained:
+    if isinstance(trained.model, KerasNetwork):
+        raise CompressionFailed(
+            "a Keras model is not pruned: compress it by int8, int4, fp16 or distil"
+        )
     settings = _network_settings(trained)
     shorter = replace(
         settings,

@@ -44,10 +44,13 @@ class KerasNetwork(nn.Module):
 
     def __init__(self, model: Any, wiring: Wiring, ending: Any = None) -> None:
         super().__init__()
-        object.__setattr__(self, "keras", model)  # no submodule: it would double every weight
+        # No submodules: they would double every weight. `_ending` is the layer whose activation is
+        # left out.
+        for name, value in (("keras", model), ("_ending", ending)):
+            object.__setattr__(self, name, value)
         self.keras: Any
+        self._ending: Any
         self.wiring = wiring
-        self._ending = ending  # layer whose activation is left out
         self.weights = nn.ParameterList(variable.value for variable in model.variables)
         self.forward = _named(self._answer, wiring.names)
 

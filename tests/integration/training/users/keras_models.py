@@ -25,7 +25,7 @@ import torch
 from keras import layers
 
 import training
-from training.compression import prune
+from training.compression import select
 from training.data import Examples, split
 from training.errors import TrainingError
 from training.export import graphs, model_exporter
@@ -343,17 +343,28 @@ def frozen() -> dict[str, bool]:
 def early() -> dict[str, Any]:
     """Check early stopping of `fit`, and class weights."""
     chosen = CASES["fit"][0]
-    impatient = fit(replace(chosen, callbacks=None, model=diverging), settings=Fit(40, patience=2))
+    impatient = fit(
+        replace(chosen, callbacks=None, model=diverging), settings=Fit(epochs=40, patience=2)
+    )
     stale = [row["validation_loss"] for row in impatient.history]
     loss = impatient.model.keras.evaluate(
         channels_last(impatient.data.validation.inputs), impatient.data.validation.target, verbose=0
     )[0]
-    one_sided = fit(replace(chosen, class_weights={"no": 0.0}), settings=Fit(epochs=8))
+    one_sided = fit(
+        replace(chosen, model=plain, class_weights={"no": 0.0}), settings=Fit(epochs=20)
+    )
     answers = one_sided.run(one_sided.data.test.inputs)["probabilities"]
     return {
         "epochs": len(stale), "best": min(stale), "kept": loss,
         "all_yes": bool((answers.argmax(1) == 1).all()),
     }  # fmt: skip
+
+
+def plain() -> Any:
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.05), loss)
+    return model
 
 
 def diverging() -> Any:
@@ -400,7 +411,7 @@ def refusals() -> dict[str, str]:
         except TrainingError as error:
             sentences[name] = str(error)
     try:
-        prune.prune(fit(CASES["loop"][0]).model, 0.5, lambda model: None)
+        select.NETWORKS["prune"](fit(CASES["loop"][0]))
         sentences["prune"] = "accepted"
     except TrainingError as error:
         sentences["prune"] = str(error)
@@ -416,19 +427,27 @@ class HiddenSigmoid(keras.Model):
         return keras.activations.sigmoid(self.dense(self.flatten(x)))
 
 
+def wide() -> Any:
+    return keras.Sequential([
+        keras.Input((64,)), layers.Dense(512, activation="relu"), layers.Dense(256),
+        layers.Dense(2, activation="softmax"),
+    ])  # fmt: skip
+
+
 def compressed(folder: Path) -> dict[str, Any]:
-    """Compress a Keras model by int8 and by a Keras student."""
-    chosen = replace(
-        CASES["loop"][0], student=lambda: keras.Sequential([
-            keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(2),
-        ])
-    )  # fmt: skip
-    result = training.run(
-        chosen, model_dir=folder, epochs=1,
-        options=["--compress", "int8,distil", "--budget", "1", "--device", "cpu"],
-    )  # fmt: skip
-    operators = {node.op_type for node in onnx.load(result.path).graph.node}
-    return {"operators": sorted(operators), "libraries": result.card["training"]["libraries"]}
+    """Compress by int8 and by a Keras student; return the operators of both graphs."""
+    student = recipe("distil", IMAGE, HALVES, convolutional, student=linear)
+    operators, libraries = {}, {}
+    for kind, chosen in (("distil", student), ("int8", recipe("int8", IMAGE, HALVES, wide))):
+        options = ["--compress", kind, "--budget", "1", "--device", "cpu"]
+        result = training.run(chosen, model_dir=folder / kind, epochs=1, options=options)
+        operators[kind] = sorted({node.op_type for node in onnx.load(result.path).graph.node})
+        libraries = result.card["training"]["libraries"]
+    return {"operators": operators, "libraries": libraries}
+
+
+def linear() -> Any:
+    return keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(2)])
 
 
 def pages(folder: Path) -> dict[str, float]:

@@ -125,10 +125,10 @@ def test_what_cannot_work_is_refused_in_a_sentence(trained: tuple[Path, dict[str
         "settings": "its hyperparameters extend FitHyperparameters",
         "not compiled": "extend NetworkHyperparameters",
         "augment": "leave augment out: put layers such as",
-        "names": "the Keras model takes the inputs second, first, and the data have one, two",
+        "names": "the Keras model takes the inputs first, second, and the data have one, two",
         "free length": "exports the GRU 'gru",
         "hidden sigmoid": "answers numbers from 0 to 1 by an activation inside it",
-        "prune": "nothing can be pruned",
+        "prune": "a Keras model is not pruned: compress it by int8, int4, fp16 or distil",
     }
     assert set(refusals) == set(parts)
     for name, part in parts.items():
@@ -138,8 +138,8 @@ def test_what_cannot_work_is_refused_in_a_sentence(trained: tuple[Path, dict[str
 def test_a_keras_model_is_compressed(trained: tuple[Path, dict[str, Any]]) -> None:
     compressed = trained[1]["compressed"]
 
-    assert {"MatMulInteger", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
-            "DequantizeLinear", "ConvInteger"} & set(compressed["operators"])  # fmt: skip
+    assert "Conv" not in compressed["operators"]["distil"]  # the student is taken
+    assert any("Integer" in name or "Quantize" in name for name in compressed["operators"]["int8"])
     assert re.fullmatch(r"3\.\d+\.\d+", compressed["libraries"]["keras"])
 
 

@@ -92,7 +92,7 @@ def test_a_model_of_neither_kind_is_refused() -> None:
     recipe, data = make_recipe("a model", [0, 1, 2])
 
     with pytest.raises(
-        InvalidRecipe, match=r"model\(\) returns a str, which is neither a torch module nor"
+        InvalidRecipe, match=r"model\(\) returns a str, which is no torch module, no Keras"
     ):
         trainer.fit(recipe, Hyperparameters(), data, device=CPU)
 
