@@ -31,7 +31,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class FitHyperparameters(Hyperparameters):
-    """Hyperparameters of Keras's own `fit`; a recipe adds those that it compiles with."""
+    """Hyperparameters of Keras's own `fit`; a recipe adds its own."""
 
     epochs: int = 10  # passes over the training rows
     batch_size: int = 64  # examples an update

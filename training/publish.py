@@ -1,4 +1,4 @@
-"""Publish an existing model: an ONNX file, a SavedModel or a Keras file.
+"""Publish an existing ONNX file, TensorFlow SavedModel or Keras file.
 
 The copy gets a manifest with samples, and is uploaded.
 

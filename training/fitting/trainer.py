@@ -185,7 +185,7 @@ def _fit_settings(
 
 
 def adapted(trained: Trained, model: Any) -> Any:
-    """Return a recipe's model, a Keras model as a torch module of it.
+    """Return a recipe's model; wrap a Keras model as torch module.
 
     Raises:
         InvalidRecipe: the data do not fit it, or Keras runs on another backend than torch.
@@ -234,7 +234,7 @@ def _with_weights(data: Dataset, by_class: NDArray[np.float64] | None) -> Datase
 def _row_weights(
     data: Dataset, by_class: NDArray[np.float64] | None
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of training and validation rows, with a training mean of 1."""
+    """Return weights of training and validation rows, training mean 1."""
     mean = _weights(data.train, by_class).mean()
     parts = {"train": data.train, "validation": data.validation}
     return {

@@ -1,4 +1,4 @@
-"""Converted model with the original beside it, and the proof that both answer alike."""
+"""Converted model with its original; proof that both answer alike."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from training.export import graphs
 from training.publishing.requests import answer
 from training.recipe import Arrays, Run
 
-SEED = 20261201  # of the proof's numbers, which are the same in every run
+SEED = 20261201  # random seed of the proof's numbers, which are the same in every run
 ROWS = (1, 3)  # rows of the proof's requests
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """ONNX graph of a model in another format, and the original to compare it with."""
+    """ONNX graph of a model in another format, with the original."""
 
     graph: onnx.ModelProto
     original: Run
@@ -69,7 +69,7 @@ def _finite_answer(conversion: Conversion, request: Arrays) -> Arrays | None:
 
 
 def _variants(session: Any, requests: Sequence[Arrays]) -> list[Arrays]:
-    """Return the first request with random numbers, in 1 and 3 rows where rows are free."""
+    """Return the first request with random numbers, in 1 and 3 rows."""
     if not requests:
         return []
     first, random = requests[0], np.random.default_rng(SEED)
@@ -79,10 +79,10 @@ def _variants(session: Any, requests: Sequence[Arrays]) -> list[Arrays]:
     for rows in ROWS if is_free else (None,):
         variant = {}
         for name, values in first.items():
-            taken = values if rows is None else values.take(range(rows), axis=0, mode="wrap")
-            is_float = taken.dtype.kind == "f"
+            resized = values if rows is None else values.take(range(rows), axis=0, mode="wrap")
+            is_float = resized.dtype.kind == "f"
             variant[name] = (
-                random.normal(size=taken.shape).astype(taken.dtype) if is_float else taken
+                random.normal(size=resized.shape).astype(resized.dtype) if is_float else resized
             )
         variants.append(variant)
     return variants

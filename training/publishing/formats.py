@@ -1,4 +1,4 @@
-"""Model files of other formats than ONNX: convert those that can be, refuse the others."""
+"""Conversion of SavedModels and Keras files; refusal of other formats."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _EXPORT = "torch.onnx.export(model, inputs, 'model.onnx', external_data=False)"
 
 
 def convert(path: Path, signature: str | None) -> Conversion | None:
-    """Convert a SavedModel or Keras file to ONNX; return None for other files.
+    """Convert a SavedModel or Keras file to ONNX, or return None.
 
     `signature` chooses among a SavedModel's.
 
@@ -92,7 +92,7 @@ def _refuse(path: Path) -> None:
 
 
 def _torch_advice(path: Path) -> str:
-    """Describe a file of torch by its archive's names; nothing in it is run."""
+    """Describe a file of torch by the names in its archive."""
     names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     if any(name.endswith("constants.pkl") for name in names):
         return (

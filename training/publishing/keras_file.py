@@ -1,4 +1,4 @@
-"""Convert a .keras or .h5 file to ONNX, by Keras's torch backend and our exporters."""
+"""Convert a .keras or .h5 file to ONNX by Keras's torch backend."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _spec(network: KerasNetwork, model: Any, names: tuple[str, ...]) -> torch_ex
 
 
 def _values(shape: list[int], dtype: str) -> Tensor:
-    """Return random numbers from 0 to 1, or whole numbers 0 and 1."""
+    """Return random numbers from 0 to 1, whole ones for integers."""
     random = np.random.default_rng(sum(shape))
     if "float" in dtype:
         return torch.from_numpy(random.random(shape, np.float32)).to(getattr(torch, dtype))
@@ -180,12 +180,12 @@ def _values(shape: list[int], dtype: str) -> Tensor:
 
 
 def _output_names(model: Any, inputs: tuple[str, ...]) -> list[str]:
-    """Return the names of a model's outputs: those of the layers that make them."""
+    """Return the names of the layers that make a model's outputs."""
     names = list(getattr(model, "output_names", ())) or [model.layers[-1].name]
     plain: list[str] = []
     for name in map(_plain, names):
-        taken = {*inputs, *plain}
-        plain.append(name if name not in taken else f"{name}_{len(taken)}")
+        used = {*inputs, *plain}
+        plain.append(name if name not in used else f"{name}_{len(used)}")
     return plain
 
 

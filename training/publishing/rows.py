@@ -119,7 +119,7 @@ def _side_by_side(table: Table, names: Sequence[str], value: Any) -> NDArray[Any
 
 
 def batches(session: Any, inputs: Arrays) -> list[Arrays]:
-    """Return up to ANSWERED rows, spread over all, in batches that a model takes."""
+    """Return up to ANSWERED rows, spread over all, in batches."""
     fixed = [value.shape[0] for value in session.get_inputs() if value.shape]
     size = next((size for size in fixed if isinstance(size, int)), None)
     batch = size or BATCH

@@ -1,4 +1,4 @@
-"""Convert a TensorFlow SavedModel to ONNX by tf2onnx, with TensorFlow to compare with."""
+"""Convert a TensorFlow SavedModel to ONNX by tf2onnx."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMEOUT_S = 1800  # on a busy machine, a large model
 
 
 def convert(folder: Path, signature: str | None) -> Conversion:
-    """Convert one signature of a SavedModel to an ONNX graph with a free batch.
+    """Convert a signature of a SavedModel to ONNX, with free batch.
 
     A fixed batch becomes free if the graph computes every row on its own; or else it stays.
 
@@ -61,9 +61,11 @@ def convert(folder: Path, signature: str | None) -> Conversion:
 
 
 def _signature(folder: Path, chosen: str | None) -> tuple[Any, str]:
-    """Load a SavedModel; return the function and name of the signature to convert."""
+    """Load a SavedModel; return its signature's function and name."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read while TensorFlow is imported
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # whose rounding depends on the machine
+    os.environ.setdefault(
+        "TF_ENABLE_ONEDNN_OPTS", "0"
+    )  # rounds differently from machine to machine
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     with quiet():
         import tensorflow
@@ -77,10 +79,10 @@ def _signature(folder: Path, chosen: str | None) -> tuple[Any, str]:
     name = chosen or (DEFAULT if DEFAULT in names or len(names) != 1 else names[0])
     if name not in names:
         listed = ", ".join(names) or "none: save it with tf.saved_model.save(..., signatures=...)"
-        wanted = f"no signature {chosen!r}" if chosen else "several signatures" if names else "no"
+        lacking = f"no signature {chosen!r}" if chosen else "several signatures" if names else "no"
         hint = "; choose one by --signature" if names else ""
         raise InvalidArtifact(
-            f"{folder} has {wanted}{'' if names else ' signature'}: {listed}{hint}"
+            f"{folder} has {lacking}{'' if names else ' signature'}: {listed}{hint}"
         )
     function = loaded.signatures[name]
     function.owner = loaded  # keeps the variables alive
@@ -88,7 +90,7 @@ def _signature(folder: Path, chosen: str | None) -> tuple[Any, str]:
 
 
 def _convert(folder: Path, signature: str) -> onnx.ModelProto:
-    """Run tf2onnx in a process of its own and return the ONNX graph.
+    """Run tf2onnx in its own process; return the ONNX graph.
 
     Raises:
         InvalidArtifact: it fails; the message is its own.
@@ -161,7 +163,7 @@ def _fixed_batch(function: Any) -> int | None:
 
 
 def _with_free_batch(graph: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """Return a copy of a graph whose inputs and outputs have any number of rows."""
+    """Return a copy of a graph whose batch is free."""
     free = graph_editing.copy(graph)
     del free.graph.value_info[:]
     for value in (*free.graph.input, *free.graph.output):
@@ -172,7 +174,7 @@ def _with_free_batch(graph: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 
 def _in_batches(run: Run, batch: int) -> Run:
-    """Return a function that runs any number of rows, `batch` at a time."""
+    """Return a function that runs rows `batch` at a time."""
 
     def answer(request: Arrays) -> Arrays:
         rows = len(next(iter(request.values())))
@@ -190,7 +192,7 @@ def _batch(request: Mapping[str, NDArray[Any]], start: int, batch: int) -> Array
 
 
 def _is_proven(conversion: Conversion) -> bool:
-    """Return whether a graph with a free batch loads and answers like the original."""
+    """Return whether a graph loads and answers like the original."""
     try:
         session = graphs.open_session(conversion.graph)
         requests: Sequence[Arrays] = made_up(session)

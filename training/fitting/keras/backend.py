@@ -1,4 +1,4 @@
-"""Keras on its torch backend: recognise its models, import it, and refuse other backends."""
+"""Keras on its torch backend: recognise its models, import it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch module of a Keras model: takes the data's inputs in order, answers logits."""
+"""Torch module around a Keras model: the data's inputs to logits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRIED = 64  # rows on which a model's answers are looked at before training
 
 @dataclass(frozen=True)
 class Wiring:
-    """Way of the data's inputs into a Keras model, and of its answers out of it."""
+    """Order and layout of a Keras model's inputs, and steps after it."""
 
     names: tuple[str, ...]  # the data's inputs, in their order
     order: tuple[int, ...]  # of the data's inputs, as the model takes them
@@ -71,7 +71,7 @@ class KerasNetwork(nn.Module):
 
     @property
     def is_compiled(self) -> bool:
-        """Return whether the model was compiled, to be trained by its own `fit`."""
+        """Return whether the model was compiled, for its own `fit`."""
         return bool(self.keras.compiled)
 
     def check_free_lengths(self) -> None:
@@ -93,14 +93,14 @@ class KerasNetwork(nn.Module):
         keras = backend.load()
         arranged = self.arrange(inputs)
         with keras.device(str(inputs[0].device)), _without_activation(self._ending, keras):
-            first, *others = keras.tree.flatten(self.keras(arranged, training=self.training))
+            first, *rest = keras.tree.flatten(self.keras(arranged, training=self.training))
         for step in self.wiring.finish:
             first = step(first)
-        return (first, *others) if others else first
+        return (first, *rest) if rest else first
 
 
 def adapt(model: Any, inputs: Arrays, task: str, labels: Sequence[str]) -> KerasNetwork:
-    """Return the torch module of a Keras model, and build the model if it is not.
+    """Return the torch module of a Keras model; build the model.
 
     `inputs` are rows of the data (n, ...) by name.
 
@@ -134,7 +134,7 @@ def adapt(model: Any, inputs: Arrays, task: str, labels: Sequence[str]) -> Keras
 
 
 def _declared(model: Any) -> list[tuple[str, Shape]]:
-    """Return names and shapes of a model's inputs, none if it declares none."""
+    """Return names and shapes of the inputs that a model declares."""
     try:
         tensors = model.inputs or []
     except (AttributeError, ValueError):  # subclassed, or a Sequential without an Input
@@ -158,7 +158,7 @@ def _order(names: Sequence[str], declared: Sequence[tuple[str, Shape]]) -> tuple
 
 
 def _layout(name: str, have: Shape, want: Shape | None) -> Shape | None:
-    """Return the shape into which an input is brought, None to leave it.
+    """Return the shape of a rearranged input, None to leave it.
 
     Raises:
         InvalidRecipe: it does not fit in any order of the axes.
@@ -178,13 +178,13 @@ def _layout(name: str, have: Shape, want: Shape | None) -> Shape | None:
 
 
 def _is_grey(have: Shape, want: Shape) -> bool:
-    """Return whether grey images (1, height, width) go into a model without channels."""
+    """Return whether grey images (1, ...) fit a model without channels."""
     return have[0] == 1 and _fits(have[1:], want)
 
 
 def _fits(have: Shape, want: Shape) -> bool:
     return len(have) == len(want) and all(
-        size in (None, given) for size, given in zip(want, have, strict=True)
+        size in (None, actual) for size, actual in zip(want, have, strict=True)
     )
 
 
@@ -202,7 +202,7 @@ def _laid_out(values: Tensor, layout: Shape | None) -> Tensor:
 
 
 def _arranged(model: Any, wiring: Wiring, inputs: Sequence[Tensor]) -> Any:
-    """Return the data's inputs as the model takes them, e.g. as a dictionary."""
+    """Return inputs as the model takes them, e.g. as a dictionary."""
     tensors = [
         _laid_out(inputs[at], layout)
         for at, layout in zip(wiring.order, wiring.layouts, strict=True)
@@ -238,7 +238,7 @@ def _try(keras: Any, model: Any, wiring: Wiring, rows: Sequence[Tensor]) -> Tens
 
 
 def _last_layer(model: Any) -> Any:
-    """Return the layer of a model's first output, None in a subclassed model."""
+    """Return the layer of a model's first output, if declared."""
     sequential = backend.load().Sequential
     while hasattr(model, "layers"):
         names = getattr(model, "output_names", None)
@@ -255,8 +255,8 @@ def _ending(model: Any, keras: Any) -> Any:
     """Return the layer that ends in a softmax or sigmoid, or None."""
     layer = _last_layer(model)
     activation = getattr(layer, "activation", None)
-    known = [getattr(keras.activations, name) for name in ENDINGS]
-    return layer if activation in known else None
+    probabilistic = [getattr(keras.activations, name) for name in ENDINGS]
+    return layer if activation in probabilistic else None
 
 
 @contextlib.contextmanager
@@ -276,7 +276,7 @@ def _without_activation(layer: Any, keras: Any) -> Iterator[None]:
 def _finish(
     task: str, answer: Tensor, labels: int, is_logits: bool
 ) -> tuple[Callable[[Tensor], Tensor], ...]:
-    """Return the steps from a model's answer (n, ...) to logits as the task has them.
+    """Return the steps from a model's answer (n, ...) to logits.
 
     Raises:
         InvalidRecipe: it ends in a sigmoid that cannot be left out.
@@ -303,7 +303,7 @@ def _log(probabilities: Tensor) -> Tensor:
 
 
 def _two_classes(logit: Tensor) -> Tensor:
-    """Return logits (batch, 2) of one logit (batch, 1) of the second class."""
+    """Return logits (batch, 2) of the second class's logit (batch, 1)."""
     return torch.cat([torch.zeros_like(logit), logit], dim=-1)
 
 

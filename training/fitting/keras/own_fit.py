@@ -1,4 +1,4 @@
-"""Training of a compiled Keras model by its own `fit`, with our data, metrics and checkpoints."""
+"""Training of a compiled Keras model by `fit`, with our checkpoints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fit(
     stop: checkpoint.Stop | None = None,
     watch: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Train a compiled Keras model in place by its `fit`; return each epoch's metrics.
+    """Train a compiled Keras model in place; return each epoch's metrics.
 
     A row has epoch, loss, what the model was compiled to measure, validation_loss, the metrics of
     `score`, and examples_per_s. `weights` are those of rows, by "train" and "validation". After
@@ -89,7 +89,7 @@ def fit(
 
 
 class _OptimizerState:
-    """State of a Keras optimizer, read and written as that of torch's are."""
+    """State of a Keras optimizer, in the form of torch's optimizers."""
 
     def __init__(self, optimizer: Any) -> None:
         self._variables = optimizer.variables
@@ -157,7 +157,7 @@ class _Run:
     watch: Callable[[Row], None] | None
     rows: int
     is_late: bool = False  # the time limit has ended training
-    started: float = 0.0  # of the epoch
+    started: float = 0.0  # time.monotonic() at the start of the epoch
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
