@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import InvalidRecipe
-from training.fitting import loop
 from training.fitting.keras import backend
+from training.fitting.steps import feed
 from training.recipe import LABELLED, Arrays
 
 Shape = tuple[int | None, ...]  # without the batch; None is a free size
@@ -111,7 +111,8 @@ def adapt(model: Any, inputs: Arrays, task: str, labels: Sequence[str]) -> Keras
     nn.ParameterList(variable.value for variable in model.variables).cpu()  # Keras prefers a GPU
     names = tuple(inputs)
     first = {name: values[:TRIED] for name, values in inputs.items()}
-    rows = loop.to_tensors(first, torch.device("cpu"))
+    feed.check_numbers(first)
+    rows = [feed.to_device(values, torch.device("cpu")) for values in first.values()]
     declared = _declared(model)
     order = _order(names, declared)
     shapes: list[Shape | None] = [shape for _, shape in declared] or [None] * len(names)

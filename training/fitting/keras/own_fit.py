@@ -119,7 +119,7 @@ def _arrays(
     """Return inputs, target and row weights as Keras's `fit` takes them."""
     tensors = [torch.from_numpy(np.ascontiguousarray(each)) for each in examples.inputs.values()]
     inputs = backend.load().tree.map_structure(lambda each: each.numpy(), network.arrange(tensors))
-    return inputs, examples.target, weights
+    return inputs, np.asarray(examples.target), weights
 
 
 def _try_out(model: Any, arrays: tuple[Any, NDArray[Any], NDArray[np.float32] | None]) -> None:
