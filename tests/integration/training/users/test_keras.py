@@ -20,7 +20,7 @@ from functions.core.registry.version import State
 from tests.platform import Platform
 from tests.stress.binary_requests import infer
 
-PYTHON = Path(".venv-keras/bin/python")
+PYTHON, TENSORFLOW = Path(".venv-keras/bin/python"), Path(".venv-tensorflow/bin/python")
 SCRIPT = Path("tests/integration/training/users/keras_models.py")
 PAGE = Path("docs/training.md").read_text()
 EXAMPLES = dict(re.findall(r"^```python\n# (keras_\w+\.py)\n(.*?)^```$", PAGE, re.M | re.S))
@@ -36,9 +36,11 @@ pytestmark = [
 ]
 
 
-def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, folder: Path, python: Path = PYTHON, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [PYTHON.absolute(), "-W", "ignore", *arguments],
+        [python.absolute(), "-W", "ignore", *arguments],
         capture_output=True, text=True, timeout=1800, check=False, cwd=folder,
         env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1",
              "HOME": str(folder), **environment},
@@ -157,18 +159,20 @@ def test_another_backend_in_the_environment_is_overruled(tmp_path: Path) -> None
     assert "epochs=20" in done.stdout
 
 
+@pytest.mark.skipif(not TENSORFLOW.exists(), reason="needs TensorFlow: make .venv-tensorflow/.done")
 def test_another_backend_that_was_imported_first_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(EXAMPLES["keras_perceptron.py"])
     code = (
-        "import os; os.environ['KERAS_BACKEND'] = 'numpy'; import keras\n"
+        "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; import keras\n"
         "from training.train import main\n"
         "raise SystemExit(main(['mine.py', '--device', 'cpu']))"
     )
 
-    done = run("-c", code, folder=tmp_path)
+    done = run("-c", code, folder=tmp_path, python=TENSORFLOW)
 
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: Keras was imported with its numpy backend, and only a model of its torch backend "
-        "is trained and exported here: set KERAS_BACKEND=torch before the first `import keras`"
+        "error: Keras was imported with its tensorflow backend, and only a model of its torch "
+        "backend is trained and exported here: set KERAS_BACKEND=torch before the first "
+        "`import keras`"
     )
