@@ -77,12 +77,14 @@ def _signature(folder: Path, chosen: str | None) -> tuple[Any, str]:
             raise InvalidArtifact(f"TensorFlow does not load {folder}: {reason}") from error
     names = sorted(loaded.signatures)
     name = chosen or (DEFAULT if DEFAULT in names or len(names) != 1 else names[0])
-    if name not in names:
-        listed = ", ".join(names) or "none: save it with tf.saved_model.save(..., signatures=...)"
-        lacking = f"no signature {chosen!r}" if chosen else "several signatures" if names else "no"
-        hint = "; choose one by --signature" if names else ""
+    if not names:
         raise InvalidArtifact(
-            f"{folder} has {lacking}{'' if names else ' signature'}: {listed}{hint}"
+            f"{folder} has no signature: save it with tf.saved_model.save(..., signatures=...)"
+        )
+    if name not in names:
+        problem = f"no signature {chosen!r}" if chosen else "several signatures"
+        raise InvalidArtifact(
+            f"{folder} has {problem}: {', '.join(names)}; choose one by --signature"
         )
     function = loaded.signatures[name]
     function.owner = loaded  # keeps the variables alive

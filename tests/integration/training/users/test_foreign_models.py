@@ -293,7 +293,7 @@ class TestKerasFiles:
             ("weights", "photos.weights.h5 holds weights without a network: load them into the"),
             ("lambda", "lambda.keras: its Lambda layer 'twice' is Python code, which is not run"),
             ("lambda-h5", "lambda.h5: its Lambda layer 'twice' is Python code, which is not run"),
-            ("recurrent", "recurrent.keras: Keras's torch backend exports the LSTM 'forward_lstm'"),
+            ("recurrent", "recurrent.keras: Keras's torch backend exports the LSTM '"),
             ("own", "Keras does not load own.keras (Could not locate class 'Own'."),
             ("torn", "torn.keras is no file that Keras saved"),
         ],

@@ -163,7 +163,7 @@ def test_another_backend_in_the_environment_is_overruled(tmp_path: Path) -> None
 def test_another_backend_that_was_imported_first_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(EXAMPLES["keras_perceptron.py"])
     code = (
-        "import os; os.environ['KERAS_BACKEND'] = 'tensorflow'; import keras\n"
+        "import os, torch; os.environ['KERAS_BACKEND'] = 'tensorflow'; import keras\n"
         "from training.train import main\n"
         "raise SystemExit(main(['mine.py', '--device', 'cpu']))"
     )
