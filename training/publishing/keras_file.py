@@ -92,7 +92,9 @@ def _load(path: Path) -> Any:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # files from anywhere: Keras raises errors of any kind
-        inner = str(error).rpartition("Exception encountered: ")[2]  # of the layer at fault
+        inner = str(error).rpartition("Exception encountered: ")[
+            2
+        ]  # the message about the layer at fault
         reason = first_line(ValueError(inner))
         raise InvalidArtifact(f"Keras does not load {path.name} ({reason}): {ELSEWHERE}") from error
 
