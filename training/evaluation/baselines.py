@@ -16,6 +16,7 @@ FEW = 50  # distinct values; a column with at most these is a category, not a te
 WORDS = 20_000  # largest vocabulary of a text column's TF-IDF
 # Weight of a byte's own frequency, in counted pairs, when smoothing pair frequencies.
 PAIR_WEIGHT = 10.0
+GAPLESS = 0.9  # share of rows whose targets continue those of the row before
 TINY = 1e-9  # keeps a logarithm or a division finite
 
 
@@ -128,7 +129,8 @@ def _last_values(data: Dataset) -> Array | None:
     Returns None where the task is no forecast.
 
     The last value is that of the series in the inputs (n, steps, channels) or, in a table that was
-    split by time, the target of the latest earlier row.
+    split by time, the target of the latest earlier row; if a row's targets are the next steps of
+    one series, the step before its first.
     """
     windows = [name for name, values in data.train.inputs.items() if values.ndim == 3]
     if len(windows) == 1 and data.train.inputs[windows[0]].dtype.kind == "f":
@@ -154,8 +156,25 @@ def _earlier_targets(data: Dataset) -> Array | None:
     targets = np.concatenate([part.target for part in parts])
     order = np.argsort(times, kind="stable")
     before = np.searchsorted(times[order], np.asarray(data.test.times), side="left") - 1
-    earlier: Array = targets[order][np.maximum(before, 0)]
+    targets = targets[order]
+    earlier: Array = targets[np.maximum(before, 0)]
+    if step := _steps_between(targets):  # later columns were not known yet
+        earlier = np.broadcast_to(earlier[:, step - 1 : step], earlier.shape)
     return earlier
+
+
+def _steps_between(targets: Array) -> int:
+    """Return by how many steps each row's targets follow those of the row before.
+
+    `targets` (n, k) are in order of time. The result is 0 where they are not windows of one series
+    that overlap, apart from a few gaps.
+    """
+    if targets.ndim != 2:
+        return 0
+    for step in range(1, targets.shape[1]):
+        if (targets[1:, :-step] == targets[:-1, step:]).all(axis=1).mean() >= GAPLESS:
+            return step
+    return 0
 
 
 def _ranking(data: Dataset) -> dict[str, Array]:

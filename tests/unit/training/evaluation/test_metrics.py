@@ -384,6 +384,32 @@ def test_the_last_value_is_a_baseline_of_a_table_split_by_time() -> None:
     assert "last value" not in evaluate_baselines("regression", whole(examples))
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_last_value_of_steps_ahead_was_known_before_the_row(step: int) -> None:
+    series = np.random.default_rng(0).random(100) + np.arange(100)
+    starts = np.arange(1, 94, step)
+    starts = np.delete(starts, 5)  # a gap
+    target = np.stack([series[start : start + 4] for start in starts])
+    examples = Examples({"x": np.zeros((len(starts), 2))}, target, times=starts)
+    data = split(examples, source="made", sha256="0", by="time")
+
+    result = evaluate_baselines("regression", data)
+
+    known = np.array([series[start - 1] for start in data.test.times])
+    assert result["last value"]["mae"] == pytest.approx(abs(data.test.target - known[:, None]).mean())
+
+
+def test_the_last_values_of_several_quantities_are_their_own() -> None:
+    times = np.arange(40)
+    target = np.stack([times * 10.0, times * 7.0 + 500], axis=1)
+    examples = Examples({"x": np.zeros((40, 2))}, target, times=times)
+    data = split(examples, source="made", sha256="0", by="time")
+
+    result = evaluate_baselines("regression", data)
+
+    assert result["last value"]["mae"] == pytest.approx((10 + 7) / 2)
+
+
 def test_a_split_by_time_is_resampled_by_row() -> None:
     examples = Examples({"x": np.zeros((40, 2))}, np.arange(40.0), times=np.arange(40))
     data = split(examples, source="made", sha256="0", by="time")
