@@ -32,6 +32,7 @@ def arrays(
     target: str,
     inputs: Sequence[str] = (),
     groups: str | None = None,
+    time: str | None = None,
     weights: str | None = None,
     labels: Sequence[str] = (),
     optional: Sequence[str] = (),
@@ -40,9 +41,10 @@ def arrays(
     """Load named arrays of .npz or .npy files as a data set.
 
     Each .npz file has all arrays by name; or each .npy file of a folder is the array of its name.
-    The first axis of each array is the rows. `inputs` [all but target, groups and weights] become
-    float32, int64 or str. `weights` are factors by which rows count in training. A target of whole
-    numbers or texts is a class. Inputs named in `optional` may hold NaN.
+    The first axis of each array is the rows. `inputs` [all that have no other use] become float32,
+    int64 or str. `groups` is the array to split by; or `time` is one of numbers or datetime64,
+    whose latest rows are the test part. `weights` are factors by which rows count in training. A
+    target of whole numbers or texts is a class. Inputs named in `optional` may hold NaN.
 
     Arrays that take more than `in_memory_mb` as tensors stay on disk, and are read batch by batch:
     numbers that np.savez or np.save wrote, inputs and targets of several whole numbers a row.
@@ -50,17 +52,20 @@ def arrays(
     Raises:
         InvalidData: an array is missing, has another size, or holds unusable values.
     """
+    if groups and time:
+        raise InvalidData("arrays are split by groups or by time: leave one of them out")
 
     def read(paths: Sequence[Path], train: Part | None) -> Part:
         names = list(train.examples.inputs if train else inputs)
-        special = [name for name in (target, groups, weights) if name]
-        stored = [_named(file, special, names) for file in _files(paths)]
+        special = [name for name in (target, groups, time, weights) if name]
+        stored = [_named(file, special, names, time) for file in _files(paths)]
         shapes = train.examples.inputs if train else stored[0].arrays
         for file in stored:
             _check(file, shapes, optional)
         merged = {
             name: _merged([file.arrays[name] for file in stored], in_memory_mb)
             for name in stored[0].arrays
+            if name != time
         }
         rows = [(file.name, len(file.arrays[target])) for file in stored]
         values, classes = class_numbers(
@@ -70,10 +75,12 @@ def arrays(
         )
         members = np.asarray(merged.pop(groups)).astype(str) if groups else None
         factors = np.asarray(merged.pop(weights)) if weights else None
-        examples = Examples(merged, values, members, weights=factors)
+        # Not as float32, in which seconds since 1970 are two minutes apart.
+        times = np.concatenate([file.arrays[time] for file in stored]) if time else None
+        examples = Examples(merged, values, members, times=times, weights=factors)
         return Part(examples, classes, notes=_notes(stored, in_memory_mb))
 
-    return load(location, (".npz", ".npy"), read, by=groups or "row")
+    return load(location, (".npz", ".npy"), read, by=groups or ("time" if time else "row"))
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,9 @@ def _files(paths: Sequence[Path]) -> list[Stored]:
     return [Stored(folder, {path.stem: read_npy(path) for path in npy})]
 
 
-def _named(stored: Stored, special: Sequence[str], names: Sequence[str]) -> Stored:
+def _named(
+    stored: Stored, special: Sequence[str], names: Sequence[str], time: str | None
+) -> Stored:
     """Return the inputs and special arrays, checked for kind and length.
 
     `special` begins with the target. Without `names`, all other arrays are inputs.
@@ -113,10 +122,24 @@ def _named(stored: Stored, special: Sequence[str], names: Sequence[str]) -> Stor
         if len(values) != rows:
             counts = f"{name!r} has {len(values)} rows and {target!r} has {rows}"
             raise WrongShape(f"{stored.name}: {counts}")
-        if values.dtype.kind not in DTYPES:
+        if name == time:
+            _check_times(stored.name, name, values)
+        elif values.dtype.kind not in DTYPES:
             kinds = f"{values.dtype.name}; numbers or texts are known"
             raise InvalidValue(f"{stored.name}: {name!r} holds {kinds}")
     return Stored(stored.name, {name: arrays_by_name[name] for name in columns}, stored.compressed)
+
+
+def _check_times(file: str, name: str, values: Array) -> None:
+    """Raise an error unless an array is one moment a row."""
+    if values.dtype.kind not in "iufM" or values.ndim != 1:
+        kind = f"{values.dtype.name} of shape {list(values.shape)}"
+        raise InvalidValue(
+            f"{file}: times {name!r} are {kind}; give one number or datetime64 a row"
+        )
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values))) + 1
+        raise InvalidValue(f"{file}, row {row}: {name!r} is no time")
 
 
 def _check(stored: Stored, shapes: Mapping[str, Array], optional: Sequence[str]) -> None:

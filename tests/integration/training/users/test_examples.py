@@ -88,7 +88,9 @@ def forecast(path: Path) -> Path:
     steps = np.arange(36)
     period, phase = GENERATOR.uniform(8, 16, (500, 1)), GENERATOR.uniform(0, 6, (500, 1))
     waves = np.sin(steps / period * 2 * np.pi + phase).astype(np.float32)
-    np.savez(path / "waves.npz", series=waves[:, :24, None], next=waves[:, 24:])
+    np.savez(
+        path / "waves.npz", series=waves[:, :24, None], next=waves[:, 24:], time=np.arange(500)
+    )
     return path / "waves.npz"
 
 
@@ -134,6 +136,7 @@ def test_an_example_of_the_page_trains_and_beats_its_baselines(
         assert columns == ["calls", "signup days since 1970", "signup weekday", "signup month"]
     if name == "forecast":
         assert card["outputs"][0]["shape"] == [-1, 12]
+        assert card["data"]["split"]["by"] == "time"
     if name == "reviews":
         run = graphs.runner(onnx.load(out / "model.onnx"))
         texts = np.array(["great", "the film was awful"], object)

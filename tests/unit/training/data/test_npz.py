@@ -47,9 +47,46 @@ def test_array_targets_are_class_names_or_values(tmp_path: Path) -> None:
     assert (valued.train.target.dtype, valued.labels) == (np.float32, ())
 
 
+@pytest.mark.parametrize("unit", ["number", "datetime64[s]"])
+def test_arrays_are_split_by_time(tmp_path: Path, unit: str) -> None:
+    seconds = 1_700_000_000 + np.random.default_rng(0).permutation(60)
+    times = seconds.astype(float) if unit == "number" else seconds.astype(unit)
+
+    data = files.arrays(npz(tmp_path, when=times), target="y", time="when")
+
+    assert list(data.train.inputs) == ["image"]
+    assert data.split["by"] == "time"
+    assert sorted(data.test.times) == sorted(times)[-12:]
+    assert max(data.train.times) < min(data.validation.times)
+
+
 @pytest.mark.parametrize(
     ("more", "options", "error", "message"),
     [
+        (
+            {"when": np.where(np.arange(60) == 7, np.nan, 1.0)},
+            {"time": "when"},
+            InvalidValue,
+            "a.npz, row 8: 'when' is no time",
+        ),
+        (
+            {"when": np.array(["NaT"] * 60, "datetime64[s]")},
+            {"time": "when"},
+            InvalidValue,
+            "a.npz, row 1: 'when' is no time",
+        ),
+        (
+            {"when": np.array(["May"] * 60)},
+            {"time": "when"},
+            InvalidValue,
+            "a.npz: times 'when' are str96 of shape [60]; give one number or datetime64 a row",
+        ),
+        (
+            {"when": np.arange(60)},
+            {"time": "when", "groups": "when"},
+            InvalidData,
+            "split by groups or by time",
+        ),
         ({}, {"target": "label"}, MissingColumn, "a.npz has no array 'label'; it has 'image', 'y'"),
         ({}, {"inputs": ["sound"]}, MissingColumn, "a.npz has no array 'sound'"),
         ({"y": np.arange(59)}, {}, WrongShape, "a.npz: 'image' has 60 rows and 'y' has 59"),
@@ -81,6 +118,10 @@ def test_array_targets_are_class_names_or_values(tmp_path: Path) -> None:
         ),
     ],
     ids=[
+        "time nan",
+        "time missing",
+        "time text",
+        "groups and time",
         "no target",
         "no input",
         "rows",
