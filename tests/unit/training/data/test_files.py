@@ -43,7 +43,7 @@ def test_local_training_reads_folders_and_expands_the_home(
     }
     with pytest.raises(
         TrainingError,
-        match="^--data train=s3://b/rows/: training here reads folders; --on sagemaker",
+        match="^--data train=s3://b/rows/: training here reads folders; copy it .* --on sagemaker$",
     ):
         pipeline._command_line_channels(["train=s3://b/rows/"])
 
