@@ -130,10 +130,10 @@ class Recipe(Generic[H]):
     augment: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
 
     # --- model
-    # (settings, data set) → torch module, Keras model or scikit-learn estimator. The data set has the
-    # inputs that the preprocessor makes, in place of raw ones (`tokens`, not texts). A module takes
-    # the inputs in order, first axis the batch; a classifier answers logits (batch, labels), also
-    # of several labels a row (multilabel); segmentation (batch, labels, height, width).
+    # (settings, data set) → torch module, Keras model or scikit-learn estimator. The data set has
+    # the inputs that the preprocessor makes, in place of raw ones (`tokens`, not texts). A module
+    # takes the inputs in order, first axis the batch; a classifier answers logits (batch, labels),
+    # also of several labels a row (multilabel); segmentation (batch, labels, height, width).
     model: Callable[..., Any]
     # Name in fitting/losses.py, or (model, inputs, target) → mean of the batch. [the task's]
     loss: str | Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor] | None = None
