@@ -164,7 +164,7 @@ def _earlier_targets(data: Dataset) -> Array | None:
 
 
 def _steps_between(targets: Array) -> int:
-    """Return by how many steps each row's targets follow those of the row before.
+    """Return the steps between targets of one row and the next.
 
     `targets` (n, k) are in order of time. The result is 0 where they are not windows of one series
     that overlap, apart from a few gaps.
