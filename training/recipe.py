@@ -182,6 +182,12 @@ class Recipe(Generic[H]):
             raise InvalidRecipe(
                 f"recipe {self.name}: task {self.task!r} is none of {', '.join(OUTPUTS)}"
             )
+        kind: object = self.hyperparameters
+        if not (isinstance(kind, type) and issubclass(kind, Hyperparameters)):
+            raise InvalidRecipe(
+                f"recipe {self.name}: hyperparameters is {getattr(kind, '__name__', repr(kind))}, "
+                "not a class that extends NetworkHyperparameters (estimators: Hyperparameters)"
+            )
 
     @property
     def output_kinds(self) -> Mapping[str, str]:

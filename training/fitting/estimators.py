@@ -27,6 +27,7 @@ _ALTERNATIVES = {
     "XGBRFClassifier": "use XGBClassifier or RandomForestClassifier",
     "XGBRFRegressor": "use XGBRegressor or RandomForestRegressor",
     "HashingVectorizer": "use TfidfVectorizer or CountVectorizer, which keep their vocabulary",
+    "KNNImputer": "use SimpleImputer",
     "FeatureHasher": "use OneHotEncoder(handle_unknown='ignore')",
 }
 
@@ -72,6 +73,12 @@ def check_exportable(estimator: Any) -> None:
             raise ExportFailed(f"{name} cannot be converted to ONNX: {_ALTERNATIVES[name]}")
         if name in VECTORIZERS:
             _check_vectorizer(name, part)
+        # skl2onnx leaves the indicators out, and later steps read columns that are not there.
+        if getattr(part, "add_indicator", False):
+            raise ExportFailed(
+                f"{name} with add_indicator=True cannot be converted to ONNX: leave it out, and "
+                "add a column of 0 and 1 for missing values to the data"
+            )
 
 
 def _parts(estimator: Any) -> Iterator[Any]:

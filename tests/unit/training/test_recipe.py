@@ -18,6 +18,11 @@ class Knobs(Hyperparameters):
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Plain:
+    epochs: int = 5
+
+
 def make_data() -> Dataset:
     part = Examples({"x": np.zeros((2, 1), np.float32)}, np.array([0, 1]))
     return Dataset(part, part, part, source="made", sha256="0", split={})
@@ -39,8 +44,11 @@ def make_recipe(**changes: Any) -> Recipe[Any]:
 @pytest.mark.parametrize(("changes", "message"), [
     ({"name": "Mine!"}, "recipe name 'Mine!' is no model name"),
     ({"task": "classify"}, "recipe mine: task 'classify' is none of classification, multilabel"),
+    ({"hyperparameters": Plain}, "recipe mine: hyperparameters is Plain, not a class that extends"),
+    ({"hyperparameters": Knobs()}, r"recipe mine: hyperparameters is Knobs\(.*\), not a class"),
+    ({"hyperparameters": {"lr": 1}}, "recipe mine: hyperparameters is {'lr': 1}, not a class"),
 ])  # fmt: skip
-def test_a_recipe_with_a_wrong_name_or_task_is_refused(
+def test_a_recipe_with_a_wrong_name_task_or_hyperparameters_is_refused(
     changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRecipe, match=message):

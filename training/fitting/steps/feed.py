@@ -80,5 +80,7 @@ def check_numbers(inputs: Mapping[str, NDArray[Any]]) -> None:
     for name, values in inputs.items():
         if values.dtype.kind not in "fiub":
             raise InvalidRecipe(
-                f"input {name} is text; a network needs a `preprocessor` that makes numbers of it"
+                f"input {name} is text; a network needs a `preprocessor` that makes numbers of it: "
+                "CategoryPreprocessor (as in training/recipes/churn.py) or TextPreprocessor (as in "
+                "topics.py); or return a scikit-learn pipeline"
             )

@@ -18,7 +18,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
-from sklearn.impute import SimpleImputer
+from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -229,8 +229,21 @@ def test_capitals_that_the_runtime_cannot_lower_are_refused() -> None:
             ColumnTransformer([("t", TfidfVectorizer(strip_accents="unicode"), 0)]),
             "strip accents in data",
         ),
+        (
+            ColumnTransformer([("n", SimpleImputer(add_indicator=True), [0])]),
+            "SimpleImputer with add_indicator=True .* add a column of 0 and 1",
+        ),
+        (make_pipeline(KNNImputer(), LogisticRegression()), "use SimpleImputer"),
     ],
-    ids=["histogram boosting", "hashing", "character n-grams", "sublinear", "accents"],
+    ids=[
+        "histogram boosting",
+        "hashing",
+        "character n-grams",
+        "sublinear",
+        "accents",
+        "indicators",
+        "imputer of neighbours",
+    ],
 )
 def test_an_estimator_without_conversion_is_refused_before_the_fit(
     estimator: Any, advice: str

@@ -19,7 +19,7 @@ from training.errors import Diverged, InvalidCheckpoint, InvalidHyperparameter, 
 from training.fitting import augment, checkpoint, loop, losses
 from training.fitting.checkpoint import Interrupted, Stop
 from training.fitting.distributed import Ranks
-from training.fitting.steps import engines
+from training.fitting.steps import engines, feed
 from training.fitting.steps.schedule import rows_per_epoch, schedule
 from training.hyperparameters import NetworkHyperparameters
 
@@ -697,3 +697,10 @@ def test_waiting_threads_do_not_spin() -> None:
     )  # fmt: skip
 
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
+def test_text_for_a_network_names_the_preprocessors() -> None:
+    words = Examples({"plan": np.array([["a"], ["b"]], object)}, np.array([0, 1]))
+
+    with pytest.raises(InvalidRecipe, match=r"plan is text.* CategoryPreprocessor .*churn\.py"):
+        feed.check_numbers(words.inputs)
