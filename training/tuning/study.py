@@ -142,7 +142,7 @@ class Study:
         value = _value(trial)
         result = STATES[trial.state] if value is None else f"{value:.4f}"
         if trial.last_step is not None:
-            result += f" after {trial.last_step} epochs"
+            result += f" after epoch {trial.last_step}"
         if trial.state is TrialState.FAIL:
             result += f" ({_reason(trial)[:80]})"
         return f"validation_{self.search.metric}={result}  {format_settings(self.settings(trial))}"

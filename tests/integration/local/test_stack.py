@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from local import client
 from local.client import RunningStack, start_stack
 from local.execution import pool as pools
 from local.execution.environment import Place
@@ -585,6 +586,18 @@ def test_a_port_in_use_is_reported(stack: RunningStack, project: Path, tmp_path:
             RuntimeError, match=rf"port {port} is not free .*: choose another --api-port"
         ),
         start_stack(project / "template.yaml", state_dir=tmp_path, arguments=("--api-port", port)),
+    ):
+        pass
+
+
+def test_a_stack_that_does_not_serve_in_time_is_ended(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "START_S", 0)
+
+    with (
+        pytest.raises(RuntimeError, match=r"did not serve within 0 s, .*; see .*stack\.log"),
+        start_stack(project / "template.yaml", state_dir=tmp_path),
     ):
         pass
 

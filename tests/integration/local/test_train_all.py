@@ -1,5 +1,8 @@
 """`make train-all` with two recipes: real jobs on the local stack, results, and errors."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 
 pytest.importorskip("torch", reason="training needs torch")
@@ -45,7 +48,7 @@ def sample(*values: object, datatype: str = "FP32") -> dict[str, object]:
 def test_an_answer_is_compared_with_the_sample_of_training(
     expected: dict[str, object], error: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_all, "get", lambda url, body: sample(1.0, 2.0)["response"])
+    monkeypatch.setattr(train_all, "fetch", lambda url, body: sample(1.0, 2.0)["response"])
 
     if error is None:
         train_all._check("http://-", expected, {"rtol": 1e-3, "atol": 1e-5})
@@ -54,11 +57,32 @@ def test_an_answer_is_compared_with_the_sample_of_training(
         train_all._check("http://-", expected, {"rtol": 1e-3, "atol": 1e-5})
 
 
-def test_a_refused_sample_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_all, "get", lambda url, body: None)
+class Refusal(BaseHTTPRequestHandler):
+    """Answers every POST with 400 and a reason."""
 
-    with pytest.raises(demo.DemoFailed, match="refused a sample"):
-        train_all._check("http://-", sample(1.0), {"rtol": 0, "atol": 0})
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = b'{"error": "no input image"}'
+        self.send_response(400)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_refused_sample_is_a_failure_with_its_reason() -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusal) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(
+            demo.DemoFailed, match='the endpoint answered 400: {"error": "no input image"}'
+        ):
+            train_all._check(
+                f"http://127.0.0.1:{server.server_port}/", sample(1.0), {"rtol": 0, "atol": 0}
+            )
+        thread.join()
 
 
 def test_unknown_recipes_and_malformed_options_are_refused_before_the_start(
