@@ -8,6 +8,7 @@ Prints a table. The exit status is 1 if a recipe failed at any step, or does not
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -125,7 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: str(value) for name, value in pairs(options.compress, "--compress").items()
         }
         settings = _settings(options.set)
-        with start_stack(parameters={"Auth": "none"}, state_dir=STATE) as running:
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            with step("Start the local stack"):
+                started = start_stack(parameters={"Auth": "none"}, state_dir=STATE)
+                running = stack.enter_context(started)
             rows, failures = _all(running, names, settings, kinds, options.limit)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -141,7 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, reason in failures.items():
         print(f"FAILED {name}: {reason}")
     passed = len(names) - len(failures)
-    print(f"{passed} of {len(names)} recipes trained, registered and reproduced their samples")
+    print(
+        f"{passed} of {len(names)} recipes trained, registered and reproduced their samples, "
+        f"in {time.monotonic() - began:.0f} s"
+    )
     return 1 if failures else 0
 
 
@@ -178,7 +186,7 @@ def _all(
             with step(f"{number}/{len(names)} {name} {' '.join(more)}".rstrip()) as say:
                 rows.append(_run_recipe(running, name, more, limit_s, say))
             print(
-                f"  {rows[-1].metric} {rows[-1].value:.4f}, {rows[-1].samples} samples reproduced"
+                f"  {rows[-1].metric} {rows[-1].value:.4f}, samples reproduced: {rows[-1].samples}"
             )
         except DemoFailed as failure:
             failures[name] = str(failure)

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol
@@ -64,6 +64,7 @@ __all__ = [
 # Pattern of the model names that the registry accepts.
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 IGNORED = -1  # class of a pixel that does not count
+JOB_CHANNELS = {"code", "weights"}  # channels of a job that hold no data
 LABELS_SHOWN = 80  # characters of the list of labels in an error
 
 Task = Literal[
@@ -198,10 +199,11 @@ class Recipe(Generic[H]):
         """Load the recipe's data set from its channels (input folders).
 
         Raises:
-            InvalidRecipe: it needs a channel that was not given.
+            InvalidRecipe: it needs a channel that was not given, or does not read one that was.
         """
+        folders = _Channels(channels)
         try:
-            data = _call(self.data, _Channels(channels), settings)
+            data = _call(self.data, folders, settings)
         except _MissingChannel as missing:
             channel = missing.args[0]
             raise InvalidRecipe(
@@ -210,6 +212,12 @@ class Recipe(Generic[H]):
         if not isinstance(data, Dataset):
             raise InvalidRecipe(
                 f"recipe {self.name}: data() returns a {type(data).__name__}, not a Dataset"
+            )
+        for channel in sorted({*channels} - folders.read - JOB_CHANNELS):
+            raise InvalidRecipe(
+                f"recipe {self.name} does not read the channel {channel!r}: leave out its --data, "
+                "or read it in the recipe's data(channels); files.table(channels, …) and the other "
+                "readers take train, validation and test together"
             )
         return data
 
@@ -290,9 +298,27 @@ class _MissingChannel(KeyError):
     """Error for a data channel that a recipe needs but lacks."""
 
 
-class _Channels(dict[str, Path]):
-    def __missing__(self, name: str) -> Path:
-        raise _MissingChannel(name)
+class _Channels(Mapping[str, Path]):
+    """Folders by channel, with the set of names that were `read`."""
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = dict(folders)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Path:
+        self.read.add(name)
+        if name not in self._folders:
+            raise _MissingChannel(name)
+        return self._folders[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._folders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
 
 
 def _call(function: Callable[..., Any], *arguments: object) -> Any:

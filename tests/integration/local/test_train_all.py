@@ -26,7 +26,7 @@ def test_recipes_are_trained_and_called_and_a_failure_is_reported(
     assert row.split()[1] == "rmse"
     assert 50 < float(row.split()[2]) < 65
     assert row.split()[3:5] == ["mean", "80.7001"]
-    assert "FAILED mlp: the job was not accepted: error: unknown hyperparameter 'layers'" in output
+    assert "FAILED mlp: the job was not accepted: unknown hyperparameter 'layers'" in output
     assert output.splitlines()[-1].startswith("1 of 2 recipes")
 
 

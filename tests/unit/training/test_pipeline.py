@@ -48,9 +48,15 @@ def test_load_merges_the_settings_of_job_and_command_line() -> None:
 
 
 def test_load_reads_channels_and_refuses_s3(tmp_path: Path) -> None:
-    setup = load("logistic", "--data", f"test={tmp_path}", SM_CHANNEL_TRAIN="/opt/ml/input/train")
+    recipe, rows, more = (tmp_path / name for name in ("own.py", "rows.csv", "more.csv"))
+    recipe.write_text(TWICE)
+    for path in (rows, more):
+        path.write_text("x,y\n" + "".join(f"{number},{'ab'[number % 2]}\n" for number in range(20)))
 
-    assert setup.channels == {"train": Path("/opt/ml/input/train"), "test": tmp_path}
+    setup = load(str(recipe), "--data", f"test={more}", SM_CHANNEL_TRAIN=str(rows))
+
+    assert setup.channels == {"train": rows, "test": more}
+    assert len(setup.data.test) == 20
     with pytest.raises(TrainingError, match="training here reads folders"):
         load("logistic", "--data", "train=s3://bucket/rows/")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from functions.core.names import is_model_name
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, files
 from training.errors import InvalidRecipe
 from training.recipe import NAME, Hyperparameters, Recipe
 
@@ -81,6 +81,36 @@ def test_a_missing_channel_is_named() -> None:
         InvalidRecipe, match="recipe mine reads the channel 'train': add --data train=FOLDER"
     ):
         recipe.load_data({}, Knobs())
+
+
+@pytest.mark.parametrize(
+    ("data", "unread"),
+    [
+        (make_data, "test"),
+        (lambda channels: (channels["train"], make_data())[1], "test"),
+        (lambda channels: (channels.get("test"), make_data())[1], "train"),
+    ],
+)
+def test_a_channel_that_the_recipe_does_not_read_is_refused(data: Any, unread: str) -> None:
+    channels = {name: Path(name) for name in ("code", "test", "train", "weights")}
+
+    with pytest.raises(
+        InvalidRecipe, match=f"recipe mine does not read the channel '{unread}': leave out"
+    ):
+        make_recipe(data=data).load_data(channels, Knobs())
+
+
+def test_a_reader_takes_all_channels_at_once(tmp_path: Path) -> None:
+    for part in ("train", "validation", "test"):
+        (tmp_path / part).mkdir()
+        rows = "".join(f"{number},{'ab'[number % 2]}\n" for number in range(8))
+        (tmp_path / part / "rows.csv").write_text("x,y\n" + rows)
+    recipe = make_recipe(data=lambda channels: files.table(channels, target="y"))
+    channels = {path.name: path for path in tmp_path.iterdir()}
+
+    loaded = recipe.load_data(channels, Knobs())
+
+    assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [8, 8, 8]
 
 
 @pytest.mark.parametrize(
