@@ -131,7 +131,7 @@ def start_stack(
 
 
 def _reason(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return why a stack's process ended: its last line of output, or what killed it."""
+    """Return why a stack's process ended, e.g. its last line of output."""
     if process.wait() == -signal.SIGKILL:
         return f"it did not serve within {START_S} s, or was killed for its memory; see {log}"
     last = log.read_text().strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
