@@ -15,6 +15,7 @@ from functions.adapters.aws_http.settings import Settings
 from functions.adapters.aws_http.sigv4 import NO_PAYLOAD
 from functions.core.errors import Unavailable
 from functions.core.registry.version import Blob
+from functions.core.threads import start_thread
 
 if TYPE_CHECKING:
     from blake3 import blake3
@@ -161,17 +162,15 @@ class _Download:
         if len(self._ranges) == 1:
             self._work()
             return
-        stack_size = threading.stack_size(STACK_BYTES)
         try:
             for _ in range(min(connections, len(self._ranges))):
                 self._users += 1
-                threading.Thread(target=self._run_thread, name="fetch", daemon=True).start()
+                thread = threading.Thread(target=self._run_thread, name="fetch", daemon=True)
+                start_thread(thread, STACK_BYTES)
         except RuntimeError:  # no memory for another thread
             self.release()
             if self._users == 1:
                 self._work()
-        finally:
-            threading.stack_size(stack_size)
 
     def verify(self) -> None:
         """Wait for the download and check its digests.

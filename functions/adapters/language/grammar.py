@@ -8,20 +8,25 @@ first schema, as most requests have none (docs/decisions/0053-the-generate-funct
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from functions.adapters.language.call_grammar import write_grammar
-from functions.core.errors import InvalidRequest
+from functions.core.errors import InvalidRequest, copy_error
 from functions.core.language.ports import SCHEMA_OVERTIME, Calls, Grammar, Tokenizer
+from functions.core.threads import start_thread
 
 SCHEMA_BYTES_MAX = 65536  # longest schema as JSON
 EXPRESSIONS_MAX = 10  # distinct regular expressions in a schema; its formats are such, too
 MULTIPLE_MAX = 1000  # largest multipleOf, and its digits: states of its automaton
 COMPILE_SECONDS = 2.0  # twenty times what the slowest schema within the limits took
-SCHEMAS = 32  # compiled schemas in the cache
+# A chain of references is compiled by recursion: the longest within SCHEMA_BYTES_MAX took 16 to 32
+# MB, and a stack that overflows ends the process.
+STACK_BYTES = 64 * 1024 * 1024
+SCHEMAS = 32  # compiled or refused schemas in the cache
 # A tenth of llguidance's own limit, which allows seconds.
 GRAMMAR_SIZE_MAX = 50_000
 LEXER_FUEL_MAX = 1_000_000
@@ -82,7 +87,7 @@ class GrammarCompiler:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._eos = list(eos)
-        # by owner and schema, oldest use first
+        # Matcher or refusal by owner and schema, oldest use first
         self._compiled: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     def compile(self, schema: Mapping[str, Any], owner: str = "") -> Grammar:
@@ -92,9 +97,10 @@ class GrammarCompiler:
 
         Raises:
             InvalidRequest: the schema is invalid, unsupported, too large, or allows nothing.
+            MemoryError: there is none for the compilation.
         """
         text = json.dumps(schema)
-        return self._compile(text, text, owner, _json_grammar)
+        return self._compile(text, text, owner, lambda: self._matcher(_json_grammar(text)))
 
     def compile_calls(
         self, calls: Calls, schema: Mapping[str, Any] | None, owner: str = ""
@@ -105,26 +111,55 @@ class GrammarCompiler:
 
         Raises:
             InvalidRequest: a schema cannot be used, as `compile` says, or all together.
+            MemoryError: there is none for the compilation.
         """
-        for name, parameters in calls.functions:
-            try:
-                self.compile(parameters, owner)  # alone, as its part of the grammar may come late
-            except InvalidRequest as error:
-                raise InvalidRequest(f"{name}: {error}", code=error.instance_code) from error
         source = write_grammar(calls, schema, _OPTIONS)
-        return self._compile(source, json.dumps(calls.functions), owner, _lark_grammar)
+
+        def compile_all() -> Any:
+            self._check_alone(calls)
+            return self._matcher(_lark_grammar(source))
+
+        return self._compile(source, json.dumps(calls.functions), owner, compile_all)
 
     def _compile(
-        self, source: str, schemas: str, owner: str, translate: Callable[[str], str]
+        self, source: str, schemas: str, owner: str, compile_source: Callable[[], Any]
     ) -> Grammar:
-        matcher = self._compiled.pop((owner, source), None)
-        if matcher is None:
+        result = self._compiled.pop((owner, source), None)
+        if result is None:
             _check_size(schemas)
-            matcher = self._matcher(translate(source))
-        self._compiled[owner, source] = matcher
+            try:
+                result = compile_source()
+            except InvalidRequest as error:
+                if error.instance_code == SCHEMA_OVERTIME:  # on a quieter machine it may succeed
+                    raise
+                result = error
+        self._compiled[owner, source] = result
         if len(self._compiled) > SCHEMAS:
             self._compiled.popitem(last=False)
-        return ReplyGrammar(matcher.deep_copy(), self._eos)
+        if isinstance(result, InvalidRequest):
+            raise copy_error(result)
+        return ReplyGrammar(result.deep_copy(), self._eos)
+
+    def _check_alone(self, calls: Calls) -> None:
+        """Check the functions' schemas one by one.
+
+        Their parts of the grammar may come late in a reply, where it would be too late to refuse.
+
+        Raises:
+            InvalidRequest: one cannot be used, or all of them take too long.
+        """
+        end = time.monotonic() + COMPILE_SECONDS
+        names = {json.dumps(parameters): name for name, parameters in calls.functions}
+        for text, name in names.items():
+            if time.monotonic() > end:
+                raise InvalidRequest(
+                    "the JSON schemas of all functions take too long to compile: send fewer, or "
+                    "simplify them"
+                )
+            try:
+                self._matcher(_json_grammar(text))
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{name}: {error}", code=error.instance_code) from error
 
     def _matcher(self, grammar: str) -> Any:
         trie = self._trie
@@ -132,7 +167,10 @@ class GrammarCompiler:
         thread = threading.Thread(
             target=lambda: compiled.append(_compiled(trie, grammar)), name="grammar", daemon=True
         )
-        thread.start()
+        try:
+            start_thread(thread, STACK_BYTES)
+        except RuntimeError as error:
+            raise MemoryError("there is none for the thread that compiles a schema") from error
         thread.join(COMPILE_SECONDS)
         if thread.is_alive():
             raise InvalidRequest(

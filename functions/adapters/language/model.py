@@ -20,7 +20,8 @@ from functions.core.language.ports import Calls, Grammar, Options, Piece, Templa
 from functions.core.language.spec import Kind, LanguageSpec
 from functions.core.records import replace
 from functions.core.registry.load_plan import Plan
-from functions.core.serving.model_cache import start_with_large_stack
+from functions.core.serving.model_cache import LOADING_STACK_BYTES
+from functions.core.threads import start_thread
 from functions.core.watchdog import PROCESS_WATCHDOG
 
 
@@ -139,7 +140,7 @@ class _TokenizerLoad:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._load, name="tokenizer", daemon=True)
         with suppress(RuntimeError):
-            start_with_large_stack(self._thread)
+            start_thread(self._thread, LOADING_STACK_BYTES)
 
     def result(self) -> Tokenizer:
         """Wait for the tokenizer and return it.

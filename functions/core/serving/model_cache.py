@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from functions.core.errors import PlatformError, Unavailable, copy_error
 from functions.core.registry.load_plan import Plan
 from functions.core.registry.version import Blob, Version
+from functions.core.threads import start_thread
 
 if TYPE_CHECKING:
     from functions.core.protocol.tensors import Tensor
@@ -298,7 +299,7 @@ class FileCache(Generic[S]):
     def _start_load(self, version: Version, slot: _Slot[S]) -> None:
         thread = threading.Thread(target=self._load, args=(version, slot), name="load", daemon=True)
         try:
-            start_with_large_stack(thread)
+            start_thread(thread, LOADING_STACK_BYTES)
         except RuntimeError as error:  # no memory for the thread's stack
             refusal = _busy("memory")
             refusal.__cause__ = error
@@ -581,19 +582,6 @@ def _private_folder(parent: Path) -> Iterator[Path]:
 def _free_bytes(directory: Path) -> int:
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
-
-
-def start_with_large_stack(thread: threading.Thread) -> None:
-    """Start a thread that loads files of a model.
-
-    Raises:
-        RuntimeError: there is no memory for its stack.
-    """
-    before = threading.stack_size(LOADING_STACK_BYTES)
-    try:
-        thread.start()
-    finally:
-        threading.stack_size(before)
 
 
 def _busy(resource: str) -> Unavailable:

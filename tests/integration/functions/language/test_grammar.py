@@ -2,7 +2,9 @@
 
 import json
 import random
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -271,3 +273,104 @@ def test_a_schema_is_compiled_for_each_owner(
     for owner in ("anna", "bob", "anna"):
         assert walk(compiler.compile(schema, owner), 1) == '"once"'
     assert len(compiled) == 2
+
+
+def chain(step: Callable[[dict[str, Any]], dict[str, Any]], length: int) -> dict[str, Any]:
+    """Return a schema that refers to a definition, which refers to the next one."""
+    links = [step({"$ref": f"#/_{at}"}) for at in range(length)]
+    schema = {f"_{at - 1}": link for at, link in enumerate(links) if at}
+    return {**links[0], **schema, f"_{length - 1}": {"type": "null"}}
+
+
+@pytest.mark.parametrize(
+    ("step", "length"),
+    [
+        (lambda next_: next_, 2200),
+        (lambda next_: {"properties": {"a": next_}}, 1250),
+        (lambda next_: {"items": {"anyOf": [{"items": {"anyOf": [next_]}}]}}, 800),
+    ],
+)
+def test_a_long_chain_of_references_does_not_overflow_the_stack(
+    compiler: GrammarCompiler, step: Any, length: int
+) -> None:
+    schema = chain(step, length)
+    assert 50_000 < len(json.dumps(schema)) < grammars.SCHEMA_BYTES_MAX
+    refusal = ""
+    try:
+        compiler.compile(schema)
+    except InvalidRequest as error:
+        refusal = str(error)
+
+    assert refusal == "" or "stack level exceeded" in refusal  # and the process has not ended
+
+
+def test_a_schema_without_memory_for_its_compilation_is_a_memory_error(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread, stack_bytes: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(grammars, "start_thread", refuse)
+    with pytest.raises(MemoryError):
+        compiler.compile({"const": "no memory"})
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list of the grammars that are compiled."""
+    grammars_compiled: list[str] = []
+    compile_grammar = grammars._compiled
+
+    def count(trie: Any, grammar: str) -> tuple[Any, str]:
+        grammars_compiled.append(grammar)
+        return compile_grammar(trie, grammar)
+
+    monkeypatch.setattr(grammars, "_compiled", count)
+    return grammars_compiled
+
+
+def test_more_functions_than_cached_schemas_are_compiled_once(
+    compiler: GrammarCompiler, compiled: list[str]
+) -> None:
+    functions = tuple((f"f{at}", {"const": at}) for at in range(2 * grammars.SCHEMAS))
+    for _ in range(2):
+        assert compiler.compile_calls(Calls(functions, "[", "]"), None).mask()
+
+    assert len(compiled) == len(functions) + 1
+
+
+def test_a_refused_schema_is_refused_again_without_a_compilation(
+    compiler: GrammarCompiler, compiled: list[str]
+) -> None:
+    calls = Calls((("odd", {"type": "object", "not": {"const": 1}}),), "[", "]")
+    refusals = []
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="odd: the JSON schema") as raised:
+            compiler.compile_calls(calls, None, "anna")
+        refusals.append(raised.value)
+
+    assert len(compiled) == 1
+    assert str(refusals[0]) == str(refusals[1])
+    assert refusals[0] is not refusals[1]  # its traceback would keep the request
+
+
+def test_schemas_that_are_too_large_together_are_not_compiled(
+    compiler: GrammarCompiler, compiled: list[str]
+) -> None:
+    half = {"enum": ["x" * 100] * 400}
+    functions = (("first", half), ("second", half))
+
+    with pytest.raises(InvalidRequest, match="limit is 65536"):
+        compiler.compile_calls(Calls(functions, "[", "]"), None)
+    assert not compiled
+
+
+def test_schemas_of_functions_share_the_time_of_one(
+    compiler: GrammarCompiler, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "COMPILE_SECONDS", -1)  # over before the first
+
+    with pytest.raises(InvalidRequest, match="all functions take too long") as raised:
+        compiler.compile_calls(Calls((("weather", CITY),), "[", "]"), None, "bob")
+    assert raised.value.instance_code != SCHEMA_OVERTIME  # nothing goes on
+    assert not compiled

@@ -130,10 +130,10 @@ def test_a_decoder_embeds_nothing(model: TextModel) -> None:
 def test_a_load_without_memory_for_a_thread_reads_the_tokenizer_itself(
     tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: threading.Thread) -> None:
+    def refuse(_: threading.Thread, stack_bytes: int) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("functions.adapters.language.model.start_with_large_stack", refuse)
+    monkeypatch.setattr("functions.adapters.language.model.start_thread", refuse)
     loaded = LanguageModel.load(save(tmp_path, files), DECODER, Plan(), 1, MANY)
 
     assert loaded.tokenizer.decode(loaded.tokenizer.encode("A cat")) == "A cat"
