@@ -175,7 +175,9 @@ def _fit(blocks: Array) -> tuple[Numbers, Array, Array]:
 def _round(blocks: Array, scales: Array, lows: Array) -> tuple[Numbers, Array, Array, Array]:
     """Return numbers of blocks, scales, lows and square errors.
 
-    Scale and low become the line of least squares over the numbers, if that is better.
+    Scale and low become the line of least squares over the numbers, if that is better and has its
+    zero among the numbers: what a whole zero leaves of it is then half a step at most, and the line
+    of equal numbers would have no scale.
     """
     divisors = np.where(scales > 0, scales, 1)[:, None]
     numbers = np.clip(np.rint((blocks - lows[:, None]) / divisors), 0, LEVELS)
@@ -185,7 +187,8 @@ def _round(blocks: Array, scales: Array, lows: Array) -> tuple[Numbers, Array, A
     slopes = (blocks * centred).sum(axis=1) / np.where(squares > 0, squares, 1)
     starts = blocks.mean(axis=1) - slopes * numbers.mean(axis=1)
     fitted = ((blocks - starts[:, None] - numbers * slopes[:, None]) ** 2).sum(axis=1)
-    better = fitted < errors * BETTER
+    inside = (slopes > 0) & (starts <= slopes / 2) & (-starts <= slopes * (LEVELS + 0.5))
+    better = inside & (fitted < errors * BETTER)
     return (
         numbers.astype(np.uint8),
         np.where(better, slopes, scales).astype(np.float32),

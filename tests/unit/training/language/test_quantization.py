@@ -35,6 +35,21 @@ def test_constant_blocks_keep_their_value(value: float) -> None:
         np.testing.assert_allclose(fit(values).dequantise(), values, rtol=1e-6, atol=1e-37)
 
 
+def test_nearly_constant_blocks_keep_their_values_beside_others() -> None:
+    """A line of least squares over equal numbers has no scale, which would lose the values."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((64, 4, 1)) * 10 ** random.uniform(-4, 2, (64, 4, 1))
+    spreads = np.abs(centres) * 10 ** random.uniform(-6, 1, (64, 4, 1))
+    values = (centres + spreads * random.standard_normal((64, 4, 32))).astype(np.float32)
+
+    quantised = to_int4(values.reshape(64, 128))
+
+    ranges = np.maximum(values.max(-1), 0) - np.minimum(values.min(-1), 0)
+    errors = np.abs(quantised.dequantise().reshape(values.shape) - values).max(-1)
+    assert (quantised.scales[:, :4] > 0).all()
+    assert (errors / ranges).max() < 1.2 / 15  # a step, half of it for the number
+
+
 def test_rows_in_parts_give_the_same_as_all_at_once() -> None:
     values = matrix(rows=50)
 
