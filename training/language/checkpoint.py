@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +22,29 @@ class Weights(Protocol):
     """Weights by Hugging Face's names, as float32; matrices are (outputs, inputs)."""
 
     def __call__(self, name: str, /) -> Array: ...
+
+
+def check_positive(what: str, value: Any) -> float:
+    """Return a number, which has to be positive and finite.
+
+    Raises:
+        InvalidModelFile: it is not, or no number.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            if 0 < float(value) < math.inf:
+                return float(value)
+    raise InvalidModelFile(f"{what} is {repr(value)[:60]}, and has to be a positive number")
+
+
+def check_layers(layers: int, tensors: int) -> None:
+    """Refuse more layers than tensors, before a name is made for each.
+
+    Raises:
+        InvalidModelFile: there are more.
+    """
+    if layers > tensors:
+        raise InvalidModelFile(f"the model has {tensors} tensors, too few for {layers} layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +95,13 @@ class DecoderSizes:
         for name in (*positive, "context"):
             if getattr(self, name) < 1:
                 raise InvalidModelFile(f"{name} is {getattr(self, name)}, and has to be positive")
+        for name, value in {
+            "epsilon": self.epsilon,
+            "base of the rotation": self.rotary.base,
+        }.items():
+            check_positive(f"the {name}", value)
+        for value in self.rotary.divisors:
+            check_positive("a divisor of the rotation", value)
         if self.heads % self.kv_heads:
             raise InvalidModelFile(
                 f"{self.heads} attention heads are no multiple of {self.kv_heads} key-value heads"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx
 
 from training.errors import InvalidModelFile, TrainingError
 from training.language import byte_models, package, proof
-from training.language.checkpoint import Checkpoint, DecoderSizes, EncoderSizes
+from training.language.checkpoint import Array, Checkpoint, DecoderSizes, EncoderSizes, Weights
 from training.language.graph import decoder as decoders
 from training.language.graph import encoder as encoders
 from training.language.reference import decoder_logits
@@ -98,20 +99,33 @@ def read_source(kind: str, source: Path, context: int) -> Checkpoint:
     """Read a GGUF file ("gguf") or a folder ("hf").
 
     Raises:
-        InvalidModelFile: it cannot be read, or a package of the group import is missing.
+        InvalidModelFile: it cannot be read, or a package of the group import is missing. Weights
+            raise it, too: when they are read, and have values that are not finite.
     """
     try:
         if kind == "gguf":
             from training.language.sources import gguf_file
 
-            return gguf_file.read(source, context)
-        from training.language.sources import hf_folder
+            checkpoint = gguf_file.read(source, context)
+        else:
+            from training.language.sources import hf_folder
 
-        return hf_folder.read(source, context)
+            checkpoint = hf_folder.read(source, context)
     except ModuleNotFoundError as error:
         raise InvalidModelFile(
             f"the package {error.name} is missing: python -m pip install --group import"
         ) from error
+    return replace(checkpoint, weights=_finite(checkpoint.weights))
+
+
+def _finite(weights: Weights) -> Weights:
+    def checked(name: str) -> Array:
+        values = weights(name)
+        if not np.isfinite(values).all():
+            raise InvalidModelFile(f"tensor {name} has values that are not finite (NaN, infinity)")
+        return values
+
+    return checked
 
 
 def _decoder(

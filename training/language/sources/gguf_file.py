@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.language.checkpoint import (
     Checkpoint,
     DecoderSizes,
     Rotary,
+    check_layers,
     decoder_names,
     decoder_shapes,
 )
@@ -62,7 +64,7 @@ def read(path: Path, context: int) -> Checkpoint:
         InvalidModelFile: it is no GGUF file, its architecture is unknown, or tensors are missing.
     """
     try:
-        reader = gguf.GGUFReader(path)
+        reader = _Reader(path)
     except Exception as error:  # the reader has no errors of its own
         raise InvalidModelFile(f"{path} is no readable GGUF file: {first_line(error)}") from error
     metadata = Metadata({name: item.contents for name, item in reader.fields.items()})
@@ -83,6 +85,18 @@ def read(path: Path, context: int) -> Checkpoint:
     return Checkpoint(architecture, sizes, weights, texts)
 
 
+class _Reader(gguf.GGUFReader):
+    """Reader that stops at the end of the file.
+
+    The package's own goes on with empty parts, for as many as a list says that it has.
+    """
+
+    def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError("it ends before all that it says that it has")
+        return super()._get(offset, dtype, count, override_order)
+
+
 class Metadata:
     """Metadata of a GGUF file by name, with checked types."""
 
@@ -95,7 +109,10 @@ class Metadata:
         if name not in self._fields:
             return default
         if name not in self._values:
-            self._values[name] = self._fields[name]()
+            try:
+                self._values[name] = self._fields[name]()
+            except ValueError as error:  # of a text that is no UTF-8, too
+                raise InvalidModelFile(f"metadata {name!r} is not readable: {error}") from error
         return self._values[name]
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -112,7 +129,7 @@ class Metadata:
     def integer(self, name: str, default: int | None = None) -> int:
         """Return a whole number; raise InvalidModelFile as `number` does."""
         value = self.number(name, default)
-        if value != int(value):
+        if not math.isfinite(value) or value != int(value):
             raise InvalidModelFile(f"metadata {name!r} is {value}, and has to be a whole number")
         return int(value)
 
@@ -182,6 +199,7 @@ def _sizes(
         biased="blk.0.attn_q.bias" in tensors,
     )
     sizes.check()
+    check_layers(sizes.layers, len(tensors))
     return sizes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -43,15 +44,17 @@ def assets(metadata: Metadata, context: int) -> dict[str, str]:
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind == CONTROL
     }
-    declared = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    declared = [_token(metadata, tokens, name) for name in ("eos", "eot", "eom")]
     ends = end_tokens(special, declared)
-    begin = metadata.get("tokenizer.ggml.bos_token_id")
+    begin = _token(metadata, tokens, "bos")
     names = {"eos_token": declared[0], "bos_token": begin}
-    names["pad_token"] = metadata.get("tokenizer.ggml.padding_token_id")
+    padding = metadata.get("tokenizer.ggml.padding_token_id")  # -1 in some files, and not used
+    if isinstance(padding, int) and 0 <= padding < len(tokens):
+        names["pad_token"] = padding
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
-        **{name: tokens[at] for name, at in names.items() if at is not None and at < len(tokens)},
+        **{name: tokens[at] for name, at in names.items() if at is not None},
     }
     generation = {"eos_token_id": ends} | ({} if begin is None else {"bos_token_id": begin})
     files = {
@@ -65,12 +68,29 @@ def assets(metadata: Metadata, context: int) -> dict[str, str]:
 
 def _vocabulary(metadata: Metadata) -> tuple[list[str], list[int]]:
     tokens = metadata.items("tokenizer.ggml.tokens")
-    kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if not tokens or not all(isinstance(token, str) for token in tokens):
+        raise InvalidModelFile("metadata 'tokenizer.ggml.tokens' is no list of texts")
+    kinds = [1] * len(tokens)
+    if metadata.get("tokenizer.ggml.token_type"):
+        kinds = metadata.items("tokenizer.ggml.token_type")
     if len(kinds) != len(tokens):
         raise InvalidModelFile(
             f"the tokenizer has {len(tokens)} tokens and {len(kinds)} token types"
         )
     return tokens, kinds
+
+
+def _token(metadata: Metadata, tokens: Sequence[str], name: str) -> int | None:
+    """Return the number of a special token, or None."""
+    field = f"tokenizer.ggml.{name}_token_id"
+    number = metadata.get(field)
+    if number is None:
+        return None
+    if not isinstance(number, int) or not 0 <= number < len(tokens):
+        raise InvalidModelFile(
+            f"metadata {field!r} is {repr(number)[:60]}, and the tokenizer has {len(tokens)} tokens"
+        )
+    return number
 
 
 def tokenizer(metadata: Metadata) -> dict[str, Any]:
@@ -116,12 +136,12 @@ def _byte_level(metadata: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
             "the file does not say how its tokenizer splits words (tokenizer.ggml.pre): convert "
             "the model again, with a converter from May 2024 or later"
         )
-    if split not in _SPLITS:
+    if not isinstance(split, str) or split not in _SPLITS:
         raise InvalidModelFile(
             f"the tokenizer splits words like {split!r}, which is not known; those that can be "
             f"imported are {', '.join(_SPLITS)}"
         )
-    merges = [merge.split(" ", 1) for merge in metadata.items("tokenizer.ggml.merges")]
+    merges = [str(merge).split(" ", 1) for merge in metadata.items("tokenizer.ggml.merges")]
     whole = split in _LLAMA3  # whole words of the vocabulary need no merges
     return {
         "normalizer": {"type": "NFC"} if split in _QWEN2 else None,
@@ -192,12 +212,14 @@ def _sentencepiece(metadata: Metadata, tokens: Sequence[str]) -> dict[str, Any]:
         for token, score, kind in zip(tokens, scores, kinds, strict=True)
         if kind not in (UNKNOWN, CONTROL, BYTE)
     }
+    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
+        raise InvalidModelFile("metadata 'tokenizer.ggml.scores' is no list of finite numbers")
     if any(score != int(score) for score in normal.values()):
         raise InvalidModelFile(
             "the scores of the tokenizer are those of a Unigram model, which GGUF's tokenizer "
             "'llama' is not: import the model's folder by import-hf"
         )
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+    unknown = _token(metadata, tokens, "unknown") or 0
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     begin = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -240,8 +262,7 @@ def _post_processor(
     # Llama 3's files do not say so: llama.cpp adds it.
     usual = not byte_level or metadata.get("tokenizer.ggml.pre") in _LLAMA3
     begin = metadata.get("tokenizer.ggml.add_bos_token", usual)
-    first = metadata.get("tokenizer.ggml.bos_token_id")
-    last = metadata.get("tokenizer.ggml.eos_token_id")
+    first, last = (_token(metadata, tokens, name) for name in ("bos", "eos"))
     end = metadata.get("tokenizer.ggml.add_eos_token", False)
     before = [first] if begin and first is not None else []
     after = [last] if end and last is not None else []

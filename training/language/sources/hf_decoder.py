@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 
 from training.errors import InvalidModelFile
-from training.language.checkpoint import DecoderSizes, Rotary, decoder_shapes
-from training.language.sources.safetensors_folder import Tensors, check_tensors, integer
+from training.language.checkpoint import (
+    DecoderSizes,
+    Rotary,
+    check_layers,
+    check_positive,
+    decoder_shapes,
+)
+from training.language.sources.safetensors_folder import Tensors, check_tensors, integer, number
 
 ARCHITECTURES = ("llama", "qwen2")
 
@@ -23,23 +29,24 @@ def read_decoder(config: Mapping[str, Any], tensors: Tensors, context: int) -> D
     width, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
     if config.get("use_sliding_window"):
         context = min(context, integer(config, "sliding_window"))
-    head_size = config.get("head_dim") or width // max(heads, 1)
+    head_size = integer(config, "head_dim", width // max(heads, 1))
     tied = bool(config.get("tie_word_embeddings")) or "lm_head.weight" not in tensors.places
     sizes = DecoderSizes(
         layers=integer(config, "num_hidden_layers"),
         width=width,
         heads=heads,
         kv_heads=integer(config, "num_key_value_heads", heads),
-        head_size=int(head_size),
+        head_size=head_size,
         inner=integer(config, "intermediate_size"),
         vocabulary=integer(config, "vocab_size"),
         context=min(context, integer(config, "max_position_embeddings")),
-        epsilon=float(config.get("rms_norm_eps", 1e-6)),
-        rotary=_rotary(config, int(head_size)),
+        epsilon=number(config, "rms_norm_eps", 1e-6),
+        rotary=_rotary(config, head_size),
         tied=tied,
         biased="model.layers.0.self_attn.q_proj.bias" in tensors.places,
     )
     sizes.check()
+    check_layers(sizes.layers, len(tensors.places))
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         raise InvalidModelFile(f"hidden_act is {activation!r}, and only 'silu' can be imported")
@@ -49,7 +56,9 @@ def read_decoder(config: Mapping[str, Any], tensors: Tensors, context: int) -> D
 
 def _rotary(config: Mapping[str, Any], size: int) -> Rotary:
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    base = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    if not isinstance(scaling, Mapping):
+        raise InvalidModelFile(f"config.json: the rope scaling is {scaling!r}, and no object")
+    base = number({**config, **scaling}, "rope_theta", 10000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     part = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if part not in (None, 1, 1.0):
@@ -82,6 +91,10 @@ def _llama3_divisors(base: float, size: int, scaling: Mapping[str, Any]) -> list
             "original_max_position_embeddings",
         )
     )
+    if not low < high:
+        raise InvalidModelFile(
+            f"config.json: low_freq_factor is {low}, and has to be below high_freq_factor, {high}"
+        )
     frequencies = base ** (-np.arange(0, size, 2) / size)
     turns = original * frequencies / (2 * np.pi)  # in the context it was trained with first
     smooth = np.clip((turns - low) / (high - low), 0, 1)
@@ -90,10 +103,4 @@ def _llama3_divisors(base: float, size: int, scaling: Mapping[str, Any]) -> list
 
 def _setting(scaling: Mapping[str, Any], name: str) -> float:
     """Return a positive number of the rope scaling."""
-    value = scaling.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InvalidModelFile(
-            f"config.json: {name!r} of the rope scaling is {value!r}, and has to be a positive "
-            "number"
-        )
-    return float(value)
+    return check_positive(f"config.json: {name!r} of the rope scaling", scaling.get(name))

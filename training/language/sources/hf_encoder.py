@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import InvalidModelFile
-from training.language.checkpoint import Array, EncoderSizes
+from training.language.checkpoint import Array, EncoderSizes, check_layers
 from training.language.reference import ACTIVATIONS, classifier_names
 from training.language.sources.safetensors_folder import (
     Tensors,
     check_tensors,
     integer,
+    number,
     read_json,
 )
 
@@ -79,7 +80,7 @@ def read_encoder(
             or a head that cannot be imported.
     """
     config = _with_berts_names(config)
-    sizes = _sizes(folder, config, context)
+    sizes = _sizes(folder, config, tensors, context)
     shapes = _shapes(config, sizes)
     names = _folder_names(config["model_type"], tensors, shapes)
     types = names.get(TYPES, "")
@@ -98,7 +99,7 @@ def _with_berts_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **renamed}
 
 
-def _sizes(folder: Path, config: Mapping[str, Any], context: int) -> EncoderSizes:
+def _sizes(folder: Path, config: Mapping[str, Any], tensors: Tensors, context: int) -> EncoderSizes:
     first = 0
     if "roberta" in config["model_type"]:
         first = integer(config, "pad_token_id", 1) + 1
@@ -113,13 +114,17 @@ def _sizes(folder: Path, config: Mapping[str, Any], context: int) -> EncoderSize
     if heads < 1 or width % heads:
         raise InvalidModelFile(f"a hidden_size of {width} is no multiple of {heads} heads")
     pooling, normalised, longest = _pooling(folder, config)
+    layers = integer(config, "num_hidden_layers")
+    check_layers(layers, len(tensors.places))
     limits = (context, integer(config, "max_position_embeddings") - first, longest or context)
+    if min(*limits, layers) < 1:
+        raise InvalidModelFile(f"{layers} layers and {min(limits)} tokens: it takes one at least")
     return EncoderSizes(
-        layers=integer(config, "num_hidden_layers"),
+        layers=layers,
         width=width,
         heads=heads,
         context=min(limits),
-        epsilon=float(config.get("layer_norm_eps", 1e-12)),
+        epsilon=number(config, "layer_norm_eps", 1e-12),
         activation=activation,
         first_position=first,
         types=config["model_type"] != "distilbert" and integer(config, "type_vocab_size", 2) > 1,
@@ -136,26 +141,38 @@ def _pooling(folder: Path, config: Mapping[str, Any]) -> tuple[str, bool, int | 
     mean, normalised.
     """
     names = config.get("architectures") or []
-    if any("SequenceClassification" in name for name in names):
-        labels = len(config.get("id2label") or range(integer(config, "num_labels", 2)))
+    if "SequenceClassification" in str(names):
+        labels = config.get("id2label")
+        labels = len(labels) if isinstance(labels, dict) else integer(config, "num_labels", 2)
         if labels != 1 or config["model_type"] == "distilbert":
             raise InvalidModelFile(
-                f"{names[0]} has {labels} labels: only BERT and RoBERTa rerankers, which have one, "
-                "can be imported"
+                f"the model has {labels} labels: only BERT and RoBERTa rerankers can be imported, "
+                "which have one"
             )
         return "score", False, None
     if not (folder / "modules.json").is_file():
         return "mean", True, None
     modules = {
-        str(module.get("type")).rpartition(".")[2]: module.get("path", "")
-        for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        str(module.get("type")).rpartition(".")[2]: str(module.get("path", ""))
+        for module in _modules(folder / "modules.json")
     }
     unknown = set(modules) - {"Transformer", "Pooling", "Normalize"}
     if unknown:
         raise InvalidModelFile(f"modules.json: {min(unknown)} cannot be imported")
     longest = folder / "sentence_bert_config.json"
-    length = read_json(longest).get("max_seq_length") if longest.is_file() else None
+    sentences = read_json(longest) if longest.is_file() else {}
+    length = sentences.get("max_seq_length") and integer(sentences, "max_seq_length")
     return _pooling_mode(folder / modules.get("Pooling", "")), "Normalize" in modules, length
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidModelFile(f"{path} is not readable: {error}") from error
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise InvalidModelFile(f"{path} holds no list of objects")
+    return modules
 
 
 def _pooling_mode(folder: Path) -> str:

@@ -76,9 +76,14 @@ def _template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     if isinstance(template, list):  # several templates by name
-        named = {item.get("name"): item.get("template") for item in template}
-        template = named.get("default")
+        named = [item for item in template if isinstance(item, dict)]
+        defaults = [item.get("template") for item in named if item.get("name") == "default"]
+        template = defaults[-1] if defaults else None
     return template if isinstance(template, str) else None
+
+
+def _is_special(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("special")) and isinstance(entry.get("id"), int)
 
 
 def _decoder_assets(
@@ -88,8 +93,12 @@ def _decoder_assets(
     generation = read_json(path) if path.is_file() else {}
     declared = generation.get("eos_token_id", config.get("eos_token_id"))
     added = read_json(folder / "tokenizer.json").get("added_tokens", [])
-    special = {item["content"]: item["id"] for item in added if item.get("special")}
+    # Entries of another form are refused when the tokenizer is loaded.
+    entries = [item for item in added if isinstance(item, dict)] if isinstance(added, list) else []
+    special = {str(item.get("content")): item["id"] for item in entries if _is_special(item)}
     ends = declared if isinstance(declared, list) else [declared]
+    if not all(end is None or isinstance(end, int) for end in ends):
+        raise InvalidModelFile(f"eos_token_id is {declared!r}, and has to be a token or a list")
     begin = generation.get("bos_token_id", config.get("bos_token_id"))
     generation["eos_token_id"] = assets.end_tokens(special, ends)
     if begin is not None:

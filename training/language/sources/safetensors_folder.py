@@ -15,7 +15,7 @@ from safetensors import safe_open
 from training.errors import InvalidModelFile
 from training.export.graphs import first_line
 from training.language import assets
-from training.language.checkpoint import Array
+from training.language.checkpoint import Array, check_positive
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -54,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidModelFile(f"{path.parent} has no {path.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidModelFile(f"{path} is not readable: {error}") from error
     if not isinstance(document, dict):
         raise InvalidModelFile(f"{path} holds no JSON object")
@@ -106,9 +106,15 @@ def integer(config: Mapping[str, Any], name: str, default: int | None = None) ->
     """
     value = config.get(name)
     value = default if value is None else value
-    if not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidModelFile(f"config.json: {name!r} is {value!r}, and has to be a whole number")
     return value
+
+
+def number(config: Mapping[str, Any], name: str, default: float) -> float:
+    """Return a positive number of config.json; raise InvalidModelFile otherwise."""
+    value = config.get(name)
+    return check_positive(f"config.json: {name!r}", default if value is None else value)
 
 
 def check_tensors(
