@@ -59,8 +59,9 @@ class QuantisedMatrix:
         zeros: Array = np.full((rows, blocks), 2 ** (self.bits - 1), np.float32)
         if self.zeros is not None:
             zeros = _unpack(self.zeros)[:, :blocks].astype(np.float32)
-        steps = numbers.reshape(rows, blocks, BLOCK) - zeros[..., None]
-        values: Array = (steps * self.scales[..., None]).reshape(rows, -1).astype(np.float32)
+        values: Array = numbers.reshape(rows, blocks, BLOCK) - zeros[..., None]
+        values *= self.scales[..., None]
+        values = values.reshape(rows, -1)
         if not self.offset:
             return values
         offsets = values[:, self.columns : self.inputs]
@@ -109,11 +110,13 @@ def to_int8(matrix: Array) -> QuantisedMatrix:
     Weights that were 8-bit blocks of 32 before (GGUF's Q8_0) keep their values.
     """
     blocks = matrix.reshape(len(matrix), -1, BLOCK)
-    scales = np.abs(blocks).max(axis=-1) / np.float32(127)
-    divisors = np.where(scales > 0, scales, 1)[..., None]
-    numbers = (np.rint(blocks / divisors) + 128).astype(np.uint8)
+    scales = np.maximum(blocks.max(axis=-1), -blocks.min(axis=-1)) / np.float32(127)
+    steps = blocks / np.where(scales > 0, scales, 1)[..., None]
+    np.rint(steps, out=steps)  # in place: an embedding takes hundreds of megabytes
+    steps += 128
     columns = matrix.shape[1]
-    return QuantisedMatrix(numbers, scales.astype(np.float32), None, bits=8, columns=columns)
+    packed = steps.astype(np.uint8)
+    return QuantisedMatrix(packed, scales.astype(np.float32), None, bits=8, columns=columns)
 
 
 def to_int4(matrix: Array, rows_at_once: int = 4096) -> QuantisedMatrix:

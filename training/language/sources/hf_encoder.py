@@ -104,7 +104,7 @@ def _sizes(folder: Path, config: Mapping[str, Any], tensors: Tensors, context: i
     if "roberta" in config["model_type"]:
         first = integer(config, "pad_token_id", 1) + 1
     activation = config.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         kinds = ", ".join(ACTIVATIONS)
         raise InvalidModelFile(f"hidden_act is {activation!r}; it can be {kinds}")
     positions = config.get("position_embedding_type") or "absolute"
@@ -142,8 +142,9 @@ def _pooling(folder: Path, config: Mapping[str, Any]) -> tuple[str, bool, int | 
     """
     names = config.get("architectures") or []
     if "SequenceClassification" in str(names):
-        labels = config.get("id2label")
-        labels = len(labels) if isinstance(labels, dict) else integer(config, "num_labels", 2)
+        named = config.get("id2label")
+        own = len(named) if isinstance(named, dict) else 0
+        labels = own or integer(config, "num_labels", 2)
         if labels != 1 or config["model_type"] == "distilbert":
             raise InvalidModelFile(
                 f"the model has {labels} labels: only BERT and RoBERTa rerankers can be imported, "

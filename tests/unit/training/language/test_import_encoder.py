@@ -283,6 +283,10 @@ def test_import_proves_the_graph_and_frees_the_tokenizer_of_padding(
             "has 3 labels",
         ),
         ({"num_attention_heads": 5}, "mean_tokens", "no multiple of 5 heads"),
+        ({"hidden_act": ["gelu"]}, "mean_tokens", "hidden_act is ['gelu']"),
+        ({"layer_norm_eps": "x"}, "mean_tokens", "'layer_norm_eps' is 'x'"),
+        ({"num_hidden_layers": 10**12}, "mean_tokens", "too few for 1000000000000 layers"),
+        ({"num_hidden_layers": -1}, "mean_tokens", "-1 layers"),
     ],
 )
 def test_encoder_that_cannot_be_exported_is_refused(
@@ -295,6 +299,30 @@ def test_encoder_that_cannot_be_exported_is_refused(
     settings = config("bert", **changes)
     folder = write(tmp_path / "model", settings, weights(settings))
     add_pooling(folder, mode)
+
+    assert main(["import-hf", str(folder)]) == 1
+
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("modules.json", "[", "modules.json is not readable"),
+        ("modules.json", "[" * 100_000, "modules.json is not readable"),
+        ("modules.json", "[5]", "modules.json holds no list of objects"),
+        ("sentence_bert_config.json", '{"max_seq_length": "x"}', "'max_seq_length' is 'x'"),
+        ("sentence_bert_config.json", '{"max_seq_length": -3}', "-3 tokens"),
+        ("1_Pooling/config.json", '{"pooling_mode": {}}', "pooling {} cannot be imported"),
+    ],
+)
+def test_broken_files_about_pooling_are_refused(
+    name: str, content: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config("bert")
+    folder = write(tmp_path / "model", settings, weights(settings))
+    add_pooling(folder, "mean_tokens")
+    (folder / name).write_text(content)
 
     assert main(["import-hf", str(folder)]) == 1
 
