@@ -24,7 +24,7 @@ class Weights(Protocol):
     def __call__(self, name: str, /) -> Array: ...
 
 
-def check_positive(what: str, value: Any) -> float:
+def check_positive(label: str, value: Any) -> float:
     """Return a number, which has to be positive and finite.
 
     Raises:
@@ -34,7 +34,7 @@ def check_positive(what: str, value: Any) -> float:
         with suppress(OverflowError):
             if 0 < float(value) < math.inf:
                 return float(value)
-    raise InvalidModelFile(f"{what} is {repr(value)[:60]}, and has to be a positive number")
+    raise InvalidModelFile(f"{label} is {repr(value)[:60]}, and has to be a positive number")
 
 
 def check_layers(layers: int, tensors: int) -> None:

@@ -111,7 +111,7 @@ class Metadata:
         if name not in self._values:
             try:
                 self._values[name] = self._fields[name]()
-            except ValueError as error:  # of a text that is no UTF-8, too
+            except ValueError as error:  # also of a text that is no UTF-8
                 raise InvalidModelFile(f"metadata {name!r} is not readable: {error}") from error
         return self._values[name]
 
