@@ -252,9 +252,7 @@ class ProcessTrial:
 
     def __init__(self, search: Search, command: list[str], environment: Mapping[str, str]) -> None:
         self._search = search
-        self._output = tempfile.TemporaryFile(  # noqa: SIM115  # open until the process ends
-            "w+", encoding="utf-8", errors="replace"
-        )
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open until the process ends
         self._process = subprocess.Popen(
             command, env=environment, stdout=self._output, stderr=subprocess.STDOUT
         )
@@ -262,8 +260,9 @@ class ProcessTrial:
     def status(self) -> TrialStatus:
         """Return the trial's progress, parsed from the process's output."""
         exit_status = self._process.poll()
-        self._output.seek(0)
-        text = self._output.read()
+        # The process writes at the file's position, which both share: seeking would move it.
+        file = self._output.fileno()
+        text = os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
         scores, value = read_log(self._search, text)
         if exit_status is None:
             return TrialStatus(TrialState.RUNNING, scores)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from training.fitting.checkpoint import Interrupted, Stop
 from training.hyperparameters import NetworkHyperparameters
 from training.recipe import Recipe
 from training.recipe_loading import load
-from training.tuning.local import read_log, run_processes, run_serial
+from training.tuning.local import ProcessTrial, read_log, run_processes, run_serial
 from training.tuning.space import Search, make_space
 from training.tuning.study import Study
 
@@ -263,6 +264,20 @@ def read_report(folder: Path) -> Mapping[str, Any]:
 def own(tmp_path: Path) -> Path:
     (tmp_path / "own.py").write_text(OWN)
     return tmp_path / "own.py"
+
+
+def test_reading_a_trials_output_does_not_move_the_place_where_it_writes() -> None:
+    search = make_study().search
+    trial = ProcessTrial(search, [sys.executable, "-c", "import time; time.sleep(600)"], {})
+    file = trial._output.fileno()
+    try:
+        os.write(file, b"180 to test\n")  # as the process does: it shares the position
+        os.lseek(file, 3, os.SEEK_SET)
+
+        assert trial.status().state is TrialState.RUNNING
+        assert os.lseek(file, 0, os.SEEK_CUR) == 3
+    finally:
+        trial.close()
 
 
 @pytest.mark.filterwarnings("ignore")
