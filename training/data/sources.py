@@ -49,13 +49,17 @@ def load(
     return load_files(find_parts(location, endings, deep=deep), read, by=by)
 
 
-def load_files(paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str) -> Dataset:
+def load_files(
+    paths: Mapping[str, Sequence[Path]], read: Reader, *, by: str, files_per_row: int = 1
+) -> Dataset:
     """Load each part's files; split missing parts off the training part.
+
+    Of several `files_per_row`, the first files are listed: pictures, and no masks.
 
     Raises:
         InvalidData: the files are unreadable or do not match each other.
     """
-    source = title(paths["train"])
+    source = title(paths["train"][: len(paths["train"]) // files_per_row])
     train = read(paths["train"], None)
     if len(train.labels) == 1:
         raise InvalidData(f"{source}: every row is of the class {train.labels[0]!r}; it takes two")

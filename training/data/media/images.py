@@ -21,7 +21,15 @@ from training.data.media.folders import (
     short_name,
 )
 from training.data.media.pixels import ENDINGS, Size
-from training.data.sources import IN_MEMORY_MB, Location, Part, find, folders_by_part, load_files
+from training.data.sources import (
+    IN_MEMORY_MB,
+    Location,
+    Part,
+    find,
+    folders_by_part,
+    load_files,
+    title,
+)
 from training.errors import InvalidData, NoRows, UnknownLabel, WrongShape
 
 Array = NDArray[Any]
@@ -104,13 +112,18 @@ def segmentation(
             pictures, read_mask, source.row_shape[1:], (IGNORED, len(labels) - 1), np.int64
         )
         target = lazy.array(masks, in_memory_mb)
-        for part in lazy.chunks(target):
-            target[part]  # each mask is decoded once before training, as each picture is
+        # Each mask is decoded once before training, as each picture is.
+        found = {int(number) for part in lazy.chunks(target) for number in np.unique(target[part])}
+        if train is None:
+            _check_found(title(pictures), found, labels, void)
         image = lazy.array(source, in_memory_mb)
         return Part(Examples({"image": image}, target, group_names(pictures, groups)), (*labels,))
 
     return load_files(
-        {name: _files(root) for name, root in roots.items()}, read, by=by if groups else "row"
+        {name: _files(root) for name, root in roots.items()},
+        read,
+        by=by if groups else "row",
+        files_per_row=2,  # a picture and its mask
     )
 
 
@@ -179,6 +192,21 @@ def _check_pair(picture: Path, mask: Path, own: Size, size: Size | None, shape: 
             f"{short_name(mask)} has {sizes} {expected[0]}x{expected[1]} (upright as its EXIF data "
             "say)"
         )
+
+
+def _check_found(folder: str, found: set[int], labels: Sequence[str], void: int | None) -> None:
+    """Raise InvalidData if training masks have fewer than two classes that count.
+
+    Black and white masks have 0 and 255, which is void by default.
+    """
+    classes = sorted(found - {IGNORED})
+    if len(classes) > 1:
+        return
+    has = f"no class but {labels[classes[0]]!r}" if classes else "no class"
+    advice = ""
+    if IGNORED in found:
+        advice = f"; {void} does not count: if it is a class, save the masks with its number"
+    raise InvalidData(f"{folder}: the masks have {has}{advice}; it takes two classes")
 
 
 def _classes(mask: Path, numbers: Array, labels: Sequence[str], void: int | None) -> Array:

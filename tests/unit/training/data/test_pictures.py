@@ -154,6 +154,20 @@ def test_masks_are_classes_and_void_does_not_count(tmp_path: Path) -> None:
     assert set(np.unique(smaller.train.target)) <= {-1, 0, 1, 2}
 
 
+@pytest.mark.parametrize("ending", ["png", "webp", "bmp", "gif"])
+def test_pictures_of_every_format_are_scaled_with_their_masks(tmp_path: Path, ending: str) -> None:
+    pairs(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+        picture(path.with_suffix(f".{ending}"))
+
+    data = files.segmentation(tmp_path, labels=LABELS, size=(3, 4))
+
+    assert data.train.inputs["image"].shape == (9, 3, 3, 4)
+    assert data.train.target.shape == (9, 3, 4)
+    assert data.source == f"file:0.{ending} and 11 more"  # masks are no rows
+
+
 def _no_mask(folder: Path) -> None:
     (pairs(folder) / "masks" / "4.png").unlink()
 
@@ -194,6 +208,13 @@ def _colours(folder: Path) -> None:
     picture(pairs(folder) / "masks" / "4.png")
 
 
+def _black_and_white(folder: Path) -> None:
+    from PIL import Image
+
+    for path in (pairs(folder) / "masks").iterdir():
+        Image.fromarray(GENERATOR.integers(0, 2, (6, 8)).astype(np.uint8) * 255).save(path)
+
+
 def _no_folder(folder: Path) -> None:
     (pairs(folder) / "masks").rename(folder / "labels")
 
@@ -214,6 +235,12 @@ def _no_folder(folder: Path) -> None:
             "255 is void",
         ),
         (_colours, InvalidData, "masks/4.png has the mode RGB; a mask is grey or has a palette"),
+        (
+            _black_and_white,
+            InvalidData,
+            "file:0.jpg and 11 more: the masks have no class but 'sky'; 255 does not count: if it "
+            "is a class, save the masks with its number; it takes two classes",
+        ),
         (_no_folder, NoRows, "has no folder masks: it takes images/, masks/"),
     ],
 )
