@@ -65,10 +65,15 @@ class LazyArray(NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, tuple) and key and _selects_rows(key[0]):
-            columns = (slice(None), *key[1:])
             if isinstance(key[0], int | np.integer):
-                return self[key[0]][key[1:]]
+                return self._source.read(self._rows[[int(key[0])]])[(0, *key[1:])]
             chosen = self.select(key[0])
+            if any(isinstance(each, list | range | np.ndarray) for each in key[1:]):
+                # Numbers of rows and of columns make pairs, so all of them are needed at once.
+                pairs = not isinstance(key[0], slice)
+                rows = np.arange(len(chosen)) if pairs else slice(None)
+                return np.asarray(chosen)[(rows, *key[1:])]
+            columns = (slice(None), *key[1:])
             return np.concatenate([chosen[part][columns] for part in chunks(chosen)])
         if isinstance(key, int | np.integer):
             return self._source.read(self._rows[[int(key)]])[0]
@@ -99,11 +104,11 @@ class LazyArray(NDArrayOperatorsMixin):
 
     def min(self, *axes: Any, **options: Any) -> Any:
         """Return the smallest value, a chunk at a time."""
-        return np.asarray(self).min(*axes, **options) if axes or options else self.bounds[0]
+        return np.asarray(self).min(*axes, **options) if axes or options else self._extremes[0]
 
     def max(self, *axes: Any, **options: Any) -> Any:
         """Return the largest value, a chunk at a time."""
-        return np.asarray(self).max(*axes, **options) if axes or options else self.bounds[1]
+        return np.asarray(self).max(*axes, **options) if axes or options else self._extremes[1]
 
     @property
     def is_bounded(self) -> bool:
@@ -113,22 +118,24 @@ class LazyArray(NDArrayOperatorsMixin):
     @cached_property
     def bounds(self) -> tuple[Any, Any]:
         """Return limits of the values: those of the format, or the extremes."""
-        if self._source.bounds is not None:
-            return self._source.bounds
-        extremes = [(part.min(), part.max()) for part in read_chunks(self)]
-        return min(low for low, _ in extremes), max(high for _, high in extremes)
+        return self._extremes if self._source.bounds is None else self._source.bounds
+
+    @cached_property
+    def _extremes(self) -> tuple[Any, Any]:
+        extremes = np.array([(part.min(), part.max()) for part in read_chunks(self)])
+        return extremes[:, 0].min(), extremes[:, 1].max()
 
     def mean(self, axis: Any = None, **options: Any) -> Any:
         """Compute the mean over axes that include the rows, by chunk."""
         if not _over_rows(axis) or options:
             return np.asarray(self).mean(axis, **options)
-        return moments(cast(Array, self), axis)[0].astype(_float(self.dtype))
+        return moments(cast(Array, self), axis, gaps=False)[0].astype(_float(self.dtype))
 
     def std(self, axis: Any = None, **options: Any) -> Any:
         """Compute the standard deviation over such axes, by chunk."""
         if not _over_rows(axis) or options:
             return np.asarray(self).std(axis, **options)
-        return moments(cast(Array, self), axis)[1].astype(_float(self.dtype))
+        return moments(cast(Array, self), axis, gaps=False)[1].astype(_float(self.dtype))
 
 
 def _selects_rows(key: Any) -> bool:
@@ -198,14 +205,24 @@ def read_chunks(values: Any) -> Iterator[Array]:
         yield values[part]
 
 
-def moments(values: Array, axis: Any = 0) -> tuple[Array, Array]:
-    """Compute mean and standard deviation in float64, leaving out NaN.
+def largest(values: Any) -> Any:
+    """Return the largest value, or a lazy array's limit that is known unread."""
+    return values.bounds[1] if is_lazy(values) else values.max()
 
-    `axis` includes the rows; an axis whose values are all NaN has mean 0 and deviation 0.
+
+def moments(values: Array, axis: Any = 0, *, gaps: bool = True) -> tuple[Array, Array]:
+    """Compute mean and standard deviation in float64.
+
+    `axis` includes the rows. Values that are not finite are `gaps`, which do not count; an axis of
+    gaps alone has mean 0 and deviation 0. Without gaps, they count as in NumPy.
     """
+
+    def counted(part: Array) -> Array:
+        return np.isfinite(part) if gaps else np.ones(part.shape, bool)
+
     count, total = np.zeros(()), np.zeros(())
     for part in read_chunks(values):
-        finite = np.isfinite(part)
+        finite = counted(part)
         count = count + finite.sum(axis=axis)
         total = total + np.where(finite, part, 0).sum(axis=axis, dtype=np.float64)
     count = np.maximum(count, 1)
@@ -213,5 +230,5 @@ def moments(values: Array, axis: Any = 0) -> tuple[Array, Array]:
     wide = np.expand_dims(mean, tuple(range(values.ndim)) if axis is None else axis)
     squares = np.zeros(())
     for part in read_chunks(values):
-        squares = squares + (np.where(np.isfinite(part), part - wide, 0) ** 2).sum(axis=axis)
+        squares = squares + (np.where(counted(part), part - wide, 0) ** 2).sum(axis=axis)
     return mean, np.sqrt(squares / count)

@@ -77,8 +77,8 @@ def _multilabel(data: Dataset) -> dict[str, Array]:
 def _segmentation(data: Dataset) -> dict[str, Array]:
     """Predict each pixel's class by class frequency, overall and at its place."""
     target = data.train.target
-    classes = max(len(data.labels), *(int(part.target.max()) + 1 for part in
-                                      (data.train, data.validation, data.test)))  # fmt: skip
+    targets = (part.target for part in (data.train, data.validation, data.test))
+    classes = max(len(data.labels), *(int(lazy.largest(target)) + 1 for target in targets))
     counts = np.zeros((*target.shape[1:], classes), np.int64)
     for chunk in lazy.read_chunks(target):
         counts += np.stack([(chunk == number).sum(axis=0) for number in range(classes)], axis=-1)
