@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -50,5 +51,16 @@ class Collected:
         for values in outputs:
             with tempfile.TemporaryFile() as file:  # the mapping keeps it after it is closed
                 shape = (self._rows, *values.shape[1:])
+                _reserve(file.fileno(), values[:1].nbytes * self._rows)
                 files.append(np.memmap(file, values.dtype, "w+", shape=shape))
         return files
+
+
+def _reserve(file: int, size: int) -> None:
+    """Reserve disk space: without it, writing to a mapping ends the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(file, 0, size)

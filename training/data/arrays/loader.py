@@ -24,6 +24,7 @@ from training.data.sources import (
 from training.errors import InvalidData, InvalidValue, MissingColumn, NoRows, WrongShape
 
 Array = NDArray[Any]
+MOST = np.iinfo(np.int64).max
 
 
 def arrays(
@@ -149,6 +150,11 @@ def _check(stored: Stored, shapes: Mapping[str, Array], optional: Sequence[str])
         if name in shapes and shape != shapes[name].shape[1:]:
             earlier = f"those before have {list(shapes[name].shape[1:])}"
             raise WrongShape(f"{stored.name}: a row of {name!r} has shape {list(shape)}, {earlier}")
+        if values.dtype == np.uint64 and (wrong := values > MOST).any():
+            row = int(np.argwhere(wrong)[0][0]) + 1
+            raise InvalidValue(
+                f"{stored.name}, row {row}: {name!r} is above {MOST}, the largest int64"
+            )
         if name in optional or values.dtype.kind != "f":
             continue
         for part in lazy.chunks(values):

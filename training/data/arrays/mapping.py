@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from training.errors import InvalidData, InvalidValue
 
 Array = NDArray[Any]
+Stamp = tuple[int, int, int] | None
 
 LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")  # signature, flags, method, lengths of name and extra
 SIGNATURE = b"PK\x03\x04"
@@ -38,6 +39,10 @@ class MappedRows:
 
     arrays: Sequence[Array]  # memory-mapped or not, of one row shape
     kind: DTypeLike | None = None  # dtype of the rows [float32 or int64]
+    stamps: Sequence[Stamp] = field(init=False)  # of the arrays' files, when they were mapped
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamps", [_stamp(array) for array in self.arrays])
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -61,11 +66,39 @@ class MappedRows:
         """Return the rows of these numbers, converted."""
         values = np.empty((len(rows), *self.row_shape), self.dtype)
         start = 0
-        for array in self.arrays:
+        for array, stamp in zip(self.arrays, self.stamps, strict=True):
             inside = (rows >= start) & (rows < start + len(array))
+            _check_unchanged(array, stamp)
             values[inside] = array[rows[inside] - start]
             start += len(array)
         return values
+
+
+def _stamp(array: Array) -> Stamp:
+    """Return inode, size and time of a mapped file, None of other arrays."""
+    path = getattr(array, "filename", None)
+    if path is None:
+        return None
+    try:
+        status = Path(path).stat()
+    except OSError:  # removed: its rows stay readable
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_unchanged(array: Array, before: Stamp) -> None:
+    """Raise InvalidData if a mapped file was written to since.
+
+    Its rows would be others or, of a shorter file, end the process. A file that took its name does
+    no harm: the mapping keeps the old one.
+    """
+    now = _stamp(array)
+    if before is not None and now is not None and now[0] == before[0] and now != before:
+        name = Path(str(array.filename)).name  # type: ignore[attr-defined]
+        raise InvalidData(
+            f"{name} was changed while it was read: leave it as it is during training, and write "
+            "new data to a new file"
+        )
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -91,6 +124,12 @@ def read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             for member in archive.infolist():
+                if member.is_dir():
+                    continue
+                if not member.filename.endswith(".npy"):
+                    raise InvalidData(
+                        f"{path.name} holds {member.filename[:80]!r}, which is no .npy: take it out"
+                    )
                 name = member.filename.removesuffix(".npy")
                 if member.compress_type == zipfile.ZIP_STORED:
                     _check_sum(archive, member)

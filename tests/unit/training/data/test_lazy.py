@@ -1,8 +1,12 @@
 """Rows that are read when they are used stand for the array of all rows."""
 
+import errno
+import io
+import os
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +33,9 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         3, -1, slice(None), slice(5, 40, 3), [4, 1, 1], np.array([30, 2]), np.arange(50) % 2 == 0,
         (slice(None), -1), (2, 1), (slice(3, 30), slice(1, 3), 0), WHOLE > 0, None, ...,
+        [], slice(9, 2, -3), [True, False] * 25, (slice(0), 0), (slice(None), [2, 0]),
+        ([4, 30], [1, 2]), (np.arange(50) % 17 == 0, [0, 1, 2]), ([1, 49], 0, [1, 1]),
+        (3, slice(None), [1, 0]), (slice(None), 0, [1, 1]), ([8, 1], slice(None), [1, 0]),
     ],
     ids=str,
 )  # fmt: skip
@@ -61,6 +68,38 @@ def test_it_computes_as_the_array_does(rows: Any) -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(rows)), WHOLE)
     with pytest.raises(IndexError):
         rows[50]
+
+
+def test_gaps_and_limits_count_as_in_the_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "CHUNK_BYTES", 7 * WHOLE[0].nbytes)
+    gaps = WHOLE.copy()
+    gaps[30, 1, 1] = np.nan
+    rows = lazy.array(MappedRows([gaps]), in_memory_mb=0)
+
+    for name in ("mean", "std", "min", "max"):
+        for axis in (None, 0, (0, 2), -1):
+            own, expected = (getattr(values, name)(axis=axis) for values in (rows, gaps))
+            assert np.allclose(own, expected, atol=1e-6, equal_nan=True)
+    assert np.isnan(rows.min())
+    assert np.isnan(rows.max())
+
+
+def test_a_file_that_is_written_to_while_it_is_mapped_ends_the_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", x=WHOLE, y=np.arange(50) % 2)
+    first, second = (
+        files.arrays(tmp_path / f"{name}.npz", target="y", in_memory_mb=0).train.inputs["x"]
+        for name in ("a", "b")
+    )
+    expected = np.asarray(second)
+
+    np.savez(tmp_path / "a.npz", x=WHOLE[:4], y=np.arange(4) % 2)  # shorter: a bus error
+    np.savez(tmp_path / "c.npz", x=WHOLE[:4], y=np.arange(4) % 2)
+    (tmp_path / "c.npz").replace(tmp_path / "b.npz")  # the mapping keeps the old file
+
+    with pytest.raises(InvalidData, match=r"^a.npz was changed while it was read: leave it"):
+        first[:3]
+    assert np.array_equal(second, expected)
 
 
 def test_moments_leave_out_gaps(rows: Any) -> None:
@@ -116,6 +155,43 @@ def test_arrays_are_mapped_at_the_place_that_the_local_header_names(tmp_path: Pa
         archive.writestr(info, (tmp_path / "x.npy").read_bytes())
 
     assert np.array_equal(read_npz(tmp_path / "a.npz")[0]["x"], WHOLE)
+
+
+def test_archives_with_folders_descriptors_and_foreign_layouts_are_mapped(tmp_path: Path) -> None:
+    layouts = {"big": WHOLE.astype(">f8"), "folder/columns": np.asfortranarray(WHOLE)}
+    stream = io.BytesIO()
+    pipe: Any = SimpleNamespace(write=stream.write, flush=stream.flush)  # it cannot seek
+    with zipfile.ZipFile(pipe, "w") as archive:
+        archive.writestr("folder/", b"")
+        for name, values in layouts.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values)
+        assert all(info.flag_bits & 8 for info in archive.infolist()[1:])  # lengths follow
+    (tmp_path / "a.npz").write_bytes(stream.getvalue())
+
+    arrays, _ = read_npz(tmp_path / "a.npz")
+
+    assert list(arrays) == list(layouts)
+    for values in arrays.values():
+        assert isinstance(values, np.memmap)
+        rows = MappedRows([values]).read(np.array([49, 0, 7]))
+        assert rows.dtype == np.float32
+        assert np.array_equal(rows, WHOLE[[49, 0, 7]])
+
+
+def test_what_is_no_array_and_what_no_int64_holds_is_refused_by_name(tmp_path: Path) -> None:
+    y = np.arange(50) % 2
+    np.savez(tmp_path / "a.npz", x=WHOLE, y=y)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("README.txt", "rows")
+    large = np.ones(50, np.uint64)
+    large[7] = 2**63
+    np.savez(tmp_path / "b.npz", x=large, y=y)
+
+    with pytest.raises(InvalidData, match=r"^a.npz holds 'README.txt', which is no .npy"):
+        files.arrays(tmp_path / "a.npz", target="y")
+    with pytest.raises(InvalidValue, match=r"^b.npz, row 8: 'x' is above 9223372036854775807"):
+        files.arrays(tmp_path / "b.npz", target="y")
 
 
 @pytest.mark.parametrize("harm", ["value", "local header", "cut", "shape"])
@@ -175,3 +251,17 @@ def test_large_outputs_are_collected_in_a_file(monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(whole.arrays[0], WHOLE)
     assert np.array_equal(whole.arrays[1], WHOLE[:, 0])
     assert not isinstance(half.arrays[0], np.memmap)
+
+
+def test_a_full_disk_is_an_error_and_no_end_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_file: int, _offset: int, size: int) -> None:
+        assert size == WHOLE.nbytes
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("training.data.spill.IN_MEMORY_BYTES", WHOLE.nbytes - 1)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+
+    with pytest.raises(OSError, match="No space left"):
+        Collected(50).put(slice(0, 20), [WHOLE[:20]])
