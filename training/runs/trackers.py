@@ -227,9 +227,12 @@ class MLflow:
         tags = {"mlflow.parentRunId": self._parent} if self._parent else {}
         name = _title(self._recipe, self._group, label, settings)
         run = self._create(name, tags)
-        self._client.log_batch(
-            run, params=[self._entities.Param(key, str(value)) for key, value in settings.items()]
-        )
+        parameters = [self._entities.Param(key, str(value)) for key, value in settings.items()]
+        try:
+            self._client.log_batch(run, params=parameters)
+        except Exception:
+            self._client.set_terminated(run, MLFLOW_STATUS["failed"])
+            raise
         return _MLflowRun(self._client, self._entities, run)
 
     def close(self, state: State) -> None:
@@ -248,12 +251,14 @@ class _MLflowRun:
         self._log(_without_epoch(row))
 
     def end(self, state: State, metrics: Numbers, files: Sequence[Path], reason: str) -> None:
-        self._log(metrics)
-        for path in files:
-            self._client.log_artifact(self._run, str(path))
-        if reason:
-            self._client.set_tag(self._run, "reason", reason)
-        self._client.set_terminated(self._run, MLFLOW_STATUS[state])
+        try:
+            self._log(metrics)
+            if reason:
+                self._client.set_tag(self._run, "reason", reason)
+            for path in files:
+                self._client.log_artifact(self._run, str(path))
+        finally:  # a refused file, e.g. without a right to write it, leaves no run open
+            self._client.set_terminated(self._run, MLFLOW_STATUS[state])
 
     def _log(self, metrics: Numbers) -> None:
         now_ms = int(1000 * time.time())
@@ -303,9 +308,11 @@ class _WeightsAndBiasesRun:
         self._run.log(dict(row), step=int(row["epoch"]))
 
     def end(self, state: State, metrics: Numbers, files: Sequence[Path], reason: str) -> None:
-        self._run.summary.update({**metrics, "state": state})
-        if reason:
-            self._run.summary.update({"reason": reason})
-        for path in files:
-            self._run.save(str(path), base_path=str(path.parent), policy="now")
-        self._run.finish(exit_code=int(state == "failed"))
+        try:
+            self._run.summary.update({**metrics, "state": state})
+            if reason:
+                self._run.summary.update({"reason": reason})
+            for path in files:
+                self._run.save(str(path), base_path=str(path.parent), policy="now")
+        finally:
+            self._run.finish(exit_code=int(state == "failed"))

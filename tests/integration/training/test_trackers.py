@@ -181,6 +181,24 @@ def test_each_trial_and_seed_is_a_run_and_the_models_is_the_last(
     assert "warning" not in done.stdout
 
 
+def test_a_refused_file_leaves_no_run_open(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("a file where MLflow makes its folder of files")
+    statuses = (
+        TRAIN
+        + """
+import mlflow
+(experiment,) = mlflow.search_experiments(filter_string="name = 'own'")
+(run,) = mlflow.MlflowClient().search_runs([experiment.experiment_id])
+assert run.info.status == "FINISHED" and "test_accuracy" in run.data.metrics, run
+"""
+    )
+
+    done = run(tmp_path, ".venv-sagemaker", statuses, MLFLOW_TRACKING_URI="sqlite:///runs.db")
+
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "warning: MLflow fails, and logs no more of this run: " in done.stdout
+
+
 def test_a_server_that_is_gone_ends_no_training(tmp_path: Path) -> None:
     gone = "http://127.0.0.1:9"  # the port "discard", at which nobody listens
 
