@@ -11,6 +11,7 @@ import onnx
 
 from training.errors import InvalidArtifact
 from training.export import graphs
+from training.export.graphs import first_line
 from training.publishing.requests import answer
 from training.recipe import Arrays, Run
 
@@ -42,11 +43,18 @@ def prove(conversion: Conversion, session: Any, requests: Sequence[Arrays]) -> i
         expected = _finite_answer(conversion, request)
         if expected is None:
             continue
-        answers = answer(session, request)
+        rows = len(next(iter(request.values())))
+        try:
+            answers = answer(session, request)
+        except Exception as error:  # the runtime raises native errors of any kind
+            reason = first_line(error)
+            raise InvalidArtifact(
+                f"the converted graph refuses a request of {rows} rows that the original answers: "
+                f"{reason}"
+            ) from error
         for name, values in expected.items():
             problem = graphs.difference(answers[name], values, conversion.rtol, conversion.atol)
             if problem is not None:
-                rows = len(next(iter(request.values())))
                 raise InvalidArtifact(
                     f"the converted graph does not compute what the original does: {name} "
                     f"{problem} in a request of {rows} rows"

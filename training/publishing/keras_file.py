@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ TEXT = "string"  # Keras's datatype that no tensor of torch has
 ELSEWHERE = "export it where it was trained: model.export('model.onnx', format='onnx')"
 # Sizes at which a free dimension is proven: of pictures and sounds, and of other inputs.
 LARGE, SMALL = (32, 70), (1, 24)
+# A damaged archive or description; RuntimeError: it is encrypted, or nested too deeply.
+UNREADABLE = (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 def convert(path: Path) -> Conversion:
@@ -128,7 +131,7 @@ def _config(path: Path) -> Any:
                     "model.load_weights(FILE), then model.save('model.keras'), and publish that"
                 )
             return json.loads(file.attrs["model_config"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise InvalidArtifact(f"{path.name} is no file that Keras saved") from error
 
 

@@ -99,11 +99,19 @@ def _convert(folder: Path, signature: str) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "model.onnx"
-        done = subprocess.run(
-            [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(folder), "--output",
-             str(path), "--signature_def", signature, "--tag", "serve", "--opset", str(OPSET)],
-            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-        )  # fmt: skip
+        command = [
+            sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(folder), "--output",
+            str(path), "--signature_def", signature, "--tag", "serve", "--opset", str(OPSET),
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise InvalidArtifact(
+                f"tf2onnx does not convert {folder} within {TIMEOUT_S} s: convert it on a faster "
+                "machine (python -m tf2onnx.convert), and publish the ONNX file"
+            ) from error
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
         errors = [line.split(" - ERROR - ")[-1] for line in lines if " - ERROR - " in line]
         if not path.is_file() or errors:

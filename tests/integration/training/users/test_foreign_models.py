@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 from functions.adapters.sandbox import ProcessSandbox
 from functions.core.registry.version import State
 from tests.platform import Platform
 from tests.stress.binary_requests import infer
+from training.errors import InvalidArtifact
+from training.export.graphs import open_session
 from training.publish import main
+from training.publishing import keras_file
+from training.publishing.conversion import Conversion, prove
 
 TENSORFLOW, KERAS = Path(".venv-tensorflow/bin/python"), Path(".venv-keras/bin/python")
 pytestmark = pytest.mark.train
@@ -316,6 +320,41 @@ class Trap:
 
     def __reduce__(self) -> Any:
         return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("harm", ["cut deflate", "encrypted", "nested"])
+def test_a_damaged_keras_file_is_refused_in_one_sentence(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "m.keras"
+    text = "[" * 100_000 if harm == "nested" else json.dumps({"layers": list(range(100))})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", text)
+    raw = bytearray(path.read_bytes())
+    if harm == "cut deflate":
+        raw[45:60] = b"\xff" * 15
+    elif harm == "encrypted":
+        raw[6] |= 1
+        raw[raw.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(raw)
+
+    with pytest.raises(InvalidArtifact, match=r"^m.keras is no file that Keras saved$"):
+        keras_file._config(path)
+
+
+def test_a_graph_that_refuses_what_the_original_answers_is_refused() -> None:
+    rows = onnx.helper.make_tensor_value_info("rows", onnx.TensorProto.INT64, ["batch"])
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["batch"])
+    table = onnx.numpy_helper.from_array(np.ones(3, np.float32), "table")
+    gather = onnx.helper.make_node("Gather", ["table", "rows"], ["out"])
+    graph = onnx.helper.make_graph([gather], "g", [rows], [out], [table])
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
+
+    def original(request: Any) -> Any:
+        return {"out": np.where(request["rows"] < 3, np.float32(1), np.float32(0))}
+
+    with pytest.raises(InvalidArtifact, match="refuses a request of 2 rows that the original"):
+        prove(Conversion(model, original), open_session(model), [{"rows": np.array([1, 9])}])
 
 
 @pytest.mark.parametrize(
