@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def _option(path: Path, name: str, value: Any) -> Any:
         raise InvalidConfig(f"{path.name}: {name} is {value!r}, not {expected[kind]}")
     if name in COUNTS and isinstance(value, int) and value < 1:
         raise InvalidConfig(f"{path.name}: {name} is {value}, below 1")
+    if name == "max_runtime" and isinstance(value, float) and not 0 < value < math.inf:
+        raise InvalidConfig(f"{path.name}: max_runtime is {value}, not a number above 0")
     if name == "search" and value not in (*STRATEGIES, SAGEMAKER):
         strategies = ", ".join((*STRATEGIES, SAGEMAKER))
         raise InvalidConfig(f"{path.name}: search is {value!r}, none of {strategies}")

@@ -20,7 +20,7 @@ from training.runs.config import SAGEMAKER
 from training.sagemaker import backends, job_config
 from training.sagemaker.source_code import SourceCode, collect_code
 from training.sagemaker.training_job import Job, build, job_name
-from training.sagemaker.validation import EXAMPLE_ROLE, validate
+from training.sagemaker.validation import EXAMPLE_ROLE, check_role, validate
 from training.tuning.options import (
     BUDGET,
     add_run_options,
@@ -259,6 +259,7 @@ def _bucket(options: argparse.Namespace, environ: Mapping[str, str], region: str
 def _role(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
     role: str | None = options.role or environ.get("MAYFLY_ROLE")
     if role:
+        check_role(role)  # here: botocore would complain of its length first
         return role
     if options.dry_run or options.on == "local-stack":
         return EXAMPLE_ROLE

@@ -100,6 +100,16 @@ def _matches(text: str, pattern: str) -> bool:
     return re.fullmatch(pattern, text) is not None
 
 
+def check_role(role: str) -> None:
+    """Check that a role is given by its ARN, not by its name.
+
+    Raises:
+        InvalidJob: it is not.
+    """
+    if not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", role):
+        raise InvalidJob(f"role {role!r} is no role ARN, e.g. {EXAMPLE_ROLE}")
+
+
 def check_rules(request: Request, shape: Any) -> None:
     """Check job request rules missing from the service model: role, spot, data.
 
@@ -108,6 +118,7 @@ def check_rules(request: Request, shape: Any) -> None:
     Raises:
         InvalidJob: names the field at fault.
     """
+    check_role(request["RoleArn"])
     resources, stopping = request["ResourceConfig"], request["StoppingCondition"]
     instance, spot = resources["InstanceType"], request["EnableManagedSpotTraining"]
     instance_types = shape.members["ResourceConfig"].members["InstanceType"].enum
@@ -121,10 +132,6 @@ def check_rules(request: Request, shape: Any) -> None:
         (
             instance in instance_types,
             f"instance type {instance!r} is none of SageMaker's, e.g. ml.g5.xlarge",
-        ),
-        (
-            re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", request["RoleArn"]),
-            f"role {request['RoleArn']!r} is no role ARN, e.g. {EXAMPLE_ROLE}",
         ),
         (
             folder is None,

@@ -35,6 +35,9 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     [
         ("recipie: mlp", "has no option 'recipie': did you mean 'recipe'?"),
         ("seeds: many", "seeds is 'many', not a whole number"),
+        ("max_runtime: 0", "max_runtime is 0.0, not a number above 0"),
+        ("max_runtime: .nan", "max_runtime is nan, not a number above 0"),
+        ("max_runtime: .inf", "max_runtime is inf, not a number above 0"),
         ("seeds: true", "seeds is True, not a whole number"),
         ("set: [1]", r"set is \[1\], not a mapping"),
         ("- mlp", "is no mapping of options"),
