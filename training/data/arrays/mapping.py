@@ -68,14 +68,15 @@ class MappedRows:
         start = 0
         for array, stamp in zip(self.arrays, self.stamps, strict=True):
             inside = (rows >= start) & (rows < start + len(array))
-            _check_unchanged(array, stamp)
-            values[inside] = array[rows[inside] - start]
+            if inside.any():
+                _check_unchanged(array, stamp)
+                values[inside] = array[rows[inside] - start]
             start += len(array)
         return values
 
 
 def _stamp(array: Array) -> Stamp:
-    """Return inode, size and time of a mapped file, None of other arrays."""
+    """Return a mapped file's inode, size and time, else None."""
     path = getattr(array, "filename", None)
     if path is None:
         return None
