@@ -206,7 +206,7 @@ def read_chunks(values: Any) -> Iterator[Array]:
 
 
 def largest(values: Any) -> Any:
-    """Return the largest value, or a lazy array's limit that is known unread."""
+    """Return the largest value, or the limit that a format sets."""
     return values.bounds[1] if is_lazy(values) else values.max()
 
 

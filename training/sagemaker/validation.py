@@ -101,7 +101,7 @@ def _matches(text: str, pattern: str) -> bool:
 
 
 def check_role(role: str) -> None:
-    """Check that a role is given by its ARN, not by its name.
+    """Check that a role is an ARN, no name.
 
     Raises:
         InvalidJob: it is not.

@@ -39,7 +39,7 @@ class MappedRows:
 
     arrays: Sequence[Array]  # memory-mapped or not, of one row shape
     kind: DTypeLike | None = None  # dtype of the rows [float32 or int64]
-    stamps: Sequence[Stamp] = field(init=False)  # of the arrays' files, when they were mapped
+    stamps: Sequence[Stamp] = field(init=False)  # files as they were when mapped
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stamps", [_stamp(array) for array in self.arrays])

@@ -113,9 +113,9 @@ def segmentation(
         )
         target = lazy.array(masks, in_memory_mb)
         # Each mask is decoded once before training, as each picture is.
-        found = {int(number) for part in lazy.chunks(target) for number in np.unique(target[part])}
+        seen = {int(number) for part in lazy.chunks(target) for number in np.unique(target[part])}
         if train is None:
-            _check_found(title(pictures), found, labels, void)
+            _check_count(title(pictures), seen, labels, void)
         image = lazy.array(source, in_memory_mb)
         return Part(Examples({"image": image}, target, group_names(pictures, groups)), (*labels,))
 
@@ -194,17 +194,17 @@ def _check_pair(picture: Path, mask: Path, own: Size, size: Size | None, shape: 
         )
 
 
-def _check_found(folder: str, found: set[int], labels: Sequence[str], void: int | None) -> None:
+def _check_count(folder: str, seen: set[int], labels: Sequence[str], void: int | None) -> None:
     """Raise InvalidData if training masks have fewer than two classes that count.
 
     Black and white masks have 0 and 255, which is void by default.
     """
-    classes = sorted(found - {IGNORED})
+    classes = sorted(seen - {IGNORED})
     if len(classes) > 1:
         return
     has = f"no class but {labels[classes[0]]!r}" if classes else "no class"
     advice = ""
-    if IGNORED in found:
+    if IGNORED in seen:
         advice = f"; {void} does not count: if it is a class, save the masks with its number"
     raise InvalidData(f"{folder}: the masks have {has}{advice}; it takes two classes")
 

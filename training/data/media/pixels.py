@@ -101,7 +101,7 @@ def decode(path: Path, *, header: bool = False) -> Any:
         with Image.open(path, formats=FORMATS) as image:
             _check(path, image)
             if header:
-                image.getexif()  # of a PNG, it lies behind the pixels: read while the file is open
+                image.getexif()  # a PNG's EXIF data lie behind its pixels
                 return image
             upright: Any = ImageOps.exif_transpose(image)
             upright.load()
