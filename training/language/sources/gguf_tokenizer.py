@@ -245,8 +245,11 @@ def _merges(scores: Mapping[str, float]) -> list[list[str]]:
     """
     numbers = {token: number for number, token in enumerate(scores)}
     pairs = []
+    lengths = {
+        len(token) for token in scores if token
+    }  # a token of a million letters has few such parts
     for token, score in scores.items():
-        for at in range(1, len(token)):
+        for at in lengths & {len(token) - length for length in lengths}:
             left, right = token[:at], token[at:]
             if left in numbers and right in numbers:
                 order = (-score, numbers[left], numbers[right])

@@ -147,6 +147,17 @@ def test_vocabularies_of_other_types_are_refused(change: dict[str, Any]) -> None
         read_tokenizer({**PIECES, **change})
 
 
+def test_a_token_of_a_million_letters_has_its_merge() -> None:
+    """Trying each place of such a token would take minutes."""
+    half = "ab" * 250_000
+    tokens = [*PIECES["tokens"], half, half + half]
+    fields = {"tokens": tokens, "token_type": [2, 3, 3] + [1] * 5}
+
+    files = read_tokenizer({**PIECES, **fields, "scores": [0.0, 0.0, 0.0, -1, -2, -3, -4, -5]})
+
+    assert json.loads(files["tokenizer.json"])["model"]["merges"][1:] == [[half, half]]
+
+
 def text(content: bytes) -> bytes:
     return struct.pack("<Q", len(content)) + content
 
