@@ -5,7 +5,7 @@ set, W&B if it is installed and WANDB_API_KEY or WANDB_MODE is set: no run is se
 
 A training of one model is one run. A search, or a training of several seeds, is a group: each trial
 and each seed is a run of its own, and the model's run is the last. A tracker that fails is warned
-of once and left out from then on.
+of once and left out from then on; its open runs are closed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Run:
     ) -> None:
         """Log final metrics, files and failure reason; close the run."""
         for name, tracker in self._trackers.items():
-            self._runs.guard(name, partial(tracker.end, state, metrics, files, reason))
+            content = ({}, (), "") if self._runs.has_failed(name) else (metrics, files, reason)
+            self._runs.guard(name, partial(tracker.end, state, *content), closes=True)
         self._runs.ended(self)
 
 
@@ -110,7 +111,7 @@ class Runs:
         for run in list(self._open):
             run.end({}, state=state)
         for name, backend in self._backends.items():
-            self.guard(name, partial(backend.close, state))
+            self.guard(name, partial(backend.close, state), closes=True)
 
     @contextmanager
     def failed_on_error(self) -> Iterator[None]:
@@ -121,13 +122,24 @@ class Runs:
             self.close("failed")
             raise
 
-    def guard(self, name: str, call: Callable[[], Result]) -> Result | None:
-        """Call a tracker; warn at its first failure and skip it afterwards."""
-        if name in self._failed:
+    def has_failed(self, name: str) -> bool:
+        """Return whether a tracker has failed, and logs no more."""
+        return name in self._failed
+
+    def guard(
+        self, name: str, call: Callable[[], Result], *, closes: bool = False
+    ) -> Result | None:
+        """Call a tracker; warn at its first failure and skip it afterwards.
+
+        A call that `closes` a run is made all the same, so that none is shown as going on.
+        """
+        if self.has_failed(name) and not closes:
             return None
         try:
             return call()
         except Exception as error:  # whatever a tracker raises, no training ends because of it
+            if self.has_failed(name):
+                return None
             self._failed.add(name)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_SHOWN]
             print(f"warning: {name} fails, and logs no more of this run: {reason}", flush=True)
@@ -261,6 +273,8 @@ class _MLflowRun:
             self._client.set_terminated(self._run, MLFLOW_STATUS[state])
 
     def _log(self, metrics: Numbers) -> None:
+        if not metrics:
+            return
         now_ms = int(1000 * time.time())
         entries = [
             self._entities.Metric(name, value, now_ms, self._last)
