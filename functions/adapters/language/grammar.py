@@ -27,6 +27,7 @@ COMPILE_SECONDS = 2.0  # twenty times what the slowest schema within the limits 
 # MB, and a stack that overflows ends the process.
 STACK_BYTES = 64 * 1024 * 1024
 SCHEMAS = 32  # compiled or refused schemas in the cache
+CACHE_CHARACTERS = 1 << 18  # cached schemas in all: 60,000 compiled take up to 9 MB of memory
 # A tenth of llguidance's own limit, which allows seconds.
 GRAMMAR_SIZE_MAX = 50_000
 LEXER_FUEL_MAX = 1_000_000
@@ -134,7 +135,10 @@ class GrammarCompiler:
                     raise
                 result = error
         self._compiled[owner, source] = result
-        if len(self._compiled) > SCHEMAS:
+        while (
+            len(self._compiled) > SCHEMAS
+            or sum(len(text) for _, text in self._compiled) > CACHE_CHARACTERS
+        ):
             self._compiled.popitem(last=False)
         if isinstance(result, InvalidRequest):
             raise copy_error(result)

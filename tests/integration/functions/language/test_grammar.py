@@ -339,6 +339,23 @@ def test_more_functions_than_cached_schemas_are_compiled_once(
     assert len(compiled) == len(functions) + 1
 
 
+def test_few_large_schemas_are_cached_and_many_small_ones(
+    compiler: GrammarCompiler, compiled: list[str]
+) -> None:
+    large = [{"enum": [f"{at:060000}"]} for at in range(6)]
+    small = [{"const": f"small {at}"} for at in range(grammars.SCHEMAS)]
+    for schemas, kept in ((large, 4), (small, len(small))):
+        for schema in schemas:
+            compiler.compile(schema, "cache")
+        compiled.clear()
+        for schema in schemas[-kept:]:
+            compiler.compile(schema, "cache")
+        assert not compiled
+        if kept < len(schemas):
+            compiler.compile(schemas[0], "cache")
+            assert len(compiled) == 1
+
+
 def test_a_refused_schema_is_refused_again_without_a_compilation(
     compiler: GrammarCompiler, compiled: list[str]
 ) -> None:
