@@ -36,6 +36,9 @@ def test_a_command_of_the_pages_is_taken_by_its_parser(
 
     assert command in COMMANDS
     if command == "train" and "--on" in words:
+        (tmp_path / "artifacts/churn").mkdir(parents=True)
+        (tmp_path / "artifacts/churn/run.yaml").write_text("recipe: churn\n")
+        monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(cli, "_submit", lambda options, environ: 0)
         assert cli.main(words) == 0
     elif command in PARSERS:
