@@ -56,7 +56,7 @@ def convert(folder: Path, signature: str | None) -> Conversion:
     if _is_proven(by_row):
         print(f"its batch of {fixed} is made free: the graph computes each row alone", flush=True)
         return by_row
-    print(f"its batch stays {fixed}: the graph does not compute each row alone", flush=True)
+    print(f"its batch stays {fixed}: the graph is not proven to compute each row alone", flush=True)
     return Conversion(graph, original)
 
 
